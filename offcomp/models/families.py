@@ -1,0 +1,246 @@
+"""Where each family of transformers keeps its weight matrices, as data.
+
+A pattern is matched against the whole module path (the parameter path without `.weight`), after at most one prefix
+such as `bert.`, which task classes have and base classes lack. Weights that no pattern knows get the kind `other`.
+Named groups of a pattern: `layer` (index), `group` (ALBERT: which group of shared layers), `part` (encoder, decoder).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+KINDS = (
+    "word_embeddings",
+    "query",
+    "key",
+    "value",
+    "attention_output",
+    "ffn_in",
+    "ffn_gate",
+    "ffn_out",
+)
+"""Kinds that are compressed by default."""
+
+OTHER_KINDS = ("pooler", "head", "other")
+"""Kinds that are listed, and never compressed by default."""
+
+Side = Literal["rows", "columns"]
+
+RESIDUAL_SIDE: dict[str, Side] = {
+    "word_embeddings": "columns",
+    "query": "columns",
+    "key": "columns",
+    "value": "columns",
+    "ffn_in": "columns",
+    "ffn_gate": "columns",
+    "head": "columns",
+    "attention_output": "rows",
+    "ffn_out": "rows",
+}
+"""The side of a (rows, cols) weight that reads from, or writes to, the residual stream."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Module paths of one kind. `part` is fixed here, or captured by the regular expression's group `part`.
+
+    A pattern with `pieces` names a fused weight: its rows are that many equal blocks, of these kinds, in this order.
+    """
+
+    kind: str
+    regex: str
+    part: str = ""
+    pieces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """Model types that share one set of module paths."""
+
+    name: str
+    model_types: tuple[str, ...]
+    patterns: tuple[Pattern, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a module path means in its family. `layer` counts inside `group`."""
+
+    pattern: Pattern
+    layer: int | None = None
+    group: int = 0
+    part: str = ""
+
+
+HEADS = tuple(
+    Pattern("head", regex)
+    for regex in (
+        r"lm_head(?:\.dense|\.decoder)?",
+        r"(?:pre_|sop_classifier\.)?classifier(?:\.dense|\.out_proj)?",
+        r"classification_head\.(?:dense|out_proj)",
+        r"qa_outputs",
+        r"score",
+        r"predictions\.(?:dense|decoder)",
+        r"cls\.predictions\.(?:transform\.dense|decoder)",
+        r"cls\.seq_relationship",
+        r"lm_predictions\.lm_head\.dense",
+        r"vocab_(?:transform|projector)",
+        r"generator_predictions\.dense",
+        r"generator_lm_head",
+        r"discriminator_predictions\.(?:dense|dense_prediction)",
+        r"(?:sequence_summary|multiple_choice_head)\.summary",
+    )
+)
+"""Heads of the task classes, the same for every family."""
+
+
+def _layered(stem: str, **paths: str) -> tuple[Pattern, ...]:
+    """One pattern a kind: the layer's path, then the module's path inside the layer."""
+    return tuple(Pattern(kind, f"{stem}\\.{path}") for kind, path in paths.items())
+
+
+_BERT_LAYER = r"encoder\.layer\.(?P<layer>\d+)"
+_BERT_EMBEDDINGS = Pattern("word_embeddings", r"embeddings\.word_embeddings")
+_BERT_POOLER = Pattern("pooler", r"pooler\.dense")
+_BERT_TAIL = _layered(
+    _BERT_LAYER,
+    attention_output=r"attention\.output\.dense",
+    ffn_in=r"intermediate\.dense",
+    ffn_out=r"output\.dense",
+)
+_BERT = (
+    _BERT_EMBEDDINGS,
+    *_layered(
+        _BERT_LAYER,
+        query=r"attention\.self\.query",
+        key=r"attention\.self\.key",
+        value=r"attention\.self\.value",
+    ),
+    *_BERT_TAIL,
+    _BERT_POOLER,
+)
+
+_DEBERTA_V2 = (
+    _BERT_EMBEDDINGS,
+    *_layered(
+        _BERT_LAYER,
+        query=r"attention\.self\.query_proj",
+        key=r"attention\.self\.key_proj",
+        value=r"attention\.self\.value_proj",
+    ),
+    *_BERT_TAIL,
+    _BERT_POOLER,
+)
+
+_DISTILBERT = (
+    _BERT_EMBEDDINGS,
+    *_layered(
+        r"transformer\.layer\.(?P<layer>\d+)",
+        query=r"attention\.q_lin",
+        key=r"attention\.k_lin",
+        value=r"attention\.v_lin",
+        attention_output=r"attention\.out_lin",
+        ffn_in=r"ffn\.lin1",
+        ffn_out=r"ffn\.lin2",
+    ),
+)
+
+_ALBERT = (
+    _BERT_EMBEDDINGS,
+    *_layered(
+        r"encoder\.albert_layer_groups\.(?P<group>\d+)\.albert_layers\.(?P<layer>\d+)",
+        query=r"attention\.query",
+        key=r"attention\.key",
+        value=r"attention\.value",
+        attention_output=r"attention\.dense",
+        ffn_in=r"ffn",
+        ffn_out=r"ffn_output",
+    ),
+    Pattern("pooler", r"pooler"),
+)
+
+_GPT2_LAYER = r"h\.(?P<layer>\d+)"
+_GPT2 = (
+    Pattern("word_embeddings", r"wte"),
+    Pattern("query", _GPT2_LAYER + r"\.attn\.c_attn", pieces=("query", "key", "value")),
+    *_layered(_GPT2_LAYER, attention_output=r"attn\.c_proj", ffn_in=r"mlp\.c_fc", ffn_out=r"mlp\.c_proj"),
+)
+
+_ATTENTION_PROJECTIONS = {"query": r"self_attn\.q_proj", "key": r"self_attn\.k_proj", "value": r"self_attn\.v_proj"}
+_OPT = (
+    Pattern("word_embeddings", r"decoder\.embed_tokens"),
+    *_layered(
+        r"decoder\.layers\.(?P<layer>\d+)",
+        **_ATTENTION_PROJECTIONS,
+        attention_output=r"self_attn\.out_proj",
+        ffn_in=r"fc1",
+        ffn_out=r"fc2",
+    ),
+)
+
+_LLAMA = (
+    Pattern("word_embeddings", r"embed_tokens"),
+    *_layered(
+        r"layers\.(?P<layer>\d+)",
+        **_ATTENTION_PROJECTIONS,
+        attention_output=r"self_attn\.o_proj",
+        ffn_in=r"mlp\.up_proj",
+        ffn_gate=r"mlp\.gate_proj",
+        ffn_out=r"mlp\.down_proj",
+    ),
+)
+
+_T5_BLOCK = r"(?P<part>encoder|decoder)\.block\.(?P<layer>\d+)\.layer\.\d+"
+_T5_CROSS = r"decoder\.block\.(?P<layer>\d+)\.layer\.\d+"
+_T5 = (
+    Pattern("word_embeddings", r"shared"),
+    *_layered(
+        _T5_BLOCK,
+        query=r"SelfAttention\.q",
+        key=r"SelfAttention\.k",
+        value=r"SelfAttention\.v",
+        attention_output=r"SelfAttention\.o",
+        ffn_in=r"DenseReluDense\.wi(?:_1)?",
+        ffn_gate=r"DenseReluDense\.wi_0",
+        ffn_out=r"DenseReluDense\.wo",
+    ),
+    Pattern("query", _T5_CROSS + r"\.EncDecAttention\.q", part="cross"),
+    Pattern("key", _T5_CROSS + r"\.EncDecAttention\.k", part="cross"),
+    Pattern("value", _T5_CROSS + r"\.EncDecAttention\.v", part="cross"),
+    Pattern("attention_output", _T5_CROSS + r"\.EncDecAttention\.o", part="cross"),
+)
+
+FAMILIES = (
+    Family("BERT", ("bert",), _BERT),
+    Family("RoBERTa", ("roberta", "xlm-roberta"), _BERT),
+    Family("DistilBERT", ("distilbert",), _DISTILBERT),
+    Family("ALBERT", ("albert",), _ALBERT),
+    Family("ELECTRA", ("electra",), _BERT),
+    Family("DeBERTa-v2", ("deberta-v2",), _DEBERTA_V2),
+    Family("GPT-2", ("gpt2",), _GPT2),
+    Family("OPT", ("opt",), _OPT),
+    Family("Llama", ("llama", "mistral", "qwen2"), _LLAMA),
+    Family("T5", ("t5",), _T5),
+)
+
+
+def family_of(model_type: str) -> Family | None:
+    """The family of a config's `model_type`, or None where the catalogue does not know it."""
+    return next((family for family in FAMILIES if model_type in family.model_types), None)
+
+
+def match(family: Family, path: str) -> Match | None:
+    """What a module path means in `family`; None where no pattern fits."""
+    for pattern in (*family.patterns, *HEADS):
+        found = re.fullmatch(rf"(?:\w+\.)?{pattern.regex}", path)
+        if found:
+            fields = found.groupdict()
+            return Match(
+                pattern=pattern,
+                layer=int(fields["layer"]) if fields.get("layer") else None,
+                group=int(fields.get("group") or 0),
+                part=fields.get("part") or pattern.part,
+            )
+    return None

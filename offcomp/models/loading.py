@@ -1,0 +1,268 @@
+"""Describe a model without its weights, or load it: safetensors only, no code of the model's own, no surprises.
+
+A folder or catalogue model never touches the network. Nothing is printed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from offcomp.errors import ModelError
+from offcomp.models import hub
+from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
+from offcomp.models.safetensors_files import StoredTensor, same_bytes, stored_dtype, stored_tensors, weight_files
+from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, fingerprint, resolve
+from offcomp.models.weights import check_finite, list_modules
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+MAX_BUFFER_BYTES = 4 * 10**9
+
+LIBRARY_FAULTS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers raises for a config or files that do not fit."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An ordinary transformers model in float32 and evaluation mode, without gradients.
+
+    `tokenizer` is None where the folder has none.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    info: ModelInfo
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A checked folder, and how its model is instantiated."""
+
+    source: Source
+    folder: Path
+    config: Any
+    architecture: type[PreTrainedModel]
+    arguments: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+
+
+def describe(model: str) -> ModelInfo:
+    """What is known of a model without its weights: built on the meta device, which allocates nothing.
+
+    Args:
+        model: a catalogue name, a folder or a hub id. A hub model is fetched first, unless it is cached.
+
+    Raises:
+        ModelError: the model is unknown, unsafe, damaged, too large or unsupported.
+    """
+    with _quiet():
+        return _described(_open(model))
+
+
+def load(model: str) -> LoadedModel:
+    """The model in float32, ready to evaluate, with its tokenizer and description.
+
+    Args:
+        model: a catalogue name, a folder or a hub id. A hub model is fetched first, unless it is cached.
+
+    Raises:
+        ModelError: as `describe`, and where the weights are not all there, not finite, or not the pinned ones.
+    """
+    with _quiet():
+        checkpoint = _open(model)
+        info = _described(checkpoint)
+        entry = catalogue_model(model)
+        if entry:
+            check_checksum(entry, checkpoint.folder)
+        network = _instantiated(checkpoint)
+        check_finite(network)
+        return LoadedModel(network, _tokenizer(checkpoint), info)
+
+
+def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
+    """The encoder's or base model's last hidden states (batch, tokens, hidden) for a tokenised batch.
+
+    Of an encoder-decoder only the encoder runs. `labels` and `decoder_*` are left out. Gradients are up to the caller.
+    """
+    inputs = {key: value for key, value in batch.items() if key != "labels" and not key.startswith("decoder_")}
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+    return encoder(**inputs).last_hidden_state
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, log lines or warnings of transformers; its settings are as before afterwards."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _refusing(folder: Path, action: str) -> Iterator[None]:
+    """Turn what transformers raises into one sentence."""
+    try:
+        yield
+    except LIBRARY_FAULTS as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"transformers cannot {action} '{folder}': {reason}") from error
+
+
+def _open(model: str) -> _Checkpoint:
+    """Resolve a model, check its folder, and choose the class to instantiate."""
+    source = resolve(model)
+    folder = source.folder or hub.snapshot(model)
+    fields = check_folder(folder)
+    model_type = fields["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(f"'{folder}' has the model type '{model_type}', which this version of transformers lacks.")
+    with _refusing(folder, "read the config of"):
+        config = CONFIG_MAPPING[model_type].from_dict(fields)
+        architecture = _architecture(config)
+    tensors = stored_tensors(weight_files(folder))
+    has_pooler = any("pooler." in key for key in tensors)
+    takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
+    arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}
+    return _Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors)
+
+
+def _architecture(config: Any) -> type[PreTrainedModel]:
+    """The class that the config names, if it is one of transformers for this config; else the base model's class."""
+    named = getattr(transformers, str((config.architectures or [""])[0]), None)
+    is_model = inspect.isclass(named) and issubclass(named, PreTrainedModel)
+    if is_model and getattr(named, "config_class", None) is type(config):
+        return cast("type[PreTrainedModel]", named)
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"the model type '{config.model_type}' is no plain model")
+    base = MODEL_MAPPING[type(config)]
+    return base[0] if isinstance(base, tuple) else base
+
+
+def _described(checkpoint: _Checkpoint) -> ModelInfo:
+    """The description, from an instance on the meta device."""
+    with _refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
+        network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
+    _untie(network, checkpoint.tensors)
+    _check_memory(network, checkpoint)
+    modules = list_modules(network)
+    family = family_of(checkpoint.config.model_type)
+    return ModelInfo(
+        model=checkpoint.source.model,
+        source=checkpoint.source.source,
+        family=family.name if family else None,
+        model_type=checkpoint.config.model_type,
+        architecture=checkpoint.architecture.__name__,
+        dtype=stored_dtype(checkpoint.folder),
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        matrix_parameters=sum(spec.num_parameters for spec in modules),
+        num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
+        fingerprint=fingerprint(checkpoint.source),
+        modules=modules,
+    )
+
+
+def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:
+    """Give a weight its own tensor where the files hold other values than for the weight it is tied to by default.
+
+    transformers does so while loading: a T5 v1.1 checkpoint has a head of its own, whatever its config says.
+    """
+    stored = partial(_stored, tensors, network.base_model_prefix)
+    for target, origin in network.all_tied_weights_keys.items():
+        left, right = stored(target), stored(origin)
+        if left and right and not same_bytes(left, right):
+            parent, _, name = target.rpartition(".")
+            own = torch.empty_like(network.get_parameter(target))
+            network.get_submodule(parent).register_parameter(name, nn.Parameter(own))
+
+
+def _stored(tensors: dict[str, StoredTensor], prefix: str, path: str) -> StoredTensor | None:
+    """The stored tensor of a parameter path, whether or not the file has the base model's prefix."""
+    return tensors.get(path) or tensors.get(path.removeprefix(f"{prefix}.")) or tensors.get(f"{prefix}.{path}")
+
+
+def _check_memory(network: PreTrainedModel, checkpoint: _Checkpoint) -> None:
+    """The model is about as large as its files, so that a config cannot exhaust the memory."""
+    needed = sum(parameter.numel() for parameter in network.parameters())
+    stored = sum(tensor.num_parameters for tensor in checkpoint.tensors.values())
+    buffers = sum(buffer.nbytes for buffer in network.buffers())
+    if needed > MAX_PARAMETERS or buffers > MAX_BUFFER_BYTES or needed > 1.5 * stored + 10**6:
+        raise ModelError(
+            f"The config of '{checkpoint.folder}' describes {needed:,} parameters and {buffers:,} bytes of buffers, "
+            f"but its files hold {stored:,} values, and at most {MAX_PARAMETERS:,} parameters are supported."
+        )
+
+
+def _instantiated(checkpoint: _Checkpoint) -> PreTrainedModel:
+    """The model with all its weights from the files."""
+    attention = "sdpa" if checkpoint.architecture._supports_sdpa else "eager"
+    with _refusing(checkpoint.folder, "load"):
+        network, report = checkpoint.architecture.from_pretrained(
+            checkpoint.folder,
+            config=checkpoint.config,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **checkpoint.arguments,
+        )
+    for fault in ("missing_keys", "mismatched_keys", "error_msgs"):
+        found = sorted(str(item) for item in report.get(fault) or ())
+        if found:
+            raise ModelError(
+                f"The files of '{checkpoint.folder}' do not fit its {checkpoint.architecture.__name__}: "
+                f"{fault.replace('_', ' ')} {', '.join(found[:3])}{' and more' if len(found) > 3 else ''}."
+            )
+    return network.eval().requires_grad_(False)
+
+
+def _tokenizer(checkpoint: _Checkpoint) -> PreTrainedTokenizerBase | None:
+    """The folder's tokenizer, if it has one."""
+    folder = checkpoint.folder
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    with _refusing(folder, "load the tokenizer of"):
+        return AutoTokenizer.from_pretrained(folder, config=checkpoint.config, local_files_only=True, trust_remote_code=False)

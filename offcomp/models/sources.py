@@ -1,0 +1,256 @@
+"""Where a model comes from, and whether its files may be loaded. Neither torch nor transformers is needed here.
+
+Nothing of a model is instantiated before `check_folder` has passed: its JSON could name remote code, another file or
+sizes that exhaust the memory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from offcomp.errors import ModelError
+from offcomp.models.catalogue import MODELS, CatalogueModel, ModelInfo, catalogue_model
+from offcomp.models.safetensors_files import (
+    CHUNK,
+    PICKLES,
+    read_header,
+    read_json,
+    stored_dtype,
+    weight_files,
+)
+
+__all__ = [
+    "Source",
+    "bundled_info",
+    "check_checksum",
+    "check_config",
+    "check_folder",
+    "fingerprint",
+    "resolve",
+    "stored_dtype",
+]
+
+CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+MAX_HUB_ID = 96
+SAMPLE_BYTES = 65536
+
+MAX_PARAMETERS = 20 * 10**9
+MAX_SIZE = 10**7
+LIMITS = {"layers": 1000, "n_layer": 1000, "groups": 1000, "group_num": 1000, "num_labels": 10**5, "theta": 10**12}
+"""Largest whole number for config keys that end so; `MAX_SIZE` for every other key."""
+
+MAX_DEPTH = 8
+
+REFUSED = {
+    "auto_map": "asks for code of its own",
+    "trust_remote_code": "asks for code of its own",
+    "transformers_weights": "redirects the weights to another file",
+    "fusion_config": "asks for patched modules",
+    "quantization_config": "describes weights that are already quantised; give the model before it was quantised",
+}
+"""Config keys that are refused at any depth, and why."""
+
+REFUSED_PREFIXES = ("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation")
+HARMLESS = "_attn_implementation_autoset"  # a flag that transformers 4.46 to 4.51 wrote into every config
+
+WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from. `folder` is None for a hub id, whose files are not known to be here."""
+
+    model: str
+    source: Literal["catalogue", "folder", "hub"]
+    folder: Path | None = None
+
+
+def resolve(model: str) -> Source:
+    """The source that a catalogue name, a folder or a hub id means, in this order. Nothing is read or downloaded.
+
+    Raises:
+        ModelError: it is none of the three, or the package of a catalogue model is not installed.
+    """
+    entry = catalogue_model(model)
+    if entry:
+        return Source(model, "catalogue", _package_folder(entry))
+    path = _existing(model)
+    if path and path.is_dir():
+        return Source(model, "folder", path)
+    if path:
+        raise ModelError(f"'{model}' is a file; give the folder that holds it together with its '{CONFIG}'.")
+    names = [entry.name for entry in MODELS]
+    close = difflib.get_close_matches(model, names, n=1, cutoff=0.75)
+    if close:
+        raise ModelError(f"There is no model '{model}'; did you mean '{close[0]}'?")
+    is_hub_id = HUB_ID.fullmatch(model) and ".." not in model and len(model) <= MAX_HUB_ID
+    if is_hub_id and not model.endswith((*PICKLES, ".safetensors", ".json")):
+        return Source(model, "hub")
+    raise ModelError(
+        f"'{model[:200]}' is no model: give a catalogue name ({', '.join(names)}), an existing folder, "
+        "or a hub id such as 'owner/name'."
+    )
+
+
+def _existing(model: str) -> Path | None:
+    """The path that a text means, if there is something."""
+    try:
+        path = Path(model).expanduser()
+        return path if model.strip() and path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home
+        return None
+
+
+def _package_folder(entry: CatalogueModel) -> Path:
+    """The folder `model` in an installed package, found without importing it."""
+    found = importlib.util.find_spec(entry.package)
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(f"The model '{entry.name}' is not installed; install it with `{entry.install}`.")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a ModelError."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"The model in '{folder}' cannot be read ({error}).") from error
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """The checked config of a model folder whose files are complete and safe to load.
+
+    Raises:
+        ModelError: the folder, its config or its weights are missing, damaged, unsafe or unsupported.
+    """
+    with _readable(folder):
+        if not folder.is_dir():
+            raise ModelError(f"The folder '{folder}' does not exist.")
+        if (folder / ADAPTER_CONFIG).exists():
+            raise ModelError(f"'{folder}' holds an adapter, not a whole model; merge it into its base model first.")
+        if not (folder / CONFIG).is_file():
+            raise ModelError(f"The folder '{folder}' has no '{CONFIG}'; give the folder of a saved transformers model.")
+        config = read_json(folder / CONFIG)
+        check_config(config)
+        stored_dtype(folder)
+        if (folder / TOKENIZER_CONFIG).is_file():
+            _check_keys(read_json(folder / TOKENIZER_CONFIG), TOKENIZER_CONFIG)
+    return config
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse a config that asks for code or kernels, nests another model, or describes an absurd size.
+
+    Raises:
+        ModelError: with the key and the value at fault.
+    """
+    _check_keys(config, CONFIG)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        raise ModelError(f"'{CONFIG}' names no 'model_type' ({model_type!r}); add the one that transformers uses.")
+    for key, nested in config.items():
+        if isinstance(nested, Mapping) and ("model_type" in nested or "architectures" in nested):
+            raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp loads plain language models only.")
+    _check_sizes(config)
+
+
+def _check_keys(document: Mapping[str, Any], file: str) -> None:
+    """No refused key at any depth."""
+    for key, value in _items(document):
+        if key in REFUSED and value is not None:
+            raise ModelError(f"'{file}' has the key '{key}', which {REFUSED[key]}; offcomp does not load such a model.")
+        if key.startswith(REFUSED_PREFIXES) and not (key == HARMLESS and isinstance(value, bool)):
+            raise ModelError(f"'{file}' has the key '{key}', which chooses the code that runs; remove it to load the model.")
+
+
+def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every key and value of nested JSON."""
+    if depth > MAX_DEPTH:
+        raise ModelError(f"A JSON file of the model nests deeper than {MAX_DEPTH} levels.")
+    if isinstance(value, Mapping):
+        for key, nested in value.items():
+            yield str(key), nested
+            yield from _items(nested, depth + 1)
+    elif isinstance(value, list):
+        for nested in value:
+            yield from _items(nested, depth + 1)
+
+
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    """Sizes are positive and small enough, before anything is built with them."""
+    for key, value in config.items():
+        limit = next((limit for suffix, limit in LIMITS.items() if key.endswith(suffix)), MAX_SIZE)
+        if isinstance(value, int) and abs(value) > limit:
+            raise ModelError(f"'{CONFIG}' sets {key} to {value}; at most {limit} is supported.")
+        if key in (*WIDTHS, *DEPTHS, "vocab_size") and (not isinstance(value, int) or value < 1 or value is True):
+            raise ModelError(f"'{CONFIG}' sets {key} to {value!r}; a positive whole number is needed.")
+    width, depth = (max((config[key] for key in keys if key in config), default=1) for keys in (WIDTHS, DEPTHS))
+    estimate = 12 * depth * width**2 + config.get("vocab_size", 1) * width
+    if estimate > MAX_PARAMETERS:
+        raise ModelError(
+            f"'{CONFIG}' describes about {estimate / 1e9:.0f} billion parameters; "
+            f"at most {MAX_PARAMETERS // 10**9} billion are supported."
+        )
+
+
+def check_checksum(entry: CatalogueModel, folder: Path) -> None:
+    """The installed weights are the pinned ones.
+
+    Raises:
+        ModelError: they differ.
+    """
+    (file,) = weight_files(folder)
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != entry.sha256:
+        raise ModelError(
+            f"The weights of '{entry.name}' have the checksum {digest.hexdigest()[:12]}..., not "
+            f"{entry.sha256[:12]}...; install them again with `{entry.install}`."
+        )
+
+
+def fingerprint(source: Source) -> str:
+    """An identity of the checkpoint that does not depend on where its folder is; fast, since it samples the weights.
+
+    The sha256 of: the bytes of `config.json`; then of each safetensors file its name, its size, its header, and the
+    sha256 of its first and of its last 64 KiB. A change in between goes unseen. A hub id without files is its own
+    fingerprint.
+
+    Raises:
+        ModelError: the config or the weights are missing or cannot be read.
+    """
+    if source.folder is None:
+        return source.model
+    with _readable(source.folder):
+        digest = hashlib.sha256((source.folder / CONFIG).read_bytes())
+        for file in weight_files(source.folder):
+            size = file.stat().st_size
+            digest.update(f"{file.name}\n{size}\n".encode())
+            digest.update(read_header(file))
+            with file.open("rb") as stream:
+                digest.update(hashlib.sha256(stream.read(SAMPLE_BYTES)).digest())
+                stream.seek(max(0, size - SAMPLE_BYTES))
+                digest.update(hashlib.sha256(stream.read(SAMPLE_BYTES)).digest())
+    return digest.hexdigest()
+
+
+def bundled_info(model: str) -> ModelInfo | None:
+    """The description of a catalogue model that comes with offcomp, so that listing it needs no torch; else None."""
+    file = BUNDLED / f"{model}.json"
+    return ModelInfo.from_dict(read_json(file)) if catalogue_model(model) and file.is_file() else None

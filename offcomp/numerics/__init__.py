@@ -1,0 +1,1 @@
+"""Pure functions: tensors or integers in, tensors or integers out. `accounting` needs no torch."""

@@ -1,0 +1,93 @@
+"""What is stored, and how much of it fits a budget. Integers only: no torch, so that a page can ask at once.
+
+A method states the tensors it stores as `Shapes`: name -> shape. A storage dtype turns these into a layout: name -> shape
+and dtype. Both the prediction of a size and the ledger of a finished group go through `storage_layout`, so they agree.
+
+    float32, float16    every tensor in that dtype
+    int8                matrices as int8 codes and one float32 scale a row (`NAME.scale`); vectors stay float32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+STORAGE_DTYPES = ("float32", "float16", "int8")
+UNITS = ("parameters", "bytes")
+SCALE_SUFFIX = ".scale"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is stored: numbers of any kind (codes, scales and norms count), and their bytes."""
+
+    num_parameters: int
+    num_bytes: int
+
+    def in_unit(self, unit: str) -> int:
+        """The size in "parameters" or in "bytes"."""
+        return self.num_parameters if unit == "parameters" else self.num_bytes
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.num_parameters + other.num_parameters, self.num_bytes + other.num_bytes)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a compressed matrix may store: `limit` in `unit`, with tensors kept in `dtype`."""
+
+    limit: int
+    unit: str = "parameters"
+    dtype: str = "float32"
+
+    def admits(self, shapes: Shapes) -> bool:
+        """Whether these tensors, stored in `dtype`, stay within the limit."""
+        return stored_size(shapes, self.dtype).in_unit(self.unit) <= self.limit
+
+
+def storage_layout(shapes: Shapes, dtype: str) -> dict[str, tuple[Shape, str]]:
+    """Name -> (shape, dtype) of every tensor that is really written to disk."""
+    if dtype != "int8":
+        return {name: (shape, dtype) for name, shape in shapes.items()}
+    layout: dict[str, tuple[Shape, str]] = {}
+    for name, shape in shapes.items():
+        is_matrix = len(shape) == 2
+        layout[name] = (shape, "int8" if is_matrix else "float32")
+        if is_matrix:
+            layout[name + SCALE_SUFFIX] = (shape[:1], "float32")
+    return layout
+
+
+def stored_size(shapes: Shapes, dtype: str) -> Size:
+    """Parameters and bytes of the tensors `shapes` when stored in `dtype`."""
+    layout = storage_layout(shapes, dtype).values()
+    return Size(
+        num_parameters=sum(prod(shape) for shape, _ in layout),
+        num_bytes=sum(prod(shape) * BYTES_PER_ELEMENT[stored] for shape, stored in layout),
+    )
+
+
+def budget_for_ratio(original: Size, ratio: float, unit: str, dtype: str) -> Budget:
+    """The budget of a requested compression ratio: floor(original / ratio).
+
+    The ratio is read as the decimal number that was typed, so that 1100 / 1.1 is 1000 and not 999.
+    """
+    return Budget(int(original.in_unit(unit) / Fraction(str(ratio))), unit, dtype)
+
+
+def largest_size_within(budget: Budget, shapes_of: Callable[[int], Shapes], largest: int) -> int:
+    """The largest size (rank, latent width) in 1..`largest` whose tensors fit; 0 where not even 1 does."""
+    low, high = 0, largest
+    while low < high:
+        middle = (low + high + 1) // 2
+        if budget.admits(shapes_of(middle)):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,47 @@
+"""Tensors <-> what is written to disk, in a storage dtype. The layout is that of `accounting.storage_layout`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from offcomp.errors import InputError
+from offcomp.numerics.accounting import SCALE_SUFFIX
+
+INT8_LEVELS = 127
+
+
+def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Float tensors as they are stored: contiguous, on the CPU, in `dtype`.
+
+    Raises InputError where a value does not fit the dtype (beyond 65504 in float16).
+    """
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().float().contiguous()
+        if dtype == "int8" and value.ndim == 2:
+            scale = value.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_LEVELS
+            stored[name] = (value / scale[:, None]).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8)
+            stored[name + SCALE_SUFFIX] = scale
+        elif dtype == "float16":
+            stored[name] = value.half()
+            if not stored[name].isfinite().all():
+                raise InputError(
+                    f"{name} reaches {value.abs().max():.3g}, beyond the largest float16 number 65504; store it as float32"
+                )
+        else:
+            stored[name] = value
+    return stored
+
+
+def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The float32 tensors that stored ones stand for; the inverse of `pack` up to its rounding."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in stored.items():
+        if name.endswith(SCALE_SUFFIX):
+            continue
+        scale = stored.get(name + SCALE_SUFFIX)
+        tensors[name] = value.float() if scale is None else value.float() * scale[:, None]
+    return tensors

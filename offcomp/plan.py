@@ -1,0 +1,219 @@
+"""A plan says what to do: which modules of a model to compress together, by which method, to what size.
+
+A plan is plain JSON, as a file and as the state of the app. Everything about it can be checked and its sizes predicted without
+torch and without the model's weights: `validate` lists all faults at once, `offcomp.prediction` gives the sizes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from offcomp.errors import InputError, PlanError
+from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
+from offcomp.methods import default_options, make_method
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
+
+PLAN_SCHEMA = 1
+TASK_NAMES = ("sentiment",)
+GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules compressed as one matrix. `ratio` is the requested compression ratio original / stored, in `unit`."""
+
+    name: str
+    modules: tuple[str, ...]
+    stack: str = "rows"
+    method: str = "svd"
+    options: dict[str, Any] = field(default_factory=dict)
+    ratio: float = 2.0
+    unit: str = "parameters"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Groups of one model, and the tasks by which original and compressed model are compared. No groups: the baseline."""
+
+    model: str
+    groups: tuple[Group, ...] = ()
+    tasks: tuple[str, ...] = TASK_NAMES
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values, every default written out."""
+        groups = [asdict(group) | {"modules": list(group.modules)} for group in self.groups]
+        return {
+            "schema": PLAN_SCHEMA,
+            "model": self.model,
+            "seed": self.seed,
+            "tasks": list(self.tasks),
+            "groups": [entry | {"options": _all_options(entry)} for entry in groups],
+        }
+
+    def to_json(self) -> str:
+        """The plan as a JSON document."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @staticmethod
+    def from_dict(document: Any) -> Plan:
+        """Read a plan. Raises PlanError with one sentence for each field that is wrong."""
+        faults: list[str] = []
+        if not isinstance(document, dict):
+            raise PlanError([f"a plan is a JSON object, not {type(document).__name__}."])
+        schema = document.get("schema", PLAN_SCHEMA)
+        if schema != PLAN_SCHEMA:
+            faults.append(f"plan schema {schema!r} is not known; this version reads {PLAN_SCHEMA}.")
+        values = _read_fields(Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults)
+        groups = []
+        for index, entry in enumerate(values.get("groups", ())):
+            if isinstance(entry, dict):
+                groups.append(_read_fields(Group, entry, f"group {entry.get('name', index)!r}", GROUP_TYPES, faults))
+            else:
+                faults.append(f"group {index} is {entry!r}; it must be a JSON object.")
+        if faults:
+            raise PlanError(faults)
+        return Plan(**values | {"groups": tuple(Group(**group) for group in groups)})
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan from a JSON document. Raises PlanError."""
+        try:
+            return Plan.from_dict(json.loads(text))
+        except ValueError as error:
+            raise PlanError([f"the plan is not valid JSON: {error}."]) from None
+
+
+def _all_options(group: dict[str, Any]) -> dict[str, Any]:
+    """A group's options with the defaults of its method, so that equal plans are written alike."""
+    try:
+        return default_options(group["method"]) | group["options"]
+    except InputError:
+        return dict(group["options"])
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_text_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(_is_text(item) for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+PLAN_TYPES = {
+    "model": (_is_text, "a model name, folder or hub id"),
+    "groups": (lambda value: isinstance(value, (list, tuple)), "a list of groups"),
+    "tasks": (_is_text_list, "a list of task names"),
+    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31, "0 or more"),
+}
+GROUP_TYPES = {
+    "name": (_is_text, "a name"),
+    "modules": (lambda value: _is_text_list(value) and len(value) > 0, "a list of one or more module names"),
+    "stack": (lambda value: value in STACKS, f"one of {', '.join(STACKS)}"),
+    "method": (_is_text, "a method's name"),
+    "options": (lambda value: isinstance(value, dict), "a JSON object"),
+    "ratio": (_is_number, "a number of 1 or more"),
+    "unit": (lambda value: value in UNITS, f"one of {', '.join(UNITS)}"),
+    "dtype": (lambda value: value in STORAGE_DTYPES, f"one of {', '.join(STORAGE_DTYPES)}"),
+}
+
+
+def _read_fields(kind: type, document: dict[str, Any], where: str, types: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    """The fields of a dataclass from JSON values, lists as tuples; what is wrong is added to `faults`."""
+    values: dict[str, Any] = {}
+    for key in document:
+        if key not in types:
+            faults.append(f"{where} has an unknown field {key!r}; it takes {', '.join(types)}.")
+    for option in fields(kind):
+        if option.name not in document:
+            if option.default is MISSING and option.default_factory is MISSING:
+                faults.append(f"{where} lacks the field {option.name!r}.")
+            continue
+        value = document[option.name]
+        accepts, wanted = types[option.name]
+        if not accepts(value):
+            faults.append(f"{where} has {option.name} {value!r}; it must be {wanted}.")
+        values[option.name] = tuple(value) if isinstance(value, list) and accepts(value) else value
+    return values
+
+
+def validate(plan: Plan, info: ModelInfo) -> None:
+    """Check a plan against its model. Raises PlanError listing every fault; impossible budgets are the prediction's."""
+    known = {spec.name for spec in info.modules}
+    faults = [f"unknown task {task!r}; choose from {', '.join(TASK_NAMES)}." for task in plan.tasks if task not in TASK_NAMES]
+    owner: dict[str, str] = {}
+    names: set[str] = set()
+    for group in plan.groups:
+        faults += _group_faults(group, info, known, owner, names)
+    if faults:
+        raise PlanError(faults)
+
+
+def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[str, str], names: set[str]) -> list[str]:
+    """What is wrong with one group, given the names and modules that earlier groups took (both are extended)."""
+    where = f"group {group.name!r}"
+    faults = []
+    if not GROUP_NAME.fullmatch(group.name):
+        faults.append(f"{where}: a name is 1 to 100 letters, digits, dots, dashes, plus signs or underscores.")
+    if group.name in names:
+        faults.append(f"{where} appears twice; give each group its own name.")
+    names.add(group.name)
+    if group.ratio < 1:
+        faults.append(f"{where} asks for ratio {group.ratio:g}; original / stored must be 1 or more.")
+    try:
+        make_method(group.method, group.options)
+    except InputError as error:
+        faults.append(f"{where}: {error}.")
+    for module in group.modules:
+        if module not in known:
+            faults.append(f"{where} names {module!r}, which {info.model} does not have; see 'offcomp modules {info.model}'.")
+        elif module in owner:
+            faults.append(f"{where} names {module!r}, which is already in group {owner[module]!r}.")
+        owner.setdefault(module, group.name)
+    if all(module in known for module in group.modules):
+        try:
+            group_shape(members(group, info), group.stack)
+        except InputError as error:
+            faults.append(f"{where}: {error}.")
+    return faults
+
+
+def members(group: Group, info: ModelInfo) -> list[ModuleSpec]:
+    """The modules of a group, in its order. Raises ModelError for an unknown one."""
+    return [info.module(name) for name in group.modules]
+
+
+def make_groups(
+    specs: Sequence[ModuleSpec],
+    grouping: str,
+    *,
+    stack: str = "best",
+    block: int = 2,
+    method: str = "svd",
+    options: dict[str, Any] | None = None,
+    ratio: float = 2.0,
+    unit: str = "parameters",
+    dtype: str = "float32",
+) -> tuple[Group, ...]:
+    """Groups of `specs` by a preset of `GROUPINGS`, all with one method and ratio. Raises InputError."""
+    if grouping not in GROUPINGS:
+        raise InputError(f"unknown grouping {grouping!r}; choose one of {', '.join(GROUPINGS)}")
+    gathered = blocks_of_layers(specs, block) if grouping == "blocks" else GROUPINGS[grouping][1](specs)
+    groups = []
+    for name, part in gathered:
+        chosen = best_stack(part) if stack == "best" else stack
+        safe = re.sub(r"[^A-Za-z0-9._+-]", "-", name)
+        modules = tuple(spec.name for spec in part)
+        groups.append(Group(safe, modules, chosen, method, dict(options or {}), ratio, unit, dtype))
+    return tuple(groups)

@@ -1,0 +1,167 @@
+"""What a plan will store, before anything runs: rank or latent width, sizes, ratios, and what cannot be done.
+
+Uses the same shapes and layouts as the methods themselves, so a prediction equals the ledger of the finished run. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from offcomp.errors import BudgetTooSmall
+from offcomp.grouping import group_shape
+from offcomp.methods import make_method
+from offcomp.methods.base import Method, choose_size, dense_shapes, smallest_size
+from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo
+from offcomp.numerics.accounting import (
+    Budget,
+    Size,
+    budget_for_ratio,
+    largest_size_within,
+    stored_size,
+)
+from offcomp.plan import Group, Plan, members
+
+
+@dataclass(frozen=True)
+class GroupPrediction:
+    """Predicted sizes of one group.
+
+    form                "compressed", "dense" (it fits the budget as it is) or "infeasible"
+    size                rank or latent width; 0 where dense or infeasible
+    break_even_size     the largest rank or latent width that still stores less than the original, in the group's unit
+    largest_ratio       the ratio of rank or latent width 1: more cannot be asked for
+    seconds             rough time on two cores
+    """
+
+    name: str
+    method: str
+    rows: int
+    cols: int
+    form: str
+    size_name: str
+    size: int
+    budget: int
+    num_parameters: int
+    num_bytes: int
+    original_parameters: int
+    original_bytes: int
+    requested_ratio: float
+    compression_ratio: float
+    break_even_size: int
+    largest_ratio: float
+    seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted sizes of a plan. `model` holds sizes before and after for three denominators; see `model_sizes`."""
+
+    groups: tuple[GroupPrediction, ...]
+    model: dict[str, Any]
+    seconds: float
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every group fits its budget."""
+        return all(group.form != "infeasible" for group in self.groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self) | {"groups": [asdict(group) for group in self.groups], "feasible": self.feasible}
+
+
+def original_size(parameters: int, info: ModelInfo) -> Size:
+    """Size of that many numbers in the dtype of the model's checkpoint."""
+    return Size(parameters, parameters * BYTES_PER_VALUE[info.dtype])
+
+
+def group_budget(group: Group, rows: int, cols: int, info: ModelInfo) -> Budget:
+    """The most that a group may store."""
+    return budget_for_ratio(original_size(rows * cols, info), group.ratio, group.unit, group.dtype)
+
+
+def predict(plan: Plan, info: ModelInfo) -> Prediction:
+    """Sizes of every group and of the model. The plan must be valid (`plan.validate`)."""
+    groups = tuple(predict_group(group, info) for group in plan.groups)
+    stored = [(group.original_parameters, Size(group.num_parameters, group.num_bytes)) for group in groups]
+    return Prediction(groups, model_sizes(stored, info), sum(group.seconds for group in groups))
+
+
+def predict_group(group: Group, info: ModelInfo) -> GroupPrediction:
+    """Sizes of one group."""
+    method = make_method(group.method, group.options)
+    rows, cols = group_shape(members(group, info), group.stack)
+    original = original_size(rows * cols, info)
+    budget = group_budget(group, rows, cols, info)
+    form, size, stored, note = _fitted(method, rows, cols, budget)
+    return GroupPrediction(
+        name=group.name,
+        method=group.method,
+        rows=rows,
+        cols=cols,
+        form=form,
+        size_name=method.size_name,
+        size=size,
+        budget=budget.limit,
+        num_parameters=stored.num_parameters,
+        num_bytes=stored.num_bytes,
+        original_parameters=original.num_parameters,
+        original_bytes=original.num_bytes,
+        requested_ratio=group.ratio,
+        compression_ratio=ratio_of(original, stored, group.unit),
+        break_even_size=break_even_size(method, rows, cols, original, budget),
+        largest_ratio=ratio_of(original, smallest_size(method, rows, cols, group.dtype), group.unit),
+        seconds=method.seconds(rows, cols, size),
+        note=note,
+    )
+
+
+def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, int, Size, str]:
+    """(form, size, stored, note) of a method under a budget."""
+    try:
+        size = choose_size(method, rows, cols, budget)
+    except BudgetTooSmall as error:
+        return "infeasible", 0, smallest_size(method, rows, cols, budget.dtype), str(error)
+    if size == 0:
+        stored = stored_size(dense_shapes(rows, cols), budget.dtype)
+        return "dense", 0, stored, "the matrix itself fits the budget, so it is stored as it is"
+    return "compressed", size, stored_size(method.tensor_shapes(rows, cols, size), budget.dtype), ""
+
+
+def break_even_size(method: Method, rows: int, cols: int, original: Size, budget: Budget) -> int:
+    """The largest rank or latent width that stores less than the original matrix."""
+    below = Budget(original.in_unit(budget.unit) - 1, budget.unit, budget.dtype)
+    return largest_size_within(below, lambda size: method.tensor_shapes(rows, cols, size), min(rows, cols))
+
+
+def ratio_of(original: Size, stored: Size, unit: str) -> float:
+    """original / stored."""
+    return original.in_unit(unit) / stored.in_unit(unit)
+
+
+def model_sizes(groups: Iterable[tuple[int, Size]], info: ModelInfo) -> dict[str, Any]:
+    """Sizes before and after, and the ratios, for three denominators.
+
+    `groups` gives for each group its original parameters and what it stores. `chosen` counts the modules of the plan,
+    `matrices` all linear and embedding weights, `whole` the whole model. What is not compressed keeps the checkpoint's dtype.
+    """
+    pairs = list(groups)
+    replaced = sum(parameters for parameters, _ in pairs)
+    stored = sum((size for _, size in pairs), Size(0, 0))
+    totals = {"chosen": replaced, "matrices": info.matrix_parameters, "whole": info.num_parameters}
+    sizes: dict[str, Any] = {}
+    for name, total in totals.items():
+        before = original_size(total, info)
+        after = original_size(total - replaced, info) + stored
+        sizes[name] = {
+            "parameters_before": before.num_parameters,
+            "parameters_after": after.num_parameters,
+            "bytes_before": before.num_bytes,
+            "bytes_after": after.num_bytes,
+            "parameter_ratio": ratio_of(before, after, "parameters") if after.num_parameters else 1.0,
+            "byte_ratio": ratio_of(before, after, "bytes") if after.num_bytes else 1.0,
+        }
+    return sizes

@@ -1,0 +1,60 @@
+"""Colours and shapes, one place for charts and pages: a method looks the same everywhere, in light and in dark.
+
+Colour-blind safe (Okabe and Ito's palette); every colour goes with a shape of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of one theme."""
+
+    text: str
+    muted: str
+    grid: str
+    surface: str
+    roles: dict[str, str]
+
+
+LIGHT = Palette(
+    text="#1f2430",
+    muted="#5a6070",
+    grid="#dfe3ea",
+    surface="#ffffff",
+    roles={
+        "original": "#1f2430",
+        "svd": "#0072b2",
+        "autoencoder": "#d55e00",
+        "reference": "#7a7f8c",
+    },
+)
+DARK = Palette(
+    text="#e8eaf0",
+    muted="#a4abba",
+    grid="#333a48",
+    surface="#12151c",
+    roles={
+        "original": "#e8eaf0",
+        "svd": "#56b4e9",
+        "autoencoder": "#f0803c",
+        "reference": "#9aa0ae",
+    },
+)
+PALETTES = {"light": LIGHT, "dark": DARK}
+
+MARKERS = {"original": "star", "svd": "circle", "autoencoder": "diamond", "reference": "line-ew"}
+"""plotly marker symbols by role."""
+
+KIND_TITLES = {
+    "word_embeddings": "word embeddings",
+    "query": "query",
+    "key": "key",
+    "value": "value",
+    "attention_output": "attention output",
+    "ffn_in": "FFN in",
+    "ffn_gate": "FFN gate",
+    "ffn_out": "FFN out",
+}

@@ -1,0 +1,78 @@
+"""The frame of every page: settings, navigation, the jobs chip, the question as title, and errors as one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from offcomp import __version__
+from offcomp.errors import OffcompError, PlanError
+from offcomp.runs import RunStore
+from offcomp.theme import PALETTES, Palette
+
+PAGES = (
+    ("app.py", "Start", ":material/home:"),
+    ("pages/compress.py", "Compress", ":material/compress:"),
+    ("pages/runs.py", "Runs", ":material/list_alt:"),
+    ("pages/compare.py", "Compare", ":material/compare_arrows:"),
+)
+POLL_SECONDS = 1.0
+STYLE = """<style>
+.stMainBlockContainer {max-width: 1200px; padding-top: 2.5rem; padding-bottom: 4rem}
+h1 {font-size: 1.9rem; padding-bottom: .3rem}
+h2 {font-size: 1.3rem} h3 {font-size: 1.05rem}
+[data-testid="stMetricValue"] {font-size: 1.5rem}
+</style>"""
+
+
+@contextmanager
+def page(name: str, question: str) -> Iterator[None]:
+    """Draw the frame, then the page inside it. An OffcompError of the page is shown as a sentence; nothing is lost."""
+    st.set_page_config(page_title=f"{name} - offcomp", page_icon=":material/compress:", layout="wide")
+    st.html(STYLE)
+    with st.sidebar:
+        st.markdown("### offcomp")
+        st.caption("Shrink a language model and see what breaks.")
+        for path, title, icon in PAGES:
+            st.page_link(path, label=title, icon=icon)
+        jobs_chip()
+        st.caption(f"Version {__version__}. Everything stays on this machine.")
+    st.title(question)
+    try:
+        yield
+    except OffcompError as error:
+        show_error(error)
+
+
+def jobs_chip() -> None:
+    """What is at work, on every page; looks again while there is something."""
+    busy = any(not run.ended for run in RunStore().all())
+    st.fragment(_jobs, run_every=POLL_SECONDS if busy else None)()
+
+
+def _jobs() -> None:
+    active = [run for run in RunStore().all() if not run.ended]
+    running = [run for run in active if run.status == "running"]
+    if running:
+        fraction = running[0].progress.get("fraction", 0.0)
+        waiting = f", {len(active) - len(running)} waiting" if len(active) > len(running) else ""
+        st.progress(min(1.0, fraction), text=f"{len(running)} running{waiting}")
+    elif active:
+        st.caption(f"{len(active)} waiting to start")
+    elif st.session_state.pop("was_busy", False):
+        st.rerun()
+    if active:
+        st.session_state["was_busy"] = True
+
+
+def show_error(error: OffcompError) -> None:
+    """What was wrong and what to do, one line a fault."""
+    faults = error.faults if isinstance(error, PlanError) else (str(error),)
+    st.error("  \n".join(faults), icon=":material/error:")
+
+
+def palette() -> Palette:
+    """The colours of the theme in which the reader sees the app."""
+    return PALETTES["dark" if st.context.theme.type == "dark" else "light"]

@@ -1,0 +1,40 @@
+"""What holds for every test: no network but loopback, a data folder of its own, shapes checked at run time.
+
+pytest-socket (`addopts` in pyproject.toml) guards this process; the variables below are inherited by the processes
+that tests start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NO_PROXY": "*",
+    "no_proxy": "*",
+}
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY")
+
+# Before anything imports a hub client or offcomp.numerics: both look once, when imported.
+os.environ.update(OFFLINE)
+for name in PROXIES:
+    os.environ.pop(name, None)
+    os.environ.pop(name.lower(), None)
+jaxtyping.install_import_hook("offcomp.numerics", "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offcomp_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data folder of this session, empty at its start."""
+    home = tmp_path_factory.mktemp("offcomp-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFCOMP_HOME", str(home))
+        yield home

@@ -1,0 +1,274 @@
+"""What every compression method must keep. A test file subclasses `MethodContract` and gives it its `method` fixture.
+
+New methods in `METHODS` are held to it with their default options; add cheap or telling variants to `VARIANTS`.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from offcomp.errors import BudgetTooSmall
+from offcomp.methods import FORMS, METHODS, make_method
+from offcomp.methods.base import CompressedMatrix, Method, dense_shapes, smallest_size
+from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, budget_for_ratio, storage_layout, stored_size
+from offcomp.numerics.storage import unpack
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "autoencoder": [
+        {"epochs": 2},
+        {"epochs": 2, "encoder": "linear", "decoder": "linear"},
+        {"epochs": 2, "encoder": "linear", "decoder": "nonlinear"},
+        {"epochs": 2, "encoder": "nonlinear", "decoder": "linear", "enforce_norm": False},
+        {"epochs": 2, "enforce_norm": False, "l1_weight": 0.5, "batch_size": 7},
+    ]
+}
+ROWS, COLS = 96, 32
+
+
+def variants() -> list[Any]:
+    """A pytest parameter for each method of `METHODS` and each of its variants."""
+    return [
+        pytest.param((method.name, options), id="-".join([method.name, *(str(value) for value in options.values())]))
+        for method in METHODS
+        for options in VARIANTS.get(method.name, [{}])
+    ]
+
+
+def random_matrix(rows: int, cols: int, seed: int = 0) -> Tensor:
+    """Gaussian entries times a decaying column scale, so that neither rank one nor full rank explains it."""
+    entries = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
+    return entries * torch.linspace(1.0, 0.05, cols)
+
+
+def share_of_dense(share: float, unit: str, dtype: str, rows: int = ROWS, cols: int = COLS) -> Budget:
+    """A budget of `share` times what the dense matrix stores in this dtype."""
+    return Budget(int(share * stored_size(dense_shapes(rows, cols), dtype).in_unit(unit)), unit, dtype)
+
+
+def layout_of(compressed: CompressedMatrix) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, dtype) of the tensors that a result really holds."""
+    return {
+        name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in compressed.tensors.items()
+    }
+
+
+def assert_equal_tensors(first: CompressedMatrix, second: CompressedMatrix) -> None:
+    """Same names in the same order, and every tensor equal to the last bit."""
+    assert list(first.tensors) == list(second.tensors)
+    for name, tensor in first.tensors.items():
+        assert torch.equal(tensor, second.tensors[name]), name
+
+
+def relative_error(original: Tensor, reconstruction: Tensor) -> float:
+    """‖W-Ŵ‖_F / ‖W‖_F, written out again so that these tests do not lean on the code they test."""
+    exact, approximate = original.double(), reconstruction.double()
+    return ((exact - approximate).norm() / exact.norm()).item()
+
+
+class Cancelled(Exception):
+    """Raised by a report, as the worker does when a run is cancelled."""
+
+
+class MethodContract:
+    """Tests that every method passes, in every storage dtype and unit."""
+
+    @pytest.fixture(params=STORAGE_DTYPES)
+    def dtype(self, request: pytest.FixtureRequest) -> str:
+        return request.param
+
+    @pytest.fixture(params=UNITS)
+    def unit(self, request: pytest.FixtureRequest) -> str:
+        return request.param
+
+    @pytest.fixture
+    def matrix(self) -> Tensor:
+        return random_matrix(ROWS, COLS)
+
+    @pytest.fixture
+    def budget(self, unit: str, dtype: str) -> Budget:
+        return share_of_dense(0.5, unit, dtype)
+
+    @pytest.mark.parametrize("shape", [(ROWS, COLS), (COLS, ROWS), (40, 40)])
+    @pytest.mark.parametrize("share", [0.55, 0.8, 0.99])
+    def test_it_never_stores_more_than_the_budget_and_takes_the_largest_size_within(
+        self, method: Method, unit: str, dtype: str, shape: tuple[int, int], share: float
+    ) -> None:
+        budget = share_of_dense(share, unit, dtype, *shape)
+        compressed = method.fit(random_matrix(*shape), budget)
+        assert compressed.stored.in_unit(unit) <= budget.limit
+        assert compressed.size >= 1
+        larger = stored_size(method.tensor_shapes(*shape, compressed.size + 1), dtype)
+        assert larger.in_unit(unit) > budget.limit
+
+    def test_what_is_stored_is_what_the_layout_predicts(
+        self, method: Method, matrix: Tensor, budget: Budget, dtype: str
+    ) -> None:
+        compressed = method.fit(matrix, budget)
+        shapes = method.tensor_shapes(ROWS, COLS, compressed.size)
+        assert layout_of(compressed) == storage_layout(shapes, dtype)
+        assert compressed.stored == stored_size(shapes, dtype)
+        assert sum(entry["bytes"] for entry in compressed.ledger()) == compressed.stored.num_bytes
+        ledger = {entry["name"]: (tuple(entry["shape"]), entry["dtype"]) for entry in compressed.ledger()}
+        assert ledger == layout_of(compressed)
+
+    def test_stored_tensors_are_plain_contiguous_cpu_data(self, method: Method, matrix: Tensor, budget: Budget) -> None:
+        for tensor in method.fit(matrix.requires_grad_(), budget).tensors.values():
+            assert tensor.device.type == "cpu"
+            assert tensor.is_contiguous()
+            assert not tensor.requires_grad
+
+    def test_the_reconstruction_has_the_shape_of_the_matrix_in_finite_float32(
+        self, method: Method, matrix: Tensor, budget: Budget
+    ) -> None:
+        reconstruction = method.fit(matrix, budget).reconstruct()
+        assert reconstruction.shape == matrix.shape
+        assert reconstruction.dtype == torch.float32
+        assert reconstruction.isfinite().all()
+        assert reconstruction.abs().max() > 0
+
+    def test_narrow_storage_costs_little_against_float32(self, method: Method, matrix: Tensor, dtype: str) -> None:
+        budget = share_of_dense(0.6, "parameters", dtype)
+        stored = method.fit(matrix, budget)
+        shapes = method.tensor_shapes(ROWS, COLS, stored.size)
+        exact = method.fit(matrix, Budget(stored_size(shapes, "float32").num_parameters))
+        assert exact.size == stored.size
+        worse = {"float32": 0.0, "float16": 2e-3, "int8": 0.05}[dtype]
+        assert relative_error(exact.reconstruct(), stored.reconstruct()) <= worse
+
+    def test_the_same_seed_gives_equal_tensors_whatever_the_global_generator_does(
+        self, method: Method, matrix: Tensor, budget: Budget
+    ) -> None:
+        first = method.fit(matrix, budget, seed=3)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(987)
+            second = method.fit(matrix, budget, seed=3)
+        assert_equal_tensors(first, second)
+        assert first.history == second.history
+
+    def test_global_random_generators_are_left_alone(self, method: Method, matrix: Tensor, budget: Budget) -> None:
+        before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+        method.fit(matrix, budget, seed=1)
+        assert torch.equal(before[0], torch.random.get_rng_state())
+        assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+
+    def test_the_input_is_not_changed(self, method: Method, matrix: Tensor, budget: Budget) -> None:
+        copy = matrix.clone()
+        method.fit(matrix, budget)
+        assert torch.equal(matrix, copy)
+        assert not matrix.requires_grad
+
+    @pytest.mark.parametrize("share", [0.5, 1.0], ids=["compressed", "dense"])
+    def test_the_result_shares_no_memory_with_the_input(self, method: Method, matrix: Tensor, dtype: str, share: float) -> None:
+        compressed = method.fit(matrix, share_of_dense(share, "parameters", dtype))
+        before = compressed.reconstruct().clone()
+        matrix.zero_()  # a model's weight is overwritten once the compressed one is put in its place
+        assert torch.equal(compressed.reconstruct(), before)
+
+    @pytest.mark.parametrize("share", [0.5, 1.0], ids=["compressed", "dense"])
+    def test_changing_a_reconstruction_leaves_the_stored_tensors_alone(
+        self, method: Method, matrix: Tensor, dtype: str, share: float
+    ) -> None:
+        compressed = method.fit(matrix, share_of_dense(share, "parameters", dtype))
+        before = compressed.reconstruct().clone()
+        compressed.reconstruct().zero_()
+        assert torch.equal(compressed.reconstruct(), before)
+
+    @pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float64])
+    def test_a_matrix_of_another_float_dtype_is_taken_as_its_float32_copy(
+        self, method: Method, matrix: Tensor, given: torch.dtype
+    ) -> None:
+        budget = share_of_dense(0.5, "parameters", "float32")
+        narrow = method.fit(matrix.to(given), budget)
+        wide = method.fit(matrix.to(given).float(), budget)
+        assert_equal_tensors(narrow, wide)
+
+    def test_a_transposed_view_is_compressed_like_its_copy(self, method: Method) -> None:
+        view = random_matrix(COLS, ROWS).T
+        budget = share_of_dense(0.5, "parameters", "float32")
+        of_view, of_copy = method.fit(view, budget), method.fit(view.contiguous(), budget)
+        assert relative_error(of_copy.reconstruct(), of_view.reconstruct()) < 1e-4
+
+    def test_a_budget_below_the_smallest_form_names_both_numbers(
+        self, method: Method, matrix: Tensor, unit: str, dtype: str
+    ) -> None:
+        smallest = smallest_size(method, ROWS, COLS, dtype).in_unit(unit)
+        assert method.fit(matrix, Budget(smallest, unit, dtype)).size == 1
+        with pytest.raises(BudgetTooSmall) as raised:
+            method.fit(matrix, Budget(smallest - 1, unit, dtype))
+        for part in (str(smallest), str(smallest - 1), unit, method.size_name, f"({ROWS}, {COLS})"):
+            assert part in str(raised.value)
+
+    def test_a_budget_of_nothing_is_too_small(self, method: Method, matrix: Tensor, unit: str, dtype: str) -> None:
+        with pytest.raises(BudgetTooSmall):
+            method.fit(matrix, Budget(0, unit, dtype))
+
+    def test_ratio_one_in_float32_keeps_the_matrix_exactly(self, method: Method, matrix: Tensor, unit: str) -> None:
+        original = stored_size(dense_shapes(ROWS, COLS), "float32")
+        compressed = method.fit(matrix, budget_for_ratio(original, 1.0, unit, "float32"))
+        assert (compressed.form, compressed.size, compressed.history) == ("dense", 0, ())
+        assert compressed.stored == original
+        assert torch.equal(compressed.reconstruct(), matrix)
+
+    def test_a_budget_that_holds_the_dense_matrix_keeps_it_dense(
+        self, method: Method, matrix: Tensor, unit: str, dtype: str
+    ) -> None:
+        compressed = method.fit(matrix, share_of_dense(1.0, unit, dtype))
+        assert compressed.form == "dense"
+        assert layout_of(compressed) == storage_layout(dense_shapes(ROWS, COLS), dtype)
+        worst = {"float32": 0.0, "float16": 1e-3, "int8": 1e-2}[dtype]
+        assert relative_error(matrix, compressed.reconstruct()) <= worst
+
+    @pytest.mark.parametrize("share", [0.5, 1.0], ids=["compressed", "dense"])
+    def test_a_safetensors_file_holds_the_ledger_byte_for_byte_and_decodes_to_the_same_matrix(
+        self, *, method: Method, matrix: Tensor, unit: str, dtype: str, share: float, tmp_path: Path
+    ) -> None:
+        compressed = method.fit(matrix, share_of_dense(share, unit, dtype))
+        path = tmp_path / "matrix.safetensors"
+        save_file(dict(compressed.tensors), path)
+        content = path.read_bytes()
+        header = int.from_bytes(content[:8], "little")
+        assert len(content) - 8 - header == compressed.stored.num_bytes
+        decode = {form.__name__: form for form in FORMS}[compressed.form]
+        assert torch.equal(decode(unpack(load_file(path))), compressed.reconstruct())
+
+    def test_progress_never_goes_back_and_ends_at_one(self, method: Method, matrix: Tensor, budget: Budget) -> None:
+        seen: list[float] = []
+        method.fit(matrix, budget, report=seen.append)
+        assert seen == sorted(seen)
+        assert seen[0] >= 0
+        assert seen[-1] == 1
+
+    def test_an_exception_of_the_report_stops_the_fit(self, method: Method, matrix: Tensor, budget: Budget) -> None:
+        def cancel(_fraction: float) -> None:
+            raise Cancelled
+
+        with pytest.raises(Cancelled):
+            method.fit(matrix, budget, report=cancel)
+
+    def test_a_fit_that_was_cancelled_leaves_nothing_behind(self, method: Method, matrix: Tensor, budget: Budget) -> None:
+        expected = method.fit(matrix, budget)
+
+        def cancel_late(fraction: float) -> None:
+            if fraction > 0.4:
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            method.fit(matrix, budget, report=cancel_late)
+        assert_equal_tensors(expected, method.fit(matrix, budget))
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_a_fit_on_cuda_agrees_with_one_on_the_cpu(self, method: Method, matrix: Tensor, budget: Budget) -> None:
+        on_cpu, on_cuda = method.fit(matrix, budget), method.fit(matrix.cuda(), budget)
+        assert layout_of(on_cuda) == layout_of(on_cpu)
+        assert relative_error(on_cpu.reconstruct(), on_cuda.reconstruct()) < 2e-2
+
+    def test_the_method_is_made_by_its_name(self, method: Method) -> None:
+        assert type(make_method(method.name, {})) is type(method)

@@ -1,0 +1,245 @@
+"""Imports point one way, pages stay thin, and the app's process never loads torch.
+
+The checks read the source: an import counts wherever it stands, in a function or under TYPE_CHECKING as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What needs no torch, of packages that also have parts that do.
+DESCRIPTIONS = (
+    "offcomp.errors",
+    "offcomp.numerics.accounting",
+    "offcomp.methods",
+    "offcomp.models.catalogue",
+    "offcomp.models.families",
+    "offcomp.models.listing",
+    "offcomp.models.safetensors_files",
+    "offcomp.models.sources",
+    "offcomp.tasks",
+)
+PLANNING = (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.prediction")
+COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
+SHOWING = (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme", "offcomp.charts")
+
+LAYERS: dict[str, tuple[str, ...]] = {
+    "offcomp.errors": (),
+    "offcomp.numerics": ("offcomp.errors",),
+    "offcomp.methods": ("offcomp.errors", "offcomp.numerics"),
+    "offcomp.models": ("offcomp.errors", "offcomp.numerics"),
+    "offcomp.tasks": ("offcomp.errors",),
+    "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
+    "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping"),
+    "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan"),
+    "offcomp.spectra": (*PLANNING, *COMPUTING, "offcomp.compress"),
+    "offcomp.compress": (*PLANNING, *COMPUTING),
+    "offcomp.evaluation": COMPUTING,
+    "offcomp.runs": PLANNING,
+    "offcomp.execute": (
+        *PLANNING,
+        *COMPUTING,
+        "offcomp.compress",
+        "offcomp.evaluation",
+        "offcomp.runs",
+        "offcomp.spectra",
+    ),
+    "offcomp.theme": (),
+    "offcomp.charts": (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme"),
+    "offcomp.ui": SHOWING,
+    "offcomp.tables": (),
+    "offcomp.cli": ("offcomp",),
+    "offcomp.__main__": ("offcomp.cli",),
+    "pages": (*SHOWING, "offcomp.ui"),
+    "app": (*SHOWING, "offcomp.ui"),
+}
+"""Layer -> what it may import besides itself. The longest name that a module's name starts with is its layer."""
+
+STREAMLIT_ALLOWED = ("offcomp.ui", "pages", "app")
+HEAVY = ("torch", "transformers", "sklearn", "datasets")
+NEVER_HEAVY = ("offcomp.ui", "offcomp.charts", "offcomp.runs", "pages", "app", *PLANNING)
+LAZILY_HEAVY = "offcomp.methods"  # in this one, functions that compute may import torch
+LONGEST = {"pages": 100, "app": 100, "offcomp": 300}
+
+
+def is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def allows(names: tuple[str, ...], name: str) -> bool:
+    return any(is_within(name, package) for package in names)
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Name -> file of every module of the product; a package goes by its own name."""
+    files = [*sorted((root / "offcomp").rglob("*.py")), *sorted((root / "pages").glob("*.py")), root / "app.py"]
+    return {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in files
+        if file.is_file()
+    }
+
+
+def imports(name: str, file: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Every module that a file imports; `from offcomp import plan` gives `offcomp.plan` where that is a module."""
+    package = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            members = [f"{base}.{alias.name}" for alias in node.names]
+            yield from (member if member in known else base for member in members)
+
+
+def layer_of(name: str) -> str | None:
+    return max((layer for layer in LAYERS if is_within(name, layer)), key=len, default=None)
+
+
+def direction_faults(root: Path) -> list[str]:
+    known = modules(root)
+    faults = []
+    for name, file in known.items():
+        layer = layer_of(name)
+        if layer is None and name != "offcomp":
+            faults.append(f"{name} belongs to no layer; give it a row in LAYERS")
+            continue
+        allowed = (layer, *LAYERS[layer]) if layer else ()  # offcomp/__init__.py imports nothing of the rest
+        for target in imports(name, file, known):
+            ours = allows(("offcomp", "pages", "app"), target) and target != "offcomp"
+            if ours and not allows(allowed, target):
+                faults.append(f"{name} imports {target}, which {layer or name} may not")
+    return faults
+
+
+def streamlit_faults(root: Path) -> list[str]:
+    known = modules(root)
+    return [
+        f"{name} imports {target}"
+        for name, file in known.items()
+        for target in imports(name, file, known)
+        if is_within(target, "streamlit") and not allows(STREAMLIT_ALLOWED, name)
+    ]
+
+
+def heavy_faults(root: Path) -> list[str]:
+    known = modules(root)
+    return [
+        f"{name} imports {target}"
+        for name, file in known.items()
+        if allows(NEVER_HEAVY, name) and not is_within(name, LAZILY_HEAVY)
+        for target in imports(name, file, known)
+        if allows(HEAVY, target)
+    ]
+
+
+def length_faults(root: Path) -> list[str]:
+    counted = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in modules(root).items()}
+    return [
+        f"{name} has {lines} lines, at most {LONGEST[name.split('.')[0]]} are allowed"
+        for name, lines in counted.items()
+        if lines > LONGEST[name.split(".")[0]]
+    ]
+
+
+Check = Callable[[Path], list[str]]
+CHECKS: tuple[Check, ...] = (direction_faults, streamlit_faults, heavy_faults, length_faults)
+
+
+@pytest.mark.parametrize("faults_of", CHECKS)
+def test_house_rule(faults_of: Check) -> None:
+    assert modules(ROOT), "no module was found: the check would pass on nothing"
+    assert faults_of(ROOT) == []
+
+
+PLANTED: dict[Check, dict[tuple[str, str], str]] = {
+    direction_faults: {
+        (
+            "offcomp/numerics/linalg.py",
+            "def f():\n    from offcomp.methods import svd",
+        ): "offcomp.numerics.linalg imports",
+        ("offcomp/plan.py", "from offcomp import runs"): "offcomp.plan imports offcomp.runs",
+        (
+            "offcomp/models/catalogue.py",
+            "from ..compress import run",
+        ): "offcomp.models.catalogue imports offcomp.compress",
+        ("offcomp/ui/panels.py", "import offcomp.models.weights"): "offcomp.ui.panels imports offcomp.models.weights",
+        ("offcomp/__init__.py", "from . import plan"): "offcomp imports offcomp.plan",
+        ("pages/compare.py", "from offcomp.execute import submit"): "pages.compare imports offcomp.execute",
+        ("offcomp/utils.py", ""): "offcomp.utils belongs to no layer",
+    },
+    streamlit_faults: {
+        ("offcomp/charts.py", "import streamlit as st"): "offcomp.charts imports streamlit",
+        ("offcomp/runs.py", "from streamlit.runtime import x"): "offcomp.runs imports streamlit.runtime",
+    },
+    heavy_faults: {
+        ("pages/runs.py", "def f():\n    import torch.nn"): "pages.runs imports torch.nn",
+        ("offcomp/plan.py", "from transformers import AutoModel"): "offcomp.plan imports transformers",
+    },
+    length_faults: {
+        ("app.py", "x = 1\n" * 101): "app has 101 lines, at most 100 are allowed",
+        ("offcomp/cli.py", "x = 1\n" * 301): "offcomp.cli has 301 lines, at most 300 are allowed",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("faults_of", "path", "source", "expected"),
+    [(check, *planted, expected) for check, cases in PLANTED.items() for planted, expected in cases.items()],
+)
+def test_a_planted_violation_is_found(faults_of: Check, path: str, source: str, expected: str, tmp_path: Path) -> None:
+    for name in ("offcomp/plan.py", "offcomp/runs.py", "offcomp/compress.py", path):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source if name == path else "")
+    faults = faults_of(tmp_path)
+    assert len(faults) == 1
+    assert faults[0].startswith(expected)
+
+
+def test_what_is_allowed_passes(tmp_path: Path) -> None:
+    (tmp_path / "offcomp/ui").mkdir(parents=True)
+    (tmp_path / "offcomp/plan.py").write_text("import json\nfrom offcomp import errors, __version__\n")
+    (tmp_path / "offcomp/ui/forms.py").write_text("import streamlit\nfrom ..plan import Plan\nfrom . import forms\n")
+    assert [fault for check in CHECKS for fault in check(tmp_path)] == []
+
+
+def loaded_by(statements: str) -> list[str]:
+    """The heavy packages that a fresh interpreter has loaded after `statements`."""
+    code = f"{statements}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return child.stdout.split()
+
+
+def imported_by_pages() -> list[str]:
+    """The offcomp modules that the pages import anywhere; the pages themselves need a running app."""
+    known = modules(ROOT)
+    pages = {name: file for name, file in known.items() if name.split(".")[0] in ("pages", "app")}
+    targets = {target for name, file in pages.items() for target in imports(name, file, known)}
+    return sorted(target for target in targets if is_within(target, "offcomp"))
+
+
+def test_the_process_of_the_app_does_not_load_torch() -> None:
+    names = ("offcomp.ui", "offcomp.plan", "offcomp.methods", "offcomp.models.catalogue", "offcomp.models.sources")
+    wanted = [*names, "offcomp.runs", "offcomp.charts", "offcomp.prediction", *imported_by_pages()]
+    known = modules(ROOT)
+    present = [name for name in dict.fromkeys(wanted) if name in known]
+    assert present
+    assert loaded_by("\n".join(f"import {name}" for name in present)) == []
+
+
+def test_pages_compile() -> None:
+    for file in (file for name, file in modules(ROOT).items() if name.split(".")[0] in ("pages", "app")):
+        compile(file.read_text(encoding="utf-8"), str(file), "exec")
+
+
+def test_a_loaded_package_is_noticed() -> None:
+    assert loaded_by("import sys, types; sys.modules['torch'] = types.ModuleType('torch')") == ["torch"]
