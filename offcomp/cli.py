@@ -18,6 +18,7 @@ from typing import Any
 
 from offcomp import __version__
 from offcomp.errors import InputError, OffcompError, RunError
+from offcomp.files import home_folder
 from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS
 from offcomp.models.catalogue import KINDS, MODELS, ModelInfo
@@ -25,8 +26,8 @@ from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan import TASK_NAMES, Plan, make_groups, validate
 from offcomp.prediction import predict
-from offcomp.runs import Run, RunStore, home_folder
-from offcomp.tables import format_table
+from offcomp.runs import Run, RunStore
+from offcomp.tables import format_table, prediction_text, run_text
 
 POLL_SECONDS = 0.2
 
@@ -120,35 +121,6 @@ def predict_plan(arguments: argparse.Namespace) -> None:
     emit(arguments, predict(asked, info).to_dict(), lambda: prediction_text(asked, info))
 
 
-def prediction_text(asked: Plan, info: ModelInfo) -> str:
-    """A table of the predicted groups and the three ratios."""
-    prediction = predict(asked, info)
-    rows = [
-        {
-            "group": g.name,
-            "matrix": f"{g.rows} x {g.cols}",
-            "form": f"{g.size_name} {g.size}" if g.form == "compressed" else g.form,
-            "stored parameters": g.num_parameters,
-            "stored bytes": g.num_bytes,
-            "ratio": f"{g.compression_ratio:.3f}",
-            "break-even": g.break_even_size,
-            "note": g.note,
-        }
-        for g in prediction.groups
-    ]
-    return format_table(rows) + "\n\n" + sizes_text(prediction.model)
-
-
-def sizes_text(sizes: dict[str, Any]) -> str:
-    """The three denominators, one line each."""
-    titles = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
-    return "\n".join(
-        f"{titles[name]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
-        f"smaller), {s['bytes_before']:,} -> {s['bytes_after']:,} bytes ({s['byte_ratio']:.2f}x smaller)"
-        for name, s in sizes.items()
-    )
-
-
 def spectra(arguments: argparse.Namespace) -> None:
     """Compute and keep the singular values of a plan's groups: the exact error of SVD at its size."""
     from offcomp.spectra import compute, relative_error
@@ -236,32 +208,13 @@ def cancel(arguments: argparse.Namespace) -> None:
     RunStore().cancel(arguments.run)
 
 
-def run_text(found: Run) -> str:
-    """A run's figures as text."""
-    head = f"run {found.id}: {found.status}" + (f", {found.error}" if found.error else "")
-    if not found.result or not found.result["groups"]:
-        return head
-    keys = ("name", "method", "size_name", "size", "compression_ratio", "num_parameters", "num_bytes", "relative_error")
-    rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in found.result["groups"]]
-    lines = [head, "", format_table(rows), ""]
-    if found.result["model"]:
-        lines += [sizes_text(found.result["model"]["sizes"]), ""]
-    for task, score in found.result["scores"].items():
-        before, after, paired = score["original"], score["compressed"], score["paired"]
-        lines.append(
-            f"{task} {score['metric']}: {before['value']:.3f} +- {before['standard_error']:.3f} -> {after['value']:.3f} +- "
-            f"{after['standard_error']:.3f}, agreement {paired['agreement']:.3f}, {paired['right_to_wrong']} right to wrong, "
-            f"{paired['wrong_to_right']} wrong to right, n = {after['n']}"
-        )
-    return "\n".join(lines).rstrip()
-
-
 def app(arguments: argparse.Namespace) -> None:
     """Start the app; ends when it is stopped."""
     script = Path(__file__).resolve().parents[1] / "app.py"
     if not script.is_file():
         raise InputError(f"the app needs a clone of the repository: {script} is not there")
-    flags = ["--server.address=127.0.0.1", f"--server.port={arguments.port}", "--browser.gatherUsageStats=false"]
+    flags = ["--server.address=127.0.0.1", f"--server.port={arguments.port}", "--server.headless=true"]
+    flags += ["--server.allowedHosts=127.0.0.1", "--server.allowedHosts=localhost", "--browser.gatherUsageStats=false"]
     command = [sys.executable, "-m", "streamlit", "run", str(script), *flags]
     os.chdir(script.parent)
     os.execv(command[0], command)  # noqa: S606

@@ -25,19 +25,24 @@ from filelock import FileLock, Timeout
 
 from offcomp import __version__
 from offcomp.errors import OffcompError, RunError, StorageError
+from offcomp.files import read_json, write_json
+from offcomp.models.listing import model_info
+from offcomp.numerics.accounting import Size
 from offcomp.plan import Plan
-from offcomp.runs import RUN_SCHEMA, RunStore, read_json, write_json
+from offcomp.prediction import model_sizes, predict
+from offcomp.runs import RUN_SCHEMA, RunStore
 
 if TYPE_CHECKING:
     from offcomp.compress import CompressedGroup
     from offcomp.evaluation.probe import FittedProbe, ProbeTask
+    from offcomp.models.catalogue import ModelInfo
     from offcomp.models.loading import LoadedModel
 
 log = logging.getLogger("offcomp")
 
 WATCH_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25
-LOAD_SECONDS = 8.0
+LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scikit-learn", "datasets")
 
@@ -159,29 +164,28 @@ def environment() -> dict[str, Any]:
     }
 
 
+def expected_seconds(plan: Plan, info: ModelInfo) -> dict[str, float]:
+    """Rough seconds of every stage, in the order in which they come."""
+    embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
+    costs = {"load the model": LOAD_SECONDS} | {f"score the original on {task}": 2 * embed for task in plan.tasks}
+    costs |= {f"compress {group.name}": group.seconds for group in predict(plan, info).groups}
+    return costs | {f"evaluate {task}": embed for task in plan.tasks}
+
+
 def work(worker: Worker) -> dict[str, Any]:
     """Load, compress, evaluate. Returns the fields of run.json beside the groups."""
     plan = worker.plan
-    worker.expect({"load": LOAD_SECONDS})
-    with worker.stage("load"):
+    worker.expect(expected_seconds(plan, model_info(plan.model, worker.folder.parent.parent)))
+    with worker.stage("load the model"):
         from offcomp.compress import compress_group, save_group
         from offcomp.evaluation import find_task
         from offcomp.models.loading import load
-        from offcomp.numerics.accounting import Size
-        from offcomp.prediction import model_sizes, predict
 
         loaded = load(plan.model)
         tasks = [find_task(name) for name in plan.tasks]
-    prediction = predict(plan, loaded.info)
-    embed_seconds = 1.0 + EMBED_SECONDS_PER_PARAMETER * loaded.info.num_parameters
-    costs = {f"fit the {task.title} probe on the original": 2 * embed_seconds for task in tasks}
-    costs |= {f"compress {group.name}": group.seconds for group in prediction.groups}
-    costs |= {f"evaluate {task.title}": embed_seconds for task in tasks}
-    worker.expect(costs)
-
     probes: list[tuple[ProbeTask, FittedProbe]] = []
     for task in tasks:
-        with worker.stage(f"fit the {task.title} probe on the original") as report:
+        with worker.stage(f"score the original on {task.name}") as report:
             probes.append((task, task.fit(loaded, report)))
     compressed: list[CompressedGroup] = []
     for group in plan.groups:
@@ -219,7 +223,7 @@ def _evaluate(
     scores = {}
     with substituted(loaded.model, matrices):
         for task, probe in probes:
-            with worker.stage(f"evaluate {task.title}") as report:
+            with worker.stage(f"evaluate {task.name}") as report:
                 scores[task.name] = task.compare(probe, loaded, report)
     return scores
 

@@ -113,8 +113,8 @@ def all_together(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec
 
 GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], list[tuple[str, list[ModuleSpec]]]]]] = {
     "module": ("Each module alone", one_per_module),
-    "kind": ("One group per kind, all layers", one_per_kind),
-    "qkv": ("Query, key and value of each layer", attention_inputs_per_layer),
-    "blocks": ("Blocks of neighbouring layers", blocks_of_layers),
-    "all": ("Everything in one group", all_together),
+    "kind": ("One group per kind", one_per_kind),
+    "qkv": ("QKV of each layer", attention_inputs_per_layer),
+    "blocks": ("Blocks of layers", blocks_of_layers),
+    "all": ("All in one group", all_together),
 }

@@ -29,6 +29,7 @@ import psutil
 from filelock import FileLock
 
 from offcomp.errors import InputError, PlanError, RunError, StorageError
+from offcomp.files import home_folder, read_json, storage_error, write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, validate
 from offcomp.prediction import predict
@@ -39,41 +40,6 @@ RUN_SCHEMA = 1
 FREE_BYTES_NEEDED = 20_000_000
 CLOCK_TOLERANCE_SECONDS = 2.0  # start times of one process, read by two others
 ENDED = ("done", "failed", "cancelled", "interrupted")
-
-
-def home_folder() -> Path:
-    """The user data folder: OFFCOMP_HOME, else `offcomp` in XDG_DATA_HOME or ~/.local/share."""
-    if chosen := os.environ.get("OFFCOMP_HOME"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "offcomp"
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file so that a reader sees the old or the new one, never a part. Raises StorageError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise storage_error(path.parent, error) from None
-
-
-def storage_error(folder: Path, error: OSError) -> StorageError:
-    """One sentence for a folder that cannot be written."""
-    return StorageError(
-        f"cannot write to {folder}: {error.strerror or error}; free some space, or set OFFCOMP_HOME to a folder you may write"
-    )
-
-
-def read_json(path: Path) -> Any:
-    """The document in a JSON file, None where there is none or it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offcomp.files import write_bytes
 from offcomp.grouping import is_turned
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.plan import Plan, members
-from offcomp.runs import storage_error
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "spectra"
 Spectrum = NDArray[np.float32]
@@ -97,11 +98,6 @@ def compute(plan: Plan, home: Path) -> dict[str, Spectrum]:
 
 
 def _keep(path: Path, spectrum: Spectrum) -> None:
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.save(file, spectrum, allow_pickle=False)
-        part.replace(path)
-    except OSError as error:
-        raise storage_error(path.parent, error) from None
+    content = BytesIO()
+    np.save(content, spectrum, allow_pickle=False)
+    write_bytes(path, content.getvalue())

@@ -1,9 +1,14 @@
-"""Plain text tables for the command line."""
+"""Predictions and runs as plain text, for the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from offcomp.models.catalogue import ModelInfo
+from offcomp.plan import Plan
+from offcomp.prediction import predict
+from offcomp.runs import Run
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -28,3 +33,52 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def prediction_text(asked: Plan, info: ModelInfo) -> str:
+    """A table of the predicted groups and the three ratios."""
+    prediction = predict(asked, info)
+    rows = [
+        {
+            "group": g.name,
+            "matrix": f"{g.rows} x {g.cols}",
+            "form": f"{g.size_name} {g.size}" if g.form == "compressed" else g.form,
+            "stored parameters": g.num_parameters,
+            "stored bytes": g.num_bytes,
+            "ratio": f"{g.compression_ratio:.3f}",
+            "break-even": g.break_even_size,
+            "note": g.note,
+        }
+        for g in prediction.groups
+    ]
+    return format_table(rows) + "\n\n" + sizes_text(prediction.model)
+
+
+def sizes_text(sizes: dict[str, Any]) -> str:
+    """The three denominators, one line each."""
+    titles = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
+    return "\n".join(
+        f"{titles[name]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
+        f"smaller), {s['bytes_before']:,} -> {s['bytes_after']:,} bytes ({s['byte_ratio']:.2f}x smaller)"
+        for name, s in sizes.items()
+    )
+
+
+def run_text(found: Run) -> str:
+    """A run's figures as text."""
+    head = f"run {found.id}: {found.status}" + (f", {found.error}" if found.error else "")
+    if not found.result or not found.result["groups"]:
+        return head
+    keys = ("name", "method", "size_name", "size", "compression_ratio", "num_parameters", "num_bytes", "relative_error")
+    rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in found.result["groups"]]
+    lines = [head, "", format_table(rows), ""]
+    if found.result["model"]:
+        lines += [sizes_text(found.result["model"]["sizes"]), ""]
+    for task, score in found.result["scores"].items():
+        before, after, paired = score["original"], score["compressed"], score["paired"]
+        lines.append(
+            f"{task} {score['metric']}: {before['value']:.3f} +- {before['standard_error']:.3f} -> {after['value']:.3f} +- "
+            f"{after['standard_error']:.3f}, agreement {paired['agreement']:.3f}, {paired['right_to_wrong']} right to wrong, "
+            f"{paired['wrong_to_right']} wrong to right, n = {after['n']}"
+        )
+    return "\n".join(lines).rstrip()

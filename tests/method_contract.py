@@ -5,7 +5,6 @@ New methods in `METHODS` are held to it with their default options; add cheap or
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -93,25 +92,23 @@ class MethodContract:
         return random_matrix(ROWS, COLS)
 
     @pytest.fixture
-    def budget(self, unit: str, dtype: str) -> Budget:
-        return share_of_dense(0.5, unit, dtype)
+    def budget(self, dtype: str) -> Budget:
+        """For the tests where the unit makes no difference."""
+        return share_of_dense(0.5, "parameters", dtype)
 
-    @pytest.mark.parametrize("shape", [(ROWS, COLS), (COLS, ROWS), (40, 40)])
-    @pytest.mark.parametrize("share", [0.55, 0.8, 0.99])
     def test_it_never_stores_more_than_the_budget_and_takes_the_largest_size_within(
-        self, method: Method, unit: str, dtype: str, shape: tuple[int, int], share: float
+        self, method: Method, unit: str, dtype: str
     ) -> None:
-        budget = share_of_dense(share, unit, dtype, *shape)
-        compressed = method.fit(random_matrix(*shape), budget)
-        assert compressed.stored.in_unit(unit) <= budget.limit
-        assert compressed.size >= 1
-        larger = stored_size(method.tensor_shapes(*shape, compressed.size + 1), dtype)
-        assert larger.in_unit(unit) > budget.limit
+        for shape, share in [((ROWS, COLS), 0.55), ((COLS, ROWS), 0.7), ((40, 40), 0.99), ((ROWS, COLS), 0.9)]:
+            budget = share_of_dense(share, unit, dtype, *shape)
+            compressed = method.fit(random_matrix(*shape), budget)
+            assert compressed.stored.in_unit(unit) <= budget.limit
+            assert compressed.size >= 1
+            larger = stored_size(method.tensor_shapes(*shape, compressed.size + 1), dtype)
+            assert larger.in_unit(unit) > budget.limit
 
-    def test_what_is_stored_is_what_the_layout_predicts(
-        self, method: Method, matrix: Tensor, budget: Budget, dtype: str
-    ) -> None:
-        compressed = method.fit(matrix, budget)
+    def test_what_is_stored_is_what_the_layout_predicts(self, method: Method, matrix: Tensor, unit: str, dtype: str) -> None:
+        compressed = method.fit(matrix, share_of_dense(0.5, unit, dtype))
         shapes = method.tensor_shapes(ROWS, COLS, compressed.size)
         assert layout_of(compressed) == storage_layout(shapes, dtype)
         assert compressed.stored == stored_size(shapes, dtype)
@@ -154,10 +151,11 @@ class MethodContract:
         assert first.history == second.history
 
     def test_global_random_generators_are_left_alone(self, method: Method, matrix: Tensor, budget: Budget) -> None:
-        before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+        # Not Python's own generator: beartype draws from it while it checks shapes.
+        of_torch, of_numpy = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
         method.fit(matrix, budget, seed=1)
-        assert torch.equal(before[0], torch.random.get_rng_state())
-        assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+        assert torch.equal(of_torch, torch.random.get_rng_state())
+        assert of_numpy == np.random.get_state()[1].tolist()
 
     def test_the_input_is_not_changed(self, method: Method, matrix: Tensor, budget: Budget) -> None:
         copy = matrix.clone()

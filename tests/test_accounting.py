@@ -119,7 +119,7 @@ def test_a_ratio_with_two_decimals_divides_like_whole_numbers(original: int, hun
     assert budget.limit == original * 100 // hundredths
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     rows=st.integers(1, 40),
     cols=st.integers(1, 40),

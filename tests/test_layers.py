@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What needs no torch, of packages that also have parts that do.
 DESCRIPTIONS = (
     "offcomp.errors",
+    "offcomp.files",
     "offcomp.numerics.accounting",
     "offcomp.methods",
     "offcomp.models.catalogue",
@@ -35,7 +36,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.errors": (),
     "offcomp.numerics": ("offcomp.errors",),
     "offcomp.methods": ("offcomp.errors", "offcomp.numerics"),
-    "offcomp.models": ("offcomp.errors", "offcomp.numerics"),
+    "offcomp.files": ("offcomp.errors",),
+    "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping"),
@@ -55,7 +57,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.theme": (),
     "offcomp.charts": (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme"),
     "offcomp.ui": SHOWING,
-    "offcomp.tables": (),
+    "offcomp.tables": (*PLANNING, "offcomp.runs"),
     "offcomp.cli": ("offcomp",),
     "offcomp.__main__": ("offcomp.cli",),
     "pages": (*SHOWING, "offcomp.ui"),

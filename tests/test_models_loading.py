@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,11 +116,12 @@ def test_an_unfit_architecture_falls_back_to_the_base_model(folder: Path) -> Non
         assert describe(str(folder)).architecture == "BertModel"
 
 
-def test_nothing_is_printed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(folder: Path) -> None:
+    """In a process of its own: the log handler of transformers keeps the stderr of its import."""
     edit_weights(folder, unexpected=torch.zeros(3))
-    load(str(folder))
-    captured = capfd.readouterr()
-    assert (captured.out, captured.err) == ("", "")
+    code = f"from offcomp.models.loading import load; load({str(folder)!r})"
+    finished = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    assert (finished.stdout, finished.stderr) == (b"", b"")
 
 
 def test_global_random_state_is_left_alone(folder: Path) -> None:
@@ -143,7 +146,7 @@ def test_missing_weights(folder: Path) -> None:
 
 def test_mismatched_weights(folder: Path) -> None:
     edit_config(folder, intermediate_size=tiny_models.FFN + 1)
-    with pytest.raises(ModelError, match=r"bert'.*(mismatch|size|shape)"):
+    with pytest.raises(ModelError, match=r"mismatched keys encoder\.layer\.0\.intermediate\.dense\.bias, .* and more"):
         load(str(folder))
 
 

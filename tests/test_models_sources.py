@@ -70,12 +70,13 @@ def test_a_catalogue_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch
         resolve("minilm-l6")
 
 
-NO_MODELS = ["", "  ", "/no/such/folder", "./gone", "a/b/c", "../x", "gone.bin", "gone.pt", "x y", "a..b"]
+NO_MODELS = ["", "  ", "/no/such/folder", "./gone", "a/b/c", "../no-such-folder", "gone.bin", "gone.pt", "x y", "a..b"]
 NO_PATHS = ["z" * 500, "z" * 5000, "a\0b", "~nobody/x"]
 
 
 @pytest.mark.parametrize("model", [*NO_MODELS, *NO_PATHS])
-def test_what_is_no_model(model: str) -> None:
+def test_what_is_no_model(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"is no model: give a catalogue name \(minilm-l6\), an existing folder"):
         resolve(model)
 

@@ -32,8 +32,8 @@ def test_packed_tensors_follow_the_storage_layout_and_unpack_to_the_same_names(d
     assert all(value.dtype == torch.float32 for value in restored.values())
 
 
-def test_float32_round_trip_is_exact_with_negative_zero_and_infinity() -> None:
-    value = torch.tensor([[-0.0, 0.0, float("inf"), -float("inf"), 1e-45, 3.4e38]])
+def test_float32_round_trip_is_exact_with_negative_zero_and_extremes() -> None:
+    value = torch.tensor([[-0.0, 0.0, -3.4e38, 1e-45, 3.4e38]])
     assert torch.equal(round_trip(value, "float32").view(torch.int32), value.view(torch.int32))
 
 

@@ -117,7 +117,7 @@ class Autoencoder:
         if latent == 0:
             return store_dense(matrix, budget.dtype)
         samples = matrix.detach().float()
-        norms = samples.norm(dim=1) if self.enforce_norm else None
+        norms = samples.double().norm(dim=1).float() if self.enforce_norm else None
         generator = torch.Generator().manual_seed(PAPER_SEED + seed)
         decoder = new_layers(self._decoder_widths(latent, cols), generator, samples.device)
         encoder = new_layers(self._encoder_widths(latent, cols), generator, samples.device)

@@ -112,7 +112,7 @@ def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
         smallest = smallest_size(method, rows, cols, budget.dtype).in_unit(budget.unit)
         raise BudgetTooSmall(
             f"{method.size_name} 1 of a ({rows}, {cols}) matrix stores {smallest} {budget.unit} "
-            f"but the budget is {budget.limit}; lower the ratio"
+            f"but the budget is {budget.limit}; lower the ratio by at least {smallest / max(1, budget.limit):.3g} times"
         )
     return size
 

@@ -6,11 +6,12 @@ the app runs in a process of its own.
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from offcomp.errors import ModelError
+from offcomp.errors import ModelError, StorageError
+from offcomp.files import read_json, write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.sources import bundled_info, fingerprint, resolve
 
@@ -43,19 +44,14 @@ def _path(home: Path, mark: str) -> Path:
 
 
 def _kept_info(home: Path, mark: str) -> ModelInfo | None:
+    document = read_json(_path(home, mark))
     try:
-        return ModelInfo.from_dict(json.loads(_path(home, mark).read_text(encoding="utf-8")))
-    except (OSError, ValueError, ModelError):
+        return None if document is None else ModelInfo.from_dict(document)
+    except ModelError:
         return None
 
 
 def _keep(home: Path, mark: str, info: ModelInfo) -> None:
     """A listing that cannot be kept is made again next time, so a full disk is no reason to stop here."""
-    path = _path(home, mark)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(info.to_dict()), encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        return
+    with suppress(StorageError):
+        write_json(_path(home, mark), info.to_dict())

@@ -247,16 +247,17 @@ def _instantiated(checkpoint: _Checkpoint) -> PreTrainedModel:
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below with the names
             **checkpoint.arguments,
         )
-    for fault in ("missing_keys", "mismatched_keys", "error_msgs"):
-        found = sorted(str(item) for item in report.get(fault) or ())
-        if found:
+    for fault in ("missing_keys", "mismatched_keys"):
+        names = sorted(item if isinstance(item, str) else item[0] for item in report[fault])
+        if names:
             raise ModelError(
                 f"The files of '{checkpoint.folder}' do not fit its {checkpoint.architecture.__name__}: "
-                f"{fault.replace('_', ' ')} {', '.join(found[:3])}{' and more' if len(found) > 3 else ''}."
+                f"{fault.replace('_', ' ')} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}."
             )
-    return network.eval().requires_grad_(False)
+    return network.requires_grad_(False)  # in evaluation mode already
 
 
 def _tokenizer(checkpoint: _Checkpoint) -> PreTrainedTokenizerBase | None:

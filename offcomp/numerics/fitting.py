@@ -49,8 +49,8 @@ def train(
 ) -> list[float]:
     """Minimise `loss_of(row_indices, epoch)` with Adam over shuffled batches of row indices.
 
-    Returns the mean loss of each epoch. `report` gets the fraction done about a hundred times an epoch at most, and may
-    raise to stop the training.
+    Returns the mean loss of each epoch. `report` gets the fraction done every 64 steps, and may raise to stop the
+    training.
     """
     optimizer = torch.optim.Adam(parameters, lr=learning_rate(0), fused=True)
     history: list[float] = []

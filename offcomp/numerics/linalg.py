@@ -31,20 +31,18 @@ def low_rank_factors(
     """Factors of the best approximation of this rank in the Frobenius norm (Eckart and Young 1936).
 
     The singular values are shared out evenly, U √Σ and √Σ Vᵀ, so that both factors have entries of like size and
-    survive a narrow storage dtype alike. The sign of each component makes its largest right entry positive.
+    survive a narrow storage dtype alike. They are taken as the lengths of the columns of W V, which stay true where the
+    eigenvalues of a rank-deficient matrix are noise. The sign of each component makes its largest right entry positive.
     """
-    rows, cols = matrix.shape
-    if rows < cols:
-        right, left = low_rank_factors(matrix.T, rank)
-        return left.T, right.T
-    eigenvalues, vectors = torch.linalg.eigh(_smaller_gram(matrix))
-    values = eigenvalues.flip(0)[:rank].clamp_min(0).sqrt()  # (rank,)
-    right_vectors = vectors.flip(1)[:, :rank]  # (cols, rank)
-    largest = right_vectors.abs().argmax(0, keepdim=True)
-    right_vectors = right_vectors * torch.where(right_vectors.gather(0, largest) < 0, -1.0, 1.0)
-    projected = matrix.double() @ right_vectors  # (rows, rank) = U Σ
-    root = values.sqrt()
-    inverse_root = torch.where(root > 0, 1 / root.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-    left = projected * inverse_root
-    right = (right_vectors * root).T
-    return left.to(matrix.dtype), right.to(matrix.dtype)
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    _, vectors = torch.linalg.eigh(_smaller_gram(tall))
+    basis = vectors.flip(1)[:, :rank]  # (side, rank)
+    projected = tall.double() @ basis  # (longer side, rank) = U Σ
+    root = projected.norm(dim=0).sqrt()
+    left = projected / root.clamp_min(torch.finfo(torch.float64).tiny)
+    right = (basis * root).T
+    if tall is not matrix:
+        left, right = right.T, left.T
+    largest = right.abs().argmax(1, keepdim=True)
+    sign = torch.where(right.gather(1, largest) < 0, -1.0, 1.0)  # (rank, 1)
+    return (left * sign.T).to(matrix.dtype), (right * sign).to(matrix.dtype)

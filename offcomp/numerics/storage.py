@@ -16,11 +16,14 @@ INT8_LEVELS = 127
 def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """Float tensors as they are stored: contiguous, on the CPU, in `dtype`.
 
-    Raises InputError where a value does not fit the dtype (beyond 65504 in float16).
+    The result shares no memory with the input. Raises InputError where a value is not finite, or does not fit the dtype
+    (beyond 65504 in float16).
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        value = tensor.detach().cpu().float().contiguous()
+        value = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+        if not value.isfinite().all():
+            raise InputError(f"{name} has values that are not finite, so it cannot be stored; check the weights")
         if dtype == "int8" and value.ndim == 2:
             scale = value.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_LEVELS
             stored[name] = (value / scale[:, None]).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8)
@@ -43,5 +46,6 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(SCALE_SUFFIX):
             continue
         scale = stored.get(name + SCALE_SUFFIX)
-        tensors[name] = value.float() if scale is None else value.float() * scale[:, None]
+        exact = value.to(torch.float32, copy=True)
+        tensors[name] = exact if scale is None else exact * scale[:, None]
     return tensors

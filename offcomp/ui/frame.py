@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import streamlit as st
 
@@ -18,19 +19,25 @@ PAGES = (
     ("pages/runs.py", "Runs", ":material/list_alt:"),
     ("pages/compare.py", "Compare", ":material/compare_arrows:"),
 )
+ICON = Path(__file__).parents[2] / "assets" / "images" / "icon.svg"
 POLL_SECONDS = 1.0
+SIDEBAR_PIXELS = 220
 STYLE = """<style>
-.stMainBlockContainer {max-width: 1200px; padding-top: 2.5rem; padding-bottom: 4rem}
-h1 {font-size: 1.9rem; padding-bottom: .3rem}
-h2 {font-size: 1.3rem} h3 {font-size: 1.05rem}
+.stMainBlockContainer {max-width: 1200px; padding: 3.9rem 2rem 4rem}
+.stMainBlockContainer [data-testid="stHeading"] h1 {font-size: 1.8rem; padding: 0 0 .3rem}
 [data-testid="stMetricValue"] {font-size: 1.5rem}
+[class*="st-key-row_"] {gap: .5rem}
+[class*="st-key-row_"] [data-testid="stButtonGroup"] button {padding: .1rem .55rem; min-height: 1.9rem}
+[data-testid^="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #12151c)}
+[data-testid="stCaptionContainer"] {opacity: .8}
+@media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}
 </style>"""
 
 
 @contextmanager
 def page(name: str, question: str) -> Iterator[None]:
     """Draw the frame, then the page inside it. An OffcompError of the page is shown as a sentence; nothing is lost."""
-    st.set_page_config(page_title=f"{name} - offcomp", page_icon=":material/compress:", layout="wide")
+    st.set_page_config(page_title=f"{name} - offcomp", page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
     st.html(STYLE)
     with st.sidebar:
         st.markdown("### offcomp")

@@ -9,10 +9,10 @@ import sys
 import streamlit as st
 
 from offcomp.errors import ModelError
+from offcomp.files import home_folder
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.listing import known_info
 from offcomp.plan import Plan
-from offcomp.runs import home_folder
 
 LISTING_SECONDS = 600
 

@@ -1,0 +1,85 @@
+"""Screenshots of every page, light and dark, wide and narrow: `python -m benchmarks.screenshots [FOLDER] [PAGE ...]`.
+
+Starts the app on a free port with the home folder that OFFCOMP_HOME names. Without a folder the images of the README are
+retaken: assets/images/PAGE-light.png and -dark.png.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from tests.browser import launch_options
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "assets" / "images"
+PAGES = {"start": "/", "compress": "/compress", "runs": "/runs", "compare": "/compare"}
+SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The app on a free port of this machine: yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "offcomp.cli", "app", "--port", str(port)], cwd=ROOT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def settle(page: Page) -> None:
+    """Wait until the page stands still."""
+    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=30_000)
+    page.wait_for_timeout(1500)
+
+
+def main(folder: str | None = None, *names: str) -> None:
+    """Take the screenshots."""
+    target = Path(folder) if folder else IMAGES
+    target.mkdir(parents=True, exist_ok=True)
+    with served() as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**launch_options())
+        for theme in ("light", "dark"):
+            for size, (width, height) in SIZES.items():
+                if size == "narrow" and not folder:
+                    continue
+                context = browser.new_context(
+                    viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce"
+                )
+                page = context.new_page()
+                for name in names or PAGES:
+                    page.goto(address + PAGES[name])
+                    page.wait_for_selector("h1")
+                    settle(page)
+                    suffix = f"-{size}" if folder else ""
+                    page.screenshot(path=target / f"{name}-{theme}{suffix}.png")
+                    if folder and size == "wide":
+                        page.set_viewport_size({"width": width, "height": 1800})
+                        settle(page)
+                        page.screenshot(path=target / f"{name}-{theme}-tall.png")
+                        page.set_viewport_size({"width": width, "height": height})
+                context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,122 @@
+"""The list of runs: progress, cancel, retry, failures with their reason."""
+
+from __future__ import annotations
+
+import time
+
+import streamlit as st
+
+from offcomp.errors import OffcompError
+from offcomp.methods import METHODS
+from offcomp.runs import Run, RunStore
+from offcomp.ui.frame import show_error
+from offcomp.ui.jobs import model_info
+
+POLL_SECONDS = 0.5
+SHOWN_AT_ONCE = 20
+STATUS_ICONS = {
+    "queued": ":material/hourglass_empty:",
+    "running": ":material/progress_activity:",
+    "done": ":material/check_circle:",
+    "failed": ":material/error:",
+    "cancelled": ":material/cancel:",
+    "interrupted": ":material/power_off:",
+}
+
+
+def describe_run(run: Run) -> str:
+    """A run in a few words: methods, groups, ratio."""
+    titles = {method.name: method.title for method in METHODS}
+    methods = " + ".join(dict.fromkeys(titles.get(group.method, group.method) for group in run.plan.groups)) or "baseline"
+    names = [group.name for group in run.plan.groups]
+    groups = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    ratios = sorted({group.ratio for group in run.plan.groups})
+    return f"{methods}: {groups} at {', '.join(f'{ratio:g}x' for ratio in ratios)}"
+
+
+def list_runs() -> None:
+    """All runs, the newest first; looks again while one is at work."""
+    store = RunStore()
+    runs = store.all()
+    busy = any(not run.ended for run in runs)
+    if not runs:
+        st.info("No runs yet. Choose some weights and start one: it takes a few seconds with SVD.")
+        st.page_link("pages/compress.py", label="Compress something", icon=":material/compress:")
+        return
+    done = sum(run.status == "done" for run in runs)
+    left, right = st.columns([3, 1], vertical_alignment="center")
+    left.markdown(
+        f"{len(runs)} runs: {done} done, {sum(not run.ended for run in runs)} under way. They live in `{store.folder}`."
+    )
+    if done:
+        right.page_link("pages/compare.py", label="Compare the finished ones", icon=":material/compare_arrows:")
+    st.fragment(_cards, run_every=POLL_SECONDS if busy else None)(busy)
+
+
+def _cards(was_busy: bool) -> None:
+    runs = RunStore().all()
+    if was_busy and all(run.ended for run in runs):
+        st.rerun()
+    shown = st.session_state.setdefault("runs_shown", SHOWN_AT_ONCE)
+    for run in runs[:shown]:
+        with st.container(border=True, key=f"run_{run.id}"):
+            _card(run)
+    if len(runs) > shown and st.button(f"Show more ({shown} of {len(runs)} shown)", key="more_runs"):
+        st.session_state["runs_shown"] = shown + SHOWN_AT_ONCE
+        st.rerun()
+
+
+def _card(run: Run) -> None:
+    left, right = st.columns([4, 1], vertical_alignment="center")
+    with left:
+        st.markdown(f"{STATUS_ICONS[run.status]} **{run.status}** · {describe_run(run)}")
+        submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
+        st.caption(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_took(run)}")
+        if run.status in ("queued", "running"):
+            _progress(run)
+        elif run.error and run.status != "cancelled":
+            st.error(run.error, icon=":material/error:")
+    with right:
+        _actions(run)
+
+
+def _took(run: Run) -> str:
+    seconds = (run.result or {}).get("timings", {}).get("total")
+    return f" · {seconds:.0f} s" if seconds is not None and run.status == "done" else ""
+
+
+def _progress(run: Run) -> None:
+    stage = str(run.progress.get("stage", "queued"))
+    fraction = float(run.progress.get("fraction", 0.0)) if stage != "queued" else 0.0
+    remaining = run.progress.get("remaining_seconds")
+    text = "waiting for the run before it" if stage == "queued" else stage
+    if stage != "queued" and remaining is not None:
+        text += f", about {max(1, round(remaining))} s left"
+    st.progress(min(1.0, fraction), text=text)
+
+
+def _actions(run: Run) -> None:
+    if run.ended:
+        if run.status == "done":
+            st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
+        else:
+            st.button("Run again", key=f"again_{run.id}", on_click=_again, args=(run,), width="stretch")
+        st.button("Delete", key=f"delete_{run.id}", on_click=_guarded_delete, args=(run.id,), type="tertiary", width="stretch")
+    elif (run.folder / "cancel").exists():
+        st.caption("stopping")
+    else:
+        st.button("Cancel", key=f"cancel_{run.id}", on_click=RunStore().cancel, args=(run.id,), width="stretch")
+
+
+def _again(run: Run) -> None:
+    try:
+        RunStore().submit(run.plan, model_info(run.plan.model), again=True)
+    except OffcompError as error:
+        show_error(error)
+
+
+def _guarded_delete(name: str) -> None:
+    try:
+        RunStore().delete(name)
+    except OffcompError as error:
+        show_error(error)

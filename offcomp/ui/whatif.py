@@ -1,0 +1,180 @@
+"""The live side of Compress: exact SVD error and sizes at a ratio, what has been measured, and the button that runs it."""
+
+from __future__ import annotations
+
+import shlex
+
+import streamlit as st
+
+from offcomp.charts import error_curve_figure, error_curve_table, prediction_table
+from offcomp.errors import InputError
+from offcomp.files import home_folder
+from offcomp.methods import method_class
+from offcomp.plan import Plan, members, validate
+from offcomp.prediction import Prediction, predict
+from offcomp.runs import Run, RunStore, run_id
+from offcomp.spectra import Spectrum, find, relative_error
+from offcomp.ui.choices import RATIOS, Choices
+from offcomp.ui.frame import palette
+from offcomp.ui.jobs import request_spectra
+
+POLL_SECONDS = 1.0
+
+
+def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
+    """The singular values of all groups; None, and a request to compute them, where some are not known yet."""
+    home = home_folder()
+    found = [find(choices.info, members(group, choices.info), group.stack, home) for group in plan.groups]
+    known = [spectrum for spectrum in found if spectrum is not None]
+    return known if len(known) == len(found) else None
+
+
+def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
+    """Relative error of SVD over all chosen weights, at the predicted ranks."""
+    return relative_error(spectra, [group.size if group.form != "dense" else None for group in prediction.groups])
+
+
+def finished_run(plan: Plan, choices: Choices) -> Run | None:
+    """The finished run of this very plan, if there is one."""
+    try:
+        run = RunStore().get(run_id(plan, choices.info.fingerprint))
+    except InputError:
+        return None
+    return run if run.status == "done" else None
+
+
+def what_if(choices: Choices) -> None:
+    """The ratio slider and everything that follows from it."""
+    st.session_state.setdefault("ratio", 3.0)
+    ratio = st.select_slider(
+        "Compression ratio",
+        RATIOS,
+        key="ratio",
+        format_func=lambda value: f"{value:g}x",
+        persist_state="session",
+        help="Original divided by stored, of the chosen modules.",
+    )
+    plans = {method: choices.plan(method, ratio) for method in choices.methods}
+    reference = choices.plan("svd", ratio)
+    for plan in (reference, *plans.values()):
+        validate(plan, choices.info)
+    spectra = known_spectra(reference, choices)
+    predictions = {method: predict(plan, choices.info) for method, plan in plans.items()}
+    _answer(choices, plans, predictions, spectra, ratio)
+    _run_button(choices, plans, predictions)
+    if spectra is None:
+        _wait_for_spectra(reference)
+    else:
+        table = error_curve_table(choices.info, reference, spectra, [r for r in RATIOS if r <= 50])
+        figure = error_curve_figure(table, ratio, choices.unit, palette())
+        st.plotly_chart(
+            figure, theme=None, key="error_curve", alt="Relative error of SVD at each compression ratio, as a line."
+        )
+    _details(plans, predictions, spectra)
+
+
+def _wait_for_spectra(reference: Plan) -> None:
+    """Say that the singular values are on their way, and look again until they are."""
+    problem = request_spectra(reference)
+    if problem == "working":
+        st.info("Computing the singular values of these groups, once. The exact error appears in a few seconds.")
+        st.fragment(_look_again, run_every=POLL_SECONDS)(reference)
+    elif problem:
+        st.error(problem, icon=":material/error:")
+    else:
+        st.rerun()
+
+
+def _look_again(reference: Plan) -> None:
+    if request_spectra(reference) != "working":
+        st.rerun()
+
+
+def _answer(
+    choices: Choices,
+    plans: dict[str, Plan],
+    predictions: dict[str, Prediction],
+    spectra: list[Spectrum] | None,
+    ratio: float,
+) -> None:
+    """One card a method: stored parameters, size, and the error where it is known."""
+    st.markdown(_sentence(choices, predictions, spectra, ratio))
+    for column, (method, prediction) in zip(st.columns(max(1, len(plans))), predictions.items(), strict=False):
+        sizes = prediction.model["chosen"]
+        with column.container(border=True, key=f"card_{method}"):
+            st.markdown(f"**{method_class(method).title}** at {ratio:g}x")
+            st.metric(
+                "Stored parameters",
+                f"{sizes['parameters_after']:,}",
+                f"{sizes['parameter_ratio']:.2f}x smaller, {sizes['bytes_after'] / 1e6:.2f} MB",
+                delta_color="off",
+                delta_arrow="off",
+            )
+            run = finished_run(plans[method], choices)
+            if method == "svd" and spectra is not None:
+                exact = "exact" if choices.dtype == "float32" else f"before rounding to {choices.dtype}"
+                st.metric(
+                    "Relative error", f"{svd_error(spectra, prediction):.3f}", exact, delta_color="off", delta_arrow="off"
+                )
+            elif run is not None:
+                measured = error_over_groups(run)
+                st.metric("Relative error", f"{measured:.3f}", f"measured, run {run.id}", delta_color="off", delta_arrow="off")
+            else:
+                st.metric(
+                    "Relative error",
+                    "not measured",
+                    f"a run takes about {max(10, round(prediction.seconds + 12))} s",
+                    delta_color="off",
+                    delta_arrow="off",
+                )
+
+
+def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: list[Spectrum] | None, ratio: float) -> str:
+    """The answer in a sentence."""
+    chosen = f"{len(choices.specs)} weight matrices" if len(choices.specs) > 1 else choices.specs[0].name
+    dense = [group.name for prediction in predictions.values() for group in prediction.groups if group.form == "dense"]
+    if dense:
+        return f"At {ratio:g}x nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage fits the budget."
+    if spectra is None or "svd" not in predictions:
+        return f"{chosen} at {ratio:g}x: run the methods to see what the model keeps."
+    kept = 1 - svd_error(spectra, predictions["svd"]) ** 2
+    return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared length) of {chosen}."
+
+
+def error_over_groups(run: Run) -> float:
+    """Relative error of a finished run over all its chosen weights."""
+    groups = run.result["groups"] if run.result else []
+    residual = sum(g["rmse"] ** 2 * g["original_parameters"] for g in groups)
+    energy = sum((g["rmse"] / g["relative_error"]) ** 2 * g["original_parameters"] for g in groups if g["relative_error"])
+    return float((residual / energy) ** 0.5) if energy else 0.0
+
+
+def _run_button(choices: Choices, plans: dict[str, Plan], predictions: dict[str, Prediction]) -> None:
+    """Start one run a method, then show the runs."""
+    impossible = [group for prediction in predictions.values() for group in prediction.groups if group.form == "infeasible"]
+    for group in impossible[:3]:
+        st.error(f"{group.name}, {method_class(group.method).title}: {group.note} ({group.largest_ratio:.0f}x at most).")
+    titles = " and ".join(method_class(method).title for method in plans)
+    if st.button(
+        f"Run {titles}" if plans else "Choose a method", type="primary", disabled=not plans or bool(impossible), key="run"
+    ):
+        store = RunStore()
+        for plan in plans.values():
+            store.submit(plan, choices.info)
+        st.switch_page("pages/runs.py")
+
+
+def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra: list[Spectrum] | None) -> None:
+    """The groups one by one, and how to do the same without a browser."""
+    with st.expander("Groups: ranks, sizes and break-even"):
+        for method, prediction in predictions.items():
+            st.caption(method_class(method).title)
+            table = prediction_table(prediction.groups, spectra if method == "svd" else None)
+            st.dataframe(table, hide_index=True, key=f"groups_{method}")
+    with st.expander("Plan and command line"):
+        for method, plan in plans.items():
+            name = f"{method}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{method}.json"
+            st.download_button(
+                f"Plan of {method_class(method).title}", plan.to_json(), name, "application/json", key=f"plan_{method}"
+            )
+            st.code(f"offcomp run {shlex.quote(name)} --json", language="bash")

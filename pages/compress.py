@@ -1,0 +1,26 @@
+"""Choose modules, grouping, methods and ratio; see at once what SVD would do; run."""
+
+import streamlit as st
+
+from offcomp.ui.choices import Choices, choose_grouping, choose_methods, choose_model, choose_modules, choose_storage
+from offcomp.ui.frame import page
+from offcomp.ui.jobs import model_info
+from offcomp.ui.whatif import what_if
+
+with page("Compress", "What if these weights were smaller?"):
+    controls, answer = st.columns([5, 6], gap="large")
+    with controls:
+        info = model_info(choose_model())
+        st.caption(
+            f"{info.architecture}, {info.num_parameters / 1e6:.1f} M parameters, {info.num_layers} layers. Numbers are layers."
+        )
+        specs = choose_modules(info)
+        grouping, stack, block = choose_grouping()
+        methods, options = choose_methods()
+        unit, dtype, seed = choose_storage()
+    with answer:
+        if specs:
+            choices = Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed)
+            st.fragment(what_if)(choices)
+        else:
+            st.info("No module is chosen. Tick a kind on the left, query for example, to see what compressing it would do.")
