@@ -97,11 +97,19 @@ def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
     for kind in kinds:
         if arguments.kinds and kind not in present:
             raise InputError(f"{info.model} has no module of kind {kind!r}; it has {', '.join(sorted(present))}")
-    layers = {int(layer) for layer in arguments.layers.split(",")} if arguments.layers else None
+    layers = layer_numbers(arguments.layers)
     chosen = [s for s in info.modules if s.kind in kinds and (layers is None or s.layer in layers)]
     if not chosen:
         raise InputError(f"no module of {info.model} matches; see 'offcomp modules {info.model}'")
     return chosen
+
+
+def layer_numbers(text: str | None) -> set[int] | None:
+    """The layers of a comma-separated list; None for all."""
+    try:
+        return {int(layer) for layer in text.split(",")} if text else None
+    except ValueError:
+        raise InputError(f"--layers {text!r} must be layer numbers with commas between them, such as 0,1,2") from None
 
 
 def option_value(text: str) -> tuple[str, Any]:

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from offcomp.errors import StorageError
+from offcomp.files import write_bytes
 from offcomp.grouping import is_turned
 from offcomp.methods import FORMS, CompressedMatrix, make_method
 from offcomp.methods.base import Report, ignore_progress
@@ -111,12 +112,8 @@ def save_group(group: CompressedGroup, folder: Path) -> Path:
     figures = group.figures
     path = folder / f"{figures['name']}.safetensors"
     manifest = {key: figures[key] for key in ("name", "modules", "stack", "method", "form", "rows", "cols")}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(dict(group.compressed.tensors), path, metadata={"offcomp": json.dumps(manifest)})
-        payload = payload_bytes(path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; free some space or set OFFCOMP_HOME") from None
+    write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}))
+    payload = payload_bytes(path)
     if payload != figures["num_bytes"]:
         raise StorageError(f"{path} holds {payload} bytes of tensors but its ledger says {figures['num_bytes']}")
     return path

@@ -35,6 +35,7 @@ SPLITS = ("train", "validation", "test")
 REGULARISATION = (0.001, 0.01, 0.1, 1.0)
 BATCH_SIZE = 32
 MAX_TOKENS = 256
+RESERVED_POSITIONS = 2  # RoBERTa counts its positions from the padding index + 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def embed(loaded: LoadedModel, texts: Sequence[str], report: Report = ignore_pro
 
 def _embed_batch(loaded: LoadedModel, texts: list[str]) -> Embeddings:
     assert loaded.tokenizer is not None  # noqa: S101  # embed has checked
-    limit = min(MAX_TOKENS, getattr(loaded.model.config, "max_position_embeddings", MAX_TOKENS) or MAX_TOKENS)
+    positions = getattr(loaded.model.config, "max_position_embeddings", None) or MAX_TOKENS + RESERVED_POSITIONS
+    limit = min(MAX_TOKENS, positions - RESERVED_POSITIONS)
     batch = loaded.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
     with torch.inference_mode():
         hidden = last_hidden_state(loaded.model, **batch)  # (batch, tokens, hidden)
