@@ -42,7 +42,7 @@ format: $(DEV)
 
 screenshots: $(DEV)
 	$(BIN)/python -m tests.browser --install
-	$(BIN)/python benchmarks/screenshots.py
+	$(BIN)/python -m benchmarks.screenshots
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

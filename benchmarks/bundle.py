@@ -1,23 +1,27 @@
-"""Make what is bundled: `python benchmarks/bundle.py` writes the spectra under assets/.
+"""Make what is bundled: `python -m benchmarks.bundle` writes the spectra and the example runs under assets/.
 
 Needs the MiniLM-L6 package. Everything is computed here and now; nothing is copied from elsewhere.
 """
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import sleep
 
 import numpy as np
 
 from offcomp.errors import InputError
 from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
+from offcomp.methods import METHODS
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.listing import model_info
 from offcomp.models.loading import describe
-from offcomp.plan import Group, Plan
+from offcomp.plan import Group, Plan, make_groups
+from offcomp.runs import RunStore
 from offcomp.spectra import compute, spectrum_key
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -47,10 +51,23 @@ def preset_groups(info: ModelInfo) -> Iterator[tuple[list[ModuleSpec], str]]:
             yield members, stack
 
 
-def main() -> None:
-    """Write assets/models and assets/spectra."""
-    info = describe(MODEL)
-    (ASSETS / "models" / f"{MODEL}.json").write_text(json.dumps(info.to_dict(), indent=1) + "\n", encoding="utf-8")
+def run_examples(info: ModelInfo) -> None:
+    """Measure the runs of the Start page: query and key, one group per kind, at 3x."""
+    specs = [spec for spec in info.modules if spec.kind in ("query", "key")]
+    for method in METHODS:
+        with TemporaryDirectory() as home:
+            store = RunStore(Path(home))
+            plan = Plan(MODEL, make_groups(specs, "kind", method=method.name, ratio=3.0))
+            run = store.submit(plan, model_info(MODEL, store.home))
+            while not run.ended:
+                sleep(0.2)
+                run = store.get(run.id)
+            shutil.copy(run.folder / "run.json", ASSETS / "runs" / f"{MODEL}-{method.name}.json")
+            print(f"{method.title}: run {run.id} {run.status}")
+
+
+def write_spectra(info: ModelInfo) -> None:
+    """Write assets/spectra."""
     by_key = {}
     for members, stack in preset_groups(info):
         name = f"g{len(by_key)}"
@@ -61,6 +78,13 @@ def main() -> None:
     path = ASSETS / "spectra" / f"{MODEL}.npz"
     np.savez_compressed(path, fingerprint=np.array(info.fingerprint), **keyed)
     print(f"{path.name}: {len(keyed)} spectra, {path.stat().st_size / 1e3:.0f} kB")
+
+
+def main() -> None:
+    """Write everything."""
+    info = describe(MODEL)
+    run_examples(info)
+    write_spectra(info)
 
 
 if __name__ == "__main__":

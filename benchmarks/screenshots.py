@@ -6,44 +6,19 @@ retaken: assets/images/PAGE-light.png and -dark.png.
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from offcomp.files import home_folder
 from tests.browser import launch_options
+from tests.serving import served
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "assets" / "images"
 PAGES = {"start": "/", "compress": "/compress", "runs": "/runs", "compare": "/compare"}
 SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    """The app on a free port of this machine: yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "offcomp.cli", "app", "--port", str(port)], cwd=ROOT)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def settle(page: Page) -> None:
@@ -56,7 +31,7 @@ def main(folder: str | None = None, *names: str) -> None:
     """Take the screenshots."""
     target = Path(folder) if folder else IMAGES
     target.mkdir(parents=True, exist_ok=True)
-    with served() as address, sync_playwright() as playwright:
+    with served(home_folder()) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(**launch_options())
         for theme in ("light", "dark"):
             for size, (width, height) in SIZES.items():

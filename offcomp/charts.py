@@ -104,7 +104,7 @@ def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectr
         row = {
             "group": group.name,
             "matrix": f"{group.rows} x {group.cols}",
-            group.size_name: group.size if group.form == "compressed" else group.form,
+            group.size_name: str(group.size) if group.form == "compressed" else group.form,
             "stored parameters": group.num_parameters,
             "stored kB": group.num_bytes / 1e3,
             "compression ratio": group.compression_ratio,
@@ -117,5 +117,5 @@ def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectr
         rows.append(row)
     table = pd.DataFrame(rows)
     for column in table.columns.intersection(["rank", "latent width"]):
-        table[column] = table[column].astype(str)
+        table[column] = table[column].fillna("")
     return table

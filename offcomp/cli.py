@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise RunError(f"run {current.id} was cancelled") from None
     emit(arguments, current.result or {"id": current.id, "status": current.status}, lambda: run_text(current))
     if current.status != "done":
-        raise RunError(f"run {current.id} {current.status}: {current.error or last_log_line(current)}")
+        raise RunError(f"run {current.id} {current.status}: {current.error}")
 
 
 def wait(store: RunStore, current: Run) -> Run:
@@ -168,14 +168,6 @@ def wait(store: RunStore, current: Run) -> Run:
         time.sleep(POLL_SECONDS)
         current = store.get(current.id)
     return current
-
-
-def last_log_line(current: Run) -> str:
-    """What the worker said last."""
-    try:
-        return (current.folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
-    except (OSError, IndexError):
-        return "the worker ended without a word"
 
 
 def runs(arguments: argparse.Namespace) -> None:

@@ -6,9 +6,10 @@ torch and without the model's weights: `validate` lists all faults at once, `off
 
 from __future__ import annotations
 
+import difflib
 import json
-import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
@@ -73,7 +74,8 @@ class Plan:
             faults.append(f"plan schema {schema!r} is not known; this version reads {PLAN_SCHEMA}.")
         values = _read_fields(Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults)
         groups = []
-        for index, entry in enumerate(values.get("groups", ())):
+        entries = values.get("groups", ())
+        for index, entry in enumerate(entries if isinstance(entries, tuple) else ()):
             if isinstance(entry, dict):
                 groups.append(_read_fields(Group, entry, f"group {entry.get('name', index)!r}", GROUP_TYPES, faults))
             else:
@@ -87,16 +89,23 @@ class Plan:
         """Read a plan from a JSON document. Raises PlanError."""
         try:
             return Plan.from_dict(json.loads(text))
+        except RecursionError:
+            raise PlanError(["the plan nests too many lists or objects."]) from None
         except ValueError as error:
             raise PlanError([f"the plan is not valid JSON: {error}."]) from None
 
 
 def _all_options(group: dict[str, Any]) -> dict[str, Any]:
-    """A group's options with the defaults of its method, so that equal plans are written alike."""
+    """A group's options with the defaults of its method, numbers in their type, so that equal plans are written alike."""
     try:
-        return default_options(group["method"]) | group["options"]
+        defaults = default_options(group["method"])
     except InputError:
         return dict(group["options"])
+    given = {
+        key: float(value) if isinstance(defaults.get(key), float) and _is_number(value) else value
+        for key, value in group["options"].items()
+    }
+    return defaults | given
 
 
 def _is_text(value: Any) -> bool:
@@ -108,14 +117,17 @@ def _is_text_list(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 PLAN_TYPES = {
     "model": (_is_text, "a model name, folder or hub id"),
     "groups": (lambda value: isinstance(value, (list, tuple)), "a list of groups"),
     "tasks": (_is_text_list, "a list of task names"),
-    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31, "0 or more"),
+    "seed": (
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31,
+        "a whole number from 0 to 2147483647",
+    ),
 }
 GROUP_TYPES = {
     "name": (_is_text, "a name"),
@@ -144,7 +156,11 @@ def _read_fields(kind: type, document: dict[str, Any], where: str, types: dict[s
         accepts, wanted = types[option.name]
         if not accepts(value):
             faults.append(f"{where} has {option.name} {value!r}; it must be {wanted}.")
-        values[option.name] = tuple(value) if isinstance(value, list) and accepts(value) else value
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(option.default, float):
+            value = float(value)
+        values[option.name] = value
     return values
 
 
@@ -152,6 +168,7 @@ def validate(plan: Plan, info: ModelInfo) -> None:
     """Check a plan against its model. Raises PlanError listing every fault; impossible budgets are the prediction's."""
     known = {spec.name for spec in info.modules}
     faults = [f"unknown task {task!r}; choose from {', '.join(TASK_NAMES)}." for task in plan.tasks if task not in TASK_NAMES]
+    faults += [f"task {task!r} is named twice." for task in sorted(set(plan.tasks)) if plan.tasks.count(task) > 1]
     owner: dict[str, str] = {}
     names: set[str] = set()
     for group in plan.groups:
@@ -177,7 +194,9 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
         faults.append(f"{where}: {error}.")
     for module in group.modules:
         if module not in known:
-            faults.append(f"{where} names {module!r}, which {info.model} does not have; see 'offcomp modules {info.model}'.")
+            close = difflib.get_close_matches(module, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"see 'offcomp modules {info.model}'."
+            faults.append(f"{where} names {module!r}, which {info.model} does not have; {hint}")
         elif module in owner:
             faults.append(f"{where} names {module!r}, which is already in group {owner[module]!r}.")
         owner.setdefault(module, group.name)

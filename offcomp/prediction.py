@@ -113,7 +113,10 @@ def predict_group(group: Group, info: ModelInfo) -> GroupPrediction:
         requested_ratio=group.ratio,
         compression_ratio=ratio_of(original, stored, group.unit),
         break_even_size=break_even_size(method, rows, cols, original, budget),
-        largest_ratio=ratio_of(original, smallest_size(method, rows, cols, group.dtype), group.unit),
+        largest_ratio=max(
+            ratio_of(original, smallest, group.unit)
+            for smallest in (smallest_size(method, rows, cols, group.dtype), stored_size(dense_shapes(rows, cols), group.dtype))
+        ),
         seconds=method.seconds(rows, cols, size),
         note=note,
     )

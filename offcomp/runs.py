@@ -39,6 +39,8 @@ RESULTS_VERSION = 1
 RUN_SCHEMA = 1
 FREE_BYTES_NEEDED = 20_000_000
 CLOCK_TOLERANCE_SECONDS = 2.0  # start times of one process, read by two others
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+"""A polite worker's threads must not spin for each other: beside another busy process they would be a hundred times slower."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 
@@ -64,7 +66,17 @@ class Run:
         """Why it did not finish, in a sentence; empty where it did."""
         if self.result and self.result.get("error"):
             return str(self.result["error"])
-        return "The worker ended without a result; run it again." if self.status == "interrupted" else ""
+        if self.status != "interrupted":
+            return ""
+        return f"the worker ended without a result; run it again. Its last words: {self.last_log_line}"
+
+    @property
+    def last_log_line(self) -> str:
+        """What the worker wrote last."""
+        try:
+            return (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+        except (OSError, IndexError):
+            return "none."
 
 
 def run_id(plan: Plan, fingerprint: str) -> str:
@@ -78,7 +90,7 @@ def start_worker(folder: Path) -> int:
 
     The worker ends with its parent (it compares OFFCOMP_PARENT with its parent's id), so nothing runs on unseen.
     """
-    environment = os.environ | {"OFFCOMP_PARENT": str(os.getpid()), "HF_HUB_OFFLINE": "1"}
+    environment = PATIENT_THREADS | os.environ | {"OFFCOMP_PARENT": str(os.getpid()), "HF_HUB_OFFLINE": "1"}
     with (folder / "log.txt").open("ab") as log:
         worker = subprocess.Popen(
             [sys.executable, "-m", "offcomp.execute", str(folder)],

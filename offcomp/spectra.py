@@ -28,7 +28,7 @@ Spectrum = NDArray[np.float32]
 
 
 def spectrum_key(specs: Sequence[ModuleSpec], stack: str) -> str:
-    """A name for the singular values of a stacked group. The order of members and a turn of all of them change nothing."""
+    """A name for the singular values of a stacked group. The order of members does not matter, nor a turn of a lone one."""
     turned = [is_turned(spec, stack) for spec in specs]
     alone = len(specs) == 1
     parts = sorted(f"{spec.name}{'' if alone or not turn else ' turned'}" for spec, turn in zip(specs, turned, strict=True))
@@ -55,11 +55,12 @@ def _bundled(model: str, fingerprint: str) -> dict[str, Spectrum]:
 def find(info: ModelInfo, specs: Sequence[ModuleSpec], stack: str, home: Path) -> Spectrum | None:
     """The singular values of a group where they are known, else None."""
     key = spectrum_key(specs, stack)
-    bundled = _bundled(info.model, info.fingerprint).get(key)
+    bundled = _bundled(info.model, info.fingerprint).get(key) if info.source == "catalogue" else None
     if bundled is not None:
         return bundled
     try:
-        return np.load(_path(home, info, key), allow_pickle=False)
+        with _path(home, info, key).open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError):
         return None
 

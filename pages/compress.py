@@ -23,4 +23,5 @@ with page("Compress", "What if these weights were smaller?"):
             choices = Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed)
             st.fragment(what_if)(choices)
         else:
-            st.info("No module is chosen. Tick a kind on the left, query for example, to see what compressing it would do.")
+            where = "Tick a kind, query for example," if info.family else "Its family is unknown: choose from its other weights"
+            st.info(f"No module is chosen. {where} to see what compressing it would do.")

@@ -30,7 +30,8 @@ DESCRIPTIONS = (
 )
 PLANNING = (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.prediction")
 COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
-SHOWING = (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme", "offcomp.charts")
+RESULTS = ("offcomp.results", "offcomp.answers", "offcomp.bundled", "offcomp.result_charts")
+SHOWING = (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.spectra", "offcomp.theme", "offcomp.charts", "offcomp.first_chart")
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.errors": (),
@@ -55,7 +56,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "offcomp.spectra",
     ),
     "offcomp.theme": (),
+    "offcomp.first_chart": ("offcomp.theme",),
     "offcomp.charts": (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme"),
+    "offcomp.results": (*PLANNING, "offcomp.runs"),
+    "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.results"),
+    "offcomp.bundled": (*PLANNING, "offcomp.runs"),
+    "offcomp.result_charts": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.theme", "offcomp.charts", "offcomp.first_chart"),
     "offcomp.ui": SHOWING,
     "offcomp.tables": (*PLANNING, "offcomp.runs"),
     "offcomp.cli": ("offcomp",),
@@ -67,7 +73,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 
 STREAMLIT_ALLOWED = ("offcomp.ui", "pages", "app")
 HEAVY = ("torch", "transformers", "sklearn", "datasets")
-NEVER_HEAVY = ("offcomp.ui", "offcomp.charts", "offcomp.runs", "pages", "app", *PLANNING)
+NEVER_HEAVY = ("offcomp.ui", *RESULTS, "offcomp.charts", "offcomp.runs", "pages", "app", *PLANNING)
 LAZILY_HEAVY = "offcomp.methods"  # in this one, functions that compute may import torch
 LONGEST = {"pages": 100, "app": 100, "offcomp": 300}
 

@@ -106,6 +106,10 @@ def embed(loaded: LoadedModel, texts: Sequence[str], report: Report = ignore_pro
     tokenizer = loaded.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise TaskError(
+            f"the tokenizer of {loaded.info.model} has no token to pad with; add a pad_token to tokenizer_config.json"
+        )
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     pooled: dict[int, Embeddings] = {}
     for start in range(0, len(order), BATCH_SIZE):
@@ -122,7 +126,7 @@ def _embed_batch(loaded: LoadedModel, texts: list[str]) -> Embeddings:
     assert loaded.tokenizer is not None  # noqa: S101  # embed has checked
     positions = getattr(loaded.model.config, "max_position_embeddings", None) or MAX_TOKENS + RESERVED_POSITIONS
     limit = min(MAX_TOKENS, positions - RESERVED_POSITIONS)
-    batch = loaded.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+    batch = loaded.tokenizer(texts, padding=True, padding_side="right", truncation=True, max_length=limit, return_tensors="pt")
     with torch.inference_mode():
         hidden = last_hidden_state(loaded.model, **batch)  # (batch, tokens, hidden)
     mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)

@@ -25,13 +25,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from offcomp.methods.base import CompressedMatrix, Report, choose_size, ignore_progress, store_dense
 from offcomp.numerics.accounting import Budget, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from offcomp.numerics.networks import RowLoss
 
 ENCODER_WIDTHS = (8, 4)
 DECODER_WIDTHS = (2, 4)
@@ -109,7 +111,8 @@ class Autoencoder:
         """Train at the largest latent width within the budget, on the device of `matrix`."""
         import torch
 
-        from offcomp.numerics.fitting import apply_layers, new_layers, train
+        from offcomp.numerics.fitting import train
+        from offcomp.numerics.networks import Network, rescale_rows, through_rescaling
         from offcomp.numerics.storage import pack
 
         rows, cols = matrix.shape
@@ -117,21 +120,27 @@ class Autoencoder:
         if latent == 0:
             return store_dense(matrix, budget.dtype)
         samples = matrix.detach().float()
-        norms = samples.double().norm(dim=1).float() if self.enforce_norm else None
+        norms = samples.double().norm(dim=1).float()
         generator = torch.Generator().manual_seed(PAPER_SEED + seed)
-        decoder = new_layers(self._decoder_widths(latent, cols), generator, samples.device)
-        encoder = new_layers(self._encoder_widths(latent, cols), generator, samples.device)
-        squash = torch.nn.functional.leaky_relu if self.encoder == "nonlinear" else None
+        decoder = Network.new(self._decoder_widths(latent, cols), _last(self.decoder, "tanh"), generator, samples.device)
+        encoder = Network.new(self._encoder_widths(latent, cols), _last(self.encoder, "leaky_relu"), generator, samples.device)
 
-        def loss_of(index: Tensor, epoch: int) -> Tensor:
+        def step(index: Tensor, epoch: int) -> Tensor:
             batch = samples[index]
-            latents = apply_layers(encoder, batch, last=squash)
-            output = _decode(decoder, latents, None if norms is None else norms[index])
-            return self._loss(output, batch, epoch)
+            encoded = encoder.outputs(batch)
+            decoded = decoder.outputs(encoded[-1])
+            if self.enforce_norm:
+                loss, gradient = self._loss(epoch).with_gradient(rescale_rows(decoded[-1], norms[index]), batch)
+                gradient = through_rescaling(gradient, decoded[-1], norms[index])
+            else:
+                loss, gradient = self._loss(epoch).with_gradient(decoded[-1], batch)
+            to_latents = decoder.backward(decoded, gradient, to_inputs=True)
+            encoder.backward(encoded, cast("Tensor", to_latents), to_inputs=False)
+            return loss
 
         history = train(
-            [tensor for layer in decoder + encoder for tensor in layer],
-            loss_of,
+            decoder.parameters + encoder.parameters,
+            step,
             rows=rows,
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -139,42 +148,31 @@ class Autoencoder:
             generator=generator,
             report=report,
         )
-        with torch.no_grad():
-            tensors = {"latents": apply_layers(encoder, samples, last=squash)}
-        for index, (weight, bias) in enumerate(decoder):
+        tensors = {"latents": encoder(samples)}
+        for index, (weight, bias) in enumerate(decoder.layers):
             tensors |= {f"decoder.{index}.weight": weight, f"decoder.{index}.bias": bias}
-        if norms is not None:
+        if self.enforce_norm:
             tensors["row_norms"] = norms
         return CompressedMatrix(pack(tensors, budget.dtype), decoded_latents, latent, tuple(history))
 
-    def _loss(self, output: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def _loss(self, epoch: int) -> RowLoss:
         """Weighted sum of cosine distance, RMSE and power-L1 (paper, section 3; official `losses/`)."""
-        from torch.nn import functional
+        from offcomp.numerics.networks import RowLoss
 
-        difference = output - target
-        loss = self.cosine_weight * (1 - functional.cosine_similarity(output, target, dim=1, eps=1e-6)).mean()
-        if self.rmse_weight:
-            loss = loss + self.rmse_weight * (difference.square().mean() + 1e-24).sqrt()
-        if self.l1_weight:
-            annealed = min(1.0, epoch / max(1.0, ANNEALED_EPOCHS * self.epochs))
-            loss = loss + self.l1_weight * (difference.abs() + 1e-10).pow(1 - 0.9 * annealed).mean()
-        return loss
+        annealed = min(1.0, epoch / max(1.0, ANNEALED_EPOCHS * self.epochs))
+        return RowLoss(self.cosine_weight, self.rmse_weight, self.l1_weight, power=1 - 0.9 * annealed)
 
 
-def _decode(layers: list[tuple[Tensor, Tensor]], latents: Tensor, norms: Tensor | None) -> Tensor:
-    """Rows (rows, cols) from latents (rows, latent); a final tanh where there is more than one layer."""
-    import torch
-
-    from offcomp.numerics.fitting import apply_layers
-
-    output = apply_layers(layers, latents, last=torch.tanh if len(layers) > 1 else None)
-    if norms is None:
-        return output
-    return output * (norms / output.norm(dim=1).clamp_min(1e-12))[:, None]
+def _last(kind: str, activation: str) -> str:
+    """What follows the final layer: nothing in a linear network."""
+    return activation if kind == "nonlinear" else "identity"
 
 
 def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
     """Decoder of stored latents."""
+    from offcomp.numerics.networks import Network, rescale_rows
+
     count = sum(name.endswith(".weight") for name in tensors)
-    layers = [(tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count)]
-    return _decode(layers, tensors["latents"], tensors.get("row_norms"))
+    layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))
+    output = Network(layers, "tanh" if count > 1 else "identity")(tensors["latents"])
+    return rescale_rows(output, tensors["row_norms"]) if "row_norms" in tensors else output

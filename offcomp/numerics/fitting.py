@@ -7,27 +7,13 @@ rows are shuffled once an epoch and then sliced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from math import sqrt
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
 from torch import Generator, Tensor
 
-Layer = tuple[Tensor, Tensor]
-"""Weight (out, in) and bias (out,)."""
-
-
-def new_layers(widths: Sequence[int], generator: Generator, device: torch.device) -> list[Layer]:
-    """Linear layers between consecutive widths, initialised as `torch.nn.Linear` is: uniform in ±1/√fan_in."""
-    layers = []
-    for fan_in, fan_out in pairwise(widths):
-        bound = 1 / sqrt(fan_in)
-        weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=generator)
-        bias = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
-        layers.append((weight.to(device).requires_grad_(), bias.to(device).requires_grad_()))
-    return layers
+SMALL_BATCH = 64
 
 
 def shuffled_rows(count: int, generator: Generator) -> Tensor:
@@ -36,9 +22,20 @@ def shuffled_rows(count: int, generator: Generator) -> Tensor:
     return torch.randperm(count, generator=Generator().manual_seed(epoch_seed))
 
 
+@contextmanager
+def one_thread_if(small: bool) -> Iterator[None]:
+    """One thread for work in pieces so small that handing them out takes longer than doing them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def train(
     parameters: Sequence[Tensor],
-    loss_of: Callable[[Tensor, int], Tensor],
+    step: Callable[[Tensor, int], Tensor],
     *,
     rows: int,
     epochs: int,
@@ -47,7 +44,7 @@ def train(
     generator: Generator,
     report: Callable[[float], None],
 ) -> list[float]:
-    """Minimise `loss_of(row_indices, epoch)` with Adam over shuffled batches of row indices.
+    """Adam over shuffled batches: `step(row_indices, epoch)` writes the gradients of `parameters` and returns the loss.
 
     Returns the mean loss of each epoch. `report` gets the fraction done every 64 steps, and may raise to stop the
     training.
@@ -55,31 +52,17 @@ def train(
     optimizer = torch.optim.Adam(parameters, lr=learning_rate(0), fused=True)
     history: list[float] = []
     starts = range(0, rows, batch_size)
-    for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch)
-        order = shuffled_rows(rows, generator).to(parameters[0].device)
-        total = torch.zeros((), device=parameters[0].device)
-        for step, start in enumerate(starts):
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(order[start : start + batch_size], epoch)
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-            if step % 64 == 0:
-                report((epoch + step / len(starts)) / epochs)
-        history.append(float(total) / len(starts))
+    with one_thread_if(batch_size <= SMALL_BATCH):
+        for epoch in range(epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(epoch)
+            order = shuffled_rows(rows, generator).to(parameters[0].device)
+            total = torch.zeros((), device=parameters[0].device)
+            for number, start in enumerate(starts):
+                total += step(order[start : start + batch_size], epoch)
+                optimizer.step()
+                if number % 64 == 0:
+                    report((epoch + number / len(starts)) / epochs)
+            history.append(float(total) / len(starts))
     report(1.0)
     return history
-
-
-def apply_layers(
-    layers: Sequence[Layer], inputs: Float[Tensor, "rows width"], *, last: Callable[[Tensor], Tensor] | None
-) -> Float[Tensor, "rows width_out"]:
-    """The layers with LeakyReLU (slope .01) between them and `last` after the final one."""
-    hidden = inputs
-    for weight, bias in layers[:-1]:
-        hidden = torch.nn.functional.leaky_relu(torch.nn.functional.linear(hidden, weight, bias))
-    weight, bias = layers[-1]
-    hidden = torch.nn.functional.linear(hidden, weight, bias)
-    return hidden if last is None else last(hidden)

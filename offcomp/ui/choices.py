@@ -73,8 +73,8 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
     for spec in info.modules:
         if spec.default:
             rows.setdefault((spec.part, spec.kind), []).append(spec)
-    order = list(KIND_TITLES)
-    return dict(sorted(rows.items(), key=lambda row: (row[0][0], order.index(row[0][1]))))
+    parts, kinds = ("", "encoder", "decoder", "cross"), list(KIND_TITLES)
+    return dict(sorted(rows.items(), key=lambda row: (parts.index(row[0][0]), kinds.index(row[0][1]))))
 
 
 def choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:

@@ -6,12 +6,14 @@ import shlex
 
 import streamlit as st
 
+from offcomp.bundled import bundled_runs
 from offcomp.charts import error_curve_figure, error_curve_table, prediction_table
 from offcomp.errors import InputError
 from offcomp.files import home_folder
 from offcomp.methods import method_class
 from offcomp.plan import Plan, members, validate
 from offcomp.prediction import Prediction, predict
+from offcomp.results import overall_error
 from offcomp.runs import Run, RunStore, run_id
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui.choices import RATIOS, Choices
@@ -35,11 +37,12 @@ def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
 
 
 def finished_run(plan: Plan, choices: Choices) -> Run | None:
-    """The finished run of this very plan, if there is one."""
+    """The finished run of this very plan, one's own or bundled, if there is one."""
+    name = run_id(plan, choices.info.fingerprint)
     try:
-        run = RunStore().get(run_id(plan, choices.info.fingerprint))
+        run = RunStore().get(name)
     except InputError:
-        return None
+        return next((run for run in bundled_runs() if run.id == name), None)
     return run if run.status == "done" else None
 
 
@@ -117,8 +120,8 @@ def _answer(
                     "Relative error", f"{svd_error(spectra, prediction):.3f}", exact, delta_color="off", delta_arrow="off"
                 )
             elif run is not None:
-                measured = error_over_groups(run)
-                st.metric("Relative error", f"{measured:.3f}", f"measured, run {run.id}", delta_color="off", delta_arrow="off")
+                measured = overall_error(run.result["groups"] if run.result else [])
+                st.metric("Relative error", f"{measured:.3f}", "measured", delta_color="off", delta_arrow="off")
             else:
                 st.metric(
                     "Relative error",
@@ -139,14 +142,6 @@ def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: lis
         return f"{chosen} at {ratio:g}x: run the methods to see what the model keeps."
     kept = 1 - svd_error(spectra, predictions["svd"]) ** 2
     return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared length) of {chosen}."
-
-
-def error_over_groups(run: Run) -> float:
-    """Relative error of a finished run over all its chosen weights."""
-    groups = run.result["groups"] if run.result else []
-    residual = sum(g["rmse"] ** 2 * g["original_parameters"] for g in groups)
-    energy = sum((g["rmse"] / g["relative_error"]) ** 2 * g["original_parameters"] for g in groups if g["relative_error"])
-    return float((residual / energy) ** 0.5) if energy else 0.0
 
 
 def _run_button(choices: Choices, plans: dict[str, Plan], predictions: dict[str, Prediction]) -> None:

@@ -1,0 +1,31 @@
+"""Measurements that come with offcomp, so that a first visit shows real results. They are copies of `run.json`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from offcomp.files import read_json
+from offcomp.plan import Plan
+from offcomp.runs import Run
+
+FOLDER = Path(__file__).parents[1] / "assets" / "runs"
+FILES = ("minilm-l6-svd.json", "minilm-l6-autoencoder.json")
+
+
+def bundled_runs(folder: Path = FOLDER) -> list[Run]:
+    """The bundled measurements that are there, as finished runs."""
+    return [run for file in FILES if (run := _read(folder / file)) is not None]
+
+
+def missing_files(folder: Path = FOLDER) -> list[str]:
+    """The names of the bundled measurements that are not there or cannot be read."""
+    return [file for file in FILES if _read(folder / file) is None]
+
+
+def _read(path: Path) -> Run | None:
+    result = read_json(path)
+    if result is None:
+        return None
+    started = datetime.fromisoformat(result["started"]).timestamp()
+    return Run(result["id"], path.parent, Plan.from_dict(result["plan"]), "done", started, {}, result)

@@ -1,0 +1,140 @@
+"""Small fully connected networks over the rows of a matrix, with the gradient written out.
+
+Batches of 16 rows are so small that automatic differentiation costs as much as the arithmetic. Written out, with gradients that
+land in buffers made once, a step takes about two thirds of the time. `tests/test_networks.py` holds it against autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn import functional
+
+SLOPE = 0.01  # of LeakyReLU, PyTorch's default
+TINY = 1e-12
+COSINE_EPSILON = 1e-6  # as in the official loss
+ACTIVATIONS = ("identity", "leaky_relu", "tanh")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Linear layers with LeakyReLU between them and `last`, one of ACTIVATIONS, after the final one.
+
+    layers      weight (out, in) and bias (out,) of each
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    last: str
+
+    @staticmethod
+    def new(widths: Sequence[int], last: str, generator: Generator, device: torch.device) -> Network:
+        """Random layers between consecutive widths, drawn as `torch.nn.Linear` draws them: uniform in ±1/√fan_in."""
+        layers = []
+        for fan_in, fan_out in pairwise(widths):
+            bound = 1 / sqrt(fan_in)
+            weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=generator).to(device)
+            bias = torch.empty(fan_out).uniform_(-bound, bound, generator=generator).to(device)
+            weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
+            layers.append((weight, bias))
+        return Network(tuple(layers), last)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Weights and biases, layer by layer."""
+        return [tensor for layer in self.layers for tensor in layer]
+
+    def outputs(self, inputs: Float[Tensor, "rows width"]) -> list[Tensor]:
+        """The inputs, then what comes out of each layer, after its activation."""
+        outputs = [inputs]
+        for index, (weight, bias) in enumerate(self.layers):
+            hidden = torch.addmm(bias, outputs[-1], weight.T)
+            outputs.append(_activate(hidden, self._activation(index)))
+        return outputs
+
+    def __call__(self, inputs: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width_out"]:
+        """What comes out of the final layer."""
+        return self.outputs(inputs)[-1]
+
+    def backward(self, outputs: Sequence[Tensor], gradient: Tensor, *, to_inputs: bool) -> Tensor | None:
+        """Write the gradient of every parameter, given that of the final output; returns that of the inputs if asked for."""
+        for index in reversed(range(len(self.layers))):
+            weight, bias = self.layers[index]
+            gradient = _through_activation(gradient, outputs[index + 1], self._activation(index))
+            torch.mm(gradient.T, outputs[index], out=weight.grad)
+            torch.sum(gradient, 0, out=bias.grad)
+            if index == 0 and not to_inputs:
+                return None
+            gradient = gradient @ weight
+        return gradient
+
+    def _activation(self, index: int) -> str:
+        return self.last if index == len(self.layers) - 1 else "leaky_relu"
+
+
+def _activate(hidden: Tensor, activation: str) -> Tensor:
+    if activation == "identity":
+        return hidden
+    return hidden.tanh_() if activation == "tanh" else functional.leaky_relu_(hidden, SLOPE)
+
+
+def _through_activation(gradient: Tensor, output: Tensor, activation: str) -> Tensor:
+    """The gradient before an activation, from the one after it and from its output."""
+    if activation == "identity":
+        return gradient
+    if activation == "tanh":
+        return torch.ops.aten.tanh_backward(gradient, output)
+    return torch.ops.aten.leaky_relu_backward(gradient, output, SLOPE, True)
+
+
+def rescale_rows(output: Float[Tensor, "rows cols"], norms: Float[Tensor, " rows"]) -> Float[Tensor, "rows cols"]:
+    """Every row with a given length."""
+    return output * (norms / output.norm(dim=1).clamp_min(TINY))[:, None]
+
+
+def through_rescaling(
+    gradient: Float[Tensor, "rows cols"], output: Float[Tensor, "rows cols"], norms: Float[Tensor, " rows"]
+) -> Float[Tensor, "rows cols"]:
+    """The gradient before `rescale_rows`, from the one after it: only what is across a row counts."""
+    lengths = output.norm(dim=1).clamp_min(TINY)[:, None]
+    unit = output / lengths
+    along = (unit * gradient).sum(1, keepdim=True)
+    return (gradient - unit * along) * (norms[:, None] / lengths)
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """cosine · mean(1 - cos) + rmse · √mean(e²) + l1 · mean(|e|^power), e = output - target, over a batch of rows."""
+
+    cosine: float
+    rmse: float
+    l1: float
+    power: float = 1.0
+
+    def with_gradient(
+        self, output: Float[Tensor, "rows cols"], target: Float[Tensor, "rows cols"]
+    ) -> tuple[Tensor, Float[Tensor, "rows cols"]]:
+        """The loss of a batch and its gradient by the output."""
+        rows = len(output)
+        lengths = output.norm(dim=1, keepdim=True)
+        clamped = lengths.clamp_min(COSINE_EPSILON)
+        scale = 1 / (clamped * target.norm(dim=1, keepdim=True).clamp_min(COSINE_EPSILON))
+        cosine = (output * target).sum(1, keepdim=True) * scale
+        loss = self.cosine * (1 - cosine.mean())
+        along = cosine * (lengths > COSINE_EPSILON) / clamped.square()
+        gradient = (along * output - scale * target) * (self.cosine / rows)
+        difference = output - target
+        if self.rmse:
+            rmse = (difference.square().mean() + TINY**2).sqrt()
+            loss = loss + self.rmse * rmse
+            gradient += difference * (self.rmse / (difference.numel() * rmse))
+        if self.l1:
+            size = difference.abs() + 1e-10
+            loss = loss + self.l1 * size.pow(self.power).mean()
+            gradient += (self.l1 * self.power / difference.numel()) * size.pow(self.power - 1) * difference.sign()
+        return loss, gradient

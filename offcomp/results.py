@@ -1,0 +1,287 @@
+"""What finished runs say, as names and tables: one row a run, a group, a flipped prediction. Only runs that are done go in.
+
+A relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). `run.json` gives both for a
+group: the residual is rmse^2 * entries, the squared weights are (rmse / relative_error)^2 * entries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from math import comb, sqrt
+from typing import Any
+
+import pandas as pd
+
+from offcomp.methods import METHODS
+from offcomp.runs import Run
+
+Z_95 = 1.959964  # two-sided 95 % of the normal distribution
+SHORT_ID = 6
+NAMED_KINDS = 3
+TITLES = {method.name: method.title for method in METHODS}
+VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """The document of a finished run."""
+    return run.result or {}
+
+
+def method_title(run: Run) -> str:
+    """ "SVD"; "SVD + Autoencoder" where the groups differ; "Original" for a plan without groups."""
+    return " + ".join(dict.fromkeys(TITLES.get(group.method, group.method) for group in run.plan.groups)) or "Original"
+
+
+def role_of(run: Run) -> str:
+    """The role whose colour and shape a run takes: its method, "original" without groups, "reference" for several methods."""
+    methods = {group.method for group in run.plan.groups}
+    return "original" if not methods else methods.pop() if len(methods) == 1 else "reference"
+
+
+def modules_of(run: Run) -> frozenset[str]:
+    """The names of all modules that a run compressed."""
+    return frozenset(module for group in run.plan.groups for module in group.modules)
+
+
+def modules_title(run: Run) -> str:
+    """ "query+key", the one module, or "5 kinds"."""
+    names = [module for group in run.plan.groups for module in group.modules]
+    if len(names) == 1:
+        return names[0]
+    kinds = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in names))
+    return "+".join(kinds) if len(kinds) <= NAMED_KINDS else f"{len(kinds)} kinds"
+
+
+def ratio_title(run: Run) -> str:
+    """The requested ratio, "3.0x", or "2.0x to 4.0x"."""
+    ratios = [group.ratio for group in run.plan.groups]
+    ends = list(dict.fromkeys(f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.3g}x" for ratio in (min(ratios), max(ratios))))
+    return " to ".join(ends)
+
+
+def label(run: Run) -> str:
+    """A run in one line: "SVD, query+key, 3.0x, e18348"."""
+    about = [modules_title(run), ratio_title(run)] if run.plan.groups else ["nothing compressed"]
+    return ", ".join([method_title(run), *about, run.id[:SHORT_ID]])
+
+
+def short_names(runs: Sequence[Run]) -> dict[str, str]:
+    """The shortest name of each run, by id, that tells it from the others: "SVD", "SVD query at 3.0x", "SVD e18348"."""
+    many_models = len({run.plan.model for run in runs}) > 1
+    names = {}
+    for run in runs:
+        rivals = [other for other in runs if method_title(other) == method_title(run)]
+        name = f"{run.plan.model} {method_title(run)}" if many_models else method_title(run)
+        if run.plan.groups and len({modules_of(other) for other in rivals}) > 1:
+            name += f" {modules_title(run)}"
+        if run.plan.groups and len({ratio_title(other) for other in rivals}) > 1:
+            name += f" at {ratio_title(run)}"
+        names[run.id] = name
+    taken = list(names.values())
+    return {run: name if taken.count(name) == 1 else f"{name} {run[:SHORT_ID]}" for run, name in names.items()}
+
+
+def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
+    """Ids of the newest run of each method on the same weights at the same ratio; without such a pair, of the newest run."""
+    pool = [*own, *bundled]
+    for run in own or bundled:
+        newest: dict[str, str] = {}
+        for other in pool:
+            if _question(other) == _question(run):
+                newest.setdefault(method_title(other), other.id)
+        if len(newest) > 1:
+            return list(newest.values())
+    return [run.id for run in (own or bundled)[:1]]
+
+
+def unfinished_siblings(chosen: Sequence[Run], everything: Sequence[Run]) -> list[Run]:
+    """Runs that answer the same question as a chosen one but have no result: failed, cancelled or under way."""
+    questions = {_question(run) for run in chosen}
+    return [run for run in everything if run.status != "done" and _question(run) in questions]
+
+
+def _question(run: Run) -> tuple[Any, ...]:
+    """What two runs must share to be answers to the same question."""
+    sizes = frozenset((group.ratio, group.unit) for group in run.plan.groups)
+    return run.plan.model, modules_of(run), sizes
+
+
+def overall_error(groups: Iterable[dict[str, Any]]) -> float:
+    """Relative error over all weights of `groups`. Groups stored exactly say nothing of their weights and are left out."""
+    residual = energy = 0.0
+    for group in groups:
+        if group["relative_error"]:
+            entries = group["rows"] * group["cols"]
+            residual += group["rmse"] ** 2 * entries
+            energy += (group["rmse"] / group["relative_error"]) ** 2 * entries
+    return sqrt(residual / energy) if energy else 0.0
+
+
+def overall_cosine(groups: Sequence[dict[str, Any]]) -> float:
+    """Cosine distance over `groups`, weighted by their numbers of weights (exact where all rows are equally long)."""
+    entries = [group["rows"] * group["cols"] for group in groups]
+    weighted = sum(group["cosine_distance"] * count for group, count in zip(groups, entries, strict=True))
+    return float(weighted / sum(entries)) if entries else 0.0
+
+
+def run_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run: errors over all chosen weights, what is stored of them, and the scores of each task.
+
+    `exact_groups` counts the groups that are left out of the error; see `overall_error`.
+    """
+    names = short_names(runs)
+    rows = []
+    for run in runs:
+        result = result_of(run)
+        chosen = result["model"]["sizes"]["chosen"]
+        scores = {f"{task}_{name}": value for task, score in result["scores"].items() for name, value in _score(score).items()}
+        rows.append(
+            {
+                "run": run.id,
+                "name": names[run.id],
+                "model": run.plan.model,
+                "relative_error": overall_error(result["groups"]),
+                "cosine_distance": overall_cosine(result["groups"]),
+                "stored_parameters": chosen["parameters_after"],
+                "parameter_ratio": chosen["parameter_ratio"],
+                "stored_bytes": chosen["bytes_after"],
+                "byte_ratio": chosen["byte_ratio"],
+                "exact_groups": sum(group["relative_error"] == 0 for group in result["groups"]),
+            }
+            | scores
+        )
+    return pd.DataFrame(rows)
+
+
+def _score(score: dict[str, Any]) -> dict[str, float]:
+    """The figures of one task, by name."""
+    paired, compressed = score["paired"], score["compressed"]
+    return {
+        "accuracy": compressed["value"],
+        "standard_error": compressed["standard_error"],
+        "n": compressed["n"],
+        "original_accuracy": score["original"]["value"],
+        "difference": paired["difference"],
+        "difference_low": paired["interval"][0],
+        "difference_high": paired["interval"][1],
+        "agreement": paired["agreement"],
+        "right_to_wrong": paired["right_to_wrong"],
+        "wrong_to_right": paired["wrong_to_right"],
+    }
+
+
+FLIP_COLUMNS = ("run", "name", "task", "change", "text", "label", "before", "after", "difference")
+
+
+def flip_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row for each prediction that changed sides, the largest change of the true label's probability first."""
+    names = short_names(runs)
+    rows = [
+        (
+            run.id,
+            names[run.id],
+            task,
+            change.replace("_", " "),
+            flip["text"],
+            flip["label"],
+            flip["original_probability"],
+            flip["compressed_probability"],
+            flip["compressed_probability"] - flip["original_probability"],
+        )
+        for run in runs
+        for task, score in result_of(run)["scores"].items()
+        for change, flips in score["flips"].items()
+        for flip in flips
+    ]
+    table = pd.DataFrame(rows, columns=list(FLIP_COLUMNS))
+    return table.sort_values("difference", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run and task: how many predictions changed sides, both ways, and McNemar's p."""
+    names = short_names(runs)
+    rows = []
+    for run in runs:
+        for task, score in result_of(run)["scores"].items():
+            wrong, right = score["paired"]["right_to_wrong"], score["paired"]["wrong_to_right"]
+            rows.append((run.id, names[run.id], task, wrong, right, mcnemar_p(wrong, right)))
+    return pd.DataFrame(rows, columns=["run", "name", "task", "right_to_wrong", "wrong_to_right", "p"])
+
+
+def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
+    """Exact two-sided probability of so uneven a split if both directions were equally likely (McNemar's test)."""
+    n, fewer = right_to_wrong + wrong_to_right, min(right_to_wrong, wrong_to_right)
+    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+
+
+def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float, float]:
+    """Accuracy of `first` minus that of `second` on the same examples, with its 95 % interval (value, low, high).
+
+    Both start from the same original, so they differ only where one of them flipped a prediction that the other did not.
+    """
+    score = result_of(first)["scores"][task]
+    changes = [_changes(result_of(run)["scores"][task]) for run in (first, second)]
+    differences = [changes[0].get(text, 0) - changes[1].get(text, 0) for text in changes[0] | changes[1]]
+    n = score["compressed"]["n"]
+    mean = sum(differences) / n
+    margin = Z_95 * sqrt((sum(d * d for d in differences) / n - mean**2) / n)
+    return mean, mean - margin, mean + margin
+
+
+def _changes(score: dict[str, Any]) -> dict[str, int]:
+    """Text -> -1 where a right prediction became wrong, +1 where a wrong one became right."""
+    signs = {"right_to_wrong": -1, "wrong_to_right": 1}
+    return {flip["text"]: sign for change, sign in signs.items() for flip in score["flips"][change]}
+
+
+def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:
+    """Everything about the runs, a property a row and a run a column; only what differs, unless `show_all` or one run."""
+    columns = {f"{name} ({run[:SHORT_ID]})": run for run, name in short_names(runs).items()}
+    facts = {run.id: _facts(run) for run in runs}
+    properties = list(dict.fromkeys(name for fact in sorted(facts.values(), key=len, reverse=True) for name in fact))
+    rows = [
+        {"Property": name} | {column: facts[run].get(name, "-") for column, run in columns.items()}
+        for name in properties
+        if show_all or len(runs) == 1 or len({fact.get(name, "") for fact in facts.values()}) > 1
+    ]
+    return pd.DataFrame(rows, columns=["Property", *columns])
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Plan and figures of a run, all as text. Where the groups differ, their values are listed."""
+    result, plan = result_of(run), run.plan.to_dict()
+    facts = {"model": plan["model"], "seed": plan["seed"], "tasks": ", ".join(plan["tasks"]), "groups": len(plan["groups"])}
+    for field in ("name", "modules", "stack", "method", "ratio", "unit", "dtype"):
+        facts[f"group {field}"] = _listed([group[field] for group in plan["groups"]])
+    for option in dict.fromkeys(name for group in plan["groups"] for name in group["options"]):
+        facts[f"option {option}"] = _listed([group["options"].get(option, "") for group in plan["groups"]])
+    for field in ("form", "size", "compression_ratio", "relative_error", "rmse", "mae", "cosine_distance"):
+        facts[f"group {field}".replace("_", " ")] = _listed([group[field] for group in result["groups"]])
+    for column, value in run_table([run]).iloc[0].drop(["run", "name", "model", "exact_groups"]).items():
+        facts[f"{column}".replace("_", " ")] = value
+    facts |= {name: result["environment"].get(name, "") for name in (*VERSIONS, "device", "threads", "machine")}
+    facts |= {"started": result["started"], "seconds": result["timings"]["total"], "run": run.id}
+    return {name: _text(value) for name, value in facts.items()}
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """Each value once."""
+    return ", ".join(dict.fromkeys(_text(value) for value in values))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return _listed(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def with_provenance(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    """A table with a column `run`, each row with the model, seed, plan and versions of its run added."""
+    known = []
+    for run in runs:
+        result = result_of(run)
+        versions = {f"version_{name}": result["environment"].get(name, "") for name in VERSIONS}
+        about = {"run": run.id, "fingerprint": result["model"]["fingerprint"], "seed": run.plan.seed}
+        known.append(about | versions | {"started": result["started"], "plan": json.dumps(run.plan.to_dict())})
+    return table.merge(pd.DataFrame(known), on="run", how="left")

@@ -1,0 +1,279 @@
+"""Finished runs on a page: the answer, the figures of each, charts with their tables, flips, downloads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from pandas.api.types import is_float_dtype, is_numeric_dtype
+from streamlit.delta_generator import DeltaGenerator
+
+from offcomp.answers import accuracy_text, against_original, answer, brief_difference, megabytes, percent, provenance, smaller
+from offcomp.first_chart import error_svg
+from offcomp.result_charts import (
+    LEVELS,
+    UNITS,
+    accuracy_figure,
+    accuracy_table,
+    error_figure,
+    error_table,
+    size_figure,
+    size_table,
+)
+from offcomp.results import (
+    difference_table,
+    flip_count_table,
+    flip_table,
+    label,
+    method_title,
+    result_of,
+    run_table,
+    short_names,
+    with_provenance,
+)
+from offcomp.runs import Run
+from offcomp.ui.frame import palette
+
+MOST_CARDS = 4
+METRIC_PIXELS = {"Accuracy": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
+WIDE_METRIC_PIXELS = 158
+BRIEF_METRIC_PIXELS = 200
+TALL_CHART_PIXELS = 640
+HIDDEN_COLUMNS = ("role", "symbol")
+HELP = {
+    "Accuracy": "Share of the test sentences that the compressed model gets right, with its 95 % interval.",
+    "Agreement": "Share of the test sentences on which the compressed and the original model decide alike.",
+    "Relative error": "Length of the difference between original and stored weights, divided by the length of the original, "
+    "over all chosen weights. 0 is exact, 1 is as bad as storing zeros.",
+    "Cosine distance": "1 minus the cosine between an original row of weights and its reconstruction, averaged over the rows.",
+    "Stored parameters": "All numbers that have to be kept for the chosen modules: factors, latents, decoder, row norms.",
+    "Stored bytes": "The same in bytes, so that a smaller number format counts as well.",
+}
+
+P_HELP = "McNemar's exact test: how likely so uneven a split is if both directions were equally likely."
+
+
+def show_answer(runs: Sequence[Run]) -> None:
+    """The page's question answered in a sentence, and what keeps the answer from being fair."""
+    st.markdown(answer(runs))
+    names = short_names(runs)
+    for run in runs:
+        for task, score in result_of(run)["scores"].items():
+            if score["collapsed"]:
+                st.warning(f"{names[run.id]} gives the same answer to every {task} sentence.", icon=":material/warning:")
+
+
+def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) -> None:
+    """The figures of each run: a card a run, a table where there are many."""
+    if len(runs) > MOST_CARDS:
+        table = run_table(runs).drop(columns=["run", "model"])
+        st.dataframe(_readable(table), hide_index=True, key="compare_figures", column_config=_formats(table))
+        return
+    for start in range(0, len(runs), abreast):
+        for column, run in zip(st.columns(abreast), runs[start : start + abreast], strict=False):
+            with column:
+                _card(run, brief=brief, with_model=len({other.plan.model for other in runs}) > 1)
+
+
+def _formats(table: pd.DataFrame) -> dict[str, Any]:
+    """Three digits for fractions, separators for whole numbers."""
+    return {
+        _words(name): st.column_config.NumberColumn(format="%.3f" if is_float_dtype(table[name]) else "localized")
+        for name in table.columns
+        if is_numeric_dtype(table[name])
+    }
+
+
+def _card(run: Run, *, brief: bool, with_model: bool) -> None:
+    """The figures of one run; `brief` leaves out what a first look can do without."""
+    with st.container(border=True, key=f"card_{run.id}"):
+        about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {run.plan.model}" if with_model else "")
+        st.markdown(f"**{method_title(run)}** {about}")
+        with st.container(horizontal=True, gap="small"):
+            for metric, value, note in _metrics(run, brief):
+                kind = metric.split(",", maxsplit=1)[0]
+                width = BRIEF_METRIC_PIXELS if brief else METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
+                st.metric(metric, value, note, delta_color="off", delta_arrow="off", help=HELP[kind], width=width)
+        if not brief:
+            for task, score in result_of(run)["scores"].items():
+                st.caption(f"Accuracy on {task}: {against_original(score)}.")
+
+
+def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str]]:
+    """Name, value and note of each figure."""
+    scores = result_of(run)["scores"]
+    if not scores:
+        yield "Accuracy", "not scored", "no task in plan"
+    for task, score in scores.items():
+        suffix = f", {task}" if len(scores) > 1 else ""
+        paired, n = score["paired"], score["compressed"]["n"]
+        yield f"Accuracy{suffix}", accuracy_text(score["compressed"]), brief_difference(score) if brief else f"{n} sentences"
+        yield f"Agreement{suffix}", percent(paired["agreement"]), f"{paired['right_to_wrong'] + paired['wrong_to_right']} flips"
+    row = run_table([run]).iloc[0]
+    exact = f"{row['exact_groups']} exact left out" if row["exact_groups"] else "chosen weights"
+    yield "Relative error", f"{row['relative_error']:.3f}", exact
+    if not brief:
+        yield "Cosine distance", f"{row['cosine_distance']:.3f}", "mean over rows"
+        yield "Stored bytes", megabytes(row["stored_bytes"]), smaller(row["byte_ratio"])
+    yield "Stored parameters", f"{row['stored_parameters']:,}", smaller(row["parameter_ratio"])
+
+
+def show_first_errors(runs: Sequence[Run]) -> None:
+    """The relative error of every module as a picture that is there at once, with its table."""
+    table = error_table(runs, "module")
+    title = "Which modules lose more?"
+    alt = f"{title} Relative error of each module, one mark a run; the table below has the numbers."
+    st.image(error_svg(table, palette(), title=title), width="stretch", alt=alt)
+    with st.expander("The same as a table"):
+        wide = table.pivot_table("relative_error", "row", "name", sort=False).map("{:.3f}".format)
+        st.table(wide.rename_axis(index=None, columns=None))
+
+
+def show_errors(runs: Sequence[Run]) -> None:
+    """Chart and table of the relative error, by group or by module."""
+    chart = st.container()
+    level = _switch("Errors by", LEVELS, "compare_level")
+    table = error_table(runs, level)
+    if table.empty:
+        st.caption("Nothing was compressed, so there is no error to show.")
+        return
+    alt = f"Relative error of each {level}, one dot a run; the table below has the numbers."
+    show_chart(chart, error_figure(table, palette(), level), table, key="compare_errors", alt=alt)
+
+
+def _switch(name: str, options: tuple[str, ...], key: str) -> str:
+    """One of a few ways to draw a chart."""
+    chosen = st.segmented_control(
+        name, options, default=options[0], key=key, required=True, label_visibility="collapsed", format_func="by {}".format
+    )
+    return chosen or options[0]
+
+
+def show_accuracy(runs: Sequence[Run]) -> None:
+    """Chart and table of the accuracy, for each task."""
+    table = accuracy_table(runs)
+    if table.empty:
+        st.caption("No task was scored in these runs: name one in the plan to see what the model still can do.")
+    for task, part in table.groupby("task", sort=False):
+        alt = f"Accuracy on {task} of the original and of each run, with 95 % intervals; the table below has the numbers."
+        show_chart(st.container(), accuracy_figure(part, palette()), part, key=f"compare_accuracy_{task}", alt=alt)
+
+
+def show_size(runs: Sequence[Run]) -> None:
+    """Chart and table of what is left to store, for three denominators."""
+    chart = st.container()
+    unit = _switch("Size in", UNITS, "compare_unit")
+    table = size_table(runs)
+    alt = (
+        f"Share of the {unit} that is left of the chosen modules, of all weights and of the model; numbers in the table below."
+    )
+    show_chart(chart, size_figure(table, palette(), unit), table, key="compare_size", alt=alt)
+
+
+def show_chart(place: DeltaGenerator, figure: go.Figure, table: pd.DataFrame, *, key: str, alt: str) -> None:
+    """A chart at its place, with its table folded away under it; a very tall one scrolls."""
+    tall = figure.layout.height > TALL_CHART_PIXELS
+    with place.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
+        st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
+    with st.expander("The same as a table"):
+        shown = table.drop(columns=list(HIDDEN_COLUMNS))
+        st.dataframe(_readable(shown), hide_index=True, key=f"{key}_table", column_config=_formats(shown))
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Column names as words."""
+    return table.rename(columns=_words)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def show_differences(runs: Sequence[Run]) -> None:
+    """What tells the runs apart, plan and figures."""
+    st.subheader("What differs between the runs?" if len(runs) > 1 else "What is known of this run?")
+    everything = len(runs) > 1 and st.toggle("Show what is equal as well", key="compare_show_all")
+    st.dataframe(difference_table(runs, show_all=everything), hide_index=True, key="compare_differences")
+
+
+def show_flip_counts(runs: Sequence[Run]) -> None:
+    """How many predictions changed sides, both ways: equal accuracies can hide many."""
+    counts = flip_count_table(runs)
+    st.subheader("How many predictions flipped?")
+    if counts.empty:
+        st.caption("No task was scored, so no prediction is known.")
+        return
+    many_tasks = counts["task"].nunique() > 1
+    st.dataframe(
+        counts,
+        column_order=[column for column in counts.columns if column != "run" and (column != "task" or many_tasks)],
+        hide_index=True,
+        key="compare_flip_counts",
+        column_config={
+            "name": "Run",
+            "task": "Task",
+            "right_to_wrong": "Right to wrong",
+            "wrong_to_right": "Wrong to right",
+            "p": st.column_config.NumberColumn("p", format="%.2g", help=P_HELP),
+        },
+    )
+    st.caption("Equal accuracies can hide many flips. The sentences are listed below.")
+
+
+def show_flips(runs: Sequence[Run]) -> None:
+    """Which single predictions changed sides, the largest change first."""
+    flips = flip_table(runs)
+    if flips.empty:
+        return
+    st.subheader("Which predictions flipped?")
+    probability = "Probability of the true label"
+    number = st.column_config.NumberColumn
+    st.dataframe(
+        flips,
+        hide_index=True,
+        key="compare_flips",
+        column_order=("text", "label", "before", "after", "difference", "name", "change"),
+        column_config={
+            "text": st.column_config.TextColumn("Text", width="large"),
+            "label": "True label",
+            "before": number("Original", format="%.3f", help=f"{probability} given by the original model."),
+            "after": number("Compressed", format="%.3f", help=f"{probability} given by the compressed model."),
+            "difference": number("Change", format="%+.3f"),
+            "name": "Run",
+            "change": "Flip",
+        },
+    )
+
+
+def show_downloads(runs: Sequence[Run]) -> None:
+    """The tables with run, plan, seed and versions in every row."""
+    st.subheader("Take the numbers along")
+    tables = {
+        "runs": run_table(runs),
+        "groups": error_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
+        "accuracy": accuracy_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
+        "sizes": size_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
+        "flips": flip_table(runs),
+    }
+    full = {name: with_provenance(table, runs) for name, table in tables.items()}
+    with st.container(horizontal=True):
+        for name, table in full.items():
+            text = table.to_csv(index=False)
+            st.download_button(
+                f"{name.capitalize()}, CSV",
+                text,
+                f"offcomp-{name}.csv",
+                "text/csv",
+                key=f"compare_csv_{name}",
+                on_click="ignore",
+            )
+        document = {name: json.loads(table.to_json(orient="records")) for name, table in full.items()}
+        text = json.dumps(document, indent=1)
+        st.download_button(
+            "All, JSON", text, "offcomp-comparison.json", "application/json", key="compare_json", on_click="ignore"
+        )
+    st.caption(f"Every row names its run, plan, seed and versions. First run: {provenance(runs)}.")

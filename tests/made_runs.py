@@ -1,0 +1,111 @@
+"""Finished runs made by hand, with figures that can be checked on paper, and copies of real ones in a home folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from offcomp.plan import Group, Plan
+from offcomp.runs import Run
+
+
+def made_group(name: str, error: float, *, rmse: float = 0.1, rows: int = 10, cols: int = 4, **fields: Any) -> dict[str, Any]:
+    """The figures of a group as run.json holds them."""
+    errors = {"relative_error": error, "rmse": rmse, "mae": rmse, "cosine_distance": error / 2}
+    stored = {"num_parameters": rows * cols // 2, "num_bytes": 2 * rows * cols}
+    return (
+        {"name": name, "modules": [f"{name}.0"], "method": "svd", "ratio": 2.0, "rows": rows, "cols": cols, **errors, **stored}
+        | {"form": "low_rank", "size": 3, "compression_ratio": 2.0, "parameter_ratio": 2.0, "byte_ratio": 2.0}
+        | {"module_errors": {f"{name}.0": errors}}
+        | fields
+    )
+
+
+def made_score(right_to_wrong: list[str], wrong_to_right: list[str], *, n: int = 100, right: int = 80) -> dict[str, Any]:
+    """A score on `n` sentences of which the original gets `right` right, with these sentences flipped."""
+    after = right - len(right_to_wrong) + len(wrong_to_right)
+    lost, won = len(right_to_wrong), len(wrong_to_right)
+    difference = (won - lost) / n
+    margin = 1.959964 * (((won + lost) / n - difference**2) / n) ** 0.5
+
+    def accuracy(count: int) -> dict[str, Any]:
+        return {"value": count / n, "standard_error": (count / n * (1 - count / n) / n) ** 0.5, "n": n}
+
+    def flips(texts: list[str], before: float, change: float) -> list[dict[str, Any]]:
+        return [
+            {
+                "text": text,
+                "label": "positive",
+                "original_probability": before,
+                "compressed_probability": before + change * (i + 1) / 10,
+            }
+            for i, text in enumerate(texts)
+        ]
+
+    return {
+        "original": accuracy(right),
+        "compressed": accuracy(after),
+        "majority_baseline": 0.5,
+        "collapsed": False,
+        "paired": {
+            "difference": difference,
+            "interval": [difference - margin, difference + margin],
+            "agreement": 1 - (lost + won) / n,
+            "right_to_wrong": lost,
+            "wrong_to_right": won,
+        },
+        "flips": {"right_to_wrong": flips(right_to_wrong, 0.6, -1), "wrong_to_right": flips(wrong_to_right, 0.4, 1)},
+        "version": "1",
+        "split": "test",
+    }
+
+
+def made_run(
+    name: str,
+    groups: list[dict[str, Any]],
+    score: dict[str, Any] | None = None,
+    *,
+    model: str = "tiny",
+    status: str = "done",
+    seed: int = 0,
+) -> Run:
+    """A run of these groups."""
+    planned = tuple(Group(g["name"], tuple(g["modules"]), method=g["method"], ratio=g["ratio"]) for g in groups)
+    plan = Plan(model, planned, ("sentiment",) if score else (), seed)
+    before, after = sum(g["rows"] * g["cols"] for g in groups), sum(g["num_parameters"] for g in groups)
+    sizes = {}
+    for denominator, rest in (("chosen", 0), ("matrices", 60), ("whole", 100)):
+        ratio = (before + rest) / (after + rest) if after + rest else 1.0
+        sizes[denominator] = {
+            "parameters_before": before + rest,
+            "parameters_after": after + rest,
+            "bytes_before": 4 * (before + rest),
+            "bytes_after": 4 * (after + rest),
+            "parameter_ratio": ratio,
+            "byte_ratio": ratio,
+        }
+    result = {
+        "id": name,
+        "status": status,
+        "plan": plan.to_dict(),
+        "groups": groups,
+        "model": {"name": model, "fingerprint": model, "sizes": sizes},
+        "scores": {"sentiment": score} if score else {},
+        "environment": {"offcomp": "0.1.0", "torch": "2.13.0"},
+        "timings": {"total": 1.5},
+        "started": "2026-01-02T03:04:05+00:00",
+    }
+    return Run(name, Path("nowhere"), plan, status, 0.0, {}, result)
+
+
+def put_in_home(home: Path, document: dict[str, Any], name: str, *, submitted: float, **fields: Any) -> str:
+    """Write a run.json as a run of this home; returns its id."""
+    document = copy.deepcopy(document) | {"id": name} | fields
+    folder = home / "runs" / name
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(document["plan"]))
+    (folder / "worker.json").write_text(json.dumps({"pid": 0, "started": 0.0, "submitted": submitted}))
+    (folder / "run.json").write_text(json.dumps(document))
+    return name

@@ -1,0 +1,108 @@
+"""The real app for browser tests: a server of its own, and a page that notes every error and every foreign request."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, Page, expect
+
+ROOT = Path(__file__).parents[1]
+START_SECONDS = 60
+# Streamlit looks for its server below the address of a deep link first, and finds it on the second try.
+EXPECTED_404 = ("/_stcore/health", "/_stcore/host-config")
+
+
+@contextmanager
+def served(home: Path, port: int | None = None) -> Iterator[str]:
+    """The app with its own home folder: yields its address once the server answers."""
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "offcomp.cli", "app", "--port", str(port)]
+    with (
+        (home.parent / f"server-{port}.log").open("wb") as log,
+        subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OFFCOMP_HOME": str(home)}, stdout=log, stderr=log) as server,
+    ):
+        try:
+            wait_for_server(address)
+            yield address
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def wait_for_server(address: str) -> None:
+    """Return as soon as the server gives its first answer."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()  # noqa: S310
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise AssertionError(f"no answer from {address} within {START_SECONDS} s")
+
+
+@dataclass
+class Visit:
+    """A browser page and what went wrong on it."""
+
+    page: Page
+    address: str
+    foreign: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def open(self, path: str = "/") -> None:
+        """Go to a path of the app and wait for its title."""
+        self.page.goto(self.address + path)
+        expect(self.page.locator("h1")).to_be_visible()
+
+    def check(self) -> None:
+        """No request left this machine, nothing failed, and no exception is on the page."""
+        assert self.foreign == []
+        assert self.errors == []
+        expect(self.page.get_by_test_id("stException")).to_have_count(0)
+
+
+@contextmanager
+def visit(browser: Browser, address: str, **context_options: object) -> Iterator[Visit]:
+    """A fresh browser session on the app; checks itself at the end."""
+    options = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | context_options
+    context = browser.new_context(**options)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    made = Visit(page, address)
+    page.on("request", lambda request: made.foreign.append(request.url) if is_foreign(request.url) else None)
+    page.on("pageerror", lambda error: made.errors.append(str(error)))
+    page.on(
+        "response", lambda r: made.errors.append(f"{r.status} {r.url}") if r.status >= 400 and is_unexpected(r.url) else None
+    )
+    try:
+        yield made
+        made.check()
+    finally:
+        context.close()
+
+
+def is_foreign(url: str) -> bool:
+    """Whether a request leaves this machine."""
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in ("127.0.0.1", "localhost")
+
+
+def is_unexpected(url: str) -> bool:
+    """Whether an error status is worth reporting."""
+    return not urlsplit(url).path.endswith(EXPECTED_404)

@@ -1,0 +1,200 @@
+"""Start and Compare, run without a browser: what they say about bundled runs, own runs, and runs that are not there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from offcomp import bundled
+from offcomp.files import read_json
+from tests.made_runs import put_in_home
+
+ROOT = Path(__file__).resolve().parents[1]
+Page = Callable[..., AppTest]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, and no caches of earlier pages."""
+    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path))
+    st.cache_data.clear()
+    st.cache_resource.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def open_page(home: Path) -> Page:
+    """Open a page as a first visit to its address; nothing on it may have raised."""
+
+    def visit(path: str, runs: str = "") -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        if path != "app.py":
+            app.switch_page(path)
+        if runs:
+            app.query_params["runs"] = runs
+        app.run()
+        assert not app.exception
+        return app
+
+    return visit
+
+
+def documents() -> list[dict[str, Any]]:
+    """The bundled run.json of SVD and of the autoencoder."""
+    return [read_json(bundled.FOLDER / file) for file in bundled.FILES]
+
+
+@pytest.fixture
+def own(home: Path) -> tuple[str, str]:
+    """Two finished runs in the home, SVD and autoencoder."""
+    svd, autoencoder = documents()
+    first = put_in_home(home, svd, "111111111111", submitted=1.0)
+    return first, put_in_home(home, autoencoder, "222222222222", submitted=2.0)
+
+
+def texts(app: AppTest) -> str:
+    """All prose of a page."""
+    return "\n".join(element.value for kind in ("markdown", "caption", "info", "warning", "error") for element in app.get(kind))
+
+
+def metrics(app: AppTest, label: str) -> list[str]:
+    return [metric.value for metric in app.metric if metric.label == label]
+
+
+def test_start_shows_a_measurement_in_an_empty_home(open_page: Page) -> None:
+    app = open_page("app.py")
+    assert app.title[0].value == "Shrink a language model and see what breaks."
+    svd, autoencoder = documents()
+    accuracies = [100 * run["scores"]["sentiment"]["compressed"]["value"] for run in (svd, autoencoder)]
+    assert [value.split(" ±")[0] for value in metrics(app, "Accuracy")] == [f"{value:.1f} %" for value in accuracies]
+    assert metrics(app, "Stored parameters") == ["585,984", "579,584"]
+    assert metrics(app, "Relative error")[0] == "0.621"
+    assert len(metrics(app, "Agreement")) == 2
+    assert len(app.get("image")) == 1
+    assert "Bundled measurement: minilm-l6, seed 0" in texts(app)
+    assert "torch 2." in texts(app)
+    assert not app.warning
+
+
+def test_start_leads_to_the_comparison_of_what_it_shows(open_page: Page, own: tuple[str, str]) -> None:
+    app = open_page("app.py")
+    app.button(key="start_compare").click().run()
+    assert not app.exception
+    assert app.title[0].value == "Which method keeps more of the model?"
+    assert app.multiselect(key="compare_runs").value == [run["id"] for run in documents()]
+
+
+def test_start_says_which_measurements_are_missing(open_page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offcomp.bundled.bundled_runs.__defaults__", (tmp_path,))
+    monkeypatch.setattr("offcomp.bundled.missing_files.__defaults__", (tmp_path,))
+    app = open_page("app.py")
+    assert all(file in app.warning[0].value for file in bundled.FILES)
+    assert [button.label for button in app.button] == ["Try it"]
+    shutil.copy(bundled.FOLDER / bundled.FILES[0], tmp_path)
+    app = open_page("app.py")
+    assert bundled.FILES[0] not in app.warning[0].value
+    assert bundled.FILES[1] in app.warning[0].value
+    assert metrics(app, "Stored parameters") == ["585,984"]
+
+
+def test_compare_shows_the_bundled_runs_in_an_empty_home(open_page: Page) -> None:
+    app = open_page("pages/compare.py")
+    assert "You have no finished run yet" in texts(app)
+    assert app.button(key="compare_compress").label == "Compress something"
+    assert len(app.multiselect(key="compare_runs").value) == 2
+    assert app.multiselect(key="compare_runs").options[0].endswith(", bundled")
+    assert "SVD keeps more of the weights" in texts(app)
+    assert "within noise" in texts(app)
+
+
+def test_compare_starts_with_the_newest_pair(open_page: Page, own: tuple[str, str]) -> None:
+    app = open_page("pages/compare.py")
+    assert app.multiselect(key="compare_runs").value == [own[1], own[0]]
+    assert app.query_params["runs"] == f"{own[1]},{own[0]}"
+    assert "no finished run" not in texts(app)
+    assert metrics(app, "Relative error")[1] == "0.621"
+    assert metrics(app, "Cosine distance")[1] == "0.230"
+    assert metrics(app, "Stored parameters") == ["579,584", "585,984"]
+    assert metrics(app, "Accuracy")[1] == "83.2 % ± 4.4"
+    assert metrics(app, "Stored bytes")[1] == "2.34 MB"
+    assert len(app.get("plotly_chart")) == 3
+    assert len(app.get("download_button")) == 6
+
+
+def test_the_selection_is_in_the_url(open_page: Page, own: tuple[str, str]) -> None:
+    app = open_page("pages/compare.py", runs=own[0])
+    assert app.multiselect(key="compare_runs").value == [own[0]]
+    app.multiselect(key="compare_runs").set_value([own[0], own[1]]).run()
+    assert not app.exception
+    assert app.query_params["runs"] == ",".join(own)
+    app.multiselect(key="compare_runs").set_value([]).run()
+    assert "runs" not in app.query_params
+    assert "Choose at least one run" in app.info[0].value
+
+
+def test_unknown_runs_in_the_url_are_named_until_the_choice_changes(open_page: Page, own: tuple[str, str]) -> None:
+    app = open_page("pages/compare.py", runs=f"{own[0]},nonsense,../../etc")
+    assert app.multiselect(key="compare_runs").value == [own[0]]
+    assert ["'nonsense'" in app.warning[0].value, "'../../etc'" in app.warning[1].value] == [True, True]
+    app.multiselect(key="compare_runs").set_value([own[1]]).run()
+    assert not app.warning
+    app = open_page("pages/compare.py", runs="nonsense")
+    assert len(app.multiselect(key="compare_runs").value) == 2
+
+
+def test_a_failed_sibling_is_mentioned(open_page: Page, own: tuple[str, str], home: Path) -> None:
+    failed = documents()[1]
+    put_in_home(home, failed, "333333333333", submitted=3.0, status="failed", error="It grew too large.")
+    app = open_page("pages/compare.py")
+    assert "Not shown: Autoencoder, query+key, 3.0x, 333333, failed. It grew too large." in texts(app)
+    app = open_page("pages/compare.py", runs="333333333333")
+    assert "has no result to compare (failed). It grew too large." in app.warning[0].value
+
+
+def test_a_run_without_scores(open_page: Page, home: Path) -> None:
+    unscored = documents()[0]
+    unscored["plan"]["tasks"], unscored["scores"] = [], {}
+    name = put_in_home(home, unscored, "444444444444", submitted=1.0)
+    app = open_page("pages/compare.py", runs=name)
+    assert metrics(app, "Accuracy") == ["not scored"]
+    assert "No task was scored" in texts(app)
+
+
+def test_runs_of_different_models_are_not_ranked(open_page: Page, own: tuple[str, str], home: Path) -> None:
+    other = documents()[0]
+    other["plan"]["model"], other["model"]["fingerprint"] = "another", "another"
+    name = put_in_home(home, other, "555555555555", submitted=1.0)
+    app = open_page("pages/compare.py", runs=f"{own[0]},{name}")
+    assert "not ranked: they are of different models (minilm-l6, another)" in texts(app)
+
+
+def test_a_collapsed_model_is_flagged_and_many_runs_become_a_table(open_page: Page, home: Path) -> None:
+    names = []
+    for index in range(6):
+        document = documents()[index % 2]
+        document["plan"]["seed"] = index
+        document["scores"]["sentiment"]["collapsed"] = index == 0
+        names.append(put_in_home(home, document, f"{index}" * 12, submitted=float(index)))
+    app = open_page("pages/compare.py", runs=",".join(names))
+    assert len(app.warning) == 1
+    assert "same answer to every sentiment sentence" in app.warning[0].value
+    assert not app.metric
+    assert len(app.dataframe[0].value) == 6
+
+
+def test_a_group_with_a_long_name_and_the_equal_properties(open_page: Page, home: Path) -> None:
+    document = documents()[0]
+    long = "n" * 100
+    document["plan"]["groups"], document["groups"] = document["plan"]["groups"][:1], document["groups"][:1]
+    document["plan"]["groups"][0]["name"] = document["groups"][0]["name"] = long
+    names = [put_in_home(home, document, digit * 12, submitted=1.0) for digit in "67"]
+    app = open_page("pages/compare.py", runs=",".join(names))
+    app.toggle(key="compare_show_all").set_value(True).run()
+    assert not app.exception
+    assert any(long in table.value.to_string(max_colwidth=None) for table in app.dataframe)
