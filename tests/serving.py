@@ -72,8 +72,8 @@ class Visit:
 
     def check(self) -> None:
         """No request left this machine, nothing failed, and no exception is on the page."""
-        assert self.foreign == []
-        assert self.errors == []
+        assert not self.foreign, f"requests left this machine: {self.foreign}"
+        assert not self.errors, f"errors on the page: {self.errors}"
         expect(self.page.get_by_test_id("stException")).to_have_count(0)
 
 

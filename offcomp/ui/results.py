@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -262,18 +263,29 @@ def show_downloads(runs: Sequence[Run]) -> None:
     full = {name: with_provenance(table, runs) for name, table in tables.items()}
     with st.container(horizontal=True):
         for name, table in full.items():
-            text = table.to_csv(index=False)
             st.download_button(
                 f"{name.capitalize()}, CSV",
-                text,
+                partial(_as_csv, table),  # made when it is asked for
                 f"offcomp-{name}.csv",
                 "text/csv",
                 key=f"compare_csv_{name}",
                 on_click="ignore",
             )
-        document = {name: json.loads(table.to_json(orient="records")) for name, table in full.items()}
-        text = json.dumps(document, indent=1)
         st.download_button(
-            "All, JSON", text, "offcomp-comparison.json", "application/json", key="compare_json", on_click="ignore"
+            "All, JSON",
+            partial(_as_json, full),
+            "offcomp-comparison.json",
+            "application/json",
+            key="compare_json",
+            on_click="ignore",
         )
     st.caption(f"Every row names its run, plan, seed and versions. First run: {provenance(runs)}.")
+
+
+def _as_csv(table: pd.DataFrame) -> str:
+    return str(table.to_csv(index=False))
+
+
+def _as_json(tables: dict[str, pd.DataFrame]) -> str:
+    """Several tables as one JSON document, a list of rows each."""
+    return json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}, indent=1)

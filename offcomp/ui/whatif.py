@@ -170,6 +170,6 @@ def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra
         for method, plan in plans.items():
             name = f"{method}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{method}.json"
             st.download_button(
-                f"Plan of {method_class(method).title}", plan.to_json(), name, "application/json", key=f"plan_{method}"
+                f"Plan of {method_class(method).title}", plan.to_json, name, "application/json", key=f"plan_{method}"
             )
             st.code(f"offcomp run {shlex.quote(name)} --json", language="bash")
