@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from offcomp.files import home_folder
 from tests.browser import launch_options
@@ -24,7 +24,8 @@ SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 def settle(page: Page) -> None:
     """Wait until the page stands still."""
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=30_000)
-    page.wait_for_timeout(1500)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
+    page.wait_for_timeout(2000)
 
 
 def main(folder: str | None = None, *names: str) -> None:

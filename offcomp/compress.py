@@ -94,6 +94,8 @@ def compress_group(
         "original_parameters": original.num_parameters,
         "original_bytes": original.num_bytes,
         **asdict(errors),
+        "num_rows": sum(spec.rows for spec in originals),
+        "squared_norm": matrix.double().square().sum().item(),
         "module_errors": {
             spec.name: asdict(reconstruction_error([(originals[spec], reconstructions[spec])])) for spec in originals
         },

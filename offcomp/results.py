@@ -7,7 +7,7 @@ group: the residual is rmse^2 * entries, the squared weights are (rmse / relativ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import comb, sqrt
 from typing import Any
 
@@ -107,29 +107,21 @@ def _question(run: Run) -> tuple[Any, ...]:
     return run.plan.model, modules_of(run), sizes
 
 
-def overall_error(groups: Iterable[dict[str, Any]]) -> float:
-    """Relative error over all weights of `groups`. Groups stored exactly say nothing of their weights and are left out."""
-    residual = energy = 0.0
-    for group in groups:
-        if group["relative_error"]:
-            entries = group["rows"] * group["cols"]
-            residual += group["rmse"] ** 2 * entries
-            energy += (group["rmse"] / group["relative_error"]) ** 2 * entries
+def overall_error(groups: Sequence[dict[str, Any]]) -> float:
+    """Relative error over all weights of `groups` together."""
+    residual = sum(group["rmse"] ** 2 * group["rows"] * group["cols"] for group in groups)
+    energy = sum(group["squared_norm"] for group in groups)
     return sqrt(residual / energy) if energy else 0.0
 
 
 def overall_cosine(groups: Sequence[dict[str, Any]]) -> float:
-    """Cosine distance over `groups`, weighted by their numbers of weights (exact where all rows are equally long)."""
-    entries = [group["rows"] * group["cols"] for group in groups]
-    weighted = sum(group["cosine_distance"] * count for group, count in zip(groups, entries, strict=True))
-    return float(weighted / sum(entries)) if entries else 0.0
+    """Cosine distance over all rows of `groups` together."""
+    rows = sum(group["num_rows"] for group in groups)
+    return sum(group["cosine_distance"] * group["num_rows"] for group in groups) / rows if rows else 0.0
 
 
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run: errors over all chosen weights, what is stored of them, and the scores of each task.
-
-    `exact_groups` counts the groups that are left out of the error; see `overall_error`.
-    """
+    """One row a run: errors over all chosen weights, what is stored of them, and the scores of each task."""
     names = short_names(runs)
     rows = []
     for run in runs:
@@ -147,7 +139,6 @@ def run_table(runs: Sequence[Run]) -> pd.DataFrame:
                 "parameter_ratio": chosen["parameter_ratio"],
                 "stored_bytes": chosen["bytes_after"],
                 "byte_ratio": chosen["byte_ratio"],
-                "exact_groups": sum(group["relative_error"] == 0 for group in result["groups"]),
             }
             | scores
         )
@@ -258,7 +249,7 @@ def _facts(run: Run) -> dict[str, str]:
         facts[f"option {option}"] = _listed([group["options"].get(option, "") for group in plan["groups"]])
     for field in ("form", "size", "compression_ratio", "relative_error", "rmse", "mae", "cosine_distance"):
         facts[f"group {field}".replace("_", " ")] = _listed([group[field] for group in result["groups"]])
-    for column, value in run_table([run]).iloc[0].drop(["run", "name", "model", "exact_groups"]).items():
+    for column, value in run_table([run]).iloc[0].drop(["run", "name", "model"]).items():
         facts[f"{column}".replace("_", " ")] = value
     facts |= {name: result["environment"].get(name, "") for name in (*VERSIONS, "device", "threads", "machine")}
     facts |= {"started": result["started"], "seconds": result["timings"]["total"], "run": run.id}

@@ -1,4 +1,4 @@
-"""What holds for every test: no network but loopback, a data folder of its own, shapes checked at run time.
+"""What holds for every test: no network but loopback, a data folder of its own, one thread, shapes checked at run time.
 
 pytest-socket (`addopts` in pyproject.toml) guards this process; the variables below are inherited by the processes
 that tests start.
@@ -38,3 +38,11 @@ def offcomp_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OFFCOMP_HOME", str(home))
         yield home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small matrices on one thread: beside other processes, threads that wait for each other are far slower."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -14,9 +14,13 @@ from offcomp.runs import Run
 def made_group(name: str, error: float, *, rmse: float = 0.1, rows: int = 10, cols: int = 4, **fields: Any) -> dict[str, Any]:
     """The figures of a group as run.json holds them."""
     errors = {"relative_error": error, "rmse": rmse, "mae": rmse, "cosine_distance": error / 2}
+    weights = {"num_rows": rows, "squared_norm": rows * cols * ((rmse / error) ** 2 if error else 1.0)}
     stored = {"num_parameters": rows * cols // 2, "num_bytes": 2 * rows * cols}
     return (
-        {"name": name, "modules": [f"{name}.0"], "method": "svd", "ratio": 2.0, "rows": rows, "cols": cols, **errors, **stored}
+        {"name": name, "modules": [f"{name}.0"], "method": "svd", "ratio": 2.0, "rows": rows, "cols": cols}
+        | errors
+        | stored
+        | weights
         | {"form": "low_rank", "size": 3, "compression_ratio": 2.0, "parameter_ratio": 2.0, "byte_ratio": 2.0}
         | {"module_errors": {f"{name}.0": errors}}
         | fields

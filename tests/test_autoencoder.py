@@ -17,14 +17,6 @@ from offcomp.numerics.accounting import Budget, budget_for_ratio, stored_size
 NETWORKS = [(e, d) for e in ("linear", "nonlinear") for d in ("linear", "nonlinear")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def randn(rows: int, cols: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
 

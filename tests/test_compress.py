@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -39,14 +39,6 @@ FAMILIES = ("bert", "gpt2", "llama")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
     """A tiny model as it is loaded from a folder."""
     return functools.cache(lambda name: load(str(tiny_models.save(tiny_models.shared(name), tmp_path_factory.mktemp(name)))))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def matrices_of(loaded: LoadedModel, *names: str) -> dict[ModuleSpec, Tensor]:

@@ -5,11 +5,9 @@ The figures of SVD hold to their last digit; those of the autoencoder, which is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from offcomp.compress import compress_group
 from offcomp.models.loading import LoadedModel, load
@@ -17,14 +15,6 @@ from offcomp.numerics.measures import reconstruction_error
 from offcomp.plan import Group
 
 LAYERS = range(6)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # two threads on busy cores wait for each other: minutes instead of seconds, same figures
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

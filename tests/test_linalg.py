@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,14 +11,6 @@ from torch import Tensor
 from offcomp.numerics.linalg import low_rank_factors, singular_values
 
 SHAPES = [(1, 1), (1, 12), (12, 1), (30, 30), (96, 4), (4, 96), (288, 12), (12, 288), (50, 20), (20, 50)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def randn(rows: int, cols: int, seed: int = 0) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
@@ -23,15 +22,6 @@ from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, stored_si
 from tests.method_contract import MethodContract, share_of_dense, variants  # noqa: E402
 
 NAMES = [method.name for method in METHODS]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small matrices are faster on one thread, and results do not depend on the machine's cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=variants())

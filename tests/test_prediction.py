@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors import safe_open
 
 from offcomp.compress import CompressedGroup, compress_group, save_group
@@ -46,14 +45,6 @@ NAMES_OF_FORMS = {"low_rank": "compressed", "decoded_latents": "compressed", "de
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
     """A tiny model as it is loaded from a folder."""
     return functools.cache(lambda name: load(str(tiny_models.save(tiny_models.shared(name), tmp_path_factory.mktemp(name)))))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def minilm() -> ModelInfo:

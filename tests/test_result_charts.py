@@ -62,16 +62,15 @@ def test_overall_error_is_that_of_all_weights_together() -> None:
     assert overall_error(groups[:1]) == 0.5
 
 
-def test_exact_groups_do_not_divide_by_zero() -> None:
-    exact = made_group("exact", 0.0, rmse=0.0)
+def test_exact_groups_count_among_all_weights() -> None:
+    exact = made_group("exact", 0.0, rmse=0.0, squared_norm=3.0)
     assert overall_error([exact]) == 0
     assert overall_error([]) == 0
-    assert overall_error([exact, made_group("a", 0.5)]) == pytest.approx(0.5)
+    assert overall_error([exact, made_group("a", 0.5, rmse=1.0, rows=2, cols=2)]) == pytest.approx(sqrt(4 / (16 + 3)))
     assert overall_cosine([]) == 0
-    assert run_table([made_run("f" * 12, [exact])])["exact_groups"].tolist() == [1]
 
 
-def test_overall_cosine_weighs_groups_by_their_size() -> None:
+def test_overall_cosine_is_the_mean_over_all_rows() -> None:
     assert overall_cosine([made_group("a", 0.4, rows=30), made_group("b", 0.8, rows=10)]) == pytest.approx((3 * 0.2 + 0.4) / 4)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -12,14 +11,6 @@ from torch import Tensor
 from offcomp.methods import SVD
 from offcomp.methods.base import choose_size, dense_shapes
 from offcomp.numerics.accounting import Budget, Size, budget_for_ratio, stored_size
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def randn(rows: int, cols: int, seed: int = 0) -> Tensor:

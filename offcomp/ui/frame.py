@@ -27,7 +27,7 @@ STYLE = """<style>
 .stMainBlockContainer [data-testid="stHeading"] h1 {font-size: 1.8rem; padding: 0 0 .3rem}
 .stMainBlockContainer [data-testid="stHeading"] h3 {font-size: 1.2rem; padding: .8rem 0 .2rem}
 [data-testid="stMetricValue"] {font-size: 1.25rem}
-[data-baseweb="tag"] span {color: light-dark(#ffffff, #12151c)}
+[data-testid="stMultiSelectTagsContainer"] [data-tag] * {color: light-dark(#ffffff, #12151c)}
 [class*="st-key-row_"] {gap: .5rem}
 [class*="st-key-row_"] [data-testid="stButtonGroup"] button {padding: .1rem .55rem; min-height: 1.9rem}
 [data-testid^="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #12151c)}

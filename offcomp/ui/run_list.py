@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import streamlit as st
 
@@ -45,9 +46,8 @@ def list_runs() -> None:
         return
     done = sum(run.status == "done" for run in runs)
     left, right = st.columns([3, 1], vertical_alignment="center")
-    left.markdown(
-        f"{len(runs)} runs: {done} done, {sum(not run.ended for run in runs)} under way. They live in `{store.folder}`."
-    )
+    place = str(store.folder).replace(str(Path.home()), "~", 1)
+    left.markdown(f"{len(runs)} runs: {done} done, {sum(not run.ended for run in runs)} under way. They live in `{place}`.")
     if done:
         right.page_link("pages/compare.py", label="Compare the finished ones", icon=":material/compare_arrows:")
     st.fragment(_cards, run_every=POLL_SECONDS if busy else None)(busy)
@@ -101,7 +101,14 @@ def _actions(run: Run) -> None:
             st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
         else:
             st.button("Run again", key=f"again_{run.id}", on_click=_again, args=(run,), width="stretch")
-        st.button("Delete", key=f"delete_{run.id}", on_click=_guarded_delete, args=(run.id,), type="tertiary", width="stretch")
+        st.button(
+            "Delete",
+            key=f"delete_{run.id}",
+            on_click=_guarded_delete,
+            args=(run.id,),
+            type="tertiary",
+            icon=":material/delete:",
+        )
     elif (run.folder / "cancel").exists():
         st.caption("stopping")
     else:
