@@ -190,6 +190,17 @@ def test_bad_input_is_a_sentence_and_the_page_lives_on(app: Visit) -> None:
     expect(page.get_by_text("Traceback")).to_have_count(0)
 
 
+def test_a_run_folder_that_cannot_be_written_is_a_sentence_on_the_page(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("in the way")
+    with served(tmp_path / "a file") as address, visit(browser, address) as app:
+        app.open("/compress")
+        set_slider(app.page, "4x")  # from here on the fragment runs without the page
+        app.page.get_by_role("button", name="Run SVD and Autoencoder").click()
+        expect(app.page.get_by_text("cannot write to")).to_be_visible()
+        expect(app.page.get_by_text("OFFCOMP_HOME")).to_be_visible()
+        expect(app.page.get_by_role("slider")).to_have_attribute("aria-valuetext", "4x")
+
+
 def test_the_app_process_has_loaded_neither_torch_nor_transformers(app: Visit, home: Path) -> None:
     for path in ("/", "/compress", "/runs", "/compare"):
         app.open(path)

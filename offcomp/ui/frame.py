@@ -49,6 +49,13 @@ def page(name: str, question: str) -> Iterator[None]:
         jobs_chip()
         st.caption(f"Version {__version__}. Everything stays on this machine.")
     st.title(question)
+    with told():
+        yield
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """An OffcompError inside becomes a sentence. Fragments and callbacks need one of their own: they run without the page."""
     try:
         yield
     except OffcompError as error:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from offcomp.errors import OffcompError
 from offcomp.methods import METHODS
 from offcomp.runs import Run, RunStore
-from offcomp.ui.frame import show_error
+from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
 
 POLL_SECONDS = 0.5
@@ -104,7 +103,7 @@ def _actions(run: Run) -> None:
         st.button(
             "Delete",
             key=f"delete_{run.id}",
-            on_click=_guarded_delete,
+            on_click=_delete,
             args=(run.id,),
             type="tertiary",
             icon=":material/delete:",
@@ -112,18 +111,19 @@ def _actions(run: Run) -> None:
     elif (run.folder / "cancel").exists():
         st.caption("stopping")
     else:
-        st.button("Cancel", key=f"cancel_{run.id}", on_click=RunStore().cancel, args=(run.id,), width="stretch")
+        st.button("Cancel", key=f"cancel_{run.id}", on_click=_cancel, args=(run.id,), width="stretch")
 
 
 def _again(run: Run) -> None:
-    try:
+    with told():
         RunStore().submit(run.plan, model_info(run.plan.model), again=True)
-    except OffcompError as error:
-        show_error(error)
 
 
-def _guarded_delete(name: str) -> None:
-    try:
+def _delete(name: str) -> None:
+    with told():
         RunStore().delete(name)
-    except OffcompError as error:
-        show_error(error)
+
+
+def _cancel(name: str) -> None:
+    with told():
+        RunStore().cancel(name)

@@ -17,7 +17,7 @@ from offcomp.results import overall_error
 from offcomp.runs import Run, RunStore, run_id
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui.choices import RATIOS, Choices
-from offcomp.ui.frame import palette
+from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra
 
 POLL_SECONDS = 1.0
@@ -48,6 +48,11 @@ def finished_run(plan: Plan, choices: Choices) -> Run | None:
 
 def what_if(choices: Choices) -> None:
     """The ratio slider and everything that follows from it."""
+    with told():
+        _what_if(choices)
+
+
+def _what_if(choices: Choices) -> None:
     st.session_state.setdefault("ratio", 3.0)
     ratio = st.select_slider(
         "Compression ratio",
