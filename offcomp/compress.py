@@ -114,6 +114,7 @@ def save_group(group: CompressedGroup, folder: Path) -> Path:
     figures = group.figures
     path = folder / f"{figures['name']}.safetensors"
     manifest = {key: figures[key] for key in ("name", "modules", "stack", "method", "form", "rows", "cols")}
+    manifest["codes"] = dict(group.compressed.codes)
     write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}))
     payload = payload_bytes(path)
     if payload != figures["num_bytes"]:
@@ -134,4 +135,4 @@ def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
         manifest = json.loads(file.metadata()["offcomp"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     decode = next(form for form in FORMS if form.__name__ == manifest["form"])
-    return manifest, CompressedMatrix(tensors, decode)
+    return manifest, CompressedMatrix(tensors, decode, codes=manifest.get("codes", {}))

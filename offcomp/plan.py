@@ -98,7 +98,7 @@ class Plan:
 def _all_options(group: dict[str, Any]) -> dict[str, Any]:
     """A group's options with the defaults of its method, numbers in their type, so that equal plans are written alike."""
     try:
-        defaults = default_options(group["method"])
+        defaults = default_options(group["method"], group["options"].get("preset"))
     except InputError:
         return dict(group["options"])
     given = {

@@ -137,7 +137,7 @@ def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, 
 def break_even_size(method: Method, rows: int, cols: int, original: Size, budget: Budget) -> int:
     """The largest rank or latent width that stores less than the original matrix."""
     below = Budget(original.in_unit(budget.unit) - 1, budget.unit, budget.dtype)
-    return largest_size_within(below, lambda size: method.tensor_shapes(rows, cols, size), min(rows, cols))
+    return largest_size_within(below, lambda size: method.tensor_shapes(rows, cols, size), method.sizes(rows, cols)) or 0
 
 
 def ratio_of(original: Size, stored: Size, unit: str) -> float:

@@ -136,7 +136,7 @@ def test_the_largest_size_within_a_budget_equals_trying_all(
 
     budget = Budget(limit, unit, dtype)
     tried = [size for size in range(1, largest + 1) if budget.admits(shapes_of(size))]
-    assert largest_size_within(budget, shapes_of, largest) == max(tried, default=0)
+    assert largest_size_within(budget, shapes_of, range(1, largest + 1)) == max(tried, default=None)
 
 
 def test_the_largest_size_is_found_without_asking_for_size_zero_or_beyond_the_largest() -> None:
@@ -146,8 +146,8 @@ def test_the_largest_size_is_found_without_asking_for_size_zero_or_beyond_the_la
         asked.append(size)
         return {"matrix": (size, 1)}
 
-    assert largest_size_within(Budget(10**9), shapes_of, 1000) == 1000
-    assert largest_size_within(Budget(0), shapes_of, 1000) == 0
+    assert largest_size_within(Budget(10**9), shapes_of, range(1, 1001)) == 1000
+    assert largest_size_within(Budget(0), shapes_of, range(1, 1001)) is None
     assert min(asked) == 1
     assert max(asked) == 1000
     assert len(asked) <= 20

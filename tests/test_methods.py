@@ -66,7 +66,7 @@ def fit_or_none(method: Method, matrix: Tensor, budget: Budget) -> Any:
     try:
         return method.fit(matrix, budget)
     except BudgetTooSmall:
-        assert not budget.admits(method.tensor_shapes(*matrix.shape, 1))
+        assert not budget.admits(method.tensor_shapes(*matrix.shape, method.sizes(*matrix.shape).start))
         assert not budget.admits(dense_shapes(*matrix.shape))
         return None
 
@@ -148,12 +148,12 @@ def test_the_chosen_size_is_the_largest_that_fits(
         size = choose_size(method, rows, cols, budget)
     except BudgetTooSmall:
         size = None
-    fitting = [s for s in range(1, min(rows, cols) + 1) if budget.admits(method.tensor_shapes(rows, cols, s))]
+    fitting = [s for s in method.sizes(rows, cols) if budget.admits(method.tensor_shapes(rows, cols, s))]
     if budget.admits(dense_shapes(rows, cols)):
         assert size == 0
     else:
         assert size == (fitting[-1] if fitting else None)
-        assert fitting == list(range(1, len(fitting) + 1))
+        assert fitting == list(method.sizes(rows, cols))[: len(fitting)]
 
 
 def test_a_dense_int8_matrix_counts_its_scales() -> None:

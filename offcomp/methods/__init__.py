@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from offcomp.errors import InputError
@@ -10,23 +10,33 @@ from offcomp.methods.autoencoder import Autoencoder, decoded_latents
 from offcomp.methods.base import CompressedMatrix, Decode, Method, dense
 from offcomp.methods.svd import SVD, low_rank
 
-METHODS: tuple[type[SVD] | type[Autoencoder], ...] = (SVD, Autoencoder)
+METHODS: tuple[type[Method], ...] = (SVD, Autoencoder)
 FORMS: tuple[Decode, ...] = (dense, low_rank, decoded_latents)
 """Decoders by which stored tensors become a matrix again; `CompressedMatrix.form` is the name of one of them."""
 
 
-def method_class(name: str) -> type[SVD] | type[Autoencoder]:
-    """The method of this name. Raises InputError."""
-    for method in METHODS:
-        if method.name == name:
-            return method
-    raise InputError(f"unknown method {name!r}; choose one of {', '.join(m.name for m in METHODS)}")
+def method_class(name: str, preset: str | None = None) -> type[Method]:
+    """The method of this name; of a family the member that has this preset, without one its first. Raises InputError."""
+    family = [method for method in METHODS if method.name == name]
+    if not family:
+        raise InputError(f"unknown method {name!r}; choose one of {', '.join(dict.fromkeys(m.name for m in METHODS))}")
+    if preset is None:
+        return family[0]
+    known = [choice for method in family for choice in presets_of(method)]
+    if known and preset not in known:
+        raise InputError(f"option 'preset' of {name!r} is {preset!r}; choose one of {', '.join(known)}")
+    return next((method for method in family if preset in presets_of(method)), family[0])
+
+
+def presets_of(method: type[Method]) -> tuple[str, ...]:
+    """The values that the option `preset` of a method can take; none where it has no such option."""
+    return next((option.metadata["choices"] for option in options_of(method) if option.name == "preset"), ())
 
 
 def make_method(name: str, options: dict[str, Any]) -> Method:
     """A method with its options checked. Raises InputError naming the first option that is wrong."""
-    method = method_class(name)
-    known = {option.name: option for option in fields(method)}
+    method = method_class(name, _preset(options))
+    known = {option.name: option for option in options_of(method)}
     for key, value in options.items():
         if key not in known:
             allowed = f"it takes {', '.join(known)}" if known else "it takes none"
@@ -35,9 +45,20 @@ def make_method(name: str, options: dict[str, Any]) -> Method:
     return method(**options)
 
 
-def default_options(name: str) -> dict[str, Any]:
+def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
     """Every option of a method with its default."""
-    return {option.name: option.default for option in fields(method_class(name)) if option.default is not MISSING}
+    return {option.name: option.default for option in options_of(method_class(name, preset)) if option.default is not MISSING}
+
+
+def options_of(method: type[Method]) -> tuple[Field[Any], ...]:
+    """The fields of a method, each an option with its default, help, and choices or range."""
+    return fields(method)  # type: ignore[arg-type]  # every method is a dataclass
+
+
+def _preset(options: dict[str, Any]) -> str | None:
+    """The preset that options name; anything but a text is left to the check of the options."""
+    preset = options.get("preset")
+    return preset if isinstance(preset, str) else None
 
 
 def _check_option(method: str, key: str, value: Any, default: Any, metadata: Any) -> None:
@@ -63,4 +84,6 @@ __all__ = [
     "default_options",
     "make_method",
     "method_class",
+    "options_of",
+    "presets_of",
 ]

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from offcomp.methods.base import CompressedMatrix, Report, choose_size, ignore_progress, store_dense
+from offcomp.methods.base import CompressedMatrix, Hints, Report, all_ranks, choose_size, ignore_progress, store_dense
 from offcomp.numerics.accounting import Budget, Shapes
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Autoencoder:
     """Rows as samples, latents and decoder stored, encoder thrown away."""
 
     name: ClassVar[str] = "autoencoder"
+    role: ClassVar[str] = "autoencoder"
     title: ClassVar[str] = "Autoencoder"
     paper: ClassVar[str] = "Banaei et al. 2023, arXiv 2302.04045"
     size_name: ClassVar[str] = "latent width"
@@ -81,6 +82,15 @@ class Autoencoder:
     )
     enforce_norm: bool = field(default=True, metadata={"help": "Store each row's norm and rescale its reconstruction to it."})
 
+    @property
+    def calibrated(self) -> bool:
+        """It needs the weights alone."""
+        return False
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """Latent widths 1 .. min(rows, cols)."""
+        return all_ranks(rows, cols)
+
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
         """Latents, decoder weights and biases, row norms."""
         shapes: dict[str, tuple[int, ...]] = {"latents": (rows, size)}
@@ -107,7 +117,15 @@ class Autoencoder:
         steps = self.epochs * -(-rows // self.batch_size)
         return steps * (8e-4 + 1.35e-9 * trained * (1 + self.batch_size / 64))
 
-    def fit(self, matrix: Tensor, budget: Budget, *, seed: int = 0, report: Report = ignore_progress) -> CompressedMatrix:
+    def fit(
+        self,
+        matrix: Tensor,
+        budget: Budget,
+        *,
+        hints: Hints | None = None,
+        seed: int = 0,
+        report: Report = ignore_progress,
+    ) -> CompressedMatrix:
         """Train at the largest latent width within the budget, on the device of `matrix`."""
         import torch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from offcomp.errors import BudgetTooSmall
@@ -21,13 +21,63 @@ def ignore_progress(_fraction: float) -> None:
     """The report of a caller who does not watch."""
 
 
+@dataclass(frozen=True)
+class ModuleStatistics:
+    """What calibration text says of one weight matrix W (rows, cols), in its canonical view; None is unknown.
+
+    column_moment       (cols, cols), or (cols,) where diagonal: mean over tokens of x xᵀ, x what W is multiplied with
+    row_moment          (rows, rows), or (rows,) where diagonal: mean over tokens of g gᵀ, g the gradient at the output;
+                        of an embedding the share of each token
+    column_magnitude    (cols,): mean over tokens of |x|
+    fisher              (rows, cols): mean over samples of the squared gradient of the log-likelihood by W
+    sensitivity         (rows, cols): mean over samples of the absolute gradient by W
+    num_tokens          tokens that were averaged
+    """
+
+    num_tokens: int
+    column_moment: Tensor | None = None
+    row_moment: Tensor | None = None
+    column_magnitude: Tensor | None = None
+    fisher: Tensor | None = None
+    sensitivity: Tensor | None = None
+
+
+class Hints(Protocol):
+    """Calibration of a stacked matrix, asked for member by member.
+
+    heights     rows of each member in the stacked matrix, from top to bottom
+    turned      whether each member stands transposed in it
+    """
+
+    heights: tuple[int, ...]
+    turned: tuple[bool, ...]
+
+    def statistics(self, index: int) -> ModuleStatistics:
+        """Statistics of a member, in its canonical view, on inputs that settled members already shape."""
+
+    def settle(self, index: int, reconstruction: Tensor) -> None:
+        """Later statistics see a member (rows of the stacked matrix, as they stand there) as this reconstruction."""
+
+
 class Method(Protocol):
-    """A dataclass of options. The constructor stores them; `fit` computes; the result knows nothing of its method."""
+    """A dataclass of options. The constructor stores them; `fit` computes; the result knows nothing of its method.
+
+    name        the method's name in a plan; a family shares one, and its option `preset` tells its members apart
+    role        a name of its own, by which charts choose colour and shape
+    """
 
     name: ClassVar[str]
+    role: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
     size_name: ClassVar[str]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether `fit` needs hints."""
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """The sizes (ranks, latent widths) that a (rows, cols) matrix can have; a larger one stores more."""
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
         """Every tensor stored for a (rows, cols) matrix at this size (rank, latent width)."""
@@ -35,7 +85,15 @@ class Method(Protocol):
     def seconds(self, rows: int, cols: int, size: int) -> float:
         """Rough time of `fit` on two cores at this size, for progress bars and warnings."""
 
-    def fit(self, matrix: Tensor, budget: Budget, *, seed: int = 0, report: Report = ignore_progress) -> CompressedMatrix:
+    def fit(
+        self,
+        matrix: Tensor,
+        budget: Budget,
+        *,
+        hints: Hints | None = None,
+        seed: int = 0,
+        report: Report = ignore_progress,
+    ) -> CompressedMatrix:
         """Compress `matrix` (rows, cols) to at most `budget`. Raises BudgetTooSmall."""
 
 
@@ -47,12 +105,14 @@ class CompressedMatrix:
     decode      float32 tensors by name -> float32 matrix (rows, cols)
     size        rank or latent width; 0 where the matrix is stored dense
     history     one training loss an epoch, empty for closed forms
+    codes       name -> how many whole numbers a packed tensor holds
     """
 
     tensors: Mapping[str, Tensor]
     decode: Decode
     size: int = 0
     history: tuple[float, ...] = ()
+    codes: Mapping[str, int] = field(default_factory=dict)
 
     def reconstruct(self) -> Tensor:
         """The approximate matrix, float32 (rows, cols), computed from the stored tensors alone."""
@@ -79,8 +139,14 @@ class CompressedMatrix:
 
     @property
     def stored(self) -> Size:
-        """Stored parameters and bytes, counted from the tensors."""
-        return Size(sum(tensor.numel() for tensor in self.tensors.values()), sum(entry["bytes"] for entry in self.ledger()))
+        """Stored parameters and bytes, counted from the tensors; each packed number is one parameter."""
+        numbers = sum(self.codes.get(name, tensor.numel()) for name, tensor in self.tensors.items())
+        return Size(numbers, sum(entry["bytes"] for entry in self.ledger()))
+
+
+def all_ranks(rows: int, cols: int) -> range:
+    """The sizes of a method that has a rank or a latent width."""
+    return range(1, min(rows, cols) + 1)
 
 
 def dense_shapes(rows: int, cols: int) -> Shapes:
@@ -103,15 +169,15 @@ def store_dense(matrix: Tensor, dtype: str) -> CompressedMatrix:
 def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
     """The largest rank or latent width within the budget; 0 where the dense matrix itself fits it.
 
-    Raises BudgetTooSmall where not even size 1 fits.
+    Raises BudgetTooSmall where not even the smallest size fits.
     """
     if budget.admits(dense_shapes(rows, cols)):
         return 0
-    size = largest_size_within(budget, lambda s: method.tensor_shapes(rows, cols, s), min(rows, cols))
-    if size == 0:
+    size = largest_size_within(budget, lambda s: method.tensor_shapes(rows, cols, s), method.sizes(rows, cols))
+    if size is None:
         smallest = smallest_size(method, rows, cols, budget.dtype).in_unit(budget.unit)
         raise BudgetTooSmall(
-            f"{method.size_name} 1 of a ({rows}, {cols}) matrix stores {smallest} {budget.unit} "
+            f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix stores {smallest} {budget.unit} "
             f"but the budget is {budget.limit}; lower the ratio by at least {smallest / max(1, budget.limit):.3g} times"
         )
     return size
@@ -119,4 +185,4 @@ def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
 
 def smallest_size(method: Method, rows: int, cols: int, dtype: str) -> Size:
     """What the smallest form of a method stores for a (rows, cols) matrix."""
-    return stored_size(method.tensor_shapes(rows, cols, 1), dtype)
+    return stored_size(method.tensor_shapes(rows, cols, method.sizes(rows, cols).start), dtype)

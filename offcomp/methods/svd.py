@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from offcomp.methods.base import CompressedMatrix, Report, choose_size, ignore_progress, store_dense
+from offcomp.methods.base import CompressedMatrix, Hints, Report, all_ranks, choose_size, ignore_progress, store_dense
 from offcomp.numerics.accounting import Budget, Shapes
 
 if TYPE_CHECKING:
@@ -28,9 +28,19 @@ class SVD:
     """Best low-rank approximation of the stacked matrix. Has no options."""
 
     name: ClassVar[str] = "svd"
+    role: ClassVar[str] = "svd"
     title: ClassVar[str] = "SVD"
     paper: ClassVar[str] = "Eckart and Young 1936"
     size_name: ClassVar[str] = "rank"
+
+    @property
+    def calibrated(self) -> bool:
+        """It needs the weights alone."""
+        return False
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """Ranks 1 .. min(rows, cols)."""
+        return all_ranks(rows, cols)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
         """The two factors of rank `size`."""
@@ -41,7 +51,15 @@ class SVD:
         side = min(rows, cols)
         return 0.01 + 5e-11 * rows * cols * side + 1e-9 * side**3
 
-    def fit(self, matrix: Tensor, budget: Budget, *, seed: int = 0, report: Report = ignore_progress) -> CompressedMatrix:
+    def fit(
+        self,
+        matrix: Tensor,
+        budget: Budget,
+        *,
+        hints: Hints | None = None,
+        seed: int = 0,
+        report: Report = ignore_progress,
+    ) -> CompressedMatrix:
         """Truncate at the largest rank within the budget. The seed is not used: the result is unique up to sign."""
         from offcomp.numerics.linalg import low_rank_factors
         from offcomp.numerics.storage import pack

@@ -5,19 +5,38 @@ and dtype. Both the prediction of a size and the ledger of a finished group go t
 
     float32, float16    every tensor in that dtype
     int8                matrices as int8 codes and one float32 scale a row (`NAME.scale`); vectors stay float32
+
+Whole numbers (`Codes`: indices, masks, quantized entries) are packed without gaps into bytes, whatever the storage dtype. Each
+of them counts as one stored parameter, so that packing saves bytes and never parameters.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
 Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
 
-BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+
+@dataclass(frozen=True)
+class Codes:
+    """`count` whole numbers of `bits` each, packed without gaps into a uint8 tensor (`numerics.bits`)."""
+
+    count: int
+    bits: int
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the packed tensor."""
+        return ((self.count * self.bits + 7) // 8,)
+
+
+Shapes = Mapping[str, Shape | Codes]
+
+BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 STORAGE_DTYPES = ("float32", "float16", "int8")
 UNITS = ("parameters", "bytes")
 SCALE_SUFFIX = ".scale"
@@ -53,24 +72,33 @@ class Budget:
 
 def storage_layout(shapes: Shapes, dtype: str) -> dict[str, tuple[Shape, str]]:
     """Name -> (shape, dtype) of every tensor that is really written to disk."""
-    if dtype != "int8":
-        return {name: (shape, dtype) for name, shape in shapes.items()}
     layout: dict[str, tuple[Shape, str]] = {}
     for name, shape in shapes.items():
-        is_matrix = len(shape) == 2
-        layout[name] = (shape, "int8" if is_matrix else "float32")
-        if is_matrix:
-            layout[name + SCALE_SUFFIX] = (shape[:1], "float32")
+        if isinstance(shape, Codes):
+            layout[name] = (shape.shape, "uint8")
+        elif dtype != "int8":
+            layout[name] = (shape, dtype)
+        else:
+            is_matrix = len(shape) == 2
+            layout[name] = (shape, "int8" if is_matrix else "float32")
+            if is_matrix:
+                layout[name + SCALE_SUFFIX] = (shape[:1], "float32")
     return layout
 
 
 def stored_size(shapes: Shapes, dtype: str) -> Size:
     """Parameters and bytes of the tensors `shapes` when stored in `dtype`."""
-    layout = storage_layout(shapes, dtype).values()
+    layout = storage_layout(shapes, dtype)
+    counts = code_counts(shapes)
     return Size(
-        num_parameters=sum(prod(shape) for shape, _ in layout),
-        num_bytes=sum(prod(shape) * BYTES_PER_ELEMENT[stored] for shape, stored in layout),
+        num_parameters=sum(counts.get(name, prod(shape)) for name, (shape, _) in layout.items()),
+        num_bytes=sum(prod(shape) * BYTES_PER_ELEMENT[stored] for shape, stored in layout.values()),
     )
+
+
+def code_counts(shapes: Shapes) -> dict[str, int]:
+    """How many whole numbers each packed tensor holds."""
+    return {name: shape.count for name, shape in shapes.items() if isinstance(shape, Codes)}
 
 
 def budget_for_ratio(original: Size, ratio: float, unit: str, dtype: str) -> Budget:
@@ -81,13 +109,7 @@ def budget_for_ratio(original: Size, ratio: float, unit: str, dtype: str) -> Bud
     return Budget(int(original.in_unit(unit) / Fraction(str(ratio))), unit, dtype)
 
 
-def largest_size_within(budget: Budget, shapes_of: Callable[[int], Shapes], largest: int) -> int:
-    """The largest size (rank, latent width) in 1..`largest` whose tensors fit; 0 where not even 1 does."""
-    low, high = 0, largest
-    while low < high:
-        middle = (low + high + 1) // 2
-        if budget.admits(shapes_of(middle)):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def largest_size_within(budget: Budget, shapes_of: Callable[[int], Shapes], sizes: range) -> int | None:
+    """The largest of `sizes` (ranks, latent widths) whose tensors fit, given that larger ones store more; else None."""
+    fitting = bisect_left(sizes, True, key=lambda size: not budget.admits(shapes_of(size)))
+    return sizes[fitting - 1] if fitting else None

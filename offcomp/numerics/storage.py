@@ -14,13 +14,16 @@ INT8_LEVELS = 127
 
 
 def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Float tensors as they are stored: contiguous, on the CPU, in `dtype`.
+    """Tensors as they are stored: contiguous, on the CPU, floats in `dtype`, packed codes (uint8) as they are.
 
     The result shares no memory with the input. Raises InputError where a value is not finite, or does not fit the dtype
     (beyond 65504 in float16).
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if tensor.dtype == torch.uint8:
+            stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
+            continue
         value = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
         if not value.isfinite().all():
             raise InputError(f"{name} has values that are not finite, so it cannot be stored; check the weights")
@@ -40,10 +43,13 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The float32 tensors that stored ones stand for; the inverse of `pack` up to its rounding."""
+    """The tensors that stored ones stand for, floats in float32; the inverse of `pack` up to its rounding."""
     tensors: dict[str, Tensor] = {}
     for name, value in stored.items():
         if name.endswith(SCALE_SUFFIX):
+            continue
+        if value.dtype == torch.uint8:
+            tensors[name] = value
             continue
         scale = stored.get(name + SCALE_SUFFIX)
         exact = value.to(torch.float32, copy=True)

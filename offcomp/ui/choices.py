@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
 from offcomp.grouping import GROUPINGS, STACK_HELP, STACKS
-from offcomp.methods import METHODS, default_options, method_class
+from offcomp.methods import METHODS, default_options, method_class, options_of
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan import TASK_NAMES, Plan, make_groups
@@ -164,7 +164,7 @@ def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
                 st.caption(method_class(name).paper)
                 options[name] = {
                     option.name: _option_widget(name, option.name, option.default, option.metadata)
-                    for option in fields(method_class(name))
+                    for option in options_of(method_class(name))
                 }
     return tuple(name for name in (m.name for m in METHODS) if name in (names or [])), options
 

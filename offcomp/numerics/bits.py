@@ -1,0 +1,36 @@
+"""Whole numbers packed without gaps: n numbers of b bits take ceil(n b / 8) bytes. The first number fills the lowest bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Integer, UInt8
+from torch import Tensor
+
+CHUNK = 1 << 20
+"""Numbers packed at a time; a multiple of 8, so that every chunk but the last ends on a byte."""
+
+
+def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " bytes"]:
+    """Numbers in 0 .. 2^bits - 1 as bytes."""
+    numbers = values.cpu().numpy()
+    places = np.arange(bits)
+    parts = []
+    for start in range(0, len(numbers), CHUNK):
+        chunk = numbers[start : start + CHUNK].astype(np.int64)
+        binary = ((chunk[:, None] >> places) & 1).astype(np.uint8)  # (chunk, bits)
+        parts.append(np.packbits(binary.reshape(-1), bitorder="little"))
+    return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, np.uint8))
+
+
+def unpack_bits(packed: UInt8[Tensor, " bytes"], bits: int, count: int) -> Integer[Tensor, " count"]:
+    """The inverse of `pack_bits`, int64."""
+    content = packed.cpu().numpy()
+    weights = 1 << np.arange(bits, dtype=np.int64)
+    numbers = np.empty(count, np.int64)
+    for start in range(0, count, CHUNK):
+        length = min(CHUNK, count - start)
+        part = content[start * bits // 8 : (((start + length) * bits + 7) // 8)]
+        binary = np.unpackbits(part, bitorder="little", count=length * bits).reshape(length, bits)
+        numbers[start : start + length] = binary @ weights
+    return torch.from_numpy(numbers)
