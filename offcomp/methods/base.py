@@ -21,6 +21,34 @@ def ignore_progress(_fraction: float) -> None:
     """The report of a caller who does not watch."""
 
 
+class Statistics(Protocol):
+    """The fields of `ModuleStatistics`, which may be computed when they are first read."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were averaged."""
+
+    @property
+    def column_moment(self) -> Tensor | None:
+        """(cols, cols), or (cols,) where diagonal."""
+
+    @property
+    def row_moment(self) -> Tensor | None:
+        """(rows, rows), or (rows,) where diagonal."""
+
+    @property
+    def column_magnitude(self) -> Tensor | None:
+        """(cols,)."""
+
+    @property
+    def fisher(self) -> Tensor | None:
+        """(rows, cols)."""
+
+    @property
+    def sensitivity(self) -> Tensor | None:
+        """(rows, cols)."""
+
+
 @dataclass(frozen=True)
 class ModuleStatistics:
     """What calibration text says of one weight matrix W (rows, cols), in its canonical view; None is unknown.
@@ -52,7 +80,7 @@ class Hints(Protocol):
     heights: tuple[int, ...]
     turned: tuple[bool, ...]
 
-    def statistics(self, index: int) -> ModuleStatistics:
+    def statistics(self, index: int) -> Statistics:
         """Statistics of a member, in its canonical view, on inputs that settled members already shape."""
 
     def settle(self, index: int, reconstruction: Tensor) -> None:

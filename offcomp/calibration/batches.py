@@ -1,0 +1,77 @@
+"""Text as batches of tokens, with a mask of the tokens that count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from offcomp.errors import InputError
+from offcomp.models.loading import LoadedModel
+
+BATCH_SIZE = 16
+RESERVED_POSITIONS = 2  # RoBERTa counts its positions from the padding index + 1
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Some texts of like length, padded on the right.
+
+    inputs      what the model takes: input_ids, attention_mask and the like, each (texts, tokens)
+    counted     (texts, tokens) bool: tokens over which moments are taken; never padding
+    """
+
+    inputs: dict[str, Tensor]
+    counted: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """(texts, tokens) bool: all but padding."""
+        return self.inputs["attention_mask"].bool()
+
+
+def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:
+    """`texts` in batches, each text cut at `max_tokens`; special tokens count only if `special_tokens` says so.
+
+    Raises InputError where the model has no tokenizer, or one without a token to pad with.
+    """
+    tokenizer = loaded.tokenizer
+    if tokenizer is None:
+        raise InputError(f"{loaded.info.model} has no tokenizer, so it cannot read calibration text; add tokenizer.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"the tokenizer of {loaded.info.model} has no token to pad with; add a pad_token to its config")
+    limit = min(max_tokens, getattr(loaded.model.config, "max_position_embeddings", max_tokens) - RESERVED_POSITIONS)
+    ordered = sorted(texts, key=len)
+    batches = []
+    for start in range(0, len(ordered), BATCH_SIZE):
+        encoded = tokenizer(
+            ordered[start : start + BATCH_SIZE],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=limit,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        inputs = {name: tensor.to(loaded.model.device) for name, tensor in encoded.items()}
+        special = inputs.pop("special_tokens_mask").bool()
+        real = inputs["attention_mask"].bool()
+        if inputs["input_ids"].shape[1]:
+            batches.append(TokenBatch(_with_decoder(loaded, inputs), real if special_tokens else real & ~special))
+    return batches
+
+
+def _with_decoder(loaded: LoadedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of an encoder-decoder the decoder reads the same text, one place to the right."""
+    config = loaded.model.config
+    if not config.is_encoder_decoder:
+        return inputs
+    tokens = inputs["input_ids"]
+    first = torch.full_like(tokens[:, :1], config.decoder_start_token_id or 0)
+    shifted = torch.cat([first, tokens[:, :-1]], 1)
+    return inputs | {"decoder_input_ids": shifted, "decoder_attention_mask": inputs["attention_mask"]}

@@ -1,0 +1,209 @@
+"""Second moments of what weight matrices are multiplied with, from forward passes with hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from offcomp.calibration.batches import TokenBatch
+from offcomp.errors import InputError
+from offcomp.models.catalogue import ModuleSpec
+
+WEIGHTINGS = ("output", "equal")
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Sums in float64 over the tokens that reached a weight matrix W (rows, cols).
+
+    second      (cols, cols): weighted mean of x xᵀ; of an embedding (rows,): the share of each token
+    magnitude   (cols,): mean of |x|; None for an embedding
+    """
+
+    num_tokens: int
+    second: Tensor
+    magnitude: Tensor | None = None
+
+
+class Watcher(Protocol):
+    """Called for each use of a module in a forward pass."""
+
+    def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        """`inputs` (tokens, cols), of an embedding token numbers (tokens,); `output` (tokens, rows or hidden)."""
+
+
+def module_of(model: PreTrainedModel, spec: ModuleSpec) -> nn.Module:
+    """The module that holds a weight."""
+    return model.get_submodule(spec.path.rpartition(".")[0])
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass whose remainder nobody watches."""
+
+
+@dataclass
+class Watch:
+    """Forward passes during which each use of some modules calls `watcher` with the tokens that count.
+
+    The first pass counts the uses, later ones end with the last of them, which saves half of the time on average where a
+    single module is watched.
+    """
+
+    model: PreTrainedModel
+    specs: Sequence[ModuleSpec]
+    watcher: Watcher
+    uses: int | None = None
+
+    def run(self, batch: TokenBatch) -> None:
+        """One forward pass, without gradients."""
+        seen = 0
+
+        def hook(spec: ModuleSpec) -> Any:
+            def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+                nonlocal seen
+                own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
+                inputs = counted_tokens(arguments[0], batch.counted, is_embedding(module))
+                self.watcher(spec, inputs, counted_tokens(own, batch.counted))
+                seen += 1
+                if seen == self.uses:
+                    raise _AllSeen
+
+            return see
+
+        with ExitStack() as stack, suppress(_AllSeen):
+            for spec in self.specs:
+                stack.callback(module_of(self.model, spec).register_forward_hook(hook(spec)).remove)
+            run(self.model, self.specs, batch)
+        self.uses = seen
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """Whether a module is given token numbers instead of vectors."""
+    return isinstance(module, nn.Embedding)
+
+
+def counted_tokens(values: Tensor, counted: Tensor, numbers: bool = False) -> Tensor:
+    """The vectors (tokens, width), or numbers (tokens,), of the tokens that count.
+
+    Values that are not laid out by text and token (pooled vectors, position vectors) count all.
+    """
+    by_token = values.shape if numbers else values.shape[:-1]
+    flat = values.reshape(-1) if numbers else values.reshape(-1, values.shape[-1])
+    return flat[counted.reshape(-1)] if tuple(by_token) in {tuple(counted.shape), (counted.numel(),)} else flat
+
+
+def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> None:
+    """A forward pass that reaches these modules; the head is left out where none of them lies in it."""
+    base = model.base_model
+    inside = {id(module) for module in base.modules()}
+    whole = any(id(module_of(model, spec)) not in inside for spec in specs)
+    with torch.no_grad():
+        (model if whole else base)(**batch.inputs)
+
+
+class MomentSums:
+    """A watcher that sums up moments, weighing tokens alike or each by 1 / ‖output‖²."""
+
+    def __init__(self, weighting: str) -> None:
+        self._by_output = weighting == "output"
+        self._second: dict[ModuleSpec, Tensor] = {}
+        self._magnitude: dict[ModuleSpec, Tensor] = {}
+        self._weight: dict[ModuleSpec, float] = {}
+        self._tokens: dict[ModuleSpec, int] = {}
+
+    def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        """Add the tokens of one use."""
+        if not inputs.is_floating_point():
+            counts = torch.bincount(inputs, minlength=spec.rows).double()
+            self._add(spec, counts, None, float(len(inputs)), len(inputs))
+            return
+        wide = inputs.double()
+        magnitude = wide.abs().sum(0)
+        weight = float(len(wide))
+        if self._by_output:
+            norms = output.double().norm(dim=1, keepdim=True)
+            wide = torch.where(norms > 0, wide / norms, 0.0)
+            weight = float(torch.where(norms > 0, norms.square().reciprocal(), 0.0).sum())
+        self._add(spec, wide.T @ wide, magnitude, weight, len(wide))
+
+    def _add(self, spec: ModuleSpec, second: Tensor, magnitude: Tensor | None, weight: float, tokens: int) -> None:
+        if spec in self._second:
+            self._second[spec] += second
+        else:
+            self._second[spec] = second
+        if magnitude is not None:
+            self._magnitude[spec] = self._magnitude.get(spec, 0) + magnitude
+        self._weight[spec] = self._weight.get(spec, 0.0) + weight
+        self._tokens[spec] = self._tokens.get(spec, 0) + tokens
+
+    def result(self, spec: ModuleSpec) -> InputMoments:
+        """The means. Raises InputError where no token reached the module."""
+        tokens = self._tokens.get(spec, 0)
+        if tokens == 0:
+            raise InputError(f"no token of the calibration text reaches {spec.name}; choose another module or longer text")
+        magnitude = self._magnitude[spec] / tokens if spec in self._magnitude else None
+        return InputMoments(tokens, self._second[spec] / (self._weight[spec] or 1.0), magnitude)
+
+
+def gather_moments(
+    model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], weighting: str
+) -> dict[ModuleSpec, InputMoments]:
+    """Moments of the inputs of each module over all batches, in one forward pass a batch."""
+    sums = MomentSums(weighting)
+    watch = Watch(model, specs, sums)
+    for batch in batches:
+        watch.run(batch)
+    return {spec: sums.result(spec) for spec in specs}
+
+
+def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> dict[ModuleSpec, ModuleSpec]:
+    """Each module -> the first of those that are given the very same tensor, as query, key and value of a layer are."""
+    seen: dict[int, tuple[ModuleSpec, Tensor]] = {}  # the tensors are kept, so that no two share an address
+    first: dict[ModuleSpec, ModuleSpec] = {}
+
+    def hook(spec: ModuleSpec) -> Any:
+        def see(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            owner, _ = seen.setdefault(id(arguments[0]), (spec, arguments[0]))
+            first.setdefault(spec, owner)
+
+        return see
+
+    with ExitStack() as stack:
+        for spec in specs:
+            stack.callback(module_of(model, spec).register_forward_pre_hook(hook(spec)).remove)
+        run(model, specs, batch)
+    return first
+
+
+def output_errors(
+    model: PreTrainedModel,
+    originals: Mapping[ModuleSpec, Tensor],
+    reconstructions: Mapping[ModuleSpec, Tensor],
+    batches: Sequence[TokenBatch],
+    weighting: str,
+) -> dict[ModuleSpec, tuple[float, float]]:
+    """Per module the sums ‖(W-Ŵ)x‖² and ‖Wx‖² over tokens, weighed as for the moments; the model stays as it is."""
+    sums = {spec: [0.0, 0.0] for spec in originals}
+
+    def watcher(spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        original, difference = originals[spec], originals[spec] - reconstructions[spec]
+        if inputs.is_floating_point():
+            exact, error = inputs @ original.T, inputs @ difference.T
+        else:
+            exact, error = original[inputs], difference[inputs]
+        weights = torch.ones(len(exact), dtype=torch.float64, device=exact.device)
+        if weighting == "output":
+            weights = output.double().square().sum(1).clamp_min(torch.finfo(torch.float64).tiny).reciprocal()
+        for place, vectors in enumerate((error, exact)):
+            sums[spec][place] += float((vectors.double().square().sum(1) * weights).sum())
+
+    watch = Watch(model, list(originals), watcher)
+    for batch in batches:
+        watch.run(batch)
+    return {spec: (error, exact) for spec, (error, exact) in sums.items()}
