@@ -74,7 +74,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 """Layer -> what it may import besides itself. The longest name that a module's name starts with is its layer."""
 
 STREAMLIT_ALLOWED = ("offcomp.ui", "pages", "app")
-HEAVY = ("torch", "transformers", "sklearn", "datasets")
+HEAVY = ("torch", "transformers", "sklearn", "datasets", "tensorly")
 NEVER_HEAVY = ("offcomp.ui", *RESULTS, "offcomp.charts", "offcomp.runs", "pages", "app", *PLANNING)
 LAZILY_HEAVY = "offcomp.methods"  # in this one, functions that compute may import torch
 LONGEST = {"pages": 100, "app": 100, "offcomp": 300}

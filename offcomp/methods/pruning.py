@@ -1,0 +1,144 @@
+"""Magnitude pruning: the entries of largest absolute value are kept, all others become zero.
+
+    minimise ‖W - Ŵ‖_F over Ŵ with `kept` entries that are not zero
+
+The minimiser keeps the largest entries as they are; the squared error is the sum of the squares of the others. This is the
+oldest criterion (Han et al., "Learning both Weights and Connections", NeurIPS 2015, section 3), without their retraining.
+
+Stored: the kept values, where they belong, and the two sides of the matrix. Positions are a mask, one bit an entry, or indices:
+how many entries each row keeps, and the column of each, in as few bits as hold a number below cols (cheaper than one index over
+all entries, which needs log2(rows) bits more). Each bit of the mask and each index is a stored number:
+
+    mask       2 + kept + rows · cols          parameters, 1 bit an entry
+    indices    2 + kept + kept + rows          parameters, ⌈log2 cols⌉ bits a column, ⌈log2(cols + 1)⌉ bits a row's count
+
+`positions="auto"` takes the one of fewer bytes: the mask once more than about one entry in ⌈log2 cols⌉ is kept. A mask alone
+counts as many parameters as the matrix, so where the ratio counts parameters only indices save anything.
+
+The official repository of arXiv 2302.04045 counts the kept values alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from offcomp.methods.base import CompressedMatrix, Hints, Report, choose_size, ignore_progress, store_dense
+from offcomp.numerics.accounting import Budget, Codes, Shapes, code_counts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIDE_BITS = 32
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Keep the largest entries."""
+
+    name: ClassVar[str] = "pruning"
+    role: ClassVar[str] = "pruning"
+    title: ClassVar[str] = "Pruning"
+    paper: ClassVar[str] = "Han et al. 2015, arXiv 1506.02626"
+    size_name: ClassVar[str] = "kept entries"
+
+    positions: str = field(
+        default="auto",
+        metadata={
+            "help": "How positions are stored. auto takes what has fewer bytes; where parameters count, indices keep more.",
+            "choices": ("auto", "mask", "indices"),
+        },
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """It needs the weights alone."""
+        return False
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """1 .. rows · cols kept entries."""
+        return range(1, rows * cols + 1)
+
+    def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
+        """Values in one row, so that int8 storage has one scale for all, the two sides, and mask or indices."""
+        mask = {"mask": Codes(rows * cols, 1)}
+        indices = {"columns": Codes(size, _column_bits(cols)), "row_counts": Codes(rows, _count_bits(cols))}
+        chosen = {"mask": mask, "indices": indices, "auto": min(mask, indices, key=_packed_bytes)}[self.positions]
+        return {"values": (1, size), "sides": Codes(2, SIDE_BITS), **chosen}
+
+    def seconds(self, rows: int, cols: int, size: int) -> float:
+        """A selection, and the packing of positions."""
+        return 0.01 + 6e-8 * rows * cols
+
+    def fit(
+        self,
+        matrix: Tensor,
+        budget: Budget,
+        *,
+        hints: Hints | None = None,
+        seed: int = 0,
+        report: Report = ignore_progress,
+    ) -> CompressedMatrix:
+        """Keep as many entries as the budget holds; of equal ones the first. The seed is not used: nothing is drawn."""
+        import torch
+
+        from offcomp.numerics.bits import pack_bits
+        from offcomp.numerics.storage import pack
+
+        rows, cols = matrix.shape
+        kept = choose_size(self, rows, cols, budget)
+        if kept == 0:
+            return store_dense(matrix, budget.dtype)
+        entries = matrix.detach().float()
+        mask = largest_entries(entries, kept)
+        shapes = self.tensor_shapes(rows, cols, kept)
+        tensors = {"values": entries[mask][None], "sides": pack_bits(torch.tensor([rows, cols]), SIDE_BITS)}
+        if "mask" in shapes:
+            tensors["mask"] = pack_bits(mask.flatten().to(torch.uint8), 1)
+        else:
+            tensors["columns"] = pack_bits(mask.nonzero()[:, 1], _column_bits(cols))
+            tensors["row_counts"] = pack_bits(mask.sum(1), _count_bits(cols))
+        stored = pack(tensors, budget.dtype)
+        report(1.0)
+        return CompressedMatrix(stored, kept_entries, kept, codes=code_counts(shapes))
+
+
+def kept_entries(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder: the kept values in their places."""
+    import torch
+
+    from offcomp.numerics.bits import unpack_bits
+
+    values = tensors["values"][0]
+    rows, cols = unpack_bits(tensors["sides"], SIDE_BITS, 2).tolist()
+    matrix = torch.zeros(rows, cols)
+    if "mask" in tensors:
+        matrix[unpack_bits(tensors["mask"], 1, rows * cols).reshape(rows, cols).bool()] = values
+    else:
+        counts = unpack_bits(tensors["row_counts"], _count_bits(cols), rows)
+        columns = unpack_bits(tensors["columns"], _column_bits(cols), len(values))
+        matrix[torch.arange(rows).repeat_interleave(counts), columns] = values
+    return matrix
+
+
+def largest_entries(matrix: Tensor, count: int) -> Tensor:
+    """Boolean (rows, cols) with `count` True where |matrix| is largest; of equal entries the first in reading order."""
+    magnitudes = matrix.abs().flatten()
+    threshold = magnitudes.kthvalue(len(magnitudes) - count + 1).values
+    mask = magnitudes > threshold
+    equal = (magnitudes == threshold).nonzero()[:, 0]
+    mask[equal[: count - int(mask.sum())]] = True
+    return mask.reshape(matrix.shape)
+
+
+def _column_bits(cols: int) -> int:
+    return max(1, (cols - 1).bit_length())
+
+
+def _count_bits(cols: int) -> int:
+    return cols.bit_length()
+
+
+def _packed_bytes(positions: Mapping[str, Codes]) -> int:
+    return sum(codes.shape[0] for codes in positions.values())

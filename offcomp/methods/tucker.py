@@ -1,0 +1,164 @@
+"""Tucker decomposition of the group as a stack of slabs.
+
+The (rows, cols) matrix is cut into equal slabs, one above the other, and read as a tensor T (slabs, height, cols), so that six
+stacked (384, 384) matrices are (6, 384, 384). The slabs share a basis of their rows and one of their columns:
+
+    minimise ‖T - core ×₁ P ×₂ L ×₃ R‖_F over core (p, l, r), P (slabs, p), L (height, l), R (cols, r)
+
+Stored with one size s, l = min(s, height), r = min(s, cols), neither of them beyond what the others can fill:
+
+    p · l · r + height · l + cols · r                     p = slabs: P is a rotation, and is absorbed by the core
+    p · l · r + height · l + cols · r + slabs · p         p = `slab_rank` < slabs
+
+Higher-order SVD (De Lathauwer et al., "A multilinear singular value decomposition", 2000) is the start, higher-order orthogonal
+iteration (the same, "On the best rank-1 and rank-(R1, ..., RN) approximation", 2000, section 4) improves it: tensorly's
+`partial_tucker` on the device of the matrix, in a fixed number of rounds. A single slab gives the SVD with its diagonal core
+stored in full, which is never better than the SVD itself.
+
+The official repository of arXiv 2302.04045 decomposes single matrices by tltorch, which is that single slab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from offcomp.methods.base import CompressedMatrix, Hints, Report, choose_size, ignore_progress, store_dense
+from offcomp.numerics.accounting import Budget, Shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_SLABS = 4096
+
+
+@dataclass(frozen=True)
+class Tucker:
+    """Slabs of rows that share a basis of both sides."""
+
+    name: ClassVar[str] = "tucker"
+    role: ClassVar[str] = "tucker"
+    title: ClassVar[str] = "Tucker"
+    paper: ClassVar[str] = "De Lathauwer, De Moor and Vandewalle 2000"
+    size_name: ClassVar[str] = "rank"
+
+    slabs: int = field(
+        default=0,
+        metadata={
+            "help": "Equal slabs of rows, rounded down to a divisor of the rows. 0 makes them about as high as wide.",
+            "range": (0, MOST_SLABS),
+        },
+    )
+    slab_rank: int = field(
+        default=0,
+        metadata={"help": "Mixtures that the slabs are made of. 0 keeps as many as there are slabs.", "range": (0, MOST_SLABS)},
+    )
+    iterations: int = field(
+        default=5, metadata={"help": "Rounds of orthogonal iteration after the higher-order SVD.", "range": (0, 100)}
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """It needs the weights alone."""
+        return False
+
+    def tensor_sides(self, rows: int, cols: int) -> tuple[int, int, int]:
+        """(slabs, height, cols) of the tensor that a (rows, cols) matrix is read as."""
+        wanted = self.slabs or max(1, rows // cols)
+        slabs = next(count for count in range(min(wanted, rows), 0, -1) if rows % count == 0)
+        return slabs, rows // slabs, cols
+
+    def ranks(self, rows: int, cols: int, size: int) -> tuple[int, int, int]:
+        """(p, l, r) at this size."""
+        slabs, height, _ = self.tensor_sides(rows, cols)
+        mixtures = min(self.slab_rank or slabs, slabs)
+        left, right = min(size, height), min(size, cols)
+        left, right = min(left, mixtures * right), min(right, mixtures * left)
+        return slabs if self._absorbs_slabs(slabs) else min(mixtures, left * right), left, right
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """Ranks 1 .. the last that adds something to either basis."""
+        slabs, height, _ = self.tensor_sides(rows, cols)
+        mixtures = min(self.slab_rank or slabs, slabs)
+        return range(1, max(min(height, mixtures * cols), min(cols, mixtures * height)) + 1)
+
+    def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
+        """The core with its first two sides as rows, the two bases, and where the slabs are mixed their basis."""
+        slabs, height, _ = self.tensor_sides(rows, cols)
+        mixtures, left, right = self.ranks(rows, cols, size)
+        shapes = {"core": (mixtures * left, right), "left": (height, left), "right": (cols, right)}
+        return shapes if self._absorbs_slabs(slabs) else shapes | {"mixing": (slabs, mixtures)}
+
+    def _absorbs_slabs(self, slabs: int) -> bool:
+        return self.slab_rank == 0 or self.slab_rank >= slabs
+
+    def seconds(self, rows: int, cols: int, size: int) -> float:
+        """An SVD of both unfoldings at the start and, narrower, in every round."""
+        slabs, height, _ = self.tensor_sides(rows, cols)
+        _, left, right = self.ranks(rows, cols, size)
+        rounds = slabs * height * cols * (left + right) + height**2 * slabs * right + cols**2 * slabs * left
+        return 0.05 + 2e-10 * (rows * cols * (height + cols) + self.iterations * rounds)
+
+    def fit(
+        self,
+        matrix: Tensor,
+        budget: Budget,
+        *,
+        hints: Hints | None = None,
+        seed: int = 0,
+        report: Report = ignore_progress,
+    ) -> CompressedMatrix:
+        """Decompose at the largest rank within the budget. The seed is not used: nothing is drawn."""
+        from offcomp.numerics.storage import pack
+
+        rows, cols = matrix.shape
+        size = choose_size(self, rows, cols, budget)
+        if size == 0:
+            return store_dense(matrix, budget.dtype)
+        sides = self.tensor_sides(rows, cols)
+        samples = matrix.detach().float()
+        scale = samples.abs().max().clamp_min(1e-37)  # squares of tiny entries would vanish
+        modes = (1, 2) if self._absorbs_slabs(sides[0]) else (0, 1, 2)
+        ranks = self.ranks(rows, cols, size)
+        core, factors = self._decompose(samples.reshape(sides) / scale, [ranks[mode] for mode in modes], modes)
+        tensors = dict(zip(("mixing", "left", "right")[-len(modes) :], factors, strict=True))
+        tensors["core"] = (core * scale).reshape(-1, core.shape[2])
+        share = tensors["core"].abs().max().clamp_min(1e-37) ** (1 / 3)  # so that all three suit a narrow storage dtype
+        tensors |= {"core": tensors["core"] / share**2, "left": tensors["left"] * share, "right": tensors["right"] * share}
+        stored = pack({name: tensors[name] for name in self.tensor_shapes(rows, cols, size)}, budget.dtype)
+        report(1.0)
+        return CompressedMatrix(stored, tucker_product, size)
+
+    def _decompose(self, tensor: Tensor, ranks: list[int], modes: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
+        """(core, factors along `modes`) of a tensor; tensorly's backend is set for this thread and this call alone."""
+        import tensorly
+        from tensorly.decomposition import partial_tucker
+
+        with tensorly.backend_context("pytorch", local_threadsafe=True):
+            (core, factors), _ = partial_tucker(
+                tensor, ranks, modes=list(modes), n_iter_max=self.iterations, svd=_left_vectors, tol=0, random_state=0
+            )
+        return core, factors
+
+
+def tucker_product(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder: core ×₁ P ×₂ L ×₃ R as a matrix."""
+    left, right = tensors["left"], tensors["right"]
+    core = tensors["core"].reshape(-1, left.shape[1], right.shape[1])  # (p, l, r)
+    if "mixing" in tensors:
+        core = (tensors["mixing"] @ core.flatten(1)).reshape(-1, *core.shape[1:])
+    return (left @ (core @ right.T)).reshape(-1, right.shape[0])
+
+
+def _left_vectors(matrix: Tensor, n_eigenvecs: int, **_: object) -> tuple[Tensor, Tensor, Tensor]:
+    """(U, σ, σ Vᵀ) of the leading singular values through the smaller Gram matrix, in the form that tensorly asks for."""
+    import torch
+
+    wide = matrix.double()
+    if wide.shape[0] <= wide.shape[1]:
+        basis = torch.linalg.eigh(wide @ wide.T)[1].flip(1)[:, :n_eigenvecs]
+    else:
+        basis = torch.linalg.qr(wide @ torch.linalg.eigh(wide.T @ wide)[1].flip(1)[:, :n_eigenvecs])[0]
+    right = basis.T @ wide
+    return basis.to(matrix.dtype), right.norm(dim=1).to(matrix.dtype), right.to(matrix.dtype)
