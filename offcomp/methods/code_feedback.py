@@ -1,0 +1,72 @@
+"""Codes chosen on calibration text: member after member, each on the inputs that the members coded before it produce."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from torch import Tensor
+from torch.nn import functional
+
+from offcomp.methods.base import Hints, Report
+from offcomp.numerics.codebooks import Codebook, decode_scales, encode_scales, least_squares_scales, root_mean_square, scaled
+from offcomp.numerics.feedback import damped_order_and_factor, round_with_feedback
+
+
+def with_feedback(
+    book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, hints: Hints, damping: float, report: Report
+) -> None:
+    """Choose the codes (rows, pieces, stages) and scale codes (rows,) of a stacked matrix (rows, cols) anew, in place.
+
+    Members whose inputs have no moment (embeddings) keep theirs.
+    """
+    ends = list(accumulate(hints.heights))
+    for number, index in enumerate(hints.order):
+        rows = slice(ends[index] - hints.heights[index], ends[index])
+        moment = hints.statistics(index).column_moment
+        if moment is None:
+            part = _decoded(book, codes[rows], scales[rows], matrix.shape[1])
+        else:
+            code = _code_turned if hints.turned[index] else _code_upright
+            part = code(book, matrix[rows], codes[rows], scales[rows], moment=moment.to(matrix.device), damping=damping)
+        hints.settle(index, part)
+        report((number + 1) / len(ends))
+
+
+def _decoded(book: Codebook, codes: Tensor, scales: Tensor, cols: int) -> Tensor:
+    values = sum(book.codewords[stage][codes[..., stage].long()] for stage in range(len(book.codewords)))
+    assert isinstance(values, Tensor)  # noqa: S101  # there is at least one stage
+    return values.flatten(1)[:, :cols] * decode_scales(scales, book.limits)[:, None]
+
+
+def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, moment: Tensor, damping: float) -> Tensor:
+    """A member (outputs, inputs): pieces lie along the inputs, so a step is a piece of every row."""
+    cols, length = matrix.shape[1], book.length
+    missing = -cols % length
+    order, factor = damped_order_and_factor(functional.pad(moment, (0, missing, 0, missing)), damping, length)
+    row_scales = book.round_scales(root_mean_square(matrix))
+    scales.copy_(encode_scales(row_scales, book.limits))
+
+    def rounding(inputs: Tensor, weights: Tensor, corner: Tensor) -> Tensor:
+        chosen, values = book.quantize(scaled(weights.T, row_scales), corner)
+        codes[:, int(inputs[0]) // length] = chosen.to(codes.dtype)
+        return (values * row_scales[:, None]).T
+
+    return round_with_feedback(functional.pad(matrix, (0, missing)).T, order, factor, length, rounding).T[:, :cols]
+
+
+def _code_turned(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, moment: Tensor, damping: float) -> Tensor:
+    """A member that stands transposed (inputs, outputs): a step is a row, whose pieces lie along the outputs."""
+    cols, length = matrix.shape[1], book.length
+    order, factor = damped_order_and_factor(moment, damping, 1)
+
+    def rounding(inputs: Tensor, weights: Tensor, corner: Tensor) -> Tensor:
+        del corner  # of one input: it scales all distances alike
+        row_scale = book.round_scales(root_mean_square(weights))
+        padded = functional.pad(scaled(weights, row_scale), (0, -cols % length))
+        chosen, values = book.quantize(padded.reshape(-1, length))
+        directions = values.reshape(1, -1)[:, :cols]
+        best = encode_scales(least_squares_scales(weights, directions), book.limits)
+        codes[inputs], scales[inputs] = chosen[None].to(codes.dtype), best
+        return directions * decode_scales(best, book.limits)[:, None]
+
+    return round_with_feedback(matrix, order, factor, 1, rounding)

@@ -1,0 +1,73 @@
+"""Rounding with error feedback: what one input's weights lose is made up for by the weights of inputs that follow.
+
+For W seen input by input, V = Wᵀ (inputs, outputs), and the second moment H (inputs, inputs) of the inputs, rounding the
+inputs one after the other and moving the rest to the least-squares optimum minimises tr((V-V̂)ᵀ H (V-V̂)) greedily. With
+H⁻¹ = UᵀU, U upper triangular, the correction after a step b is
+
+    V_rest -= (U_bb⁻¹ U_b,rest)ᵀ (V_b - V̂_b)
+
+(Frantar et al., GPTQ, ICLR 2023, algorithm 1; van Baalen et al., GPTVQ, 2024, for several inputs a step.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+PANEL = 96
+"""Inputs between two updates of the whole remainder; a multiple of every usual step."""
+
+Rounding = Callable[[Integer[Tensor, " step"], Tensor, Tensor], Tensor]
+"""(inputs, their weights (step, outputs), U_bb (step, step)) -> the rounded weights (step, outputs)."""
+
+
+def damped_order_and_factor(
+    moment: Float[Tensor, "inputs inputs"], damping: float, step: int
+) -> tuple[Integer[Tensor, " inputs"], Float[Tensor, "inputs inputs"]]:
+    """The order in which inputs are rounded, by decreasing moment of each `step` neighbours, and U for that order.
+
+    `damping` times the mean of the diagonal is added to the diagonal, so that U exists for every moment; a zero moment counts
+    as the identity.
+    """
+    wide = moment.double()
+    size = len(wide)
+    level = wide.diagonal().mean()
+    if not level > 0:
+        wide, level = torch.eye(size, dtype=torch.float64, device=wide.device), torch.ones((), dtype=torch.float64)
+    strength = wide.diagonal().reshape(-1, step).sum(1)
+    steps = strength.argsort(descending=True, stable=True)
+    order = (steps[:, None] * step + torch.arange(step, device=steps.device)).reshape(-1)
+    damped = (wide / level)[order][:, order] + damping * torch.eye(size, dtype=torch.float64, device=wide.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return order, torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def round_with_feedback(
+    weights: Float[Tensor, "inputs outputs"],
+    order: Integer[Tensor, " inputs"],
+    factor: Float[Tensor, "inputs inputs"],
+    step: int,
+    rounding: Rounding,
+) -> Float[Tensor, "inputs outputs"]:
+    """The rounded weights. `rounding` is called once for each step, in the given order."""
+    rest = weights[order]
+    rounded = torch.empty_like(rest)
+    panel = max(step, PANEL // step * step)
+    for first in range(0, len(rest), panel):
+        last = min(first + panel, len(rest))
+        errors = torch.empty_like(rest[first:last])
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            corner = factor[start:stop, start:stop]
+            rounded[start:stop] = rounding(order[start:stop], rest[start:stop], corner)
+            difference = rest[start:stop] - rounded[start:stop]
+            error = torch.linalg.solve_triangular(corner.T, difference, upper=False)  # U_bbᵀ⁻¹ (V_b - V̂_b)
+            errors[start - first : stop - first] = error
+            rest[stop:last] -= factor[start:stop, stop:last].T @ error
+        rest[last:] -= factor[first:last, last:].T @ errors
+    result = torch.empty_like(rounded)
+    result[order] = rounded
+    return result
