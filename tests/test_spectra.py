@@ -10,20 +10,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from offcomp import spectra
 from offcomp.compress import compress_group, stack
-from offcomp.errors import StorageError
+from offcomp.errors import InputError, StorageError
 from offcomp.files import home_folder, read_json, write_bytes, write_json
 from offcomp.grouping import GROUPINGS, STACKS, group_shape
 from offcomp.models import loading, weights
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.sources import bundled_info
-from offcomp.numerics import linalg
+from offcomp.numerics import grams, linalg
+from offcomp.numerics.compact import SMALLEST, decode, encode
 from offcomp.plan import Group, Plan, make_groups, members
 from offcomp.prediction import predict_group
-from offcomp.spectra import compute, find, missing, relative_error, spectrum_key
+from offcomp.spectra import (
+    DENSE,
+    OUT_OF_REACH,
+    MatrixSpectrum,
+    compute,
+    errors_at,
+    find,
+    load_spectra,
+    missing,
+    relative_error,
+    save_spectra,
+    spectrum_key,
+)
 from tests import tiny_models
 
 NOWHERE = Path("/nonexistent")
@@ -225,7 +240,7 @@ def test_kept_spectra_are_read_and_not_computed_again(kept: Kept, monkeypatch: p
     for parameter in other_weights.model.parameters():
         parameter.zero_()
     monkeypatch.setattr(loading, "load", lambda _model: other_weights)
-    monkeypatch.setattr(linalg, "singular_values", lambda _matrix: pytest.fail("computed again"))
+    monkeypatch.setattr(grams, "spectrum_of_gram", lambda *_: pytest.fail("computed again"))
     second = compute(kept.plan, kept.home)
     assert all(np.array_equal(first[name], second[name]) and first[name].max() > 0 for name in ("keys", "mix"))
 
@@ -233,11 +248,11 @@ def test_kept_spectra_are_read_and_not_computed_again(kept: Kept, monkeypatch: p
 def test_only_what_is_missing_is_computed(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     compute(replace(kept.plan, groups=kept.plan.groups[:1]), kept.home)
     assert missing(kept.plan, kept.loaded.info, kept.home) == ["mix"]
-    calls: list[tuple[int, ...]] = []
-    real: Callable[[torch.Tensor], torch.Tensor] = linalg.singular_values
-    monkeypatch.setattr(linalg, "singular_values", lambda matrix: calls.append(tuple(matrix.shape)) or real(matrix))
+    sides: list[int] = []
+    real: Callable[[torch.Tensor, int], torch.Tensor] = grams.spectrum_of_gram
+    monkeypatch.setattr(grams, "spectrum_of_gram", lambda gram, count: sides.append(len(gram)) or real(gram, count))
     compute(kept.plan, kept.home)
-    assert calls == [(24 + 24 + 40, 24)]
+    assert sides == [24]  # of the mix, (24 + 24 + 40, 24)
 
 
 def test_spectra_of_a_changed_checkpoint_are_not_used(kept: Kept) -> None:
@@ -297,6 +312,85 @@ def test_finding_reads_the_bundle_once(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(np, "load", lambda *_args, **_options: pytest.fail("read again"))
     assert find(INFO, named("value.0"), "rows", tmp_path) is not None
     assert spectra.BUNDLED.is_dir()
+
+
+# ------------------------------------------------------------------------------------------- errors at many ratios at once
+
+
+def matrix_spectrum(group: Group) -> MatrixSpectrum:
+    specs = members(group, INFO)
+    values = find(INFO, specs, group.stack, NOWHERE)
+    assert values is not None
+    return MatrixSpectrum(*group_shape(specs, group.stack), values)
+
+
+@pytest.mark.parametrize(("unit", "dtype"), [("parameters", "float32"), ("bytes", "float16"), ("bytes", "int8")])
+def test_ranks_and_errors_at_every_ratio_are_those_of_the_prediction(unit: str, dtype: str) -> None:
+    ratios = [1.0, 1.3, 2.0, 4.5, 80.0, 250.0]
+    table = errors_at([matrix_spectrum(group) for group in MEASURED], ratios, unit=unit, dtype=dtype)
+    for row, group in enumerate(MEASURED):
+        spectrum = matrix_spectrum(group).values
+        for column, ratio in enumerate(ratios):
+            predicted = predict_group(replace(group, ratio=ratio, unit=unit, dtype=dtype), INFO)
+            if predicted.form == "infeasible":
+                assert table.ranks[row, column] == OUT_OF_REACH and np.isnan(table.relative_errors[row, column])
+                continue
+            rank = None if predicted.form == "dense" else predicted.size
+            assert table.ranks[row, column] == (rank or DENSE)
+            assert table.relative_errors[row, column] == pytest.approx(relative_error([spectrum], [rank]), abs=1e-12)
+    spectra_of_all = [matrix_spectrum(group).values for group in MEASURED]
+    at_two = [int(rank) or None for rank in table.ranks[:, 2]]
+    assert table.together[2] == pytest.approx(relative_error(spectra_of_all, at_two), abs=1e-12)
+    assert np.isnan(table.together[-1]) == bool((table.ranks[:, -1] == OUT_OF_REACH).any())
+
+
+def test_squared_errors_start_at_the_squared_norm_and_end_at_zero() -> None:
+    spectrum = MatrixSpectrum(5, 2, np.array([4.0, 3.0], dtype=np.float32))
+    assert spectrum.squared_errors.tolist() == [25.0, 9.0, 0.0]
+
+
+def test_a_matrix_of_zeros_has_no_error() -> None:
+    table = errors_at([MatrixSpectrum(8, 8, np.zeros(8, dtype=np.float32))], [2.0])
+    assert table.relative_errors.tolist() == [[0.0]] and table.together.tolist() == [0.0]
+
+
+# --------------------------------------------------------------------------------------------------- spectra to be shipped
+
+
+def test_shipped_spectra_are_small_and_give_the_same_errors(tmp_path: Path) -> None:
+    exact = {group.name + group.stack: matrix_spectrum(group) for group in MEASURED}
+    exact["zeros"] = MatrixSpectrum(9, 7, np.zeros(7, dtype=np.float32))
+    save_spectra(tmp_path / "x.npz", "fingerprint", exact)
+    fingerprint, found = load_spectra(tmp_path / "x.npz")
+    assert fingerprint == "fingerprint" and list(found) == list(exact)
+    for name, spectrum in found.items():
+        assert spectrum.shape == exact[name].shape and spectrum.values.dtype == np.float32
+        np.testing.assert_allclose(spectrum.values, exact[name].values, rtol=5.1e-4)
+        np.testing.assert_allclose(spectrum.squared_errors**0.5, exact[name].squared_errors ** 0.5, rtol=5.1e-4)
+    count = sum(len(spectrum.values) for spectrum in exact.values())
+    assert (tmp_path / "x.npz").stat().st_size < 1.2 * count + 3000
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(0, 1e4, width=32), min_size=1, max_size=40), min_size=0, max_size=4),
+)
+def test_any_spectrum_comes_back_within_its_bound(values: list[list[float]]) -> None:
+    spectra_given = [np.sort(np.array(each, dtype=np.float32))[::-1] for each in values]
+    found = decode(encode(spectra_given))
+    assert len(found) == len(spectra_given)
+    for given_values, back in zip(spectra_given, found, strict=True):
+        assert (np.diff(back) <= 0).all()
+        small = SMALLEST * 1.001 * given_values[0]
+        np.testing.assert_allclose(back, given_values, rtol=5.1e-4, atol=max(small, 1e-37))
+
+
+def test_a_file_that_holds_no_spectra_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", x=np.ones(3))
+    (tmp_path / "text.npz").write_text("text")
+    for name in ("other.npz", "text.npz", "missing.npz"):
+        with pytest.raises(InputError, match="is not a file of spectra"):
+            load_spectra(tmp_path / name)
 
 
 # --------------------------------------------------------------------------------------------------------------- files
