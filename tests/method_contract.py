@@ -15,29 +15,46 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from offcomp.errors import BudgetTooSmall
-from offcomp.methods import FORMS, METHODS, make_method
+from offcomp.methods import FORMS, METHODS, make_method, own_options
 from offcomp.methods.base import CompressedMatrix, Method, dense_shapes, smallest_size
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, budget_for_ratio, storage_layout, stored_size
 from offcomp.numerics.storage import unpack
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "svd": [
+        {},
+        {"preset": "direction"},
+        {"preset": "fwsvd_rows"},
+        {"preset": "asvd", "shrinkage": 0.1},
+        {"preset": "whitened"},
+        {"preset": "two_sided"},
+    ],
     "autoencoder": [
         {"epochs": 2},
         {"epochs": 2, "encoder": "linear", "decoder": "linear"},
         {"epochs": 2, "encoder": "linear", "decoder": "nonlinear"},
         {"epochs": 2, "encoder": "nonlinear", "decoder": "linear", "enforce_norm": False},
         {"epochs": 2, "enforce_norm": False, "l1_weight": 0.5, "batch_size": 7},
-    ]
+    ],
+    "kronecker": [{}, {"left_rows": 7, "left_cols": 3}],
+    "tucker": [{}, {"slabs": 5, "slab_rank": 2, "iterations": 1}, {"slabs": 1, "iterations": 0}],
+    "pruning": [{}, {"positions": "mask"}, {"positions": "indices"}],
+    "quantization": [{}, {"block": 24, "symmetric": True}, {"block": 16}, {"symmetric": True, "search": False}],
 }
+"""Options by role."""
 ROWS, COLS = 96, 32
+SAVING = 0.6
 
 
 def variants() -> list[Any]:
     """A pytest parameter for each method of `METHODS` and each of its variants."""
     return [
-        pytest.param((method.name, options), id="-".join([method.name, *(str(value) for value in options.values())]))
+        pytest.param(
+            (method.name, own_options(method) | options),
+            id="-".join([method.role, *(str(value) for value in options.values())]),
+        )
         for method in METHODS
-        for options in VARIANTS.get(method.name, [{}])
+        for options in VARIANTS.get(method.role, [{}])
     ]
 
 
@@ -50,6 +67,23 @@ def random_matrix(rows: int, cols: int, seed: int = 0) -> Tensor:
 def share_of_dense(share: float, unit: str, dtype: str, rows: int = ROWS, cols: int = COLS) -> Budget:
     """A budget of `share` times what the dense matrix stores in this dtype."""
     return Budget(int(share * stored_size(dense_shapes(rows, cols), dtype).in_unit(unit)), unit, dtype)
+
+
+def smallest_share(method: Method, unit: str, dtype: str, rows: int = ROWS, cols: int = COLS) -> float:
+    """What the smallest form of a method stores, as a share of the dense matrix in this unit."""
+    dense = stored_size(dense_shapes(rows, cols), dtype)
+    return smallest_size(method, rows, cols, dtype).in_unit(unit) / dense.in_unit(unit)
+
+
+def attainable(method: Method, share: float, unit: str, dtype: str, *shape: int) -> Budget:
+    """A budget of `share` times the dense matrix, raised to the smallest form where that needs more.
+
+    Where a method saves little or nothing in this unit (codes count one parameter each), the other unit is taken.
+    """
+    rows, cols = shape or (ROWS, COLS)
+    unit = next(counted for counted in (unit, *UNITS) if smallest_share(method, counted, dtype, rows, cols) <= SAVING)
+    smallest = smallest_size(method, rows, cols, dtype).in_unit(unit)
+    return Budget(max(smallest, share_of_dense(share, unit, dtype, rows, cols).limit), unit, dtype)
 
 
 def layout_of(compressed: CompressedMatrix) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -92,23 +126,34 @@ class MethodContract:
         return random_matrix(ROWS, COLS)
 
     @pytest.fixture
-    def budget(self, dtype: str) -> Budget:
+    def budget(self, method: Method, dtype: str) -> Budget:
         """For the tests where the unit makes no difference."""
-        return share_of_dense(0.5, "parameters", dtype)
+        return attainable(method, 0.5, "parameters", dtype)
 
     def test_it_never_stores_more_than_the_budget_and_takes_the_largest_size_within(
         self, method: Method, unit: str, dtype: str
     ) -> None:
         for shape, share in [((ROWS, COLS), 0.55), ((COLS, ROWS), 0.7), ((40, 40), 0.99), ((ROWS, COLS), 0.9)]:
-            budget = share_of_dense(share, unit, dtype, *shape)
+            budget = attainable(method, share, unit, dtype, *shape)
             compressed = method.fit(random_matrix(*shape), budget)
-            assert compressed.stored.in_unit(unit) <= budget.limit
-            assert compressed.size >= 1
-            larger = stored_size(method.tensor_shapes(*shape, compressed.size + 1), dtype)
-            assert larger.in_unit(unit) > budget.limit
+            assert compressed.stored.in_unit(budget.unit) <= budget.limit
+            assert compressed.size in method.sizes(*shape)
+            if compressed.size + 1 in method.sizes(*shape):
+                larger = stored_size(method.tensor_shapes(*shape, compressed.size + 1), dtype)
+                assert larger.in_unit(budget.unit) > budget.limit
+
+    def test_a_unit_in_which_nothing_is_saved_has_no_budget_below_the_dense_matrix(
+        self, method: Method, matrix: Tensor, unit: str, dtype: str
+    ) -> None:
+        below = Budget(share_of_dense(1.0, unit, dtype).limit - 1, unit, dtype)
+        if smallest_share(method, unit, dtype) < 1:
+            assert method.fit(matrix, below).size in method.sizes(ROWS, COLS)
+        else:
+            with pytest.raises(BudgetTooSmall):
+                method.fit(matrix, below)
 
     def test_what_is_stored_is_what_the_layout_predicts(self, method: Method, matrix: Tensor, unit: str, dtype: str) -> None:
-        compressed = method.fit(matrix, share_of_dense(0.5, unit, dtype))
+        compressed = method.fit(matrix, attainable(method, 0.5, unit, dtype))
         shapes = method.tensor_shapes(ROWS, COLS, compressed.size)
         assert layout_of(compressed) == storage_layout(shapes, dtype)
         assert compressed.stored == stored_size(shapes, dtype)
@@ -132,10 +177,10 @@ class MethodContract:
         assert reconstruction.abs().max() > 0
 
     def test_narrow_storage_costs_little_against_float32(self, method: Method, matrix: Tensor, dtype: str) -> None:
-        budget = share_of_dense(0.6, "parameters", dtype)
+        budget = attainable(method, 0.6, "parameters", dtype)
         stored = method.fit(matrix, budget)
         shapes = method.tensor_shapes(ROWS, COLS, stored.size)
-        exact = method.fit(matrix, Budget(stored_size(shapes, "float32").num_parameters))
+        exact = method.fit(matrix, Budget(stored_size(shapes, "float32").in_unit(budget.unit), budget.unit))
         assert exact.size == stored.size
         worse = {"float32": 0.0, "float16": 2e-3, "int8": 0.05}[dtype]
         assert relative_error(exact.reconstruct(), stored.reconstruct()) <= worse
@@ -165,7 +210,7 @@ class MethodContract:
 
     @pytest.mark.parametrize("share", [0.5, 1.0], ids=["compressed", "dense"])
     def test_the_result_shares_no_memory_with_the_input(self, method: Method, matrix: Tensor, dtype: str, share: float) -> None:
-        compressed = method.fit(matrix, share_of_dense(share, "parameters", dtype))
+        compressed = method.fit(matrix, attainable(method, share, "parameters", dtype))
         before = compressed.reconstruct().clone()
         matrix.zero_()  # a model's weight is overwritten once the compressed one is put in its place
         assert torch.equal(compressed.reconstruct(), before)
@@ -174,7 +219,7 @@ class MethodContract:
     def test_changing_a_reconstruction_leaves_the_stored_tensors_alone(
         self, method: Method, matrix: Tensor, dtype: str, share: float
     ) -> None:
-        compressed = method.fit(matrix, share_of_dense(share, "parameters", dtype))
+        compressed = method.fit(matrix, attainable(method, share, "parameters", dtype))
         before = compressed.reconstruct().clone()
         compressed.reconstruct().zero_()
         assert torch.equal(compressed.reconstruct(), before)
@@ -183,22 +228,23 @@ class MethodContract:
     def test_a_matrix_of_another_float_dtype_is_taken_as_its_float32_copy(
         self, method: Method, matrix: Tensor, given: torch.dtype
     ) -> None:
-        budget = share_of_dense(0.5, "parameters", "float32")
+        budget = attainable(method, 0.5, "parameters", "float32")
         narrow = method.fit(matrix.to(given), budget)
         wide = method.fit(matrix.to(given).float(), budget)
         assert_equal_tensors(narrow, wide)
 
     def test_a_transposed_view_is_compressed_like_its_copy(self, method: Method) -> None:
         view = random_matrix(COLS, ROWS).T
-        budget = share_of_dense(0.5, "parameters", "float32")
+        budget = attainable(method, 0.5, "parameters", "float32")
         of_view, of_copy = method.fit(view, budget), method.fit(view.contiguous(), budget)
         assert relative_error(of_copy.reconstruct(), of_view.reconstruct()) < 1e-4
 
     def test_a_budget_below_the_smallest_form_names_both_numbers(
         self, method: Method, matrix: Tensor, unit: str, dtype: str
     ) -> None:
+        unit = attainable(method, 0.0, unit, dtype).unit
         smallest = smallest_size(method, ROWS, COLS, dtype).in_unit(unit)
-        assert method.fit(matrix, Budget(smallest, unit, dtype)).size == 1
+        assert method.fit(matrix, Budget(smallest, unit, dtype)).size == method.sizes(ROWS, COLS).start
         with pytest.raises(BudgetTooSmall) as raised:
             method.fit(matrix, Budget(smallest - 1, unit, dtype))
         for part in (str(smallest), str(smallest - 1), unit, method.size_name, f"({ROWS}, {COLS})"):
@@ -228,7 +274,7 @@ class MethodContract:
     def test_a_safetensors_file_holds_the_ledger_byte_for_byte_and_decodes_to_the_same_matrix(
         self, *, method: Method, matrix: Tensor, unit: str, dtype: str, share: float, tmp_path: Path
     ) -> None:
-        compressed = method.fit(matrix, share_of_dense(share, unit, dtype))
+        compressed = method.fit(matrix, attainable(method, share, unit, dtype))
         path = tmp_path / "matrix.safetensors"
         save_file(dict(compressed.tensors), path)
         content = path.read_bytes()
@@ -269,4 +315,4 @@ class MethodContract:
         assert relative_error(on_cpu.reconstruct(), on_cuda.reconstruct()) < 2e-2
 
     def test_the_method_is_made_by_its_name(self, method: Method) -> None:
-        assert type(make_method(method.name, {})) is type(method)
+        assert type(make_method(method.name, own_options(type(method)))) is type(method)

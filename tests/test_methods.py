@@ -9,26 +9,35 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 pytest.register_assert_rewrite("tests.method_contract")
 
 from offcomp.errors import BudgetTooSmall, InputError  # noqa: E402
-from offcomp.methods import FORMS, METHODS, default_options, make_method, method_class  # noqa: E402
+from offcomp.methods import FORMS, METHODS, default_options, make_method, method_class, method_of_role, own_options, presets_of  # noqa: E402
 from offcomp.methods.base import Method, choose_size, dense_shapes  # noqa: E402
-from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, stored_size  # noqa: E402
-from tests.method_contract import MethodContract, share_of_dense, variants  # noqa: E402
+from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, storage_layout, stored_size  # noqa: E402
+from tests.method_contract import MethodContract, layout_of, share_of_dense, variants  # noqa: E402
+from tests.synthetic_hints import with_hints  # noqa: E402
 
-NAMES = [method.name for method in METHODS]
+ROLES = [method.role for method in METHODS]
+LARGEST_HALF = torch.finfo(torch.float16).max
 
 
 @pytest.fixture(params=variants())
 def method(request: pytest.FixtureRequest) -> Method:
     """Each method of `METHODS` in each of its variants."""
     name, options = request.param
-    return make_method(name, options)
+    return with_hints(make_method(name, options))
+
+
+CLOSED_FORMS = [
+    parameter.values[0]
+    for parameter in variants()
+    if parameter.values[0][0] in ("kronecker", "tucker", "pruning", "quantization")
+]
 
 
 class TestEveryMethod(MethodContract):
@@ -130,6 +139,33 @@ def test_svd_of_a_constant_matrix_is_nearly_exact_in_every_storage_dtype(rows: i
     torch.testing.assert_close(compressed.reconstruct(), matrix, rtol=0, atol=0.02)
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    matrix=degenerate_matrices(),
+    share=st.floats(0.2, 1.1),
+    unit=st.sampled_from(UNITS),
+    dtype=st.sampled_from(STORAGE_DTYPES),
+    variant=st.sampled_from(CLOSED_FORMS),
+)
+def test_a_closed_form_of_a_degenerate_matrix_is_finite_within_budget_and_no_worse_than_zeros(
+    matrix: Tensor, share: float, unit: str, dtype: str, variant: tuple[str, dict[str, Any]]
+) -> None:
+    assume(dtype != "float16" or matrix.abs().max() < LARGEST_HALF)
+    budget = share_of_dense(share, unit, dtype, *matrix.shape)
+    method = make_method(*variant)
+    compressed = fit_or_none(method, matrix, budget)
+    if compressed is None:
+        return
+    assert compressed.stored.in_unit(unit) <= budget.limit
+    if compressed.size:
+        shapes = method.tensor_shapes(*matrix.shape, compressed.size)
+        assert layout_of(compressed) == storage_layout(shapes, dtype)
+    reconstruction = compressed.reconstruct().double()
+    assert reconstruction.isfinite().all()
+    error, norm = (matrix.double() - reconstruction).norm(), matrix.double().norm()
+    assert error <= norm * {"float32": 1 + 1e-5, "float16": 1.01, "int8": 1.05}[dtype]
+
+
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     rows=st.integers(1, 400),
@@ -148,12 +184,21 @@ def test_the_chosen_size_is_the_largest_that_fits(
         size = choose_size(method, rows, cols, budget)
     except BudgetTooSmall:
         size = None
-    fitting = [s for s in method.sizes(rows, cols) if budget.admits(method.tensor_shapes(rows, cols, s))]
+    tried = sizes_to_try(method.sizes(rows, cols), size or 0)
+    fitting = [s for s in tried if budget.admits(method.tensor_shapes(rows, cols, s))]
     if budget.admits(dense_shapes(rows, cols)):
         assert size == 0
     else:
         assert size == (fitting[-1] if fitting else None)
-        assert fitting == list(method.sizes(rows, cols))[: len(fitting)]
+        assert fitting == tried[: len(fitting)]
+
+
+def sizes_to_try(sizes: range, chosen: int) -> list[int]:
+    """All sizes; of a long range both ends, the neighbours of the chosen one, and an even sample."""
+    if len(sizes) <= 1000:
+        return list(sizes)
+    near = range(chosen - 5, chosen + 6)
+    return sorted({*sizes[:5], *sizes[-5:], *sizes[:: len(sizes) // 200], *(s for s in near if s in sizes)})
 
 
 def test_a_dense_int8_matrix_counts_its_scales() -> None:
@@ -166,9 +211,32 @@ def test_a_dense_int8_matrix_counts_its_scales() -> None:
 # Names and options
 
 
-def test_names_of_methods_and_forms_are_unique() -> None:
-    assert len(set(NAMES)) == len(NAMES)
+def test_roles_of_methods_and_names_of_forms_are_unique() -> None:
+    assert len(set(ROLES)) == len(ROLES)
     assert len({form.__name__ for form in FORMS}) == len(FORMS)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_and_the_name_and_preset_of_a_method_lead_to_the_same_class(role: str) -> None:
+    method = method_of_role(role)
+    assert method.role == role
+    presets = presets_of(method) or (None,)
+    assert all(method_class(method.name, preset) is method for preset in presets)
+    assert type(make_method(method.name, own_options(method))) is method
+
+
+def test_members_of_a_family_share_no_preset() -> None:
+    for name in {method.name for method in METHODS}:
+        presets = [preset for method in METHODS if method.name == name for preset in presets_of(method)]
+        assert len(set(presets)) == len(presets)
+        assert len(presets) >= sum(method.name == name for method in METHODS) or not presets
+
+
+def test_an_unknown_role_is_named_with_the_known_ones() -> None:
+    with pytest.raises(InputError) as raised:
+        method_of_role("banaei")
+    assert "'banaei'" in str(raised.value)
+    assert all(role in str(raised.value) for role in ROLES)
 
 
 def test_importing_the_methods_loads_no_torch() -> None:
@@ -176,24 +244,22 @@ def test_importing_the_methods_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_method_says_what_it_is_and_where_it_comes_from(name: str) -> None:
-    method = method_class(name)
-    assert method.name == name
+@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+def test_a_method_says_what_it_is_and_where_it_comes_from(method: type[Method]) -> None:
     for text in (method.title, method.paper, method.size_name, method.__doc__):
         assert text and text.strip()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_default_options_are_the_defaults_of_the_dataclass(name: str) -> None:
-    method = method_class(name)
-    assert default_options(name) == {option.name: getattr(method(), option.name) for option in fields(method)}
-    assert make_method(name, default_options(name)) == method() == make_method(name, {})
+@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+def test_default_options_are_the_defaults_of_the_dataclass(method: Any) -> None:
+    defaults = default_options(method.name, own_options(method).get("preset"))
+    assert defaults == {option.name: getattr(method(), option.name) for option in fields(method)}
+    assert make_method(method.name, defaults) == method() == make_method(method.name, own_options(method))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_option_has_a_help_sentence_and_a_default_that_it_allows(name: str) -> None:
-    for option in fields(method_class(name)):
+@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+def test_every_option_has_a_help_sentence_and_a_default_that_it_allows(method: Any) -> None:
+    for option in fields(method):
         assert option.metadata["help"].endswith("."), option.name
         assert len(option.metadata["help"].split()) >= 3, option.name
         if "choices" in option.metadata:
@@ -205,11 +271,10 @@ def test_every_option_has_a_help_sentence_and_a_default_that_it_allows(name: str
             assert "range" in option.metadata, f"{option.name} is a number without a range"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_method_is_frozen(name: str) -> None:
-    method = make_method(name, {})
+@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+def test_a_method_is_frozen(method: type[Method]) -> None:
     with pytest.raises(FrozenInstanceError):
-        method.epochs = 3  # type: ignore[attr-defined]
+        method().epochs = 3  # type: ignore[attr-defined]
 
 
 def test_options_reach_the_method() -> None:
@@ -227,14 +292,14 @@ def test_an_unknown_method_is_named_with_the_known_ones(make: Any) -> None:
     with pytest.raises(InputError) as raised:
         make("svdd")
     assert "'svdd'" in str(raised.value)
-    for name in NAMES:
-        assert name in str(raised.value)
+    for method in METHODS:
+        assert method.name in str(raised.value)
 
 
 @pytest.mark.parametrize(
     "name, option, value, parts",
     [
-        ("svd", "rank", 3, ["'svd'", "'rank'", "it takes none"]),
+        ("svd", "rank", 3, ["'svd'", "'rank'", "it takes preset, row_metric"]),
         ("autoencoder", "epoch", 3, ["'autoencoder'", "'epoch'", "epochs", "batch_size"]),
         ("autoencoder", "epochs", True, ["'epochs'", "True", "int"]),
         ("autoencoder", "epochs", 3.0, ["'epochs'", "3.0", "int"]),
@@ -263,8 +328,9 @@ def test_a_wrong_option_is_refused_with_its_value_and_what_is_allowed(
         assert part in str(raised.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_both_ends_of_every_range_and_every_choice_are_allowed(name: str) -> None:
-    for option in fields(method_class(name)):
+@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+def test_both_ends_of_every_range_and_every_choice_are_allowed(method: Any) -> None:
+    for option in fields(method):
         for value in (*option.metadata.get("choices", ()), *option.metadata.get("range", ())):
-            assert getattr(make_method(name, {option.name: value}), option.name) == value
+            made = make_method(method.name, own_options(method) | {option.name: value})
+            assert getattr(made, option.name) == value

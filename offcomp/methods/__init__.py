@@ -8,10 +8,25 @@ from typing import Any
 from offcomp.errors import InputError
 from offcomp.methods.autoencoder import Autoencoder, decoded_latents
 from offcomp.methods.base import CompressedMatrix, Decode, Method, dense
-from offcomp.methods.svd import SVD, low_rank
+from offcomp.methods.codebook import CodebookAutoencoder, decoded_codes
+from offcomp.methods.kronecker import Kronecker, kronecker_sum
+from offcomp.methods.pruning import Pruning, kept_entries
+from offcomp.methods.quantization import Quantization, grid_levels
+from offcomp.methods.svd import SVD, low_rank, low_rank_directions
+from offcomp.methods.tucker import Tucker, tucker_product
 
-METHODS: tuple[type[Method], ...] = (SVD, Autoencoder)
-FORMS: tuple[Decode, ...] = (dense, low_rank, decoded_latents)
+METHODS: tuple[type[Method], ...] = (SVD, Autoencoder, CodebookAutoencoder, Kronecker, Tucker, Pruning, Quantization)
+FORMS: tuple[Decode, ...] = (
+    dense,
+    low_rank,
+    low_rank_directions,
+    decoded_latents,
+    decoded_codes,
+    kronecker_sum,
+    tucker_product,
+    kept_entries,
+    grid_levels,
+)
 """Decoders by which stored tensors become a matrix again; `CompressedMatrix.form` is the name of one of them."""
 
 
@@ -26,6 +41,28 @@ def method_class(name: str, preset: str | None = None) -> type[Method]:
     if known and preset not in known:
         raise InputError(f"option 'preset' of {name!r} is {preset!r}; choose one of {', '.join(known)}")
     return next((method for method in family if preset in presets_of(method)), family[0])
+
+
+def method_of_role(role: str) -> type[Method]:
+    """The one method of this role. Raises InputError."""
+    for method in METHODS:
+        if method.role == role:
+            return method
+    raise InputError(f"unknown method {role!r}; choose one of {', '.join(method.role for method in METHODS)}")
+
+
+def role_in_plan(name: str, options: dict[str, Any]) -> str:
+    """The role of the method that a plan names so; of one that is not known, as in a plan of another version, its name."""
+    try:
+        return method_class(name, _preset(options)).role
+    except InputError:
+        return name
+
+
+def own_options(method: type[Method]) -> dict[str, Any]:
+    """The options that tell a member from the rest of its family: `preset`, where it can have but one value."""
+    presets = presets_of(method)
+    return {"preset": presets[0]} if len(presets) == 1 else {}
 
 
 def presets_of(method: type[Method]) -> tuple[str, ...]:
@@ -84,6 +121,9 @@ __all__ = [
     "default_options",
     "make_method",
     "method_class",
+    "method_of_role",
     "options_of",
+    "own_options",
     "presets_of",
+    "role_in_plan",
 ]

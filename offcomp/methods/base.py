@@ -75,10 +75,12 @@ class Hints(Protocol):
 
     heights     rows of each member in the stacked matrix, from top to bottom
     turned      whether each member stands transposed in it
+    order       the members' numbers in the order in which the model uses them
     """
 
     heights: tuple[int, ...]
     turned: tuple[bool, ...]
+    order: tuple[int, ...]
 
     def statistics(self, index: int) -> Statistics:
         """Statistics of a member, in its canonical view, on inputs that settled members already shape."""
@@ -134,6 +136,7 @@ class CompressedMatrix:
     size        rank or latent width; 0 where the matrix is stored dense
     history     one training loss an epoch, empty for closed forms
     codes       name -> how many whole numbers a packed tensor holds
+    notes       what the fit found, by name, for the record: condition numbers and the like
     """
 
     tensors: Mapping[str, Tensor]
@@ -141,6 +144,7 @@ class CompressedMatrix:
     size: int = 0
     history: tuple[float, ...] = ()
     codes: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, float] = field(default_factory=dict)
 
     def reconstruct(self) -> Tensor:
         """The approximate matrix, float32 (rows, cols), computed from the stored tensors alone."""

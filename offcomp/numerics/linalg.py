@@ -1,9 +1,17 @@
-"""Singular value decomposition through the smaller Gram matrix.
+"""Singular value decomposition through the smaller Gram matrix, plain or in two metrics.
 
 For W of shape (rows, cols) with rows >= cols, the eigenvectors of WᵀW (cols, cols) are the right singular vectors V and
 its eigenvalues are σ². Then W V = U Σ. Squaring the matrix halves the number of exact digits, so the Gram matrix is formed
 and decomposed in float64: singular values are exact to about 1e-8 of the largest one. That is beyond float32, and at the
 shapes of transformer weights it takes less time than a direct float32 SVD (`benchmarks/svd_routes.py`).
+
+With a row metric R and a column metric C, ‖R^½ (W - Ŵ) C^½‖_F is least at a rank for the projection on the leading
+eigenvectors V of the Gram matrix of R^½ W C^½:
+
+    C^½ Wᵀ R W C^½ V = V Σ²,     Ŵ = W C^½ V · Vᵀ C^-½
+
+This is the truncated SVD of R^½ W C^½ with both metrics taken off again, but without an inverse of R. A wide W is treated as
+its transpose. Rows are widened to float64 a piece at a time: beside W the memory is that of one Gram matrix and the factors.
 """
 
 from __future__ import annotations
@@ -12,37 +20,105 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from offcomp.numerics.grams import gram
+from offcomp.numerics.metrics import Metric
 
-def _smaller_gram(matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "side side"]:
-    wide = matrix.double()
-    rows, cols = matrix.shape
-    return wide.T @ wide if rows >= cols else wide @ wide.T
+PIECE_ENTRIES = 1 << 22  # 32 MB in float64
+
+
+def _height(matrix: Tensor) -> int:
+    """Rows that are widened to float64 at a time."""
+    return max(1, PIECE_ENTRIES // matrix.shape[1])
+
+
+def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Float[Tensor, "cols cols"]:
+    """C^½ Wᵀ R W C^½ in float64."""
+    if rows is None:
+        total = gram(tall)
+    else:
+        total = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
+        for piece in rows.root_pieces(tall, _height(tall)):
+            total.addmm_(piece.T, piece)
+    if columns is None:
+        return total
+    half = columns.root(columns.root(total).T)
+    return (half + half.T) / 2
 
 
 def singular_values(matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, " side"]:
     """All min(rows, cols) singular values in decreasing order, float64."""
-    eigenvalues = torch.linalg.eigvalsh(_smaller_gram(matrix))
+    return weighted_singular_values(matrix, None, None)
+
+
+def weighted_singular_values(
+    matrix: Float[Tensor, "rows cols"], row_metric: Metric | None, column_metric: Metric | None
+) -> Float[Tensor, " side"]:
+    """Singular values of R^½ W C^½ in decreasing order, float64; the tail of their squares is the error of a rank."""
+    tall, outer, inner = _upright(matrix, row_metric, column_metric)
+    eigenvalues = torch.linalg.eigvalsh(_weighted_gram(tall, outer, inner))
     return eigenvalues.flip(0).clamp_min(0).sqrt()
 
 
-def low_rank_factors(
-    matrix: Float[Tensor, "rows cols"], rank: int
-) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
-    """Factors of the best approximation of this rank in the Frobenius norm (Eckart and Young 1936).
+def _upright(
+    matrix: Tensor, row_metric: Metric | None, column_metric: Metric | None
+) -> tuple[Tensor, Metric | None, Metric | None]:
+    """The matrix or its transpose, whichever has at least as many rows as columns, with its metrics."""
+    if matrix.shape[0] >= matrix.shape[1]:
+        return matrix, row_metric, column_metric
+    return matrix.T, column_metric, row_metric
 
-    The singular values are shared out evenly, U √Σ and √Σ Vᵀ, so that both factors have entries of like size and
-    survive a narrow storage dtype alike. They are taken as the lengths of the columns of W V, which stay true where the
-    eigenvalues of a rank-deficient matrix are noise. The sign of each component makes its largest right entry positive.
+
+def low_rank_factors(
+    matrix: Float[Tensor, "rows cols"], rank: int, row_metric: Metric | None = None, column_metric: Metric | None = None
+) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
+    """Factors A, B for which ‖R^½ (W - A B) C^½‖_F is least (Eckart and Young 1936; without metrics R and C are identities).
+
+    The singular values of A B are shared out evenly, U √Σ and √Σ Vᵀ, so that both factors have entries of like size and
+    survive a narrow storage dtype alike. The sign of each component makes its largest right entry positive: the factors
+    are unique.
     """
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    _, vectors = torch.linalg.eigh(_smaller_gram(tall))
-    basis = vectors.flip(1)[:, :rank]  # (side, rank)
-    projected = tall.double() @ basis  # (longer side, rank) = U Σ
-    root = projected.norm(dim=0).sqrt()
-    left = projected / root.clamp_min(torch.finfo(torch.float64).tiny)
-    right = (basis * root).T
+    tall, outer, inner = _upright(matrix, row_metric, column_metric)
+    basis = _leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)  # (side, rank)
+    if inner is None:
+        left, right = _balanced(_times(tall, basis), basis)
+    else:
+        left, right = _components(_times(tall, inner.root(basis)), inner.inverse_root(basis))
     if tall is not matrix:
-        left, right = right.T, left.T
-    largest = right.abs().argmax(1, keepdim=True)
-    sign = torch.where(right.gather(1, largest) < 0, -1.0, 1.0)  # (rank, 1)
-    return (left * sign.T).to(matrix.dtype), (right * sign).to(matrix.dtype)
+        left, right = right, left
+    largest = right.abs().argmax(0, keepdim=True)
+    sign = torch.where(right.gather(0, largest) < 0, -1.0, 1.0)  # (1, rank)
+    return left.mul_(sign).to(matrix.dtype), right.mul_(sign).T.to(matrix.dtype)
+
+
+def _leading_eigenvectors(symmetric: Float[Tensor, "side side"], rank: int) -> Float[Tensor, "side rank"]:
+    """Eigenvectors of the largest eigenvalues, in decreasing order. Overwrites its argument, which halves the peak memory."""
+    vectors = symmetric.T  # LAPACK works on columns: the transposed view is what it can overwrite
+    values = torch.empty(len(symmetric), dtype=symmetric.dtype, device=symmetric.device)
+    torch.linalg.eigh(vectors, out=(values, vectors))
+    return vectors[:, len(symmetric) - rank :].flip(1)
+
+
+def _times(tall: Float[Tensor, "rows cols"], basis: Float[Tensor, "cols rank"]) -> Float[Tensor, "rows rank"]:
+    """The product in float64."""
+    product = torch.empty(tall.shape[0], basis.shape[1], dtype=torch.float64, device=tall.device)
+    for piece, place in zip(tall.split(_height(tall)), product.split(_height(tall)), strict=True):
+        torch.mm(piece.double(), basis, out=place)
+    return product
+
+
+def _balanced(left: Float[Tensor, "rows rank"], right: Float[Tensor, "cols rank"]) -> tuple[Tensor, Tensor]:
+    """U √Σ and V √Σ, given U Σ and V. Overwrites the first.
+
+    The singular values are the lengths of the columns of U Σ, which stay true where the eigenvalues are noise.
+    """
+    root = left.norm(dim=0).sqrt()
+    return left.div_(root.clamp_min(torch.finfo(torch.float64).tiny)), right * root
+
+
+def _components(left: Float[Tensor, "rows rank"], right: Float[Tensor, "cols rank"]) -> tuple[Tensor, Tensor]:
+    """U √Σ and V √Σ of the singular value decomposition of left · rightᵀ."""
+    left_basis, left_core = torch.linalg.qr(left)
+    right_basis, right_core = torch.linalg.qr(right)
+    inner_left, values, inner_right = torch.linalg.svd(left_core @ right_core.T)
+    root = values.sqrt()
+    return left_basis @ (inner_left * root), right_basis @ (inner_right.T * root)

@@ -1,0 +1,73 @@
+"""Hints for a stacked matrix of two members, drawn from a seed: the upper half as it is, the lower half turned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offcomp.methods.base import Method, ModuleStatistics
+
+
+def moment(size: int, seed: int, tokens: int | None = None) -> Tensor:
+    """A second moment (size, size) of tokens whose features are correlated and of unlike scale; singular for few tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(size, size, generator=generator, dtype=torch.float64) * torch.linspace(2.0, 0.2, size)
+    inputs = torch.randn(tokens or 4 * size, size, generator=generator, dtype=torch.float64) @ mixing
+    return inputs.T @ inputs / len(inputs)
+
+
+def member_statistics(rows: int, cols: int, seed: int, tokens: int | None = None) -> ModuleStatistics:
+    """Every statistic of a (rows, cols) weight, over so many tokens (four for each feature unless told)."""
+    generator = torch.Generator().manual_seed(seed)
+    gradients = torch.randn(9, rows, cols, generator=generator) * torch.rand(rows, 1, generator=generator)
+    return ModuleStatistics(
+        num_tokens=tokens or 4 * cols,
+        column_moment=moment(cols, seed, tokens),
+        row_moment=moment(rows, seed + 1, tokens),
+        column_magnitude=moment(cols, seed, tokens).diagonal().sqrt(),
+        fisher=gradients.square().mean(0),
+        sensitivity=gradients.abs().mean(0),
+    )
+
+
+@dataclass
+class SyntheticHints:
+    """Hints for a matrix (rows, cols); `members` are in canonical view."""
+
+    heights: tuple[int, ...]
+    turned: tuple[bool, ...]
+    members: list[ModuleStatistics]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        return tuple(range(len(self.heights)))
+
+    def statistics(self, index: int) -> ModuleStatistics:
+        return self.members[index]
+
+    def settle(self, index: int, reconstruction: Tensor) -> None:
+        assert reconstruction.shape[0] == self.heights[index]
+
+
+def synthetic_hints(rows: int, cols: int, tokens: int | None = None) -> SyntheticHints:
+    """Hints for a (rows, cols) matrix."""
+    upper, lower = rows // 2, rows - rows // 2
+    if upper == 0:
+        return SyntheticHints((rows,), (True,), [member_statistics(cols, rows, 2, tokens)])
+    members = [member_statistics(upper, cols, 1, tokens), member_statistics(cols, lower, 2, tokens)]
+    return SyntheticHints((upper, lower), (False, True), members)
+
+
+def with_hints(method: Method) -> Method:
+    """The method itself; a calibrated one is given synthetic hints whenever it is fitted without any."""
+    if method.calibrated:
+        fit = method.fit
+
+        def hinted(matrix: Tensor, budget: Any, **arguments: Any) -> Any:
+            return fit(matrix, budget, **({"hints": synthetic_hints(*matrix.shape)} | arguments))
+
+        object.__setattr__(method, "fit", hinted)
+    return method
