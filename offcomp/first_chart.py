@@ -15,6 +15,9 @@ TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SHAPES = {
     "circle": '<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" fill="{colour}"/>',
     "diamond": '<path d="M{x:.1f} {y:.1f}m-8 0l8 -8l8 8l-8 8z" fill="{colour}"/>',
+    "triangle-up": '<path d="M{x:.1f} {y:.1f}m-7 6l7 -13l7 13z" fill="{colour}"/>',
+    "square": '<path d="M{x:.1f} {y:.1f}m-6 -6h12v12h-12z" fill="{colour}"/>',
+    "cross": '<path d="M{x:.1f} {y:.1f}m-7 0h14m-7 -7v14" stroke="{colour}" stroke-width="4"/>',
 }
 
 

@@ -1,11 +1,12 @@
 """Charts of finished runs in two steps: NAME_table(runs) gives a DataFrame, NAME_figure(table, palette) draws it.
 
 All are dots on horizontal lines: names of any length and any number of rows stay legible. A method keeps its colour and shape;
-several runs of one method differ by fill.
+several runs that would look alike differ by fill.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import ceil, inf
 
@@ -16,12 +17,12 @@ from offcomp.answers import smaller
 from offcomp.charts import FONT_SIZE, styled
 from offcomp.results import Z_95, result_of, role_of, short_names
 from offcomp.runs import Run
-from offcomp.theme import MARKERS, Palette
+from offcomp.theme import LIGHT, MARKERS, Palette
 
 FILLS = ("", "-open", "-open-dot")
 MORE_FILLS = (*FILLS, "-x-open", "-cross-open")  # that these shapes have as well
 FULL_SHAPES = ("circle", "diamond", "square")
-SYMBOLS = MARKERS | {"reference": "cross"}
+SYMBOLS = MARKERS | {"reference": "cross", "quantization": "x"}  # a line has no place among dots
 MARKER_SIZE = 11
 LABELLED_POINTS = 8  # more would touch each other
 CROWDED = 0.75  # share of the axis from which labels stand on the left of their marks
@@ -41,13 +42,14 @@ SHORT_DENOMINATORS = {"chosen modules": "chosen", "all linear and embedding weig
 
 def _series(runs: Sequence[Run]) -> dict[str, tuple[str, str, str]]:
     """Run -> (name, role, marker symbol)."""
-    names, seen = short_names(runs), dict.fromkeys(SYMBOLS, 0)
+    names, seen = short_names(runs), Counter[tuple[str, str]]()
     series = {}
     for run in runs:
         role = role_of(run)
         fills = MORE_FILLS if SYMBOLS[role] in FULL_SHAPES else FILLS
-        series[run.id] = (names[run.id], role, SYMBOLS[role] + fills[seen[role] % len(fills)])
-        seen[role] += 1
+        look = LIGHT.roles[role], SYMBOLS[role]
+        series[run.id] = (names[run.id], role, SYMBOLS[role] + fills[seen[look] % len(fills)])
+        seen[look] += 1
     return series
 
 

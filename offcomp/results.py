@@ -13,13 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from offcomp.methods import METHODS
+from offcomp.methods import METHODS, default_options, role_in_plan
+from offcomp.plan import Group
 from offcomp.runs import Run
 
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
 SHORT_ID = 6
 NAMED_KINDS = 3
-TITLES = {method.name: method.title for method in METHODS}
+TITLES = {method.role: method.title for method in METHODS}
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
 
 
@@ -30,13 +31,24 @@ def result_of(run: Run) -> dict[str, Any]:
 
 def method_title(run: Run) -> str:
     """ "SVD"; "SVD + Autoencoder" where the groups differ; "Original" for a plan without groups."""
-    return " + ".join(dict.fromkeys(TITLES.get(group.method, group.method) for group in run.plan.groups)) or "Original"
+    return " + ".join(dict.fromkeys(group_title(group) for group in run.plan.groups)) or "Original"
+
+
+def group_title(group: Group) -> str:
+    """The title of a group's method, followed by its preset where that is not the usual one."""
+    role, preset = role_in_plan(group.method, group.options), group.options.get("preset")
+    if role not in TITLES:
+        return group.method
+    usual = default_options(group.method, preset).get("preset")
+    return TITLES[role] if preset in (None, usual) else f"{TITLES[role]} {preset}"
 
 
 def role_of(run: Run) -> str:
-    """The role whose colour and shape a run takes: its method, "original" without groups, "reference" for several methods."""
-    methods = {group.method for group in run.plan.groups}
-    return "original" if not methods else methods.pop() if len(methods) == 1 else "reference"
+    """The role whose colour and shape a run takes: its method, "original" without groups, "reference" for several."""
+    roles = {role_in_plan(group.method, group.options) for group in run.plan.groups}
+    if not roles:
+        return "original"
+    return roles.pop() if len(roles) == 1 and roles <= TITLES.keys() else "reference"
 
 
 def modules_of(run: Run) -> frozenset[str]:

@@ -28,6 +28,12 @@ LIGHT = Palette(
         "original": "#1f2430",
         "svd": "#0072b2",
         "autoencoder": "#d55e00",
+        "residual": "#cc79a7",
+        "codebook": "#009e73",
+        "kronecker": "#8c6d1f",
+        "tucker": "#8c6d1f",
+        "pruning": "#8c6d1f",
+        "quantization": "#7a7f8c",
         "reference": "#7a7f8c",
     },
 )
@@ -40,13 +46,30 @@ DARK = Palette(
         "original": "#e8eaf0",
         "svd": "#56b4e9",
         "autoencoder": "#f0803c",
+        "residual": "#e39ac2",
+        "codebook": "#35c79a",
+        "kronecker": "#e0c060",
+        "tucker": "#e0c060",
+        "pruning": "#e0c060",
+        "quantization": "#9aa0ae",
         "reference": "#9aa0ae",
     },
 )
 PALETTES = {"light": LIGHT, "dark": DARK}
 
-MARKERS = {"original": "star", "svd": "circle", "autoencoder": "diamond", "reference": "line-ew"}
-"""plotly marker symbols by role."""
+MARKERS = {
+    "original": "star",
+    "svd": "circle",
+    "autoencoder": "diamond",
+    "residual": "triangle-up",
+    "codebook": "square",
+    "kronecker": "cross",
+    "tucker": "cross",
+    "pruning": "cross",
+    "quantization": "line-ew",
+    "reference": "line-ew",
+}
+"""plotly marker symbols by role. Roles that share colour and shape are told apart by fill."""
 
 KIND_TITLES = {
     "word_embeddings": "word embeddings",

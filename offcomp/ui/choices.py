@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from offcomp.grouping import GROUPINGS, STACK_HELP, STACKS
-from offcomp.methods import METHODS, default_options, method_class, options_of
+from offcomp.methods import METHODS, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan import TASK_NAMES, Plan, make_groups
@@ -17,11 +17,12 @@ from offcomp.theme import KIND_TITLES
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 DEFAULT_KINDS = ("query", "key")
+DEFAULT_METHODS = ("svd", "autoencoder")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the person chose, from which one plan a method is made."""
+    """What the person chose, from which one plan a method is made. Methods and their options go by role."""
 
     info: ModelInfo
     specs: tuple[ModuleSpec, ...]
@@ -34,15 +35,16 @@ class Choices:
     dtype: str
     seed: int
 
-    def plan(self, method: str, ratio: float) -> Plan:
+    def plan(self, role: str, ratio: float) -> Plan:
         """The plan of one method at one ratio. Raises InputError."""
+        method = method_of_role(role)
         groups = make_groups(
             self.specs,
             self.grouping,
             stack=self.stack,
             block=self.block,
-            method=method,
-            options=self.options.get(method, {}),
+            method=method.name,
+            options=own_options(method) | self.options.get(role, {}),
             ratio=ratio,
             unit=self.unit,
             dtype=self.dtype,
@@ -148,30 +150,31 @@ def choose_grouping() -> tuple[str, str, int]:
 
 def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     """The methods to compare, and their options from the fields of each method."""
-    st.session_state.setdefault("methods", [method.name for method in METHODS])
-    names = st.pills(
+    st.session_state.setdefault("methods", list(DEFAULT_METHODS))
+    chosen = st.pills(
         "Methods side by side",
-        [method.name for method in METHODS],
+        [method.role for method in METHODS],
         selection_mode="multi",
-        format_func=lambda name: method_class(name).title,
+        format_func=lambda role: method_of_role(role).title,
         key="methods",
         persist_state="session",
     )
+    selected = [method for method in METHODS if method.role in (chosen or [])]
     options = {}
-    for name in names or []:
-        if default_options(name):
-            with st.expander(f"{method_class(name).title} options"):
-                st.caption(method_class(name).paper)
-                options[name] = {
-                    option.name: _option_widget(name, option.name, option.default, option.metadata)
-                    for option in options_of(method_class(name))
+    for method in selected:
+        shown = [option for option in options_of(method) if option.name not in own_options(method)]
+        if shown:
+            with st.expander(f"{method.title} options"):
+                st.caption(method.paper)
+                options[method.role] = {
+                    option.name: _option_widget(method.role, option.name, option.default, option.metadata) for option in shown
                 }
-    return tuple(name for name in (m.name for m in METHODS) if name in (names or [])), options
+    return tuple(method.role for method in selected), options
 
 
-def _option_widget(method: str, name: str, default: Any, metadata: Any) -> Any:
+def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
     """The widget for one option, drawn from the type of its default, its choices or range, and its help."""
-    key, label = f"option_{method}_{name}", name.replace("_", " ")
+    key, label = f"option_{role}_{name}", name.replace("_", " ")
     help_text = metadata.get("help")
     if isinstance(default, bool):
         return st.checkbox(label, default, key=key, help=help_text, persist_state="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from offcomp.methods import METHODS
+from offcomp.results import method_title
 from offcomp.runs import Run, RunStore
 from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
@@ -26,8 +26,7 @@ STATUS_ICONS = {
 
 def describe_run(run: Run) -> str:
     """A run in a few words: methods, groups, ratio."""
-    titles = {method.name: method.title for method in METHODS}
-    methods = " + ".join(dict.fromkeys(titles.get(group.method, group.method) for group in run.plan.groups)) or "baseline"
+    methods = method_title(run) if run.plan.groups else "baseline"
     names = [group.name for group in run.plan.groups]
     groups = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     ratios = sorted({group.ratio for group in run.plan.groups})

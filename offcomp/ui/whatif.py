@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import streamlit as st
 
@@ -10,7 +11,7 @@ from offcomp.bundled import bundled_runs
 from offcomp.charts import error_curve_figure, error_curve_table, prediction_table
 from offcomp.errors import InputError
 from offcomp.files import home_folder
-from offcomp.methods import method_class
+from offcomp.methods import method_of_role
 from offcomp.plan import Plan, members, validate
 from offcomp.prediction import Prediction, predict
 from offcomp.results import overall_error
@@ -21,6 +22,7 @@ from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra
 
 POLL_SECONDS = 1.0
+CARDS_ABREAST = 3
 
 
 def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
@@ -62,13 +64,15 @@ def _what_if(choices: Choices) -> None:
         persist_state="session",
         help="Original divided by stored, of the chosen modules.",
     )
-    plans = {method: choices.plan(method, ratio) for method in choices.methods}
-    reference = choices.plan("svd", ratio)
+    plans = {role: choices.plan(role, ratio) for role in choices.methods}
+    reference = replace(choices, options={}).plan("svd", ratio)
     for plan in (reference, *plans.values()):
         validate(plan, choices.info)
     spectra = known_spectra(reference, choices)
-    predictions = {method: predict(plan, choices.info) for method, plan in plans.items()}
-    _answer(choices, plans, predictions, spectra, ratio)
+    predictions = {role: predict(plan, choices.info) for role, plan in plans.items()}
+    plain = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
+    exact = spectra if plain else None  # other presets of SVD do not have the error that the spectrum tells
+    _answer(choices, plans, predictions, exact, ratio)
     _run_button(choices, plans, predictions)
     if spectra is None:
         _wait_for_spectra(reference)
@@ -78,7 +82,7 @@ def _what_if(choices: Choices) -> None:
         st.plotly_chart(
             figure, theme=None, key="error_curve", alt="Relative error of SVD at each compression ratio, as a line."
         )
-    _details(plans, predictions, spectra)
+    _details(plans, predictions, exact)
 
 
 def _wait_for_spectra(reference: Plan) -> None:
@@ -105,36 +109,38 @@ def _answer(
     spectra: list[Spectrum] | None,
     ratio: float,
 ) -> None:
-    """One card a method: stored parameters, size, and the error where it is known."""
+    """One card a method: what it stores, and the error where it is known."""
     st.markdown(_sentence(choices, predictions, spectra, ratio))
-    for column, (method, prediction) in zip(st.columns(max(1, len(plans))), predictions.items(), strict=False):
-        sizes = prediction.model["chosen"]
-        with column.container(border=True, key=f"card_{method}"):
-            st.markdown(f"**{method_class(method).title}** at {ratio:g}x")
-            st.metric(
-                "Stored parameters",
-                f"{sizes['parameters_after']:,}",
-                f"{sizes['parameter_ratio']:.2f}x smaller, {sizes['bytes_after'] / 1e6:.2f} MB",
-                delta_color="off",
-                delta_arrow="off",
-            )
-            run = finished_run(plans[method], choices)
-            if method == "svd" and spectra is not None:
+    abreast = min(CARDS_ABREAST, max(1, len(plans)))
+    columns = [column for _ in range(0, len(plans), abreast) for column in st.columns(abreast)]
+    for column, (role, prediction) in zip(columns, predictions.items(), strict=False):
+        with column.container(border=True, key=f"card_{role}"):
+            st.markdown(f"**{method_of_role(role).title}** at {ratio:g}x")
+            _metric(*_stored(choices.unit, prediction))
+            run = finished_run(plans[role], choices)
+            if role == "svd" and spectra is not None:
                 exact = "exact" if choices.dtype == "float32" else f"before rounding to {choices.dtype}"
-                st.metric(
-                    "Relative error", f"{svd_error(spectra, prediction):.3f}", exact, delta_color="off", delta_arrow="off"
-                )
+                _metric("Relative error", f"{svd_error(spectra, prediction):.3f}", exact)
             elif run is not None:
-                measured = overall_error(run.result["groups"] if run.result else [])
-                st.metric("Relative error", f"{measured:.3f}", "measured", delta_color="off", delta_arrow="off")
+                _metric("Relative error", f"{overall_error(run.result['groups'] if run.result else []):.3f}", "measured")
+            elif prediction.feasible:
+                wait = f"a run takes about {max(10, round(prediction.seconds + 12))} s"
+                _metric("Relative error", "not measured", wait)
             else:
-                st.metric(
-                    "Relative error",
-                    "not measured",
-                    f"a run takes about {max(10, round(prediction.seconds + 12))} s",
-                    delta_color="off",
-                    delta_arrow="off",
-                )
+                _metric("Relative error", "none", "this size cannot be reached")
+
+
+def _metric(label: str, value: str, below: str) -> None:
+    st.metric(label, value, below, delta_color="off", delta_arrow="off")
+
+
+def _stored(unit: str, prediction: Prediction) -> tuple[str, str, str]:
+    """What is stored of the chosen modules, in the unit of the ratio first: label, value and the rest."""
+    sizes = prediction.model["chosen"]
+    count, megabytes = f"{sizes['parameters_after']:,}", f"{sizes['bytes_after'] / 1e6:.2f} MB"
+    if unit == "bytes":
+        return "Stored bytes", megabytes, f"{sizes['byte_ratio']:.2f}x smaller, {count} parameters"
+    return "Stored parameters", count, f"{sizes['parameter_ratio']:.2f}x smaller, {megabytes}"
 
 
 def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: list[Spectrum] | None, ratio: float) -> str:
@@ -151,30 +157,39 @@ def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: lis
 
 def _run_button(choices: Choices, plans: dict[str, Plan], predictions: dict[str, Prediction]) -> None:
     """Start one run a method, then show the runs."""
-    impossible = [group for prediction in predictions.values() for group in prediction.groups if group.form == "infeasible"]
-    for group in impossible[:3]:
-        st.error(f"{group.name}, {method_class(group.method).title}: {group.note} ({group.largest_ratio:.0f}x at most).")
-    titles = " and ".join(method_class(method).title for method in plans)
-    if st.button(
-        f"Run {titles}" if plans else "Choose a method", type="primary", disabled=not plans or bool(impossible), key="run"
-    ):
+    refusals = [sentence for role, prediction in predictions.items() for sentence in _refusals(role, prediction, choices.unit)]
+    for sentence in refusals:
+        st.error(sentence)
+    titles = [method_of_role(role).title for role in plans]
+    named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+    label = f"Run {named}" if len(titles) <= CARDS_ABREAST else f"Run {len(titles)} methods"
+    if st.button(label if plans else "Choose a method", type="primary", disabled=not plans or bool(refusals), key="run"):
         store = RunStore()
         for plan in plans.values():
             store.submit(plan, choices.info)
         st.switch_page("pages/runs.py")
 
 
+def _refusals(role: str, prediction: Prediction, unit: str) -> list[str]:
+    """Why a method cannot reach this size, for the first few groups."""
+    title = method_of_role(role).title
+    impossible = [group for group in prediction.groups if group.form == "infeasible"]
+    if impossible and unit == "parameters" and all(group.largest_ratio <= 1 for group in impossible):
+        return [f"{title} saves bytes, not parameters: let the ratio count bytes, under Budget and storage."]
+    return [f"{group.name}, {title}: {group.note} ({group.largest_ratio:.0f}x at most)." for group in impossible[:3]]
+
+
 def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra: list[Spectrum] | None) -> None:
     """The groups one by one, and how to do the same without a browser."""
     with st.expander("Groups: ranks, sizes and break-even"):
-        for method, prediction in predictions.items():
-            st.caption(method_class(method).title)
-            table = prediction_table(prediction.groups, spectra if method == "svd" else None)
-            st.dataframe(table, hide_index=True, key=f"groups_{method}")
+        for role, prediction in predictions.items():
+            st.caption(method_of_role(role).title)
+            table = prediction_table(prediction.groups, spectra if role == "svd" else None)
+            st.dataframe(table, hide_index=True, key=f"groups_{role}")
     with st.expander("Plan and command line"):
-        for method, plan in plans.items():
-            name = f"{method}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{method}.json"
+        for role, plan in plans.items():
+            name = f"{role}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{role}.json"
             st.download_button(
-                f"Plan of {method_class(method).title}", plan.to_json, name, "application/json", key=f"plan_{method}"
+                f"Plan of {method_of_role(role).title}", plan.to_json, name, "application/json", key=f"plan_{role}"
             )
             st.code(f"offcomp run {shlex.quote(name)} --json", language="bash")
