@@ -79,8 +79,10 @@ def low_rank_factors(
     """
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
     basis = _leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)  # (side, rank)
-    if inner is None:
+    if outer is inner is None:
         left, right = _balanced(_times(tall, basis), basis)
+    elif inner is None:
+        left, right = _components(_times(tall, basis), basis)
     else:
         left, right = _components(_times(tall, inner.root(basis)), inner.inverse_root(basis))
     if tall is not matrix:

@@ -1,0 +1,147 @@
+"""Metrics of a side: roots, floors and shrinkage, and the low-rank factors that are best in them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from offcomp.numerics.linalg import low_rank_factors, singular_values, weighted_singular_values
+from offcomp.numerics.metrics import FLOOR, Metric, diagonal_metric, full_metric, stacked_metric
+from tests.synthetic_hints import moment
+
+SHAPES = [(36, 12), (12, 36), (20, 20), (1, 8), (8, 1)]
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def dense(metric: Metric) -> Tensor:
+    """The metric as a matrix."""
+    half = metric.root(torch.eye(sum(metric.sizes), dtype=torch.float64))
+    return half @ half
+
+
+def metrics_of(size: int) -> list[Metric]:
+    """One of every sort for a side of this size."""
+    weights = torch.linspace(0.1, 3, size, dtype=torch.float64)
+    upper = size // 2
+    blocks = [diagonal_metric(weights[:upper])] if upper else []
+    return [
+        diagonal_metric(weights),
+        full_metric(moment(size, 1)),
+        stacked_metric([*blocks, full_metric(moment(size - upper, 2))]),
+    ]
+
+
+def error_in(matrix: Tensor, approximation: Tensor, rows: Metric | None, columns: Metric | None) -> Tensor:
+    difference = matrix - approximation
+    difference = difference if rows is None else rows.root(difference)
+    return (difference if columns is None else columns.root(difference.T)).norm()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 24])
+def test_the_root_squares_to_the_moment_and_its_inverse_undoes_it(size: int) -> None:
+    weights, second = torch.linspace(0.1, 3, size, dtype=torch.float64), moment(size, 1)
+    torch.testing.assert_close(dense(diagonal_metric(weights)), torch.diag(weights))
+    torch.testing.assert_close(dense(full_metric(second)), second)
+    both = dense(stacked_metric([diagonal_metric(weights), full_metric(second)]))
+    torch.testing.assert_close(both, torch.block_diag(torch.diag(weights), second))
+    for metric in metrics_of(size):
+        entries = randn(size, 3)
+        torch.testing.assert_close(metric.inverse_root(metric.root(entries)), entries)
+        for height in (1, 5, 100):
+            torch.testing.assert_close(torch.cat(list(metric.root_pieces(entries, height))), metric.root(entries))
+
+
+def test_shrinkage_keeps_the_trace_and_ends_at_the_scaled_identity() -> None:
+    second = moment(10, 1)
+    for shrinkage in (0.0, 0.3, 1.0):
+        expected = (1 - shrinkage) * second + shrinkage * second.diagonal().mean() * torch.eye(10, dtype=torch.float64)
+        torch.testing.assert_close(dense(full_metric(second, shrinkage)), expected)
+        torch.testing.assert_close(dense(diagonal_metric(second.diagonal(), shrinkage)), torch.diag(expected.diagonal()))
+    assert full_metric(second, 1.0).condition == pytest.approx(1)
+    assert full_metric(second, 0.3).condition < full_metric(second).condition
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e12])
+def test_a_singular_moment_is_lifted_in_proportion_to_its_scale(scale: float) -> None:
+    inputs = randn(3, 10) * scale
+    metric = full_metric(inputs.T @ inputs / 3)
+    assert metric.condition <= 10 / FLOOR * 1.001
+    assert metric.root(randn(10, 2)).isfinite().all()
+    assert metric.inverse_root(randn(10, 2)).isfinite().all()
+    assert metric.condition == pytest.approx(full_metric(inputs.T @ inputs / scale**2).condition, rel=1e-3)
+
+
+def test_a_zero_moment_counts_all_alike() -> None:
+    for metric in (full_metric(torch.zeros(4, 4)), diagonal_metric(torch.zeros(4))):
+        torch.testing.assert_close(dense(metric), torch.eye(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("rows, cols", SHAPES)
+@pytest.mark.parametrize("kinds", [(r, c) for r in range(4) for c in range(4)])
+def test_the_factors_are_those_of_a_direct_svd_of_the_weighted_matrix(rows: int, cols: int, kinds: tuple[int, int]) -> None:
+    matrix = randn(rows, cols)
+    row_metric, column_metric = ([None, *metrics_of(size)][kind] for size, kind in zip((rows, cols), kinds, strict=True))
+    weighted = matrix if row_metric is None else row_metric.root(matrix)
+    weighted = weighted if column_metric is None else column_metric.root(weighted.T).T
+    left, values, right = torch.linalg.svd(weighted, full_matrices=False)
+    torch.testing.assert_close(weighted_singular_values(matrix, row_metric, column_metric), values, rtol=1e-6, atol=1e-7)
+    rank = max(1, min(rows, cols) // 3)
+    best = left[:, :rank] * values[:rank] @ right[:rank]
+    best = best if row_metric is None else row_metric.inverse_root(best)
+    best = best if column_metric is None else column_metric.inverse_root(best.T).T
+    factors = low_rank_factors(matrix, rank, row_metric, column_metric)
+    product = factors[0] @ factors[1]
+    assert (product - best).norm() <= 1e-8 * best.norm()
+    tail = values[rank:].norm()
+    assert abs(error_in(matrix, product, row_metric, column_metric) - tail) <= 1e-8 * values.norm()
+
+
+@pytest.mark.parametrize("rows, cols", [(36, 12), (12, 36)])
+def test_factors_in_a_metric_share_out_the_singular_values_of_their_product(rows: int, cols: int) -> None:
+    left, right = low_rank_factors(randn(rows, cols), 5, None, full_metric(moment(cols, 1)))
+    roots = torch.linalg.svdvals(left @ right)[:5].sqrt()
+    torch.testing.assert_close(left.T @ left, torch.diag(roots.square()))
+    torch.testing.assert_close(right @ right.T, torch.diag(roots.square()))
+    assert (right.gather(1, right.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    rows=st.integers(1, 30),
+    cols=st.integers(1, 30),
+    tokens=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    kind=st.sampled_from(["full", "zero", "zero rows", "rank one"]),
+    scale=st.sampled_from([1e-30, 1.0, 1e4]),
+    share=st.floats(0, 1),
+)
+def test_no_moment_however_singular_makes_the_factors_fail(
+    *, rows: int, cols: int, tokens: tuple[int, int], kind: str, scale: float, share: float
+) -> None:
+    matrix = randn(rows, cols) * scale
+    if kind == "zero":
+        matrix.zero_()
+    elif kind == "zero rows":
+        matrix[: rows // 2] = 0
+    elif kind == "rank one":
+        matrix = matrix[:, :1] @ matrix[:1]
+    inputs, gradients = randn(tokens[0], cols, seed=1), randn(tokens[1], rows, seed=2)
+    row_metric, column_metric = full_metric(gradients.T @ gradients), full_metric(inputs.T @ inputs)
+    rank = max(1, round(share * min(rows, cols)))
+    left, right = low_rank_factors(matrix.float(), rank, row_metric, column_metric)
+    assert left.isfinite().all()
+    assert right.isfinite().all()
+    zero = error_in(matrix.float().double(), torch.zeros_like(matrix), row_metric, column_metric)
+    error = error_in(matrix.float().double(), left.double() @ right.double(), row_metric, column_metric)
+    assert error <= zero * (1 + 1e-3)
+
+
+def test_metrics_of_ones_give_the_plain_singular_values() -> None:
+    matrix = randn(20, 9)
+    ones = weighted_singular_values(matrix, diagonal_metric(torch.ones(20)), full_metric(torch.eye(9)))
+    torch.testing.assert_close(ones, singular_values(matrix))
