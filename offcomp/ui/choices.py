@@ -158,6 +158,7 @@ def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
         format_func=lambda role: method_of_role(role).title,
         key="methods",
         persist_state="session",
+        wrap=True,
     )
     selected = [method for method in METHODS if method.role in (chosen or [])]
     options = {}

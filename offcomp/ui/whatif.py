@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import pandas as pd
 import streamlit as st
 
 from offcomp.bundled import bundled_runs
@@ -22,7 +23,8 @@ from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra
 
 POLL_SECONDS = 1.0
-CARDS_ABREAST = 3
+CARDS_ABREAST = 2
+NAMED_METHODS = 3
 
 
 def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
@@ -102,6 +104,18 @@ def _look_again(reference: Plan) -> None:
         st.rerun()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What is known of one method at the chosen ratio, as text. `about` says where the error comes from, or why it is empty."""
+
+    title: str
+    parameters: str
+    megabytes: str
+    ratio: str
+    error: str
+    about: str
+
+
 def _answer(
     choices: Choices,
     plans: dict[str, Plan],
@@ -109,38 +123,59 @@ def _answer(
     spectra: list[Spectrum] | None,
     ratio: float,
 ) -> None:
-    """One card a method: what it stores, and the error where it is known."""
+    """A card a method, or where there are many a line of a table: what it stores, and the error where it is known."""
     st.markdown(_sentence(choices, predictions, spectra, ratio))
-    abreast = min(CARDS_ABREAST, max(1, len(plans)))
-    columns = [column for _ in range(0, len(plans), abreast) for column in st.columns(abreast)]
-    for column, (role, prediction) in zip(columns, predictions.items(), strict=False):
-        with column.container(border=True, key=f"card_{role}"):
-            st.markdown(f"**{method_of_role(role).title}** at {ratio:g}x")
-            _metric(*_stored(choices.unit, prediction))
-            run = finished_run(plans[role], choices)
-            if role == "svd" and spectra is not None:
-                exact = "exact" if choices.dtype == "float32" else f"before rounding to {choices.dtype}"
-                _metric("Relative error", f"{svd_error(spectra, prediction):.3f}", exact)
-            elif run is not None:
-                _metric("Relative error", f"{overall_error(run.result['groups'] if run.result else []):.3f}", "measured")
-            elif prediction.feasible:
-                wait = f"a run takes about {max(10, round(prediction.seconds + 12))} s"
-                _metric("Relative error", "not measured", wait)
-            else:
-                _metric("Relative error", "none", "this size cannot be reached")
+    answers = []
+    for role, prediction in predictions.items():
+        sizes = prediction.model["chosen"]
+        answers.append(
+            Answer(
+                method_of_role(role).title,
+                f"{sizes['parameters_after']:,}",
+                f"{sizes['bytes_after'] / 1e6:.2f}",
+                f"{sizes[choices.unit.removesuffix('s') + '_ratio']:.2f}x",
+                *_error(choices, plans[role], prediction, spectra if role == "svd" else None),
+            )
+        )
+    if len(answers) > CARDS_ABREAST:
+        st.table(pd.DataFrame([_line(answer) for answer in answers]), hide_index=True, border="horizontal")
+        return
+    for column, answer in zip(st.columns(max(1, len(answers))), answers, strict=False):
+        with column.container(border=True, key=f"card_{answer.title}"):
+            _card(answer, ratio, choices.unit)
 
 
-def _metric(label: str, value: str, below: str) -> None:
-    st.metric(label, value, below, delta_color="off", delta_arrow="off")
+def _line(answer: Answer) -> dict[str, str]:
+    known = ", ".join(text for text in (answer.error, answer.about) if text)
+    return {
+        "Method": answer.title,
+        "Parameters": answer.parameters,
+        "MB": answer.megabytes,
+        "Smaller": answer.ratio,
+        "Relative error": known,
+    }
 
 
-def _stored(unit: str, prediction: Prediction) -> tuple[str, str, str]:
-    """What is stored of the chosen modules, in the unit of the ratio first: label, value and the rest."""
-    sizes = prediction.model["chosen"]
-    count, megabytes = f"{sizes['parameters_after']:,}", f"{sizes['bytes_after'] / 1e6:.2f} MB"
+def _card(answer: Answer, ratio: float, unit: str) -> None:
+    stored, other = answer.parameters, f"{answer.megabytes} MB"
     if unit == "bytes":
-        return "Stored bytes", megabytes, f"{sizes['byte_ratio']:.2f}x smaller, {count} parameters"
-    return "Stored parameters", count, f"{sizes['parameter_ratio']:.2f}x smaller, {megabytes}"
+        stored, other = other, f"{answer.parameters} parameters"
+    st.markdown(f"**{answer.title}** at {ratio:g}x")
+    st.metric(f"Stored {unit}", stored, f"{answer.ratio} smaller, {other}", delta_color="off", delta_arrow="off")
+    st.metric("Relative error", answer.error or "not measured", answer.about, delta_color="off", delta_arrow="off")
+
+
+def _error(choices: Choices, plan: Plan, prediction: Prediction, spectra: list[Spectrum] | None) -> tuple[str, str]:
+    """Relative error over all chosen weights, empty where it is not known, and what there is to say about it."""
+    if not prediction.feasible:
+        return "", "this size is out of reach"
+    if spectra is not None:
+        exact = "exact" if choices.dtype == "float32" else f"before rounding to {choices.dtype}"
+        return f"{svd_error(spectra, prediction):.3f}", exact
+    run = finished_run(plan, choices)
+    if run is not None:
+        return f"{overall_error(run.result['groups'] if run.result else []):.3f}", "measured"
+    return "", f"a run takes about {max(10, round(prediction.seconds + 12))} s"
 
 
 def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: list[Spectrum] | None, ratio: float) -> str:
@@ -162,7 +197,7 @@ def _run_button(choices: Choices, plans: dict[str, Plan], predictions: dict[str,
         st.error(sentence)
     titles = [method_of_role(role).title for role in plans]
     named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
-    label = f"Run {named}" if len(titles) <= CARDS_ABREAST else f"Run {len(titles)} methods"
+    label = f"Run {named}" if len(titles) <= NAMED_METHODS else f"Run {len(titles)} methods"
     if st.button(label if plans else "Choose a method", type="primary", disabled=not plans or bool(refusals), key="run"):
         store = RunStore()
         for plan in plans.values():
