@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from offcomp import __version__
+from offcomp.cli_allocation import add_verbs
+from offcomp.cli_input import describe, emit, read_plan, say, select, selection_flags, write_plan
 from offcomp.errors import InputError, OffcompError, RunError
 from offcomp.files import home_folder
 from offcomp.grouping import GROUPINGS, STACKS
-from offcomp.methods import METHODS
-from offcomp.models.catalogue import KINDS, MODELS, ModelInfo
-from offcomp.models.listing import model_info
+from offcomp.methods import METHODS, method_of_role, own_options, role_in_plan
+from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan import TASK_NAMES, Plan, make_groups, validate
 from offcomp.prediction import predict
@@ -30,16 +31,6 @@ from offcomp.runs import Run, RunStore
 from offcomp.tables import format_table, prediction_text, run_text
 
 POLL_SECONDS = 0.2
-
-
-def say(text: str) -> None:
-    """A message for the person, on stderr."""
-    sys.stderr.write(text + "\n")
-
-
-def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:
-    """The answer on stdout: JSON if asked for, else text."""
-    sys.stdout.write((json.dumps(document, indent=1) if arguments.json else text()) + "\n")
 
 
 def models(arguments: argparse.Namespace) -> None:
@@ -68,13 +59,14 @@ def modules(arguments: argparse.Namespace) -> None:
 def plan(arguments: argparse.Namespace) -> None:
     """Write a plan for some modules of a model."""
     info = describe(arguments.model)
+    method = method_of_role(arguments.method)
     groups = make_groups(
         select(info, arguments),
         arguments.group,
         stack=arguments.stack,
         block=arguments.block,
-        method=arguments.method,
-        options=dict(option_value(text) for text in arguments.option),
+        method=method.name,
+        options=own_options(method) | dict(option_value(text) for text in arguments.option),
         ratio=arguments.ratio,
         unit=arguments.unit,
         dtype=arguments.dtype,
@@ -82,34 +74,8 @@ def plan(arguments: argparse.Namespace) -> None:
     made = Plan(arguments.model, groups, tuple(arguments.task or TASK_NAMES), arguments.seed)
     made = Plan.from_dict(made.to_dict())
     validate(made, info)
-    if arguments.out:
-        Path(arguments.out).write_text(made.to_json() + "\n", encoding="utf-8")
-        say(f"wrote {arguments.out}")
+    write_plan(arguments.out, made)
     emit(arguments, made.to_dict(), lambda: prediction_text(made, info))
-
-
-def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
-    """The modules named by --modules or by --kinds and --layers. Raises InputError where that is none."""
-    if arguments.modules:
-        return [info.module(name) for name in arguments.modules.split(",")]
-    kinds = arguments.kinds.split(",") if arguments.kinds else [kind for kind in KINDS if kind != "word_embeddings"]
-    present = {spec.kind for spec in info.modules}
-    for kind in kinds:
-        if arguments.kinds and kind not in present:
-            raise InputError(f"{info.model} has no module of kind {kind!r}; it has {', '.join(sorted(present))}")
-    layers = layer_numbers(arguments.layers)
-    chosen = [s for s in info.modules if s.kind in kinds and (layers is None or s.layer in layers)]
-    if not chosen:
-        raise InputError(f"no module of {info.model} matches; see 'offcomp modules {info.model}'")
-    return chosen
-
-
-def layer_numbers(text: str | None) -> set[int] | None:
-    """The layers of a comma-separated list; None for all."""
-    try:
-        return {int(layer) for layer in text.split(",")} if text else None
-    except ValueError:
-        raise InputError(f"--layers {text!r} must be layer numbers with commas between them, such as 0,1,2") from None
 
 
 def option_value(text: str) -> tuple[str, Any]:
@@ -177,7 +143,7 @@ def runs(arguments: argparse.Namespace) -> None:
             "run": r.id,
             "status": r.status,
             "model": r.plan.model,
-            "methods": ", ".join(sorted({g.method for g in r.plan.groups})),
+            "methods": ", ".join(sorted({role_in_plan(g.method, g.options) for g in r.plan.groups})),
             "groups": len(r.plan.groups),
             "submitted": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r.submitted)),
             "error": r.error,
@@ -220,24 +186,6 @@ def app(arguments: argparse.Namespace) -> None:
     os.execv(command[0], command)  # noqa: S606
 
 
-def describe(model: str) -> ModelInfo:
-    """What is known of a model, from the listing kept on disk where there is one."""
-    return model_info(model, home_folder())
-
-
-def read_plan(path: str) -> tuple[Plan, ModelInfo]:
-    """A plan file, checked, and its model."""
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"cannot read the plan {path}: {reason}") from None
-    asked = Plan.from_json(text)
-    info = describe(asked.model)
-    validate(asked, info)
-    return asked, info
-
-
 def parser() -> argparse.ArgumentParser:
     """All verbs and their flags."""
     top = argparse.ArgumentParser(prog="offcomp", description="See what offline compression does to a transformer.")
@@ -261,19 +209,17 @@ def parser() -> argparse.ArgumentParser:
     verb("runs", runs)
     verb("show", show).add_argument("run", help="run id")
     verb("cancel", cancel).add_argument("run", help="run id")
+    add_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
     return top
 
 
 def _plan_flags(flags: argparse.ArgumentParser) -> None:
-    flags.add_argument("model", help="catalogue name, folder or hub id")
-    flags.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; default: all but word_embeddings")
-    flags.add_argument("--layers", help="comma-separated layer numbers, from 0; default: all")
-    flags.add_argument("--modules", help="comma-separated module names, instead of --kinds")
+    selection_flags(flags)
     flags.add_argument("--group", default="kind", choices=tuple(GROUPINGS), help="what is compressed together")
     flags.add_argument("--block", type=int, default=2, help="layers a block, with --group blocks")
     flags.add_argument("--stack", default="best", choices=("best", *STACKS), help="how a group becomes one matrix")
-    flags.add_argument("--method", default="svd", choices=[method.name for method in METHODS])
+    flags.add_argument("--method", default="svd", choices=[method.role for method in METHODS])
     flags.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method")
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
     flags.add_argument("--unit", default="parameters", choices=UNITS)

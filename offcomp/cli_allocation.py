@@ -1,0 +1,224 @@
+"""Verbs of the command line that share out a budget and suggest groups. Both end in a plan that `offcomp run` takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offcomp.allocation import (
+    WEIGHTINGS,
+    Allocation,
+    allocated_plan,
+    error_for_loss,
+    smallest_total_for_error,
+    uniform,
+    waterfill,
+    weights_for,
+)
+from offcomp.cli_input import describe, emit, read_plan, select, selection_flags, write_plan
+from offcomp.error_curves import ErrorCurve, measured_curve, svd_curve, with_floor
+from offcomp.errors import BudgetTooSmall, InputError
+from offcomp.files import home_folder
+from offcomp.grouping import best_stack, group_shape
+from offcomp.methods import SVD, make_method
+from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
+from offcomp.numerics.accounting import UNITS
+from offcomp.plan import Group, Plan, members, validate
+from offcomp.spectra import MatrixSpectrum, compute
+from offcomp.tables import format_table
+
+if TYPE_CHECKING:
+    from offcomp.suggestions import Suggestion
+
+Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+
+
+def add_verbs(verb: Verb) -> None:
+    """Add `suggest` and `allocate`."""
+    suggesting = verb("suggest", suggest)
+    selection_flags(suggesting)
+    suggesting.add_argument("--ratio", type=float, default=2.0, help="compression ratio of both, separate and joint")
+    suggesting.add_argument("--threshold", type=float, default=0.001, help="least fall of the relative error for a merge")
+    suggesting.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
+    suggesting.add_argument("--out", help="write a plan with the suggested groups, the other modules alone")
+    sharing = verb("allocate", allocate)
+    sharing.add_argument("plan", help="plan file, or - for standard input")
+    asked = sharing.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--total-ratio", type=float, help="compression ratio of all groups together")
+    asked.add_argument("--total-size", type=int, help="what all groups may store together, in --unit")
+    asked.add_argument("--target-error", type=float, help="weighted relative error that must not be exceeded")
+    asked.add_argument("--target-loss", type=float, help="accuracy loss that must not be exceeded; needs --measured")
+    sharing.add_argument("--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] of validation runs")
+    sharing.add_argument("--unit", default="parameters", choices=UNITS)
+    sharing.add_argument("--weighting", default="relative", choices=WEIGHTINGS, help="how errors of groups are made comparable")
+    sharing.add_argument("--sensitivities", metavar="FILE", help="JSON object: group name -> factor on its weight")
+    sharing.add_argument("--floor", type=float, default=0.0, help="least fraction that each group keeps, 0 to 1")
+    sharing.add_argument("--at", default="2,4,8,16", help="ratios at which methods other than plain SVD are measured")
+    sharing.add_argument("--out", help="write the plan with the allocated ratios")
+
+
+def suggest(arguments: argparse.Namespace) -> None:
+    """Suggest which modules to compress together: joint against separate SVD at the same size."""
+    from offcomp.grams import Grams
+    from offcomp.models.loading import load
+    from offcomp.suggestions import all_pairs, merged
+
+    if not arguments.ratio >= 1:
+        raise InputError(f"--ratio {arguments.ratio:g} must be 1 or more")
+    info = describe(arguments.model)
+    specs = select(info, arguments)
+    grams = Grams.of_model(load(arguments.model).model)
+    if arguments.pairs:
+        found = all_pairs(grams, specs, arguments.ratio)[: arguments.pairs]
+    else:
+        found = merged(grams, specs, arguments.ratio, threshold=arguments.threshold)
+        write_plan(arguments.out, suggested_plan(info, specs, found, arguments.ratio))
+    rows = [suggestion.to_dict() for suggestion in found]
+    emit(arguments, rows, lambda: suggestions_text(rows) if rows else "no group gains more than the threshold")
+
+
+def suggestions_text(rows: Sequence[dict[str, Any]]) -> str:
+    """A table, and under it a sentence a suggestion."""
+    table = [{**row, "modules": " ".join(row["modules"])} for row in rows]
+    columns = ("modules", "stack", "gain", "separate_error", "joint_error", "stored_parameters")
+    reasons = [f"{line['modules']}: {line['reason']}" for line in table]
+    return format_table([{key: line[key] for key in columns} for line in table]) + "\n\n" + "\n".join(reasons)
+
+
+def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], found: Sequence[Suggestion], ratio: float) -> Plan:
+    """SVD of the suggested groups and of every other module alone, all at one ratio."""
+    grouped = {name for suggestion in found for name in suggestion.modules}
+    joint = [Group(f"group-{n}", each.modules, each.stack, ratio=ratio) for n, each in enumerate(found, 1)]
+    alone = [Group(spec.name, (spec.name,), best_stack([spec]), ratio=ratio) for spec in specs if spec.name not in grouped]
+    made = Plan(info.model, tuple(joint + alone))
+    validate(made, info)
+    return made
+
+
+def allocate(arguments: argparse.Namespace) -> None:
+    """Spread one budget over a plan's groups so that the error is least, or find the least size for an error."""
+    asked, info = read_plan(arguments.plan)
+    curves = [with_floor(curve, arguments.floor) for curve in curves_of(asked, info, arguments)]
+    sensitivities = read_json_file(arguments.sensitivities, dict) if arguments.sensitivities else None
+    weights = weights_for(curves, arguments.weighting, sensitivities)
+    original = sum(curve.original for curve in curves)
+    if arguments.total_ratio is not None or arguments.total_size is not None:
+        found = waterfill(curves, total_asked(arguments, original), weights)
+    else:
+        found = smallest_total_for_error(curves, error_asked(arguments), weights)
+    made = allocated_plan(asked, found, info, arguments.unit)
+    write_plan(arguments.out, made)
+    document = {
+        "unit": arguments.unit,
+        "original": original,
+        "total": found.total,
+        "ratio": original / found.total,
+        "relative_error": found.relative_error,
+        "uniform_relative_error": uniform_error(curves, found.total, weights),
+        "groups": group_rows(made, curves, found),
+        "plan": made.to_dict(),
+    }
+    emit(arguments, document, lambda: allocation_text(document))
+
+
+def total_asked(arguments: argparse.Namespace, original: int) -> int:
+    """The size that all groups may store together. Raises InputError for a ratio below 1."""
+    if arguments.total_size is not None:
+        return int(arguments.total_size)
+    if not arguments.total_ratio >= 1:
+        raise InputError(f"--total-ratio {arguments.total_ratio:g} must be 1 or more")
+    return int(original / arguments.total_ratio)
+
+
+def error_asked(arguments: argparse.Namespace) -> float:
+    """The target error, or that of the target loss. Raises InputError where the measured runs are missing or too few."""
+    if arguments.target_error is not None:
+        return float(arguments.target_error)
+    if not arguments.measured:
+        raise InputError(
+            "--target-loss needs --measured FILE: a JSON list of [relative error, accuracy loss] of validation runs"
+        )
+    points = read_json_file(arguments.measured, list)
+    try:
+        return error_for_loss([(float(error), float(loss)) for error, loss in points], arguments.target_loss)
+    except (TypeError, ValueError):
+        raise InputError(f"{arguments.measured} must be a JSON list of [relative error, accuracy loss] pairs") from None
+
+
+def read_json_file(path: str, kind: type) -> Any:
+    """The JSON value of a file. Raises InputError where it cannot be read or is of another kind."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} as JSON: {error}") from None
+    if not isinstance(value, kind):
+        raise InputError(f"{path} holds a JSON {type(value).__name__}; it must be a {kind.__name__}")
+    return value
+
+
+def curves_of(asked: Plan, info: ModelInfo, arguments: argparse.Namespace) -> list[ErrorCurve]:
+    """An error curve a group: of plain SVD from its spectrum, of any other method from fits at the ratios of --at."""
+    if not asked.groups:
+        raise InputError("the plan has no groups to allocate to; add one")
+    closed = [group for group in asked.groups if make_method(group.method, group.options) == SVD()]
+    found = compute(replace(asked, groups=tuple(closed)), home_folder()) if closed else {}
+    curves = {}
+    for group in closed:
+        spectrum = MatrixSpectrum(*group_shape(members(group, info), group.stack), found[group.name])
+        width = BYTES_PER_VALUE[info.dtype]
+        curves[group.name] = svd_curve(group.name, spectrum, unit=arguments.unit, dtype=group.dtype, bytes_per_value=width)
+    others = [group for group in asked.groups if group.name not in curves]
+    if others:
+        curves |= measured_curves(asked, others, info, arguments)
+    return [curves[group.name] for group in asked.groups]
+
+
+def measured_curves(
+    asked: Plan, groups: Sequence[Group], info: ModelInfo, arguments: argparse.Namespace
+) -> dict[str, ErrorCurve]:
+    """Curves by fitting each group at each ratio of --at."""
+    from offcomp.models.loading import load
+
+    try:
+        ratios = [float(text) for text in arguments.at.split(",")]
+    except ValueError:
+        raise InputError(f"--at {arguments.at!r} must be ratios with commas between them, such as 2,4,8") from None
+    model = load(asked.model).model
+    return {group.name: measured_curve(model, info, group, ratios, unit=arguments.unit, seed=asked.seed) for group in groups}
+
+
+def uniform_error(curves: Sequence[ErrorCurve], total: int, weights: Any) -> float | None:
+    """The error of one ratio for all at the same total; None where a group cannot reach it."""
+    try:
+        return uniform(curves, total, weights).relative_error
+    except BudgetTooSmall:
+        return None
+
+
+def group_rows(made: Plan, curves: Sequence[ErrorCurve], found: Allocation) -> list[dict[str, Any]]:
+    """Name, ratio, stored size and relative error of each group."""
+    return [
+        {
+            "group": group.name,
+            "method": group.method,
+            "ratio": group.ratio,
+            "stored": size,
+            "relative_error": (error / curve.energy) ** 0.5 if curve.energy else 0.0,
+        }
+        for group, curve, size, error in zip(made.groups, curves, found.sizes, found.errors, strict=True)
+    ]
+
+
+def allocation_text(document: dict[str, Any]) -> str:
+    """A table of the groups and a sentence on the total."""
+    uniform_text = document["uniform_relative_error"]
+    against = "out of reach" if uniform_text is None else f"{uniform_text:.4f}"
+    return (
+        format_table(document["groups"])
+        + f"\n\n{document['total']:,} of {document['original']:,} {document['unit']} ({document['ratio']:.2f}x smaller), "
+        + f"relative error {document['relative_error']:.4f}; with the same ratio for all: {against}"
+    )

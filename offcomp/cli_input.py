@@ -1,0 +1,87 @@
+"""What the verbs of the command line share: reading models and plans, choosing modules, and answering."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from offcomp.errors import InputError
+from offcomp.files import home_folder
+from offcomp.models.catalogue import KINDS, ModelInfo
+from offcomp.models.listing import model_info
+from offcomp.plan import Plan, validate
+
+
+def say(text: str) -> None:
+    """A message for the person, on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:
+    """The answer on stdout: JSON if asked for, else text."""
+    sys.stdout.write((json.dumps(document, indent=1) if arguments.json else text()) + "\n")
+
+
+def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
+    """The modules named by --modules or by --kinds and --layers. Raises InputError where that is none."""
+    if arguments.modules:
+        return [info.module(name) for name in arguments.modules.split(",")]
+    kinds = arguments.kinds.split(",") if arguments.kinds else [kind for kind in KINDS if kind != "word_embeddings"]
+    present = {spec.kind for spec in info.modules}
+    for kind in kinds:
+        if arguments.kinds and kind not in present:
+            raise InputError(f"{info.model} has no module of kind {kind!r}; it has {', '.join(sorted(present))}")
+    layers = layer_numbers(arguments.layers)
+    chosen = [s for s in info.modules if s.kind in kinds and (layers is None or s.layer in layers)]
+    if not chosen:
+        raise InputError(f"no module of {info.model} matches; see 'offcomp modules {info.model}'")
+    return chosen
+
+
+def layer_numbers(text: str | None) -> set[int] | None:
+    """The layers of a comma-separated list; None for all."""
+    try:
+        return {int(layer) for layer in text.split(",")} if text else None
+    except ValueError:
+        raise InputError(f"--layers {text!r} must be layer numbers with commas between them, such as 0,1,2") from None
+
+
+def describe(model: str) -> ModelInfo:
+    """What is known of a model, from the listing kept on disk where there is one."""
+    return model_info(model, home_folder())
+
+
+def read_plan(path: str) -> tuple[Plan, ModelInfo]:
+    """A plan file, checked, and its model."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"cannot read the plan {path}: {reason}") from None
+    asked = Plan.from_json(text)
+    info = describe(asked.model)
+    validate(asked, info)
+    return asked, info
+
+
+def write_plan(path: str | None, made: Plan) -> None:
+    """Write a plan to a file, where one is named. Raises InputError where that cannot be done."""
+    if path is None:
+        return
+    try:
+        Path(path).write_text(made.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write the plan {path}: {error.strerror}") from None
+    say(f"wrote {path}")
+
+
+def selection_flags(flags: argparse.ArgumentParser) -> None:
+    """The flags that `select` reads."""
+    flags.add_argument("model", help="catalogue name, folder or hub id")
+    flags.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; default: all but word_embeddings")
+    flags.add_argument("--layers", help="comma-separated layer numbers, from 0; default: all")
+    flags.add_argument("--modules", help="comma-separated module names, instead of --kinds")

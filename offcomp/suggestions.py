@@ -1,0 +1,213 @@
+"""Which modules gain from being compressed together: joint against separate SVD at equal stored size, in closed form.
+
+Separate: each part at the same compression ratio. Joint: the parts stacked as one matrix, within what the separate ones store
+together, so it never stores more. Both errors follow from spectra (`offcomp.grams`), so thousands of groups take seconds:
+
+    gain = relative error of the separate parts - relative error of the joint matrix,   over the same weights
+
+Equal ratios are the default of the separate side; with `separate="waterfill"` its parts share their budget by
+`allocation.waterfill` on the raw squared error, which is the harder one to beat.
+
+The official repository of arXiv 2302.04045 stacks rows only, all layers or none; the best pairs of MiniLM-L6 are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+from offcomp.allocation import waterfill, weights_for
+from offcomp.error_curves import svd_curve, svd_sizes
+from offcomp.errors import BudgetTooSmall, InputError
+from offcomp.grams import Grams
+from offcomp.grouping import STACKS, group_shape
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.spectra import DENSE, OUT_OF_REACH, MatrixSpectrum, spectrum_key, svd_rank
+
+SEPARATE = ("uniform", "waterfill")
+SHARED = {
+    "rows": "they share one basis of their {cols}-wide input side",
+    "columns": "they share one basis of their {cols}-wide output side",
+    "residual": "they share one basis of the {cols}-wide residual stream",
+}
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Modules that one SVD of their stack serves better than separate ones at the same stored size, or worse (gain < 0).
+
+    stored_parameters   what the separate parts store; the joint matrix stores at most this
+    gain                separate_error - joint_error, both relative to the norm of all members
+    """
+
+    modules: tuple[str, ...]
+    stack: str
+    ratio: float
+    stored_parameters: int
+    separate_error: float
+    joint_error: float
+    cols: int
+
+    @property
+    def gain(self) -> float:
+        """By how much the relative error falls."""
+        return self.separate_error - self.joint_error
+
+    @property
+    def reason(self) -> str:
+        """One sentence for people."""
+        verb = "falls" if self.gain > 0 else "rises"
+        return (
+            f"Stacked by {self.stack}, {SHARED[self.stack].format(cols=self.cols)}: the relative error {verb} from "
+            f"{self.separate_error:.3f} to {self.joint_error:.3f} at the same {self.stored_parameters:,} parameters."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, gain and reason among them."""
+        return asdict(self) | {"modules": list(self.modules), "gain": self.gain, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Modules compressed as one matrix, within `budget` parameters."""
+
+    specs: tuple[ModuleSpec, ...]
+    stack: str
+    budget: int
+    squared_error: float
+    energy: float
+
+
+def compare(grams: Grams, specs: Sequence[ModuleSpec], stack: str, ratio: float, *, separate: str = "uniform") -> Suggestion:
+    """Joint against separate SVD of some modules.
+
+    Raises InputError where they do not fit each other in this stacking, or one cannot reach the ratio (BudgetTooSmall).
+    """
+    parts = [_alone(grams, spec, ratio) for spec in specs]
+    return _suggestion(grams, parts, _joined(grams, parts, stack), ratio, separate)
+
+
+def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, separate: str = "uniform") -> list[Suggestion]:
+    """Every pair of modules in every stacking that fits and is a matrix of its own, the largest gain first."""
+    parts = [_alone(grams, spec, ratio) for spec in specs]
+    candidates = _candidates(list(combinations(parts, 2)))
+    _prepare(grams, candidates)
+    found = [_suggestion(grams, pair, _joined(grams, pair, stack), ratio, separate) for pair, stack in candidates]
+    return sorted(found, key=lambda suggestion: -suggestion.gain)
+
+
+def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold: float = 0.001) -> list[Suggestion]:
+    """Groups of two or more by agglomerative merging, the largest gain first; modules that gain nothing are in none.
+
+    Starting from each module alone, the two parts whose joint matrix lowers the relative error over their weights most are
+    merged, in the best stacking, until no merge lowers it by more than `threshold`.
+    """
+    alone = {spec: _alone(grams, spec, ratio) for spec in specs}
+    parts = list(alone.values())
+    open_merges = _merges(grams, list(combinations(parts, 2)))
+    while open_merges:
+        best = max(open_merges, key=lambda merge: merge[0])
+        gain, one, other, joint = best
+        if gain <= threshold:
+            break
+        parts = [part for part in parts if part is not one and part is not other]
+        open_merges = [merge for merge in open_merges if not {id(merge[1]), id(merge[2])} & {id(one), id(other)}]
+        open_merges += _merges(grams, [(part, joint) for part in parts])
+        parts.append(joint)
+    groups = [part for part in parts if len(part.specs) > 1]
+    found = [_suggestion(grams, [alone[spec] for spec in part.specs], part, ratio, "uniform") for part in groups]
+    return sorted(found, key=lambda suggestion: -suggestion.gain)
+
+
+def _alone(grams: Grams, spec: ModuleSpec, ratio: float) -> _Part:
+    """A module by itself at the ratio; its budget is what it really stores there."""
+    spectrum = grams.spectrum((spec,), "rows")
+    rank = svd_rank(spec.shape, ratio, "parameters", "float32", 4)
+    if rank == OUT_OF_REACH:
+        raise BudgetTooSmall(
+            f"rank 1 of {spec.name} {spec.shape} stores {sum(spec.shape)} parameters, more than ratio {ratio:g} allows"
+        )
+    energy = float(spectrum.squared_errors[0])
+    if rank == DENSE:
+        return _Part((spec,), "rows", spec.num_parameters, 0.0, energy)
+    return _Part((spec,), "rows", rank * sum(spec.shape), float(spectrum.squared_errors[rank]), energy)
+
+
+def _joined(grams: Grams, parts: Sequence[_Part], stack: str) -> _Part:
+    """The parts as one matrix within their budgets together."""
+    specs = tuple(spec for part in parts for spec in part.specs)
+    spectrum = grams.spectrum(specs, stack)
+    budget = sum(part.budget for part in parts)
+    return _Part(specs, stack, budget, squared_error_within(spectrum, budget), sum(part.energy for part in parts))
+
+
+def squared_error_within(spectrum: MatrixSpectrum, budget: int) -> float:
+    """The least squared error of SVD within a number of parameters; 0 where the dense matrix fits."""
+    if spectrum.rows * spectrum.cols <= budget:
+        return 0.0
+    rank = int(svd_sizes(spectrum.shape, "parameters", "float32").searchsorted(budget, side="right"))
+    return float(spectrum.squared_errors[rank])
+
+
+def _candidates(groups: Sequence[Sequence[_Part]]) -> list[tuple[Sequence[_Part], str]]:
+    """Each set of parts with every stacking in which all its modules fit; a stacking that makes no new matrix is left out."""
+    found = []
+    for parts in groups:
+        specs = [spec for part in parts for spec in part.specs]
+        keys: set[str] = set()
+        for stack in STACKS:
+            try:
+                group_shape(specs, stack)
+            except InputError:
+                continue
+            key = spectrum_key(specs, stack)
+            if key not in keys:
+                keys.add(key)
+                found.append((parts, stack))
+    return found
+
+
+def _prepare(grams: Grams, candidates: Sequence[tuple[Sequence[_Part], str]]) -> None:
+    """Compute all spectra on all threads; `grams` keeps them."""
+    grams.spectra([([spec for part in parts for spec in part.specs], stack) for parts, stack in candidates])
+
+
+def _merges(grams: Grams, pairs: Sequence[tuple[_Part, _Part]]) -> list[tuple[float, _Part, _Part, _Part]]:
+    """(gain, one, other, joint) of every merge that could be made."""
+    candidates = _candidates(pairs)
+    _prepare(grams, candidates)
+    found = []
+    for (one, other), stack in candidates:
+        joint = _joined(grams, (one, other), stack)
+        before = _relative(one.squared_error + other.squared_error, joint.energy)
+        found.append((before - _relative(joint.squared_error, joint.energy), one, other, joint))
+    return found
+
+
+def _relative(squared_error: float, energy: float) -> float:
+    return float((squared_error / energy) ** 0.5) if energy else 0.0
+
+
+def _suggestion(grams: Grams, parts: Sequence[_Part], joint: _Part, ratio: float, separate: str) -> Suggestion:
+    squared = sum(part.squared_error for part in parts)
+    if separate == "waterfill":
+        squared = _shared_out(grams, parts, joint.budget)
+    elif separate != "uniform":
+        raise InputError(f"separate is {separate!r}; choose one of {', '.join(SEPARATE)}")
+    return Suggestion(
+        tuple(spec.name for spec in joint.specs),
+        joint.stack,
+        ratio,
+        joint.budget,
+        _relative(squared, joint.energy),
+        _relative(joint.squared_error, joint.energy),
+        group_shape(joint.specs, joint.stack)[1],
+    )
+
+
+def _shared_out(grams: Grams, parts: Sequence[_Part], budget: int) -> float:
+    """The squared error of the parts where they share their budget by water-filling."""
+    curves = [svd_curve(str(index), grams.spectrum(part.specs, part.stack)) for index, part in enumerate(parts)]
+    return waterfill(curves, budget, weights_for(curves, "frobenius")).objective

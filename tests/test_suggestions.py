@@ -1,0 +1,170 @@
+"""Which modules gain from a joint matrix: figures are those of real decompositions, merging stops where nothing gains."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+
+from offcomp.compress import stack
+from offcomp.errors import BudgetTooSmall, InputError
+from offcomp.grams import Grams
+from offcomp.grouping import STACKS, group_shape
+from offcomp.models import weights
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.loading import load
+from offcomp.suggestions import Suggestion, all_pairs, compare, merged
+from tests.test_grams import random_matrix, spec
+
+RATIO = 2.0
+
+
+def truncated(matrix: Tensor, budget: int) -> tuple[float, int]:
+    """(squared error, stored parameters) of a direct SVD within a budget, by actually making the approximation."""
+    rows, cols = matrix.shape
+    if rows * cols <= budget:
+        return 0.0, rows * cols
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    rank = budget // (rows + cols)
+    approximation = (left[:, :rank] * values[:rank]) @ right[:rank]
+    return (matrix.double() - approximation).square().sum().item(), rank * (rows + cols)
+
+
+def by_brute_force(matrices: dict[ModuleSpec, Tensor], stacking: str, ratio: float) -> tuple[float, float]:
+    """(separate, joint) relative error, from SVDs of the matrices themselves."""
+    separate = [truncated(matrix, int(matrix.numel() / ratio)) for matrix in matrices.values()]
+    joint, stored = truncated(stack(matrices, stacking), sum(size for _, size in separate))
+    assert stored <= sum(size for _, size in separate)
+    energy = sum(matrix.double().square().sum().item() for matrix in matrices.values())
+    return (sum(error for error, _ in separate) / energy) ** 0.5, (joint / energy) ** 0.5
+
+
+def low_rank_matrix(rows: int, cols: int, basis: Tensor, seed: int) -> Tensor:
+    """A matrix whose rows lie almost in the span of `basis` (rank, cols)."""
+    noise = 0.05 * random_matrix(rows, cols, seed + 100)
+    return random_matrix(rows, len(basis), seed) @ basis + noise
+
+
+def test_every_pair_of_a_kind_has_the_errors_of_direct_decompositions() -> None:
+    loaded = load("minilm-l6")
+    specs = [member for member in loaded.info.modules if member.kind == "attention_output"]
+    matrices = {member: weights.read(loaded.model, member) for member in specs}
+    found = {(pair.modules, pair.stack): pair for pair in all_pairs(Grams.of_model(loaded.model), specs, RATIO)}
+    assert len(found) == 15 * 2  # "residual" is one of the two
+    for pair in combinations(specs, 2):
+        for stacking in ("rows", "columns"):
+            separate, joint = by_brute_force({member: matrices[member] for member in pair}, stacking, RATIO)
+            suggestion = found[tuple(member.name for member in pair), stacking]
+            assert suggestion.separate_error == pytest.approx(separate, abs=1e-6)
+            assert suggestion.joint_error == pytest.approx(joint, abs=1e-6)
+            assert suggestion.gain == pytest.approx(separate - joint, abs=2e-6)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.4, 3.0, 5.0])
+@pytest.mark.parametrize("stacking", STACKS)
+def test_mixed_groups_have_the_errors_of_direct_decompositions(stacking: str, ratio: float) -> None:
+    kinds = ("query", "attention_output", "ffn_in", "ffn_out")
+    shapes = {"rows": [(20, 16), (9, 16)], "columns": [(16, 20), (16, 9)], "residual": [(20, 16), (16, 20), (40, 16), (16, 40)]}
+    members = [spec(0, *shape, kind=kind) for shape, kind in zip(shapes[stacking], kinds, strict=False)]
+    matrices = {member: random_matrix(*member.shape, seed=index) for index, member in enumerate(members)}
+    found = compare(Grams.of_matrices(matrices), members, stacking, ratio)
+    separate, joint = by_brute_force(matrices, stacking, ratio)
+    assert (found.separate_error, found.joint_error) == (pytest.approx(separate, abs=1e-6), pytest.approx(joint, abs=1e-6))
+
+
+def test_the_joint_matrix_never_stores_more_than_the_separate_ones() -> None:
+    members = [spec(index, 13, 11) for index in range(3)]
+    matrices = {member: random_matrix(13, 11, seed) for seed, member in enumerate(members)}
+    for ratio in (1.2, 2.0, 4.0):
+        found = compare(Grams.of_matrices(matrices), members, "rows", ratio)
+        rank = int(13 * 11 / ratio) // 24
+        assert found.stored_parameters == 3 * rank * 24 <= 3 * 13 * 11 / ratio
+
+
+def test_members_with_one_basis_gain_and_strangers_lose() -> None:
+    basis = random_matrix(5, 24, 1)
+    alike = [spec(index, 24, 24) for index in range(2)]
+    stranger = spec(2, 24, 24)
+    matrices = {member: low_rank_matrix(24, 24, basis, index) for index, member in enumerate(alike)}
+    matrices[stranger] = low_rank_matrix(24, 24, random_matrix(5, 24, 50), 9)
+    best, *others = all_pairs(Grams.of_matrices(matrices), list(matrices), 3.0)
+    assert (best.modules, best.stack) == (("query.0", "query.1"), "rows")
+    assert best.gain > 0.1
+    assert max(other.gain for other in others) < 0
+    assert "one basis of their 24-wide input side" in best.reason and "falls from" in best.reason
+    assert "rises from" in others[-1].reason
+
+
+def test_water_filled_separate_matrices_are_harder_to_beat() -> None:
+    loaded = load("minilm-l6")
+    specs = [member for member in loaded.info.modules if member.kind == "key"]
+    grams = Grams.of_model(loaded.model)
+    equal, shared_out = (compare(grams, specs, "rows", RATIO, separate=how) for how in ("uniform", "waterfill"))
+    assert shared_out.joint_error == equal.joint_error
+    assert shared_out.separate_error < equal.separate_error
+    with pytest.raises(InputError, match="separate is 'best'; choose one of uniform, waterfill"):
+        compare(grams, specs, "rows", RATIO, separate="best")
+
+
+def test_merging_finds_planted_groups_and_leaves_the_others_alone() -> None:
+    matrices: dict[ModuleSpec, Tensor] = {}
+    for group, members in enumerate([(0, 1, 2), (3, 4)]):
+        basis = random_matrix(5, 24, 40 + group)
+        for index in members:
+            matrices[spec(index, 24, 24)] = low_rank_matrix(24, 24, basis, index)
+    output = [spec(index, 24, 30, kind="attention_output") for index in (5, 6)]
+    shared = random_matrix(5, 24, 77)
+    matrices |= {member: low_rank_matrix(30, 24, shared, member.layer or 0).T for member in output}
+    matrices[spec(7, 24, 24)] = random_matrix(24, 24, 7)
+    found = merged(Grams.of_matrices(matrices), list(matrices), 3.0, threshold=0.02)
+    groups = {frozenset(each.modules): each.stack for each in found}
+    assert groups == {
+        frozenset({"query.0", "query.1", "query.2"}): "rows",
+        frozenset({"query.3", "query.4"}): "rows",
+        frozenset({"attention_output.5", "attention_output.6"}): "columns",
+    }
+    assert [each.gain for each in found] == sorted((each.gain for each in found), reverse=True)
+    assert all(each.gain > 0.02 for each in found)
+
+
+def test_a_threshold_that_nothing_reaches_suggests_nothing() -> None:
+    matrices = {spec(index, 12, 12): random_matrix(12, 12, index) for index in range(4)}
+    assert merged(Grams.of_matrices(matrices), list(matrices), 3.0, threshold=1.0) == []
+    assert merged(Grams.of_matrices(matrices), list(matrices)[:1], 3.0) == []
+
+
+def test_what_is_merged_can_be_stacked_and_no_module_is_in_two_groups() -> None:
+    loaded = load("minilm-l6")
+    specs = [
+        member for member in loaded.info.modules if member.kind in ("query", "attention_output") and member.layer in (0, 1)
+    ]
+    found = merged(Grams.of_model(loaded.model), specs, RATIO, threshold=0.0)
+    names = [name for each in found for name in each.modules]
+    assert len(names) == len(set(names)) > 1
+    for each in found:
+        assert group_shape([loaded.info.module(name) for name in each.modules], each.stack)[1] == each.cols
+        assert each.gain > 0
+
+
+def test_a_module_that_cannot_reach_the_ratio_is_named() -> None:
+    members = [spec(0, 4, 4), spec(1, 30, 4)]
+    matrices = {member: random_matrix(*member.shape, seed=0) for member in members}
+    with pytest.raises(BudgetTooSmall, match=r"rank 1 of query.0 \(4, 4\) stores 8 parameters, more than ratio 3 allows"):
+        all_pairs(Grams.of_matrices(matrices), members, 3.0)
+
+
+def test_a_suggestion_is_json_with_its_gain_and_reason() -> None:
+    made = Suggestion(("a", "b"), "rows", 2.0, 1000, 0.5, 0.45, 16)
+    document = made.to_dict()
+    assert document["modules"] == ["a", "b"] and document["gain"] == pytest.approx(0.05)
+    assert document["reason"] == (
+        "Stacked by rows, they share one basis of their 16-wide input side: the relative error falls from 0.500 to 0.450 "
+        "at the same 1,000 parameters."
+    )
+
+
+def test_matrices_of_zeros_suggest_nothing() -> None:
+    matrices = {spec(index, 8, 8): torch.zeros(8, 8) for index in range(2)}
+    assert [pair.gain for pair in all_pairs(Grams.of_matrices(matrices), list(matrices), 2.0)] == [0.0, 0.0]
