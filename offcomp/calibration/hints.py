@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from offcomp.calibration.batches import TokenBatch, token_batches
+from offcomp.calibration.gradients import gather_gradients
+from offcomp.calibration.likelihood import Likelihood
 from offcomp.calibration.moments import InputMoments, gather_moments, shared_inputs
 from offcomp.errors import InputError
 from offcomp.grouping import is_turned
@@ -55,6 +57,7 @@ class Calibration:
         if not any(batch.counted.any() for batch in self.batches):
             raise InputError("the calibration text has no tokens; give at least one text with a word in it")
         self._moments: dict[ModuleSpec, InputMoments] = {}
+        self._gradients: dict[tuple[ModuleSpec, str], Tensor] = {}
 
     @contextmanager
     def hints(self, specs: Sequence[ModuleSpec], stack: str) -> Iterator[GroupHints]:
@@ -75,9 +78,20 @@ class Calibration:
             self._moments |= gather_moments(self.loaded.model, missing, self.batches, self.weighting)
         return [self._moments[owner] for owner in owners]
 
+    def gradients(self, specs: Sequence[ModuleSpec], name: str) -> list[Tensor]:
+        """ "fisher", "sensitivity" or "row_moment" of several modules, in one pass for all that are not known yet."""
+        missing = [spec for spec in specs if (spec, name) not in self._gradients]
+        if missing:
+            model, tokenizer = self.loaded.model, self.loaded.tokenizer
+            likelihood = Likelihood(model, tokenizer, self.seed)
+            for spec, found in gather_gradients(model, missing, self.batches, [name], likelihood).items():
+                self._gradients[spec, name] = found[name]
+        return [self._gradients[spec, name] for spec in specs]
+
     def forget(self) -> None:
         """Drop what was computed, because the model has changed."""
         self._moments.clear()
+        self._gradients.clear()
 
     def _owner(self, spec: ModuleSpec) -> ModuleSpec:
         """The module by which a module's moments are kept: where tokens weigh alike, the first with the same input."""
@@ -100,6 +114,8 @@ class GroupHints:
         self.specs = tuple(specs)
         self.turned = tuple(is_turned(spec, stack) for spec in specs)
         self.heights = tuple(spec.cols if turn else spec.rows for spec, turn in zip(specs, self.turned, strict=True))
+        place = {spec.name: number for number, spec in enumerate(calibration.loaded.info.modules)}
+        self.order = tuple(sorted(range(len(specs)), key=lambda index: place[specs[index].name]))
         self.has_settled = False
         self.calibration = calibration
         self._settled = settled
@@ -117,9 +133,16 @@ class GroupHints:
         self.calibration.forget()
 
     def moments(self, spec: ModuleSpec) -> InputMoments:
-        """Moments of one member; of all in one pass as long as none is settled, since then the others will be asked for."""
-        wanted = [spec] if self.has_settled else [spec, *(other for other in self.specs if other != spec)]
-        return self.calibration.moments(wanted)[0]
+        """Moments of the inputs of one member."""
+        return self.calibration.moments(self._together(spec))[0]
+
+    def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
+        """ "fisher", "sensitivity" or "row_moment" of one member."""
+        return self.calibration.gradients(self._together(spec), name)[0]
+
+    def _together(self, spec: ModuleSpec) -> list[ModuleSpec]:
+        """A member and those found in the same pass: all, as long as none is settled, since they will be asked for next."""
+        return [spec] if self.has_settled else [spec, *(other for other in self.specs if other != spec)]
 
 
 class MemberStatistics:
@@ -145,8 +168,18 @@ class MemberStatistics:
 
     @property
     def row_moment(self) -> Tensor | None:
-        """(rows,) the share of each token, for an embedding."""
-        return self._moments.second if self._is_embedding else None
+        """(rows, rows) float64, of gradients; for an embedding (rows,), the share of each token."""
+        return self._moments.second if self._is_embedding else self._hints.gradients(self._spec, "row_moment")
+
+    @property
+    def fisher(self) -> Tensor | None:
+        """(rows, cols), mean squared gradient of a text's log-likelihood."""
+        return self._hints.gradients(self._spec, "fisher")
+
+    @property
+    def sensitivity(self) -> Tensor | None:
+        """(rows, cols), mean absolute gradient of a text's log-likelihood."""
+        return self._hints.gradients(self._spec, "sensitivity")
 
     @property
     def column_magnitude(self) -> Tensor | None:

@@ -38,9 +38,11 @@ class Watcher(Protocol):
         """`inputs` (tokens, cols), of an embedding token numbers (tokens,); `output` (tokens, rows or hidden)."""
 
 
-def module_of(model: PreTrainedModel, spec: ModuleSpec) -> nn.Module:
-    """The module that holds a weight."""
-    return model.get_submodule(spec.path.rpartition(".")[0])
+def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
+    """The modules that hold a weight: one, or several embeddings that are tied. A head tied to an embedding is not one."""
+    tied = [model.get_submodule(path.rpartition(".")[0]) for path in (spec.path, *spec.tied)]
+    alike = [module for module in tied if is_embedding(module) == is_embedding(tied[0])]
+    return list(dict.fromkeys(alike))
 
 
 class _AllSeen(Exception):
@@ -78,7 +80,8 @@ class Watch:
 
         with ExitStack() as stack, suppress(_AllSeen):
             for spec in self.specs:
-                stack.callback(module_of(self.model, spec).register_forward_hook(hook(spec)).remove)
+                for module in modules_of(self.model, spec):
+                    stack.callback(module.register_forward_hook(hook(spec)).remove)
             run(self.model, self.specs, batch)
         self.uses = seen
 
@@ -102,7 +105,7 @@ def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) 
     """A forward pass that reaches these modules; the head is left out where none of them lies in it."""
     base = model.base_model
     inside = {id(module) for module in base.modules()}
-    whole = any(id(module_of(model, spec)) not in inside for spec in specs)
+    whole = any(id(module) not in inside for spec in specs for module in modules_of(model, spec))
     with torch.no_grad():
         (model if whole else base)(**batch.inputs)
 
@@ -176,7 +179,8 @@ def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: To
 
     with ExitStack() as stack:
         for spec in specs:
-            stack.callback(module_of(model, spec).register_forward_pre_hook(hook(spec)).remove)
+            for module in modules_of(model, spec):
+                stack.callback(module.register_forward_pre_hook(hook(spec)).remove)
         run(model, specs, batch)
     return first
 

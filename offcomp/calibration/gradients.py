@@ -1,0 +1,159 @@
+"""Per-text gradients of the model's log-likelihood by its weights, and second moments of gradients at outputs.
+
+The gradient of one text by W is G = Σ_t g_t x_tᵀ over its tokens, g the gradient at the output of W and x its input. Texts of a
+batch do not touch each other, so one backward pass of the summed log-likelihoods gives the g of each, and G is formed text by
+text: the Fisher information is the mean of the squared G, never the square of a mean. Where a module is used several times
+(shared layers), its uses are added up before they are squared. Of a weight that is tied to a head, the embedding's use counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from offcomp.calibration.batches import TokenBatch
+from offcomp.calibration.moments import counted_tokens, is_embedding, modules_of
+from offcomp.errors import InputError
+from offcomp.models.catalogue import ModuleSpec
+
+LogLikelihood = Callable[[TokenBatch], Tensor]
+"""A batch -> the log-likelihood of each text (texts,), with its graph."""
+
+
+@dataclass
+class GradientSums:
+    """Sums of one weight W (rows, cols) over texts or, for the moment, tokens; only those that are asked for are there.
+
+    fisher, sensitivity     (rows, cols): squared and absolute gradients
+    row_moment              (rows, rows) float64: g gᵀ
+    """
+
+    spec: ModuleSpec
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    num_texts: int = 0
+    num_tokens: int = 0
+
+    def add_texts(self, uses: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Add the gradients of the texts of a batch, from pairs of inputs and gradients (texts, tokens, width)."""
+        self.num_texts += len(uses[0][0])
+        for text in range(len(uses[0][0])):
+            rows, gradient = _gradient([(inputs[text], at_output[text]) for inputs, at_output in uses])
+            for name, transform in (("fisher", torch.square), ("sensitivity", torch.abs)):
+                if name in self.sums:
+                    target = self.sums[name]
+                    target[rows] += transform(gradient)
+
+    def add_tokens(self, gradients: Tensor) -> None:
+        """Add gradients at the output (tokens, rows)."""
+        wide = gradients.double()
+        self.num_tokens += len(wide)
+        self.sums["row_moment"].addmm_(wide.T, wide)
+
+    def means(self) -> dict[str, Tensor]:
+        """What was asked for. Raises InputError where no text reached the module."""
+        if not (self.num_texts or self.num_tokens):
+            raise InputError(f"no gradient reaches {self.spec.name}, so its metric is unknown; choose another module or metric")
+        return {
+            name: total / (self.num_tokens if name == "row_moment" else self.num_texts) for name, total in self.sums.items()
+        }
+
+
+def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
+    """(rows, gradient): G of one text over all uses; of an embedding only the rows of the tokens that occur."""
+    if uses[0][0].is_floating_point():
+        return slice(None), torch.stack([at_output.T @ inputs for inputs, at_output in uses]).sum(0)
+    tokens, place = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
+    at_outputs = torch.cat([at_output for _, at_output in uses])
+    return tokens, at_outputs.new_zeros(len(tokens), at_outputs.shape[1]).index_add_(0, place, at_outputs)
+
+
+def gather_gradients(
+    model: PreTrainedModel,
+    specs: Sequence[ModuleSpec],
+    batches: Sequence[TokenBatch],
+    names: Sequence[str],
+    likelihood: LogLikelihood,
+) -> dict[ModuleSpec, dict[str, Tensor]]:
+    """Means by name, of "fisher", "sensitivity" and "row_moment", for each module, in one forward and backward pass a batch."""
+    totals = {spec: GradientSums(spec, {name: _zeros(model, spec, name) for name in names}) for spec in specs}
+    for batch in batches:
+        _Backward(model, batch, totals).run(likelihood)
+    return {spec: total.means() for spec, total in totals.items()}
+
+
+def _zeros(model: PreTrainedModel, spec: ModuleSpec, name: str) -> Tensor:
+    if name == "row_moment":
+        return torch.zeros(spec.rows, spec.rows, dtype=torch.float64, device=model.device)
+    return torch.zeros(spec.shape, device=model.device)
+
+
+class _Backward:
+    """One forward and backward pass over a batch."""
+
+    def __init__(self, model: PreTrainedModel, batch: TokenBatch, totals: dict[ModuleSpec, GradientSums]) -> None:
+        self.model = model
+        self.batch = batch
+        self.totals = totals
+        self._awaited = dict.fromkeys(totals, 0)
+        self._uses: dict[ModuleSpec, list[tuple[Tensor, Tensor]]] = {spec: [] for spec in totals}
+
+    def run(self, likelihood: LogLikelihood) -> None:
+        """Add the batch to the totals."""
+        with ExitStack() as stack, torch.enable_grad():
+            hooks = [(module, _begin_graph) for module in self.model.modules() if is_embedding(module)]
+            hooks += [(module, self._forward_hook(spec)) for spec in self.totals for module in modules_of(self.model, spec)]
+            for module, hook in hooks:
+                stack.callback(module.register_forward_hook(hook).remove)
+            likelihood(self.batch).sum().backward()
+        for spec, uses in self._uses.items():
+            self._add(spec, uses)  # uses that no gradient reached, as of a branch that the likelihood does not see
+
+    def _forward_hook(self, spec: ModuleSpec) -> Any:
+        def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            _begin_graph(module, arguments, output)
+            inputs = arguments[0].detach()
+            self._awaited[spec] += 1
+            output.register_hook(lambda gradient: self._collect(spec, is_embedding(module), inputs, gradient))
+
+        return see
+
+    def _collect(self, spec: ModuleSpec, numbers: bool, inputs: Tensor, gradient: Tensor) -> None:
+        """Called in the backward pass with the gradient at an output; once all uses are there they are added up."""
+        own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
+        total = self.totals[spec]
+        if "row_moment" in total.sums:
+            total.add_tokens(counted_tokens(own, self.batch.counted))
+        if len(total.sums) == ("row_moment" in total.sums):
+            return
+        self._uses[spec].append((self._by_text(spec, inputs, numbers), self._by_text(spec, own, False)))
+        if len(self._uses[spec]) == self._awaited[spec]:
+            self._add(spec, self._uses[spec])
+            self._uses[spec] = []
+
+    def _add(self, spec: ModuleSpec, uses: list[tuple[Tensor, Tensor]]) -> None:
+        if uses:
+            self.totals[spec].add_texts(uses)
+
+    def _by_text(self, spec: ModuleSpec, values: Tensor, numbers: bool) -> Tensor:
+        """Values laid out as (texts, tokens, width), or (texts, tokens) for token numbers.
+
+        Raises InputError where they belong to no single text, as position vectors do.
+        """
+        texts = len(self.batch.counted)
+        width = () if numbers else values.shape[-1:]
+        leading = values.shape if numbers else values.shape[:-1]
+        if leading and leading[0] in (texts, self.batch.counted.numel()):
+            return values.reshape(texts, -1, *width)
+        raise InputError(f"gradients of {spec.name} cannot be told apart by text; choose another module or a metric of inputs")
+
+
+def _begin_graph(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
+    """Weights have no gradient, so the graph begins at the first outputs."""
+    if not output.requires_grad:
+        output.requires_grad_()
