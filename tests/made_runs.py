@@ -76,7 +76,10 @@ def made_run(
     seed: int = 0,
 ) -> Run:
     """A run of these groups."""
-    planned = tuple(Group(g["name"], tuple(g["modules"]), method=g["method"], ratio=g["ratio"]) for g in groups)
+    planned = tuple(
+        Group(g["name"], tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"])
+        for g in groups
+    )
     plan = Plan(model, planned, ("sentiment",) if score else (), seed)
     before, after = sum(g["rows"] * g["cols"] for g in groups), sum(g["num_parameters"] for g in groups)
     sizes = {}

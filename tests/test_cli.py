@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from offcomp import cli
+from offcomp.methods import METHODS, make_method
+from offcomp.methods.base import Method
 from tests import tiny_models
 
 Command = Callable[..., tuple[int, str, str]]
@@ -80,6 +82,16 @@ def test_a_plan_is_written_read_and_predicted(offcomp: Command, tmp_path: Path) 
     assert status == 0
     assert [group["size"] for group in prediction["groups"]] == [64, 64]
     assert offcomp("predict", path)[1].count("latent width 64") == 2
+
+
+@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
+def test_a_plan_of_every_method_is_made_by_its_role(offcomp: Command, method: type[Method]) -> None:
+    flags = ("--kinds", "query", "--unit", "bytes", "--ratio", "4", "--method", method.role)
+    status, out, _ = offcomp("plan", "minilm-l6", *flags, "--json")
+    (group,) = json.loads(out)["groups"]
+    assert status == 0
+    assert group["method"] == method.name
+    assert type(make_method(group["method"], group["options"])) is method
 
 
 @pytest.mark.parametrize("group", ["module", "kind", "qkv", "blocks"])

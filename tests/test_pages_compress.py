@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -11,6 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from offcomp.files import write_json
+from offcomp.methods import METHODS, options_of, own_options
 from offcomp.plan import Group, Plan
 from tests import tiny_models
 
@@ -49,6 +51,38 @@ def test_the_ratio_changes_the_exact_error(app: AppTest) -> None:
         app.select_slider(key="ratio").set_value(ratio).run()
         errors.append(float(next(metric.value for metric in app.metric if metric.label == "Relative error")))
     assert errors == [pytest.approx(0.4995, abs=2e-3), pytest.approx(0.82, abs=2e-2)]
+
+
+def test_more_than_two_methods_are_lines_of_a_table(app: AppTest) -> None:
+    opened(app, "compress")
+    app.button_group(key="methods").set_value(["svd", "kronecker", "tucker", "pruning"]).run()
+    assert not app.exception
+    assert not app.error
+    table = app.table[0].value
+    assert list(table["Method"]) == ["SVD", "Kronecker", "Tucker", "Pruning"]
+    assert table["Relative error"][0] == "0.621, exact"
+    assert "a run takes" in table["Relative error"][1]
+    assert next(button.label for button in app.button if button.key == "run") == "Run 4 methods"
+
+
+def test_quantization_asks_for_a_ratio_of_bytes(app: AppTest) -> None:
+    opened(app, "compress")
+    app.button_group(key="methods").set_value(["quantization"]).run()
+    assert [error.value.split(":")[0] for error in app.error] == ["Quantization saves bytes, not parameters"]
+    app.radio(key="unit").set_value("bytes").run()
+    assert not app.error
+    assert next(metric.value for metric in app.metric if metric.label == "Stored bytes").endswith("MB")
+    assert not next(button for button in app.button if button.key == "run").disabled
+
+
+@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
+def test_every_method_shows_its_options_but_not_what_tells_it_from_its_family(app: AppTest, method: Any) -> None:
+    opened(app, "compress")
+    app.button_group(key="methods").set_value([method.role]).run()
+    assert not app.exception
+    drawn = {str(widget.key) for kind in (app.selectbox, app.checkbox, app.number_input) for widget in kind}
+    wanted = {f"option_{method.role}_{option.name}" for option in options_of(method) if option.name not in own_options(method)}
+    assert {key for key in drawn if key.startswith("option_")} == wanted
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,6 +10,8 @@ import pytest
 
 from offcomp.answers import answer, brief_difference, difference_text, first_impression, megabytes, same_test, smaller
 from offcomp.bundled import FILES, bundled_runs, missing_files
+from offcomp.methods import METHODS, default_options, own_options, presets_of
+from offcomp.methods.base import Method
 from offcomp.result_charts import (
     accuracy_figure,
     accuracy_table,
@@ -26,6 +28,7 @@ from offcomp.results import (
     flip_table,
     label,
     mcnemar_p,
+    method_title,
     overall_cosine,
     overall_error,
     paired_difference,
@@ -36,7 +39,7 @@ from offcomp.results import (
     with_provenance,
 )
 from offcomp.runs import Run, run_id
-from offcomp.theme import PALETTES
+from offcomp.theme import MARKERS, PALETTES
 from tests.made_runs import made_group, made_run, made_score
 
 SVD = made_run("aaaaaaaaaaaa", [made_group("query", 0.5), made_group("key", 0.25)], made_score(["a", "b"], ["x"]))
@@ -162,6 +165,33 @@ def test_label_and_role() -> None:
     assert [role_of(run) for run in (SVD, AUTOENCODER, BASELINE, mixed)] == ["svd", "autoencoder", "original", "reference"]
     many = made_run("1" * 12, [made_group(kind, 0.1) for kind in ("query", "key", "value", "ffn_in")])
     assert "4 kinds" in label(many)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
+def test_a_member_of_a_family_has_its_own_title_and_role(method: type[Method]) -> None:
+    run = made_run("1" * 12, [made_group("query", 0.5, method=method.name, options=own_options(method))])
+    assert (method_title(run), role_of(run)) == (method.title, method.role)
+    for palette in PALETTES.values():
+        assert method.role in palette.roles
+    assert method.role in MARKERS
+
+
+def test_an_unusual_preset_is_named_and_a_method_of_another_version_too() -> None:
+    presets = [(method, preset) for method in METHODS for preset in presets_of(method)]
+    for method, preset in presets:
+        run = made_run("1" * 12, [made_group("query", 0.5, method=method.name, options={"preset": preset})])
+        usual = default_options(method.name, preset)["preset"] == preset
+        assert method_title(run) == (method.title if usual else f"{method.title} {preset}")
+    unknown = made_run("1" * 12, [made_group("query", 0.5, method="magic")])
+    assert (method_title(unknown), role_of(unknown)) == ("magic", "reference")
+
+
+def test_methods_that_share_colour_and_shape_differ_by_fill() -> None:
+    alike = [
+        made_run(str(i) * 12, [made_group("query", 0.5, method=method)])
+        for i, method in enumerate(["kronecker", "tucker", "pruning"])
+    ]
+    assert list(dict.fromkeys(error_table(alike)["symbol"])) == ["cross", "cross-open", "cross-open-dot"]
 
 
 def test_default_is_the_newest_pair_on_the_same_weights() -> None:
