@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from offcomp import __version__
+from offcomp.calibration_text import SUFFIXES
 from offcomp.cli_allocation import add_verbs
-from offcomp.cli_input import describe, emit, read_plan, say, select, selection_flags, write_plan
+from offcomp.cli_input import calibration_text, describe, emit, read_plan, say, select, selection_flags, write_plan
 from offcomp.errors import InputError, OffcompError, RunError
 from offcomp.files import home_folder
 from offcomp.grouping import GROUPINGS, STACKS
@@ -71,7 +72,9 @@ def plan(arguments: argparse.Namespace) -> None:
         unit=arguments.unit,
         dtype=arguments.dtype,
     )
-    made = Plan(arguments.model, groups, tuple(arguments.task or TASK_NAMES), arguments.seed)
+    made = Plan(
+        arguments.model, groups, tuple(arguments.task or TASK_NAMES), arguments.seed, calibration_text(arguments.calibration)
+    )
     made = Plan.from_dict(made.to_dict())
     validate(made, info)
     write_plan(arguments.out, made)
@@ -226,6 +229,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--dtype", default="float32", choices=STORAGE_DTYPES, help="storage dtype")
     flags.add_argument("--task", action="append", choices=TASK_NAMES, help="task to score; default: all")
     flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--calibration", metavar="FILE", help=f"text for methods that need it, of {', '.join(SUFFIXES)}")
     flags.add_argument("--out", help="also write the plan to this file")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from offcomp.calibration_text import BUNDLED, CalibrationText
 from offcomp.errors import InputError
 from offcomp.files import home_folder
 from offcomp.models.catalogue import KINDS, ModelInfo
@@ -77,6 +78,13 @@ def write_plan(path: str | None, made: Plan) -> None:
     except OSError as error:
         raise InputError(f"cannot write the plan {path}: {error.strerror}") from None
     say(f"wrote {path}")
+
+
+def calibration_text(path: str | None) -> CalibrationText:
+    """The text of a file, as an absolute path since the worker runs elsewhere; without one the bundled text."""
+    if path is None or path == BUNDLED:
+        return CalibrationText()
+    return CalibrationText(str(Path(path).expanduser().absolute()))
 
 
 def selection_flags(flags: argparse.ArgumentParser) -> None:

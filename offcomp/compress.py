@@ -18,11 +18,12 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from offcomp.calibration import GroupHints
 from offcomp.errors import StorageError
 from offcomp.files import write_bytes
 from offcomp.grouping import is_turned
 from offcomp.methods import FORMS, CompressedMatrix, make_method
-from offcomp.methods.base import Report, ignore_progress
+from offcomp.methods.base import Method, Report, ignore_progress
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.weights import read
 from offcomp.numerics.measures import reconstruction_error
@@ -55,11 +56,19 @@ def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[Modu
 
 
 def compress_group(
-    model: PreTrainedModel, info: ModelInfo, group: Group, *, seed: int = 0, report: Report = ignore_progress
+    model: PreTrainedModel,
+    info: ModelInfo,
+    group: Group,
+    *,
+    hints: GroupHints | None = None,
+    seed: int = 0,
+    report: Report = ignore_progress,
 ) -> CompressedGroup:
     """Compress one group of a loaded model, which is left as it is.
 
-    Raises BudgetTooSmall, and InputError where the group does not fit its model.
+    `hints` reach the method where it is calibrated; with any method they give the output error on held-out text.
+
+    Raises BudgetTooSmall, and InputError where the group does not fit its model, or lacks the hints that it needs.
     """
     started = perf_counter()
     originals = {spec: read(model, spec) for spec in members(group, info)}
@@ -67,7 +76,7 @@ def compress_group(
     rows, cols = matrix.shape
     budget = group_budget(group, rows, cols, info)
     method = make_method(group.method, group.options)
-    compressed = method.fit(matrix, budget, seed=seed, report=report)
+    compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
     reconstructions = unstack(compressed.reconstruct(), list(originals), group.stack)
     errors = reconstruction_error([(originals[spec], reconstructions[spec]) for spec in originals])
     original, stored = original_size(rows * cols, info), compressed.stored
@@ -95,15 +104,29 @@ def compress_group(
         "original_bytes": original.num_bytes,
         **asdict(errors),
         "num_rows": sum(spec.rows for spec in originals),
-        "squared_norm": matrix.double().square().sum().item(),
+        "squared_norm": sum(matrix.double().square().sum().item() for matrix in originals.values()),
         "module_errors": {
             spec.name: asdict(reconstruction_error([(originals[spec], reconstructions[spec])])) for spec in originals
         },
+        **_on_text(hints, method, compressed, reconstructions),
         "history": list(compressed.history),
         "ledger": compressed.ledger(),
         "seconds": perf_counter() - started,
     }
     return CompressedGroup(compressed, reconstructions, figures)
+
+
+def _on_text(
+    hints: GroupHints | None, method: Method, compressed: CompressedMatrix, reconstructions: Mapping[ModuleSpec, Tensor]
+) -> dict[str, Any]:
+    """Figures that need text: the output error, and for a calibrated method what its metrics rest on."""
+    if hints is None:
+        return {}
+    held_out = hints.output_error(reconstructions, held_out=True)
+    if not method.calibrated:
+        return {"output_error": held_out}
+    fitted = {"output_error_fitted": hints.output_error(reconstructions, held_out=False)}
+    return {"output_error": held_out, "calibration": hints.summary() | fitted | dict(compressed.notes)}
 
 
 def save_group(group: CompressedGroup, folder: Path) -> Path:

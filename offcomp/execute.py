@@ -28,11 +28,12 @@ from offcomp.errors import OffcompError, RunError, StorageError
 from offcomp.files import read_json, write_json
 from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import Size
-from offcomp.plan import Plan
+from offcomp.plan import Group, Plan, members
 from offcomp.prediction import model_sizes, predict
 from offcomp.runs import RUN_SCHEMA, RunStore
 
 if TYPE_CHECKING:
+    from offcomp.calibration import Calibration, GroupHints
     from offcomp.compress import CompressedGroup
     from offcomp.evaluation.probe import FittedProbe, ProbeTask
     from offcomp.models.catalogue import ModelInfo
@@ -44,6 +45,7 @@ WATCH_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25
 LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
+CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model: passes over some 250 short texts, with their sums
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scikit-learn", "datasets")
 
 
@@ -168,7 +170,8 @@ def expected_seconds(plan: Plan, info: ModelInfo) -> dict[str, float]:
     """Rough seconds of every stage, in the order in which they come."""
     embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
     costs = {"load the model": LOAD_SECONDS} | {f"score the original on {task}": 2 * embed for task in plan.tasks}
-    costs |= {f"compress {group.name}": group.seconds for group in predict(plan, info).groups}
+    reading = 3 * CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters if plan.calibrated else 0.0
+    costs |= {f"compress {group.name}": group.seconds + reading for group in predict(plan, info).groups}
     return costs | {f"evaluate {task}": embed for task in plan.tasks}
 
 
@@ -188,9 +191,10 @@ def work(worker: Worker) -> dict[str, Any]:
         with worker.stage(f"score the original on {task.name}") as report:
             probes.append((task, task.fit(loaded, report)))
     compressed: list[CompressedGroup] = []
+    calibration = _calibration(plan, loaded)
     for group in plan.groups:
-        with worker.stage(f"compress {group.name}") as report:
-            result = compress_group(loaded.model, loaded.info, group, seed=plan.seed, report=report)
+        with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, loaded.info) as hints:
+            result = compress_group(loaded.model, loaded.info, group, hints=hints, seed=plan.seed, report=report)
             _check_finite(result)
             save_group(result, worker.folder / "groups")
         compressed.append(result)
@@ -200,6 +204,34 @@ def work(worker: Worker) -> dict[str, Any]:
     info = loaded.info
     about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
     return {"model": about | {"sizes": model_sizes(stored, info)}, "scores": scores}
+
+
+def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
+    """The calibration of a run, where a group needs one."""
+    if not plan.calibrated:
+        return None
+    from offcomp.calibration import Calibration
+
+    asked = plan.calibration
+    texts = asked.read(plan.seed)
+    return Calibration(
+        loaded,
+        texts,
+        max_tokens=asked.max_tokens,
+        special_tokens=asked.special_tokens,
+        weighting=asked.weighting,
+        seed=plan.seed,
+    )
+
+
+@contextmanager
+def _hints(calibration: Calibration | None, group: Group, info: ModelInfo) -> Iterator[GroupHints | None]:
+    """The hints of a group, if the run is calibrated."""
+    if calibration is None:
+        yield None
+        return
+    with calibration.hints(members(group, info), group.stack) as hints:
+        yield hints
 
 
 def _check_finite(result: CompressedGroup) -> None:

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
+from offcomp.calibration_text import CALIBRATION_TYPES, CalibrationText
 from offcomp.errors import InputError, PlanError
 from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
 from offcomp.methods import default_options, make_method
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.sources import may_have_tokenizer
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 
 PLAN_SCHEMA = 1
@@ -47,16 +49,24 @@ class Plan:
     groups: tuple[Group, ...] = ()
     tasks: tuple[str, ...] = TASK_NAMES
     seed: int = 0
+    calibration: CalibrationText = field(default_factory=CalibrationText)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a group needs calibration text. Options must be valid."""
+        return any(make_method(group.method, group.options).calibrated for group in self.groups)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON values, every default written out."""
+        """The plan as JSON values, every default written out but that of the calibration text."""
         groups = [asdict(group) | {"modules": list(group.modules)} for group in self.groups]
+        calibration = {} if self.calibration == CalibrationText() else {"calibration": asdict(self.calibration)}
         return {
             "schema": PLAN_SCHEMA,
             "model": self.model,
             "seed": self.seed,
             "tasks": list(self.tasks),
             "groups": [entry | {"options": _all_options(entry)} for entry in groups],
+            **calibration,
         }
 
     def to_json(self) -> str:
@@ -80,9 +90,13 @@ class Plan:
                 groups.append(_read_fields(Group, entry, f"group {entry.get('name', index)!r}", GROUP_TYPES, faults))
             else:
                 faults.append(f"group {index} is {entry!r}; it must be a JSON object.")
+        calibration: dict[str, Any] = {}
+        if isinstance(values.get("calibration"), dict):
+            calibration = _read_fields(CalibrationText, values["calibration"], "calibration", CALIBRATION_TYPES, faults)
         if faults:
             raise PlanError(faults)
-        return Plan(**values | {"groups": tuple(Group(**group) for group in groups)})
+        made = {"groups": tuple(Group(**group) for group in groups), "calibration": CalibrationText(**calibration)}
+        return Plan(**values | made)
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -128,6 +142,7 @@ PLAN_TYPES = {
         lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31,
         "a whole number from 0 to 2147483647",
     ),
+    "calibration": (lambda value: isinstance(value, dict), "a JSON object"),
 }
 GROUP_TYPES = {
     "name": (_is_text, "a name"),
@@ -173,8 +188,23 @@ def validate(plan: Plan, info: ModelInfo) -> None:
     names: set[str] = set()
     for group in plan.groups:
         faults += _group_faults(group, info, known, owner, names)
+    faults += [] if faults else _calibration_faults(plan, info)
     if faults:
         raise PlanError(faults)
+
+
+def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
+    """What stands against calibrating the groups that need it, given that the groups are fine."""
+    needing = [group for group in plan.groups if make_method(group.method, group.options).calibrated]
+    if not needing:
+        return []
+    faults = [plan.calibration.fault()]
+    if not may_have_tokenizer(info):
+        faults.append(
+            f"group {needing[0].name!r} needs calibration text, but {info.model} has no tokenizer to read it with; "
+            "add tokenizer.json to its folder, or choose a method that needs the weights alone."
+        )
+    return [fault for fault in faults if fault is not None]
 
 
 def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[str, str], names: set[str]) -> list[str]:

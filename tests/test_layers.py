@@ -28,7 +28,7 @@ DESCRIPTIONS = (
     "offcomp.models.sources",
     "offcomp.tasks",
 )
-PLANNING = (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.prediction")
+PLANNING = (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.prediction")
 COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
 RESULTS = ("offcomp.results", "offcomp.answers", "offcomp.bundled", "offcomp.result_charts")
 SHOWING = (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.spectra", "offcomp.theme", "offcomp.charts", "offcomp.first_chart")
@@ -41,7 +41,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
-    "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping"),
+    "offcomp.calibration_text": ("offcomp.errors",),
+    "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),
     "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan"),
     "offcomp.spectra": (*PLANNING, *COMPUTING, "offcomp.grams"),
     "offcomp.grams": (*PLANNING, *COMPUTING, "offcomp.spectra"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +14,13 @@ from torch import Tensor
 from offcomp.calibration.batches import TokenBatch, token_batches
 from offcomp.calibration.gradients import gather_gradients
 from offcomp.calibration.likelihood import Likelihood
-from offcomp.calibration.moments import InputMoments, gather_moments, shared_inputs
+from offcomp.calibration.moments import InputMoments, gather_moments, is_embedding, modules_of, output_errors, shared_inputs
+from offcomp.calibration_text import digest
 from offcomp.errors import InputError
 from offcomp.grouping import is_turned
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel
-from offcomp.models.weights import substituted
+from offcomp.models.weights import read, substituted
 
 HELD_OUT_SHARE = 0.2
 
@@ -49,6 +52,7 @@ class Calibration:
         self.loaded = loaded
         self.weighting = weighting
         self.seed = seed
+        self.digest = digest(texts)
         order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
         num_held_out = round(HELD_OUT_SHARE * len(texts)) if len(texts) > 1 else 0
         fitted, held_out = [texts[i] for i in sorted(order[num_held_out:])], [texts[i] for i in sorted(order[:num_held_out])]
@@ -67,8 +71,7 @@ class Calibration:
             try:
                 yield hints
             finally:
-                if hints.has_settled:
-                    self.forget()
+                hints.restore()
 
     def moments(self, specs: Sequence[ModuleSpec]) -> list[InputMoments]:
         """Moments of the inputs of several modules, in one pass for all that are not known yet."""
@@ -131,6 +134,44 @@ class GroupHints:
         self._settled.enter_context(substituted(self.calibration.loaded.model, {spec: matrix}))
         self.has_settled = True
         self.calibration.forget()
+
+    def restore(self) -> None:
+        """Take back what was settled."""
+        self._settled.close()
+        if self.has_settled:
+            self.has_settled = False
+            self.calibration.forget()
+
+    def output_error(self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool) -> float | None:
+        """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members, X the inputs in the original model, tokens weighed as for the moments.
+
+        On text that was not used to fit, or on that which was. None where there is no such text, or the outputs are zero.
+        Takes back what was settled.
+        """
+        self.restore()
+        calibration = self.calibration
+        batches = calibration.held_out if held_out else calibration.batches
+        model = calibration.loaded.model
+        originals = {spec: read(model, spec) for spec in self.specs}
+        sums = output_errors(model, originals, reconstructions, batches, calibration.weighting).values()
+        exact = sum(energy for _, energy in sums)
+        return sqrt(sum(error for error, _ in sums) / exact) if exact else None
+
+    def summary(self) -> dict[str, Any]:
+        """How much text there is for the widest input of a member, for the record."""
+        calibration = self.calibration
+        num_tokens = sum(int(batch.counted.sum()) for batch in calibration.batches)
+        width = max(
+            spec.rows if is_embedding(modules_of(calibration.loaded.model, spec)[0]) else spec.cols for spec in self.specs
+        )
+        return {
+            "num_texts": sum(len(batch.counted) for batch in calibration.batches),
+            "num_held_out": sum(len(batch.counted) for batch in calibration.held_out),
+            "num_tokens": num_tokens,
+            "tokens_per_dimension": num_tokens / width,
+            "weighting": calibration.weighting,
+            "digest": calibration.digest,
+        }
 
     def moments(self, spec: ModuleSpec) -> InputMoments:
         """Moments of the inputs of one member."""

@@ -15,8 +15,6 @@ from offcomp.calibration.batches import TokenBatch
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 
-WEIGHTINGS = ("output", "equal")
-
 
 @dataclass(frozen=True)
 class InputMoments:

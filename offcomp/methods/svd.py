@@ -118,6 +118,8 @@ class SVD:
 
         Raises InputError where the metrics need hints and there are none.
         """
+        import torch
+
         from offcomp.numerics.linalg import low_rank_factors
         from offcomp.numerics.storage import pack
 
@@ -129,9 +131,9 @@ class SVD:
         target = matrix.detach().float()
         metrics = self._metrics(target, hints)
         report(0.3)
-        norms = target.norm(dim=1)
+        norms = target.norm(dim=1, dtype=torch.float64).float()  # squares of tiny entries vanish in float32
         if self.preset == "direction":
-            target = _unit_rows(target)
+            target = _unit_rows(target, norms)
         left, right = low_rank_factors(target, rank, *metrics)
         stored = {"left": left, "right": right}
         if self.preset == "direction":
@@ -163,13 +165,11 @@ def _notes(metrics: tuple[Metric | None, Metric | None], shrinkage: float) -> di
     return conditions | {"shrinkage": shrinkage} if conditions else {}
 
 
-def _unit_rows(matrix: Tensor) -> Tensor:
-    """Rows of length one; zero rows stay zero. Tiny entries are lifted first, so that their squares do not vanish."""
+def _unit_rows(matrix: Tensor, norms: Tensor) -> Tensor:
+    """Rows of length one; zero rows stay zero."""
     import torch
 
-    largest = matrix.abs().amax(1, keepdim=True)
-    lifted = torch.where(largest > 0, matrix / largest, 0.0)
-    return torch.nn.functional.normalize(lifted, dim=1)
+    return torch.where(norms[:, None] > 0, matrix / norms[:, None], 0.0)
 
 
 def low_rank(tensors: Mapping[str, Tensor]) -> Tensor:

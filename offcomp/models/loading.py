@@ -27,18 +27,9 @@ from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
 from offcomp.models.safetensors_files import StoredTensor, same_bytes, stored_dtype, stored_tensors, weight_files
-from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, fingerprint, resolve
+from offcomp.models.sources import MAX_PARAMETERS, TOKENIZER_FILES, Source, check_checksum, check_folder, fingerprint, resolve
 from offcomp.models.weights import check_finite, list_modules
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "spm.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-)
 MAX_BUFFER_BYTES = 4 * 10**9
 
 LIBRARY_FAULTS = (

@@ -34,6 +34,7 @@ __all__ = [
     "check_config",
     "check_folder",
     "fingerprint",
+    "may_have_tokenizer",
     "resolve",
     "stored_dtype",
 ]
@@ -42,6 +43,15 @@ CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 MAX_HUB_ID = 96
 SAMPLE_BYTES = 65536
@@ -103,6 +113,12 @@ def resolve(model: str) -> Source:
         f"'{model[:200]}' is no model: give a catalogue name ({', '.join(names)}), an existing folder, "
         "or a hub id such as 'owner/name'."
     )
+
+
+def may_have_tokenizer(info: ModelInfo) -> bool:
+    """False for a folder without the files of a tokenizer; what a model from elsewhere has is seen when it is loaded."""
+    folder = _existing(info.model) if info.source == "folder" else None
+    return folder is None or any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _existing(model: str) -> Path | None:

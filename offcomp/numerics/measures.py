@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+PIECE_ENTRIES = 1 << 20  # 8 MB in float64
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,14 @@ def _row_cosine_distances(
     return torch.where(both_zero, 0.0, 1 - cosine.clamp(-1, 1))
 
 
+def _pieces(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs in float64, a few rows at a time, so that large matrices are never copied whole."""
+    for original, reconstruction in pairs:
+        height = max(1, PIECE_ENTRIES // original.shape[1])
+        for exact, approximate in zip(original.split(height), reconstruction.split(height), strict=True):
+            yield exact.double(), approximate.double()
+
+
 def reconstruction_error(pairs: Sequence[tuple[Tensor, Tensor]]) -> ReconstructionError:
     """Errors over all entries and rows of `pairs`, each (original, reconstruction) of equal shape (rows, cols).
 
@@ -42,8 +52,7 @@ def reconstruction_error(pairs: Sequence[tuple[Tensor, Tensor]]) -> Reconstructi
     """
     squared = absolute = energy = distance = 0.0
     entries = rows = 0
-    for original, reconstruction in pairs:
-        exact, approximate = original.double(), reconstruction.double()
+    for exact, approximate in _pieces(pairs):
         difference = exact - approximate
         squared += difference.square().sum().item()
         absolute += difference.abs().sum().item()

@@ -1,0 +1,150 @@
+"""Which text calibrates the methods that need some, and how it is read. No torch.
+
+A file holds one text a line (.txt), or a table with a column of texts (.csv, .tsv, .jsonl, .parquet).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offcomp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BUNDLED = "bundled"
+BUNDLED_FILE = Path(__file__).parents[1] / "assets" / "tasks" / "sentiment.csv"
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+WEIGHTINGS = ("output", "equal")
+LONGEST_TEXT = 20_000  # characters; what is beyond no model reads
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """Text, and what of it counts.
+
+    text            "bundled", the training split of the bundled sentiment task, or a local file
+    column          the column of a table; "" takes the column named text, or the only one that holds text
+    num_texts       so many are drawn, by the plan's seed
+    max_tokens      each text is cut there
+    special_tokens  whether tokens that the tokenizer adds, such as [CLS], count; a few of them have activations so large that
+                    they outweigh all others
+    weighting       "output" weighs each token by 1 / ‖output of the module‖², as the normalisation after it does; "equal" is
+                    the plain mean of the papers
+    """
+
+    text: str = BUNDLED
+    column: str = ""
+    num_texts: int = 256
+    max_tokens: int = 128
+    special_tokens: bool = False
+    weighting: str = "output"
+
+    def fault(self) -> str | None:
+        """What is wrong with the file as far as it shows from outside, in one sentence."""
+        if self.text == BUNDLED:
+            return None
+        path = Path(self.text).expanduser()
+        if path.suffix.lower() not in SUFFIXES:
+            return f"calibration text {self.text!r} must be 'bundled' or a file that ends in {', '.join(SUFFIXES)}."
+        if not path.is_file():
+            return f"calibration text {self.text!r} is not there; give the path of a file, or 'bundled'."
+        return None
+
+    def read(self, seed: int) -> list[str]:
+        """The texts, `num_texts` of them drawn by the seed, in their order. Raises InputError."""
+        import numpy as np
+
+        found = self._all()
+        texts = [text[:LONGEST_TEXT] for text in found if text.strip()]
+        if not texts:
+            raise InputError(f"calibration text {self.text!r} has no text in it; give a file with at least one line of text")
+        drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
+        return [texts[index] for index in sorted(drawn.tolist())]
+
+    def _all(self) -> list[str]:
+        """Every text of the source."""
+        import pandas as pd
+
+        if self.text == BUNDLED:
+            table = pd.read_csv(BUNDLED_FILE)
+            return list(table[table["split"] == "train"]["text"])
+        fault = self.fault()
+        if fault:
+            raise InputError(fault.removesuffix("."))
+        path = Path(self.text).expanduser()
+        try:
+            if path.suffix.lower() == ".txt":
+                return path.read_text(encoding="utf-8").splitlines()
+            table = _READERS[path.suffix.lower()](path)
+        except (OSError, ValueError, ImportError) as error:  # pandas' own errors are ValueErrors
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"calibration text {self.text!r} cannot be read: {reason}") from None
+        return [value for value in table[self._column_of(table)] if isinstance(value, str)]
+
+    def _column_of(self, table: pd.DataFrame) -> str:
+        """The column that holds the texts."""
+        names = [str(name) for name in table.columns]
+        textual = [str(name) for name in table.columns if any(isinstance(value, str) for value in table[name].head(50))]
+        if self.column in names:
+            return self.column
+        if not self.column and "text" in names:
+            return "text"
+        if not self.column and len(textual) == 1:
+            return textual[0]
+        wanted = f"has no column {self.column!r}" if self.column else "has several columns that may be meant"
+        raise InputError(f"calibration text {self.text!r} {wanted}; choose one of {', '.join(names)}")
+
+
+def _lines_of_json(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_json(path, lines=True)
+
+
+def _table(separator: str) -> Callable[[Path], pd.DataFrame]:
+    def read(path: Path) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_csv(path, sep=separator)
+
+    return read
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".csv": _table(","),
+    ".tsv": _table("\t"),
+    ".jsonl": _lines_of_json,
+    ".parquet": _parquet,
+}
+
+
+def digest(texts: Sequence[str]) -> str:
+    """Twelve hexadecimal digits that stand for the texts, for the record of a run."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+
+
+def is_whole(low: int, high: int) -> Callable[[Any], bool]:
+    """Whether a value is a whole number in this range."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+CALIBRATION_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "text": (lambda value: isinstance(value, str) and value != "", "'bundled' or a file"),
+    "column": (lambda value: isinstance(value, str), "the name of a column"),
+    "num_texts": (is_whole(1, 100_000), "a whole number from 1 to 100000"),
+    "max_tokens": (is_whole(3, 8192), "a whole number from 3 to 8192"),
+    "special_tokens": (lambda value: isinstance(value, bool), "true or false"),
+    "weighting": (lambda value: value in WEIGHTINGS, f"one of {', '.join(WEIGHTINGS)}"),
+}
+"""Field -> whether a JSON value will do, and what it must be."""
