@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 256 * 2**20
 LARGEST_SIDE = 16384  # a Gram matrix of this side takes 2 GB
 
 

@@ -23,6 +23,7 @@ from offcomp.numerics.fitting import one_thread_if
 
 PIECE_ENTRIES = 1 << 20  # 8 MB in float64
 COLUMN_BLOCKS = 4  # of the upper triangle: 5/8 of the work of the whole square
+SMALL_SIDE = 512  # eigenvalues up to this side are found on one thread: a second one gains nothing there
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -78,7 +79,8 @@ def gram_of_rows(
 
 def spectrum_of_gram(gram_matrix: Float64[Tensor, "side side"], count: int) -> Float64[Tensor, " count"]:
     """The `count` largest singular values behind a Gram matrix, in decreasing order."""
-    return torch.linalg.eigvalsh(gram_matrix).flip(0)[:count].clamp_min(0).sqrt()
+    with one_thread_if(len(gram_matrix) <= SMALL_SIDE):
+        return torch.linalg.eigvalsh(gram_matrix).flip(0)[:count].clamp_min(0).sqrt()
 
 
 def in_parallel(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -89,5 +91,6 @@ def in_parallel(action: Callable[[Item], Result], items: Sequence[Item]) -> list
     workers = min(torch.get_num_threads(), len(items))
     if workers <= 1:
         return [action(item) for item in items]
-    with one_thread_if(True), ThreadPoolExecutor(workers) as pool:
+    # Each thread of the pool must be told too: the linear algebra library keeps a number of threads for each.
+    with one_thread_if(True), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return list(pool.map(action, items))
