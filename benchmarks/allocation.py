@@ -1,0 +1,73 @@
+"""Water-filling against one ratio for all, and the best groups, on MiniLM-L6: `python -m benchmarks.allocation`.
+
+Both from spectra alone, over the 36 linear weights. Every total is the parameters that the ratio allows; errors are the
+relative error of all weights together, weighted so that each matrix counts alike ("relative") or as they are ("frobenius").
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from offcomp.allocation import WEIGHTINGS, uniform, waterfill, weights_for
+from offcomp.error_curves import svd_curve, with_floor
+from offcomp.grams import Grams
+from offcomp.models.loading import load
+from offcomp.suggestions import all_pairs, merged
+from offcomp.tables import format_table
+
+RATIOS = (2, 3, 4, 5, 6, 7, 8, 9, 10)
+FLOOR = 0.05
+
+
+def main() -> None:
+    """Print the tables."""
+    loaded = load("minilm-l6")
+    specs = [spec for spec in loaded.info.modules if spec.default and spec.layer is not None]
+    grams = Grams.of_model(loaded.model)
+    curves = [svd_curve(name, spectrum) for name, spectrum in grams.all_spectra(specs).items()]
+    original = sum(curve.original for curve in curves)
+    rows = []
+    for weighting in WEIGHTINGS:
+        weights = weights_for(curves, weighting)
+        for ratio in RATIOS:
+            started = perf_counter()
+            found = waterfill(curves, original // ratio, weights)
+            milliseconds = (perf_counter() - started) * 1e3
+            same = uniform(curves, original // ratio, weights)
+            floored = waterfill([with_floor(curve, FLOOR) for curve in curves], original // ratio, weights)
+            kept = [size / curve.original for size, curve in zip(found.sizes, curves, strict=True)]
+            rows.append(
+                {
+                    "weighting": weighting,
+                    "ratio": ratio,
+                    "uniform": same.relative_error,
+                    "water-filled": found.relative_error,
+                    f"with a floor of {FLOOR:g}": floored.relative_error,
+                    "least kept": min(kept),
+                    "kept dense": sum(fraction == 1 for fraction in kept),
+                    "used": found.total / (original // ratio),
+                    "ms": milliseconds,
+                }
+            )
+    print(format_table(rows))
+    for ratio in (2.0, 5.0, 10.0):
+        started = perf_counter()
+        pairs = all_pairs(grams, specs, ratio)
+        seconds = perf_counter() - started
+        gaining = sum(pair.gain > 0 for pair in pairs)
+        print(f"\nratio {ratio:g}: {len(pairs)} pairs in {seconds:.1f} s, {gaining} gain; the best ten\n")
+        print(format_table([_row(pair) for pair in pairs[:10]]))
+        started = perf_counter()
+        groups = merged(grams, specs, ratio)
+        print(f"\nratio {ratio:g}: groups by merging, in {perf_counter() - started:.1f} s\n")
+        print(format_table([_row(group) for group in groups]))
+
+
+def _row(suggestion: object) -> dict[str, object]:
+    row = suggestion.to_dict()  # type: ignore[attr-defined]
+    keys = ("stack", "gain", "separate_error", "joint_error")
+    return {"modules": " ".join(row["modules"])} | {key: row[key] for key in keys}
+
+
+if __name__ == "__main__":
+    main()

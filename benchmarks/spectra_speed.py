@@ -1,0 +1,247 @@
+"""Spectra once against decompositions again and again: `python -m benchmarks.spectra_speed`.
+
+Prints four tables, all from this run on this machine:
+
+1. MiniLM-L6, 36 linear weights and the embedding: time of all spectra, of a direct SVD, how far they are apart, and the time of
+   all errors at one ratio.
+2. BERT-base shapes (12 layers and a 30522 x 768 embedding, random weights) in a process of their own: time and peak memory.
+3. A curve over 10 ratios from the spectrum against scikit-learn's TruncatedSVD (n_iter=10), fitted again for each ratio. Only
+   its fits are timed, not its errors; ours counts the Gram matrix, the spectrum and all errors.
+4. Routes to the same singular values.
+
+Times are the shortest of `--tries` runs, so that other work on the machine disturbs them least. `--part N` prints one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.linalg import eigvalsh
+from scipy.linalg.blas import dsyrk
+from sklearn.decomposition import TruncatedSVD
+from torch import Tensor
+
+from offcomp.compress import stack
+from offcomp.grams import Grams
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.loading import load
+from offcomp.models.weights import read
+from offcomp.numerics.grams import gram, in_parallel
+from offcomp.spectra import MatrixSpectrum, errors_at, load_spectra, save_spectra, svd_rank
+from offcomp.tables import format_table
+
+RATIOS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0)
+HIDDEN, FFN, LAYERS, TOKENS = 768, 3072, 12, 30522
+MEGABYTE = 2**20
+
+
+def best_of(action: Callable[[], Any], tries: int) -> tuple[float, Any]:
+    """(shortest seconds, last result)."""
+    best, result = float("inf"), None
+    for _ in range(tries):
+        started = perf_counter()
+        result = action()
+        best = min(best, perf_counter() - started)
+    return best, result
+
+
+def minilm() -> tuple[Any, list[ModuleSpec]]:
+    """The model, and its 36 linear weights and embedding."""
+    loaded = load("minilm-l6")
+    return loaded.model, [spec for spec in loaded.info.modules if spec.default]
+
+
+def all_spectra_of_minilm(tries: int) -> None:
+    """Table 1."""
+    model, specs = minilm()
+    matrices = [read(model, spec) for spec in specs]
+    ours, found = best_of(lambda: Grams.of_model(model).all_spectra(specs), tries)
+    direct, values = best_of(lambda: [torch.linalg.svdvals(matrix).numpy() for matrix in matrices], max(1, tries // 3))
+    spectra = list(found.values())
+    apart = max(float(np.abs(s.values - v).max() / v[0]) for s, v in zip(spectra, values, strict=True))
+
+    def first_time() -> object:
+        svd_rank.cache_clear()
+        return errors_at([MatrixSpectrum(*s.shape, s.values) for s in spectra], [2.0])
+
+    cold, table = best_of(first_time, tries)
+    warm, _ = best_of(lambda: errors_at(spectra, [2.0]), tries)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "spectra.npz"
+        save_spectra(path, "", found)
+        size, (_, shipped) = path.stat().st_size, load_spectra(path)
+    exact, coarse = (errors_at(list(each.values()), RATIOS).relative_errors for each in (found, shipped))
+    rows = [
+        {"what": f"spectra of {len(specs)} matrices, ms", "value": ours * 1e3},
+        {"what": "direct float32 SVD of the same, ms", "value": direct * 1e3},
+        {"what": "largest difference, of the largest singular value", "value": apart},
+        {"what": "errors of all at one ratio, first time, ms", "value": cold * 1e3},
+        {"what": "errors of all at one ratio, after that, ms", "value": warm * 1e3},
+        {"what": "relative error of all together at ratio 2", "value": float(table.together[0])},
+        {"what": "bytes of a file of all these spectra", "value": size},
+        {"what": "largest relative difference of an error from that file", "value": float(np.abs(coarse / exact - 1).max())},
+    ]
+    print(format_table(rows))
+
+
+def bert_base_shapes() -> dict[ModuleSpec, Tensor]:
+    """Random weights of the shapes of BERT-base."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [("word_embeddings", TOKENS, HIDDEN)]
+    for layer in range(LAYERS):
+        kinds = ("query", "key", "value", "attention_output")
+        shapes += [(f"{kind}.{layer}", HIDDEN, HIDDEN) for kind in kinds]
+        shapes += [(f"ffn_in.{layer}", FFN, HIDDEN), (f"ffn_out.{layer}", HIDDEN, FFN)]
+    return {
+        ModuleSpec(name, name.split(".")[0], 0, "", name, rows, cols): torch.randn(rows, cols, generator=generator) / 20
+        for name, rows, cols in shapes
+    }
+
+
+def measure_bert_base() -> None:
+    """The child process of table 2: one JSON line."""
+    matrices = bert_base_shapes()
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE  # noqa: E731
+    before = peak()
+    started = perf_counter()
+    found = Grams.of_matrices(matrices).all_spectra(matrices)
+    seconds = perf_counter() - started
+    started = perf_counter()
+    errors_at(list(found.values()), [2.0])
+    print(
+        json.dumps(
+            {
+                "matrices": len(matrices),
+                "seconds": seconds,
+                "errors at a ratio, ms": (perf_counter() - started) * 1e3,
+                "weights MB": sum(matrix.nbytes for matrix in matrices.values()) / MEGABYTE,
+                "peak with weights MB": before,
+                "peak in all MB": peak(),
+                "added MB": peak() - before,
+            }
+        )
+    )
+
+
+def bert_base(tries: int) -> None:
+    """Table 2."""
+    command = [sys.executable, "-m", "benchmarks.spectra_speed", "--child"]
+    runs = [json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(tries)]
+    print(format_table(sorted(runs, key=lambda run: run["seconds"])))
+
+
+Members = tuple[ModuleSpec, ...]
+
+
+def curve_groups(specs: Sequence[ModuleSpec]) -> dict[str, list[tuple[Members, str]]]:
+    """Name of a row -> the matrices it decomposes: the six of a kind, two stacked groups, and the embedding."""
+    kinds: dict[str, Members] = {}
+    for spec in specs:
+        kinds[spec.kind] = (*kinds.get(spec.kind, ()), spec)
+    embedding = kinds.pop("word_embeddings")
+    rows = {f"{kind}, each alone": [((spec,), "rows") for spec in members] for kind, members in kinds.items()}
+    rows["key, stacked by rows"] = [(kinds["key"], "rows")]
+    rows["attention_output, stacked by columns"] = [(kinds["attention_output"], "columns")]
+    return rows | {"word_embeddings": [(embedding, "rows")]}
+
+
+def truncated(matrix: Tensor, ranks: Sequence[int]) -> list[TruncatedSVD]:
+    """scikit-learn's randomised SVD, fitted again at each rank."""
+    values = matrix.numpy()
+    return [TruncatedSVD(int(rank), n_iter=10, random_state=0).fit(values) for rank in ranks]
+
+
+def truncated_error(matrix: Tensor, fitted: TruncatedSVD) -> float:
+    """Relative error of its approximation, in float64; not timed."""
+    values, basis = matrix.double().numpy(), np.asarray(fitted.components_, dtype=np.float64)
+    return float(np.linalg.norm(values - (values @ basis.T) @ basis) / np.linalg.norm(values))
+
+
+def curves(tries: int) -> None:
+    """Table 3."""
+    model, specs = minilm()
+    rows, totals = [], [0.0, 0.0]
+    for name, groups in curve_groups(specs).items():
+        ours, table = best_of(lambda g=groups: errors_at(Grams.of_model(model).spectra(g), RATIOS), tries)
+        matrices = [stack({spec: read(model, spec) for spec in members}, how) for members, how in groups]
+        pairs = list(zip(matrices, table.ranks, strict=True))
+        theirs, fits = best_of(lambda p=pairs: [truncated(matrix, ranks) for matrix, ranks in p], max(1, tries // 5))
+        errors = [[truncated_error(m, fit) for fit in each] for m, each in zip(matrices, fits, strict=True)]
+        excess = np.array(errors) / table.relative_errors - 1
+        rows.append(
+            {
+                "matrices": name,
+                "shape": f"{len(matrices)} x {matrices[0].shape[0]} x {matrices[0].shape[1]}",
+                "spectra ms": ours * 1e3,
+                "TruncatedSVD ms": theirs * 1e3,
+                "speed-up": theirs / ours,
+                "its excess error, least": float(excess.min()),
+                "its excess error, most": float(excess.max()),
+            }
+        )
+        totals = [totals[0] + ours, totals[1] + theirs]
+    print(format_table(rows))
+    print(f"overall: {totals[1]:.2f} s against {totals[0]:.3f} s, {totals[1] / totals[0]:.0f} times faster")
+
+
+def routes(tries: int) -> None:
+    """Table 4."""
+    rows = []
+    for shape in ((384, 384), (1536, 384), (768, 768), (3072, 768)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) / 20
+        shape_text = f"{shape[0]} x {shape[1]}"
+        for way, do in routes_of(matrix).items():
+            rows.append({"matrix": shape_text, "route": way, "ms": best_of(do, tries)[0] * 1e3})
+    print(format_table(rows))
+    exact = torch.linalg.svdvals(matrix.double())
+    for kind, grams in (("float32", matrix.T @ matrix), ("float64", gram(matrix))):
+        found = torch.linalg.eigvalsh(grams).flip(0).clamp_min(0).sqrt()
+        apart = float((found - exact).abs().max() / exact[0])
+        print(f"{shape_text} by a {kind} Gram matrix: within {apart:.1e} of the largest value")
+
+
+def routes_of(matrix: Tensor) -> dict[str, Callable[[], object]]:
+    """Name -> what to time."""
+    wide, small = matrix.double().numpy(), gram(matrix)
+    return {
+        "Gram, by blocks": lambda: gram(matrix),
+        "Gram, one product": lambda: matrix.double().T @ matrix.double(),
+        "Gram, scipy dsyrk": lambda: dsyrk(1.0, wide.T),
+        "eigenvalues, torch": lambda: torch.linalg.eigvalsh(small),
+        "eigenvalues, numpy": lambda: np.linalg.eigvalsh(small.numpy()),
+        "eigenvalues, scipy": lambda: eigvalsh(small.numpy(), check_finite=False),
+        "eigenvalues, torch, two at once": lambda: in_parallel(torch.linalg.eigvalsh, [small, small]),
+        "direct svdvals, float32": lambda: torch.linalg.svdvals(matrix),
+    }
+
+
+def main() -> None:
+    """Print the tables."""
+    flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    flags.add_argument("--tries", type=int, default=5)
+    flags.add_argument("--part", type=int, choices=(1, 2, 3, 4))
+    flags.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    asked = flags.parse_args()
+    if asked.child:
+        measure_bert_base()
+        return
+    parts = (all_spectra_of_minilm, bert_base, curves, routes)
+    for number, part in enumerate(parts, 1):
+        if asked.part in (None, number):
+            print(f"\nTable {number}, {torch.get_num_threads()} threads\n")
+            part(asked.tries)
+
+
+if __name__ == "__main__":
+    main()
