@@ -36,6 +36,18 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"epochs": 2, "encoder": "nonlinear", "decoder": "linear", "enforce_norm": False},
         {"epochs": 2, "enforce_norm": False, "l1_weight": 0.5, "batch_size": 7},
     ],
+    "residual": [
+        {"steps": 20},
+        {"sparse_share": 0.0, "hidden_share": 0.0},
+        {"hidden_share": 0.0, "rounds": 2},
+        {"metric": "whitened", "sparse_share": 0.05, "hidden_share": 0.0},
+    ],
+    "codebook": [
+        {},
+        {"codeword_length": 5, "iterations": 3},
+        {"codeword_length": 4, "stages": 2, "rank": 2, "outliers": 0.01, "iterations": 3},
+        {"codeword_length": 3, "feedback": True, "outliers": 0.0, "iterations": 3},
+    ],
     "kronecker": [{}, {"left_rows": 7, "left_cols": 3}],
     "tucker": [{}, {"slabs": 5, "slab_rank": 2, "iterations": 1}, {"slabs": 1, "iterations": 0}],
     "pruning": [{}, {"positions": "mask"}, {"positions": "indices"}],

@@ -12,15 +12,27 @@ from offcomp.methods.codebook import CodebookAutoencoder, decoded_codes
 from offcomp.methods.kronecker import Kronecker, kronecker_sum
 from offcomp.methods.pruning import Pruning, kept_entries
 from offcomp.methods.quantization import Quantization, grid_levels
+from offcomp.methods.residual import ResidualAutoencoder, residual_columns, residual_rows
 from offcomp.methods.svd import SVD, low_rank, low_rank_directions
 from offcomp.methods.tucker import Tucker, tucker_product
 
-METHODS: tuple[type[Method], ...] = (SVD, Autoencoder, CodebookAutoencoder, Kronecker, Tucker, Pruning, Quantization)
+METHODS: tuple[type[Method], ...] = (
+    SVD,
+    Autoencoder,
+    ResidualAutoencoder,
+    CodebookAutoencoder,
+    Kronecker,
+    Tucker,
+    Pruning,
+    Quantization,
+)
 FORMS: tuple[Decode, ...] = (
     dense,
     low_rank,
     low_rank_directions,
     decoded_latents,
+    residual_rows,
+    residual_columns,
     decoded_codes,
     kronecker_sum,
     tucker_product,

@@ -1,0 +1,291 @@
+"""Autoencoder that starts at the truncated SVD and stores what is left of it better.
+
+    Ŵ = Z D + φ(Z F + b) G + S,     minimise ‖R^½ (W - Ŵ) C^½‖_F,     φ = LeakyReLU
+
+Z (n, r) are free latents, one for each of the n = max(rows, cols) rows of the longer side (W is turned where it is wide). D, F,
+b, G are a decoder shared by all of them, with h hidden units. S are k sparse latents: entries of W kept apart. It never
+stores a worse matrix than the SVD at the same budget, unit and storage dtype: the SVD is fitted too, and where it (or Z D
+alone) has the smaller error after rounding, that is what is stored. Three things make it better:
+
+  interpolation   Z D is unchanged by Z T⁻¹, T D, so r pivot rows of Z are turned into unit vectors and not stored. This is not
+                  learning: a matrix of rank r has r (rows + cols - r) degrees of freedom, and plain SVD, as this field counts
+                  it, stores r² more. It pays at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
+  sparse latents  the entries that a low rank fits worst, in turns with Z D. Choosing them is what the linear map cannot do.
+  hidden units    one costs r + cols + 1 numbers, a rank rows + cols - 2 r: so they pay where the matrix is tall, and are used
+                  where one side is at least TALL times the other.
+
+With n the longer and m the shorter side the stored parameters are
+
+    r·(n - r)  latents Zᵀ, r·m  D, r  pivots, h·(r + m + 1)  F, b, G, 2k + 1  values and places of S (none where k = 0)
+
+    h = ⌊a_h · (r - 1)(n + m - r) / (r + m + 1)⌋,  k = ⌊a_s · (r - 1)(n + m - r) / 2⌋,  a = share / (1 - both shares)
+
+so that the shares are those of the options. Places count one parameter each and take about 7 bits (`numerics.positions`).
+
+The start and the idea of a decoder shared by free latents: Banaei et al. (arXiv 2302.04045) without the encoder; low rank plus
+sparse: Zhou and Tao, "GoDec", ICML 2011. Where we differ from both: the SVD is the start, all parts are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from typing import TYPE_CHECKING, ClassVar
+
+from offcomp.errors import InputError
+from offcomp.methods.base import CompressedMatrix, Hints, Report, all_ranks, choose_size, ignore_progress, store_dense
+from offcomp.methods.side_metrics import PRESETS, group_metrics
+from offcomp.methods.svd import SVD
+from offcomp.numerics.accounting import Budget, Codes, Shape, Shapes, code_counts
+from offcomp.numerics.positions import position_shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from offcomp.numerics.residual_fit import Decoder, Target
+    from offcomp.numerics.side_weights import SideWeights
+    from offcomp.numerics.sparse_part import Sparse
+
+TALL = 2
+
+
+@dataclass(frozen=True)
+class ResidualAutoencoder:
+    """Free latents, a decoder with hidden units that start at nothing, and sparse latents; never worse than SVD."""
+
+    name: ClassVar[str] = "autoencoder"
+    role: ClassVar[str] = "residual"
+    title: ClassVar[str] = "Autoencoder, residual"
+    paper: ClassVar[str] = "after Banaei et al. 2023, arXiv 2302.04045; Zhou and Tao 2011"
+    size_name: ClassVar[str] = "latent width"
+
+    preset: str = field(
+        default="residual",
+        metadata={"help": "Recipe. residual starts at the SVD and is never worse.", "choices": ("residual",)},
+    )
+    metric: str = field(
+        default="plain",
+        metadata={
+            "help": "What is minimised: plain weight error, or the output error on calibration text (whitened).",
+            "choices": ("plain", "whitened"),
+        },
+    )
+    sparse_share: float = field(
+        default=0.4, metadata={"help": "Share of the budget for single entries kept apart.", "range": (0.0, 0.6)}
+    )
+    hidden_share: float = field(
+        default=0.12, metadata={"help": "Share of the budget for hidden units, in tall or wide matrices.", "range": (0.0, 0.3)}
+    )
+    rounds: int = field(
+        default=8, metadata={"help": "Turns between low rank and single entries, before any training.", "range": (1, 100)}
+    )
+    steps: int = field(
+        default=120,
+        metadata={"help": "Training steps over the whole matrix where there are hidden units.", "range": (1, 10000)},
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the metric comes from text."""
+        return self.metric != "plain"
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """Latent widths 1 .. min(rows, cols)."""
+        return all_ranks(rows, cols)
+
+    def _counts(self, rows: int, cols: int, size: int) -> tuple[int, int]:
+        """Hidden units and sparse entries that go with a latent width."""
+        long, short = max(rows, cols), min(rows, cols)
+        hidden_share = self.hidden_share if long >= TALL * short else 0.0
+        dense = (size - 1) * max(0, long + short - size) / (1 - self.sparse_share - hidden_share)
+        return int(hidden_share * dense / (size + short + 1)), min(int(self.sparse_share * dense / 2), long * short)
+
+    def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
+        """Latents but for the pivots, decoder, pivots, hidden units, sparse entries."""
+        long, short = max(rows, cols), min(rows, cols)
+        hidden, entries = self._counts(rows, cols, size)
+        shapes: dict[str, Shape | Codes] = {
+            "latents": (size, long - size),
+            "decoder": (size, short),
+            "pivots": Codes(size, pivot_bits(long)),
+        }
+        if hidden:
+            shapes |= {"hidden.inner": (hidden, size), "hidden.bias": (hidden,), "hidden.outer": (hidden, short)}
+        if entries:
+            places = position_shapes(entries, long * short)
+            shapes |= {"sparse.values": (1, entries), **{f"sparse.{name}": codes for name, codes in places.items()}}
+        return shapes
+
+    def seconds(self, rows: int, cols: int, size: int) -> float:
+        """Turns of an SVD, and training steps where there are hidden units."""
+        hidden, _ = self._counts(rows, cols, size)
+        training = self.steps * 6e-11 * max(rows, cols) * (size + hidden + 40) * (min(rows, cols) + size) if hidden else 0.0
+        return 0.02 + (self.rounds + 1) * (SVD().seconds(rows, cols, size) + 3e-8 * rows * cols) + training
+
+    def fit(
+        self,
+        matrix: Tensor,
+        budget: Budget,
+        *,
+        hints: Hints | None = None,
+        seed: int = 0,
+        report: Report = ignore_progress,
+    ) -> CompressedMatrix:
+        """Fit at the largest latent width within the budget, and keep the SVD where that is better.
+
+        Raises InputError where the metric needs hints and there are none.
+        """
+        rows, cols = matrix.shape
+        if self.calibrated and hints is None:
+            raise InputError("residual with metric 'whitened' weighs by text; give calibration text, or choose metric 'plain'")
+        size = choose_size(self, rows, cols, budget)
+        if size == 0:
+            return store_dense(matrix, budget.dtype)
+        weights = self._weights(matrix, hints)
+        own = self._fitted(matrix, size, budget, weights, seed=seed, report=report)
+        report(0.97)
+        svd = SVD(preset=self.metric)
+        if budget.admits(svd.tensor_shapes(rows, cols, 1)):
+            plain = svd.fit(matrix, budget, hints=hints)
+            if _error(matrix, own, weights) >= _error(matrix, plain, weights):
+                own = self._without_residual(matrix, budget, weights)
+                own = plain if _error(matrix, own, weights) >= _error(matrix, plain, weights) else own
+        report(1.0)
+        return own
+
+    def _weights(self, matrix: Tensor, hints: Hints | None) -> SideWeights:
+        """The metrics of the matrix, those of its preset of the SVD."""
+        from offcomp.numerics.side_weights import SideWeights
+
+        if hints is None or not self.calibrated:
+            return SideWeights()
+        return SideWeights(*group_metrics(hints, PRESETS[self.metric], 0.0, matrix.device))
+
+    def _without_residual(self, matrix: Tensor, budget: Budget, weights: SideWeights) -> CompressedMatrix:
+        """Z D alone, at the largest width within the budget."""
+        linear = replace(self, sparse_share=0.0, hidden_share=0.0)
+        rows, cols = matrix.shape
+        size = choose_size(linear, rows, cols, budget)
+        return linear._fitted(matrix, size, budget, weights, seed=0, report=ignore_progress)
+
+    def _fitted(
+        self, matrix: Tensor, size: int, budget: Budget, weights: SideWeights, *, seed: int, report: Report
+    ) -> CompressedMatrix:
+        """The parts at this size, stored. The longer side becomes the rows, at a scale where no square vanishes."""
+        import torch
+
+        from offcomp.numerics.residual_fit import Decoder, Target, fit_linear, train
+        from offcomp.numerics.side_weights import SideWeights
+
+        rows, cols = matrix.shape
+        turned = rows < cols
+        upright = matrix.detach().T if turned else matrix.detach()
+        scale = _scale(upright)
+        hidden, entries = self._counts(rows, cols, size)
+        sides = SideWeights(weights.columns, weights.rows) if turned else weights
+        target = Target((upright.float() / scale).contiguous(), entries, sides)
+        share = 0.2 if hidden else 0.9
+        latents, linear, sparse = fit_linear(target, size, self.rounds, lambda done: report(share * done))
+        decoder = Decoder.new(linear, hidden, torch.Generator().manual_seed(seed))
+        history: list[float] = []
+        if hidden:
+            latents, decoder, sparse, history = train(
+                target, latents, decoder, sparse, steps=self.steps, report=lambda done: report(0.2 + 0.7 * done)
+            )
+        tensors = _stored(target, latents, decoder, sparse, scale=scale, dtype=budget.dtype)
+        return CompressedMatrix(
+            tensors,
+            residual_columns if turned else residual_rows,
+            size,
+            tuple(scale * loss for loss in history),
+            code_counts(self.tensor_shapes(rows, cols, size)),
+            {"hidden_units": float(hidden), "sparse_entries": float(entries)},
+        )
+
+
+def _scale(matrix: Tensor) -> float:
+    """The root mean square of the entries, 1 for a zero matrix."""
+    import torch
+
+    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) / sqrt(matrix.numel()) or 1.0
+
+
+def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -> float:
+    """The squared error of what is stored, in the metric."""
+    reconstruction = compressed.reconstruct().to(matrix.device)
+    return weights.squared(reconstruction.sub_(matrix.detach()))
+
+
+def _stored(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, *, scale: float, dtype: str) -> dict[str, Tensor]:
+    """Everything in its storage dtype. The sparse part comes last and takes up the rounding of the others too."""
+    from offcomp.numerics.bits import pack_bits
+    from offcomp.numerics.pivots import interpolate
+    from offcomp.numerics.positions import encode_positions
+    from offcomp.numerics.sparse_part import best_entries
+    from offcomp.numerics.storage import pack, unpack
+
+    pivots, coefficients = interpolate(latents)
+    pivots, order = pivots.sort()
+    coefficients = coefficients[:, order.to(latents.device)]
+    based = decoder.in_basis(latents[pivots.to(latents.device)].double())
+    kept = _others(pivots, len(latents)).to(latents.device)
+    parts = {
+        "latents": coefficients[kept].T,
+        "decoder": scale * based.linear,
+        "pivots": pack_bits(pivots, pivot_bits(len(latents))),
+    }
+    if decoder.hidden:
+        parts |= {"hidden.inner": based.inner.T, "hidden.bias": based.bias, "hidden.outer": scale * based.outer}
+    tensors = pack(parts, dtype)
+    if target.entries:
+        rows = (residual_rows(unpack(tensors)) / scale).to(latents.device)
+        best = best_entries(target.left_over(rows), sparse, target.entries, target.weights)
+        places = encode_positions(best.positions, target.matrix.numel())
+        named = {"sparse.values": scale * best.values[None], **{f"sparse.{name}": code for name, code in places.items()}}
+        tensors |= pack(named, dtype)
+    return tensors
+
+
+def pivot_bits(rows: int) -> int:
+    """Bits of the number of a row."""
+    return max(1, (rows - 1).bit_length())
+
+
+def _others(pivots: Tensor, rows: int) -> Tensor:
+    """The rows that are no pivots, increasing."""
+    import torch
+
+    free = torch.ones(rows, dtype=torch.bool)
+    free[pivots.cpu()] = False
+    return free.nonzero()[:, 0]
+
+
+def residual_rows(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder: latents with unit vectors at the pivots, through the shared decoder, plus the sparse entries."""
+    import torch
+
+    from offcomp.numerics.bits import unpack_bits
+    from offcomp.numerics.networks import SLOPE
+    from offcomp.numerics.positions import decode_positions
+
+    rank, cols = tensors["decoder"].shape
+    rows = tensors["latents"].shape[1] + rank
+    pivots = unpack_bits(tensors["pivots"], pivot_bits(rows), rank)
+    latents = torch.zeros(rows, rank)
+    latents[pivots, torch.arange(rank)] = 1
+    latents[_others(pivots, rows)] = tensors["latents"].T
+    matrix = latents @ tensors["decoder"]
+    if "hidden.bias" in tensors:
+        units = torch.addmm(tensors["hidden.bias"], latents, tensors["hidden.inner"].T)
+        matrix.addmm_(torch.nn.functional.leaky_relu_(units, SLOPE), tensors["hidden.outer"])
+    if "sparse.values" in tensors:
+        values = tensors["sparse.values"][0]
+        places = decode_positions(tensors["sparse.low"], tensors["sparse.high"], len(values), rows * cols)
+        matrix.view(-1)[places] += values
+    return matrix
+
+
+def residual_columns(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder of a wide matrix, which is stored as its transpose."""
+    return residual_rows(tensors).T

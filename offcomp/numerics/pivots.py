@@ -1,0 +1,57 @@
+"""The interpolative form of a factor: some of its rows become unit vectors, so that they need not be stored.
+
+A product Z D with Z (rows, rank) is the same for Z T⁻¹ and T D, whatever the invertible T. Taking for T the rows of Z at
+`rank` pivots leaves unit vectors there, and of the rank · (rows + cols) numbers rank² are saved: Z D has no more degrees of
+freedom than that. Pivots by QR with column pivoting of Zᵀ, then swaps until no coefficient is larger than LARGEST, so that the
+form is well conditioned (Gu and Eisenstat, "Efficient algorithms for computing a strong rank-revealing QR factorization",
+SIAM J. Sci. Comput. 1996; Goreinov et al., "How to find a good submatrix", 2010).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from scipy.linalg import qr, solve_triangular
+from torch import Tensor
+
+LARGEST = 1.5
+NEGLIGIBLE = 1e-12
+
+
+def interpolate(
+    factor: Float[Tensor, "rows rank"],
+) -> tuple[Int64[Tensor, " rank"], Float[Tensor, "rows rank"]]:
+    """Pivot rows and coefficients (float64) such that factor = coefficients @ factor[pivots]; unit vectors at the pivots.
+
+    A factor of lower rank is reproduced up to rounding as well: pivots beyond its rank get no weight in other rows.
+    """
+    wide = factor.detach().cpu().double().numpy().T
+    rank = len(wide)
+    triangle, order = qr(wide, mode="r", pivoting=True, check_finite=False)
+    diagonal = np.abs(np.diag(triangle))
+    known = int((diagonal > NEGLIGIBLE * max(diagonal[0], np.finfo(np.float64).tiny)).sum())
+    coefficients = np.zeros((wide.shape[1], rank))
+    if known:
+        rest = solve_triangular(triangle[:known, :known], triangle[:known, rank:], check_finite=False)
+        coefficients[order[rank:], :known] = rest.T
+    coefficients[order[:rank], np.arange(rank)] = 1
+    pivots = order[:rank].astype(np.int64)
+    _swap_until_bounded(coefficients, pivots)
+    return torch.from_numpy(pivots), torch.from_numpy(coefficients).to(factor.device)
+
+
+def _swap_until_bounded(coefficients: np.ndarray, pivots: np.ndarray) -> None:
+    """Exchange a pivot for the row with the largest coefficient while that is above LARGEST; in place."""
+    rank = len(pivots)
+    for _ in range(2 * rank):
+        row, place = divmod(int(np.abs(coefficients).argmax()), rank)
+        largest = coefficients[row, place]
+        if abs(largest) <= LARGEST:
+            return
+        change = -coefficients[row] / largest
+        change[place] = (1 - largest) / largest
+        coefficients += np.outer(coefficients[:, place].copy(), change)
+        coefficients[row] = 0
+        coefficients[row, place] = 1
+        pivots[place] = row

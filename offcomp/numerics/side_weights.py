@@ -1,0 +1,76 @@
+"""A squared error in the metrics of both sides of a matrix, in float32, for fits that need its gradient many times.
+
+    error(E) = tr(Eᵀ R E C),     ½ its gradient: R E C
+
+R of the rows and C of the columns are block-diagonal (`numerics.metrics`); without a metric they are identities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from offcomp.numerics.metrics import Metric
+
+Blocks = tuple[Tensor, ...]
+
+
+def _blocks(metric: Metric | None) -> Blocks | None:
+    """Each block as a float32 vector or matrix."""
+    if metric is None:
+        return None
+    return tuple(
+        (block.values if block.vectors is None else (block.vectors * block.values) @ block.vectors.T).float()
+        for block in metric.blocks
+    )
+
+
+def _applied(blocks: Blocks | None, matrix: Tensor) -> Tensor:
+    if blocks is None:
+        return matrix
+    parts = matrix.split([len(block) for block in blocks])
+    return torch.cat([b[:, None] * part if b.ndim == 1 else b @ part for b, part in zip(blocks, parts, strict=True)])
+
+
+def _diagonal(blocks: Blocks | None) -> Tensor | None:
+    return None if blocks is None else torch.cat([b if b.ndim == 1 else b.diagonal() for b in blocks])
+
+
+@dataclass(frozen=True)
+class SideWeights:
+    """The metrics R and C of a (rows, cols) matrix."""
+
+    rows: Metric | None = None
+    columns: Metric | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_row_blocks", _blocks(self.rows))
+        object.__setattr__(self, "_column_blocks", _blocks(self.columns))
+
+    _row_blocks: Blocks | None = None
+    _column_blocks: Blocks | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether both sides are identities."""
+        return self.rows is None and self.columns is None
+
+    def weighted(self, error: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
+        """R E C; E itself where both are identities."""
+        by_rows = _applied(self._row_blocks, error)
+        return by_rows if self._column_blocks is None else _applied(self._column_blocks, by_rows.T).T
+
+    def squared(self, error: Float[Tensor, "rows cols"]) -> float:
+        """tr(Eᵀ R E C), by the square roots of the metrics, in float64."""
+        half = error if self.rows is None else self.rows.root(error)
+        half = half if self.columns is None else self.columns.root(half.T)
+        return float(torch.linalg.vector_norm(half, dtype=torch.float64)) ** 2
+
+    def diagonal(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
+        """R_ii C_jj for each entry (i, j), of the shape of `matrix`; not more memory than two vectors."""
+        rows, columns = _diagonal(self._row_blocks), _diagonal(self._column_blocks)
+        ones = torch.ones((), device=matrix.device)
+        return (ones if rows is None else rows[:, None]) * (ones if columns is None else columns[None])
