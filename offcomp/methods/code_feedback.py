@@ -13,29 +13,32 @@ from offcomp.numerics.feedback import damped_order_and_factor, round_with_feedba
 
 
 def with_feedback(
-    book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, hints: Hints, damping: float, report: Report
+    book: Codebook,
+    matrix: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    *,
+    exact: Tensor,
+    hints: Hints,
+    damping: float,
+    report: Report,
 ) -> None:
     """Choose the codes (rows, pieces, stages) and scale codes (rows,) of a stacked matrix (rows, cols) anew, in place.
 
-    Members whose inputs have no moment (embeddings) keep theirs.
+    `exact` minus `matrix` is stored beside the codes, so the model sees it too. Members whose inputs have no moment
+    (embeddings) keep their codes.
     """
     ends = list(accumulate(hints.heights))
     for number, index in enumerate(hints.order):
         rows = slice(ends[index] - hints.heights[index], ends[index])
         moment = hints.statistics(index).column_moment
         if moment is None:
-            part = _decoded(book, codes[rows], scales[rows], matrix.shape[1])
+            part = book.decode(codes[rows], scales[rows], matrix.shape[1])
         else:
             code = _code_turned if hints.turned[index] else _code_upright
             part = code(book, matrix[rows], codes[rows], scales[rows], moment=moment.to(matrix.device), damping=damping)
-        hints.settle(index, part)
+        hints.settle(index, part + exact[rows] - matrix[rows])
         report((number + 1) / len(ends))
-
-
-def _decoded(book: Codebook, codes: Tensor, scales: Tensor, cols: int) -> Tensor:
-    values = sum(book.codewords[stage][codes[..., stage].long()] for stage in range(len(book.codewords)))
-    assert isinstance(values, Tensor)  # noqa: S101  # there is at least one stage
-    return values.flatten(1)[:, :cols] * decode_scales(scales, book.limits)[:, None]
 
 
 def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, moment: Tensor, damping: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Autoencoder with discrete latents: a row is cut into short pieces, each stored as the number of its nearest codeword.
 
-    ŵ_i = s_i · [ c(k_i1) | c(k_i2) | ... ]        (+ a_i B, with a low-rank part under it)
+    ŵ_i = s_i · [ c(k_i1) | c(k_i2) | ... ] + o_i        (+ a_i B, with a low-rank part under it)
 
 The encoder is the search for the nearest codeword, the latents k are whole numbers of b bits, the decoder is the codebook c
 of 2^b codewords of length d, shared by all rows of the group, with a scale s_i a row. Grouping pays for the codebook once.
@@ -8,12 +8,14 @@ With several stages, each codes what the ones before leave over. Stored for rows
 
     codes          n · ⌈m/d⌉ · S numbers of b bits, packed
     codewords      S · 2^b · d
-    row_scales     n numbers of 8 bits, and the 2 ends of their range (`numerics.codebooks`)
-    layout         5 numbers of 32 bits: n, m, d, b, S
+    row_scales     n numbers of 8 bits (`numerics.codebooks`)
+    layout         7 numbers of 32 bits: n, m, d, b, S, and the ends of the range of the scales
+    outliers       for a share of the entries, those that the codes miss by most, what is missing (o), and
+                   their positions (`numerics.positions`); a few weights of transformers are 20 times the usual size
     left, right    r · (n + m)
 
-d and b follow from the budget (`LADDER`, from 1/2 to 8 bits a weight), or b alone where `codeword_length` is given. The scale
-of a row is its root mean square, so that one codebook fits all kinds and layers; after coding it is refitted by least squares.
+d and b follow from the budget (up to 10 bits a weight), or b alone where `codeword_length` is given. The scale of a row is
+its root mean square, so that one codebook fits all kinds and layers; after coding it is refitted by least squares.
 
 Data-free this is product quantization (Jégou, Douze, Schmid 2011) of rows, and with several stages residual quantization;
 van den Oord et al. 2017 (arXiv 1711.00937) train the like with gradients, where k-means does it here. With `feedback`, codes
@@ -33,24 +35,21 @@ from typing import TYPE_CHECKING, ClassVar
 from offcomp.errors import InputError
 from offcomp.methods.base import CompressedMatrix, Hints, Report, choose_size, ignore_progress, store_dense
 from offcomp.numerics.accounting import Budget, Codes, Shapes, Size, code_counts, stored_size
+from offcomp.numerics.positions import position_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LADDER = (
-    *((16, bits) for bits in (8,)),
-    *((12, bits) for bits in (8,)),
-    *((8, bits) for bits in (6, 7, 8, 9, 10)),
-    *((6, bits) for bits in (8, 9, 10)),
-    *((4, bits) for bits in (7, 8, 9, 10)),
-    *((3, bits) for bits in (8, 9, 10)),
-    *((2, bits) for bits in (7, 8, 9, 10)),
-    *((1, bits) for bits in (6, 7, 8)),
-)
-"""(codeword length, bits a code), by increasing bits a weight. At an equal rate longer ones are better, but take 2^bits time."""
+LENGTHS = {16: 1.2, 12: 1.25, 8: 1.33, 6: 1.47, 4: 1.7, 3: 1.9, 2: 2.2, 1: 2.7}
+"""Codeword length -> G: the squared error of b bits is about G · 2^(-2b/length) (measured on MiniLM-L6; no code is below 1)."""
+USUAL_BITS = 10
+"""More codewords are hardly better and take twice the time a bit."""
+CODEBOOK_SHARE = 0.25
+"""Largest size of the codewords, as a share of the codes."""
+NOTICEABLE = 0.98
 LARGEST_BITS = 12
 LARGEST_LENGTH = 32
-LAYOUT_NUMBERS = 5
+LAYOUT_NUMBERS = 7
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,10 @@ class CodebookAutoencoder:
     )
     stages: int = field(default=1, metadata={"help": "Codes a piece, each for what the last left over.", "range": (1, 4)})
     rank: int = field(default=0, metadata={"help": "Rank of a low-rank part under the codes.", "range": (0, 1024)})
+    outliers: float = field(
+        default=0.0003,
+        metadata={"help": "Share of the entries, those missed by most, stored exactly.", "range": (0.0, 0.05)},
+    )
     iterations: int = field(default=15, metadata={"help": "Rounds of k-means for the codewords.", "range": (1, 200)})
     feedback: bool = field(
         default=False,
@@ -112,7 +115,7 @@ class CodebookAutoencoder:
     ) -> CompressedMatrix:
         """Code at the highest rate within the budget. Raises BudgetTooSmall, and InputError for feedback without hints."""
         from offcomp.methods.code_feedback import with_feedback
-        from offcomp.numerics.codebooks import Codebook
+        from offcomp.numerics.codebooks import Codebook, largest_misses
         from offcomp.numerics.linalg import low_rank_factors
         from offcomp.numerics.storage import pack
 
@@ -122,30 +125,69 @@ class CodebookAutoencoder:
         size = choose_size(self, rows, cols, budget)
         if size == 0:
             return store_dense(matrix, budget.dtype)
-        target, factors = matrix.detach().float(), {}
+        exact = matrix.detach().float().contiguous()
+        target, extra = exact, {}
         if self.rank:
-            left, right = low_rank_factors(target, self.rank)
-            factors = pack({"left": left, "right": right}, budget.dtype)
-            target = target - left @ right
+            left, right = low_rank_factors(exact, self.rank)
+            extra = pack({"left": left, "right": right}, budget.dtype)
+            target = exact - left @ right
         length, bits = _steps(self, rows, cols)[size - 1]
         book = Codebook.learn(target, length, bits, self.stages, dtype=budget.dtype, iterations=self.iterations, seed=seed)
-        report(0.4)
+        report(0.3)
         codes, scales = book.encode(target)
+        report(0.6)
+        if count := _num_outliers(self, rows, cols):
+            positions, values = largest_misses(book, target, codes, scales, count=count)
+            extra |= _stored_outliers(positions, values, rows * cols, budget.dtype)
+            target = target.clone()
+            target.view(-1)[positions] -= values
         if self.feedback and hints is not None:
             with_feedback(
-                book, target, codes, scales, hints=hints, damping=self.damping, report=lambda done: report(0.4 + 0.6 * done)
+                book,
+                target,
+                codes,
+                scales,
+                exact=exact,
+                hints=hints,
+                damping=self.damping,
+                report=lambda x: report(0.6 + 0.4 * x),
             )
         report(1.0)
         counts = code_counts(self.tensor_shapes(rows, cols, size))
-        return CompressedMatrix(book.tensors(codes, scales, cols) | factors, decoded_codes, size, codes=counts)
+        return CompressedMatrix(book.tensors(codes, scales, cols) | extra, decoded_codes, size, codes=counts)
 
 
 def decoded_codes(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: codewords by their numbers, times the row scales, on top of the low-rank part."""
+    """Decoder: codewords by their numbers, times the row scales, and what was stored beside them."""
     from offcomp.numerics.codebooks import decode_codes
+    from offcomp.numerics.positions import decode_positions
 
-    matrix = decode_codes(tensors)
-    return matrix + tensors["left"] @ tensors["right"] if "left" in tensors else matrix
+    matrix = decode_codes(tensors).contiguous()
+    if "left" in tensors:
+        matrix = matrix + tensors["left"] @ tensors["right"]
+    if "outliers" in tensors:
+        values = tensors["outliers"]
+        places = decode_positions(tensors["outlier_low"], tensors["outlier_high"], len(values), matrix.numel())
+        matrix.view(-1)[places] += values
+    return matrix
+
+
+def _rest_of(report: Report, done: float) -> Report:
+    """Progress of what is left after a share that is done."""
+    return lambda fraction: report(done + (1 - done) * fraction)
+
+
+def _num_outliers(method: CodebookAutoencoder, rows: int, cols: int) -> int:
+    return round(method.outliers * rows * cols)
+
+
+def _stored_outliers(positions: Tensor, values: Tensor, total: int, dtype: str) -> dict[str, Tensor]:
+    from offcomp.numerics.positions import encode_positions
+    from offcomp.numerics.storage import pack
+
+    return pack({"outliers": values}, dtype) | {
+        f"outlier_{part}": packed for part, packed in encode_positions(positions, total).items()
+    }
 
 
 def _shapes(method: CodebookAutoencoder, rows: int, cols: int, length: int, bits: int) -> Shapes:
@@ -153,9 +195,11 @@ def _shapes(method: CodebookAutoencoder, rows: int, cols: int, length: int, bits
         "codes": Codes(rows * -(-cols // length) * method.stages, bits),
         "row_scales": Codes(rows, 8),
         "codewords": (method.stages * length << bits,),
-        "scale_range": (2,),
         "layout": Codes(LAYOUT_NUMBERS, 32),
     }
+    if count := _num_outliers(method, rows, cols):
+        shapes["outliers"] = (count,)
+        shapes |= {f"outlier_{part}": codes for part, codes in position_shapes(count, rows * cols).items()}
     if method.rank:
         shapes |= {"left": (rows, method.rank), "right": (method.rank, cols)}
     return shapes
@@ -163,14 +207,17 @@ def _shapes(method: CodebookAutoencoder, rows: int, cols: int, length: int, bits
 
 @lru_cache(maxsize=256)
 def _steps(method: CodebookAutoencoder, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
-    """The (codeword length, bits) of each size: those of the ladder that store more than the step before, in either unit."""
+    """(codeword length, bits) of each size: what stores more than the one before, in either unit, for a smaller error."""
     if method.codeword_length:
         return tuple((method.codeword_length, bits) for bits in range(1, LARGEST_BITS + 1))
     steps: list[tuple[int, int]] = []
-    before = Size(0, 0)
-    for step in LADDER:
-        stored = stored_size(_shapes(method, rows, cols, *step), "float32")
-        if stored.num_bytes > before.num_bytes and stored.num_parameters >= before.num_parameters:
+    before, error = Size(0, 0), 1 / NOTICEABLE
+    for step in ((length, bits) for length in LENGTHS for bits in range(1, USUAL_BITS + 1)):
+        shapes = _shapes(method, rows, cols, *step)
+        stored, expected = stored_size(shapes, "float32"), min(1.0, LENGTHS[step[0]] * 4.0 ** (-step[1] / step[0]))
+        codes, codewords = (stored_size({name: shapes[name]}, "float32").num_bytes for name in ("codes", "codewords"))
+        larger = stored.num_bytes > before.num_bytes and stored.num_parameters >= before.num_parameters
+        if larger and codewords <= CODEBOOK_SHARE * codes and expected <= NOTICEABLE * error:
             steps.append(step)
-            before = stored
-    return tuple(steps)
+            before, error = stored, expected
+    return tuple(steps) or ((1, 1),)

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from offcomp.numerics.bits import pack_bits, unpack_bits
+from offcomp.numerics.sparse_part import largest_entries
 from offcomp.numerics.storage import pack, unpack
 
 SCALE_STEPS = 255
@@ -109,7 +110,7 @@ class Codebook:
         """
         generator = Generator().manual_seed(seed)
         scales = root_mean_square(matrix)
-        limits = as_stored(scale_range(scales), dtype)
+        limits = scale_range(scales)
         pieces = sampled_pieces(matrix, scales, length, max(1 << 16, 128 << bits), generator)
         learned = []
         for _ in range(stages):
@@ -151,6 +152,11 @@ class Codebook:
             scales[start : start + step] = encode_scales(least_squares_scales(part, directions), self.limits)
         return codes, scales
 
+    def decode(self, codes: Tensor, scales: Tensor, cols: int) -> Float[Tensor, "rows cols"]:
+        """The rows that codes (rows, pieces, stages) and scale codes (rows,) stand for."""
+        values = torch.stack([self.codewords[stage][codes[..., stage].long()] for stage in range(codes.shape[2])]).sum(0)
+        return values.flatten(1)[:, :cols] * decode_scales(scales, self.limits)[:, None]
+
     def round_scales(self, scales: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """Scales as they will be read again."""
         return decode_scales(encode_scales(scales, self.limits), self.limits)
@@ -158,23 +164,38 @@ class Codebook:
     def tensors(self, codes: Tensor, scales: Tensor, cols: int) -> dict[str, Tensor]:
         """What is stored: packed codes (rows, pieces, stages) and scale codes (rows,), codewords, range and layout."""
         bits = (self.codewords.shape[1] - 1).bit_length()
-        layout = torch.tensor([len(codes), cols, self.length, bits, len(self.codewords)])
-        floats = pack({"codewords": self.codewords.reshape(-1), "scale_range": self.limits}, self.dtype)
-        packed = {"codes": pack_bits(codes.reshape(-1), bits), "row_scales": pack_bits(scales, 8)}
-        return packed | floats | {"layout": pack_bits(layout, 32)}
+        numbers = torch.tensor([len(codes), cols, self.length, bits, len(self.codewords)], dtype=torch.int32)
+        layout = torch.cat([numbers, self.limits.cpu().view(torch.int32)]).view(torch.uint8)
+        packed = {"codes": pack_bits(codes.reshape(-1), bits), "row_scales": pack_bits(scales, 8), "layout": layout}
+        return packed | pack({"codewords": self.codewords.reshape(-1)}, self.dtype)
 
 
 def decode_codes(tensors: Mapping[str, Tensor]) -> Tensor:
     """The matrix (rows, cols) that the tensors of `Codebook.tensors` stand for, floats in float32."""
-    rows, cols, length, bits, stages = unpack_bits(tensors["layout"], 32, 5).tolist()
+    layout = tensors["layout"].view(torch.int32)
+    rows, cols, length, bits, stages = layout[:5].tolist()
     codewords = tensors["codewords"].reshape(stages, 1 << bits, length)
     pieces = -(-cols // length)
     codes = unpack_bits(tensors["codes"], bits, rows * pieces * stages).reshape(rows * pieces, stages)
     values = codewords[0][codes[:, 0]]
     for stage in range(1, stages):
         values += codewords[stage][codes[:, stage]]
-    scales = decode_scales(unpack_bits(tensors["row_scales"], 8, rows), tensors["scale_range"])
+    scales = decode_scales(unpack_bits(tensors["row_scales"], 8, rows), layout[5:].view(torch.float32))
     return values.reshape(rows, pieces * length)[:, :cols] * scales[:, None]
+
+
+def largest_misses(
+    book: Codebook, matrix: Float[Tensor, "rows cols"], codes: Tensor, scales: Tensor, *, count: int
+) -> tuple[Integer[Tensor, " count"], Float[Tensor, " count"]]:
+    """Positions (increasing) and values of the `count` largest entries of the matrix minus its decoded codes."""
+    rows, cols = matrix.shape
+    missed = torch.empty_like(matrix)
+    step = max(1, ENTRIES_AT_ONCE // cols)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        missed[part] = matrix[part] - book.decode(codes[part], scales[part], cols)
+    positions = largest_entries(missed, count)
+    return positions, missed.view(-1)[positions]
 
 
 def scaled(matrix: Float[Tensor, "rows cols"], scales: Float[Tensor, " rows"]) -> Float[Tensor, "rows cols"]:
