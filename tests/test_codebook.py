@@ -205,14 +205,16 @@ def test_a_low_rank_part_takes_a_low_rank_matrix_off_the_codes() -> None:
     assert error(matrix, with_rank) < 0.01 * error(matrix, at_size(codebook(codeword_length=4), matrix, 4))
 
 
-def test_outliers_are_stored_exactly() -> None:
+def test_the_entries_that_codes_miss_by_most_are_stored_exactly() -> None:
     matrix = gaussian(100, 40)
     matrix[3, 7], matrix[50, 2] = 80.0, -60.0
     fitted = at_size(codebook(codeword_length=4, outliers=0.01), matrix, 5)
-    rebuilt = fitted.reconstruct()
-    assert len(fitted.tensors["outliers"]) == 40
-    assert rebuilt[3, 7].item() == pytest.approx(80.0, rel=1e-5)
-    assert rebuilt[50, 2].item() == pytest.approx(-60.0, rel=1e-5)
+    missed = (matrix - fitted.reconstruct()).abs().flatten()
+    stored = fitted.tensors["outliers"].abs()
+    assert len(stored) == 40
+    assert (missed < 1e-4).sum() >= 40
+    assert missed.max() <= stored.min() + 1e-4
+    assert error(matrix, fitted) < error(matrix, at_size(codebook(codeword_length=4, outliers=0.0), matrix, 5))
 
 
 def test_one_codebook_serves_members_of_different_size() -> None:
