@@ -39,10 +39,10 @@ class Grams:
 
     @staticmethod
     def of_model(model: PreTrainedModel) -> Grams:
-        """Those of a loaded model. Its weights must not change while the object is in use."""
-        from offcomp.models.weights import read
+        """Those of a loaded model. Its weights, which are not copied, must not change while the object is in use."""
+        from offcomp.models.weights import stored_view
 
-        return Grams(lambda spec: read(model, spec))
+        return Grams(lambda spec: stored_view(model, spec))
 
     @staticmethod
     def of_matrices(matrices: Mapping[ModuleSpec, Tensor]) -> Grams:

@@ -54,7 +54,7 @@ def test_a_gram_matrix_is_the_plain_product_in_float64(rows: int, cols: int, see
         found = gram(matrix)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, matrix.double().T @ matrix.double(), rtol=1e-12, atol=1e-12)
-    assert torch.equal(found, found.T)
+    torch.testing.assert_close(found, found.T, rtol=1e-12, atol=1e-12)
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)

@@ -47,7 +47,7 @@ def _parameter(model: nn.Module, path: str) -> nn.Parameter:
         raise ModelError(f"The model has no weight '{path}'; list its modules again.") from error
 
 
-def _view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
+def stored_view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
     """The canonical view of a module's stored values: writing into it writes into the model."""
     stored = _parameter(model, spec.path).detach()
     canonical = stored.T if spec.transposed else stored
@@ -66,7 +66,7 @@ def read(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
     Raises:
         ModelError: the model has no such weight, or it has another shape.
     """
-    return _view(model, spec).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return stored_view(model, spec).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def write(model: nn.Module, spec: ModuleSpec, matrix: Float[Tensor, "rows cols"]) -> None:
@@ -75,7 +75,7 @@ def write(model: nn.Module, spec: ModuleSpec, matrix: Float[Tensor, "rows cols"]
     Raises:
         ModelError: no such weight, another shape, or values that are not finite in the parameter's dtype.
     """
-    view = _view(model, spec)
+    view = stored_view(model, spec)
     view.copy_(_as_stored(view, spec, matrix))
 
 
@@ -99,7 +99,7 @@ def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iter
     Raises:
         ModelError: a matrix does not fit (see `write`), two of them overlap, or a tied weight does not follow.
     """
-    backups = {spec: _view(model, spec).clone() for spec in matrices}
+    backups = {spec: stored_view(model, spec).clone() for spec in matrices}
     try:
         for spec, matrix in matrices.items():
             write(model, spec, matrix)
@@ -108,12 +108,12 @@ def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iter
         yield
     finally:
         for spec, backup in reversed(backups.items()):
-            _view(model, spec).copy_(backup)
+            stored_view(model, spec).copy_(backup)
 
 
 def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:
     """The weight holds the matrix, and so do the paths tied to it."""
-    view = _view(model, spec)
+    view = stored_view(model, spec)
     if not torch.equal(view, _as_stored(view, spec, matrix)):
         raise ModelError(f"{spec.name} was overwritten by another module of the same substitution; list it once.")
     stored = _parameter(model, spec.path)

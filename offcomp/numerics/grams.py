@@ -5,7 +5,8 @@ matrix of members that stand one above the other is the sum of theirs, so that t
 matrices that are made once. Squaring halves the exact digits, so sums are taken in float64: singular values are exact to
 about 1e-8 of the largest one. In float32 they would be exact to 3e-4 only.
 
-A matrix is widened to float64 piece by piece, and the lower triangle is not computed: both halve what the plain product needs.
+A matrix is widened to float64 piece by piece, and blocks below the diagonal are copied, not computed: this takes less than
+half the time of the plain product of a tall matrix, and next to no memory.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from offcomp.numerics.fitting import one_thread_if
 
-PIECE_ENTRIES = 1 << 20  # 8 MB in float64
-COLUMN_BLOCKS = 4  # of the upper triangle: 5/8 of the work of the whole square
+PIECE_ENTRIES = 1 << 17  # 1 MB in float64, which stays in the cache
+COLUMN_BLOCKS = 6  # of the upper triangle: 7/12 of the work of the whole square
 SMALL_SIDE = 512  # eigenvalues up to this side are found on one thread: a second one gains nothing there
 
 Item = TypeVar("Item")
@@ -35,22 +36,17 @@ def gram(matrix: Float[Tensor, "rows cols"]) -> Float64[Tensor, "cols cols"]:
     total = torch.zeros(cols, cols, dtype=torch.float64, device=matrix.device)
     height, width = max(1, PIECE_ENTRIES // cols), -(-cols // COLUMN_BLOCKS)
     for top in range(0, rows, height):
-        piece = matrix[top : top + height].double()
+        piece = _widened(matrix, slice(top, top + height))
         for left in range(0, cols, width):
             total[left : left + width, left:].addmm_(piece[:, left : left + width].T, piece[:, left:])
-    return _mirrored(total)
+    for left in range(0, cols, width):
+        total[left + width :, left : left + width] = total[left : left + width, left + width :].T
+    return total
 
 
-def _mirrored(upper: Float64[Tensor, "side side"]) -> Float64[Tensor, "side side"]:
-    """A symmetric matrix from its upper triangle, in place, without a second copy of it."""
-    side = len(upper)
-    width = max(1, PIECE_ENTRIES // side)
-    for start in range(0, side, width):
-        stop = min(side, start + width)
-        upper[stop:, start:stop] = upper[start:stop, stop:].T
-        block = upper[start:stop, start:stop]
-        block.copy_(block.triu() + block.triu(1).T)
-    return upper
+def _widened(matrix: Float[Tensor, "rows cols"], rows: slice) -> Float64[Tensor, "height cols"]:
+    """Some rows in float64, read in the order in which they lie in memory: many times faster where that is the other one."""
+    return matrix.T[:, rows].double().T if matrix.T.is_contiguous() else matrix[rows].double()
 
 
 def cross_gram(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows_too cols"]) -> Float64[Tensor, "rows rows_too"]:
