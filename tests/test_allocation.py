@@ -27,6 +27,7 @@ from offcomp.models.sources import bundled_info
 from offcomp.plan import Group, Plan, make_groups, members
 from offcomp.prediction import predict, predict_group
 from offcomp.spectra import MatrixSpectrum, find
+from tests.test_layers import loaded_by
 from tests.test_spectra import NOWHERE
 
 INFO = bundled_info("minilm-l6")
@@ -368,3 +369,7 @@ def test_a_method_that_reaches_no_ratio_is_named() -> None:
     loaded = load("minilm-l6")
     with pytest.raises(InputError, match="'x' cannot reach any of the ratios 500, 1000"):
         measured_curve(loaded.model, loaded.info, Group("x", ("key.0",)), [500, 1000], unit="parameters")
+
+
+def test_allocating_loads_no_torch() -> None:
+    assert loaded_by("import offcomp.allocation, offcomp.suggestions, offcomp.cli_allocation") == []
