@@ -18,7 +18,7 @@ from offcomp.calibration.moments import gather_moments
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, last_hidden_state, load
-from offcomp.models.weights import read
+from offcomp.models.weights import read, substituted
 from tests import tiny_models
 
 TEXTS = ["w2 w3 w4 w5 w6 w7 w8 w9", "w9 w8", "w10 w11 w12 w13 w14", "w5 w5 w5", "w20 w21 w22 w23", "w30 w31"]

@@ -64,10 +64,15 @@ class Calibration:
         self._gradients: dict[tuple[ModuleSpec, str], Tensor] = {}
 
     @contextmanager
-    def hints(self, specs: Sequence[ModuleSpec], stack: str) -> Iterator[GroupHints]:
-        """Hints for modules stacked as a group. After the block every weight that was settled is back, bit by bit."""
+    def hints(
+        self, specs: Sequence[ModuleSpec], stack: str, before: Mapping[ModuleSpec, Tensor] | None = None
+    ) -> Iterator[GroupHints]:
+        """Hints for modules stacked as a group; `before` holds the reconstructions of groups compressed earlier.
+
+        After the block every weight that was settled is back, bit by bit.
+        """
         with ExitStack() as settled:
-            hints = GroupHints(self, specs, stack, settled)
+            hints = GroupHints(self, specs, stack, settled, before or {})
             try:
                 yield hints
             finally:
@@ -113,7 +118,15 @@ class Calibration:
 class GroupHints:
     """The `Hints` of a group of modules of a loaded model."""
 
-    def __init__(self, calibration: Calibration, specs: Sequence[ModuleSpec], stack: str, settled: ExitStack) -> None:
+    def __init__(
+        self,
+        calibration: Calibration,
+        specs: Sequence[ModuleSpec],
+        stack: str,
+        settled: ExitStack,
+        before: Mapping[ModuleSpec, Tensor],
+    ) -> None:
+        self._before = before
         self.specs = tuple(specs)
         self.turned = tuple(is_turned(spec, stack) for spec in specs)
         self.heights = tuple(spec.cols if turn else spec.rows for spec, turn in zip(specs, self.turned, strict=True))
@@ -126,6 +139,13 @@ class GroupHints:
     def statistics(self, index: int) -> MemberStatistics:
         """Statistics of a member on inputs that settled members already shape, each computed when it is first read."""
         return MemberStatistics(self, self.specs[index])
+
+    def follow(self) -> None:
+        """From now on statistics are of the model with the groups that were compressed before this one."""
+        if self._before:
+            self._settled.enter_context(substituted(self.calibration.loaded.model, self._before))
+            self.has_settled = True
+            self.calibration.forget()
 
     def settle(self, index: int, reconstruction: Tensor) -> None:
         """Write a member's reconstruction, as it stands in the stacked matrix, into the model until the block ends."""
