@@ -318,6 +318,23 @@ def test_later_statistics_see_a_settled_member_and_the_model_is_restored_bit_by_
         torch.testing.assert_close(hints.statistics(1).column_moment, query, rtol=0, atol=0)
 
 
+def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: Callable[[str], LoadedModel]) -> None:
+    loaded = tiny("bert")
+    weights = bits_of(loaded)
+    earlier, spec = spec_of(loaded, "ffn_out.0"), spec_of(loaded, "query.1")
+    before = {earlier: read(loaded.model, earlier) * 0.3}
+    with Calibration(loaded, TEXTS).hints([spec], "rows", before) as hints:
+        alone = hints.statistics(0).column_moment
+        hints.follow()
+        following = hints.statistics(0).column_moment
+    with calibrate(loaded, TEXTS, [spec], "rows") as hints:
+        torch.testing.assert_close(hints.statistics(0).column_moment, alone, rtol=0, atol=0)
+    with substituted(loaded.model, before), calibrate(loaded, TEXTS, [spec], "rows") as hints:
+        torch.testing.assert_close(hints.statistics(0).column_moment, following, rtol=0, atol=0)
+    assert (following - alone).norm() > 1e-3 * alone.norm()
+    assert all(torch.equal(weights[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
 def test_an_exception_restores_the_model_too(tiny: Callable[[str], LoadedModel]) -> None:
     loaded = tiny("gpt2")
     before = bits_of(loaded)
