@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from offcomp.errors import InputError
 from offcomp.methods import Autoencoder
-from offcomp.methods.base import choose_size, dense_shapes
+from offcomp.methods.autoencoder import FAST
+from offcomp.methods.base import ModuleStatistics, choose_size, dense_shapes
+from offcomp.methods.coefficients import group_coefficients
 from offcomp.numerics.accounting import Budget, budget_for_ratio, stored_size
+from tests.synthetic_hints import SyntheticHints, synthetic_hints
 
 NETWORKS = [(e, d) for e in ("linear", "nonlinear") for d in ("linear", "nonlinear")]
 
@@ -309,3 +314,103 @@ def test_progress_within_an_epoch_is_reported_so_that_a_long_fit_can_be_cancelle
     assert len(seen) >= 5
     assert seen == sorted(seen)
     assert max(later - earlier for earlier, later in pairwise(seen)) < 0.25
+
+
+# The SVD as a start, refined latents, coefficients
+
+
+def test_a_linear_autoencoder_that_starts_at_the_svd_has_its_error() -> None:
+    matrix = low_rank_matrix(rank=8) + 0.05 * randn(128, 32, seed=9)
+    method = Autoencoder(encoder="linear", decoder="linear", enforce_norm=False, init="svd", epochs=1, learning_rate=1e-6)
+    compressed = method.fit(matrix, budget_of(method, 128, 32, 5))
+    assert relative_error(svd(matrix, 5), compressed.reconstruct()) < 1e-3
+
+
+@pytest.mark.parametrize("encoder, decoder", NETWORKS)
+def test_a_start_at_the_svd_of_directions_has_its_cosines(encoder: str, decoder: str) -> None:
+    matrix = low_rank_matrix(rank=8) + 0.05 * randn(128, 32, seed=9)
+    method = Autoencoder(
+        encoder=encoder, decoder=decoder, init="svd", epochs=1, batch_size=128, cosine_weight=1.0, rmse_weight=0.0
+    )
+    compressed = method.fit(matrix, budget_of(method, 128, 32, 4))
+    projected = svd(nn.functional.normalize(matrix, dim=1), 4)
+    expected = (1 - nn.functional.cosine_similarity(projected, matrix)).mean().item()
+    assert compressed.history[0] == pytest.approx(expected, rel=0.02)
+
+
+def svd(matrix: Tensor, rank: int) -> Tensor:
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left[:, :rank] * values[:rank] @ right[:rank]
+
+
+def test_a_start_at_the_svd_needs_fewer_epochs() -> None:
+    matrix = low_rank_matrix(rank=8) + 0.05 * randn(128, 32, seed=9)
+    budget = budget_of(Autoencoder(), 128, 32, 4)
+    usual, fast = Autoencoder().fit(matrix, budget), Autoencoder(**FAST | {"epochs": 6}).fit(matrix, budget)
+    assert fast.history[-1] < usual.history[-1]
+
+
+@pytest.mark.parametrize("enforce_norm", [True, False], ids=["norms", "free"])
+@pytest.mark.parametrize("decoder", ["linear", "nonlinear"])
+def test_refining_latents_lowers_the_loss(decoder: str, enforce_norm: bool) -> None:
+    matrix = low_rank_matrix(rank=8)
+    plain = Autoencoder(epochs=3, decoder=decoder, enforce_norm=enforce_norm)
+    budget = budget_of(plain, 128, 32, 3)
+    refined = replace(plain, refine_epochs=30, learning_rate=3e-3)
+    before, after = plain.fit(matrix, budget), refined.fit(matrix, budget)
+    assert len(after.history) == 33
+    assert after.history[-1] < after.history[3]
+    assert relative_error(matrix, after.reconstruct()) < relative_error(matrix, before.reconstruct())
+
+
+def test_the_cosine_schedule_ends_near_zero() -> None:
+    rates = [Autoencoder(schedule="cosine", epochs=10)._learning_rate(epoch) for epoch in range(10)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 1e-3
+    assert rates[-1] < 1e-4
+
+
+def hints_with(statistic: Tensor, name: str) -> SyntheticHints:
+    """Hints of one member with this statistic (rows, cols)."""
+    return SyntheticHints((len(statistic),), (False,), [ModuleStatistics(1, **{name: statistic})])
+
+
+@pytest.mark.parametrize("of", ["rows", "entries"])
+@pytest.mark.parametrize("name", ["fisher", "sensitivity"])
+def test_coefficients_that_are_all_alike_change_nothing(name: str, of: str) -> None:
+    matrix = 0.3 * randn(60, 24)
+    plain, weighted = Autoencoder(epochs=3), Autoencoder(epochs=3, coefficients=f"{name}_{of}")
+    budget = budget_of(plain, 60, 24, 3)
+    expected = plain.fit(matrix, budget)
+    found = weighted.fit(matrix, budget, hints=hints_with(torch.full((60, 24), 7.0), name))
+    assert relative_error(expected.reconstruct(), found.reconstruct()) < 1e-4
+
+
+@pytest.mark.parametrize("of", ["rows", "entries"])
+def test_rows_with_a_larger_coefficient_are_fitted_better(of: str) -> None:
+    matrix, important = 0.3 * randn(80, 24), torch.full((80, 24), 0.01)
+    important[:20] = 1.0
+    plain = Autoencoder(epochs=40, encoder="linear", decoder="linear", learning_rate=5e-3)
+    budget = budget_of(plain, 80, 24, 5)
+    weighted = replace(plain, coefficients=f"fisher_{of}").fit(matrix, budget, hints=hints_with(important, "fisher"))
+    usual = plain.fit(matrix, budget)
+    assert relative_error(matrix[:20], weighted.reconstruct()[:20]) < 0.9 * relative_error(
+        matrix[:20], usual.reconstruct()[:20]
+    )
+
+
+def test_coefficients_of_a_turned_member_are_transposed() -> None:
+    hints = synthetic_hints(10, 6)
+    expected = torch.cat([hints.members[0].fisher, hints.members[1].fisher.T])
+    torch.testing.assert_close(group_coefficients(hints, "fisher_entries"), expected / expected.mean())
+    rows = expected.mean(1, keepdim=True)
+    torch.testing.assert_close(group_coefficients(hints, "fisher_rows"), rows / rows.mean())
+
+
+def test_coefficients_ask_for_text_and_for_their_statistic() -> None:
+    method = Autoencoder(coefficients="fisher_rows")
+    assert method.calibrated
+    with pytest.raises(InputError, match="give calibration text"):
+        method.fit(randn(60, 24), budget_of(method, 60, 24, 3))
+    with pytest.raises(InputError, match="no fisher"):
+        method.fit(randn(60, 24), budget_of(method, 60, 24, 3), hints=hints_with(torch.ones(60, 24), "sensitivity"))

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offcomp.numerics.networks import ACTIVATIONS, Network, RowLoss, rescale_rows, through_rescaling
+from offcomp.numerics.linalg import low_rank_factors
+from offcomp.numerics.linear_start import start_as_svd, start_linear
+from offcomp.numerics.networks import ACTIVATIONS, Network
 
 CPU = torch.device("cpu")
 
@@ -50,35 +52,36 @@ def test_a_new_network_is_drawn_like_torch_linear_layers() -> None:
         assert torch.equal(bias, layer.bias)
 
 
-@pytest.mark.parametrize(
-    "loss", [RowLoss(1.0, 0.0, 0.0), RowLoss(0.0, 1.0, 0.0), RowLoss(0.0, 0.0, 1.0, 0.7), RowLoss(0.9, 0.1, 0.3)], ids=str
-)
-def test_loss_and_gradient_equal_autograd(loss: RowLoss) -> None:
-    output, target = randn(6, 9).requires_grad_(), randn(6, 9, seed=1)
-    difference = output - target
-    expected = (
-        loss.cosine * (1 - functional.cosine_similarity(output, target, dim=1, eps=1e-6)).mean()
-        + loss.rmse * difference.square().mean().sqrt()
-        + loss.l1 * (difference.abs() + 1e-10).pow(loss.power).mean()
-    )
-    (gradient,) = torch.autograd.grad(expected, output)
-    value, written = loss.with_gradient(output.detach(), target)
-    torch.testing.assert_close(value, expected.detach())
-    torch.testing.assert_close(written, gradient)
+# Starting as a linear map
 
 
-def test_the_gradient_through_rescaling_equals_autograd() -> None:
-    output, norms, weight = randn(6, 9).requires_grad_(), randn(6, seed=1).abs(), randn(6, 9, seed=2)
-    rescaled = rescale_rows(output, norms)
-    torch.testing.assert_close(rescaled.norm(dim=1), norms)
-    (gradient,) = torch.autograd.grad((weight * rescaled).sum(), output)
-    torch.testing.assert_close(through_rescaling(weight, output.detach(), norms), gradient)
+@pytest.mark.parametrize("last", ["identity", "leaky_relu"])
+@pytest.mark.parametrize("widths", [(9, 5), (9, 8, 5), (9, 12, 7, 5)])
+def test_a_network_starts_as_a_linear_map(widths: tuple[int, ...], last: str) -> None:
+    network = Network.new(widths, last, torch.Generator().manual_seed(1), CPU)
+    outer, inner, shift, inputs = randn(5, 3), randn(3, 9, seed=1), randn(3, seed=2), randn(20, 9, seed=3)
+    start_linear(network, outer, inner, shift)
+    expected = (inputs @ inner.T + shift) @ outer.T
+    expected = functional.leaky_relu(expected) if last == "leaky_relu" else expected
+    torch.testing.assert_close(network(inputs), expected, rtol=1e-4, atol=1e-4)
+    network.backward(network.outputs(inputs), randn(20, 5, seed=4), to_inputs=False)
+    assert network.parameters[-2].grad.abs().amax(0).gt(0).all()  # every hidden unit can come to count
 
 
-def test_an_exact_copy_and_a_zero_row_have_a_finite_gradient() -> None:
-    target = randn(4, 5)
-    target[1] = 0
-    for output in (target.clone(), torch.zeros(4, 5)):
-        loss, gradient = RowLoss(1.0, 1.0, 1.0, 0.1).with_gradient(output, target)
-        assert loss.isfinite()
-        assert gradient.isfinite().all()
+@pytest.mark.parametrize("kinds", [("linear", "linear"), ("nonlinear", "linear"), ("linear", "nonlinear"), ("nonlinear",) * 2])
+def test_an_autoencoder_starts_at_the_svd(kinds: tuple[str, str]) -> None:
+    samples = 0.02 * randn(60, 3) @ randn(3, 20, seed=1) + 0.002 * randn(60, 20, seed=2)
+    samples[7] = 0
+    encoder_hidden, decoder_hidden = ([24, 12] * (kinds[0] == "nonlinear"), [6, 12] * (kinds[1] == "nonlinear"))
+    generator = torch.Generator().manual_seed(0)
+    encoder = Network.new([20, *encoder_hidden, 3], "leaky_relu" if encoder_hidden else "identity", generator, CPU)
+    decoder = Network.new([3, *decoder_hidden, 20], "tanh" if decoder_hidden else "identity", generator, CPU)
+    start_as_svd(encoder, decoder, samples, directions=False)
+    left, right = low_rank_factors(samples, 3)
+    projected = torch.tanh(left @ right) if decoder.last == "tanh" else left @ right
+    torch.testing.assert_close(decoder(encoder(samples)), projected, rtol=1e-3, atol=1e-4)
+    start_as_svd(encoder, decoder, samples, directions=True)
+    left, right = low_rank_factors(functional.normalize(samples, dim=1), 3)
+    found = functional.cosine_similarity(decoder(encoder(samples)), samples)[samples.any(1)]
+    expected = functional.cosine_similarity(left @ right, samples)[samples.any(1)]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)

@@ -16,6 +16,12 @@ and n fewer where the norms are not enforced. The decoder is paid once for all r
 (arXiv 2302.04045) with the defaults of its official configuration: encoder m -> 8d -> 4d -> d with LeakyReLU after every layer,
 decoder with LeakyReLU between layers and a final tanh, loss = .9091 · cosine distance + .0909 · RMSE + an optional power-L1
 term |e|^α with α annealed from 1 to .1, Adam at 1e-3 times .8 every 10 epochs, batches of 16 rows.
+Options beyond it: `init="svd"` starts encoder and decoder as the projection on the leading singular vectors (of the rows at
+length one where norms are enforced). Linear networks do so exactly; non-linear ones hand each latent on by a pair of LeakyReLU
+units and start there too, up to the curvature of a final tanh (`numerics.linear_start`). With larger batches and a cosine
+schedule this reaches the loss of the paper's recipe in a fraction of its time. `refine_epochs` trains latents as free parameters,
+with the decoder, after the encoder has done its work. `coefficients` weigh rows or entries by gradients on text.
+
 Where we differ: the row norms count as stored (the official count leaves them out of its report); no epoch is chosen by a test
 set, the last one is kept; the official seed is 1, so our seed s draws the stream of s + 1 and the default repeats it.
 """
@@ -25,21 +31,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, cast
+from math import cos, pi
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from offcomp.errors import InputError
 from offcomp.methods.base import CompressedMatrix, Hints, Report, all_ranks, choose_size, ignore_progress, store_dense
+from offcomp.methods.coefficients import SOURCES, group_coefficients
 from offcomp.numerics.accounting import Budget, Shapes
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
-    from offcomp.numerics.networks import RowLoss
+    from offcomp.numerics.losses import RowLoss
+    from offcomp.numerics.networks import Network
+    from offcomp.numerics.row_training import RowTask
 
 ENCODER_WIDTHS = (8, 4)
 DECODER_WIDTHS = (2, 4)
 ANNEALED_EPOCHS = 2 / 3  # the official run anneals over 20 of its 30 epochs
 PAPER_SEED = 1
 NETWORKS = ("linear", "nonlinear")
+FAST: dict[str, Any] = {"init": "svd", "batch_size": 128, "schedule": "cosine", "learning_rate": 3e-4}
+"""Options that reach the loss of the paper's recipe in a fraction of its time (`benchmarks/autoencoder_speed.py`)."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +94,40 @@ class Autoencoder:
         metadata={"help": "Weight of the power-L1 term, exponent annealed from 1 to 0.1.", "range": (0.0, 1000.0)},
     )
     enforce_norm: bool = field(default=True, metadata={"help": "Store each row's norm and rescale its reconstruction to it."})
+    coefficients: str = field(
+        default="none",
+        metadata={
+            "help": "Weights of rows or entries in the losses, from squared (Fisher) or absolute gradients on text.",
+            "choices": tuple(SOURCES),
+        },
+    )
+    init: str = field(
+        default="random",
+        metadata={
+            "help": "Start at random, as the paper does, or at the SVD. Fast: svd with batch size 128, schedule cosine and "
+            "learning rate 0.0003, where 10 epochs reach the loss of the paper's 30.",
+            "choices": ("random", "svd"),
+        },
+    )
+    schedule: str = field(
+        default="step",
+        metadata={
+            "help": "Step size: times 0.8 every 10 epochs as in the paper, or to zero along a cosine.",
+            "choices": ("step", "cosine"),
+        },
+    )
+    refine_epochs: int = field(
+        default=0,
+        metadata={
+            "help": "Steps at the end in which latents are free parameters, over all rows at once, without encoder.",
+            "range": (0, 10000),
+        },
+    )
 
     @property
     def calibrated(self) -> bool:
-        """It needs the weights alone."""
-        return False
+        """Whether coefficients come from text."""
+        return self.coefficients != "none"
 
     def sizes(self, rows: int, cols: int) -> range:
         """Latent widths 1 .. min(rows, cols)."""
@@ -130,52 +172,79 @@ class Autoencoder:
         import torch
 
         from offcomp.numerics.fitting import train
-        from offcomp.numerics.networks import Network, rescale_rows, through_rescaling
+        from offcomp.numerics.row_training import refine
         from offcomp.numerics.storage import pack
 
         rows, cols = matrix.shape
+        if self.calibrated and hints is None:
+            raise InputError(f"coefficients {self.coefficients!r} come from text; give calibration text, or choose 'none'")
         latent = choose_size(self, rows, cols, budget)
         if latent == 0:
             return store_dense(matrix, budget.dtype)
-        samples = matrix.detach().float()
-        norms = samples.double().norm(dim=1).float()
+        task = self._task(matrix, hints)
         generator = torch.Generator().manual_seed(PAPER_SEED + seed)
-        decoder = Network.new(self._decoder_widths(latent, cols), _last(self.decoder, "tanh"), generator, samples.device)
-        encoder = Network.new(self._encoder_widths(latent, cols), _last(self.encoder, "leaky_relu"), generator, samples.device)
-
-        def step(index: Tensor, epoch: int) -> Tensor:
-            batch = samples[index]
-            encoded = encoder.outputs(batch)
-            decoded = decoder.outputs(encoded[-1])
-            if self.enforce_norm:
-                loss, gradient = self._loss(epoch).with_gradient(rescale_rows(decoded[-1], norms[index]), batch)
-                gradient = through_rescaling(gradient, decoded[-1], norms[index])
-            else:
-                loss, gradient = self._loss(epoch).with_gradient(decoded[-1], batch)
-            to_latents = decoder.backward(decoded, gradient, to_inputs=True)
-            encoder.backward(encoded, cast("Tensor", to_latents), to_inputs=False)
-            return loss
-
+        encoder, decoder = self._networks(task, latent, generator)
+        refined = self.refine_epochs / (self.epochs + self.refine_epochs)
         history = train(
             decoder.parameters + encoder.parameters,
-            step,
-            rows=rows,
+            lambda batch, epoch: task.through_both(encoder, decoder, batch, epoch),
+            tables=task.tables,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            learning_rate=lambda epoch: self.learning_rate * 0.8 ** (epoch // 10),
+            learning_rate=self._learning_rate,
             generator=generator,
-            report=report,
+            report=lambda done: report((1 - refined) * done),
         )
-        tensors = {"latents": encoder(samples)}
+        latents = encoder(task.samples)
+        if self.refine_epochs:
+            latents, losses = refine(
+                task,
+                decoder,
+                latents,
+                epoch=self.epochs,
+                steps=self.refine_epochs,
+                learning_rate=self.learning_rate,
+                report=lambda done: report(1 - refined + refined * done),
+            )
+            history += losses
+        tensors = {"latents": latents}
         for index, (weight, bias) in enumerate(decoder.layers):
             tensors |= {f"decoder.{index}.weight": weight, f"decoder.{index}.bias": bias}
         if self.enforce_norm:
-            tensors["row_norms"] = norms
+            tensors["row_norms"] = task.norms
         return CompressedMatrix(pack(tensors, budget.dtype), decoded_latents, latent, tuple(history))
+
+    def _task(self, matrix: Tensor, hints: Hints | None) -> RowTask:
+        """What to reproduce, on the device of the matrix."""
+        from offcomp.numerics.row_training import RowTask
+
+        samples = matrix.detach().float()
+        coefficients = None
+        if self.calibrated and hints is not None:
+            coefficients = group_coefficients(hints, self.coefficients).to(samples.device)
+        return RowTask(samples, samples.double().norm(dim=1).float(), coefficients, self.enforce_norm, self._loss)
+
+    def _networks(self, task: RowTask, latent: int, generator: Generator) -> tuple[Network, Network]:
+        """Encoder and decoder at their start."""
+        from offcomp.numerics.linear_start import start_as_svd
+        from offcomp.numerics.networks import Network
+
+        cols, device = task.samples.shape[1], task.samples.device
+        decoder = Network.new(self._decoder_widths(latent, cols), _last(self.decoder, "tanh"), generator, device)
+        encoder = Network.new(self._encoder_widths(latent, cols), _last(self.encoder, "leaky_relu"), generator, device)
+        if self.init == "svd":
+            start_as_svd(encoder, decoder, task.samples, directions=self.enforce_norm)
+        return encoder, decoder
+
+    def _learning_rate(self, epoch: int) -> float:
+        """The step size of an epoch."""
+        if self.schedule == "cosine":
+            return self.learning_rate * (0.5 + 0.5 * cos(pi * epoch / self.epochs))
+        return self.learning_rate * 0.8 ** (epoch // 10)
 
     def _loss(self, epoch: int) -> RowLoss:
         """Weighted sum of cosine distance, RMSE and power-L1 (paper, section 3; official `losses/`)."""
-        from offcomp.numerics.networks import RowLoss
+        from offcomp.numerics.losses import RowLoss
 
         annealed = min(1.0, epoch / max(1.0, ANNEALED_EPOCHS * self.epochs))
         return RowLoss(self.cosine_weight, self.rmse_weight, self.l1_weight, power=1 - 0.9 * annealed)
@@ -188,7 +257,8 @@ def _last(kind: str, activation: str) -> str:
 
 def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
     """Decoder of stored latents."""
-    from offcomp.numerics.networks import Network, rescale_rows
+    from offcomp.numerics.losses import rescale_rows
+    from offcomp.numerics.networks import Network
 
     count = sum(name.endswith(".weight") for name in tensors)
     layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))

@@ -217,7 +217,9 @@ def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -
     return weights.squared(reconstruction.sub_(matrix.detach()))
 
 
-def _stored(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, *, scale: float, dtype: str) -> dict[str, Tensor]:
+def _stored(
+    target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, *, scale: float, dtype: str
+) -> dict[str, Tensor]:
     """Everything in its storage dtype. The sparse part comes last and takes up the rounding of the others too."""
     from offcomp.numerics.bits import pack_bits
     from offcomp.numerics.pivots import interpolate

@@ -33,33 +33,49 @@ def one_thread_if(small: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def in_one_buffer(parameters: Sequence[Tensor]) -> Tensor:
+    """One vector that holds all parameters, which become views of it, and their gradients views of its gradient.
+
+    An optimiser then updates them with one call instead of one for each.
+    """
+    flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    flat.grad = torch.zeros_like(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, values, gradient in zip(parameters, flat.split(sizes), flat.grad.split(sizes), strict=True):
+        parameter.data = values.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return flat
+
+
 def train(
     parameters: Sequence[Tensor],
-    step: Callable[[Tensor, int], Tensor],
+    step: Callable[[tuple[Tensor, ...], int], Tensor],
     *,
-    rows: int,
+    tables: tuple[Tensor, ...],
     epochs: int,
     batch_size: int,
     learning_rate: Callable[[int], float],
     generator: Generator,
     report: Callable[[float], None],
 ) -> list[float]:
-    """Adam over shuffled batches: `step(row_indices, epoch)` writes the gradients of `parameters` and returns the loss.
+    """Adam over shuffled batches: `step(batch, epoch)` writes the gradients of `parameters` and returns the loss.
 
-    Returns the mean loss of each epoch. `report` gets the fraction done every 64 steps, and may raise to stop the
-    training.
+    `tables` hold a row a sample each; a batch has the same rows of every one. The parameters move into one buffer. Returns the
+    mean loss of each epoch. `report` gets the fraction done every 64 steps, and may raise to stop the training.
     """
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate(0), fused=True)
+    flat = in_one_buffer(parameters)
+    optimizer = torch.optim.Adam([flat], lr=learning_rate(0), fused=True)
     history: list[float] = []
+    rows = len(tables[0])
     starts = range(0, rows, batch_size)
-    with one_thread_if(batch_size <= SMALL_BATCH):
+    with one_thread_if(batch_size <= SMALL_BATCH), torch.no_grad():
         for epoch in range(epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch)
-            order = shuffled_rows(rows, generator).to(parameters[0].device)
-            total = torch.zeros((), device=parameters[0].device)
-            for number, start in enumerate(starts):
-                total += step(order[start : start + batch_size], epoch)
+            optimizer.param_groups[0]["lr"] = learning_rate(epoch)
+            order = shuffled_rows(rows, generator).to(flat.device)
+            batches = zip(*(table[order].split(batch_size) for table in tables), strict=True)
+            total = torch.zeros((), device=flat.device)
+            for number, batch in enumerate(batches):
+                total += step(batch, epoch)
                 optimizer.step()
                 if number % 64 == 0:
                     report((epoch + number / len(starts)) / epochs)

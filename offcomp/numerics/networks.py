@@ -17,8 +17,6 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 SLOPE = 0.01  # of LeakyReLU, PyTorch's default
-TINY = 1e-12
-COSINE_EPSILON = 1e-6  # as in the official loss
 ACTIVATIONS = ("identity", "leaky_relu", "tanh")
 
 
@@ -53,7 +51,7 @@ class Network:
         """The inputs, then what comes out of each layer, after its activation."""
         outputs = [inputs]
         for index, (weight, bias) in enumerate(self.layers):
-            hidden = torch.addmm(bias, outputs[-1], weight.T)
+            hidden = functional.linear(outputs[-1], weight, bias)
             outputs.append(_activate(hidden, self._activation(index)))
         return outputs
 
@@ -90,51 +88,3 @@ def _through_activation(gradient: Tensor, output: Tensor, activation: str) -> Te
     if activation == "tanh":
         return torch.ops.aten.tanh_backward(gradient, output)
     return torch.ops.aten.leaky_relu_backward(gradient, output, SLOPE, True)
-
-
-def rescale_rows(output: Float[Tensor, "rows cols"], norms: Float[Tensor, " rows"]) -> Float[Tensor, "rows cols"]:
-    """Every row with a given length."""
-    return output * (norms / output.norm(dim=1).clamp_min(TINY))[:, None]
-
-
-def through_rescaling(
-    gradient: Float[Tensor, "rows cols"], output: Float[Tensor, "rows cols"], norms: Float[Tensor, " rows"]
-) -> Float[Tensor, "rows cols"]:
-    """The gradient before `rescale_rows`, from the one after it: only what is across a row counts."""
-    lengths = output.norm(dim=1).clamp_min(TINY)[:, None]
-    unit = output / lengths
-    along = (unit * gradient).sum(1, keepdim=True)
-    return (gradient - unit * along) * (norms[:, None] / lengths)
-
-
-@dataclass(frozen=True)
-class RowLoss:
-    """cosine · mean(1 - cos) + rmse · √mean(e²) + l1 · mean(|e|^power), e = output - target, over a batch of rows."""
-
-    cosine: float
-    rmse: float
-    l1: float
-    power: float = 1.0
-
-    def with_gradient(
-        self, output: Float[Tensor, "rows cols"], target: Float[Tensor, "rows cols"]
-    ) -> tuple[Tensor, Float[Tensor, "rows cols"]]:
-        """The loss of a batch and its gradient by the output."""
-        rows = len(output)
-        lengths = output.norm(dim=1, keepdim=True)
-        clamped = lengths.clamp_min(COSINE_EPSILON)
-        scale = 1 / (clamped * target.norm(dim=1, keepdim=True).clamp_min(COSINE_EPSILON))
-        cosine = (output * target).sum(1, keepdim=True) * scale
-        loss = self.cosine * (1 - cosine.mean())
-        along = cosine * (lengths > COSINE_EPSILON) / clamped.square()
-        gradient = (along * output - scale * target) * (self.cosine / rows)
-        difference = output - target
-        if self.rmse:
-            rmse = (difference.square().mean() + TINY**2).sqrt()
-            loss = loss + self.rmse * rmse
-            gradient += difference * (self.rmse / (difference.numel() * rmse))
-        if self.l1:
-            size = difference.abs() + 1e-10
-            loss = loss + self.l1 * size.pow(self.power).mean()
-            gradient += (self.l1 * self.power / difference.numel()) * size.pow(self.power - 1) * difference.sign()
-        return loss, gradient

@@ -1,0 +1,46 @@
+"""From gradients on text to coefficients of the rows or entries of a stacked matrix, for losses of the autoencoder.
+
+Banaei et al. (arXiv 2302.04045), in the official code `coefficients_utils.py`.
+
+Members that stand transposed have their statistics transposed too. The mean coefficient is 1, so that the weights of the losses
+keep their meaning: the "sum" norm of the official code. Where it squares the gradient of a batch, ours is the mean over texts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from offcomp.errors import InputError
+from offcomp.methods.base import Hints
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SOURCES = {
+    "none": ("", ""),
+    "fisher_rows": ("fisher", "rows"),
+    "fisher_entries": ("fisher", "entries"),
+    "sensitivity_rows": ("sensitivity", "rows"),
+    "sensitivity_entries": ("sensitivity", "entries"),
+}
+"""Option -> (statistic, what has a coefficient)."""
+
+
+def group_coefficients(hints: Hints, option: str) -> Tensor:
+    """Coefficients (rows, 1) or (rows, cols), float32, with mean 1; all ones where the statistic is zero everywhere.
+
+    Raises InputError where the hints lack the statistic.
+    """
+    import torch
+
+    statistic, of = SOURCES[option]
+    parts = []
+    for index, turned in enumerate(hints.turned):
+        known = getattr(hints.statistics(index), statistic)
+        if known is None:
+            raise InputError(f"the hints have no {statistic}, which coefficients {option!r} need; calibrate with text")
+        upright = known.T if turned else known
+        parts.append(upright.double().mean(1, keepdim=True) if of == "rows" else upright.double())
+    stacked = torch.cat(parts)
+    mean = stacked.mean()
+    return (stacked / mean if mean > 0 else torch.ones_like(stacked)).float()
