@@ -227,7 +227,8 @@ def _in_rows(
     rows = list(dict.fromkeys(table["row"]))
     pixels = DENSE_ROW_PIXELS if len(rows) > DENSE_FROM_ROWS else ROW_PIXELS
     names = [f"{name:8}" for name in dict.fromkeys(table["name"])] if legend else []
-    legend_rows = ceil(sum(45 + 8 * len(name) for name in names) / LEGEND_PIXELS)
+    widest = max((45 + 8 * len(name) for name in names), default=1)  # plotly gives every entry the width of the widest
+    legend_rows = ceil(len(names) / max(1, LEGEND_PIXELS // widest))
     top = TITLE_PIXELS + LEGEND_ROW_PIXELS * legend_rows
     height = max(300, FRAME_PIXELS + LEGEND_ROW_PIXELS * legend_rows + pixels * len(rows))
     figure = styled(figure, palette, title=title, height=height)
