@@ -33,10 +33,12 @@ from offcomp.prediction import model_sizes, predict
 from offcomp.runs import RUN_SCHEMA, RunStore
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from offcomp.calibration import Calibration, GroupHints
     from offcomp.compress import CompressedGroup
     from offcomp.evaluation.probe import FittedProbe, ProbeTask
-    from offcomp.models.catalogue import ModelInfo
+    from offcomp.models.catalogue import ModelInfo, ModuleSpec
     from offcomp.models.loading import LoadedModel
 
 log = logging.getLogger("offcomp")
@@ -193,7 +195,7 @@ def work(worker: Worker) -> dict[str, Any]:
     compressed: list[CompressedGroup] = []
     calibration = _calibration(plan, loaded)
     for group in plan.groups:
-        with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, loaded.info) as hints:
+        with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
             result = compress_group(loaded.model, loaded.info, group, hints=hints, seed=plan.seed, report=report)
             _check_finite(result)
             save_group(result, worker.folder / "groups")
@@ -225,13 +227,18 @@ def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
 
 
 @contextmanager
-def _hints(calibration: Calibration | None, group: Group, info: ModelInfo) -> Iterator[GroupHints | None]:
+def _hints(calibration: Calibration | None, group: Group, compressed: list[CompressedGroup]) -> Iterator[GroupHints | None]:
     """The hints of a group, if the run is calibrated."""
     if calibration is None:
         yield None
         return
-    with calibration.hints(members(group, info), group.stack) as hints:
+    specs = members(group, calibration.loaded.info)
+    with calibration.hints(specs, group.stack, _reconstructions(compressed)) as hints:
         yield hints
+
+
+def _reconstructions(compressed: list[CompressedGroup]) -> dict[ModuleSpec, Tensor]:
+    return {spec: matrix for group in compressed for spec, matrix in group.reconstructions.items()}
 
 
 def _check_finite(result: CompressedGroup) -> None:
@@ -251,9 +258,8 @@ def _evaluate(
     """Scores by task, with every group's reconstruction written into the model meanwhile."""
     from offcomp.models.weights import substituted
 
-    matrices = {spec: matrix for group in compressed for spec, matrix in group.reconstructions.items()}
     scores = {}
-    with substituted(loaded.model, matrices):
+    with substituted(loaded.model, _reconstructions(compressed)):
         for task, probe in probes:
             with worker.stage(f"evaluate {task.name}") as report:
                 scores[task.name] = task.compare(probe, loaded, report)

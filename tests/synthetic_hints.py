@@ -48,6 +48,9 @@ class SyntheticHints:
     def statistics(self, index: int) -> ModuleStatistics:
         return self.members[index]
 
+    def follow(self) -> None:
+        """No group comes before this one."""
+
     def settle(self, index: int, reconstruction: Tensor) -> None:
         assert reconstruction.shape[0] == self.heights[index]
 

@@ -63,12 +63,16 @@ class MadeHints:
     moments: list[Tensor | None]
     order: tuple[int, ...] = ()
     settled: list[tuple[int, Tensor]] = field(default_factory=list)
+    followed: bool = False
 
     def __post_init__(self) -> None:
         self.order = self.order or tuple(range(len(self.heights)))
 
     def statistics(self, index: int) -> ModuleStatistics:
         return ModuleStatistics(1, column_moment=self.moments[index])
+
+    def follow(self) -> None:
+        self.followed = True
 
     def settle(self, index: int, reconstruction: Tensor) -> None:
         self.settled.append((index, reconstruction.clone()))
@@ -294,6 +298,7 @@ def test_feedback_lowers_the_output_error_of_each_member(turned: bool, length: i
         parts = [part.T if turned else part for part in parts]
         before, after = ((inputs @ (member - part).T).norm().item() for part in parts)
         assert after < 0.8 * before
+    assert hints.followed
     assert [index for index, _ in hints.settled] == [1, 0]
     for index, settled in hints.settled:
         assert torch.allclose(settled, fed.reconstruct().split(len(stacked) // 2)[index], atol=1e-4)

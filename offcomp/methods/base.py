@@ -85,6 +85,9 @@ class Hints(Protocol):
     def statistics(self, index: int) -> Statistics:
         """Statistics of a member, in its canonical view, on inputs that settled members already shape."""
 
+    def follow(self) -> None:
+        """From now on statistics are of the model with the groups that were compressed before this one."""
+
     def settle(self, index: int, reconstruction: Tensor) -> None:
         """Later statistics see a member (rows of the stacked matrix, as they stand there) as this reconstruction."""
 

@@ -28,6 +28,7 @@ def with_feedback(
     `exact` minus `matrix` is stored beside the codes, so the model sees it too. Members whose inputs have no moment
     (embeddings) keep their codes.
     """
+    hints.follow()
     ends = list(accumulate(hints.heights))
     for number, index in enumerate(hints.order):
         rows = slice(ends[index] - hints.heights[index], ends[index])

@@ -46,7 +46,8 @@ USUAL_BITS = 10
 """More codewords are hardly better and take twice the time a bit."""
 CODEBOOK_SHARE = 0.25
 """Largest size of the codewords, as a share of the codes."""
-NOTICEABLE = 0.98
+NOTICEABLE = 0.87
+"""A step must lower the squared error to this share of the last; less is lost in the tails that few codewords cannot cover."""
 LARGEST_BITS = 12
 LARGEST_LENGTH = 32
 LAYOUT_NUMBERS = 7

@@ -1,0 +1,224 @@
+"""What is left of MiniLM-L6's sentence similarity when the WHOLE model is stored in fewer bytes.
+
+    python -m benchmarks.sts --data FOLDER [--texts FILE ...]
+
+FOLDER holds the STS benchmark as test.parquet and validation.parquet (sentence1, sentence2, score). FILE is calibration text,
+a parquet file with a column `sentence` or `text`; without it the rows that need text are left out. Scores are Spearman's
+correlation of cosine similarity with the human score, with 95 % bootstrap intervals of the paired difference from the
+original. How bytes are shared among the parts of the model was chosen on the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from offcomp.calibration import Calibration
+from offcomp.compress import compress_group
+from offcomp.evaluation.probe import embed
+from offcomp.models.catalogue import ModelInfo
+from offcomp.models.loading import LoadedModel, load
+from offcomp.models.weights import substituted
+from offcomp.numerics.accounting import Size
+from offcomp.plan import Group, members
+from offcomp.prediction import model_sizes
+from offcomp.tables import format_table
+
+MODEL = "minilm-l6"
+LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
+RESAMPLES = 2000
+CODEBOOK = {"preset": "codebook"}
+FEEDBACK = CODEBOOK | {"feedback": True}
+MAX_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table: how each part of the model is stored. A part without a method stays as it is."""
+
+    name: str
+    series: str
+    groups: tuple[Group, ...] = ()
+
+
+@dataclass
+class Sentences:
+    """One split: pairs of sentences with human scores."""
+
+    first: list[str]
+    second: list[str]
+    scores: NDArray[np.float64]
+
+    @staticmethod
+    def read(path: Path) -> Sentences:
+        """Read a split."""
+        table = pd.read_parquet(path)
+        return Sentences(list(table["sentence1"]), list(table["sentence2"]), table["score"].to_numpy(float))
+
+    def similarities(self, loaded: LoadedModel) -> NDArray[np.float64]:
+        """Cosine similarity of each pair."""
+        vectors = embed(loaded, [*self.first, *self.second]).astype(float)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return (vectors[: len(self.first)] * vectors[len(self.first) :]).sum(1)
+
+
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Spearman's correlation: Pearson's, of the ranks."""
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
+
+
+def interval(human: NDArray[np.float64], first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % bootstrap interval of spearman(first) - spearman(second) on the same resampled pairs."""
+    random = np.random.default_rng(0)
+    draws = [random.integers(0, len(human), len(human)) for _ in range(RESAMPLES)]
+    differences = [spearman(human[d], first[d]) - spearman(human[d], second[d]) for d in draws]
+    low, high = np.quantile(differences, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def parts(info: ModelInfo) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Name -> (modules, stacking) of the parts of the model that are stored as one group each."""
+    linear = tuple(spec.name for spec in info.modules if spec.kind in LINEAR)
+    return {
+        "linear": (linear, "residual"),
+        "embeddings": (("word_embeddings",), "rows"),
+        "positions": (("embeddings.position_embeddings",), "rows"),
+        "pooler": (("pooler",), "rows"),
+    }
+
+
+def coded(info: ModelInfo, steps: dict[str, float], options: dict[str, Any]) -> tuple[Group, ...]:
+    """A group a part, by the codebook; `steps` says how many times fewer bytes each. The linear part takes `options`."""
+    return tuple(
+        Group(name, *parts(info)[name], "autoencoder", options if name == "linear" else CODEBOOK, ratio, "bytes", "float16")
+        for name, ratio in steps.items()
+    )
+
+
+def separate(info: ModelInfo, names: Sequence[str], method: str, ratio: float, dtype: str, **options: Any) -> tuple[Group, ...]:
+    """Each matrix of some parts alone, at one ratio in bytes."""
+    modules = [module for name in names for module in parts(info)[name][0]]
+    return tuple(Group(module, (module,), "rows", method, options, ratio, "bytes", dtype) for module in modules)
+
+
+SPLITS = {
+    15.0: {"linear": 11.8, "embeddings": 22.0, "positions": 5.3, "pooler": 9.4},
+    16.0: {"linear": 11.8, "embeddings": 27.5, "positions": 5.3, "pooler": 9.4},
+    17.0: {"linear": 12.5, "embeddings": 30.0, "positions": 5.3, "pooler": 9.4},
+    20.0: {"linear": 15.6, "embeddings": 30.0, "positions": 5.3, "pooler": 9.4},
+}
+"""Whole-model ratio -> ratio of each part. Word embeddings bear coarse codes better than linear weights do."""
+EVERYTHING = ("embeddings", "linear", "positions", "pooler")
+
+
+def cases(info: ModelInfo, with_text: bool) -> Iterator[Case]:
+    """All rows of the table."""
+    yield Case("original", "original")
+    for ratio in (1.25, 1.5, 2.0):
+        yield Case(f"SVD, linear weights alone at {ratio}x", "svd", separate(info, ["linear"], "svd", ratio, "float32"))
+    for dtype, ratios in (("float32", (2.0, 4.0, 16.0)), ("float16", (2.5, 4.0, 16.0)), ("int8", (5.0, 8.0, 16.0))):
+        for ratio in ratios:
+            groups = separate(info, EVERYTHING, "svd", ratio, dtype)
+            yield Case(f"SVD, whole model at {ratio}x, {dtype}", "svd", groups)
+    for bits, ratio in ((8, 3.7), (4, 7.3), (3, 9.5)):
+        groups = separate(info, EVERYTHING, "quantization", ratio, "float16")
+        yield Case(f"int{bits}, row by row", "quantization", groups)
+    for total, steps in SPLITS.items():
+        yield Case(f"codebook, data-free, {total:g}x", "codebook", coded(info, steps, CODEBOOK))
+        if with_text:
+            yield Case(f"codebook, calibrated, {total:g}x", "codebook", coded(info, steps, FEEDBACK))
+    for ratio in (2.0, 3.0, 5.0):
+        for preset in ("plain", "direction"):
+            yield Case(f"query and key at {ratio:g}x parameters, {preset} SVD", "direction", _query_key(info, preset, ratio))
+
+
+def _query_key(info: ModelInfo, preset: str, ratio: float) -> tuple[Group, ...]:
+    chosen = [spec.name for spec in info.modules if spec.kind in ("query", "key")]
+    return tuple(Group(name, (name,), "rows", "svd", {"preset": preset}, ratio, "parameters") for name in chosen)
+
+
+@contextmanager
+def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[dict[str, float]]:
+    """The model with every group of a case compressed; yields sizes. A group with feedback sees the groups before it."""
+    matrices: dict[Any, Any] = {}
+    sizes: list[tuple[int, Size]] = []
+    started = time.perf_counter()
+    ordered = sorted(case.groups, key=lambda group: group.options.get("feedback", False))
+    for group in ordered:
+        with _hints(loaded, group, texts, matrices) as hints:
+            done = compress_group(loaded.model, loaded.info, group, hints=hints)
+        matrices |= done.reconstructions
+        sizes.append((done.figures["original_parameters"], done.compressed.stored))
+    seconds = time.perf_counter() - started
+    whole = model_sizes(sizes, loaded.info)["whole"]
+    with substituted(loaded.model, matrices):
+        yield {"bytes": whole["bytes_after"], "ratio": whole["byte_ratio"], "seconds": seconds}
+
+
+def _hints(loaded: LoadedModel, group: Group, texts: Sequence[str], before: dict[Any, Any]) -> Any:
+    if not group.options.get("feedback"):
+        return nullcontext()
+    calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS)
+    return calibration.hints(members(group, loaded.info), group.stack, before)
+
+
+def read_texts(files: Sequence[Path], number: int) -> list[str]:
+    """`number` texts in all, evenly from the files, drawn with a fixed seed."""
+    texts: list[str] = []
+    for file in files:
+        table = pd.read_parquet(file)
+        column = table["sentence" if "sentence" in table else "text"]
+        texts += list(column[column.str.len() > 40].sample(number // len(files), random_state=0))
+    return texts
+
+
+def main() -> None:
+    """Print the table, and write it as JSON where asked."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--data", type=Path, required=True, help="folder with test.parquet of the STS benchmark")
+    flags.add_argument("--split", default="test", choices=("test", "validation"))
+    flags.add_argument("--texts", type=Path, nargs="*", default=[], help="parquet files of calibration text")
+    flags.add_argument("--num-texts", type=int, default=600)
+    flags.add_argument("--only", default="", help="only rows whose name contains this")
+    flags.add_argument("--out", type=Path, help="also write the rows to this JSON file")
+    asked = flags.parse_args()
+    loaded = load(MODEL)
+    sentences = Sentences.read(asked.data / f"{asked.split}.parquet")
+    texts = read_texts(asked.texts, asked.num_texts)
+    original = sentences.similarities(loaded)
+    rows: list[dict[str, Any]] = []
+    measured = {}
+    for case in cases(loaded.info, bool(texts)):
+        if asked.only not in case.name:
+            continue
+        with stored(loaded, case, texts) as sizes:
+            similarities = sentences.similarities(loaded)
+        measured[case.name] = similarities
+        low, high = interval(sentences.scores, similarities, original)
+        score = spearman(similarities, sentences.scores)
+        rows.append({"stored": case.name, "series": case.series, "spearman": score, "low": low, "high": high} | sizes)
+        print(json.dumps(rows[-1]), flush=True)
+    print(format_table(rows))
+    for name, similarities in measured.items():
+        plain = measured.get(name.replace("direction", "plain"), similarities)
+        if plain is not similarities:
+            low, high = interval(sentences.scores, similarities, plain)
+            difference = spearman(similarities, sentences.scores) - spearman(plain, sentences.scores)
+            print(f"{name} minus plain: {difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f})")
+    if asked.out:
+        asked.out.write_text(json.dumps({"split": asked.split, "pairs": len(sentences.scores), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
