@@ -195,7 +195,10 @@ class MethodContract:
         exact = method.fit(matrix, Budget(stored_size(shapes, "float32").in_unit(budget.unit), budget.unit))
         assert exact.size == stored.size
         worse = {"float32": 0.0, "float16": 2e-3, "int8": 0.05}[dtype]
-        assert relative_error(exact.reconstruct(), stored.reconstruct()) <= worse
+        if method.role == "codebook":  # a rounded codeword can tip a piece to another one that is as near
+            assert relative_error(matrix, stored.reconstruct()) <= relative_error(matrix, exact.reconstruct()) + worse
+        else:
+            assert relative_error(exact.reconstruct(), stored.reconstruct()) <= worse
 
     def test_the_same_seed_gives_equal_tensors_whatever_the_global_generator_does(
         self, method: Method, matrix: Tensor, budget: Budget
