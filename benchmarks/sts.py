@@ -170,7 +170,7 @@ def _hints(loaded: LoadedModel, group: Group, texts: Sequence[str], before: dict
     if not group.options.get("feedback"):
         return nullcontext()
     calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS)
-    return calibration.hints(members(group, loaded.info), group.stack, before)
+    return calibration.hints(members(group, loaded.info), group.stack, lambda: before)
 
 
 def read_texts(files: Sequence[Path], number: int) -> list[str]:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from offcomp.calibration import GroupHints
 from offcomp.errors import StorageError
 from offcomp.files import write_bytes
-from offcomp.grouping import is_turned
+from offcomp.grouping import group_shape, is_turned
 from offcomp.methods import FORMS, CompressedMatrix, make_method
 from offcomp.methods.base import Method, Report, ignore_progress
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
@@ -35,16 +35,34 @@ HEADER_LENGTH_BYTES = 8  # a safetensors file: length of the header, header, pay
 
 @dataclass(frozen=True)
 class CompressedGroup:
-    """A compressed group: what is stored, the approximate matrices, and the figures of `run.json`."""
+    """A compressed group: what is stored of which members, and the figures of `run.json`."""
 
     compressed: CompressedMatrix
-    reconstructions: Mapping[ModuleSpec, Tensor]
+    members: tuple[ModuleSpec, ...]
+    stacking: str
     figures: dict[str, Any]
+
+    @property
+    def reconstructions(self) -> dict[ModuleSpec, Tensor]:
+        """The approximate matrices (rows, cols), decoded anew each time, so that memory holds what is stored alone."""
+        return unstack(self.compressed.reconstruct(), self.members, self.stacking)
 
 
 def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
     """The members (rows, cols) one above the other, turned as `how` says: (sum of rows, cols)."""
     return torch.cat([matrix.T if is_turned(spec, how) else matrix for spec, matrix in matrices.items()])
+
+
+def read_stacked(model: PreTrainedModel, specs: Sequence[ModuleSpec], how: str) -> Tensor:
+    """`stack` of a model's weights, one member in memory beside the stacked matrix at a time."""
+    rows, cols = group_shape(specs, how)
+    stacked, start = torch.empty(rows, cols, device=model.device), 0
+    for spec in specs:
+        part = read(model, spec)
+        part = part.T if is_turned(spec, how) else part
+        stacked[start : start + len(part)] = part
+        start += len(part)
+    return stacked
 
 
 def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
@@ -71,14 +89,16 @@ def compress_group(
     Raises BudgetTooSmall, and InputError where the group does not fit its model, or lacks the hints that it needs.
     """
     started = perf_counter()
-    originals = {spec: read(model, spec) for spec in members(group, info)}
-    matrix = stack(originals, group.stack)
+    specs = tuple(members(group, info))
+    matrix = read_stacked(model, specs, group.stack)
     rows, cols = matrix.shape
     budget = group_budget(group, rows, cols, info)
     method = make_method(group.method, group.options)
     compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
-    reconstructions = unstack(compressed.reconstruct(), list(originals), group.stack)
-    errors = reconstruction_error([(originals[spec], reconstructions[spec]) for spec in originals])
+    del matrix
+    reconstructions = unstack(compressed.reconstruct(), specs, group.stack)
+    pairs = {spec: (read(model, spec), reconstructions[spec]) for spec in specs}
+    errors = reconstruction_error(list(pairs.values()))
     original, stored = original_size(rows * cols, info), compressed.stored
     figures = {
         "name": group.name,
@@ -103,17 +123,15 @@ def compress_group(
         "original_parameters": original.num_parameters,
         "original_bytes": original.num_bytes,
         **asdict(errors),
-        "num_rows": sum(spec.rows for spec in originals),
-        "squared_norm": sum(matrix.double().square().sum().item() for matrix in originals.values()),
-        "module_errors": {
-            spec.name: asdict(reconstruction_error([(originals[spec], reconstructions[spec])])) for spec in originals
-        },
+        "num_rows": sum(spec.rows for spec in specs),
+        "squared_norm": sum(exact.double().square().sum().item() for exact, _ in pairs.values()),
+        "module_errors": {spec.name: asdict(reconstruction_error([pair])) for spec, pair in pairs.items()},
         **_on_text(hints, method, compressed, reconstructions),
         "history": list(compressed.history),
         "ledger": compressed.ledger(),
         "seconds": perf_counter() - started,
     }
-    return CompressedGroup(compressed, reconstructions, figures)
+    return CompressedGroup(compressed, specs, group.stack, figures)
 
 
 def _on_text(

@@ -233,7 +233,7 @@ def _hints(calibration: Calibration | None, group: Group, compressed: list[Compr
         yield None
         return
     specs = members(group, calibration.loaded.info)
-    with calibration.hints(specs, group.stack, _reconstructions(compressed)) as hints:
+    with calibration.hints(specs, group.stack, lambda: _reconstructions(compressed)) as hints:
         yield hints
 
 
@@ -255,14 +255,15 @@ def _evaluate(
     probes: list[tuple[ProbeTask, FittedProbe]],
     compressed: list[CompressedGroup],
 ) -> dict[str, Any]:
-    """Scores by task, with every group's reconstruction written into the model meanwhile."""
-    from offcomp.models.weights import substituted
+    """Scores by task of the model with every group's reconstruction in it. The originals are gone afterwards."""
+    from offcomp.models.weights import replace
 
     scores = {}
-    with substituted(loaded.model, _reconstructions(compressed)):
-        for task, probe in probes:
-            with worker.stage(f"evaluate {task.name}") as report:
-                scores[task.name] = task.compare(probe, loaded, report)
+    for group in compressed:
+        replace(loaded.model, group.reconstructions)
+    for task, probe in probes:
+        with worker.stage(f"evaluate {task.name}") as report:
+            scores[task.name] = task.compare(probe, loaded, report)
     return scores
 
 

@@ -323,7 +323,7 @@ def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: 
     weights = bits_of(loaded)
     earlier, spec = spec_of(loaded, "ffn_out.0"), spec_of(loaded, "query.1")
     before = {earlier: read(loaded.model, earlier) * 0.3}
-    with Calibration(loaded, TEXTS).hints([spec], "rows", before) as hints:
+    with Calibration(loaded, TEXTS).hints([spec], "rows", lambda: before) as hints:
         alone = hints.statistics(0).column_moment
         hints.follow()
         following = hints.statistics(0).column_moment

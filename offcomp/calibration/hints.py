@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from math import sqrt
@@ -23,6 +23,7 @@ from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import read, substituted
 
 HELD_OUT_SHARE = 0.2
+Before = Callable[[], Mapping[ModuleSpec, Tensor]]
 
 
 class Calibration:
@@ -64,15 +65,13 @@ class Calibration:
         self._gradients: dict[tuple[ModuleSpec, str], Tensor] = {}
 
     @contextmanager
-    def hints(
-        self, specs: Sequence[ModuleSpec], stack: str, before: Mapping[ModuleSpec, Tensor] | None = None
-    ) -> Iterator[GroupHints]:
-        """Hints for modules stacked as a group; `before` holds the reconstructions of groups compressed earlier.
+    def hints(self, specs: Sequence[ModuleSpec], stack: str, before: Before = dict) -> Iterator[GroupHints]:
+        """Hints for modules stacked as a group; `before` gives the reconstructions of groups compressed earlier.
 
         After the block every weight that was settled is back, bit by bit.
         """
         with ExitStack() as settled:
-            hints = GroupHints(self, specs, stack, settled, before or {})
+            hints = GroupHints(self, specs, stack, settled, before)
             try:
                 yield hints
             finally:
@@ -124,7 +123,7 @@ class GroupHints:
         specs: Sequence[ModuleSpec],
         stack: str,
         settled: ExitStack,
-        before: Mapping[ModuleSpec, Tensor],
+        before: Before,
     ) -> None:
         self._before = before
         self.specs = tuple(specs)
@@ -142,8 +141,8 @@ class GroupHints:
 
     def follow(self) -> None:
         """From now on statistics are of the model with the groups that were compressed before this one."""
-        if self._before:
-            self._settled.enter_context(substituted(self.calibration.loaded.model, self._before))
+        if matrices := self._before():
+            self._settled.enter_context(substituted(self.calibration.loaded.model, matrices))
             self.has_settled = True
             self.calibration.forget()
 

@@ -90,21 +90,28 @@ def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
     return cast
 
 
-@contextmanager
-def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iterator[None]:
-    """The model with other matrices (rows, cols) inside the block; every original bit is back after it, come what may.
-
-    Before the block runs, each targeted weight is checked to hold its new matrix and each tied path to follow.
+def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
+    """Write matrices (rows, cols) into the model for good, and check that each weight holds its own and tied paths follow.
 
     Raises:
         ModelError: a matrix does not fit (see `write`), two of them overlap, or a tied weight does not follow.
     """
+    for spec, matrix in matrices.items():
+        write(model, spec, matrix)
+    for spec, matrix in matrices.items():
+        _check_written(model, spec, matrix)
+
+
+@contextmanager
+def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iterator[None]:
+    """The model with other matrices (rows, cols) inside the block; every original bit is back after it, come what may.
+
+    Raises:
+        ModelError: as `replace`.
+    """
     backups = {spec: stored_view(model, spec).clone() for spec in matrices}
     try:
-        for spec, matrix in matrices.items():
-            write(model, spec, matrix)
-        for spec, matrix in matrices.items():
-            _check_written(model, spec, matrix)
+        replace(model, matrices)
         yield
     finally:
         for spec, backup in reversed(backups.items()):
