@@ -36,11 +36,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"epochs": 2, "encoder": "nonlinear", "decoder": "linear", "enforce_norm": False},
         {"epochs": 2, "enforce_norm": False, "l1_weight": 0.5, "batch_size": 7},
     ],
-    "residual": [
-        {"steps": 20},
+    "residual": [  # shares at which its own form beats those it falls back to on `random_matrix`
+        {"sparse_share": 0.2, "hidden_share": 0.1, "steps": 20},
         {"sparse_share": 0.0, "hidden_share": 0.0},
-        {"hidden_share": 0.0, "rounds": 2},
-        {"metric": "whitened", "sparse_share": 0.05, "hidden_share": 0.0},
+        {"sparse_share": 0.2, "hidden_share": 0.0, "rounds": 2},
+        {"metric": "whitened", "sparse_share": 0.05},
     ],
     "codebook": [
         {},

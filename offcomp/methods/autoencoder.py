@@ -19,8 +19,8 @@ term |e|^α with α annealed from 1 to .1, Adam at 1e-3 times .8 every 10 epochs
 Options beyond it: `init="svd"` starts encoder and decoder as the projection on the leading singular vectors (of the rows at
 length one where norms are enforced). Linear networks do so exactly; non-linear ones hand each latent on by a pair of LeakyReLU
 units and start there too, up to the curvature of a final tanh (`numerics.linear_start`). With larger batches and a cosine
-schedule this reaches the loss of the paper's recipe in a fraction of its time. `refine_epochs` trains latents as free parameters,
-with the decoder, after the encoder has done its work. `coefficients` weigh rows or entries by gradients on text.
+schedule this reaches the loss of the paper's recipe in a fraction of its time. `refine_epochs` trains latents as free
+parameters, with the decoder, after the encoder has done its work. `coefficients` weigh rows or entries by gradients on text.
 
 Where we differ: the row norms count as stored (the official count leaves them out of its report); no epoch is chosen by a test
 set, the last one is kept; the official seed is 1, so our seed s draws the stream of s + 1 and the default repeats it.

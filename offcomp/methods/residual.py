@@ -11,8 +11,8 @@ alone) has the smaller error after rounding, that is what is stored. Three thing
                   learning: a matrix of rank r has r (rows + cols - r) degrees of freedom, and plain SVD, as this field counts
                   it, stores r² more. It pays at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
   sparse latents  the entries that a low rank fits worst, in turns with Z D. Choosing them is what the linear map cannot do.
-  hidden units    one costs r + cols + 1 numbers, a rank rows + cols - 2 r: so they pay where the matrix is tall, and are used
-                  where one side is at least TALL times the other.
+  hidden units    one costs r + cols + 1 numbers, a rank rows + cols - 2 r: so they pay where the matrix is tall, and are used,
+                  with the plain metric, where one side is at least TALL times the other.
 
 With n the longer and m the shorter side the stored parameters are
 
@@ -97,7 +97,7 @@ class ResidualAutoencoder:
     def _counts(self, rows: int, cols: int, size: int) -> tuple[int, int]:
         """Hidden units and sparse entries that go with a latent width."""
         long, short = max(rows, cols), min(rows, cols)
-        hidden_share = self.hidden_share if long >= TALL * short else 0.0
+        hidden_share = 0.0 if self.calibrated or long < TALL * short else self.hidden_share
         dense = (size - 1) * max(0, long + short - size) / (1 - self.sparse_share - hidden_share)
         return int(hidden_share * dense / (size + short + 1)), min(int(self.sparse_share * dense / 2), long * short)
 
@@ -132,7 +132,7 @@ class ResidualAutoencoder:
         seed: int = 0,
         report: Report = ignore_progress,
     ) -> CompressedMatrix:
-        """Fit at the largest latent width within the budget, and keep the SVD where that is better.
+        """Fit at the largest latent width within the budget; keep Z D alone, or the SVD, where that is better.
 
         Raises InputError where the metric needs hints and there are none.
         """
@@ -143,16 +143,15 @@ class ResidualAutoencoder:
         if size == 0:
             return store_dense(matrix, budget.dtype)
         weights = self._weights(matrix, hints)
-        own = self._fitted(matrix, size, budget, weights, seed=seed, report=report)
-        report(0.97)
+        found = [self._fitted(matrix, size, budget, weights, seed=seed, report=report)]
+        report(0.95)
+        found.append(self._linear(matrix, budget, weights))
         svd = SVD(preset=self.metric)
         if budget.admits(svd.tensor_shapes(rows, cols, 1)):
-            plain = svd.fit(matrix, budget, hints=hints)
-            if _error(matrix, own, weights) >= _error(matrix, plain, weights):
-                own = self._without_residual(matrix, budget, weights)
-                own = plain if _error(matrix, own, weights) >= _error(matrix, plain, weights) else own
+            found.append(svd.fit(matrix, budget, hints=hints))
+        best = min(found, key=lambda compressed: _error(matrix, compressed, weights))
         report(1.0)
-        return own
+        return best
 
     def _weights(self, matrix: Tensor, hints: Hints | None) -> SideWeights:
         """The metrics of the matrix, those of its preset of the SVD."""
@@ -162,7 +161,7 @@ class ResidualAutoencoder:
             return SideWeights()
         return SideWeights(*group_metrics(hints, PRESETS[self.metric], 0.0, matrix.device))
 
-    def _without_residual(self, matrix: Tensor, budget: Budget, weights: SideWeights) -> CompressedMatrix:
+    def _linear(self, matrix: Tensor, budget: Budget, weights: SideWeights) -> CompressedMatrix:
         """Z D alone, at the largest width within the budget."""
         linear = replace(self, sparse_share=0.0, hidden_share=0.0)
         rows, cols = matrix.shape

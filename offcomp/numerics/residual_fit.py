@@ -87,7 +87,7 @@ class Target:
         """The squared error of rows + S. Overwrites `rows`."""
         error = self.left_over(rows)
         sparse.add_to(error, -1.0)
-        return self.weights.squared(error)
+        return self.weights.roughly_squared(error)
 
 
 def fit_linear(target: Target, rank: int, rounds: int, report: Report) -> tuple[Tensor, Tensor, Sparse]:
@@ -116,7 +116,7 @@ def _low_rank_beside(target: Target, sparse: Sparse, rank: int) -> tuple[Tensor,
 def train(
     target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, *, steps: int, report: Report
 ) -> tuple[Tensor, Decoder, Sparse, list[float]]:
-    """Train latents and decoder together; returns the best seen, start included, and the root mean square errors on the way."""
+    """Train latents and decoder together, without metrics; returns the best seen, start included, and the root mean square errors on the way."""
     scale = latents.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)  # (rank,)
     latents = latents / scale
     decoder = replace(decoder, linear=decoder.linear * scale[:, None])
@@ -146,14 +146,10 @@ def _schedule(done: float) -> float:
 
 
 def _write_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse) -> None:
-    """Gradients of half the mean squared error. Without metrics S follows the rows at once, so its entries have none."""
+    """Gradients of half the mean squared error. S follows the rows at once, so its entries have none."""
     units = decoder.units(latents)
     error = target.left_over((latents @ decoder.linear).addmm_(units, decoder.outer))
-    if target.weights.plain:
-        error.view(-1)[sparse.positions] = 0
-    else:
-        sparse.add_to(error, -1.0)
-        error = target.weights.weighted(error)
+    error.view(-1)[sparse.positions] = 0
     error.mul_(-1 / error.numel())
     torch.mm(latents.T, error, out=decoder.linear.grad)
     torch.mm(units.T, error, out=decoder.outer.grad)

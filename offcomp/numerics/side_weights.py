@@ -69,6 +69,10 @@ class SideWeights:
         half = half if self.columns is None else self.columns.root(half.T)
         return float(torch.linalg.vector_norm(half, dtype=torch.float64)) ** 2
 
+    def roughly_squared(self, error: Float[Tensor, "rows cols"]) -> float:
+        """The same to the digits of float32, in a fraction of the time."""
+        return float((error * self.weighted(error)).sum())
+
     def diagonal(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """R_ii C_jj for each entry (i, j), of the shape of `matrix`; not more memory than two vectors."""
         rows, columns = _diagonal(self._row_blocks), _diagonal(self._column_blocks)

@@ -1,7 +1,7 @@
 """The k entries by which a sparse matrix S takes most of an error E away: minimise tr((E - S)ᵀ R (E - S) C).
 
 Without metrics these are the k largest entries, as they are. With metrics the places follow from a step of each entry to its
-own optimum, all others given (iterative hard thresholding, Blumensath and Davies 2009, scaled by the diagonal); the values at
+own optimum, all others given (normalised iterative hard thresholding, Blumensath and Davies 2010, scaled by the diagonal); the values at
 these places are then solved for by conjugate gradients.
 """
 
@@ -73,8 +73,10 @@ def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, 
         return Sparse(positions, error.view(-1)[positions])
     before.add_to(error, -1.0)
     diagonal = weights.diagonal(error)
-    step = weights.weighted(error).contiguous() / diagonal
-    before.add_to(step)  # where each entry alone would go
+    gradient = weights.weighted(error).contiguous()
+    step = gradient / diagonal  # where each entry alone would go; all together go as far as is best for all
+    step *= (gradient * step).sum() / (step * weights.weighted(step)).sum().clamp_min(torch.finfo(torch.float32).tiny)
+    before.add_to(step)
     positions = largest_entries(step * diagonal.sqrt(), count)
     start = Sparse(positions, step.view(-1)[positions])
     before.add_to(error)
