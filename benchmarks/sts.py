@@ -102,7 +102,7 @@ def coded(info: ModelInfo, steps: dict[str, float], options: dict[str, Any]) -> 
     """A group a part, by the codebook; `steps` says how many times fewer bytes each. The linear part takes `options`."""
     return tuple(
         Group(name, *parts(info)[name], "autoencoder", options if name == "linear" else CODEBOOK, ratio, "bytes", "float16")
-        for name, ratio in steps.items()
+        for name, ratio in (steps | SMALL_PARTS).items()
     )
 
 
@@ -112,11 +112,11 @@ def separate(info: ModelInfo, names: Sequence[str], method: str, ratio: float, d
     return tuple(Group(module, (module,), "rows", method, options, ratio, "bytes", dtype) for module in modules)
 
 
+SMALL_PARTS = {"positions": 7.8, "pooler": 12.7}
 SPLITS = {
-    15.0: {"linear": 11.8, "embeddings": 22.0, "positions": 5.3, "pooler": 9.4},
-    16.0: {"linear": 11.8, "embeddings": 27.5, "positions": 5.3, "pooler": 9.4},
-    17.0: {"linear": 12.5, "embeddings": 30.0, "positions": 5.3, "pooler": 9.4},
-    20.0: {"linear": 15.6, "embeddings": 30.0, "positions": 5.3, "pooler": 9.4},
+    16.4: {"embeddings": 24.7, "linear": 12.6},
+    17.5: {"embeddings": 30.9, "linear": 12.6},
+    20.0: {"embeddings": 30.9, "linear": 15.7},
 }
 """Whole-model ratio -> ratio of each part. Word embeddings bear coarse codes better than linear weights do."""
 EVERYTHING = ("embeddings", "linear", "positions", "pooler")
@@ -189,8 +189,8 @@ def main() -> None:
     flags.add_argument("--data", type=Path, required=True, help="folder with test.parquet of the STS benchmark")
     flags.add_argument("--split", default="test", choices=("test", "validation"))
     flags.add_argument("--texts", type=Path, nargs="*", default=[], help="parquet files of calibration text")
-    flags.add_argument("--num-texts", type=int, default=600)
-    flags.add_argument("--only", default="", help="only rows whose name contains this")
+    flags.add_argument("--num-texts", type=int, default=400)
+    flags.add_argument("--only", nargs="*", default=[""], help="only rows whose name contains one of these")
     flags.add_argument("--out", type=Path, help="also write the rows to this JSON file")
     asked = flags.parse_args()
     loaded = load(MODEL)
@@ -200,7 +200,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     measured = {}
     for case in cases(loaded.info, bool(texts)):
-        if asked.only not in case.name:
+        if not any(part in case.name for part in asked.only):
             continue
         with stored(loaded, case, texts) as sizes:
             similarities = sentences.similarities(loaded)
