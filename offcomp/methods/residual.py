@@ -143,15 +143,28 @@ class ResidualAutoencoder:
         if size == 0:
             return store_dense(matrix, budget.dtype)
         weights = self._weights(matrix, hints)
-        found = [self._fitted(matrix, size, budget, weights, seed=seed, report=report)]
+        own = self._fitted(matrix, size, budget, weights, seed=seed, report=report)
         report(0.95)
-        found.append(self._linear(matrix, budget, weights))
-        svd = SVD(preset=self.metric)
-        if budget.admits(svd.tensor_shapes(rows, cols, 1)):
-            found.append(svd.fit(matrix, budget, hints=hints))
-        best = min(found, key=lambda compressed: _error(matrix, compressed, weights))
+        best = self._best(own, matrix, budget, weights, hints)
         report(1.0)
         return best
+
+    def _best(
+        self, own: CompressedMatrix, matrix: Tensor, budget: Budget, weights: SideWeights, hints: Hints | None
+    ) -> CompressedMatrix:
+        """The best of what was fitted, Z D alone, and the SVD. The last two are bounded by the spectrum, so rarely needed."""
+        from offcomp.numerics.linalg import weighted_singular_values
+
+        rows, cols = matrix.shape
+        linear, svd = replace(self, sparse_share=0.0, hidden_share=0.0), SVD(preset=self.metric)
+        rank = choose_size(linear, rows, cols, budget)
+        spectrum = weighted_singular_values(matrix.detach().float(), weights.rows, weights.columns)
+        if _error(matrix, own, weights) < float(spectrum[rank:].square().sum()):
+            return own
+        found = [own, linear._fitted(matrix, rank, budget, weights, seed=0, report=ignore_progress)]
+        if budget.admits(svd.tensor_shapes(rows, cols, 1)):
+            found.append(svd.fit(matrix, budget, hints=hints))
+        return min(found, key=lambda compressed: _error(matrix, compressed, weights))
 
     def _weights(self, matrix: Tensor, hints: Hints | None) -> SideWeights:
         """The metrics of the matrix, those of its preset of the SVD."""
@@ -160,13 +173,6 @@ class ResidualAutoencoder:
         if hints is None or not self.calibrated:
             return SideWeights()
         return SideWeights(*group_metrics(hints, PRESETS[self.metric], 0.0, matrix.device))
-
-    def _linear(self, matrix: Tensor, budget: Budget, weights: SideWeights) -> CompressedMatrix:
-        """Z D alone, at the largest width within the budget."""
-        linear = replace(self, sparse_share=0.0, hidden_share=0.0)
-        rows, cols = matrix.shape
-        size = choose_size(linear, rows, cols, budget)
-        return linear._fitted(matrix, size, budget, weights, seed=0, report=ignore_progress)
 
     def _fitted(
         self, matrix: Tensor, size: int, budget: Budget, weights: SideWeights, *, seed: int, report: Report
@@ -205,9 +211,9 @@ class ResidualAutoencoder:
 
 def _scale(matrix: Tensor) -> float:
     """The root mean square of the entries, 1 for a zero matrix."""
-    import torch
+    from offcomp.numerics.side_weights import squared_norm
 
-    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) / sqrt(matrix.numel()) or 1.0
+    return sqrt(squared_norm(matrix.float()) / matrix.numel()) or 1.0
 
 
 def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -> float:
@@ -228,7 +234,7 @@ def _stored(
 
     pivots, coefficients = interpolate(latents)
     pivots, order = pivots.sort()
-    coefficients = coefficients[:, order.to(latents.device)]
+    coefficients = coefficients[:, order.to(latents.device)].float()
     based = decoder.in_basis(latents[pivots.to(latents.device)].double())
     kept = _others(pivots, len(latents)).to(latents.device)
     parts = {
@@ -240,7 +246,7 @@ def _stored(
         parts |= {"hidden.inner": based.inner.T, "hidden.bias": based.bias, "hidden.outer": scale * based.outer}
     tensors = pack(parts, dtype)
     if target.entries:
-        rows = (residual_rows(unpack(tensors)) / scale).to(latents.device)
+        rows = residual_rows(unpack(tensors)).to(latents.device).div_(scale)
         best = best_entries(target.left_over(rows), sparse, target.entries, target.weights)
         places = encode_positions(best.positions, target.matrix.numel())
         named = {"sparse.values": scale * best.values[None], **{f"sparse.{name}": code for name, code in places.items()}}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 LARGEST = 1.5
 NEGLIGIBLE = 1e-12
+ROWS_A_TIME = 256
 
 
 def interpolate(
@@ -26,9 +27,9 @@ def interpolate(
 
     A factor of lower rank is reproduced up to rounding as well: pivots beyond its rank get no weight in other rows.
     """
-    wide = factor.detach().cpu().double().numpy().T
+    wide = factor.detach().cpu().to(torch.float64, copy=True).numpy().T
     rank = len(wide)
-    triangle, order = qr(wide, mode="r", pivoting=True, check_finite=False)
+    triangle, order = qr(wide, mode="r", pivoting=True, check_finite=False, overwrite_a=True)
     diagonal = np.abs(np.diag(triangle))
     known = int((diagonal > NEGLIGIBLE * max(diagonal[0], np.finfo(np.float64).tiny)).sum())
     coefficients = np.zeros((wide.shape[1], rank))
@@ -45,13 +46,16 @@ def _swap_until_bounded(coefficients: np.ndarray, pivots: np.ndarray) -> None:
     """Exchange a pivot for the row with the largest coefficient while that is above LARGEST; in place."""
     rank = len(pivots)
     for _ in range(2 * rank):
-        row, place = divmod(int(np.abs(coefficients).argmax()), rank)
+        ends = int(coefficients.argmax()), int(coefficients.argmin())
+        row, place = divmod(max(ends, key=lambda end: abs(coefficients.flat[end])), rank)
         largest = coefficients[row, place]
         if abs(largest) <= LARGEST:
             return
         change = -coefficients[row] / largest
         change[place] = (1 - largest) / largest
-        coefficients += np.outer(coefficients[:, place].copy(), change)
+        column = coefficients[:, place].copy()
+        for start in range(0, len(coefficients), ROWS_A_TIME):
+            coefficients[start : start + ROWS_A_TIME] += np.outer(column[start : start + ROWS_A_TIME], change)
         coefficients[row] = 0
         coefficients[row, place] = 1
         pivots[place] = row

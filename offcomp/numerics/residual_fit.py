@@ -116,7 +116,10 @@ def _low_rank_beside(target: Target, sparse: Sparse, rank: int) -> tuple[Tensor,
 def train(
     target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, *, steps: int, report: Report
 ) -> tuple[Tensor, Decoder, Sparse, list[float]]:
-    """Train latents and decoder together, without metrics; returns the best seen, start included, and the root mean square errors on the way."""
+    """Train latents and decoder together, without metrics.
+
+    Returns the best parts seen, the start included, and the root mean square errors on the way.
+    """
     scale = latents.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)  # (rank,)
     latents = latents / scale
     decoder = replace(decoder, linear=decoder.linear * scale[:, None])

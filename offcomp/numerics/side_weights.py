@@ -16,6 +16,7 @@ from torch import Tensor
 from offcomp.numerics.metrics import Metric
 
 Blocks = tuple[Tensor, ...]
+PIECE_ENTRIES = 1 << 18
 
 
 def _blocks(metric: Metric | None) -> Blocks | None:
@@ -26,6 +27,12 @@ def _blocks(metric: Metric | None) -> Blocks | None:
         (block.values if block.vectors is None else (block.vectors * block.values) @ block.vectors.T).float()
         for block in metric.blocks
     )
+
+
+def squared_norm(matrix: Float[Tensor, "rows cols"]) -> float:
+    """The sum of the squared entries, in float64, a piece at a time."""
+    height = max(1, PIECE_ENTRIES // max(1, matrix.shape[1]))
+    return sum(float(piece.double().square_().sum()) for piece in matrix.split(height))
 
 
 def _applied(blocks: Blocks | None, matrix: Tensor) -> Tensor:
@@ -67,11 +74,11 @@ class SideWeights:
         """tr(Eᵀ R E C), by the square roots of the metrics, in float64."""
         half = error if self.rows is None else self.rows.root(error)
         half = half if self.columns is None else self.columns.root(half.T)
-        return float(torch.linalg.vector_norm(half, dtype=torch.float64)) ** 2
+        return squared_norm(half)
 
     def roughly_squared(self, error: Float[Tensor, "rows cols"]) -> float:
         """The same to the digits of float32, in a fraction of the time."""
-        return float((error * self.weighted(error)).sum())
+        return squared_norm(error) if self.plain else float((error * self.weighted(error)).sum())
 
     def diagonal(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """R_ii C_jj for each entry (i, j), of the shape of `matrix`; not more memory than two vectors."""

@@ -1,8 +1,8 @@
 """The k entries by which a sparse matrix S takes most of an error E away: minimise tr((E - S)ᵀ R (E - S) C).
 
-Without metrics these are the k largest entries, as they are. With metrics the places follow from a step of each entry to its
-own optimum, all others given (normalised iterative hard thresholding, Blumensath and Davies 2010, scaled by the diagonal); the values at
-these places are then solved for by conjugate gradients.
+Without metrics these are the k largest entries, as they are. With metrics the places follow from a step of each entry towards
+its own optimum, all others given (normalised iterative hard thresholding, Blumensath and Davies 2010, scaled by the diagonal);
+the values at these places are then solved for by conjugate gradients.
 """
 
 from __future__ import annotations
