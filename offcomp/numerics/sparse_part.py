@@ -17,6 +17,8 @@ from offcomp.numerics.side_weights import SideWeights
 
 SAMPLE = 1 << 18
 SOLVER_STEPS = 6
+OVER_RELAXATION = 1.8
+"""Of the step that is best for all entries together; the error still falls below 2, and the places settle sooner."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,12 @@ def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, 
     before.add_to(error, -1.0)
     diagonal = weights.diagonal(error)
     gradient = weights.weighted(error).contiguous()
-    step = gradient / diagonal  # where each entry alone would go; all together go as far as is best for all
-    step *= (gradient * step).sum() / (step * weights.weighted(step)).sum().clamp_min(torch.finfo(torch.float32).tiny)
+    step = gradient / diagonal  # where each entry alone would go; all together go almost twice as far as is best
+    step *= (
+        OVER_RELAXATION
+        * (gradient * step).sum()
+        / (step * weights.weighted(step)).sum().clamp_min(torch.finfo(torch.float32).tiny)
+    )
     before.add_to(step)
     positions = largest_entries(step * diagonal.sqrt(), count)
     start = Sparse(positions, step.view(-1)[positions])
