@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from math import log10
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from tests.browser import launch_options
 
 IMAGES = Path(__file__).parents[1] / "assets" / "images"
 WIDTH, HEIGHT = 1000, 560
+TICKS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20)
 SERIES = {
     "codebook, calibrated": ("codebook", "square", "solid"),
     "codebook, data-free": ("codebook", "square-open", "dot"),
@@ -73,8 +75,9 @@ def similarity_figure(table: pd.DataFrame, original: float, pairs: int, palette:
         marker={"symbol": "x", "size": 8},
     )
     figure.add_hline(y=original, line={"color": palette.roles["original"], "width": 1}, annotation_text="original model")
-    figure.update_xaxes(type="log", title="times fewer bytes, whole model (log; right is better)", dtick="D1")
-    figure.update_yaxes(title=f"Spearman on {pairs} pairs (up is better)", range=[0, 0.88])
+    figure.update_xaxes(type="log", title="times fewer bytes, whole model (log; right is better)")
+    figure.update_xaxes(tickvals=TICKS, ticktext=[f"{tick}x" for tick in TICKS], range=[log10(1.8), log10(23)])
+    figure.update_yaxes(title=f"Spearman on {pairs} pairs (up is better)", range=[0.3, 0.86])
     title = "How much sentence similarity is left when the whole model is stored in fewer bytes?"
     return styled(figure, palette, title=title, height=HEIGHT)
 
@@ -90,7 +93,10 @@ def main(file: str) -> None:
         for theme, palette in PALETTES.items():
             figure = similarity_figure(table, original, document["pairs"], palette)
             figure.update_layout(
-                paper_bgcolor=palette.surface, plot_bgcolor=palette.surface, margin={"l": 70, "t": 110, "r": 30}
+                paper_bgcolor=palette.surface,
+                plot_bgcolor=palette.surface,
+                margin={"l": 70, "t": 110, "r": 30},
+                title_pad={"l": 20},
             )
             html = Path(folder) / f"{theme}.html"
             figure.write_html(html, config={"displayModeBar": False}, default_width=WIDTH, default_height=HEIGHT)
