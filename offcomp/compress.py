@@ -96,6 +96,8 @@ def compress_group(
     method = make_method(group.method, group.options)
     compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
     del matrix
+    if hints is not None:
+        hints.restore()  # a method may have settled members, and errors are against the original weights
     reconstructions = unstack(compressed.reconstruct(), specs, group.stack)
     pairs = {spec: (read(model, spec), reconstructions[spec]) for spec in specs}
     errors = reconstruction_error(list(pairs.values()))

@@ -261,6 +261,21 @@ def test_a_group_of_turned_members_is_weighed_by_the_inputs_of_each(calibration:
         assert (result.reconstructions[spec].double() - part.T).norm() <= 1e-4 * part.norm()
 
 
+def test_errors_of_a_method_that_settles_members_are_against_the_original_weights(calibration: Calibration) -> None:
+    options = {"preset": "codebook", "feedback": True, "codeword_length": 4}
+    group = Group("all", ("query.0", "ffn_out.0"), "residual", "autoencoder", options, 5.0, "bytes")
+    originals = {name: read(calibration.loaded.model, calibration.loaded.info.module(name)) for name in group.modules}
+    result = compressed(calibration, group)
+    gap = energy = 0.0
+    for spec, matrix in result.reconstructions.items():
+        assert torch.equal(read(calibration.loaded.model, spec), originals[spec.name])
+        gap += (originals[spec.name] - matrix).double().square().sum().item()
+        energy += originals[spec.name].double().square().sum().item()
+    assert result.figures["relative_error"] == pytest.approx((gap / energy) ** 0.5, rel=1e-6)
+    assert result.figures["relative_error"] > 0.05
+    assert result.figures["squared_norm"] == pytest.approx(energy, rel=1e-6)
+
+
 def test_without_hints_a_calibrated_group_is_refused(tiny: LoadedModel) -> None:
     with pytest.raises(InputError, match="preset 'whitened' weighs by text; give calibration text"):
         compress_group(tiny.model, tiny.info, WHITENED)
