@@ -126,7 +126,7 @@ def accuracy_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     )
     for original in shown.loc[shown["role"] == "original", "accuracy"]:
         figure.add_vline(x=original, line={"color": palette.roles["original"], "width": 1, "dash": "dot"})
-    zoomed = f"; the axis starts at {left:.0f} %" if left > 0 else ""
+    zoomed = f"<br>the axis starts at {left:.0f} %" if left > 0 else ""
     ticks = [tick for tick in range(0, 101, 10) if left <= tick <= right]
     figure.update_xaxes(
         title=f"accuracy in %, with 95 % interval<br>right is better{zoomed}", range=[left, right], tickvals=ticks
