@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIDE_BITS = 32
+PIECE_ENTRIES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Pruning:
         import torch
 
         from offcomp.numerics.bits import pack_bits
+        from offcomp.numerics.largest import largest_mask
         from offcomp.numerics.storage import pack
 
         rows, cols = matrix.shape
@@ -91,13 +93,13 @@ class Pruning:
         if kept == 0:
             return store_dense(matrix, budget.dtype)
         entries = matrix.detach().float()
-        mask = largest_entries(entries, kept)
+        mask = largest_mask(entries, kept)
         shapes = self.tensor_shapes(rows, cols, kept)
-        tensors = {"values": entries[mask][None], "sides": pack_bits(torch.tensor([rows, cols]), SIDE_BITS)}
+        tensors = {"values": _values(entries, mask, kept)[None], "sides": pack_bits(torch.tensor([rows, cols]), SIDE_BITS)}
         if "mask" in shapes:
-            tensors["mask"] = pack_bits(mask.flatten().to(torch.uint8), 1)
+            tensors["mask"] = pack_bits(mask.reshape(-1).view(torch.uint8), 1)
         else:
-            tensors["columns"] = pack_bits(mask.nonzero()[:, 1], _column_bits(cols))
+            tensors["columns"] = pack_bits(_columns(mask, kept), _column_bits(cols))
             tensors["row_counts"] = pack_bits(mask.sum(1), _count_bits(cols))
         stored = pack(tensors, budget.dtype)
         report(1.0)
@@ -122,14 +124,28 @@ def kept_entries(tensors: Mapping[str, Tensor]) -> Tensor:
     return matrix
 
 
-def largest_entries(matrix: Tensor, count: int) -> Tensor:
-    """Boolean (rows, cols) with `count` True where |matrix| is largest; of equal entries the first in reading order."""
-    magnitudes = matrix.abs().flatten()
-    threshold = magnitudes.kthvalue(len(magnitudes) - count + 1).values
-    mask = magnitudes > threshold
-    equal = (magnitudes == threshold).nonzero()[:, 0]
-    mask[equal[: count - int(mask.sum())]] = True
-    return mask.reshape(matrix.shape)
+def _values(entries: Tensor, mask: Tensor, kept: int) -> Tensor:
+    """The kept values in reading order, a piece at a time: to index by a whole mask takes 16 bytes for each one."""
+    import torch
+
+    values, start = torch.empty(kept, device=entries.device), 0
+    for piece, where in zip(entries.reshape(-1).split(PIECE_ENTRIES), mask.reshape(-1).split(PIECE_ENTRIES), strict=True):
+        found = piece[where]
+        values[start : start + len(found)] = found
+        start += len(found)
+    return values
+
+
+def _columns(mask: Tensor, kept: int) -> Tensor:
+    """The column of each kept entry in reading order, likewise."""
+    import torch
+
+    columns, start = torch.empty(kept, dtype=torch.int32, device=mask.device), 0
+    for piece in mask.split(max(1, PIECE_ENTRIES // mask.shape[1])):
+        found = piece.nonzero()[:, 1]
+        columns[start : start + len(found)] = found
+        start += len(found)
+    return columns
 
 
 def _column_bits(cols: int) -> int:
