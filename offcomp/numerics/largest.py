@@ -1,7 +1,7 @@
 """The entries of largest magnitude, found piece by piece: beside the matrix the memory is one byte an entry.
 
-The bits of a positive float32 number, read as a whole number, grow with it. So the k-th largest magnitude is found exactly by two
-counts, one of the upper bits and one of the lower bits of those that share the upper ones; nothing is sorted.
+The bits of a positive float32 number, read as a whole number, grow with it. So the k-th largest magnitude is found exactly by
+two counts, one of the upper bits and one of the lower bits of those that share the upper ones; nothing is sorted.
 """
 
 from __future__ import annotations
