@@ -137,22 +137,14 @@ class CodebookAutoencoder:
         report(0.3)
         codes, scales = book.encode(target)
         report(0.6)
-        if count := _num_outliers(self, rows, cols):
-            positions, values = largest_misses(book, target, codes, scales, count=count)
+        positions, values = largest_misses(book, target, codes, scales, count=_num_outliers(self, rows, cols))
+        if len(values):
             extra |= _stored_outliers(positions, values, rows * cols, budget.dtype)
+        if self.feedback and hints is not None:
             target = target.clone()
             target.view(-1)[positions] -= values
-        if self.feedback and hints is not None:
-            with_feedback(
-                book,
-                target,
-                codes,
-                scales,
-                exact=exact,
-                hints=hints,
-                damping=self.damping,
-                report=lambda x: report(0.6 + 0.4 * x),
-            )
+            rest = _rest_of(report, 0.6)
+            with_feedback(book, target, codes, scales, exact=exact, hints=hints, damping=self.damping, report=rest)
         report(1.0)
         counts = code_counts(self.tensor_shapes(rows, cols, size))
         return CompressedMatrix(book.tensors(codes, scales, cols) | extra, decoded_codes, size, codes=counts)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Integer, UInt8
 from torch import Tensor
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 """Numbers packed at a time; a multiple of 8, so that every chunk but the last ends on a byte."""
 
 

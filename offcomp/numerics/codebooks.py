@@ -15,13 +15,12 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from offcomp.numerics.bits import pack_bits, unpack_bits
-from offcomp.numerics.sparse_part import largest_entries
 from offcomp.numerics.storage import pack, unpack
 
 SCALE_STEPS = 255
-SCORES_AT_ONCE = 1 << 24
-"""Distances held at a time: 64 MiB of float32."""
-ENTRIES_AT_ONCE = 1 << 22
+SCORES_AT_ONCE = 1 << 22
+"""Distances held at a time: 16 MiB of float32."""
+ENTRIES_AT_ONCE = 1 << 20
 """Matrix entries coded at a time."""
 
 
@@ -82,8 +81,11 @@ def decode_scales(codes: Integer[Tensor, " rows"], limits: Float[Tensor, " two"]
 
 def root_mean_square(matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, " rows"]:
     """The root mean square of each row."""
-    largest = matrix.abs().amax(1, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
-    return (matrix / largest).square().mean(1).sqrt() * largest[:, 0]
+    roots = []
+    for part in matrix.split(max(1, ENTRIES_AT_ONCE // matrix.shape[1])):
+        largest = part.abs().amax(1, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
+        roots.append((part / largest).square().mean(1).sqrt() * largest[:, 0])
+    return torch.cat(roots)
 
 
 def least_squares_scales(matrix: Float[Tensor, "rows cols"], directions: Float[Tensor, "rows cols"]) -> Float[Tensor, " rows"]:
@@ -189,13 +191,19 @@ def largest_misses(
 ) -> tuple[Integer[Tensor, " count"], Float[Tensor, " count"]]:
     """Positions (increasing) and values of the `count` largest entries of the matrix minus its decoded codes."""
     rows, cols = matrix.shape
-    missed = torch.empty_like(matrix)
+    positions = torch.zeros(0, dtype=torch.int64, device=matrix.device)
+    values = torch.zeros(0, device=matrix.device)
     step = max(1, ENTRIES_AT_ONCE // cols)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        missed[part] = matrix[part] - book.decode(codes[part], scales[part], cols)
-    positions = largest_entries(missed, count)
-    return positions, missed.view(-1)[positions]
+        missed = (matrix[part] - book.decode(codes[part], scales[part], cols)).reshape(-1)
+        places = missed.abs().topk(min(count, len(missed))).indices
+        positions, values = torch.cat([positions, places + start * cols]), torch.cat([values, missed[places]])
+        if len(values) > count:
+            best = values.abs().topk(count).indices
+            positions, values = positions[best], values[best]
+    order = positions.argsort()
+    return positions[order], values[order]
 
 
 def scaled(matrix: Float[Tensor, "rows cols"], scales: Float[Tensor, " rows"]) -> Float[Tensor, "rows cols"]:

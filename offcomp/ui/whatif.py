@@ -108,6 +108,7 @@ def _look_again(reference: Plan) -> None:
 class Answer:
     """What is known of one method at the chosen ratio, as text. `about` says where the error comes from, or why it is empty."""
 
+    role: str
     title: str
     parameters: str
     megabytes: str
@@ -130,6 +131,7 @@ def _answer(
         sizes = prediction.model["chosen"]
         answers.append(
             Answer(
+                role,
                 method_of_role(role).title,
                 f"{sizes['parameters_after']:,}",
                 f"{sizes['bytes_after'] / 1e6:.2f}",
@@ -141,7 +143,7 @@ def _answer(
         st.table(pd.DataFrame([_line(answer) for answer in answers]), hide_index=True, border="horizontal")
         return
     for column, answer in zip(st.columns(max(1, len(answers))), answers, strict=False):
-        with column.container(border=True, key=f"card_{answer.title}"):
+        with column.container(border=True, key=f"card_{answer.role}"):
             _card(answer, ratio, choices.unit)
 
 
