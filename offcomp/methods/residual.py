@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from offcomp.numerics.sparse_part import Sparse
 
 TALL = 2
+ROWS_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ class ResidualAutoencoder:
 
         from offcomp.numerics.residual_fit import Decoder, Target, fit_linear, train
         from offcomp.numerics.side_weights import SideWeights
+        from offcomp.numerics.sparse_part import Sparse
 
         rows, cols = matrix.shape
         turned = rows < cols
@@ -189,7 +191,7 @@ class ResidualAutoencoder:
         scale = _scale(upright)
         hidden, entries = self._counts(rows, cols, size)
         sides = SideWeights(weights.columns, weights.rows) if turned else weights
-        target = Target((upright.float() / scale).contiguous(), entries, sides)
+        target = Target(upright.float(), entries, sides, scale)
         share = 0.2 if hidden else 0.9
         latents, linear, sparse = fit_linear(target, size, self.rounds, lambda done: report(share * done))
         decoder = Decoder.new(linear, hidden, torch.Generator().manual_seed(seed))
@@ -198,6 +200,8 @@ class ResidualAutoencoder:
             latents, decoder, sparse, history = train(
                 target, latents, decoder, sparse, steps=self.steps, report=lambda done: report(0.2 + 0.7 * done)
             )
+        if sides.plain:
+            sparse = Sparse.empty(matrix.device)  # the one that is stored is chosen anew
         tensors = _stored(target, latents, decoder, sparse, scale=scale, dtype=budget.dtype)
         return CompressedMatrix(
             tensors,
@@ -227,16 +231,16 @@ def _stored(
 ) -> dict[str, Tensor]:
     """Everything in its storage dtype. The sparse part comes last and takes up the rounding of the others too."""
     from offcomp.numerics.bits import pack_bits
-    from offcomp.numerics.pivots import interpolate
+    from offcomp.numerics.pivots import interpolate, other_rows
     from offcomp.numerics.positions import encode_positions
     from offcomp.numerics.sparse_part import best_entries
     from offcomp.numerics.storage import pack, unpack
 
     pivots, coefficients = interpolate(latents)
     pivots, order = pivots.sort()
-    coefficients = coefficients[:, order.to(latents.device)].float()
+    coefficients = coefficients.float()[:, order.to(latents.device)]
     based = decoder.in_basis(latents[pivots.to(latents.device)].double())
-    kept = _others(pivots, len(latents)).to(latents.device)
+    kept = other_rows(pivots, len(latents)).to(latents.device)
     parts = {
         "latents": coefficients[kept].T,
         "decoder": scale * based.linear,
@@ -246,8 +250,10 @@ def _stored(
         parts |= {"hidden.inner": based.inner.T, "hidden.bias": based.bias, "hidden.outer": scale * based.outer}
     tensors = pack(parts, dtype)
     if target.entries:
+        del coefficients, based, parts
         rows = residual_rows(unpack(tensors)).to(latents.device).div_(scale)
         best = best_entries(target.left_over(rows), sparse, target.entries, target.weights)
+        del rows
         places = encode_positions(best.positions, target.matrix.numel())
         named = {"sparse.values": scale * best.values[None], **{f"sparse.{name}": code for name, code in places.items()}}
         tensors |= pack(named, dtype)
@@ -259,36 +265,28 @@ def pivot_bits(rows: int) -> int:
     return max(1, (rows - 1).bit_length())
 
 
-def _others(pivots: Tensor, rows: int) -> Tensor:
-    """The rows that are no pivots, increasing."""
-    import torch
-
-    free = torch.ones(rows, dtype=torch.bool)
-    free[pivots.cpu()] = False
-    return free.nonzero()[:, 0]
-
-
 def residual_rows(tensors: Mapping[str, Tensor]) -> Tensor:
     """Decoder: latents with unit vectors at the pivots, through the shared decoder, plus the sparse entries."""
     import torch
 
     from offcomp.numerics.bits import unpack_bits
     from offcomp.numerics.networks import SLOPE
+    from offcomp.numerics.pivots import with_pivots
     from offcomp.numerics.positions import decode_positions
 
     rank, cols = tensors["decoder"].shape
     rows = tensors["latents"].shape[1] + rank
     pivots = unpack_bits(tensors["pivots"], pivot_bits(rows), rank)
-    latents = torch.zeros(rows, rank)
-    latents[pivots, torch.arange(rank)] = 1
-    latents[_others(pivots, rows)] = tensors["latents"].T
-    matrix = latents @ tensors["decoder"]
-    if "hidden.bias" in tensors:
-        units = torch.addmm(tensors["hidden.bias"], latents, tensors["hidden.inner"].T)
-        matrix.addmm_(torch.nn.functional.leaky_relu_(units, SLOPE), tensors["hidden.outer"])
-    if "sparse.values" in tensors:
-        values = tensors["sparse.values"][0]
-        places = decode_positions(tensors["sparse.low"], tensors["sparse.high"], len(values), rows * cols)
+    values = tensors.get("sparse.values", torch.zeros(1, 0))[0]
+    places = decode_positions(tensors["sparse.low"], tensors["sparse.high"], len(values), rows * cols) if len(values) else None
+    matrix = torch.empty(rows, cols)
+    pieces = matrix.split(ROWS_A_TIME)
+    for piece, latents in zip(pieces, with_pivots(tensors["latents"], pivots, ROWS_A_TIME), strict=True):
+        torch.mm(latents, tensors["decoder"], out=piece)
+        if "hidden.bias" in tensors:
+            units = torch.addmm(tensors["hidden.bias"], latents, tensors["hidden.inner"].T)
+            piece.addmm_(torch.nn.functional.leaky_relu_(units, SLOPE), tensors["hidden.outer"])
+    if places is not None:
         matrix.view(-1)[places] += values
     return matrix
 

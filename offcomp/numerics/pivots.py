@@ -9,15 +9,19 @@ SIAM J. Sci. Comput. 1996; Goreinov et al., "How to find a good submatrix", 2010
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.linalg import qr, solve_triangular
+from scipy.linalg.lapack import dgeqp3, dtrtrs
 from torch import Tensor
 
 LARGEST = 1.5
 NEGLIGIBLE = 1e-12
 ROWS_A_TIME = 256
+BLOCK = 32
+"""Columns that LAPACK treats together."""
 
 
 def interpolate(
@@ -29,12 +33,13 @@ def interpolate(
     """
     wide = factor.detach().cpu().to(torch.float64, copy=True).numpy().T
     rank = len(wide)
-    triangle, order = qr(wide, mode="r", pivoting=True, check_finite=False, overwrite_a=True)
+    triangle, order, *_ = dgeqp3(wide, lwork=3 * wide.shape[1] + BLOCK * (wide.shape[1] + 1), overwrite_a=True)
+    order = order - 1
     diagonal = np.abs(np.diag(triangle))
     known = int((diagonal > NEGLIGIBLE * max(diagonal[0], np.finfo(np.float64).tiny)).sum())
     coefficients = np.zeros((wide.shape[1], rank))
     if known:
-        rest = solve_triangular(triangle[:known, :known], triangle[:known, rank:], check_finite=False)
+        rest, _ = dtrtrs(triangle[:known, :known], triangle[:known, rank:], overwrite_b=True)
         coefficients[order[rank:], :known] = rest.T
     coefficients[order[:rank], np.arange(rank)] = 1
     pivots = order[:rank].astype(np.int64)
@@ -59,3 +64,24 @@ def _swap_until_bounded(coefficients: np.ndarray, pivots: np.ndarray) -> None:
         coefficients[row] = 0
         coefficients[row, place] = 1
         pivots[place] = row
+
+
+def other_rows(pivots: Int64[Tensor, " rank"], rows: int) -> Int64[Tensor, " others"]:
+    """The rows that are no pivots, increasing, on the CPU."""
+    free = torch.ones(rows, dtype=torch.bool)
+    free[pivots.cpu()] = False
+    return free.nonzero()[:, 0]
+
+
+def with_pivots(others: Float[Tensor, "rank others"], pivots: Int64[Tensor, " rank"], height: int) -> Iterator[Tensor]:
+    """The coefficients, `height` rows at a time, from those of the other rows (one a column) and the pivots."""
+    rank, rows = len(others), sum(others.shape)
+    taken = 0
+    for start in range(0, rows, height):
+        piece = torch.zeros(min(height, rows - start), rank)
+        mine = ((pivots >= start) & (pivots < start + len(piece))).nonzero()[:, 0]
+        piece[pivots[mine] - start, mine] = 1
+        free = other_rows(pivots[mine] - start, len(piece))
+        piece[free] = others[:, taken : taken + len(free)].T
+        taken += len(free)
+        yield piece

@@ -4,12 +4,12 @@
 
 First Z D and S alone, in turns: the best low rank of W - S, the best k entries of W - Z D (Zhou and Tao, "GoDec", ICML 2011).
 Then, where there are hidden units, G starts at zero and all parts are trained together by Adam over the whole matrix at once,
-with the gradient written out; S is chosen again every few steps. The best parts seen are kept.
+with the gradient written out a piece of rows at a time; S is chosen again every few steps. The best parts seen are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import cos, pi, sqrt
 
@@ -20,12 +20,15 @@ from torch.nn import functional
 
 from offcomp.numerics.linalg import low_rank_factors
 from offcomp.numerics.networks import SLOPE
-from offcomp.numerics.side_weights import SideWeights
-from offcomp.numerics.sparse_part import Sparse, best_entries
+from offcomp.numerics.side_weights import SideWeights, squared_norm
+from offcomp.numerics.sparse_part import Sparse, best_entries, largest_of
 
 PEAK_RATE = 2e-2
 WARM_UP = 0.2
 CHOOSE_EVERY = 10
+PIECE_ENTRIES = 1 << 20
+ORDINARY = 1e10
+"""Scales up to this one, and down to its inverse, leave squares far within float32."""
 Report = Callable[[float], None]
 
 
@@ -61,10 +64,10 @@ class Decoder:
         """What the hidden units give."""
         return functional.leaky_relu_(torch.addmm(self.bias, latents, self.inner), SLOPE)
 
-    def __call__(self, latents: Float[Tensor, "rows rank"]) -> Float[Tensor, "rows cols"]:
-        """The decoded rows."""
-        rows = latents @ self.linear
-        return rows.addmm_(self.units(latents), self.outer) if self.hidden else rows
+    def subtract_from(self, rows: Float[Tensor, "rows cols"], latents: Float[Tensor, "rows rank"]) -> Tensor:
+        """The rows less the decoded ones, in place."""
+        rows.addmm_(latents, self.linear, alpha=-1)
+        return rows.addmm_(self.units(latents), self.outer, alpha=-1) if self.hidden else rows
 
     def in_basis(self, basis: Float[Tensor, "rank rank"]) -> Decoder:
         """The same decoder for latents Z T⁻¹ instead of Z, given T."""
@@ -73,44 +76,83 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Target:
-    """The matrix to fit, how many entries S may have, and the metric of the error."""
+    """The matrix to fit, which is `matrix / scale`, how many entries S may have, and the metric of the error.
+
+    The scaled matrix is made a piece of rows at a time, so that a fit needs no more than one working copy.
+    """
 
     matrix: Tensor
     entries: int
     weights: SideWeights
+    scale: float = 1.0
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The pieces of rows, as first row and end."""
+        rows, cols = self.matrix.shape
+        height = max(1, PIECE_ENTRIES // max(1, cols))
+        return [(start, min(rows, start + height)) for start in range(0, rows, height)]
+
+    def piece(self, start: int, end: int) -> Tensor:
+        """Rows of W, newly made."""
+        return (self.matrix[start:end] / self.scale).contiguous()
 
     def left_over(self, rows: Tensor) -> Tensor:
         """W - rows, overwriting `rows`."""
-        return torch.sub(self.matrix, rows, out=rows)
+        for start, end in self.ranges():
+            torch.sub(self.piece(start, end), rows[start:end], out=rows[start:end])
+        return rows
 
-    def squared(self, rows: Tensor, sparse: Sparse) -> float:
-        """The squared error of rows + S. Overwrites `rows`."""
-        error = self.left_over(rows)
-        sparse.add_to(error, -1.0)
-        return self.weights.roughly_squared(error)
+    def copy_to(self, working: Tensor) -> Tensor:
+        """W, in `working`."""
+        for start, end in self.ranges():
+            working[start:end] = self.piece(start, end)
+        return working
+
+    def errors(self, latents: Tensor, decoder: Decoder) -> Iterator[Tensor]:
+        """W less the decoded rows, a piece of rows at a time."""
+        for start, end in self.ranges():
+            yield decoder.subtract_from(self.piece(start, end), latents[start:end])
+
+    def squared(self, latents: Tensor, decoder: Decoder, sparse: Sparse) -> float:
+        """The squared error without metrics."""
+        total = 0.0
+        for (start, _), error in zip(self.ranges(), self.errors(latents, decoder), strict=True):
+            sparse.within(start * error.shape[1], error.numel()).add_to(error, -1.0)
+            total += squared_norm(error)
+        return total
 
 
 def fit_linear(target: Target, rank: int, rounds: int, report: Report) -> tuple[Tensor, Tensor, Sparse]:
-    """Latents (rows, rank), linear decoder (rank, cols) and sparse part, fitted in turns."""
+    """Latents (rows, rank), linear decoder (rank, cols) and sparse part, fitted in turns in one working copy of W."""
+    report(0.0)
     sparse = Sparse.empty(target.matrix.device)
+    if not target.entries:
+        return *_low_rank(target, rank), sparse
+    working = torch.empty(target.matrix.shape, device=target.matrix.device)
     found: list[tuple[float, Tensor, Tensor, Sparse]] = []
-    for number in range(rounds if target.entries else 1):
+    for number in range(rounds):
         report(number / rounds)
-        left, right = _low_rank_beside(target, sparse, rank)
-        sparse = best_entries(target.left_over(left @ right), sparse, target.entries, target.weights)
-        found.append((target.squared(left @ right, sparse), left, right, sparse))
+        sparse.add_to(target.copy_to(working), -1.0)
+        left, right = low_rank_factors(working, rank, target.weights.rows, target.weights.columns)
+        target.copy_to(working).addmm_(left, right, alpha=-1)
+        sparse = best_entries(working, sparse, target.entries, target.weights)
+        if not target.weights.plain:
+            target.copy_to(working).addmm_(left, right, alpha=-1)
+        sparse.add_to(working, -1.0)
+        found.append((target.weights.roughly_squared(working), left, right, sparse))
+        del left, right
         found = [min(found, key=lambda fit: fit[0])]
     return found[0][1:]
 
 
-def _low_rank_beside(target: Target, sparse: Sparse, rank: int) -> tuple[Tensor, Tensor]:
-    """The best low-rank factors of W - S. The matrix is W - S meanwhile, and the same as before to the bit afterwards."""
-    entries = target.matrix.view(-1)
-    kept = entries[sparse.positions]
-    sparse.add_to(target.matrix, -1.0)
-    factors = low_rank_factors(target.matrix, rank, target.weights.rows, target.weights.columns)
-    entries[sparse.positions] = kept
-    return factors
+def _low_rank(target: Target, rank: int) -> tuple[Tensor, Tensor]:
+    """The best low-rank factors of W; of the given matrix itself where its squares are ordinary numbers, so without a copy."""
+    rows, columns = target.weights.rows, target.weights.columns
+    if 1 / ORDINARY < target.scale < ORDINARY:
+        left, right = low_rank_factors(target.matrix, rank, rows, columns)
+        return left.div_(sqrt(target.scale)), right.div_(sqrt(target.scale))
+    working = torch.empty(target.matrix.shape, device=target.matrix.device)
+    return low_rank_factors(target.copy_to(working), rank, rows, columns)
 
 
 def train(
@@ -118,25 +160,27 @@ def train(
 ) -> tuple[Tensor, Decoder, Sparse, list[float]]:
     """Train latents and decoder together, without metrics.
 
-    Returns the best parts seen, the start included, and the root mean square errors on the way.
+    Returns the best parts seen, the start included, and the root mean square errors on the way. Overwrites `latents`.
     """
     scale = latents.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)  # (rank,)
-    latents = latents / scale
+    latents.div_(scale)
     decoder = replace(decoder, linear=decoder.linear * scale[:, None])
     parameters = [latents, decoder.linear, decoder.inner, decoder.bias, decoder.outer]
     for tensor in parameters:
         tensor.grad = torch.zeros_like(tensor)
     optimizer = torch.optim.Adam(parameters, lr=PEAK_RATE, fused=True)
-    best = [tensor.clone() for tensor in parameters], sparse, target.squared(decoder(latents), sparse)
+    best = [tensor.clone() for tensor in parameters], sparse, target.squared(latents, decoder, sparse)
     history = []
     for step in range(steps):
         report(step / steps)
         if step % CHOOSE_EVERY == 0 and step:
-            sparse = best_entries(target.left_over(decoder(latents)), sparse, target.entries, target.weights)
-            error = target.squared(decoder(latents), sparse)
+            sparse = largest_of(lambda: target.errors(latents, decoder), target.matrix, target.entries)
+            error = target.squared(latents, decoder, sparse)
             history.append(sqrt(error / target.matrix.numel()))
             if error < best[2]:
-                best = [tensor.clone() for tensor in parameters], sparse, error
+                for kept, tensor in zip(best[0], parameters, strict=True):
+                    kept.copy_(tensor)
+                best = best[0], sparse, error
         optimizer.param_groups[0]["lr"] = PEAK_RATE * _schedule(step / steps)
         _write_gradients(target, latents, decoder, sparse)
         optimizer.step()
@@ -150,14 +194,23 @@ def _schedule(done: float) -> float:
 
 def _write_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse) -> None:
     """Gradients of half the mean squared error. S follows the rows at once, so its entries have none."""
-    units = decoder.units(latents)
-    error = target.left_over((latents @ decoder.linear).addmm_(units, decoder.outer))
-    error.view(-1)[sparse.positions] = 0
-    error.mul_(-1 / error.numel())
-    torch.mm(latents.T, error, out=decoder.linear.grad)
-    torch.mm(units.T, error, out=decoder.outer.grad)
+    for shared in (decoder.linear, decoder.inner, decoder.bias, decoder.outer):
+        shared.grad.zero_()  # type: ignore[union-attr]  # made by the caller
+    for start, end in target.ranges():
+        _add_gradients(target, latents, decoder, sparse, (start, end))
+
+
+def _add_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, rows: tuple[int, int]) -> None:
+    """Those of a piece of rows, which only its own latents and the decoder have."""
+    start, end = rows
+    piece, error = latents[start:end], target.piece(start, end)
+    units = decoder.units(piece)
+    error.addmm_(piece, decoder.linear, alpha=-1).addmm_(units, decoder.outer, alpha=-1)
+    error.view(-1)[sparse.within(start * error.shape[1], error.numel()).positions] = 0
+    error.mul_(-1 / target.matrix.numel())
+    decoder.linear.grad.addmm_(piece.T, error)  # type: ignore[union-attr]  # made by the caller, as are the others
+    decoder.outer.grad.addmm_(units.T, error)  # type: ignore[union-attr]
     to_units = torch.ops.aten.leaky_relu_backward(error @ decoder.outer.T, units, SLOPE, True)
-    torch.mm(latents.T, to_units, out=decoder.inner.grad)
-    torch.sum(to_units, 0, out=decoder.bias.grad)
-    torch.mm(error, decoder.linear.T, out=latents.grad)
-    latents.grad.addmm_(to_units, decoder.inner.T)  # type: ignore[union-attr]  # made above
+    decoder.inner.grad.addmm_(piece.T, to_units)  # type: ignore[union-attr]
+    decoder.bias.grad.add_(to_units.sum(0))  # type: ignore[union-attr]
+    latents.grad[start:end] = (error @ decoder.linear.T).addmm_(to_units, decoder.inner.T)  # type: ignore[index]

@@ -7,6 +7,7 @@ the values at these places are then solved for by conjugate gradients.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from offcomp.numerics.side_weights import SideWeights
 
 SAMPLE = 1 << 18
+Pieces = Callable[[], Iterable[Tensor]]
+"""What gives the entries of a matrix in order, the same at each call."""
 SOLVER_STEPS = 6
 OVER_RELAXATION = 1.8
 """Of the step that is best for all entries together; the error still falls below 2, and the places settle sooner."""
@@ -35,44 +38,84 @@ class Sparse:
 
     def add_to(self, matrix: Float[Tensor, "rows cols"], factor: float = 1.0) -> None:
         """Add `factor` times S to a contiguous matrix, in place."""
-        matrix.view(-1)[self.positions] += factor * self.values
+        entries = matrix.view(-1)
+        for places, values in zip(self.positions.split(SAMPLE), self.values.split(SAMPLE), strict=True):
+            entries[places] += factor * values
+
+    def within(self, start: int, length: int) -> Sparse:
+        """The entries at positions from `start` on, counted from there, of the next `length`."""
+        ends = torch.tensor([start, start + length], device=self.positions.device)
+        first, end = torch.searchsorted(self.positions, ends).tolist()
+        return Sparse(self.positions[first:end] - start, self.values[first:end])
 
 
 def largest_entries(matrix: Float[Tensor, "rows cols"], count: int) -> Int64[Tensor, " count"]:
-    """Positions of the `count` entries of largest magnitude, increasing.
-
-    A threshold from a sample leaves few candidates, so that neither time nor memory is that of sorting all entries.
-    """
+    """Positions of the `count` entries of largest magnitude, increasing."""
     entries = matrix.reshape(-1)
+    return largest_of(lambda: entries.split(SAMPLE), matrix, count).positions
+
+
+def largest_of(pieces: Pieces, like: Float[Tensor, "rows cols"], count: int) -> Sparse:
+    """The `count` entries of largest magnitude of a matrix that is given in pieces; of equal ones the first.
+
+    `like` is a matrix of its shape and device. The magnitude of the last of them is known first, from the few entries that a
+    sample leaves, so that neither time nor memory is that of sorting all entries.
+    """
+    positions = torch.zeros(count, dtype=torch.int64, device=like.device)
+    values = torch.zeros(count, device=like.device)
     if count == 0:
-        return torch.zeros(0, dtype=torch.int64, device=matrix.device)
-    candidates = _candidates(entries, count)
-    order = entries[candidates].abs().topk(count, sorted=False).indices
-    return candidates[order].sort().values
+        return Sparse(positions, values)
+    least, ties = _least(pieces, like.numel(), count)
+    start = filled = 0
+    for piece in pieces():
+        entries = piece.reshape(-1)
+        magnitudes = entries.abs()
+        chosen = magnitudes > least
+        if ties:
+            equal = (magnitudes == least).nonzero()[:ties, 0]
+            chosen[equal] = True
+            ties -= len(equal)
+        found = chosen.nonzero()[: count - filled, 0]
+        positions[filled : filled + len(found)] = found + start
+        values[filled : filled + len(found)] = entries[found].float()
+        start, filled = start + len(entries), filled + len(found)
+    return Sparse(positions[:filled], values[:filled])
 
 
-def _candidates(entries: Tensor, count: int) -> Tensor:
-    """Positions of at least `count` entries that include the largest ones."""
-    sample = entries[:: max(1, len(entries) // SAMPLE)].abs()
-    share = count / len(entries)
+def _least(pieces: Pieces, total: int, count: int) -> tuple[float, int]:
+    """The magnitude of entry number `count` in decreasing order, and how many of those chosen are no larger."""
+    sample = _sampled(pieces, max(1, total // SAMPLE))
+    found = sample[:0]
     for excess in (1.1, 2.0):
-        wanted = int(excess * share * len(sample)) + 64
+        wanted = int(excess * count / total * len(sample)) + 64
         if wanted >= len(sample):
             break
-        threshold = sample.topk(wanted, sorted=False).values.min()
-        found = torch.cat(
-            [piece.abs().ge(threshold).nonzero()[:, 0] + SAMPLE * number for number, piece in enumerate(entries.split(SAMPLE))]
-        )
+        threshold = float(sample.topk(wanted, sorted=False).values.min())
+        found = torch.cat([piece[piece.abs() >= threshold] for piece in pieces()])
         if len(found) >= count:
-            return found
-    return torch.arange(len(entries), device=entries.device)
+            break
+    if len(found) < count:
+        found = torch.cat([piece.reshape(-1) for piece in pieces()])
+    magnitudes = found.abs_().cpu().numpy()
+    magnitudes.partition(len(magnitudes) - count)
+    least = float(magnitudes[len(magnitudes) - count])
+    return least, count - int((magnitudes > least).sum())
+
+
+def _sampled(pieces: Pieces, stride: int) -> Tensor:
+    """The magnitude of every entry number `stride`."""
+    parts, start = [], 0
+    for piece in pieces():
+        parts.append(piece.reshape(-1)[-start % stride :: stride].abs())
+        start += piece.numel()
+    return torch.cat(parts)
 
 
 def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, weights: SideWeights) -> Sparse:
     """The sparse matrix of `count` entries for an error; `before` is the one to start from. Changes `error`."""
     if weights.plain:
-        positions = largest_entries(error, count)
-        return Sparse(positions, error.view(-1)[positions])
+        entries = error.view(-1)
+        return largest_of(lambda: entries.split(SAMPLE), error, count)
     before.add_to(error, -1.0)
     diagonal = weights.diagonal(error)
     gradient = weights.weighted(error).contiguous()
