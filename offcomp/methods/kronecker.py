@@ -94,7 +94,7 @@ class Kronecker:
         import torch
 
         from offcomp.numerics.bits import pack_bits
-        from offcomp.numerics.linalg import low_rank_factors
+        from offcomp.numerics.rearranged import rearranged_factors
         from offcomp.numerics.storage import pack
 
         rows, cols = matrix.shape
@@ -102,8 +102,7 @@ class Kronecker:
         if terms == 0:
             return store_dense(matrix, budget.dtype)
         (m1, n1), (m2, n2) = self.factor_shapes(rows, cols)
-        blocks = matrix.detach().float().reshape(m1, m2, n1, n2).transpose(1, 2)  # (m1, n1, m2, n2)
-        left, right = low_rank_factors(blocks.reshape(m1 * n1, m2 * n2), terms)
+        left, right = rearranged_factors(matrix.detach().float(), (m1, n1), (m2, n2), terms)
         heights = pack_bits(torch.tensor([m1, m2]), HEIGHT_BITS)
         tensors = pack({"left": left.T, "right": right, "heights": heights}, budget.dtype)
         report(1.0)

@@ -46,6 +46,7 @@ PRESET_HELP = (
     "What is minimised: plain weight error; direction of rows; Fisher weights on outputs (fwsvd_rows, official code) or inputs "
     "(fwsvd_columns, FWSVD paper); absolute gradients; mean inputs (asvd); output error (whitened); both sides (two_sided)."
 )
+PIECE_ENTRIES = 1 << 18  # widened to float64 at a time
 SIDE_CHOICES = ("preset", *SOURCES)
 
 
@@ -121,8 +122,6 @@ class SVD:
 
         Raises InputError where the metrics need hints and there are none.
         """
-        import torch
-
         from offcomp.numerics.linalg import low_rank_factors
         from offcomp.numerics.storage import pack
 
@@ -134,13 +133,14 @@ class SVD:
         target = matrix.detach().float()
         metrics = self._metrics(target, hints)
         report(0.3)
-        norms = target.norm(dim=1, dtype=torch.float64).float()  # squares of tiny entries vanish in float32
+        norms = _row_norms(target)
         if self.preset == "direction":
             target = _unit_rows(target, norms)
         left, right = low_rank_factors(target, rank, *metrics)
         stored = {"left": left, "right": right}
         if self.preset == "direction":
             stored["row_norms"] = norms
+        del target
         report(1.0)
         decode = low_rank_directions if self.preset == "direction" else low_rank
         return CompressedMatrix(pack(stored, budget.dtype), decode, rank, notes=_notes(metrics, self.shrinkage))
@@ -168,11 +168,17 @@ def _notes(metrics: tuple[Metric | None, Metric | None], shrinkage: float) -> di
     return conditions | {"shrinkage": shrinkage} if conditions else {}
 
 
-def _unit_rows(matrix: Tensor, norms: Tensor) -> Tensor:
-    """Rows of length one; zero rows stay zero."""
+def _row_norms(matrix: Tensor) -> Tensor:
+    """Lengths of rows, through float64 a piece at a time: squares of tiny entries vanish in float32."""
     import torch
 
-    return torch.where(norms[:, None] > 0, matrix / norms[:, None], 0.0)
+    pieces = matrix.split(max(1, PIECE_ENTRIES // matrix.shape[1]))
+    return torch.cat([piece.double().norm(dim=1) for piece in pieces]).float()
+
+
+def _unit_rows(matrix: Tensor, norms: Tensor) -> Tensor:
+    """Rows of length one; zero rows stay zero."""
+    return matrix / norms.where(norms > 0, float("inf"))[:, None]
 
 
 def low_rank(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ half the time of the plain product of a tall matrix, and next to no memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from typing import TypeVar
@@ -33,10 +33,17 @@ Result = TypeVar("Result")
 def gram(matrix: Float[Tensor, "rows cols"]) -> Float64[Tensor, "cols cols"]:
     """MᵀM in float64. Give `matrix.T` for MMᵀ."""
     rows, cols = matrix.shape
-    total = torch.zeros(cols, cols, dtype=torch.float64, device=matrix.device)
-    height, width = max(1, PIECE_ENTRIES // cols), -(-cols // COLUMN_BLOCKS)
-    for top in range(0, rows, height):
-        piece = _widened(matrix, slice(top, top + height))
+    height = max(1, PIECE_ENTRIES // cols)
+    return gram_of_pieces((_widened(matrix, slice(top, top + height)) for top in range(0, rows, height)), cols, matrix.device)
+
+
+def gram_of_pieces(
+    pieces: Iterable[Float64[Tensor, "_ cols"]], cols: int, device: torch.device
+) -> Float64[Tensor, "cols cols"]:
+    """MᵀM of a matrix that comes as pieces one above the other, in float64."""
+    total = torch.zeros(cols, cols, dtype=torch.float64, device=device)
+    width = -(-cols // COLUMN_BLOCKS)
+    for piece in pieces:
         for left in range(0, cols, width):
             total[left : left + width, left:].addmm_(piece[:, left : left + width].T, piece[:, left:])
     for left in range(0, cols, width):

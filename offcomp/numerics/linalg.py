@@ -16,6 +16,8 @@ its transpose. Rows are widened to float64 a piece at a time: beside W the memor
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +26,7 @@ from offcomp.numerics.grams import gram
 from offcomp.numerics.metrics import Metric
 
 PIECE_ENTRIES = 1 << 22  # 32 MB in float64
+SMALL_PIECE_ENTRIES = 1 << 18  # 2 MB
 
 
 def _height(matrix: Tensor) -> int:
@@ -78,9 +81,9 @@ def low_rank_factors(
     are unique.
     """
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
-    basis = _leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)  # (side, rank)
+    basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)  # (side, rank)
     if outer is inner is None:
-        left, right = _balanced(_times(tall, basis), basis)
+        left, right = _balanced(tall, basis)
     elif inner is None:
         left, right = _components(_times(tall, basis), basis)
     else:
@@ -92,7 +95,7 @@ def low_rank_factors(
     return left.mul_(sign).to(matrix.dtype), right.mul_(sign).T.to(matrix.dtype)
 
 
-def _leading_eigenvectors(symmetric: Float[Tensor, "side side"], rank: int) -> Float[Tensor, "side rank"]:
+def leading_eigenvectors(symmetric: Float[Tensor, "side side"], rank: int) -> Float[Tensor, "side rank"]:
     """Eigenvectors of the largest eigenvalues, in decreasing order. Overwrites its argument, which halves the peak memory."""
     vectors = symmetric.T  # LAPACK works on columns: the transposed view is what it can overwrite
     values = torch.empty(len(symmetric), dtype=symmetric.dtype, device=symmetric.device)
@@ -108,13 +111,30 @@ def _times(tall: Float[Tensor, "rows cols"], basis: Float[Tensor, "cols rank"]) 
     return product
 
 
-def _balanced(left: Float[Tensor, "rows rank"], right: Float[Tensor, "cols rank"]) -> tuple[Tensor, Tensor]:
-    """U √Σ and V √Σ, given U Σ and V. Overwrites the first.
+def _balanced(tall: Float[Tensor, "rows cols"], basis: Float[Tensor, "cols rank"]) -> tuple[Tensor, Tensor]:
+    """U √Σ in the dtype of the matrix and V √Σ in float64, given V."""
+    left = torch.empty(tall.shape[0], basis.shape[1], dtype=tall.dtype, device=tall.device)
+    low, high = tall.aminmax()
+    pieces = tall.split(max(1, SMALL_PIECE_ENTRIES // tall.shape[1]))
+    return left, basis * fill_balanced(left, pieces, basis, torch.maximum(high, -low))
 
-    The singular values are the lengths of the columns of U Σ, which stay true where the eigenvalues are noise.
+
+def fill_balanced(left: Tensor, pieces: Iterable[Tensor], basis: Tensor, length: Tensor) -> Tensor:
+    """Make `left` U √Σ, given V and the matrix in pieces one above the other; returns √Σ in float64.
+
+    The singular values are the lengths of the columns of W V, which stay true where the eigenvalues are noise. The product is
+    taken in float64 and kept in the dtype of `left`, over the largest entry `length` of W, so that none of it vanishes.
     """
-    root = left.norm(dim=0).sqrt()
-    return left.div_(root.clamp_min(torch.finfo(torch.float64).tiny)), right * root
+    length = length.double().clamp_min(torch.finfo(torch.float32).tiny)
+    scaled, squares, top = basis / length, torch.zeros(basis.shape[1], dtype=torch.float64, device=basis.device), 0
+    for piece in pieces:
+        product = piece.double() @ scaled
+        squares += product.square().sum(0)
+        left[top : top + len(product)] = product
+        top += len(product)
+    root = (squares.sqrt() * length).sqrt()
+    left *= torch.where(root > 0, length / root, 0.0).to(left.dtype)
+    return root
 
 
 def _components(left: Float[Tensor, "rows rank"], right: Float[Tensor, "cols rank"]) -> tuple[Tensor, Tensor]:
