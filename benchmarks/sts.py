@@ -5,7 +5,7 @@
 FOLDER holds the STS benchmark as test.parquet and validation.parquet (sentence1, sentence2, score). FILE is calibration text,
 a parquet file with a column `sentence` or `text`; without it the rows that need text are left out. Scores are Spearman's
 correlation of cosine similarity with the human score, with 95 % bootstrap intervals of the paired difference from the
-original. How bytes are shared among the parts of the model was chosen on the validation split.
+original. That embeddings take coarser codes than linear weights was found on the validation split.
 """
 
 from __future__ import annotations
