@@ -2,15 +2,123 @@
 
 from __future__ import annotations
 
-from offcomp.errors import TaskError
-from offcomp.evaluation.probe import ProbeTask
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-TASKS = (ProbeTask(name="sentiment", title="Sentiment", version="1"),)
+import numpy as np
+
+from offcomp import __version__
+from offcomp.errors import StorageError, TaskError
+from offcomp.evaluation.base import Arrays, Evaluator, TaskData
+from offcomp.evaluation.causal_lm import CausalLM
+from offcomp.evaluation.data import read
+from offcomp.evaluation.head import Head
+from offcomp.evaluation.masked_lm import MaskedLM
+from offcomp.evaluation.probe import Probe
+from offcomp.evaluation.regression import Regression
+from offcomp.evaluation.similarity import Similarity
+from offcomp.files import write_bytes
+from offcomp.methods.base import Report, ignore_progress
+from offcomp.models.loading import LoadedModel
+from offcomp.tasks import Task, unfit
+
+EVALUATORS: Mapping[str, type[Evaluator]] = {
+    "head": Head,
+    "probe": Probe,
+    "regression": Regression,
+    "similarity": Similarity,
+    "masked-lm": MaskedLM,
+    "causal-lm": CausalLM,
+}
+"""Family -> what runs it."""
 
 
-def find_task(name: str) -> ProbeTask:
-    """The task of this name. Raises TaskError."""
-    for task in TASKS:
-        if task.name == name:
-            return task
-    raise TaskError(f"unknown task {name!r}; choose from {', '.join(task.name for task in TASKS)}")
+class OpenTask:
+    """A task on an original model: tokenised once, the original's predictions at hand. Comparing costs one pass a model."""
+
+    def __init__(self, task: Task, loaded: LoadedModel, data: TaskData, cache: Path | None):
+        self.task = task
+        self._loaded, self._data, self._cache = loaded, data, cache
+        self._evaluator = EVALUATORS[task.family](loaded, data)
+        self._reference: Arrays | None = None
+
+    def prepare(self, report: Report = ignore_progress) -> None:
+        """Have the original's predictions, from the cache if they are there. The model must still be the original."""
+        file = None if self._cache is None else self._cache / f"{self._key()}.npz"
+        self._reference = _kept(file)
+        if self._reference is None:
+            self._reference = self._evaluator.reference(report)
+            _keep(file, self._reference)
+
+    def original(self) -> dict[str, Any]:
+        """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
+        result = self._evaluator.compare(self._prepared(), self._prepared())
+        named = {name: result[name] for name in ("metric", "direction", "baseline")}
+        return self._about() | named | result["original"] | {"collapsed": result.get("collapsed", False)}
+
+    def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
+        """The model as it is now (or another one, read by the original's tokenizer) against the original, as JSON values."""
+        evaluator = self._evaluator
+        if model is not None:
+            evaluator = EVALUATORS[self.task.family](LoadedModel(model.model, self._loaded.tokenizer, model.info), self._data)
+        reference = self._prepared()
+        return evaluator.compare(reference, evaluator.predict(reference, report)) | self._about()
+
+    def _prepared(self) -> Arrays:
+        if self._reference is None:
+            self.prepare()
+        assert self._reference is not None  # noqa: S101  # prepare has set it
+        return self._reference
+
+    def _about(self) -> dict[str, Any]:
+        """What the figures belong to."""
+        splits = self._data.splits
+        trained = {"n_train": len(splits["train"])} if "train" in splits else {}
+        about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
+        about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
+        return about | {"settings": self.task.settings} | trained
+
+    def _key(self) -> str:
+        """Stands for all that the original's predictions depend on."""
+        facts = [__version__, self._loaded.info.fingerprint, self.task.family, self.task.settings, self._data.digest]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | None = None) -> OpenTask:
+    """Read a task's examples and tokenise them for a model.
+
+    cache    folder in which the original's predictions are kept, by the content of model and examples
+
+    Raises TaskError where the model cannot do the task or the examples cannot be read.
+    """
+    fault = unfit(task, loaded.info.architecture)
+    if fault:
+        raise TaskError(fault.removesuffix("."))
+    return OpenTask(task, loaded, read(task, seed), cache)
+
+
+def _kept(file: Path | None) -> Arrays | None:
+    """The arrays in a file of the cache, if it is there and whole."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _keep(file: Path | None, arrays: Arrays) -> None:
+    """Write the arrays; a cache that cannot be written is made again next time."""
+    if file is None:
+        return
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    try:
+        write_bytes(file, buffer.getvalue())
+    except StorageError:
+        return

@@ -1,0 +1,64 @@
+"""Regression by a ridge probe on frozen sentence embeddings, scored by Spearman's correlation.
+
+As the probe for classes: fitted once on the original model's embeddings, its penalty chosen on the validation split, and applied
+unchanged to the compressed model (or refitted there, with the option `refit`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from offcomp.evaluation.base import Arrays, TaskData
+from offcomp.evaluation.comparison import compare_ranks
+from offcomp.evaluation.embeddings import SplitEmbedder, shown_texts
+from offcomp.methods.base import Report, ignore_progress
+from offcomp.models.loading import LoadedModel
+
+PENALTIES = (10.0, 100.0, 1000.0, 10000.0)
+
+
+class Regression:
+    """See the module. Reference: the probe (center, scale, weights, bias) and its values on the test split."""
+
+    def __init__(self, loaded: LoadedModel, data: TaskData):
+        self._data = data
+        self._embedders = {name: SplitEmbedder(loaded, split) for name, split in data.splits.items()}
+
+    def reference(self, report: Report = ignore_progress) -> Arrays:
+        """Fit the probe on the original model."""
+        probe = self._fit(report)
+        return probe | {"values": _apply(probe, self._embedders["test"].features(report))}
+
+    def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
+        """Values (examples,) of the model as it is now."""
+        probe = self._fit(report) if self._data.task.settings["refit"] else reference
+        return {"values": _apply(probe, self._embedders["test"].features(report))}
+
+    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+        """Spearman's correlation with the true scores, and the paired comparison."""
+        texts = shown_texts(self._data.splits["test"])
+        return compare_ranks(self._scores("test"), reference["values"], predictions["values"], texts=texts)
+
+    def _scores(self, split: str) -> NDArray[np.float64]:
+        return np.array(self._data.splits[split]["score"], float)
+
+    def _fit(self, report: Report) -> dict[str, NDArray[np.float64]]:
+        """The probe whose penalty does best on the validation split."""
+        train, validation = (self._embedders[name].features(report).astype(np.float64) for name in ("train", "validation"))
+        scaler = StandardScaler().fit(train)
+        candidates = [Ridge(alpha=penalty).fit(scaler.transform(train), self._scores("train")) for penalty in PENALTIES]
+        truth = self._scores("validation")
+        fits = [np.nan_to_num(spearmanr(model.predict(scaler.transform(validation)), truth).statistic) for model in candidates]
+        best = candidates[int(np.argmax(fits))]
+        return {"center": scaler.mean_, "scale": scaler.scale_, "weights": best.coef_, "bias": np.array(best.intercept_)}
+
+
+def _apply(probe: Arrays, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Predicted values (examples,)."""
+    return np.asarray((features - probe["center"]) / probe["scale"] @ probe["weights"] + probe["bias"])

@@ -1,0 +1,227 @@
+"""Tasks as data: what is asked of a model, and on which examples. Nothing is read here, and no torch is needed.
+
+A plan names a task of the catalogue ("topics") or describes its own:
+{"name": "mine", "family": "probe", "data": "reviews.csv", "columns": {"text": "body", "label": "stars"}}.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from offcomp.errors import TaskError
+
+__all__ = ["FAMILIES", "TASKS", "Task", "TaskFamily", "find_task", "unfit", "usual_tasks"]
+
+BUNDLED, HUB = "bundled:", "hub:"
+
+
+@dataclass(frozen=True)
+class TaskFamily:
+    """A kind of question: what it needs of the data and of the model, and what its score is.
+
+    inputs      one of these sets of columns must be there
+    target      the column with the right answer; "" where the text is its own
+    trains      whether a training and a validation split are needed beside the test split
+    metric      name of the score; two tasks share an axis only if they share it
+    direction   whether a higher or a lower score is better
+    needs       how the model's class must be named (`ForMaskedLM`, ...); "" for any model that has hidden states
+    """
+
+    name: str
+    title: str
+    inputs: tuple[tuple[str, ...], ...]
+    target: str
+    trains: bool
+    metric: str
+    direction: Literal["higher", "lower"]
+    needs: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+ONE, PAIR = ("text",), ("sentence1", "sentence2")
+FAMILIES = {
+    family.name: family
+    for family in (
+        TaskFamily(
+            "head",
+            "Classification by the model's own head",
+            (ONE, PAIR),
+            "label",
+            False,
+            "accuracy",
+            "higher",
+            ("ForSequenceClassification",),
+        ),
+        TaskFamily(
+            "probe",
+            "Classification by a probe on sentence embeddings",
+            (ONE, PAIR),
+            "label",
+            True,
+            "accuracy",
+            "higher",
+            (),
+            {"refit": False},
+        ),
+        TaskFamily(
+            "regression",
+            "Regression by a probe on sentence embeddings",
+            (ONE, PAIR),
+            "score",
+            True,
+            "spearman",
+            "higher",
+            (),
+            {"refit": False},
+        ),
+        TaskFamily(
+            "similarity",
+            "Similarity of two sentences by the cosine of their embeddings",
+            (PAIR,),
+            "score",
+            False,
+            "spearman",
+            "higher",
+        ),
+        TaskFamily(
+            "masked-lm",
+            "Telling masked words",
+            (ONE,),
+            "",
+            False,
+            "masked perplexity",
+            "lower",
+            ("ForMaskedLM", "ForPreTraining"),
+            {"fraction": 0.15, "whole_words": False, "tokens": 128, "seed": 0},
+        ),
+        TaskFamily(
+            "causal-lm",
+            "Telling the next word",
+            (ONE,),
+            "",
+            False,
+            "perplexity",
+            "lower",
+            ("ForCausalLM", "LMHeadModel"),
+            {"context": 256, "stride": 128},
+        ),
+    )
+}
+"""Name -> family. The code that runs one is the file of that name in `offcomp/evaluation`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    data      "bundled:NAME" (assets/tasks/NAME.csv), "hub:PATH/CONFIG" (fetched once, then cached), a file (.csv, .tsv, .jsonl,
+              .parquet) with a column `split` or without, or a folder with train, validation and test files
+    columns   column of the family -> column of the data, where the names differ
+    options   options of the family that differ from its defaults
+    """
+
+    name: str
+    family: str
+    data: str
+    title: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: str = "1"
+    source: str = ""
+    licence: str = ""
+
+    @property
+    def about(self) -> TaskFamily:
+        """The task's family."""
+        return FAMILIES[self.family]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every option of the family, as this task has it."""
+        return {**self.about.options, **self.options}
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the data come with offcomp."""
+        return self.data.startswith(BUNDLED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, fields that have their default left out."""
+        return {name: value for name, value in asdict(self).items() if value or name in ("name", "family", "data")}
+
+
+OURS = {"source": "Written for offcomp", "licence": "MIT"}
+GLUE = "nyu-mll/glue"
+TASKS = (
+    Task("sentiment", "probe", "bundled:sentiment", "Sentiment", version="2", **OURS),
+    Task("topics", "probe", "bundled:topics", "Topics", **OURS),
+    Task("similarity", "similarity", "bundled:similarity", "Similarity", **OURS),
+    Task("sentiment-head", "head", "bundled:sentiment", "Sentiment by the model's own head", version="2", **OURS),
+    Task("masked-prose", "masked-lm", "bundled:prose", "Masked words in prose", **OURS),
+    Task("causal-prose", "causal-lm", "bundled:prose", "Next words in prose", **OURS),
+    Task("sst2", "probe", f"hub:{GLUE}/sst2", "SST-2", {"text": "sentence"}, source="Socher et al. 2013, GLUE"),
+    Task(
+        "sst2-head",
+        "head",
+        f"hub:{GLUE}/sst2",
+        "SST-2 by the model's own head",
+        {"text": "sentence"},
+        source="Socher et al. 2013, GLUE",
+    ),
+    Task("mrpc", "probe", f"hub:{GLUE}/mrpc", "MRPC", source="Dolan and Brockett 2005, GLUE"),
+    Task("stsb", "similarity", f"hub:{GLUE}/stsb", "STS-B", {"score": "label"}, source="Cer et al. 2017, GLUE"),
+    Task("cola", "probe", f"hub:{GLUE}/cola", "CoLA", {"text": "sentence"}, source="Warstadt et al. 2018, GLUE"),
+    Task(
+        "qnli",
+        "probe",
+        f"hub:{GLUE}/qnli",
+        "QNLI",
+        {"sentence1": "question", "sentence2": "sentence"},
+        source="Rajpurkar et al. 2016, GLUE",
+    ),
+    Task("rte", "probe", f"hub:{GLUE}/rte", "RTE", source="Dagan et al. 2005, GLUE"),
+    Task(
+        "wikitext2-masked",
+        "masked-lm",
+        "hub:Salesforce/wikitext/wikitext-2-raw-v1",
+        "Masked words in WikiText-2",
+        source="Merity et al. 2016",
+        licence="CC BY-SA 3.0",
+    ),
+    Task(
+        "wikitext2-causal",
+        "causal-lm",
+        "hub:Salesforce/wikitext/wikitext-2-raw-v1",
+        "Next words in WikiText-2",
+        source="Merity et al. 2016",
+        licence="CC BY-SA 3.0",
+    ),
+)
+"""The tasks known by name: those that come with offcomp, then those of a data hub."""
+
+
+def find_task(name: str) -> Task:
+    """The task of this name. Raises TaskError."""
+    for task in TASKS:
+        if task.name == name:
+            return task
+    names = [task.name for task in TASKS]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
+    raise TaskError(f"unknown task {name!r}; {hint}")
+
+
+def unfit(task: Task, architecture: str) -> str | None:
+    """Why a model of this class cannot do the task, in one sentence; None if it can."""
+    needs = task.about.needs
+    if not needs or architecture.endswith(needs):
+        return None
+    return f"task {task.name!r} needs a model with the head {' or '.join(needs)}, but this one is a {architecture}."
+
+
+def usual_tasks(architecture: str) -> tuple[str, ...]:
+    """The bundled tasks that a model of this class can do."""
+    return tuple(task.name for task in TASKS if task.bundled and unfit(task, architecture) is None)
