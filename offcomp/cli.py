@@ -26,7 +26,7 @@ from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS, method_of_role, own_options, role_in_plan
 from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
-from offcomp.plan import TASK_NAMES, Plan, make_groups, validate
+from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import predict
 from offcomp.runs import Run, RunStore
 from offcomp.tables import format_table, prediction_text, run_text
@@ -73,7 +73,7 @@ def plan(arguments: argparse.Namespace) -> None:
         dtype=arguments.dtype,
     )
     made = Plan(
-        arguments.model, groups, tuple(arguments.task or TASK_NAMES), arguments.seed, calibration_text(arguments.calibration)
+        arguments.model, groups, tuple(arguments.task or Plan.tasks), arguments.seed, calibration_text(arguments.calibration)
     )
     made = Plan.from_dict(made.to_dict())
     validate(made, info)
@@ -227,7 +227,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     flags.add_argument("--dtype", default="float32", choices=STORAGE_DTYPES, help="storage dtype")
-    flags.add_argument("--task", action="append", choices=TASK_NAMES, help="task to score; default: all")
+    flags.add_argument("--task", action="append", metavar="NAME", help="task to score, see 'offcomp tasks'; default: sentiment")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--calibration", metavar="FILE", help=f"text for methods that need it, of {', '.join(SUFFIXES)}")
     flags.add_argument("--out", help="also write the plan to this file")

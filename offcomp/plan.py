@@ -9,21 +9,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from offcomp.calibration_text import CALIBRATION_TYPES, CalibrationText
 from offcomp.errors import InputError, PlanError
 from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
+from offcomp.json_fields import is_number, is_text, is_text_list, read_fields
 from offcomp.methods import default_options, make_method
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.sources import may_have_tokenizer
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
+from offcomp.plan_tasks import read_tasks, task_faults
+from offcomp.tasks import Task, find_task
 
 PLAN_SCHEMA = 1
-TASK_NAMES = ("sentiment",)
 GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -43,11 +44,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Groups of one model, and the tasks by which original and compressed model are compared. No groups: the baseline."""
+    """Groups of one model, and the tasks by which original and compressed model are compared. No groups: the baseline.
+
+    A task goes by its name in `offcomp.tasks.TASKS`, or is described.
+    """
 
     model: str
     groups: tuple[Group, ...] = ()
-    tasks: tuple[str, ...] = TASK_NAMES
+    tasks: tuple[str | Task, ...] = ("sentiment",)
     seed: int = 0
     calibration: CalibrationText = field(default_factory=CalibrationText)
 
@@ -55,6 +59,11 @@ class Plan:
     def calibrated(self) -> bool:
         """Whether a group needs calibration text. Options must be valid."""
         return any(make_method(group.method, group.options).calibrated for group in self.groups)
+
+    @property
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """Every task with its family and data. Raises TaskError for an unknown name."""
+        return tuple(find_task(task) if isinstance(task, str) else task for task in self.tasks)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, every default written out but that of the calibration text."""
@@ -64,7 +73,7 @@ class Plan:
             "schema": PLAN_SCHEMA,
             "model": self.model,
             "seed": self.seed,
-            "tasks": list(self.tasks),
+            "tasks": [task if isinstance(task, str) else task.to_dict() for task in self.tasks],
             "groups": [entry | {"options": _all_options(entry)} for entry in groups],
             **calibration,
         }
@@ -82,21 +91,23 @@ class Plan:
         schema = document.get("schema", PLAN_SCHEMA)
         if schema != PLAN_SCHEMA:
             faults.append(f"plan schema {schema!r} is not known; this version reads {PLAN_SCHEMA}.")
-        values = _read_fields(Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults)
+        values = read_fields(Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults)
         groups = []
         entries = values.get("groups", ())
         for index, entry in enumerate(entries if isinstance(entries, tuple) else ()):
             if isinstance(entry, dict):
-                groups.append(_read_fields(Group, entry, f"group {entry.get('name', index)!r}", GROUP_TYPES, faults))
+                groups.append(read_fields(Group, entry, f"group {entry.get('name', index)!r}", GROUP_TYPES, faults))
             else:
                 faults.append(f"group {index} is {entry!r}; it must be a JSON object.")
+        entries = values.get("tasks", Plan.tasks)
+        tasks = read_tasks(entries, faults) if isinstance(entries, tuple) else ()
         calibration: dict[str, Any] = {}
         if isinstance(values.get("calibration"), dict):
-            calibration = _read_fields(CalibrationText, values["calibration"], "calibration", CALIBRATION_TYPES, faults)
+            calibration = read_fields(CalibrationText, values["calibration"], "calibration", CALIBRATION_TYPES, faults)
         if faults:
             raise PlanError(faults)
         made = {"groups": tuple(Group(**group) for group in groups), "calibration": CalibrationText(**calibration)}
-        return Plan(**values | made)
+        return Plan(**values | made | {"tasks": tasks})
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -116,28 +127,16 @@ def _all_options(group: dict[str, Any]) -> dict[str, Any]:
     except InputError:
         return dict(group["options"])
     given = {
-        key: float(value) if isinstance(defaults.get(key), float) and _is_number(value) else value
+        key: float(value) if isinstance(defaults.get(key), float) and is_number(value) else value
         for key, value in group["options"].items()
     }
     return defaults | given
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_text_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(_is_text(item) for item in value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
 PLAN_TYPES = {
-    "model": (_is_text, "a model name, folder or hub id"),
+    "model": (is_text, "a model name, folder or hub id"),
     "groups": (lambda value: isinstance(value, (list, tuple)), "a list of groups"),
-    "tasks": (_is_text_list, "a list of task names"),
+    "tasks": (lambda value: isinstance(value, (list, tuple)), "a list of task names and descriptions"),
     "seed": (
         lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31,
         "a whole number from 0 to 2147483647",
@@ -145,45 +144,21 @@ PLAN_TYPES = {
     "calibration": (lambda value: isinstance(value, dict), "a JSON object"),
 }
 GROUP_TYPES = {
-    "name": (_is_text, "a name"),
-    "modules": (lambda value: _is_text_list(value) and len(value) > 0, "a list of one or more module names"),
+    "name": (is_text, "a name"),
+    "modules": (lambda value: is_text_list(value) and len(value) > 0, "a list of one or more module names"),
     "stack": (lambda value: value in STACKS, f"one of {', '.join(STACKS)}"),
-    "method": (_is_text, "a method's name"),
+    "method": (is_text, "a method's name"),
     "options": (lambda value: isinstance(value, dict), "a JSON object"),
-    "ratio": (_is_number, "a number of 1 or more"),
+    "ratio": (is_number, "a number of 1 or more"),
     "unit": (lambda value: value in UNITS, f"one of {', '.join(UNITS)}"),
     "dtype": (lambda value: value in STORAGE_DTYPES, f"one of {', '.join(STORAGE_DTYPES)}"),
 }
 
 
-def _read_fields(kind: type, document: dict[str, Any], where: str, types: dict[str, Any], faults: list[str]) -> dict[str, Any]:
-    """The fields of a dataclass from JSON values, lists as tuples; what is wrong is added to `faults`."""
-    values: dict[str, Any] = {}
-    for key in document:
-        if key not in types:
-            faults.append(f"{where} has an unknown field {key!r}; it takes {', '.join(types)}.")
-    for option in fields(kind):
-        if option.name not in document:
-            if option.default is MISSING and option.default_factory is MISSING:
-                faults.append(f"{where} lacks the field {option.name!r}.")
-            continue
-        value = document[option.name]
-        accepts, wanted = types[option.name]
-        if not accepts(value):
-            faults.append(f"{where} has {option.name} {value!r}; it must be {wanted}.")
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(option.default, float):
-            value = float(value)
-        values[option.name] = value
-    return values
-
-
 def validate(plan: Plan, info: ModelInfo) -> None:
     """Check a plan against its model. Raises PlanError listing every fault; impossible budgets are the prediction's."""
     known = {spec.name for spec in info.modules}
-    faults = [f"unknown task {task!r}; choose from {', '.join(TASK_NAMES)}." for task in plan.tasks if task not in TASK_NAMES]
-    faults += [f"task {task!r} is named twice." for task in sorted(set(plan.tasks)) if plan.tasks.count(task) > 1]
+    faults = task_faults(plan.tasks, info.architecture)
     owner: dict[str, str] = {}
     names: set[str] = set()
     for group in plan.groups:

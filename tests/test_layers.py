@@ -27,6 +27,8 @@ DESCRIPTIONS = (
     "offcomp.models.safetensors_files",
     "offcomp.models.sources",
     "offcomp.tasks",
+    "offcomp.json_fields",
+    "offcomp.plan_tasks",
 )
 PLANNING = (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.prediction")
 COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
@@ -40,6 +42,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.files": ("offcomp.errors",),
     "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
+    "offcomp.json_fields": (),
+    "offcomp.plan_tasks": ("offcomp.errors", "offcomp.json_fields", "offcomp.tasks"),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
     "offcomp.calibration_text": ("offcomp.errors",),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),

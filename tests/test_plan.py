@@ -172,7 +172,6 @@ WRONG_IN_PLAN = [
     ("model", 7),
     ("model", None),
     ("tasks", "sentiment"),
-    ("tasks", [1]),
     ("tasks", {"sentiment": 1}),
     ("seed", -1),
     ("seed", 1.5),

@@ -12,7 +12,7 @@ from offcomp.grouping import GROUPINGS, STACK_HELP, STACKS
 from offcomp.methods import METHODS, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
-from offcomp.plan import TASK_NAMES, Plan, make_groups
+from offcomp.plan import Plan, make_groups
 from offcomp.theme import KIND_TITLES
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
@@ -49,7 +49,7 @@ class Choices:
             unit=self.unit,
             dtype=self.dtype,
         )
-        return Plan(self.info.model, groups, TASK_NAMES, self.seed)
+        return Plan(self.info.model, groups, Plan.tasks, self.seed)
 
 
 def choose_model() -> str:

@@ -1,0 +1,49 @@
+"""Fields of a dataclass from JSON values, with one sentence for each that is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+FieldTypes = Mapping[str, tuple[Callable[[Any], bool], str]]
+"""Field -> whether a JSON value will do, and what it must be."""
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a string with something in it."""
+    return isinstance(value, str) and value != ""
+
+
+def is_text_list(value: Any) -> bool:
+    """Whether it is a list of strings with something in them."""
+    return isinstance(value, (list, tuple)) and all(is_text(item) for item in value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def read_fields(kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str]) -> dict[str, Any]:
+    """The fields of a dataclass from JSON values, lists as tuples; what is wrong is added to `faults`."""
+    values: dict[str, Any] = {}
+    for key in document:
+        if key not in types:
+            faults.append(f"{where} has an unknown field {key!r}; it takes {', '.join(types)}.")
+    for option in fields(kind):
+        if option.name not in document:
+            if option.default is MISSING and option.default_factory is MISSING:
+                faults.append(f"{where} lacks the field {option.name!r}.")
+            continue
+        value = document[option.name]
+        accepts, wanted = types[option.name]
+        if not accepts(value):
+            faults.append(f"{where} has {option.name} {value!r}; it must be {wanted}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(option.default, float):
+            value = float(value)
+        values[option.name] = value
+    return values

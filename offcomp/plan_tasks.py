@@ -1,0 +1,140 @@
+"""The tasks of a plan: read from JSON, and checked as far as shows without the data and without the model's weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offcomp.errors import TaskError
+from offcomp.json_fields import FieldTypes, is_number, is_text, read_fields
+from offcomp.tasks import BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_text_object(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_text(item) for pair in value.items() for item in pair)
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+TASK_TYPES: FieldTypes = {
+    "name": (
+        lambda value: isinstance(value, str) and NAME.fullmatch(value) is not None,
+        "1 to 100 letters, digits, dots, dashes, plus signs or underscores",
+    ),
+    "family": (lambda value: isinstance(value, str) and value in FAMILIES, f"one of {', '.join(FAMILIES)}"),
+    "data": (is_text, "a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'"),
+    "title": (_is_string, "text"),
+    "columns": (_is_text_object, "a JSON object of column names"),
+    "options": (_is_object, "a JSON object"),
+    "version": (_is_string, "text"),
+    "source": (_is_string, "text"),
+    "licence": (_is_string, "text"),
+}
+
+
+def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, ...]:
+    """Names and described tasks from JSON values; what is wrong is added to `faults`."""
+    tasks: list[str | Task] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, dict):
+            task = read_task(entry, f"task {entry.get('name', index)!r}", faults)
+            tasks += [] if task is None else [task]
+        elif is_text(entry):
+            tasks.append(entry)
+        else:
+            faults.append(f"task {index} is {entry!r}; it must be the name of a task or a JSON object.")
+    return tuple(tasks)
+
+
+def read_task(document: Mapping[str, Any], where: str, faults: list[str]) -> Task | None:
+    """A task from a JSON object; None where something is wrong, which is added to `faults`."""
+    found: list[str] = []
+    values = read_fields(Task, document, where, TASK_TYPES, found)
+    faults += found
+    return None if found else Task(**values)
+
+
+def task_name(task: str | Task) -> str:
+    """The name of a task that is named or described."""
+    return task if isinstance(task, str) else task.name
+
+
+def task_faults(tasks: Sequence[str | Task], architecture: str) -> list[str]:
+    """What stands against scoring a model of this class by these tasks, a sentence each."""
+    names = [task_name(task) for task in tasks]
+    faults = [f"task {name!r} is named twice." for name in sorted(set(names)) if names.count(name) > 1]
+    for entry in tasks:
+        try:
+            task = find_task(entry) if isinstance(entry, str) else entry
+        except TaskError as error:
+            faults.append(str(error) if str(error).endswith("?") else f"{error}.")
+            continue
+        faults += [] if isinstance(entry, str) else described_faults(task)
+        reason = unfit(task, architecture)
+        faults += [reason] if reason else []
+    return faults
+
+
+def described_faults(task: Task) -> list[str]:
+    """What is wrong with a task that somebody described, as far as shows without reading its data."""
+    where = f"task {task.name!r}"
+    faults = [*_column_faults(task, where), *_option_faults(task, where)]
+    if any(known.name == task.name and known != task for known in TASKS):
+        faults.append(f"{where} has the name of a task that comes with offcomp; give your own another name.")
+    fault = data_fault(task.data)
+    return [*faults, f"{where}: {fault}"] if fault else faults
+
+
+def _column_faults(task: Task, where: str) -> Iterator[str]:
+    known = [*dict.fromkeys(column for columns in task.about.inputs for column in columns)]
+    known += [task.about.target] if task.about.target else []
+    for name in task.columns:
+        if name not in known:
+            yield f"{where} renames the column {name!r}; family {task.family!r} has {', '.join(known)}."
+
+
+def _option_faults(task: Task, where: str) -> Iterator[str]:
+    defaults = task.about.options
+    for name, value in task.options.items():
+        if name not in defaults:
+            takes = f"takes {', '.join(defaults)}" if defaults else "takes none"
+            yield f"{where} has an unknown option {name!r}; family {task.family!r} {takes}."
+        elif wanted := _unlike(value, defaults[name]):
+            yield f"{where} has option {name} {value!r}; it must be {wanted}."
+
+
+def _unlike(value: Any, default: Any) -> str:
+    """What a value must be to stand for this default; empty where it may."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        return "" if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else "a whole number of 0 or more"
+    if isinstance(default, float):
+        return "" if is_number(value) and value >= 0 else "a number of 0 or more"
+    return "" if isinstance(value, type(default)) else f"a {type(default).__name__}"
+
+
+def data_fault(data: str) -> str | None:
+    """What is wrong with where the data are said to be, in one sentence."""
+    if data.startswith(BUNDLED):
+        known = sorted({task.data for task in TASKS if task.bundled})
+        return None if data in known else f"{data!r} does not come with offcomp; choose from {', '.join(known)}."
+    if data.startswith(HUB):
+        return None
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return None
+    if path.suffix.lower() not in SUFFIXES:
+        return f"data {data!r} must be a file that ends in {', '.join(SUFFIXES)}, a folder of such files, or 'hub:PATH/CONFIG'."
+    return None if path.is_file() else f"data {data!r} is not there; give the path of a file or folder."
