@@ -11,22 +11,30 @@ eigenvectors V of the Gram matrix of R^½ W C^½:
     C^½ Wᵀ R W C^½ V = V Σ²,     Ŵ = W C^½ V · Vᵀ C^-½
 
 This is the truncated SVD of R^½ W C^½ with both metrics taken off again, but without an inverse of R. A wide W is treated as
-its transpose. Rows are widened to float64 a piece at a time: beside W the memory is that of one Gram matrix and the factors.
+its transpose. Rows are widened to float64 a piece at a time, and a Gram matrix that would outweigh W is kept as a triangle
+(`numerics.tridiagonal`): beside W the memory is at most a little more than W once, and the factors. Metrics come on top.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offcomp.numerics.grams import gram
+from offcomp.numerics.grams import gram_of_pieces
 from offcomp.numerics.metrics import Metric
+from offcomp.numerics.tridiagonal import Triangle, Tridiagonal
 
-PIECE_ENTRIES = 1 << 22  # 32 MB in float64
+PIECE_ENTRIES = 1 << 20  # 8 MB in float64
 SMALL_PIECE_ENTRIES = 1 << 18  # 2 MB
+SMALL_SIDE = 1024
+"""Gram matrices up to this side, 8 MB, are decomposed as squares, which is faster there."""
+TALL = 4
+"""Beyond so many times as many rows as columns the square and its workspace are at most 1.5 times the matrix in float32."""
+Pieces = Callable[[], Iterable[Tensor]]
+"""What gives a matrix as pieces one above the other, the same at each call."""
 
 
 def _height(matrix: Tensor) -> int:
@@ -34,18 +42,34 @@ def _height(matrix: Tensor) -> int:
     return max(1, PIECE_ENTRIES // matrix.shape[1])
 
 
+def pieces_of(matrix: Float[Tensor, "rows cols"]) -> Iterator[Float[Tensor, "_ cols"]]:
+    """Small pieces one above the other, read in the order in which they lie in memory."""
+    height = max(1, SMALL_PIECE_ENTRIES // matrix.shape[1])
+    if matrix.T.is_contiguous():
+        yield from (part.contiguous().T for part in matrix.T.split(height, 1))
+    else:
+        yield from matrix.split(height)
+
+
+def _weighted_pieces(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Iterator[Tensor]:
+    """R^½ W C^½ in float64, in pieces one above the other."""
+    for piece in pieces_of(tall) if rows is None else rows.root_pieces(tall, _height(tall)):
+        wide = piece.double()
+        yield wide if columns is None else columns.root(wide.T).T
+
+
 def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Float[Tensor, "cols cols"]:
     """C^½ Wᵀ R W C^½ in float64."""
-    if rows is None:
-        total = gram(tall)
-    else:
-        total = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
-        for piece in rows.root_pieces(tall, _height(tall)):
-            total.addmm_(piece.T, piece)
+    total = gram_of_pieces(_weighted_pieces(tall, rows, None), tall.shape[1], tall.device)
     if columns is None:
         return total
     half = columns.root(columns.root(total).T)
     return (half + half.T) / 2
+
+
+def as_triangle(rows: int, side: int, device: torch.device) -> bool:
+    """Whether the Gram matrix of a (rows, side) matrix is better kept as a triangle."""
+    return device.type == "cpu" and side > SMALL_SIDE and rows < TALL * side
 
 
 def singular_values(matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, " side"]:
@@ -58,7 +82,11 @@ def weighted_singular_values(
 ) -> Float[Tensor, " side"]:
     """Singular values of R^½ W C^½ in decreasing order, float64; the tail of their squares is the error of a rank."""
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
-    eigenvalues = torch.linalg.eigvalsh(_weighted_gram(tall, outer, inner))
+    if as_triangle(*tall.shape, tall.device):
+        triangle = Triangle.of_gram(_weighted_pieces(tall, outer, inner), tall.shape[1])
+        eigenvalues = Tridiagonal.of(triangle).eigenvalues()
+    else:
+        eigenvalues = torch.linalg.eigvalsh(_weighted_gram(tall, outer, inner))
     return eigenvalues.flip(0).clamp_min(0).sqrt()
 
 
@@ -81,18 +109,48 @@ def low_rank_factors(
     are unique.
     """
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
-    basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)  # (side, rank)
     if outer is inner is None:
-        left, right = _balanced(tall, basis)
-    elif inner is None:
+        low, high = matrix.aminmax()
+        largest, turned = torch.maximum(high, -low), tall is not matrix
+        return factors_of_pieces(lambda: pieces_of(tall), tall.shape, rank, largest=largest, turned=turned)
+    if as_triangle(*tall.shape, tall.device):
+        triangle = Triangle.of_gram(_weighted_pieces(tall, outer, inner), tall.shape[1])
+        basis = Tridiagonal.of(triangle, matrix.dtype).leading_eigenvectors(rank).T
+    else:
+        basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)  # (side, rank)
+    if inner is None:
         left, right = _components(_times(tall, basis), basis)
     else:
         left, right = _components(_times(tall, inner.root(basis)), inner.inverse_root(basis))
-    if tall is not matrix:
+    left, right = _signed(left, right, tall is not matrix)
+    return left.to(matrix.dtype), right.to(matrix.dtype)
+
+
+def factors_of_pieces(
+    pieces: Pieces, shape: tuple[int, int], rank: int, *, largest: Tensor, turned: bool = False
+) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
+    """`low_rank_factors` without metrics, of a matrix that is given in pieces and never whole.
+
+    The pieces, one above the other, make up a matrix of this upright shape; where it is `turned`, the factors are those of
+    its transpose. `largest` is its largest magnitude, in the dtype and on the device of the factors.
+    """
+    rows, side = shape
+    wide = (piece.double() for piece in pieces())
+    if as_triangle(rows, side, largest.device):
+        basis = Tridiagonal.of(Triangle.of_gram(wide, side), largest.dtype).leading_eigenvectors(rank).T
+    else:
+        basis = leading_eigenvectors(gram_of_pieces(wide, side, largest.device), rank)
+    left = torch.empty(rows, rank, dtype=largest.dtype, device=largest.device)
+    right = fill_balanced(left, pieces(), basis, largest)
+    return _signed(left, right.to(largest.dtype), turned)
+
+
+def _signed(left: Tensor, right: Tensor, turned: bool) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
+    """Both factors, or those of the transpose, with the entry of largest magnitude of each component on the right positive."""
+    if turned:
         left, right = right, left
-    largest = right.abs().argmax(0, keepdim=True)
-    sign = torch.where(right.gather(0, largest) < 0, -1.0, 1.0)  # (1, rank)
-    return left.mul_(sign).to(matrix.dtype), right.mul_(sign).T.to(matrix.dtype)
+    signs = torch.where(-right.amin(0) > right.amax(0), -1.0, 1.0)  # (rank,)
+    return left.mul_(signs), right.mul_(signs).T
 
 
 def leading_eigenvectors(symmetric: Float[Tensor, "side side"], rank: int) -> Float[Tensor, "side rank"]:
@@ -111,30 +169,22 @@ def _times(tall: Float[Tensor, "rows cols"], basis: Float[Tensor, "cols rank"]) 
     return product
 
 
-def _balanced(tall: Float[Tensor, "rows cols"], basis: Float[Tensor, "cols rank"]) -> tuple[Tensor, Tensor]:
-    """U √Σ in the dtype of the matrix and V √Σ in float64, given V."""
-    left = torch.empty(tall.shape[0], basis.shape[1], dtype=tall.dtype, device=tall.device)
-    low, high = tall.aminmax()
-    pieces = tall.split(max(1, SMALL_PIECE_ENTRIES // tall.shape[1]))
-    return left, basis * fill_balanced(left, pieces, basis, torch.maximum(high, -low))
-
-
 def fill_balanced(left: Tensor, pieces: Iterable[Tensor], basis: Tensor, length: Tensor) -> Tensor:
-    """Make `left` U √Σ, given V and the matrix in pieces one above the other; returns √Σ in float64.
+    """Make `left` U √Σ, given V and the matrix in pieces one above the other; returns V √Σ in the place of V.
 
     The singular values are the lengths of the columns of W V, which stay true where the eigenvalues are noise. The product is
     taken in float64 and kept in the dtype of `left`, over the largest entry `length` of W, so that none of it vanishes.
     """
     length = length.double().clamp_min(torch.finfo(torch.float32).tiny)
-    scaled, squares, top = basis / length, torch.zeros(basis.shape[1], dtype=torch.float64, device=basis.device), 0
+    squares, top = torch.zeros(basis.shape[1], dtype=torch.float64, device=basis.device), 0
     for piece in pieces:
-        product = piece.double() @ scaled
+        product = (piece.double() / length) @ basis
         squares += product.square().sum(0)
         left[top : top + len(product)] = product
         top += len(product)
     root = (squares.sqrt() * length).sqrt()
     left *= torch.where(root > 0, length / root, 0.0).to(left.dtype)
-    return root
+    return basis.mul_(root)
 
 
 def _components(left: Float[Tensor, "rows rank"], right: Float[Tensor, "cols rank"]) -> tuple[Tensor, Tensor]:
