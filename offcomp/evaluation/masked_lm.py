@@ -1,0 +1,102 @@
+"""Telling masked words: how surprised a masked language model is at the tokens that were hidden from it.
+
+Every text is cut into rows of at most `tokens` tokens, special ones included; texts are not mixed, and no word is cut in two.
+In each row the mask token takes the place of a `fraction` of the tokens, special and unknown ones never; with `whole_words`
+all pieces of a chosen word are hidden, as in Banaei et al. 2023, where a single hidden piece would be too easy to tell. Rows
+and masks depend on the tokenizer and the seed alone, so the original and the compressed model answer the same questions.
+The masked perplexity is exp(mean surprise in nats) over the hidden tokens: not comparable with that of a left-to-right model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from offcomp.errors import TaskError
+from offcomp.evaluation.base import TaskData
+from offcomp.evaluation.batches import longest_input
+from offcomp.evaluation.token_losses import Row, TokenTask, counted_texts, frame, open_tokenizer
+from offcomp.models.loading import LoadedModel
+
+
+class MaskedLM(TokenTask):
+    """See the module. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,) of the hidden tokens."""
+
+    def __init__(self, loaded: LoadedModel, data: TaskData):
+        tokenizer = open_tokenizer(loaded, data)
+        if tokenizer.mask_token_id is None:
+            raise TaskError(f"the tokenizer of {loaded.info.model} has no mask token; add mask_token to tokenizer_config.json")
+        settings = dict(data.task.settings)
+        settings["tokens"] = longest_input(loaded, settings["tokens"])
+        if not 0 < settings["fraction"] <= 1:
+            raise TaskError(f"fraction is {settings['fraction']:g}, but the share of tokens to hide lies between 0 and 1")
+        rows = list(_masked_rows(tokenizer, list(data.splits["test"]["text"]), settings))
+        special = set(tokenizer.all_special_ids)
+        counted = tokenizer(counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
+        super().__init__(loaded, data, rows, [token for ids in counted for token in ids if token not in special], settings)
+
+
+def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Mapping[str, Any]) -> Iterator[Row]:
+    """The rows of all texts with their hidden tokens. Raises TaskError."""
+    before, after = frame(tokenizer, next((text for text in texts if text.strip()), ""))
+    room = settings["tokens"] - len(before) - len(after)
+    if room < 1:
+        raise TaskError(f"a row of {settings['tokens']} tokens has no room for text; give the task more tokens")
+    special = set(tokenizer.all_special_ids)
+    number = 0
+    for text, ids, words in _tokenised(tokenizer, texts, settings["whole_words"]):
+        for start, end in cut(words, room):
+            generator = np.random.default_rng([settings["seed"], number])
+            number += 1
+            free = [place for place in range(start, end) if ids[place] not in special]
+            units = [words[place] if settings["whole_words"] else place for place in free]
+            hidden = choose(units, settings["fraction"], generator)
+            if hidden:
+                shown = ids[start:end]
+                places = [free[index] - start for index in hidden]
+                targets = [shown[place] for place in places]
+                for place in places:
+                    shown[place] = tokenizer.mask_token_id
+                yield Row(text, [*before, *shown, *after], [place + len(before) for place in places], targets)
+
+
+def _tokenised(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], whole_words: bool
+) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Of each text its index, its tokens, and for each token the number of its word. Raises TaskError."""
+    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)
+    for index, ids in enumerate(encoded["input_ids"]):
+        words = encoded.word_ids(index) if tokenizer.is_fast else list(range(len(ids)))
+        splits = tokenizer.is_fast and (len(set(words)) > 1 or len(texts[index].split()) < 2)
+        if whole_words and ids and not splits:
+            raise TaskError("the tokenizer does not say where words begin; set whole_words to false")
+        yield index, list(ids), list(words) if splits else list(range(len(ids)))
+
+
+def cut(words: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
+    """Starts and ends of rows of at most `room` tokens. A word stays whole unless it is longer than a row."""
+    start = 0
+    while start < len(words):
+        end = min(start + room, len(words))
+        whole = end
+        while start < whole < len(words) and words[whole - 1] == words[whole]:
+            whole -= 1
+        end = whole if whole > start else end
+        yield start, end
+        start = end
+
+
+def choose(units: Sequence[int], fraction: float, generator: np.random.Generator) -> list[int]:
+    """Ascending indices of the tokens to hide: units (tokens of one number) at random, until the fraction is reached."""
+    members = [[index for index, _ in group] for _, group in groupby(enumerate(units), key=lambda pair: pair[1])]
+    wanted = max(1, round(fraction * len(units)))
+    hidden: list[int] = []
+    for unit in generator.permutation(len(members)):
+        if len(hidden) >= wanted:
+            break
+        hidden += members[unit]
+    return sorted(hidden)
