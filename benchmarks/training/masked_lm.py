@@ -1,0 +1,163 @@
+"""Train the bundled masked language model: `python -m benchmarks.training.masked_lm`.
+
+A BERT encoder (4 layers, 256 wide, 5.4 M parameters) with a WordPiece vocabulary of 8192, trained on running text of Wikipedia
+and of books out of copyright. One pass over rows of 128 tokens; 20 % of the tokens are to be told (of these 80 % masked, 10 %
+random, 10 % as they are; Devlin et al. 2019, section 3.1); only they go through the vocabulary projection. Matrices of the
+encoder are trained by Muon (Jordan et al. 2024), everything else by AdamW; warm-up, then a linear descent to zero.
+Cut off at any time, the same command goes on from the last checkpoint. Step and seed decide rows and masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import BertConfig, BertForMaskedLM
+
+from benchmarks.training.corpus import SPECIAL, VOCABULARY, tokenizer, tokens
+
+LENGTH, BATCH, MASKED = 128, 64, 0.2
+WARMUP, MUON_RATE, ADAM_RATE, DECAY = 200, 0.01, 2e-3, 0.01
+CLS, MASK = SPECIAL.index("[CLS]"), SPECIAL.index("[MASK]")
+EVALUATION_BATCHES = 10
+
+
+def new_model() -> BertForMaskedLM:
+    """The model with random weights (seed 0)."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=256,
+        type_vocab_size=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return BertForMaskedLM(config)
+
+
+def rows(stream: np.ndarray, chosen: np.ndarray) -> Tensor:
+    """Rows of 128 tokens that open with [CLS] (rows, 128)."""
+    width = LENGTH - 1
+    body = np.stack([stream[i * width : (i + 1) * width] for i in chosen]).astype(np.int64)
+    return torch.from_numpy(np.concatenate([np.full((len(body), 1), CLS), body], axis=1))
+
+
+def hide(inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The inputs with tokens hidden, and which are to be told (both rows, 128)."""
+    told = (torch.rand(inputs.shape, generator=generator) < MASKED) & (inputs >= len(SPECIAL))
+    how = torch.rand(inputs.shape, generator=generator)
+    other = torch.randint(len(SPECIAL), VOCABULARY, inputs.shape, generator=generator)
+    hidden = torch.where(told & (how < 0.8), MASK, inputs)
+    return torch.where(told & (how >= 0.8) & (how < 0.9), other, hidden), told
+
+
+def loss_of(model: BertForMaskedLM, inputs: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of the hidden tokens, in nats, and the share of them that is right."""
+    hidden, told = hide(inputs, torch.Generator().manual_seed(seed))
+    device = model.device
+    hidden, told, inputs = hidden.to(device), told.to(device), inputs.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # slower than float32 on a processor
+        states = model.bert(hidden).last_hidden_state[told]  # (told, 256)
+        logits = model.cls(states)  # (told, 8192)
+    truth = inputs[told]
+    return cross_entropy(logits.float(), truth), (logits.argmax(1) == truth).float().mean()
+
+
+def optimisers(model: BertForMaskedLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the encoder, AdamW for embeddings, head, norms and biases."""
+    matrices = [p for name, p in model.named_parameters() if "encoder" in name and p.ndim == 2]
+    held = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in held]
+    return [
+        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=DECAY, momentum=0.95),
+        torch.optim.AdamW(others, lr=ADAM_RATE, weight_decay=DECAY, betas=(0.9, 0.98)),
+    ]
+
+
+def evaluate(model: BertForMaskedLM, stream: np.ndarray) -> tuple[float, float]:
+    """Loss and accuracy on the validation split, always the same rows and masks."""
+    model.eval()
+    chosen = np.random.default_rng(1).permutation(len(stream) // (LENGTH - 1))[: EVALUATION_BATCHES * BATCH]
+    with torch.inference_mode():
+        figures = [loss_of(model, rows(stream, part), i) for i, part in enumerate(np.split(chosen, EVALUATION_BATCHES))]
+    model.train()
+    return tuple(float(torch.stack(column).mean()) for column in zip(*figures, strict=True))  # type: ignore[return-value]
+
+
+def train(data: Path, work: Path, steps: int, every: int) -> None:
+    """Train to the last step, or on from the checkpoint in the working folder; write the float16 model."""
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer(data, work)
+    stream, held_out = tokens(data, work, "train"), tokens(data, work, "validation")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = new_model().to(device).train()
+    optimizers = optimisers(model)
+    checkpoint, start = work / "checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        start = saved["step"]
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+    bases = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    if start:
+        bases = [MUON_RATE, ADAM_RATE]
+    count = len(stream) // (LENGTH - 1)
+    began = time.perf_counter()
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens, {count * LENGTH // (BATCH * LENGTH):,} steps a pass")
+    for step in range(start, steps):
+        epoch, place = divmod(step * BATCH, count - count % BATCH)
+        order = np.random.default_rng(epoch).permutation(count)
+        rate = min(1.0, (step + 1) / WARMUP, (steps - step) / (steps - WARMUP))
+        for optimizer, base in zip(optimizers, bases, strict=True):
+            optimizer.param_groups[0]["lr"] = base * rate
+        loss, _ = loss_of(model, rows(stream, order[place : place + BATCH]), step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if (step + 1) % every == 0 or step + 1 == steps:
+            figures = evaluate(model, held_out)
+            seconds = time.perf_counter() - began
+            line = {
+                "step": step + 1,
+                "tokens": (step + 1) * BATCH * LENGTH,
+                "validation_loss": round(figures[0], 4),
+                "accuracy": round(figures[1], 4),
+                "tokens_per_second": round((step + 1 - start) * BATCH * LENGTH / seconds),
+            }
+            print(json.dumps(line), flush=True)
+            with (work / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            state = {"step": step + 1, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+            torch.save(state, work / "checkpoint.new")
+            (work / "checkpoint.new").replace(checkpoint)
+    model.half().save_pretrained(work / "model")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with corpus_wiki and corpus_books")
+    parser.add_argument("--work", type=Path, default=Path("build/masked-lm"), help="folder for vocabulary, checkpoint and model")
+    parser.add_argument("--steps", type=int, default=2400, help="steps of 8192 tokens")
+    parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
+    parser.add_argument("--threads", type=int, default=2, help="processor threads")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(arguments.data, arguments.work, arguments.steps, arguments.every)
+
+
+if __name__ == "__main__":
+    main()
