@@ -21,7 +21,7 @@ from offcomp.tasks import Task
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-    Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]
 """Named arrays: what the original model gives, or what the compressed one does."""
 
 

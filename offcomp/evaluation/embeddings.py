@@ -52,7 +52,7 @@ class SplitEmbedder:
         return [embeddings[places] for places in self._places]
 
     def features(self, report: Report) -> Embeddings:
-        """What a probe reads: the embedding of a text (examples, hidden), or of a pair |u - v| and u * v (examples, 2 hidden)."""
+        """What a probe reads: a text's embedding (examples, hidden), or |u - v| and u * v of a pair (examples, 2 hidden)."""
         first, *others = self.sentences(report)
         return np.concatenate([np.abs(first - others[0]), first * others[0]], axis=1) if others else first
 

@@ -1,7 +1,7 @@
 """Regression by a ridge probe on frozen sentence embeddings, scored by Spearman's correlation.
 
-As the probe for classes: fitted once on the original model's embeddings, its penalty chosen on the validation split, and applied
-unchanged to the compressed model (or refitted there, with the option `refit`).
+As the probe for classes: fitted once on the original model's embeddings, its penalty chosen on the validation split, and
+applied unchanged to the compressed model (or refitted there, with the option `refit`).
 """
 
 from __future__ import annotations

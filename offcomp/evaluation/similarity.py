@@ -1,4 +1,4 @@
-"""Similarity of two sentences: Spearman's correlation of the cosine of their embeddings with people's scores. Nothing is fitted."""
+"""Similarity of two sentences: Spearman's correlation of the cosine of their embeddings with people's scores."""
 
 from __future__ import annotations
 
