@@ -64,7 +64,7 @@ class Head:
     def __init__(self, loaded: LoadedModel, data: TaskData):
         reason = unfit(data.task, loaded.info.architecture)
         if reason:
-            raise TaskError(reason)
+            raise TaskError(reason.removesuffix("."))
         self._loaded, self._data = loaded, data
         self._names = list(data.splits["test"].features["label"].names)
         self.order = label_order(loaded, self._names, data.task.settings.get("labels"))
@@ -157,8 +157,8 @@ def check_order(model: str, truth: NDArray[np.int64], said: NDArray[np.int64], n
         meant = "; ".join(f"{names[i]} should be {names[better[i]]}" for i in range(count) if better[i] != i)
         raise TaskError(
             f"{model} is right on {right.mean():.0%} of {total} validation examples, but on {right_if_better.mean():.0%} with "
-            f"its labels in another order ({meant}), so the order looks wrong; name the classes under id2label in its config.json, "
-            "or by the task's option labels: the data's names in the order of the model's outputs"
+            f"its labels in another order ({meant}), so the order looks wrong; name the classes under id2label in its "
+            "config.json, or by the task's option labels: the data's names in the order of the model's outputs"
         )
 
 

@@ -30,7 +30,6 @@ from offcomp.tasks import unfit
 
 MAX_LOGITS = 2**25  # values that the head gives at once: 128 MiB
 ENOUGH_TEXTS = 10  # with fewer, rows are taken for independent instead of texts
-SHOWN_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
@@ -99,22 +98,19 @@ class TokenTask:
         return compared | {"settings": self.settings}
 
     def _units(self) -> tuple[NDArray[np.int64], list[str]]:
-        """For each token the independent piece of text it belongs to, and those pieces as they are shown."""
+        """For each token the independent piece of text it belongs to, and those pieces."""
         lengths = [len(row.places) for row in self.rows]
-        used = sorted({row.text for row in self.rows})
-        if len(used) < ENOUGH_TEXTS:
-            shown = [tokenizer_of(self._loaded).decode(row.ids) for row in self.rows]
-            return np.repeat(np.arange(len(self.rows)), lengths), [_excerpt(text) for text in shown]
-        texts = self._data.splits["test"]["text"]
-        numbers = np.searchsorted(used, [row.text for row in self.rows])
-        return np.repeat(numbers, lengths), [_excerpt(texts[text]) for text in used]
+        if len({row.text for row in self.rows}) >= ENOUGH_TEXTS:
+            return np.repeat([row.text for row in self.rows], lengths), list(self._data.splits["test"]["text"])
+        shown = [tokenizer_of(self._loaded).decode(row.ids) for row in self.rows]
+        return np.repeat(np.arange(len(self.rows)), lengths), shown
 
 
 def open_tokenizer(loaded: LoadedModel, data: TaskData) -> PreTrainedTokenizerBase:
     """The tokenizer of a model that can do the task. Raises TaskError."""
     reason = unfit(data.task, loaded.info.architecture)
     if reason:
-        raise TaskError(reason)
+        raise TaskError(reason.removesuffix("."))
     return tokenizer_of(loaded)
 
 
@@ -144,8 +140,11 @@ def logits_at(model: PreTrainedModel, inputs: Mapping[str, Tensor], asked: Tenso
     takes_cache = "use_cache" in inspect.signature(model.forward).parameters
     options = {"use_cache": False} if takes_cache else {}
     if gathers:
-        with _hidden_states_only_at(model, asked):
-            return _scores(model(**inputs, **options, return_dict=True))[0]
+        with _hidden_states_only_at(model, asked) as chosen:
+            scores = _scores(model(**inputs, **options, return_dict=True))
+        if not chosen:
+            raise LookupError("the model does not call its base model, so nothing was chosen")
+        return scores[0]
     return _scores(model(**inputs, **options, return_dict=True))[asked]
 
 
@@ -157,10 +156,6 @@ class _Batch:
     asked: Tensor
     targets: Tensor
     where: NDArray[np.int64]
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS].rstrip() + " …"
 
 
 def _head(loaded: LoadedModel, rows: Sequence[Row]) -> tuple[int, bool]:
@@ -186,7 +181,7 @@ def _head(loaded: LoadedModel, rows: Sequence[Row]) -> tuple[int, bool]:
 
 def _can_gather(model: PreTrainedModel, inputs: Mapping[str, Tensor], asked: Tensor, plain: Tensor) -> bool:
     """Whether the head gives the same logits when it sees the asked places alone."""
-    if model.base_model is model:
+    if model.base_model is model or not plain.isfinite().all():
         return False
     try:
         gathered = logits_at(model, inputs, asked, gathers=True)
@@ -196,11 +191,16 @@ def _can_gather(model: PreTrainedModel, inputs: Mapping[str, Tensor], asked: Ten
 
 
 @contextmanager
-def _hidden_states_only_at(model: PreTrainedModel, asked: Tensor) -> Iterator[None]:
-    """What follows the base model sees its hidden states at the asked places only, as one row (1, places, hidden)."""
+def _hidden_states_only_at(model: PreTrainedModel, asked: Tensor) -> Iterator[list[Tensor]]:
+    """What follows the base model sees its hidden states at the asked places only, as one row (1, places, hidden).
+
+    Yields a list that holds those states once the model has run.
+    """
+    seen: list[Tensor] = []
 
     def choose(_module: object, _inputs: object, output: Any) -> Any:
         chosen = output[0][asked].unsqueeze(0)
+        seen.append(chosen)
         if isinstance(output, tuple):
             return (chosen, *output[1:])
         output["last_hidden_state"] = chosen
@@ -208,7 +208,7 @@ def _hidden_states_only_at(model: PreTrainedModel, asked: Tensor) -> Iterator[No
 
     handle = model.base_model.register_forward_hook(choose)
     try:
-        yield
+        yield seen
     finally:
         handle.remove()
 
