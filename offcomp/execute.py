@@ -6,10 +6,8 @@ Runs that wait for a slot start in the order of their submission; OFFCOMP_SLOTS 
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
-import platform
 import sys
 import threading
 import time
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from offcomp import __version__
+from offcomp.environment import environment
 from offcomp.errors import OffcompError, RunError, StorageError
 from offcomp.files import read_json, write_json
 from offcomp.models.listing import model_info
@@ -37,18 +35,18 @@ if TYPE_CHECKING:
 
     from offcomp.calibration import Calibration, GroupHints
     from offcomp.compress import CompressedGroup
-    from offcomp.evaluation.probe import FittedProbe, ProbeTask
+    from offcomp.evaluation import OpenTask
     from offcomp.models.catalogue import ModelInfo, ModuleSpec
     from offcomp.models.loading import LoadedModel
 
 log = logging.getLogger("offcomp")
 
 WATCH_SECONDS = 0.2
+NOTICEABLE_ERROR = 1e-3
 PROGRESS_SECONDS = 0.25
 LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
 CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model: passes over some 250 short texts, with their sums
-PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scikit-learn", "datasets")
 
 
 class Worker:
@@ -156,25 +154,14 @@ def _somebody_is_before(store: RunStore, name: str) -> bool:
     return any(run.submitted < mine for run in waiting)
 
 
-def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    return {
-        "offcomp": __version__,
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in PACKAGES},
-        "device": "cpu",
-        "threads": os.cpu_count(),
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
-
-
 def expected_seconds(plan: Plan, info: ModelInfo) -> dict[str, float]:
     """Rough seconds of every stage, in the order in which they come."""
     embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
-    costs = {"load the model": LOAD_SECONDS} | {f"score the original on {task}": 2 * embed for task in plan.tasks}
+    names = [task.name for task in plan.asked_tasks]
+    costs = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
     reading = 3 * CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters if plan.calibrated else 0.0
     costs |= {f"compress {group.name}": group.seconds + reading for group in predict(plan, info).groups}
-    return costs | {f"evaluate {task}": embed for task in plan.tasks}
+    return costs | {f"evaluate {name}": embed for name in names}
 
 
 def work(worker: Worker) -> dict[str, Any]:
@@ -183,15 +170,17 @@ def work(worker: Worker) -> dict[str, Any]:
     worker.expect(expected_seconds(plan, model_info(plan.model, worker.folder.parent.parent)))
     with worker.stage("load the model"):
         from offcomp.compress import compress_group, save_group
-        from offcomp.evaluation import find_task
+        from offcomp.evaluation import open_task
         from offcomp.models.loading import load
 
         loaded = load(plan.model)
-        tasks = [find_task(name) for name in plan.tasks]
-    probes: list[tuple[ProbeTask, FittedProbe]] = []
-    for task in tasks:
+    tasks = []
+    cache = worker.folder.parent.parent / "evaluations"
+    for task in plan.asked_tasks:
         with worker.stage(f"score the original on {task.name}") as report:
-            probes.append((task, task.fit(loaded, report)))
+            opened = open_task(task, loaded, seed=plan.seed, cache=cache)
+            opened.prepare(report)
+            tasks.append(opened)
     compressed: list[CompressedGroup] = []
     calibration = _calibration(plan, loaded)
     for group in plan.groups:
@@ -201,7 +190,7 @@ def work(worker: Worker) -> dict[str, Any]:
             save_group(result, worker.folder / "groups")
         compressed.append(result)
         worker.groups.append(result.figures)
-    scores = _evaluate(worker, loaded, probes, compressed)
+    scores = _evaluate(worker, loaded, tasks, compressed)
     stored = [(g["original_parameters"], Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups]
     info = loaded.info
     about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
@@ -252,7 +241,7 @@ def _check_finite(result: CompressedGroup) -> None:
 def _evaluate(
     worker: Worker,
     loaded: LoadedModel,
-    probes: list[tuple[ProbeTask, FittedProbe]],
+    tasks: list[OpenTask],
     compressed: list[CompressedGroup],
 ) -> dict[str, Any]:
     """Scores by task of the model with every group's reconstruction in it. The originals are gone afterwards."""
@@ -261,10 +250,21 @@ def _evaluate(
     scores = {}
     for group in compressed:
         replace(loaded.model, group.reconstructions)
-    for task, probe in probes:
-        with worker.stage(f"evaluate {task.name}") as report:
-            scores[task.name] = task.compare(probe, loaded, report)
+    for opened in tasks:
+        with worker.stage(f"evaluate {opened.task.name}") as report:
+            scores[opened.task.name] = opened.compare(report)
+    _check_changed(worker.groups, scores)
     return scores
+
+
+def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None:
+    """A model whose weights changed but whose every answer is the same to the last bit was not really compressed."""
+    error = max((group["relative_error"] for group in groups), default=0.0)
+    if error > NOTICEABLE_ERROR and scores and all(score["unchanged"] for score in scores.values()):
+        raise RunError(
+            f"the compressed weights differ from the original by up to {error:.2%}, but every answer is the same to the last bit, "
+            "so the model does not use them; choose modules that it reads in these tasks"
+        )
 
 
 def main(arguments: list[str]) -> None:

@@ -54,6 +54,7 @@ FAMILIES = {
             "accuracy",
             "higher",
             ("ForSequenceClassification",),
+            {"labels": None},
         ),
         TaskFamily(
             "probe",

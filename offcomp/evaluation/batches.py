@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from offcomp.errors import TaskError
@@ -66,8 +67,13 @@ def batches(loaded: LoadedModel, first: Sequence[str], second: Sequence[str] | N
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     order = np.argsort(-lengths, kind="stable")  # the longest first, so that memory runs out at once or never
     rows = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
+    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     inputs = []
     for chosen in rows:
-        part = {name: [values[i] for i in chosen] for name, values in encoded.items()}
-        inputs.append(dict(tokenizer.pad(part, padding_side="right", return_tensors="pt")))
+        inputs.append({name: _padded([values[i] for i in chosen], fill.get(name, 0)) for name, values in encoded.items()})
     return Batches(rows, inputs, len(lengths))
+
+
+def _padded(values: list[list[int]], fill: int) -> Tensor:
+    """Rows of unequal length, filled up on the right (rows, tokens)."""
+    return pad_sequence([torch.tensor(row) for row in values], batch_first=True, padding_value=fill)
