@@ -36,7 +36,9 @@ def tokenizer(data: Path, work: Path) -> Tokenizer:
     file = work / "tokenizer.json"
     if not file.exists():
         made = BertWordPieceTokenizer(lowercase=True)
-        made.train_from_iterator(paragraphs(data, "train"), vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False)
+        made.train_from_iterator(
+            paragraphs(data, "train"), vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False
+        )
         made.save(str(file))
     return Tokenizer.from_file(str(file))
 

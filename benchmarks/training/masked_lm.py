@@ -16,13 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.processors import BertProcessing
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from benchmarks.training.corpus import SPECIAL, VOCABULARY, tokenizer, tokens
 
 LENGTH, BATCH, MASKED = 128, 64, 0.2
+POSITIONS = 256
 WARMUP, MUON_RATE, ADAM_RATE, DECAY = 200, 0.01, 2e-3, 0.01
 CLS, MASK = SPECIAL.index("[CLS]"), SPECIAL.index("[MASK]")
 EVALUATION_BATCHES = 10
@@ -37,7 +40,7 @@ def new_model() -> BertForMaskedLM:
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=1024,
-        max_position_embeddings=256,
+        max_position_embeddings=POSITIONS,
         type_vocab_size=1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -114,7 +117,8 @@ def train(data: Path, work: Path, steps: int, every: int) -> None:
         bases = [MUON_RATE, ADAM_RATE]
     count = len(stream) // (LENGTH - 1)
     began = time.perf_counter()
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens, {count * LENGTH // (BATCH * LENGTH):,} steps a pass")
+    size = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{size:,} parameters, {len(stream):,} tokens, {count // BATCH:,} steps a pass")
     for step in range(start, steps):
         epoch, place = divmod(step * BATCH, count - count % BATCH)
         order = np.random.default_rng(epoch).permutation(count)
@@ -144,13 +148,23 @@ def train(data: Path, work: Path, steps: int, every: int) -> None:
             torch.save(state, work / "checkpoint.new")
             (work / "checkpoint.new").replace(checkpoint)
     model.half().save_pretrained(work / "model")
+    save_tokenizer(tokenizer(data, work), work / "model")
+
+
+def save_tokenizer(made: Tokenizer, folder: Path) -> None:
+    """The tokenizer as transformers reads it; a text stands between [CLS] and [SEP]."""
+    made.post_processor = BertProcessing(("[SEP]", made.token_to_id("[SEP]")), ("[CLS]", CLS))
+    names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
+    PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=POSITIONS, **names).save_pretrained(folder)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with corpus_wiki and corpus_books")
-    parser.add_argument("--work", type=Path, default=Path("build/masked-lm"), help="folder for vocabulary, checkpoint and model")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/masked-lm"), help="folder for vocabulary, checkpoint and model"
+    )
     parser.add_argument("--steps", type=int, default=2400, help="steps of 8192 tokens")
     parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
