@@ -100,7 +100,8 @@ class Pruning:
             tensors["mask"] = pack_bits(mask.reshape(-1).view(torch.uint8), 1)
         else:
             tensors["columns"] = pack_bits(_columns(mask, kept), _column_bits(cols))
-            tensors["row_counts"] = pack_bits(mask.sum(1), _count_bits(cols))
+            counts = torch.cat([piece.sum(1) for piece in mask.split(max(1, PIECE_ENTRIES // cols))])
+            tensors["row_counts"] = pack_bits(counts, _count_bits(cols))
         stored = pack(tensors, budget.dtype)
         report(1.0)
         return CompressedMatrix(stored, kept_entries, kept, codes=code_counts(shapes))

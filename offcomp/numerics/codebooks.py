@@ -18,8 +18,8 @@ from offcomp.numerics.bits import pack_bits, unpack_bits
 from offcomp.numerics.storage import pack, unpack
 
 SCALE_STEPS = 255
-SCORES_AT_ONCE = 1 << 22
-"""Distances held at a time: 16 MiB of float32."""
+SCORES_AT_ONCE = 1 << 19
+"""Distances held at a time: 2 MiB of float32, which stay in the cache."""
 ENTRIES_AT_ONCE = 1 << 20
 """Matrix entries coded at a time."""
 
@@ -51,9 +51,10 @@ def nearest(pieces: Float[Tensor, "count length"], codewords: Float[Tensor, "num
     half = codewords.square().sum(1) / -2
     chosen = torch.empty(len(pieces), dtype=torch.int64, device=pieces.device)
     step = max(1, SCORES_AT_ONCE // len(codewords))
-    for start in range(0, len(pieces), step):
-        scores = torch.addmm(half, pieces[start : start + step], codewords.T)  # p·c - |c|²/2, largest where nearest
-        chosen[start : start + step] = scores.argmax(1)
+    scores = torch.empty(min(step, len(pieces)), len(codewords), dtype=pieces.dtype, device=pieces.device)
+    for some, places in zip(pieces.split(step), chosen.split(step), strict=True):
+        torch.addmm(half, some, codewords.T, out=scores[: len(some)])  # p·c - |c|²/2, largest where nearest
+        torch.argmax(scores[: len(some)], 1, out=places)
     return chosen
 
 

@@ -11,6 +11,7 @@ from offcomp.errors import InputError
 from offcomp.numerics.accounting import SCALE_SUFFIX
 
 INT8_LEVELS = 127
+PIECE_ENTRIES = 1 << 18
 
 
 def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
@@ -24,8 +25,8 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
         if tensor.dtype == torch.uint8:
             stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
             continue
-        value = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
-        if not value.isfinite().all():
+        value = tensor.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if not _all_finite(value):
             raise InputError(f"{name} has values that are not finite, so it cannot be stored; check the weights")
         if dtype == "int8" and value.ndim == 2:
             scale = value.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_LEVELS
@@ -33,13 +34,18 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
             stored[name + SCALE_SUFFIX] = scale
         elif dtype == "float16":
             stored[name] = value.half()
-            if not stored[name].isfinite().all():
+            if not _all_finite(stored[name]):
                 raise InputError(
                     f"{name} reaches {value.abs().max():.3g}, beyond the largest float16 number 65504; store it as float32"
                 )
         else:
             stored[name] = value
     return stored
+
+
+def _all_finite(value: Tensor) -> bool:
+    """Whether no entry is infinite or not a number, looked at a piece at a time."""
+    return all(bool(piece.isfinite().all()) for piece in value.reshape(-1).split(PIECE_ENTRIES))
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

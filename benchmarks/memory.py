@@ -1,0 +1,200 @@
+"""What every method needs beside its matrix, and what a whole run needs beside its model: `python -m benchmarks.memory`.
+
+The promise is that no run holds more than its model and three times its largest group, a group being its stacked matrix in
+float32. Prints two tables, all from this run on this machine:
+
+1. For each method and shape, a process of its own fits a small random matrix first, so that libraries are loaded, and then
+   one of the shape, at ratio 2. "beside" is the most memory (resident set) that the process held during the fit, less what it
+   held just before, in multiples of the matrix. The matrix is one multiple more, so 2 is what the promise leaves. `--large`
+   adds an FFN weight of Llama-7B for the SVD and the codebook.
+2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at ratio 2, without tasks. "beside"
+   is the most that it held less what it held with the model loaded, in multiples of its largest group.
+
+Nothing is done about what the allocator keeps: freed blocks that it has not returned count. The most is read from VmHWM, which
+Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
+`--methods a,b` only these rows, `--shapes RxC,..` only these shapes. All in all about half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+from offcomp.files import write_json
+from offcomp.models.listing import model_info
+from offcomp.plan import Plan, make_groups
+from offcomp.tables import format_table
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "svd": ("svd", {}),
+    "svd direction": ("svd", {"preset": "direction"}),
+    "banaei2023": ("autoencoder", {"epochs": 1}),  # its memory is that of 30
+    "residual": ("autoencoder", {"preset": "residual", "rounds": 3, "steps": 21}),  # 8 and 120
+    "codebook": ("autoencoder", {"preset": "codebook", "iterations": 2}),  # 15
+    "kronecker": ("kronecker", {}),
+    "tucker": ("tucker", {}),
+    "pruning": ("pruning", {}),
+    "quantization": ("quantization", {}),
+}
+SHAPES = ((12288, 1024), (4096, 4096), (2048, 2048), (3072, 768))
+LARGE = (11008, 4096)
+OF_LARGE = ("svd", "codebook")
+RATIO = 2.0
+WARM_UP = (256, 128)
+STATUS = Path("/proc/self/status")
+KILOBYTE = 1024
+
+
+def held(field: str = "VmRSS") -> int:
+    """Bytes that this process holds, or with VmHWM the most since the last reset."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    assert found, f"{STATUS} has no {field}"
+    return int(found[1]) * KILOBYTE
+
+
+def reset_peak() -> None:
+    """From now on VmHWM is the most since now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def most_beside(action: Callable[[], object]) -> tuple[int, float]:
+    """(bytes at most while `action` runs beyond those before, seconds)."""
+    reset_peak()
+    before, started = held(), perf_counter()
+    result = action()
+    seconds = perf_counter() - started
+    del result
+    return held("VmHWM") - before, seconds
+
+
+def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
+    """One row of table 1, in this process."""
+    import torch
+
+    from offcomp.methods import make_method
+    from offcomp.numerics.accounting import Budget
+
+    method = make_method(*METHODS[name])
+    generator = torch.Generator().manual_seed(0)
+
+    def fit(matrix: torch.Tensor) -> object:
+        unit = "bytes" if name in ("codebook", "quantization") else "parameters"
+        size = matrix.nbytes / 4 if unit == "bytes" else matrix.numel()
+        return method.fit(matrix, Budget(int(size / RATIO), unit))
+
+    fit(torch.randn(WARM_UP, generator=generator))
+    matrix = torch.randn(rows, cols, generator=generator)
+    beside, seconds = most_beside(lambda: fit(matrix))
+    return {"method": name, "matrix": f"{rows} x {cols}", "beside": beside / matrix.nbytes, "seconds": seconds}
+
+
+def make_model(folder: Path) -> None:
+    """A BERT-base of random weights, without tokenizer."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    transformers.BertModel(transformers.BertConfig()).save_pretrained(folder)
+
+
+def measure_run(name: str, folder: Path) -> dict[str, Any]:
+    """One row of table 2, in this process: the worker's own `work`, with an eye on the moment when the model is loaded."""
+    from offcomp import execute
+    from offcomp.models import loading
+
+    method, options = METHODS[name]
+    model = str(folder / "model")
+    info = model_info(model, folder)
+    specs = [spec for spec in info.modules if spec.default]
+    groups = make_groups(specs, "kind", method=method, options=options, ratio=RATIO)
+    run = folder / "runs" / re.sub(r"\W", "-", name)
+    run.mkdir(parents=True)
+    write_json(run / "plan.json", Plan(model, groups, tasks=()).to_dict())
+    load, loaded = loading.load, []
+
+    def watched(model: str) -> Any:
+        result = load(model)
+        reset_peak()
+        loaded.append(held())
+        return result
+
+    loading.load = watched
+    started = perf_counter()
+    worker = execute.Worker(run)
+    execute.work(worker)
+    largest = 4 * max(group["rows"] * group["cols"] for group in worker.groups)
+    return {
+        "method": name,
+        "groups": len(groups),
+        "with the model MB": loaded[0] / 1e6,
+        "largest group MB": largest / 1e6,
+        "beside": (held("VmHWM") - loaded[0]) / largest,
+        "promised": 3,
+        "seconds": perf_counter() - started,
+    }
+
+
+def in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
+    """The row that a process of its own finds. What else it prints is passed over."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def fits(names: Sequence[str], shapes: Sequence[tuple[int, int]], large: bool) -> None:
+    """Table 1."""
+    wanted = [(name, shape) for shape in shapes for name in names]
+    wanted += [(name, LARGE) for name in names if large and name in OF_LARGE]
+    rows = []
+    for name, shape in wanted:
+        rows.append(in_a_process([name, *map(str, shape)]))
+        print(f"{name} {shape}: {rows[-1]['beside']:.2f}", file=sys.stderr)
+    print(format_table(rows))
+
+
+def runs(names: Sequence[str]) -> None:
+    """Table 2."""
+    with TemporaryDirectory() as folder:
+        in_a_process(["model", folder])
+        print(format_table([in_a_process([name, folder]) for name in names]))
+
+
+def child(arguments: Sequence[str]) -> dict[str, Any]:
+    """What a process of its own is for."""
+    if len(arguments) == 3:
+        return measure_fit(arguments[0], int(arguments[1]), int(arguments[2]))
+    name, folder = arguments[0], Path(arguments[1])
+    if name == "model":
+        make_model(folder / "model")
+        return {}
+    return measure_run(name, folder)
+
+
+def main() -> None:
+    """Print the tables."""
+    flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    flags.add_argument("--part", type=int, choices=(1, 2))
+    flags.add_argument("--large", action="store_true")
+    flags.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
+    flags.add_argument("--shapes", type=lambda text: [tuple(map(int, s.split("x"))) for s in text.split(",")], default=SHAPES)
+    flags.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    asked = flags.parse_args()
+    if asked.child:
+        print(json.dumps(child(asked.child)))
+        return
+    if asked.part in (None, 1):
+        fits(asked.methods, asked.shapes, asked.large)
+    if asked.part in (None, 2):
+        runs(asked.methods)
+
+
+if __name__ == "__main__":
+    main()
