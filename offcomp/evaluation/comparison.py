@@ -1,82 +1,244 @@
-"""Two sets of predictions on the same examples: scores with their uncertainty, and what changed between them."""
+"""Two sets of predictions on the same examples: scores with their uncertainty, and what changed between them.
+
+Each function gives JSON values: `original` and `compressed` (value, standard error, n), the `paired` comparison, whether the
+predictions are `unchanged` to the last bit or have `collapsed` to one answer, and the examples that changed. Compressed minus
+original is the `difference`; its interval is one of 95 %; `smallest_difference` is the smallest true one that as many examples
+would show at 80 % power, 5 % two-sided. What is undefined is None. See `offcomp.evaluation.uncertainty` for the statistics.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import rel_entr
+from scipy.stats import rankdata
 
-Z_95 = 1.959964  # two-sided 95 % of the normal distribution
+from offcomp.errors import TaskError
+from offcomp.evaluation import uncertainty
+
+if TYPE_CHECKING:
+    Vector = NDArray[np.float64]
+    Counts = NDArray[np.floating[Any]]
+    Flags = NDArray[np.bool_]
+
+SMALLEST_PROBABILITY = 1e-12  # below it a probability counts as this in a divergence, which would be infinite at 0
+SAME_COSINE = 1e-3  # cosines that differ by no more tell no two pairs apart
+MOST_CHANGES = 50
+LONGEST_EXCERPT = 500  # characters of a text in the list of changes
+MOST_NATS = 300.0  # a mean loss beyond it counts as this: exp(300) is as bad as any, and its square is still a number
 
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over examples with its standard error, sqrt(p (1 - p) / n) for an accuracy."""
+    """A figure over n examples with its standard error: sqrt(p (1 - p) / n) for an accuracy, None where n is too small."""
 
     value: float
-    standard_error: float
+    standard_error: float | None
     n: int
 
     @staticmethod
-    def accuracy(correct: NDArray[np.bool_]) -> Score:
+    def accuracy(correct: Flags) -> Score:
         """Fraction of correct predictions."""
         value, n = float(correct.mean()), len(correct)
         return Score(value, sqrt(value * (1 - value) / n), n)
 
 
-def compare(
-    labels: Sequence[int],
-    original: NDArray[np.float64],
-    compressed: NDArray[np.float64],
+def compare_classes(
+    truth: Sequence[int] | NDArray[np.integer[Any]],
+    original: Vector,
+    compressed: Vector,
     *,
     texts: Sequence[str],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """Scores of two classifiers and the paired comparison, as JSON values.
+    """Two classifiers by their predicted probabilities (examples, classes). Raises TaskError where those are not finite.
 
-    original, compressed    predicted probabilities (examples, classes)
-    difference              compressed minus original accuracy with a 95 % interval from the paired differences
-    agreement               share of examples with the same prediction
-    flips                   examples that went from right to wrong, and from wrong to right
+    agreement       share of examples with the same prediction
+    p               McNemar's exact test of the flips
+    divergence      mean over examples of KL(original ‖ compressed), in nats
+    flips           examples that went from right to wrong, and from wrong to right; a margin is the probability of the true
+                    class minus the highest of another one
     """
-    truth = np.asarray(labels)
+    _check(original, compressed, len(truth))
+    labels = np.asarray(truth)
     before, after = original.argmax(1), compressed.argmax(1)
-    right_before, right_after = before == truth, after == truth
-    change = right_after.astype(float) - right_before.astype(float)
-    margin = Z_95 * float(change.std()) / sqrt(len(change))
-    counts = np.bincount(truth, minlength=len(names))
-
-    def flipped(mask: NDArray[np.bool_]) -> list[dict[str, Any]]:
-        return [
-            {
-                "text": texts[i],
-                "label": names[int(truth[i])],
-                "original_probability": float(original[i, truth[i]]),
-                "compressed_probability": float(compressed[i, truth[i]]),
-            }
-            for i in map(int, np.flatnonzero(mask))
-        ]
-
+    right_before, right_after = before == labels, after == labels
+    lost, won = right_before & ~right_after, ~right_before & right_after
+    counts = np.bincount(labels, minlength=len(names))
+    majority = float(counts.max() / counts.sum())
+    flips = _Flips(labels, original, compressed, texts, names)
     return {
-        "metric": "accuracy",
-        "direction": "higher",
+        **_frame("accuracy", "higher", original, compressed),
         "original": asdict(Score.accuracy(right_before)),
         "compressed": asdict(Score.accuracy(right_after)),
-        "majority_baseline": float(counts.max() / counts.sum()),
-        "collapsed": len(np.unique(after)) == 1 and len(np.unique(truth)) > 1,
+        "baseline": {"name": "majority class", "value": majority},
+        "majority_baseline": majority,
+        "collapsed": len(np.unique(after)) == 1 and len(np.unique(labels)) > 1,
+        "paired": _paired_accuracies(int(lost.sum()), int(won.sum()), len(labels), np.array_equal(original, compressed))
+        | {"agreement": float((before == after).mean()), "divergence": _divergence(original, compressed)},
+        "flips": {"right_to_wrong": flips.listed(lost), "wrong_to_right": flips.listed(won)},
+    }
+
+
+def compare_ranks(
+    truth: Sequence[float] | Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]
+) -> dict[str, Any]:
+    """Two sets of predictions (n,) by Spearman's correlation with the true scores. Raises TaskError where not finite.
+
+    Constant predictions, which have no correlation, score 0 and are flagged as collapsed. The changes are the examples whose
+    rank among all predictions moved most.
+    """
+    _check(original, compressed, len(truth))
+    answers = np.asarray(truth, dtype=np.float64)
+    predictions = [np.asarray(values, dtype=np.float64) for values in (original, compressed)]
+
+    def correlations(counts: Counts) -> Counts:
+        return uncertainty.rank_correlations(answers, predictions, counts)
+
+    before, after = (rankdata(values) for values in predictions)
+    spread = uncertainty.bootstrap(correlations, len(answers))
+    return {
+        **_frame("spearman", "higher", original, compressed),
+        **_scored(correlations(np.ones((1, len(answers))))[:, 0], spread, len(answers)),
+        "baseline": None,
+        "collapsed": len(answers) > 1 and bool(np.ptp(compressed) <= SAME_COSINE and np.ptp(answers) > 0),
+        "changes": [_change(texts[i], float(answers[i]), original[i], compressed[i]) for i in _largest(after - before)],
+    }
+
+
+def compare_losses(
+    original: Vector,
+    compressed: Vector,
+    *,
+    rows: NDArray[np.integer[Any]],
+    texts: Sequence[str],
+    metric: str,
+    baseline: Mapping[str, Any] | None,
+    correct_original: Flags | None = None,
+    correct_compressed: Flags | None = None,
+    divergence: Vector | None = None,
+) -> dict[str, Any]:
+    """Two language models by their losses (tokens,) in nats, as perplexities exp(mean loss). Raises TaskError where not finite.
+
+    rows            the index in `texts` of the row that each token belongs to; tokens of a row depend on each other, so it is
+                    the rows that are drawn again for the interval. `n` counts tokens, `rows` the rows that have some
+    baseline        {"name", "value"} of a perplexity to compare with
+    correct_...     whether the token was the most likely one, (tokens,); gives `token_accuracy`
+    divergence      KL of the original's from the compressed model's distribution, (tokens,) in nats; its mean is kept
+    A mean loss above 300 nats counts as 300. The changes are the rows whose mean loss moved most.
+    """
+    _check(original, compressed, len(rows))
+    tokens = np.bincount(rows, minlength=len(texts))
+    present = np.flatnonzero(tokens)
+    sums = np.stack([np.bincount(rows, losses, len(texts))[present] for losses in (original, compressed)])  # (2, rows)
+
+    def perplexities(counts: Counts) -> Counts:
+        return np.exp(np.minimum((sums @ counts.T) / (counts @ tokens[present]), MOST_NATS))
+
+    means = sums / tokens[present]
+    spread = uncertainty.bootstrap(perplexities, len(present))
+    found = {
+        **_frame(metric, "lower", original, compressed),
+        **_scored(perplexities(np.ones((1, len(present))))[:, 0], spread, len(rows)),
+        "rows": len(present),
+        "baseline": dict(baseline) if baseline else None,
+        "collapsed": False,
+        "changes": [_change(texts[present[i]], None, means[0, i], means[1, i]) for i in _largest(means[1] - means[0])],
+    }
+    if divergence is not None:
+        found["paired"]["divergence"] = max(0.0, float(divergence.mean()))
+    if correct_original is not None and correct_compressed is not None:
+        found["token_accuracy"] = {"original": float(correct_original.mean()), "compressed": float(correct_compressed.mean())}
+    return found
+
+
+def _check(original: Vector, compressed: Vector, n: int) -> None:
+    if not n:
+        raise TaskError("the task has no example to compare on; give it a test split that has some")
+    for name, values in (("original", original), ("compressed", compressed)):
+        if len(values) != n:
+            raise TaskError(f"the {name} model gave {len(values)} predictions for {n} examples; run the task again")
+        if not np.isfinite(values).all():
+            raise TaskError(f"the {name} model gives predictions that are not finite, so it has no score; compress it less")
+
+
+def _frame(metric: str, direction: str, original: Vector, compressed: Vector) -> dict[str, Any]:
+    return {"metric": metric, "direction": direction, "unchanged": bool(np.array_equal(original, compressed))}
+
+
+def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str, Any]:
+    """Predictions that are the same to the last bit leave no doubt about the difference."""
+    return {
+        "difference": (won - lost) / n,
+        "interval": [0.0, 0.0] if unchanged else list(uncertainty.accuracy_interval(lost, won, n)),
+        "right_to_wrong": lost,
+        "wrong_to_right": won,
+        "p": uncertainty.mcnemar_p(lost, won),
+        "smallest_difference": uncertainty.smallest_accuracy_difference(lost + won, n),
+    }
+
+
+def _scored(values: Iterable[Any], spread: uncertainty.Spread, n: int) -> dict[str, Any]:
+    """Both scores and their difference, with what resampling says of them."""
+    original, compressed = map(float, values)
+    return {
+        "original": asdict(Score(original, spread.standard_errors[0], n)),
+        "compressed": asdict(Score(compressed, spread.standard_errors[1], n)),
         "paired": {
-            "difference": float(change.mean()),
-            "interval": [float(change.mean()) - margin, float(change.mean()) + margin],
-            "agreement": float((before == after).mean()),
-            "right_to_wrong": int((right_before & ~right_after).sum()),
-            "wrong_to_right": int((~right_before & right_after).sum()),
-        },
-        "flips": {
-            "right_to_wrong": flipped(right_before & ~right_after),
-            "wrong_to_right": flipped(~right_before & right_after),
+            "difference": compressed - original,
+            "interval": list(spread.interval) if spread.interval else None,
+            "smallest_difference": spread.smallest_difference,
         },
     }
+
+
+def _divergence(original: Vector, compressed: Vector) -> float:
+    """Mean over examples of the sum over classes of p log(p / q)."""
+    terms = rel_entr(original.astype(np.float64), np.maximum(compressed, SMALLEST_PROBABILITY, dtype=np.float64))
+    return max(0.0, float(terms.sum(1).mean()))
+
+
+def _largest(changes: Vector) -> list[int]:
+    """Places of the largest changes, at most MOST_CHANGES, without those that are 0."""
+    order = np.argsort(-np.abs(changes), kind="stable")[:MOST_CHANGES]
+    return [int(i) for i in order if changes[i] != 0]
+
+
+def _change(text: str, truth: float | None, original: float, compressed: float) -> dict[str, Any]:
+    excerpt = text if len(text) <= LONGEST_EXCERPT else text[: LONGEST_EXCERPT - 1] + "…"
+    return {"text": excerpt, "truth": truth, "original": float(original), "compressed": float(compressed)}
+
+
+@dataclass(frozen=True)
+class _Flips:
+    """Describes examples that two classifiers answer differently."""
+
+    labels: NDArray[np.integer[Any]]
+    original: Vector
+    compressed: Vector
+    texts: Sequence[str]
+    names: Sequence[str]
+
+    def listed(self, mask: Flags) -> list[dict[str, Any]]:
+        return [self._described(int(i)) for i in np.flatnonzero(mask)]
+
+    def _described(self, i: int) -> dict[str, Any]:
+        label = int(self.labels[i])
+        return {
+            "text": self.texts[i],
+            "label": self.names[label],
+            "predicted": self.names[int(self.compressed[i].argmax())],
+            "original_probability": float(self.original[i, label]),
+            "compressed_probability": float(self.compressed[i, label]),
+            "original_margin": _margin(self.original[i], label),
+            "compressed_margin": _margin(self.compressed[i], label),
+        }
+
+
+def _margin(probabilities: Vector, label: int) -> float:
+    return float(probabilities[label] - np.delete(probabilities, label).max(initial=0.0))
