@@ -1,12 +1,13 @@
-"""Results in words: numbers with 3 significant digits, differences with sign and interval, and the sentence that answers."""
+"""Results in words: the sentence that answers a page's question, with differences, their intervals and where they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from offcomp.results import Z_95, method_title, modules_of, modules_title, paired_difference, result_of, run_table, short_names
+from offcomp.paired import paired_difference, same_test
+from offcomp.results import method_title, modules_of, modules_title, result_of, run_table, short_names
 from offcomp.runs import Run
+from offcomp.scores import Score, against_original, difference_text, metric_of, on_task, score_text, value_of
 
 ALIKE = 1.1
 """Sizes that differ by less than this factor count as the same size."""
@@ -15,11 +16,6 @@ ALIKE = 1.1
 def percent(value: float) -> str:
     """A share: "94.3 %"."""
     return f"{100 * value:.1f} %"
-
-
-def accuracy_text(score: dict[str, Any]) -> str:
-    """A score with its 95 % interval: "83.2 % ± 4.4"."""
-    return f"{percent(score['value'])} ± {100 * Z_95 * score['standard_error']:.1f}"
 
 
 def megabytes(count: int) -> str:
@@ -32,30 +28,12 @@ def smaller(ratio: float) -> str:
     return f"{ratio:.3g}x smaller" if ratio >= 1 else f"{1 / ratio:.3g}x larger"
 
 
-def difference_text(value: float, low: float, high: float, *, against: str = "") -> str:
-    """A difference of accuracies: "+0.7 points (95 % interval -2.1 to +3.5), within noise"."""
-    noise = ", within noise" if low <= 0 <= high else ""
-    return f"{100 * value:+.1f} points{against} (95 % interval {100 * low:+.1f} to {100 * high:+.1f}){noise}"
-
-
-def against_original(score: dict[str, Any]) -> str:
-    """The paired difference from the original model, in words."""
-    paired = score["paired"]
-    return difference_text(paired["difference"], *paired["interval"], against=" from the original")
-
-
-def brief_difference(score: dict[str, Any]) -> str:
-    """The same without its interval: "+0.7 points, within noise"."""
-    low, high = score["paired"]["interval"]
-    return f"{100 * score['paired']['difference']:+.1f} points" + (", within noise" if low <= 0 <= high else "")
-
-
 def answer(runs: Sequence[Run]) -> str:
     """The answer to "Which method keeps more of the model?" in one sentence."""
     models = list(dict.fromkeys(run.plan.model for run in runs))
     if len(models) > 1:
         return (
-            f"These runs are not ranked: they are of different models ({', '.join(models)}), and an error or an accuracy "
+            f"These runs are not ranked: they are of different models ({', '.join(models)}), and an error or a score "
             "only says something beside the original it came from."
         )
     return _answer_for_one(runs[0]) if len(runs) == 1 else _answer_for_many(runs)
@@ -69,15 +47,19 @@ def _answer_for_one(run: Run) -> str:
         if run.plan.groups
         else "Nothing was compressed, so this is the original model"
     )
-    clauses = [
-        f"{task} accuracy is {percent(score['compressed']['value'])}, {against_original(score)}"
-        for task, score in result_of(run)["scores"].items()
-    ]
+    clauses = [_score_clause(task, score) for task, score in result_of(run)["scores"].items()]
     return "; ".join([start, *clauses]) + "." + ("" if clauses else " No task was scored.")
 
 
+def _score_clause(task: str, score: Score) -> str:
+    """What became of one score."""
+    metric = metric_of(score)
+    lower = " (lower is better)" if metric.direction == "lower" else ""
+    return f"{on_task(task, score)} is {metric.number(value_of(score))}{lower}, {against_original(score)}"
+
+
 def _answer_for_many(runs: Sequence[Run]) -> str:
-    return "; ".join([_error_clause(runs), *_accuracy_clauses(runs)]) + "."
+    return "; ".join([_error_clause(runs), *_score_clauses(runs)]) + "."
 
 
 def _error_clause(runs: Sequence[Run]) -> str:
@@ -96,37 +78,28 @@ def _error_clause(runs: Sequence[Run]) -> str:
     return f"At {sizes} fewer stored parameters, {best['name']} keeps more of the weights {errors}"
 
 
-def _accuracy_clauses(runs: Sequence[Run]) -> list[str]:
+def _score_clauses(runs: Sequence[Run]) -> list[str]:
     """For each task that all runs share: the best against the worst, on the same examples."""
-    names = short_names(runs)
-    clauses = []
-    for task in result_of(runs[0])["scores"]:
-        if not all(same_test(runs[0], run, task) for run in runs):
-            continue
-        ordered = sorted(runs, key=lambda run: accuracy(run, task))
-        worst, best = ordered[0], ordered[-1]
-        difference = paired_difference(best, worst, task)
-        if not any(difference):
-            clauses.append(f"in {task} accuracy they are equal, {percent(accuracy(best, task))}, on every sentence")
-            continue
-        words = difference_text(*difference)
-        clauses.append(f"in {task} accuracy, {names[best.id]} minus {names[worst.id]} is {words}")
-    return clauses
+    return [
+        _best_and_worst(runs, task)
+        for task in result_of(runs[0])["scores"]
+        if all(same_test(runs[0], run, task) for run in runs)
+    ]
 
 
-def accuracy(run: Run, task: str) -> float:
-    """Accuracy of a run's compressed model."""
-    return float(result_of(run)["scores"][task]["compressed"]["value"])
-
-
-def same_test(first: Run, second: Run, task: str) -> bool:
-    """Whether two runs started from the same weights and were scored on the same examples."""
-    marks = []
-    for run in (first, second):
-        result = result_of(run)
-        score = result["scores"].get(task)
-        marks.append(score and (result["model"]["fingerprint"], score["version"], score["split"], score["original"]))
-    return bool(marks[0]) and marks[0] == marks[1]
+def _best_and_worst(runs: Sequence[Run], task: str) -> str:
+    """How far the best run of a task is from the worst, and how sure that is."""
+    names, scores = short_names(runs), {run.id: result_of(run)["scores"][task] for run in runs}
+    metric, where = metric_of(scores[runs[0].id]), on_task(task, scores[runs[0].id])
+    ordered = sorted(runs, key=lambda run: metric.ranked(value_of(scores[run.id])))
+    worst, best = ordered[0], ordered[-1]
+    difference = paired_difference(best, worst, task)
+    if difference is None:
+        first, last = (f"{names[run.id]} has {score_text(scores[run.id])}" for run in (best, worst))
+        return f"in {where}, {first} and {last}, which only these intervals compare: runs keep no single examples of this task"
+    if not any(difference):
+        return f"in {where} they are equal, {metric.number(value_of(scores[best.id]))}, on every sentence"
+    return f"in {where}, {names[best.id]} minus {names[worst.id]} is {difference_text(metric, *difference)}"
 
 
 def provenance(runs: Sequence[Run]) -> str:
@@ -143,13 +116,17 @@ def first_impression(runs: Sequence[Run]) -> str:
     """What compression did to the model, for somebody who has just arrived."""
     ratio = run_table(runs)["parameter_ratio"].min()
     start = f"With the {modules_title(runs[0])} weights of {runs[0].plan.model} stored {smaller(ratio)}"
-    agreements = [
-        (percent(score["paired"]["agreement"]), score["compressed"]["n"], method_title(run))
-        for run in runs
-        for score in result_of(run)["scores"].values()
-    ]
+    agreements = [found for run in runs if (found := _agreement(run))]
     if not agreements:
         return f"{start}, the errors are these."
     first, n, method = agreements[0]
     others = "".join(f", {agreement} with {title}" for agreement, _, title in agreements[1:])
     return f"{start}, {first} of its decisions on {n} sentences stay as they were with {method}{others}."
+
+
+def _agreement(run: Run) -> tuple[str, int, str] | None:
+    """Agreement with the original on the first task with classes, how many sentences it has, and the method."""
+    for score in result_of(run)["scores"].values():
+        if "agreement" in score["paired"]:
+            return percent(score["paired"]["agreement"]), score["compressed"]["n"], method_title(run)
+    return None

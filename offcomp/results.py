@@ -1,4 +1,4 @@
-"""What finished runs say, as names and tables: one row a run, a group, a flipped prediction. Only runs that are done go in.
+"""What finished runs say, as names and tables: one row a run, or a property of it. Only runs that are done go in.
 
 A relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). `run.json` gives both for a
 group: the residual is rmse^2 * entries, the squared weights are (rmse / relative_error)^2 * entries.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from math import comb, sqrt
+from math import sqrt
 from typing import Any
 
 import pandas as pd
 
 from offcomp.methods import METHODS, default_options, role_in_plan
 from offcomp.plan import Group
+from offcomp.plan_tasks import task_name
 from offcomp.runs import Run
+from offcomp.scores import Score, baseline_of, metric_of
 
-Z_95 = 1.959964  # two-sided 95 % of the normal distribution
 SHORT_ID = 6
 NAMED_KINDS = 3
 TITLES = {method.role: method.title for method in METHODS}
@@ -139,7 +140,9 @@ def run_table(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         result = result_of(run)
         chosen = result["model"]["sizes"]["chosen"]
-        scores = {f"{task}_{name}": value for task, score in result["scores"].items() for name, value in _score(score).items()}
+        scores = {
+            f"{task}_{name}": value for task, score in result["scores"].items() for name, value in _figures(score).items()
+        }
         rows.append(
             {
                 "run": run.id,
@@ -157,85 +160,23 @@ def run_table(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _score(score: dict[str, Any]) -> dict[str, float]:
-    """The figures of one task, by name."""
-    paired, compressed = score["paired"], score["compressed"]
-    return {
-        "accuracy": compressed["value"],
+def _figures(score: Score) -> dict[str, Any]:
+    """The figures of one task, by name; those that its metric or its version does not have are left out."""
+    paired, compressed, baseline = score["paired"], score["compressed"], baseline_of(score)
+    figures = {
+        "metric": metric_of(score).name,
+        "score": compressed["value"],
         "standard_error": compressed["standard_error"],
         "n": compressed["n"],
-        "original_accuracy": score["original"]["value"],
+        "original_score": score["original"]["value"],
         "difference": paired["difference"],
         "difference_low": paired["interval"][0],
         "difference_high": paired["interval"][1],
-        "agreement": paired["agreement"],
-        "right_to_wrong": paired["right_to_wrong"],
-        "wrong_to_right": paired["wrong_to_right"],
+        "smallest_difference": paired.get("smallest_difference"),
+        "baseline": baseline[1] if baseline else None,
     }
-
-
-FLIP_COLUMNS = ("run", "name", "task", "change", "text", "label", "before", "after", "difference")
-
-
-def flip_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row for each prediction that changed sides, the largest change of the true label's probability first."""
-    names = short_names(runs)
-    rows = [
-        (
-            run.id,
-            names[run.id],
-            task,
-            change.replace("_", " "),
-            flip["text"],
-            flip["label"],
-            flip["original_probability"],
-            flip["compressed_probability"],
-            flip["compressed_probability"] - flip["original_probability"],
-        )
-        for run in runs
-        for task, score in result_of(run)["scores"].items()
-        for change, flips in score["flips"].items()
-        for flip in flips
-    ]
-    table = pd.DataFrame(rows, columns=list(FLIP_COLUMNS))
-    return table.sort_values("difference", key=abs, ascending=False, kind="stable", ignore_index=True)
-
-
-def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run and task: how many predictions changed sides, both ways, and McNemar's p."""
-    names = short_names(runs)
-    rows = []
-    for run in runs:
-        for task, score in result_of(run)["scores"].items():
-            wrong, right = score["paired"]["right_to_wrong"], score["paired"]["wrong_to_right"]
-            rows.append((run.id, names[run.id], task, wrong, right, mcnemar_p(wrong, right)))
-    return pd.DataFrame(rows, columns=["run", "name", "task", "right_to_wrong", "wrong_to_right", "p"])
-
-
-def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
-    """Exact two-sided probability of so uneven a split if both directions were equally likely (McNemar's test)."""
-    n, fewer = right_to_wrong + wrong_to_right, min(right_to_wrong, wrong_to_right)
-    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
-
-
-def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float, float]:
-    """Accuracy of `first` minus that of `second` on the same examples, with its 95 % interval (value, low, high).
-
-    Both start from the same original, so they differ only where one of them flipped a prediction that the other did not.
-    """
-    score = result_of(first)["scores"][task]
-    changes = [_changes(result_of(run)["scores"][task]) for run in (first, second)]
-    differences = [changes[0].get(text, 0) - changes[1].get(text, 0) for text in changes[0] | changes[1]]
-    n = score["compressed"]["n"]
-    mean = sum(differences) / n
-    margin = Z_95 * sqrt((sum(d * d for d in differences) / n - mean**2) / n)
-    return mean, mean - margin, mean + margin
-
-
-def _changes(score: dict[str, Any]) -> dict[str, int]:
-    """Text -> -1 where a right prediction became wrong, +1 where a wrong one became right."""
-    signs = {"right_to_wrong": -1, "wrong_to_right": 1}
-    return {flip["text"]: sign for change, sign in signs.items() for flip in score["flips"][change]}
+    figures |= {name: paired.get(name) for name in ("agreement", "right_to_wrong", "wrong_to_right", "divergence")}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:
@@ -254,7 +195,8 @@ def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataF
 def _facts(run: Run) -> dict[str, str]:
     """Plan and figures of a run, all as text. Where the groups differ, their values are listed."""
     result, plan = result_of(run), run.plan.to_dict()
-    facts = {"model": plan["model"], "seed": plan["seed"], "tasks": ", ".join(plan["tasks"]), "groups": len(plan["groups"])}
+    tasks = ", ".join(map(task_name, run.plan.tasks))
+    facts = {"model": plan["model"], "seed": plan["seed"], "tasks": tasks, "groups": len(plan["groups"])}
     for field in ("name", "modules", "stack", "method", "ratio", "unit", "dtype"):
         facts[f"group {field}"] = _listed([group[field] for group in plan["groups"]])
     for option in dict.fromkeys(name for group in plan["groups"] for name in group["options"]):

@@ -9,6 +9,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.prediction import predict
 from offcomp.runs import Run
+from offcomp.scores import Score, against_original, metric_of, score_text
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -74,11 +75,16 @@ def run_text(found: Run) -> str:
     lines = [head, "", format_table(rows), ""]
     if found.result["model"]:
         lines += [sizes_text(found.result["model"]["sizes"]), ""]
-    for task, score in found.result["scores"].items():
-        before, after, paired = score["original"], score["compressed"], score["paired"]
-        lines.append(
-            f"{task} {score['metric']}: {before['value']:.3f} +- {before['standard_error']:.3f} -> {after['value']:.3f} +- "
-            f"{after['standard_error']:.3f}, agreement {paired['agreement']:.3f}, {paired['right_to_wrong']} right to wrong, "
-            f"{paired['wrong_to_right']} wrong to right, n = {after['n']}"
-        )
+    lines += [f"{task}: {score_line(score)}" for task, score in found.result["scores"].items()]
     return "\n".join(lines).rstrip()
+
+
+def score_line(score: Score) -> str:
+    """A task's score before and after, with 95 % intervals, and what changed."""
+    metric, paired = metric_of(score), score["paired"]
+    parts = [f"{metric.word} {score_text(score, 'original')} -> {score_text(score)}", against_original(score)]
+    if "agreement" in paired:
+        parts.append(f"agreement {paired['agreement']:.3f}")
+    if "right_to_wrong" in paired:
+        parts.append(f"{paired['right_to_wrong']} right to wrong, {paired['wrong_to_right']} wrong to right")
+    return ", ".join([*parts, f"n = {score['compressed']['n']}"])

@@ -1,19 +1,13 @@
-"""Compare finished runs: errors, accuracy, size, what differs, and which predictions flipped."""
+"""Compare finished runs: errors, scores, size, what differs, and which predictions changed."""
+
+from collections.abc import Callable
+from functools import partial
 
 import streamlit as st
 
 from offcomp.ui.frame import page
-from offcomp.ui.results import (
-    show_accuracy,
-    show_answer,
-    show_differences,
-    show_downloads,
-    show_errors,
-    show_figures,
-    show_flip_counts,
-    show_flips,
-    show_size,
-)
+from offcomp.ui.results import show_answer, show_differences, show_downloads, show_errors, show_figures, show_size
+from offcomp.ui.scores import score_panels, show_changes, show_flip_counts, show_flips
 from offcomp.ui.selection import choose_runs
 
 with page("Compare", "Which method keeps more of the model?"):
@@ -21,16 +15,17 @@ with page("Compare", "Which method keeps more of the model?"):
     if runs:
         show_answer(runs)
         show_figures(runs)
-        left, right = st.columns(2, gap="large")
-        with left:
-            show_errors(runs)
-        with right:
-            show_accuracy(runs)
-        left, right = st.columns(2, gap="large")
-        with left:
-            show_size(runs)
-        with right:
-            show_flip_counts(runs)
+        panels: list[Callable[[], None]] = [
+            partial(show_errors, runs),
+            *score_panels(runs),
+            partial(show_size, runs),
+            partial(show_flip_counts, runs),
+        ]
+        for start in range(0, len(panels), 2):
+            for column, panel in zip(st.columns(2, gap="large"), panels[start : start + 2], strict=False):
+                with column:
+                    panel()
         show_flips(runs)
+        show_changes(runs)
         show_differences(runs)
         show_downloads(runs)

@@ -66,6 +66,37 @@ def made_score(right_to_wrong: list[str], wrong_to_right: list[str], *, n: int =
     }
 
 
+def made_value_score(metric: str, before: float, after: float, *, spread: float = 0.02, **fields: Any) -> dict[str, Any]:
+    """A score of a metric without classes: a standard error of `spread`, a difference known to a tenth of that."""
+
+    def value(number: float) -> dict[str, Any]:
+        return {"value": number, "standard_error": spread, "n": 200}
+
+    difference = after - before
+    interval = [difference - 0.2 * spread, difference + 0.2 * spread]
+    changes = [
+        {
+            "text": f"{metric} {i}",
+            "truth": float(i) if metric == "spearman" else None,
+            "original": before,
+            "compressed": after + i,
+        }
+        for i in range(2)
+    ]
+    return {
+        "metric": metric,
+        "direction": "higher" if metric == "spearman" else "lower",
+        "original": value(before),
+        "compressed": value(after),
+        "baseline": None if metric == "spearman" else {"name": "unigram", "value": 100 * before},
+        "paired": {"difference": difference, "interval": interval, "smallest_difference": spread, "divergence": 0.1},
+        "unchanged": before == after,
+        "collapsed": False,
+        "changes": changes,
+        **{"version": "1", "split": "test", "digest": "0" * 12},
+    } | fields
+
+
 def made_run(
     name: str,
     groups: list[dict[str, Any]],
@@ -74,13 +105,15 @@ def made_run(
     model: str = "tiny",
     status: str = "done",
     seed: int = 0,
+    others: dict[str, dict[str, Any]] | None = None,
 ) -> Run:
-    """A run of these groups."""
+    """A run of these groups, with a score on sentiment and on `others`."""
+    scores = ({"sentiment": score} if score else {}) | (others or {})
     planned = tuple(
         Group(g["name"], tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"])
         for g in groups
     )
-    plan = Plan(model, planned, ("sentiment",) if score else (), seed)
+    plan = Plan(model, planned, tuple(scores), seed)
     before, after = sum(g["rows"] * g["cols"] for g in groups), sum(g["num_parameters"] for g in groups)
     sizes = {}
     for denominator, rest in (("chosen", 0), ("matrices", 60), ("whole", 100)):
@@ -99,7 +132,7 @@ def made_run(
         "plan": plan.to_dict(),
         "groups": groups,
         "model": {"name": model, "fingerprint": model, "sizes": sizes},
-        "scores": {"sentiment": score} if score else {},
+        "scores": scores,
         "environment": {"offcomp": "0.1.0", "torch": "2.13.0"},
         "timings": {"total": 1.5},
         "started": "2026-01-02T03:04:05+00:00",

@@ -32,7 +32,10 @@ DESCRIPTIONS = (
 )
 PLANNING = (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.prediction")
 COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
-RESULTS = ("offcomp.results", "offcomp.answers", "offcomp.bundled", "offcomp.result_charts")
+RESULTS = (
+    *("offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
+    *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
+)
 SHOWING = (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.spectra", "offcomp.theme", "offcomp.charts", "offcomp.first_chart")
 
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -55,13 +58,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.suggestions": (*PLANNING, "offcomp.spectra", "offcomp.grams", "offcomp.error_curves", "offcomp.allocation"),
     "offcomp.calibration": (*PLANNING, *COMPUTING),
     "offcomp.compress": (*PLANNING, *COMPUTING, "offcomp.calibration"),
-    "offcomp.evaluation": COMPUTING,
+    "offcomp.evaluation": (*COMPUTING, "offcomp.files"),
+    "offcomp.environment": (),
     "offcomp.runs": PLANNING,
     "offcomp.execute": (
         *PLANNING,
         *COMPUTING,
         "offcomp.calibration",
         "offcomp.compress",
+        "offcomp.environment",
         "offcomp.evaluation",
         "offcomp.runs",
         "offcomp.spectra",
@@ -69,12 +74,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.theme": (),
     "offcomp.first_chart": ("offcomp.theme",),
     "offcomp.charts": (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme"),
-    "offcomp.results": (*PLANNING, "offcomp.runs"),
-    "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.results"),
+    "offcomp.scores": ("offcomp.tasks",),
+    "offcomp.results": (*PLANNING, "offcomp.runs", "offcomp.scores"),
+    "offcomp.paired": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results"),
+    "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results", "offcomp.paired"),
     "offcomp.bundled": (*PLANNING, "offcomp.runs"),
-    "offcomp.result_charts": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.theme", "offcomp.charts", "offcomp.first_chart"),
+    "offcomp.dot_charts": (*PLANNING, "offcomp.runs", "offcomp.results", "offcomp.theme", "offcomp.charts"),
+    "offcomp.result_charts": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.theme"),
+    "offcomp.score_charts": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.theme"),
     "offcomp.ui": SHOWING,
-    "offcomp.tables": (*PLANNING, "offcomp.runs"),
+    "offcomp.tables": (*PLANNING, "offcomp.runs", "offcomp.scores"),
     "offcomp.cli": ("offcomp",),
     "offcomp.cli_input": PLANNING,
     "offcomp.cli_allocation": (

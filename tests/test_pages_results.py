@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from offcomp import bundled
 from offcomp.files import read_json
-from tests.made_runs import put_in_home
+from tests.made_runs import made_value_score, put_in_home
 
 ROOT = Path(__file__).resolve().parents[1]
 Page = Callable[..., AppTest]
@@ -162,8 +162,26 @@ def test_a_run_without_scores(open_page: Page, home: Path) -> None:
     unscored["plan"]["tasks"], unscored["scores"] = [], {}
     name = put_in_home(home, unscored, "444444444444", submitted=1.0)
     app = open_page("pages/compare.py", runs=name)
-    assert metrics(app, "Accuracy") == ["not scored"]
+    assert metrics(app, "Score") == ["not scored"]
     assert "No task was scored" in texts(app)
+
+
+def test_tasks_of_every_metric_have_a_chart_each(open_page: Page, home: Path) -> None:
+    several = documents()[0]
+    several["plan"]["tasks"] += ["similarity", "masked-prose"]
+    several["scores"]["sentiment"] |= {"unchanged": True}
+    several["scores"]["similarity"] = made_value_score("spearman", 0.82, 0.79, collapsed=True)
+    several["scores"]["masked-prose"] = made_value_score("masked perplexity", 12.0, 15.0)
+    name = put_in_home(home, several, "888888888888", submitted=1.0)
+    app = open_page("pages/compare.py", runs=name)
+    assert metrics(app, "Correlation, similarity") == ["0.790 ± 0.039"]
+    assert metrics(app, "Masked perplexity, masked words in prose") == ["15.0 ± 0.039"]
+    assert len(app.get("plotly_chart")) == 5
+    assert "masked perplexity on masked words in prose is 15.0 (lower is better), +3.00 from the original" in texts(app)
+    assert "a true difference of 0.020 would show" in texts(app)
+    told = [warning.value for warning in app.warning]
+    assert ["to the last bit" in told[0], "apart: they all come out alike" in told[1]] == [True, True]
+    assert "What changed most?" in [title.value for title in app.subheader]
 
 
 def test_runs_of_different_models_are_not_ranked(open_page: Page, own: tuple[str, str], home: Path) -> None:

@@ -8,30 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from offcomp.answers import answer, brief_difference, difference_text, first_impression, megabytes, same_test, smaller
+from offcomp.answers import answer, first_impression, megabytes, smaller
 from offcomp.bundled import FILES, bundled_runs, missing_files
+from offcomp.dot_charts import shortened
 from offcomp.methods import METHODS, default_options, own_options, presets_of
 from offcomp.methods.base import Method
-from offcomp.result_charts import (
-    accuracy_figure,
-    accuracy_table,
-    error_figure,
-    error_table,
-    shortened,
-    size_figure,
-    size_table,
+from offcomp.paired import (
+    flip_count_table,
+    flip_table,
+    mcnemar_p,
+    paired_difference,
+    same_test,
 )
+from offcomp.result_charts import error_figure, error_table, size_figure, size_table
 from offcomp.results import (
     default_selection,
     difference_table,
-    flip_count_table,
-    flip_table,
     label,
-    mcnemar_p,
     method_title,
     overall_cosine,
     overall_error,
-    paired_difference,
     role_of,
     run_table,
     short_names,
@@ -39,6 +35,8 @@ from offcomp.results import (
     with_provenance,
 )
 from offcomp.runs import Run, run_id
+from offcomp.score_charts import score_figure, score_table
+from offcomp.scores import METRICS, brief_difference, difference_text
 from offcomp.theme import MARKERS, PALETTES
 from tests.made_runs import made_group, made_run, made_score
 
@@ -80,8 +78,8 @@ def test_overall_cosine_is_the_mean_over_all_rows() -> None:
 def test_run_table() -> None:
     table = run_table([SVD, UNSCORED])
     assert table["stored_parameters"].tolist() == [40, 20]
-    assert table["sentiment_accuracy"].tolist()[0] == pytest.approx(0.79)
-    assert table["sentiment_accuracy"].isna().tolist() == [False, True]
+    assert table["sentiment_score"].tolist()[0] == pytest.approx(0.79)
+    assert table["sentiment_score"].isna().tolist() == [False, True]
 
 
 def test_error_table_by_group_and_module() -> None:
@@ -93,18 +91,18 @@ def test_error_table_by_group_and_module() -> None:
     assert error_table([BASELINE]).empty
 
 
-def test_accuracy_table_names_the_original_once() -> None:
-    table = accuracy_table([SVD, AUTOENCODER])
+def test_the_table_of_scores_names_the_original_once() -> None:
+    table = score_table([SVD, AUTOENCODER])
     assert table["row"].tolist() == ["Original", "SVD", "Autoencoder"]
-    assert table["accuracy"].tolist() == pytest.approx([0.8, 0.79, 0.77])
+    assert table["value"].tolist() == pytest.approx([0.8, 0.79, 0.77])
     margin = 1.959964 * sqrt(0.8 * 0.2 / 100)
     assert (table["low"][0], table["high"][0]) == pytest.approx((0.8 - margin, 0.8 + margin))
-    assert accuracy_table([UNSCORED]).empty
-    assert accuracy_table([SVD, OTHER_MODEL])["row"].tolist()[::2] == ["Original, tiny", "Original, other"]
+    assert score_table([UNSCORED]).empty
+    assert score_table([SVD, OTHER_MODEL])["row"].tolist()[::2] == ["Original, tiny", "Original, other"]
 
 
 def test_an_interval_does_not_leave_0_to_1() -> None:
-    perfect = accuracy_table([made_run("1" * 12, [], made_score([], [], right=100))])
+    perfect = score_table([made_run("1" * 12, [], made_score([], [], right=100))])
     assert (perfect["low"].tolist(), perfect["high"].tolist()) == ([1.0, 1.0], [1.0, 1.0])
 
 
@@ -120,9 +118,9 @@ def test_size_table_has_three_denominators_in_two_units() -> None:
 @pytest.mark.parametrize("theme", PALETTES)
 def test_figures_say_what_is_better(runs: list[Run], theme: str) -> None:
     palette = PALETTES[theme]
-    accuracies = accuracy_table(runs)
+    accuracies = score_table(runs)
     figures = [error_figure(error_table(runs), palette), size_figure(size_table(runs), palette, "bytes")]
-    figures += [accuracy_figure(accuracies, palette)] if len(accuracies) else []
+    figures += [score_figure(accuracies, palette)] if len(accuracies) else []
     for figure in figures:
         json.loads(figure.to_json())
         assert figure.layout.title.text.endswith("?")
@@ -286,7 +284,7 @@ def test_sizes_that_differ_are_said_to_differ() -> None:
 
 
 def test_numbers_in_words() -> None:
-    assert difference_text(0.05, 0.01, 0.09) == "+5.0 points (95 % interval +1.0 to +9.0)"
+    assert difference_text(METRICS["accuracy"], 0.05, 0.01, 0.09) == "+5.0 points (95 % interval +1.0 to +9.0)"
     assert brief_difference(made_score(["a"], [])) == "-1.0 points, within noise"
     assert (smaller(3.0199), smaller(0.5)) == ("3.02x smaller", "2x larger")
     assert (megabytes(86_118_912), megabytes(2_343_936), megabytes(1234)) == ("86.1 MB", "2.34 MB", "1.23 kB")
@@ -300,7 +298,9 @@ def test_bundled_runs_are_those_of_this_version() -> None:
         assert run.result is not None
         assert run.id == run_id(run.plan, run.result["model"]["fingerprint"]), "measure again: plan or results version changed"
     assert same_test(*runs, "sentiment")
-    assert "94.3 % of its decisions on 280 sentences" in first_impression(runs)
+    score = (runs[0].result or {})["scores"]["sentiment"]
+    agreement, n = 100 * score["paired"]["agreement"], score["compressed"]["n"]
+    assert f"{agreement:.1f} % of its decisions on {n} sentences" in first_impression(runs)
 
 
 def test_missing_bundled_files_are_named(tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ import streamlit as st
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 from streamlit.delta_generator import DeltaGenerator
 
-from offcomp.answers import accuracy_text, against_original, answer, brief_difference, megabytes, percent, provenance, smaller
+from offcomp.answers import answer, megabytes, percent, provenance, smaller
 from offcomp.first_chart import error_svg
+from offcomp.paired import change_table, flip_table
 from offcomp.result_charts import (
     LEVELS,
     UNITS,
-    accuracy_figure,
-    accuracy_table,
     error_figure,
     error_table,
     size_figure,
@@ -27,8 +26,6 @@ from offcomp.result_charts import (
 )
 from offcomp.results import (
     difference_table,
-    flip_count_table,
-    flip_table,
     label,
     method_title,
     result_of,
@@ -37,16 +34,31 @@ from offcomp.results import (
     with_provenance,
 )
 from offcomp.runs import Run
+from offcomp.score_charts import score_table
+from offcomp.scores import (
+    METRICS,
+    against_original,
+    brief_difference,
+    concerns,
+    metric_of,
+    on_task,
+    score_text,
+    sentence_start,
+    task_title,
+    within_sentence,
+)
 from offcomp.ui.frame import palette
 
 MOST_CARDS = 4
-METRIC_PIXELS = {"Accuracy": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
+METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
 TALL_CHART_PIXELS = 640
 HIDDEN_COLUMNS = ("role", "symbol")
+SOMETIMES_EMPTY = ("flips", "changes")  # by the kinds of the tasks
 HELP = {
-    "Accuracy": "Share of the test sentences that the compressed model gets right, with its 95 % interval.",
+    **{metric.title: metric.help for metric in METRICS.values()},
+    "Score": "How well the compressed model still does a task.",
     "Agreement": "Share of the test sentences on which the compressed and the original model decide alike.",
     "Relative error": "Length of the difference between original and stored weights, divided by the length of the original, "
     "over all chosen weights. 0 is exact, 1 is as bad as storing zeros.",
@@ -55,8 +67,6 @@ HELP = {
     "Stored bytes": "The same in bytes, so that a smaller number format counts as well.",
 }
 
-P_HELP = "McNemar's exact test: how likely so uneven a split is if both directions were equally likely."
-
 
 def show_answer(runs: Sequence[Run]) -> None:
     """The page's question answered in a sentence, and what keeps the answer from being fair."""
@@ -64,8 +74,8 @@ def show_answer(runs: Sequence[Run]) -> None:
     names = short_names(runs)
     for run in runs:
         for task, score in result_of(run)["scores"].items():
-            if score["collapsed"]:
-                st.warning(f"{names[run.id]} gives the same answer to every {task} sentence.", icon=":material/warning:")
+            for concern in concerns(task, score, compressed=bool(run.plan.groups)):
+                st.warning(f"{names[run.id]} {concern}", icon=":material/warning:")
 
 
 def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) -> None:
@@ -101,19 +111,22 @@ def _card(run: Run, *, brief: bool, with_model: bool) -> None:
                 st.metric(metric, value, note, delta_color="off", delta_arrow="off", help=HELP[kind], width=width)
         if not brief:
             for task, score in result_of(run)["scores"].items():
-                st.caption(f"Accuracy on {task}: {against_original(score)}.")
+                st.caption(f"{sentence_start(on_task(task, score))}: {against_original(score)}.")
 
 
 def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str]]:
     """Name, value and note of each figure."""
     scores = result_of(run)["scores"]
     if not scores:
-        yield "Accuracy", "not scored", "no task in plan"
+        yield "Score", "not scored", "no task in plan"
     for task, score in scores.items():
-        suffix = f", {task}" if len(scores) > 1 else ""
-        paired, n = score["paired"], score["compressed"]["n"]
-        yield f"Accuracy{suffix}", accuracy_text(score["compressed"]), brief_difference(score) if brief else f"{n} sentences"
-        yield f"Agreement{suffix}", percent(paired["agreement"]), f"{paired['right_to_wrong'] + paired['wrong_to_right']} flips"
+        suffix = f", {within_sentence(task_title(task, score))}" if len(scores) > 1 else ""
+        metric, paired, n = metric_of(score), score["paired"], score["compressed"]["n"]
+        note = brief_difference(score) if brief else f"{n:,} {metric.counts}"
+        yield f"{metric.title}{suffix}", score_text(score), note
+        if "agreement" in paired and (len(scores) == 1 or not brief):
+            flips = paired["right_to_wrong"] + paired["wrong_to_right"]
+            yield f"Agreement{suffix}", percent(paired["agreement"]), f"{flips} flips"
     row = run_table([run]).iloc[0]
     yield "Relative error", f"{row['relative_error']:.3f}", "chosen weights"
     if not brief:
@@ -153,16 +166,6 @@ def _switch(name: str, options: tuple[str, ...], key: str) -> str:
     return chosen or options[0]
 
 
-def show_accuracy(runs: Sequence[Run]) -> None:
-    """Chart and table of the accuracy, for each task."""
-    table = accuracy_table(runs)
-    if table.empty:
-        st.caption("No task was scored in these runs: name one in the plan to see what the model still can do.")
-    for task, part in table.groupby("task", sort=False):
-        alt = f"Accuracy on {task} of the original and of each run, with 95 % intervals; the table below has the numbers."
-        show_chart(st.container(), accuracy_figure(part, palette()), part, key=f"compare_accuracy_{task}", alt=alt)
-
-
 def show_size(runs: Sequence[Run]) -> None:
     """Chart and table of what is left to store, for three denominators."""
     chart = st.container()
@@ -200,65 +203,18 @@ def show_differences(runs: Sequence[Run]) -> None:
     st.dataframe(difference_table(runs, show_all=everything), hide_index=True, key="compare_differences")
 
 
-def show_flip_counts(runs: Sequence[Run]) -> None:
-    """How many predictions changed sides, both ways: equal accuracies can hide many."""
-    counts = flip_count_table(runs)
-    st.subheader("How many predictions flipped?")
-    if counts.empty:
-        st.caption("No task was scored, so no prediction is known.")
-        return
-    many_tasks = counts["task"].nunique() > 1
-    st.dataframe(
-        counts,
-        column_order=[column for column in counts.columns if column != "run" and (column != "task" or many_tasks)],
-        hide_index=True,
-        key="compare_flip_counts",
-        column_config={
-            "name": "Run",
-            "task": "Task",
-            "right_to_wrong": "Right to wrong",
-            "wrong_to_right": "Wrong to right",
-            "p": st.column_config.NumberColumn("p", format="%.2g", help=P_HELP),
-        },
-    )
-    st.caption("Equal accuracies can hide many flips. The sentences are listed below.")
-
-
-def show_flips(runs: Sequence[Run]) -> None:
-    """Which single predictions changed sides, the largest change first."""
-    flips = flip_table(runs)
-    if flips.empty:
-        return
-    st.subheader("Which predictions flipped?")
-    probability = "Probability of the true label"
-    number = st.column_config.NumberColumn
-    st.dataframe(
-        flips,
-        hide_index=True,
-        key="compare_flips",
-        column_order=("text", "label", "before", "after", "difference", "name", "change"),
-        column_config={
-            "text": st.column_config.TextColumn("Text", width="large"),
-            "label": "True label",
-            "before": number("Original", format="%.3f", help=f"{probability} given by the original model."),
-            "after": number("Compressed", format="%.3f", help=f"{probability} given by the compressed model."),
-            "difference": number("Change", format="%+.3f"),
-            "name": "Run",
-            "change": "Flip",
-        },
-    )
-
-
 def show_downloads(runs: Sequence[Run]) -> None:
     """The tables with run, plan, seed and versions in every row."""
     st.subheader("Take the numbers along")
     tables = {
         "runs": run_table(runs),
         "groups": error_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
-        "accuracy": accuracy_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
+        "scores": score_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
         "sizes": size_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
         "flips": flip_table(runs),
+        "changes": change_table(runs),
     }
+    tables = {name: table for name, table in tables.items() if len(table) or name not in SOMETIMES_EMPTY}
     full = {name: with_provenance(table, runs) for name, table in tables.items()}
     with st.container(horizontal=True):
         for name, table in full.items():

@@ -1,0 +1,130 @@
+"""Two models on the same examples: which single predictions flipped or changed, and how sure a difference is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb, sqrt
+from typing import Any
+
+import pandas as pd
+
+from offcomp.results import result_of, short_names
+from offcomp.runs import Run
+from offcomp.scores import Z_95, Score
+
+FLIP_COLUMNS = ("run", "name", "task", "change", "text", "label", "before", "after", "difference", "predicted")
+
+
+def flip_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row for each prediction that changed sides, the largest change of the true label's probability first."""
+    names = short_names(runs)
+    rows = [
+        (
+            run.id,
+            names[run.id],
+            task,
+            change.replace("_", " "),
+            flip["text"],
+            flip["label"],
+            flip["original_probability"],
+            flip["compressed_probability"],
+            flip["compressed_probability"] - flip["original_probability"],
+            flip.get("predicted", ""),
+        )
+        for run in runs
+        for task, score in result_of(run)["scores"].items()
+        for change, flips in score.get("flips", {}).items()
+        for flip in flips
+    ]
+    return _largest_first(pd.DataFrame(rows, columns=list(FLIP_COLUMNS)))
+
+
+def _largest_first(table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values("difference", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+
+CHANGE_COLUMNS = ("run", "name", "task", "text", "truth", "before", "after", "difference")
+
+
+def change_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row for each example that a task without classes reports as changed most, by the size of the change.
+
+    before, after    what the models give: a similarity or a predicted score, or a loss in nats a word
+    """
+    names = short_names(runs)
+    rows = [
+        (
+            run.id,
+            names[run.id],
+            task,
+            change["text"],
+            change.get("truth"),
+            change["original"],
+            change["compressed"],
+            change["compressed"] - change["original"],
+        )
+        for run in runs
+        for task, score in result_of(run)["scores"].items()
+        for change in score.get("changes", [])
+    ]
+    return _largest_first(pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)))
+
+
+def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run and task with classes: how many predictions changed sides, both ways, and McNemar's p."""
+    names = short_names(runs)
+    rows = []
+    for run in runs:
+        for task, score in result_of(run)["scores"].items():
+            if "flips" in score:
+                wrong, right = score["paired"]["right_to_wrong"], score["paired"]["wrong_to_right"]
+                rows.append((run.id, names[run.id], task, wrong, right, mcnemar_p(wrong, right)))
+    return pd.DataFrame(rows, columns=["run", "name", "task", "right_to_wrong", "wrong_to_right", "p"])
+
+
+def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
+    """Exact two-sided probability of so uneven a split if both directions were equally likely (McNemar's test)."""
+    n, fewer = right_to_wrong + wrong_to_right, min(right_to_wrong, wrong_to_right)
+    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+
+
+def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:
+    """What two scores must share to be of the same original on the same examples; None where the task was not scored."""
+    result = result_of(run)
+    score = result["scores"].get(task)
+    if score is None:
+        return None
+    kind = score.get("metric", "accuracy"), score.get("version"), score.get("split"), score.get("digest")
+    return (result["model"]["fingerprint"], *kind, score["original"]["value"], score["original"]["n"])
+
+
+def same_test(first: Run, second: Run, task: str) -> bool:
+    """Whether two runs started from the same weights and were scored on the same examples."""
+    mark = mark_of(first, task)
+    return mark is not None and mark == mark_of(second, task)
+
+
+def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float, float] | None:
+    """Accuracy of `first` minus that of `second` on the same examples, with its 95 % interval (value, low, high).
+
+    Both start from the same original, so they differ only where one of them flipped a prediction that the other did not.
+    None where a run does not list every flip, as for tasks without classes: no interval could be given.
+    """
+    scores = [result_of(run)["scores"][task] for run in (first, second)]
+    changes = [_changes(score) for score in scores]
+    if changes[0] is None or changes[1] is None:
+        return None
+    differences = [changes[0].get(text, 0) - changes[1].get(text, 0) for text in changes[0] | changes[1]]
+    n = scores[0]["compressed"]["n"]
+    mean = sum(differences) / n
+    margin = Z_95 * sqrt((sum(d * d for d in differences) / n - mean**2) / n)
+    return mean, mean - margin, mean + margin
+
+
+def _changes(score: Score) -> dict[str, int] | None:
+    """Text -> -1 where a right prediction became wrong, +1 where a wrong one became right; None if they are not all there."""
+    if "flips" not in score:
+        return None
+    signs = {"right_to_wrong": -1, "wrong_to_right": 1}
+    found = {flip["text"]: sign for change, sign in signs.items() for flip in score["flips"][change]}
+    return found if len(found) == sum(score["paired"][change] for change in signs) else None

@@ -1,0 +1,238 @@
+"""What a score is called and how it is written: one place for charts, pages and the command line.
+
+A score is the document of one task in `run.json`. Runs of earlier versions lack some of its fields: they know accuracy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import floor, inf, log10
+from typing import Any
+
+from offcomp.tasks import TASKS
+
+Z_95 = 1.959964  # two-sided 95 % of the normal distribution
+MOST_DECIMALS = 4
+Score = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric reads.
+
+    word        its name within a sentence
+    axis        its name on an axis, which says what it is a share or a number of
+    question    the title of its chart; takes the task
+    counts      what the number of examples counts
+    least       the smallest value that there is, and the largest
+    percent     whether it is written in %, and a difference in points
+    """
+
+    name: str
+    title: str
+    word: str
+    axis: str
+    question: str
+    help: str
+    counts: str
+    least: float
+    most: float
+    direction: str = "higher"
+    percent: bool = False
+
+    @property
+    def better(self) -> str:
+        """Which direction is better on an axis from left to right."""
+        return "right is better" if self.direction == "higher" else "lower is better"
+
+    def number(self, value: float) -> str:
+        """A value: "83.2 %", "0.820", "12.3"."""
+        if self.percent:
+            return f"{100 * value:.1f} %"
+        return f"{value:.3f}" if self.most == 1 else _digits(value, 3)
+
+    def change(self, value: float) -> str:
+        """A difference of two values, with its unit: "+0.7 points", "-0.012", "+1.34"."""
+        return f"{self.bare_change(value)} points" if self.percent else self.bare_change(value)
+
+    def bare_change(self, value: float) -> str:
+        """The same without its unit."""
+        if self.percent:
+            return f"{100 * value:+.1f}"
+        sign = "-" if value < 0 else "+"
+        return f"{value:+.3f}" if self.most == 1 else sign + _digits(abs(value), 3)
+
+    def margin(self, value: float) -> str:
+        """Half an interval, without its unit: "4.4", "0.021", "0.98"."""
+        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}" if self.most == 1 else _digits(value, 2)
+
+    def ranked(self, value: float) -> float:
+        """A number that grows as the value gets better."""
+        return value if self.direction == "higher" else -value
+
+
+def _digits(value: float, digits: int) -> str:
+    """A number of 0 or more with so many significant digits, never with an exponent."""
+    behind = digits - 1 - floor(log10(value)) if value > 0 else digits - 1
+    return f"{value:,.{max(0, min(behind, MOST_DECIMALS))}f}"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "accuracy",
+            "Accuracy",
+            "accuracy",
+            "Accuracy (share of test sentences, in %)",
+            "What is left of the accuracy on {}?",
+            "Share of the test sentences that the compressed model gets right, with its 95 % interval.",
+            "sentences",
+            0.0,
+            1.0,
+            percent=True,
+        ),
+        Metric(
+            "spearman",
+            "Correlation",
+            "Spearman correlation",
+            "Spearman correlation",
+            "What is left of the correlation on {}?",
+            "Spearman's rank correlation between the model's scores and those that people gave, with its 95 % interval. "
+            "1 is the same order, 0 is no relation.",
+            "examples",
+            -1.0,
+            1.0,
+        ),
+        Metric(
+            "masked perplexity",
+            "Masked perplexity",
+            "masked perplexity",
+            "Perplexity of masked words",
+            "How much does the perplexity on {} rise?",
+            "Among how many words the model is as good as guessing where a word is masked, with its 95 % interval. "
+            "Lower is better; 1 is certainty.",
+            "masked words",
+            1.0,
+            inf,
+            "lower",
+        ),
+        Metric(
+            "perplexity",
+            "Perplexity",
+            "perplexity",
+            "Perplexity of next words",
+            "How much does the perplexity on {} rise?",
+            "Among how many words the model is as good as guessing the next one, with its 95 % interval. "
+            "Lower is better; 1 is certainty.",
+            "words",
+            1.0,
+            inf,
+            "lower",
+        ),
+    )
+}
+BASELINES = {"majority class": "always the same answer", "unigram": "word frequencies alone"}
+TITLES = {task.name: task.title for task in TASKS}
+
+
+def metric_of(score: Score) -> Metric:
+    """The metric of a score."""
+    return METRICS[score.get("metric", "accuracy")]
+
+
+def task_title(task: str, score: Score) -> str:
+    """The title of a task; its name where it has none."""
+    return str(score.get("title") or TITLES.get(task) or task)
+
+
+def within_sentence(title: str) -> str:
+    """A title in the middle of a sentence: "topics" and "masked words in prose", but "STS-B" and "CoLA"."""
+    first = title.split(" ", maxsplit=1)[0]
+    return title[:1].lower() + title[1:] if first[1:].islower() else title
+
+
+def sentence_start(text: str) -> str:
+    """The same with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def on_task(task: str, score: Score) -> str:
+    """ "accuracy on sentiment"."""
+    return f"{metric_of(score).word} on {within_sentence(task_title(task, score))}"
+
+
+def value_of(score: Score, which: str = "compressed") -> float:
+    """The value of the compressed model, or of the original."""
+    return float(score[which]["value"])
+
+
+def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
+    """The 95 % interval of a value, within what the metric can be."""
+    metric, value, margin = metric_of(score), value_of(score, which), Z_95 * float(score[which]["standard_error"])
+    return max(metric.least, value - margin), min(metric.most, value + margin)
+
+
+def score_text(score: Score, which: str = "compressed") -> str:
+    """A value with its 95 % interval: "83.2 % ± 4.4", "0.820 ± 0.021"."""
+    metric = metric_of(score)
+    margin = metric.margin(Z_95 * float(score[which]["standard_error"]))
+    return f"{metric.number(value_of(score, which))} ± {margin}"
+
+
+def baseline_of(score: Score) -> tuple[str, float] | None:
+    """What somebody reaches who does not look at the text, in words, and its score; None where the metric has no such thing."""
+    baseline = score.get("baseline")
+    if baseline is None and "majority_baseline" in score:
+        baseline = {"name": "majority class", "value": score["majority_baseline"]}
+    if not baseline or baseline.get("value") is None:
+        return None
+    return BASELINES.get(baseline["name"], str(baseline["name"])), float(baseline["value"])
+
+
+def difference_text(metric: Metric, value: float, low: float, high: float, *, against: str = "") -> str:
+    """A difference of two scores: "+0.7 points (95 % interval -2.1 to +3.5), within noise"."""
+    noise = ", within noise" if low <= 0 <= high else ""
+    interval = f"{metric.bare_change(low)} to {metric.bare_change(high)}"
+    return f"{metric.change(value)}{against} (95 % interval {interval}){noise}"
+
+
+def against_original(score: Score) -> str:
+    """The paired difference from the original model, in words."""
+    paired = score["paired"]
+    return difference_text(metric_of(score), paired["difference"], *paired["interval"], against=" from the original")
+
+
+def brief_difference(score: Score) -> str:
+    """The same without its interval: "+0.7 points, within noise"."""
+    low, high = score["paired"]["interval"]
+    return metric_of(score).change(score["paired"]["difference"]) + (", within noise" if low <= 0 <= high else "")
+
+
+def visible_difference(score: Score) -> str:
+    """What these examples can show, in a sentence; empty for runs that do not know it."""
+    smallest = score["paired"].get("smallest_difference")
+    if smallest is None:
+        return ""
+    metric = metric_of(score)
+    amount, n = metric.change(float(smallest)).removeprefix("+"), score["compressed"]["n"]
+    return f"With these {n:,} {metric.counts}, a true difference of {amount} would show in four of five such tests."
+
+
+def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
+    """What makes a score mean something else than it seems to, a clause each that goes on from the model's name.
+
+    compressed    whether anything was compressed, so that predictions should differ
+    """
+    title = within_sentence(task_title(task, score))
+    said = []
+    if score.get("collapsed") and "flips" in score:
+        said.append(f"gives the same answer to every {title} sentence.")
+    elif score.get("collapsed"):
+        said.append(f"can no longer tell the examples of {title} apart: they all come out alike.")
+    if compressed and score.get("unchanged"):
+        said.append(
+            f"gives exactly the original's answers on {title}, to the last bit: the task does not use the compressed weights."
+        )
+    return said
