@@ -262,8 +262,8 @@ def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None
     error = max((group["relative_error"] for group in groups), default=0.0)
     if error > NOTICEABLE_ERROR and scores and all(score["unchanged"] for score in scores.values()):
         raise RunError(
-            f"the compressed weights differ from the original by up to {error:.2%}, but every answer is the same to the last bit, "
-            "so the model does not use them; choose modules that it reads in these tasks"
+            f"the compressed weights differ from the original by up to {error:.2%}, but every answer is the same to the last "
+            "bit, so the model does not use them; choose modules that it reads in these tasks"
         )
 
 
