@@ -163,13 +163,13 @@ def check_order(model: str, truth: NDArray[np.int64], said: NDArray[np.int64], n
 
 
 def _normal(name: str) -> str:
-    """The name without case, spaces and signs, and one word for what means the same."""
-    plain = re.sub(r"[\W_]", "", name.casefold())
+    """The name without case, spaces and signs, one word for what means the same, and a bare number for LABEL_0."""
+    plain = re.sub(r"^(label|class)(?=\d+$)", "", re.sub(r"[\W_]", "", name.casefold()))
     return SAME.get(plain, plain)
 
 
 def _are_generic(names: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"(label|class)?\d+", name) for name in names)
+    return all(name.isdecimal() for name in names)
 
 
 def _spread(split: Dataset, most: int) -> Dataset:
