@@ -1,0 +1,154 @@
+"""Measure what is bundled: `python -m benchmarks.measurements [--data FOLDER]` writes assets/runs/MODEL-sweep.json.
+
+Each row is one compressed model: every linear weight by one method, grouping and ratio (a sweep), or one weight matrix alone
+(its sensitivity). It is scored on the bundled tasks, and with --data on real sets too: FOLDER/NAME/SPLIT.parquet as for stsb
+(sentence1, sentence2, score), sst2_sent, mrpc and ag_news; of these figures alone are kept, no text. Nothing is trained or
+chosen by a score. A row has its plan, so that `offcomp run` repeats it; the file has versions, machine and date. A file that is
+there already is completed, not measured again; --fresh starts anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from offcomp.compress import compress_group
+from offcomp.environment import environment
+from offcomp.errors import BudgetTooSmall
+from offcomp.evaluation import OpenTask, open_task
+from offcomp.methods import method_of_role, own_options
+from offcomp.models.catalogue import ModelInfo
+from offcomp.models.loading import LoadedModel, load
+from offcomp.models.weights import substituted
+from offcomp.numerics.accounting import Size
+from offcomp.plan import Group, Plan, make_groups
+from offcomp.prediction import model_sizes
+from offcomp.results import overall_cosine, overall_error
+from offcomp.tasks import Task, find_task, usual_tasks
+
+FOLDER = Path(__file__).parents[1] / "assets" / "runs"
+REAL = {
+    "stsb": Task("stsb", "similarity", "", "STS-B"),
+    "sst2_sent": Task("sst2", "probe", "", "SST-2"),
+    "mrpc": Task("mrpc", "probe", "", "MRPC"),
+    "ag_news": Task("ag_news", "probe", "", "AG News"),
+}
+METHODS = ("svd", "residual", "autoencoder", "codebook", "quantization", "pruning")
+GROUPINGS = ("module", "kind")
+RATIOS = (1.5, 2.0, 4.0, 8.0)
+UNITS = {"codebook": "bytes", "quantization": "bytes", "pruning": "bytes"}
+ALONE = 4.0  # ratio at which each matrix is compressed alone
+SEED = 0
+KEPT_OF_A_GROUP = ("name", "form", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes")
+
+
+def sweep(info: ModelInfo) -> Iterator[Plan]:
+    """Every linear weight by each method, grouping and ratio."""
+    specs = [spec for spec in info.modules if spec.default and spec.layer is not None]
+    for role in METHODS:
+        method = method_of_role(role)
+        for grouping in GROUPINGS:
+            for ratio in RATIOS:
+                made = {"method": method.name, "options": own_options(method), "unit": UNITS.get(role, "parameters")}
+                yield Plan(info.model, make_groups(specs, grouping, ratio=ratio, **made), (), SEED)
+
+
+def alone(info: ModelInfo) -> Iterator[Plan]:
+    """Each matrix compressed alone by SVD."""
+    for spec in info.modules:
+        if spec.default:
+            yield Plan(info.model, (Group(spec.name, (spec.name,), ratio=ALONE),), (), SEED)
+
+
+def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str, Any]:
+    """One row: the plan, sizes, errors and scores."""
+    started = perf_counter()
+    groups = [compress_group(loaded.model, loaded.info, group, seed=plan.seed) for group in plan.groups]
+    matrices = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
+    with substituted(loaded.model, matrices):
+        scores = {task.task.name: figures_of(task.compare()) for task in tasks}
+    figures = [group.figures for group in groups]
+    stored = [(figure["original_parameters"], Size(figure["num_parameters"], figure["num_bytes"])) for figure in figures]
+    return {
+        "plan": plan.to_dict(),
+        "relative_error": overall_error(figures),
+        "cosine_distance": overall_cosine(figures),
+        "sizes": model_sizes(stored, loaded.info),
+        "groups": [{name: figure[name] for name in KEPT_OF_A_GROUP} for figure in figures],
+        "scores": scores,
+        "seconds": perf_counter() - started,
+    }
+
+
+def figures_of(score: dict[str, Any]) -> dict[str, Any]:
+    """A score without its texts."""
+    return {name: value for name, value in score.items() if name not in ("flips", "changes", "settings", "title")}
+
+
+def rounded(value: Any) -> Any:
+    """JSON values with six significant digits."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def main() -> None:
+    """Measure and write after each row."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="minilm-l6")
+    parser.add_argument("--data", type=Path, help="folder of the real sets")
+    parser.add_argument("--real", nargs="*", choices=REAL, default=["stsb"], help="which of them")
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    loaded = load(arguments.model)
+    asked = [find_task(name) for name in usual_tasks(loaded.info.architecture)]
+    if arguments.data:
+        asked += [_at(REAL[name], arguments.data / name) for name in arguments.real]
+    tasks = [open_task(task, loaded) for task in asked]
+    file = FOLDER / f"{arguments.model}-sweep.json"
+    document = {} if arguments.fresh or not file.exists() else json.loads(file.read_text())
+    document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint, "seed": SEED}
+    document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
+    document["originals"] = rounded({task.task.name: figures_of(task.original()) for task in tasks})
+    for purpose, plans in (("sweep", sweep(loaded.info)), ("sensitivity", alone(loaded.info))):
+        rows = document.setdefault(purpose, [])
+        done = [row["plan"] for row in rows]
+        for plan in plans:
+            if rounded(plan.to_dict()) in done:
+                continue
+            try:
+                row = rounded(measured(plan, loaded, tasks))
+            except BudgetTooSmall as error:
+                print(f"left out: {error}")
+                continue
+            rows.append(row)
+            file.write_text(json.dumps(document, separators=(",", ":")) + "\n")
+            print(_line(row), flush=True)
+    print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB")
+
+
+def _at(task: Task, folder: Path) -> Task:
+    """The task on the files of a folder."""
+    return Task(task.name, task.family, str(folder), task.title)
+
+
+def _line(row: dict[str, Any]) -> str:
+    groups = row["plan"]["groups"]
+    scores = "  ".join(f"{name} {score['compressed']['value']:.3f}" for name, score in row["scores"].items())
+    about = f"{groups[0]['method']:12} {len(groups):2} groups of {groups[0]['name']:10} at {groups[0]['ratio']:4}"
+    return f"{about}  error {row['relative_error']:.3f}  {scores}  {row['seconds']:.1f} s"
+
+
+if __name__ == "__main__":
+    main()
