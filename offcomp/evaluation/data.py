@@ -1,0 +1,277 @@
+"""The examples of a task: found, cleaned, and put into splits that share none of them.
+
+A source without splits is cut in three for a family that trains (60 % train, 15 % validation, 25 % test, alike in every class)
+and is all test for the others. Where the test split has no public answers, as in GLUE, the validation split is tested on, and
+a tenth of the training split takes its place. At most LARGEST[split] examples of a split are used. All draws follow the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_progress_bars, load_dataset
+from datasets.exceptions import DatasetsError
+
+from offcomp.errors import TaskError
+from offcomp.evaluation.base import TaskData
+from offcomp.evaluation.columns import (
+    as_examples,
+    as_scores,
+    chosen_columns,
+    in_order,
+    named_classes,
+    plain_labels,
+    with_content,
+)
+from offcomp.evaluation.table_files import READERS, class_names, names_in, read_table, reason
+from offcomp.tasks import BUNDLED, HUB, Task
+
+log = logging.getLogger("offcomp")
+
+TASK_FOLDER = Path(__file__).parents[2] / "assets" / "tasks"
+TRAIN, VALIDATION, TEST, WHOLE = "train", "validation", "test", "whole"
+SPLITS = {
+    TRAIN: ("train", "training"),
+    VALIDATION: ("validation", "valid", "val", "dev"),
+    TEST: ("test", "testing"),
+}
+"""Split -> its names in a folder, a column `split` or a data hub, the usual one first."""
+LARGEST = {TRAIN: 20_000, VALIDATION: 5_000, TEST: 5_000}
+SMALLEST = 10  # examples of a split that is needed
+TEST_SHARE, VALIDATION_SHARE, TENTH = 0.25, 0.15, 0.1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tables as they were found, by split, or one under WHOLE.
+
+    place    what it is called in errors
+    names    column -> names of its classes, where the source says them
+    """
+
+    place: str
+    tables: Mapping[str, pa.Table]
+    names: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+def read(task: Task, seed: int = 0) -> TaskData:
+    """The examples of a task. Raises TaskError where they cannot be had or do not fit the family."""
+    source = _source(task)
+    frames = {split: _examples(task, source, table) for split, table in source.tables.items()}
+    names = _published_names(task, source)
+    frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.place)
+    frames = _without_repeats(frames, [name for name in map(str, frames[TEST]) if name != task.about.target], source.place)
+    if task.about.target == "label":
+        frames, names = _encoded(task, frames, names, source.place)
+    _check_sizes(task, frames, source.place)
+    if task.about.target == "score" and frames[TEST]["score"].nunique() == 1:
+        raise TaskError(f"task {task.name!r} has the same score in every test example of {source.place}; give one that varies")
+    splits = _as_datasets(frames, names)
+    return TaskData(task, splits, _digest(splits, names), tested_on)
+
+
+def _source(task: Task) -> Source:
+    if task.data.startswith(HUB):
+        return _from_hub(task)
+    bundled = TASK_FOLDER / f"{task.data.removeprefix(BUNDLED)}.csv"
+    path = bundled if task.bundled else Path(task.data).expanduser()
+    if path.is_dir():
+        return _from_folder(path)
+    if not path.is_file():
+        raise TaskError(f"data {task.data!r} of task {task.name!r} is not there; give the path of a file or a folder")
+    table = read_table(path)
+    return Source(path.name, _by_column(table, path.name), class_names(table))
+
+
+def _by_column(table: pa.Table, place: str) -> dict[str, pa.Table]:
+    """The parts of a table by its column `split`, or the whole."""
+    if table.column_names.count("split") != 1:
+        return {WHOLE: table}
+    values = as_examples(table, {"split": "split"}, place)["split"].fillna("").str.strip().str.lower()
+    known = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
+    unknown = sorted(set(values.unique()) - known.keys())
+    if unknown:
+        raise TaskError(f"column split of {place} holds {unknown[0]!r}; each must be one of {', '.join(SPLITS)}")
+    parts = values.map(known)
+    return {split: table.filter(pa.array(parts == split)) for split in SPLITS if (parts == split).any()}
+
+
+def _from_folder(folder: Path) -> Source:
+    tables: dict[str, pa.Table] = {}
+    names: dict[str, list[str]] = {}
+    for split, aliases in SPLITS.items():
+        files = [folder / f"{alias}{suffix}" for alias in aliases for suffix in READERS]
+        there = [file for file in files if file.is_file()]
+        if len(there) > 1:
+            raise TaskError(f"{folder} has both {there[0].name} and {there[1].name}; keep one file for each split")
+        if there:
+            tables[split] = read_table(there[0])
+            names |= class_names(tables[split])
+    if not tables:
+        raise TaskError(f"{folder} has no file train, validation or test that ends in {', '.join(READERS)}; name them so")
+    return Source(folder.name, tables, names)
+
+
+def _from_hub(task: Task) -> Source:
+    """A data set of a hub: from the cache where it is there, else fetched whole."""
+    address = task.data.removeprefix(HUB)
+    owner, _, rest = address.partition("/")
+    name, _, config = rest.partition("/")
+    remedy = "give a local file or folder with the same columns as the task's data"
+    if not owner or not name:
+        raise TaskError(f"data {task.data!r} of task {task.name!r} must be hub:OWNER/NAME or hub:OWNER/NAME/CONFIG")
+    disable_progress_bars()
+    try:
+        found = load_dataset(f"{owner}/{name}", config or None)
+        tables = {split: part.with_format("arrow")[:] for split, part in found.items()}
+    except (OSError, ValueError, RuntimeError, ImportError, DatasetsError, pa.ArrowException) as error:
+        raise TaskError(f"the data set {address!r} cannot be had from the hub: {reason(error)}; {remedy}") from None
+    by_split = {split: tables[alias] for split, aliases in SPLITS.items() for alias in aliases if alias in tables}
+    if not by_split:
+        raise TaskError(f"the data set {address!r} has no split train, validation or test but {', '.join(tables)}; {remedy}")
+    features = next(iter(found.values())).features
+    return Source(address, by_split, names_in(features))
+
+
+def _published_names(task: Task, source: Source) -> list[str]:
+    """The names of the classes as the source has them, if it has."""
+    if task.about.target != "label":
+        return []
+    columns = chosen_columns(task, next(iter(source.tables.values())).column_names, source.place)
+    return source.names.get(columns["label"], [])
+
+
+def _examples(task: Task, source: Source, table: pa.Table) -> pd.DataFrame:
+    """The task's columns of a table, rows without content left out."""
+    columns = chosen_columns(task, table.column_names, source.place)
+    examples = as_examples(table, columns, source.place)
+    target = task.about.target
+    if target == "label" and columns[target] in source.names:
+        examples = named_classes(examples, source.names[columns[target]])
+    examples = with_content(examples, target, source.place)
+    if target == "label":
+        return examples.assign(label=plain_labels(examples["label"], source.place))
+    return examples.assign(score=as_scores(examples["score"], source.place)) if target else examples
+
+
+def _arranged(
+    task: Task, found: Mapping[str, pd.DataFrame], random: np.random.Generator, place: str
+) -> tuple[dict[str, pd.DataFrame], str]:
+    """The splits that the task needs, none too large, and the name that the source has for the one tested on."""
+    frames = {split: frame for split, frame in found.items() if len(frame)}
+    if not frames:
+        raise TaskError(f"task {task.name!r} finds no example in {place} whose columns are all filled")
+    tested_on = next(split for split in (TEST, VALIDATION, TRAIN, WHOLE) if split in frames)
+    if len(frames) == 1:
+        frames = _cut(frames[tested_on], random) if task.about.trains else {TEST: frames[tested_on]}
+    if TEST not in frames:
+        frames[TEST] = frames.pop(VALIDATION)
+    if VALIDATION not in frames and TRAIN in frames:
+        places = _places_in_class(frames[TRAIN], random)
+        frames |= {VALIDATION: frames[TRAIN][places < TENTH], TRAIN: frames[TRAIN][places >= TENTH]}
+    if not task.about.trains:
+        frames.pop(TRAIN, None)
+    elif TRAIN not in frames:
+        raise TaskError(f"task {task.name!r} has to be trained, but {place} has no split {TRAIN}")
+    drawn = {split: _drawn(frames[split], LARGEST[split], random) for split in SPLITS if split in frames}
+    for split, frame in drawn.items():
+        if len(frame) < len(frames[split]):
+            log.info("%s: %d of %d examples of split %s are used", place, len(frame), len(frames[split]), split)
+    return drawn, TEST if tested_on == WHOLE else tested_on
+
+
+def _cut(examples: pd.DataFrame, random: np.random.Generator) -> dict[str, pd.DataFrame]:
+    """Three parts, alike in every class."""
+    places = _places_in_class(examples, random)
+    parts = np.digitize(places, [TEST_SHARE, TEST_SHARE + VALIDATION_SHARE])
+    return {split: examples[parts == part] for part, split in enumerate((TEST, VALIDATION, TRAIN))}
+
+
+def _places_in_class(examples: pd.DataFrame, random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """For each example how far from 0 to 1 it is in a random order of its class (of all, where there are no classes)."""
+    order = random.permutation(len(examples))
+    labels = examples["label"] if "label" in examples else pd.Series("", index=examples.index)
+    classes = pd.factorize(labels.iloc[order], sort=True)[0]
+    sizes = np.bincount(classes)
+    rank = pd.Series(classes).groupby(classes).cumcount().to_numpy()
+    places = np.empty(len(examples))
+    places[order] = (rank + random.random(len(sizes))[classes]) / sizes[classes]
+    return places
+
+
+def _drawn(examples: pd.DataFrame, most: int, random: np.random.Generator) -> pd.DataFrame:
+    """At most so many examples, in their order."""
+    if len(examples) <= most:
+        return examples
+    return examples.iloc[np.sort(random.choice(len(examples), most, replace=False))]
+
+
+def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], place: str) -> dict[str, pd.DataFrame]:
+    """Nothing that is tested or validated on is trained on, and nothing tested on is validated on."""
+    kept, seen = {}, pd.Index([])
+    for split in (TEST, VALIDATION, TRAIN):
+        if split not in frames:
+            continue
+        keys = frames[split][inputs].agg("\0".join, axis=1)
+        repeated = keys.isin(seen)
+        if repeated.any():
+            log.info("%s: left out of split %s, for a later split has them: %d", place, split, int(repeated.sum()))
+        kept[split] = frames[split][~repeated]
+        seen = seen.append(pd.Index(keys))
+    return {split: kept[split] for split in SPLITS if split in kept}
+
+
+def _encoded(
+    task: Task, frames: dict[str, pd.DataFrame], published: list[str], place: str
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Labels as numbers of the classes that can be learnt, or tested where nothing is learnt, and the names of those."""
+    known = frames[TRAIN if task.about.trains else TEST]["label"]
+    present = set(known)
+    names = [name for name in published if name in present or not task.about.trains] or in_order(list(present))
+    for split in (TRAIN, TEST):
+        if split in frames and frames[split]["label"].nunique() == 1:
+            only = frames[split]["label"].iloc[0]
+            raise TaskError(f"task {task.name!r} has only the class {only!r} in its {split} split of {place}; give two or more")
+    if len(names) > max(2, len(known) // 2):
+        raise TaskError(f"column label of {place} has {len(names)} classes in {len(known)} examples; is it the right column?")
+    encoded = {}
+    for split, frame in frames.items():
+        numbers = frame["label"].map({name: number for number, name in enumerate(names)})
+        if numbers.isna().any():
+            lost = int(numbers.isna().sum())
+            log.warning("%s: left out of split %s, for no class that is learnt or tested: %d", place, split, lost)
+        encoded[split] = frame.assign(label=numbers)[numbers.notna()]
+    return encoded, names
+
+
+def _check_sizes(task: Task, frames: Mapping[str, pd.DataFrame], place: str) -> None:
+    for split in (TRAIN, VALIDATION, TEST) if task.about.trains else (TEST,):
+        count = len(frames[split])
+        if count < SMALLEST:
+            raise TaskError(
+                f"task {task.name!r} has {count} examples for its {split} split in {place}, repeated ones left out, "
+                f"but needs {SMALLEST}; give it more"
+            )
+
+
+def _as_datasets(frames: Mapping[str, pd.DataFrame], names: list[str]) -> DatasetDict:
+    kinds = {"label": ClassLabel(names=names) if names else None, "score": Value("float64")}
+    parts = {}
+    for split, frame in frames.items():
+        features = Features({name: kinds.get(name, Value("string")) for name in map(str, frame)})
+        parts[split] = Dataset.from_dict({column: frame[column].tolist() for column in frame}, features=features)
+    return DatasetDict(parts)
+
+
+def _digest(splits: DatasetDict, names: list[str]) -> str:
+    """Twelve hexadecimal digits that stand for the columns, values and classes of all splits."""
+    content = {split: part.to_dict() for split, part in splits.items()}
+    return hashlib.sha256(json.dumps([names, content], sort_keys=True).encode()).hexdigest()[:12]
