@@ -29,6 +29,7 @@ from offcomp.models.loading import LoadedModel
 from offcomp.tasks import unfit
 
 MAX_LOGITS = 2**25  # values that the head gives at once: 128 MiB
+NO_TOKEN = "the test split of task {!r} has no token to tell; give it longer texts"
 ENOUGH_TEXTS = 10  # with fewer, rows are taken for independent instead of texts
 
 
@@ -55,7 +56,7 @@ class TokenTask:
         self, loaded: LoadedModel, data: TaskData, rows: Sequence[Row], counted: Sequence[int], settings: Mapping[str, Any]
     ):
         if not rows:
-            raise TaskError(f"the test split of task {data.task.name!r} has no token to tell; give it longer texts")
+            raise TaskError(NO_TOKEN.format(data.task.name))
         self.rows = tuple(rows)
         self.settings = dict(settings)
         self._loaded, self._data = loaded, data
@@ -111,6 +112,8 @@ def open_tokenizer(loaded: LoadedModel, data: TaskData) -> PreTrainedTokenizerBa
     reason = unfit(data.task, loaded.info.architecture)
     if reason:
         raise TaskError(reason.removesuffix("."))
+    if not len(data.splits["test"]):
+        raise TaskError(NO_TOKEN.format(data.task.name))
     return tokenizer_of(loaded)
 
 
@@ -126,7 +129,8 @@ def frame(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], lis
 
 def counted_texts(data: TaskData) -> list[str]:
     """The texts that the unigram distribution is counted on: of the validation split if there is one."""
-    return list(data.splits["validation" if "validation" in data.splits else "test"]["text"])
+    validation = data.splits.get("validation")
+    return list((validation or data.splits["test"])["text"])
 
 
 def unigram_perplexity(targets: NDArray[np.int64], counted: NDArray[np.int64], vocabulary: int) -> float:
