@@ -19,7 +19,19 @@ from typing import Any
 from offcomp import __version__
 from offcomp.calibration_text import SUFFIXES
 from offcomp.cli_allocation import add_verbs
-from offcomp.cli_input import calibration_text, describe, emit, read_plan, say, select, selection_flags, write_plan
+from offcomp.cli_evaluate import add_verbs as add_task_verbs
+from offcomp.cli_input import (
+    calibration_text,
+    describe,
+    emit,
+    read_plan,
+    say,
+    select,
+    selection_flags,
+    task_flags,
+    tasks_asked,
+    write_plan,
+)
 from offcomp.errors import InputError, OffcompError, RunError
 from offcomp.files import home_folder
 from offcomp.grouping import GROUPINGS, STACKS
@@ -72,9 +84,8 @@ def plan(arguments: argparse.Namespace) -> None:
         unit=arguments.unit,
         dtype=arguments.dtype,
     )
-    made = Plan(
-        arguments.model, groups, tuple(arguments.task or Plan.tasks), arguments.seed, calibration_text(arguments.calibration)
-    )
+    tasks, calibration = tasks_asked(arguments) or Plan.tasks, calibration_text(arguments.calibration)
+    made = Plan(arguments.model, groups, tasks, arguments.seed, calibration)
     made = Plan.from_dict(made.to_dict())
     validate(made, info)
     write_plan(arguments.out, made)
@@ -213,6 +224,7 @@ def parser() -> argparse.ArgumentParser:
     verb("show", show).add_argument("run", help="run id")
     verb("cancel", cancel).add_argument("run", help="run id")
     add_verbs(verb)
+    add_task_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
     return top
 
@@ -227,7 +239,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     flags.add_argument("--dtype", default="float32", choices=STORAGE_DTYPES, help="storage dtype")
-    flags.add_argument("--task", action="append", metavar="NAME", help="task to score, see 'offcomp tasks'; default: sentiment")
+    task_flags(flags, "sentiment")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--calibration", metavar="FILE", help=f"text for methods that need it, of {', '.join(SUFFIXES)}")
     flags.add_argument("--out", help="also write the plan to this file")

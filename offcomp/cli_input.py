@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ from offcomp.files import home_folder
 from offcomp.models.catalogue import KINDS, ModelInfo
 from offcomp.models.listing import model_info
 from offcomp.plan import Plan, validate
+from offcomp.plan_tasks import SUFFIXES as TABLES
+from offcomp.tasks import BUNDLED as BUNDLED_DATA
+from offcomp.tasks import FAMILIES, HUB, TASKS, Task
 
 
 def say(text: str) -> None:
@@ -85,6 +89,44 @@ def calibration_text(path: str | None) -> CalibrationText:
     if path is None or path == BUNDLED:
         return CalibrationText()
     return CalibrationText(str(Path(path).expanduser().absolute()))
+
+
+def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
+    """The flags that `tasks_asked` reads."""
+    flags.add_argument("--task", action="append", metavar="NAME", help=f"task, see 'offcomp tasks'; default: {default}")
+    flags.add_argument(
+        "--data", metavar="PATH", help=f"a task of your own: a file ({', '.join(TABLES)}) or a folder with splits"
+    )
+    flags.add_argument("--family", choices=tuple(FAMILIES), help="with --data: what is asked of the model")
+    flags.add_argument(
+        "--column", action="append", default=[], metavar="OURS=YOURS", help="with --data: text=body, for example"
+    )
+
+
+def tasks_asked(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
+    """The tasks that are named, and the one of the person's own file. Raises InputError for flags that do not go together."""
+    named = tuple(arguments.task or ())
+    if not arguments.data:
+        for flag, value in (("--family", arguments.family), ("--column", arguments.column)):
+            if value:
+                raise InputError(f"{flag} describes a task of your own, so it needs --data PATH")
+        return named
+    if not arguments.family:
+        raise InputError(f"--data {arguments.data} needs --family, one of {', '.join(FAMILIES)}")
+    pairs = [text.partition("=") for text in arguments.column]
+    for ours, separator, yours in pairs:
+        if not (ours and separator and yours):
+            raise InputError(f"--column {ours + separator + yours!r} must be OURS=YOURS, such as text=body")
+    return (*named, own_task(arguments.data, arguments.family, {ours: yours for ours, _, yours in pairs}))
+
+
+def own_task(data: str, family: str, columns: dict[str, str]) -> Task:
+    """A task on a file or folder, named after it; its path is absolute since a worker runs elsewhere."""
+    if not data.startswith((BUNDLED_DATA, HUB)):
+        data = str(Path(data).expanduser().absolute())
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:90] or "data"
+    taken = any(task.name == stem for task in TASKS)
+    return Task(f"own-{stem}" if taken else stem, family, data, title=stem, columns=columns)
 
 
 def selection_flags(flags: argparse.ArgumentParser) -> None:

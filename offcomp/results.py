@@ -170,8 +170,8 @@ def _figures(score: Score) -> dict[str, Any]:
         "n": compressed["n"],
         "original_score": score["original"]["value"],
         "difference": paired["difference"],
-        "difference_low": paired["interval"][0],
-        "difference_high": paired["interval"][1],
+        "difference_low": paired["interval"] and paired["interval"][0],
+        "difference_high": paired["interval"] and paired["interval"][1],
         "smallest_difference": paired.get("smallest_difference"),
         "baseline": baseline[1] if baseline else None,
     }

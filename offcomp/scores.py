@@ -169,16 +169,16 @@ def value_of(score: Score, which: str = "compressed") -> float:
 
 
 def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
-    """The 95 % interval of a value, within what the metric can be."""
-    metric, value, margin = metric_of(score), value_of(score, which), Z_95 * float(score[which]["standard_error"])
+    """The 95 % interval of a value, within what the metric can be; the value alone where there are too few examples for one."""
+    metric, value, margin = metric_of(score), value_of(score, which), Z_95 * float(score[which]["standard_error"] or 0.0)
     return max(metric.least, value - margin), min(metric.most, value + margin)
 
 
 def score_text(score: Score, which: str = "compressed") -> str:
-    """A value with its 95 % interval: "83.2 % ± 4.4", "0.820 ± 0.021"."""
-    metric = metric_of(score)
-    margin = metric.margin(Z_95 * float(score[which]["standard_error"]))
-    return f"{metric.number(value_of(score, which))} ± {margin}"
+    """A value with its 95 % interval, where there is one: "83.2 % ± 4.4", "0.820 ± 0.021"."""
+    metric, error = metric_of(score), score[which]["standard_error"]
+    margin = "" if error is None else f" ± {metric.margin(Z_95 * float(error))}"
+    return metric.number(value_of(score, which)) + margin
 
 
 def baseline_of(score: Score) -> tuple[str, float] | None:
@@ -200,13 +200,15 @@ def difference_text(metric: Metric, value: float, low: float, high: float, *, ag
 
 def against_original(score: Score) -> str:
     """The paired difference from the original model, in words."""
-    paired = score["paired"]
-    return difference_text(metric_of(score), paired["difference"], *paired["interval"], against=" from the original")
+    metric, paired = metric_of(score), score["paired"]
+    if paired["interval"] is None:
+        return f"{metric.change(paired['difference'])} from the original, on too few examples for an interval"
+    return difference_text(metric, paired["difference"], *paired["interval"], against=" from the original")
 
 
 def brief_difference(score: Score) -> str:
     """The same without its interval: "+0.7 points, within noise"."""
-    low, high = score["paired"]["interval"]
+    low, high = score["paired"]["interval"] or (-inf, inf)
     return metric_of(score).change(score["paired"]["difference"]) + (", within noise" if low <= 0 <= high else "")
 
 

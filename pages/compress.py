@@ -2,7 +2,15 @@
 
 import streamlit as st
 
-from offcomp.ui.choices import Choices, choose_grouping, choose_methods, choose_model, choose_modules, choose_storage
+from offcomp.ui.choices import (
+    Choices,
+    choose_grouping,
+    choose_methods,
+    choose_model,
+    choose_modules,
+    choose_storage,
+    choose_tasks,
+)
 from offcomp.ui.frame import page
 from offcomp.ui.jobs import model_info
 from offcomp.ui.whatif import what_if
@@ -17,10 +25,11 @@ with page("Compress", "What if these weights were smaller?"):
         specs = choose_modules(info)
         grouping, stack, block = choose_grouping()
         methods, options = choose_methods()
+        tasks = choose_tasks(info)
         unit, dtype, seed = choose_storage()
     with answer:
         if specs:
-            choices = Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed)
+            choices = Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed, tasks)
             st.fragment(what_if)(choices)
         else:
             where = "Tick a kind, query for example," if info.family else "Its family is unknown: choose from its other weights"

@@ -86,6 +86,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.tables": (*PLANNING, "offcomp.runs", "offcomp.scores"),
     "offcomp.cli": ("offcomp",),
     "offcomp.cli_input": PLANNING,
+    "offcomp.cli_evaluate": (
+        *PLANNING,
+        "offcomp.models",
+        "offcomp.evaluation",
+        "offcomp.scores",
+        "offcomp.cli_input",
+        "offcomp.tables",
+    ),
     "offcomp.cli_allocation": (
         *PLANNING,
         "offcomp.models",

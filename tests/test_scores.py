@@ -74,6 +74,20 @@ def test_what_the_examples_can_show_is_told_where_it_is_known() -> None:
     assert "200 examples, a true difference of 0.020 would show" in visible_difference(RANKS)
 
 
+def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
+    few = {"value": 0.8, "standard_error": None, "n": 2}
+    paired = {"difference": -0.1, "interval": None, "smallest_difference": None}
+    score = RANKS | {"original": few, "compressed": few, "paired": paired}
+    assert score_text(score) == "0.800"
+    assert visible_difference(score) == ""
+    run = made_run("9" * 12, [made_group("query", 0.5)], others={"similarity": score})
+    assert "-0.100 from the original, on too few examples for an interval" in answer([run])
+    table = score_table([run])
+    assert table["low"].tolist() == table["high"].tolist() == [0.8, 0.8]
+    json.loads(score_figure(table, LIGHT).to_json())
+    assert "similarity_difference_low" not in run_table([run])
+
+
 def test_what_makes_a_score_doubtful_is_told() -> None:
     assert concerns("sentiment", OLD, compressed=True) == []
     assert "same answer to every sentiment sentence" in concerns("sentiment", OLD | {"collapsed": True}, compressed=True)[0]

@@ -13,6 +13,7 @@ from offcomp.methods import METHODS, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan import Plan, make_groups
+from offcomp.tasks import find_task, usual_tasks
 from offcomp.theme import KIND_TITLES
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
@@ -34,6 +35,7 @@ class Choices:
     unit: str
     dtype: str
     seed: int
+    tasks: tuple[str, ...] = ("sentiment",)
 
     def plan(self, role: str, ratio: float) -> Plan:
         """The plan of one method at one ratio. Raises InputError."""
@@ -49,7 +51,7 @@ class Choices:
             unit=self.unit,
             dtype=self.dtype,
         )
-        return Plan(self.info.model, groups, Plan.tasks, self.seed)
+        return Plan(self.info.model, groups, self.tasks, self.seed)
 
 
 def choose_model() -> str:
@@ -188,6 +190,23 @@ def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
     step = 1 if isinstance(default, int) else None
     shown = "%d" if step else "%.4g"
     return st.number_input(label, low, high, default, step=step, format=shown, key=key, help=help_text, persist_state="session")
+
+
+def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
+    """The bundled tasks, of those that this model can do, by which the result is scored."""
+    fitting = usual_tasks(info.architecture)
+    st.session_state["tasks"] = [task for task in st.session_state.get("tasks", Plan.tasks) if task in fitting]
+    chosen = st.multiselect(
+        "Tasks",
+        fitting,
+        format_func=lambda name: find_task(name).title,
+        key="tasks",
+        persist_state="session",
+        placeholder="No task: errors and sizes alone",
+        help="What the model is asked before and after, on the same examples. Each adds some seconds to a run. "
+        "Tasks of a data hub, and files of your own, go into a plan by hand or on the command line: see `offcomp tasks`.",
+    )
+    return tuple(task for task in fitting if task in chosen)
 
 
 def choose_storage() -> tuple[str, str, int]:

@@ -41,13 +41,21 @@ def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
 
 
 def finished_run(plan: Plan, choices: Choices) -> Run | None:
-    """The finished run of this very plan, one's own or bundled, if there is one."""
-    name = run_id(plan, choices.info.fingerprint)
+    """A finished run with these groups: one's own of this very plan, or a bundled one with whatever tasks."""
     try:
-        run = RunStore().get(name)
+        run = RunStore().get(run_id(plan, choices.info.fingerprint))
     except InputError:
-        return next((run for run in bundled_runs() if run.id == name), None)
+        wanted = _id_without_tasks(plan, choices.info.fingerprint)
+        return next((run for run in bundled_runs() if _id_without_tasks(run.plan, _fingerprint(run)) == wanted), None)
     return run if run.status == "done" else None
+
+
+def _id_without_tasks(plan: Plan, fingerprint: str) -> str:
+    return run_id(replace(plan, tasks=()), fingerprint)
+
+
+def _fingerprint(run: Run) -> str:
+    return str(run.result["model"]["fingerprint"]) if run.result else ""
 
 
 def what_if(choices: Choices) -> None:

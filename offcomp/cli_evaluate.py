@@ -1,0 +1,135 @@
+"""Verbs of the command line for tasks: list them, and score a model by them, alone or against the model it was made from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offcomp.cli_input import describe, emit, say, task_flags, tasks_asked
+from offcomp.errors import PlanError
+from offcomp.files import home_folder
+from offcomp.plan_tasks import task_faults
+from offcomp.scores import METRICS, baseline_of, concerns
+from offcomp.tables import format_table, score_line
+from offcomp.tasks import TASKS, Task, find_task, usual_tasks
+
+if TYPE_CHECKING:
+    from offcomp.models.catalogue import ModelInfo
+    from offcomp.models.loading import LoadedModel
+
+DATA_NOTE = (
+    "data: what is bundled comes with offcomp; what is on a hub is fetched once, then kept. head: a model's class must end so."
+)
+Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+
+
+def add_verbs(verb: Verb) -> None:
+    """Add `tasks` and `evaluate`."""
+    verb("tasks", tasks)
+    scoring = verb("evaluate", evaluate)
+    scoring.add_argument("model", help="catalogue name, folder or hub id")
+    task_flags(scoring, "every bundled task that the model can do")
+    scoring.add_argument("--original", metavar="MODEL", help="compare with this model, on the same examples")
+    scoring.add_argument("--seed", type=int, default=0, help="for the splits of data that come without")
+
+
+def tasks(arguments: argparse.Namespace) -> None:
+    """List the tasks known by name."""
+    rows = [
+        {
+            "name": task.name,
+            "title": task.title,
+            "family": task.family,
+            "metric": task.about.metric,
+            "better": task.about.direction,
+            "data": task.data,
+            "source": task.source,
+            "licence": task.licence,
+            "head": " or ".join(task.about.needs),
+        }
+        for task in TASKS
+    ]
+    emit(arguments, rows, lambda: format_table(rows) + "\n\n" + DATA_NOTE)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Score a model by tasks, alone or against the model it was made from."""
+    from offcomp.models.loading import load
+
+    info = describe(arguments.model)
+    first = describe(arguments.original) if arguments.original else info
+    chosen = checked_tasks(arguments, info, first)
+    original = load(first.model)
+    other = load(info.model) if arguments.original else None
+    if other is not None:
+        check_vocabulary(original, other)
+    scores = {task.name: score(task, original, other, seed=arguments.seed) for task in chosen}
+    document = {"model": info.model, "original": arguments.original, "scores": scores}
+    emit(arguments, document, lambda: compared_text(scores) if other else scores_text(scores))
+
+
+def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task]:
+    """The tasks asked for, or the usual ones of these models. Raises PlanError for what they cannot do, InputError for none."""
+    asked = tasks_asked(arguments)
+    if not asked:
+        asked = tuple(
+            name for name in usual_tasks(infos[0].architecture) if all(name in usual_tasks(i.architecture) for i in infos)
+        )
+    faults = dict.fromkeys(fault for info in infos for fault in task_faults(asked, info.architecture))
+    if faults:
+        raise PlanError(list(faults))
+    return [find_task(task) if isinstance(task, str) else task for task in asked]
+
+
+def check_vocabulary(original: LoadedModel, other: LoadedModel) -> None:
+    """Both models read the tokens of the original's tokenizer. Raises InputError where they cannot."""
+    sizes = [getattr(loaded.model.config, "vocab_size", None) for loaded in (original, other)]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"{other.info.model} has {sizes[1]} tokens and {original.info.model} has {sizes[0]}, so they cannot read the same "
+            "text; give as --original the model it was made from"
+        )
+
+
+def score(task: Task, original: LoadedModel, other: LoadedModel | None, *, seed: int) -> dict[str, Any]:
+    """The original's own score, or the comparison of another model with it. Raises TaskError."""
+    from offcomp.evaluation import open_task
+
+    say(f"reading {task.name}")
+    opened = open_task(task, original, seed=seed, cache=cache_folder())
+    say(f"scoring {task.name}")
+    return opened.original() if other is None else opened.compare(model=other)
+
+
+def cache_folder() -> Path:
+    """Where the original's predictions are kept, those of runs as well."""
+    return home_folder() / "evaluations"
+
+
+def scores_text(scores: dict[str, dict[str, Any]]) -> str:
+    """A line a task: the score with its standard error, and what it is to be measured by."""
+    rows = []
+    for task, found in scores.items():
+        metric, baseline = METRICS[found["metric"]], baseline_of(found)
+        error = found["standard_error"]
+        rows.append(
+            {
+                "task": task,
+                "metric": metric.name,
+                "better": metric.direction,
+                "score": f"{found['value']:.4g}",
+                "standard error": "" if error is None else f"{error:.2g}",
+                "n": found["n"],
+                "baseline": f"{baseline[1]:.4g} ({baseline[0]})" if baseline else "",
+            }
+        )
+    return format_table(rows)
+
+
+def compared_text(scores: dict[str, dict[str, Any]]) -> str:
+    """A line a task: both scores with 95 % intervals, the paired difference and what changed; then what is to be minded."""
+    lines = [f"{task}: {score_line(found)}" for task, found in scores.items()]
+    warnings = [clause for task, found in scores.items() for clause in concerns(task, found, compressed=True)]
+    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings)])
