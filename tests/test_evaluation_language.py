@@ -400,7 +400,7 @@ def test_an_unchanged_model_differs_by_nothing(tmp_path: Path, name: str) -> Non
     assert result["metric"] == ("masked perplexity" if name == "bert" else "perplexity")
     assert result["direction"] == "lower"
     assert result["baseline"] == {"name": "unigram", "value": evaluator.unigram}
-    assert result["settings"] == evaluator.settings
+    assert result["protocol"] == evaluator.settings
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 

@@ -29,7 +29,7 @@ from offcomp.models.loading import LoadedModel
 from offcomp.tasks import unfit
 
 MAX_LOGITS = 2**25  # values that the head gives at once: 128 MiB
-NO_TOKEN = "the test split of task {!r} has no token to tell; give it longer texts"
+NOTHING_TO_TELL = "the test split of task {!r} has no token to tell; give it longer texts"
 ENOUGH_TEXTS = 10  # with fewer, rows are taken for independent instead of texts
 
 
@@ -56,7 +56,7 @@ class TokenTask:
         self, loaded: LoadedModel, data: TaskData, rows: Sequence[Row], counted: Sequence[int], settings: Mapping[str, Any]
     ):
         if not rows:
-            raise TaskError(NO_TOKEN.format(data.task.name))
+            raise TaskError(NOTHING_TO_TELL.format(data.task.name))
         self.rows = tuple(rows)
         self.settings = dict(settings)
         self._loaded, self._data = loaded, data
@@ -84,7 +84,7 @@ class TokenTask:
         return self.reference(report)
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Perplexities and the paired comparison, with the settings that the task was run with."""
+        """Perplexities and the paired comparison, with the settings as they were after fitting them to the model."""
         units, texts = self._units()
         compared = compare_losses(
             reference["loss"],
@@ -96,7 +96,7 @@ class TokenTask:
             correct_original=reference["correct"],
             correct_compressed=predictions["correct"],
         )
-        return compared | {"settings": self.settings}
+        return compared | {"protocol": self.settings}
 
     def _units(self) -> tuple[NDArray[np.int64], list[str]]:
         """For each token the independent piece of text it belongs to, and those pieces."""
@@ -113,7 +113,7 @@ def open_tokenizer(loaded: LoadedModel, data: TaskData) -> PreTrainedTokenizerBa
     if reason:
         raise TaskError(reason.removesuffix("."))
     if not len(data.splits["test"]):
-        raise TaskError(NO_TOKEN.format(data.task.name))
+        raise TaskError(NOTHING_TO_TELL.format(data.task.name))
     return tokenizer_of(loaded)
 
 
