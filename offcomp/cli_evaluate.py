@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offcomp.cli_input import describe, emit, say, task_flags, tasks_asked
-from offcomp.errors import PlanError
+from offcomp.errors import InputError, PlanError
 from offcomp.files import home_folder
 from offcomp.plan_tasks import task_faults
 from offcomp.scores import METRICS, baseline_of, concerns

@@ -1,0 +1,105 @@
+"""`offcomp tasks` and `offcomp evaluate`: models scored alone and against each other, and one sentence on a fault."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from offcomp.cli_input import own_task
+from offcomp.tasks import TASKS
+from tests import tiny_models
+from tests.test_cli import Command, folder, offcomp
+
+__all__ = ["folder", "offcomp"]  # fixtures
+COLUMNS = ("--column", "sentence1=a", "--column", "sentence2=b", "--column", "score=near")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Forty pairs of sentences of the words that a tiny model knows."""
+    draw = random.Random(5)
+    path = tmp_path_factory.mktemp("data") / "pairs.csv"
+    lines = [",".join([*(" ".join(f"w{draw.randint(2, 60)}" for _ in range(6)) for _ in "ab"), str(i % 6)]) for i in range(40)]
+    path.write_text("\n".join(["a,b,near", *lines]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_tasks_are_listed_with_where_their_data_come_from(offcomp: Command) -> None:
+    status, out, err = offcomp("tasks", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert (status, err) == (0, "")
+    assert list(rows) == [task.name for task in TASKS]
+    assert (rows["masked-prose"]["metric"], rows["masked-prose"]["better"]) == ("masked perplexity", "lower")
+    assert rows["stsb"]["data"].startswith("hub:")
+    assert "Written for offcomp" in offcomp("tasks")[1]
+
+
+def test_a_model_is_scored_alone_on_a_file_of_ones_own(offcomp: Command, folder: Path, pairs: str) -> None:
+    status, out, err = offcomp("evaluate", str(folder), "--data", pairs, "--family", "similarity", *COLUMNS, "--json")
+    assert (status, err.splitlines()) == (0, ["reading pairs", "scoring pairs"])
+    score = json.loads(out)["scores"]["pairs"]
+    assert (score["metric"], score["n"], score["baseline"]) == ("spearman", 40, None)
+    assert -1 <= score["value"] <= 1 and score["standard_error"] > 0
+
+
+def test_two_models_are_compared_on_the_same_examples(offcomp: Command, folder: Path, pairs: str, tmp_path: Path) -> None:
+    changed = tiny_models.bert()
+    with torch.no_grad():
+        for layer in changed.bert.encoder.layer:
+            layer.attention.self.value.weight.zero_()
+    other = str(tiny_models.save(changed, tmp_path / "changed"))
+    flags = ("--data", pairs, "--family", "similarity", *COLUMNS)
+    status, out, _ = offcomp("evaluate", other, "--original", str(folder), *flags, "--json")
+    score = json.loads(out)["scores"]["pairs"]
+    alone = {
+        name: json.loads(offcomp("evaluate", name, *flags, "--json")[1])["scores"]["pairs"] for name in (other, str(folder))
+    }
+    assert status == 0
+    assert score["compressed"]["value"] == pytest.approx(alone[other]["value"])
+    assert score["original"]["value"] == pytest.approx(alone[str(folder)]["value"])
+    assert score["paired"]["difference"] == pytest.approx(alone[other]["value"] - alone[str(folder)]["value"])
+    assert not score["unchanged"]
+    _, out, _ = offcomp("evaluate", str(folder), "--original", str(folder), *flags)
+    assert "+0.000 from the original" in out and "to the last bit" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--task", "similarty"), "did you mean 'similarity'"),
+        (("--task", "causal-prose"), "ForCausalLM"),
+        (("--family", "probe"), "--data"),
+        (("--data", "nowhere.csv"), "--family"),
+        (("--data", "nowhere.csv", "--family", "probe"), "nowhere.csv"),
+        (("--data", "nowhere.csv", "--family", "probe", "--column", "text"), "OURS=YOURS"),
+        (("--original", "no-such-model-here"), "no-such-model-here"),
+        (("--original", "minilm-l6", "--task", "topics"), "--original"),
+    ],
+)
+def test_bad_flags_are_one_sentence(offcomp: Command, folder: Path, flags: tuple[str, ...], named: str) -> None:
+    status, out, err = offcomp("evaluate", str(folder), *flags)
+    assert (status, out) == (2, "")
+    assert named in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_plan_takes_tasks_by_name_and_a_file_of_ones_own(offcomp: Command, pairs: str) -> None:
+    flags = ("--kinds", "key", "--task", "topics", "--data", pairs, "--family", "similarity", *COLUMNS)
+    status, out, _ = offcomp("plan", "minilm-l6", *flags, "--json")
+    tasks = json.loads(out)["tasks"]
+    assert status == 0
+    assert tasks[0] == "topics"
+    assert (tasks[1]["name"], tasks[1]["data"], tasks[1]["columns"]["score"]) == ("pairs", pairs, "near")
+    status, _, err = offcomp("plan", "minilm-l6", "--task", "chess")
+    assert status == 2 and "'chess'" in err
+
+
+def test_a_task_of_ones_own_has_a_name_that_no_other_has() -> None:
+    assert own_task("some/topics.csv", "probe", {}).name == "own-topics"
+    assert own_task("Größe 1.csv", "probe", {}).name == "Gr--e-1"
+    assert own_task("hub:a/b/c", "probe", {}).data == "hub:a/b/c"
+    assert Path(own_task("x.csv", "probe", {}).data).is_absolute()
