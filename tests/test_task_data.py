@@ -193,11 +193,11 @@ def test_many_classes_of_few_examples_are_cut_in_about_the_same_shares(tmp_path:
 
 
 def test_a_class_that_is_not_trained_on_is_not_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write(classes(60, names=("b", "c"), prefix="train"), tmp_path / "train.csv")
+    write(classes(200, names=("b", "c"), prefix="train"), tmp_path / "train.csv")
     write(classes(60, names=("a", "b", "c"), prefix="test"), tmp_path / "test.csv")
     found = read(task(tmp_path))
     assert found.splits["test"].features["label"].names == ["b", "c"]
-    assert len(found.splits["test"]) == 40
+    assert list(found.splits["test"]["label"]) == [0, 1] * 20
     assert "left out of split test" in caplog.text and ": 20" in caplog.text
 
 
@@ -364,7 +364,7 @@ def test_text_in_the_usual_encodings(tmp_path: Path, encoding: str, suffix: str,
     with caplog.at_level(logging.INFO, "offcomp"):
         test = read(task(tmp_path / f"mine{suffix}", "head")).splits["test"]
     assert test["text"][0] == "Grüße – café 0" and test.column_names == ["text", "label"]
-    assert ("Windows-1252" in caplog.text) is (encoding == "cp1252")
+    assert caplog.text.count("Windows-1252") == (encoding == "cp1252")
 
 
 BROKEN = {

@@ -248,7 +248,7 @@ def _encoded(
         if numbers.isna().any():
             lost = int(numbers.isna().sum())
             log.warning("%s: left out of split %s, for no class that is learnt or tested: %d", place, split, lost)
-        encoded[split] = frame.assign(label=numbers)[numbers.notna()]
+        encoded[split] = frame[numbers.notna()].assign(label=numbers.dropna().astype("int64"))
     return encoded, names
 
 

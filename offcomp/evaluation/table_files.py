@@ -92,10 +92,11 @@ def _separated(separator: str) -> Callable[[Path], pa.Table]:
         from_csv = pyarrow.csv
         reading = from_csv.ReadOptions(block_size=BLOCK)
         parsing = from_csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-        with from_csv.open_csv(_source(path), reading, parsing) as start:
-            names = start.schema.names
+        content = _source(path)
+        names = from_csv.open_csv(content, reading, parsing).schema.names
+        content.seek(0)
         text = from_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()))
-        return from_csv.read_csv(_source(path), reading, parsing, text)
+        return from_csv.read_csv(content, reading, parsing, text)
 
     return read
 
