@@ -4,9 +4,12 @@ A BERT encoder (4 layers, 256 wide, 5.4 M parameters) with a WordPiece vocabular
 and of books out of copyright; no row is seen twice in less than one pass. 15 % of the tokens are to be told (of these 80 %
 masked, 10 % random, 10 % as they are; Devlin et al. 2019, section 3.1); only they go through the vocabulary projection.
 Matrices of the encoder are trained by Muon (Jordan et al. 2024), everything else by AdamW; warm-up, then a linear descent to
-zero. On little text two things help a model off the plateau where it knows only how frequent words are: positions start as
-sinusoids (Vaswani et al. 2017), so that "the word before" is one rotation for all of them; and rows are short at first, so that
-a neighbour weighs more in an attention that is still even.
+zero.
+
+On little text a masked language model stays long on a plateau where it knows no more than how frequent words are, since an
+even attention shows it everything and nothing. So the first layer starts with heads that look at one neighbour each (the word
+before, after, and the two beyond): positions start as sinusoids (Vaswani et al. 2017), among which a step is one rotation, and that
+rotation is written into the query matrix. All of it is trained on like everything else; the architecture is plain BERT.
 Cut off at any time, the same command goes on from the last checkpoint. Step and seed decide rows and masks.
 """
 
@@ -28,8 +31,11 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from benchmarks.training.corpus import SPECIAL, VOCABULARY, tokenizer, tokens
 
 TOKENS, MASKED = 6144, 0.15
-LENGTHS = ((0.3, 32), (0.7, 64), (1.0, 128))  # until this share of the steps, rows of so many tokens
+LENGTHS = ((0.6, 64), (1.0, 128))  # until this share of the steps, rows of so many tokens
 EVALUATED = 128
+NEIGHBOURS = (-1, 1, -2, 2)  # one a head
+SHARPNESS = 2.0  # of the first layer's attention to them
+SLOWEST = 256  # tokens in half a turn of the slowest sinusoid; the fastest turns half a circle a token
 POSITIONS = 256
 WARMUP, MUON_RATE, ADAM_RATE, DECAY = 150, 0.02, 2e-3, 0.01
 CLS, MASK = SPECIAL.index("[CLS]"), SPECIAL.index("[MASK]")
@@ -51,11 +57,32 @@ def new_model() -> BertForMaskedLM:
         attention_probs_dropout_prob=0.0,
     )
     model = BertForMaskedLM(config)
-    positions = model.bert.embeddings.position_embeddings.weight
-    angles = torch.arange(POSITIONS)[:, None] * 10000 ** (-torch.arange(0, config.hidden_size, 2) / config.hidden_size)
     with torch.no_grad():
-        positions.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * config.initializer_range * 2**0.5)
+        look_at_neighbours(model)
     return model
+
+
+def look_at_neighbours(model: BertForMaskedLM) -> None:
+    """Positions as sinusoids, and each head of the first layer on one neighbour (see the module)."""
+    config, half = model.config, model.config.hidden_size // 2
+    rates = torch.pi * SLOWEST ** (-torch.arange(half) / (half - 1))  # radians a token
+    angles = torch.arange(POSITIONS)[:, None] * rates
+    scale = config.initializer_range * 2**0.5  # as much variance as the words have
+    model.bert.embeddings.position_embeddings.weight.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * scale)
+    width = config.hidden_size // config.num_attention_heads
+    used = torch.arange(width // 2)  # the fastest sinusoids tell neighbours apart best
+    attention = model.bert.encoder.layer[0].attention.self
+    for head, step in enumerate(NEIGHBOURS):
+        sines, cosines = head * width + used, head * width + width // 2 + used
+        turn = rates[used] * step
+        for matrix, cos, sin in (
+            (attention.key.weight, torch.ones_like(turn), 0 * turn),
+            (attention.query.weight, turn.cos(), turn.sin()),
+        ):
+            matrix[sines, used] += SHARPNESS**0.5 * cos
+            matrix[sines, half + used] += SHARPNESS**0.5 * sin
+            matrix[cosines, half + used] += SHARPNESS**0.5 * cos
+            matrix[cosines, used] -= SHARPNESS**0.5 * sin
 
 
 def rows(stream: np.ndarray, length: int, chosen: np.ndarray) -> Tensor:
