@@ -28,13 +28,14 @@ sparse: Zhou and Tao, "GoDec", ICML 2011. Where we differ from both: the SVD is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import TYPE_CHECKING, ClassVar
 
 from offcomp.errors import InputError
 from offcomp.methods.base import CompressedMatrix, Hints, Report, all_ranks, choose_size, ignore_progress, store_dense
+from offcomp.methods.residual_form import ROWS_A_TIME, decoded_pieces, pivot_bits, residual_columns, residual_rows
 from offcomp.methods.side_metrics import PRESETS, group_metrics
 from offcomp.methods.svd import SVD
 from offcomp.numerics.accounting import Budget, Codes, Shape, Shapes, code_counts
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from offcomp.numerics.sparse_part import Sparse
 
 TALL = 2
-ROWS_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -221,21 +221,35 @@ def _scale(matrix: Tensor) -> float:
 
 
 def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -> float:
-    """The squared error of what is stored, in the metric."""
-    reconstruction = compressed.reconstruct().to(matrix.device)
-    return weights.squared(reconstruction.sub_(matrix.detach()))
+    """The squared error of what is stored, in the metric; without one in float64, a piece of rows at a time."""
+    from offcomp.numerics.storage import unpack
+
+    exact = matrix.detach()
+    if not weights.plain:
+        return weights.squared(compressed.reconstruct().to(matrix.device).sub_(exact))
+    if compressed.decode in (residual_rows, residual_columns):
+        exact = exact.T if compressed.decode is residual_columns else exact
+        pieces = decoded_pieces(unpack(compressed.tensors))
+    else:
+        pieces = zip(range(0, len(exact), ROWS_A_TIME), compressed.reconstruct().split(ROWS_A_TIME), strict=True)
+    total = 0.0
+    for start, piece in pieces:
+        total += float((piece.to(matrix.device).double() - exact[start : start + len(piece)]).square().sum())
+    return total
 
 
 def _stored(
     target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, *, scale: float, dtype: str
 ) -> dict[str, Tensor]:
     """Everything in its storage dtype. The sparse part comes last and takes up the rounding of the others too."""
+    from offcomp.numerics.allocator import give_back_free_memory
     from offcomp.numerics.bits import pack_bits
     from offcomp.numerics.pivots import interpolate, other_rows
     from offcomp.numerics.positions import encode_positions
-    from offcomp.numerics.sparse_part import best_entries
+    from offcomp.numerics.sparse_part import best_entries, largest_of
     from offcomp.numerics.storage import pack, unpack
 
+    give_back_free_memory()
     pivots, coefficients = interpolate(latents)
     pivots, order = pivots.sort()
     coefficients = coefficients.float()[:, order.to(latents.device)]
@@ -250,47 +264,24 @@ def _stored(
         parts |= {"hidden.inner": based.inner.T, "hidden.bias": based.bias, "hidden.outer": scale * based.outer}
     tensors = pack(parts, dtype)
     if target.entries:
-        del coefficients, based, parts
-        rows = residual_rows(unpack(tensors)).to(latents.device).div_(scale)
-        best = best_entries(target.left_over(rows), sparse, target.entries, target.weights)
-        del rows
+        del coefficients, based, parts, pivots, order, kept
+        unpacked, device = unpack(tensors), latents.device
+        if target.weights.plain:
+            best = largest_of(lambda: _left_over(target, unpacked, scale), target.matrix, target.entries)
+        else:
+            rows = residual_rows(unpacked).to(device).div_(scale)
+            best = best_entries(target.left_over(rows), sparse, target.entries, target.weights)
+            del rows
+        del unpacked
+        give_back_free_memory()
         places = encode_positions(best.positions, target.matrix.numel())
         named = {"sparse.values": scale * best.values[None], **{f"sparse.{name}": code for name, code in places.items()}}
         tensors |= pack(named, dtype)
     return tensors
 
 
-def pivot_bits(rows: int) -> int:
-    """Bits of the number of a row."""
-    return max(1, (rows - 1).bit_length())
-
-
-def residual_rows(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: latents with unit vectors at the pivots, through the shared decoder, plus the sparse entries."""
-    import torch
-
-    from offcomp.numerics.bits import unpack_bits
-    from offcomp.numerics.networks import SLOPE
-    from offcomp.numerics.pivots import with_pivots
-    from offcomp.numerics.positions import decode_positions
-
-    rank, cols = tensors["decoder"].shape
-    rows = tensors["latents"].shape[1] + rank
-    pivots = unpack_bits(tensors["pivots"], pivot_bits(rows), rank)
-    values = tensors.get("sparse.values", torch.zeros(1, 0))[0]
-    places = decode_positions(tensors["sparse.low"], tensors["sparse.high"], len(values), rows * cols) if len(values) else None
-    matrix = torch.empty(rows, cols)
-    pieces = matrix.split(ROWS_A_TIME)
-    for piece, latents in zip(pieces, with_pivots(tensors["latents"], pivots, ROWS_A_TIME), strict=True):
-        torch.mm(latents, tensors["decoder"], out=piece)
-        if "hidden.bias" in tensors:
-            units = torch.addmm(tensors["hidden.bias"], latents, tensors["hidden.inner"].T)
-            piece.addmm_(torch.nn.functional.leaky_relu_(units, SLOPE), tensors["hidden.outer"])
-    if places is not None:
-        matrix.view(-1)[places] += values
-    return matrix
-
-
-def residual_columns(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder of a wide matrix, which is stored as its transpose."""
-    return residual_rows(tensors).T
+def _left_over(target: Target, tensors: Mapping[str, Tensor], scale: float) -> Iterator[Tensor]:
+    """W less what the stored tensors give, as the target is scaled, a piece of rows at a time."""
+    for start, piece in decoded_pieces(tensors):
+        rows = target.piece(start, start + len(piece))
+        yield rows.sub_(piece.to(rows.device).div_(scale))

@@ -17,12 +17,13 @@ its transpose. Rows are widened to float64 a piece at a time, and a Gram matrix 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.grams import gram_of_pieces
 from offcomp.numerics.metrics import Metric
 from offcomp.numerics.tridiagonal import Triangle, Tridiagonal
@@ -67,8 +68,9 @@ def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, column
     return (half + half.T) / 2
 
 
-def as_triangle(rows: int, side: int, device: torch.device) -> bool:
+def as_triangle(shape: Sequence[int], device: torch.device) -> bool:
     """Whether the Gram matrix of a (rows, side) matrix is better kept as a triangle."""
+    rows, side = shape
     return device.type == "cpu" and side > SMALL_SIDE and rows < TALL * side
 
 
@@ -82,7 +84,7 @@ def weighted_singular_values(
 ) -> Float[Tensor, " side"]:
     """Singular values of R^½ W C^½ in decreasing order, float64; the tail of their squares is the error of a rank."""
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
-    if as_triangle(*tall.shape, tall.device):
+    if as_triangle(tall.shape, tall.device):
         triangle = Triangle.of_gram(_weighted_pieces(tall, outer, inner), tall.shape[1])
         eigenvalues = Tridiagonal.of(triangle).eigenvalues()
     else:
@@ -113,7 +115,7 @@ def low_rank_factors(
         low, high = matrix.aminmax()
         largest, turned = torch.maximum(high, -low), tall is not matrix
         return factors_of_pieces(lambda: pieces_of(tall), tall.shape, rank, largest=largest, turned=turned)
-    if as_triangle(*tall.shape, tall.device):
+    if as_triangle(tall.shape, tall.device):
         triangle = Triangle.of_gram(_weighted_pieces(tall, outer, inner), tall.shape[1])
         basis = Tridiagonal.of(triangle, matrix.dtype).leading_eigenvectors(rank).T
     else:
@@ -127,7 +129,7 @@ def low_rank_factors(
 
 
 def factors_of_pieces(
-    pieces: Pieces, shape: tuple[int, int], rank: int, *, largest: Tensor, turned: bool = False
+    pieces: Pieces, shape: Sequence[int], rank: int, *, largest: Tensor, turned: bool = False
 ) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
     """`low_rank_factors` without metrics, of a matrix that is given in pieces and never whole.
 
@@ -136,13 +138,16 @@ def factors_of_pieces(
     """
     rows, side = shape
     wide = (piece.double() for piece in pieces())
-    if as_triangle(rows, side, largest.device):
+    if as_triangle(shape, largest.device):
         basis = Tridiagonal.of(Triangle.of_gram(wide, side), largest.dtype).leading_eigenvectors(rank).T
     else:
         basis = leading_eigenvectors(gram_of_pieces(wide, side, largest.device), rank)
+    give_back_free_memory()
     left = torch.empty(rows, rank, dtype=largest.dtype, device=largest.device)
-    right = fill_balanced(left, pieces(), basis, largest)
-    return _signed(left, right.to(largest.dtype), turned)
+    right = fill_balanced(left, pieces(), basis, largest).to(largest.dtype)
+    del basis
+    give_back_free_memory()
+    return _signed(left, right, turned)
 
 
 def _signed(left: Tensor, right: Tensor, turned: bool) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import cos, pi, sqrt
+from functools import partial
+from math import cos, inf, pi, sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from offcomp.numerics.linalg import low_rank_factors
+from offcomp.numerics.allocator import give_back_free_memory
+from offcomp.numerics.linalg import factors_of_pieces, low_rank_factors
 from offcomp.numerics.networks import SLOPE
 from offcomp.numerics.side_weights import SideWeights, squared_norm
 from offcomp.numerics.sparse_part import Sparse, best_entries, largest_of
@@ -27,6 +29,7 @@ PEAK_RATE = 2e-2
 WARM_UP = 0.2
 CHOOSE_EVERY = 10
 PIECE_ENTRIES = 1 << 20
+ROWS_AT_ONCE = 1024
 ORDINARY = 1e10
 """Scales up to this one, and down to its inverse, leave squares far within float32."""
 Report = Callable[[float], None]
@@ -54,6 +57,12 @@ class Decoder:
         inner = torch.randn(rank, hidden, generator=generator) / sqrt(rank)
         bias = torch.randn(hidden, generator=generator)
         return Decoder(linear, inner.to(linear), bias.to(linear), linear.new_zeros(hidden, cols))
+
+    @staticmethod
+    def of_linear(linear: Float[Tensor, "rank cols"]) -> Decoder:
+        """Without hidden units."""
+        rank, cols = linear.shape
+        return Decoder(linear, linear.new_zeros(rank, 0), linear.new_zeros(0), linear.new_zeros(0, cols))
 
     @property
     def hidden(self) -> int:
@@ -108,6 +117,19 @@ class Target:
             working[start:end] = self.piece(start, end)
         return working
 
+    def without(self, sparse: Sparse) -> Iterator[Tensor]:
+        """W - S, a piece of rows at a time."""
+        for start, end in self.ranges():
+            rows = self.piece(start, end)
+            sparse.within(start * rows.shape[1], rows.numel()).add_to(rows, -1.0)
+            yield rows
+
+    @property
+    def largest(self) -> Tensor:
+        """The largest magnitude of W."""
+        low, high = self.matrix.aminmax()
+        return torch.maximum(high, -low) / self.scale
+
     def errors(self, latents: Tensor, decoder: Decoder) -> Iterator[Tensor]:
         """W less the decoded rows, a piece of rows at a time."""
         for start, end in self.ranges():
@@ -123,7 +145,26 @@ class Target:
 
 
 def fit_linear(target: Target, rank: int, rounds: int, report: Report) -> tuple[Tensor, Tensor, Sparse]:
-    """Latents (rows, rank), linear decoder (rank, cols) and sparse part, fitted in turns in one working copy of W."""
+    """Latents (rows, rank), linear decoder (rank, cols) and sparse part, fitted in turns, on pieces of W alone."""
+    if not target.weights.plain:
+        return _fit_weighted(target, rank, rounds, report)
+    shape, largest, sparse = target.matrix.shape, target.largest, Sparse.empty(target.matrix.device)
+    least = inf
+    for number in range(rounds if target.entries else 1):
+        report(number / rounds)
+        left, right = factors_of_pieces(partial(target.without, sparse), shape, rank, largest=largest)
+        decoder, sparse = Decoder.of_linear(right), Sparse.empty(right.device)
+        sparse = largest_of(partial(target.errors, left, decoder), target.matrix, target.entries)
+        error = target.squared(left, decoder, sparse)
+        if number == 0 or error < least:
+            found, least = (left, right, sparse), error
+        del left, right, decoder
+        give_back_free_memory()
+    return found
+
+
+def _fit_weighted(target: Target, rank: int, rounds: int, report: Report) -> tuple[Tensor, Tensor, Sparse]:
+    """The same in metrics, which mix rows: in one working copy of W, and what the metrics make of it."""
     report(0.0)
     sparse = Sparse.empty(target.matrix.device)
     if not target.entries:
@@ -136,8 +177,7 @@ def fit_linear(target: Target, rank: int, rounds: int, report: Report) -> tuple[
         left, right = low_rank_factors(working, rank, target.weights.rows, target.weights.columns)
         target.copy_to(working).addmm_(left, right, alpha=-1)
         sparse = best_entries(working, sparse, target.entries, target.weights)
-        if not target.weights.plain:
-            target.copy_to(working).addmm_(left, right, alpha=-1)
+        target.copy_to(working).addmm_(left, right, alpha=-1)
         sparse.add_to(working, -1.0)
         found.append((target.weights.roughly_squared(working), left, right, sparse))
         del left, right
@@ -162,29 +202,55 @@ def train(
 
     Returns the best parts seen, the start included, and the root mean square errors on the way. Overwrites `latents`.
     """
-    scale = latents.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)  # (rank,)
+    scale = _root_mean_square(latents)
     latents.div_(scale)
     decoder = replace(decoder, linear=decoder.linear * scale[:, None])
-    parameters = [latents, decoder.linear, decoder.inner, decoder.bias, decoder.outer]
-    for tensor in parameters:
+    shared = [decoder.linear, decoder.inner, decoder.bias, decoder.outer]
+    for tensor in shared:
         tensor.grad = torch.zeros_like(tensor)
-    optimizer = torch.optim.Adam(parameters, lr=PEAK_RATE, fused=True)
-    best = [tensor.clone() for tensor in parameters], sparse, target.squared(latents, decoder, sparse)
-    history = []
+    steppers = [_Stepper([latents[start:end]]) for start, end in target.ranges()]
+    best = [tensor.clone() for tensor in (latents, *shared)], sparse, target.squared(latents, decoder, sparse)
+    history, for_shared = [], _Stepper(shared)
     for step in range(steps):
         report(step / steps)
         if step % CHOOSE_EVERY == 0 and step:
-            sparse = largest_of(lambda: target.errors(latents, decoder), target.matrix, target.entries)
+            sparse = Sparse.empty(latents.device)  # makes room for the next one
+            sparse = largest_of(partial(target.errors, latents, decoder), target.matrix, target.entries)
             error = target.squared(latents, decoder, sparse)
             history.append(sqrt(error / target.matrix.numel()))
             if error < best[2]:
-                for kept, tensor in zip(best[0], parameters, strict=True):
+                for kept, tensor in zip(best[0], (latents, *shared), strict=True):
                     kept.copy_(tensor)
                 best = best[0], sparse, error
-        optimizer.param_groups[0]["lr"] = PEAK_RATE * _schedule(step / steps)
-        _write_gradients(target, latents, decoder, sparse)
-        optimizer.step()
+        rate = PEAK_RATE * _schedule(step / steps)
+        for gradient, stepper in zip(write_gradients(target, latents, decoder, sparse), steppers, strict=True):
+            stepper.step(rate, [gradient])
+        for_shared.step(rate)
     return best[0][0], Decoder(*best[0][1:]), best[1], history
+
+
+def _root_mean_square(latents: Float[Tensor, "rows rank"]) -> Float[Tensor, " rank"]:
+    """That of each latent; where all are zero, the smallest number."""
+    squares = sum(piece.square().sum(0) for piece in latents.split(ROWS_AT_ONCE))
+    return (squares / len(latents)).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+class _Stepper:
+    """Adam for some tensors, whose gradients may be handed over just for the step."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+        self._adam = torch.optim.Adam(tensors, lr=PEAK_RATE, fused=True)
+
+    def step(self, rate: float, gradients: list[Tensor] | None = None) -> None:
+        """A step of this size."""
+        if gradients is not None:
+            for tensor, gradient in zip(self._tensors, gradients, strict=True):
+                tensor.grad = gradient
+        self._adam.param_groups[0]["lr"] = rate
+        self._adam.step()
+        if gradients is not None:
+            self._adam.zero_grad()
 
 
 def _schedule(done: float) -> float:
@@ -192,18 +258,22 @@ def _schedule(done: float) -> float:
     return done / WARM_UP + 0.01 if done < WARM_UP else 0.5 + 0.5 * cos(pi * (done - WARM_UP) / (1 - WARM_UP))
 
 
-def _write_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse) -> None:
-    """Gradients of half the mean squared error. S follows the rows at once, so its entries have none."""
+def write_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse) -> Iterator[Tensor]:
+    """Gradients of half the mean squared error. S follows the rows at once, so its entries have none.
+
+    Yields those by the latents, a piece of rows at a time, which may change once theirs is there; those by the decoder, which
+    come to stand in its `grad`, are complete at the end.
+    """
     for shared in (decoder.linear, decoder.inner, decoder.bias, decoder.outer):
         shared.grad.zero_()  # type: ignore[union-attr]  # made by the caller
     for start, end in target.ranges():
-        _add_gradients(target, latents, decoder, sparse, (start, end))
+        yield _add_gradients(target, latents[start:end], decoder, sparse, (start, end))
 
 
-def _add_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, rows: tuple[int, int]) -> None:
-    """Those of a piece of rows, which only its own latents and the decoder have."""
+def _add_gradients(target: Target, piece: Tensor, decoder: Decoder, sparse: Sparse, rows: tuple[int, int]) -> Tensor:
+    """Those of a piece of rows: adds those by the decoder, returns those by its own latents."""
     start, end = rows
-    piece, error = latents[start:end], target.piece(start, end)
+    error = target.piece(start, end)
     units = decoder.units(piece)
     error.addmm_(piece, decoder.linear, alpha=-1).addmm_(units, decoder.outer, alpha=-1)
     error.view(-1)[sparse.within(start * error.shape[1], error.numel()).positions] = 0
@@ -213,4 +283,4 @@ def _add_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: Sp
     to_units = torch.ops.aten.leaky_relu_backward(error @ decoder.outer.T, units, SLOPE, True)
     decoder.inner.grad.addmm_(piece.T, to_units)  # type: ignore[union-attr]
     decoder.bias.grad.add_(to_units.sum(0))  # type: ignore[union-attr]
-    latents.grad[start:end] = (error @ decoder.linear.T).addmm_(to_units, decoder.inner.T)  # type: ignore[index]
+    return (error @ decoder.linear.T).addmm_(to_units, decoder.inner.T)

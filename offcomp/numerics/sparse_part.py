@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from offcomp.numerics.side_weights import SideWeights
 
 SAMPLE = 1 << 18
+SHORT = torch.iinfo(torch.int32).max
+"""Positions below it are kept in half the memory."""
 Pieces = Callable[[], Iterable[Tensor]]
 """What gives the entries of a matrix in order, the same at each call."""
 SOLVER_STEPS = 6
@@ -28,7 +30,7 @@ OVER_RELAXATION = 1.8
 class Sparse:
     """Values at increasing positions (row · cols + column) of a matrix that is zero elsewhere."""
 
-    positions: Int64[Tensor, " count"]
+    positions: Integer[Tensor, " count"]
     values: Float[Tensor, " count"]
 
     @staticmethod
@@ -44,12 +46,15 @@ class Sparse:
 
     def within(self, start: int, length: int) -> Sparse:
         """The entries at positions from `start` on, counted from there, of the next `length`."""
-        ends = torch.tensor([start, start + length], device=self.positions.device)
-        first, end = torch.searchsorted(self.positions, ends).tolist()
+        ends = torch.tensor([start, start + length - 1], dtype=self.positions.dtype, device=self.positions.device)
+        first, end = (
+            torch.searchsorted(self.positions, ends[:1]).item(),
+            torch.searchsorted(self.positions, ends[1:], right=True).item(),
+        )
         return Sparse(self.positions[first:end] - start, self.values[first:end])
 
 
-def largest_entries(matrix: Float[Tensor, "rows cols"], count: int) -> Int64[Tensor, " count"]:
+def largest_entries(matrix: Float[Tensor, "rows cols"], count: int) -> Integer[Tensor, " count"]:
     """Positions of the `count` entries of largest magnitude, increasing."""
     entries = matrix.reshape(-1)
     return largest_of(lambda: entries.split(SAMPLE), matrix, count).positions
@@ -61,7 +66,8 @@ def largest_of(pieces: Pieces, like: Float[Tensor, "rows cols"], count: int) -> 
     `like` is a matrix of its shape and device. The magnitude of the last of them is known first, from the few entries that a
     sample leaves, so that neither time nor memory is that of sorting all entries.
     """
-    positions = torch.zeros(count, dtype=torch.int64, device=like.device)
+    kind = torch.int32 if like.numel() <= SHORT else torch.int64
+    positions = torch.zeros(count, dtype=kind, device=like.device)
     values = torch.zeros(count, device=like.device)
     if count == 0:
         return Sparse(positions, values)

@@ -10,9 +10,9 @@ and Van Loan 1989). The time is that of LAPACK on the whole square.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import copysign
+from math import copysign, prod
 
 import numpy as np
 import torch
@@ -38,18 +38,32 @@ class Triangle:
     @staticmethod
     def of_gram(pieces: Iterable[Float64[Tensor, "_ side"]], side: int) -> Triangle:
         """MᵀM of a matrix that comes as pieces one above the other."""
-        width = min(side, max(NARROWEST, side // PANELS))
-        total = Triangle([torch.zeros(min(width, side - j), side - j, dtype=torch.float64) for j in range(0, side, width)])
+        width = max(NARROWEST, side // PANELS)
+        shapes = [(min(width, side - start), side - start) for start in range(0, side, width)]
+        total = Triangle(_in_one_block(torch.zeros(sum(map(prod, shapes)), dtype=torch.float64), shapes))
         for piece in pieces:
             for row in total.rows:
                 right = piece[:, side - row.shape[1] :]
                 row.addmm_(right[:, : len(row)].T, right)
         return total
 
+    def narrow_to(self, dtype: torch.dtype) -> None:
+        """Keep the entries in this dtype."""
+        shapes = [tuple(row.shape) for row in self.rows]
+        narrow = _in_one_block(torch.empty(sum(map(prod, shapes)), dtype=dtype), shapes)
+        for row, here in zip(self.rows, narrow, strict=True):
+            here.copy_(row)
+        self.rows[:] = narrow
+
     def after(self, number: int) -> Iterator[tuple[Tensor, int]]:
         """Rows of blocks below a row of blocks, each with where its diagonal starts, counted from that of the row."""
         width = self.rows[number].shape[1]
         return ((row, width - row.shape[1]) for row in self.rows[number + 1 :])
+
+
+def _in_one_block(block: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Views of these shapes, one after the other."""
+    return [part.view(shape) for part, shape in zip(block.split([*map(prod, shapes)]), shapes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -65,14 +79,14 @@ class Tridiagonal:
     def of(matrix: Triangle, keep: torch.dtype = torch.float64) -> Tridiagonal:
         """Overwrites its argument with the reflections, which are kept in this dtype."""
         side = matrix.rows[0].shape[1]
-        found = Tridiagonal(*(torch.zeros(3, side, dtype=torch.float64)), matrix)
+        diagonal, beside, scales = torch.zeros(3, side, dtype=torch.float64)
+        found = Tridiagonal(diagonal, beside, scales, matrix)
         for number, row in enumerate(matrix.rows):
             images = found._reduce_panel(number, row)
             for below, start in matrix.after(number):
                 here = slice(start, start + len(below))
                 below.addmm_(row[:, here].T, images[:, start:], alpha=-1).addmm_(images[:, here].T, row[:, start:], alpha=-1)
-        for number, row in enumerate(matrix.rows):
-            matrix.rows[number] = row.to(keep)
+        matrix.narrow_to(keep)
         return found
 
     def _reduce_panel(self, number: int, panel: Tensor) -> Float64[Tensor, "width rest"]:

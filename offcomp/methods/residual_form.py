@@ -1,0 +1,68 @@
+"""The stored form of the residual autoencoder, Z D + φ(Z F + b) G + S with unit vectors at the pivots of Z, and its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from offcomp.numerics.sparse_part import Sparse
+
+ROWS_A_TIME = 256
+
+
+def pivot_bits(rows: int) -> int:
+    """Bits of the number of a row."""
+    return max(1, (rows - 1).bit_length())
+
+
+def residual_rows(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder: latents with unit vectors at the pivots, through the shared decoder, plus the sparse entries."""
+    import torch
+
+    rank, cols = tensors["decoder"].shape
+    pieces = decoded_pieces(tensors)
+    matrix = torch.empty(tensors["latents"].shape[1] + rank, cols)
+    for start, piece in pieces:
+        matrix[start : start + len(piece)] = piece
+    return matrix
+
+
+def decoded_pieces(tensors: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """(first row, some rows) of the matrix, from top to bottom."""
+    import torch
+
+    from offcomp.numerics.bits import unpack_bits
+    from offcomp.numerics.networks import SLOPE
+    from offcomp.numerics.pivots import with_pivots
+    from offcomp.numerics.sparse_part import Sparse
+
+    rank, cols = tensors["decoder"].shape
+    rows = tensors["latents"].shape[1] + rank
+    pivots = unpack_bits(tensors["pivots"], pivot_bits(rows), rank)
+    sparse = _sparse_part(tensors, rows * cols) if "sparse.values" in tensors else Sparse.empty(torch.device("cpu"))
+    start = 0
+    for latents in with_pivots(tensors["latents"], pivots, ROWS_A_TIME):
+        piece = latents @ tensors["decoder"]
+        if "hidden.bias" in tensors:
+            units = torch.addmm(tensors["hidden.bias"], latents, tensors["hidden.inner"].T)
+            piece.addmm_(torch.nn.functional.leaky_relu_(units, SLOPE), tensors["hidden.outer"])
+        sparse.within(start * cols, piece.numel()).add_to(piece)
+        yield start, piece
+        start += len(piece)
+
+
+def _sparse_part(tensors: Mapping[str, Tensor], total: int) -> Sparse:
+    """The sparse entries, of a matrix of so many entries."""
+    from offcomp.numerics.positions import decode_positions
+    from offcomp.numerics.sparse_part import Sparse
+
+    values = tensors["sparse.values"][0]
+    return Sparse(decode_positions(tensors["sparse.low"], tensors["sparse.high"], len(values), total), values)
+
+
+def residual_columns(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder of a wide matrix, which is stored as its transpose."""
+    return residual_rows(tensors).T
