@@ -111,9 +111,3 @@ def test_every_larger_size_stores_more_and_no_rank_exceeds_what_it_can_fill(
         assert stored == p * left * right + height * left + cols * right + mixing
         assert stored > before
         before = stored
-
-
-def test_the_backend_of_tensorly_is_left_as_it_was() -> None:
-    before = tensorly.get_backend()
-    fit(Tucker(), randn(40, 10), 3)
-    assert tensorly.get_backend() == before

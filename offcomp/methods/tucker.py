@@ -11,9 +11,9 @@ Stored with one size s, l = min(s, height), r = min(s, cols), neither of them be
     p · l · r + height · l + cols · r + slabs · p         p = `slab_rank` < slabs
 
 Higher-order SVD (De Lathauwer et al., "A multilinear singular value decomposition", 2000) is the start, higher-order orthogonal
-iteration (the same, "On the best rank-1 and rank-(R1, ..., RN) approximation", 2000, section 4) improves it: tensorly's
-`partial_tucker` on the device of the matrix, in a fixed number of rounds. A single slab gives the SVD with its diagonal core
-stored in full, which is never better than the SVD itself.
+iteration (the same, "On the best rank-1 and rank-(R1, ..., RN) approximation", 2000, section 4) improves it, in a fixed number
+of rounds. Singular vectors come from Gram matrices that are summed up slab by slab. A single slab gives the SVD with its
+diagonal core stored in full, which is never better than the SVD itself.
 
 The official repository of arXiv 2302.04045 decomposes single matrices by tltorch, which is that single slab.
 """
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_SLABS = 4096
+SLAB_ENTRIES = 1 << 18  # widened to float64 at a time where slabs are mixed
 
 
 @dataclass(frozen=True)
@@ -131,15 +132,14 @@ class Tucker:
         return CompressedMatrix(stored, tucker_product, size)
 
     def _decompose(self, tensor: Tensor, ranks: list[int], modes: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
-        """(core, factors along `modes`) of a tensor; tensorly's backend is set for this thread and this call alone."""
-        import tensorly
-        from tensorly.decomposition import partial_tucker
-
-        with tensorly.backend_context("pytorch", local_threadsafe=True):
-            (core, factors), _ = partial_tucker(
-                tensor, ranks, modes=list(modes), n_iter_max=self.iterations, svd=_left_vectors, tol=0, random_state=0
-            )
-        return core, factors
+        """(core, factors along `modes`) of a tensor; each factor in turn is made the best for the others."""
+        wanted = dict(zip(modes, ranks, strict=True))
+        factors = {mode: _leading_vectors(tensor, mode, rank) for mode, rank in wanted.items()}
+        for _ in range(self.iterations):
+            for mode, rank in wanted.items():
+                others = {other: factor for other, factor in factors.items() if other != mode}
+                factors[mode] = _leading_vectors(_projected(tensor, others), mode, rank)
+        return _projected(tensor, factors), list(factors.values())
 
 
 def tucker_product(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -151,14 +151,28 @@ def tucker_product(tensors: Mapping[str, Tensor]) -> Tensor:
     return (left @ (core @ right.T)).reshape(-1, right.shape[0])
 
 
-def _left_vectors(matrix: Tensor, n_eigenvecs: int, **_: object) -> tuple[Tensor, Tensor, Tensor]:
-    """(U, σ, σ Vᵀ) of the leading singular values through the smaller Gram matrix, in the form that tensorly asks for."""
+def _projected(tensor: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
+    """A tensor of three sides times the transpose of the factor of each side that has one, the last side first."""
+    if 2 in factors:
+        tensor = tensor @ factors[2]
+    if 1 in factors:
+        tensor = factors[1].T @ tensor
+    return (factors[0].T @ tensor.flatten(1)).reshape(-1, *tensor.shape[1:]) if 0 in factors else tensor
+
+
+def _leading_vectors(tensor: Tensor, mode: int, count: int) -> Tensor:
+    """Leading left singular vectors of an unfolding (side, rest), through the smaller Gram matrix in float64."""
     import torch
 
-    wide = matrix.double()
-    if wide.shape[0] <= wide.shape[1]:
-        basis = torch.linalg.eigh(wide @ wide.T)[1].flip(1)[:, :n_eigenvecs]
-    else:
-        basis = torch.linalg.qr(wide @ torch.linalg.eigh(wide.T @ wide)[1].flip(1)[:, :n_eigenvecs])[0]
-    right = basis.T @ wide
-    return basis.to(matrix.dtype), right.norm(dim=1).to(matrix.dtype), right.to(matrix.dtype)
+    from offcomp.numerics.linalg import leading_eigenvectors
+
+    side = tensor.shape[mode]
+    if side * side > tensor.numel():  # then the rest is the shorter side
+        wide = tensor.movedim(mode, 0).reshape(side, -1).double()
+        return torch.linalg.qr(wide @ leading_eigenvectors(wide.T @ wide, min(count, wide.shape[1])))[0].to(tensor.dtype)
+    total = torch.zeros(side, side, dtype=torch.float64, device=tensor.device)
+    rows = tensor.flatten(1).split(SLAB_ENTRIES // max(1, len(tensor)) + 1, 1) if mode == 0 else tensor
+    for part in rows:
+        wide = part.double() if mode < 2 else part.double().T  # (side, _)
+        total.addmm_(wide, wide.T)
+    return leading_eigenvectors(total, count).to(tensor.dtype)
