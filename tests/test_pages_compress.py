@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from offcomp.files import write_json
 from offcomp.methods import METHODS, options_of, own_options
 from offcomp.plan import Group, Plan
+from offcomp.runs import RunStore
 from tests import tiny_models
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +84,26 @@ def test_every_method_shows_its_options_but_not_what_tells_it_from_its_family(ap
     drawn = {str(widget.key) for kind in (app.selectbox, app.checkbox, app.number_input) for widget in kind}
     wanted = {f"option_{method.role}_{option.name}" for option in options_of(method) if option.name not in own_options(method)}
     assert {key for key in drawn if key.startswith("option_")} == wanted
+
+
+def test_tasks_that_fit_the_model_go_into_the_plan_and_stay_chosen(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[Plan] = []
+    monkeypatch.setattr(RunStore, "submit", lambda _store, plan, _info: submitted.append(plan))
+    app.session_state["tasks"] = ["causal-prose", "sentiment"]  # the first needs a head that this model lacks
+    opened(app, "compress")
+    tasks = app.multiselect(key="tasks")
+    assert (tasks.value, tasks.options) == (["sentiment"], ["Sentiment", "Topics", "Similarity"])
+    tasks.set_value(["similarity", "sentiment"]).run()
+    shown = [metric.value for metric in app.metric if metric.label == "Relative error"]
+    assert "not measured" not in shown  # an error does not depend on tasks, and bundled runs have it
+    app.button(key="run").click().run()
+    opened(app, "compress")
+    app.button(key="run").click().run()
+    assert [plan.tasks for plan in submitted] == [("sentiment", "similarity")] * 4
+    opened(app, "compress")
+    app.multiselect(key="tasks").set_value([]).run()
+    app.button(key="run").click().run()
+    assert submitted[-1].tasks == ()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
