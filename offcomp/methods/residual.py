@@ -137,6 +137,8 @@ class ResidualAutoencoder:
 
         Raises InputError where the metric needs hints and there are none.
         """
+        from offcomp.numerics.allocator import give_back_free_memory
+
         rows, cols = matrix.shape
         if self.calibrated and hints is None:
             raise InputError("residual with metric 'whitened' weighs by text; give calibration text, or choose metric 'plain'")
@@ -145,6 +147,7 @@ class ResidualAutoencoder:
             return store_dense(matrix, budget.dtype)
         weights = self._weights(matrix, hints)
         own = self._fitted(matrix, size, budget, weights, seed=seed, report=report)
+        give_back_free_memory()
         report(0.95)
         best = self._best(own, matrix, budget, weights, hints)
         report(1.0)
@@ -154,12 +157,14 @@ class ResidualAutoencoder:
         self, own: CompressedMatrix, matrix: Tensor, budget: Budget, weights: SideWeights, hints: Hints | None
     ) -> CompressedMatrix:
         """The best of what was fitted, Z D alone, and the SVD. The last two are bounded by the spectrum, so rarely needed."""
+        from offcomp.numerics.allocator import give_back_free_memory
         from offcomp.numerics.linalg import weighted_singular_values
 
         rows, cols = matrix.shape
         linear, svd = replace(self, sparse_share=0.0, hidden_share=0.0), SVD(preset=self.metric)
         rank = choose_size(linear, rows, cols, budget)
         spectrum = weighted_singular_values(matrix.detach().float(), weights.rows, weights.columns)
+        give_back_free_memory()
         if _error(matrix, own, weights) < float(spectrum[rank:].square().sum()):
             return own
         found = [own, linear._fitted(matrix, rank, budget, weights, seed=0, report=ignore_progress)]

@@ -216,6 +216,7 @@ def train(
         if step % CHOOSE_EVERY == 0 and step:
             sparse = Sparse.empty(latents.device)  # makes room for the next one
             sparse = largest_of(partial(target.errors, latents, decoder), target.matrix, target.entries)
+            give_back_free_memory()
             error = target.squared(latents, decoder, sparse)
             history.append(sqrt(error / target.matrix.numel()))
             if error < best[2]:
@@ -226,6 +227,8 @@ def train(
         for gradient, stepper in zip(write_gradients(target, latents, decoder, sparse), steppers, strict=True):
             stepper.step(rate, [gradient])
         for_shared.step(rate)
+    for stepper in (*steppers, for_shared):
+        stepper.release()
     return best[0][0], Decoder(*best[0][1:]), best[1], history
 
 
@@ -251,6 +254,11 @@ class _Stepper:
         self._adam.step()
         if gradients is not None:
             self._adam.zero_grad()
+
+    def release(self) -> None:
+        """Let go of all tensors: an optimiser is part of a cycle, so it would hold them until the next garbage collection."""
+        self._adam.state.clear()
+        self._adam.param_groups.clear()
 
 
 def _schedule(done: float) -> float:
