@@ -8,8 +8,8 @@ zero.
 
 On little text a masked language model stays long on a plateau where it knows no more than how frequent words are, since an
 even attention shows it everything and nothing. So the first layer starts with heads that look at one neighbour each (the word
-before, after, and the two beyond): positions start as sinusoids (Vaswani et al. 2017), among which a step is one rotation, and that
-rotation is written into the query matrix. All of it is trained on like everything else; the architecture is plain BERT.
+before, after, and the two beyond): positions start as sinusoids (Vaswani et al. 2017), among which a step is one rotation, and
+that rotation is written into the query matrix. All of it is trained on like everything else; the architecture is plain BERT.
 Cut off at any time, the same command goes on from the last checkpoint. Step and seed decide rows and masks.
 """
 
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/masked-lm"), help="folder for vocabulary, checkpoint and model"
     )
-    parser.add_argument("--steps", type=int, default=2000, help="steps of 6144 tokens")
+    parser.add_argument("--steps", type=int, default=1600, help="steps of 6144 tokens")
     parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     arguments = parser.parse_args()
