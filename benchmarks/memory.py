@@ -4,9 +4,9 @@ The promise is that no run holds more than its model and three times its largest
 float32. Prints two tables, all from this run on this machine:
 
 1. For each method and shape, a process of its own fits a small random matrix first, so that libraries are loaded, and then
-   one of the shape, at ratio 2. "beside" is the most memory (resident set) that the process held during the fit, less what it
-   held just before, in multiples of the matrix. The matrix is one multiple more, so 2 is what the promise leaves. `--large`
-   adds an FFN weight of Llama-7B for the SVD and the codebook.
+   one of the shape, at ratio 2 (codebook and quantization: 8 in bytes). "beside" is the most memory (resident set) that the
+   process held during the fit, less what it held just before, in multiples of the matrix. The matrix is one multiple more,
+   so 2 is what the promise leaves. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
 2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at ratio 2, without tasks. "beside"
    is the most that it held less what it held with the model loaded, in multiples of its largest group.
 
