@@ -1,157 +1,38 @@
-"""Scores with their uncertainty, the paired comparison, sentence embeddings and the probe on them."""
+"""Sentence embeddings, the families that read them, and what a task keeps of the original."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
-from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from offcomp.compress import compress_group
 from offcomp.errors import TaskError
-from offcomp.evaluation import TASKS, find_task
-from offcomp.evaluation.comparison import Score, compare
-from offcomp.evaluation.probe import FittedProbe, embed
+from offcomp.evaluation import EVALUATORS, OpenTask, open_task
+from offcomp.evaluation.batches import batches
+from offcomp.evaluation.data import read
+from offcomp.evaluation.embeddings import cosines, embed
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
-from offcomp.plan import TASK_NAMES, Group
+from offcomp.plan import Group
+from offcomp.tasks import FAMILIES, TASKS, Task, find_task, unfit, usual_tasks
 from tests import tiny_models
 
 WORDS = [f"w{number}" for number in range(2, tiny_models.VOCABULARY)]
-
-
-# ------------------------------------------------------------------------------------------------------------- scores
-
-
-def test_an_accuracy_comes_with_its_binomial_standard_error() -> None:
-    score = Score.accuracy(np.array([True] * 75 + [False] * 25))
-    assert (score.value, score.n) == (0.75, 100)
-    assert score.standard_error == pytest.approx(sqrt(0.75 * 0.25 / 100))
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_an_accuracy_of_all_or_nothing_has_no_spread(right: bool) -> None:
-    assert Score.accuracy(np.array([right] * 7)) == Score(float(right), 0.0, 7)
-
-
-def test_the_standard_error_is_the_spread_of_repeated_measurements() -> None:
-    generator = np.random.default_rng(0)
-    scores = [Score.accuracy(generator.random(280) < 0.8) for _ in range(2000)]
-    spread = np.std([score.value for score in scores])
-    assert spread == pytest.approx(np.mean([score.standard_error for score in scores]), rel=0.06)
-
-
-# ---------------------------------------------------------------------------------------------------------- comparison
-
-
-def probabilities(*of_class_one: float) -> NDArray[np.float64]:
-    ones = np.array(of_class_one)
-    return np.stack([1 - ones, ones], axis=1)
-
-
-def compared(labels: list[int], original: NDArray[np.float64], compressed: NDArray[np.float64]) -> dict[str, Any]:
-    texts = [f"text {i}" for i in range(len(labels))]
-    return compare(labels, original, compressed, texts=texts, names=["negative", "positive"])
-
-
-HAND_MADE = compared([1, 1, 1, 1, 0], probabilities(0.9, 0.8, 0.3, 0.2, 0.1), probabilities(0.7, 0.4, 0.6, 0.1, 0.45))
-
-
-def test_both_scores_of_a_comparison_by_hand() -> None:
-    assert HAND_MADE["original"] == {"value": 0.6, "standard_error": pytest.approx(sqrt(0.6 * 0.4 / 5)), "n": 5}
-    assert HAND_MADE["compressed"]["value"] == 0.6
-    assert (HAND_MADE["metric"], HAND_MADE["direction"]) == ("accuracy", "higher")
-    assert HAND_MADE["majority_baseline"] == 0.8
-    assert HAND_MADE["collapsed"] is False
-
-
-def test_flips_of_a_comparison_by_hand_name_the_text_its_label_and_both_probabilities() -> None:
-    assert HAND_MADE["flips"]["right_to_wrong"] == [
-        {"text": "text 1", "label": "positive", "original_probability": 0.8, "compressed_probability": 0.4}
-    ]
-    assert HAND_MADE["flips"]["wrong_to_right"] == [
-        {"text": "text 2", "label": "positive", "original_probability": 0.3, "compressed_probability": 0.6}
-    ]
-
-
-def test_the_paired_figures_of_a_comparison_by_hand() -> None:
-    paired = HAND_MADE["paired"]
-    assert (paired["right_to_wrong"], paired["wrong_to_right"]) == (1, 1)
-    assert paired["agreement"] == 0.6
-    assert paired["difference"] == 0.0
-    margin = 1.96 * sqrt(2 / 5) / sqrt(5)  # differences 0, -1, 1, 0, 0
-    assert paired["interval"] == pytest.approx([-margin, margin], rel=1e-3)
-
-
-def test_a_flip_of_the_other_class_has_the_probability_of_its_own_label() -> None:
-    flips = compared([0, 1], probabilities(0.1, 0.9), probabilities(0.7, 0.9))["flips"]
-    (flip,) = flips["right_to_wrong"]
-    assert flip["label"] == "negative"
-    assert (flip["original_probability"], flip["compressed_probability"]) == pytest.approx((0.9, 0.3))
-    assert flips["wrong_to_right"] == []
-
-
-def test_two_wrong_classes_disagree_without_a_flip() -> None:
-    before, after = np.array([[0.1, 0.8, 0.1]]), np.array([[0.1, 0.1, 0.8]])
-    result = compare([0], before, after, texts=["x"], names=["a", "b", "c"])
-    assert result["paired"]["agreement"] == 0.0
-    assert result["flips"] == {"right_to_wrong": [], "wrong_to_right": []}
-
-
-def test_equal_predictions_agree_fully_without_any_doubt() -> None:
-    same = probabilities(0.9, 0.2, 0.6)
-    paired = compared([1, 0, 0], same, same)["paired"]
-    assert paired == {"difference": 0.0, "interval": [0.0, 0.0], "agreement": 1.0, "right_to_wrong": 0, "wrong_to_right": 0}
-
-
-def test_a_comparison_is_json() -> None:
-    assert json.loads(json.dumps(HAND_MADE, allow_nan=False)) == HAND_MADE
-
-
-@pytest.mark.parametrize(
-    ("labels", "after", "collapsed"),
-    [
-        ([0, 1, 0, 1], [0.9, 0.8, 0.7, 0.6], True),
-        ([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], True),
-        ([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.9], False),
-        ([1, 1, 1, 1], [0.9, 0.8, 0.7, 0.6], False),
-    ],
-)
-def test_one_class_for_all_examples_is_flagged(labels: list[int], after: list[float], collapsed: bool) -> None:
-    assert compared(labels, probabilities(0.1, 0.9, 0.2, 0.9), probabilities(*after))["collapsed"] is collapsed
-
-
-def test_the_sign_of_the_difference_is_that_of_the_change() -> None:
-    good, bad = probabilities(0.9, 0.9, 0.9, 0.9), probabilities(0.9, 0.9, 0.9, 0.1)
-    assert compared([1, 1, 1, 1], good, bad)["paired"]["difference"] == -0.25
-    assert compared([1, 1, 1, 1], bad, good)["paired"]["difference"] == 0.25
-
-
-def test_the_interval_of_the_difference_holds_the_truth_in_95_of_100_cases() -> None:
-    """The original is right with probability .85; of these .12 are lost, and .3 of the wrong ones won: -.102 + .045."""
-    generator = np.random.default_rng(1)
-    truth, inside = -0.85 * 0.12 + 0.15 * 0.3, 0
-    for _ in range(1000):
-        right = generator.random(300) < 0.85
-        flipped = generator.random(300) < np.where(right, 0.12, 0.3)
-        labels = generator.integers(0, 2, 300)
-        before = np.where(right, labels, 1 - labels)
-        after = np.where(flipped, 1 - before, before)
-        paired = compared(labels.tolist(), probabilities(*before), probabilities(*after))["paired"]
-        low, high = paired["interval"]
-        assert low <= paired["difference"] <= high
-        inside += low <= truth <= high
-    assert 930 <= inside <= 970
+SENTIMENT = find_task("sentiment")
 
 
 # ---------------------------------------------------------------------------------------------------------- embeddings
@@ -236,7 +117,7 @@ def test_a_model_without_a_tokenizer_cannot_run_a_task(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="has no tokenizer"):
         embed(loaded, ["w3"])
     with pytest.raises(TaskError, match="has no tokenizer"):
-        find_task("sentiment").fit(loaded)
+        open_task(SENTIMENT, loaded)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -246,7 +127,7 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path, value: float
     with pytest.raises(TaskError, match="not finite"):
         embed(loaded, ["w3 w4"])
     with pytest.raises(TaskError, match="not finite"):
-        find_task("sentiment").fit(loaded)
+        open_task(SENTIMENT, loaded).prepare()
 
 
 @pytest.mark.parametrize("specials", [{"eos_token": "<end>"}, {"unk_token": "[UNK]"}], ids=["end of text", "unknown word"])
@@ -266,7 +147,50 @@ def test_a_tokenizer_without_any_special_token_works_or_says_why_not(tmp_path: P
         assert "pad" in str(error)
 
 
-# ---------------------------------------------------------------------------------------------------- the sentiment task
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def test_texts_of_like_length_share_a_batch_and_none_is_lost(tmp_path: Path) -> None:
+    loaded = saved(tmp_path, "bert_base")
+    ready = batches(loaded, texts_of(*(1 + (5 * i) % 9 for i in range(75))))
+    assert sorted(row for rows in ready.rows for row in rows) == list(range(75))
+    widths = [inputs["input_ids"].shape[1] for inputs in ready.inputs]
+    assert widths == sorted(widths, reverse=True) and len(widths) == 3
+    padding = sum(int((inputs["attention_mask"] == 0).sum()) for inputs in ready.inputs)
+    assert padding < 0.3 * sum(inputs["input_ids"].numel() for inputs in ready.inputs)
+
+
+def test_a_pair_is_one_input(tmp_path: Path) -> None:
+    loaded = saved(tmp_path, "bert_base")
+    (inputs,) = batches(loaded, ["w3 w4"], ["w5"]).inputs
+    assert inputs["input_ids"].tolist() == [[3, 4, 5]]
+
+
+# ------------------------------------------------------------------------------------------------------------ the tasks
+
+
+def test_every_family_of_the_catalogue_has_code_and_every_task_a_family() -> None:
+    assert set(EVALUATORS) == set(FAMILIES) >= {task.family for task in TASKS}
+    assert len({task.name for task in TASKS}) == len(TASKS)
+
+
+def test_an_unknown_task_is_refused_with_a_near_one() -> None:
+    with pytest.raises(TaskError, match=r"'simlarity'.*did you mean 'similarity'"):
+        find_task("simlarity")
+    with pytest.raises(TaskError, match=r"'weather'.*sentiment"):
+        find_task("weather")
+
+
+def test_a_task_needs_the_head_that_its_family_says() -> None:
+    assert unfit(find_task("masked-prose"), "BertForMaskedLM") is None
+    assert "ForMaskedLM" in str(unfit(find_task("masked-prose"), "BertModel"))
+    assert usual_tasks("BertModel") == ("sentiment", "topics", "similarity")
+    assert "causal-prose" in usual_tasks("GPT2LMHeadModel") and "masked-prose" not in usual_tasks("GPT2LMHeadModel")
+
+
+def test_a_task_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="BertModel"):
+        open_task(find_task("causal-prose"), saved(tmp_path, "bert_base"))
 
 
 @pytest.fixture(scope="module")
@@ -275,106 +199,193 @@ def minilm() -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def probe(minilm: LoadedModel) -> FittedProbe:
-    return find_task("sentiment").fit(minilm)
+def opened(minilm: LoadedModel) -> OpenTask:
+    task = open_task(SENTIMENT, minilm)
+    task.prepare()
+    return task
 
 
 @pytest.fixture(scope="module")
-def unchanged(minilm: LoadedModel, probe: FittedProbe) -> dict[str, Any]:
-    return find_task("sentiment").compare(probe, minilm)
+def unchanged(opened: OpenTask) -> dict[str, Any]:
+    return opened.compare()
 
 
-def test_the_tasks_of_a_plan_are_those_that_exist() -> None:
-    assert tuple(task.name for task in TASKS) == TASK_NAMES
-
-
-def test_an_unknown_task_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(TaskError, match=r"'weather'.*sentiment"):
-        find_task("weather")
-
-
-def test_the_probe_on_minilm_is_good_but_not_perfect(probe: FittedProbe, unchanged: dict[str, Any]) -> None:
+def test_the_probe_on_minilm_is_good_but_not_perfect(unchanged: dict[str, Any]) -> None:
     assert 0.80 <= unchanged["original"]["value"] <= 0.97
-    assert 0.80 <= probe.validation_accuracy <= 1.0
-    assert unchanged["original"]["n"] == len(find_task("sentiment").load()["test"])
+    assert unchanged["original"]["n"] == len(read(SENTIMENT).splits["test"])
     assert unchanged["majority_baseline"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_comparison_names_its_task_version_and_split(unchanged: dict[str, Any]) -> None:
-    assert (unchanged["task"], unchanged["version"], unchanged["split"]) == (
-        "sentiment",
-        find_task("sentiment").version,
-        "test",
-    )
+    about = {name: unchanged[name] for name in ("task", "version", "split", "family", "digest", "settings")}
+    assert about["task"] == "sentiment" and about["version"] == SENTIMENT.version and about["split"] == "test"
+    assert about["digest"] == read(SENTIMENT).digest and about["settings"] == {"refit": False}
     json.dumps(unchanged, allow_nan=False)
 
 
-def test_an_unchanged_model_agrees_with_itself(unchanged: dict[str, Any]) -> None:
-    assert unchanged["paired"]["agreement"] == 1.0
+def test_an_unchanged_model_agrees_with_itself(unchanged: dict[str, Any], opened: OpenTask) -> None:
+    assert unchanged["unchanged"] is True and unchanged["paired"]["agreement"] == 1.0
     assert unchanged["flips"] == {"right_to_wrong": [], "wrong_to_right": []}
     assert unchanged["original"] == unchanged["compressed"]
-    assert unchanged["paired"]["interval"] == [0.0, 0.0]
+    assert opened.original()["value"] == unchanged["original"]["value"]
 
 
-def test_the_probe_is_fitted_on_training_texts_and_chosen_on_validation_texts_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def as_files(folder: Path, splits: dict[str, pd.DataFrame]) -> str:
+    """A folder with a file a split."""
+    folder.mkdir()
+    for name, table in splits.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return str(folder)
+
+
+def sentiment_tables() -> dict[str, pd.DataFrame]:
+    """The bundled sentences, a table a split, as words that a tiny model knows."""
+    splits = read(SENTIMENT).splits
+    tables = {name: split.to_pandas() for name, split in splits.items()}
+    for table in tables.values():
+        table["text"] = [" ".join(WORDS[sum(map(ord, word)) % len(WORDS)] for word in text.split()) for text in table["text"]]
+        table["label"] = ["negative" if label == 0 else "positive" for label in table["label"]]
+    return tables
+
+
+def turned(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(label=table["label"].map({"negative": "positive", "positive": "negative"}))
+
+
+def test_the_probe_is_fitted_on_training_texts_and_chosen_on_validation_texts_only(tmp_path: Path) -> None:
     """With the labels of one split turned round: of the test split nothing changes, of the training split all does."""
-    loaded, task = saved(tmp_path, "bert_base"), find_task("sentiment")
-    data = task.load()
-    fitted = {}
+    loaded, tables = saved(tmp_path, "bert_base"), sentiment_tables()
+    found = {}
     for split in ("none", "train", "test"):
-        turned = {
-            name: rows.map(lambda row: {"label": 1 - row["label"]}) if name == split else rows for name, rows in data.items()
-        }
-        with monkeypatch.context() as patch:
-            patch.setattr(type(task), "load", lambda _task, turned=turned: type(data)(turned))
-            fitted[split] = task.fit(loaded)
-    assert np.array_equal(fitted["test"].original, fitted["none"].original)
-    assert fitted["test"].validation_accuracy == fitted["none"].validation_accuracy
-    assert np.abs(fitted["train"].original - fitted["none"].original).max() > 0.01
+        made = {name: turned(table) if name == split else table for name, table in tables.items()}
+        task = Task("mine", "probe", as_files(tmp_path / split, made))
+        found[split] = EVALUATORS["probe"](loaded, read(task)).reference(lambda _fraction: None)
+    for name in ("probabilities", "weights", "validation_accuracy"):
+        assert np.array_equal(found["test"][name], found["none"][name])
+    assert np.abs(found["train"]["probabilities"] - found["none"]["probabilities"]).max() > 0.01
 
 
-def test_a_zeroed_model_does_not_pass_for_unchanged(minilm: LoadedModel, probe: FittedProbe, unchanged: dict[str, Any]) -> None:
-    fitted = [array.copy() for array in (probe.original, probe.classifier[-1].coef_, probe.classifier[0].mean_)]
-    zeros = {spec: torch.zeros(spec.shape) for spec in minilm.info.modules if spec.layer is not None}
-    with substituted(minilm.model, zeros):
-        ruined = find_task("sentiment").compare(probe, minilm)
-    after = (probe.original, probe.classifier[-1].coef_, probe.classifier[0].mean_)
-    assert all(np.array_equal(old, new) for old, new in zip(fitted, after, strict=True))  # nothing is fitted again
-    assert ruined["original"] == unchanged["original"]
-    assert ruined["compressed"]["value"] < ruined["original"]["value"] - 0.1
-    assert ruined["paired"]["agreement"] < 0.9
-    assert ruined["paired"]["interval"][1] < 0
-    assert len(ruined["flips"]["right_to_wrong"]) == ruined["paired"]["right_to_wrong"] > 20
+def test_shuffled_labels_give_chance(minilm: LoadedModel, tmp_path: Path) -> None:
+    tables = {name: split.to_pandas() for name, split in read(SENTIMENT).splits.items()}
+    generator = np.random.default_rng(0)
+    made = {name: table.assign(label=generator.permutation(table["label"].to_numpy())) for name, table in tables.items()}
+    score = open_task(Task("shuffled", "probe", as_files(tmp_path / "data", made)), minilm).original()
+    assert abs(score["value"] - 0.5) < 3.5 * score["standard_error"]
 
 
-def test_a_model_whose_hidden_states_are_constant_is_flagged_as_collapsed(minilm: LoadedModel, probe: FittedProbe) -> None:
-    path = "encoder.layer.5.output.LayerNorm.weight"
-    scale = minilm.model.get_parameter(path)
+@contextmanager
+def ruined(loaded: LoadedModel) -> Iterator[None]:
+    """The model with zeros for every matrix of its layers."""
+    zeros = {spec: torch.zeros(spec.shape) for spec in loaded.info.modules if spec.layer is not None}
+    with substituted(loaded.model, zeros):
+        yield
+
+
+def test_a_zeroed_model_does_not_pass_for_unchanged(minilm: LoadedModel, opened: OpenTask, unchanged: dict[str, Any]) -> None:
+    with ruined(minilm):
+        result = opened.compare()
+    assert result["unchanged"] is False and result["original"] == unchanged["original"]
+    assert result["compressed"]["value"] < result["original"]["value"] - 0.1
+    assert result["paired"]["agreement"] < 0.9 and result["paired"]["interval"][1] < 0
+    assert len(result["flips"]["right_to_wrong"]) == result["paired"]["right_to_wrong"] > 20
+
+
+def test_a_refitted_probe_reads_more_from_a_ruined_model_and_says_that_it_was_refitted(minilm: LoadedModel) -> None:
+    kept, refitted = (open_task(replace(SENTIMENT, options={"refit": refit}), minilm) for refit in (False, True))
+    kept.prepare(), refitted.prepare()
+    with ruined(minilm):
+        values = [task.compare()["compressed"]["value"] for task in (kept, refitted)]
+        assert refitted.compare()["settings"] == {"refit": True}
+    assert values[1] > values[0]
+
+
+def test_a_model_whose_hidden_states_are_constant_is_flagged_as_collapsed(minilm: LoadedModel, opened: OpenTask) -> None:
+    scale = minilm.model.get_parameter("encoder.layer.5.output.LayerNorm.weight")
     before = scale.clone()
     try:
         scale.zero_()
-        result = find_task("sentiment").compare(probe, minilm)
+        result = opened.compare()
+        alike = open_task(find_task("similarity"), minilm)
+        collapsed = alike.compare()["collapsed"]
     finally:
         scale.copy_(before)
-    assert result["collapsed"] is True
+    assert result["collapsed"] is True and collapsed is True
     assert result["compressed"]["value"] == pytest.approx(result["majority_baseline"], abs=0.02)
 
 
-def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, probe: FittedProbe) -> None:
+def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, opened: OpenTask) -> None:
     agreements = []
     for ratio in (1.2, 20.0):
         modules = tuple(f"{kind}.{layer}" for kind in ("value", "ffn_in") for layer in range(6))
         group = compress_group(minilm.model, minilm.info, Group("some", modules, ratio=ratio))
         with substituted(minilm.model, group.reconstructions):
-            agreements.append(find_task("sentiment").compare(probe, minilm)["paired"]["agreement"])
+            agreements.append(opened.compare()["paired"]["agreement"])
     assert 1.0 > agreements[0] > agreements[1] + 0.05
+
+
+def test_the_originals_answers_are_kept_by_content(minilm: LoadedModel, opened: OpenTask, tmp_path: Path) -> None:
+    """Another task object finds them even when the model has been ruined since; other data or options do not."""
+    open_task(SENTIMENT, minilm, cache=tmp_path).prepare()
+    (file,) = tmp_path.iterdir()
+    with ruined(minilm):
+        assert open_task(SENTIMENT, minilm, cache=tmp_path).original() == opened.original()
+    open_task(replace(SENTIMENT, options={"refit": True}), minilm, cache=tmp_path).prepare()
+    assert len(list(tmp_path.iterdir())) == 2
+    file.write_bytes(b"damaged")
+    assert open_task(SENTIMENT, minilm, cache=tmp_path).original() == opened.original()
+
+
+def test_another_model_is_compared_on_the_same_examples(minilm: LoadedModel, opened: OpenTask) -> None:
+    other = load("minilm-l6")
+    assert opened.compare(model=other)["unchanged"] is True
+    with ruined(other):
+        assert opened.compare(model=other)["compressed"]["value"] < 0.7
+    assert opened.compare()["unchanged"] is True
 
 
 def test_a_task_runs_on_a_decoder_without_a_padding_token(tmp_path: Path) -> None:
     loaded = saved(tmp_path, "gpt2", unk_token="[UNK]")  # noqa: S106
-    task = find_task("sentiment")
-    result = task.compare(task.fit(loaded), loaded)
-    assert result["paired"]["agreement"] == 1.0
-    assert 0.3 <= result["original"]["value"] <= 0.7  # every English word is unknown to it
+    score = open_task(SENTIMENT, loaded).original()
+    assert 0.3 <= score["value"] <= 0.7  # every English word is unknown to it
+
+
+# ------------------------------------------------------------------------------------------------- similarity, regression
+
+
+def scored_pairs(folder: Path, generator: np.random.Generator) -> str:
+    """Pairs whose score is the number of words they share, out of five."""
+    rows = []
+    for _ in range(120):
+        first = [str(word) for word in generator.choice(WORDS, 5, replace=False)]
+        shared = int(generator.integers(0, 6))
+        rows.append((" ".join(first), " ".join([*first[:shared], *generator.choice(WORDS, 5 - shared)]), shared))
+    table = pd.DataFrame(rows, columns=["sentence1", "sentence2", "score"])
+    return as_files(folder, {"train": table[:60], "validation": table[60:80], "test": table[80:]})
+
+
+def test_similarity_is_the_rank_correlation_of_cosines(tmp_path: Path) -> None:
+    loaded = saved(tmp_path, "bert_base")
+    task = Task("pairs", "similarity", scored_pairs(tmp_path / "data", np.random.default_rng(0)))
+    test = read(task).splits["test"]
+    cosine = cosines(embed(loaded, list(test["sentence1"])), embed(loaded, list(test["sentence2"])))
+    expected = spearmanr(cosine, test["score"]).statistic
+    score = open_task(task, loaded).original()
+    assert score["metric"] == "spearman" and score["n"] == 40
+    assert score["value"] == pytest.approx(expected, abs=0.01)
+    assert score["value"] > 0.5  # shared words show in the embeddings of any model
+
+
+def test_regression_learns_from_training_pairs_what_the_test_pairs_ask(tmp_path: Path) -> None:
+    loaded = saved(tmp_path, "bert_base")
+    task = Task("pairs", "regression", scored_pairs(tmp_path / "data", np.random.default_rng(0)))
+    opened = open_task(task, loaded)
+    assert opened.original()["value"] > 0.5
+    assert opened.compare()["unchanged"] is True
+    with ruined(loaded):
+        assert opened.compare()["unchanged"] is False
+
+
+def test_cosines_of_equal_opposite_and_zero_vectors() -> None:
+    one, zero = np.array([[3.0, 4.0]], np.float32), np.zeros((1, 2), np.float32)
+    assert cosines(one, one)[0] == pytest.approx(1) and cosines(one, -one)[0] == pytest.approx(-1)
+    assert cosines(one, zero)[0] == 0

@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/masked-lm"), help="folder for vocabulary, checkpoint and model"
     )
-    parser.add_argument("--steps", type=int, default=1600, help="steps of 6144 tokens")
+    parser.add_argument("--steps", type=int, default=6000, help="steps of 6144 tokens")
     parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     arguments = parser.parse_args()

@@ -44,7 +44,7 @@ SPLITS = {
     TEST: ("test", "testing"),
 }
 """Split -> its names in a folder, a column `split` or a data hub, the usual one first."""
-LARGEST = {TRAIN: 20_000, VALIDATION: 5_000, TEST: 5_000}
+LARGEST = {TRAIN: 20_000, VALIDATION: 5_000, TEST: 10_000}
 SMALLEST = 10  # examples of a split that is needed
 TEST_SHARE, VALIDATION_SHARE, TENTH = 0.25, 0.15, 0.1
 
