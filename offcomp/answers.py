@@ -96,7 +96,7 @@ def _best_and_worst(runs: Sequence[Run], task: str) -> str:
     difference = paired_difference(best, worst, task)
     if difference is None:
         first, last = (f"{names[run.id]} has {score_text(scores[run.id])}" for run in (best, worst))
-        return f"in {where}, {first} and {last}, which only these intervals compare: runs keep no single examples of this task"
+        return f"in {where}, {first} and {last}, not comparable beyond these intervals"
     if not any(difference):
         return f"in {where} they are equal, {metric.number(value_of(scores[best.id]))}, on every sentence"
     return f"in {where}, {names[best.id]} minus {names[worst.id]} is {difference_text(metric, *difference)}"

@@ -106,7 +106,9 @@ def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
     notes = ["log scale"] if log else []
     if log:
         width = log10(highest / lowest)
-        figure.update_xaxes(type="log", range=[log10(lowest) - 0.05 * width, log10(highest) + 0.25 * width], dtick="D1")
+        figure.update_xaxes(type="log", range=[log10(lowest) - 0.05 * width, log10(highest) + 0.25 * width])
+        ticks = [step * 10**power for power in range(7) for step in (1, 2, 5) if lowest <= step * 10**power <= highest]
+        figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     else:
         width = highest - lowest or factor * 0.1
         left = max(factor * metric.least if isfinite(metric.least) else lowest, lowest - 0.05 * width)

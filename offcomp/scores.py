@@ -110,7 +110,7 @@ METRICS = {
             "Masked perplexity",
             "masked perplexity",
             "Perplexity of masked words",
-            "How much does the perplexity on {} rise?",
+            "How perplexed is it by {}?",
             "Among how many words the model is as good as guessing where a word is masked, with its 95 % interval. "
             "Lower is better; 1 is certainty.",
             "masked words",
@@ -123,7 +123,7 @@ METRICS = {
             "Perplexity",
             "perplexity",
             "Perplexity of next words",
-            "How much does the perplexity on {} rise?",
+            "How perplexed is it by {}?",
             "Among how many words the model is as good as guessing the next one, with its 95 % interval. "
             "Lower is better; 1 is certainty.",
             "words",

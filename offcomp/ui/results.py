@@ -37,6 +37,7 @@ from offcomp.runs import Run
 from offcomp.score_charts import score_table
 from offcomp.scores import (
     METRICS,
+    Score,
     against_original,
     brief_difference,
     concerns,
@@ -45,7 +46,6 @@ from offcomp.scores import (
     score_text,
     sentence_start,
     task_title,
-    within_sentence,
 )
 from offcomp.ui.frame import palette
 
@@ -105,34 +105,44 @@ def _card(run: Run, *, brief: bool, with_model: bool) -> None:
         about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {run.plan.model}" if with_model else "")
         st.markdown(f"**{method_title(run)}** {about}")
         with st.container(horizontal=True, gap="small"):
-            for metric, value, note in _metrics(run, brief):
-                kind = metric.split(",", maxsplit=1)[0]
-                width = BRIEF_METRIC_PIXELS if brief else METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
-                st.metric(metric, value, note, delta_color="off", delta_arrow="off", help=HELP[kind], width=width)
+            for name, kind, value, note in _metrics(run, brief):
+                usual = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
+                width = BRIEF_METRIC_PIXELS if brief or name != kind else usual
+                st.metric(name, value, note, delta_color="off", delta_arrow="off", help=HELP[kind], width=width)
         if not brief:
             for task, score in result_of(run)["scores"].items():
-                st.caption(f"{sentence_start(on_task(task, score))}: {against_original(score)}.")
+                st.caption(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}.")
 
 
-def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str]]:
-    """Name, value and note of each figure."""
+def _agreeing(run: Run, score: Score) -> str:
+    """How much of the answers agrees with the original's, where several tasks leave no room for a figure of its own."""
+    agreement = score["paired"].get("agreement")
+    several = len(result_of(run)["scores"]) > 1
+    return f"; {percent(agreement)} of the answers agree" if several and agreement is not None else ""
+
+
+def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
+    """Name, kind, value and note of each figure; several scores go by their tasks."""
     scores = result_of(run)["scores"]
     if not scores:
-        yield "Score", "not scored", "no task in plan"
+        yield "Score", "Score", "not scored", "no task in plan"
     for task, score in scores.items():
-        suffix = f", {within_sentence(task_title(task, score))}" if len(scores) > 1 else ""
-        metric, paired, n = metric_of(score), score["paired"], score["compressed"]["n"]
-        note = brief_difference(score) if brief else f"{n:,} {metric.counts}"
-        yield f"{metric.title}{suffix}", score_text(score), note
-        if "agreement" in paired and (len(scores) == 1 or not brief):
+        metric, paired = metric_of(score), score["paired"]
+        note = brief_difference(score) if brief else f"{score['compressed']['n']:,} {metric.counts}"
+        if len(scores) > 1:
+            yield task_title(task, score), metric.title, score_text(score), f"{metric.word}, {note}"
+            continue
+        yield metric.title, metric.title, score_text(score), note
+        if "agreement" in paired:
             flips = paired["right_to_wrong"] + paired["wrong_to_right"]
-            yield f"Agreement{suffix}", percent(paired["agreement"]), f"{flips} flips"
+            yield "Agreement", "Agreement", percent(paired["agreement"]), f"{flips} flips"
     row = run_table([run]).iloc[0]
-    yield "Relative error", f"{row['relative_error']:.3f}", "chosen weights"
+    figures = [("Relative error", f"{row['relative_error']:.3f}", "chosen weights")]
     if not brief:
-        yield "Cosine distance", f"{row['cosine_distance']:.3f}", "mean over rows"
-        yield "Stored bytes", megabytes(row["stored_bytes"]), smaller(row["byte_ratio"])
-    yield "Stored parameters", f"{row['stored_parameters']:,}", smaller(row["parameter_ratio"])
+        figures.append(("Cosine distance", f"{row['cosine_distance']:.3f}", "mean over rows"))
+        figures.append(("Stored bytes", megabytes(row["stored_bytes"]), smaller(row["byte_ratio"])))
+    figures.append(("Stored parameters", f"{row['stored_parameters']:,}", smaller(row["parameter_ratio"])))
+    yield from ((name, name, value, note) for name, value, note in figures)
 
 
 def show_first_errors(runs: Sequence[Run]) -> None:
