@@ -130,7 +130,7 @@ def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
         metric, paired = metric_of(score), score["paired"]
         note = brief_difference(score) if brief else f"{score['compressed']['n']:,} {metric.counts}"
         if len(scores) > 1:
-            yield task_title(task, score), metric.title, score_text(score), f"{metric.word}, {note}"
+            yield task_title(task, score), metric.title, score_text(score), note
             continue
         yield metric.title, metric.title, score_text(score), note
         if "agreement" in paired:
