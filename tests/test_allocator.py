@@ -1,0 +1,36 @@
+"""Giving memory back changes nothing but memory, and is harmless where the C library cannot."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from offcomp.numerics import allocator
+from offcomp.numerics.allocator import give_back_free_memory
+
+
+@pytest.fixture(autouse=True)
+def _looked_up_anew() -> Iterator[None]:
+    allocator._malloc_trim.cache_clear()
+    yield
+    allocator._malloc_trim.cache_clear()
+
+
+def test_it_may_be_called_again_and_leaves_tensors_alone() -> None:
+    kept = torch.arange(100_000)
+    for _ in range(2):
+        assert give_back_free_memory() is None
+    assert torch.equal(kept, torch.arange(100_000))
+
+
+@pytest.mark.parametrize("failure", [OSError, TypeError, AttributeError])
+def test_without_such_a_call_it_does_nothing(failure: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(_name: str | None) -> None:
+        raise failure
+
+    monkeypatch.setattr(ctypes, "CDLL", unavailable)
+    assert give_back_free_memory() is None
+    assert give_back_free_memory() is None
