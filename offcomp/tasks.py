@@ -154,15 +154,19 @@ class Task:
         return {name: value for name, value in asdict(self).items() if value or name in ("name", "family", "data")}
 
 
-OURS = {"source": "Written for offcomp", "licence": "MIT"}
+def _ours(name: str, family: str, data: str, title: str, version: str = "1") -> Task:
+    """A task that comes with offcomp."""
+    return Task(name, family, BUNDLED + data, title, version=version, source="Written for offcomp", licence="MIT")
+
+
 GLUE = "nyu-mll/glue"
 TASKS = (
-    Task("sentiment", "probe", "bundled:sentiment", "Sentiment", version="2", **OURS),
-    Task("topics", "probe", "bundled:topics", "Topics", **OURS),
-    Task("similarity", "similarity", "bundled:similarity", "Similarity", **OURS),
-    Task("sentiment-head", "head", "bundled:sentiment", "Sentiment by the model's own head", version="2", **OURS),
-    Task("masked-prose", "masked-lm", "bundled:prose", "Masked words in prose", **OURS),
-    Task("causal-prose", "causal-lm", "bundled:prose", "Next words in prose", **OURS),
+    _ours("sentiment", "probe", "sentiment", "Sentiment", version="2"),
+    _ours("topics", "probe", "topics", "Topics"),
+    _ours("similarity", "similarity", "similarity", "Similarity"),
+    _ours("sentiment-head", "head", "sentiment", "Sentiment by the model's own head", version="2"),
+    _ours("masked-prose", "masked-lm", "prose", "Masked words in prose"),
+    _ours("causal-prose", "causal-lm", "prose", "Next words in prose"),
     Task("sst2", "probe", f"hub:{GLUE}/sst2", "SST-2", {"text": "sentence"}, source="Socher et al. 2013, GLUE"),
     Task(
         "sst2-head",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
 from offcomp.tasks import Task, unfit
 
-EVALUATORS: Mapping[str, type[Evaluator]] = {
+EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "head": Head,
     "probe": Probe,
     "regression": Regression,
@@ -117,7 +117,7 @@ def _keep(file: Path | None, arrays: Arrays) -> None:
     if file is None:
         return
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
     try:
         write_bytes(file, buffer.getvalue())
     except StorageError:
