@@ -23,7 +23,7 @@ from offcomp.compress import compress_group
 from offcomp.environment import environment
 from offcomp.errors import BudgetTooSmall
 from offcomp.evaluation import OpenTask, open_task
-from offcomp.methods import method_of_role, own_options
+from offcomp.methods import method_of_role, own_options, role_in_plan
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
@@ -146,7 +146,8 @@ def _at(task: Task, folder: Path) -> Task:
 def _line(row: dict[str, Any]) -> str:
     groups = row["plan"]["groups"]
     scores = "  ".join(f"{name} {score['compressed']['value']:.3f}" for name, score in row["scores"].items())
-    about = f"{groups[0]['method']:12} {len(groups):2} groups of {groups[0]['name']:10} at {groups[0]['ratio']:4}"
+    role = role_in_plan(groups[0]["method"], groups[0]["options"])
+    about = f"{role:12} {len(groups):2} groups of {groups[0]['name']:10} at {groups[0]['ratio']:4}"
     return f"{about}  error {row['relative_error']:.3f}  {scores}  {row['seconds']:.1f} s"
 
 
