@@ -40,7 +40,7 @@ REAL = {
     "mrpc": Task("mrpc", "probe", "", "MRPC"),
     "ag_news": Task("ag_news", "probe", "", "AG News"),
 }
-METHODS = ("svd", "residual", "autoencoder", "codebook", "quantization", "pruning")
+METHODS = ("svd", "residual", "codebook", "quantization", "pruning", "autoencoder")
 GROUPINGS = ("module", "kind")
 RATIOS = (1.5, 2.0, 4.0, 8.0)
 UNITS = {"codebook": "bytes", "quantization": "bytes", "pruning": "bytes"}
@@ -121,7 +121,7 @@ def main() -> None:
     document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint, "seed": SEED}
     document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
     document["originals"] = rounded({task.task.name: figures_of(task.original()) for task in tasks})
-    for purpose, plans in (("sweep", sweep(loaded.info)), ("sensitivity", alone(loaded.info))):
+    for purpose, plans in (("sensitivity", alone(loaded.info)), ("sweep", sweep(loaded.info))):
         rows = document.setdefault(purpose, [])
         done = [row["plan"] for row in rows]
         for plan in plans:

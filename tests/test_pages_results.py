@@ -121,7 +121,7 @@ def test_compare_starts_with_the_newest_pair(open_page: Page, own: tuple[str, st
     assert metrics(app, "Relative error")[1] == "0.621"
     assert metrics(app, "Cosine distance")[1] == "0.230"
     assert metrics(app, "Stored parameters") == ["579,584", "585,984"]
-    assert metrics(app, "Accuracy")[1] == "83.2 % ± 4.4"
+    assert metrics(app, "Accuracy")[1] == "84.4 % ± 3.7"
     assert metrics(app, "Stored bytes")[1] == "2.34 MB"
     assert len(app.get("plotly_chart")) == 3
     assert len(app.get("download_button")) == 6
