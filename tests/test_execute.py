@@ -1,0 +1,80 @@
+"""The worker's checks of what it made, with the faults that they are for planted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import offcomp.models.weights
+from offcomp.compress import CompressedGroup, compress_group
+from offcomp.errors import ModelError, RunError
+from offcomp.evaluation import OpenTask, open_task
+from offcomp.execute import Worker, _evaluate
+from offcomp.files import write_json
+from offcomp.models.loading import LoadedModel
+from offcomp.plan import Group, Plan
+from offcomp.tasks import find_task
+from tests.test_evaluation import saved
+
+GROUP = Group("key", ("key.0", "key.1"), ratio=4.0)
+
+
+class Run:
+    """A tiny model with one compressed group and a task, as the worker has them before it evaluates."""
+
+    def __init__(self, folder: Path):
+        self.loaded: LoadedModel = saved(folder, "bert_base")
+        self.task: OpenTask = open_task(find_task("sentiment"), self.loaded)
+        self.task.prepare()
+        self.group: CompressedGroup = compress_group(self.loaded.model, self.loaded.info, GROUP)
+        run = folder / "runs" / "one"
+        run.mkdir(parents=True)
+        write_json(run / "plan.json", Plan(self.loaded.info.model, (GROUP,)).to_dict())
+        self.worker = Worker(run)
+        self.worker.groups = [self.group.figures]
+
+    def evaluate(self) -> dict[str, Any]:
+        """Scores by task."""
+        return _evaluate(self.worker, self.loaded, [self.task], [self.group])
+
+
+def test_compressed_weights_reach_the_answers(tmp_path: Path) -> None:
+    assert Run(tmp_path).evaluate()["sentiment"]["unchanged"] is False
+
+
+def test_a_model_that_was_not_really_changed_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: the reconstructions are never written."""
+    run = Run(tmp_path)
+    monkeypatch.setattr(offcomp.models.weights, "replace", lambda _model, _matrices: None)
+    with pytest.raises(RunError, match=r"same to the last bit.*choose modules"):
+        run.evaluate()
+
+
+def test_weights_that_the_model_does_not_read_fail_the_run(tmp_path: Path) -> None:
+    """Planted: the layer answers from a copy of its weight, as after a swapped module."""
+    run = Run(tmp_path)
+    for layer in range(2):
+        key = run.loaded.model.get_submodule(f"encoder.layer.{layer}.attention.self.key")
+        kept = key.weight.clone()
+        key.forward = lambda x, kept=kept, bias=key.bias: torch.nn.functional.linear(x, kept, bias)
+    with pytest.raises(RunError, match="does not use them"):
+        run.evaluate()
+
+
+def test_a_group_stored_without_loss_may_leave_the_answers_as_they_are(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.group = compress_group(run.loaded.model, run.loaded.info, replace(GROUP, ratio=1.0))
+    run.worker.groups = [run.group.figures]
+    assert run.evaluate()["sentiment"]["unchanged"] is True
+
+
+def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    broken = {name: torch.full_like(part, float("nan")) for name, part in run.group.compressed.tensors.items()}
+    run.group = replace(run.group, compressed=replace(run.group.compressed, tensors=broken))
+    with pytest.raises(ModelError, match="not finite"):
+        run.evaluate()
