@@ -30,7 +30,7 @@ run: $(BASE)
 test: lint
 	$(BIN)/python -m tests.browser --install
 	$(BIN)/python -m pytest -m browser
-	$(BIN)/python -m pytest -m "not browser" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m "not browser" --numprocesses logical --dist loadfile
 
 lint: $(DEV)
 	$(BIN)/ruff check .
