@@ -17,7 +17,7 @@ from tests.serving import served
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "assets" / "images"
-PAGES = {"start": "/", "compress": "/compress", "runs": "/runs", "compare": "/compare"}
+PAGES = {"start": "/", "compress": "/compress", "runs": "/runs", "compare": "/compare", "measured": "/measured"}
 SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 
 

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of one theme."""
+    """The colours of one theme.
+
+    diverging    worse, no change, better: text is legible on all of them
+    """
 
     text: str
     muted: str
     grid: str
     surface: str
+    diverging: tuple[str, str, str]
     roles: dict[str, str]
 
 
@@ -24,6 +28,7 @@ LIGHT = Palette(
     muted="#5a6070",
     grid="#dfe3ea",
     surface="#ffffff",
+    diverging=("#e58a5c", "#f1f3f7", "#6cb0dd"),
     roles={
         "original": "#1f2430",
         "svd": "#0072b2",
@@ -42,6 +47,7 @@ DARK = Palette(
     muted="#a4abba",
     grid="#333a48",
     surface="#12151c",
+    diverging=("#a8481a", "#242a35", "#20659c"),
     roles={
         "original": "#e8eaf0",
         "svd": "#56b4e9",

@@ -202,7 +202,7 @@ def test_a_run_folder_that_cannot_be_written_is_a_sentence_on_the_page(browser: 
 
 
 def test_the_app_process_has_loaded_neither_torch_nor_transformers(app: Visit, home: Path) -> None:
-    for path in ("/", "/compress", "/runs", "/compare"):
+    for path in ("/", "/compress", "/runs", "/compare", "/measured"):
         app.open(path)
     server = next(
         process
@@ -215,7 +215,7 @@ def test_the_app_process_has_loaded_neither_torch_nor_transformers(app: Visit, h
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/compress", "/runs", "/compare"])
+@pytest.mark.parametrize("path", ["/", "/compress", "/runs", "/compare", "/measured"])
 def test_no_page_is_wider_than_a_phone(browser: Browser, address: str, path: str, scheme: str) -> None:
     with visit(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme) as app:
         app.open(path)

@@ -35,6 +35,7 @@ COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.m
 RESULTS = (
     *("offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
     *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
+    *("offcomp.measurements", "offcomp.measurement_charts"),
 )
 SHOWING = (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.spectra", "offcomp.theme", "offcomp.charts", "offcomp.first_chart")
 
@@ -79,6 +80,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.paired": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results"),
     "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results", "offcomp.paired"),
     "offcomp.bundled": (*PLANNING, "offcomp.runs"),
+    "offcomp.measurements": (*PLANNING, "offcomp.results", "offcomp.scores"),
+    "offcomp.measurement_charts": (*PLANNING, *RESULTS, "offcomp.theme", "offcomp.charts"),
     "offcomp.dot_charts": (*PLANNING, "offcomp.runs", "offcomp.results", "offcomp.theme", "offcomp.charts"),
     "offcomp.result_charts": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.theme"),
     "offcomp.score_charts": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.theme"),

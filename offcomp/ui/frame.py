@@ -18,6 +18,7 @@ PAGES = (
     ("pages/compress.py", "Compress", ":material/compress:"),
     ("pages/runs.py", "Runs", ":material/list_alt:"),
     ("pages/compare.py", "Compare", ":material/compare_arrows:"),
+    ("pages/measured.py", "Measured", ":material/monitoring:"),
 )
 ICON = Path(__file__).parents[2] / "assets" / "images" / "icon.svg"
 POLL_SECONDS = 1.0

@@ -1,0 +1,224 @@
+"""Charts of bundled measurements: what each method keeps at each size, and which matrix hurts most. Tables: `measurements`."""
+
+from __future__ import annotations
+
+from math import isfinite, log10
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from offcomp.charts import FONT_SIZE, styled
+from offcomp.dot_charts import SYMBOLS
+from offcomp.measurements import ALONE, STACKED, score_words
+from offcomp.scores import METRICS, Metric, difference_text, sentence_start
+from offcomp.theme import KIND_TITLES, MARKERS, Palette
+
+TITLES_OF_SIZES = {"chosen": "linear weights", "matrices": "linear and embedding weights", "whole": "whole model"}
+LOOKS = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
+TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.5, 1.75, 2, 3, 4, 6, 8, 12, 16)
+MOST_TICKS = 10
+SWEEP_PIXELS = 560
+LEGEND_ENTRY_PIXELS = 128  # two abreast on a phone
+LEGEND_PIXELS = 100
+TITLE_PIXELS = 46
+CELL_PIXELS = 46
+WITHOUT_LAYER = "none"
+
+
+def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chosen") -> go.Figure:
+    """Score against compression ratio in bytes, a line a method and grouping; the hover has the 95 % intervals.
+
+    The original is the star with its dotted line, the baseline a dashed line with its name.
+    """
+    metric = METRICS[table["metric"].iloc[0]]
+    factor = 100 if metric.percent else 1
+    figure = go.Figure()
+    for (method, _), part in table.groupby(["method", "grouping"], sort=False):
+        named = method not in {trace.legendgroup for trace in figure.data}
+        figure.add_trace(_line(part.sort_values("byte_ratio"), palette, metric))
+        figure.data[-1].update(showlegend=named)
+    groupings = list(dict.fromkeys(table["grouping"]))
+    if len(groupings) > 1:
+        for grouping in groupings:
+            figure.add_trace(_legend_of(grouping, palette))
+    _references(figure, table, palette, metric)
+    _log_ratios(figure, table)
+    up = "up" if metric.direction == "higher" else "down"
+    figure.update_xaxes(
+        title=f"compression ratio in bytes, {TITLES_OF_SIZES[denominator]}<br>log scale, right and {up} is better",
+    )
+    values = [factor * value for value in [*table["score"], table["original"].iloc[0], *table["baseline"].dropna()]]
+    room = 0.06 * (max(values) - min(values))
+    figure.update_yaxes(
+        title=sentence_start(score_words(table)) + (", in %" if metric.percent else ""),
+        range=[min(values) - room, max(values) + room],
+        nticks=8,
+    )
+    figure = styled(figure, palette, title="What is left at each compression ratio?", height=SWEEP_PIXELS)
+    figure.update_layout(
+        legend={"xref": "container", "entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
+        margin_t=TITLE_PIXELS + LEGEND_PIXELS,
+        title={"yref": "container", "y": 1 - 10 / SWEEP_PIXELS, "yanchor": "top"},
+    )
+    return figure
+
+
+def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
+    """One method and grouping from ratio to ratio; the hover tells the whole setting."""
+    method, role, grouping = part.iloc[0][["method", "role", "grouping"]]
+    dash, fill = LOOKS[grouping]
+    colour, factor = palette.roles.get(role, palette.roles["reference"]), 100 if metric.percent else 1
+    details = [
+        (
+            f"{row['requested_ratio']:g}x in {row['unit']} asked for, {row['byte_ratio']:.3g}x in bytes stored",
+            f"{metric.number(row['score'])}, {_change(metric, row['difference'], row['low'], row['high'])}",
+            f"relative error {row['relative_error']:.3f}, {row['n']:,} {metric.counts}",
+        )
+        for row in part.to_dict("records")
+    ]
+    return go.Scatter(
+        x=part["byte_ratio"],
+        y=factor * part["score"],
+        mode="lines+markers",
+        line={"color": colour, "width": 2, "dash": dash},
+        marker={"symbol": SYMBOLS.get(role, "cross") + fill, "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
+        customdata=details,
+        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3))
+        + f"<br>bundled measurement<extra>{method}<br>{grouping}</extra>",
+        name=method,
+        legendgroup=method,
+    )
+
+
+def _change(metric: Metric, value: float, low: float, high: float) -> str:
+    """A difference from the original, with its interval where there is one."""
+    if not (isfinite(low) and isfinite(high)):
+        return f"{metric.change(value)} from the original"
+    return difference_text(metric, value, low, high, against=" from the original")
+
+
+def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
+    """An entry of the legend that explains how lines and marks of a grouping look."""
+    dash, fill = LOOKS[grouping]
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode="lines+markers",
+        line={"color": palette.muted, "width": 2, "dash": dash},
+        marker={"symbol": "circle" + fill, "size": 9, "color": palette.muted, "line": {"width": 2, "color": palette.muted}},
+        name=grouping,
+        hoverinfo="skip",
+    )
+
+
+def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric: Metric) -> None:
+    """The original as a star at 1x with its line; the baseline as a line with its name."""
+    factor, original, baseline = 100 if metric.percent else 1, table["original"].iloc[0], table["baseline"].iloc[0]
+    colour = palette.roles["original"]
+    figure.add_hline(y=factor * original, line={"color": colour, "width": 1, "dash": "dot"})
+    figure.add_scatter(
+        x=[1],
+        y=[factor * original],
+        mode="markers",
+        marker={"symbol": MARKERS["original"], "size": 15, "color": colour},
+        hovertemplate=f"{metric.number(original)}, not compressed<br>bundled measurement<extra>Original</extra>",
+        name="Original",
+    )
+    if isfinite(baseline):
+        figure.add_hline(
+            y=factor * baseline,
+            line={"color": palette.roles["reference"], "width": 2, "dash": "dash"},
+            annotation={
+                "text": f"{table['baseline_name'].iloc[0]}: {metric.number(baseline)}",
+                "font": {"color": palette.muted},
+                "x": 0,
+                "xanchor": "left",
+                "yanchor": "bottom",
+            },
+        )
+
+
+def _log_ratios(figure: go.Figure, table: pd.DataFrame) -> None:
+    """A logarithmic axis from the original on, with ticks that read as ratios."""
+    lowest, highest = min(1.0, table["byte_ratio"].min()), table["byte_ratio"].max()
+    room = 0.05 * log10(highest / lowest)
+    figure.update_xaxes(type="log", range=[log10(lowest) - room, log10(highest) + room])
+    step = log10(highest / lowest) / MOST_TICKS
+    ticks: list[float] = []
+    for tick in TICKS:
+        if lowest <= tick <= highest and (not ticks or log10(tick / ticks[-1]) >= step):
+            ticks.append(tick)
+    figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}x" for tick in ticks])
+
+
+def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
+    """Change of the score by layer and kind. Red is worse, blue better; framed and bold is told apart from zero."""
+    metric = METRICS[table["metric"].iloc[0]]
+    layers = sorted(table["layer"].dropna().unique())
+    columns = [*([WITHOUT_LAYER] if table["layer"].isna().any() else []), *(str(layer) for layer in layers)]
+    kinds = list(dict.fromkeys(table["kind"]))
+    shown = table.assign(
+        x=[columns.index(WITHOUT_LAYER if pd.isna(layer) else str(layer)) for layer in table["layer"]],
+        y=[kinds.index(kind) for kind in table["kind"]],
+        gain=table["difference"].map(metric.ranked),
+    )
+    limit = float(shown["gain"].abs().max()) or 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            x=shown["x"],
+            y=shown["y"],
+            z=shown["gain"],
+            zmin=-limit,
+            zmax=limit,
+            colorscale=[[step / 2, colour] for step, colour in enumerate(palette.diverging)],
+            showscale=False,
+            xgap=3,
+            ygap=3,
+            customdata=_cell_details(shown, metric),
+            hovertemplate="%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}<extra></extra>",
+        )
+    )
+    _numbers(figure, shown, metric, palette)
+    figure = styled(figure, palette, title="Which matrix hurts most on its own?", height=150 + CELL_PIXELS * len(kinds))
+    legend = "red is worse, blue is better<br>framed: told apart from 0"
+    figure.update_xaxes(title=f"layer<br>{legend}", tickvals=list(range(len(columns))), ticktext=columns, showgrid=False)
+    figure.update_yaxes(
+        tickvals=list(range(len(kinds))),
+        ticktext=[KIND_TITLES.get(kind, kind) for kind in kinds],
+        range=[len(kinds) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_xaxes(range=[-0.5, len(columns) - 0.5], zeroline=False)
+    figure.update_layout(margin_t=TITLE_PIXELS, showlegend=False)
+    return figure
+
+
+def _cell_details(shown: pd.DataFrame, metric: Metric) -> list[tuple[str, str, str]]:
+    """What the hover of each cell says."""
+    return [
+        (
+            f"<b>{row['module']}</b>, {row['method']} at {row['requested_ratio']:g}x, error {row['relative_error']:.3f}",
+            _change(metric, row["difference"], row["low"], row["high"]),
+            f"{metric.number(row['score'])} on {row['n']:,} {metric.counts}, bundled measurement",
+        )
+        for row in shown.to_dict("records")
+    ]
+
+
+def _numbers(figure: go.Figure, shown: pd.DataFrame, metric: Metric, palette: Palette) -> None:
+    """The change in every cell, framed and bold where it can be told apart from zero."""
+    texts = [metric.bare_change(value) for value in shown["difference"]]
+    if metric.most == 1 and not metric.percent:
+        texts = [text.replace("0.", ".", 1) for text in texts]  # a cell is narrow on a phone
+    figure.add_scatter(
+        x=shown["x"],
+        y=shown["y"],
+        mode="text",
+        text=[f"<b>{text}</b>" if apart else text for text, apart in zip(texts, shown["told_apart"], strict=True)],
+        textfont={"size": FONT_SIZE - 2, "color": palette.text},
+        hoverinfo="skip",
+    )
+    for x, y in shown.loc[shown["told_apart"].astype(bool), ["x", "y"]].itertuples(index=False):
+        ends = {"x0": x - 0.46, "x1": x + 0.46, "y0": y - 0.45, "y1": y + 0.45}
+        figure.add_shape(type="rect", **ends, line={"color": palette.text, "width": 2})

@@ -1,0 +1,140 @@
+"""Bundled measurements on a page: charts with their tables, downloads, and what is said where there are none."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from offcomp.measurement_charts import TITLES_OF_SIZES, sensitivity_figure, sweep_figure
+from offcomp.measurements import (
+    ALONE,
+    STACKED,
+    Document,
+    exported,
+    provenance,
+    score_words,
+    sensitivity_answer,
+    sensitivity_table,
+    sweep_table,
+    tasks_of,
+    unreadable_files,
+)
+from offcomp.ui.frame import palette
+
+COMMAND = "python -m benchmarks.measurements --model {}"
+BOTH = "both"
+BRIEF_SIZES = {"chosen": "linear", "matrices": "with embeddings", "whole": "model"}
+IN_EVERY_ROW = ("role", "original", "baseline", "baseline_name", "title", "metric")
+NAMES = {"n": "Examples", "low": "95 % from", "high": "95 % to", "told_apart": "Told apart from zero"}
+DENOMINATOR_HELP = (
+    "Of what the bytes are counted: the linear weights that were compressed, these and the embeddings, or the whole model."
+)
+
+
+def choose_model(models: list[str]) -> str:
+    """The model whose measurements are shown; asked only where there are several."""
+    return st.selectbox("Model", models, key="measured_model") if len(models) > 1 else models[0]
+
+
+def choose_view(document: Document) -> tuple[str, str, str]:
+    """Task, denominator of the ratio, and grouping."""
+    titles = tasks_of(document)
+    with st.container(horizontal=True, gap="medium"):
+        task = st.segmented_control(
+            "Task", list(titles), default=next(iter(titles)), format_func=titles.__getitem__, key="measured_task", required=True
+        )
+        denominator = st.segmented_control(
+            "Size of",
+            list(TITLES_OF_SIZES),
+            default="chosen",
+            format_func=BRIEF_SIZES.__getitem__,
+            key="measured_size",
+            required=True,
+            help=DENOMINATOR_HELP,
+        )
+        grouping = st.segmented_control("Matrices", (BOTH, ALONE, STACKED), default=BOTH, key="measured_group", required=True)
+    return str(task), str(denominator), str(grouping)
+
+
+def show_sweep(document: Document, task: str, denominator: str, grouping: str) -> None:
+    """Score against size, a line a method."""
+    table = sweep_table(document, task, denominator)
+    chosen = table if grouping == BOTH else table[table["grouping"] == grouping]
+    if chosen.empty:
+        st.caption(f"Nothing was measured with its matrices {grouping}.")
+        return
+    alt = (
+        f"The {score_words(table)} against the compression ratio in bytes, a line a method, with original and baseline; "
+        "the table below has the numbers."
+    )
+    _show(sweep_figure(chosen, palette(), denominator), chosen, document, "sweep", alt)
+    st.caption(f"Bundled: {len(chosen)} of {len(table)} compressed models shown, each scored on the same examples.")
+
+
+def show_sensitivity(document: Document, task: str) -> None:
+    """Change of the score by layer and kind, one matrix at a time."""
+    table = sensitivity_table(document, task)
+    if table.empty:
+        st.caption("No matrix was measured alone.")
+        return
+    alt = (
+        f"Change of the {score_words(table)} where one matrix alone is compressed, by layer and kind; "
+        "the table below has the numbers."
+    )
+    _show(sensitivity_figure(table, palette()), table, document, "sensitivity", alt)
+    st.caption(f"Bundled. {sensitivity_answer(table)}")
+
+
+def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: str, alt: str) -> None:
+    """A chart, and under it its table with a download that has the plan of every row."""
+    st.plotly_chart(figure, theme=None, key=f"measured_{purpose}", alt=alt, config={"displaylogo": False})
+    with st.expander("The same as a table"):
+        shown = table.drop(columns=list(IN_EVERY_ROW), errors="ignore")
+        st.dataframe(
+            shown.rename(columns=_words),
+            hide_index=True,
+            key=f"measured_{purpose}_table",
+            column_config={
+                _words(name): st.column_config.NumberColumn(format="%.3f") for name in shown.select_dtypes("float").columns
+            },
+        )
+        st.download_button(
+            f"{purpose.capitalize()}, CSV",
+            partial(_as_csv, table, document, purpose),  # made when it is asked for
+            f"offcomp-{document['model']}-{purpose}.csv",
+            "text/csv",
+            key=f"measured_csv_{purpose}",
+            on_click="ignore",
+        )
+        st.caption("Every row of the download has its plan, which `offcomp run` takes, with seed, versions and date.")
+
+
+def _words(name: str) -> str:
+    return NAMES.get(name, name.replace("_", " ").capitalize())
+
+
+def _as_csv(table: pd.DataFrame, document: Document, purpose: str) -> str:
+    return str(exported(table, document, purpose).to_csv(index=False))
+
+
+def show_provenance(document: Document) -> None:
+    """Where the numbers come from, and how to measure them again."""
+    st.caption(
+        f"Bundled measurement: {provenance(document)}. Nothing here was computed just now. "
+        f"`{COMMAND.format(document['model'])}` measures it again, with `--data FOLDER` on STS-B as well."
+    )
+
+
+def show_nothing() -> None:
+    """What is said where no measurement is there."""
+    for file in unreadable_files():
+        st.warning(f"assets/runs/{file} cannot be read or is incomplete. Install offcomp again, or delete the file.")
+    st.info(
+        "Here every method is shown at every size, measured on a model that comes with offcomp, and which matrix hurts most. "
+        f"The measurements are missing in assets/runs; `{COMMAND.format('minilm-l6')}` makes them."
+    )
+    if st.button("Compress something", type="primary", key="measured_compress", icon=":material/compress:"):
+        st.switch_page("pages/compress.py")

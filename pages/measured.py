@@ -1,0 +1,23 @@
+"""What comes with offcomp already measured: every method at every size, and each matrix alone."""
+
+import streamlit as st
+
+from offcomp.measurements import read_measurements, sweep_answer, sweep_table
+from offcomp.ui.frame import page
+from offcomp.ui.measured import choose_model, choose_view, show_nothing, show_provenance, show_sensitivity, show_sweep
+
+with page("Measured", "What does each method keep, at each size?"):
+    documents = read_measurements()
+    if documents:
+        document = documents[choose_model(list(documents))]
+        answer = st.empty()
+        task, denominator, grouping = choose_view(document)
+        answer.markdown(sweep_answer(sweep_table(document, task)))
+        sweep, sensitivity = st.columns([6, 5], gap="large")
+        with sweep:
+            show_sweep(document, task, denominator, grouping)
+        with sensitivity:
+            show_sensitivity(document, task)
+        show_provenance(document)
+    else:
+        show_nothing()
