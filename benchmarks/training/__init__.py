@@ -1,1 +1,1 @@
-"""How the bundled models were trained: each script is one command, seeded, and goes on where it was cut off."""
+"""Training small models for offcomp: each script is one command, seeded, and goes on where it was cut off."""

@@ -1,4 +1,4 @@
-"""Train the bundled masked language model: `python -m benchmarks.training.masked_lm`.
+"""Train a small masked language model: `python -m benchmarks.training.masked_lm`.
 
 A BERT encoder (4 layers, 256 wide, 5.4 M parameters) with a WordPiece vocabulary of 8192, trained on running text of Wikipedia
 and of books out of copyright; no row is seen twice in less than one pass. 15 % of the tokens are to be told (of these 80 %

@@ -1,6 +1,6 @@
-"""Train the bundled sentiment classifier: `python -m benchmarks.training.sentiment_head`, after `masked_lm`.
+"""Train a small sentiment classifier: `python -m benchmarks.training.sentiment_head`, after `masked_lm`.
 
-The bundled masked language model with a classification head (Devlin et al. 2019, section 4.1), trained on the phrases of SST-2
+The masked language model with a classification head (Devlin et al. 2019, section 4.1), trained on the phrases of SST-2
 (Socher et al. 2013) for a fixed number of epochs: AdamW, warm-up over the first tenth, then a linear descent to zero. Nothing
 is chosen by the validation split; its accuracy is printed after each epoch and recorded. Cut off, it goes on at the last epoch.
 """
@@ -115,7 +115,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with sst2_glue")
-    parser.add_argument("--base", type=Path, default=Path("assets/models/offcomp-bert"), help="the masked language model")
+    parser.add_argument("--base", type=Path, default=Path("build/masked-lm/model"), help="the masked language model")
     parser.add_argument("--work", type=Path, default=Path("build/sentiment-head"), help="folder for checkpoint and model")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="processor threads")

@@ -41,7 +41,7 @@ BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class CatalogueModel:
-    """A model that offcomp knows by name and finds in an installed package, or in assets/models where `package` is "".
+    """A model that offcomp knows by name and finds in an installed package.
 
     `sha256` is that of `model.safetensors`, checked at every load.
     """

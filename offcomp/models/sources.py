@@ -131,9 +131,7 @@ def _existing(model: str) -> Path | None:
 
 
 def _package_folder(entry: CatalogueModel) -> Path:
-    """The folder of a model that comes with offcomp, or `model` in an installed package, found without importing it."""
-    if not entry.package:
-        return BUNDLED / entry.name
+    """The folder `model` in an installed package, found without importing it."""
     found = importlib.util.find_spec(entry.package)
     if found is None or not found.submodule_search_locations:
         raise ModelError(f"The model '{entry.name}' is not installed; install it with `{entry.install}`.")
