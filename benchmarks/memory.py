@@ -10,7 +10,7 @@ float32. Prints two tables, all from this run on this machine:
 2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at ratio 2, without tasks. "beside"
    is the most that it held less what it held with the model loaded, in multiples of its largest group.
 
-Nothing is done about what the allocator keeps: freed blocks that it has not returned count. The most is read from VmHWM, which
+The allocator is set as the worker sets its own; freed blocks that it has not returned count. The most is read from VmHWM, which
 Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
 `--methods a,b` only these rows, `--shapes RxC,..` only these shapes. All in all about half an hour.
 """
@@ -30,6 +30,7 @@ from typing import Any
 
 from offcomp.files import write_json
 from offcomp.models.listing import model_info
+from offcomp.numerics.allocator import give_back_large_blocks_at_once
 from offcomp.plan import Plan, make_groups
 from offcomp.tables import format_table
 
@@ -168,7 +169,8 @@ def runs(names: Sequence[str]) -> None:
 
 
 def child(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a process of its own is for."""
+    """What a process of its own is for; it sets the allocator as the worker does."""
+    give_back_large_blocks_at_once()
     if len(arguments) == 3:
         return measure_fit(arguments[0], int(arguments[1]), int(arguments[2]))
     name, folder = arguments[0], Path(arguments[1])

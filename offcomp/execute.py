@@ -26,6 +26,7 @@ from offcomp.errors import OffcompError, RunError, StorageError
 from offcomp.files import read_json, write_json
 from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import Size
+from offcomp.numerics.allocator import give_back_large_blocks_at_once
 from offcomp.plan import Group, Plan, members
 from offcomp.prediction import model_sizes, predict
 from offcomp.runs import RUN_SCHEMA, RunStore
@@ -270,6 +271,7 @@ def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None
 def main(arguments: list[str]) -> None:
     """Run the plan in the folder given as the only argument."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    give_back_large_blocks_at_once()
     worker = Worker(Path(arguments[0]).resolve())
     threading.Thread(target=worker.watch, daemon=True).start()
     if hasattr(os, "nice"):

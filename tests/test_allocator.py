@@ -9,20 +9,21 @@ import pytest
 import torch
 
 from offcomp.numerics import allocator
-from offcomp.numerics.allocator import give_back_free_memory
+from offcomp.numerics.allocator import give_back_free_memory, give_back_large_blocks_at_once
 
 
 @pytest.fixture(autouse=True)
 def _looked_up_anew() -> Iterator[None]:
-    allocator._malloc_trim.cache_clear()
+    allocator._of_c_library.cache_clear()
     yield
-    allocator._malloc_trim.cache_clear()
+    allocator._of_c_library.cache_clear()
 
 
 def test_it_may_be_called_again_and_leaves_tensors_alone() -> None:
     kept = torch.arange(100_000)
     for _ in range(2):
         assert give_back_free_memory() is None
+        assert give_back_large_blocks_at_once() is None
     assert torch.equal(kept, torch.arange(100_000))
 
 
@@ -33,4 +34,4 @@ def test_without_such_a_call_it_does_nothing(failure: type[Exception], monkeypat
 
     monkeypatch.setattr(ctypes, "CDLL", unavailable)
     assert give_back_free_memory() is None
-    assert give_back_free_memory() is None
+    assert give_back_large_blocks_at_once() is None

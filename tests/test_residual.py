@@ -266,16 +266,16 @@ def test_written_gradients_equal_autograd() -> None:
     target = Target(randn(12, 9), 5, SideWeights())
     decoder = Decoder(randn(3, 9), randn(3, 4, seed=1), randn(4, seed=2), randn(4, 9, seed=3))
     latents = randn(12, 3, seed=4)
-    sparse = Sparse(torch.tensor([2, 30, 31, 70, 107]), randn(5, seed=5))
+    positions = torch.tensor([2, 30, 31, 70, 107])
     tensors = [latents, decoder.linear, decoder.inner, decoder.bias, decoder.outer]
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
     hidden = torch.nn.functional.leaky_relu(leaves[0] @ leaves[2] + leaves[3], SLOPE)
     free = torch.ones(108)
-    free[sparse.positions] = 0
+    free[positions] = 0
     loss = ((target.matrix - leaves[0] @ leaves[1] - hidden @ leaves[4]) * free.view(12, 9)).square().mean() / 2
     expected = torch.autograd.grad(loss, leaves)
     for tensor in tensors[1:]:
         tensor.grad = torch.zeros_like(tensor)
-    of_latents = torch.cat(list(write_gradients(target, latents, decoder, sparse)))
+    of_latents = torch.cat(list(write_gradients(target, latents, decoder, positions)))
     found = [of_latents, *(tensor.grad for tensor in tensors[1:])]
     torch.testing.assert_close(found, list(expected), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,7 @@
-"""Second moments of what weight matrices are multiplied with, from forward passes with hooks."""
+"""Second moments of what weight matrices are multiplied with, from forward passes with hooks.
+
+A full moment of inputs of width d is a (d, d) matrix in float64: 8 d² bytes a member of the group, in memory beside the model.
+"""
 
 from __future__ import annotations
 

@@ -199,14 +199,14 @@ class ResidualAutoencoder:
         target = Target(upright.float(), entries, sides, scale)
         share = 0.2 if hidden else 0.9
         latents, linear, sparse = fit_linear(target, size, self.rounds, lambda done: report(share * done))
+        if sides.plain:
+            sparse = Sparse.empty(matrix.device)  # chosen anew in training, and once more when stored
         decoder = Decoder.new(linear, hidden, torch.Generator().manual_seed(seed))
         history: list[float] = []
         if hidden:
-            latents, decoder, sparse, history = train(
-                target, latents, decoder, sparse, steps=self.steps, report=lambda done: report(0.2 + 0.7 * done)
+            latents, decoder, history = train(
+                target, latents, decoder, steps=self.steps, report=lambda done: report(0.2 + 0.7 * done)
             )
-        if sides.plain:
-            sparse = Sparse.empty(matrix.device)  # the one that is stored is chosen anew
         tensors = _stored(target, latents, decoder, sparse, scale=scale, dtype=budget.dtype)
         return CompressedMatrix(
             tensors,
@@ -260,6 +260,7 @@ def _stored(
     coefficients = coefficients.float()[:, order.to(latents.device)]
     based = decoder.in_basis(latents[pivots.to(latents.device)].double())
     kept = other_rows(pivots, len(latents)).to(latents.device)
+    give_back_free_memory()
     parts = {
         "latents": coefficients[kept].T,
         "decoder": scale * based.linear,
@@ -270,6 +271,7 @@ def _stored(
     tensors = pack(parts, dtype)
     if target.entries:
         del coefficients, based, parts, pivots, order, kept
+        give_back_free_memory()
         unpacked, device = unpack(tensors), latents.device
         if target.weights.plain:
             best = largest_of(lambda: _left_over(target, unpacked, scale), target.matrix, target.entries)

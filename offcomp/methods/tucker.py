@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_SLABS = 4096
+ORDINARY = 1e10
+"""Entries up to it, and down to its inverse, are not scaled, which would take a copy."""
 SLAB_ENTRIES = 1 << 18  # widened to float64 at a time where slabs are mixed
 
 
@@ -119,10 +121,15 @@ class Tucker:
             return store_dense(matrix, budget.dtype)
         sides = self.tensor_sides(rows, cols)
         samples = matrix.detach().float()
-        scale = samples.abs().max().clamp_min(1e-37)  # squares of tiny entries would vanish
+        low, high = samples.aminmax()
+        scale = max(float(high), -float(low), 1e-37)
+        if 1 / ORDINARY < scale < ORDINARY:  # else squares of entries would vanish, or go beyond all numbers
+            scale = 1.0
+        else:
+            samples = samples / scale
         modes = (1, 2) if self._absorbs_slabs(sides[0]) else (0, 1, 2)
         ranks = self.ranks(rows, cols, size)
-        core, factors = self._decompose(samples.reshape(sides) / scale, [ranks[mode] for mode in modes], modes)
+        core, factors = self._decompose(samples.reshape(sides), [ranks[mode] for mode in modes], modes)
         tensors = dict(zip(("mixing", "left", "right")[-len(modes) :], factors, strict=True))
         tensors["core"] = (core * scale).reshape(-1, core.shape[2])
         share = tensors["core"].abs().max().clamp_min(1e-37) ** (1 / 3)  # so that all three suit a narrow storage dtype
@@ -152,11 +159,18 @@ def tucker_product(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _projected(tensor: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
-    """A tensor of three sides times the transpose of the factor of each side that has one, the last side first."""
-    if 2 in factors:
-        tensor = tensor @ factors[2]
-    if 1 in factors:
-        tensor = factors[1].T @ tensor
+    """A tensor of three sides times the transpose of the factor of each side that has one, slab by slab."""
+    import torch
+
+    if 1 in factors or 2 in factors:
+        slabs, height, width = tensor.shape
+        height = factors[1].shape[1] if 1 in factors else height
+        width = factors[2].shape[1] if 2 in factors else width
+        product = torch.empty(slabs, height, width, dtype=tensor.dtype, device=tensor.device)
+        for slab, place in zip(tensor, product, strict=True):
+            part = slab @ factors[2] if 2 in factors else slab
+            place.copy_(factors[1].T @ part if 1 in factors else part)
+        tensor = product
     return (factors[0].T @ tensor.flatten(1)).reshape(-1, *tensor.shape[1:]) if 0 in factors else tensor
 
 
@@ -164,6 +178,7 @@ def _leading_vectors(tensor: Tensor, mode: int, count: int) -> Tensor:
     """Leading left singular vectors of an unfolding (side, rest), through the smaller Gram matrix in float64."""
     import torch
 
+    from offcomp.numerics.allocator import give_back_free_memory
     from offcomp.numerics.linalg import leading_eigenvectors
 
     side = tensor.shape[mode]
@@ -175,4 +190,7 @@ def _leading_vectors(tensor: Tensor, mode: int, count: int) -> Tensor:
     for part in rows:
         wide = part.double() if mode < 2 else part.double().T  # (side, _)
         total.addmm_(wide, wide.T)
-    return leading_eigenvectors(total, count).to(tensor.dtype)
+    vectors = leading_eigenvectors(total, count).to(tensor.dtype)
+    del total
+    give_back_free_memory()
+    return vectors

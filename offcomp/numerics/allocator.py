@@ -10,16 +10,29 @@ import ctypes
 from functools import cache
 from typing import Any
 
+M_MMAP_THRESHOLD = -3
+LARGE_BLOCK = 1 << 22
+"""4 MB: smaller ones are those of pieces, made anew all the time, for which asking the system takes too long."""
+
 
 def give_back_free_memory() -> None:
     """Return every free page (glibc's malloc_trim); where the C library has no such call, do nothing. Takes milliseconds."""
-    if trim := _malloc_trim():
+    if trim := _of_c_library("malloc_trim"):
         trim(0)
 
 
+def give_back_large_blocks_at_once() -> None:
+    """From now on blocks of 4 MB and more go back when they are freed (glibc's mallopt); elsewhere do nothing.
+
+    It holds for the whole process, so it is for those that are ours alone.
+    """
+    if option := _of_c_library("mallopt"):
+        option(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
 @cache
-def _malloc_trim() -> Any:
+def _of_c_library(name: str) -> Any:
     try:
-        return ctypes.CDLL(None).malloc_trim
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, TypeError, AttributeError):  # another system, or another C library
         return None

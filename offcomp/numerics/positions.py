@@ -30,21 +30,29 @@ def encode_positions(positions: Tensor, total: int) -> dict[str, Tensor]:
     """Increasing positions (count,) below `total` as the packed tensors of `position_shapes`."""
     import torch
 
-    from offcomp.numerics.bits import pack_bits
+    from offcomp.numerics.bits import CHUNK, pack_bits
 
-    ordered, count = positions.cpu().long(), len(positions)
+    ordered, count = positions.cpu(), len(positions)
     bits = _low_bits(count, total)
-    unary = torch.zeros(count + -(-total // 2**bits), dtype=torch.int64)
-    unary[(ordered >> bits) + torch.arange(count)] = 1
+    unary = torch.zeros(count + -(-total // 2**bits), dtype=torch.uint8)
+    for start in range(0, count, CHUNK):
+        part = ordered[start : start + CHUNK].long()
+        unary[(part >> bits) + torch.arange(start, start + len(part))] = 1
     return {"low": pack_bits(ordered & (2**bits - 1), bits), "high": pack_bits(unary, 1)}
 
 
 def decode_positions(low: Tensor, high: Tensor, count: int, total: int) -> Tensor:
     """The positions (count,), int64, that `encode_positions` was given."""
+    import numpy as np
     import torch
 
-    from offcomp.numerics.bits import unpack_bits
+    from offcomp.numerics.bits import CHUNK, unpack_bits
 
     bits = _low_bits(count, total)
-    unary = unpack_bits(high, 1, count + -(-total // 2**bits))
-    return ((unary.nonzero()[:, 0] - torch.arange(count)) << bits) | unpack_bits(low, bits, count)
+    found = np.flatnonzero(np.unpackbits(high.cpu().numpy(), bitorder="little", count=count + -(-total // 2**bits)))
+    for start in range(0, count, CHUNK):  # a multiple of 8, so that each part of `low` starts on a byte
+        part = found[start : start + CHUNK]
+        part -= np.arange(start, start + len(part))
+        part <<= bits
+        part |= unpack_bits(low[start * bits // 8 :], bits, len(part)).numpy()
+    return torch.from_numpy(found)

@@ -23,12 +23,12 @@ from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.linalg import factors_of_pieces, low_rank_factors
 from offcomp.numerics.networks import SLOPE
 from offcomp.numerics.side_weights import SideWeights, squared_norm
-from offcomp.numerics.sparse_part import Sparse, best_entries, largest_of
+from offcomp.numerics.sparse_part import Sparse, best_entries, clear, largest_of
 
 PEAK_RATE = 2e-2
 WARM_UP = 0.2
 CHOOSE_EVERY = 10
-PIECE_ENTRIES = 1 << 20
+PIECE_ENTRIES = 1 << 19
 ROWS_AT_ONCE = 1024
 ORDINARY = 1e10
 """Scales up to this one, and down to its inverse, leave squares far within float32."""
@@ -135,11 +135,11 @@ class Target:
         for start, end in self.ranges():
             yield decoder.subtract_from(self.piece(start, end), latents[start:end])
 
-    def squared(self, latents: Tensor, decoder: Decoder, sparse: Sparse) -> float:
-        """The squared error without metrics."""
+    def squared(self, latents: Tensor, decoder: Decoder, positions: Tensor) -> float:
+        """The squared error without metrics, where S takes all of it away at these positions."""
         total = 0.0
         for (start, _), error in zip(self.ranges(), self.errors(latents, decoder), strict=True):
-            sparse.within(start * error.shape[1], error.numel()).add_to(error, -1.0)
+            clear(error, positions, start * error.shape[1])
             total += squared_norm(error)
         return total
 
@@ -155,7 +155,7 @@ def fit_linear(target: Target, rank: int, rounds: int, report: Report) -> tuple[
         left, right = factors_of_pieces(partial(target.without, sparse), shape, rank, largest=largest)
         decoder, sparse = Decoder.of_linear(right), Sparse.empty(right.device)
         sparse = largest_of(partial(target.errors, left, decoder), target.matrix, target.entries)
-        error = target.squared(left, decoder, sparse)
+        error = target.squared(left, decoder, sparse.positions)
         if number == 0 or error < least:
             found, least = (left, right, sparse), error
         del left, right, decoder
@@ -196,9 +196,9 @@ def _low_rank(target: Target, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def train(
-    target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse, *, steps: int, report: Report
-) -> tuple[Tensor, Decoder, Sparse, list[float]]:
-    """Train latents and decoder together, without metrics.
+    target: Target, latents: Tensor, decoder: Decoder, *, steps: int, report: Report
+) -> tuple[Tensor, Decoder, list[float]]:
+    """Train latents and decoder together, without metrics, S following at places that are chosen every few steps.
 
     Returns the best parts seen, the start included, and the root mean square errors on the way. Overwrites `latents`.
     """
@@ -209,27 +209,27 @@ def train(
     for tensor in shared:
         tensor.grad = torch.zeros_like(tensor)
     steppers = [_Stepper([latents[start:end]]) for start, end in target.ranges()]
-    best = [tensor.clone() for tensor in (latents, *shared)], sparse, target.squared(latents, decoder, sparse)
+    best, least = [tensor.clone() for tensor in (latents, *shared)], inf
     history, for_shared = [], _Stepper(shared)
     for step in range(steps):
         report(step / steps)
-        if step % CHOOSE_EVERY == 0 and step:
-            sparse = Sparse.empty(latents.device)  # makes room for the next one
-            sparse = largest_of(partial(target.errors, latents, decoder), target.matrix, target.entries)
+        if step % CHOOSE_EVERY == 0:
+            positions = torch.empty(0)  # makes room for the next ones
+            positions = largest_of(partial(target.errors, latents, decoder), target.matrix, target.entries).positions
             give_back_free_memory()
-            error = target.squared(latents, decoder, sparse)
+            error = target.squared(latents, decoder, positions)
             history.append(sqrt(error / target.matrix.numel()))
-            if error < best[2]:
-                for kept, tensor in zip(best[0], (latents, *shared), strict=True):
+            if error < least:
+                least = error
+                for kept, tensor in zip(best, (latents, *shared), strict=True):
                     kept.copy_(tensor)
-                best = best[0], sparse, error
         rate = PEAK_RATE * _schedule(step / steps)
-        for gradient, stepper in zip(write_gradients(target, latents, decoder, sparse), steppers, strict=True):
+        for gradient, stepper in zip(write_gradients(target, latents, decoder, positions), steppers, strict=True):
             stepper.step(rate, [gradient])
         for_shared.step(rate)
     for stepper in (*steppers, for_shared):
         stepper.release()
-    return best[0][0], Decoder(*best[0][1:]), best[1], history
+    return best[0], Decoder(*best[1:]), history
 
 
 def _root_mean_square(latents: Float[Tensor, "rows rank"]) -> Float[Tensor, " rank"]:
@@ -266,8 +266,8 @@ def _schedule(done: float) -> float:
     return done / WARM_UP + 0.01 if done < WARM_UP else 0.5 + 0.5 * cos(pi * (done - WARM_UP) / (1 - WARM_UP))
 
 
-def write_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: Sparse) -> Iterator[Tensor]:
-    """Gradients of half the mean squared error. S follows the rows at once, so its entries have none.
+def write_gradients(target: Target, latents: Tensor, decoder: Decoder, positions: Tensor) -> Iterator[Tensor]:
+    """Gradients of half the mean squared error. S follows the rows at once, so the entries at its positions have none.
 
     Yields those by the latents, a piece of rows at a time, which may change once theirs is there; those by the decoder, which
     come to stand in its `grad`, are complete at the end.
@@ -275,16 +275,16 @@ def write_gradients(target: Target, latents: Tensor, decoder: Decoder, sparse: S
     for shared in (decoder.linear, decoder.inner, decoder.bias, decoder.outer):
         shared.grad.zero_()  # type: ignore[union-attr]  # made by the caller
     for start, end in target.ranges():
-        yield _add_gradients(target, latents[start:end], decoder, sparse, (start, end))
+        yield _add_gradients(target, latents[start:end], decoder, positions, (start, end))
 
 
-def _add_gradients(target: Target, piece: Tensor, decoder: Decoder, sparse: Sparse, rows: tuple[int, int]) -> Tensor:
+def _add_gradients(target: Target, piece: Tensor, decoder: Decoder, positions: Tensor, rows: tuple[int, int]) -> Tensor:
     """Those of a piece of rows: adds those by the decoder, returns those by its own latents."""
     start, end = rows
     error = target.piece(start, end)
     units = decoder.units(piece)
     error.addmm_(piece, decoder.linear, alpha=-1).addmm_(units, decoder.outer, alpha=-1)
-    error.view(-1)[sparse.within(start * error.shape[1], error.numel()).positions] = 0
+    clear(error, positions, start * error.shape[1])
     error.mul_(-1 / target.matrix.numel())
     decoder.linear.grad.addmm_(piece.T, error)  # type: ignore[union-attr]  # made by the caller, as are the others
     decoder.outer.grad.addmm_(units.T, error)  # type: ignore[union-attr]

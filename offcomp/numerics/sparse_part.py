@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.side_weights import SideWeights
 
 SAMPLE = 1 << 18
@@ -46,12 +47,21 @@ class Sparse:
 
     def within(self, start: int, length: int) -> Sparse:
         """The entries at positions from `start` on, counted from there, of the next `length`."""
-        ends = torch.tensor([start, start + length - 1], dtype=self.positions.dtype, device=self.positions.device)
-        first, end = (
-            torch.searchsorted(self.positions, ends[:1]).item(),
-            torch.searchsorted(self.positions, ends[1:], right=True).item(),
-        )
-        return Sparse(self.positions[first:end] - start, self.values[first:end])
+        here = _within(self.positions, start, length)
+        return Sparse(self.positions[here] - start, self.values[here])
+
+
+def _within(positions: Integer[Tensor, " count"], start: int, length: int) -> slice:
+    """Which of the increasing positions are among the `length` from `start` on."""
+    ends = torch.tensor([start, start + length - 1], dtype=positions.dtype, device=positions.device)
+    first, end = torch.searchsorted(positions, ends[:1]), torch.searchsorted(positions, ends[1:], right=True)
+    return slice(int(first.item()), int(end.item()))
+
+
+def clear(piece: Float[Tensor, "_ cols"], positions: Integer[Tensor, " count"], start: int) -> None:
+    """Zero the entries at these positions of a matrix in a contiguous piece of it that begins at position `start`."""
+    here = _within(positions, start, piece.numel())
+    piece.view(-1)[positions[here] - start] = 0
 
 
 def largest_entries(matrix: Float[Tensor, "rows cols"], count: int) -> Integer[Tensor, " count"]:
@@ -72,6 +82,7 @@ def largest_of(pieces: Pieces, like: Float[Tensor, "rows cols"], count: int) -> 
     if count == 0:
         return Sparse(positions, values)
     least, ties = _least(pieces, like.numel(), count)
+    give_back_free_memory()
     start = filled = 0
     for piece in pieces():
         entries = piece.reshape(-1)
