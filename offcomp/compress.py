@@ -26,7 +26,9 @@ from offcomp.methods import FORMS, CompressedMatrix, make_method
 from offcomp.methods.base import Method, Report, ignore_progress
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.weights import read
+from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.measures import reconstruction_error
+from offcomp.numerics.side_weights import squared_norm
 from offcomp.plan import Group, members
 from offcomp.prediction import group_budget, original_size, ratio_of
 
@@ -46,6 +48,20 @@ class CompressedGroup:
     def reconstructions(self) -> dict[ModuleSpec, Tensor]:
         """The approximate matrices (rows, cols), decoded anew each time, so that memory holds what is stored alone."""
         return unstack(self.compressed.reconstruct(), self.members, self.stacking)
+
+
+@dataclass(frozen=True)
+class SavedGroup:
+    """A compressed group that is on disk alone, so that a run holds the group in hand and no other."""
+
+    path: Path
+    members: tuple[ModuleSpec, ...]
+    stacking: str
+
+    @property
+    def reconstructions(self) -> dict[ModuleSpec, Tensor]:
+        """The approximate matrices (rows, cols), read and decoded anew each time."""
+        return unstack(load_group(self.path)[1].reconstruct(), self.members, self.stacking)
 
 
 def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
@@ -96,6 +112,7 @@ def compress_group(
     method = make_method(group.method, group.options)
     compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
     del matrix
+    give_back_free_memory()
     if hints is not None:
         hints.restore()  # a method may have settled members, and errors are against the original weights
     reconstructions = unstack(compressed.reconstruct(), specs, group.stack)
@@ -126,7 +143,7 @@ def compress_group(
         "original_bytes": original.num_bytes,
         **asdict(errors),
         "num_rows": sum(spec.rows for spec in specs),
-        "squared_norm": sum(exact.double().square().sum().item() for exact, _ in pairs.values()),
+        "squared_norm": sum(squared_norm(exact) for exact, _ in pairs.values()),
         "module_errors": {spec.name: asdict(reconstruction_error([pair])) for spec, pair in pairs.items()},
         **_on_text(hints, method, compressed, reconstructions),
         "history": list(compressed.history),

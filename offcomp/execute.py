@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from offcomp.calibration import Calibration, GroupHints
-    from offcomp.compress import CompressedGroup
+    from offcomp.compress import SavedGroup
     from offcomp.evaluation import OpenTask
     from offcomp.models.catalogue import ModelInfo, ModuleSpec
     from offcomp.models.loading import LoadedModel
@@ -170,7 +170,7 @@ def work(worker: Worker) -> dict[str, Any]:
     plan = worker.plan
     worker.expect(expected_seconds(plan, model_info(plan.model, worker.folder.parent.parent)))
     with worker.stage("load the model"):
-        from offcomp.compress import compress_group, save_group
+        from offcomp.compress import SavedGroup, compress_group, save_group
         from offcomp.evaluation import open_task
         from offcomp.models.loading import load
 
@@ -182,15 +182,16 @@ def work(worker: Worker) -> dict[str, Any]:
             opened = open_task(task, loaded, seed=plan.seed, cache=cache)
             opened.prepare(report)
             tasks.append(opened)
-    compressed: list[CompressedGroup] = []
+    compressed: list[SavedGroup] = []
     calibration = _calibration(plan, loaded)
     for group in plan.groups:
         with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
             result = compress_group(loaded.model, loaded.info, group, hints=hints, seed=plan.seed, report=report)
             _check_finite(result)
-            save_group(result, worker.folder / "groups")
-        compressed.append(result)
+            path = save_group(result, worker.folder / "groups")
+        compressed.append(SavedGroup(path, result.members, result.stacking))
         worker.groups.append(result.figures)
+        del result  # is on disk
     scores = _evaluate(worker, loaded, tasks, compressed)
     stored = [(g["original_parameters"], Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups]
     info = loaded.info
@@ -217,7 +218,7 @@ def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
 
 
 @contextmanager
-def _hints(calibration: Calibration | None, group: Group, compressed: list[CompressedGroup]) -> Iterator[GroupHints | None]:
+def _hints(calibration: Calibration | None, group: Group, compressed: list[SavedGroup]) -> Iterator[GroupHints | None]:
     """The hints of a group, if the run is calibrated."""
     if calibration is None:
         yield None
@@ -227,11 +228,11 @@ def _hints(calibration: Calibration | None, group: Group, compressed: list[Compr
         yield hints
 
 
-def _reconstructions(compressed: list[CompressedGroup]) -> dict[ModuleSpec, Tensor]:
+def _reconstructions(compressed: list[SavedGroup]) -> dict[ModuleSpec, Tensor]:
     return {spec: matrix for group in compressed for spec, matrix in group.reconstructions.items()}
 
 
-def _check_finite(result: CompressedGroup) -> None:
+def _check_finite(result: SavedGroup) -> None:
     figures = result.figures
     if not all(isfinite(figures[name]) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
         raise RunError(
@@ -243,7 +244,7 @@ def _evaluate(
     worker: Worker,
     loaded: LoadedModel,
     tasks: list[OpenTask],
-    compressed: list[CompressedGroup],
+    compressed: list[SavedGroup],
 ) -> dict[str, Any]:
     """Scores by task of the model with every group's reconstruction in it. The originals are gone afterwards."""
     from offcomp.models.weights import replace

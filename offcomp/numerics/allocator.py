@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any
 
 M_MMAP_THRESHOLD = -3
-LARGE_BLOCK = 1 << 22
-"""4 MB: smaller ones are those of pieces, made anew all the time, for which asking the system takes too long."""
+LARGE_BLOCK = 1 << 20
+"""1 MB."""
 
 
 def give_back_free_memory() -> None:
@@ -22,7 +22,7 @@ def give_back_free_memory() -> None:
 
 
 def give_back_large_blocks_at_once() -> None:
-    """From now on blocks of 4 MB and more go back when they are freed (glibc's mallopt); elsewhere do nothing.
+    """From now on blocks of 1 MB and more go back when they are freed (glibc's mallopt); elsewhere do nothing.
 
     It holds for the whole process, so it is for those that are ours alone.
     """
