@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from offcomp.calibration import Calibration, GroupHints
-    from offcomp.compress import SavedGroup
+    from offcomp.compress import CompressedGroup, SavedGroup
     from offcomp.evaluation import OpenTask
     from offcomp.models.catalogue import ModelInfo, ModuleSpec
     from offcomp.models.loading import LoadedModel
@@ -232,7 +232,7 @@ def _reconstructions(compressed: list[SavedGroup]) -> dict[ModuleSpec, Tensor]:
     return {spec: matrix for group in compressed for spec, matrix in group.reconstructions.items()}
 
 
-def _check_finite(result: SavedGroup) -> None:
+def _check_finite(result: CompressedGroup) -> None:
     figures = result.figures
     if not all(isfinite(figures[name]) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
         raise RunError(
