@@ -18,7 +18,7 @@ LOOKS = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
 TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.5, 1.75, 2, 3, 4, 6, 8, 12, 16)
 MOST_TICKS = 10
 SWEEP_PIXELS = 560
-LEGEND_ENTRY_PIXELS = 128  # two abreast on a phone
+LEGEND_ENTRY_PIXELS = 96  # two abreast on a phone
 LEGEND_PIXELS = 100
 TITLE_PIXELS = 46
 CELL_PIXELS = 46
@@ -45,18 +45,27 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
     _log_ratios(figure, table)
     up = "up" if metric.direction == "higher" else "down"
     figure.update_xaxes(
-        title=f"compression ratio in bytes, {TITLES_OF_SIZES[denominator]}<br>log scale, right and {up} is better",
+        title={
+            "text": "<br>".join(
+                (
+                    "compression ratio in bytes (log scale)",
+                    f"of the {TITLES_OF_SIZES[denominator]}",
+                    f"right and {up} is better",
+                )
+            ),
+            "font": {"size": FONT_SIZE},
+        }
     )
     values = [factor * value for value in [*table["score"], table["original"].iloc[0], *table["baseline"].dropna()]]
     room = 0.06 * (max(values) - min(values))
     figure.update_yaxes(
         title=sentence_start(score_words(table)) + (", in %" if metric.percent else ""),
-        range=[min(values) - room, max(values) + room],
+        range=[min(values) - 2 * room, max(values) + room],  # the baseline has its name below
         nticks=8,
     )
     figure = styled(figure, palette, title="What is left at each compression ratio?", height=SWEEP_PIXELS)
     figure.update_layout(
-        legend={"xref": "container", "entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
+        legend={"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
         margin_t=TITLE_PIXELS + LEGEND_PIXELS,
         title={"yref": "container", "y": 1 - 10 / SWEEP_PIXELS, "yanchor": "top"},
     )
@@ -85,7 +94,7 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
         customdata=details,
         hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3))
         + f"<br>bundled measurement<extra>{method}<br>{grouping}</extra>",
-        name=method,
+        name=method.rpartition(", ")[2].capitalize() if ", " in method else method,  # a legend is narrow on a phone
         legendgroup=method,
     )
 
@@ -94,7 +103,7 @@ def _change(metric: Metric, value: float, low: float, high: float) -> str:
     """A difference from the original, with its interval where there is one."""
     if not (isfinite(low) and isfinite(high)):
         return f"{metric.change(value)} from the original"
-    return difference_text(metric, value, low, high, against=" from the original")
+    return difference_text(metric, value, low, high, against=" from the original<br>")
 
 
 def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
@@ -133,7 +142,7 @@ def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric
                 "font": {"color": palette.muted},
                 "x": 0,
                 "xanchor": "left",
-                "yanchor": "bottom",
+                "yanchor": "top",
             },
         )
 
@@ -152,7 +161,10 @@ def _log_ratios(figure: go.Figure, table: pd.DataFrame) -> None:
 
 
 def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Change of the score by layer and kind. Red is worse, blue better; framed and bold is told apart from zero."""
+    """Change of the score by layer and kind. Red is worse, blue better; framed and bold is told apart from zero.
+
+    The colours end at the largest change of a matrix in a layer: embeddings may be beyond, and would make all others pale.
+    """
     metric = METRICS[table["metric"].iloc[0]]
     layers = sorted(table["layer"].dropna().unique())
     columns = [*([WITHOUT_LAYER] if table["layer"].isna().any() else []), *(str(layer) for layer in layers)]
@@ -162,7 +174,8 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         y=[kinds.index(kind) for kind in table["kind"]],
         gain=table["difference"].map(metric.ranked),
     )
-    limit = float(shown["gain"].abs().max()) or 1.0
+    in_layers = shown.loc[shown["layer"].notna(), "gain"]
+    limit = float((shown["gain"] if in_layers.empty else in_layers).abs().max()) or 1.0
     figure = go.Figure(
         go.Heatmap(
             x=shown["x"],
@@ -180,8 +193,14 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     )
     _numbers(figure, shown, metric, palette)
     figure = styled(figure, palette, title="Which matrix hurts most on its own?", height=150 + CELL_PIXELS * len(kinds))
-    legend = "red is worse, blue is better<br>framed: told apart from 0"
-    figure.update_xaxes(title=f"layer<br>{legend}", tickvals=list(range(len(columns))), ticktext=columns, showgrid=False)
+    unit = "points" if metric.percent else "thousandths" if metric.most == 1 else metric.word
+    legend = f"layer<br>change in {unit}<br>framed: beyond noise, red: worse"
+    figure.update_xaxes(
+        title={"text": legend, "font": {"size": FONT_SIZE}},
+        tickvals=list(range(len(columns))),
+        ticktext=columns,
+        showgrid=False,
+    )
     figure.update_yaxes(
         tickvals=list(range(len(kinds))),
         ticktext=[KIND_TITLES.get(kind, kind) for kind in kinds],
@@ -208,9 +227,8 @@ def _cell_details(shown: pd.DataFrame, metric: Metric) -> list[tuple[str, str, s
 
 def _numbers(figure: go.Figure, shown: pd.DataFrame, metric: Metric, palette: Palette) -> None:
     """The change in every cell, framed and bold where it can be told apart from zero."""
-    texts = [metric.bare_change(value) for value in shown["difference"]]
-    if metric.most == 1 and not metric.percent:
-        texts = [text.replace("0.", ".", 1) for text in texts]  # a cell is narrow on a phone
+    thousandths = metric.most == 1 and not metric.percent  # a cell is narrow on a phone
+    texts = [f"{1000 * value:+.0f}" if thousandths else metric.bare_change(value) for value in shown["difference"]]
     figure.add_scatter(
         x=shown["x"],
         y=shown["y"],

@@ -201,7 +201,16 @@ def test_figures(palette: Palette, task: str) -> None:
     assert list(cells.data[0].z) == [-0.03, 0.02, -0.04]
     assert (cells.data[0].zmin, cells.data[0].zmax) == (-0.04, 0.04)
     assert list(cells.layout.xaxis.ticktext) == ["none", "1", "10"]
-    assert [text.startswith("<b>") for text in cells.data[1].text] == [True, True, False]
+    written = ["-3.0", "+2.0", "-4.0"] if task == "sentiment" else ["-30", "+20", "-40"]  # points, thousandths
+    assert list(cells.data[1].text) == [f"<b>{written[0]}</b>", f"<b>{written[1]}</b>", written[2]]
+
+
+def test_embeddings_beyond_the_layers_do_not_pale_the_rest() -> None:
+    document = made_document()
+    document["sensitivity"][0]["scores"]["stsb"]["paired"]["difference"] = -0.5
+    assert sensitivity_figure(sensitivity_table(document, "stsb"), PALETTES["dark"]).data[0].zmax == 0.04
+    only = sensitivity_table(document, "stsb").iloc[:1]
+    assert sensitivity_figure(only, PALETTES["dark"]).data[0].zmax == 0.5
 
 
 def luminance(colour: str) -> float:

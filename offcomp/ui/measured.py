@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from pandas.api.types import is_float_dtype
 
 from offcomp.measurement_charts import TITLES_OF_SIZES, sensitivity_figure, sweep_figure
 from offcomp.measurements import (
@@ -27,6 +29,8 @@ from offcomp.ui.frame import palette
 COMMAND = "python -m benchmarks.measurements --model {}"
 BOTH = "both"
 BRIEF_SIZES = {"chosen": "linear", "matrices": "with embeddings", "whole": "model"}
+BRIEF_GROUPINGS = {BOTH: "both", ALONE: "each alone", STACKED: "stacked"}
+TEXT_PIXELS = 175
 IN_EVERY_ROW = ("role", "original", "baseline", "baseline_name", "title", "metric")
 NAMES = {"n": "Examples", "low": "95 % from", "high": "95 % to", "told_apart": "Told apart from zero"}
 DENOMINATOR_HELP = (
@@ -42,7 +46,7 @@ def choose_model(models: list[str]) -> str:
 def choose_view(document: Document) -> tuple[str, str, str]:
     """Task, denominator of the ratio, and grouping."""
     titles = tasks_of(document)
-    with st.container(horizontal=True, gap="medium"):
+    with st.container(horizontal=True, gap="small"):
         task = st.segmented_control(
             "Task", list(titles), default=next(iter(titles)), format_func=titles.__getitem__, key="measured_task", required=True
         )
@@ -55,7 +59,14 @@ def choose_view(document: Document) -> tuple[str, str, str]:
             required=True,
             help=DENOMINATOR_HELP,
         )
-        grouping = st.segmented_control("Matrices", (BOTH, ALONE, STACKED), default=BOTH, key="measured_group", required=True)
+        grouping = st.segmented_control(
+            "Matrices",
+            list(BRIEF_GROUPINGS),
+            default=BOTH,
+            format_func=BRIEF_GROUPINGS.__getitem__,
+            key="measured_group",
+            required=True,
+        )
     return str(task), str(denominator), str(grouping)
 
 
@@ -97,9 +108,7 @@ def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: s
             shown.rename(columns=_words),
             hide_index=True,
             key=f"measured_{purpose}_table",
-            column_config={
-                _words(name): st.column_config.NumberColumn(format="%.3f") for name in shown.select_dtypes("float").columns
-            },
+            column_config=_formats(shown),
         )
         st.download_button(
             f"{purpose.capitalize()}, CSV",
@@ -110,6 +119,17 @@ def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: s
             on_click="ignore",
         )
         st.caption("Every row of the download has its plan, which `offcomp run` takes, with seed, versions and date.")
+
+
+def _formats(table: pd.DataFrame) -> dict[str, Any]:
+    """Three digits for numbers, and names that can be read."""
+    column, formats = st.column_config, {}
+    for name in map(str, table.columns):
+        if name in ("method", "grouping", "module"):
+            formats[_words(name)] = column.TextColumn(width=TEXT_PIXELS)
+        elif is_float_dtype(table[name]):
+            formats[_words(name)] = column.NumberColumn(format="%.3g" if "ratio" in name else "%.3f")
+    return formats
 
 
 def _words(name: str) -> str:
