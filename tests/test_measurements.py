@@ -335,3 +335,5 @@ def test_the_bundled_file() -> None:
         for name, score in measured["scores"].items():
             assert score["digest"] == document["originals"][name]["digest"]
     assert len({json.dumps(measured["plan"]) for measured in rows}) == len(rows)
+    assert len(sensitivity_table(document, "sentiment")) == sum(spec.default for spec in info.modules)
+    assert {"each alone", "stacked by kind"} == set(sweep_table(document, "sentiment")["grouping"])
