@@ -192,9 +192,9 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         )
     )
     _numbers(figure, shown, metric, palette)
-    figure = styled(figure, palette, title="Which matrix hurts most on its own?", height=150 + CELL_PIXELS * len(kinds))
+    figure = styled(figure, palette, title="Which matrix hurts most on its own?", height=168 + CELL_PIXELS * len(kinds))
     unit = "points" if metric.percent else "thousandths" if metric.most == 1 else metric.word
-    legend = f"layer<br>change in {unit}<br>framed: beyond noise, red: worse"
+    legend = f"layer<br>change in {unit}<br>framed: not noise<br>red: worse"
     figure.update_xaxes(
         title={"text": legend, "font": {"size": FONT_SIZE}},
         tickvals=list(range(len(columns))),
