@@ -40,8 +40,16 @@ REAL = {
     "mrpc": Task("mrpc", "probe", "", "MRPC"),
     "ag_news": Task("ag_news", "probe", "", "AG News"),
 }
-METHODS = ("svd", "residual", "codebook", "quantization", "pruning", "autoencoder")
-GROUPINGS = ("module", "kind")
+BOTH, JOINT = ("module", "kind"), ("kind",)
+METHODS = {
+    "svd": BOTH,
+    "residual": BOTH,
+    "quantization": BOTH,
+    "pruning": BOTH,
+    "codebook": JOINT,
+    "autoencoder": JOINT,
+}
+"""Role -> its groupings; one shared codebook or decoder for each single matrix is what these methods are not made for."""
 RATIOS = (1.5, 2.0, 4.0, 8.0)
 UNITS = {"codebook": "bytes", "quantization": "bytes", "pruning": "bytes"}
 ALONE = 4.0  # ratio at which each matrix is compressed alone
@@ -52,9 +60,9 @@ KEPT_OF_A_GROUP = ("name", "form", "size", "compression_ratio", "relative_error"
 def sweep(info: ModelInfo) -> Iterator[Plan]:
     """Every linear weight by each method, grouping and ratio."""
     specs = [spec for spec in info.modules if spec.default and spec.layer is not None]
-    for role in METHODS:
+    for role, groupings in METHODS.items():
         method = method_of_role(role)
-        for grouping in GROUPINGS:
+        for grouping in groupings:
             for ratio in RATIOS:
                 made = {"method": method.name, "options": own_options(method), "unit": UNITS.get(role, "parameters")}
                 yield Plan(info.model, make_groups(specs, grouping, ratio=ratio, **made), (), SEED)
@@ -117,10 +125,13 @@ def main() -> None:
         asked += [_at(REAL[name], arguments.data / name) for name in arguments.real]
     tasks = [open_task(task, loaded) for task in asked]
     file = FOLDER / f"{arguments.model}-sweep.json"
+    originals = rounded({task.task.name: figures_of(task.original()) for task in tasks})
     document = {} if arguments.fresh or not file.exists() else json.loads(file.read_text())
+    if document and (document["fingerprint"], document["originals"]) != (loaded.info.fingerprint, originals):
+        raise SystemExit(f"{file.name} was measured on other weights or examples; give --fresh to measure everything again")
     document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint, "seed": SEED}
     document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
-    document["originals"] = rounded({task.task.name: figures_of(task.original()) for task in tasks})
+    document["originals"] = originals
     for purpose, plans in (("sensitivity", alone(loaded.info)), ("sweep", sweep(loaded.info))):
         rows = document.setdefault(purpose, [])
         done = [row["plan"] for row in rows]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offcomp.cli_input import describe, emit, say, task_flags, tasks_asked
-from offcomp.errors import InputError, PlanError
+from offcomp.errors import InputError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.plan_tasks import task_faults
 from offcomp.scores import METRICS, baseline_of, concerns
@@ -32,7 +32,14 @@ def add_verbs(verb: Verb) -> None:
     scoring.add_argument("model", help="catalogue name, folder or hub id")
     task_flags(scoring, "every bundled task that the model can do")
     scoring.add_argument("--original", metavar="MODEL", help="compare with this model, on the same examples")
-    scoring.add_argument("--seed", type=int, default=0, help="for the splits of data that come without")
+    scoring.add_argument("--seed", type=seed_number, default=0, help="for the splits of data that come without")
+
+
+def seed_number(text: str) -> int:
+    """A seed as a whole number of 0 or more, as a plan takes it."""
+    if text.isdecimal() and int(text) < 2**31:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 2147483647")
 
 
 def tasks(arguments: argparse.Namespace) -> None:
@@ -65,7 +72,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     other = load(info.model) if arguments.original else None
     if other is not None:
         check_vocabulary(original, other)
-    scores = {task.name: score(task, original, other, seed=arguments.seed) for task in chosen}
+    scores = {}
+    for task in chosen:
+        try:
+            scores[task.name] = score(task, original, other, seed=arguments.seed)
+        except TaskError as error:
+            if tasks_asked(arguments):
+                raise
+            say(f"left out: {error}")  # of the usual tasks, those that do not fit after all
+    if not scores:
+        raise InputError(f"{info.model} can do none of the bundled tasks; name one with --task, or give --data and --family")
     document = {"model": info.model, "original": arguments.original, "scores": scores}
     emit(arguments, document, lambda: compared_text(scores) if other else scores_text(scores))
 

@@ -94,7 +94,8 @@ def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:
     score = result["scores"].get(task)
     if score is None:
         return None
-    kind = score.get("metric", "accuracy"), score.get("version"), score.get("split"), score.get("digest")
+    kind = [score.get(name) for name in ("family", "metric", "version", "split", "digest")]
+    kind.append(repr(score.get("settings")))
     return (result["model"]["fingerprint"], *kind, score["original"]["value"], score["original"]["n"])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offcomp.errors import TaskError
-from offcomp.json_fields import FieldTypes, is_number, is_text, read_fields
+from offcomp.json_fields import FieldTypes, is_number, is_text, is_text_list, read_fields
 from offcomp.tasks import BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -116,6 +116,8 @@ def _option_faults(task: Task, where: str) -> Iterator[str]:
 
 def _unlike(value: Any, default: Any) -> str:
     """What a value must be to stand for this default; empty where it may."""
+    if default is None:
+        return "" if value is None or is_text_list(value) else "a list of class names"
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, int):
@@ -132,9 +134,13 @@ def data_fault(data: str) -> str | None:
         return None if data in known else f"{data!r} does not come with offcomp; choose from {', '.join(known)}."
     if data.startswith(HUB):
         return None
-    path = Path(data).expanduser()
+    try:
+        path = Path(data).expanduser()
+        found = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a NUL
+        return f"data {data[:100]!r} is no path that can be used ({error}); give the path of a file or folder."
     if path.is_dir():
         return None
     if path.suffix.lower() not in SUFFIXES:
         return f"data {data!r} must be a file that ends in {', '.join(SUFFIXES)}, a folder of such files, or 'hub:PATH/CONFIG'."
-    return None if path.is_file() else f"data {data!r} is not there; give the path of a file or folder."
+    return None if found else f"data {data!r} is not there; give the path of a file or folder."

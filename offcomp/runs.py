@@ -34,7 +34,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, validate
 from offcomp.prediction import predict
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised whenever the same plan would give other figures, so that old results are not taken for new ones."""
 RUN_SCHEMA = 1
 FREE_BYTES_NEEDED = 20_000_000
@@ -80,9 +80,17 @@ class Run:
 
 
 def run_id(plan: Plan, fingerprint: str) -> str:
-    """Twelve hexadecimal digits that are the same for the same plan on the same weights."""
-    asked = plan.to_dict() | {"model": fingerprint, "results": RESULTS_VERSION}
+    """Twelve hexadecimal digits that are the same for the same plan on the same weights and examples."""
+    tasks = [[task.version, _file_marks(task.data)] for task in plan.asked_tasks]
+    asked = plan.to_dict() | {"model": fingerprint, "results": RESULTS_VERSION, "examples": tasks}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _file_marks(data: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file of a task, where its data are files."""
+    path = Path(data).expanduser()
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 def start_worker(folder: Path) -> int:

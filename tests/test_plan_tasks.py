@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from offcomp.errors import PlanError, TaskError
 from offcomp.models.sources import bundled_info
 from offcomp.plan import Plan, validate
+from offcomp.runs import run_id
 from offcomp.tasks import FAMILIES, TASKS, Task, find_task
 
 INFO = bundled_info("minilm-l6")
@@ -79,6 +81,31 @@ def test_what_is_no_task_is_one_sentence(task: Any, parts: list[str]) -> None:
 def test_a_task_that_cannot_be_scored_is_one_sentence(task: Any, parts: list[str]) -> None:
     (fault,) = faults_of(task)
     assert all(part in fault for part in parts)
+
+
+def test_labels_of_a_head_are_a_list_of_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("text,label\n")
+    task = {"name": "mine", "family": "head", "data": str(tmp_path / "mine.csv")}
+    classifier = replace(INFO, architecture="BertForSequenceClassification")
+    validate(Plan.from_dict({"model": "minilm-l6", "tasks": [task | {"options": {"labels": ["good", "bad"]}}]}), classifier)
+    with pytest.raises(PlanError, match="a list of class names"):
+        validate(Plan.from_dict({"model": "minilm-l6", "tasks": [task | {"options": {"labels": "good"}}]}), classifier)
+
+
+@pytest.mark.parametrize("data", ["~nobody-of-that-name/f.csv", "x" * 5000 + ".csv"])
+def test_a_path_that_cannot_be_used_is_one_sentence(data: str) -> None:
+    (fault,) = faults_of(OWN | {"data": data})
+    assert "give the path of a file or folder" in fault
+
+
+def test_a_run_is_another_when_the_examples_changed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    plan = plan_of({"name": "mine", "family": "probe", "data": str(file)})
+    names = set()
+    for text in ("text,label\n", "text,label\na,b\n"):
+        file.write_text(text)
+        names.add(run_id(plan, "weights"))
+    assert len(names) == 2
 
 
 def test_two_tasks_of_one_name_are_refused() -> None:

@@ -200,7 +200,7 @@ def save_tokenizer(made: Tokenizer, folder: Path) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with corpus_wiki and corpus_books")
+    parser.add_argument("--data", type=Path, required=True, help="folder with corpus_wiki and corpus_books")
     parser.add_argument(
         "--work", type=Path, default=Path("build/masked-lm"), help="folder for vocabulary, checkpoint and model"
     )

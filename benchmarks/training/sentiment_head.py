@@ -114,7 +114,7 @@ def train(data: Path, base: Path, work: Path, epochs: int) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with sst2_glue")
+    parser.add_argument("--data", type=Path, required=True, help="folder with sst2_glue")
     parser.add_argument("--base", type=Path, default=Path("build/masked-lm/model"), help="the masked language model")
     parser.add_argument("--work", type=Path, default=Path("build/sentiment-head"), help="folder for checkpoint and model")
     parser.add_argument("--epochs", type=int, default=3)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -83,9 +85,16 @@ class OpenTask:
         return about | {"settings": self.task.settings} | trained
 
     def _key(self) -> str:
-        """Stands for all that the original's predictions depend on."""
-        facts = [__version__, self._loaded.info.fingerprint, self.task.family, self.task.settings, self._data.digest]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+        """Stands for all that the original's predictions depend on: every weight, the tokenizer, the examples, the options."""
+        facts = [__version__, self.task.family, self.task.settings, self._data.digest]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, parameter in self._loaded.model.named_parameters():
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(-1).numpy())
+        tokenizer = self._loaded.tokenizer
+        words = {} if tokenizer is None else tokenizer.get_vocab() | {"": tokenizer.special_tokens_map}
+        digest.update(json.dumps(words, sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:24]
 
 
 def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | None = None) -> OpenTask:
@@ -108,7 +117,7 @@ def _kept(file: Path | None) -> Arrays | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
         return None
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
 
 SMALLEST_PROBABILITY = 1e-12  # below it a probability counts as this in a divergence, which would be infinite at 0
-SAME_COSINE = 1e-3  # cosines that differ by no more tell no two pairs apart
+SAME_SPREAD = 5e-3  # values within this share of the original's spread tell no two examples apart
 MOST_CHANGES = 50
 LONGEST_EXCERPT = 500  # characters of a text in the list of changes
 MOST_NATS = 300.0  # a mean loss beyond it counts as this: exp(300) is as bad as any, and its square is still a number
@@ -106,7 +106,7 @@ def compare_ranks(
         **_frame("spearman", "higher", original, compressed),
         **_scored(correlations(np.ones((1, len(answers))))[:, 0], spread, len(answers)),
         "baseline": None,
-        "collapsed": len(answers) > 1 and bool(np.ptp(compressed) <= SAME_COSINE and np.ptp(answers) > 0),
+        "collapsed": len(answers) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(answers) > 0),
         "changes": [_change(texts[i], float(answers[i]), original[i], compressed[i]) for i in _largest(after - before)],
     }
 

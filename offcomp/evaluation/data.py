@@ -125,7 +125,7 @@ def _from_hub(task: Task) -> Source:
     address = task.data.removeprefix(HUB)
     owner, _, rest = address.partition("/")
     name, _, config = rest.partition("/")
-    remedy = "give a local file or folder with the same columns as the task's data"
+    remedy = f"fetch it once by `offcomp evaluate MODEL --task {task.name}` with a network, or give a local file or folder"
     if not owner or not name:
         raise TaskError(f"data {task.data!r} of task {task.name!r} must be hub:OWNER/NAME or hub:OWNER/NAME/CONFIG")
     disable_progress_bars()
@@ -220,7 +220,8 @@ def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], place: 
     for split in (TEST, VALIDATION, TRAIN):
         if split not in frames:
             continue
-        keys = frames[split][inputs].agg("\0".join, axis=1)
+        columns = [frames[split][name] for name in inputs]
+        keys = pd.Series(["\0".join(texts) for texts in zip(*columns, strict=True)], frames[split].index, dtype=object)
         repeated = keys.isin(seen)
         if repeated.any():
             log.info("%s: left out of split %s, for a later split has them: %d", place, split, int(repeated.sum()))

@@ -68,3 +68,8 @@ def cosines(first: Embeddings, second: Embeddings) -> NDArray[np.float64]:
     """Cosine of each pair of rows (examples,); 0 where an embedding is zero."""
     left, right = (torch.nn.functional.normalize(torch.from_numpy(part).double(), dim=1) for part in (first, second))
     return (left * right).sum(1).numpy()
+
+
+def part(report: Report, start: float, end: float) -> Report:
+    """A report for a part of the work."""
+    return lambda fraction: report(start + (end - start) * fraction)

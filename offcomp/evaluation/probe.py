@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import compare_classes
-from offcomp.evaluation.embeddings import SplitEmbedder, shown_texts
+from offcomp.evaluation.embeddings import SplitEmbedder, part, shown_texts
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
 
@@ -35,7 +35,7 @@ class Probe:
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """Fit the probe on the original model."""
         probe = self._fit(report)
-        return probe | {"probabilities": _apply(probe, self._embedders["test"].features(_part(report, 0.8, 1.0)))}
+        return probe | {"probabilities": _apply(probe, self._embedders["test"].features(part(report, 0.8, 1.0)))}
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
         """Probabilities (examples, classes) of the model as it is now."""
@@ -56,8 +56,8 @@ class Probe:
 
     def _fit(self, report: Report) -> dict[str, NDArray[np.float64]]:
         """The probe whose strength of regularisation does best on the validation split."""
-        train = self._embedders["train"].features(_part(report, 0.0, 0.6))
-        validation = self._embedders["validation"].features(_part(report, 0.6, 0.8))
+        train = self._embedders["train"].features(part(report, 0.0, 0.6))
+        validation = self._embedders["validation"].features(part(report, 0.6, 0.8))
         scaler = StandardScaler().fit(train.astype(np.float64))
         candidates = [
             LogisticRegression(C=strength, max_iter=2000).fit(scaler.transform(train), self._labels("train"))
@@ -90,8 +90,3 @@ def _apply(probe: Arrays, features: NDArray[np.float32]) -> NDArray[np.float64]:
     """Probabilities (examples, classes)."""
     scaled = (features.astype(np.float64) - probe["center"]) / probe["scale"]
     return softmax(scaled @ probe["weights"].T + probe["bias"], axis=1)
-
-
-def _part(report: Report, start: float, end: float) -> Report:
-    """A report for a part of the work."""
-    return lambda fraction: report(start + (end - start) * fraction)

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import compare_ranks
-from offcomp.evaluation.embeddings import SplitEmbedder, shown_texts
+from offcomp.evaluation.embeddings import SplitEmbedder, part, shown_texts
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
 
@@ -32,8 +32,8 @@ class Regression:
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """Fit the probe on the original model."""
-        probe = self._fit(report)
-        return probe | {"values": _apply(probe, self._embedders["test"].features(report))}
+        probe = self._fit(part(report, 0.0, 0.8))
+        return probe | {"values": _apply(probe, self._embedders["test"].features(part(report, 0.8, 1.0)))}
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
         """Values (examples,) of the model as it is now."""
@@ -50,7 +50,8 @@ class Regression:
 
     def _fit(self, report: Report) -> dict[str, NDArray[np.float64]]:
         """The probe whose penalty does best on the validation split."""
-        train, validation = (self._embedders[name].features(report).astype(np.float64) for name in ("train", "validation"))
+        train = self._embedders["train"].features(part(report, 0.0, 0.7)).astype(np.float64)
+        validation = self._embedders["validation"].features(part(report, 0.7, 1.0)).astype(np.float64)
         scaler = StandardScaler().fit(train)
         candidates = [Ridge(alpha=penalty).fit(scaler.transform(train), self._scores("train")) for penalty in PENALTIES]
         truth = self._scores("validation")
