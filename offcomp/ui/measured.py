@@ -144,7 +144,7 @@ def show_provenance(document: Document) -> None:
     """Where the numbers come from, and how to measure them again."""
     st.caption(
         f"Bundled measurement: {provenance(document)}. Nothing here was computed just now. "
-        f"`{COMMAND.format(document['model'])}` measures it again, with `--data FOLDER` on STS-B as well."
+        f"`{COMMAND.format(document['model'])} --fresh` measures it again, with `--data FOLDER` on STS-B as well."
     )
 
 
