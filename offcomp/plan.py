@@ -237,7 +237,20 @@ def make_groups(
     groups = []
     for name, part in gathered:
         chosen = best_stack(part) if stack == "best" else stack
-        safe = re.sub(r"[^A-Za-z0-9._+-]", "-", name)
         modules = tuple(spec.name for spec in part)
-        groups.append(Group(safe, modules, chosen, method, dict(options or {}), ratio, unit, dtype))
+        groups.append(Group(_safe(name), modules, chosen, method, dict(options or {}), ratio, unit, dtype))
     return tuple(groups)
+
+
+def name_groups(parts: Sequence[Sequence[ModuleSpec]]) -> list[str]:
+    """A name for each group: its module's, or its kinds with a number, as in query+key-2."""
+    names = []
+    for number, specs in enumerate(parts, 1):
+        kinds = "+".join(dict.fromkeys(spec.kind for spec in specs))
+        names.append(_safe(specs[0].name if len(specs) == 1 else f"{kinds[:90]}-{number}"))
+    return names
+
+
+def _safe(name: str) -> str:
+    """Only characters that a group's name can have."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name)

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from offcomp.ui import draft
 from offcomp.ui.choices import (
     Choices,
     choose_grouping,
@@ -29,7 +30,7 @@ with page("Compress", "What if these weights were smaller?"):
         unit, dtype, seed = choose_storage()
     with answer:
         if specs:
-            choices = Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed, tasks)
+            choices = Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed, tasks, draft.groups())
             st.fragment(what_if)(choices)
         else:
             where = "Tick a kind, query for example," if info.family else "Its family is unknown: choose from its other weights"

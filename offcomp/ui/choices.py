@@ -12,13 +12,10 @@ from offcomp.grouping import GROUPINGS, STACK_HELP, STACKS
 from offcomp.methods import METHODS, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
-from offcomp.plan import Plan, make_groups
+from offcomp.plan import Group, Plan, make_groups, name_groups
 from offcomp.tasks import find_task, usual_tasks
 from offcomp.theme import KIND_TITLES
-
-RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
-DEFAULT_KINDS = ("query", "key")
-DEFAULT_METHODS = ("svd", "autoencoder")
+from offcomp.ui import draft
 
 
 @dataclass(frozen=True)
@@ -36,27 +33,38 @@ class Choices:
     dtype: str
     seed: int
     tasks: tuple[str, ...] = ("sentiment",)
+    own: tuple[draft.OwnGroup, ...] = ()
 
     def plan(self, role: str, ratio: float) -> Plan:
         """The plan of one method at one ratio. Raises InputError."""
         method = method_of_role(role)
-        groups = make_groups(
-            self.specs,
-            self.grouping,
-            stack=self.stack,
-            block=self.block,
-            method=method.name,
-            options=own_options(method) | self.options.get(role, {}),
-            ratio=ratio,
-            unit=self.unit,
-            dtype=self.dtype,
-        )
+        settings: dict[str, Any] = {
+            "method": method.name,
+            "options": own_options(method) | self.options.get(role, {}),
+            "ratio": ratio,
+            "unit": self.unit,
+            "dtype": self.dtype,
+        }
+        if self.grouping == draft.OWN:
+            groups = self._own_groups(settings)
+        else:
+            groups = make_groups(self.specs, self.grouping, stack=self.stack, block=self.block, **settings)
         return Plan(self.info.model, groups, self.tasks, self.seed)
+
+    def _own_groups(self, settings: dict[str, Any]) -> tuple[Group, ...]:
+        """The groups of one's own, as far as their modules are chosen; each other chosen module alone."""
+        chosen = {spec.name: spec for spec in self.specs}
+        parts = [([chosen.pop(name) for name in names if name in chosen], stack) for names, stack in self.own]
+        parts = [(specs, stack) for specs, stack in parts if specs] + [([spec], "rows") for spec in chosen.values()]
+        names = name_groups([specs for specs, _ in parts])
+        return tuple(
+            Group(name, tuple(spec.name for spec in specs), stack, **settings)
+            for name, (specs, stack) in zip(names, parts, strict=True)
+        )
 
 
 def choose_model() -> str:
     """A catalogue model, or whatever folder or hub id is typed."""
-    st.session_state.setdefault("model", MODELS[0].name)
     titles = {entry.name: entry.title for entry in MODELS}
     known = list(dict.fromkeys([*titles, st.session_state["model"]]))
     chosen = st.selectbox(
@@ -66,6 +74,7 @@ def choose_model() -> str:
         key="model",
         accept_new_options=True,
         persist_state="session",
+        on_change=draft.forget_modules,
         help="A model of the catalogue, or type the path of a folder with config.json and safetensors, or a hub id.",
     )
     return str(chosen or MODELS[0].name)
@@ -83,56 +92,59 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
 
 def choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
     """Layer x kind grid: a tick for a whole kind, a pill for each layer; other weights folded away below."""
-    chosen: list[ModuleSpec] = []
+    names = {spec.name for spec in draft.modules(info)}
     for (part, kind), specs in _rows(info).items():
         title = f"{part} {KIND_TITLES[kind]}".strip()
-        chosen += _choose_row(f"{info.fingerprint[:8]}_{part}_{kind}", title, specs, kind in DEFAULT_KINDS)
+        _choose_row(info, f"{info.fingerprint[:8]}_{part}_{kind}", title, specs, names)
     others = {spec.name: spec for spec in info.modules if not spec.default and min(spec.shape) > 1}
     if others:
         with st.expander("Other weights", expanded=not _rows(info)):
-            names = st.multiselect(
+            key = f"others_{info.fingerprint[:8]}"
+            st.session_state[key] = [name for name in others if name in names]
+            st.multiselect(
                 "Poolers, heads, positions and unknown weights",
                 list(others),
-                key=f"others_{info.fingerprint[:8]}",
-                persist_state="session",
+                key=key,
+                on_change=lambda: draft.replace(info, others, st.session_state[key]),
                 help="Listed by their path in the model. They are not compressed unless you choose them.",
             )
-        chosen += [others[name] for name in names]
-    return tuple(chosen)
+    return draft.modules(info)
 
 
-def _choose_row(key: str, title: str, specs: Sequence[ModuleSpec], selected: bool) -> list[ModuleSpec]:
+def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpec], names: set[str]) -> None:
     """One kind of the grid. The tick takes or drops all layers; it is on while any layer is."""
     by_layer = {spec.layer if spec.layer is not None else "all": spec for spec in specs}
     tick, pills = f"kind_{key}", f"layers_{key}"
-    st.session_state.setdefault(pills, list(by_layer) if selected else [])
+    st.session_state[pills] = [layer for layer, spec in by_layer.items() if spec.name in names]
     st.session_state[tick] = bool(st.session_state[pills])
+    row = [spec.name for spec in specs]
 
     def take_or_drop() -> None:
-        st.session_state[pills] = list(by_layer) if st.session_state[tick] else []
+        draft.replace(info, row, row if st.session_state[tick] else ())
+
+    def take() -> None:
+        draft.replace(info, row, [by_layer[layer].name for layer in st.session_state[pills]])
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"row_{key}"):
         st.checkbox(title, key=tick, on_change=take_or_drop, width=150)
-        layers = st.pills(
+        st.pills(
             f"{title}: layers",
             list(by_layer),
             selection_mode="multi",
             key=pills,
+            on_change=take,
             label_visibility="collapsed",
-            persist_state="session",
         )
-    return [by_layer[layer] for layer in by_layer if layer in (layers or [])]
 
 
 def choose_grouping() -> tuple[str, str, int]:
     """(grouping, stack, layers a block)."""
     left, right = st.columns([3, 2])
-    st.session_state.setdefault("grouping", "kind")
-    st.session_state.setdefault("stack", "best")
+    own = [draft.OWN] if draft.groups() else []
     grouping = left.selectbox(
         "Compress together",
-        list(GROUPINGS),
-        format_func=lambda name: GROUPINGS[name][0],
+        [*own, *GROUPINGS],
+        format_func=lambda name: GROUPINGS[name][0] if name in GROUPINGS else f"Own groups ({len(draft.groups())})",
         key="grouping",
         persist_state="session",
         help="Modules of one group are compressed as one matrix and share a basis, or a decoder.",
@@ -142,17 +154,17 @@ def choose_grouping() -> tuple[str, str, int]:
         ["best", *STACKS],
         key="stack",
         persist_state="session",
+        disabled=grouping == draft.OWN,
         help="  \n".join(f"**{name}**: {text}" for name, text in STACK_HELP.items()),
     )
     block = 2
     if grouping == "blocks":
-        block = st.number_input("Layers a block", 1, 48, 2, key="block", persist_state="session")
+        block = st.number_input("Layers a block", 1, 48, key="block", persist_state="session")
     return grouping, stack, int(block)
 
 
 def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     """The methods to compare, and their options from the fields of each method."""
-    st.session_state.setdefault("methods", list(DEFAULT_METHODS))
     chosen = st.pills(
         "Methods side by side",
         [method.role for method in METHODS],
@@ -177,7 +189,7 @@ def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
 
 def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
     """The widget for one option, drawn from the type of its default, its choices or range, and its help."""
-    key, label = f"option_{role}_{name}", name.replace("_", " ")
+    key, label = draft.option_key(role, name), name.replace("_", " ")
     help_text = metadata.get("help")
     if isinstance(default, bool):
         return st.checkbox(label, default, key=key, help=help_text, persist_state="session")
@@ -195,7 +207,7 @@ def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
 def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
     """The bundled tasks, of those that this model can do, by which the result is scored."""
     fitting = usual_tasks(info.architecture)
-    st.session_state["tasks"] = [task for task in st.session_state.get("tasks", Plan.tasks) if task in fitting]
+    st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
     chosen = st.multiselect(
         "Tasks",
         fitting,
@@ -221,5 +233,5 @@ def choose_storage() -> tuple[str, str, int]:
             help="Parameters are the paper's measure; bytes are what the disk sees.",
         )
         dtype = st.radio("Store numbers as", STORAGE_DTYPES, key="dtype", horizontal=True, persist_state="session")
-        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key="seed", persist_state="session")
+        seed = st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
     return str(unit), str(dtype), int(seed)

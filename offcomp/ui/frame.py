@@ -12,13 +12,22 @@ from offcomp import __version__
 from offcomp.errors import OffcompError, PlanError
 from offcomp.runs import RunStore
 from offcomp.theme import PALETTES, Palette
+from offcomp.ui import draft
 
-PAGES = (
-    ("app.py", "Start", ":material/home:"),
-    ("pages/compress.py", "Compress", ":material/compress:"),
-    ("pages/runs.py", "Runs", ":material/list_alt:"),
-    ("pages/compare.py", "Compare", ":material/compare_arrows:"),
-    ("pages/measured.py", "Measured", ":material/monitoring:"),
+PAGES = tuple(
+    entry
+    for entry in (
+        ("app.py", "Start", ":material/home:"),
+        ("pages/model.py", "Model", ":material/grid_view:"),
+        ("pages/inspect.py", "Inspect", ":material/search:"),
+        ("pages/groups.py", "Groups", ":material/hub:"),
+        ("pages/compress.py", "Compress", ":material/compress:"),
+        ("pages/runs.py", "Runs", ":material/list_alt:"),
+        ("pages/compare.py", "Compare", ":material/compare_arrows:"),
+        ("pages/examples.py", "Examples", ":material/rule:"),
+        ("pages/measured.py", "Measured", ":material/monitoring:"),
+    )
+    if (Path(__file__).parents[2] / entry[0]).is_file()
 )
 ICON = Path(__file__).parents[2] / "assets" / "images" / "icon.svg"
 POLL_SECONDS = 1.0
@@ -42,16 +51,21 @@ def page(name: str, question: str) -> Iterator[None]:
     """Draw the frame, then the page inside it. An OffcompError of the page is shown as a sentence; nothing is lost."""
     st.set_page_config(page_title=f"{name} - offcomp", page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
     st.html(STYLE)
+    draft.restore()
     with st.sidebar:
         st.markdown("### offcomp")
         st.caption("Shrink a language model and see what breaks.")
         for path, title, icon in PAGES:
             st.page_link(path, label=title, icon=icon)
         jobs_chip()
+        st.caption(f"Draft: {draft.summary()}")
         st.caption(f"Version {__version__}. Everything stays on this machine.")
     st.title(question)
+    draft.show_problems()
     with told():
         yield
+    draft.show_problems()
+    draft.share()
 
 
 @contextmanager

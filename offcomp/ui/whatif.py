@@ -18,7 +18,9 @@ from offcomp.prediction import Prediction, predict
 from offcomp.results import overall_error
 from offcomp.runs import Run, RunStore, run_id
 from offcomp.spectra import Spectrum, find, relative_error
-from offcomp.ui.choices import RATIOS, Choices
+from offcomp.ui import draft
+from offcomp.ui.choices import Choices
+from offcomp.ui.draft import RATIOS
 from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra
 
@@ -62,10 +64,10 @@ def what_if(choices: Choices) -> None:
     """The ratio slider and everything that follows from it."""
     with told():
         _what_if(choices)
+    draft.share()
 
 
 def _what_if(choices: Choices) -> None:
-    st.session_state.setdefault("ratio", 3.0)
     ratio = st.select_slider(
         "Compression ratio",
         RATIOS,

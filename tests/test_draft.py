@@ -1,0 +1,114 @@
+"""The draft: what a link says, what it restores, and what it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from hypothesis import given
+from hypothesis import strategies as some
+from streamlit.testing.v1 import AppTest
+
+from offcomp.ui import draft
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def opened(page: str = "compress", **parameters: str) -> AppTest:
+    """A page of the app, opened by a link."""
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    app.switch_page(f"pages/{page}.py")
+    for name, text in parameters.items():
+        app.query_params[name] = text
+    app.run()
+    assert not app.exception
+    return app
+
+
+def link_of(app: AppTest) -> dict[str, str]:
+    """The parameters of the URL that the app has written."""
+    return {name: value if isinstance(value, str) else value[0] for name, value in app.query_params.items()}
+
+
+NAMES = some.lists(
+    some.one_of(
+        some.builds("{}.{}".format, some.sampled_from(["query", "encoder.key"]), some.integers(0, 30)),
+        some.sampled_from(["word_embeddings", "pooler.dense"]),
+    ),
+    unique=True,
+)
+
+
+@given(NAMES)
+def test_names_in_short_are_the_same_names(names: list[str]) -> None:
+    assert draft.full(draft.short(names)) == tuple(names)
+
+
+def test_a_whole_kind_is_short() -> None:
+    assert draft.short([f"query.{layer}" for layer in range(48)]) == "query.0-47"
+
+
+def test_a_first_visit_has_a_bare_address() -> None:
+    assert link_of(opened()) == {}
+
+
+def test_a_link_opens_the_same_draft_in_another_browser() -> None:
+    app = opened()
+    app.button_group(key="methods").set_value(["svd", "codebook"]).run()
+    app.select_slider(key="ratio").set_value(8.0).run()
+    app.selectbox(key="grouping").set_value("module").run()
+    link = link_of(app)
+    assert link == {"methods": "svd,codebook", "ratio": "8", "together": "module"}
+    other = opened(**link)
+    assert link_of(other) == link
+    assert other.session_state["ratio"] == 8.0
+    assert [metric.value for metric in other.metric] == [metric.value for metric in app.metric]
+
+
+def test_the_draft_goes_along_to_every_page() -> None:
+    app = opened(modules="value.0-2", ratio="4")
+    app.switch_page("pages/runs.py").run()
+    assert link_of(app) == {"modules": "value.0-2", "ratio": "4"}
+    assert any("3 weight matrices at 4x" in caption.value for caption in app.caption)
+
+
+def test_options_of_a_method_are_part_of_the_link() -> None:
+    options = json.dumps({"svd": {"preset": "direction"}})
+    app = opened(options=options)
+    assert app.selectbox(key="option_svd_preset").value == "direction"
+    assert json.loads(link_of(app)["options"]) == json.loads(options)
+
+
+def test_own_groups_are_the_plan() -> None:
+    app = opened(groups="key.0-1~columns;value.0-1~rows", together="own", modules="key.0-1,value.0-1", methods="svd")
+    assert "2 groups" in " ".join(caption.value for caption in app.caption) or app.selectbox(key="grouping").value == draft.OWN
+    assert not app.error
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text", "why"),
+    [
+        ("ratio", "7.77", "there are 1.25, 1.5"),
+        ("methods", "svd,magic", "there are svd"),
+        ("modules", "query.0,nothing.3", "has none of these names"),
+        ("module", "nothing.3", "has none of this name"),
+        ("together", "own", "it names none"),
+        ("seed", "-1", "it lies between 0 and"),
+        ("options", '{"svd":{"preset":"magic"}}', "choose one of"),
+        ("options", "[1]", "not available here"),
+        ("modules", "query.5-2", "is no run of layers"),
+    ],
+)
+def test_what_a_link_asks_for_in_vain_is_said(parameter: str, text: str, why: str) -> None:
+    app = opened("inspect" if parameter == "module" else "compress", **{parameter: text})
+    assert any(why in warning.value for warning in app.warning), [warning.value for warning in app.warning]
+    assert link_of(app).get(parameter, "") in ("", "query.0")
