@@ -32,7 +32,7 @@ from offcomp.spectra import MatrixSpectrum, compute
 from offcomp.tables import format_table
 
 if TYPE_CHECKING:
-    from offcomp.suggestions import Suggestion
+    from offcomp.surveys import Suggestion, Survey
 
 Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
@@ -43,7 +43,11 @@ def add_verbs(verb: Verb) -> None:
     selection_flags(suggesting)
     suggesting.add_argument("--ratio", type=float, default=2.0, help="compression ratio of both, separate and joint")
     suggesting.add_argument("--threshold", type=float, default=0.001, help="least fall of the relative error for a merge")
-    suggesting.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
+    instead = suggesting.add_mutually_exclusive_group()
+    instead.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
+    instead.add_argument(
+        "--survey", action="store_true", help="every pair and every merge, also those that lose; kept for the page Groups"
+    )
     suggesting.add_argument("--out", help="write a plan with the suggested groups, the other modules alone")
     sharing = verb("allocate", allocate)
     sharing.add_argument("plan", help="plan file, or - for standard input")
@@ -65,13 +69,18 @@ def suggest(arguments: argparse.Namespace) -> None:
     """Suggest which modules to compress together: joint against separate SVD at the same size."""
     from offcomp.grams import Grams
     from offcomp.models.loading import load
-    from offcomp.suggestions import all_pairs, merged
+    from offcomp.suggestions import all_pairs, merged, survey
+    from offcomp.surveys import keep_survey
 
     if not arguments.ratio >= 1:
         raise InputError(f"--ratio {arguments.ratio:g} must be 1 or more")
     info = describe(arguments.model)
     specs = select(info, arguments)
     grams = Grams.of_model(load(arguments.model).model)
+    if arguments.survey:
+        surveyed = survey(grams, info, specs, arguments.ratio)
+        keep_survey(surveyed, home_folder())
+        return emit(arguments, surveyed.to_dict(), lambda: survey_text(surveyed))
     if arguments.pairs:
         found = all_pairs(grams, specs, arguments.ratio)[: arguments.pairs]
     else:
@@ -87,6 +96,18 @@ def suggestions_text(rows: Sequence[dict[str, Any]]) -> str:
     columns = ("modules", "stack", "gain", "separate_error", "joint_error", "stored_parameters")
     reasons = [f"{line['modules']}: {line['reason']}" for line in table]
     return format_table([{key: line[key] for key in columns} for line in table]) + "\n\n" + "\n".join(reasons)
+
+
+def survey_text(surveyed: Survey) -> str:
+    """The merges one after the other, and what comes of stacking everything."""
+    steps = [
+        {"merge": n, "gain": each.gain, "error": each.error, "stack": each.joint.stack, "modules": " ".join(each.joint.modules)}
+        for n, each in enumerate(surveyed.merges.get("best", ()), 1)
+    ]
+    if not steps:
+        return "no two of these modules fit each other in any stacking"
+    reasons = [f"all {len(each.modules)} modules: {each.reason}" for each in surveyed.together]
+    return format_table(steps) + "\n\n" + "\n".join(reasons or ["they do not all fit into one matrix"])
 
 
 def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], found: Sequence[Suggestion], ratio: float) -> Plan:

@@ -14,59 +14,22 @@ The official repository of arXiv 2302.04045 stacks rows only, all layers or none
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import combinations
-from typing import Any
+from math import inf
 
 from offcomp.allocation import waterfill, weights_for
+from offcomp.environment import environment
 from offcomp.error_curves import svd_curve, svd_sizes
 from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.grams import Grams
 from offcomp.grouping import STACKS, group_shape
-from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.spectra import DENSE, OUT_OF_REACH, MatrixSpectrum, spectrum_key, svd_rank
+from offcomp.surveys import BEST, Merge, Suggestion, Survey, groups_after
 
 SEPARATE = ("uniform", "waterfill")
-SHARED = {
-    "rows": "they share one basis of their {cols}-wide input side",
-    "columns": "they share one basis of their {cols}-wide output side",
-    "residual": "they share one basis of the {cols}-wide residual stream",
-}
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """Modules that one SVD of their stack serves better than separate ones at the same stored size, or worse (gain < 0).
-
-    stored_parameters   what the separate parts store; the joint matrix stores at most this
-    gain                separate_error - joint_error, both relative to the norm of all members
-    """
-
-    modules: tuple[str, ...]
-    stack: str
-    ratio: float
-    stored_parameters: int
-    separate_error: float
-    joint_error: float
-    cols: int
-
-    @property
-    def gain(self) -> float:
-        """By how much the relative error falls."""
-        return self.separate_error - self.joint_error
-
-    @property
-    def reason(self) -> str:
-        """One sentence for people."""
-        verb = "falls" if self.gain > 0 else "rises"
-        return (
-            f"Stacked by {self.stack}, {SHARED[self.stack].format(cols=self.cols)}: the relative error {verb} from "
-            f"{self.separate_error:.3f} to {self.joint_error:.3f} at the same {self.stored_parameters:,} parameters."
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, gain and reason among them."""
-        return asdict(self) | {"modules": list(self.modules), "gain": self.gain, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -104,21 +67,63 @@ def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold
     Starting from each module alone, the two parts whose joint matrix lowers the relative error over their weights most are
     merged, in the best stacking, until no merge lowers it by more than `threshold`.
     """
+    steps = merge_steps(grams, specs, ratio, threshold=threshold)
+    return groups_after(steps, len(steps), len(specs))
+
+
+def merge_steps(
+    grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, stacks: Sequence[str] = STACKS, threshold: float = -inf
+) -> list[Merge]:
+    """The merges that `merged` makes, in order, in these stackings; without a threshold also those that lose, to the last."""
     alone = {spec: _alone(grams, spec, ratio) for spec in specs}
-    parts = list(alone.values())
-    open_merges = _merges(grams, list(combinations(parts, 2)))
+    parts = dict(enumerate(alone.values()))
+    energy = sum(part.energy for part in parts.values())
+    open_merges = _merges(grams, list(combinations(parts.items(), 2)), stacks)
+    steps: list[Merge] = []
     while open_merges:
-        best = max(open_merges, key=lambda merge: merge[0])
-        gain, one, other, joint = best
-        if gain <= threshold:
+        best = max(open_merges, key=lambda merge: merge.gain)
+        if best.gain <= threshold:
             break
-        parts = [part for part in parts if part is not one and part is not other]
-        open_merges = [merge for merge in open_merges if not {id(merge[1]), id(merge[2])} & {id(one), id(other)}]
-        open_merges += _merges(grams, [(part, joint) for part in parts])
-        parts.append(joint)
-    groups = [part for part in parts if len(part.specs) > 1]
-    found = [_suggestion(grams, [alone[spec] for spec in part.specs], part, ratio, "uniform") for part in groups]
-    return sorted(found, key=lambda suggestion: -suggestion.gain)
+        node = len(specs) + len(steps)
+        parts = {index: part for index, part in parts.items() if index not in best.nodes}
+        open_merges = [merge for merge in open_merges if not set(merge.nodes) & set(best.nodes)]
+        open_merges += _merges(grams, [(part, (node, best.joint)) for part in parts.items()], stacks)
+        parts[node] = best.joint
+        members = tuple(spec for spec in specs if spec in best.joint.specs)
+        joint = replace(best.joint, specs=members)
+        group = _suggestion(grams, [alone[spec] for spec in members], joint, ratio, "uniform")
+        left = _relative(sum(part.squared_error for part in parts.values()), energy)
+        steps.append(Merge(best.nodes, best.gain, group, left))
+    return steps
+
+
+def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
+    """Every pair, everything as one matrix, and all merges: in each stacking that fits, and in the best one of each step."""
+    parts = [_alone(grams, spec, ratio) for spec in specs]
+    pairs = list(combinations(parts, 2))
+    candidates = [candidate for stack in STACKS for candidate in _candidates(pairs, (stack,))]
+    _prepare(grams, candidates)
+    whole = [candidate for stack in STACKS for candidate in (_candidates([parts], (stack,)) if pairs else [])]
+    found, together = (
+        tuple(_suggestion(grams, group, _joined(grams, group, stack), ratio, "uniform") for group, stack in each)
+        for each in (candidates, whole)
+    )
+    fitting = [stack for stack in STACKS if any(pair.stack == stack for pair in found)]
+    merges = {stack: tuple(merge_steps(grams, specs, ratio, stacks=(stack,))) for stack in fitting}
+    if fitting:
+        merges = {BEST: tuple(merge_steps(grams, specs, ratio))} | merges
+    return Survey(
+        info.model,
+        info.fingerprint,
+        ratio,
+        tuple(spec.name for spec in specs),
+        _relative(sum(part.squared_error for part in parts), sum(part.energy for part in parts)),
+        found,
+        together,
+        merges,
+        environment(),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _alone(grams: Grams, spec: ModuleSpec, ratio: float) -> _Part:
@@ -151,13 +156,13 @@ def squared_error_within(spectrum: MatrixSpectrum, budget: int) -> float:
     return float(spectrum.squared_errors[rank])
 
 
-def _candidates(groups: Sequence[Sequence[_Part]]) -> list[tuple[Sequence[_Part], str]]:
+def _candidates(groups: Sequence[Sequence[_Part]], stacks: Sequence[str] = STACKS) -> list[tuple[Sequence[_Part], str]]:
     """Each set of parts with every stacking in which all its modules fit; a stacking that makes no new matrix is left out."""
     found = []
     for parts in groups:
         specs = [spec for part in parts for spec in part.specs]
         keys: set[str] = set()
-        for stack in STACKS:
+        for stack in stacks:
             try:
                 group_shape(specs, stack)
             except InputError:
@@ -174,15 +179,29 @@ def _prepare(grams: Grams, candidates: Sequence[tuple[Sequence[_Part], str]]) ->
     grams.spectra([([spec for part in parts for spec in part.specs], stack) for parts, stack in candidates])
 
 
-def _merges(grams: Grams, pairs: Sequence[tuple[_Part, _Part]]) -> list[tuple[float, _Part, _Part, _Part]]:
-    """(gain, one, other, joint) of every merge that could be made."""
-    candidates = _candidates(pairs)
+@dataclass(frozen=True)
+class _OpenMerge:
+    """A merge that could be made: of these nodes, into this part."""
+
+    gain: float
+    nodes: tuple[int, int]
+    joint: _Part
+
+
+_Node = tuple[int, _Part]
+
+
+def _merges(grams: Grams, pairs: Sequence[tuple[_Node, _Node]], stacks: Sequence[str]) -> list[_OpenMerge]:
+    """Every merge of two parts that could be made."""
+    nodes = {id(one): index for pair in pairs for index, one in pair}
+    candidates = _candidates([(one, other) for (_, one), (_, other) in pairs], stacks)
     _prepare(grams, candidates)
     found = []
     for (one, other), stack in candidates:
         joint = _joined(grams, (one, other), stack)
         before = _relative(one.squared_error + other.squared_error, joint.energy)
-        found.append((before - _relative(joint.squared_error, joint.energy), one, other, joint))
+        gain = before - _relative(joint.squared_error, joint.energy)
+        found.append(_OpenMerge(gain, (nodes[id(one)], nodes[id(other)]), joint))
     return found
 
 

@@ -36,6 +36,8 @@ RESULTS = (
     *("offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
     *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
     *("offcomp.measurements", "offcomp.measurement_charts"),
+    *("offcomp.model_tables", "offcomp.model_charts"),
+    *("offcomp.surveys", "offcomp.group_charts"),
 )
 SHOWING = (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.spectra", "offcomp.theme", "offcomp.charts", "offcomp.first_chart")
 
@@ -56,7 +58,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.grams": (*PLANNING, *COMPUTING, "offcomp.spectra"),
     "offcomp.error_curves": (*PLANNING, *COMPUTING, "offcomp.spectra", "offcomp.compress"),
     "offcomp.allocation": (*PLANNING, "offcomp.error_curves"),
-    "offcomp.suggestions": (*PLANNING, "offcomp.spectra", "offcomp.grams", "offcomp.error_curves", "offcomp.allocation"),
+    "offcomp.surveys": PLANNING,
+    "offcomp.suggestions": (
+        *PLANNING,
+        *("offcomp.spectra", "offcomp.grams", "offcomp.error_curves", "offcomp.allocation"),
+        *("offcomp.surveys", "offcomp.environment"),
+    ),
     "offcomp.calibration": (*PLANNING, *COMPUTING),
     "offcomp.compress": (*PLANNING, *COMPUTING, "offcomp.calibration"),
     "offcomp.evaluation": (*COMPUTING, "offcomp.files"),
@@ -82,6 +89,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.bundled": (*PLANNING, "offcomp.runs"),
     "offcomp.measurements": (*PLANNING, "offcomp.results", "offcomp.scores"),
     "offcomp.measurement_charts": (*PLANNING, *RESULTS, "offcomp.theme", "offcomp.charts"),
+    "offcomp.group_charts": (*PLANNING, "offcomp.surveys", "offcomp.theme", "offcomp.charts"),
+    "offcomp.model_tables": (*PLANNING, "offcomp.spectra", "offcomp.theme"),
+    "offcomp.model_charts": (*PLANNING, "offcomp.model_tables", "offcomp.theme", "offcomp.charts"),
     "offcomp.dot_charts": (*PLANNING, "offcomp.runs", "offcomp.results", "offcomp.theme", "offcomp.charts"),
     "offcomp.result_charts": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.theme"),
     "offcomp.score_charts": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.theme"),
@@ -106,6 +116,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "offcomp.error_curves",
         "offcomp.allocation",
         "offcomp.suggestions",
+        "offcomp.surveys",
         "offcomp.tables",
     ),
     "offcomp.__main__": ("offcomp.cli",),

@@ -15,7 +15,8 @@ from offcomp.grouping import STACKS, group_shape
 from offcomp.models import weights
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import load
-from offcomp.suggestions import Suggestion, all_pairs, compare, merged
+from offcomp.suggestions import all_pairs, compare, merge_steps, merged, survey
+from offcomp.surveys import Suggestion, Survey, best_cut, groups_after
 from tests.test_grams import random_matrix, spec
 
 RATIO = 2.0
@@ -168,3 +169,35 @@ def test_a_suggestion_is_json_with_its_gain_and_reason() -> None:
 def test_matrices_of_zeros_suggest_nothing() -> None:
     matrices = {spec(index, 8, 8): torch.zeros(8, 8) for index in range(2)}
     assert [pair.gain for pair in all_pairs(Grams.of_matrices(matrices), list(matrices), 2.0)] == [0.0, 0.0]
+
+
+def test_a_survey_has_every_pair_the_whole_and_all_merges_of_minilm() -> None:
+    loaded = load("minilm-l6")
+    specs = [member for member in loaded.info.modules if member.kind == "attention_output"]
+    found = survey(Grams.of_model(loaded.model), loaded.info, specs, RATIO)
+    whole = {each.stack: (round(each.separate_error, 3), round(each.joint_error, 3)) for each in found.together}
+    assert whole == {"rows": (0.519, 0.583), "columns": (0.519, 0.500), "residual": (0.519, 0.500)}
+    assert len(found.pairs) == 3 * 15
+    assert set(found.merges) == {"best", "rows", "columns", "residual"}
+    steps = found.merges["best"]
+    assert [step.parts for step in steps][:3] == [(1, 2), (3, 4), (6, 7)]
+    assert steps[-1].error == pytest.approx(whole["columns"][1], abs=5e-4)
+    assert steps[-1].gain < 0 < steps[-2].gain
+    assert best_cut(found, "best") == 4
+    (group,) = groups_after(steps, 4, 6)
+    assert group.modules == tuple(f"attention_output.{layer}" for layer in range(1, 6))
+    assert Survey.from_dict(found.to_dict()) == found
+    compact = Survey.from_dict(found.to_dict(compact=True))
+    assert compact.pairs[0].gain == pytest.approx(found.pairs[0].gain, abs=2e-6)
+    assert all(step.gain <= 0 for step in found.merges["rows"])
+
+
+def test_merges_go_on_to_the_last_that_fits_and_their_errors_add_up() -> None:
+    matrices = {spec(index, 12, 12): random_matrix(12, 12, index) for index in range(4)}
+    matrices[spec(4, 7, 30)] = random_matrix(7, 30, 9)
+    grams = Grams.of_matrices(matrices)
+    steps = merge_steps(grams, list(matrices), 3.0)
+    assert [step.parts[0] < step.parts[1] < 5 + n for n, step in enumerate(steps)] == [True] * 3
+    assert not any(4 in step.parts for step in steps)
+    whole = compare(grams, list(matrices)[:4], steps[-1].joint.stack, 3.0)
+    assert steps[-1].joint == whole

@@ -1,0 +1,36 @@
+"""Survey what is bundled for the page Groups: `python -m benchmarks.group_surveys` writes assets/groups/MODEL.json.
+
+For every kind of which the model has several matrices, and every usual ratio: SVD of each pair, of all together, and of all
+merges, against SVD of each alone at the same stored parameters. Exact, in seconds, from the weights alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from offcomp.files import write_bytes
+from offcomp.grams import Grams
+from offcomp.models.catalogue import KINDS, MODELS
+from offcomp.models.loading import load
+from offcomp.suggestions import survey
+from offcomp.surveys import BUNDLED
+
+RATIOS = (2.0, 3.0)
+
+
+def main() -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=MODELS[0].name)
+    model = parser.parse_args().model
+    loaded = load(model)
+    grams = Grams.of_model(loaded.model)
+    kinds = [[spec for spec in loaded.info.modules if spec.kind == kind] for kind in KINDS]
+    surveys = [survey(grams, loaded.info, specs, ratio) for specs in kinds if len(specs) > 1 for ratio in RATIOS]
+    lines = ",\n".join(json.dumps(each.to_dict(compact=True), separators=(",", ":")) for each in surveys)
+    write_bytes(BUNDLED / f"{model}.json", f"[\n{lines}\n]\n".encode())
+
+
+if __name__ == "__main__":
+    main()
