@@ -32,6 +32,8 @@ from offcomp.cli_input import (
     tasks_asked,
     write_plan,
 )
+from offcomp.cli_inspect import add_verbs as add_inspect_verbs
+from offcomp.cli_report import add_verbs as add_report_verbs
 from offcomp.errors import InputError, OffcompError, RunError
 from offcomp.files import home_folder
 from offcomp.grouping import GROUPINGS, STACKS
@@ -225,6 +227,8 @@ def parser() -> argparse.ArgumentParser:
     verb("cancel", cancel).add_argument("run", help="run id")
     add_verbs(verb)
     add_task_verbs(verb)
+    add_inspect_verbs(verb)
+    add_report_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
     return top
 

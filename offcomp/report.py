@@ -1,0 +1,215 @@
+"""What people take away of a comparison: its tables with full provenance, and a report in one HTML file to open from disk."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from offcomp import __version__
+from offcomp.answers import answer, megabytes, percent, smaller
+from offcomp.errors import InputError
+from offcomp.paired import change_table, flip_count_table, flip_table
+from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
+from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
+from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, with_provenance
+from offcomp.runs import Run
+from offcomp.score_charts import score_figure, score_table
+from offcomp.scores import (
+    brief_difference,
+    concerns,
+    on_task,
+    score_text,
+    sentence_start,
+    task_title,
+    visible_difference,
+    within_sentence,
+)
+from offcomp.theme import LIGHT, Palette
+
+DRAWN_COLUMNS = ["role", "symbol"]  # how a row is drawn, not what it says
+MOST_ABREAST = 4
+FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
+SOMETIMES_EMPTY = ("flips", "changes")  # by the kinds of the tasks
+TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
+    "runs": run_table,
+    "groups": error_table,
+    "scores": score_table,
+    "sizes": size_table,
+    "flips": flip_table,
+    "changes": change_table,
+}
+
+
+def comparison_tables(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """Every table of a comparison by its name; each row names its run, plan, seed and versions."""
+    tables = {name: make(runs) for name, make in TABLES.items()}
+    return {
+        name: with_provenance(table.drop(columns=DRAWN_COLUMNS, errors="ignore"), runs)
+        for name, table in tables.items()
+        if len(table) or name not in SOMETIMES_EMPTY
+    }
+
+
+def comparison_document(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """The same tables as JSON values, a list of rows each."""
+    return {name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()}
+
+
+def figures_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """What each run stores, its errors and its scores, as text: a figure a row and a run a column, or turned for many runs."""
+    table = pd.DataFrame([_figures(run, row) for run, row in zip(runs, run_table(runs).to_dict("records"), strict=True)])
+    table = table.fillna("")
+    if len(runs) > MOST_ABREAST:
+        return table
+    return table.set_index("Run").T.rename_axis("Figure", axis="index").rename_axis(None, axis="columns").reset_index()
+
+
+def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
+    """The figures of one run, given its row of `run_table`."""
+    figures = {
+        "Run": row["name"],
+        "Run id": run.id,
+        "Stored parameters": f"{row['stored_parameters']:,}",
+        "By parameters": smaller(row["parameter_ratio"]),
+        "Stored bytes": megabytes(row["stored_bytes"]),
+        "By bytes": smaller(row["byte_ratio"]),
+        "Relative error": f"{row['relative_error']:.3f}",
+        "Cosine distance": f"{row['cosine_distance']:.3f}",
+    }
+    for task, score in result_of(run)["scores"].items():
+        name = sentence_start(on_task(task, score))
+        figures |= {name: score_text(score), f"{name}, from original": brief_difference(score)}
+        if "agreement" in score["paired"]:
+            figures[f"Agreement on {within_sentence(task_title(task, score))}"] = percent(score["paired"]["agreement"])
+    return figures
+
+
+def html_report(runs: Sequence[Run], *, made: datetime | None = None) -> str:
+    """A report of finished runs as one HTML file that needs no network. Raises InputError where there is no run.
+
+    made    when it is made, of the present by default
+    """
+    if not runs:
+        raise InputError("a report needs at least one finished run; choose one")
+    models = list(dict.fromkeys(run.plan.model for run in runs))
+    what = "What is left of" if len(runs) == 1 else "Which method keeps more of"
+    title = f"{what} {models[0] if len(models) == 1 else 'the model'}?"
+    charts = list(_charts(runs))
+    parts = [heading(1, title), paragraph(answer(runs), "answer"), *_warnings(runs), paragraph(_about(runs, made), "about")]
+    parts += [heading(2, "What are the figures?"), table_of(figures_table(runs), "Figures of each run")]
+    parts += [heading(2, "What was lost, and what is left?"), '<div class="charts">', *map(chart, charts), "</div>"]
+    parts += [*_predictions(runs), *_differences(runs)]
+    parts += [heading(2, "How was each run made?"), *(_made(run, name) for run, name in _named(runs))]
+    return document(title, parts, charts)
+
+
+def _named(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    names = short_names(runs)
+    return [(run, names[run.id]) for run in runs]
+
+
+def _about(runs: Sequence[Run], made: datetime | None) -> str:
+    """When and by what the report was made."""
+    day = made or datetime.now().astimezone()
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return (
+        f"{count}. Made on {day.day} {day:%B %Y} with offcomp {__version__}. This file holds everything it shows and asks "
+        "nothing of a network."
+    )
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    """What keeps the answer from being fair."""
+    return [
+        paragraph(f"{name} {concern}", "warning")
+        for run, name in _named(runs)
+        for task, score in result_of(run)["scores"].items()
+        for concern in concerns(task, score, compressed=bool(run.plan.groups))
+    ]
+
+
+def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
+    """The charts of the page Compare, each with its table."""
+    groups, modules = error_table(runs), error_table(runs, "module")
+    if len(groups):
+        yield _chart("errors", groups, partial(error_figure, level="group"), "Relative error of each group, one mark a run.")
+    for index, (_, part) in enumerate(score_table(runs).groupby(["task", "metric"], sort=False)):
+        yield _score_chart(f"score-{index}", runs, part)
+    sizes = size_table(runs)
+    for unit in UNITS:
+        note = f"Share of the {unit} that is left of the chosen modules, of all linear and embedding weights, and of the model."
+        title = f"How many {unit} are left to store?"
+        yield _chart(f"{unit}-left", sizes[sizes["unit"] == unit], partial(size_figure, unit=unit), note, title)
+    if len(modules) > len(groups):
+        note = "Relative error of each module, one mark a run."
+        yield _chart("module-errors", modules, partial(error_figure, level="module"), note)
+
+
+def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
+    task = str(table["task"].iloc[0])
+    score = next(scores[task] for run in runs if task in (scores := result_of(run)["scores"]))
+    note = f"{sentence_start(on_task(task, score))} of the original and of each run, with 95 % intervals. "
+    return _chart(name, table, score_figure, note + visible_difference(score))
+
+
+def _chart(
+    name: str, table: pd.DataFrame, figure: Callable[[pd.DataFrame, Palette], go.Figure], note: str, title: str = ""
+) -> Chart:
+    """A chart by its own title, or by this one. What people wrote in its texts is no markup to plotly either."""
+    texts = table.select_dtypes(exclude="number").columns.difference(["metric", "unit", "symbol"])
+    escaped = table.assign(**{column: table[column].map(lambda value: html.escape(str(value))) for column in texts})
+    question = title or html.unescape(figure(escaped, LIGHT).layout.title.text)
+    return Chart(name, question, table.drop(columns=[*DRAWN_COLUMNS, "run"]), partial(figure, escaped), note.strip())
+
+
+def _predictions(runs: Sequence[Run]) -> list[str]:
+    """Which single predictions flipped or changed."""
+    counts, flips, changes = flip_count_table(runs), flip_table(runs), change_table(runs)
+    parts = []
+    if len(counts):
+        parts += [heading(2, "How many predictions flipped?"), table_of(counts.drop(columns="run"), "Flips of each run")]
+        parts += [paragraph("Equal accuracies can hide many flips. p is that of McNemar's exact test.")]
+    if len(flips):
+        unknown = [] if flips["predicted"].any() else ["predicted"]
+        shown = flips[FLIP_COLUMNS].drop(columns=unknown)
+        parts += [heading(2, "Which predictions flipped?"), table_of(shown, "Flipped predictions")]
+        parts += [
+            paragraph("Before and after: the probability that the original and the compressed model give the true label.")
+        ]
+    if len(changes):
+        shown = changes[["text", "truth", "before", "after", "difference", "name", "task"]]
+        parts += [heading(2, "What changed most?"), table_of(shown, "Most changed examples")]
+    return parts
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """What tells the runs apart, and folded away what is equal."""
+    question = "What differs between the runs?" if len(runs) > 1 else "What is known of this run?"
+    parts = [heading(2, question), table_of(difference_table(runs), question)]
+    if len(runs) > 1:
+        everything = table_of(difference_table(runs, show_all=True), "All properties of the runs")
+        parts.append(details("What is equal as well", everything))
+    return parts
+
+
+def _made(run: Run, name: str) -> str:
+    """Provenance of a run, and how to do it again."""
+    result = result_of(run)
+    versions = result["environment"]
+    listed = {
+        "Run": label(run),
+        "Run id": run.id,
+        "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}",
+        "Seed": str(run.plan.seed),
+        "Versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)),
+        "Machine": ", ".join(f"{key} {versions[key]}" for key in ("machine", "device", "threads") if versions.get(key)),
+        "Measured": f"{result['started']}, in {result['timings']['total']:.1f} seconds",
+    }
+    return "".join([heading(3, name), facts(listed), plan_text(run.plan.to_json(), f"plan-{run.id}.json")])

@@ -1,0 +1,74 @@
+"""`offcomp compare`: which runs it finds, what it prints and writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from offcomp import bundled, cli
+from offcomp.files import read_json
+from tests.made_runs import put_in_home
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with two finished runs whose ids begin alike, and one that failed."""
+    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path))
+    svd, autoencoder = (read_json(bundled.FOLDER / file) for file in bundled.FILES)
+    put_in_home(tmp_path, svd, "aa1111111111", submitted=1.0)
+    put_in_home(tmp_path, autoencoder, "aa2222222222", submitted=2.0)
+    put_in_home(tmp_path, svd, "bb3333333333", submitted=3.0, status="failed", error="The machine ran out of memory.")
+    return tmp_path
+
+
+@pytest.fixture
+def offcomp(capsys: pytest.CaptureFixture[str], home: Path) -> Command:
+    """Runs the command line in this process: (exit status, stdout, stderr)."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        try:
+            cli.main(arguments)
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+def test_the_table_has_the_answer_and_a_column_a_run(offcomp: Command) -> None:
+    status, out, err = offcomp("compare", "aa1", "aa2222222222", "aa1111111111")
+    assert (status, err) == (0, "")
+    assert out.startswith("At 3.02x to 3.05x fewer stored parameters, SVD keeps more")
+    assert next(line for line in out.splitlines() if line.startswith("Run id")).split()[2:] == ["aa1111111111", "aa2222222222"]
+
+
+def test_json_is_one_document_and_bundled_runs_are_known(offcomp: Command, home: Path) -> None:
+    first, second = (run.id for run in bundled.bundled_runs())
+    report = home / "report.html"
+    status, out, err = offcomp("compare", first[:5], second, "--json", "--html", str(report))
+    assert (status, err) == (0, f"wrote {report}\n")
+    assert [row["run"] for row in json.loads(out)["runs"]] == [first, second]
+    assert report.read_text(encoding="utf-8").startswith('<!DOCTYPE html>\n<html lang="en">')
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["zz"], "there is no run 'zz'; 'offcomp runs' lists yours"),
+        ([""], "there is no run ''"),
+        (["aa"], "2 runs begin with 'aa': aa1111111111, aa2222222222; give more of the id"),
+        (["aa1", "bb"], "run bb3333333333 is failed and has no figures to compare: The machine ran out of memory; choose"),
+        (["aa1", "--html", "/no/such/folder/x.html"], "cannot write the report /no/such/folder/x.html: No such file"),
+    ],
+)
+def test_what_cannot_be_compared(offcomp: Command, asked: list[str], said: str) -> None:
+    status, out, err = offcomp("compare", *asked)
+    assert (status, out) == (2, "")
+    assert said in err and err.count("\n") == 1
