@@ -13,6 +13,7 @@ class Palette:
     """The colours of one theme.
 
     diverging    worse, no change, better: text is legible on all of them
+    weights      weights from the most negative to the most positive, zero in the middle
     """
 
     text: str
@@ -20,6 +21,7 @@ class Palette:
     grid: str
     surface: str
     diverging: tuple[str, str, str]
+    weights: tuple[str, ...]
     roles: dict[str, str]
 
 
@@ -29,6 +31,7 @@ LIGHT = Palette(
     grid="#dfe3ea",
     surface="#ffffff",
     diverging=("#e58a5c", "#f1f3f7", "#6cb0dd"),
+    weights=("#1f5d9e", "#86b9de", "#f7f8fa", "#f2a987", "#b03a20"),
     roles={
         "original": "#1f2430",
         "svd": "#0072b2",
@@ -48,6 +51,7 @@ DARK = Palette(
     grid="#333a48",
     surface="#12151c",
     diverging=("#a8481a", "#242a35", "#20659c"),
+    weights=("#9fd2f7", "#2f73ad", "#171b24", "#ab4a2e", "#f9b79f"),
     roles={
         "original": "#e8eaf0",
         "svd": "#56b4e9",

@@ -1,0 +1,56 @@
+"""The verb of the command line that looks at one weight matrix: what SVD keeps of it at each rank."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+
+from offcomp.cli_input import describe, emit
+from offcomp.errors import InputError
+from offcomp.files import home_folder
+from offcomp.inspection import break_even, spectrum_answer, spectrum_table
+from offcomp.spectra import MatrixSpectrum
+from offcomp.tables import format_table
+from offcomp.view_making import make_view
+from offcomp.views import view_path
+
+Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+LISTED = 12
+COLUMNS = ["rank", "singular_value", "energy_kept", "relative_error", "stored_parameters", "random_energy_kept"]
+
+
+def add_verbs(verb: Verb) -> None:
+    """Add `inspect`."""
+    looking = verb("inspect", inspect)
+    looking.add_argument("model", help="catalogue name, folder or hub id")
+    looking.add_argument("module", help="a weight matrix by its name, as `offcomp modules` lists it, such as query.3")
+    looking.add_argument("--rank", type=int, help="of which the answer speaks; default: where SVD stores half")
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Say what SVD keeps of one weight matrix at each rank, and keep the file from which the app draws it."""
+    info = describe(arguments.model)
+    spec = info.module(arguments.module)
+    most = min(spec.shape)
+    rank = int(break_even(*spec.shape) / 2) if arguments.rank is None else arguments.rank
+    if arguments.rank is not None and not 1 <= rank <= most:
+        raise InputError(f"--rank {rank} is out of reach: a ({spec.rows}, {spec.cols}) matrix has the ranks 1 to {most}")
+    home = home_folder()
+    view = make_view(info, spec, home)
+    table = spectrum_table(MatrixSpectrum(*spec.shape, view.values))
+    rank = max(1, rank)
+    document = {
+        "model": info.model,
+        "module": spec.name,
+        "rows": spec.rows,
+        "cols": spec.cols,
+        "break_even_rank": break_even(*spec.shape),
+        "rank": rank,
+        "answer": spectrum_answer(table, spec.name, rank),
+        "file": str(view_path(info, spec, home)),
+        "ranks": table.to_dict("records"),
+    }
+    listed = table.iloc[np.unique(np.linspace(0, most - 1, min(most, LISTED)).round().astype(int))]
+    emit(arguments, document, lambda: f"{document['answer']}\n\n{format_table(listed[COLUMNS].to_dict('records'))}")
