@@ -1,7 +1,14 @@
-"""The training text as one array of tokens: vocabulary and numbers are made once and kept in the working folder."""
+"""The training text as one array of tokens: vocabulary and numbers are made once and kept in the working folder.
+
+Every other piece of Wikipedia is written as WikiText writes it (Merity et al. 2016, section 4): rare words are `<unk>`, hyphens
+within words and the points of numbers stand between two @, and an article opens with its title between two =. So a model knows
+both forms.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,21 +21,55 @@ from tokenizers.implementations import BertWordPieceTokenizer
 CORPORA = ("corpus_wiki", "corpus_books")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = 8192
+WORD = re.compile(r"[^\W\d_]+")
+KNOWN = 12  # times in 8.1 million words, as often as the three times in two million of WikiText-2
 CHARACTERS = 4000  # a book is tokenised in pieces of whole paragraphs of about this length
 
 
+def pieces(text: str) -> Iterator[str]:
+    """A text in pieces of some 4000 characters each, cut between paragraphs."""
+    piece = ""
+    for paragraph in text.split("\n"):
+        piece = f"{piece}\n{paragraph}" if piece else paragraph
+        if len(piece) >= CHARACTERS:
+            yield piece
+            piece = ""
+    if piece.strip():
+        yield piece
+
+
 def paragraphs(data: Path, split: str) -> Iterator[str]:
-    """Pieces of every text of the corpora, some 4000 characters each, cut between paragraphs."""
+    """Pieces of every text of the corpora."""
     for corpus in CORPORA:
         for text in pd.read_parquet(data / corpus / f"{split}.parquet")["text"]:
-            piece = ""
-            for paragraph in text.split("\n"):
-                piece = f"{piece}\n{paragraph}" if piece else paragraph
-                if len(piece) >= CHARACTERS:
-                    yield piece
-                    piece = ""
-            if piece.strip():
-                yield piece
+            yield from pieces(text)
+
+
+def known_words(data: Path) -> frozenset[str]:
+    """Words of the Wikipedia corpus that are frequent enough to be written out."""
+    counts = Counter(
+        word for text in pd.read_parquet(data / "corpus_wiki" / "train.parquet")["text"] for word in WORD.findall(text)
+    )
+    return frozenset(word for word, count in counts.items() if count >= KNOWN)
+
+
+def as_wikitext(text: str, known: frozenset[str]) -> str:
+    """A text in the form of WikiText."""
+    text = re.sub(r"(?<=\d)([,.])(?=\d)", r" @\1@ ", re.sub(r"(?<=\w)-(?=\w)", " @-@ ", text))
+    return WORD.sub(lambda found: found.group() if found.group() in known else "<unk>", text)
+
+
+def both_forms(data: Path, split: str) -> Iterator[str]:
+    """Pieces of every text, Wikipedia by turns as it is and in the form of WikiText."""
+    known = known_words(data)
+    articles = pd.read_parquet(data / "corpus_wiki" / f"{split}.parquet")
+    for number, (title, text) in enumerate(zip(articles["title"], articles["text"], strict=True)):
+        if number % 2:
+            yield from (as_wikitext(piece, known) for piece in pieces(f" = {title} = \n{text}"))
+        else:
+            yield from pieces(text)
+    for text in pd.read_parquet(data / "corpus_books" / f"{split}.parquet")["text"]:
+        yield from pieces(text)
 
 
 def tokenizer(data: Path, work: Path) -> Tokenizer:
@@ -49,11 +90,11 @@ def tokens(data: Path, work: Path, split: str) -> NDArray[np.uint16]:
     if not file.exists():
         made = tokenizer(data, work)
         end = made.token_to_id("[SEP]")
-        pieces = list(paragraphs(data, split))
-        order = np.random.default_rng(0).permutation(len(pieces))
+        texts = list(both_forms(data, split))
+        order = np.random.default_rng(0).permutation(len(texts))
         parts = []
         for start in range(0, len(order), 1000):
-            batch = [pieces[i] for i in order[start : start + 1000]]
+            batch = [texts[i] for i in order[start : start + 1000]]
             parts += [[*encoding.ids, end] for encoding in made.encode_batch(batch, add_special_tokens=False)]
         np.save(file, np.concatenate([np.array(part, np.uint16) for part in parts]))
     return np.load(file, mmap_mode="r")
