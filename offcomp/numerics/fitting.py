@@ -72,10 +72,9 @@ def train(
         for epoch in range(epochs):
             optimizer.param_groups[0]["lr"] = learning_rate(epoch)
             order = shuffled_rows(rows, generator).to(flat.device)
-            batches = zip(*(table[order].split(batch_size) for table in tables), strict=True)
             total = torch.zeros((), device=flat.device)
-            for number, batch in enumerate(batches):
-                total += step(batch, epoch)
+            for number, chosen in enumerate(order.split(batch_size)):
+                total += step(tuple(table[chosen] for table in tables), epoch)
                 optimizer.step()
                 if number % 64 == 0:
                     report((epoch + number / len(starts)) / epochs)
