@@ -41,7 +41,7 @@ BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class CatalogueModel:
-    """A model that offcomp knows by name and finds in an installed package.
+    """A model that offcomp knows by name and finds in an installed package, or without one in assets/models.
 
     `sha256` is that of `model.safetensors`, checked at every load.
     """

@@ -96,7 +96,7 @@ def resolve(model: str) -> Source:
     """
     entry = catalogue_model(model)
     if entry:
-        return Source(model, "catalogue", _package_folder(entry))
+        return Source(model, "catalogue", _folder_of(entry))
     path = _existing(model)
     if path and path.is_dir():
         return Source(model, "folder", path)
@@ -130,8 +130,10 @@ def _existing(model: str) -> Path | None:
         return None
 
 
-def _package_folder(entry: CatalogueModel) -> Path:
-    """The folder `model` in an installed package, found without importing it."""
+def _folder_of(entry: CatalogueModel) -> Path:
+    """The folder of a catalogue model: our own, or `model` in an installed package, found without importing it."""
+    if not entry.package:
+        return BUNDLED / entry.name
     found = importlib.util.find_spec(entry.package)
     if found is None or not found.submodule_search_locations:
         raise ModelError(f"The model '{entry.name}' is not installed; install it with `{entry.install}`.")
