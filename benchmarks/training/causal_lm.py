@@ -1,6 +1,6 @@
 """Train a small causal language model: `python -m benchmarks.training.causal_lm`.
 
-A GPT-2 (4 layers, 192 wide, 3.4 M parameters) on the tokens of the masked language model (see `language_model`): every token is
+A GPT-2 (4 layers, 128 wide, 1.9 M parameters) on the tokens of the masked language model (see `language_model`): every token is
 predicted from those before it. Rows are 64 tokens, then 128, each opening with [CLS].
 """
 
@@ -25,7 +25,7 @@ def new_model(stream: np.ndarray) -> GPT2LMHeadModel:
     config = GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=POSITIONS,
-        n_embd=192,
+        n_embd=128,
         n_layer=4,
         n_head=4,
         resid_pdrop=0.0,
