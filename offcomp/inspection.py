@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from offcomp import __version__
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.random_matrix import random_spectrum
 from offcomp.spectra import MatrixSpectrum
 from offcomp.views import View, block_starts
@@ -121,3 +123,27 @@ def block_table(view: View, rank: int) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     table["relative_error"] = np.sqrt(table["residual"] / table["energy"].where(table["energy"] > 0, 1.0))
     return table
+
+
+def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
+    """What the residual holds, and which block of rows and which of columns lose most, in a sentence."""
+    rows = blocks[blocks["side"] == "rows"]
+    energy, lost = float(rows["energy"].sum()), float(rows["residual"].sum())
+    if lost <= 1e-9 * energy:
+        return "The residual holds nothing: the matrix is kept whole."
+    words = f"The residual holds {percent(lost / energy)} of the energy"
+    worst = []
+    for side, part in blocks[blocks["energy"] > 0].groupby("side", sort=False):
+        block = part.loc[part["relative_error"].idxmax()]
+        if len(part) > 1:
+            ends = list(dict.fromkeys((int(block["first"]), int(block["last"]))))
+            which = f"{side if len(ends) > 1 else str(side).removesuffix('s')} {' to '.join(f'{end:,}' for end in ends)}"
+            worst.append(f"{percent(block['relative_error'] ** 2)} of {which}")
+    counted = ", counted from the longest" if order == "norm" else ""
+    return f"{words}; at worst {' and '.join(worst)}{counted}." if worst else f"{words}."
+
+
+def exported(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> pd.DataFrame:
+    """A table for a file: with what it was computed from in every row."""
+    about = {"model": info.model, "fingerprint": info.fingerprint, "module": spec.name, "offcomp": __version__}
+    return table.assign(**about)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import streamlit as st
 
@@ -37,27 +38,42 @@ def model_info(model: str) -> ModelInfo:
 
 
 @st.cache_resource
-def _spectra_jobs() -> dict[str, subprocess.Popen[bytes]]:
+def _jobs() -> dict[tuple[str, ...], subprocess.Popen[bytes]]:
     return {}
 
 
 def request_spectra(plan: Plan) -> str:
-    """See that the spectra of a plan's groups get computed in the background.
+    """See that the spectra of a plan's groups get computed in the background: "working", "" once done, or why it failed."""
+    return _request("spectra", "--json", "-", text=plan.to_json())
 
-    Returns "working" or, where the last try failed, why. One process a plan; asking again while it works changes nothing.
+
+def request_survey(model: str, modules: Sequence[str], ratio: float) -> str:
+    """See that a survey of these modules gets made in the background. Answers as `request_spectra` does."""
+    return _request("suggest", "--json", "--survey", "--modules", ",".join(modules), "--ratio", str(ratio), "--", model)
+
+
+def request_view(model: str, module: str) -> str:
+    """See that the file from which a module is drawn gets made in the background; answers as `request_spectra`."""
+    return _request("inspect", "--json", "--", model, module)
+
+
+def _request(*arguments: str, text: str = "") -> str:
+    """Let a process of its own do what the command line does, with `text` as its input.
+
+    Returns "working"; "" once it is done; or, where it failed, why. One process a request; asking again while it works changes
+    nothing, asking after its end starts another.
     """
-    text = plan.to_json()
-    jobs = _spectra_jobs()
-    if text not in jobs:
-        command = [sys.executable, "-m", "offcomp.cli", "spectra", "-", "--json"]
+    jobs, key = _jobs(), (*arguments, text)
+    if key not in jobs:
+        command = [sys.executable, "-m", "offcomp.cli", *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert process.stdin is not None  # noqa: S101  # it is a pipe
         process.stdin.write(text.encode())
         process.stdin.close()
-        jobs[text] = process
-    process = jobs[text]
+        jobs[key] = process
+    process = jobs[key]
     if process.poll() is None:
         return "working"
     reason = process.stderr.read().decode() if process.stderr and process.returncode else ""
-    jobs.pop(text)
+    jobs.pop(key)
     return reason.strip().removeprefix("offcomp: ")

@@ -1,0 +1,248 @@
+"""One weight matrix on a page: module and rank, what the rank keeps, and pictures once their file is made."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from offcomp.files import home_folder
+from offcomp.inspect_charts import (
+    MAP_PIXELS,
+    ROWS_PIXELS,
+    cell_words,
+    colour_limit,
+    energy_figure,
+    map_figure,
+    rows_figure,
+    spectrum_figure,
+)
+from offcomp.inspection import (
+    SPECTRUM_COLUMNS,
+    block_table,
+    blocks_answer,
+    exported,
+    row_table,
+    rows_answer,
+    spectrum_answer,
+    spectrum_table,
+)
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.spectra import MatrixSpectrum, find
+from offcomp.ui import draft
+from offcomp.ui.frame import palette, told
+from offcomp.ui.inspect_choices import ORDER, TIMES, ZOOM, choose_module, choose_rank, follow_link, remember
+from offcomp.ui.jobs import request_view
+from offcomp.views import ORDERS, View, read_view, view_path
+
+FAILED = "inspect_failed"
+POLL_SECONDS = 1.0
+BLOCK_COLUMNS = {"side": "Side", "first": "From", "last": "To", "energy": "Energy", "kept": "Kept", "residual": "Residual"}
+MAPS = (("original", "energy", "Original"), ("reconstruction", "kept", "Rank {}"), ("residual", "residual", "Residual"))
+ORDER_HELP = "By norm: the longest rows and columns come first, which shows whether the energy sits in a few of them."
+
+
+def show_matrix(info: ModelInfo) -> None:
+    """The whole page below its title. As a fragment: a new rank redraws this and nothing else."""
+    with told():
+        _show_matrix(info)
+    draft.share()
+
+
+def _show_matrix(info: ModelInfo) -> None:
+    left, right = st.columns([5, 7], gap="medium")
+    with left:
+        spec = choose_module(info)
+    follow_link()
+    path = view_path(info, spec, home_folder())
+    view = read_view(path, spec.shape, st.session_state[ORDER])
+    values = find(info, (spec,), "rows", home_folder()) if view is None else view.values
+    if values is None:
+        st.markdown(f"{spec.name} is a matrix of {spec.rows:,} x {spec.cols:,} weights. Its singular values are not known yet.")
+        _wait(info, spec)
+        return
+    with right:
+        rank = choose_rank(info, spec)
+    table = spectrum_table(MatrixSpectrum(*spec.shape, values))
+    _show_answer(info, spec, spectrum_answer(table, spec.name, rank))
+    _show_spectrum(spec, table, rank)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.subheader(f"What does rank {rank} keep, and lose?", width="stretch")
+        if view is not None:
+            _choose_drawing()
+    if view is None:
+        _wait(info, spec)
+    else:
+        _show_maps(spec, view, rank)
+        _show_rows(spec, view, rank)
+    _show_spectrum_table(info, spec, table, "computed here from the weights" if view else "they come with offcomp")
+    if view is not None:
+        _show_view_tables(info, spec, view, rank)
+
+
+def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
+    """The sentence, and the way on."""
+    words, way_on = st.columns([5, 1], vertical_alignment="center")
+    words.markdown(answer)
+    if way_on.button("Compress it", type="primary", key="inspect_compress", icon=":material/compress:", width="stretch"):
+        draft.choose(info, [spec.name])
+        st.switch_page("pages/compress.py")
+
+
+def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
+    """Singular values, and energy beside stored parameters."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        alt = f"Singular values of {spec.name} on a log scale, those up to rank {rank} filled, and those of a random matrix."
+        _chart(spectrum_figure(table, rank, palette()), "inspect_spectrum", alt)
+    with right:
+        alt = f"Energy kept and parameters stored at each rank of {spec.name}, in per cent, with rank {rank} marked."
+        _chart(energy_figure(table, rank, palette()), "inspect_energy", alt)
+
+
+def _choose_drawing() -> None:
+    """The order of rows and columns, and whether the colours of the residual are stretched."""
+    st.segmented_control(
+        "Rows and columns",
+        list(ORDERS),
+        format_func=ORDERS.__getitem__,
+        key=ORDER,
+        required=True,
+        help=ORDER_HELP,
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    st.toggle(f"Residual x{ZOOM}", key=TIMES, persist_state="session", help="Stretch the colours of the residual alone.")
+    remember("order", st.session_state[ORDER], next(iter(ORDERS)))
+    remember("residual", str(ZOOM) if st.session_state[TIMES] else "", "")
+
+
+def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
+    """Original, reconstruction and residual on one scale, with bars of energy."""
+    zoomed = bool(st.session_state[TIMES])
+    maps, blocks = view.maps(rank), block_table(view, rank)
+    st.markdown(blocks_answer(blocks, st.session_state[ORDER]))
+    limit = colour_limit(view.original)
+    for column, (name, part, title) in zip(st.columns(3, gap="small"), MAPS, strict=True):
+        stretched = zoomed and name == "residual"
+        figure = map_figure(
+            getattr(maps, name),
+            blocks,
+            part=part,
+            limit=limit / ZOOM if stretched else limit,
+            shape=spec.shape,
+            title=title.format(rank) + (f", colours x{ZOOM}" if stretched else ""),
+            palette=palette(),
+        )
+        with column:
+            _chart(figure, f"inspect_{name}", f"Map of {spec.name}, {title.format(rank)}; the table below has the energies.")
+    colours = f"One scale for all three{f', but x{ZOOM} for the residual' if zoomed else ''}"
+    st.caption(
+        f"{cell_words(spec.shape)} {colours}: red above 0, blue below, up to where 99.5 % of the original's cells are. Bars: "
+        "energy of each block of rows (right) and of columns (top), exact and not averaged, on one scale too."
+    )
+
+
+def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
+    """Direction against length of rows."""
+    rows = row_table(view, rank)
+    if rows.empty:
+        st.caption(rows_answer(rows, view, rank))
+        return
+    alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the length of the row."
+    _chart(rows_figure(rows, palette()), "inspect_rows", alt)
+    st.caption(rows_answer(rows, view, rank))
+
+
+def _show_spectrum_table(info: ModelInfo, spec: ModuleSpec, table: pd.DataFrame, source: str) -> None:
+    """The same as a table, and where it comes from."""
+    with st.expander("Singular values as a table, and where they come from"):
+        formats = {
+            "Stored parameters": st.column_config.NumberColumn(format="localized"),
+            "Rank": st.column_config.NumberColumn(format="%d"),
+        }
+        _table(table.rename(columns=SPECTRUM_COLUMNS), "spectrum", formats)
+        _download(info, spec, table, "spectrum")
+        st.caption(
+            f"Exact: {source}. Energy is squared length; rank r keeps the sum of the r largest squared singular values "
+            "(Eckart and Young 1936). Random: entries of a normal distribution, same shape and length, by the law of Marchenko "
+            f"and Pastur (1967). `offcomp inspect {info.model} {spec.name}` prints the same."
+        )
+
+
+def _show_view_tables(info: ModelInfo, spec: ModuleSpec, view: View, rank: int) -> None:
+    """What the bars and the dots show, as tables."""
+    blocks, rows = block_table(view, rank), row_table(view, rank)
+    with st.expander("Energies of the blocks as a table"):
+        _table(blocks.rename(columns=BLOCK_COLUMNS | {"relative_error": "Relative error"}), "blocks", {})
+        _download(info, spec, blocks.assign(rank=rank, order=ORDERS[st.session_state[ORDER]]), "blocks")
+    with st.expander("These rows as a table"):
+        _table(rows.rename(columns={"row": "Row", "norm": "Length", "cosine": "Cosine"}), "rows", {})
+        _download(info, spec, rows.assign(rank=rank), "rows")
+
+
+def _chart(figure: go.Figure, key: str, alt: str) -> None:
+    st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
+
+
+def _table(table: pd.DataFrame, purpose: str, formats: dict[str, object]) -> None:
+    numbers = {name: st.column_config.NumberColumn(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
+    st.dataframe(table, hide_index=True, key=f"inspect_{purpose}_table", column_config=numbers | formats, height=300)
+
+
+def _download(info: ModelInfo, spec: ModuleSpec, table: pd.DataFrame, purpose: str) -> None:
+    st.download_button(
+        "Download as CSV",
+        partial(_as_csv, table, info, spec),  # made when it is asked for
+        f"offcomp-{spec.name}-{purpose}.csv",
+        "text/csv",
+        key=f"inspect_{purpose}_csv",
+        on_click="ignore",
+    )
+
+
+def _as_csv(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> str:
+    return str(exported(table, info, spec).to_csv(index=False))
+
+
+def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
+    """Say that the pictures are on their way and look again until they are, or say why there are none."""
+    failures: dict[str, str] = st.session_state.setdefault(FAILED, {})
+    place = f"{info.model} {spec.name}"
+    if place not in failures:
+        problem = request_view(info.model, spec.name)
+        if not problem:
+            _look_again(info, spec)
+        if problem != "working":
+            failures[place] = _sentence(problem)
+    if place in failures:
+        st.error(failures[place], icon=":material/error:")
+        if st.button("Try again", key="inspect_again", icon=":material/refresh:"):
+            del failures[place]
+            st.rerun()
+        return
+    st.caption(f"Reading the weights of {spec.name}, once. The pictures appear in some seconds.")
+    for column in st.columns(3, gap="small"):
+        column.skeleton(height=MAP_PIXELS)
+    st.skeleton(height=ROWS_PIXELS)
+    st.fragment(_look_again, run_every=POLL_SECONDS)(info, spec)
+
+
+def _look_again(info: ModelInfo, spec: ModuleSpec) -> None:
+    """Draw the page anew once the file is there, or the process has failed."""
+    done = read_view(view_path(info, spec, home_folder()), spec.shape) is not None
+    problem = "" if done else request_view(info.model, spec.name)
+    if problem == "working":
+        return
+    if not done:
+        st.session_state[FAILED][f"{info.model} {spec.name}"] = _sentence(problem)
+    st.rerun()
+
+
+def _sentence(problem: str) -> str:
+    """The last line that a failed process said."""
+    last = problem.splitlines()[-1:] or ["The pictures were made but cannot be read; is the disk full?"]
+    return last[0].removeprefix("offcomp: ")
