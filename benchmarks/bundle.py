@@ -1,10 +1,13 @@
-"""Make what is bundled: `python -m benchmarks.bundle` writes the spectra and the example runs under assets/.
+"""Make what is bundled: `python -m benchmarks.bundle [--model NAME]` writes listing, spectra and example runs under assets/.
 
-Needs the MiniLM-L6 package. Everything is computed here and now; nothing is copied from elsewhere.
+Everything is computed here and now from the weights of a model of the catalogue; nothing is copied from elsewhere. Example runs
+are those of MiniLM-L6, for the Start page.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
 from collections.abc import Iterator
 from itertools import combinations
@@ -25,7 +28,7 @@ from offcomp.runs import RunStore
 from offcomp.spectra import compute, spectrum_key
 
 ASSETS = Path(__file__).parents[1] / "assets"
-MODEL = "minilm-l6"
+FIRST = "minilm-l6"
 EXAMPLES = ("svd", "autoencoder")
 
 
@@ -58,12 +61,12 @@ def run_examples(info: ModelInfo) -> None:
     for method in map(method_of_role, EXAMPLES):
         with TemporaryDirectory() as home:
             store = RunStore(Path(home))
-            plan = Plan(MODEL, make_groups(specs, "kind", method=method.name, ratio=3.0))
-            run = store.submit(plan, model_info(MODEL, store.home))
+            plan = Plan(FIRST, make_groups(specs, "kind", method=method.name, ratio=3.0))
+            run = store.submit(plan, model_info(FIRST, store.home))
             while not run.ended:
                 sleep(0.2)
                 run = store.get(run.id)
-            shutil.copy(run.folder / "run.json", ASSETS / "runs" / f"{MODEL}-{method.role}.json")
+            shutil.copy(run.folder / "run.json", ASSETS / "runs" / f"{FIRST}-{method.role}.json")
             print(f"{method.title}: run {run.id} {run.status}")
 
 
@@ -74,17 +77,29 @@ def write_spectra(info: ModelInfo) -> None:
         name = f"g{len(by_key)}"
         by_key.setdefault(spectrum_key(members, stack), Group(name, tuple(m.name for m in members), stack))
     with TemporaryDirectory() as home:
-        spectra = compute(Plan(MODEL, tuple(by_key.values())), Path(home))
+        spectra = compute(Plan(info.model, tuple(by_key.values())), Path(home))
     keyed = {key: spectra[group.name] for key, group in by_key.items()}
-    path = ASSETS / "spectra" / f"{MODEL}.npz"
+    path = ASSETS / "spectra" / f"{info.model}.npz"
     np.savez_compressed(path, fingerprint=np.array(info.fingerprint), **keyed)
     print(f"{path.name}: {len(keyed)} spectra, {path.stat().st_size / 1e3:.0f} kB")
 
 
+def write_listing(info: ModelInfo) -> None:
+    """Write assets/models/NAME.json, a module a line."""
+    document = info.to_dict()
+    modules = ",\n".join(f"  {json.dumps(module)}" for module in document.pop("modules"))
+    head = json.dumps(document, indent=1).removesuffix("\n}")
+    (ASSETS / "models" / f"{info.model}.json").write_text(f'{head},\n "modules": [\n{modules}\n ]\n}}\n', encoding="utf-8")
+
+
 def main() -> None:
-    """Write everything."""
-    info = describe(MODEL)
-    run_examples(info)
+    """Write everything of one model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=FIRST)
+    info = describe(parser.parse_args().model)
+    write_listing(info)
+    if info.model == FIRST:
+        run_examples(info)
     write_spectra(info)
 
 

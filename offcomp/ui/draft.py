@@ -34,6 +34,8 @@ OWN = "own"
 """The grouping that is a list of groups, from the page Groups."""
 NONE = "none"
 MOST_LAYERS = 1000
+RUNS = "runs"
+"""Of the URL: the runs that are compared, which `selection` reads and writes. They go along to every page."""
 WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 
@@ -164,6 +166,8 @@ def restore() -> None:
     """Follow the link that opened the page, where it asks for something new; then see that every field has a value."""
     state, asked = st.session_state, st.query_params.to_dict()
     written: dict[str, str] = state.get(WRITTEN, {})
+    if RUNS in written and RUNS not in asked:  # a step to another page leaves the URL bare
+        st.query_params[RUNS] = written[RUNS]
     fresh = {name: text for name, text in asked.items() if written.get(name) != text}
     if "model" in fresh and fresh["model"] != state.get("model"):
         forget_modules()
@@ -217,6 +221,12 @@ def summary() -> str:
     methods = [method_of_role(role).title for role in state["methods"] or []]
     by = f", {len(methods)} methods" if len(methods) > 2 else f", {' and '.join(methods)}" if methods else ""
     return f"{model()}: {what} at {state['ratio']:g}x{by}"
+
+
+def compared() -> str:
+    """The runs that are compared, in words; empty where none is named yet."""
+    names = [name for name in st.query_params.get(RUNS, "").split(",") if name]
+    return "all runs" if names == ["all"] else f"{len(names)} run{'s' * (len(names) != 1)}" if names else ""
 
 
 def model() -> str:

@@ -59,6 +59,8 @@ def page(name: str, question: str) -> Iterator[None]:
             st.page_link(path, label=title, icon=icon)
         jobs_chip()
         st.caption(f"Draft: {draft.summary()}")
+        if compared := draft.compared():
+            st.caption(f"Compared: {compared}")
         st.caption(f"Version {__version__}. Everything stays on this machine.")
     st.title(question)
     draft.show_problems()
