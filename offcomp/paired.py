@@ -49,7 +49,7 @@ CHANGE_COLUMNS = ("run", "name", "task", "text", "truth", "before", "after", "di
 def change_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each example that a task without classes reports as changed most, by the size of the change.
 
-    before, after    what the models give: a similarity or a predicted score, or a loss in nats a word
+    before, after    what the models give: a similarity or a predicted score, or a loss in nats a token
     """
     names = short_names(runs)
     rows = [

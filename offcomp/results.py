@@ -7,6 +7,7 @@ group: the residual is rmse^2 * entries, the squared weights are (rmse / relativ
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
 from typing import Any
@@ -82,17 +83,20 @@ def label(run: Run) -> str:
 def short_names(runs: Sequence[Run]) -> dict[str, str]:
     """The shortest name of each run, by id, that tells it from the others: "SVD", "SVD query at 3.0x", "SVD e18348"."""
     many_models = len({run.plan.model for run in runs}) > 1
-    names = {}
+    rivals: dict[str, list[Run]] = {}
     for run in runs:
-        rivals = [other for other in runs if method_title(other) == method_title(run)]
-        name = f"{run.plan.model} {method_title(run)}" if many_models else method_title(run)
-        if run.plan.groups and len({modules_of(other) for other in rivals}) > 1:
-            name += f" {modules_title(run)}"
-        if run.plan.groups and len({ratio_title(other) for other in rivals}) > 1:
-            name += f" at {ratio_title(run)}"
-        names[run.id] = name
-    taken = list(names.values())
-    return {run: name if taken.count(name) == 1 else f"{name} {run[:SHORT_ID]}" for run, name in names.items()}
+        rivals.setdefault(method_title(run), []).append(run)
+    names = {}
+    for title, alike in rivals.items():
+        compressed = [run for run in alike if run.plan.groups]
+        many_choices, many_ratios = (len(set(map(about, compressed))) > 1 for about in (modules_of, ratio_title))
+        for run in alike:
+            name = f"{run.plan.model} {title}" if many_models else title
+            name += f" {modules_title(run)}" if many_choices else ""
+            name += f" at {ratio_title(run)}" if many_ratios else ""
+            names[run.id] = name
+    taken = Counter(names.values())
+    return {run.id: names[run.id] + (f" {run.id[:SHORT_ID]}" if taken[names[run.id]] > 1 else "") for run in runs}
 
 
 def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:

@@ -109,11 +109,11 @@ METRICS = {
             "masked perplexity",
             "Masked perplexity",
             "masked perplexity",
-            "Perplexity of masked words",
+            "Perplexity of masked tokens",
             "How perplexed is it by {}?",
-            "Among how many words the model is as good as guessing where a word is masked, with its 95 % interval. "
+            "Among how many tokens the model is as good as guessing where one is masked, with its 95 % interval. "
             "Lower is better; 1 is certainty.",
-            "masked words",
+            "masked tokens",
             1.0,
             inf,
             "lower",
@@ -122,11 +122,11 @@ METRICS = {
             "perplexity",
             "Perplexity",
             "perplexity",
-            "Perplexity of next words",
+            "Perplexity of next tokens",
             "How perplexed is it by {}?",
-            "Among how many words the model is as good as guessing the next one, with its 95 % interval. "
+            "Among how many tokens the model is as good as guessing the next one, with its 95 % interval. "
             "Lower is better; 1 is certainty.",
-            "words",
+            "tokens",
             1.0,
             inf,
             "lower",

@@ -1,4 +1,4 @@
-"""Compare finished runs: errors, scores, size, what differs, and which predictions changed."""
+"""Compare finished runs: which is best for its size, errors, scores, what is left to store, and what differs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,14 +6,16 @@ from functools import partial
 import streamlit as st
 
 from offcomp.ui.frame import page
+from offcomp.ui.front import agreement_measure, show_agreement, show_front
 from offcomp.ui.results import show_answer, show_differences, show_downloads, show_errors, show_figures, show_size
-from offcomp.ui.scores import score_panels, show_changes, show_flip_counts, show_flips
+from offcomp.ui.scores import score_panels, show_flip_counts
 from offcomp.ui.selection import choose_runs
 
 with page("Compare", "Which method keeps more of the model?"):
     runs = choose_runs()
     if runs:
         show_answer(runs)
+        show_front(runs)
         show_figures(runs)
         panels: list[Callable[[], None]] = [
             partial(show_errors, runs),
@@ -21,11 +23,11 @@ with page("Compare", "Which method keeps more of the model?"):
             partial(show_size, runs),
             partial(show_flip_counts, runs),
         ]
+        if measure := agreement_measure(runs):
+            panels.insert(0, partial(show_agreement, runs, measure))
         for start in range(0, len(panels), 2):
             for column, panel in zip(st.columns(2, gap="large"), panels[start : start + 2], strict=False):
                 with column:
                     panel()
-        show_flips(runs)
-        show_changes(runs)
         show_differences(runs)
         show_downloads(runs)

@@ -24,6 +24,7 @@ DESCRIPTIONS = (
     "offcomp.models.catalogue",
     "offcomp.models.families",
     "offcomp.models.listing",
+    "offcomp.models.matrix_files",
     "offcomp.models.safetensors_files",
     "offcomp.models.sources",
     "offcomp.tasks",

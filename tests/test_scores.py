@@ -127,8 +127,8 @@ def test_scores_of_one_chart_share_metric_and_examples() -> None:
     [
         ("sentiment", "Accuracy (share of test sentences, in %)", "right is better", "always the same answer: 50.0 %"),
         ("similarity", "Spearman correlation", "right is better", None),
-        ("masked-prose", "Perplexity of masked words", "lower is better, log scale", "word frequencies alone: 1,200"),
-        ("causal-prose", "Perplexity of next words", "lower is better, log scale", "word frequencies alone: 2,000"),
+        ("masked-prose", "Perplexity of masked tokens", "lower is better, log scale", "word frequencies alone: 1,200"),
+        ("causal-prose", "Perplexity of next tokens", "lower is better, log scale", "word frequencies alone: 2,000"),
     ],
 )
 def test_a_chart_names_its_axis_its_direction_and_its_baseline(task: str, axis: str, better: str, baseline: str | None) -> None:

@@ -18,7 +18,6 @@ from offcomp.first_chart import error_svg
 from offcomp.paired import change_table, flip_table
 from offcomp.result_charts import (
     LEVELS,
-    UNITS,
     error_figure,
     error_table,
     size_figure,
@@ -54,6 +53,8 @@ METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreeme
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
 TALL_CHART_PIXELS = 640
+UNIT = "compare_unit"
+SIZE_UNITS = ("bytes", "parameters")
 HIDDEN_COLUMNS = ("role", "symbol")
 SOMETIMES_EMPTY = ("flips", "changes")  # by the kinds of the tasks
 HELP = {
@@ -176,10 +177,15 @@ def _switch(name: str, options: tuple[str, ...], key: str) -> str:
     return chosen or options[0]
 
 
+def chosen_unit() -> str:
+    """The unit of sizes, as the switch of the first chart says."""
+    return str(st.session_state.get(UNIT) or SIZE_UNITS[0])
+
+
 def show_size(runs: Sequence[Run]) -> None:
     """Chart and table of what is left to store, for three denominators."""
     chart = st.container()
-    unit = _switch("Size in", UNITS, "compare_unit")
+    unit = chosen_unit()
     table = size_table(runs)
     alt = (
         f"Share of the {unit} that is left of the chosen modules, of all weights and of the model; numbers in the table below."
@@ -193,7 +199,7 @@ def show_chart(place: DeltaGenerator, figure: go.Figure, table: pd.DataFrame, *,
     with place.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
         st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
     with st.expander("The same as a table"):
-        shown = table.drop(columns=list(HIDDEN_COLUMNS))
+        shown = table.drop(columns=list(HIDDEN_COLUMNS), errors="ignore")
         st.dataframe(_readable(shown), hide_index=True, key=f"{key}_table", column_config=_formats(shown))
 
 
@@ -203,7 +209,7 @@ def _readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return sentence_start(name.replace("_", " "))
 
 
 def show_differences(runs: Sequence[Run]) -> None:

@@ -1,8 +1,8 @@
-"""Which finished runs a page shows: those of the URL, else the newest that belong together."""
+"""Which finished runs Compare and Examples show: those of the URL, else the newest that belong together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -12,43 +12,84 @@ from offcomp.runs import Run, RunStore
 
 SELECTION = "compare_runs"
 PROBLEMS = "compare_problems"
+WRITTEN = "compare_written"
 PARAMETER = "runs"  # of the URL
+EVERY = "all"
+"""In the URL: every finished run of this home. Hundreds of names would make no link."""
+FOLDED_FROM = 9
+"""More chosen runs than these are folded away, so that the page's answer stays in sight."""
 SIBLINGS_SHOWN = 3
 
 
 def choose_runs() -> list[Run]:
-    """The runs to compare: those of the URL, else the newest that belong together. The choice is written back to the URL."""
+    """The runs to look at: those of the URL, else the newest that belong together; Compare and Examples share them.
+
+    The choice is written back to the URL. A link is followed where it differs from what was last written.
+    """
     everything = RunStore().all()
     own = [run for run in everything if run.status == "done"]
     bundled = [run for run in bundled_runs() if run.id not in {mine.id for mine in own}]
     pool = {run.id: run for run in [*own, *bundled]}
-    if SELECTION not in st.session_state:
-        asked = [name for name in st.query_params.get(PARAMETER, "").split(",") if name]
-        st.session_state[PROBLEMS] = [_problem(name, everything) for name in asked if name not in pool]
-        st.session_state[SELECTION] = [name for name in dict.fromkeys(asked) if name in pool] or default_selection(own, bundled)
+    _follow_link(everything, own, bundled)
     st.session_state[SELECTION] = [name for name in st.session_state[SELECTION] if name in pool]
     if not own:
         _invite()
-    chosen = st.multiselect(
-        "Runs to compare",
-        list(pool),
-        key=SELECTION,
-        format_func=lambda name: label(pool[name]) + ("" if pool[name] in own else ", bundled"),
-        placeholder="Choose one or more finished runs",
-        on_change=_forget_problems,
-    )
+    chosen = _ask(pool, [run.id for run in own])
     for problem in st.session_state.get(PROBLEMS, []):
         st.warning(problem, icon=":material/info:")
-    if chosen:
-        st.query_params[PARAMETER] = ",".join(chosen)
-    else:
-        st.query_params.pop(PARAMETER, None)
+    _write(chosen, [run.id for run in own])
+    if not chosen:
         st.info("Choose at least one run above.")
     runs = [pool[name] for name in chosen]
     named = st.session_state.get(PROBLEMS)
     for run in [] if named else unfinished_siblings(runs, everything)[:SIBLINGS_SHOWN]:
         st.caption(f"Not shown: {label(run)}, {run.status}. {run.error}")
     return runs
+
+
+def _follow_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
+    """Take the runs that the URL names, where it names others than the page wrote; at first the newest that belong together."""
+    state, asked = st.session_state, st.query_params.get(PARAMETER, "")
+    if SELECTION in state and asked in ("", state.get(WRITTEN)):
+        return
+    finished = {run.id for run in [*own, *bundled]}
+    names = [run.id for run in own] if asked == EVERY else [name for name in dict.fromkeys(asked.split(",")) if name]
+    state[PROBLEMS] = [_problem(name, everything) for name in names if name not in finished]
+    state[SELECTION] = [name for name in names if name in finished] or default_selection(own, bundled)
+
+
+def _ask(pool: Mapping[str, Run], own: Sequence[str]) -> list[str]:
+    """The widget; folded away where many runs are chosen, with a way to have all of one's own."""
+    count, mine = len(st.session_state[SELECTION]), set(own)
+    place = st.expander(f"{count} runs chosen, of {len(pool)}") if count > FOLDED_FROM else st.container()
+    with place:
+        chosen = st.multiselect(
+            "Runs to compare",
+            list(pool),
+            key=SELECTION,
+            format_func=lambda name: label(pool[name]) + ("" if name in mine else ", bundled"),
+            placeholder="Choose one or more finished runs",
+            on_change=_forget_problems,
+            persist_state="session",
+        )
+        if len(own) > FOLDED_FROM and len(chosen) < len(own):
+            st.button(f"All {len(own)} finished runs", key="compare_all", on_click=_choose, args=(list(own),), type="tertiary")
+    return list(chosen)
+
+
+def _choose(names: list[str]) -> None:
+    st.session_state[SELECTION] = names
+    _forget_problems()
+
+
+def _write(chosen: Sequence[str], own: Sequence[str]) -> None:
+    """The choice into the URL."""
+    text = EVERY if len(chosen) > FOLDED_FROM and set(chosen) == set(own) else ",".join(chosen)
+    st.session_state[WRITTEN] = text
+    if text:
+        st.query_params[PARAMETER] = text
+    else:
+        st.query_params.pop(PARAMETER, None)
 
 
 def _problem(name: str, everything: Sequence[Run]) -> str:

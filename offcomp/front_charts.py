@@ -1,0 +1,269 @@
+"""Charts of score against size, and of score against relative error. Their tables: `fronts`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite, log10
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from offcomp.charts import FONT_SIZE, styled
+from offcomp.dot_charts import SYMBOLS, shortened
+from offcomp.fronts import ALONE, SIZES, TOGETHER, metric_named
+from offcomp.results import TITLES
+from offcomp.score_charts import LOG_FROM
+from offcomp.scores import Metric, sentence_start, within_sentence
+from offcomp.theme import MARKERS, Palette
+
+FRONT_PIXELS = 400
+AGREEMENT_PIXELS = 330
+TITLE_PIXELS = 46
+LEGEND_ROW_PIXELS = 22
+LEGEND_ENTRY_PIXELS = 104
+LEGEND_ABREAST = 3  # on a phone
+MARKER_SIZE, STAR_SIZE = 12, 17
+PALE = 0.38
+MOST_BARS = 40
+"""With more runs only those on the front have an interval bar: all of them would hide each other."""
+MOST_LABELS = 6
+FREE_WIDTH, FREE_HEIGHT = 0.4, 0.07
+"""Shares of the axes that a point's name needs for itself."""
+REFERENCE_DASHES = ("dash", "longdashdot")
+FILLS = {ALONE: "", TOGETHER: "-open"}
+
+
+def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette) -> go.Figure:
+    """Value against size: the front as a stepped line, runs beside it pale, the original as star with the band of its interval.
+
+    Colour and shape are the method's, the fill is the grouping's. References are broken lines, named in the legend.
+    """
+    metric = metric_named(table["metric"].iloc[0])
+    factor = 100 if metric.percent else 1
+    shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
+    original, runs = shown[shown["role"] == "original"].iloc[:1], shown[shown["run"] != ""]
+    figure = go.Figure()
+    _original_band(figure, original, palette)
+    _reference_lines(figure, references.assign(value=factor * references["value"]), shown, palette)
+    _step_line(figure, shown, palette)
+    labelled = _has_room(shown)
+    for (role, grouping, on_front), part in runs.groupby(["role", "grouping", "on_front"], sort=False):
+        named = not labelled and role not in {trace.legendgroup for trace in figure.data}
+        bars = len(runs) <= MOST_BARS or bool(on_front)
+        figure.add_trace(_marks(part, str(role), str(grouping), palette, metric, pale=not on_front, bars=bars))
+        figure.data[-1].update(showlegend=named)
+    _star(figure, original, palette, metric)
+    if labelled:
+        _names(figure, runs, (shown["size"].min() + shown["size"].max()) / 2, palette)
+    if runs["grouping"].nunique() > 1:
+        for grouping, fill in FILLS.items():
+            figure.add_trace(_key("circle" + fill, palette.muted, grouping))
+    _value_axis(figure, shown, references, metric)
+    _size_axis(figure, shown, metric)
+    return _finished(figure, palette, "Which run is best for its size?", FRONT_PIXELS)
+
+
+def _original_band(figure: go.Figure, original: pd.DataFrame, palette: Palette) -> None:
+    """What the original reaches, with its 95 % interval behind everything."""
+    colour = palette.roles["original"]
+    for row in original.to_dict("records"):
+        if row["high"] > row["low"]:
+            figure.add_hrect(y0=row["low"], y1=row["high"], fillcolor=colour, opacity=0.07, line_width=0, layer="below")
+        figure.add_hline(y=row["value"], line={"color": colour, "width": 1, "dash": "dot"}, layer="below")
+
+
+def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None:
+    """The best that can be had up to each size."""
+    front = shown[shown["on_front"]].sort_values("size").drop_duplicates("size")
+    if shown["size"].nunique() > 1 and len(front):
+        last = pd.DataFrame({"size": [shown["size"].max()], "value": [front["value"].iloc[-1]]})
+        line = pd.concat([front[["size", "value"]], last])
+        figure.add_scatter(
+            x=line["size"],
+            y=line["value"],
+            mode="lines",
+            line={"shape": "hv", "color": palette.muted, "width": 2},
+            hoverinfo="skip",
+            name="best up to its size",
+            legendgroup="front",
+        )
+
+
+def _marks(
+    part: pd.DataFrame, role: str, grouping: str, palette: Palette, metric: Metric, *, pale: bool, bars: bool
+) -> go.Scatter:
+    """The runs of one method and grouping; the hover tells each in full."""
+    colour = palette.roles.get(role, palette.roles["reference"])
+    errors = {"array": part["high"] - part["value"], "arrayminus": part["value"] - part["low"]}
+    symbol = SYMBOLS.get(role, SYMBOLS["reference"]) + FILLS.get(grouping, "")
+    return go.Scatter(
+        x=part["size"],
+        y=part["value"],
+        mode="markers",
+        opacity=PALE if pale else 1.0,
+        marker={"symbol": symbol, "size": MARKER_SIZE, "color": colour, "line": {"width": 2, "color": colour}},
+        error_y=errors | {"color": colour, "thickness": 2, "width": 6} if bars and _has_interval(part) else None,
+        customdata=[_details(row, metric) for row in part.to_dict("records")],
+        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(4)) + "<extra></extra>",
+        name=TITLES.get(role, "Several methods"),
+        legendgroup=role,
+    )
+
+
+def _has_interval(part: pd.DataFrame) -> bool:
+    """Whether any interval is wider than a point."""
+    return bool((part["high"] > part["low"]).any())
+
+
+def _details(row: Mapping[Any, Any], metric: Metric) -> tuple[str, str, str, str]:
+    """What the hover of a run says."""
+    value = row["value"] / (100 if metric.percent else 1)
+    n = f", {row['n']:,} {metric.counts}" if row["n"] else ""
+    return (
+        f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}",
+        f"{metric.word} {metric.number(value)}{n}",
+        row["about"].replace(" (", "<br>("),
+        f"{row['size']:.4g} {SIZES[row['unit']][0]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}",
+    )
+
+
+def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: Metric) -> None:
+    """The original, over everything."""
+    unit = SIZES[original["unit"].iloc[0]][0]
+    value = metric.number(original["value"].iloc[0] / (100 if metric.percent else 1))
+    figure.add_scatter(
+        x=original["size"],
+        y=original["value"],
+        mode="markers",
+        marker={"symbol": MARKERS["original"], "size": STAR_SIZE, "color": palette.roles["original"]},
+        hovertemplate=f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>",
+        name="Original",
+        legendgroup="original",
+    )
+
+
+def _has_room(shown: pd.DataFrame) -> bool:
+    """Whether every mark can carry its name: few marks, none within the place of another's name."""
+    points = list(zip(shown["size"], shown["value"], strict=True))
+    if len(points) > MOST_LABELS:
+        return False
+    width = (shown["size"].max() - shown["size"].min()) or 1.0
+    height = max(shown["high"].max() - shown["low"].min(), 1e-9)
+    return all(
+        abs(a[0] - b[0]) > FREE_WIDTH * width or abs(a[1] - b[1]) > FREE_HEIGHT * height
+        for index, a in enumerate(points)
+        for b in points[:index]
+    )
+
+
+def _names(figure: go.Figure, runs: pd.DataFrame, middle: float, palette: Palette) -> None:
+    """The name of each run beside its mark, towards the middle of the chart."""
+    for row in runs.to_dict("records"):
+        left = row["size"] > middle
+        figure.add_scatter(
+            x=[row["size"]],
+            y=[row["value"]],
+            mode="text",
+            text=[f"{shortened(row['name'])}   " if left else f"   {shortened(row['name'])}"],
+            textposition="top left" if left else "top right",
+            textfont={"size": FONT_SIZE - 1, "color": palette.text},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+
+
+def _key(symbol: str, colour: str, name: str) -> go.Scatter:
+    """An entry of the legend that explains a fill."""
+    marker = {"symbol": symbol, "size": MARKER_SIZE - 2, "color": colour, "line": {"width": 2, "color": colour}}
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip")
+
+
+def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.DataFrame, palette: Palette) -> None:
+    """A line for each way of plain rounding, named in the legend: on the lines the names would cover marks."""
+    ends = _with_room(shown["size"])
+    for row, dash in zip(references.to_dict("records"), REFERENCE_DASHES, strict=False):
+        figure.add_scatter(
+            x=ends,
+            y=[row["value"], row["value"]],
+            mode="lines",
+            line={"color": palette.roles["reference"], "width": 2, "dash": dash},
+            name=f"{row['name']}, {row['size']:.3g} {SIZES[shown['unit'].iloc[0]][0].split()[0]}",
+            hovertemplate=f"every linear weight rounded to {row['name']}: {row['size']:.3g} "
+            f"{SIZES[shown['unit'].iloc[0]][0]}<br>bundled measurement<extra></extra>",
+        )
+
+
+def _with_room(sizes: pd.Series) -> list[float]:
+    """The ends of the axis of sizes."""
+    low, high = sizes.min(), sizes.max()
+    room = 0.08 * ((high - low) or 0.1 * high or 1.0)
+    return [low - room, high + room]
+
+
+def _value_axis(figure: go.Figure, shown: pd.DataFrame, references: pd.DataFrame, metric: Metric) -> None:
+    """The axis of the values, with room for bars and names; logarithmic where perplexities are far apart."""
+    factor = 100 if metric.percent else 1
+    ends = [*shown["low"], *shown["high"], *shown["value"], *(factor * references["value"])]
+    values = [value for value in ends if isfinite(value)]
+    lowest, highest = min(values), max(values)
+    log = metric.direction == "lower" and lowest > 0 and highest > LOG_FROM * lowest
+    low, high = (log10(lowest), log10(highest)) if log else (lowest, highest)
+    room = (high - low) or 0.1 * factor
+    notes = (", in %" if metric.percent else "") + (", log scale" if log else "")
+    title = sentence_start(f"{metric.word}{_task(shown)}") + notes
+    figure.update_yaxes(
+        title={"text": title, "font": {"size": FONT_SIZE}}, range=[low - 0.1 * room, high + 0.14 * room], nticks=8
+    )
+    if log:
+        figure.update_yaxes(type="log")
+
+
+def _task(shown: pd.DataFrame) -> str:
+    title = shown["title"].iloc[0]
+    return "" if title.lower() == metric_named(shown["metric"].iloc[0]).word else f" on {within_sentence(title)}"
+
+
+def _size_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> None:
+    unit = SIZES[shown["unit"].iloc[0]][0]
+    better = "up" if metric.direction == "higher" else "down"
+    figure.update_xaxes(
+        title={
+            "text": f"stored size of the whole model, in {unit}<br>left and {better} is better",
+            "font": {"size": FONT_SIZE},
+        },
+        range=_with_room(shown["size"]),
+        nticks=7,
+    )
+
+
+def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
+    """Value against relative error, a mark a run: where the two agree, the marks lie along a line."""
+    metric = metric_named(table["metric"].iloc[0])
+    factor = 100 if metric.percent else 1
+    shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
+    figure = go.Figure()
+    for (role, grouping), part in shown.groupby(["role", "grouping"], sort=False):
+        named = role not in {trace.legendgroup for trace in figure.data}
+        mark = _marks(part, str(role), str(grouping), palette, metric, pale=False, bars=False)
+        figure.add_trace(mark.update(x=part["relative_error"], showlegend=named))
+    _value_axis(figure, shown, pd.DataFrame({"value": []}), metric)
+    better = "up" if metric.direction == "higher" else "down"
+    text = f"relative error of the chosen weights<br>left and {better} is better"
+    figure.update_xaxes(title={"text": text, "font": {"size": FONT_SIZE}}, nticks=7)
+    return _finished(figure, palette, "Do error and score agree?", AGREEMENT_PIXELS)
+
+
+def _finished(figure: go.Figure, palette: Palette, title: str, height: int) -> go.Figure:
+    """The common look, with a legend that fits a phone."""
+    entries = sum(trace.showlegend is not False for trace in figure.data)
+    top = TITLE_PIXELS + LEGEND_ROW_PIXELS * -(-entries // LEGEND_ABREAST)
+    height += top - TITLE_PIXELS
+    figure = styled(figure, palette, title=title, height=height)
+    figure.update_layout(
+        legend={"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
+        margin_t=top,
+        title={"yref": "container", "y": 1 - 10 / height, "yanchor": "top"},
+        showlegend=entries > 1,
+    )
+    return figure

@@ -1,0 +1,277 @@
+"""Score against size: which runs share an axis, which of them no other beats on both, and whether two metrics agree.
+
+A run is on the front where no other run, nor the original, is at most as large and at least as good, and better in one of both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import combinations
+from math import inf, isfinite
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from offcomp.measurements import Document
+from offcomp.paired import mark_of
+from offcomp.results import modules_of, overall_cosine, overall_error, result_of, role_of, short_names
+from offcomp.runs import Run
+from offcomp.scores import (
+    METRICS,
+    Metric,
+    Score,
+    against_original,
+    interval_of,
+    metric_of,
+    task_title,
+    within_sentence,
+)
+
+ERROR = Metric(
+    "relative error",
+    "Relative error",
+    "relative error",
+    "Relative error",
+    "What is left of {}?",
+    "Length of the difference between original and stored weights, divided by the length of the original.",
+    "weights",
+    0.0,
+    1.0,
+    "lower",
+)
+"""What runs are judged by where no task was scored."""
+
+ALONE, TOGETHER = "each alone", "stacked"
+SIZES = {"bytes": ("MB", 1e6), "parameters": ("M parameters", 1e6)}
+"""Unit of the size -> how it is written, and how many make one."""
+EIGHT_BITS, FEW_BITS = 8, 4
+FRONT_COLUMNS = (
+    *("run", "name", "role", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error"),
+    *("about", "within_noise", "on_front", "metric", "title", "unit"),
+)
+REFERENCE_COLUMNS = ("name", "value", "size")
+
+
+def metric_named(name: str) -> Metric:
+    """A metric of scores, or ERROR."""
+    return METRICS.get(name, ERROR)
+
+
+def measures_of(runs: Sequence[Run]) -> dict[str, str]:
+    """What the runs can be judged by: task -> its title, in the order of the plans, and the relative error at the end."""
+    titles = {task: task_title(task, score) for run in runs for task, score in result_of(run)["scores"].items()}
+    return titles | {ERROR.name: ERROR.title}
+
+
+def sharing_an_axis(runs: Sequence[Run], measure: str) -> tuple[list[Run], dict[str, list[Run]]]:
+    """The most runs that one axis can hold, and those left out by the reason why.
+
+    Scores need the same original on the same examples, errors the same weights; numbers of two kinds say nothing side by side.
+    """
+    marks = {run.id: _mark(run, measure) for run in runs}
+    kinds = Counter(mark for mark in marks.values() if mark is not None)
+    if not kinds:
+        return [], {_missing(measure): list(runs)}
+    chosen = kinds.most_common(1)[0][0]
+    shown = [run for run in runs if marks[run.id] == chosen]
+    left_out: dict[str, list[Run]] = {}
+    for run in runs:
+        if marks[run.id] != chosen:
+            left_out.setdefault(_reason(run, shown[0], measure, marks[run.id]), []).append(run)
+    return shown, left_out
+
+
+def _mark(run: Run, measure: str) -> Hashable | None:
+    """What runs on one axis have in common; None where a run has no such number."""
+    if measure == ERROR.name:
+        return (_fingerprint(run), modules_of(run)) if run.plan.groups else None
+    score = result_of(run)["scores"].get(measure)
+    value = score["compressed"]["value"] if score else None
+    return mark_of(run, measure) if value is not None and isfinite(value) else None
+
+
+def _fingerprint(run: Run) -> str:
+    return str(result_of(run)["model"]["fingerprint"])
+
+
+def _missing(measure: str) -> str:
+    return "nothing was compressed" if measure == ERROR.name else "no score on this task"
+
+
+def _reason(run: Run, shown: Run, measure: str, mark: Hashable | None) -> str:
+    """Why a run is not on the axis of another one."""
+    if mark is None:
+        return _missing(measure)
+    if _fingerprint(run) != _fingerprint(shown):
+        return f"of another model ({run.plan.model})"
+    return "other weights, whose error is another one" if measure == ERROR.name else "scored on other examples"
+
+
+def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One row a run, and the original at first: its whole model's size, its value with the 95 % interval, and the front.
+
+    `runs` share an axis. `about` tells the difference from the original in words, `within_noise` whether it could be chance.
+    """
+    if not runs:
+        return pd.DataFrame(columns=list(FRONT_COLUMNS))
+    names = names or short_names(runs)
+    rows = [_original(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
+    table = pd.DataFrame(rows)
+    table["on_front"] = _undominated(table["size"], table["value"].map(metric_named(table["metric"].iloc[0]).ranked))
+    return table[list(FRONT_COLUMNS)]
+
+
+def _row(run: Run, measure: str, unit: str, name: str) -> dict[str, Any]:
+    result = result_of(run)
+    sizes, error = result["model"]["sizes"]["whole"], overall_error(result["groups"])
+    alone = all(len(group.modules) == 1 for group in run.plan.groups)
+    about: dict[str, Any] = {"title": ERROR.title, "metric": ERROR.name, "value": error, "low": error, "high": error, "n": 0}
+    about |= {"about": f"cosine distance {overall_cosine(result['groups']):.3f}", "within_noise": False}
+    if measure != ERROR.name:
+        score = result["scores"][measure]
+        interval = score["paired"]["interval"]
+        about = _scored(measure, score, "compressed") | {
+            "about": against_original(score),
+            "within_noise": bool(interval) and interval[0] <= 0 <= interval[1],
+        }
+    return {
+        "run": run.id,
+        "name": name,
+        "role": role_of(run),
+        "grouping": ALONE if alone else TOGETHER,
+        "size": sizes[f"{unit}_after"] / SIZES[unit][1],
+        "ratio": sizes[f"{unit.removesuffix('s')}_ratio"],
+        "relative_error": error,
+        "unit": unit,
+    } | about
+
+
+def _scored(task: str, score: Score, which: str) -> dict[str, Any]:
+    low, high = interval_of(score, which)
+    kind = {"title": task_title(task, score), "metric": metric_of(score).name}
+    return kind | {"value": score[which]["value"], "low": low, "high": high, "n": score[which]["n"]}
+
+
+def _original(run: Run, measure: str, unit: str) -> dict[str, Any]:
+    """The row of the model that was compressed."""
+    result = result_of(run)
+    size = result["model"]["sizes"]["whole"][f"{unit}_before"] / SIZES[unit][1]
+    about: dict[str, Any] = {"title": ERROR.title, "metric": ERROR.name, "value": 0.0, "low": 0.0, "high": 0.0, "n": 0}
+    if measure != ERROR.name:
+        about = _scored(measure, result["scores"][measure], "original")
+    place = {"run": "", "name": "Original", "role": "original", "grouping": "", "size": size, "ratio": 1.0, "unit": unit}
+    return place | about | {"relative_error": 0.0, "about": "not compressed", "within_noise": True}
+
+
+def _undominated(sizes: Iterable[float], ranked: Iterable[float]) -> list[bool]:
+    """Whether no other is at most as large and at least as good, and smaller or better."""
+    size, good = np.asarray(list(sizes)), np.asarray(list(ranked))
+    kept, best = np.zeros(len(size), dtype=bool), -inf
+    for value in np.unique(size):  # from the smallest on
+        here = size == value
+        top = good[here].max()
+        if top > best:
+            kept |= here & (good == top)
+            best = top
+    return [bool(flag) for flag in kept]
+
+
+def front_answer(table: pd.DataFrame) -> str:
+    """How many runs are on the front, and the smallest that keeps what the original can do: one sentence."""
+    runs = table[table["run"] != ""]
+    metric = metric_named(table["metric"].iloc[0])
+    on_front = runs[runs["on_front"]]
+    count = f"{len(on_front) or 'None'} of {len(runs)} runs {'is' if len(on_front) < 2 else 'are'} on the front"
+    start = "" if len(runs) == 1 else f"{count}: no other is as small and as good. "
+    if metric is ERROR:
+        best = runs.sort_values(["value", "size"]).iloc[0]
+        return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, {_sized(best)}."
+    where = f"{metric.word} on {within_sentence(table['title'].iloc[0])}"
+    kept = runs[runs["within_noise"]].sort_values("size", kind="stable")
+    if len(kept):
+        first = kept.iloc[0]
+        told = "" if len(runs) == 1 else "The smallest within noise of the original is "
+        return f"{start}{told}{first['name']}, {_sized(first)}: {where} {metric.number(first['value'])}, {first['about']}."
+    best = runs.iloc[runs["value"].map(metric.ranked).argmax()]
+    told = "" if len(runs) == 1 else "None is within noise of the original; the best is "
+    return f"{start}{told}{best['name']}, {_sized(best)}: {where} {metric.number(best['value'])}, {best['about']}."
+
+
+def _sized(row: pd.Series) -> str:
+    factor = f"{row['ratio']:.3g}x smaller" if row["ratio"] >= 1 else f"{1 / row['ratio']:.3g}x larger"
+    return f"{row['size']:.3g} {SIZES[row['unit']][0]} ({factor})"
+
+
+def reference_table(documents: Iterable[Document], run: Run, measure: str, unit: str) -> pd.DataFrame:
+    """Plain rounding of every linear weight as it was measured on the same model and examples: at 8 bits, and at 4 or fewer.
+
+    Empty where nothing fits. For the relative error the run must have compressed exactly these weights.
+    """
+    found: dict[int, tuple[str, float, float]] = {}
+    for document in documents:
+        if not _same_original(document, run, measure):
+            continue
+        for row in document["sweep"]:
+            groups, bits = row["plan"]["groups"], {group["size"] for group in row["groups"]}
+            if {group["method"] for group in groups} != {"quantization"} or len(bits) != 1:
+                continue
+            (width,) = bits
+            if (width == EIGHT_BITS or width <= FEW_BITS) and (value := _value(row, run, measure)) is not None:
+                found.setdefault(width, (f"int{width}", value, row["sizes"]["whole"][f"{unit}_after"] / SIZES[unit][1]))
+    return pd.DataFrame([found[width] for width in sorted(found, reverse=True)], columns=list(REFERENCE_COLUMNS))
+
+
+def _same_original(document: Document, run: Run, measure: str) -> bool:
+    if document["fingerprint"] != _fingerprint(run):
+        return False
+    if measure == ERROR.name:
+        return True
+    theirs, ours = document["originals"].get(measure, {}), result_of(run)["scores"][measure]
+    return bool(theirs) and all(theirs.get(name) == ours.get(name) for name in ("metric", "version", "split", "digest"))
+
+
+def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:
+    if measure != ERROR.name:
+        return row["scores"][measure]["compressed"]["value"] if measure in row["scores"] else None
+    modules = frozenset(name for group in row["plan"]["groups"] for name in group["modules"])
+    return float(row["relative_error"]) if modules == modules_of(run) else None
+
+
+def concordance(table: pd.DataFrame) -> tuple[int, int]:
+    """Pairs of runs in which the smaller error has the better value, and all pairs that differ in both."""
+    rank = metric_named(table["metric"].iloc[0]).ranked
+    points = [(error, rank(value)) for error, value in zip(table["relative_error"], table["value"], strict=True)]
+    pairs = [(a, b) for a, b in combinations(points, 2) if a[0] != b[0] and a[1] != b[1]]
+    return sum((a[0] < b[0]) == (a[1] > b[1]) for a, b in pairs), len(pairs)
+
+
+def agreement_answer(table: pd.DataFrame) -> str:
+    """Whether the smaller error goes with the better score: one sentence."""
+    agreeing, pairs = concordance(table)
+    metric = metric_named(table["metric"].iloc[0])
+    if not pairs:
+        return f"No two runs differ in both relative error and {metric.word}."
+    share = agreeing / pairs
+    verdict = "they mostly agree" if share >= 0.75 else "they disagree" if share <= 0.25 else "the error is a poor guide"
+    return (
+        f"In {agreeing:,} of {pairs:,} pairs of runs, the one with the smaller relative error has the better {metric.word} "
+        f"as well: {verdict}."
+    )
+
+
+def of_the_same_weights(runs: Sequence[Run]) -> list[Run]:
+    """Those of the runs that compress the same modules, of the choice that most have: only their errors can be ranked."""
+    choices = Counter(modules_of(run) for run in runs)
+    return [run for run in runs if modules_of(run) == choices.most_common(1)[0][0]]
+
+
+def left_out_text(left_out: Mapping[str, Sequence[Run]], names: Mapping[str, str], most: int = 5) -> str:
+    """Runs that are not on the axis, named up to a number, with the reason."""
+    parts = []
+    for reason, runs in left_out.items():
+        named = ", ".join(names[run.id] for run in runs[:most])
+        more = f" and {len(runs) - most} more" if len(runs) > most else ""
+        parts.append(f"{named}{more} ({reason})")
+    return "; ".join(parts)

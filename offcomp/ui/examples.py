@@ -1,0 +1,227 @@
+"""Single predictions on a page: what became of them, which changed, and two runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.example_charts import (
+    CELLS,
+    LISTED,
+    beside_answer,
+    beside_table,
+    beside_words,
+    found_in,
+    has_classes,
+    outcome_answer,
+    outcome_figure,
+    outcome_table,
+    score_of,
+    shift_answer,
+    shift_figure,
+    shift_table,
+    shift_words,
+    unlisted_text,
+)
+from offcomp.paired import same_test
+from offcomp.results import result_of, short_names, with_provenance
+from offcomp.runs import Run
+from offcomp.scores import Score, metric_of, on_task, sentence_start, task_title
+from offcomp.ui.frame import palette
+from offcomp.ui.results import show_chart
+
+RUN, TASK, OUTCOME = "examples_run", "examples_task", "examples_outcome"
+SEARCH, BESIDE = "examples_search", "examples_beside"
+CHANGED = "changed"
+TABLE_PIXELS = 420
+
+
+def show_examples(runs: Sequence[Run]) -> None:
+    """All of the page below the choice of runs."""
+    scored = [run for run in runs if result_of(run)["scores"]]
+    if not scored:
+        st.info(
+            "None of these runs was scored on a task, so there is no prediction to look at. Choose others above, or run a plan "
+            "that names a task."
+        )
+        if st.button("Compress something", type="primary", key="examples_compress", icon=":material/compress:"):
+            st.switch_page("pages/compress.py")
+        return
+    names = short_names(runs)
+    answer = st.empty()
+    run, task = _choose(scored, names)
+    if len(scored) < len(runs):
+        st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not offered: they were not scored on a task.")
+    score = score_of(run, task)
+    answer.markdown((outcome_answer if has_classes(score) else shift_answer)(run, task))
+    listed = shift_table(run, task)
+    if has_classes(score):
+        left, right = st.columns([5, 6], gap="large")
+        with left:
+            listed = _outcomes(score, listed)
+        with right:
+            _shift(run, score, listed)
+    else:
+        _shift(run, score, listed)
+    _table(run, task, score, listed)
+    _beside(scored, run, task, names)
+
+
+def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str]:
+    """The run that is looked at, and one of its tasks."""
+    by_id = {run.id: run for run in runs}
+    with st.container(horizontal=True, gap="medium"):
+        _keep(RUN, list(by_id))
+        run = by_id[
+            st.selectbox("Run", list(by_id), key=RUN, format_func=names.__getitem__, persist_state="session", width=300)
+        ]
+        titles = {task: task_title(task, score) for task, score in result_of(run)["scores"].items()}
+        _keep(TASK, list(titles))
+        task = st.segmented_control(
+            "Task", list(titles), key=TASK, format_func=titles.__getitem__, required=True, persist_state="session"
+        )
+    return run, str(task)
+
+
+def _keep(key: str, options: Sequence[str]) -> None:
+    """The first option where the one of before is not offered."""
+    if st.session_state.get(key) not in options:
+        st.session_state[key] = options[0]
+
+
+def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
+    """What became of all answers; returns the listed examples of the chosen outcome."""
+    table, place = outcome_table(score), st.container()
+    _keep(OUTCOME, [CHANGED, *CELLS])
+    outcome = st.segmented_control(
+        "Outcome",
+        [CHANGED, *CELLS],
+        key=OUTCOME,
+        required=True,
+        label_visibility="collapsed",
+        format_func=lambda name: f"{name} ({_count(table, _cells(name)):,})",
+        persist_state="session",
+        wrap=True,
+    )
+    chosen = _cells(str(outcome))
+    alt = "How many answers were right or wrong before and after; the table below has the numbers."
+    show_chart(place, outcome_figure(table, chosen, palette()), table, key="examples_outcomes", alt=alt)
+    if said := unlisted_text(table, score, chosen):
+        st.caption(said)
+    return listed[listed["change"].isin(chosen)]
+
+
+def _cells(outcome: str) -> tuple[str, ...]:
+    return LISTED if outcome == CHANGED else (outcome,)
+
+
+def _count(table: pd.DataFrame, cells: Sequence[str]) -> int:
+    return int(table.loc[table["change"].isin(cells), "count"].sum())
+
+
+def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
+    """After against before."""
+    if listed.empty:
+        st.caption("No example is listed here, so there is nothing to draw.")
+        return
+    alt = f"The {shift_words(score)} of each listed example after against before; the table below has the numbers."
+    figure = shift_figure(listed, run, score, palette())
+    st.plotly_chart(figure, theme=None, key="examples_shift", alt=alt, config={"displaylogo": False})
+    better = "lower" if metric_of(score).direction == "lower" else "higher"
+    if has_classes(score):
+        st.caption("Above the dotted line the compressed model believes more in the true label, below it less.")
+    elif better == "lower":
+        st.caption("Above the dotted line the compressed model finds the text harder, below it easier.")
+    else:
+        st.caption("Above the dotted line the compressed model gives a higher score, below it a lower one.")
+
+
+def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
+    """The listed examples, searchable."""
+    st.subheader("Which sentences are these?" if has_classes(score) else "Which examples changed most?")
+    if listed.empty:
+        return
+    words = st.text_input(
+        "Search the texts", key=SEARCH, placeholder="A word or part of one", max_chars=100, persist_state="session"
+    )
+    found = found_in(listed, words)
+    st.dataframe(
+        found,
+        hide_index=True,
+        key="examples_table",
+        height=TABLE_PIXELS if len(found) > 10 else "auto",
+        column_order=_columns(found, ("text", "truth", "predicted", "before", "after", "difference", "change")),
+        column_config=_formats(score),
+    )
+    st.caption(f"{len(found)} of {len(listed)} listed examples shown; {shift_words(score)}.")
+    st.download_button(
+        "These examples, CSV",
+        partial(_as_csv, found, run),
+        f"offcomp-examples-{task.replace('/', '-')}.csv",
+        "text/csv",
+        key="examples_csv",
+        on_click="ignore",
+    )
+
+
+def _as_csv(table: pd.DataFrame, run: Run) -> str:
+    return str(with_provenance(table, [run]).to_csv(index=False))
+
+
+def _columns(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Those of the columns in which something stands."""
+    return [name for name in names if name in table and (table[name].notna() & (table[name] != "")).any()]
+
+
+def _formats(score: Score, first: str = "", second: str = "") -> dict[str, Any]:
+    number, text, what = st.column_config.NumberColumn, st.column_config.TextColumn, sentence_start(shift_words(score))
+    truth = text("True label") if has_classes(score) else number("Truth", format="%.2f", help="The score that people gave.")
+    return {
+        "text": text("Text", width="large"),
+        "truth": truth,
+        "predicted": text("Now said", help="The class that the compressed model gives."),
+        "before": number("Original", format="%.3f", help=f"{what}, by the original model."),
+        "after": number("Compressed", format="%.3f", help=f"{what}, by the compressed model."),
+        "difference": number("Change", format="%+.3f"),
+        "change": text("Flip"),
+        "original": number("Original", format="%.3f", help=f"{what}, by the original model."),
+        "first": text(first, help=f"{what}, where this run lists the example."),
+        "second": text(second, help=f"{what}, where this run lists the example."),
+    }
+
+
+def _beside(runs: Sequence[Run], run: Run, task: str, names: dict[str, str]) -> None:
+    """The same examples by two runs."""
+    st.subheader("Do two runs fail on the same examples?")
+    rivals = {other.id: other for other in runs if other.id != run.id and same_test(run, other, task)}
+    if not rivals:
+        what = on_task(task, score_of(run, task))
+        st.caption(f"Choose a second run above that was scored for {what} on the same examples, to see both side by side.")
+        return
+    _keep(BESIDE, list(rivals))
+    second = rivals[
+        st.selectbox(
+            f"{names[run.id]} beside",
+            list(rivals),
+            key=BESIDE,
+            format_func=names.__getitem__,
+            persist_state="session",
+            width=300,
+        )
+    ]
+    pair = names[run.id], names[second.id]
+    st.markdown(beside_answer(run, second, pair, task))
+    table = beside_table(run, second, task)
+    st.dataframe(
+        beside_words(table),
+        hide_index=True,
+        key="examples_beside_table",
+        height=TABLE_PIXELS if len(table) > 10 else "auto",
+        column_order=_columns(table, ("text", "truth", "original", "first", "second")),
+        column_config=_formats(score_of(run, task), *pair),
+    )
+    st.caption(f"{len(table)} examples that at least one of the two lists, the most different first.")

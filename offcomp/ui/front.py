@@ -1,0 +1,143 @@
+"""The main chart of Compare, score against size, and the small one beside it: whether error and score agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.front_charts import MOST_BARS, agreement_figure, front_figure
+from offcomp.fronts import (
+    ERROR,
+    SIZES,
+    agreement_answer,
+    front_answer,
+    front_table,
+    left_out_text,
+    measures_of,
+    metric_named,
+    of_the_same_weights,
+    reference_table,
+    sharing_an_axis,
+)
+from offcomp.measurements import FOLDER, PATTERN, Document, read_measurements
+from offcomp.results import short_names
+from offcomp.runs import Run
+from offcomp.scores import within_sentence
+from offcomp.ui.frame import palette
+from offcomp.ui.results import SIZE_UNITS, UNIT, chosen_unit, show_chart
+
+MEASURE, MODEL = "compare_measure", "compare_model"
+FEWEST_TO_AGREE = 3
+SHOWN = ("name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front")
+UNIT_NAMES = {"bytes": "MB", "parameters": "parameters"}
+
+
+def show_front(runs: Sequence[Run]) -> None:
+    """Which run is best for its size: chart, answer, table, and which runs are not on it and why."""
+    runs, others = _of_one_model(runs)
+    names, measures = short_names(runs), measures_of(runs)
+    measure = _choose_measure(measures)
+    shown, left_out = sharing_an_axis(runs, measure)
+    said = f"{len(shown)} of {len(runs) + len(others)} runs shown."
+    if others:
+        kept = f"{len(others)} of other models are not: sizes and scores say something only beside one original."
+        said += f" {kept[0].upper()}{kept[1:]}"
+    if left_out:
+        said += f" Not on this axis: {left_out_text(left_out, names)}."
+    if not shown:
+        st.info(f"No run has a number to draw here. {said}")
+        return
+    unit = chosen_unit()
+    table = front_table(shown, measure, unit, names)
+    references = reference_table(_bundled(_stamps()), shown[0], measure, unit)
+    metric = metric_named(table["metric"].iloc[0])
+    what = metric.word if metric is ERROR else f"{metric.word} on {within_sentence(measures[measure])}"
+    alt = f"The {what} of each run against the size of the whole model, with the original; the table below has the numbers."
+    place = st.container()
+    st.markdown(front_answer(table))
+    st.caption(f"{said} {_reading(table, references)}")
+    show_chart(place, front_figure(table, references, palette()), _as_shown(table), key="compare_front", alt=alt)
+
+
+def _stamps() -> tuple[tuple[str, int], ...]:
+    """The files of bundled measurements and when they changed."""
+    return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(FOLDER.glob(PATTERN)))
+
+
+@st.cache_data(show_spinner=False)
+def _bundled(stamps: tuple[tuple[str, int], ...]) -> list[Document]:
+    """The bundled measurements, read once for as long as their files stay as they are."""
+    return list(read_measurements().values()) if stamps else []
+
+
+def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of the model that is asked for, where there are several, and the rest."""
+    models = list(dict.fromkeys(run.plan.model for run in runs))
+    if len(models) == 1:
+        return list(runs), []
+    model = st.selectbox("Model", models, key=MODEL, persist_state="session")
+    return [run for run in runs if run.plan.model == model], [run for run in runs if run.plan.model != model]
+
+
+def _choose_measure(measures: Mapping[str, str]) -> str:
+    """What the runs are judged by, and the unit of their size."""
+    if st.session_state.get(MEASURE) not in measures:
+        st.session_state[MEASURE] = next(iter(measures))
+    with st.container(horizontal=True, gap="small"):
+        measure = st.segmented_control(
+            "Judged by", list(measures), key=MEASURE, format_func=measures.__getitem__, required=True, persist_state="session"
+        )
+        st.session_state.setdefault(UNIT, SIZE_UNITS[0])
+        st.segmented_control(
+            "Size in", SIZE_UNITS, key=UNIT, format_func=UNIT_NAMES.__getitem__, required=True, persist_state="session"
+        )
+    return str(measure)
+
+
+def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of a chart with the unit in the name of its size."""
+    return table[list(SHOWN)].rename(columns={"size": f"size in {SIZES[table['unit'].iloc[0]][0]}", "ratio": "times smaller"})
+
+
+def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
+    """How the marks are to be read."""
+    runs = table[table["run"] != ""]
+    parts = []
+    if not runs["on_front"].all():
+        parts.append(
+            "Pale: another is as small and as good, and better in one of both; where bars overlap that may be chance."
+        )
+    if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
+        parts.append("With so many runs only those on the front have their 95 % interval drawn.")
+    if len(references):
+        parts.append(
+            "Broken lines: bundled measurements of rounding every linear weight, with the size that this leaves."
+        )
+    return " ".join(parts)
+
+
+def agreement_measure(runs: Sequence[Run]) -> str | None:
+    """The task by which error and score can be set side by side: the one asked for, else the first of enough runs."""
+    scored = [measure for measure in measures_of(runs) if measure != ERROR.name]
+    asked = st.session_state.get(MEASURE)
+    ordered = sorted(scored, key=lambda measure: measure != asked)
+    enough = (measure for measure in ordered if len(_of_the_same(runs, measure)) >= FEWEST_TO_AGREE)
+    return next(enough, None)
+
+
+def _of_the_same(runs: Sequence[Run], measure: str) -> list[Run]:
+    return of_the_same_weights(sharing_an_axis(runs, measure)[0])
+
+
+def show_agreement(runs: Sequence[Run], measure: str) -> None:
+    """Whether a smaller error goes with a better score."""
+    shown = _of_the_same(runs, measure)
+    table = front_table(shown, measure, "bytes", short_names(runs)).iloc[1:]
+    metric = metric_named(table["metric"].iloc[0])
+    alt = f"The {metric.word} of each run against its relative error; the table below has the numbers."
+    place = st.container()
+    st.caption(f"{agreement_answer(table)} {len(shown)} of {len(runs)} runs: those of the same weights with a score.")
+    as_shown = table[["name", "relative_error", "value", "low", "high"]]
+    show_chart(place, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)
