@@ -202,6 +202,22 @@ def share() -> None:
         st.query_params.from_dict(wanted)
 
 
+def view(name: str, key: str, choices: Sequence[str]) -> None:
+    """Before a widget with this key: at first it is as the link says, and from then on the link says how it is.
+
+    The first of the choices is the usual one, which the link does not name; a choice that is no longer there gives way to it.
+    """
+    state, asked = st.session_state, st.query_params.get(name)
+    if state.get(key) not in choices:
+        state[key] = asked if asked in choices else choices[0]
+        if asked is not None and asked not in choices:
+            _complain(f"{name} {asked!r}", f"there are {', '.join(choices)}")
+    if state[key] == choices[0]:
+        st.query_params.pop(name, None)
+    else:
+        st.query_params[name] = state[key]
+
+
 def show_problems() -> None:
     """What a link asked for and could not be had."""
     for problem in st.session_state.pop(PROBLEMS, []):

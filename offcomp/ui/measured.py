@@ -24,10 +24,12 @@ from offcomp.measurements import (
     tasks_of,
     unreadable_files,
 )
+from offcomp.ui import draft
 from offcomp.ui.frame import palette
 
 COMMAND = "python -m benchmarks.measurements --model {}"
 BOTH = "both"
+MODEL, TASK, SIZE, MATRICES = "measured_model", "measured_task", "measured_size", "measured_group"
 BRIEF_SIZES = {"chosen": "linear", "matrices": "with embeddings", "whole": "model"}
 BRIEF_GROUPINGS = {BOTH: "both", ALONE: "each alone", STACKED: "stacked"}
 TEXT_PIXELS = 175
@@ -40,31 +42,41 @@ DENOMINATOR_HELP = (
 
 def choose_model(models: list[str]) -> str:
     """The model whose measurements are shown; asked only where there are several."""
-    return st.selectbox("Model", models, key="measured_model") if len(models) > 1 else models[0]
+    if len(models) == 1:
+        return models[0]
+    draft.view("measured", MODEL, models)
+    return st.selectbox("Model", models, key=MODEL, persist_state="session")
 
 
 def choose_view(document: Document) -> tuple[str, str, str]:
     """Task, denominator of the ratio, and grouping."""
     titles = tasks_of(document)
+    for name, key, values in (("task", TASK, titles), ("size", SIZE, TITLES_OF_SIZES), ("matrices", MATRICES, BRIEF_GROUPINGS)):
+        draft.view(name, key, list(values))
     with st.container(horizontal=True, gap="small"):
         task = st.segmented_control(
-            "Task", list(titles), default=next(iter(titles)), format_func=titles.__getitem__, key="measured_task", required=True
+            "Task",
+            list(titles),
+            format_func=titles.__getitem__,
+            key=TASK,
+            persist_state="session",
+            required=True,
         )
         denominator = st.segmented_control(
             "Size of",
             list(TITLES_OF_SIZES),
-            default="chosen",
             format_func=BRIEF_SIZES.__getitem__,
-            key="measured_size",
+            key=SIZE,
+            persist_state="session",
             required=True,
             help=DENOMINATOR_HELP,
         )
         grouping = st.segmented_control(
             "Matrices",
             list(BRIEF_GROUPINGS),
-            default=BOTH,
             format_func=BRIEF_GROUPINGS.__getitem__,
-            key="measured_group",
+            key=MATRICES,
+            persist_state="session",
             required=True,
         )
     return str(task), str(denominator), str(grouping)
