@@ -1,26 +1,41 @@
 """How fast the app answers, in a real Chromium: `python -m benchmarks.app_speed`.
 
-Prints the time from the server's first answer to a complete Start page, and of clicks on Compress (pill to new text), first
-with idle workers, then while an autoencoder trains. Median, 95th percentile and maximum in milliseconds.
+Prints the time from the server's first answer to a complete Start page; of clicks on Compress (pill to new text), first with
+idle workers, then while an autoencoder trains; from the key that moves a slider to the changed answer, on Compress with every
+matrix of MiniLM-L6 and on Inspect, alone and with ten open sessions that move theirs in turn; and from a link in the sidebar to
+the next page's title with its script at rest. Median, 95th percentile and maximum in milliseconds. Last the memory of the app's
+process after a visit to every page.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from offcomp.models.listing import model_info
 from offcomp.plan import Plan, make_groups
 from offcomp.runs import RunStore
 from offcomp.tables import format_table
+from offcomp.ui.frame import PAGES
 from tests.browser import launch_options
 from tests.serving import served, visit
 
 CLICKS = 20
+SESSIONS = 10
+EVERYTHING = ",".join(
+    ["word_embeddings", *(f"{kind}.0-5" for kind in ("query", "key", "value", "attention_output", "ffn_in", "ffn_out"))]
+)
+CARD = ".st-key-card_svd"
+INSPECTED = "h3:has-text('keep, and lose')"
+COMPRESS = f"/compress?modules={EVERYTHING}&together=module&methods=svd"
+AT_REST = "[data-testid=stApp][data-test-script-state=notRunning]"
 
 
 def start_seconds(browser: Browser, home: Path) -> float:
@@ -47,6 +62,64 @@ def click_milliseconds(page: Page) -> list[float]:
         times.append((time.perf_counter() - started) * 1e3)
         page.wait_for_timeout(200)
     return times
+
+
+def slide_milliseconds(page: Page, answer: str, moves: int = CLICKS) -> list[float]:
+    """Moves of the only slider by one step, until the text that matches `answer` is another."""
+    times = []
+    slider, place = page.get_by_role("slider").first, page.locator(answer).first
+    for count in range(moves):
+        before = place.inner_text()
+        slider.focus()
+        started = time.perf_counter()
+        page.keyboard.press("ArrowRight" if count % 4 < 2 else "ArrowLeft")
+        expect(place).not_to_have_text(before)
+        times.append((time.perf_counter() - started) * 1e3)
+        page.wait_for_timeout(200)
+    return times
+
+
+def open_slider(page: Page, address: str, path: str, answer: str) -> None:
+    """A page with a slider, ready to be moved."""
+    page.goto(address + path)
+    page.locator(answer).first.wait_for()
+    page.get_by_role("slider").first.wait_for()
+    expect(page.locator(AT_REST)).to_be_visible()
+    page.wait_for_timeout(1500)
+
+
+def switch_milliseconds(page: Page) -> list[float]:
+    """Every page by its link in the sidebar, twice, until its script is at rest."""
+    times = []
+    for _ in range(2):
+        for _path, title, _icon in PAGES:
+            link = page.get_by_test_id("stSidebar").get_by_role("link", name=title, exact=True)
+            before = page.locator("h1").inner_text()
+            started = time.perf_counter()
+            link.click()
+            expect(page.locator("h1")).not_to_have_text(before)
+            expect(page.locator(AT_REST)).to_be_visible()
+            times.append((time.perf_counter() - started) * 1e3)
+            page.wait_for_timeout(1000)
+    return times
+
+
+def together_milliseconds(browser: Browser, address: str) -> list[float]:
+    """Slider moves in each of several open sessions, one after the other."""
+    with ExitStack() as sessions:
+        pages = [sessions.enter_context(visit(browser, address)).page for _ in range(SESSIONS)]
+        for page in pages:
+            open_slider(page, address, COMPRESS, CARD)
+        return [time for _ in range(2) for page in pages for time in slide_milliseconds(page, CARD, moves=1)]
+
+
+def server_megabytes(address: str) -> float:
+    """Resident memory of the process that serves the app."""
+    port = int(address.rsplit(":", 1)[1])
+    found = next(
+        c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN
+    )
+    return psutil.Process(found.pid).memory_info().rss / 1e6
 
 
 def row(name: str, times: list[float]) -> dict[str, object]:
@@ -86,8 +159,19 @@ def main() -> None:
             store, name = busy(home)
             rows.append(row("click to new text, an autoencoder trains", click_milliseconds(app.page)))
             store.cancel(name)
+            page = app.page
+            open_slider(page, address, COMPRESS, CARD)
+            slide_milliseconds(page, CARD)  # fills the caches
+            rows.append(row("slider to answer, Compress, 37 matrices", slide_milliseconds(page, CARD)))
+            open_slider(page, address, "/inspect?module=ffn_in.3&rank=96", INSPECTED)
+            page.get_by_text(re.compile("averages")).first.wait_for()  # the maps are there
+            rows.append(row("slider to answer, Inspect", slide_milliseconds(page, INSPECTED)))
+            rows.append(row("link to the next page", switch_milliseconds(page)))
+            megabytes = server_megabytes(address)
+            rows.append(row(f"slider to answer, {SESSIONS} sessions", together_milliseconds(browser, address)))
         browser.close()
     print(format_table(rows))
+    print(f"memory of the app's process after every page: {megabytes:.0f} MB")
 
 
 if __name__ == "__main__":
