@@ -1,0 +1,290 @@
+"""A model on a page: the map of its parameters, the module that is picked in it, and what is said of models of one's own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.files import home_folder
+from offcomp.model_charts import COMPRESSIBLE, PARAMETERS, map_figure, map_pixels, share_figure
+from offcomp.model_tables import (
+    RECOGNISED,
+    compressible_answer,
+    error_words,
+    exported,
+    map_table,
+    parameters_answer,
+    percent,
+    recognised_answer,
+    same_row,
+    share_table,
+    shown_rows,
+    spectra_plan,
+    spectra_seconds,
+    svd_errors,
+)
+from offcomp.models.catalogue import FAMILIES, MODELS, ModelInfo
+from offcomp.plan import Plan
+from offcomp.ui import draft
+from offcomp.ui.choices import choose_model
+from offcomp.ui.frame import palette, told
+from offcomp.ui.jobs import model_info, request_spectra
+
+COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
+COLOUR_HELP = (
+    "What colours the cells: how many parameters each matrix has, or how much of it SVD alone loses at the draft's ratio."
+)
+MAP, MODULE, ASKED, PROBLEM = "model_map", "model_module", "model_spectra", "model_problem"
+MOST_LAYERS_BESIDE = 12  # a deeper model needs the whole width for its map
+POLL_SECONDS = 1.0
+TEXT_PIXELS = 175
+NAMES = {"cols": "Columns", "in_plan": "In your plan", "relative_error": "Relative error of SVD"}
+HIDDEN = ["row", "known_error"]
+FORMATS = {
+    "Module": st.column_config.TextColumn(width=TEXT_PIXELS),
+    "Share": st.column_config.NumberColumn("Share, %", format="%.2f"),
+    "Parameters": st.column_config.NumberColumn(format="localized"),
+    "Relative error of SVD": st.column_config.NumberColumn(format="%.3f"),
+}
+SPECTRA_HELP = "The singular values of each matrix, from its weights, by a process of its own; they are kept for next time."
+BRING = """
+**A model of the catalogue** comes with its listing and its spectra; its weights are installed once:
+
+{catalogue}
+
+**A folder** on this machine with `config.json` and the weights as `.safetensors`, as `save_pretrained` writes it. Type its path
+under *Model* above. With the tokenizer's files in it the tasks can be run as well. Pickled weights (`.bin`, `.pt`) are refused,
+and so is a model that asks for code of its own.
+
+**A hub id** such as `owner/name`: what is in the local cache is used; anything else is downloaded, and needs a network.
+
+Weights are recognised in the families {families}. In any other the matrices are listed by their path, to be chosen by name.
+`offcomp modules MODEL` lists the same on the command line.
+"""
+
+
+def show_model() -> None:
+    """The whole page but for the part on models of one's own."""
+    with st.container(horizontal=True, vertical_alignment="bottom", key="model_controls"):
+        info = model_info(choose_model())
+        colour = st.segmented_control(
+            "Colour",
+            list(COLOURS),
+            default=PARAMETERS,
+            format_func=COLOURS.__getitem__,
+            key="model_colour",
+            required=True,
+            persist_state="session",
+            help=COLOUR_HELP,
+        )
+    if not info.modules:
+        st.info(f"{info.model} has no weight matrix: nothing in it can be compressed.")
+        return
+    st.fragment(_explore)(info, str(colour))
+    _show_shares(info)
+    _show_recognised(info)
+
+
+def _explore(info: ModelInfo, colour: str) -> None:
+    """The map and the module that is picked in it: a fragment, so that a click is answered at once."""
+    with told():
+        answer = st.empty()
+        deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_BESIDE
+        left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
+        with left:
+            ratio = _choose_ratio() if colour == COMPRESSIBLE else 0.0
+            errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
+            table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
+            answer.markdown(compressible_answer(table, ratio) if ratio else parameters_answer(info))
+            _show_map(info, table, colour, ratio)
+            if ratio:
+                _offer_spectra(info, errors)
+        with right:
+            _show_picked(info, table, ratio)
+    draft.share()
+
+
+def _choose_ratio() -> float:
+    """The draft's ratio."""
+    ratio = st.select_slider(
+        "Compression ratio",
+        draft.RATIOS,
+        key="ratio",
+        format_func=lambda value: f"{value:g}x",
+        persist_state="session",
+        help="Original divided by stored, of each matrix alone. The same ratio as on Compress.",
+    )
+    return float(ratio)
+
+
+def _storage() -> tuple[str, str]:
+    """What the draft's ratio counts, and as what numbers are stored."""
+    return st.session_state["unit"], st.session_state["dtype"]
+
+
+def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -> None:
+    """The map, wide enough for its numbers, and its table."""
+    box = f".st-key-{MAP}_box"
+    st.html(f"<style>{box} {{overflow-x: auto}} {box} .stPlotlyChart {{min-width: {map_pixels(table)}px}}</style>")
+    picked = draft.inspected(info)
+    figure = map_figure(table, palette(), colour, picked, ratio)
+    what = (
+        "parameters of each weight matrix"
+        if colour == PARAMETERS
+        else f"relative error of SVD at {ratio:g}x on each weight matrix"
+    )
+    with st.container(key=f"{MAP}_box"):
+        st.plotly_chart(
+            figure,
+            theme=None,
+            key=MAP,
+            on_select=partial(_pick_clicked, info),
+            selection_mode="points",
+            config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+            alt=f"Map of the {what}, by kind and layer; the selector Module and the table below have the same.",
+        )
+    st.caption("Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.")
+    about: dict[str, str | float] = (
+        {"ratio": ratio, "unit": _storage()[0], "storage": _storage()[1]} if colour == COMPRESSIBLE else {}
+    )
+    _show_table(info, table if colour == COMPRESSIBLE else table.drop(columns="relative_error"), colour, **about)
+    outside, rows = shown_rows(table)
+    drawn = len(outside) + int(table["row"].isin(rows).sum())
+    if drawn < len(table):
+        st.caption(f"The map has room for the largest: {drawn} of {len(table)} weight matrices. The table has all of them.")
+
+
+def _pick_clicked(info: ModelInfo) -> None:
+    """A click on a cell picks its module. A change of the picture clears the selection, which picks nothing."""
+    points = st.session_state[MAP].selection.points
+    names = [point["customdata"][0] for point in points]
+    if names and names[0] in {spec.name for spec in info.modules}:
+        draft.inspect(names[0])
+
+
+def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
+    """The picked module: by its name as well as by a click. What it is, and what can be done with it."""
+    name = draft.inspected(info)
+    st.session_state[MODULE] = name
+    st.selectbox(
+        "Module",
+        [spec.name for spec in info.modules],
+        key=MODULE,
+        on_change=lambda: draft.inspect(st.session_state[MODULE]),
+        help="Click a cell of the map, or choose here.",
+    )
+    row = table[table["module"] == name].iloc[0]
+    known = f"  \n{_sentence(error_words(row, ratio))}" if ratio else ""
+    size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {percent(row['share'])} of the model."
+    st.markdown(f"{size}{known}  \n{_sentence(row['orientation'])}  \n`{row['path']}`")
+    st.caption(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}")
+    _actions(info, table, name)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
+    """Look at the picked module, or compress it or all of its kind."""
+    kind = same_row(table, name)
+    with st.container(horizontal=True):
+        if st.button("Inspect it", type="primary", key="model_inspect", icon=":material/search:"):
+            draft.inspect(name)
+            st.switch_page("pages/inspect.py")
+        if st.button("Compress it", key="model_compress", icon=":material/compress:", help="Take this module, and no other."):
+            _compress(info, [name])
+        if len(kind) > 1 and st.button(
+            "Compress its kind",
+            key="model_compress_kind",
+            icon=":material/view_column:",
+            help=f"Take these {len(kind)} modules, and no other: {', '.join(kind[:6])}{', ...' if len(kind) > 6 else ''}",
+        ):
+            _compress(info, kind)
+
+
+def _compress(info: ModelInfo, names: list[str]) -> None:
+    draft.choose(info, names)
+    st.switch_page("pages/compress.py")
+
+
+def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
+    """Have the spectra that are not known computed by a process of its own, if asked; look again until they are there."""
+    asked: Plan | None = st.session_state.get(ASKED)
+    plan = spectra_plan(info, errors)
+    if problem := st.session_state.pop(PROBLEM, ""):
+        st.error(problem, icon=":material/error:")
+    if plan.groups and asked is not None and asked.model == info.model:
+        st.info(f"Computing {_spectra(asked)}. The map fills in when they are there.")
+        st.fragment(_look, run_every=POLL_SECONDS)(asked)
+    elif plan.groups:
+        seconds = spectra_seconds(info, plan)
+        label = f"Compute {_spectra(plan)} (about {seconds:.0f} s)"
+        if st.button(label, key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
+            st.session_state[ASKED] = plan
+            st.rerun()
+    st.caption("Exact errors of SVD, each matrix alone, from singular values that are bundled, or were computed here and kept.")
+
+
+def _spectra(plan: Plan) -> str:
+    return f"{len(plan.groups)} missing spectra" if len(plan.groups) > 1 else "the missing spectrum"
+
+
+def _look(asked: Plan) -> None:
+    """Ask for the spectra, and draw the page anew once they are there, or are known not to come."""
+    with told():
+        problem = request_spectra(asked)
+        if problem != "working":
+            st.session_state.pop(ASKED, None)
+            st.session_state[PROBLEM] = problem
+            st.rerun()
+
+
+def _show_shares(info: ModelInfo) -> None:
+    """The whole model as one bar."""
+    table = share_table(info)
+    alt = "Share of all parameters by kind, as one bar; the table below has the numbers."
+    config = {"displayModeBar": False}
+    st.plotly_chart(share_figure(table, palette()), theme=None, key="model_shares", alt=alt, config=config)
+    _show_table(info, table, "shares")
+
+
+def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **about: str | float) -> None:
+    """The table of a chart, with a download that says what it is of."""
+    with st.expander("The same as a table"):
+        shown = table.drop(columns=HIDDEN, errors="ignore")
+        if "share" in shown:
+            shown = shown.assign(share=100 * shown["share"])
+        st.dataframe(shown.rename(columns=_words), hide_index=True, key=f"model_{purpose}_table", column_config=FORMATS)
+        st.download_button(
+            f"{purpose.capitalize()}, CSV",
+            lambda: exported(table, info, **about).to_csv(index=False),  # made when it is asked for
+            f"offcomp-model-{purpose}.csv",
+            "text/csv",
+            key=f"model_csv_{purpose}",
+            on_click="ignore",
+        )
+
+
+def _words(name: str) -> str:
+    return NAMES.get(name, name.replace("_", " ").capitalize())
+
+
+def _show_recognised(info: ModelInfo) -> None:
+    """Which weights the family knows, by name; the others first."""
+    with st.expander("Which weights are recognised?", expanded=not info.family):
+        st.markdown(recognised_answer(info))
+        table = map_table(info)
+        order = table.assign(known=table["status"] == RECOGNISED).sort_values("known", kind="stable").index
+        listed = table.loc[order, ["module", "status", "kind", "rows", "cols", "path"]]
+        st.dataframe(listed.rename(columns=_words), hide_index=True, key="model_recognised_table", column_config=FORMATS)
+
+
+def bring_your_own() -> None:
+    """How a model of one's own comes in."""
+    catalogue = "\n".join(f"- `{entry.name}`: {entry.description} {entry.licence}. `{entry.install}`" for entry in MODELS)
+    families = ", ".join(family.name for family in FAMILIES)
+    with st.expander("Bring your own model"):
+        st.markdown(BRING.format(catalogue=catalogue, families=families))
