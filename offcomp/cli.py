@@ -44,6 +44,7 @@ from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import predict
 from offcomp.runs import Run, RunStore
 from offcomp.tables import format_table, prediction_text, run_text
+from offcomp.tasks import usual_tasks
 
 POLL_SECONDS = 0.2
 
@@ -86,8 +87,9 @@ def plan(arguments: argparse.Namespace) -> None:
         unit=arguments.unit,
         dtype=arguments.dtype,
     )
-    tasks, calibration = tasks_asked(arguments) or Plan.tasks, calibration_text(arguments.calibration)
-    made = Plan(arguments.model, groups, tasks, arguments.seed, calibration)
+    usual = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture))
+    calibration = calibration_text(arguments.calibration)
+    made = Plan(arguments.model, groups, tasks_asked(arguments) or usual, arguments.seed, calibration)
     made = Plan.from_dict(made.to_dict())
     validate(made, info)
     write_plan(arguments.out, made)

@@ -219,8 +219,14 @@ def find_task(name: str) -> Task:
     raise TaskError(f"unknown task {name!r}; {hint}")
 
 
+WITHOUT_TEXT = ("Matrices",)
+"""Classes of `offcomp.models` that no text can run through."""
+
+
 def unfit(task: Task, architecture: str) -> str | None:
     """Why a model of this class cannot do the task, in one sentence; None if it can."""
+    if architecture in WITHOUT_TEXT:
+        return f"task {task.name!r} needs a model that reads text, but these are matrices alone; leave the tasks out."
     needs = task.about.needs
     if not needs or architecture.endswith(needs):
         return None

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
+from offcomp.models.matrix_model import Matrices, MatricesConfig
 from offcomp.models.safetensors_files import StoredTensor, same_bytes, stored_dtype, stored_tensors, weight_files
 from offcomp.models.sources import MAX_PARAMETERS, TOKENIZER_FILES, Source, check_checksum, check_folder, fingerprint, resolve
 from offcomp.models.weights import check_finite, list_modules
@@ -147,11 +148,12 @@ def _open(model: str) -> _Checkpoint:
     folder = source.folder or hub.snapshot(model)
     fields = check_folder(folder)
     model_type = fields["model_type"]
-    if model_type not in CONFIG_MAPPING:
+    bare = model_type == MatricesConfig.model_type
+    if not bare and model_type not in CONFIG_MAPPING:
         raise ModelError(f"'{folder}' has the model type '{model_type}', which this version of transformers lacks.")
     with _refusing(folder, "read the config of"):
-        config = CONFIG_MAPPING[model_type].from_dict(fields)
-        architecture = _architecture(config)
+        config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(fields)
+        architecture = Matrices if bare else _architecture(config)
     tensors = stored_tensors(weight_files(folder))
     has_pooler = any("pooler." in key for key in tensors)
     takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import ModuleSpec, StoredWeight, module_specs
+from offcomp.models.matrix_model import Matrices
 
 MATRIX_MODULES = (nn.Linear, nn.Embedding, Conv1D)
 
@@ -26,6 +27,8 @@ def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
 
     The order is the model's own. `model.config.model_type` selects the family.
     """
+    if isinstance(model, Matrices):
+        return model.specs()
     paths: dict[int, list[str]] = {}
     modules: dict[int, nn.Linear | nn.Embedding | Conv1D] = {}
     for path, module in model.named_modules(remove_duplicate=False):

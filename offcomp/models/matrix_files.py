@@ -1,0 +1,238 @@
+"""Matrices of a person's own: read from a safetensors, npz or npy file and kept as a model folder. No torch, nothing unpickled.
+
+The folder has the config of a `matrix_model.Matrices`, so it is listed, compressed and measured as any model; it reads no text.
+A matrix is taken as it is stored, W (rows, cols) = (out_features, in_features). Where the names are those of a known family,
+its kinds and layers are recognised.
+
+    HOME/uploads/DIGEST/config.json          names and shapes
+    HOME/uploads/DIGEST/model.safetensors    the matrices, as "matrices.0.weight" and so on
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
+
+from offcomp.errors import InputError
+from offcomp.files import write_bytes
+from offcomp.models.catalogue import FAMILIES, KINDS, StoredWeight, module_specs
+from offcomp.models.safetensors_files import WEIGHTS
+
+MODEL_TYPE = "offcomp_matrices"
+SUFFIXES = (".safetensors", ".npz", ".npy")
+MOST_BYTES = 500_000_000
+MOST_MATRICES = 1000
+LONGEST_SIDE = 10**6
+LONGEST_NAME = 100
+DIGEST_DIGITS = 12
+HEADER_ALIGNMENT = 8
+NAMED_REASONS = 3
+NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""safetensors dtype -> how numpy reads its bytes; numpy has no bfloat16, so that one is read as its bits."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One matrix (rows, cols) as its file stores it. `dtype` is that of safetensors; float64 is kept as float32."""
+
+    rows: int
+    cols: int
+    dtype: str
+    content: bytes
+
+    @property
+    def num_parameters(self) -> int:
+        """rows * cols."""
+        return self.rows * self.cols
+
+
+@dataclass(frozen=True)
+class MatrixFile:
+    """What a file holds: its matrices by name, and by name why anything else in it is left out."""
+
+    matrices: dict[str, Matrix] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def read_matrices(name: str, content: bytes) -> MatrixFile:
+    """The matrices in a file of this name. Raises InputError where it cannot be read, or holds none."""
+    suffix = Path(name).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{name!r} is no file of matrices; give one that ends in {', '.join(SUFFIXES)}")
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{name!r} has {len(content) / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are read")
+    found = MatrixFile()
+    taken: set[str] = set()
+    for key, dtype, shape, stored in _READERS[suffix](name, content):
+        title = _free_name(key, taken)
+        reason = _unusable(dtype, shape) or _not_finite(dtype, stored)
+        if reason:
+            found.skipped[title] = reason
+        else:
+            found.matrices[title] = _kept(dtype, shape, stored)
+    if not found.matrices:
+        reasons = [f"{title} {reason}" for title, reason in list(found.skipped.items())[:NAMED_REASONS]]
+        raise InputError(f"{name!r} holds no matrix that can be compressed: {'; '.join(reasons) or 'it is empty'}")
+    if len(found.matrices) > MOST_MATRICES:
+        raise InputError(f"{name!r} holds {len(found.matrices)} matrices; at most {MOST_MATRICES} are read")
+    return found
+
+
+Entry = tuple[str, str, tuple[int, ...], bytes]
+"""Name, safetensors dtype (or numpy's for what is no float), shape, and the bytes in C order."""
+
+
+def _safetensors(name: str, content: bytes) -> Iterator[Entry]:
+    try:
+        entries = deserialize(content)
+    except SafetensorError as error:
+        raise InputError(f"{name!r} is no whole safetensors file ({error}); copy it again") from None
+    for key, entry in entries:
+        yield key, entry["dtype"], tuple(entry["shape"]), bytes(entry["data"])
+
+
+def _npz(name: str, content: bytes) -> Iterator[Entry]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > MOST_BYTES:
+                raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are read")
+            for member in archive.infolist():
+                yield _array(name, member.filename.removesuffix(".npy"), archive.read(member))
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
+        raise InputError(f"{name!r} is no whole npz file ({error}); save it again with numpy.savez") from None
+
+
+def _npy(name: str, content: bytes) -> Iterator[Entry]:
+    yield _array(name, Path(name).stem, content)
+
+
+_READERS = {".safetensors": _safetensors, ".npz": _npz, ".npy": _npy}
+
+
+def _array(file: str, key: str, content: bytes) -> Entry:
+    """One npy document. Its header is checked against its length before anything is made of it."""
+    stream = io.BytesIO(content)
+    try:
+        shape, by_columns, dtype = NPY_HEADERS[npy.read_magic(stream)](stream)
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, UnicodeDecodeError):
+        raise InputError(f"{key!r} in {file!r} is no array of numbers; save it again with numpy.save") from None
+    if dtype.hasobject:
+        return key, "pickled objects", shape, b""
+    payload = content[stream.tell() :]
+    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(payload):
+        raise InputError(f"{key!r} in {file!r} is cut off: {shape} of {dtype} do not take {len(payload)} bytes; copy it again")
+    if dtype.kind != "f" or f"F{8 * dtype.itemsize}" not in FLOATS:
+        return key, str(dtype), shape, b""
+    values = np.frombuffer(payload, dtype).reshape(shape, order="F" if by_columns else "C")
+    return key, f"F{8 * dtype.itemsize}", shape, np.ascontiguousarray(values, dtype.newbyteorder("<")).tobytes()
+
+
+def _unusable(dtype: str, shape: tuple[int, ...]) -> str:
+    """Why something is no matrix to compress, in words that follow its name; empty where it is one."""
+    if len(shape) != 2:
+        return f"has {len(shape)} dimension{'' if len(shape) == 1 else 's'}, not 2"
+    if min(shape) < 2:
+        return f"is {shape[0]} x {shape[1]}, too small to compress"
+    if max(shape) > LONGEST_SIDE:
+        return f"is {shape[0]} x {shape[1]}; a side has at most {LONGEST_SIDE:,}"
+    return "" if dtype in FLOATS else f"is stored as {dtype}, not as floating-point numbers"
+
+
+def _values(dtype: str, content: bytes) -> NDArray[Any]:
+    """The numbers of a safetensors tensor, flat."""
+    stored = np.frombuffer(content, FLOATS[dtype])
+    return (stored.astype("<u4") << 16).view("<f4") if dtype == "BF16" else stored
+
+
+def _not_finite(dtype: str, content: bytes) -> str:
+    """How many values are NaN or infinite as they would be kept, in words that follow the name; empty where none is."""
+    values = _values(dtype, content)
+    with np.errstate(over="ignore"):
+        bad = values.size - int(np.isfinite(values.astype("<f4", copy=False)).sum())
+    return f"has {bad} value{'' if bad == 1 else 's'} that are NaN, infinite or beyond float32" if bad else ""
+
+
+def _kept(dtype: str, shape: tuple[int, ...], content: bytes) -> Matrix:
+    if dtype == "F64":
+        return Matrix(*shape, "F32", _values(dtype, content).astype("<f4").tobytes())
+    return Matrix(*shape, dtype, content)
+
+
+def _free_name(key: str, taken: set[str]) -> str:
+    """A name that a plan and a link can hold: without the usual ending, of plain characters, unlike those before it."""
+    plain = re.sub(r"[^A-Za-z0-9._+-]", "-", key.removesuffix(".weight")).strip(".-")[:LONGEST_NAME] or "matrix"
+    name, number = plain, 2
+    while name in taken:
+        name, number = f"{plain}-{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def keep_upload(name: str, content: bytes, home: Path) -> Path:
+    """Keep the matrices of a file as a model folder of this home; the same file has the same folder. Raises InputError.
+
+    StorageError is raised where it cannot be written.
+    """
+    found = read_matrices(name, content)
+    folder = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]
+    config = json.dumps(_config(Path(name).name, found), indent=1).encode()
+    write_bytes(folder / WEIGHTS, _written(list(found.matrices.values())))
+    write_bytes(folder / "config.json", config)
+    return folder
+
+
+def _written(matrices: Sequence[Matrix]) -> bytes:
+    """A safetensors file: the length of its header, the header, and the bytes of one matrix after the other."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for index, matrix in enumerate(matrices):
+        end = start + len(matrix.content)
+        place = {"dtype": matrix.dtype, "shape": [matrix.rows, matrix.cols], "data_offsets": [start, end]}
+        header[f"matrices.{index}.weight"] = place
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % HEADER_ALIGNMENT)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(matrix.content for matrix in matrices)])
+
+
+def _config(file: str, found: MatrixFile) -> dict[str, Any]:
+    """What `matrix_model.MatricesConfig` reads. `names_of` is the model type whose names these are, or empty."""
+    weights = [StoredWeight((name,), (matrix.rows, matrix.cols)) for name, matrix in found.matrices.items()]
+    listed = [{"name": name, "rows": matrix.rows, "cols": matrix.cols} for name, matrix in found.matrices.items()]
+    about = {"file": file[:LONGEST_NAME], "left_out": [f"{name} {reason}" for name, reason in found.skipped.items()]}
+    model_type = recognised(weights)
+    layers = [spec.layer for spec in module_specs(model_type, weights) if spec.layer is not None]
+    depth = {"num_hidden_layers": 1 + max(layers)} if layers else {}
+    return {"model_type": MODEL_TYPE, **about, "names_of": model_type, "matrices": listed, **depth}
+
+
+def recognised(weights: Sequence[StoredWeight]) -> str:
+    """The model type whose family knows most of these names as kinds to compress; empty where none knows any.
+
+    A family with fused or transposed weights is left out: a bare matrix does not say how it was stored.
+    """
+    best, most = "", 0
+    for family in FAMILIES:
+        if any(pattern.pieces for pattern in family.patterns):
+            continue
+        specs = module_specs(family.model_types[0], weights)
+        known = sum(spec.kind in KINDS for spec in specs)
+        if known > most and len({spec.name for spec in specs}) == len(specs):
+            best, most = family.model_types[0], known
+    return best
