@@ -254,7 +254,8 @@ def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         for row in table.sort_values("share", ascending=False, kind="stable").to_dict("records")
     ]
     figure = styled(go.Figure(pieces), palette, title="How is the model made up?", height=SHARE_PIXELS)
-    figure.update_xaxes(title="share of all parameters, in %", range=[0, 100], fixedrange=True)
+    title = {"text": "share of all parameters, in %", "font": {"size": FONT_SIZE}}
+    figure.update_xaxes(title=title, range=[0, 100], fixedrange=True)
     figure.update_yaxes(visible=False, fixedrange=True)
     figure.update_layout(
         barmode="stack",
