@@ -123,7 +123,8 @@ def test_compare_starts_with_the_newest_pair(open_page: Page, own: tuple[str, st
     assert metrics(app, "Stored parameters") == ["579,584", "585,984"]
     assert metrics(app, "Accuracy")[1] == "84.4 % ± 3.7"
     assert metrics(app, "Stored bytes")[1] == "2.34 MB"
-    assert len(app.get("plotly_chart")) == 3
+    assert len(app.get("plotly_chart")) == 4
+    assert "2 of 2 runs shown." in texts(app)
     assert len(app.get("download_button")) == 6
 
 
@@ -176,13 +177,17 @@ def test_tasks_of_every_metric_have_a_chart_each(open_page: Page, home: Path) ->
     app = open_page("pages/compare.py", runs=name)
     assert metrics(app, "Similarity") == ["0.790 ± 0.039"]
     assert metrics(app, "Masked words in prose") == ["15.0 ± 0.039"]
-    assert len(app.get("plotly_chart")) == 5
+    assert len(app.get("plotly_chart")) == 6
     assert "% of the answers agree" in texts(app)
     assert "masked perplexity on masked words in prose is 15.0 (lower is better), +3.00 from the original" in texts(app)
     assert "a true difference of 0.020 would show" in texts(app)
     told = [warning.value for warning in app.warning]
     assert ["to the last bit" in told[0], "apart: they all come out alike" in told[1]] == [True, True]
-    assert "What changed most?" in [title.value for title in app.subheader]
+    app.segmented_control(key="compare_measure").set_value("masked-prose").run()
+    app.segmented_control(key="compare_unit").set_value("parameters").run()
+    assert not app.exception
+    assert "masked perplexity on masked words in prose 15.0" in texts(app)
+    assert "M parameters (1.05x smaller)" in texts(app)
 
 
 def test_runs_of_different_models_are_not_ranked(open_page: Page, own: tuple[str, str], home: Path) -> None:
@@ -191,6 +196,9 @@ def test_runs_of_different_models_are_not_ranked(open_page: Page, own: tuple[str
     name = put_in_home(home, other, "555555555555", submitted=1.0)
     app = open_page("pages/compare.py", runs=f"{own[0]},{name}")
     assert "not ranked: they are of different models (minilm-l6, another)" in texts(app)
+    assert "1 of 2 runs shown. 1 of other models" in texts(app)
+    app.selectbox(key="compare_model").set_value("another").run()
+    assert not app.exception
 
 
 def test_a_collapsed_model_is_flagged_and_many_runs_become_a_table(open_page: Page, home: Path) -> None:
@@ -204,7 +212,7 @@ def test_a_collapsed_model_is_flagged_and_many_runs_become_a_table(open_page: Pa
     assert len(app.warning) == 1
     assert "same answer to every sentiment sentence" in app.warning[0].value
     assert not app.metric
-    assert len(app.dataframe[0].value) == 6
+    assert len(app.dataframe[1].value) == 6
 
 
 def test_a_group_with_a_long_name_and_the_equal_properties(open_page: Page, home: Path) -> None:

@@ -49,6 +49,7 @@ from offcomp.scores import (
 from offcomp.ui.frame import palette
 
 MOST_CARDS = 4
+MOST_CONCERNS = 4
 METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
@@ -73,10 +74,16 @@ def show_answer(runs: Sequence[Run]) -> None:
     """The page's question answered in a sentence, and what keeps the answer from being fair."""
     st.markdown(answer(runs))
     names = short_names(runs)
-    for run in runs:
-        for task, score in result_of(run)["scores"].items():
-            for concern in concerns(task, score, compressed=bool(run.plan.groups)):
-                st.warning(f"{names[run.id]} {concern}", icon=":material/warning:")
+    told = [
+        f"{names[run.id]} {concern}"
+        for run in runs
+        for task, score in result_of(run)["scores"].items()
+        for concern in concerns(task, score, compressed=bool(run.plan.groups))
+    ]
+    for sentence in told[:MOST_CONCERNS]:
+        st.warning(sentence, icon=":material/warning:")
+    if len(told) > MOST_CONCERNS:
+        st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
 
 
 def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) -> None:
