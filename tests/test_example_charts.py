@@ -1,0 +1,190 @@
+"""Single predictions: outcomes, changes and two runs side by side, as tables, sentences and charts, and the page Examples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from offcomp import bundled
+from offcomp.example_charts import (
+    CELLS,
+    LISTED,
+    LOST,
+    STAYED_RIGHT,
+    STAYED_WRONG,
+    WON,
+    beside_answer,
+    beside_table,
+    beside_words,
+    found_in,
+    outcome_answer,
+    outcome_figure,
+    outcome_table,
+    score_of,
+    shift_answer,
+    shift_figure,
+    shift_table,
+    shift_words,
+    unlisted_text,
+    written_p,
+)
+from offcomp.files import read_json
+from offcomp.theme import PALETTES, Palette
+from tests.made_runs import made_group, made_run, made_score, made_value_score, put_in_home
+
+ROOT = Path(__file__).resolve().parents[1]
+RANKS = made_value_score("spearman", 0.82, 0.79)
+MASKED = made_value_score("masked perplexity", 12.0, 15.0, spread=0.5)
+FIRST = made_run(
+    "a" * 12, [made_group("query", 0.5)], made_score(["One", "two"], ["three"]), others={"pairs": RANKS, "prose": MASKED}
+)
+SECOND = made_run(
+    "b" * 12,
+    [made_group("query", 0.5, method="autoencoder")],
+    made_score(["two"], ["three", "four"]),
+    others={"pairs": made_value_score("spearman", 0.82, 0.8)},
+)
+
+
+def test_every_answer_has_an_outcome() -> None:
+    table = outcome_table(score_of(FIRST, "sentiment")).set_index("change")
+    assert table.index.tolist() == list(CELLS)
+    assert table["count"].to_dict() == {STAYED_RIGHT: 78, LOST: 2, WON: 1, STAYED_WRONG: 19}
+    assert table["share"].sum() == pytest.approx(1)
+    assert table["listed"].tolist() == [0, 2, 1, 0]
+    assert table.loc[LOST, ["before", "after"]].tolist() == ["right", "wrong"]
+
+
+def test_what_is_counted_and_not_listed_is_said() -> None:
+    score = score_of(FIRST, "sentiment")
+    table = outcome_table(score)
+    assert unlisted_text(table, score, LISTED) == ""
+    assert "78 of the chosen 78 are counted only." in unlisted_text(table, score, (STAYED_RIGHT,))
+    several = {**score, "paired": {**score["paired"], "agreement": 0.9}}
+    assert "7 of those that stayed wrong are wrong in another way" in unlisted_text(table, several, (STAYED_WRONG,))
+
+
+def test_answers() -> None:
+    assert outcome_answer(FIRST, "sentiment") == (
+        "SVD changed 3 of 100 answers: 2 right to wrong, 1 wrong to right; that is within noise (McNemar p = 1)."
+    )
+    worse = made_run("c" * 12, [made_group("query", 0.5)], made_score([str(i) for i in range(9)], []))
+    assert "chance alone would rarely be so uneven (McNemar p = .0039)" in outcome_answer(worse, "sentiment")
+    same = made_run("d" * 12, [made_group("query", 0.5)], made_score([], []))
+    assert outcome_answer(same, "sentiment") == "SVD changed none of 100 answers from right to wrong or back."
+    assert [written_p(p) for p in (0.42, 0.0001, 1.0)] == ["= .42", "< .001", "= 1"]
+    assert "in Spearman" not in shift_answer(FIRST, "pairs")
+    assert "Spearman correlation on pairs from 0.820 ± 0.039 to 0.790 ± 0.039: -0.030" in shift_answer(FIRST, "pairs")
+    assert "of the 2 examples that changed most, the loss rose in 2 and fell in 0" in shift_answer(FIRST, "prose")
+    none = made_run("e" * 12, [made_group("query", 0.5)], others={"pairs": {**RANKS, "changes": []}})
+    assert "no single example changed" in shift_answer(none, "pairs")
+
+
+def test_listed_examples_are_of_one_task_and_can_be_searched() -> None:
+    flips = shift_table(FIRST, "sentiment")
+    assert set(flips["text"]) == {"One", "two", "three"}
+    assert found_in(flips, " ONE ")["text"].tolist() == ["One"]
+    assert found_in(flips, "t(")["text"].tolist() == []  # plain text, not a pattern
+    assert len(found_in(flips, "")) == 3
+    changes = shift_table(FIRST, "pairs")
+    assert changes["truth"].tolist() == [1, 0]
+    assert shift_table(made_run("f" * 12, [made_group("query", 0.5)], made_score([], [])), "sentiment").empty
+    words = [shift_words(score_of(FIRST, task)) for task in ("sentiment", "pairs", "prose")]
+    assert words == ["probability of the true label", "score that the model gives", "loss in nats a token"]
+
+
+def test_two_runs_side_by_side() -> None:
+    table = beside_table(FIRST, SECOND, "sentiment").set_index("text")
+    assert set(table.index) == {"One", "two", "three", "four"}
+    assert table.loc["One", ["first_flip", "second_flip"]].tolist() == [LOST, "as the original"]
+    assert table.loc["four", "original"] == pytest.approx(0.4)
+    assert table["difference"].abs().is_monotonic_decreasing
+    shown = beside_words(table)
+    assert shown.loc["One", ["first", "second"]].tolist() == [f"{LOST}, 0.500", "as the original"]
+    answer = beside_answer(FIRST, SECOND, ("A", "B"), "sentiment")
+    assert answer.startswith("On 2 of 100 answers one is right and the other wrong: A is right on 0, B on 2. The difference in")
+    pairs = beside_words(beside_table(FIRST, SECOND, "pairs"))
+    assert pairs["first"].tolist() == ["1.790", "0.790"]
+    assert "2 are listed by both and 0 by one" in beside_answer(FIRST, SECOND, ("A", "B"), "pairs")
+    cut = made_run("g" * 12, [made_group("query", 0.5)], others={"pairs": {**RANKS, "changes": RANKS["changes"][:1]}})
+    assert "not listed" in beside_words(beside_table(FIRST, cut, "pairs"))["second"].tolist()
+
+
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
+def test_charts(palette: Palette) -> None:
+    figure = outcome_figure(outcome_table(score_of(FIRST, "sentiment")), LISTED, palette)
+    json.loads(figure.to_json())
+    assert figure.layout.title.text.endswith("?")
+    assert [shape.line.width for shape in figure.layout.shapes] == [1, 3, 3, 1]
+    assert [shape.fillcolor for shape in figure.layout.shapes][1:3] == [palette.diverging[0], palette.diverging[2]]
+    assert "78" in figure.data[0].text[0]
+    for task in ("sentiment", "pairs", "prose"):
+        moved = shift_figure(shift_table(FIRST, task), FIRST, score_of(FIRST, task), palette)
+        json.loads(moved.to_json())
+        assert moved.data[1].marker.color == palette.roles["svd"]
+        assert list(moved.data[0].x) == list(moved.data[0].y)
+        assert moved.layout.xaxis.range == moved.layout.yaxis.range
+
+
+def visit(monkeypatch: pytest.MonkeyPatch, home: Path, page: str = "pages/examples.py", runs: str = "") -> AppTest:
+    """A page of a home; nothing on it may have raised."""
+    monkeypatch.setenv("OFFCOMP_HOME", str(home))
+    st.cache_data.clear()
+    st.cache_resource.clear()
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+    app.switch_page(page)
+    if runs:
+        app.query_params["runs"] = runs
+    app.run()
+    assert not app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    return "\n".join(element.value for kind in ("markdown", "caption", "info", "warning") for element in app.get(kind))
+
+
+def test_the_page_shows_the_bundled_runs_and_shares_its_choice_with_compare(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    app = visit(monkeypatch, tmp_path)
+    assert "SVD changed 27 of 360 answers: 12 right to wrong, 15 wrong to right; that is within noise" in said(app)
+    assert len(app.get("plotly_chart")) == 2
+    assert "27 of 27 listed examples shown" in said(app)
+    app.segmented_control(key="examples_outcome").set_value(LOST).run()
+    assert "12 of 12 listed examples shown" in said(app)
+    app.text_input(key="examples_search").set_value("chewing").run()
+    assert "1 of 12 listed examples shown" in said(app)
+    app.segmented_control(key="examples_outcome").set_value(STAYED_RIGHT).run()
+    assert "289 of the chosen 289 are counted only" in said(app)
+    assert not app.exception
+    kept = app.multiselect(key="compare_runs").value[:1]
+    app.multiselect(key="compare_runs").set_value(kept).run()
+    assert "Choose a second run above" in said(app)
+    app.switch_page("pages/compare.py").run()
+    assert not app.exception
+    assert app.multiselect(key="compare_runs").value == kept
+
+
+def test_the_page_with_tasks_of_every_kind_and_with_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    documents = [read_json(bundled.FOLDER / file) for file in bundled.FILES]
+    for document, digit in zip(documents, "12", strict=True):
+        document["plan"]["tasks"] += ["similarity", "masked-prose"]
+        document["scores"] |= {"similarity": RANKS, "masked-prose": MASKED}
+        put_in_home(tmp_path, document, digit * 12, submitted=1.0)
+    unscored = documents[0] | {"scores": {}}
+    put_in_home(tmp_path, unscored, "3" * 12, submitted=0.0)
+    app = visit(monkeypatch, tmp_path, runs=f"{'1' * 12},{'2' * 12},{'3' * 12}")
+    assert "1 of 3 runs are not offered" in said(app)
+    for task in ("similarity", "masked-prose"):
+        app.segmented_control(key="examples_task").set_value(task).run()
+        assert not app.exception
+        assert "changed most" in said(app)
+        assert len(app.dataframe) == 2
+    app = visit(monkeypatch, tmp_path, runs="3" * 12)
+    assert "None of these runs was scored" in app.info[0].value
+    assert app.button(key="examples_compress").label == "Compress something"
