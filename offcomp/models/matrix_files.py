@@ -169,9 +169,10 @@ def _not_finite(dtype: str, content: bytes) -> str:
 
 
 def _kept(dtype: str, shape: tuple[int, ...], content: bytes) -> Matrix:
+    rows, cols = shape
     if dtype == "F64":
-        return Matrix(*shape, "F32", _values(dtype, content).astype("<f4").tobytes())
-    return Matrix(*shape, dtype, content)
+        return Matrix(rows, cols, "F32", _values(dtype, content).astype("<f4").tobytes())
+    return Matrix(rows, cols, dtype, content)
 
 
 def _free_name(key: str, taken: set[str]) -> str:
