@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from streamlit.testing.v1 import AppTest
 
-from offcomp.ui import draft
+from offcomp.ui import link
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,11 +50,11 @@ NAMES = some.lists(
 
 @given(NAMES)
 def test_names_in_short_are_the_same_names(names: list[str]) -> None:
-    assert draft.full(draft.short(names)) == tuple(names)
+    assert link.full(link.short(names)) == tuple(names)
 
 
 def test_a_whole_kind_is_short() -> None:
-    assert draft.short([f"query.{layer}" for layer in range(48)]) == "query.0-47"
+    assert link.short([f"query.{layer}" for layer in range(48)]) == "query.0-47"
 
 
 def test_a_first_visit_has_a_bare_address() -> None:
@@ -90,7 +90,7 @@ def test_options_of_a_method_are_part_of_the_link() -> None:
 
 def test_own_groups_are_the_plan() -> None:
     app = opened(groups="key.0-1~columns;value.0-1~rows", together="own", modules="key.0-1,value.0-1", methods="svd")
-    assert "2 groups" in " ".join(caption.value for caption in app.caption) or app.selectbox(key="grouping").value == draft.OWN
+    assert "2 groups" in " ".join(caption.value for caption in app.caption) or app.selectbox(key="grouping").value == link.OWN
     assert not app.error
 
 

@@ -13,9 +13,10 @@ from offcomp.methods import METHODS, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan import Group, Plan, make_groups, name_groups
-from offcomp.tasks import find_task, usual_tasks
+from offcomp.tasks import Task, find_task, usual_tasks
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
+from offcomp.ui.link import OWN, OwnGroup
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Choices:
     unit: str
     dtype: str
     seed: int
-    tasks: tuple[str, ...] = ("sentiment",)
-    own: tuple[draft.OwnGroup, ...] = ()
+    tasks: tuple[str | Task, ...] = ("sentiment",)
+    own: tuple[OwnGroup, ...] = ()
 
     def plan(self, role: str, ratio: float) -> Plan:
         """The plan of one method at one ratio. Raises InputError."""
@@ -45,7 +46,7 @@ class Choices:
             "unit": self.unit,
             "dtype": self.dtype,
         }
-        if self.grouping == draft.OWN:
+        if self.grouping == OWN:
             groups = self._own_groups(settings)
         else:
             groups = make_groups(self.specs, self.grouping, stack=self.stack, block=self.block, **settings)
@@ -140,7 +141,7 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
 def choose_grouping() -> tuple[str, str, int]:
     """(grouping, stack, layers a block)."""
     left, right = st.columns([3, 2])
-    own = [draft.OWN] if draft.groups() else []
+    own = [OWN] if draft.groups() else []
     grouping = left.selectbox(
         "Compress together",
         [*own, *GROUPINGS],
@@ -154,7 +155,7 @@ def choose_grouping() -> tuple[str, str, int]:
         ["best", *STACKS],
         key="stack",
         persist_state="session",
-        disabled=grouping == draft.OWN,
+        disabled=grouping == OWN,
         help="  \n".join(f"**{name}**: {text}" for name, text in STACK_HELP.items()),
     )
     block = 2
@@ -216,7 +217,7 @@ def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
         persist_state="session",
         placeholder="No task: errors and sizes alone",
         help="What the model is asked before and after, on the same examples. Each adds some seconds to a run. "
-        "Tasks of a data hub, and files of your own, go into a plan by hand or on the command line: see `offcomp tasks`.",
+        "Tasks of a data hub go into a plan by hand or on the command line: see `offcomp tasks`.",
     )
     return tuple(task for task in fitting if task in chosen)
 

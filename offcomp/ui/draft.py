@@ -12,152 +12,23 @@ for and cannot be had is said on the page, and left out.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import streamlit as st
 
 from offcomp.errors import OffcompError
-from offcomp.grouping import GROUPINGS, STACKS
-from offcomp.methods import METHODS, make_method, method_of_role, options_of, own_options
+from offcomp.methods import make_method, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
-from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
-from offcomp.tasks import TASKS
+from offcomp.ui.link import FIELDS, OWN, OwnGroup, short
 
-RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 DEFAULT_KINDS = ("query", "key")
-OWN = "own"
-"""The grouping that is a list of groups, from the page Groups."""
-NONE = "none"
-MOST_LAYERS = 1000
 RUNS = "runs"
 """Of the URL: the runs that are compared, which `selection` reads and writes. They go along to every page."""
 WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 
-OwnGroup = tuple[tuple[str, ...], str]
-"""Names of the modules, and their stacking."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """One part of the draft: its name in the URL, its key in the session, what it is at first, and how it is written.
-
-    `read` raises ValueError where the text means nothing here.
-    """
-
-    parameter: str
-    key: str
-    default: Any
-    read: Callable[[str], Any]
-    write: Callable[[Any], str] = str
-
-
-def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
-    allowed = tuple(choices)
-
-    def read(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"there are {', '.join(allowed)}")
-        return text
-
-    return read
-
-
-def _some_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
-    one = _one_of(choices)
-    return lambda text: [one(name) for name in text.split(",")] if text != NONE else []
-
-
-def _ratio(text: str) -> float:
-    value = float(text)
-    if value not in RATIOS:
-        raise ValueError(f"there are {', '.join(f'{ratio:g}' for ratio in RATIOS)}")
-    return value
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError(f"it lies between {low} and {high}")
-        return value
-
-    return read
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ",".join(names) if names else NONE
-
-
-def short(names: Iterable[str]) -> str:
-    """Names of modules in short: runs of layers as `query.0-5`."""
-    parts: list[str] = []
-    for stem, members in groupby((_stem_and_layer(name) for name in names), key=lambda pair: pair[0]):
-        run: list[int] = []
-        for _, layer in members:
-            if layer is None:
-                parts.append(stem)
-            elif run and layer == run[-1] + 1:
-                run.append(layer)
-                parts[-1] = f"{stem}.{run[0]}-{layer}"
-            else:
-                run = [layer]
-                parts.append(f"{stem}.{layer}")
-    return ",".join(parts) or NONE
-
-
-def _stem_and_layer(name: str) -> tuple[str, int | None]:
-    found = re.fullmatch(r"(.+)\.(\d+)", name)
-    return (found[1], int(found[2])) if found else (name, None)
-
-
-def full(text: str) -> tuple[str, ...]:
-    """The names that `short` wrote. Raises ValueError for a run of layers that is none."""
-    names: list[str] = []
-    for part in [] if text == NONE else text.split(","):
-        found = re.fullmatch(r"(.+)\.(\d+)-(\d+)", part)
-        if not found:
-            names.append(part)
-            continue
-        first, last = int(found[2]), int(found[3])
-        if not first <= last < first + MOST_LAYERS:
-            raise ValueError(f"{part} is no run of layers")
-        names += [f"{found[1]}.{layer}" for layer in range(first, last + 1)]
-    return tuple(dict.fromkeys(names))
-
-
-def _read_groups(text: str) -> tuple[OwnGroup, ...]:
-    groups = []
-    for part in text.split(";"):
-        names, _, stack = part.rpartition("~")
-        groups.append((full(names), _one_of(STACKS)(stack)))
-    return tuple(groups)
-
-
-def _write_groups(groups: Sequence[OwnGroup]) -> str:
-    return ";".join(f"{short(names)}~{stack}" for names, stack in groups)
-
-
-FIELDS = (
-    Field("model", "model", MODELS[0].name, str),
-    Field("modules", "draft_modules", None, full, short),
-    Field("groups", "draft_groups", (), _read_groups, _write_groups),
-    Field("together", "grouping", "kind", _one_of((*GROUPINGS, OWN))),
-    Field("stack", "stack", "best", _one_of(("best", *STACKS))),
-    Field("block", "block", 2, _whole(1, 48)),
-    Field("methods", "methods", ["svd", "autoencoder"], _some_of(method.role for method in METHODS), _listed),
-    Field("ratio", "ratio", 3.0, _ratio, "{:g}".format),
-    Field("unit", "unit", UNITS[0], _one_of(UNITS)),
-    Field("dtype", "dtype", STORAGE_DTYPES[0], _one_of(STORAGE_DTYPES)),
-    Field("seed", "seed", 0, _whole(0, 2**31 - 1)),
-    Field("tasks", "tasks", ["sentiment"], _some_of(task.name for task in TASKS), _listed),
-    Field("module", "inspected", None, str),
-)
 OPTIONS = "options"
 """Of the URL: a JSON object of the options that are not as at first, by the role of their method."""
 

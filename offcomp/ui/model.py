@@ -25,12 +25,13 @@ from offcomp.model_tables import (
     spectra_seconds,
     svd_errors,
 )
-from offcomp.models.catalogue import FAMILIES, MODELS, ModelInfo
+from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.ui import draft
 from offcomp.ui.choices import choose_model
 from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import model_info, request_spectra
+from offcomp.ui.link import RATIOS
 
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
 COLOUR_HELP = (
@@ -49,20 +50,6 @@ FORMATS = {
     "Relative error of SVD": st.column_config.NumberColumn(format="%.3f"),
 }
 SPECTRA_HELP = "The singular values of each matrix, from its weights, by a process of its own; they are kept for next time."
-BRING = """
-**A model of the catalogue** comes with its listing and its spectra; its weights are installed once:
-
-{catalogue}
-
-**A folder** on this machine with `config.json` and the weights as `.safetensors`, as `save_pretrained` writes it. Type its path
-under *Model* above. With the tokenizer's files in it the tasks can be run as well. Pickled weights (`.bin`, `.pt`) are refused,
-and so is a model that asks for code of its own.
-
-**A hub id** such as `owner/name`: what is in the local cache is used; anything else is downloaded, and needs a network.
-
-Weights are recognised in the families {families}. In any other the matrices are listed by their path, to be chosen by name.
-`offcomp modules MODEL` lists the same on the command line.
-"""
 
 
 def show_model() -> None:
@@ -110,7 +97,7 @@ def _choose_ratio() -> float:
     """The draft's ratio."""
     ratio = st.select_slider(
         "Compression ratio",
-        draft.RATIOS,
+        RATIOS,
         key="ratio",
         format_func=lambda value: f"{value:g}x",
         persist_state="session",
@@ -280,11 +267,3 @@ def _show_recognised(info: ModelInfo) -> None:
         order = table.assign(known=table["status"] == RECOGNISED).sort_values("known", kind="stable").index
         listed = table.loc[order, ["module", "status", "kind", "rows", "cols", "path"]]
         st.dataframe(listed.rename(columns=_words), hide_index=True, key="model_recognised_table", column_config=FORMATS)
-
-
-def bring_your_own() -> None:
-    """How a model of one's own comes in."""
-    catalogue = "\n".join(f"- `{entry.name}`: {entry.description} {entry.licence}. `{entry.install}`" for entry in MODELS)
-    families = ", ".join(family.name for family in FAMILIES)
-    with st.expander("Bring your own model"):
-        st.markdown(BRING.format(catalogue=catalogue, families=families))

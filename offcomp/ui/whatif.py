@@ -20,9 +20,9 @@ from offcomp.runs import Run, RunStore, run_id
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui import draft
 from offcomp.ui.choices import Choices
-from offcomp.ui.draft import RATIOS
 from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra
+from offcomp.ui.link import RATIOS
 
 POLL_SECONDS = 1.0
 CARDS_ABREAST = 2
