@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -15,6 +16,9 @@ import plotly.graph_objects as go
 from offcomp import __version__
 from offcomp.answers import answer, megabytes, percent, smaller
 from offcomp.errors import InputError
+from offcomp.front_charts import front_figure
+from offcomp.fronts import ERROR, front_answer, front_table, left_out_text, measures_of, reference_table, sharing_an_axis
+from offcomp.measurements import read_measurements
 from offcomp.paired import change_table, flip_count_table, flip_table
 from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
 from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
@@ -36,6 +40,7 @@ from offcomp.theme import LIGHT, Palette
 DRAWN_COLUMNS = ["role", "symbol"]  # how a row is drawn, not what it says
 MOST_ABREAST = 4
 FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
+FRONT_SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
 SOMETIMES_EMPTY = ("flips", "changes")  # by the kinds of the tasks
 TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "runs": run_table,
@@ -137,6 +142,7 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
 
 def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
     """The charts of the page Compare, each with its table."""
+    yield from _fronts(runs)
     groups, modules = error_table(runs), error_table(runs, "module")
     if len(groups):
         yield _chart("errors", groups, partial(error_figure, level="group"), "Relative error of each group, one mark a run.")
@@ -152,6 +158,29 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
         yield _chart("module-errors", modules, partial(error_figure, level="module"), note)
 
 
+def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
+    """Score against size, a chart a task; relative error against size where no task was scored. Of one model's runs only."""
+    measures = measures_of(runs)
+    tasks = [measure for measure in measures if measure != ERROR.name]
+    for index, measure in enumerate(tasks or [ERROR.name]):
+        shown, left_out = sharing_an_axis(runs, measure)
+        if not shown or len({run.plan.model for run in runs}) > 1:
+            continue
+        names = short_names(runs)
+        table = front_table(shown, measure, "bytes", names)
+        references = reference_table(read_measurements().values(), shown[0], measure, "bytes")
+        note = f"{front_answer(table)} {len(shown)} of {len(runs)} runs shown."
+        note += f" Not on this axis: {left_out_text(left_out, names)}." if left_out else ""
+        note += " Broken lines: bundled measurements of rounding every linear weight." if len(references) else ""
+        title = f"Which run is best for its size on {within_sentence(measures[measure])}?" if tasks else ""
+        chart = _chart(f"front-{index}", table, partial(_front, references=references), note, title)
+        yield replace(chart, table=table[FRONT_SHOWN].rename(columns={"size": "size in MB"}), wide=True)
+
+
+def _front(table: pd.DataFrame, palette: Palette, references: pd.DataFrame) -> go.Figure:
+    return front_figure(table, references, palette)
+
+
 def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
     task = str(table["task"].iloc[0])
     score = next(scores[task] for run in runs if task in (scores := result_of(run)["scores"]))
@@ -163,10 +192,13 @@ def _chart(
     name: str, table: pd.DataFrame, figure: Callable[[pd.DataFrame, Palette], go.Figure], note: str, title: str = ""
 ) -> Chart:
     """A chart by its own title, or by this one. What people wrote in its texts is no markup to plotly either."""
-    texts = table.select_dtypes(exclude="number").columns.difference(["metric", "unit", "symbol"])
-    escaped = table.assign(**{column: table[column].map(lambda value: html.escape(str(value))) for column in texts})
+    texts = table.select_dtypes(exclude=["number", "bool"]).columns.difference(["metric", "unit", "symbol"])
+    escaped = table.assign(
+        **{column: table[column].map(lambda value: html.escape(str(value), quote=False)) for column in texts}
+    )
     question = title or html.unescape(figure(escaped, LIGHT).layout.title.text)
-    return Chart(name, question, table.drop(columns=[*DRAWN_COLUMNS, "run"]), partial(figure, escaped), note.strip())
+    shown = table.drop(columns=[*DRAWN_COLUMNS, "run"], errors="ignore")
+    return Chart(name, question, shown, partial(figure, escaped), note.strip())
 
 
 def _predictions(runs: Sequence[Run]) -> list[str]:

@@ -40,6 +40,7 @@ p {margin: .4rem 0; max-width: 60rem; overflow-wrap: anywhere}
 .warning {border-left: 4px solid var(--warning); padding-left: .8rem}
 .charts {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%%, 30rem), 1fr)); gap: 0 2rem}
 .charts {align-items: start}
+.wide {grid-column: 1 / -1}
 figure {margin: 0; min-width: 0}
 .scroll {overflow: auto; max-width: 100%%; border: 1px solid var(--grid); border-radius: 6px}
 .tall {max-height: 34rem}
@@ -83,6 +84,7 @@ class Chart:
     table: pd.DataFrame
     figure: Callable[[Palette], go.Figure]
     note: str
+    wide: bool = False
 
 
 def document(title: str, parts: Sequence[str], charts: Sequence[Chart]) -> str:
@@ -113,7 +115,7 @@ def _drawn(item: Chart, palette: Palette) -> dict[str, Any]:
     figure.update_layout(font_family=FONT, paper_bgcolor=palette.surface, plot_bgcolor=palette.surface)
     figure.update_layout(margin_r=LABEL_PIXELS)
     figure.update_traces(cliponaxis=False, selector={"mode": "text"})
-    figure.update_xaxes(title_font_size=AXIS_FONT_SIZE)
+    figure.update_xaxes(title_font_size=AXIS_FONT_SIZE).update_yaxes(title_font_size=AXIS_FONT_SIZE)
     plain: dict[str, Any] = json.loads(figure.to_json())
     return {"data": plain["data"], "layout": plain["layout"]}
 
@@ -122,7 +124,7 @@ def chart(item: Chart) -> str:
     """Question, place of the drawing, what it shows, and the same as a table."""
     table = details("The same as a table", table_of(item.table, item.title))
     figure = f'<figure><div id="{item.name}"></div><figcaption>{html.escape(item.note)}</figcaption></figure>'
-    return f"<section>{heading(3, item.title)}{figure}{table}</section>"
+    return f"<section{_class('wide' * item.wide)}>{heading(3, item.title)}{figure}{table}</section>"
 
 
 def heading(level: int, text: str) -> str:

@@ -97,7 +97,7 @@ def test_the_html_is_sound() -> None:
     assert not any("src" in attributes for _, attributes in page.elements)
     figures = json.loads(next(data for tag, data in page.texts if tag == "script" and data.startswith("{")))
     assert set(figures) <= set(names) and all(set(looks) == {"light", "dark"} for looks in figures.values())
-    assert text.count("The same as a table") == len(figures) == 5
+    assert text.count("The same as a table") == len(figures) == 7
 
 
 def test_texts_of_people_stay_texts() -> None:
