@@ -27,7 +27,7 @@ from offcomp.grams import Grams
 from offcomp.grouping import STACKS, group_shape
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.spectra import DENSE, OUT_OF_REACH, MatrixSpectrum, spectrum_key, svd_rank
-from offcomp.surveys import BEST, Merge, Suggestion, Survey, groups_after
+from offcomp.surveys import BEST, Merge, Suggestion, Survey, groups_after, in_order
 
 SEPARATE = ("uniform", "waterfill")
 
@@ -99,6 +99,7 @@ def merge_steps(
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
     """Every pair, everything as one matrix, and all merges: in each stacking that fits, and in the best one of each step."""
+    specs = in_order(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
     pairs = list(combinations(parts, 2))
     candidates = [candidate for stack in STACKS for candidate in _candidates(pairs, (stack,))]

@@ -16,7 +16,7 @@ from typing import Any
 from offcomp.errors import InputError
 from offcomp.files import read_json, write_json
 from offcomp.grouping import STACKS, group_shape
-from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "groups"
 SCHEMA = 1
@@ -151,7 +151,9 @@ class Survey:
             if document["schema"] != SCHEMA:
                 raise InputError(f"a survey of groups has schema {document['schema']!r}; this version reads {SCHEMA}")
             return cls(
-                *(document[name] for name in ("model", "fingerprint", "ratio")),
+                document["model"],
+                document["fingerprint"],
+                document["ratio"],
                 tuple(document["modules"]),
                 document["error"],
                 tuple(Suggestion.from_dict(each) for each in document["pairs"]),
@@ -162,6 +164,12 @@ class Survey:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"a survey of groups has a missing or unknown field: {error}") from None
+
+
+def in_order(specs: Iterable[ModuleSpec]) -> list[ModuleSpec]:
+    """The modules of a survey in its order: by part, kind and layer."""
+    kinds = {kind: place for place, kind in enumerate(KINDS)}
+    return sorted(specs, key=lambda spec: (spec.part, kinds.get(spec.kind, len(kinds)), spec.layer or 0))
 
 
 def groups_after(merges: Sequence[Merge], kept: int, modules: int) -> list[Suggestion]:
@@ -190,9 +198,9 @@ def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
     return SECONDS_TO_LOAD + SECONDS_A_CUBE * cubes
 
 
-def find_survey(info: ModelInfo, names: Iterable[str], ratio: float, home: Path) -> tuple[Survey, str] | None:
+def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home: Path) -> tuple[Survey, str] | None:
     """(survey, "bundled" or "yours") of these modules at this ratio, where it is known."""
-    wanted = tuple(names)
+    wanted = tuple(spec.name for spec in in_order(specs))
     if info.source == "catalogue":
         for survey in _bundled(BUNDLED / f"{info.model}.json"):
             if (survey.fingerprint, survey.ratio, survey.modules) == (info.fingerprint, ratio, wanted):

@@ -49,7 +49,17 @@ def request_spectra(plan: Plan) -> str:
 
 def request_survey(model: str, modules: Sequence[str], ratio: float) -> str:
     """See that a survey of these modules gets made in the background. Answers as `request_spectra` does."""
-    return _request("suggest", "--json", "--survey", "--modules", ",".join(modules), "--ratio", str(ratio), "--", model)
+    return _request(*_survey(model, modules, ratio))
+
+
+def end_survey(model: str, modules: Sequence[str], ratio: float) -> None:
+    """End a survey that nobody waits for any more."""
+    if process := _jobs().pop((*_survey(model, modules, ratio), ""), None):
+        process.terminate()
+
+
+def _survey(model: str, modules: Sequence[str], ratio: float) -> tuple[str, ...]:
+    return ("suggest", "--json", "--survey", "--modules", ",".join(modules), "--ratio", f"{ratio:g}", "--", model)
 
 
 def request_view(model: str, module: str) -> str:

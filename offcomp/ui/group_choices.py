@@ -1,0 +1,161 @@
+"""What the page Groups asks for, and what it says while there is no answer: too few modules, misfits, work in progress."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from offcomp.errors import InputError
+from offcomp.grouping import STACK_HELP, STACKS, group_shape
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.surveys import BEST, estimated_seconds
+from offcomp.theme import KIND_TITLES
+from offcomp.ui.jobs import end_survey, request_survey
+
+KINDS, RATIO, STACKING = "groups_kinds", "groups_ratio", "groups_stacking"
+PARAMETERS = {KINDS: "kinds", RATIO: "at", STACKING: "stacked"}
+"""Of the URL."""
+DEFAULT_KIND, DEFAULT_RATIO = "attention_output", 2.0
+RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
+PATIENT_SECONDS = 60.0
+POLL_SECONDS = 1.0
+PROBLEM, ASKED, LAST = "groups_problem", "groups_asked", "groups_last"
+STACKING_HELP = {"best": "In each pair and each merge the stacking with the least error."} | {
+    stack: STACK_HELP[stack] for stack in STACKS
+}
+
+
+def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
+    """The modules of the chosen kinds, the compression ratio, and the stacking shown."""
+    kinds = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default))
+    _follow_link(kinds)
+    state = st.session_state
+    state[KINDS] = [kind for kind in state[KINDS] if kind in kinds] or _first_kinds(info, kinds)
+    left, middle, right = st.columns([6, 2, 4], gap="medium")
+    left.pills(
+        "Kinds that are compared",
+        kinds,
+        selection_mode="multi",
+        format_func=lambda kind: KIND_TITLES.get(kind, kind),
+        key=KINDS,
+        persist_state="session",
+        wrap=True,
+        help="All layers of one kind, or of several, that might be stored as one matrix.",
+    )
+    middle.selectbox(
+        "Ratio",
+        RATIOS,
+        format_func=lambda ratio: f"{ratio:g}x",
+        key=RATIO,
+        persist_state="session",
+        help="Compression ratio, original divided by stored: of each alone, and so of what they share.",
+    )
+    right.segmented_control(
+        "Stacking",
+        (BEST, *STACKS),
+        key=STACKING,
+        persist_state="session",
+        required=True,
+        help="  \n".join(f"**{name}**: {text}" for name, text in STACKING_HELP.items()),
+    )
+    _share()
+    return tuple(spec for spec in info.modules if spec.kind in state[KINDS]), float(state[RATIO]), str(state[STACKING])
+
+
+def _first_kinds(info: ModelInfo, kinds: list[str]) -> list[str]:
+    """A kind that has several modules: attention output, or the first."""
+    several = [kind for kind in kinds if sum(spec.kind == kind for spec in info.modules) > 1]
+    return [DEFAULT_KIND] if DEFAULT_KIND in several else several[:1] or kinds[:1]
+
+
+def _follow_link(kinds: list[str]) -> None:
+    """Take from the URL what it asks for, at the first visit of a session; say what cannot be had."""
+    state, asked = st.session_state, st.query_params
+    if KINDS not in state and (text := asked.get(PARAMETERS[KINDS])):
+        state[KINDS] = [kind for kind in text.split(",") if kind in kinds]
+        if missing := [kind for kind in text.split(",") if kind not in kinds]:
+            st.warning(
+                f"The link asks for {', '.join(missing)[:100]}; this model has {', '.join(kinds)}.", icon=":material/link_off:"
+            )
+    if RATIO not in state and (text := asked.get(PARAMETERS[RATIO])):
+        found = [ratio for ratio in RATIOS if f"{ratio:g}" == text]
+        if not found:
+            st.warning(f"The link asks for a ratio of {text[:20]}; {DEFAULT_RATIO:g}x is shown.", icon=":material/link_off:")
+        state[RATIO] = (found or [DEFAULT_RATIO])[0]
+    if STACKING not in state and asked.get(PARAMETERS[STACKING]) in STACKS:
+        state[STACKING] = asked[PARAMETERS[STACKING]]
+    state.setdefault(KINDS, [])
+    state.setdefault(RATIO, DEFAULT_RATIO)
+    state.setdefault(STACKING, BEST)
+
+
+def _share() -> None:
+    """Write what is not as at first into the URL."""
+    state = st.session_state
+    texts = {KINDS: ",".join(state[KINDS]), RATIO: f"{state[RATIO]:g}", STACKING: state[STACKING]}
+    usual = {KINDS: DEFAULT_KIND, RATIO: f"{DEFAULT_RATIO:g}", STACKING: BEST}
+    for key, name in PARAMETERS.items():
+        if texts[key] != usual[key]:
+            st.query_params[name] = texts[key]
+        else:
+            st.query_params.pop(name, None)
+
+
+def explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
+    """Why there is nothing to compare, and what to do."""
+    if not specs:
+        st.info(f"{info.model} has no weights of a known kind to compare. On Compress you can choose its weights one by one.")
+        return
+    kind = KIND_TITLES.get(specs[0].kind, specs[0].kind)
+    why = "has one layer" if info.num_layers == 1 else f"has one matrix of the kind {kind}"
+    st.info(
+        f"{info.model} {why}, so {specs[0].name} has no other to share with. Choose more kinds: stacked by residual, matrices "
+        "of all kinds can share the basis of the residual stream."
+    )
+
+
+def explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
+    """Why no two modules fit, by the first two, and what to do."""
+    try:
+        for other in specs[1:]:
+            group_shape((specs[0], other), stack)
+    except InputError as error:
+        st.info(str(error))
+    else:
+        st.info("No two of these modules fit into one matrix; choose other kinds.")
+
+
+def wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
+    """Have the survey made, after asking where it takes long, and look again until it is there."""
+    names = tuple(spec.name for spec in specs)
+    if problem := st.session_state.pop(PROBLEM, ""):
+        st.error(problem, icon=":material/error:")
+        st.button("Try again", key="groups_again")
+        return
+    seconds, count = estimated_seconds(specs), len(specs) * (len(specs) - 1) // 2
+    about = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
+    asked = st.session_state.setdefault(ASKED, set())
+    if seconds > PATIENT_SECONDS and (names, ratio) not in asked:
+        st.info(
+            f"{count:,} pairs of {len(specs)} modules are compared once, in about {about}; then the answer is kept. "
+            "Fewer kinds are faster."
+        )
+        if not st.button(f"Compare {count:,} pairs", type="primary", key="groups_start"):
+            return
+        asked.add((names, ratio))
+    st.info(
+        f"Comparing {count:,} pairs of {len(specs)} modules, once, in about {about}. The answer appears by itself.",
+        icon=":material/hourglass:",
+    )
+    last = st.session_state.get(LAST)
+    st.session_state[LAST] = (info.model, names, ratio)
+    if last not in (None, st.session_state[LAST]):
+        end_survey(*last)
+    request_survey(info.model, names, ratio)
+    st.fragment(_look_again, run_every=POLL_SECONDS)(info.model, names, ratio)
+
+
+def _look_again(model: str, names: tuple[str, ...], ratio: float) -> None:
+    problem = request_survey(model, names, ratio)
+    if problem != "working":
+        st.session_state[PROBLEM] = problem.splitlines()[-1] if problem else ""
+        st.rerun()
