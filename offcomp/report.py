@@ -161,14 +161,14 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
 def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
     """Score against size, a chart a task; relative error against size where no task was scored. Of one model's runs only."""
     measures = measures_of(runs)
-    tasks = [measure for measure in measures if measure != ERROR.name]
+    tasks, documents = [measure for measure in measures if measure != ERROR.name], list(read_measurements().values())
     for index, measure in enumerate(tasks or [ERROR.name]):
         shown, left_out = sharing_an_axis(runs, measure)
         if not shown or len({run.plan.model for run in runs}) > 1:
             continue
         names = short_names(runs)
         table = front_table(shown, measure, "bytes", names)
-        references = reference_table(read_measurements().values(), shown[0], measure, "bytes")
+        references = reference_table(documents, shown[0], measure, "bytes")
         note = f"{front_answer(table)} {len(shown)} of {len(runs)} runs shown."
         note += f" Not on this axis: {left_out_text(left_out, names)}." if left_out else ""
         note += " Broken lines: bundled measurements of rounding every linear weight." if len(references) else ""
