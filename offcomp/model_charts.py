@@ -24,7 +24,8 @@ LONGEST_LINE = 14
 MOST_TICKS = 26
 ROW_PIXELS = 33
 DENSE_ROW_PIXELS, DENSE_FROM_ROWS = 24, 14
-CELL_PIXELS = 33  # the least that a number needs
+CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # the least that a number needs
+DENSE_FROM_COLUMNS = 16
 LABEL_PIXELS = 110
 FRAME_PIXELS = 148
 TITLE_PIXELS = 46
@@ -32,14 +33,15 @@ MAP_TITLE_PIXELS = 92
 SHARE_PIXELS = 190
 UNKNOWN, OUT_OF_REACH = "?", "-"
 LONGEST_HOVER = 60
+NO_LIMITS = 0.0, 1.0
 TOO_NARROW = 0.015
 NARROW = 0.09  # share of the model below which a piece of the bar has its name turned
 
 
 def map_pixels(table: pd.DataFrame) -> int:
     """The width below which numbers do not fit their cells."""
-    layers = table["layer"].dropna()
-    return LABEL_PIXELS + CELL_PIXELS * int(layers.max() + 1 if len(layers) else 1)
+    columns = int(table["layer"].max()) + 1 if table["layer"].notna().any() else 1
+    return LABEL_PIXELS + columns * (CELL_PIXELS if columns < DENSE_FROM_COLUMNS else DENSE_CELL_PIXELS)
 
 
 def map_figure(
@@ -59,7 +61,7 @@ def map_figure(
     framed, marked = cells[cells["in_plan"]], cells[cells["module"] == picked]
     traces = [
         *(_coloured(part, columns, palette, colour, limits) for _, part in parts),
-        _frames(framed, columns, {"color": palette.text, "width": 2}),
+        _frames(framed, columns, {"color": palette.text, "width": 2 if columns < DENSE_FROM_COLUMNS else 1}),
         _frames(marked, columns, {"color": palette.text, "width": 5, "dash": "2px,4px"}),
         _points(cells, columns),
     ]
@@ -98,7 +100,7 @@ def _limits(values: pd.Series, colour: str) -> tuple[float, float]:
     """Values of the palest and of the darkest cell."""
     known = values.dropna()
     if known.empty:
-        return 0.0, 1.0
+        return NO_LIMITS
     low, high = float(known.min()), float(known.max())
     return (high - DECADES, high) if colour == PARAMETERS else (low - 1e-6, high)
 
@@ -148,12 +150,12 @@ def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, l
         z=values,
         text=texts,
         texttemplate="%{text}",
-        textfont={"size": FONT_SIZE - 2, "color": palette.text},
+        textfont={"size": FONT_SIZE - (2 if spans or columns < DENSE_FROM_COLUMNS else 4), "color": palette.text},
         colorscale=[[0, palette.grid], [1, palette.grid]] if unknown else [[0, palette.diverging[1]], [1, dark]],
         zmin=limits[0],
         zmax=limits[1],
         showscale=False,
-        xgap=3,
+        xgap=3 if columns < DENSE_FROM_COLUMNS else 2,
         ygap=3,
         hoverinfo="skip",
     )
@@ -184,9 +186,11 @@ def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatt
     """A frame around each of some cells, all in one line that is broken between them: hundreds of shapes would be slow."""
     x: list[float | None] = []
     y: list[float | None] = []
+    half = 0.5 - min(0.03, 0.005 * columns)  # of a cell that may be very wide
     for layer, row in zip(cells["x"], cells["y"], strict=True):
         left, right = (0, columns - 1) if pd.isna(layer) else (int(layer), int(layer))
-        x += [left - 0.47, right + 0.47, right + 0.47, left - 0.47, left - 0.47, None]
+        start, end = left - half, right + half
+        x += [start, end, end, start, start, None]
         y += [row - 0.46, row - 0.46, row + 0.46, row + 0.46, row - 0.46, None]
     return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
 
@@ -194,13 +198,14 @@ def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatt
 def _subtitle(colour: str, ratio: float, unit: str, limits: tuple[float, float]) -> str:
     """What numbers and colours mean."""
     if colour == COMPRESSIBLE:
-        return f"relative error of SVD at {ratio:g}x, each alone;<br>stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}"
+        limited = f"stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}" if limits != NO_LIMITS else "none is known yet"
+        return f"relative error of SVD at {ratio:g}x, each alone;<br>{limited}"
     return f"{unit + ' of ' if unit else ''}parameters; stronger colour: more,<br>on a logarithmic scale"
 
 
 def _axes(figure: go.Figure, labels: pd.DataFrame, columns: int) -> None:
     """Rows from above, layers from the left, no grid."""
-    names = [row["row"] or short_label(row["module"], row["kind"]) for row in labels.to_dict("records")]
+    names = row_labels(labels)
     dense = len(labels) >= DENSE_FROM_ROWS
     bottom = float(labels["y"].max()) + 0.5 if len(labels) else 0.5
     layered = bool(labels["x"].notna().any())
@@ -227,9 +232,14 @@ def _wrapped(name: str) -> str:
     return f"{first}<br>{last}" if first and len(name) > LONGEST_LINE else name
 
 
-def short_label(module: str, kind: str) -> str:
-    """A row of a matrix outside of the layers: its kind, or the last part of its path."""
-    return kind if kind in KIND_TITLES.values() else module.rpartition(".")[2].replace("_", " ")
+def row_labels(labels: pd.DataFrame) -> list[str]:
+    """The name of each row: its kind, or of a path the last part, or what follows the layer, where that tells rows apart."""
+    full = [row["row"] or row["module"] for row in labels.to_dict("records")]
+    brief = [
+        kind if kind in KIND_TITLES.values() and not row else name.rpartition("*." if row else ".")[2].replace("_", " ")
+        for name, row, kind in zip(full, labels["row"], labels["kind"], strict=True)
+    ]
+    return [short if brief.count(short) == 1 else name for short, name in zip(brief, full, strict=True)]
 
 
 def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:

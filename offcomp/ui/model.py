@@ -114,7 +114,7 @@ def _storage() -> tuple[str, str]:
 def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -> None:
     """The map, wide enough for its numbers, and its table."""
     box = f".st-key-{MAP}_box"
-    st.html(f"<style>{box} {{overflow-x: auto}} {box} .stPlotlyChart {{min-width: {map_pixels(table)}px}}</style>")
+    st.html(f"<style>{box} {{overflow-x: auto}} {box} .st-key-{MAP} {{min-width: {map_pixels(table)}px}}</style>")
     picked = draft.inspected(info)
     figure = map_figure(table, palette(), colour, picked, ratio)
     what = (
@@ -132,7 +132,9 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
             config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
             alt=f"Map of the {what}, by kind and layer; the selector Module and the table below have the same.",
         )
-    st.caption("Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.")
+    layers = table["layer"].nunique()
+    aside = f" Scroll sideways where all {layers} layers do not fit." if layers > MOST_LAYERS_BESIDE else ""
+    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{aside}")
     about: dict[str, str | float] = (
         {"ratio": ratio, "unit": _storage()[0], "storage": _storage()[1]} if colour == COMPRESSIBLE else {}
     )
