@@ -164,7 +164,9 @@ def _smaller_groups(survey: Survey, stack: str, error: float) -> str:
     least = survey.merges[stack][cut - 1].error if cut else survey.error
     if cut and round(least, 3) < round(min(error, survey.error), 3):
         return f" In the best groups of the tree it falls to {least:.3f}."
-    return " Each alone is best." if round(survey.error, 3) < round(error, 3) else ""
+    if round(survey.error, 3) >= round(error, 3):
+        return ""
+    return " Each alone is best." if stack == BEST else f" No merge by {stack} lowers it."
 
 
 def _pair_answer(survey: Survey, stack: str, words: str) -> str:

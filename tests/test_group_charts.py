@@ -139,6 +139,7 @@ def test_the_answer_is_a_sentence() -> None:
     assert survey_answer(six, "rows").startswith(
         "Stacked by rows, the relative error of attention output of all 6 layers rises"
     )
+    assert survey_answer(six, "rows").endswith("stacked by columns it falls to 0.500. No merge by rows lowers it.")
     assert "Each alone is best." in survey_answer(bundled("ffn_out", 2.0))
     assert "do not fit into one matrix in any stacking; of the pairs that fit, the best is query 0 and key 0" in survey_answer(
         made()

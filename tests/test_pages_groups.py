@@ -72,6 +72,7 @@ def test_one_matrix_has_nothing_to_share_with_and_a_link_is_followed(home: Path)
     assert "The link asks for nonsense" in texts(app)
     assert "has one matrix of the kind word embeddings, so word_embeddings has no other to share with" in texts(app)
     assert not app.get("plotly_chart")
+    assert app.button(key="groups_add").label == "Add attention output"
 
 
 def test_another_model_is_compared_in_the_background(home: Path) -> None:

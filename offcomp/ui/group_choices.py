@@ -111,6 +111,14 @@ def explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
         f"{info.model} {why}, so {specs[0].name} has no other to share with. Choose more kinds: stacked by residual, matrices "
         "of all kinds can share the basis of the residual stream."
     )
+    others = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default and spec.kind != specs[0].kind))
+    if others:
+        more = DEFAULT_KIND if DEFAULT_KIND in others else others[0]
+        st.button(f"Add {KIND_TITLES.get(more, more)}", type="primary", key="groups_add", on_click=_add, args=(more,))
+
+
+def _add(kind: str) -> None:
+    st.session_state[KINDS] = [*st.session_state[KINDS], kind]
 
 
 def explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
