@@ -69,12 +69,13 @@ def _scale(palette: Palette) -> list[list[object]]:
 
 
 def _pair_hover(row: Mapping[Any, Any]) -> str:
-    pair = f"<b>{row['first']}</b> and <b>{row['second']}</b>"
+    pair = f"<b>{module_words((row['first'], row['second']))}</b>"
     if pd.isna(row["gain"]):
         return f"{pair}<br>do not fit into one matrix"
     return (
-        f"{pair}, stacked by {row['stack']}<br>relative error {row['separate_error']:.3f} separate, "
-        f"{row['joint_error']:.3f} together<br>at the same {row['stored_parameters']:,} parameters"
+        f"{pair}<br>stacked by {row['stack']}, {THOUSAND * row['gain']:+.1f} thousandths<br>"
+        f"{row['separate_error']:.3f} separate, {row['joint_error']:.3f} together<br>"
+        f"at the same {row['stored_parameters']:,} parameters"
     )
 
 
