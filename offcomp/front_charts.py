@@ -20,6 +20,7 @@ from offcomp.theme import MARKERS, Palette
 FRONT_PIXELS = 400
 AGREEMENT_PIXELS = 330
 TITLE_PIXELS = 46
+AXIS_PIXELS = 84  # numbers and two lines of title
 LEGEND_ROW_PIXELS = 22
 LEGEND_ENTRY_PIXELS = 104
 LEGEND_ABREAST = 3  # on a phone
@@ -49,10 +50,10 @@ def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette
     _step_line(figure, shown, palette)
     labelled = _has_room(shown)
     for (role, grouping, on_front), part in runs.groupby(["role", "grouping", "on_front"], sort=False):
-        named = not labelled and role not in {trace.legendgroup for trace in figure.data}
         bars = len(runs) <= MOST_BARS or bool(on_front)
         figure.add_trace(_marks(part, str(role), str(grouping), palette, metric, pale=not on_front, bars=bars))
-        figure.data[-1].update(showlegend=named)
+    for role in [] if labelled else runs["role"].unique():
+        figure.add_trace(_method_key(str(role), palette))
     _star(figure, original, palette, metric)
     if labelled:
         _names(figure, runs, (shown["size"].min() + shown["size"].max()) / 2, palette)
@@ -86,7 +87,6 @@ def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None
             line={"shape": "hv", "color": palette.muted, "width": 2},
             hoverinfo="skip",
             name="best up to its size",
-            legendgroup="front",
         )
 
 
@@ -106,8 +106,7 @@ def _marks(
         error_y=errors | {"color": colour, "thickness": 2, "width": 6} if bars and _has_interval(part) else None,
         customdata=[_details(row, metric) for row in part.to_dict("records")],
         hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(4)) + "<extra></extra>",
-        name=TITLES.get(role, "Several methods"),
-        legendgroup=role,
+        showlegend=False,
     )
 
 
@@ -139,7 +138,6 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
         marker={"symbol": MARKERS["original"], "size": STAR_SIZE, "color": palette.roles["original"]},
         hovertemplate=f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>",
         name="Original",
-        legendgroup="original",
     )
 
 
@@ -173,8 +171,15 @@ def _names(figure: go.Figure, runs: pd.DataFrame, middle: float, palette: Palett
         )
 
 
+def _method_key(role: str, palette: Palette) -> go.Scatter:
+    """The entry of a method in the legend, which is narrow on a phone."""
+    title = TITLES.get(role, "Several methods").rpartition(", ")[2]
+    colour = palette.roles.get(role, palette.roles["reference"])
+    return _key(SYMBOLS.get(role, SYMBOLS["reference"]), colour, sentence_start(title))
+
+
 def _key(symbol: str, colour: str, name: str) -> go.Scatter:
-    """An entry of the legend that explains a fill."""
+    """An entry of the legend without a mark in the chart."""
     marker = {"symbol": symbol, "size": MARKER_SIZE - 2, "color": colour, "line": {"width": 2, "color": colour}}
     return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip")
 
@@ -244,9 +249,10 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
     figure = go.Figure()
     for (role, grouping), part in shown.groupby(["role", "grouping"], sort=False):
-        named = role not in {trace.legendgroup for trace in figure.data}
         mark = _marks(part, str(role), str(grouping), palette, metric, pale=False, bars=False)
-        figure.add_trace(mark.update(x=part["relative_error"], showlegend=named))
+        figure.add_trace(mark.update(x=part["relative_error"]))
+    for role in shown["role"].unique():
+        figure.add_trace(_method_key(str(role), palette))
     _value_axis(figure, shown, pd.DataFrame({"value": []}), metric)
     better = "up" if metric.direction == "higher" else "down"
     text = f"relative error of the chosen weights<br>left and {better} is better"
@@ -255,14 +261,18 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _finished(figure: go.Figure, palette: Palette, title: str, height: int) -> go.Figure:
-    """The common look, with a legend that fits a phone."""
+    """The common look, with the legend below the axis, where rows that only a phone needs leave no hole."""
     entries = sum(trace.showlegend is not False for trace in figure.data)
-    top = TITLE_PIXELS + LEGEND_ROW_PIXELS * -(-entries // LEGEND_ABREAST)
-    height += top - TITLE_PIXELS
+    bottom = AXIS_PIXELS + LEGEND_ROW_PIXELS * -(-entries // LEGEND_ABREAST) * (entries > 1)
+    plot = height - TITLE_PIXELS - AXIS_PIXELS
+    height = TITLE_PIXELS + plot + bottom
     figure = styled(figure, palette, title=title, height=height)
     figure.update_layout(
-        legend={"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
-        margin_t=top,
+        legend={
+            **{"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
+            **{"y": -AXIS_PIXELS / plot, "yanchor": "top"},
+        },
+        margin={"t": TITLE_PIXELS, "b": bottom},
         title={"yref": "container", "y": 1 - 10 / height, "yanchor": "top"},
         showlegend=entries > 1,
     )

@@ -180,7 +180,7 @@ def test_one_run_hundreds_of_runs_and_long_names_can_be_drawn() -> None:
     ]
     table = front_table(hundreds, "sentiment", "bytes")
     figure = front_figure(table, NO_REFERENCES, LIGHT)
-    assert len(figure.data) < 12
+    assert len(figure.data) < 15
     barred = sum(len(trace.x) for trace in figure.data if trace.error_y.array is not None)
     assert barred == table["on_front"].iloc[1:].sum() < MOST_BARS
     long = run("a", 10, 3, model="n" * 100)
