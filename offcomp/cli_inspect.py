@@ -53,4 +53,5 @@ def inspect(arguments: argparse.Namespace) -> None:
         "ranks": table.to_dict("records"),
     }
     listed = table.iloc[np.unique(np.linspace(0, most - 1, min(most, LISTED)).round().astype(int))]
-    emit(arguments, document, lambda: f"{document['answer']}\n\n{format_table(listed[COLUMNS].to_dict('records'))}")
+    rows = [{str(name): value for name, value in row.items()} for row in listed[COLUMNS].to_dict("records")]
+    emit(arguments, document, lambda: f"{document['answer']}\n\n{format_table(rows)}")

@@ -133,11 +133,12 @@ def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
         return "The residual holds nothing: the matrix is kept whole."
     words = f"The residual holds {percent(lost / energy)} of the energy"
     worst = []
-    for side, part in blocks[blocks["energy"] > 0].groupby("side", sort=False):
-        block = part.loc[part["relative_error"].idxmax()]
+    for side, one in (("rows", "row"), ("columns", "column")):
+        part = blocks[(blocks["side"] == side) & (blocks["energy"] > 0)]
         if len(part) > 1:
-            ends = list(dict.fromkeys((int(block["first"]), int(block["last"]))))
-            which = f"{side if len(ends) > 1 else str(side).removesuffix('s')} {' to '.join(f'{end:,}' for end in ends)}"
+            block = part.iloc[int(part["relative_error"].to_numpy().argmax())]
+            first, last = int(block["first"]), int(block["last"])
+            which = f"{one} {first:,}" if first == last else f"{side} {first:,} to {last:,}"
             worst.append(f"{percent(block['relative_error'] ** 2)} of {which}")
     counted = ", counted from the longest" if order == "norm" else ""
     return f"{words}; at worst {' and '.join(worst)}{counted}." if worst else f"{words}."

@@ -60,7 +60,7 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
     basis = leading_eigenvectors(product, side)  # (side, side)
     sampled = np.unique(np.linspace(0, rows - 1, min(rows, MOST_ROWS, max(1, MOST_ENTRIES // side))).round().astype(np.int32))
     sums = _Sums.over(tall, basis, outer, sampled=None if turned else sampled)
-    arrays = {"values": sums.values(), "sampled": sampled}
+    arrays: dict[str, NDArray[np.generic]] = {"values": sums.values(), "sampled": sampled}
     arrays |= {
         "norms": (inner if turned else outer).norms.numpy()[sampled].astype(np.float32),
         "kept": _kept(basis[sampled].square() * sums.squares if turned else sums.of_rows),
@@ -112,7 +112,7 @@ class _Sums:
         import torch
 
         blocks, side = len(outer.sizes), basis.shape[1]
-        sums = [{order: basis.new_zeros(blocks, side) for order in ORDERS} for _ in range(3)]
+        weights, lefts, energy = ({order: basis.new_zeros(blocks, side) for order in ORDERS} for _ in range(3))
         chosen = torch.zeros(len(tall), dtype=torch.bool)
         if sampled is not None:
             chosen[torch.from_numpy(sampled).long()] = True
@@ -123,11 +123,11 @@ class _Sums:
             squares = left.square()
             for order in ORDERS:
                 block = outer.blocks[order][top : top + len(piece)]
-                for total, part in zip(sums, (wide, left, squares), strict=True):
+                for total, part in ((weights, wide), (lefts, left), (energy, squares)):
                     total[order].index_add_(0, block, part)
             kept.append(squares[chosen[top : top + len(piece)]])
             top += len(piece)
-        return cls(*sums, torch.cat(kept))
+        return cls(weights, lefts, energy, torch.cat(kept))
 
     @property
     def squares(self) -> Tensor:

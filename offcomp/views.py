@@ -119,6 +119,6 @@ def read_view(path: Path, shape: tuple[int, int], order: str = "stored") -> View
                 return None
             shared = {name: file[name] for name in SHARED}
             ordered = {name: file[f"{order}_{name}"] for name in BY_ORDER}
-            return View(*shape, **shared, **ordered)
+            return View(rows=shape[0], cols=shape[1], **shared, **ordered)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -188,8 +189,10 @@ def _chart(figure: go.Figure, key: str, alt: str) -> None:
     st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
 
 
-def _table(table: pd.DataFrame, purpose: str, formats: dict[str, object]) -> None:
-    numbers = {name: st.column_config.NumberColumn(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
+def _table(table: pd.DataFrame, purpose: str, formats: dict[str, Any]) -> None:
+    numbers: dict[str, Any] = {
+        name: st.column_config.NumberColumn(format="%.4g") for name in table.columns if table[name].dtype == np.float64
+    }
     st.dataframe(table, hide_index=True, key=f"inspect_{purpose}_table", column_config=numbers | formats, height=300)
 
 
@@ -214,9 +217,9 @@ def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
     place = f"{info.model} {spec.name}"
     if place not in failures:
         problem = request_view(info.model, spec.name)
-        if not problem:
-            _look_again(info, spec)
         if problem != "working":
+            if _is_made(info, spec):
+                st.rerun()
             failures[place] = _sentence(problem)
     if place in failures:
         st.error(failures[place], icon=":material/error:")
@@ -233,13 +236,17 @@ def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
 
 def _look_again(info: ModelInfo, spec: ModuleSpec) -> None:
     """Draw the page anew once the file is there, or the process has failed."""
-    done = read_view(view_path(info, spec, home_folder()), spec.shape) is not None
-    problem = "" if done else request_view(info.model, spec.name)
-    if problem == "working":
-        return
-    if not done:
-        st.session_state[FAILED][f"{info.model} {spec.name}"] = _sentence(problem)
+    if not _is_made(info, spec):
+        problem = request_view(info.model, spec.name)
+        if problem == "working":
+            return
+        if not _is_made(info, spec):
+            st.session_state[FAILED][f"{info.model} {spec.name}"] = _sentence(problem)
     st.rerun()
+
+
+def _is_made(info: ModelInfo, spec: ModuleSpec) -> bool:
+    return read_view(view_path(info, spec, home_folder()), spec.shape) is not None
 
 
 def _sentence(problem: str) -> str:
