@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import streamlit as st
@@ -16,6 +17,7 @@ from offcomp.models.listing import known_info
 from offcomp.plan import Plan
 
 LISTING_SECONDS = 600
+RETRY_SECONDS = 30.0
 
 
 def model_info(model: str) -> ModelInfo:
@@ -39,6 +41,12 @@ def model_info(model: str) -> ModelInfo:
 
 @st.cache_resource
 def _jobs() -> dict[tuple[str, ...], subprocess.Popen[bytes]]:
+    return {}
+
+
+@st.cache_resource
+def _failures() -> dict[tuple[str, ...], tuple[float, str]]:
+    """When each request last failed, and why."""
     return {}
 
 
@@ -71,9 +79,11 @@ def _request(*arguments: str, text: str = "") -> str:
     """Let a process of its own do what the command line does, with `text` as its input.
 
     Returns "working"; "" once it is done; or, where it failed, why. One process a request; asking again while it works changes
-    nothing, asking after its end starts another.
+    nothing, asking after its end starts another, but after a failure not before RETRY_SECONDS have passed.
     """
-    jobs, key = _jobs(), (*arguments, text)
+    jobs, failures, key = _jobs(), _failures(), (*arguments, text)
+    if key in failures and time.monotonic() - failures[key][0] < RETRY_SECONDS:
+        return failures[key][1]
     if key not in jobs:
         command = [sys.executable, "-m", "offcomp.cli", *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -86,4 +96,7 @@ def _request(*arguments: str, text: str = "") -> str:
         return "working"
     reason = process.stderr.read().decode() if process.stderr and process.returncode else ""
     jobs.pop(key)
-    return reason.strip().removeprefix("offcomp: ")
+    reason = reason.strip().removeprefix("offcomp: ")
+    if reason:
+        failures[key] = (time.monotonic(), reason)
+    return reason
