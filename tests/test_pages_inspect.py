@@ -81,6 +81,10 @@ def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
     assert ", counted from the longest." in said(app)
     assert "all 384 rows" in said(app)
     assert "computed here from the weights" in said(app)
+    assert not app.dataframe
+    for purpose in ("spectrum", "blocks", "rows"):
+        app.session_state[f"inspect_{purpose}_open"] = True
+    app.run()
     assert [len(table.value) for table in app.dataframe] == [384, 256, 384]
     assert len(app.get("download_button")) == 3
     app.toggle(key="inspect_times").set_value(False).run()

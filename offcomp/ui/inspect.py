@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -41,7 +42,16 @@ from offcomp.views import ORDERS, View, read_view, view_path
 
 FAILED = "inspect_failed"
 POLL_SECONDS = 1.0
-BLOCK_COLUMNS = {"side": "Side", "first": "From", "last": "To", "energy": "Energy", "kept": "Kept", "residual": "Residual"}
+BLOCK_COLUMNS = {
+    "side": "Side",
+    "first": "From",
+    "last": "To",
+    "energy": "Energy",
+    "kept": "Kept",
+    "residual": "Residual",
+    "relative_error": "Relative error",
+}
+ROW_COLUMNS = {"row": "Row", "norm": "Length", "cosine": "Cosine"}
 MAPS = (("original", "energy", "Original"), ("reconstruction", "kept", "Rank {}"), ("residual", "residual", "Residual"))
 ORDER_HELP = "By norm: the longest rows and columns come first, which shows whether the energy sits in a few of them."
 
@@ -79,9 +89,7 @@ def _show_matrix(info: ModelInfo) -> None:
     else:
         _show_maps(spec, view, rank)
         _show_rows(spec, view, rank)
-    _show_spectrum_table(info, spec, table, "computed here from the weights" if view else "they come with offcomp")
-    if view is not None:
-        _show_view_tables(info, spec, view, rank)
+    _show_tables(info, spec, table, view, rank)
 
 
 def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
@@ -158,53 +166,60 @@ def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
     st.caption(rows_answer(rows, view, rank))
 
 
-def _show_spectrum_table(info: ModelInfo, spec: ModuleSpec, table: pd.DataFrame, source: str) -> None:
-    """The same as a table, and where it comes from."""
-    with st.expander("Singular values as a table, and where they come from"):
-        formats = {
-            "Stored parameters": st.column_config.NumberColumn(format="localized"),
-            "Rank": st.column_config.NumberColumn(format="%d"),
-        }
-        _table(table.rename(columns=SPECTRUM_COLUMNS), "spectrum", formats)
-        _download(info, spec, table, "spectrum")
-        st.caption(
-            f"Exact: {source}. Energy is squared length; rank r keeps the sum of the r largest squared singular values "
-            "(Eckart and Young 1936). Random: entries of a normal distribution, same shape and length, by the law of Marchenko "
-            f"and Pastur (1967). `offcomp inspect {info.model} {spec.name}` prints the same."
+def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view: View | None, rank: int) -> None:
+    """The same as tables, each made when it is opened, and where the numbers come from."""
+    _offer(info, spec, "Singular values as a table", "spectrum", make=lambda: spectrum, names=SPECTRUM_COLUMNS)
+    if view is not None:
+        blocks, rows = partial(block_table, view, rank), partial(row_table, view, rank)
+        order = ORDERS[st.session_state[ORDER]]
+        _offer(
+            info, spec, "Energies of the blocks as a table", "blocks", make=blocks, names=BLOCK_COLUMNS, rank=rank, order=order
         )
+        _offer(info, spec, "These rows as a table", "rows", make=rows, names=ROW_COLUMNS, rank=rank)
+    source = "they come with offcomp" if view is None else "computed here from the weights"
+    st.caption(
+        f"Singular values: {source}; nothing is estimated. Energy is squared length; rank r keeps the sum of the r largest "
+        "squared singular values (Eckart and Young 1936). Random: normal entries, same shape and length, by the law of "
+        f"Marchenko and Pastur (1967). `offcomp inspect {info.model} {spec.name}` prints the same."
+    )
 
 
-def _show_view_tables(info: ModelInfo, spec: ModuleSpec, view: View, rank: int) -> None:
-    """What the bars and the dots show, as tables."""
-    blocks, rows = block_table(view, rank), row_table(view, rank)
-    with st.expander("Energies of the blocks as a table"):
-        _table(blocks.rename(columns=BLOCK_COLUMNS | {"relative_error": "Relative error"}), "blocks", {})
-        _download(info, spec, blocks.assign(rank=rank, order=ORDERS[st.session_state[ORDER]]), "blocks")
-    with st.expander("These rows as a table"):
-        _table(rows.rename(columns={"row": "Row", "norm": "Length", "cosine": "Cosine"}), "rows", {})
-        _download(info, spec, rows.assign(rank=rank), "rows")
+def _offer(
+    info: ModelInfo,
+    spec: ModuleSpec,
+    label: str,
+    purpose: str,
+    *,
+    make: Callable[[], pd.DataFrame],
+    names: dict[str, str],
+    **settings: Any,
+) -> None:
+    """A table with its download, behind its label; `settings` go into every row of the download."""
+    folded = st.expander(label, key=f"inspect_{purpose}_open", on_change="rerun")
+    if not folded.open:
+        return
+    table = make()
+    with folded:
+        _table(table.rename(columns=names), purpose)
+        st.download_button(
+            "Download as CSV",
+            partial(_as_csv, table.assign(**settings), info, spec),  # made when it is asked for
+            f"offcomp-{spec.name}-{purpose}.csv",
+            "text/csv",
+            key=f"inspect_{purpose}_csv",
+            on_click="ignore",
+        )
 
 
 def _chart(figure: go.Figure, key: str, alt: str) -> None:
     st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
 
 
-def _table(table: pd.DataFrame, purpose: str, formats: dict[str, Any]) -> None:
-    numbers: dict[str, Any] = {
-        name: st.column_config.NumberColumn(format="%.4g") for name in table.columns if table[name].dtype == np.float64
-    }
-    st.dataframe(table, hide_index=True, key=f"inspect_{purpose}_table", column_config=numbers | formats, height=300)
-
-
-def _download(info: ModelInfo, spec: ModuleSpec, table: pd.DataFrame, purpose: str) -> None:
-    st.download_button(
-        "Download as CSV",
-        partial(_as_csv, table, info, spec),  # made when it is asked for
-        f"offcomp-{spec.name}-{purpose}.csv",
-        "text/csv",
-        key=f"inspect_{purpose}_csv",
-        on_click="ignore",
-    )
+def _table(table: pd.DataFrame, purpose: str) -> None:
+    column = st.column_config.NumberColumn
+    formats: dict[str, Any] = {name: column(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
+    formats |= {"Stored parameters": column(format="localized"), "Rank": column(format="%d")}
+    st.dataframe(table, hide_index=True, key=f"inspect_{purpose}_table", column_config=formats, height=300)
 
 
 def _as_csv(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> str:
