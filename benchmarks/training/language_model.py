@@ -29,7 +29,7 @@ from benchmarks.training.corpus import SPECIAL, VOCABULARY, tokenizer, tokens
 TOKENS = 6144  # a step
 LENGTHS = ((0.6, 64), (1.0, 128))  # until this share of the steps, rows of so many tokens
 EVALUATED = 128
-POSITIONS = 256
+POSITIONS = 128
 WINDOW, SMOOTHING = 4, 0.75  # of the counts of neighbouring words
 SPREAD = 0.08  # root mean square of the embeddings
 WARMUP, DECAY = 50, 0.01

