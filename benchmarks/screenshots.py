@@ -17,7 +17,8 @@ from tests.serving import served
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "assets" / "images"
-PAGES = {"start": "/", "compress": "/compress", "runs": "/runs", "compare": "/compare", "measured": "/measured"}
+NAMES = ("start", "model", "inspect", "groups", "compress", "runs", "compare", "examples", "measured")
+PAGES = {name: "/" if name == "start" else f"/{name}" for name in NAMES}
 SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 
 

@@ -75,6 +75,7 @@ def _take_matrices() -> None:
         return
     st.session_state["model"] = str(folder)
     draft.forget_modules()
+    st.session_state["grouping"] = "module"  # of what is not recognised, nothing says what belongs together
 
 
 def bring_examples(info: ModelInfo) -> tuple[Task, ...]:

@@ -21,6 +21,7 @@ import streamlit as st
 from offcomp.errors import OffcompError
 from offcomp.methods import make_method, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
+from offcomp.tasks import WITHOUT_TEXT
 from offcomp.ui.link import FIELDS, OWN, OwnGroup, short
 
 DEFAULT_KINDS = ("query", "key")
@@ -125,7 +126,8 @@ def modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
     """The chosen modules, in the order of the model."""
     wanted = st.session_state["draft_modules"]
     if wanted is None:
-        return tuple(spec for spec in info.modules if spec.default and spec.kind in DEFAULT_KINDS)
+        usual = tuple(spec for spec in info.modules if spec.default and spec.kind in DEFAULT_KINDS)
+        return info.modules if not usual and info.architecture in WITHOUT_TEXT else usual
     known = {spec.name for spec in info.modules}
     if unknown := [name for name in wanted if name not in known]:
         _complain(f"the modules {short(unknown)}", f"{info.model} has none of these names")
