@@ -183,7 +183,7 @@ def map_figure(
         side: 100 * blocks.loc[blocks["side"] == side, [part, "energy"]].to_numpy() / total for side in ("rows", "columns")
     }
     bars = [_bars(share[side][:, 0], start, side, colour) for side, start in zip(share, starts, strict=True)]
-    plain: dict[str, Any] = {"showgrid": False, "zeroline": False, "automargin": False, "nticks": 5}
+    plain: dict[str, Any] = {"showgrid": False, "zeroline": False, "automargin": False, "nticks": 5, "tickformat": "~s"}
     bare = plain | {"showticklabels": False, "fixedrange": True, "domain": [MAP_SHARE + 0.02, 1]}
     axes: dict[str, Any] = {}
     for name, length, start in (("yaxis", shape[0], starts[0]), ("xaxis", shape[1], starts[1])):
