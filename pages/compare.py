@@ -7,7 +7,7 @@ import streamlit as st
 
 from offcomp.ui.frame import page
 from offcomp.ui.front import agreement_measure, show_agreement, show_front
-from offcomp.ui.results import show_answer, show_differences, show_downloads, show_errors, show_figures, show_size
+from offcomp.ui.results import few_enough, show_answer, show_differences, show_downloads, show_errors, show_figures, show_size
 from offcomp.ui.scores import score_panels, show_flip_counts
 from offcomp.ui.selection import choose_runs
 
@@ -17,17 +17,15 @@ with page("Compare", "Which method keeps more of the model?"):
         show_answer(runs)
         show_front(runs)
         show_figures(runs)
-        panels: list[Callable[[], None]] = [
-            partial(show_errors, runs),
-            *score_panels(runs),
-            partial(show_size, runs),
-            partial(show_flip_counts, runs),
-        ]
+        panels: list[Callable[[], None]] = [partial(show_flip_counts, runs)]
         if measure := agreement_measure(runs):
             panels.insert(0, partial(show_agreement, runs, measure))
+        if detailed := few_enough(runs):
+            panels[-1:-1] = [partial(show_errors, runs), *score_panels(runs), partial(show_size, runs)]
         for start in range(0, len(panels), 2):
             for column, panel in zip(st.columns(2, gap="large"), panels[start : start + 2], strict=False):
                 with column:
                     panel()
-        show_differences(runs)
+        if detailed:
+            show_differences(runs)
         show_downloads(runs)

@@ -106,15 +106,11 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
     runs = table[table["run"] != ""]
     parts = []
     if not runs["on_front"].all():
-        parts.append(
-            "Pale: another is as small and as good, and better in one of both; where bars overlap that may be chance."
-        )
+        parts.append("Pale: another is as small and as good, and better in one of both; where bars overlap that may be chance.")
     if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
         parts.append("With so many runs only those on the front have their 95 % interval drawn.")
     if len(references):
-        parts.append(
-            "Broken lines: bundled measurements of rounding every linear weight, with the size that this leaves."
-        )
+        parts.append("Broken lines: bundled measurements of rounding every linear weight, with the size that this leaves.")
     return " ".join(parts)
 
 

@@ -50,6 +50,8 @@ from offcomp.ui.frame import palette
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
+MOST_IN_DETAIL = 40
+"""With more runs a mark or a column for each would be neither legible nor quick."""
 METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
@@ -84,6 +86,13 @@ def show_answer(runs: Sequence[Run]) -> None:
         st.warning(sentence, icon=":material/warning:")
     if len(told) > MOST_CONCERNS:
         st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
+
+
+def few_enough(runs: Sequence[Run]) -> bool:
+    """Whether a chart can have a mark for every run and group; says so where it cannot."""
+    if len(runs) > MOST_IN_DETAIL:
+        st.caption(f"Charts of single groups and of what differs are for up to {MOST_IN_DETAIL} runs; choose fewer.")
+    return len(runs) <= MOST_IN_DETAIL
 
 
 def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) -> None:
