@@ -43,7 +43,16 @@ RESULTS = (
     *("offcomp.model_tables", "offcomp.model_charts"),
     *("offcomp.surveys", "offcomp.group_tables", "offcomp.group_charts"),
 )
-SHOWING = (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.spectra", "offcomp.theme", "offcomp.charts", "offcomp.first_chart")
+SHOWING = (
+    *PLANNING,
+    *RESULTS,
+    "offcomp.report",
+    "offcomp.runs",
+    "offcomp.spectra",
+    "offcomp.theme",
+    "offcomp.charts",
+    "offcomp.first_chart",
+)
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.errors": (),

@@ -40,5 +40,5 @@ def test_unknown_module_names_a_close_match() -> None:
 
 
 def test_catalogue_models_are_complete() -> None:
-    assert [entry.name for entry in MODELS] == ["minilm-l6"]
+    assert [entry.name for entry in MODELS] == ["minilm-l6", "offcomp-bert", "offcomp-bert-sentiment", "offcomp-gpt"]
     assert all(len(entry.sha256) == 64 and entry.licence for entry in MODELS)

@@ -125,7 +125,7 @@ def test_compare_starts_with_the_newest_pair(open_page: Page, own: tuple[str, st
     assert metrics(app, "Stored bytes")[1] == "2.34 MB"
     assert len(app.get("plotly_chart")) == 4
     assert "2 of 2 runs shown." in texts(app)
-    assert len(app.get("download_button")) == 6
+    assert len(app.get("download_button")) == 7
 
 
 def test_the_selection_is_in_the_url(open_page: Page, own: tuple[str, str]) -> None:

@@ -77,6 +77,16 @@ MODELS = (
         source="Trained for offcomp; see its model card.",
         licence="CC-BY-SA-3.0",
     ),
+    CatalogueModel(
+        name="offcomp-bert-sentiment",
+        title="offcomp-bert-sentiment (classifier)",
+        package="",
+        install="",
+        sha256="f3ed0cbd1d7fc2c5e18d0ca87ed25fd992ddca98798dedf5ac4903fdf5e86560",
+        description="The same with a head that calls a sentence positive or negative, trained on SST-2.",
+        source="Trained for offcomp; see its model card.",
+        licence="CC-BY-SA-3.0",
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from offcomp.answers import answer, megabytes, percent, provenance, smaller
 from offcomp.first_chart import error_svg
-from offcomp.paired import change_table, flip_table
+from offcomp.report import comparison_document, comparison_tables, html_report
 from offcomp.result_charts import (
     LEVELS,
     error_figure,
@@ -30,10 +30,8 @@ from offcomp.results import (
     result_of,
     run_table,
     short_names,
-    with_provenance,
 )
 from offcomp.runs import Run
-from offcomp.score_charts import score_table
 from offcomp.scores import (
     METRICS,
     Score,
@@ -238,17 +236,17 @@ def show_differences(runs: Sequence[Run]) -> None:
 def show_downloads(runs: Sequence[Run]) -> None:
     """The tables with run, plan, seed and versions in every row."""
     st.subheader("Take the numbers along")
-    tables = {
-        "runs": run_table(runs),
-        "groups": error_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
-        "scores": score_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
-        "sizes": size_table(runs).drop(columns=list(HIDDEN_COLUMNS)),
-        "flips": flip_table(runs),
-        "changes": change_table(runs),
-    }
-    tables = {name: table for name, table in tables.items() if len(table) or name not in SOMETIMES_EMPTY}
-    full = {name: with_provenance(table, runs) for name, table in tables.items()}
+    full = comparison_tables(runs)
     with st.container(horizontal=True):
+        st.download_button(
+            "Report, HTML",
+            partial(html_report, runs),  # made when it is asked for, in a second or two
+            "offcomp-report.html",
+            "text/html",
+            key="compare_report",
+            icon=":material/description:",
+            on_click="ignore",
+        )
         for name, table in full.items():
             st.download_button(
                 f"{name.capitalize()}, CSV",
@@ -266,7 +264,11 @@ def show_downloads(runs: Sequence[Run]) -> None:
             key="compare_json",
             on_click="ignore",
         )
-    st.caption(f"Every row names its run, plan, seed and versions. First run: {provenance(runs)}.")
+    st.caption(
+        "The report is one file that opens anywhere without a network. Every row of the tables names its run, plan, seed and "
+        f"versions. First run: {provenance(runs)}. Without a browser:"
+    )
+    st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
 
 
 def _as_csv(table: pd.DataFrame) -> str:
@@ -275,4 +277,4 @@ def _as_csv(table: pd.DataFrame) -> str:
 
 def _as_json(tables: dict[str, pd.DataFrame]) -> str:
     """Several tables as one JSON document, a list of rows each."""
-    return json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}, indent=1)
+    return json.dumps(comparison_document(tables), indent=1)
