@@ -212,12 +212,3 @@ def test_the_app_process_has_loaded_neither_torch_nor_transformers(app: Visit, h
     mapped = [entry.path for entry in server.memory_maps()]
     assert any("numpy" in path for path in mapped)  # the check can see libraries
     assert not [path for path in mapped if "/torch/" in path or "tokenizers" in path]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/compress", "/runs", "/compare", "/measured"])
-def test_no_page_is_wider_than_a_phone(browser: Browser, address: str, path: str, scheme: str) -> None:
-    with visit(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme) as app:
-        app.open(path)
-        app.page.wait_for_timeout(1000)
-        assert app.page.evaluate("document.documentElement.scrollWidth") <= 390
