@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.training.corpus import SPECIAL, VOCABULARY
 from benchmarks.training.language_model import POSITIONS, Recipe, counted_embeddings, main
 
-STEPS = 600
+STEPS = 400
 
 
 def new_model(stream: np.ndarray) -> GPT2LMHeadModel:

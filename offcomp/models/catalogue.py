@@ -87,6 +87,16 @@ MODELS = (
         source="Trained for offcomp; see its model card.",
         licence="CC-BY-SA-3.0",
     ),
+    CatalogueModel(
+        name="offcomp-gpt",
+        title="offcomp-gpt (causal language model)",
+        package="",
+        install="",
+        sha256="dea857c09371d981266cc61d5ce05b20bebf67b119527bccc864e5dd37777fc0",
+        description="GPT-2 with 4 layers and 1.9 million parameters that tells the next word, trained for offcomp.",
+        source="Trained for offcomp; see its model card.",
+        licence="CC-BY-SA-3.0",
+    ),
 )
 
 
