@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from offcomp.tasks import Task
 from offcomp.ui import draft
 from offcomp.ui.bring import bring_examples
 from offcomp.ui.choices import (
@@ -27,7 +28,7 @@ with page("Compress", "What if these weights were smaller?"):
         specs = choose_modules(info)
         grouping, stack, block = choose_grouping()
         methods, options = choose_methods()
-        tasks = (*choose_tasks(info), *bring_examples(info))
+        tasks: tuple[str | Task, ...] = (*choose_tasks(info), *bring_examples(info))
         unit, dtype, seed = choose_storage()
     with answer:
         if specs:

@@ -77,7 +77,7 @@ NO_PATHS = ["z" * 500, "z" * 5000, "a\0b", "~nobody/x"]
 @pytest.mark.parametrize("model", [*NO_MODELS, *NO_PATHS])
 def test_what_is_no_model(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"is no model: give a catalogue name \(minilm-l6\), an existing folder"):
+    with pytest.raises(InputError, match=r"is no model: give a catalogue name \(minilm-l6, "):
         resolve(model)
 
 
