@@ -9,9 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.serving import Visit
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -46,3 +52,40 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, once for all tests that drive it."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser import launch_options
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(**launch_options())
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of the served app, empty at first."""
+    return tmp_path_factory.mktemp("served") / "home"
+
+
+@pytest.fixture(scope="module")
+def address(home: Path) -> Iterator[str]:
+    """Where the app answers."""
+    from tests.serving import served
+
+    with served(home) as started:
+        yield started
+
+
+@pytest.fixture
+def app(browser: Browser, address: str) -> Iterator[Visit]:
+    """A fresh session in the browser."""
+    from tests.serving import visit
+
+    with visit(browser, address) as made:
+        yield made

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
+SETTLED_MILLISECONDS = 1000
 # Streamlit looks for its server below the address of a deep link first, and finds it on the second try.
 EXPECTED_404 = ("/_stcore/health", "/_stcore/host-config")
 
@@ -87,6 +88,7 @@ def visit(browser: Browser, address: str, **context_options: object) -> Iterator
     made = Visit(page, address)
     page.on("request", lambda request: made.foreign.append(request.url) if is_foreign(request.url) else None)
     page.on("pageerror", lambda error: made.errors.append(str(error)))
+    page.on("console", lambda message: made.errors.append(message.text) if is_console_error(message) else None)
     page.on(
         "response", lambda r: made.errors.append(f"{r.status} {r.url}") if r.status >= 400 and is_unexpected(r.url) else None
     )
@@ -95,6 +97,23 @@ def visit(browser: Browser, address: str, **context_options: object) -> Iterator
         made.check()
     finally:
         context.close()
+
+
+def title(page: Page, text: str) -> None:
+    """Wait for the page with this question."""
+    expect(page.locator("h1")).to_contain_text(text)
+
+
+def settled(page: Page) -> None:
+    """Wait until the script has ended, nothing of an earlier run is left over, and the charts are drawn."""
+    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible()
+    expect(page.locator("[data-stale=true]")).to_have_count(0)
+    page.wait_for_timeout(SETTLED_MILLISECONDS)
+
+
+def is_console_error(message: ConsoleMessage) -> bool:
+    """Whether the browser's console has an error that is worth reporting."""
+    return message.type == "error" and is_unexpected(message.location.get("url", ""))
 
 
 def is_foreign(url: str) -> bool:

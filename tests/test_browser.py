@@ -8,47 +8,20 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from offcomp.runs import RunStore
-from tests.browser import launch_options
 from tests.serving import Visit, served, visit
 
 pytestmark = pytest.mark.browser
 RUN_MILLISECONDS = 180_000
 START_SECONDS = 3.0
 START_TRIES = 4
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(**launch_options())
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("browser") / "home"
-
-
-@pytest.fixture(scope="module")
-def address(home: Path) -> Iterator[str]:
-    with served(home) as started:
-        yield started
-
-
-@pytest.fixture
-def app(browser: Browser, address: str) -> Iterator[Visit]:
-    with visit(browser, address) as made:
-        yield made
 
 
 def set_slider(page: Page, value: str) -> None:

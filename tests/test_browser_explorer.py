@@ -1,68 +1,16 @@
-"""The explorer in a real Chromium: from a cell to a comparison, groups, links, several sessions, and access."""
+"""The explorer in a real Chromium: from a cell to a comparison, groups, links, several sessions, uploads."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import launch_options
-from tests.serving import Visit, served, visit
+from tests.serving import Visit, settled, title, visit
 
 pytestmark = pytest.mark.browser
 RUN_MILLISECONDS = 180_000
-PATHS = ("/", "/model", "/inspect", "/groups", "/compress", "/runs", "/compare", "/examples", "/measured")
-SETTLED_MILLISECONDS = 1500
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(**launch_options())
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("explorer") / "home") as started:
-        yield started
-
-
-@pytest.fixture
-def app(browser: Browser, address: str) -> Iterator[Visit]:
-    with visit(browser, address) as made:
-        yield made
-
-
-def title(page: Page, text: str) -> None:
-    """Wait for the page with this question."""
-    expect(page.locator("h1")).to_contain_text(text)
-
-
-def settled(page: Page) -> None:
-    """Wait until the script has ended and nothing is being drawn."""
-    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible()
-    page.wait_for_timeout(SETTLED_MILLISECONDS)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", PATHS)
-def test_no_serious_fault_of_access(browser: Browser, address: str, path: str, scheme: str) -> None:
-    with visit(browser, address, color_scheme=scheme) as app:
-        app.open(path)
-        settled(app.page)
-        found = Axe().run(app.page, options={"resultTypes": ["violations"]}).response["violations"]
-        serious = [
-            f"{fault['id']}: {node['html'][:200]}"
-            for fault in found
-            if fault["impact"] in ("serious", "critical")
-            for node in fault["nodes"]
-        ]
-        assert not serious, "\n".join(serious)
 
 
 def test_from_a_cell_to_the_changed_predictions(app: Visit) -> None:
@@ -143,12 +91,3 @@ def test_a_refresh_and_a_second_session_see_the_same_run(browser: Browser, app: 
         other.page.get_by_role("button", name="Cancel").click()
         expect(other.page.get_by_text("cancelled").first).to_be_visible()
     expect(page.get_by_text("cancelled").first).to_be_visible()
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_is_wider_than_a_phone(browser: Browser, address: str, path: str, scheme: str) -> None:
-    with visit(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme) as app:
-        app.open(path)
-        settled(app.page)
-        assert app.page.evaluate("document.documentElement.scrollWidth") <= 390

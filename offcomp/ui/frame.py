@@ -32,7 +32,8 @@ PAGES = tuple(
 ICON = Path(__file__).parents[2] / "assets" / "images" / "icon.svg"
 POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
-STYLE = """<style>
+STYLE = """
+[data-testid="stElementContainer"]:has(> [data-testid="stHtml"] > style) {position: absolute}
 .stMainBlockContainer {max-width: 1200px; padding: 3.9rem 2rem 4rem}
 .stMainBlockContainer [data-testid="stHeading"] h1 {font-size: 1.8rem; padding: 0 0 .3rem}
 .stMainBlockContainer [data-testid="stHeading"] h3 {font-size: 1.2rem; padding: .8rem 0 .2rem}
@@ -43,14 +44,14 @@ STYLE = """<style>
 [data-testid^="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #12151c)}
 [data-testid="stCaptionContainer"] {opacity: .8}
 @media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}
-</style>"""
+"""
 
 
 @contextmanager
 def page(name: str, question: str) -> Iterator[None]:
     """Draw the frame, then the page inside it. An OffcompError of the page is shown as a sentence; nothing is lost."""
     st.set_page_config(page_title=f"{name} - offcomp", page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
-    st.html(STYLE)
+    style(STYLE)
     draft.restore()
     with st.sidebar:
         st.markdown("### offcomp")
@@ -68,6 +69,11 @@ def page(name: str, question: str) -> Iterator[None]:
         yield
     draft.show_problems()
     draft.share()
+
+
+def style(rules: str) -> None:
+    """Rules of CSS for this page. Beside an element: a style alone takes another way to the browser, which loses some."""
+    st.html(f"<style>{rules}</style><span hidden></span>")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.ui import draft
 from offcomp.ui.choices import choose_model
-from offcomp.ui.frame import palette, told
+from offcomp.ui.frame import palette, style, told
 from offcomp.ui.jobs import model_info, request_spectra
 from offcomp.ui.link import RATIOS
 
@@ -114,7 +114,7 @@ def _storage() -> tuple[str, str]:
 def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -> None:
     """The map, wide enough for its numbers, and its table."""
     box = f".st-key-{MAP}_box"
-    st.html(f"<style>{box} {{overflow-x: auto}} {box} .st-key-{MAP} {{min-width: {map_pixels(table)}px}}</style>")
+    style(f"{box} {{overflow-x: auto}} {box} .st-key-{MAP} {{min-width: {map_pixels(table)}px}}")
     picked = draft.inspected(info)
     figure = map_figure(table, palette(), colour, picked, ratio)
     what = (
