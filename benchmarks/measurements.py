@@ -97,7 +97,8 @@ def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str
 
 def figures_of(score: dict[str, Any]) -> dict[str, Any]:
     """A score without its texts."""
-    return {name: value for name, value in score.items() if name not in ("flips", "changes", "settings", "title")}
+    texts = ("flips", "changes", "continuations", "settings", "title")
+    return {name: value for name, value in score.items() if name not in texts}
 
 
 def rounded(value: Any) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from offcomp.bundled import origin
 from offcomp.paired import paired_difference, same_test
-from offcomp.results import method_title, modules_of, modules_title, result_of, run_table, short_names
+from offcomp.plan_tasks import task_name
+from offcomp.results import method_title, modules_of, modules_title, ratio_title, result_of, run_table, short_names
 from offcomp.runs import Run
 from offcomp.scores import Score, against_original, difference_text, metric_of, on_task, score_text, value_of
 
 ALIKE = 1.1
 """Sizes that differ by less than this factor count as the same size."""
+NAMED_GROUPS = 6
 
 
 def percent(value: float) -> str:
@@ -64,8 +67,8 @@ def _answer_for_many(runs: Sequence[Run]) -> str:
 
 def _error_clause(runs: Sequence[Run]) -> str:
     """Who has the smallest error, where that is a fair question."""
-    if len({modules_of(run) for run in runs}) > 1:
-        return "The runs compress different modules, so their errors are not ranked"
+    if len({(result_of(run)["model"]["fingerprint"], modules_of(run)) for run in runs}) > 1:
+        return "The runs compress different weights, so their errors are not ranked"
     table = run_table(runs).sort_values("relative_error", kind="stable")
     best, worst = table.iloc[0], table.iloc[-1]
     low, high = table["parameter_ratio"].min(), table["parameter_ratio"].max()
@@ -97,8 +100,6 @@ def _best_and_worst(runs: Sequence[Run], task: str) -> str:
     if difference is None:
         first, last = (f"{names[run.id]} has {score_text(scores[run.id])}" for run in (best, worst))
         return f"in {where}, {first} and {last}, not comparable beyond these intervals"
-    if not any(difference):
-        return f"in {where} they are equal, {metric.number(value_of(scores[best.id]))}, on every sentence"
     return f"in {where}, {names[best.id]} minus {names[worst.id]} is {difference_text(metric, *difference)}"
 
 
@@ -110,6 +111,18 @@ def provenance(runs: Sequence[Run]) -> str:
         f"{runs[0].plan.model}, seed {runs[0].plan.seed}, {result['started'][:10]}, "
         f"offcomp {versions['offcomp']}, torch {versions['torch']}"
     )
+
+
+def origin_text(run: Run) -> str:
+    """Where every number of a run comes from: whose it is, its plan, seed, versions and machine."""
+    environment, groups = result_of(run)["environment"], run.plan.groups
+    whose = "Bundled measurement" if origin(run) == "bundled" else "Your run"
+    names = ", ".join(group.name for group in groups[:NAMED_GROUPS])
+    more = f" and {len(groups) - NAMED_GROUPS} more" if len(groups) > NAMED_GROUPS else ""
+    how = f"{names}{more}, at {ratio_title(run)} in {groups[0].unit}, stored as {groups[0].dtype}" if groups else "nothing"
+    made = f"{environment['machine']}, {environment['threads']} threads" if "machine" in environment else "machine unknown"
+    tasks = ", ".join(map(task_name, run.plan.tasks)) or "no task"
+    return f"{whose} {run.id}: {provenance([run])}, {made}. Compressed by {method_title(run)}: {how}. Scored on {tasks}."
 
 
 def first_impression(runs: Sequence[Run]) -> str:

@@ -18,6 +18,11 @@ def bundled_runs(folder: Path = FOLDER) -> list[Run]:
     return [run for file in FILES if (run := _read(folder / file)) is not None]
 
 
+def origin(run: Run) -> str:
+    """ "bundled" where a run comes with offcomp, else "yours"."""
+    return "bundled" if run.folder == FOLDER else "yours"
+
+
 def missing_files(folder: Path = FOLDER) -> list[str]:
     """The names of the bundled measurements that are not there or cannot be read."""
     return [file for file in FILES if _read(folder / file) is None]

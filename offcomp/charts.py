@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
+from textwrap import wrap
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,6 +18,17 @@ from offcomp.spectra import Spectrum, relative_error
 from offcomp.theme import MARKERS, Palette
 
 FONT_SIZE = 14
+CURVE_COLUMNS = ("requested_ratio", "ratio", "relative_error", "stored_parameters", "stored_megabytes")
+RATIO_TICKS = (1.25, 2, 3, 5, 10, 20, 50)
+MARK_SHAPES = MARKERS | {"tucker": "x", "pruning": "hourglass", "quantization": "bowtie", "reference": "hexagon"}
+"""Of points in a plane, where lines and marks that share a shape would not do."""
+ESTIMATED = "estimated"
+"""The origin of a point that nobody measured."""
+POINT_SIZE = 12
+TITLE_PIXELS, PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 46, 270, 62, 24
+LEGEND_ABREAST = 2  # on a phone
+EDGE_DASH = "2px,2px"
+HOVER_WIDTH = 60
 
 
 def styled(figure: go.Figure, palette: Palette, *, title: str, height: int = 380) -> go.Figure:
@@ -36,69 +50,117 @@ def styled(figure: go.Figure, palette: Palette, *, title: str, height: int = 380
 
 
 def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], ratios: Sequence[float]) -> pd.DataFrame:
-    """SVD's exact relative error over all chosen weights at each requested ratio, with the parameters it stores.
+    """SVD's exact relative error over all chosen weights at each requested ratio, with what it stores.
 
-    `spectra` are those of the plan's groups. Ratios that some group cannot reach are left out.
+    `spectra` are those of the plan's groups, `ratio` is the achieved one in their unit. Requested ratios that some group cannot
+    reach are left out.
     """
     rows = []
     for ratio in ratios:
         prediction = predict(replace(plan, groups=tuple(replace(group, ratio=ratio) for group in plan.groups)), info)
         if prediction.feasible:
             ranks = [group.size if group.form != "dense" else None for group in prediction.groups]
-            rows.append(
-                {
-                    "requested_ratio": ratio,
-                    "relative_error": relative_error(spectra, ranks),
-                    "stored_parameters": prediction.model["chosen"]["parameters_after"],
-                    "stored_megabytes": prediction.model["chosen"]["bytes_after"] / 1e6,
-                }
-            )
-    return pd.DataFrame(rows, columns=["requested_ratio", "relative_error", "stored_parameters", "stored_megabytes"])
+            error, stored = relative_error(spectra, ranks), prediction.model["chosen"]
+            achieved = stored[f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
+            rows.append((ratio, achieved, error, stored["parameters_after"], stored["bytes_after"] / 1e6))
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 
-def error_curve_figure(table: pd.DataFrame, ratio: float, unit: str, palette: Palette) -> go.Figure:
-    """Relative error against compression ratio (log), with the chosen ratio marked."""
-    colour = palette.roles["svd"]
-    hover = (
-        "%{x:g}x smaller: relative error %{y:.3f}<br>%{customdata[0]:,} parameters, %{customdata[1]:.2f} MB<extra>SVD</extra>"
+def error_curve_figure(
+    table: pd.DataFrame, points: pd.DataFrame, ratio: float, unit: str, palette: Palette, *, exact: bool = True
+) -> go.Figure:
+    """Relative error against achieved compression ratio (log): SVD as a line, what else is known as marks.
+
+    `points` is an `error_point_table`: measured ones are solid, estimated ones hollow with a dashed edge. `exact` is false
+    where the line leaves out the rounding of the storage dtype, so that it is an estimate as well.
+    """
+    figure = go.Figure()
+    figure.add_vline(x=ratio, line={"color": palette.muted, "width": 1, "dash": "dot"})
+    _curve(figure, table, ratio, palette, exact=exact)
+    named = {"svd"}  # by its line
+    for (role, is_estimated), part in points.groupby(["role", points["origin"] == ESTIMATED], sort=False):
+        figure.add_trace(_points(part, str(role), bool(is_estimated), palette, named=role not in named))
+        named.add(str(role))
+    figure.update_xaxes(
+        title={"text": f"compression ratio in {unit}, log scale", "font": {"size": FONT_SIZE}},
+        type="log",
+        tickvals=RATIO_TICKS,
+        ticktext=[f"{tick:g}x" for tick in RATIO_TICKS],
     )
-    curve = go.Scatter(
-        x=table["requested_ratio"],
+    figure.update_yaxes(title={"text": "relative error: lower is better", "font": {"size": FONT_SIZE}}, range=[0, 1])
+    rows = ceil(len(named) / LEGEND_ABREAST) if len(points) else 0
+    below = AXIS_PIXELS + LEGEND_ROW_PIXELS * rows
+    figure = styled(figure, palette, title="How much error at each ratio?", height=TITLE_PIXELS + PLOT_PIXELS + below)
+    return figure.update_layout(
+        legend={"y": -AXIS_PIXELS / PLOT_PIXELS, "yanchor": "top"},
+        margin={"t": TITLE_PIXELS, "b": below},
+        showlegend=len(points) > 0,
+    )
+
+
+def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palette, *, exact: bool) -> None:
+    """The line of SVD, with a larger mark at the chosen ratio."""
+    colour, name = palette.roles["svd"], "SVD, exact" if exact else "SVD, before rounding"
+    chosen = table[table["requested_ratio"] == ratio]
+    edge = {"width": 2, "color": colour, "dash": "solid" if exact else EDGE_DASH}
+    symbol = MARK_SHAPES["svd"] + ("" if exact else "-open")
+    hover = "%{x:.3g}x smaller: relative error %{y:.3f}<br>%{customdata[0]:,} parameters, %{customdata[1]:.2f} MB"
+    figure.add_scatter(
+        x=table["ratio"],
         y=table["relative_error"],
         customdata=table[["stored_parameters", "stored_megabytes"]],
         mode="lines+markers",
-        line={"color": colour, "width": 2},
-        marker={"symbol": MARKERS["svd"], "size": 7},
-        hovertemplate=hover,
-        name="SVD",
+        line={"color": colour, "width": 2, "dash": "solid" if exact else "dash"},
+        marker={"symbol": symbol, "size": 6},
+        hovertemplate=f"{hover}<extra>{name}</extra>",
+        name=name,
     )
-    chosen = table[table["requested_ratio"] == ratio]
-    here = go.Scatter(
-        x=chosen["requested_ratio"],
+    figure.add_scatter(
+        x=chosen["ratio"],
         y=chosen["relative_error"],
         mode="markers+text",
-        marker={"symbol": MARKERS["svd"], "size": 14, "color": colour, "line": {"width": 2, "color": palette.text}},
+        marker={"symbol": symbol, "size": POINT_SIZE + 2, "color": colour, "line": edge},
         text=[f" {error:.3f} at {ratio:g}x" for error in chosen["relative_error"]],
         textposition="bottom right",
         textfont={"size": FONT_SIZE, "color": palette.text},
         hoverinfo="skip",
+        showlegend=False,
     )
-    figure = go.Figure([curve, here])
-    figure.add_vline(x=ratio, line={"color": palette.muted, "width": 1, "dash": "dot"})
-    ticks = [1.25, 2, 3, 5, 10, 20, 50]
-    figure.update_xaxes(
-        title=f"compression ratio in {unit}, log scale",
-        type="log",
-        tickvals=ticks,
-        ticktext=[f"{tick:g}x" for tick in ticks],
+
+
+def _points(part: pd.DataFrame, role: str, is_estimated: bool, palette: Palette, *, named: bool) -> go.Scatter:
+    """The measured or the estimated points of one method."""
+    colour = palette.roles.get(role, palette.roles["reference"])
+    edge = {"width": 2, "color": colour, "dash": EDGE_DASH} if is_estimated else {"width": 1, "color": palette.surface}
+    symbol = MARK_SHAPES.get(role, MARK_SHAPES["reference"]) + ("-open" if is_estimated else "")
+    return go.Scatter(
+        x=part["ratio"],
+        y=part["relative_error"],
+        mode="markers",
+        marker={"symbol": symbol, "size": POINT_SIZE, "color": colour, "line": edge},
+        customdata=[_point_details(row) for row in part.to_dict("records")],
+        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3)) + "<extra></extra>",
+        hoverlabel={"align": "left"},
+        name=part["method"].iloc[0],
+        legendgroup=role,
+        showlegend=named,
     )
-    figure.update_yaxes(title="relative error: lower is better", rangemode="tozero", range=[0, 1])
-    figure.update_layout(showlegend=False)
-    return styled(figure, palette, title="How much error does SVD make at each ratio? (exact)", height=340)
+
+
+def _point_details(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+    """What the hover of a point says."""
+    error = f"about {row['relative_error']:.2f}" if row["origin"] == ESTIMATED else f"{row['relative_error']:.3f}"
+    asked = "" if pd.isna(row["requested_ratio"]) else f" (asked for {row['requested_ratio']:g}x)"
+    source = f"run {row['run']}, seed {row['seed']}" if row["run"] else "<br>".join(wrap(row["about"], HOVER_WIDTH))
+    return (
+        f"<b>{row['method']}</b>, {row['origin']}",
+        f"{row['ratio']:.3g}x smaller{asked}: relative error {error}",
+        source,
+    )
 
 
 def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectrum] | None = None) -> pd.DataFrame:
-    """One row a group: rank or latent width, sizes, ratio, break-even, and SVD's exact error where `spectra` are given."""
+    """One row a group: rank or latent width, sizes, ratio, break-even, and SVD's exact error where `spectra` are given and it fits."""
     rows = []
     for index, group in enumerate(groups):
         row = {
@@ -113,7 +175,7 @@ def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectr
         }
         if spectra is not None:
             rank = None if group.form == "dense" else group.size
-            row["relative error"] = relative_error([spectra[index]], [rank])
+            row["relative error"] = None if group.form == "infeasible" else relative_error([spectra[index]], [rank])
         rows.append(row)
     table = pd.DataFrame(rows)
     for column in table.columns.intersection(["rank", "latent width"]):

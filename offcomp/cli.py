@@ -20,6 +20,7 @@ from offcomp import __version__
 from offcomp.calibration_text import SUFFIXES
 from offcomp.cli_allocation import add_verbs
 from offcomp.cli_evaluate import add_verbs as add_task_verbs
+from offcomp.cli_export import add_verbs as add_export_verbs
 from offcomp.cli_input import (
     calibration_text,
     describe,
@@ -35,6 +36,7 @@ from offcomp.cli_input import (
 from offcomp.cli_inspect import add_verbs as add_inspect_verbs
 from offcomp.cli_report import add_verbs as add_report_verbs
 from offcomp.errors import InputError, OffcompError, RunError
+from offcomp.estimate import duration, estimate, gigabytes
 from offcomp.files import home_folder
 from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS, method_of_role, own_options, role_in_plan
@@ -42,6 +44,7 @@ from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import predict
+from offcomp.results import stage_times
 from offcomp.runs import Run, RunStore
 from offcomp.tables import format_table, prediction_text, run_text
 from offcomp.tasks import usual_tasks
@@ -108,9 +111,16 @@ def option_value(text: str) -> tuple[str, Any]:
 
 
 def predict_plan(arguments: argparse.Namespace) -> None:
-    """Say what a plan will store, without running it."""
+    """Say what a plan will store and roughly what it will cost, without running it."""
     asked, info = read_plan(arguments.plan)
-    emit(arguments, predict(asked, info).to_dict(), lambda: prediction_text(asked, info))
+    prediction = predict(asked, info)
+    cost = estimate(asked, info, prediction, stage_times(asked, info.fingerprint, RunStore().all()))
+    told = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
+    emit(
+        arguments,
+        prediction.to_dict() | {"estimate": cost.to_dict()},
+        lambda: f"{prediction_text(asked, info)}\n\n{told}",
+    )
 
 
 def spectra(arguments: argparse.Namespace) -> None:
@@ -231,6 +241,7 @@ def parser() -> argparse.ArgumentParser:
     add_task_verbs(verb)
     add_inspect_verbs(verb)
     add_report_verbs(verb)
+    add_export_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
     return top
 

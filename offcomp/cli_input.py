@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,8 @@ from offcomp.models.catalogue import KINDS, ModelInfo
 from offcomp.models.listing import model_info
 from offcomp.plan import Plan, validate
 from offcomp.plan_tasks import SUFFIXES as TABLES
-from offcomp.tasks import BUNDLED as BUNDLED_DATA
-from offcomp.tasks import FAMILIES, HUB, TASKS, Task
+from offcomp.plan_tasks import own_task
+from offcomp.tasks import FAMILIES, Task
 
 
 def say(text: str) -> None:
@@ -118,15 +117,6 @@ def tasks_asked(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
         if not (ours and separator and yours):
             raise InputError(f"--column {ours + separator + yours!r} must be OURS=YOURS, such as text=body")
     return (*named, own_task(arguments.data, arguments.family, {ours: yours for ours, _, yours in pairs}))
-
-
-def own_task(data: str, family: str, columns: dict[str, str]) -> Task:
-    """A task on a file or folder, named after it; its path is absolute since a worker runs elsewhere."""
-    if not data.startswith((BUNDLED_DATA, HUB)):
-        data = str(Path(data).expanduser().absolute())
-    stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:90] or "data"
-    taken = any(task.name == stem for task in TASKS)
-    return Task(f"own-{stem}" if taken else stem, family, data, title=stem, columns=columns)
 
 
 def selection_flags(flags: argparse.ArgumentParser) -> None:

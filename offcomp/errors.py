@@ -8,7 +8,7 @@ A message is one sentence that names what was wrong, the value, and what to do a
     │   ├── PlanError         a plan with one or more faults, all of them listed in `faults`
     │   ├── BudgetTooSmall    even the smallest form of a method does not fit the budget
     │   └── TaskError         a task that is unknown, or does not fit the model
-    ├── StorageError          the run folder cannot be written or read
+    ├── StorageError          a folder of runs or an export cannot be written or read, or is not what it says
     └── RunError              a run that failed, was cancelled or was interrupted
 """
 
@@ -49,7 +49,7 @@ class TaskError(InputError):
 
 
 class StorageError(OffcompError):
-    """The run folder cannot be written or read."""
+    """A folder of runs or an export cannot be written or read, or does not hold what it says."""
 
 
 class RunError(OffcompError):

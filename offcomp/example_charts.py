@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 
 from offcomp.charts import FONT_SIZE, styled
 from offcomp.dot_charts import SYMBOLS
-from offcomp.paired import change_table, flip_table, mcnemar_p, paired_difference
+from offcomp.numerics.mcnemar import mcnemar_p
+from offcomp.paired import change_table, flip_table, paired_difference
 from offcomp.results import method_title, result_of, role_of
 from offcomp.runs import Run
 from offcomp.scores import Score, against_original, difference_text, metric_of, on_task, score_text
@@ -24,8 +25,6 @@ CELLS = {STAYED_RIGHT: ("right", "right"), LOST: ("right", "wrong"), WON: ("wron
 """What became of an answer -> before and after."""
 LISTED = (LOST, WON)
 TABLE_PIXELS, SHIFT_PIXELS = 270, 400
-CLEAR = 0.05
-"""Below this p the flips are too uneven for chance alone."""
 
 
 def has_classes(score: Score) -> bool:
@@ -110,17 +109,15 @@ def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette)
 
 
 def outcome_answer(run: Run, task: str) -> str:
-    """How many answers changed sides, both ways, and whether that could be chance: one sentence."""
+    """How many answers changed sides, both ways, what that makes of the score, and McNemar's p beside it: one sentence."""
     score = score_of(run, task)
     n, paired = score["compressed"]["n"], score["paired"]
     lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
     if not lost + won:
         return f"{method_title(run)} changed none of {n:,} answers from right to wrong or back."
-    p = mcnemar_p(lost, won)
-    verdict = "that is within noise" if p >= CLEAR else "chance alone would rarely be so uneven"
     return (
         f"{method_title(run)} changed {lost + won:,} of {n:,} answers: {lost} right to wrong, {won} wrong to right; "
-        f"{verdict} (McNemar p {written_p(p)})."
+        f"{against_original(score)} (McNemar p {written_p(mcnemar_p(lost, won))})."
     )
 
 

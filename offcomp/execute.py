@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import isfinite
@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from offcomp.environment import environment
 from offcomp.errors import OffcompError, RunError, StorageError
+from offcomp.estimate import estimate
 from offcomp.files import read_json, write_json
 from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import Size
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from offcomp.calibration import Calibration, GroupHints
     from offcomp.compress import CompressedGroup, SavedGroup
     from offcomp.evaluation import OpenTask
-    from offcomp.models.catalogue import ModelInfo, ModuleSpec
+    from offcomp.models.catalogue import ModuleSpec
     from offcomp.models.loading import LoadedModel
 
 log = logging.getLogger("offcomp")
@@ -45,9 +46,6 @@ log = logging.getLogger("offcomp")
 WATCH_SECONDS = 0.2
 NOTICEABLE_ERROR = 1e-3
 PROGRESS_SECONDS = 0.25
-LOAD_SECONDS = 6.0
-EMBED_SECONDS_PER_PARAMETER = 2e-7
-CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model: passes over some 250 short texts, with their sums
 
 
 class Worker:
@@ -59,7 +57,7 @@ class Worker:
         self.started = time.time()
         self.groups: list[dict[str, Any]] = []
         self.timings: dict[str, float] = {}
-        self._costs: dict[str, float] = {}
+        self._costs: Mapping[str, float] = {}
         self._done_cost = 0.0
         self._last_write = 0.0
         self._working_since = self.started
@@ -89,7 +87,7 @@ class Worker:
             logging.shutdown()
             os._exit(0 if status == "done" else 1)
 
-    def expect(self, costs: dict[str, float]) -> None:
+    def expect(self, costs: Mapping[str, float]) -> None:
         """Set the stages to come with their rough seconds; progress is weighed by them."""
         self._costs = costs
         self._working_since = time.time()
@@ -155,20 +153,11 @@ def _somebody_is_before(store: RunStore, name: str) -> bool:
     return any(run.submitted < mine for run in waiting)
 
 
-def expected_seconds(plan: Plan, info: ModelInfo) -> dict[str, float]:
-    """Rough seconds of every stage, in the order in which they come."""
-    embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
-    names = [task.name for task in plan.asked_tasks]
-    costs = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
-    reading = 3 * CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters if plan.calibrated else 0.0
-    costs |= {f"compress {group.name}": group.seconds + reading for group in predict(plan, info).groups}
-    return costs | {f"evaluate {name}": embed for name in names}
-
-
 def work(worker: Worker) -> dict[str, Any]:
     """Load, compress, evaluate. Returns the fields of run.json beside the groups."""
     plan = worker.plan
-    worker.expect(expected_seconds(plan, model_info(plan.model, worker.folder.parent.parent)))
+    info = model_info(plan.model, worker.folder.parent.parent)
+    worker.expect(estimate(plan, info, predict(plan, info)).stages)
     with worker.stage("load the model"):
         from offcomp.compress import SavedGroup, compress_group, save_group
         from offcomp.evaluation import open_task

@@ -1,14 +1,16 @@
-"""Files that several processes read while one writes: JSON, whole or not at all."""
+"""Files and folders that others read while one writes: whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from offcomp.errors import StorageError
+from offcomp.errors import InputError, StorageError
 
 
 def home_folder() -> Path:
@@ -46,9 +48,40 @@ def write_json(path: Path, document: Any) -> None:
     write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode())
 
 
+def changed(file: Path) -> tuple[int, int] | None:
+    """Time of change and size of a file, None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def read_json(path: Path) -> Any:
     """The document in a JSON file, None where there is none or it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which has another name until the block ends well; after an error nothing of it is left.
+
+    Raises InputError where there is something at its place already, or where it cannot be written.
+    """
+    place = folder.expanduser().resolve()
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise InputError(f"{folder} is there already and not empty; name a folder that is new, or empty this one")
+        part.mkdir(parents=True)
+        yield part
+        part.replace(place)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror or error}; name a folder that you may write, on a disk with free space"
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

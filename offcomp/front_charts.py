@@ -120,7 +120,7 @@ def _details(row: Mapping[Any, Any], metric: Metric) -> tuple[str, str, str, str
     value = row["value"] / (100 if metric.percent else 1)
     n = f", {row['n']:,} {metric.counts}" if row["n"] else ""
     return (
-        f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}",
+        f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}, run {row['run']}",
         f"{metric.word} {metric.number(value)}{n}",
         row["about"].replace(" (", "<br>("),
         f"{row['size']:.4g} {SIZES[row['unit']][0]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}",

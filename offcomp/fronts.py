@@ -26,6 +26,7 @@ from offcomp.scores import (
     interval_of,
     metric_of,
     task_title,
+    within_noise,
     within_sentence,
 )
 
@@ -131,10 +132,9 @@ def _row(run: Run, measure: str, unit: str, name: str) -> dict[str, Any]:
     about |= {"about": f"cosine distance {overall_cosine(result['groups']):.3f}", "within_noise": False}
     if measure != ERROR.name:
         score = result["scores"][measure]
-        interval = score["paired"]["interval"]
         about = _scored(measure, score, "compressed") | {
             "about": against_original(score),
-            "within_noise": bool(interval) and interval[0] <= 0 <= interval[1],
+            "within_noise": within_noise(score["paired"]["interval"]),
         }
     return {
         "run": run.id,
@@ -195,7 +195,7 @@ def front_answer(table: pd.DataFrame) -> str:
         told = "" if len(runs) == 1 else "The smallest within noise of the original is "
         return f"{start}{told}{first['name']}, {_sized(first)}: {where} {metric.number(first['value'])}, {first['about']}."
     best = runs.iloc[runs["value"].map(metric.ranked).argmax()]
-    told = "" if len(runs) == 1 else "None is within noise of the original; the best is "
+    told = "" if len(runs) == 1 else "None is known to be within noise of the original; the best is "
     return f"{start}{told}{best['name']}, {_sized(best)}: {where} {metric.number(best['value'])}, {best['about']}."
 
 

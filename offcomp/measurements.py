@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from math import log, nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from offcomp.files import read_json
+from offcomp.files import changed, read_json
 from offcomp.methods import role_in_plan
 from offcomp.results import TITLES, VERSIONS
-from offcomp.scores import METRICS, baseline_of, difference_text, metric_of, task_title, within_sentence
+from offcomp.scores import METRICS, baseline_of, difference_text, metric_of, task_title, within_noise, within_sentence
 
 Document = Mapping[str, Any]
 FOLDER = Path(__file__).parents[1] / "assets" / "runs"
@@ -55,8 +56,13 @@ def unreadable_files(folder: Path = FOLDER) -> list[str]:
 
 
 def _read(file: Path) -> Document | None:
-    """The document in a file, None unless all its tables can be made."""
-    document = read_json(file)
+    return _document(file, changed(file))
+
+
+@lru_cache(maxsize=16)
+def _document(file: Path, seen: tuple[int, int] | None) -> Document | None:
+    """The document in a file as it was last changed, None unless all its tables can be made."""
+    document: Any = read_json(file) if seen else None
     try:
         if document["schema"] != SCHEMA or not tasks_of(document):
             return None
@@ -105,9 +111,9 @@ def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
             kind, _, layer = module.rpartition(".")
             where = (module, kind, int(layer)) if layer.isdigit() else (module, module, None)
             method = TITLES.get(role_in_plan(group["method"], group["options"]), group["method"])
-            figures = _figures(row, task)
-            low, high = figures[4:6]
-            rows[place] = (*where, method, group["ratio"], *figures, low > 0 or high < 0, *_about(document, task))
+            interval = row["scores"][task]["paired"]["interval"]
+            apart = interval is not None and not within_noise(interval)
+            rows[place] = (*where, method, group["ratio"], *_figures(row, task), apart, *_about(document, task))
     return _table(rows, SENSITIVITY_COLUMNS).astype({"layer": "Int64"})
 
 

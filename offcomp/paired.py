@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import comb, sqrt
 from typing import Any
 
 import pandas as pd
 
+from offcomp.numerics.mcnemar import mcnemar_p
+from offcomp.numerics.tango import accuracy_interval
 from offcomp.results import result_of, short_names
 from offcomp.runs import Run
-from offcomp.scores import Z_95, Score
+from offcomp.scores import Score
 
 FLIP_COLUMNS = ("run", "name", "task", "change", "text", "label", "before", "after", "difference", "predicted")
 
@@ -82,12 +83,6 @@ def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "name", "task", "right_to_wrong", "wrong_to_right", "p"])
 
 
-def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
-    """Exact two-sided probability of so uneven a split if both directions were equally likely (McNemar's test)."""
-    n, fewer = right_to_wrong + wrong_to_right, min(right_to_wrong, wrong_to_right)
-    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
-
-
 def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:
     """What two scores must share to be of the same original on the same examples; None where the task was not scored."""
     result = result_of(run)
@@ -116,10 +111,8 @@ def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float,
     if changes[0] is None or changes[1] is None:
         return None
     differences = [changes[0].get(text, 0) - changes[1].get(text, 0) for text in changes[0] | changes[1]]
-    n = scores[0]["compressed"]["n"]
-    mean = sum(differences) / n
-    margin = Z_95 * sqrt((sum(d * d for d in differences) / n - mean**2) / n)
-    return mean, mean - margin, mean + margin
+    behind, ahead, n = differences.count(-1), differences.count(1), scores[0]["compressed"]["n"]
+    return (ahead - behind) / n, *accuracy_interval(behind, ahead, n)
 
 
 def _changes(score: Score) -> dict[str, int] | None:

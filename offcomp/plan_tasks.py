@@ -12,6 +12,7 @@ from offcomp.json_fields import FieldTypes, is_number, is_text, is_text_list, re
 from offcomp.tasks import BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+LONGEST_STEM = 90
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -68,6 +69,15 @@ def read_task(document: Mapping[str, Any], where: str, faults: list[str]) -> Tas
 def task_name(task: str | Task) -> str:
     """The name of a task that is named or described."""
     return task if isinstance(task, str) else task.name
+
+
+def own_task(data: str, family: str, columns: Mapping[str, str], source: str = "") -> Task:
+    """A task on a file or folder, named after it; its path is absolute since a worker runs elsewhere."""
+    if not data.startswith((BUNDLED, HUB)):
+        data = str(Path(data).expanduser().absolute())
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:LONGEST_STEM] or "data"
+    taken = any(task.name == stem for task in TASKS)
+    return Task(f"own-{stem}" if taken else stem, family, data, title=stem, columns=columns, source=source)
 
 
 def task_faults(tasks: Sequence[str | Task], architecture: str) -> list[str]:

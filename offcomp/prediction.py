@@ -1,12 +1,14 @@
 """What a plan will store, before anything runs: rank or latent width, sizes, ratios, and what cannot be done.
 
 Uses the same shapes and layouts as the methods themselves, so a prediction equals the ledger of the finished run. No torch.
+What depends on method, shape and budget alone is kept: a slider asks for it again and again, and modules share their shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from offcomp.errors import BudgetTooSmall
@@ -113,15 +115,13 @@ def predict_group(group: Group, info: ModelInfo) -> GroupPrediction:
         requested_ratio=group.ratio,
         compression_ratio=ratio_of(original, stored, group.unit),
         break_even_size=break_even_size(method, rows, cols, original, budget),
-        largest_ratio=max(
-            ratio_of(original, smallest, group.unit)
-            for smallest in (smallest_size(method, rows, cols, group.dtype), stored_size(dense_shapes(rows, cols), group.dtype))
-        ),
+        largest_ratio=ratio_of(original, _smallest(method, rows, cols, group.dtype, group.unit), group.unit),
         seconds=method.seconds(rows, cols, size),
         note=note,
     )
 
 
+@lru_cache(maxsize=8192)
 def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, int, Size, str]:
     """(form, size, stored, note) of a method under a budget."""
     try:
@@ -134,10 +134,18 @@ def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, 
     return "compressed", size, stored_size(method.tensor_shapes(rows, cols, size), budget.dtype), ""
 
 
+@lru_cache(maxsize=8192)
 def break_even_size(method: Method, rows: int, cols: int, original: Size, budget: Budget) -> int:
     """The largest rank or latent width that stores less than the original matrix."""
     below = Budget(original.in_unit(budget.unit) - 1, budget.unit, budget.dtype)
     return largest_size_within(below, lambda size: method.tensor_shapes(rows, cols, size), method.sizes(rows, cols)) or 0
+
+
+@lru_cache(maxsize=8192)
+def _smallest(method: Method, rows: int, cols: int, dtype: str, unit: str) -> Size:
+    """The least that can be stored, compressed or dense."""
+    sizes = smallest_size(method, rows, cols, dtype), stored_size(dense_shapes(rows, cols), dtype)
+    return min(sizes, key=lambda size: size.in_unit(unit))
 
 
 def ratio_of(original: Size, stored: Size, unit: str) -> float:

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from offcomp import __version__
 from offcomp.answers import answer, megabytes, percent, smaller
+from offcomp.continuations import continuation_table
 from offcomp.errors import InputError
 from offcomp.front_charts import front_figure
 from offcomp.fronts import ERROR, front_answer, front_table, left_out_text, measures_of, reference_table, sharing_an_axis
@@ -41,7 +42,7 @@ DRAWN_COLUMNS = ["role", "symbol"]  # how a row is drawn, not what it says
 MOST_ABREAST = 4
 FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
 FRONT_SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
-SOMETIMES_EMPTY = ("flips", "changes")  # by the kinds of the tasks
+SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # by the kinds of the tasks
 TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "runs": run_table,
     "groups": error_table,
@@ -49,6 +50,7 @@ TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "sizes": size_table,
     "flips": flip_table,
     "changes": change_table,
+    "continuations": continuation_table,
 }
 
 
@@ -218,6 +220,11 @@ def _predictions(runs: Sequence[Run]) -> list[str]:
     if len(changes):
         shown = changes[["text", "truth", "before", "after", "difference", "name", "task"]]
         parts += [heading(2, "What changed most?"), table_of(shown, "Most changed examples")]
+    written = continuation_table(runs)
+    if len(written):
+        shown = written[["opening", "original", "compressed", "same_tokens", "tokens", "name", "task"]]
+        parts += [heading(2, "How do they go on from the same openings?"), table_of(shown, "Continuations")]
+        parts += [paragraph("Both models write the likeliest token again and again; the first same tokens are counted.")]
     return parts
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from offcomp.methods import METHODS, default_options, role_in_plan
-from offcomp.plan import Group
+from offcomp.plan import Group, Plan
 from offcomp.plan_tasks import task_name
 from offcomp.runs import Run
 from offcomp.scores import Score, baseline_of, metric_of
@@ -122,6 +122,19 @@ def _question(run: Run) -> tuple[Any, ...]:
     """What two runs must share to be answers to the same question."""
     sizes = frozenset((group.ratio, group.unit) for group in run.plan.groups)
     return run.plan.model, modules_of(run), sizes
+
+
+def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, float]:
+    """Seconds that stages of a plan took in finished runs on these weights, by name; of several runs the newest counts.
+
+    Loading and scoring take the same whatever is compressed, compressing only where all groups are the same.
+    """
+    known: dict[str, float] = {}
+    for run in sorted(runs, key=lambda run: run.submitted):
+        if run.status == "done" and result_of(run)["model"]["fingerprint"] == fingerprint:
+            same = len(run.plan.groups) == len(plan.groups) and run.plan.to_dict()["groups"] == plan.to_dict()["groups"]
+            known |= {name: s for name, s in result_of(run)["timings"].items() if same or not name.startswith("compress ")}
+    return known
 
 
 def overall_error(groups: Sequence[dict[str, Any]]) -> float:

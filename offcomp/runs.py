@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import psutil
 from filelock import FileLock
 
 from offcomp.errors import InputError, PlanError, RunError, StorageError
-from offcomp.files import home_folder, read_json, storage_error, write_json
+from offcomp.files import changed, home_folder, read_json, storage_error, write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, validate
 from offcomp.prediction import predict
@@ -61,6 +62,15 @@ class Run:
         """Whether nothing more will happen."""
         return self.status in ENDED
 
+    def group_file(self, name: str) -> Path:
+        """Where the stored tensors of a group are."""
+        return self.folder / "groups" / f"{name}.safetensors"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether what its groups store is here: runs that come with offcomp are figures alone, and so is a baseline."""
+        return bool(self.plan.groups) and all(self.group_file(group.name).is_file() for group in self.plan.groups)
+
     @property
     def error(self) -> str:
         """Why it did not finish, in a sentence; empty where it did."""
@@ -91,6 +101,20 @@ def _file_marks(data: str) -> list[tuple[str, int, int]]:
     path = Path(data).expanduser()
     files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+
+
+@lru_cache(maxsize=1024)
+def _ended_run(folder: Path, seen: tuple[int, int] | None) -> Run | None:
+    """The run of a folder that has a result; read once, as it does not change any more. None without a readable result."""
+    result = read_json(folder / "run.json") if seen else None
+    if result is None:
+        return None
+    try:
+        plan = Plan.from_dict(read_json(folder / "plan.json"))
+    except PlanError:
+        return None
+    submitted = (read_json(folder / "worker.json") or {}).get("submitted", 0.0)
+    return Run(folder.name, folder, plan, result["status"], submitted, read_json(folder / "progress.json") or {}, result)
 
 
 def start_worker(folder: Path) -> int:
@@ -144,22 +168,20 @@ class RunStore:
         return sorted(runs, key=lambda run: run.submitted, reverse=True)
 
     def _read(self, folder: Path) -> Run | None:
-        result = read_json(folder / "run.json")
+        if run := _ended_run(folder, changed(folder / "run.json")):
+            return run
         worker = read_json(folder / "worker.json") or {}
         try:
             plan = Plan.from_dict(read_json(folder / "plan.json"))
         except PlanError:
             return None
         progress = read_json(folder / "progress.json") or {}
-        if result is not None:
-            status = result["status"]
-        elif is_alive(worker):
+        if is_alive(worker):
             status = "queued" if progress.get("stage", "queued") == "queued" else "running"
-        else:
-            # The worker may have written its result and ended between the two looks.
-            result = read_json(folder / "run.json")
-            status = result["status"] if result is not None else "interrupted"
-        return Run(folder.name, folder, plan, status, worker.get("submitted", 0.0), progress, result)
+            return Run(folder.name, folder, plan, status, worker.get("submitted", 0.0), progress, None)
+        # The worker may have written its result and ended between the two looks.
+        late = _ended_run(folder, changed(folder / "run.json"))
+        return late or Run(folder.name, folder, plan, "interrupted", worker.get("submitted", 0.0), progress, None)
 
     def submit(self, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
         """Start a plan, or return its run if it is done or under way (`again` forces a new start).

@@ -5,7 +5,7 @@ A score is the document of one task in `run.json`. Runs of earlier versions lack
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, inf, log10
 from typing import Any
@@ -169,16 +169,24 @@ def value_of(score: Score, which: str = "compressed") -> float:
 
 
 def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
-    """The 95 % interval of a value, within what the metric can be; the value alone where there are too few examples for one."""
+    """The 95 % interval of a value, within what the metric can be; the value alone where there are too few examples for one.
+
+    Where all answers are right, or all wrong, their standard error is 0 and says nothing: the interval is Wilson's.
+    """
     metric, value, margin = metric_of(score), value_of(score, which), Z_95 * float(score[which]["standard_error"] or 0.0)
+    if metric.percent and value in (0, 1):
+        margin = Z_95**2 / (score[which]["n"] + Z_95**2)
     return max(metric.least, value - margin), min(metric.most, value + margin)
 
 
 def score_text(score: Score, which: str = "compressed") -> str:
-    """A value with its 95 % interval, where there is one: "83.2 % ± 4.4", "0.820 ± 0.021"."""
-    metric, error = metric_of(score), score[which]["standard_error"]
-    margin = "" if error is None else f" ± {metric.margin(Z_95 * float(error))}"
-    return metric.number(value_of(score, which)) + margin
+    """A value with its 95 % interval, where there is one: "83.2 % ± 4.4", "0.820 ± 0.021", "100.0 % (at least 96.3)"."""
+    metric, value, (low, high) = metric_of(score), value_of(score, which), interval_of(score, which)
+    if metric.percent and value in (0, 1):
+        end = f"at least {metric.margin(low)}" if value else f"at most {metric.margin(high)}"
+        return f"{metric.number(value)} ({end})"
+    error = score[which]["standard_error"]
+    return metric.number(value) + ("" if error is None else f" ± {metric.margin(Z_95 * float(error))}")
 
 
 def baseline_of(score: Score) -> tuple[str, float] | None:
@@ -191,9 +199,14 @@ def baseline_of(score: Score) -> tuple[str, float] | None:
     return BASELINES.get(baseline["name"], str(baseline["name"])), float(baseline["value"])
 
 
+def within_noise(interval: Sequence[float] | None) -> bool:
+    """Whether the 95 % interval of a difference contains 0. Without an interval nothing is claimed."""
+    return interval is not None and interval[0] <= 0 <= interval[1]
+
+
 def difference_text(metric: Metric, value: float, low: float, high: float, *, against: str = "") -> str:
     """A difference of two scores: "+0.7 points (95 % interval -2.1 to +3.5), within noise"."""
-    noise = ", within noise" if low <= 0 <= high else ""
+    noise = ", within noise" if within_noise((low, high)) else ""
     interval = f"{metric.bare_change(low)} to {metric.bare_change(high)}"
     return f"{metric.change(value)}{against} (95 % interval {interval}){noise}"
 
@@ -208,8 +221,9 @@ def against_original(score: Score) -> str:
 
 def brief_difference(score: Score) -> str:
     """The same without its interval: "+0.7 points, within noise"."""
-    low, high = score["paired"]["interval"] or (-inf, inf)
-    return metric_of(score).change(score["paired"]["difference"]) + (", within noise" if low <= 0 <= high else "")
+    paired = score["paired"]
+    noise = ", within noise" if within_noise(paired["interval"]) else ""
+    return metric_of(score).change(paired["difference"]) + noise
 
 
 def visible_difference(score: Score) -> str:

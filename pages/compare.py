@@ -7,6 +7,7 @@ import streamlit as st
 
 from offcomp.ui.frame import page
 from offcomp.ui.front import agreement_measure, show_agreement, show_front
+from offcomp.ui.origins import show_origins
 from offcomp.ui.results import few_enough, show_answer, show_differences, show_downloads, show_errors, show_figures, show_size
 from offcomp.ui.scores import score_panels, show_flip_counts
 from offcomp.ui.selection import choose_runs
@@ -17,6 +18,7 @@ with page("Compare", "Which method keeps more of the model?"):
         show_answer(runs)
         show_front(runs)
         show_figures(runs)
+        show_origins(runs)
         panels: list[Callable[[], None]] = [partial(show_flip_counts, runs)]
         if measure := agreement_measure(runs):
             panels.insert(0, partial(show_agreement, runs, measure))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from offcomp.numerics.tango import accuracy_interval
 from offcomp.plan import Group, Plan
 from offcomp.runs import Run
 
@@ -32,7 +33,6 @@ def made_score(right_to_wrong: list[str], wrong_to_right: list[str], *, n: int =
     after = right - len(right_to_wrong) + len(wrong_to_right)
     lost, won = len(right_to_wrong), len(wrong_to_right)
     difference = (won - lost) / n
-    margin = 1.959964 * (((won + lost) / n - difference**2) / n) ** 0.5
 
     def accuracy(count: int) -> dict[str, Any]:
         return {"value": count / n, "standard_error": (count / n * (1 - count / n) / n) ** 0.5, "n": n}
@@ -55,7 +55,7 @@ def made_score(right_to_wrong: list[str], wrong_to_right: list[str], *, n: int =
         "collapsed": False,
         "paired": {
             "difference": difference,
-            "interval": [difference - margin, difference + margin],
+            "interval": list(accuracy_interval(lost, won, n)),
             "agreement": 1 - (lost + won) / n,
             "right_to_wrong": lost,
             "wrong_to_right": won,

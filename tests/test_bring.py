@@ -7,21 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from offcomp.errors import InputError
 from offcomp.ui.bring import columns_of
+from tests.pages import home, opened, step
 
-ROOT = Path(__file__).parents[1]
+__all__ = ["home"]  # a fixture
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+def app(home: Path) -> AppTest:
+    """The app with an empty home, at its Start page."""
+    return opened()
 
 
 def matrices() -> bytes:
@@ -31,19 +29,18 @@ def matrices() -> bytes:
 
 
 def test_uploaded_matrices_are_the_drafts_model(app: AppTest) -> None:
-    app.switch_page("pages/model.py").run()
+    step(app, "model")
     app.file_uploader(key="upload_matrices").upload("mine.npz", matrices()).run()
     assert not app.exception
     assert not app.error
     assert "uploads" in app.session_state["model"]
-    app.switch_page("pages/inspect.py").run()
-    assert not app.exception
+    step(app, "inspect")
     assert any("40 x 30" in box.options[0] for box in app.selectbox)
 
 
 @pytest.mark.parametrize(("name", "content"), [("bad.npz", b"no archive"), ("bad.safetensors", b"\x00" * 4), ("bad.npy", b"")])
 def test_a_bad_file_of_matrices_is_a_sentence_and_the_model_stays(app: AppTest, name: str, content: bytes) -> None:
-    app.switch_page("pages/model.py").run()
+    step(app, "model")
     app.file_uploader(key="upload_matrices").upload(name, content).run()
     assert not app.exception
     assert name in app.error[0].value
@@ -51,7 +48,7 @@ def test_a_bad_file_of_matrices_is_a_sentence_and_the_model_stays(app: AppTest, 
 
 
 def test_an_uploaded_table_is_a_task_of_the_plan(app: AppTest) -> None:
-    app.switch_page("pages/compress.py").run()
+    step(app, "compress")
     table = b"sentence,verdict\n" + b"".join(b"text %d,%s\n" % (i, (b"good", b"bad")[i % 2]) for i in range(40))
     app.file_uploader(key="upload_examples").upload("verdicts.csv", table).run()
     assert not app.exception

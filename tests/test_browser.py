@@ -64,7 +64,9 @@ def test_the_first_visit_is_complete_in_three_seconds_and_asks_only_this_machine
 
 def test_the_main_job_from_the_model_to_the_comparison(app: Visit, home: Path, tmp_path: Path) -> None:
     page = app.page
-    app.open()
+    app.open("/compare")  # it shows the bundled runs, which must give way to one's own
+    expect(page.get_by_text("bundled").first).to_be_visible()
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Start").click()
     page.get_by_role("button", name="Try it").click()
     expect(page.locator("h1")).to_contain_text("What if")
     choose_kinds(page, "query", "key")
@@ -82,6 +84,8 @@ def test_the_main_job_from_the_model_to_the_comparison(app: Visit, home: Path, t
     expect(page.locator("h1")).to_contain_text("Which method")
     runs = {run.plan.groups[0].method: run for run in RunStore(home).all()}
     assert set(runs) == {"svd", "autoencoder"}
+    for run in runs.values():
+        expect(page).to_have_url(re.compile(f"runs=.*{run.id}"))
     for run in runs.values():
         assert run.result is not None
         accuracy = run.result["scores"]["sentiment"]["compressed"]["value"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from offcomp.runs import RunStore
 from tests.serving import Visit, settled, title, visit
 
 pytestmark = pytest.mark.browser
@@ -91,3 +95,47 @@ def test_a_refresh_and_a_second_session_see_the_same_run(browser: Browser, app: 
         other.page.get_by_role("button", name="Cancel").click()
         expect(other.page.get_by_text("cancelled").first).to_be_visible()
     expect(page.get_by_text("cancelled").first).to_be_visible()
+
+
+def test_uploaded_matrices_are_inspected_and_a_bad_file_changes_nothing(app: Visit) -> None:
+    page = app.page
+    app.open("/model?ratio=5")
+    upload(page, "Bring your own", "upload_matrices", "broken.npz", b"no archive")
+    expect(page.get_by_role("alert").filter(has_text="broken.npz")).to_be_visible()
+    expect(page.get_by_test_id("stSidebar").get_by_text("minilm-l6: query and key at 5x")).to_be_visible()
+    content = io.BytesIO()
+    np.savez(content, left=np.random.default_rng(0).normal(size=(90, 60)).astype(np.float32))
+    upload(page, "Bring your own", "upload_matrices", "mine.npz", content.getvalue())
+    expect(page.get_by_text("90 x 60").first).to_be_visible(timeout=RUN_MILLISECONDS)
+    page.get_by_role("button", name="Inspect it").click()
+    title(page, "How compressible")
+    expect(page.get_by_text("A random matrix of its shape")).to_be_visible(timeout=RUN_MILLISECONDS)
+    expect(page.get_by_role("combobox", name="Weight matrix")).to_have_value("left, 90 x 60")
+
+
+def test_an_uploaded_table_is_scored_and_a_bad_one_is_a_sentence(app: Visit, home: Path) -> None:
+    page = app.page
+    app.open("/compress?modules=value.3&methods=svd&ratio=4")
+    upload(page, "Examples of your own", "upload_examples", "nothing.csv", b"text,label\n")
+    expect(page.get_by_role("alert").filter(has_text="nothing.csv")).to_be_visible()
+    expect(page.locator(".st-key-card_svd")).to_be_visible()
+    rows = [
+        f"The {word} number {n} was {verdict}.,{verdict}"
+        for n in range(40)
+        for word, verdict in (("film", "good"), ("soup", "bad"))
+    ]
+    upload(page, "Examples of your own", "upload_examples", "verdicts.csv", "\n".join(["sentence,verdict", *rows]).encode())
+    expect(page.get_by_role("combobox", name="label")).to_be_visible()
+    page.get_by_role("button", name="Run SVD").click()
+    title(page, "What is running")
+    expect(page.get_by_text(re.compile("0 under way"))).to_be_visible(timeout=RUN_MILLISECONDS)
+    scores = [run.result["scores"] for run in RunStore(home).all() if run.result and "verdicts" in run.result["scores"]]
+    assert [score["verdicts"]["compressed"]["value"] for score in scores] == [1.0]
+
+
+def upload(page: Page, label: str, key: str, name: str, content: bytes) -> None:
+    """Open the expander with this label, if it is closed, and give its uploader a file."""
+    chooser = page.locator(f".st-key-{key} input[type=file]")
+    if not chooser.count():
+        page.get_by_text(label, exact=False).first.click()
+    chooser.set_input_files({"name": name, "mimeType": "application/octet-stream", "buffer": content})

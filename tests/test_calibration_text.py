@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from offcomp import cli
 from offcomp.calibration import Calibration
 from offcomp.calibration_text import CalibrationText, digest
 from offcomp.compress import compress_group, stack
@@ -21,6 +20,9 @@ from offcomp.models.sources import bundled_info, may_have_tokenizer
 from offcomp.models.weights import read
 from offcomp.plan import Group, Plan, validate
 from tests import tiny_models
+from tests.test_cli import Command, offcomp
+
+__all__ = ["offcomp"]  # a fixture
 
 SENTENCES = ["One fine day.", "Two fine days.", "Three of them."]
 WHITENED = Group("key", ("key.0",), options={"preset": "whitened"})
@@ -94,16 +96,14 @@ def test_a_calibrated_method_needs_a_tokenizer(tmp_path: Path) -> None:
     validate(Plan(with_one.model, (WHITENED,), tasks=()), with_one)
 
 
-def test_the_command_line_names_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_names_a_file(offcomp: Command, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("one\n", encoding="utf-8")
     flags = ["plan", "minilm-l6", "--modules", "key.0", "--json", "--option", "preset=whitened", "--calibration"]
-    cli.main([*flags, str(path)])
-    assert json.loads(capsys.readouterr().out)["calibration"]["text"] == str(path)
-    with pytest.raises(SystemExit) as ended:
-        cli.main([*flags, str(tmp_path / "lost.csv")])
-    assert ended.value.code == 2
-    assert "is not there" in capsys.readouterr().err
+    assert json.loads(offcomp(*flags, str(path))[1])["calibration"]["text"] == str(path)
+    status, _, err = offcomp(*flags, str(tmp_path / "lost.csv"))
+    assert status == 2
+    assert "is not there" in err
 
 
 # --------------------------------------------------------------------------------------------------------------- files

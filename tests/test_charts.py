@@ -11,25 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from offcomp.charts import error_curve_figure, error_curve_table, prediction_table
-from offcomp.models.catalogue import ModelInfo
-from offcomp.models.sources import bundled_info
+from offcomp.charts import CURVE_COLUMNS, MARK_SHAPES, error_curve_figure, error_curve_table, prediction_table
 from offcomp.plan import Group, Plan, make_groups, members
 from offcomp.prediction import predict
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.tables import format_table, prediction_text, sizes_text
 from offcomp.theme import DARK, LIGHT, MARKERS, PALETTES
+from tests.minilm import minilm_info
 
 RATIOS = [1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0]
 
 
-def minilm() -> ModelInfo:
-    found = bundled_info("minilm-l6")
-    assert found is not None
-    return found
-
-
-INFO = minilm()
+INFO = minilm_info()
 SPECS = [spec for spec in INFO.modules if spec.default and spec.layer is not None]
 BY_KIND = Plan(INFO.model, make_groups(SPECS, "kind"))
 BY_QKV = Plan(INFO.model, make_groups(SPECS, "qkv", unit="bytes", dtype="float16"))
@@ -94,36 +87,110 @@ def test_ratios_that_a_group_cannot_reach_are_left_out() -> None:
 def test_without_ratios_the_table_is_empty_and_has_its_columns() -> None:
     table = error_curve_table(INFO, BY_KIND, spectra_of(BY_KIND), [])
     assert len(table) == 0
-    assert list(table.columns) == ["requested_ratio", "relative_error", "stored_parameters", "stored_megabytes"]
+    assert tuple(table.columns) == CURVE_COLUMNS
+
+
+def points_of(*rows: tuple[str, str, str, float, float]) -> pd.DataFrame:
+    """An error_point_table of (method, role, origin, ratio, error)."""
+    table = pd.DataFrame(rows, columns=["method", "role", "origin", "ratio", "relative_error"])
+    run = ["" if origin == "estimated" else "0123456789ab" for origin in table["origin"]]
+    return table.assign(requested_ratio=3.0, run=run, seed=5, about="Estimated from 2 measurements of these groups.")
+
+
+NO_POINTS = points_of()
+POINTS = points_of(
+    ("Autoencoder", "autoencoder", "bundled", 3.05, 0.8),
+    ("Autoencoder", "autoencoder", "yours", 5.1, 0.9),
+    ("Autoencoder", "autoencoder", "estimated", 4.02, 0.85),
+    ("Pruning", "pruning", "estimated", 4.0, 0.5),
+    ("SVD", "svd", "yours", 3.02, 0.62),
+)
 
 
 @pytest.mark.parametrize("palette", PALETTES)
 def test_the_error_curve_draws_its_table_and_marks_the_chosen_ratio(palette: str) -> None:
     table = error_curve_table(INFO, BY_KIND, spectra_of(BY_KIND), RATIOS)
-    figure = error_curve_figure(table, 3.0, "parameters", PALETTES[palette])
+    figure = error_curve_figure(table, NO_POINTS, 3.0, "parameters", PALETTES[palette])
     curve, chosen = figure.data
-    assert list(curve.x) == RATIOS
+    assert list(curve.x) == list(table["ratio"])
     assert list(curve.y) == list(table["relative_error"])
-    assert list(chosen.x) == [3.0]
+    assert list(chosen.x) == list(table.loc[table["requested_ratio"] == 3.0, "ratio"])
     (label,) = chosen.text
     assert f"{table.set_index('requested_ratio').loc[3.0, 'relative_error']:.3f} at 3x" in label
     assert curve.line.color == PALETTES[palette].roles["svd"]
+    assert curve.name == "SVD, exact" and curve.line.dash == "solid"
     assert figure.layout.xaxis.type == "log" and "parameters" in figure.layout.xaxis.title.text
     assert "lower is better" in figure.layout.yaxis.title.text
+    assert figure.layout.showlegend is False
     json.loads(figure.to_json())
+
+
+def test_achieved_ratios_are_never_below_the_requested_ones() -> None:
+    for plan, unit in ((BY_KIND, "parameter"), (BY_QKV, "byte")):
+        table = error_curve_table(INFO, plan, spectra_of(plan), RATIOS)
+        assert (table["ratio"] >= table["requested_ratio"]).all()
+        sizes = predict(at_ratio(plan, 5.0), INFO).model["chosen"]
+        assert table.set_index("requested_ratio").loc[5.0, "ratio"] == sizes[f"{unit}_ratio"]
+
+
+def test_what_is_measured_is_solid_and_what_is_estimated_hollow_with_a_dashed_edge() -> None:
+    table = error_curve_table(INFO, BY_KIND, spectra_of(BY_KIND), RATIOS)
+    figure = error_curve_figure(table, POINTS, 3.0, "parameters", LIGHT)
+    marks = figure.data[2:]
+    assert sorted(x for trace in marks for x in trace.x) == sorted(POINTS["ratio"])
+    for trace in marks:
+        hollow = trace.marker.symbol.endswith("-open")
+        assert hollow == (trace.marker.line.dash is not None) == ("estimated" in trace.customdata[0][0])
+    by_name = {(trace.name, trace.marker.symbol): trace for trace in marks}
+    for role, name in (("autoencoder", "Autoencoder"), ("pruning", "Pruning")):
+        assert {t.marker.color for (title, _), t in by_name.items() if title == name} == {LIGHT.roles[role]}
+    assert list(by_name["Autoencoder", "diamond"].y) == [0.8, 0.9]
+    assert list(by_name["Autoencoder", "diamond-open"].y) == [0.85]
+    json.loads(figure.to_json())
+
+
+def test_each_method_is_named_once_and_svd_by_its_line() -> None:
+    table = error_curve_table(INFO, BY_KIND, spectra_of(BY_KIND), RATIOS)
+    figure = error_curve_figure(table, POINTS, 3.0, "parameters", LIGHT)
+    assert figure.layout.showlegend is True
+    assert [t.name for t in figure.data if t.showlegend is not False] == ["SVD, exact", "Autoencoder", "Pruning"]
+
+
+def test_the_hover_of_a_mark_says_what_it_is_and_where_it_comes_from() -> None:
+    table = error_curve_table(INFO, BY_KIND, spectra_of(BY_KIND), RATIOS)
+    traces = error_curve_figure(table, POINTS, 3.0, "parameters", LIGHT).data[2:]
+    told = ["<br>".join(details) for trace in traces for details in trace.customdata]
+    assert (
+        "<b>Autoencoder</b>, bundled<br>3.05x smaller (asked for 3x): relative error 0.800<br>run 0123456789ab, seed 5" in told
+    )
+    assert any(
+        text.startswith("<b>Pruning</b>, estimated<br>4x smaller (asked for 3x): relative error about 0.50") for text in told
+    )
+
+
+def test_before_rounding_the_curve_is_an_estimate_too() -> None:
+    table = error_curve_table(INFO, BY_QKV, spectra_of(BY_QKV), RATIOS)
+    curve, chosen = error_curve_figure(table, NO_POINTS, 3.0, "bytes", LIGHT, exact=False).data
+    assert "exact" not in curve.name and curve.line.dash == "dash"
+    assert chosen.marker.symbol == "circle-open" and chosen.marker.line.dash not in (None, "solid")
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 def test_the_error_curve_of_an_empty_table_can_be_drawn(palette: object) -> None:
     table = error_curve_table(INFO, BY_KIND, spectra_of(BY_KIND), [])
-    figure = error_curve_figure(table, 3.0, "bytes", palette)  # type: ignore[arg-type]
+    figure = error_curve_figure(table, NO_POINTS, 3.0, "bytes", palette)  # type: ignore[arg-type]
     assert [len(trace.x) for trace in figure.data] == [0, 0]
     json.loads(figure.to_json())
 
 
 def test_a_ratio_that_is_not_in_the_table_is_not_marked() -> None:
     table = error_curve_table(INFO, BY_KIND, spectra_of(BY_KIND), [2.0])
-    assert len(error_curve_figure(table, 2.5, "bytes", LIGHT).data[1].x) == 0
+    assert len(error_curve_figure(table, NO_POINTS, 2.5, "bytes", LIGHT).data[1].x) == 0
+
+
+def test_methods_that_share_a_colour_have_shapes_of_their_own_on_a_plane() -> None:
+    looks = [(LIGHT.roles[role], MARK_SHAPES[role]) for role in LIGHT.roles if role not in ("original", "reference")]
+    assert len(set(looks)) == len(looks)
 
 
 def test_both_themes_know_the_same_roles_and_every_role_has_a_shape() -> None:
@@ -175,7 +242,7 @@ def test_dense_and_impossible_groups_say_so_instead_of_a_rank() -> None:
     plan = Plan(INFO.model, groups)
     table = prediction_table(predict(plan, INFO).groups, spectra_of(plan))
     assert list(table["rank"]) == ["dense", "infeasible", "96"]
-    assert table["relative error"][0] == 0.0
+    assert table["relative error"][0] == 0.0 and pd.isna(table["relative error"][1])
     assert "stored as it is" in table["note"][0] and "lower the ratio" in table["note"][1] and table["note"][2] == ""
 
 

@@ -81,7 +81,11 @@ def test_a_plan_is_written_read_and_predicted(offcomp: Command, tmp_path: Path) 
     prediction = json.loads(out)
     assert status == 0
     assert [group["size"] for group in prediction["groups"]] == [64, 64]
-    assert offcomp("predict", path)[1].count("latent width 64") == 2
+    assert list(prediction["estimate"]["stages"])[1:3] == ["score the original on sentiment", "compress query"]
+    assert prediction["estimate"]["memory_bytes"] > 4 * prediction["model"]["whole"]["parameters_before"]
+    text = offcomp("predict", path)[1]
+    assert text.count("latent width 64") == 2
+    assert text.rstrip().splitlines()[-1].startswith("about ") and "GB of memory to run" in text
 
 
 @pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])

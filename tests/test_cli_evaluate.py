@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from offcomp.cli_input import own_task
+from offcomp.plan_tasks import own_task
 from offcomp.tasks import TASKS
 from tests import tiny_models
 from tests.test_cli import Command, folder, offcomp
@@ -101,5 +101,6 @@ def test_a_plan_takes_tasks_by_name_and_a_file_of_ones_own(offcomp: Command, pai
 def test_a_task_of_ones_own_has_a_name_that_no_other_has() -> None:
     assert own_task("some/topics.csv", "probe", {}).name == "own-topics"
     assert own_task("Größe 1.csv", "probe", {}).name == "Gr--e-1"
+    assert own_task("_x.csv", "probe", {}).name == "x"
     assert own_task("hub:a/b/c", "probe", {}).data == "hub:a/b/c"
     assert Path(own_task("x.csv", "probe", {}).data).is_absolute()

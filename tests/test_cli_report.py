@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from offcomp import bundled, cli
+from offcomp import bundled
 from offcomp.files import read_json
 from tests.made_runs import put_in_home
+from tests.test_cli import Command, offcomp
 
-Command = Callable[..., tuple[int, str, str]]
+__all__ = ["offcomp"]  # a fixture
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with two finished runs whose ids begin alike, and one that failed."""
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path))
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path) -> None:
+    """In the home of the command: two finished runs whose ids begin alike, and one that failed."""
+    home = tmp_path / "home"
     svd, autoencoder = (read_json(bundled.FOLDER / file) for file in bundled.FILES)
-    put_in_home(tmp_path, svd, "aa1111111111", submitted=1.0)
-    put_in_home(tmp_path, autoencoder, "aa2222222222", submitted=2.0)
-    put_in_home(tmp_path, svd, "bb3333333333", submitted=3.0, status="failed", error="The machine ran out of memory.")
-    return tmp_path
-
-
-@pytest.fixture
-def offcomp(capsys: pytest.CaptureFixture[str], home: Path) -> Command:
-    """Runs the command line in this process: (exit status, stdout, stderr)."""
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        try:
-            cli.main(arguments)
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
+    put_in_home(home, svd, "aa1111111111", submitted=1.0)
+    put_in_home(home, autoencoder, "aa2222222222", submitted=2.0)
+    put_in_home(home, svd, "bb3333333333", submitted=3.0, status="failed", error="The machine ran out of memory.")
 
 
 def test_the_table_has_the_answer_and_a_column_a_run(offcomp: Command) -> None:
@@ -49,9 +32,9 @@ def test_the_table_has_the_answer_and_a_column_a_run(offcomp: Command) -> None:
     assert next(line for line in out.splitlines() if line.startswith("Run id")).split()[2:] == ["aa1111111111", "aa2222222222"]
 
 
-def test_json_is_one_document_and_bundled_runs_are_known(offcomp: Command, home: Path) -> None:
+def test_json_is_one_document_and_bundled_runs_are_known(offcomp: Command, tmp_path: Path) -> None:
     first, second = (run.id for run in bundled.bundled_runs())
-    report = home / "report.html"
+    report = tmp_path / "report.html"
     status, out, err = offcomp("compare", first[:5], second, "--json", "--html", str(report))
     assert (status, err) == (0, f"wrote {report}\n")
     assert [row["run"] for row in json.loads(out)["runs"]] == [first, second]

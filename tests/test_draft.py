@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-import streamlit as st
 from hypothesis import given
 from hypothesis import strategies as some
 from streamlit.testing.v1 import AppTest
 
 from offcomp.ui import link
+from tests.pages import home, opened, step
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
-    st.cache_data.clear()
-    st.cache_resource.clear()
-
-
-def opened(page: str = "compress", **parameters: str) -> AppTest:
-    """A page of the app, opened by a link."""
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    app.switch_page(f"pages/{page}.py")
-    for name, text in parameters.items():
-        app.query_params[name] = text
-    app.run()
-    assert not app.exception
-    return app
+__all__ = ["home"]  # a fixture
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def link_of(app: AppTest) -> dict[str, str]:
@@ -58,38 +40,40 @@ def test_a_whole_kind_is_short() -> None:
 
 
 def test_a_first_visit_has_a_bare_address() -> None:
-    assert link_of(opened()) == {}
+    assert link_of(opened("compress")) == {}
 
 
 def test_a_link_opens_the_same_draft_in_another_browser() -> None:
-    app = opened()
+    app = opened("compress")
     app.button_group(key="methods").set_value(["svd", "codebook"]).run()
     app.select_slider(key="ratio").set_value(8.0).run()
     app.selectbox(key="grouping").set_value("module").run()
     link = link_of(app)
     assert link == {"methods": "svd,codebook", "ratio": "8", "together": "module"}
-    other = opened(**link)
+    other = opened("compress", **link)
     assert link_of(other) == link
     assert other.session_state["ratio"] == 8.0
     assert [metric.value for metric in other.metric] == [metric.value for metric in app.metric]
 
 
 def test_the_draft_goes_along_to_every_page() -> None:
-    app = opened(modules="value.0-2", ratio="4")
-    app.switch_page("pages/runs.py").run()
+    app = opened("compress", modules="value.0-2", ratio="4")
+    step(app, "runs")
     assert link_of(app) == {"modules": "value.0-2", "ratio": "4"}
     assert any("3 weight matrices at 4x" in caption.value for caption in app.caption)
 
 
 def test_options_of_a_method_are_part_of_the_link() -> None:
     options = json.dumps({"svd": {"preset": "direction"}})
-    app = opened(options=options)
+    app = opened("compress", options=options)
     assert app.selectbox(key="option_svd_preset").value == "direction"
     assert json.loads(link_of(app)["options"]) == json.loads(options)
 
 
 def test_own_groups_are_the_plan() -> None:
-    app = opened(groups="key.0-1~columns;value.0-1~rows", together="own", modules="key.0-1,value.0-1", methods="svd")
+    app = opened(
+        "compress", groups="key.0-1~columns;value.0-1~rows", together="own", modules="key.0-1,value.0-1", methods="svd"
+    )
     assert "2 groups" in " ".join(caption.value for caption in app.caption) or app.selectbox(key="grouping").value == link.OWN
     assert not app.error
 

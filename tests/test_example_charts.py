@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import streamlit as st
-from streamlit.testing.v1 import AppTest
 
 from offcomp import bundled
 from offcomp.example_charts import (
@@ -35,8 +33,10 @@ from offcomp.example_charts import (
 from offcomp.files import read_json
 from offcomp.theme import PALETTES, Palette
 from tests.made_runs import made_group, made_run, made_score, made_value_score, put_in_home
+from tests.pages import home, opened, step, texts
 
-ROOT = Path(__file__).resolve().parents[1]
+__all__ = ["home"]  # a fixture
+
 RANKS = made_value_score("spearman", 0.82, 0.79)
 MASKED = made_value_score("masked perplexity", 12.0, 15.0, spread=0.5)
 FIRST = made_run(
@@ -70,10 +70,11 @@ def test_what_is_counted_and_not_listed_is_said() -> None:
 
 def test_answers() -> None:
     assert outcome_answer(FIRST, "sentiment") == (
-        "SVD changed 3 of 100 answers: 2 right to wrong, 1 wrong to right; that is within noise (McNemar p = 1)."
+        "SVD changed 3 of 100 answers: 2 right to wrong, 1 wrong to right; -1.0 points from the original "
+        "(95 % interval -6.1 to +3.7), within noise (McNemar p = 1)."
     )
-    worse = made_run("c" * 12, [made_group("query", 0.5)], made_score([str(i) for i in range(9)], []))
-    assert "chance alone would rarely be so uneven (McNemar p = .0039)" in outcome_answer(worse, "sentiment")
+    worse = made_run("c" * 12, [made_group("query", 0.5)], made_score([str(i) for i in range(5)], []))
+    assert "(95 % interval -11.2 to -1.1) (McNemar p = .062)" in outcome_answer(worse, "sentiment")  # the interval decides
     same = made_run("d" * 12, [made_group("query", 0.5)], made_score([], []))
     assert outcome_answer(same, "sentiment") == "SVD changed none of 100 answers from right to wrong or back."
     assert [written_p(p) for p in (0.42, 0.0001, 1.0)] == ["= .42", "< .001", "= 1"]
@@ -130,61 +131,41 @@ def test_charts(palette: Palette) -> None:
         assert moved.layout.xaxis.range == moved.layout.yaxis.range
 
 
-def visit(monkeypatch: pytest.MonkeyPatch, home: Path, page: str = "pages/examples.py", runs: str = "") -> AppTest:
-    """A page of a home; nothing on it may have raised."""
-    monkeypatch.setenv("OFFCOMP_HOME", str(home))
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
-    app.switch_page(page)
-    if runs:
-        app.query_params["runs"] = runs
-    app.run()
-    assert not app.exception
-    return app
-
-
-def said(app: AppTest) -> str:
-    return "\n".join(element.value for kind in ("markdown", "caption", "info", "warning") for element in app.get(kind))
-
-
-def test_the_page_shows_the_bundled_runs_and_shares_its_choice_with_compare(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    app = visit(monkeypatch, tmp_path)
-    assert "SVD changed 27 of 360 answers: 12 right to wrong, 15 wrong to right; that is within noise" in said(app)
+def test_the_page_shows_the_bundled_runs_and_shares_its_choice_with_compare(home: Path) -> None:
+    app = opened("examples")
+    assert "SVD changed 27 of 360 answers: 12 right to wrong, 15 wrong to right; +0.8 points from the original" in texts(app)
+    assert "within noise (McNemar p = .7)" in texts(app)
     assert len(app.get("plotly_chart")) == 2
-    assert "27 of 27 listed examples shown" in said(app)
+    assert "27 of 27 listed examples shown" in texts(app)
     app.segmented_control(key="examples_outcome").set_value(LOST).run()
-    assert "12 of 12 listed examples shown" in said(app)
+    assert "12 of 12 listed examples shown" in texts(app)
     app.text_input(key="examples_search").set_value("chewing").run()
-    assert "1 of 12 listed examples shown" in said(app)
+    assert "1 of 12 listed examples shown" in texts(app)
     app.segmented_control(key="examples_outcome").set_value(STAYED_RIGHT).run()
-    assert "289 of the chosen 289 are counted only" in said(app)
+    assert "289 of the chosen 289 are counted only" in texts(app)
     assert not app.exception
     kept = app.multiselect(key="compare_runs").value[:1]
     app.multiselect(key="compare_runs").set_value(kept).run()
-    assert "Choose a second run above" in said(app)
-    app.switch_page("pages/compare.py").run()
-    assert not app.exception
+    assert "Choose a second run above" in texts(app)
+    step(app, "compare")
     assert app.multiselect(key="compare_runs").value == kept
 
 
-def test_the_page_with_tasks_of_every_kind_and_with_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_page_with_tasks_of_every_kind_and_with_none(home: Path) -> None:
     documents = [read_json(bundled.FOLDER / file) for file in bundled.FILES]
     for document, digit in zip(documents, "12", strict=True):
         document["plan"]["tasks"] += ["similarity", "masked-prose"]
         document["scores"] |= {"similarity": RANKS, "masked-prose": MASKED}
-        put_in_home(tmp_path, document, digit * 12, submitted=1.0)
+        put_in_home(home, document, digit * 12, submitted=1.0)
     unscored = documents[0] | {"scores": {}}
-    put_in_home(tmp_path, unscored, "3" * 12, submitted=0.0)
-    app = visit(monkeypatch, tmp_path, runs=f"{'1' * 12},{'2' * 12},{'3' * 12}")
-    assert "1 of 3 runs are not offered" in said(app)
+    put_in_home(home, unscored, "3" * 12, submitted=0.0)
+    app = opened("examples", runs=f"{'1' * 12},{'2' * 12},{'3' * 12}")
+    assert "1 of 3 runs are not offered" in texts(app)
     for task in ("similarity", "masked-prose"):
         app.segmented_control(key="examples_task").set_value(task).run()
         assert not app.exception
-        assert "changed most" in said(app)
+        assert "changed most" in texts(app)
         assert len(app.dataframe) == 2
-    app = visit(monkeypatch, tmp_path, runs="3" * 12)
+    app = opened("examples", runs="3" * 12)
     assert "None of these runs was scored" in app.info[0].value
     assert app.button(key="examples_compress").label == "Compress something"

@@ -113,9 +113,9 @@ def test_answers() -> None:
     assert front_answer(front_table(THREE, "sentiment", "parameters")) == (
         "2 of 3 runs are on the front: no other is as small and as good. The smallest within noise of the original is "
         "Autoencoder, 0.00012 M parameters (1.17x smaller): accuracy on sentiment 78.0 %, -2.0 points from the original "
-        "(95 % interval -4.7 to +0.7), within noise."
+        "(95 % interval -7.0 to +1.8), within noise."
     )
-    assert "None is within noise of the original; the best is SVD cccccc" in front_answer(
+    assert "None is known to be within noise of the original; the best is SVD cccccc" in front_answer(
         front_table([SMALL, WASTED], "sentiment", "bytes")
     )
     assert front_answer(front_table([MIDDLE], "sentiment", "bytes")).startswith("Autoencoder, 0.00048 MB (1.17x smaller)")

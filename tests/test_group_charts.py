@@ -23,9 +23,9 @@ from offcomp.group_tables import (
     survey_answer,
     tree_table,
 )
-from offcomp.models.sources import bundled_info
 from offcomp.surveys import BUNDLED, Merge, Suggestion, Survey, best_cut, estimated_seconds, find_survey, in_order, keep_survey
 from offcomp.theme import PALETTES, Palette
+from tests.minilm import minilm_info
 
 MODEL = "minilm-l6"
 NAMES = ("query.0", "query.1", "key.0", "ffn_in.0")
@@ -59,8 +59,7 @@ def palette(request: pytest.FixtureRequest) -> Palette:
 
 
 def bundled(kind: str, ratio: float) -> Survey:
-    info = bundled_info(MODEL)
-    assert info is not None
+    info = minilm_info()
     found = find_survey(info, [spec for spec in info.modules if spec.kind == kind], ratio, home_folder())
     assert found is not None and found[1] == "bundled"
     return found[0]
@@ -153,8 +152,7 @@ def test_the_answer_is_a_sentence() -> None:
 
 
 def test_what_is_bundled_is_of_the_model_that_is_bundled(palette: Palette) -> None:
-    info = bundled_info(MODEL)
-    assert info is not None
+    info = minilm_info()
     assert (BUNDLED / f"{MODEL}.json").stat().st_size < 300_000
     for kind in ("query", "key", "value", "attention_output", "ffn_in", "ffn_out"):
         for ratio in (2.0, 3.0):
@@ -174,8 +172,7 @@ def test_a_download_says_where_every_row_comes_from() -> None:
 
 
 def test_a_survey_is_kept_in_the_home_and_found_in_any_order(tmp_path: Path) -> None:
-    info = bundled_info(MODEL)
-    assert info is not None
+    info = minilm_info()
     specs = [info.module(name) for name in ("key.0", "query.1", "query.0")]
     names = tuple(spec.name for spec in in_order(specs))
     assert names == ("query.0", "query.1", "key.0")

@@ -20,6 +20,8 @@ DESCRIPTIONS = (
     "offcomp.errors",
     "offcomp.files",
     "offcomp.numerics.accounting",
+    "offcomp.numerics.mcnemar",
+    "offcomp.numerics.tango",
     "offcomp.methods",
     "offcomp.models.catalogue",
     "offcomp.models.families",
@@ -31,13 +33,16 @@ DESCRIPTIONS = (
     "offcomp.json_fields",
     "offcomp.plan_tasks",
 )
-PLANNING = (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.prediction")
+PLANNING = (
+    *DESCRIPTIONS,
+    *("offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.prediction", "offcomp.estimate"),
+)
 COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
 RESULTS = (
     *("offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
     *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
-    *("offcomp.measurements", "offcomp.measurement_charts"),
-    *("offcomp.fronts", "offcomp.front_charts", "offcomp.example_charts"),
+    *("offcomp.measurements", "offcomp.measurement_charts", "offcomp.known_errors"),
+    *("offcomp.fronts", "offcomp.front_charts", "offcomp.example_charts", "offcomp.continuations"),
     *("offcomp.report", "offcomp.report_page"),
     *("offcomp.random_matrix", "offcomp.views", "offcomp.inspection", "offcomp.inspect_charts"),
     *("offcomp.model_tables", "offcomp.model_charts"),
@@ -67,6 +72,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.calibration_text": ("offcomp.errors",),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),
     "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan"),
+    "offcomp.estimate": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.prediction"),
     "offcomp.spectra": (*PLANNING, *COMPUTING, "offcomp.grams"),
     "offcomp.grams": (*PLANNING, *COMPUTING, "offcomp.spectra"),
     "offcomp.error_curves": (*PLANNING, *COMPUTING, "offcomp.spectra", "offcomp.compress"),
@@ -79,6 +85,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "offcomp.calibration": (*PLANNING, *COMPUTING),
     "offcomp.compress": (*PLANNING, *COMPUTING, "offcomp.calibration"),
+    "offcomp.manifest": PLANNING,
+    "offcomp.export": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest", "offcomp.runs"),
+    "offcomp.verification": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest"),
     "offcomp.evaluation": (*COMPUTING, "offcomp.files"),
     "offcomp.environment": (),
     "offcomp.runs": PLANNING,
@@ -103,8 +112,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.scores": ("offcomp.tasks",),
     "offcomp.results": (*PLANNING, "offcomp.runs", "offcomp.scores"),
     "offcomp.paired": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results"),
-    "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results", "offcomp.paired"),
+    "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.bundled"),
+    "offcomp.continuations": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results"),
     "offcomp.bundled": (*PLANNING, "offcomp.runs"),
+    "offcomp.known_errors": (
+        *PLANNING,
+        *("offcomp.runs", "offcomp.results", "offcomp.measurements", "offcomp.bundled", "offcomp.answers", "offcomp.charts"),
+    ),
     "offcomp.measurements": (*PLANNING, "offcomp.results", "offcomp.scores"),
     "offcomp.measurement_charts": (*PLANNING, *RESULTS, "offcomp.theme", "offcomp.charts"),
     "offcomp.group_tables": (*PLANNING, "offcomp.surveys", "offcomp.theme"),
@@ -141,6 +155,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "offcomp.tables",
     ),
     "offcomp.cli_report": (*PLANNING, *RESULTS, "offcomp.runs", "offcomp.cli_input", "offcomp.tables"),
+    "offcomp.cli_export": (
+        *PLANNING,
+        *("offcomp.bundled", "offcomp.runs", "offcomp.manifest", "offcomp.export", "offcomp.verification"),
+        *("offcomp.cli_input", "offcomp.cli_report", "offcomp.tables"),
+    ),
     "offcomp.cli_allocation": (
         *PLANNING,
         "offcomp.models",

@@ -29,12 +29,12 @@ from offcomp.measurements import (
 from offcomp.models.sources import bundled_info
 from offcomp.plan import Plan, validate
 from offcomp.theme import PALETTES, Palette
+from tests.pages import opened, texts
 
-ROOT = Path(__file__).resolve().parents[1]
 MODEL = "minilm-l6"
 BUNDLED = FOLDER / f"{MODEL}-sweep.json"
 MOST_BYTES = 3_000_000
-TEXTS = ("text", "texts", "flips", "changes", "sentence", "sentence1", "sentence2", "settings")
+TEXTS = ("text", "texts", "flips", "changes", "continuations", "sentence", "sentence1", "sentence2", "settings")
 
 
 def group(name: str, modules: list[str], method: str, ratio: float, **options: str) -> dict[str, Any]:
@@ -265,21 +265,15 @@ def open_page(monkeypatch: pytest.MonkeyPatch, folder: Path) -> AppTest:
     monkeypatch.setattr("offcomp.measurements.read_measurements.__defaults__", (folder,))
     monkeypatch.setattr("offcomp.measurements.unreadable_files.__defaults__", (folder,))
     st.cache_data.clear()
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).switch_page("pages/measured.py").run()
-    assert not app.exception
-    return app
-
-
-def said(app: AppTest) -> str:
-    return "\n".join(element.value for kind in ("markdown", "caption", "info", "warning") for element in app.get(kind))
+    return opened("measured")
 
 
 def test_the_page(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     app = open_page(monkeypatch, folder)
-    assert "Quantization (each alone) is best in accuracy on sentiment: 81.0 %" in said(app)
-    assert "Bundled measurement: minilm-l6, seed 3, 2026-11-24, offcomp 1.2.3" in said(app)
-    assert "python -m benchmarks.measurements --model minilm-l6" in said(app)
-    assert "Bundled: 4 of 4 compressed models shown" in said(app)
+    assert "Quantization (each alone) is best in accuracy on sentiment: 81.0 %" in texts(app)
+    assert "Bundled measurement: minilm-l6, seed 3, 2026-11-24, offcomp 1.2.3" in texts(app)
+    assert "python -m benchmarks.measurements --model minilm-l6" in texts(app)
+    assert "Bundled: 4 of 4 compressed models shown" in texts(app)
     charts = app.get("plotly_chart")
     assert ["accuracy on sentiment" in chart.proto.alt for chart in charts] == [True, True]
     assert [len(table.value) for table in app.dataframe] == [4, 3]
@@ -288,8 +282,8 @@ def test_the_page(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     app.segmented_control(key="measured_size").set_value("whole").run()
     app.segmented_control(key="measured_group").set_value("stacked by kind").run()
     assert not app.exception
-    assert "in Spearman correlation on STS-B: 0.700" in said(app)
-    assert "Bundled: 1 of 4 compressed models shown" in said(app)
+    assert "in Spearman correlation on STS-B: 0.700" in texts(app)
+    assert "Bundled: 1 of 4 compressed models shown" in texts(app)
     assert app.dataframe[0].value["Byte ratio"].tolist() == [1.75]
 
 
@@ -298,7 +292,7 @@ def test_the_page_asks_for_the_model_where_there_are_several(monkeypatch: pytest
     (folder / "a-sweep.json").write_text(json.dumps(other))
     app = open_page(monkeypatch, folder)
     assert app.selectbox(key="measured_model").options == ["another", MODEL]
-    assert "No matrix was measured alone." in said(app)
+    assert "No matrix was measured alone." in texts(app)
     app.selectbox(key="measured_model").set_value(MODEL).run()
     assert not app.exception
     assert len(app.get("plotly_chart")) == 2

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offcomp.files import home_folder
 from offcomp.model_charts import COMPRESSIBLE, map_figure, map_pixels, share_figure
 from offcomp.model_tables import (
     NORMS,
@@ -31,19 +30,17 @@ from offcomp.model_tables import (
     svd_errors,
 )
 from offcomp.models.catalogue import ModelInfo, ModuleSpec, StoredWeight, module_specs
-from offcomp.models.listing import known_info
 from offcomp.plan import validate
 from offcomp.spectra import _keep, _path, find, spectrum_key
 from offcomp.theme import DARK, LIGHT
+from tests.minilm import minilm_info
 
 SPACE = "\u00a0"
 
 
 @pytest.fixture(scope="module")
 def minilm() -> ModelInfo:
-    info = known_info("minilm-l6", home_folder())
-    assert info is not None
-    return info
+    return minilm_info()
 
 
 def made(model_type: str, weights: dict[str, tuple[int, int]], family: str | None = "X", vectors: int = 0) -> ModelInfo:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
-from offcomp.cli import main
 from offcomp.compress import compress_group
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.models import matrix_files
@@ -25,6 +24,9 @@ from offcomp.models.sources import check_folder
 from offcomp.models.weights import read
 from offcomp.plan import Group, Plan, validate
 from tests import tiny_models
+from tests.test_cli import Command, offcomp
+
+__all__ = ["offcomp"]  # a fixture
 
 QUERY = "bert.encoder.layer.{}.attention.self.query.weight"
 Arrays = dict[str, NDArray[Any]]
@@ -136,13 +138,9 @@ def test_a_plan_compresses_it_and_no_task_fits(tmp_path: Path) -> None:
         validate(Plan(str(folder), (group,), ("sentiment",)), loaded.info)
 
 
-def test_a_plan_of_the_command_line_asks_for_no_task(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path))
+def test_a_plan_of_the_command_line_asks_for_no_task(offcomp: Command, tmp_path: Path) -> None:
     folder = keep_upload("w.npz", npz({"w": values(12, 8)}), tmp_path)
-    main(["plan", str(folder), "--modules", "w", "--json"])
-    plan = json.loads(capsys.readouterr().out)
+    plan = json.loads(offcomp("plan", str(folder), "--modules", "w", "--json")[1])
     assert (plan["tasks"], plan["groups"][0]["modules"]) == ([], ["w"])
 
 
@@ -155,11 +153,23 @@ def lying_npz() -> bytes:
     return stream.getvalue()
 
 
+def damaged_lzma() -> bytes:
+    """An npz packed by LZMA, which numpy reads as any other, with one byte of it changed."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("w.npy", npy(values(4, 3)))
+    content = bytearray(stream.getvalue())
+    content[content.index(b"w.npy") + len("w.npy") + 4] = 0xFF  # the first of the filter's properties
+    return bytes(content)
+
+
 BAD_FILES = {
     "no file of matrices; give one that ends in .safetensors, .npz, .npy": ("w.bin", b"x"),
     "is no whole safetensors file": ("w.safetensors", save_arrays({"w": values(4, 3)})[:-5]),
     "is no whole npz file": ("w.npz", b"PK not really"),
     "'w' in 'w.npy' is no array of numbers": ("w.npy", b"\x93NUMPY nonsense"),
+    "'v' in 'v.npy' is no array of numbers": ("v.npy", npy(values(4, 3)).replace(b"(4, 3)", b"(4, 3 ")),
+    "'lzma.npz' is no whole npz file": ("lzma.npz", damaged_lzma()),
     "'w' in 'w.npz' is cut off": ("w.npz", lying_npz()),
     "holds no matrix that can be compressed: it is empty": ("w.npz", npz({})),
     "holds no matrix that can be compressed: w has 1 dimension, not 2": ("w.npy", npy(np.ones(3))),

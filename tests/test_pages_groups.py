@@ -5,41 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import pytest
-import streamlit as st
-from streamlit.testing.v1 import AppTest
-
 from offcomp.models.listing import model_info
 from tests import tiny_models
+from tests.pages import home, opened, texts
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, and no caches of earlier pages."""
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    return tmp_path
-
-
-def opened(**parameters: str) -> AppTest:
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    app.switch_page("pages/groups.py")
-    for name, value in parameters.items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception
-    return app
-
-
-def texts(app: AppTest) -> str:
-    return "\n".join(element.value for kind in ("markdown", "caption", "info", "warning", "error") for element in app.get(kind))
+__all__ = ["home"]  # a fixture
 
 
 def test_the_first_visit_is_complete_and_its_groups_become_the_draft(home: Path) -> None:
-    app = opened()
+    app = opened("groups")
     assert "falls from 0.519 to 0.500 at the same size; stacked by rows it rises to 0.583" in texts(app)
     assert len(app.get("plotly_chart")) == 2
     assert "11 of 15 pairs gain." in texts(app)
@@ -56,7 +30,7 @@ def test_the_first_visit_is_complete_and_its_groups_become_the_draft(home: Path)
 
 
 def test_a_stacking_that_hurts_is_shown_as_hurting(home: Path) -> None:
-    app = opened()
+    app = opened("groups")
     app.button_group(key="groups_stacking").set_value("rows").run()
     assert not app.exception
     assert "rises from 0.519 to 0.583" in texts(app) and "None of 15 pairs gain." in texts(app)
@@ -67,7 +41,7 @@ def test_a_stacking_that_hurts_is_shown_as_hurting(home: Path) -> None:
 
 
 def test_one_matrix_has_nothing_to_share_with_and_a_link_is_followed(home: Path) -> None:
-    app = opened(kinds="word_embeddings,nonsense", at="3", stacked="columns")
+    app = opened("groups", kinds="word_embeddings,nonsense", at="3", stacked="columns")
     assert app.selectbox(key="groups_ratio").value == 3.0
     assert "The link asks for nonsense" in texts(app)
     assert "has one matrix of the kind word embeddings, so word_embeddings has no other to share with" in texts(app)
@@ -75,10 +49,18 @@ def test_one_matrix_has_nothing_to_share_with_and_a_link_is_followed(home: Path)
     assert app.button(key="groups_add").label == "Add attention output"
 
 
-def test_another_model_is_compared_in_the_background(home: Path) -> None:
-    folder = tiny_models.save(tiny_models.gpt2(), home / "gpt2")
-    model_info(str(folder), home / "home")
-    app = opened(model=str(folder), kinds="ffn_in,ffn_out", at="1.5")
+def test_a_ratio_or_stacking_that_is_not_there_is_named_and_the_usual_one_shown(home: Path) -> None:
+    app = opened("groups", at="7.77", stacked="sideways")
+    assert "The link asks for at '7.77', which is not available here: there are 2, 1.25, 1.5," in texts(app)
+    assert "The link asks for stacked 'sideways', which is not available here: there are best, rows," in texts(app)
+    assert app.selectbox(key="groups_ratio").value == 2.0
+    assert not {"at", "stacked"} & set(app.query_params)
+
+
+def test_another_model_is_compared_in_the_background(home: Path, tmp_path: Path) -> None:
+    folder = tiny_models.save(tiny_models.gpt2(), tmp_path / "gpt2")
+    model_info(str(folder), home)
+    app = opened("groups", model=str(folder), kinds="ffn_in,ffn_out", at="1.5")
     assert "pairs of" in texts(app) and "The answer appears by itself" in texts(app)
     deadline = time.monotonic() + 240
     while not app.get("plotly_chart") and time.monotonic() < deadline:

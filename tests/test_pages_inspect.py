@@ -7,44 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 import torch
 import transformers
 from streamlit.testing.v1 import AppTest
 
 from offcomp.models.listing import known_info, model_info
 from offcomp.ui import inspect as inspecting
+from offcomp.ui.jobs import request_view
 from offcomp.view_making import view_arrays
 from offcomp.views import save_view, view_path
 from tests import tiny_models
+from tests.pages import home, opened, texts
 from tests.test_views import made
 
-ROOT = Path(__file__).parents[1]
+__all__ = ["home"]  # a fixture
 CHARTS = ("spectrum", "energy", "original", "reconstruction", "residual", "rows")
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, no caches of earlier pages, and no process that is really started."""
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
+@pytest.fixture(autouse=True)
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that makes pictures is not really started."""
     monkeypatch.setattr(inspecting, "request_view", lambda *_: "working")
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    return tmp_path / "home"
-
-
-def opened(**query: str) -> AppTest:
-    """The page as a first visit to a link; nothing on it may have raised."""
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).switch_page("pages/inspect.py")
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception
-    return app
-
-
-def said(app: AppTest) -> str:
-    return "\n".join(element.value for kind in ("markdown", "caption", "info", "warning", "error") for element in app.get(kind))
 
 
 def slider(app: AppTest) -> Any:
@@ -60,27 +43,27 @@ def keep_view(home: Path, model: str, module: str, matrix: torch.Tensor | None =
 
 
 def test_the_bundled_spectrum_is_there_at_once(home: Path) -> None:
-    app = opened(module="query.3")
-    assert "At rank 64 of 384, query.3 keeps 63 % of its energy and stores 33 % of its parameters." in said(app)
-    assert "Reading the weights of query.3" in said(app)
-    assert "they come with offcomp" in said(app)
+    app = opened("inspect", module="query.3")
+    assert "At rank 64 of 384, query.3 keeps 63 % of its energy and stores 33 % of its parameters." in texts(app)
+    assert "Reading the weights of query.3" in texts(app)
+    assert "they come with offcomp" in texts(app)
     charts = app.get("plotly_chart")
     assert ["query.3" in chart.proto.alt for chart in charts] == [True, True]
     slider(app).set_value(250).run()
-    assert "but stores 130 % of its parameters: from rank 192 on nothing is saved." in said(app)
+    assert "but stores 130 % of its parameters: from rank 192 on nothing is saved." in texts(app)
 
 
 def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
     keep_view(home, "minilm-l6", "query.3")
-    app = opened(module="query.3", rank="50", order="norm", residual="5")
+    app = opened("inspect", module="query.3", rank="50", order="norm", residual="5")
     assert slider(app).value == 50
     assert len(app.get("plotly_chart")) == len(CHARTS)
     assert all(chart.proto.alt for chart in app.get("plotly_chart"))
-    assert "Each cell averages 3 x 3 weights." in said(app)
-    assert "but x5 for the residual" in said(app)
-    assert ", counted from the longest." in said(app)
-    assert "all 384 rows" in said(app)
-    assert "computed here from the weights" in said(app)
+    assert "Each cell averages 3 x 3 weights." in texts(app)
+    assert "but x5 for the residual" in texts(app)
+    assert ", counted from the longest." in texts(app)
+    assert "all 384 rows" in texts(app)
+    assert "computed here from the weights" in texts(app)
     assert not app.dataframe
     for purpose in ("spectrum", "blocks", "rows"):
         app.session_state[f"inspect_{purpose}_open"] = True
@@ -88,47 +71,55 @@ def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
     assert [len(table.value) for table in app.dataframe] == [384, 256, 384]
     assert len(app.get("download_button")) == 3
     app.toggle(key="inspect_times").set_value(False).run()
+    assert (app.query_params["order"], "residual" in app.query_params) == ("norm", False)
     slider(app).set_value(384).run()
-    assert "The residual holds nothing" in said(app)
+    assert "The residual holds nothing" in texts(app)
     app.selectbox(key="inspect_module").set_value("ffn_in.0").run()
     assert not app.exception
-    assert "of 384, ffn_in.0 keeps" in said(app)
+    assert "of 384, ffn_in.0 keeps" in texts(app)
 
 
 def test_the_matrix_goes_to_the_page_compress(home: Path) -> None:
-    app = opened(module="value.2")
+    app = opened("inspect", module="value.2")
     app.button(key="inspect_compress").click().run()
     assert not app.exception
     assert app.session_state["draft_modules"] == ("value.2",)
 
 
 def test_a_rank_that_is_not_there_is_named(home: Path) -> None:
-    app = opened(module="query.3", rank="9999")
-    assert "The link asks for rank 9999, but query.3 has the ranks 1 to 384." in said(app)
+    app = opened("inspect", module="query.3", rank="9999")
+    assert "The link asks for rank 9999, but query.3 has the ranks 1 to 384." in texts(app)
     assert slider(app).value == 64
+
+
+@pytest.mark.parametrize(("name", "why"), [("order", "there are stored, norm"), ("residual", "there are 1, 5")])
+def test_a_drawing_that_is_not_there_is_named(home: Path, name: str, why: str) -> None:
+    app = opened("inspect", module="query.3", **{name: "sideways"})
+    assert f"The link asks for {name} 'sideways', which is not available here: {why}." in texts(app)
+    assert name not in app.query_params
 
 
 def test_a_failure_says_why_and_can_be_tried_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspecting, "request_view", lambda *_: "a warning\noffcomp: the weight 'x' has 3 values that are NaN")
-    app = opened(module="query.3")
+    app = opened("inspect", module="query.3")
     assert "the weight 'x' has 3 values that are NaN" in app.error[0].value
     assert len(app.get("plotly_chart")) == 2
     monkeypatch.setattr(inspecting, "request_view", lambda *_: "working")
     app.button(key="inspect_again").click().run()
     assert not app.error
-    assert "Reading the weights of query.3" in said(app)
+    assert "Reading the weights of query.3" in texts(app)
 
 
 def test_a_model_without_bundled_spectra_is_drawn_from_its_file(home: Path, tmp_path: Path) -> None:
     folder = str(tiny_models.save(tiny_models.bert_classifier(), tmp_path / "bert"))
     model_info(folder, home)
-    app = opened(model=folder, module="key.1")
-    assert "Its singular values are not known yet." in said(app)
+    app = opened("inspect", model=folder, module="key.1")
+    assert "Its singular values are not known yet." in texts(app)
     assert not app.get("plotly_chart")
     keep_view(home, folder, "key.1", torch.zeros(tiny_models.HIDDEN, tiny_models.HIDDEN))
     app.run()
-    assert "key.1 holds only zeros" in said(app)
-    assert "none has a direction" in said(app)
+    assert "key.1 holds only zeros" in texts(app)
+    assert "none has a direction" in texts(app)
     assert len(app.get("plotly_chart")) == len(CHARTS) - 1
 
 
@@ -138,18 +129,17 @@ def test_a_matrix_of_one_row(home: Path, tmp_path: Path) -> None:
     info = model_info(folder, home)
     name = next(spec.name for spec in info.modules if spec.rows == 1)
     keep_view(home, folder, name)
-    app = opened(model=folder, module=name)
-    assert "has one singular value: rank 1 is the matrix itself" in said(app)
-    assert "no rank of so narrow a matrix saves anything" in said(app)
+    app = opened("inspect", model=folder, module=name)
+    assert "has one singular value: rank 1 is the matrix itself" in texts(app)
+    assert "no rank of so narrow a matrix saves anything" in texts(app)
     assert not [each for each in app.slider if each.label == "Rank"]
 
 
 def test_the_file_is_really_made_by_a_process_of_its_own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setenv("OFFCOMP_HOME", str(home))
+    monkeypatch.setattr(inspecting, "request_view", request_view)
     folder = str(tiny_models.save(tiny_models.llama(), tmp_path / "llama", tokenizer=False))
     model_info(folder, home)
-    app = opened(model=folder, module="ffn_gate.1")
+    app = opened("inspect", model=folder, module="ffn_gate.1")
     deadline = time.monotonic() + 240
     while not app.get("plotly_chart") and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -10,30 +10,19 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 from streamlit.typing import PlotlyState
 
-from offcomp.files import home_folder
 from offcomp.model_charts import COMPRESSIBLE
-from offcomp.models.listing import known_info
 from offcomp.ui.model import MAP, _pick_clicked
 from tests import tiny_models
+from tests.minilm import minilm_info
+from tests.pages import at, home, texts
 
-ROOT = Path(__file__).resolve().parents[1]
+__all__ = ["home"]  # a fixture
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    """The app with an empty home; the page is not run yet."""
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    started = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
-    started.switch_page("pages/model.py")
-    return started
-
-
-def texts(app: AppTest) -> str:
-    """All prose of a page, its spaces plain."""
-    kinds = ("markdown", "caption", "info", "warning", "error")
-    return "\n".join(element.value for kind in kinds for element in app.get(kind)).replace("\u00a0", " ")
+def app(home: Path) -> AppTest:
+    """The page with an empty home; it is not run yet."""
+    return at("model")
 
 
 def test_it_answers_at_once_where_the_parameters_are(app: AppTest) -> None:
@@ -58,8 +47,7 @@ def test_the_selector_picks_a_module(app: AppTest) -> None:
 
 
 def test_a_click_picks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    info = known_info("minilm-l6", home_folder())
-    assert info is not None
+    info = minilm_info()
 
     def clicked(*names: str) -> str | None:
         points = [{"customdata": [name]} for name in names]

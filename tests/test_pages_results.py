@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from offcomp import bundled
 from offcomp.files import read_json
 from tests.made_runs import made_value_score, put_in_home
+from tests.pages import home, opened, texts
 
-ROOT = Path(__file__).resolve().parents[1]
-Page = Callable[..., AppTest]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, and no caches of earlier pages."""
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path))
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    return tmp_path
-
-
-@pytest.fixture
-def open_page(home: Path) -> Page:
-    """Open a page as a first visit to its address; nothing on it may have raised."""
-
-    def visit(path: str, runs: str = "") -> AppTest:
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-        if path != "app.py":
-            app.switch_page(path)
-        if runs:
-            app.query_params["runs"] = runs
-        app.run()
-        assert not app.exception
-        return app
-
-    return visit
+__all__ = ["home"]  # a fixture
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def documents() -> list[dict[str, Any]]:
@@ -58,17 +31,12 @@ def own(home: Path) -> tuple[str, str]:
     return first, put_in_home(home, autoencoder, "222222222222", submitted=2.0)
 
 
-def texts(app: AppTest) -> str:
-    """All prose of a page."""
-    return "\n".join(element.value for kind in ("markdown", "caption", "info", "warning", "error") for element in app.get(kind))
-
-
 def metrics(app: AppTest, label: str) -> list[str]:
     return [metric.value for metric in app.metric if metric.label == label]
 
 
-def test_start_shows_a_measurement_in_an_empty_home(open_page: Page) -> None:
-    app = open_page("app.py")
+def test_start_shows_a_measurement_in_an_empty_home() -> None:
+    app = opened()
     assert app.title[0].value == "Shrink a language model and see what breaks."
     svd, autoencoder = documents()
     accuracies = [100 * run["scores"]["sentiment"]["compressed"]["value"] for run in (svd, autoencoder)]
@@ -82,29 +50,29 @@ def test_start_shows_a_measurement_in_an_empty_home(open_page: Page) -> None:
     assert not app.warning
 
 
-def test_start_leads_to_the_comparison_of_what_it_shows(open_page: Page, own: tuple[str, str]) -> None:
-    app = open_page("app.py")
+def test_start_leads_to_the_comparison_of_what_it_shows(own: tuple[str, str]) -> None:
+    app = opened()
     app.button(key="start_compare").click().run()
     assert not app.exception
     assert app.title[0].value == "Which method keeps more of the model?"
     assert app.multiselect(key="compare_runs").value == [run["id"] for run in documents()]
 
 
-def test_start_says_which_measurements_are_missing(open_page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_says_which_measurements_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("offcomp.bundled.bundled_runs.__defaults__", (tmp_path,))
     monkeypatch.setattr("offcomp.bundled.missing_files.__defaults__", (tmp_path,))
-    app = open_page("app.py")
+    app = opened()
     assert all(file in app.warning[0].value for file in bundled.FILES)
     assert [button.label for button in app.button] == ["Try it"]
     shutil.copy(bundled.FOLDER / bundled.FILES[0], tmp_path)
-    app = open_page("app.py")
+    app = opened()
     assert bundled.FILES[0] not in app.warning[0].value
     assert bundled.FILES[1] in app.warning[0].value
     assert metrics(app, "Stored parameters") == ["585,984"]
 
 
-def test_compare_shows_the_bundled_runs_in_an_empty_home(open_page: Page) -> None:
-    app = open_page("pages/compare.py")
+def test_compare_shows_the_bundled_runs_in_an_empty_home() -> None:
+    app = opened("compare")
     assert "You have no finished run yet" in texts(app)
     assert app.button(key="compare_compress").label == "Compress something"
     assert len(app.multiselect(key="compare_runs").value) == 2
@@ -113,8 +81,8 @@ def test_compare_shows_the_bundled_runs_in_an_empty_home(open_page: Page) -> Non
     assert "within noise" in texts(app)
 
 
-def test_compare_starts_with_the_newest_pair(open_page: Page, own: tuple[str, str]) -> None:
-    app = open_page("pages/compare.py")
+def test_compare_starts_with_the_newest_pair(own: tuple[str, str]) -> None:
+    app = opened("compare")
     assert app.multiselect(key="compare_runs").value == [own[1], own[0]]
     assert app.query_params["runs"] == f"{own[1]},{own[0]}"
     assert "no finished run" not in texts(app)
@@ -128,8 +96,8 @@ def test_compare_starts_with_the_newest_pair(open_page: Page, own: tuple[str, st
     assert len(app.get("download_button")) == 7
 
 
-def test_the_selection_is_in_the_url(open_page: Page, own: tuple[str, str]) -> None:
-    app = open_page("pages/compare.py", runs=own[0])
+def test_the_selection_is_in_the_url(own: tuple[str, str]) -> None:
+    app = opened("compare", runs=own[0])
     assert app.multiselect(key="compare_runs").value == [own[0]]
     app.multiselect(key="compare_runs").set_value([own[0], own[1]]).run()
     assert not app.exception
@@ -139,42 +107,42 @@ def test_the_selection_is_in_the_url(open_page: Page, own: tuple[str, str]) -> N
     assert "Choose at least one run" in app.info[0].value
 
 
-def test_unknown_runs_in_the_url_are_named_until_the_choice_changes(open_page: Page, own: tuple[str, str]) -> None:
-    app = open_page("pages/compare.py", runs=f"{own[0]},nonsense,../../etc")
+def test_unknown_runs_in_the_url_are_named_until_the_choice_changes(own: tuple[str, str]) -> None:
+    app = opened("compare", runs=f"{own[0]},nonsense,../../etc")
     assert app.multiselect(key="compare_runs").value == [own[0]]
     assert ["'nonsense'" in app.warning[0].value, "'../../etc'" in app.warning[1].value] == [True, True]
     app.multiselect(key="compare_runs").set_value([own[1]]).run()
     assert not app.warning
-    app = open_page("pages/compare.py", runs="nonsense")
+    app = opened("compare", runs="nonsense")
     assert len(app.multiselect(key="compare_runs").value) == 2
 
 
-def test_a_failed_sibling_is_mentioned(open_page: Page, own: tuple[str, str], home: Path) -> None:
+def test_a_failed_sibling_is_mentioned(own: tuple[str, str], home: Path) -> None:
     failed = documents()[1]
     put_in_home(home, failed, "333333333333", submitted=3.0, status="failed", error="It grew too large.")
-    app = open_page("pages/compare.py")
+    app = opened("compare")
     assert "Not shown: Autoencoder, query+key, 3.0x, 333333, failed. It grew too large." in texts(app)
-    app = open_page("pages/compare.py", runs="333333333333")
+    app = opened("compare", runs="333333333333")
     assert "has no result to compare (failed). It grew too large." in app.warning[0].value
 
 
-def test_a_run_without_scores(open_page: Page, home: Path) -> None:
+def test_a_run_without_scores(home: Path) -> None:
     unscored = documents()[0]
     unscored["plan"]["tasks"], unscored["scores"] = [], {}
     name = put_in_home(home, unscored, "444444444444", submitted=1.0)
-    app = open_page("pages/compare.py", runs=name)
+    app = opened("compare", runs=name)
     assert metrics(app, "Score") == ["not scored"]
     assert "No task was scored" in texts(app)
 
 
-def test_tasks_of_every_metric_have_a_chart_each(open_page: Page, home: Path) -> None:
+def test_tasks_of_every_metric_have_a_chart_each(home: Path) -> None:
     several = documents()[0]
     several["plan"]["tasks"] += ["similarity", "masked-prose"]
     several["scores"]["sentiment"] |= {"unchanged": True}
     several["scores"]["similarity"] = made_value_score("spearman", 0.82, 0.79, collapsed=True)
     several["scores"]["masked-prose"] = made_value_score("masked perplexity", 12.0, 15.0)
     name = put_in_home(home, several, "888888888888", submitted=1.0)
-    app = open_page("pages/compare.py", runs=name)
+    app = opened("compare", runs=name)
     assert metrics(app, "Similarity") == ["0.790 ± 0.039"]
     assert metrics(app, "Masked words in prose") == ["15.0 ± 0.039"]
     assert len(app.get("plotly_chart")) == 6
@@ -190,38 +158,56 @@ def test_tasks_of_every_metric_have_a_chart_each(open_page: Page, home: Path) ->
     assert "M parameters (1.05x smaller)" in texts(app)
 
 
-def test_runs_of_different_models_are_not_ranked(open_page: Page, own: tuple[str, str], home: Path) -> None:
+def test_runs_of_different_models_are_not_ranked(own: tuple[str, str], home: Path) -> None:
     other = documents()[0]
     other["plan"]["model"], other["model"]["fingerprint"] = "another", "another"
     name = put_in_home(home, other, "555555555555", submitted=1.0)
-    app = open_page("pages/compare.py", runs=f"{own[0]},{name}")
+    app = opened("compare", runs=f"{own[0]},{name}")
     assert "not ranked: they are of different models (minilm-l6, another)" in texts(app)
     assert "1 of 2 runs shown. 1 of other models" in texts(app)
     app.selectbox(key="compare_model").set_value("another").run()
     assert not app.exception
 
 
-def test_a_collapsed_model_is_flagged_and_many_runs_become_a_table(open_page: Page, home: Path) -> None:
+def test_a_collapsed_model_is_flagged_and_many_runs_become_a_table(home: Path) -> None:
     names = []
     for index in range(6):
         document = documents()[index % 2]
         document["plan"]["seed"] = index
         document["scores"]["sentiment"]["collapsed"] = index == 0
         names.append(put_in_home(home, document, f"{index}" * 12, submitted=float(index)))
-    app = open_page("pages/compare.py", runs=",".join(names))
+    app = opened("compare", runs=",".join(names))
     assert len(app.warning) == 1
     assert "same answer to every sentiment sentence" in app.warning[0].value
     assert not app.metric
     assert len(app.dataframe[1].value) == 6
 
 
-def test_a_group_with_a_long_name_and_the_equal_properties(open_page: Page, home: Path) -> None:
+def test_a_group_with_a_long_name_and_the_equal_properties(home: Path) -> None:
     document = documents()[0]
     long = "n" * 100
     document["plan"]["groups"], document["groups"] = document["plan"]["groups"][:1], document["groups"][:1]
     document["plan"]["groups"][0]["name"] = document["groups"][0]["name"] = long
     names = [put_in_home(home, document, digit * 12, submitted=1.0) for digit in "67"]
-    app = open_page("pages/compare.py", runs=",".join(names))
+    app = opened("compare", runs=",".join(names))
     app.toggle(key="compare_show_all").set_value(True).run()
     assert not app.exception
     assert any(long in table.value.to_string(max_colwidth=None) for table in app.dataframe)
+
+
+def test_every_card_says_whose_run_it_is_and_where_its_numbers_come_from(own: tuple[str, str]) -> None:
+    bundled_id = documents()[0]["id"]
+    app = opened("compare", runs=f"{bundled_id},{own[1]}")
+    for run, whose, said in ((bundled_id, "bundled", "Bundled measurement"), (own[1], "yours", "Your run")):
+        (title,) = [m for m in app.markdown if m.value.startswith("**") and run[:6] in m.value]
+        assert title.value.endswith(f", {whose}")
+        assert title.help.startswith(f"{said} {run}: minilm-l6, seed 0, 2026-")
+        for part in (
+            "torch 2.",
+            "Linux",
+            "threads",
+            "query, key, at 3.0x in parameters, stored as float32",
+            "Scored on sentiment",
+        ):
+            assert part in title.help
+        assert f"{said} {run}" in texts(app)  # folded away, for all runs

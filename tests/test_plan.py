@@ -12,19 +12,11 @@ from hypothesis import strategies as st
 
 from offcomp.errors import PlanError
 from offcomp.methods import default_options
-from offcomp.models.catalogue import ModelInfo
-from offcomp.models.sources import bundled_info
 from offcomp.plan import PLAN_SCHEMA, Group, Plan, validate
 from offcomp.prediction import predict
+from tests.minilm import minilm_info
 
-
-def minilm() -> ModelInfo:
-    found = bundled_info("minilm-l6")
-    assert found is not None
-    return found
-
-
-INFO = minilm()
+INFO = minilm_info()
 GROUP: dict[str, Any] = {
     "name": "key",
     "modules": ["key.0", "key.1"],

@@ -18,13 +18,12 @@ from safetensors import safe_open
 from offcomp.compress import CompressedGroup, compress_group, save_group
 from offcomp.errors import BudgetTooSmall
 from offcomp.methods import make_method
-from offcomp.models.catalogue import ModelInfo
 from offcomp.models.loading import LoadedModel, load
-from offcomp.models.sources import bundled_info
 from offcomp.numerics.accounting import BYTES_PER_ELEMENT, STORAGE_DTYPES, UNITS, stored_size
 from offcomp.plan import Group, Plan, members
 from offcomp.prediction import GroupPrediction, predict, predict_group
 from tests import tiny_models
+from tests.minilm import minilm_info
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("svd", {}),
@@ -45,12 +44,6 @@ NAMES_OF_FORMS = {"low_rank": "compressed", "decoded_latents": "compressed", "de
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
     """A tiny model as it is loaded from a folder."""
     return functools.cache(lambda name: load(str(tiny_models.save(tiny_models.shared(name), tmp_path_factory.mktemp(name)))))
-
-
-def minilm() -> ModelInfo:
-    found = bundled_info("minilm-l6")
-    assert found is not None
-    return found
 
 
 def of_limit(prediction: GroupPrediction, unit: str) -> int:
@@ -164,7 +157,7 @@ def test_ratio_one_in_bytes_of_a_half_precision_checkpoint_cannot_stay_dense_in_
 def test_the_break_even_size_is_the_last_that_saves_something(
     modules: tuple[str, ...], method: str, dtype: str, unit: str
 ) -> None:
-    info = minilm()
+    info = minilm_info()
     kind, options = METHODS[method]
     predicted = predict_group(Group("some", modules, "rows", kind, options, 2.0, unit, dtype), info)
     rows, cols, size = predicted.rows, predicted.cols, predicted.break_even_size
@@ -179,9 +172,9 @@ def test_the_break_even_size_is_the_last_that_saves_something(
 
 
 def test_the_break_even_rank_of_svd_is_that_of_the_formula() -> None:
-    predicted = predict_group(Group("key", tuple(f"key.{i}" for i in range(6))), minilm())
+    predicted = predict_group(Group("key", tuple(f"key.{i}" for i in range(6))), minilm_info())
     assert predicted.break_even_size == (2304 * 384 - 1) // (2304 + 384)
-    square = predict_group(Group("key", ("key.0",)), minilm())
+    square = predict_group(Group("key", ("key.0",)), minilm_info())
     assert square.break_even_size == 191  # rank 192 stores exactly as much as the matrix
 
 
@@ -193,13 +186,13 @@ def test_just_below_the_largest_ratio_is_feasible_and_just_above_is_not(
 ) -> None:
     kind, options = METHODS[method]
     group = Group("some", modules, "rows", kind, options, 2.0, unit, dtype)
-    largest = predict_group(group, minilm()).largest_ratio
-    below = predict_group(replace(group, ratio=largest * (1 - 1e-9)), minilm())
+    largest = predict_group(group, minilm_info()).largest_ratio
+    below = predict_group(replace(group, ratio=largest * (1 - 1e-9)), minilm_info())
     assert (below.form, below.size, below.note) == ("compressed", 1, "")
-    above = predict_group(replace(group, ratio=largest * (1 + 1e-9)), minilm())
+    above = predict_group(replace(group, ratio=largest * (1 + 1e-9)), minilm_info())
     assert (above.form, above.size) == ("infeasible", 0)
     assert str(above.budget) in above.note and above.size_name in above.note
-    assert not predict(Plan("minilm-l6", (replace(group, ratio=largest * 1.1),)), minilm()).feasible
+    assert not predict(Plan("minilm-l6", (replace(group, ratio=largest * 1.1),)), minilm_info()).feasible
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -208,9 +201,10 @@ def test_the_largest_ratio_of_a_small_matrix_counts_that_it_may_stay_dense(modul
     kind, options = METHODS[method]
     for dtype, unit in product(STORAGE_DTYPES, UNITS):
         group = Group("small", (module,), "rows", kind, options, 1.0, unit, dtype)
-        largest = predict_group(group, minilm()).largest_ratio
+        largest = predict_group(group, minilm_info()).largest_ratio
         below, above = (
-            predict_group(replace(group, ratio=max(1.0, largest * factor)), minilm()).form for factor in (1 - 1e-9, 1 + 1e-9)
+            predict_group(replace(group, ratio=max(1.0, largest * factor)), minilm_info()).form
+            for factor in (1 - 1e-9, 1 + 1e-9)
         )
         assert above == "infeasible", (dtype, unit, largest)  # "more cannot be asked for"
         assert below != "infeasible" or largest < 1, (dtype, unit, largest)
@@ -220,7 +214,7 @@ def test_the_largest_ratio_of_a_small_matrix_counts_that_it_may_stay_dense(modul
 @pytest.mark.parametrize("unit", UNITS)
 def test_ratio_one_stays_dense_and_says_so(method: str, unit: str) -> None:
     kind, options = METHODS[method]
-    predicted = predict_group(Group("key", ("key.0", "key.1"), "rows", kind, options, 1.0, unit), minilm())
+    predicted = predict_group(Group("key", ("key.0", "key.1"), "rows", kind, options, 1.0, unit), minilm_info())
     assert (predicted.form, predicted.size) == ("dense", 0)
     assert predicted.num_parameters == predicted.original_parameters == 2 * 384 * 384
     assert predicted.compression_ratio == 1.0
@@ -232,7 +226,7 @@ def test_ratio_one_stays_dense_and_says_so(method: str, unit: str) -> None:
     [(("key.0",), 10.0, 19), (tuple(f"key.{i}" for i in range(6)), 3.0, 109), (("word_embeddings",), 4.0, 94)],
 )
 def test_ranks_by_hand(modules: tuple[str, ...], ratio: float, rank: int) -> None:
-    predicted = predict_group(Group("some", modules, ratio=ratio), minilm())
+    predicted = predict_group(Group("some", modules, ratio=ratio), minilm_info())
     assert predicted.size == rank == int(predicted.rows * 384 / ratio) // (predicted.rows + 384)
     assert predicted.num_parameters == rank * (predicted.rows + 384)
     assert predicted.compression_ratio == pytest.approx(predicted.rows * 384 / predicted.num_parameters, rel=1e-12)
@@ -240,7 +234,7 @@ def test_ranks_by_hand(modules: tuple[str, ...], ratio: float, rank: int) -> Non
 
 def test_more_epochs_take_longer_and_a_dense_group_no_training() -> None:
     short, long = (
-        predict_group(Group("key", ("key.0",), method="autoencoder", options={"epochs": epochs}), minilm()).seconds
+        predict_group(Group("key", ("key.0",), method="autoencoder", options={"epochs": epochs}), minilm_info()).seconds
         for epochs in (10, 40)
     )
     assert long == pytest.approx(4 * short)
@@ -250,7 +244,7 @@ def test_more_epochs_take_longer_and_a_dense_group_no_training() -> None:
 
 
 def test_the_three_denominators_save_the_same_number_of_parameters_and_bytes() -> None:
-    info = minilm()
+    info = minilm_info()
     keys = Group("key", tuple(f"key.{i}" for i in range(6)), ratio=3.0)
     outputs = Group("out", ("ffn_out.0", "ffn_out.1"), "columns", "autoencoder", {}, 10.0, "bytes", "float16")
     prediction = predict(Plan(info.model, (keys, outputs)), info)
@@ -284,7 +278,7 @@ def test_tied_weights_count_once(tiny: Callable[[str], LoadedModel], name: str) 
 
 
 def test_the_baseline_changes_nothing() -> None:
-    prediction = predict(Plan("minilm-l6"), minilm())
+    prediction = predict(Plan("minilm-l6"), minilm_info())
     assert prediction.groups == () and prediction.feasible and prediction.seconds == 0
     for sizes in prediction.model.values():
         assert sizes["parameters_before"] == sizes["parameters_after"]
@@ -294,7 +288,7 @@ def test_the_baseline_changes_nothing() -> None:
 
 def test_one_group_that_cannot_be_makes_the_plan_infeasible() -> None:
     groups = (Group("fine", ("key.0",), ratio=2.0), Group("not", ("key.1",), ratio=1000.0))
-    prediction = predict(Plan("minilm-l6", groups), minilm())
+    prediction = predict(Plan("minilm-l6", groups), minilm_info())
     assert [group.form for group in prediction.groups] == ["compressed", "infeasible"]
     assert not prediction.feasible
     assert prediction.to_dict()["feasible"] is False

@@ -80,6 +80,7 @@ def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
     score = RANKS | {"original": few, "compressed": few, "paired": paired}
     assert score_text(score) == "0.800"
     assert visible_difference(score) == ""
+    assert brief_difference(score) == "-0.100"  # no interval, no claim
     run = made_run("9" * 12, [made_group("query", 0.5)], others={"similarity": score})
     assert "-0.100 from the original, on too few examples for an interval" in answer([run])
     table = score_table([run])

@@ -14,19 +14,21 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tests.text_checks import (
     embed,
     meaning_similarity,
+    most_alike,
     most_common_opening,
     most_common_phrase,
+    repeated,
     spelling_similarity,
     untidy,
     wording_similarity,
-    words,
-    worst_across_splits,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from tests.text_checks import Similarity
 
     Values = NDArray[np.float64]
 
@@ -92,8 +94,7 @@ def test_the_text_is_plain_ascii_and_tidy(sentences: pd.DataFrame) -> None:
 
 
 def test_no_sentence_occurs_twice(sentences: pd.DataFrame) -> None:
-    folded = sentences["text"].map(lambda text: " ".join(words(text)))
-    assert not folded.duplicated().any(), folded[folded.duplicated(keep=False)].tolist()
+    assert repeated(sentences["text"]) == []
 
 
 def test_no_start_and_no_phrase_is_overused(sentences: pd.DataFrame) -> None:
@@ -104,19 +105,14 @@ def test_no_start_and_no_phrase_is_overused(sentences: pd.DataFrame) -> None:
     assert phrase[1] <= 0.01 * len(texts), phrase
 
 
-def test_no_wording_is_shared_across_splits(sentences: pd.DataFrame) -> None:
-    value, a, b = worst_across_splits(sentences, wording_similarity(sentences["text"].tolist()))
-    assert value < 0.3, (value, a, b)
-
-
-def test_no_spelling_variant_crosses_splits(sentences: pd.DataFrame) -> None:
-    value, a, b = worst_across_splits(sentences, spelling_similarity(sentences["text"].tolist()))
-    assert value < 0.6, (value, a, b)
-
-
-def test_no_paraphrase_crosses_splits(sentences: pd.DataFrame) -> None:
-    value, a, b = worst_across_splits(sentences, meaning_similarity(sentences["text"].tolist()))
-    assert value < 0.8, (value, a, b)
+@pytest.mark.parametrize(
+    ("similarity", "limit"), [(wording_similarity, 0.3), (spelling_similarity, 0.6), (meaning_similarity, 0.8)]
+)
+def test_no_sentence_is_nearly_the_same_as_one_of_another_split(
+    sentences: pd.DataFrame, similarity: Similarity, limit: float
+) -> None:
+    worst = most_alike(sentences["text"].tolist(), similarity, sentences["split"].tolist())
+    assert worst[0] < limit, worst
 
 
 def test_length_does_not_tell_the_score(data: pd.DataFrame) -> None:

@@ -19,9 +19,8 @@ from offcomp.errors import InputError, StorageError
 from offcomp.files import home_folder, read_json, write_bytes, write_json
 from offcomp.grouping import GROUPINGS, STACKS, group_shape
 from offcomp.models import loading, weights
-from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, load
-from offcomp.models.sources import bundled_info
 from offcomp.numerics import grams, linalg
 from offcomp.numerics.compact import SMALLEST, decode, encode
 from offcomp.plan import Group, Plan, make_groups, members
@@ -40,6 +39,7 @@ from offcomp.spectra import (
     spectrum_key,
 )
 from tests import tiny_models
+from tests.minilm import minilm_info
 
 NOWHERE = Path("/nonexistent")
 
@@ -47,12 +47,6 @@ NOWHERE = Path("/nonexistent")
 @pytest.fixture(scope="module")
 def minilm() -> LoadedModel:
     return load("minilm-l6")
-
-
-def minilm_info() -> ModelInfo:
-    found = bundled_info("minilm-l6")
-    assert found is not None
-    return found
 
 
 INFO = minilm_info()

@@ -1,21 +1,27 @@
 """The bundled sentences of each task: enough of them, balanced, varied, and no leak between the splits."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 
 from tests.text_checks import (
     meaning_similarity,
+    most_alike,
     most_common_opening,
     most_common_phrase,
+    repeated,
     spelling_similarity,
     untidy,
     wording_similarity,
-    words,
-    worst_across_splits,
 )
+
+if TYPE_CHECKING:
+    from tests.text_checks import Similarity
 
 FOLDER = Path(__file__).parents[1] / "assets" / "tasks"
 SPLITS = ("train", "validation", "test")
@@ -105,8 +111,7 @@ def test_the_text_is_plain_ascii_and_tidy(data: pd.DataFrame) -> None:
 
 
 def test_no_sentence_occurs_twice(data: pd.DataFrame) -> None:
-    folded = data["text"].map(lambda text: " ".join(words(text)))
-    assert not folded.duplicated().any(), folded[folded.duplicated(keep=False)].tolist()
+    assert repeated(data["text"]) == []
 
 
 def test_no_start_and_no_phrase_is_overused(data: pd.DataFrame) -> None:
@@ -117,16 +122,11 @@ def test_no_start_and_no_phrase_is_overused(data: pd.DataFrame) -> None:
     assert phrase[1] <= 0.01 * len(data), phrase
 
 
-def test_no_wording_is_shared_across_splits(data: pd.DataFrame) -> None:
-    value, a, b = worst_across_splits(data, wording_similarity(data["text"].tolist()))
-    assert value < 0.3, (value, a, b)
-
-
-def test_no_spelling_variant_crosses_splits(data: pd.DataFrame) -> None:
-    value, a, b = worst_across_splits(data, spelling_similarity(data["text"].tolist()))
-    assert value < 0.6, (value, a, b)
-
-
-def test_no_paraphrase_crosses_splits(data: pd.DataFrame) -> None:
-    value, a, b = worst_across_splits(data, meaning_similarity(data["text"].tolist()))
-    assert value < 0.9, (value, a, b)
+@pytest.mark.parametrize(
+    ("similarity", "limit"), [(wording_similarity, 0.3), (spelling_similarity, 0.6), (meaning_similarity, 0.9)]
+)
+def test_no_sentence_is_nearly_the_same_as_one_of_another_split(
+    data: pd.DataFrame, similarity: Similarity, limit: float
+) -> None:
+    worst = most_alike(data["text"].tolist(), similarity, data["split"].tolist())
+    assert worst[0] < limit, worst

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from offcomp.cli import main
 from offcomp.errors import InputError
 from offcomp.models.listing import model_info
 from offcomp.view_making import LARGEST_SIDE, view_arrays
 from offcomp.views import MOST_CELLS, MOST_ROWS, ORDERS, View, block_starts, read_view, save_view, view_path, weights_in_a_cell
 from tests import tiny_models
+from tests.test_cli import Command, offcomp
+
+__all__ = ["offcomp"]  # a fixture
 
 SHAPES = [(300, 140), (140, 300), (2500, 6), (20, 20), (1, 30), (30, 1), (1, 1)]
 
@@ -127,13 +129,9 @@ def test_a_file_of_another_shape_is_no_view(tmp_path: Path) -> None:
     assert read_view(tmp_path / "view.npz", (4, 5)) is None
 
 
-def test_the_command_line_answers_and_keeps_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
+def test_the_command_line_answers_and_keeps_the_file(offcomp: Command, tmp_path: Path) -> None:
     folder = str(tiny_models.save(tiny_models.gpt2(), tmp_path / "gpt2"))
-    main(["inspect", folder, "key.1", "--rank", "4", "--json"])
-    document = json.loads(capsys.readouterr().out)
+    document = json.loads(offcomp("inspect", folder, "key.1", "--rank", "4", "--json")[1])
     info = model_info(folder, tmp_path / "home")
     spec = info.module("key.1")
     assert (document["rows"], document["cols"], document["rank"]) == (*spec.shape, 4)
@@ -143,8 +141,7 @@ def test_the_command_line_answers_and_keeps_the_file(
     assert document["file"] == str(view_path(info, spec, tmp_path / "home"))
     weight = tiny_models.gpt2().get_parameter(spec.path).detach().T[spec.start : spec.start + spec.rows]
     assert view.original == pytest.approx(weight.numpy(), abs=1e-7)
-    main(["inspect", folder, "key.1"])
-    assert "stored_parameters" in capsys.readouterr().out
+    assert "stored_parameters" in offcomp("inspect", folder, "key.1")[1]
 
 
 @pytest.mark.parametrize(
@@ -152,22 +149,17 @@ def test_the_command_line_answers_and_keeps_the_file(
     [("key.9", "1", "has no module 'key.9'"), ("key.1", "99", "has the ranks 1 to"), ("ln_f", "1", "has no module 'ln_f'")],
 )
 def test_what_cannot_be_inspected_is_one_sentence(
-    module: str, rank: str, reason: str, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    offcomp: Command, tmp_path: Path, module: str, rank: str, reason: str
 ) -> None:
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
     folder = str(tiny_models.save(tiny_models.gpt2(), tmp_path / "gpt2", tokenizer=False))
-    with pytest.raises(SystemExit) as ended:
-        main(["inspect", folder, module, "--rank", rank])
-    assert ended.value.code == 2
-    assert reason in capsys.readouterr().err
+    status, out, err = offcomp("inspect", folder, module, "--rank", rank)
+    assert (status, out) == (2, "")
+    assert reason in err
 
 
-def test_weights_that_are_not_finite_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
+def test_weights_that_are_not_finite_are_named(offcomp: Command, tmp_path: Path) -> None:
     model = tiny_models.bert()
     model.get_parameter("bert.encoder.layer.1.attention.self.key.weight")[0, :2] = torch.nan
-    with pytest.raises(SystemExit):
-        main(["inspect", str(tiny_models.save(model, tmp_path / "bert")), "query.0"])
-    assert "key.weight' has 2 values that are NaN or infinite" in capsys.readouterr().err
+    status, _, err = offcomp("inspect", str(tiny_models.save(model, tmp_path / "bert")), "query.0")
+    assert status == 2
+    assert "key.weight' has 2 values that are NaN or infinite" in err

@@ -1,6 +1,6 @@
 """What the checks of bundled English text share: its words, its common phrases, and how alike its sentences are.
 
-Each `..._similarity` function gives a symmetric matrix (texts, texts) with values up to 1.
+Each `..._similarity` function gives a symmetric matrix (texts, texts) with values up to 1; `most_alike` finds its worst pair.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     Matrix = NDArray[np.float64]
+    Similarity = Callable[[Sequence[str]], Matrix]
 
 TIDY_CHARACTERS = frozenset(string.ascii_letters + string.digits + " .,;:!?'-")
 
@@ -94,9 +93,15 @@ def meaning_similarity(texts: Sequence[str]) -> Matrix:
     return embedded @ embedded.T
 
 
-def worst_across_splits(data: pd.DataFrame, similarity: Matrix) -> tuple[float, str, str]:
-    """The most similar pair of sentences (column text) that lie in two different splits (column split)."""
-    split = data["split"].to_numpy(dtype=object)
-    apart = np.where(split[:, None] != split[None, :], similarity, -1.0)
+def most_alike(texts: Sequence[str], similarity: Similarity, splits: Sequence[str] | None = None) -> tuple[float, str, str]:
+    """The most similar pair of texts and its similarity; where splits are given, of texts in two different ones."""
+    place = np.arange(len(texts)) if splits is None else np.asarray(splits, dtype=object)
+    apart = np.where(place[:, None] != place[None, :], similarity(texts), -1.0)
     i, j = np.unravel_index(int(apart.argmax()), apart.shape)
-    return float(apart[i, j]), data["text"].iloc[i], data["text"].iloc[j]
+    return float(apart[i, j]), texts[i], texts[j]
+
+
+def repeated(texts: Sequence[str]) -> list[str]:
+    """The texts that occur twice, whatever their capitals and punctuation."""
+    counts = Counter(" ".join(words(text)) for text in texts)
+    return [text for text, count in counts.items() if count > 1]

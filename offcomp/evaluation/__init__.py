@@ -38,6 +38,9 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
 }
 """Family -> what runs it."""
 
+ANSWERS = 2
+"""What the evaluators keep of an original; one more where they keep something else, so that no older file is taken for it."""
+
 
 class OpenTask:
     """A task on an original model: tokenised once, the original's predictions at hand. Comparing costs one pass a model."""
@@ -86,7 +89,7 @@ class OpenTask:
 
     def _key(self) -> str:
         """Stands for all that the original's predictions depend on: every weight, the tokenizer, the examples, the options."""
-        facts = [__version__, self.task.family, self.task.settings, self._data.digest]
+        facts = [__version__, ANSWERS, self.task.family, self.task.settings, self._data.digest]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, parameter in self._loaded.model.named_parameters():
             digest.update(name.encode())

@@ -6,25 +6,31 @@ the context, each token but the first is told once, with at least `context - str
 That is the procedure of https://huggingface.co/docs/transformers/perplexity. With equal context and stride the windows are
 disjoint, and the first token of each is not asked for. The perplexity is exp(mean surprise in nats) over the tokens asked for;
 it depends on context, stride and tokenizer, and figures of whole corpora joined into one text are lower.
+
+Beside the figures stands how the original and the compressed model go on from the same openings, see `continuations`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from offcomp.errors import TaskError
-from offcomp.evaluation.base import TaskData
+from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.batches import longest_input
+from offcomp.evaluation.continuations import Continuations
 from offcomp.evaluation.token_losses import Row, TokenTask, counted_texts, frame, logits_at, open_tokenizer
+from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
 
 TRIED_TOKENS = 16
 
 
 class CausalLM(TokenTask):
-    """See the module. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,) of the tokens asked for."""
+    """See the module. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,) of the tokens asked for, and
+    `continuations` (openings, new tokens)."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         tokenizer = open_tokenizer(loaded, data)
@@ -37,11 +43,22 @@ class CausalLM(TokenTask):
         texts = list(data.splits["test"]["text"])
         before, _ = frame(tokenizer, next((text for text in texts if text.strip()), ""))
         rows: list[Row] = []
-        for index, ids in enumerate(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]):
+        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
+        for index, ids in enumerate(encoded["input_ids"]):
             rows += _rows(index, [*before, *ids], len(before), settings["context"], settings["stride"])
         counted = tokenizer(counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
         super().__init__(loaded, data, rows, [token for ids in counted for token in ids], settings)
         _check_direction(loaded, max(rows, key=lambda row: len(row.ids)).ids)
+        self.continuations = Continuations(loaded, encoded, before)
+
+    def reference(self, report: Report = ignore_progress) -> Arrays:
+        """What the original makes of each token, and how it goes on from the openings."""
+        return {**super().reference(report), "continuations": self.continuations.write(self._gathers)}
+
+    def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+        """Perplexities and the paired comparison, and both continuations of each opening."""
+        written = self.continuations.compare(reference["continuations"], predictions["continuations"])
+        return super().compare(reference, predictions) | {"continuations": written}
 
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

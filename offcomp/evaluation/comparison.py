@@ -20,6 +20,8 @@ from scipy.stats import rankdata
 
 from offcomp.errors import TaskError
 from offcomp.evaluation import uncertainty
+from offcomp.numerics.mcnemar import mcnemar_p
+from offcomp.numerics.tango import accuracy_interval
 
 if TYPE_CHECKING:
     Vector = NDArray[np.float64]
@@ -121,7 +123,6 @@ def compare_losses(
     baseline: Mapping[str, Any] | None,
     correct_original: Flags | None = None,
     correct_compressed: Flags | None = None,
-    divergence: Vector | None = None,
 ) -> dict[str, Any]:
     """Two language models by their losses (tokens,) in nats, as perplexities exp(mean loss). Raises TaskError where not finite.
 
@@ -129,7 +130,6 @@ def compare_losses(
                     the rows that are drawn again for the interval. `n` counts tokens, `rows` the rows that have some
     baseline        {"name", "value"} of a perplexity to compare with
     correct_...     whether the token was the most likely one, (tokens,); gives `token_accuracy`
-    divergence      KL of the original's from the compressed model's distribution, (tokens,) in nats; its mean is kept
     A mean loss above 300 nats counts as 300. The changes are the rows whose mean loss moved most.
     """
     _check(original, compressed, len(rows))
@@ -150,8 +150,6 @@ def compare_losses(
         "collapsed": False,
         "changes": [_change(texts[present[i]], None, means[0, i], means[1, i]) for i in _largest(means[1] - means[0])],
     }
-    if divergence is not None:
-        found["paired"]["divergence"] = max(0.0, float(divergence.mean()))
     if correct_original is not None and correct_compressed is not None:
         found["token_accuracy"] = {"original": float(correct_original.mean()), "compressed": float(correct_compressed.mean())}
     return found
@@ -175,10 +173,10 @@ def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str
     """Predictions that are the same to the last bit leave no doubt about the difference."""
     return {
         "difference": (won - lost) / n,
-        "interval": [0.0, 0.0] if unchanged else list(uncertainty.accuracy_interval(lost, won, n)),
+        "interval": [0.0, 0.0] if unchanged else list(accuracy_interval(lost, won, n)),
         "right_to_wrong": lost,
         "wrong_to_right": won,
-        "p": uncertainty.mcnemar_p(lost, won),
+        "p": mcnemar_p(lost, won),
         "smallest_difference": uncertainty.smallest_accuracy_difference(lost + won, n),
     }
 

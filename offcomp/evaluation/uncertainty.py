@@ -1,7 +1,7 @@
 """How sure a difference on the same examples is: intervals, tests, resampling. Plain numbers in and out.
 
-accuracies      Tango's score interval, McNemar's exact test, the power formula of Miettinen and Connor: all follow from how
-                many examples only one of the two models has right
+accuracies      the power formula of Miettinen and Connor, which, like McNemar's test and Tango's interval in
+                `offcomp.numerics`, follows from how many examples only one of the two models has right
 other scores    a paired bootstrap: examples are drawn again, and both scores computed from the same draw
 """
 
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm, t
+from scipy.stats import norm, t
+
+from offcomp.numerics.tango import Z_95
 
 if TYPE_CHECKING:
     Vector = NDArray[np.float64]
@@ -23,38 +24,9 @@ if TYPE_CHECKING:
     Statistic = Callable[[Counts], Counts]
     """Counts (draws, examples) -> scores (2, draws): the original's and the compressed model's, from the same draws."""
 
-Z_95 = float(norm.ppf(0.975))  # two-sided 5 %
 Z_POWER = float(norm.ppf(0.8))  # power 80 %
 DRAWS = 1000
 CELLS = 100_000  # entries of a table of counts that is held at once
-
-
-def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
-    """Exact two-sided p of McNemar's test, at any size: is so uneven a split likely if both directions are equally likely?"""
-    discordant = right_to_wrong + wrong_to_right
-    return float(binomtest(right_to_wrong, discordant).pvalue) if discordant else 1.0
-
-
-def accuracy_interval(right_to_wrong: int, wrong_to_right: int, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two accuracies on the same n examples (compressed minus original).
-
-    It holds every difference that a score test does not reject (Tango 1998, Statistics in Medicine 17:891). For many examples
-    it is the usual normal interval; for few, or where nothing flipped, it does not pretend to know more than it does.
-    """
-    observed = (wrong_to_right - right_to_wrong) / n
-
-    def score(difference: float) -> float:
-        """The test statistic where the true difference is this one; it falls as the difference grows."""
-        linear = -right_to_wrong - wrong_to_right + (2 * n - wrong_to_right + right_to_wrong) * difference
-        constant = -right_to_wrong * difference * (1 - difference)
-        lost = (sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)  # most likely share of right to wrong
-        variance = n * (2 * lost + difference * (1 - difference))
-        return n * (observed - difference) / sqrt(variance) if variance > 0 else 0.0
-
-    edge = 1 - 1e-12
-    low = brentq(lambda x: score(x) - Z_95, -edge, observed) if score(-edge) > Z_95 else -1.0
-    high = brentq(lambda x: score(x) + Z_95, observed, edge) if score(edge) < -Z_95 else 1.0
-    return float(low), float(high)
 
 
 def smallest_accuracy_difference(discordant: int, n: int) -> float | None:

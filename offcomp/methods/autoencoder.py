@@ -69,6 +69,8 @@ class Autoencoder:
     title: ClassVar[str] = "Autoencoder"
     paper: ClassVar[str] = "Banaei et al. 2023, arXiv 2302.04045"
     size_name: ClassVar[str] = "latent width"
+    memory: ClassVar[float] = 2.8
+    quick: ClassVar[dict[str, Any]] = FAST | {"epochs": 10}
 
     preset: str = field(
         default="banaei2023", metadata={"help": "Recipe. banaei2023 is the paper's.", "choices": ("banaei2023",)}

@@ -97,6 +97,8 @@ class Method(Protocol):
 
     name        the method's name in a plan; a family shares one, and its option `preset` tells its members apart
     role        a name of its own, by which charts choose colour and shape
+    memory      roughly the most that `fit` holds beside a large matrix, in float32 matrices of its shape: `benchmarks.memory`
+    quick       options with which `fit` takes a fraction of its usual time, for a first look; none where it is quick anyway
     """
 
     name: ClassVar[str]
@@ -104,6 +106,11 @@ class Method(Protocol):
     title: ClassVar[str]
     paper: ClassVar[str]
     size_name: ClassVar[str]
+    memory: ClassVar[float]
+    quick: ClassVar[dict[str, Any]]
+
+    def __hash__(self) -> int:
+        """Of the options, as a frozen dataclass has it."""
 
     @property
     def calibrated(self) -> bool:

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from offcomp.errors import InputError
 from offcomp.methods.base import CompressedMatrix, Hints, Report, choose_size, ignore_progress, store_dense
@@ -62,6 +62,8 @@ class CodebookAutoencoder:
     title: ClassVar[str] = "Autoencoder, codebook"
     paper: ClassVar[str] = "Jégou et al. 2011; van Baalen et al. 2024, arXiv 2402.15319"
     size_name: ClassVar[str] = "rate step"
+    memory: ClassVar[float] = 0.9
+    quick: ClassVar[dict[str, Any]] = {"iterations": 5}
 
     preset: str = field(default="codebook", metadata={"help": "Discrete latents, shared codebook.", "choices": ("codebook",)})
     codeword_length: int = field(

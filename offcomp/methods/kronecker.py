@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from offcomp.methods.base import CompressedMatrix, Hints, Report, choose_size, ignore_progress, store_dense
 from offcomp.numerics.accounting import Budget, Codes, Shapes, code_counts
@@ -41,6 +41,8 @@ class Kronecker:
     title: ClassVar[str] = "Kronecker"
     paper: ClassVar[str] = "Van Loan and Pitsianis 1993"
     size_name: ClassVar[str] = "terms"
+    memory: ClassVar[float] = 1.2
+    quick: ClassVar[dict[str, Any]] = {}
 
     left_rows: int = field(
         default=0,

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from offcomp.methods.base import CompressedMatrix, Hints, Report, choose_size, ignore_progress, store_dense
 from offcomp.numerics.accounting import Budget, Codes, Shapes, code_counts
@@ -43,6 +43,8 @@ class Pruning:
     title: ClassVar[str] = "Pruning"
     paper: ClassVar[str] = "Han et al. 2015, arXiv 1506.02626"
     size_name: ClassVar[str] = "kept entries"
+    memory: ClassVar[float] = 0.65
+    quick: ClassVar[dict[str, Any]] = {}
 
     positions: str = field(
         default="auto",

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from offcomp.methods.base import CompressedMatrix, Hints, Report, choose_size, ignore_progress, store_dense
 from offcomp.numerics.accounting import Budget, Codes, Shapes, code_counts
@@ -45,6 +45,8 @@ class Quantization:
     title: ClassVar[str] = "Quantization"
     paper: ClassVar[str] = "Banner et al. 2019, arXiv 1810.05723"
     size_name: ClassVar[str] = "bits"
+    memory: ClassVar[float] = 0.5
+    quick: ClassVar[dict[str, Any]] = {}
 
     block: int = field(
         default=0,

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import sqrt
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from offcomp.errors import InputError
 from offcomp.methods.base import CompressedMatrix, Hints, Report, all_ranks, choose_size, ignore_progress, store_dense
@@ -60,6 +60,8 @@ class ResidualAutoencoder:
     title: ClassVar[str] = "Autoencoder, residual"
     paper: ClassVar[str] = "after Banaei et al. 2023, arXiv 2302.04045; Zhou and Tao 2011"
     size_name: ClassVar[str] = "latent width"
+    memory: ClassVar[float] = 2.05
+    quick: ClassVar[dict[str, Any]] = {"rounds": 3, "steps": 40}
 
     preset: str = field(
         default="residual",

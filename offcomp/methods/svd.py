@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from offcomp.errors import InputError
 from offcomp.methods.base import CompressedMatrix, Hints, Report, all_ranks, choose_size, ignore_progress, store_dense
@@ -59,6 +59,8 @@ class SVD:
     title: ClassVar[str] = "SVD"
     paper: ClassVar[str] = "Eckart and Young 1936"
     size_name: ClassVar[str] = "rank"
+    memory: ClassVar[float] = 1.75
+    quick: ClassVar[dict[str, Any]] = {}
 
     preset: str = field(default="plain", metadata={"help": PRESET_HELP, "choices": tuple(PRESETS)})
     row_metric: str = field(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from offcomp.methods.base import CompressedMatrix, Hints, Report, choose_size, ignore_progress, store_dense
 from offcomp.numerics.accounting import Budget, Shapes
@@ -45,6 +45,8 @@ class Tucker:
     title: ClassVar[str] = "Tucker"
     paper: ClassVar[str] = "De Lathauwer, De Moor and Vandewalle 2000"
     size_name: ClassVar[str] = "rank"
+    memory: ClassVar[float] = 1.65
+    quick: ClassVar[dict[str, Any]] = {}
 
     slabs: int = field(
         default=0,

@@ -1,4 +1,4 @@
-"""Describe a model without its weights, or load it: safetensors only, no code of the model's own, no surprises.
+"""Describe a model without its weights, load it, or save it: safetensors only, no code of the model's own, no surprises.
 
 A folder or catalogue model never touches the network. Nothing is printed.
 """
@@ -103,6 +103,18 @@ def load(model: str) -> LoadedModel:
         network = _instantiated(checkpoint)
         check_finite(network)
         return LoadedModel(network, _tokenizer(checkpoint), info)
+
+
+def save(loaded: LoadedModel, folder: Path) -> None:
+    """Write a model as an ordinary transformers folder: config, safetensors in float32, and its tokenizer if it has one.
+
+    Raises:
+        ModelError: the folder cannot be written.
+    """
+    with _quiet(), _refusing(folder, "write"):
+        loaded.model.save_pretrained(folder)
+        if loaded.tokenizer is not None:
+            loaded.tokenizer.save_pretrained(folder)
 
 
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:

@@ -13,13 +13,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,11 @@ LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 HEADER_ALIGNMENT = 8
 NAMED_REASONS = 3
+DAMAGED_ZIP = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(RuntimeError, ValueError, EOFError, OSError),
+)
+DAMAGED_HEADER = (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
 NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """safetensors dtype -> how numpy reads its bytes; numpy has no bfloat16, so that one is read as its bits."""
@@ -114,7 +122,7 @@ def _npz(name: str, content: bytes) -> Iterator[Entry]:
                 raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are read")
             for member in archive.infolist():
                 yield _array(name, member.filename.removesuffix(".npy"), archive.read(member))
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
+    except DAMAGED_ZIP as error:
         raise InputError(f"{name!r} is no whole npz file ({error}); save it again with numpy.savez") from None
 
 
@@ -130,7 +138,7 @@ def _array(file: str, key: str, content: bytes) -> Entry:
     stream = io.BytesIO(content)
     try:
         shape, by_columns, dtype = NPY_HEADERS[npy.read_magic(stream)](stream)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, UnicodeDecodeError):
+    except DAMAGED_HEADER:
         raise InputError(f"{key!r} in {file!r} is no array of numbers; save it again with numpy.save") from None
     if dtype.hasobject:
         return key, "pickled objects", shape, b""

@@ -5,35 +5,44 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
+from pyarrow.parquet import ParquetFile
 
-from offcomp.errors import InputError
+from offcomp.errors import InputError, OffcompError
 from offcomp.files import home_folder, write_bytes
 from offcomp.models.catalogue import FAMILIES as MODEL_FAMILIES
 from offcomp.models.catalogue import MODELS, ModelInfo
 from offcomp.models.matrix_files import SUFFIXES, keep_upload
-from offcomp.tasks import FAMILIES, Task, TaskFamily, unfit
+from offcomp.plan_tasks import SUFFIXES as TABLES
+from offcomp.plan_tasks import own_task
+from offcomp.tasks import FAMILIES, Task, unfit
 from offcomp.ui import draft
-from offcomp.ui.frame import told
+from offcomp.ui.plain import plain
+from offcomp.ui.roots import ROOTS
 
 MEGABYTES = 50
 """Largest upload, as .streamlit/config.toml says; larger files are given by their path."""
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 ROWS_LOOKED_AT = 50
+LONGEST_NAME = 100
+DIGEST_DIGITS = 12
+MATRICES_PROBLEM, TABLE, TABLE_PROBLEM = "upload_matrices_problem", "upload_table", "upload_table_problem"
 BRING = """**A model of the catalogue** comes with its listing and its spectra:
 
 {catalogue}
 
 **A folder** on this machine with `config.json` and the weights as `.safetensors`, as `save_pretrained` writes it. Type its path
-under *Model* above. With the tokenizer's files in it the tasks can be run as well. Pickled weights (`.bin`, `.pt`) are refused,
-and so is a model that asks for code of its own.
+under *Model* above. It must lie below your home folder, the folder where the app was started, or, where `{roots}` names folders,
+below one of these. With the tokenizer's files in it the tasks can be run as well. Pickled weights (`.bin`, `.pt`) are refused, and
+so is a model that asks for code of its own.
 
 **A file of matrices**, uploaded below, becomes a model of its own: every matrix in it can be inspected, grouped and compressed.
 
-**A hub id** such as `owner/name`: what is in the local cache is used; anything else is downloaded, and needs a network.
+**A hub id** such as `owner/name`: what is in the local cache is used; anything else is downloaded if you say so, and needs a network.
 
 Weights are recognised in the families {families}. In any other the matrices are listed by their path, to be chosen by name.
 `offcomp modules MODEL` lists the same on the command line.
@@ -47,16 +56,21 @@ def bring_model() -> None:
     )
     families = ", ".join(family.name for family in MODEL_FAMILIES)
     with st.expander("Bring your own model or matrices"):
-        st.markdown(BRING.format(catalogue=catalogue, families=families))
-        st.file_uploader(
+        st.markdown(BRING.format(catalogue=catalogue, families=families, roots=ROOTS))
+        file = st.file_uploader(
             f"Matrices: {', '.join(SUFFIXES)}, at most {MEGABYTES} MB",
             [suffix.removeprefix(".") for suffix in SUFFIXES],
             key="upload_matrices",
             max_upload_size=MEGABYTES,
             on_change=_take_matrices,
         )
-        if problem := st.session_state.pop("upload_problem", ""):
-            st.error(problem, icon=":material/error:")
+        _show_problem(MATRICES_PROBLEM, file)
+
+
+def _show_problem(key: str, file: object) -> None:
+    """Why the file in an uploader could not be used."""
+    if file is not None and (problem := st.session_state.get(key)):
+        st.error(plain(problem), icon=":material/error:")
 
 
 def _install(command: str) -> str:
@@ -65,82 +79,125 @@ def _install(command: str) -> str:
 
 def _take_matrices() -> None:
     """Keep the file as a model, and make it that of the draft."""
-    file = st.session_state["upload_matrices"]
+    state, file = st.session_state, st.session_state["upload_matrices"]
+    state[MATRICES_PROBLEM] = ""
     if file is None:
         return
     try:
         folder = keep_upload(file.name, file.getvalue(), home_folder())
-    except InputError as error:
-        st.session_state["upload_problem"] = f"{error}."
+    except OffcompError as error:
+        state[MATRICES_PROBLEM] = f"{error}."
         return
-    st.session_state["model"] = str(folder)
+    state["model"] = str(folder)
     draft.forget_modules()
-    st.session_state["grouping"] = "module"  # of what is not recognised, nothing says what belongs together
+    state["grouping"] = "module"  # of what is not recognised, nothing says what belongs together
+
+
+@dataclass(frozen=True)
+class Table:
+    """An uploaded table: where it is kept in the home folder, and its columns. It stays with the draft, on every page."""
+
+    path: Path
+    columns: tuple[str, ...]
 
 
 def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
     """A table of one's own as a task beside the bundled ones; none while it is not complete."""
-    with st.expander("Examples of your own"):
+    table: Table | None = st.session_state.get(TABLE)
+    with st.expander("Examples of your own", expanded=table is not None):
         file = st.file_uploader(
             f"A table: {', '.join(TABLES)}, at most {MEGABYTES} MB",
             [suffix.removeprefix(".") for suffix in TABLES],
             key="upload_examples",
             max_upload_size=MEGABYTES,
+            on_change=_take_examples,
             help="One example a row. A column split (train, validation, test) is followed; without one, rows are dealt out.",
         )
-        if file is None:
+        _show_problem(TABLE_PROBLEM, file)
+        if table is None:
             return ()
-        with told():
-            return _asked_task(info, file.name, file.getvalue())
-    return ()
+        if file is None:  # an uploader forgets its file when its page is left
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{plain(table.path.name)}**", width="stretch")
+                st.button("Remove", key="upload_remove", icon=":material/close:", on_click=lambda: st.session_state.pop(TABLE))
+        return _asked_task(info, table)
 
 
-def _asked_task(info: ModelInfo, name: str, content: bytes) -> tuple[Task, ...]:
-    """The task that is made of a table. Raises InputError where it cannot be read."""
-    columns = columns_of(name, content)
-    fitting = [family for family in FAMILIES.values() if unfit(Task("x", family.name, name), info.architecture) is None]
-    family = st.selectbox("What the model does", fitting, format_func=lambda family: family.title, key="upload_family")
-    if family is None:
+def _take_examples() -> None:
+    """Keep the table in the home folder and its columns in the session, so that it is read once."""
+    state, file = st.session_state, st.session_state["upload_examples"]
+    state.pop(TABLE, None)
+    state[TABLE_PROBLEM] = ""
+    if file is None:
+        return
+    try:
+        state[TABLE] = keep_table(file.name, file.getvalue(), home_folder())
+    except OffcompError as error:
+        state[TABLE_PROBLEM] = f"{error}."
+
+
+def _asked_task(info: ModelInfo, table: Table) -> tuple[Task, ...]:
+    """The task that is made of a table: what the model does with it, and which column is which."""
+    fitting = [name for name in FAMILIES if unfit(Task("x", name, str(table.path)), info.architecture) is None]
+    if not fitting:
+        st.caption("This model reads no text, so the table is left out.")
         return ()
-    pair = len(family.inputs) > 1 and st.toggle("Two texts an example", key="upload_pair")
+    if st.session_state.get("upload_family") not in fitting:
+        st.session_state["upload_family"] = fitting[0]
+    chosen_family = st.selectbox(
+        "What the model does",
+        fitting,
+        format_func=lambda name: FAMILIES[name].title,
+        key="upload_family",
+        persist_state="session",
+    )
+    family = FAMILIES[str(chosen_family)]
+    pair = len(family.inputs) > 1 and st.toggle("Two texts an example", key="upload_pair", persist_state="session")
     wanted = [*family.inputs[-1 if pair else 0], *([family.target] if family.target else [])]
+    columns, digest = table.columns, table.path.parent.name
     chosen = {}
     with st.container(horizontal=True):
         for place, column in enumerate(wanted):
             usual = columns.index(column) if column in columns else min(place, len(columns) - 1)
-            chosen[column] = str(st.selectbox(column, columns, usual, key=f"upload_column_{column}_{name}"))
+            key = f"upload_column_{column}_{digest}"
+            chosen[column] = str(st.selectbox(column, columns, usual, key=key, persist_state="session"))
     if len(set(chosen.values())) < len(chosen):
         st.warning(f"One column serves as {' and '.join(chosen)}; choose a column for each.")
         return ()
-    return (_kept_task(name, content, family, chosen),)
+    renamed = {column: named for column, named in chosen.items() if column != named}
+    return (own_task(str(table.path), family.name, renamed, source="Uploaded"),)
+
+
+def keep_table(name: str, content: bytes, home: Path) -> Table:
+    """Keep a table in this home; the same file has the same place. Raises InputError, and StorageError where it cannot be written."""
+    columns = tuple(columns_of(name, content))
+    stem, suffix = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).stem).strip(".-"), Path(name).suffix.lower()
+    path = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS] / f"{stem[:LONGEST_NAME] or 'table'}{suffix}"
+    if not path.is_file():
+        write_bytes(path, content)
+    return Table(path, columns)
 
 
 def columns_of(name: str, content: bytes) -> list[str]:
-    """Names of the columns of a table. Raises InputError."""
+    """Names of the columns of a table, from its start or its schema. Raises InputError."""
     suffix = Path(name).suffix.lower()
     try:
         if suffix == ".parquet":
-            table = pd.read_parquet(io.BytesIO(content))
-        elif suffix == ".jsonl":
-            table = pd.read_json(io.BytesIO(content), lines=True, nrows=ROWS_LOOKED_AT)
+            file = ParquetFile(io.BytesIO(content))
+            columns, empty = file.schema_arrow.names, not file.metadata.num_rows
         else:
-            separator = "\t" if suffix == ".tsv" else ","
-            table = pd.read_csv(io.BytesIO(content), sep=separator, nrows=ROWS_LOOKED_AT, encoding_errors="replace")
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise descends from these
-        raise InputError(f"{name!r} cannot be read as {suffix} ({str(error).splitlines()[0][:200]}); check the file") from None
-    if table.empty:
+            table = _start(suffix, io.BytesIO(content))
+            columns, empty = [str(column) for column in table.columns], table.empty
+    except (ValueError, OSError, pa.ArrowException) as error:  # what pandas raises descends from the first
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{name!r} cannot be read as {suffix} ({said}); check the file") from None
+    if empty:
         raise InputError(f"{name!r} has no row; give a table with a heading and one example a row")
-    return [str(column) for column in table.columns]
+    return columns
 
 
-def _kept_task(name: str, content: bytes, family: TaskFamily, columns: dict[str, str]) -> Task:
-    """The table in the home folder, as a task with this mapping."""
-    path = home_folder() / "uploads" / hashlib.sha256(content).hexdigest()[:12] / _plain(name)
-    if not path.is_file():
-        write_bytes(path, content)
-    renamed = {column: named for column, named in columns.items() if column != named}
-    return Task(_plain(Path(name).stem)[:40], family.name, str(path), Path(name).stem[:60], renamed, source="Uploaded")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-") or "table"
+def _start(suffix: str, content: io.BytesIO) -> pd.DataFrame:
+    """The first rows of a table of text."""
+    if suffix == ".jsonl":
+        return pd.read_json(content, lines=True, nrows=ROWS_LOOKED_AT)
+    return pd.read_csv(content, sep="\t" if suffix == ".tsv" else ",", nrows=ROWS_LOOKED_AT, encoding_errors="replace")

@@ -16,7 +16,7 @@ from offcomp.plan import Group, Plan, make_groups, name_groups
 from offcomp.tasks import Task, find_task, usual_tasks
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
-from offcomp.ui.link import OWN, OwnGroup
+from offcomp.ui.link import OWN, RATIOS, OwnGroup
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,19 @@ def choose_model() -> str:
         help="A model of the catalogue, or type the path of a folder with config.json and safetensors, or a hub id.",
     )
     return str(chosen or MODELS[0].name)
+
+
+def choose_ratio(of: str) -> float:
+    """The draft's ratio; the help says of what."""
+    ratio = st.select_slider(
+        "Compression ratio",
+        RATIOS,
+        key="ratio",
+        format_func=lambda value: f"{value:g}x",
+        persist_state="session",
+        help=f"Original divided by stored, of {of}.",
+    )
+    return float(ratio)
 
 
 def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:

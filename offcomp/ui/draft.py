@@ -12,7 +12,7 @@ for and cannot be had is said on the page, and left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import Any
 
@@ -25,13 +25,15 @@ from offcomp.tasks import WITHOUT_TEXT
 from offcomp.ui.link import FIELDS, OWN, OwnGroup, short
 
 DEFAULT_KINDS = ("query", "key")
-RUNS = "runs"
-"""Of the URL: the runs that are compared, which `selection` reads and writes. They go along to every page."""
+RUNS, EVERY_RUN = "runs", "all"
+"""Of the URL: the runs that are compared, which `selection` reads and writes, and all of them. They go along to every page."""
 WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 
 OPTIONS = "options"
 """Of the URL: a JSON object of the options that are not as at first, by the role of their method."""
+MOST_NAMED = 8
+"""Of what there is instead of something that a link asks for."""
 
 
 def restore() -> None:
@@ -74,20 +76,28 @@ def share() -> None:
         st.query_params.from_dict(wanted)
 
 
-def view(name: str, key: str, choices: Sequence[str]) -> None:
+def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str] = str) -> None:
     """Before a widget with this key: at first it is as the link says, and from then on the link says how it is.
 
     The first of the choices is the usual one, which the link does not name; a choice that is no longer there gives way to it.
+    `write` gives the text of a choice in the link.
     """
     state, asked = st.session_state, st.query_params.get(name)
     if state.get(key) not in choices:
-        state[key] = asked if asked in choices else choices[0]
-        if asked is not None and asked not in choices:
-            _complain(f"{name} {asked!r}", f"there are {', '.join(choices)}")
-    if state[key] == choices[0]:
+        found = {write(choice): choice for choice in choices}
+        if key not in state and asked is not None and asked not in found:
+            more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+            _complain(f"{name} {asked!r}", f"there are {', '.join([*found][:MOST_NAMED])}{more}")
+        state[key] = found[asked] if asked in found else choices[0]
+    note(name, write(state[key]), write(choices[0]))
+
+
+def note(name: str, text: str, usual: str) -> None:
+    """Have the link say this, where it is not the usual."""
+    if text == usual:
         st.query_params.pop(name, None)
     else:
-        st.query_params[name] = state[key]
+        st.query_params[name] = text
 
 
 def show_problems() -> None:
@@ -114,7 +124,7 @@ def summary() -> str:
 def compared() -> str:
     """The runs that are compared, in words; empty where none is named yet."""
     names = [name for name in st.query_params.get(RUNS, "").split(",") if name]
-    return "all runs" if names == ["all"] else f"{len(names)} run{'s' * (len(names) != 1)}" if names else ""
+    return "all runs" if names == [EVERY_RUN] else f"{len(names)} run{'s' * (len(names) != 1)}" if names else ""
 
 
 def model() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from offcomp.continuations import tells_next_words
 from offcomp.example_charts import (
     CELLS,
     LISTED,
@@ -31,6 +32,8 @@ from offcomp.paired import same_test
 from offcomp.results import result_of, short_names, with_provenance
 from offcomp.runs import Run
 from offcomp.scores import Score, metric_of, on_task, sentence_start, task_title
+from offcomp.ui import draft
+from offcomp.ui.continuations import show_continuations
 from offcomp.ui.frame import palette
 from offcomp.ui.results import show_chart
 
@@ -53,11 +56,13 @@ def show_examples(runs: Sequence[Run]) -> None:
         return
     names = short_names(runs)
     answer = st.empty()
-    run, task = _choose(scored, names)
+    run, task, second = _choose(scored, names)
     if len(scored) < len(runs):
         st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not offered: they were not scored on a task.")
     score = score_of(run, task)
     answer.markdown((outcome_answer if has_classes(score) else shift_answer)(run, task))
+    if tells_next_words(score):
+        show_continuations(run, second, task, names)
     listed = shift_table(run, task)
     if has_classes(score):
         left, right = st.columns([5, 6], gap="large")
@@ -68,35 +73,34 @@ def show_examples(runs: Sequence[Run]) -> None:
     else:
         _shift(run, score, listed)
     _table(run, task, score, listed)
-    _beside(scored, run, task, names)
+    _beside(run, second, task, names)
 
 
-def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str]:
-    """The run that is looked at, and one of its tasks."""
+def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str, Run | None]:
+    """The run that is looked at, one of its tasks, and the run beside it where another one was scored on the same examples."""
     by_id = {run.id: run for run in runs}
     with st.container(horizontal=True, gap="medium"):
-        _keep(RUN, list(by_id))
-        run = by_id[
-            st.selectbox("Run", list(by_id), key=RUN, format_func=names.__getitem__, persist_state="session", width=300)
-        ]
+        run = by_id[_ask_run("Run", "run", RUN, by_id, names)]
         titles = {task: task_title(task, score) for task, score in result_of(run)["scores"].items()}
-        _keep(TASK, list(titles))
+        draft.view("task", TASK, list(titles))
         task = st.segmented_control(
             "Task", list(titles), key=TASK, format_func=titles.__getitem__, required=True, persist_state="session"
         )
-    return run, str(task)
+        rivals = {other.id: other for other in runs if other.id != run.id and same_test(run, other, str(task))}
+        second = _ask_run("Beside it", "beside", BESIDE, rivals, names) if len(rivals) > 1 else next(iter(rivals), None)
+    return run, str(task), rivals[second] if second else None
 
 
-def _keep(key: str, options: Sequence[str]) -> None:
-    """The first option where the one of before is not offered."""
-    if st.session_state.get(key) not in options:
-        st.session_state[key] = options[0]
+def _ask_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[str, str]) -> str:
+    """One of these runs, which the link names as well."""
+    draft.view(name, key, list(runs))
+    return str(st.selectbox(label, list(runs), key=key, format_func=names.__getitem__, persist_state="session", width=300))
 
 
 def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
     """What became of all answers; returns the listed examples of the chosen outcome."""
     table, place = outcome_table(score), st.container()
-    _keep(OUTCOME, [CHANGED, *CELLS])
+    draft.view("outcome", OUTCOME, [CHANGED, *CELLS])
     outcome = st.segmented_control(
         "Outcome",
         [CHANGED, *CELLS],
@@ -194,25 +198,13 @@ def _formats(score: Score, first: str = "", second: str = "") -> dict[str, Any]:
     }
 
 
-def _beside(runs: Sequence[Run], run: Run, task: str, names: dict[str, str]) -> None:
+def _beside(run: Run, second: Run | None, task: str, names: dict[str, str]) -> None:
     """The same examples by two runs."""
     st.subheader("Do two runs fail on the same examples?")
-    rivals = {other.id: other for other in runs if other.id != run.id and same_test(run, other, task)}
-    if not rivals:
+    if second is None:
         what = on_task(task, score_of(run, task))
         st.caption(f"Choose a second run above that was scored for {what} on the same examples, to see both side by side.")
         return
-    _keep(BESIDE, list(rivals))
-    second = rivals[
-        st.selectbox(
-            f"{names[run.id]} beside",
-            list(rivals),
-            key=BESIDE,
-            format_func=names.__getitem__,
-            persist_state="session",
-            width=300,
-        )
-    ]
     pair = names[run.id], names[second.id]
     st.markdown(beside_answer(run, second, pair, task))
     table = beside_table(run, second, task)

@@ -9,11 +9,10 @@ from offcomp.grouping import STACK_HELP, STACKS, group_shape
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.surveys import BEST, estimated_seconds
 from offcomp.theme import KIND_TITLES
+from offcomp.ui import draft
 from offcomp.ui.jobs import end_survey, request_survey
 
 KINDS, RATIO, STACKING = "groups_kinds", "groups_ratio", "groups_stacking"
-PARAMETERS = {KINDS: "kinds", RATIO: "at", STACKING: "stacked"}
-"""Of the URL."""
 DEFAULT_KIND, DEFAULT_RATIO = "attention_output", 2.0
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
 PATIENT_SECONDS = 60.0
@@ -27,9 +26,9 @@ STACKING_HELP = {"best": "In each pair and each merge the stacking with the leas
 def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
     """The modules of the chosen kinds, the compression ratio, and the stacking shown."""
     kinds = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default))
-    _follow_link(kinds)
-    state = st.session_state
-    state[KINDS] = [kind for kind in state[KINDS] if kind in kinds] or _first_kinds(info, kinds)
+    _view_kinds(info, kinds)
+    draft.view("at", RATIO, (DEFAULT_RATIO, *RATIOS), "{:g}".format)
+    draft.view("stacked", STACKING, (BEST, *STACKS))
     left, middle, right = st.columns([6, 2, 4], gap="medium")
     left.pills(
         "Kinds that are compared",
@@ -57,7 +56,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         required=True,
         help="  \n".join(f"**{name}**: {text}" for name, text in STACKING_HELP.items()),
     )
-    _share()
+    state = st.session_state
     return tuple(spec for spec in info.modules if spec.kind in state[KINDS]), float(state[RATIO]), str(state[STACKING])
 
 
@@ -67,37 +66,17 @@ def _first_kinds(info: ModelInfo, kinds: list[str]) -> list[str]:
     return [DEFAULT_KIND] if DEFAULT_KIND in several else several[:1] or kinds[:1]
 
 
-def _follow_link(kinds: list[str]) -> None:
-    """Take from the URL what it asks for, at the first visit of a session; say what cannot be had."""
-    state, asked = st.session_state, st.query_params
-    if KINDS not in state and (text := asked.get(PARAMETERS[KINDS])):
-        state[KINDS] = [kind for kind in text.split(",") if kind in kinds]
-        if missing := [kind for kind in text.split(",") if kind not in kinds]:
+def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
+    """As `draft.view`, of several kinds at once: at first those of the link; what the model lacks is said and left out."""
+    state = st.session_state
+    if KINDS not in state:
+        state[KINDS] = [kind for kind in st.query_params.get("kinds", "").split(",") if kind]
+        if missing := [kind for kind in state[KINDS] if kind not in kinds]:
             st.warning(
                 f"The link asks for {', '.join(missing)[:100]}; this model has {', '.join(kinds)}.", icon=":material/link_off:"
             )
-    if RATIO not in state and (text := asked.get(PARAMETERS[RATIO])):
-        found = [ratio for ratio in RATIOS if f"{ratio:g}" == text]
-        if not found:
-            st.warning(f"The link asks for a ratio of {text[:20]}; {DEFAULT_RATIO:g}x is shown.", icon=":material/link_off:")
-        state[RATIO] = (found or [DEFAULT_RATIO])[0]
-    if STACKING not in state and asked.get(PARAMETERS[STACKING]) in STACKS:
-        state[STACKING] = asked[PARAMETERS[STACKING]]
-    state.setdefault(KINDS, [])
-    state.setdefault(RATIO, DEFAULT_RATIO)
-    state.setdefault(STACKING, BEST)
-
-
-def _share() -> None:
-    """Write what is not as at first into the URL."""
-    state = st.session_state
-    texts = {KINDS: ",".join(state[KINDS]), RATIO: f"{state[RATIO]:g}", STACKING: state[STACKING]}
-    usual = {KINDS: DEFAULT_KIND, RATIO: f"{DEFAULT_RATIO:g}", STACKING: BEST}
-    for key, name in PARAMETERS.items():
-        if texts[key] != usual[key]:
-            st.query_params[name] = texts[key]
-        else:
-            st.query_params.pop(name, None)
+    state[KINDS] = [kind for kind in state[KINDS] if kind in kinds] or _first_kinds(info, kinds)
+    draft.note("kinds", ",".join(state[KINDS]), DEFAULT_KIND)
 
 
 def explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:

@@ -36,11 +36,12 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.spectra import MatrixSpectrum, find
 from offcomp.ui import draft
 from offcomp.ui.frame import palette, told
-from offcomp.ui.inspect_choices import ORDER, TIMES, ZOOM, choose_module, choose_rank, follow_link, remember
+from offcomp.ui.inspect_choices import choose_module, choose_rank
 from offcomp.ui.jobs import request_view
 from offcomp.views import ORDERS, View, read_view, view_path
 
-FAILED = "inspect_failed"
+FAILED, ORDER, TIMES = "inspect_failed", "inspect_order", "inspect_times"
+ZOOM = 5
 POLL_SECONDS = 1.0
 BLOCK_COLUMNS = {
     "side": "Side",
@@ -67,7 +68,8 @@ def _show_matrix(info: ModelInfo) -> None:
     left, right = st.columns([5, 7], gap="medium")
     with left:
         spec = choose_module(info)
-    follow_link()
+    draft.view("order", ORDER, list(ORDERS))
+    draft.view("residual", TIMES, (False, True), lambda zoomed: str(ZOOM if zoomed else 1))
     path = view_path(info, spec, home_folder())
     view = read_view(path, spec.shape, st.session_state[ORDER])
     values = find(info, (spec,), "rows", home_folder()) if view is None else view.values
@@ -125,8 +127,6 @@ def _choose_drawing() -> None:
         persist_state="session",
     )
     st.toggle(f"Residual x{ZOOM}", key=TIMES, persist_state="session", help="Stretch the colours of the residual alone.")
-    remember("order", st.session_state[ORDER], next(iter(ORDERS)))
-    remember("residual", str(ZOOM) if st.session_state[TIMES] else "", "")
 
 
 def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:

@@ -1,4 +1,4 @@
-"""What the page Inspect asks for: a module, a rank, how the maps are drawn; a link has all of them."""
+"""What the page Inspect asks for: a module and a rank; a link has both."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
 from offcomp.spectra import DENSE, svd_rank
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
-from offcomp.views import ORDERS
 
-MODULE, ORDER, TIMES = "inspect_module", "inspect_order", "inspect_times"
-ZOOM = 5
+MODULE = "inspect_module"
 RANK_HELP = (
     "How many components of the singular value decomposition are kept. "
     "At first as many as the draft's compression ratio leaves room for."
@@ -49,21 +47,6 @@ def _title(spec: ModuleSpec) -> str:
     return title[0].upper() + title[1:]
 
 
-def follow_link() -> None:
-    """Order and magnification as the link says, the first time."""
-    asked, state = st.query_params, st.session_state
-    state.setdefault(ORDER, asked["order"] if asked.get("order") in ORDERS else next(iter(ORDERS)))
-    state.setdefault(TIMES, asked.get("residual") == str(ZOOM))
-
-
-def remember(name: str, value: object, default: object) -> None:
-    """Put a choice of this page into the URL where it is not the usual one."""
-    if value == default:
-        st.query_params.pop(name, None)
-    elif st.query_params.get(name) != str(value):
-        st.query_params[name] = str(value)
-
-
 def choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
     """A rank, at first the one that SVD gets at the draft's ratio, or the one that the link asks for."""
     most = min(spec.shape)
@@ -75,7 +58,7 @@ def choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
     if key not in st.session_state:
         st.session_state[key] = _asked_rank(most, spec.name) or usual
     rank = int(st.slider("Rank", 1, most, key=key, persist_state="session", help=RANK_HELP))
-    remember("rank", rank, usual)
+    draft.note("rank", str(rank), str(usual))
     return rank
 
 

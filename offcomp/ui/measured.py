@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from pandas.api.types import is_float_dtype
 
-from offcomp.measurement_charts import TITLES_OF_SIZES, sensitivity_figure, sweep_figure
+from offcomp.measurement_charts import sensitivity_figure, sweep_figure
 from offcomp.measurements import (
     ALONE,
     STACKED,
@@ -50,36 +51,26 @@ def choose_model(models: list[str]) -> str:
 
 def choose_view(document: Document) -> tuple[str, str, str]:
     """Task, denominator of the ratio, and grouping."""
-    titles = tasks_of(document)
-    for name, key, values in (("task", TASK, titles), ("size", SIZE, TITLES_OF_SIZES), ("matrices", MATRICES, BRIEF_GROUPINGS)):
-        draft.view(name, key, list(values))
     with st.container(horizontal=True, gap="small"):
-        task = st.segmented_control(
-            "Task",
-            list(titles),
-            format_func=titles.__getitem__,
-            key=TASK,
-            persist_state="session",
-            required=True,
-        )
-        denominator = st.segmented_control(
-            "Size of",
-            list(TITLES_OF_SIZES),
-            format_func=BRIEF_SIZES.__getitem__,
-            key=SIZE,
-            persist_state="session",
-            required=True,
-            help=DENOMINATOR_HELP,
-        )
-        grouping = st.segmented_control(
-            "Matrices",
-            list(BRIEF_GROUPINGS),
-            format_func=BRIEF_GROUPINGS.__getitem__,
-            key=MATRICES,
-            persist_state="session",
-            required=True,
-        )
-    return str(task), str(denominator), str(grouping)
+        task = _choose("Task", "task", TASK, tasks_of(document))
+        denominator = _choose("Size of", "size", SIZE, BRIEF_SIZES, DENOMINATOR_HELP)
+        grouping = _choose("Matrices", "matrices", MATRICES, BRIEF_GROUPINGS)
+    return task, denominator, grouping
+
+
+def _choose(label: str, name: str, key: str, titles: Mapping[str, str], help_text: str | None = None) -> str:
+    """One of a few, at first as the link says."""
+    draft.view(name, key, list(titles))
+    chosen = st.segmented_control(
+        label,
+        list(titles),
+        format_func=titles.__getitem__,
+        key=key,
+        persist_state="session",
+        required=True,
+        help=help_text,
+    )
+    return str(chosen)
 
 
 def show_sweep(document: Document, task: str, denominator: str, grouping: str) -> None:

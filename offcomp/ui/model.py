@@ -28,10 +28,9 @@ from offcomp.model_tables import (
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.ui import draft
-from offcomp.ui.choices import choose_model
+from offcomp.ui.choices import choose_model, choose_ratio
 from offcomp.ui.frame import palette, style, told
 from offcomp.ui.jobs import model_info, request_spectra
-from offcomp.ui.link import RATIOS
 
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
 COLOUR_HELP = (
@@ -81,7 +80,7 @@ def _explore(info: ModelInfo, colour: str) -> None:
         deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_BESIDE
         left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
         with left:
-            ratio = _choose_ratio() if colour == COMPRESSIBLE else 0.0
+            ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
             errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
             table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
             answer.markdown(compressible_answer(table, ratio) if ratio else parameters_answer(info))
@@ -91,19 +90,6 @@ def _explore(info: ModelInfo, colour: str) -> None:
         with right:
             _show_picked(info, table, ratio)
     draft.share()
-
-
-def _choose_ratio() -> float:
-    """The draft's ratio."""
-    ratio = st.select_slider(
-        "Compression ratio",
-        RATIOS,
-        key="ratio",
-        format_func=lambda value: f"{value:g}x",
-        persist_state="session",
-        help="Original divided by stored, of each matrix alone. The same ratio as on Compress.",
-    )
-    return float(ratio)
 
 
 def _storage() -> tuple[str, str]:

@@ -13,7 +13,8 @@ import streamlit as st
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 from streamlit.delta_generator import DeltaGenerator
 
-from offcomp.answers import answer, megabytes, percent, provenance, smaller
+from offcomp.answers import answer, megabytes, origin_text, percent, provenance, smaller
+from offcomp.bundled import origin
 from offcomp.first_chart import error_svg
 from offcomp.report import comparison_document, comparison_tables, html_report
 from offcomp.result_charts import (
@@ -54,6 +55,7 @@ METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreeme
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
 TALL_CHART_PIXELS = 640
+EXPORTS_PIXELS = 140
 UNIT = "compare_unit"
 SIZE_UNITS = ("bytes", "parameters")
 HIDDEN_COLUMNS = ("role", "symbol")
@@ -118,7 +120,7 @@ def _card(run: Run, *, brief: bool, with_model: bool) -> None:
     """The figures of one run; `brief` leaves out what a first look can do without."""
     with st.container(border=True, key=f"card_{run.id}"):
         about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {run.plan.model}" if with_model else "")
-        st.markdown(f"**{method_title(run)}** {about}")
+        st.markdown(f"**{method_title(run)}** {about}, {origin(run)}", help=origin_text(run))
         with st.container(horizontal=True, gap="small"):
             for name, kind, value, note in _metrics(run, brief):
                 usual = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
@@ -269,6 +271,18 @@ def show_downloads(runs: Sequence[Run]) -> None:
         f"versions. First run: {provenance(runs)}. Without a browser:"
     )
     st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
+    _show_exports([run for run in runs[:MOST_IN_DETAIL] if run.has_weights])
+
+
+def _show_exports(runs: Sequence[Run]) -> None:
+    """The command that writes the compressed weights of each run to a folder; bundled runs have none."""
+    if runs:
+        st.caption(
+            "The compressed weights of your own runs, each in a folder with a list of every stored tensor. `--dense` adds the "
+            "whole model, which transformers loads; `offcomp verify` checks the folder."
+        )
+        lines = "\n".join(f"offcomp export {run.id} offcomp-{run.id}" for run in runs)
+        st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
 
 
 def _as_csv(table: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ import streamlit as st
 
 from offcomp.results import method_title
 from offcomp.runs import Run, RunStore
+from offcomp.ui import draft
 from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
 
@@ -47,7 +48,12 @@ def list_runs() -> None:
     place = str(store.folder).replace(str(Path.home()), "~", 1)
     left.markdown(f"{len(runs)} runs: {done} done, {sum(not run.ended for run in runs)} under way. They live in `{place}`.")
     if done:
-        right.page_link("pages/compare.py", label="Compare the finished ones", icon=":material/compare_arrows:")
+        right.page_link(
+            "pages/compare.py",
+            label="Compare the finished ones",
+            icon=":material/compare_arrows:",
+            query_params={draft.RUNS: draft.EVERY_RUN},
+        )
     st.fragment(_cards, run_every=POLL_SECONDS if busy else None)(busy)
 
 
@@ -96,7 +102,9 @@ def _progress(run: Run) -> None:
 def _actions(run: Run) -> None:
     if run.ended:
         if run.status == "done":
-            st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
+            st.page_link(
+                "pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={draft.RUNS: run.id}
+            )
         else:
             st.button("Run again", key=f"again_{run.id}", on_click=_again, args=(run,), width="stretch")
         st.button(

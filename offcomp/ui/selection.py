@@ -9,13 +9,11 @@ import streamlit as st
 from offcomp.bundled import bundled_runs
 from offcomp.results import default_selection, label, unfinished_siblings
 from offcomp.runs import Run, RunStore
+from offcomp.ui import draft
 
 SELECTION = "compare_runs"
 PROBLEMS = "compare_problems"
 WRITTEN = "compare_written"
-PARAMETER = "runs"  # of the URL
-EVERY = "all"
-"""In the URL: every finished run of this home. Hundreds of names would make no link."""
 FOLDED_FROM = 9
 """More chosen runs than these are folded away, so that the page's answer stays in sight."""
 SIBLINGS_SHOWN = 3
@@ -49,11 +47,11 @@ def choose_runs() -> list[Run]:
 
 def _follow_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
     """Take the runs that the URL names, where it names others than the page wrote; at first the newest that belong together."""
-    state, asked = st.session_state, st.query_params.get(PARAMETER, "")
+    state, asked = st.session_state, st.query_params.get(draft.RUNS, "")
     if SELECTION in state and asked in ("", state.get(WRITTEN)):
         return
     finished = {run.id for run in [*own, *bundled]}
-    names = [run.id for run in own] if asked == EVERY else [name for name in dict.fromkeys(asked.split(",")) if name]
+    names = [run.id for run in own] if asked == draft.EVERY_RUN else [name for name in dict.fromkeys(asked.split(",")) if name]
     state[PROBLEMS] = [_problem(name, everything) for name in names if name not in finished]
     state[SELECTION] = [name for name in names if name in finished] or default_selection(own, bundled)
 
@@ -83,13 +81,10 @@ def _choose(names: list[str]) -> None:
 
 
 def _write(chosen: Sequence[str], own: Sequence[str]) -> None:
-    """The choice into the URL."""
-    text = EVERY if len(chosen) > FOLDED_FROM and set(chosen) == set(own) else ",".join(chosen)
+    """The choice into the URL; every finished run of this home has one word there, as hundreds of names would make no link."""
+    text = draft.EVERY_RUN if len(chosen) > FOLDED_FROM and set(chosen) == set(own) else ",".join(chosen)
     st.session_state[WRITTEN] = text
-    if text:
-        st.query_params[PARAMETER] = text
-    else:
-        st.query_params.pop(PARAMETER, None)
+    draft.note(draft.RUNS, text, usual="")
 
 
 def _problem(name: str, everything: Sequence[Run]) -> str:

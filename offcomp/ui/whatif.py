@@ -1,32 +1,43 @@
-"""The live side of Compress: exact SVD error and sizes at a ratio, what has been measured, and the button that runs it."""
+"""The live side of Compress: exact SVD error and sizes at a ratio, what else is known of it, and the button that runs it."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 
-from offcomp.bundled import bundled_runs
-from offcomp.charts import error_curve_figure, error_curve_table, prediction_table
-from offcomp.errors import InputError
+from offcomp.charts import ESTIMATED, error_curve_figure, error_curve_table, prediction_table
 from offcomp.files import home_folder
+from offcomp.known_errors import (
+    Measured,
+    error_point_table,
+    estimated,
+    groups_of,
+    measured_of,
+    measurement_of,
+)
 from offcomp.methods import method_of_role
 from offcomp.plan import Plan, members, validate
 from offcomp.prediction import Prediction, predict
-from offcomp.results import overall_error
-from offcomp.runs import Run, RunStore, run_id
+from offcomp.results import with_provenance
+from offcomp.runs import Run, RunStore
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui import draft
-from offcomp.ui.choices import Choices
+from offcomp.ui.cards import Known, answer_of, show_answers
+from offcomp.ui.choices import Choices, choose_ratio
+from offcomp.ui.cost import show_cost
 from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra
 from offcomp.ui.link import RATIOS
 
 POLL_SECONDS = 1.0
-CARDS_ABREAST = 2
 NAMED_METHODS = 3
+HIGHEST_DRAWN = 50
+MOST_SOURCES = 20
 
 
 def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
@@ -42,22 +53,19 @@ def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
     return relative_error(spectra, [group.size if group.form != "dense" else None for group in prediction.groups])
 
 
-def finished_run(plan: Plan, choices: Choices) -> Run | None:
-    """A finished run with these groups: one's own of this very plan, or a bundled one with whatever tasks."""
-    try:
-        run = RunStore().get(run_id(plan, choices.info.fingerprint))
-    except InputError:
-        wanted = _id_without_tasks(plan, choices.info.fingerprint)
-        return next((run for run in bundled_runs() if _id_without_tasks(run.plan, _fingerprint(run)) == wanted), None)
-    return run if run.status == "done" else None
+def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
+    """What was measured on these weights; worked out anew only when there are other runs than last time."""
+    stamp = tuple((run.id, run.status, run.submitted) for run in runs)
+    return _measurements(stamp, fingerprint, runs)
 
 
-def _id_without_tasks(plan: Plan, fingerprint: str) -> str:
-    return run_id(replace(plan, tasks=()), fingerprint)
-
-
-def _fingerprint(run: Run) -> str:
-    return str(run.result["model"]["fingerprint"]) if run.result else ""
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _measurements(
+    stamp: tuple[tuple[str, str, float], ...],  # noqa: ARG001  # names the runs, which have no hash
+    fingerprint: str,
+    _runs: Sequence[Run],
+) -> list[Measured]:
+    return measured_of(_runs, fingerprint)
 
 
 def what_if(choices: Choices) -> None:
@@ -68,14 +76,7 @@ def what_if(choices: Choices) -> None:
 
 
 def _what_if(choices: Choices) -> None:
-    ratio = st.select_slider(
-        "Compression ratio",
-        RATIOS,
-        key="ratio",
-        format_func=lambda value: f"{value:g}x",
-        persist_state="session",
-        help="Original divided by stored, of the chosen modules.",
-    )
+    ratio = choose_ratio("the chosen modules")
     plans = {role: choices.plan(role, ratio) for role in choices.methods}
     reference = replace(choices, options={}).plan("svd", ratio)
     for plan in (reference, *plans.values()):
@@ -84,17 +85,78 @@ def _what_if(choices: Choices) -> None:
     predictions = {role: predict(plan, choices.info) for role, plan in plans.items()}
     plain = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
     exact = spectra if plain else None  # other presets of SVD do not have the error that the spectrum tells
-    _answer(choices, plans, predictions, exact, ratio)
-    _run_button(choices, plans, predictions)
+    runs = RunStore().all()
+    measured = measurements(runs, choices.info.fingerprint)
+    table = error_curve_table(choices.info, reference, spectra or [], [r for r in RATIOS if r <= HIGHEST_DRAWN and spectra])
+    known = {role: _known(plans[role], predictions[role], exact if role == "svd" else None, measured, table) for role in plans}
+    st.markdown(_sentence(choices, predictions, exact, ratio))
+    show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
+    _run_button(choices, ratio, plans, predictions, runs)
     if spectra is None:
         _wait_for_spectra(reference)
     else:
-        table = error_curve_table(choices.info, reference, spectra, [r for r in RATIOS if r <= 50])
-        figure = error_curve_figure(table, ratio, choices.unit, palette())
-        st.plotly_chart(
-            figure, theme=None, key="error_curve", alt="Relative error of SVD at each compression ratio, as a line."
-        )
+        same = [m for m in measured if m.groups == groups_of(reference)]
+        _show_errors(choices, ratio, table, same, list(known.values()))
     _details(plans, predictions, exact)
+
+
+def _known(
+    plan: Plan, prediction: Prediction, spectra: list[Spectrum] | None, measured: Sequence[Measured], table: pd.DataFrame
+) -> Known:
+    """What is known of the error of a plan. An estimate is made only where nothing better is known."""
+    if not prediction.feasible:
+        return Known()
+    exact = svd_error(spectra, prediction) if spectra is not None else None
+    found = measurement_of(plan, measured)
+    if exact is not None or found is not None:
+        return Known(exact, found)
+    achieved = prediction.model["chosen"][f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
+    return Known(estimated=estimated(plan, achieved, measured, table))
+
+
+def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list[Measured], known: Sequence[Known]) -> None:
+    """The chart of SVD's error with what was measured and estimated of these groups, and where these come from."""
+    points = error_point_table(same, [each.estimated for each in known if each.estimated], choices.unit)
+    exact = choices.dtype == "float32"
+    figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
+    alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
+    st.plotly_chart(figure, theme=None, key="error_curve", alt=alt, config={"displaylogo": False})
+    st.caption(_reading(points, exact))
+    if len(points):
+        _sources(choices, points, same)
+
+
+def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured]) -> None:
+    """Where each mark of the chart comes from, in words, and all of it as a file."""
+    with st.expander("Where each mark comes from"):
+        shown = points.tail(MOST_SOURCES)
+        for row in shown.to_dict("records"):
+            st.caption(f"**{row['method']}**, {row['ratio']:.2f}x smaller, {row['relative_error']:.3f}. {row['about']}")
+        if len(points) > len(shown):
+            st.caption(f"{len(shown)} of {len(points)} are shown; the file has all.")
+        st.download_button(
+            "All, with plan, seed and versions, CSV",
+            partial(_as_csv, points, measured),
+            f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv",
+            "text/csv",
+            key="error_points_csv",
+            on_click="ignore",
+        )
+
+
+def _as_csv(points: pd.DataFrame, measured: Sequence[Measured]) -> str:
+    return str(with_provenance(points.drop(columns="seed"), [m.run for m in measured]).to_csv(index=False))
+
+
+def _reading(points: pd.DataFrame, exact: bool) -> str:
+    """What line, solid and hollow mean, and how many marks there are of each."""
+    line = "Line: SVD, exact." if exact else "Broken line: SVD before rounding, an estimate."
+    counts = points["origin"].value_counts()
+    solid = [f"{counts[name]} {name}" for name in ("yours", "bundled") if name in counts]
+    parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "No run of these groups has been measured yet."]
+    if ESTIMATED in counts:
+        parts.append("Hollow: estimated; a run turns it solid.")
+    return " ".join(parts)
 
 
 def _wait_for_spectra(reference: Plan) -> None:
@@ -114,82 +176,6 @@ def _look_again(reference: Plan) -> None:
         st.rerun()
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What is known of one method at the chosen ratio, as text. `about` says where the error comes from, or why it is empty."""
-
-    role: str
-    title: str
-    parameters: str
-    megabytes: str
-    ratio: str
-    error: str
-    about: str
-
-
-def _answer(
-    choices: Choices,
-    plans: dict[str, Plan],
-    predictions: dict[str, Prediction],
-    spectra: list[Spectrum] | None,
-    ratio: float,
-) -> None:
-    """A card a method, or where there are many a line of a table: what it stores, and the error where it is known."""
-    st.markdown(_sentence(choices, predictions, spectra, ratio))
-    answers = []
-    for role, prediction in predictions.items():
-        sizes = prediction.model["chosen"]
-        answers.append(
-            Answer(
-                role,
-                method_of_role(role).title,
-                f"{sizes['parameters_after']:,}",
-                f"{sizes['bytes_after'] / 1e6:.2f}",
-                f"{sizes[choices.unit.removesuffix('s') + '_ratio']:.2f}x",
-                *_error(choices, plans[role], prediction, spectra if role == "svd" else None),
-            )
-        )
-    if len(answers) > CARDS_ABREAST:
-        st.table(pd.DataFrame([_line(answer) for answer in answers]), hide_index=True, border="horizontal")
-        return
-    for column, answer in zip(st.columns(max(1, len(answers))), answers, strict=False):
-        with column.container(border=True, key=f"card_{answer.role}"):
-            _card(answer, ratio, choices.unit)
-
-
-def _line(answer: Answer) -> dict[str, str]:
-    known = ", ".join(text for text in (answer.error, answer.about) if text)
-    return {
-        "Method": answer.title,
-        "Parameters": answer.parameters,
-        "MB": answer.megabytes,
-        "Smaller": answer.ratio,
-        "Relative error": known,
-    }
-
-
-def _card(answer: Answer, ratio: float, unit: str) -> None:
-    stored, other = answer.parameters, f"{answer.megabytes} MB"
-    if unit == "bytes":
-        stored, other = other, f"{answer.parameters} parameters"
-    st.markdown(f"**{answer.title}** at {ratio:g}x")
-    st.metric(f"Stored {unit}", stored, f"{answer.ratio} smaller, {other}", delta_color="off", delta_arrow="off")
-    st.metric("Relative error", answer.error or "not measured", answer.about, delta_color="off", delta_arrow="off")
-
-
-def _error(choices: Choices, plan: Plan, prediction: Prediction, spectra: list[Spectrum] | None) -> tuple[str, str]:
-    """Relative error over all chosen weights, empty where it is not known, and what there is to say about it."""
-    if not prediction.feasible:
-        return "", "this size is out of reach"
-    if spectra is not None:
-        exact = "exact" if choices.dtype == "float32" else f"before rounding to {choices.dtype}"
-        return f"{svd_error(spectra, prediction):.3f}", exact
-    run = finished_run(plan, choices)
-    if run is not None:
-        return f"{overall_error(run.result['groups'] if run.result else []):.3f}", "measured"
-    return "", f"a run takes about {max(10, round(prediction.seconds + 12))} s"
-
-
 def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: list[Spectrum] | None, ratio: float) -> str:
     """The answer in a sentence."""
     chosen = f"{len(choices.specs)} weight matrices" if len(choices.specs) > 1 else choices.specs[0].name
@@ -198,12 +184,16 @@ def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: lis
         return f"At {ratio:g}x nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage fits the budget."
     if spectra is None or "svd" not in predictions:
         return f"{chosen} at {ratio:g}x: run the methods to see what the model keeps."
+    if not predictions["svd"].feasible:
+        return f"{chosen} at {ratio:g}x: SVD cannot get so small."
     kept = 1 - svd_error(spectra, predictions["svd"]) ** 2
     return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared length) of {chosen}."
 
 
-def _run_button(choices: Choices, plans: dict[str, Plan], predictions: dict[str, Prediction]) -> None:
-    """Start one run a method, then show the runs."""
+def _run_button(
+    choices: Choices, ratio: float, plans: dict[str, Plan], predictions: dict[str, Prediction], runs: Sequence[Run]
+) -> None:
+    """Start one run a method, then show the runs; under it what that costs."""
     refusals = [sentence for role, prediction in predictions.items() for sentence in _refusals(role, prediction, choices.unit)]
     for sentence in refusals:
         st.error(sentence)
@@ -215,6 +205,8 @@ def _run_button(choices: Choices, plans: dict[str, Plan], predictions: dict[str,
         for plan in plans.values():
             store.submit(plan, choices.info)
         st.switch_page("pages/runs.py")
+    if not refusals:
+        show_cost(choices, ratio, plans, predictions, runs)
 
 
 def _refusals(role: str, prediction: Prediction, unit: str) -> list[str]:

@@ -1,0 +1,103 @@
+"""A finished run as a folder to take away: what its groups store with a manifest, and on request the whole model.
+
+`offcomp.manifest` says what lies in the folder. The stored tensors and the original are enough to have the compressed model
+again: `weights.replace(model, reconstructions(folder, manifest, group))` for every group.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from offcomp import __version__
+from offcomp.compress import SavedGroup
+from offcomp.errors import InputError, StorageError
+from offcomp.files import new_folder, write_json
+from offcomp.manifest import MANIFEST, Manifest, StoredGroup, file_mark, ledger_faults
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.loading import load, save
+from offcomp.models.weights import replace as write_all
+from offcomp.plan import Plan, members
+from offcomp.runs import Run
+
+
+def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = False) -> Manifest:
+    """Write a finished run to a new folder, whole or not at all. `original` is the listing of its model as it is now.
+
+    Raises InputError where the run has no weights here, its model has changed, or the folder cannot be used; StorageError
+    where the run's own files are damaged.
+    """
+    figures = _figures(run, original)
+    with new_folder(folder) as part:
+        (part / "groups").mkdir()
+        groups = tuple(_copied_group(run, entry, part) for entry in figures["groups"])
+        manifest = Manifest(
+            offcomp=__version__,
+            run=run.id,
+            plan=run.plan,
+            original=replace(original, modules=_targeted(run.plan, original)),
+            groups=groups,
+            num_parameters=sum(group.num_parameters for group in groups),
+            num_bytes=sum(group.num_bytes for group in groups),
+            sizes=figures["model"]["sizes"],
+            dense=dense,
+            files={},
+        )
+        if dense:
+            _save_dense(part, manifest)
+        files = {file.relative_to(part).as_posix(): file_mark(file) for file in sorted(part.rglob("*")) if file.is_file()}
+        manifest = replace(manifest, files=files)
+        write_json(part / MANIFEST, manifest.to_dict())
+    return manifest
+
+
+def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
+    """The result of a run that can be exported. Raises InputError for any other."""
+    if run.result is None or run.status != "done":
+        raise InputError(f"run {run.id} is {run.status} and has no compressed weights; choose a finished run")
+    if not run.plan.groups:
+        raise InputError(f"run {run.id} compresses nothing, so there is nothing to export; choose a run with groups")
+    if not run.has_weights:
+        raise InputError(
+            f"run {run.id} has its figures alone, without compressed weights; 'offcomp show {run.id} --json' has its plan, "
+            "which 'offcomp run --again' makes anew"
+        )
+    if run.result["model"]["fingerprint"] != original.fingerprint:
+        raise InputError(
+            f"{original.model} is no longer the model that run {run.id} compressed, since its files have changed; "
+            "restore them, or run the plan again"
+        )
+    return run.result
+
+
+def _targeted(plan: Plan, original: ModelInfo) -> tuple[ModuleSpec, ...]:
+    return tuple(spec for group in plan.groups for spec in members(group, original))
+
+
+def _copied_group(run: Run, figures: Mapping[str, Any], part: Path) -> StoredGroup:
+    """Copy what a group stores. Raises StorageError where the run's file is not what its ledger says."""
+    name = figures["name"]
+    kept = {field.name: figures[field.name] for field in fields(StoredGroup) if field.name not in ("file", "ledger")}
+    group = StoredGroup(**kept, file=f"groups/{name}.safetensors", ledger=tuple(figures["ledger"]))
+    shutil.copyfile(run.group_file(name), part / group.file)
+    if faults := ledger_faults(part, group):
+        raise StorageError(f"run {run.id} is damaged, since {faults[0]}; run its plan again with --again")
+    return group
+
+
+def _save_dense(part: Path, manifest: Manifest) -> None:
+    """The whole model with the reconstructions of every group in it, as an ordinary model folder."""
+    loaded = load(manifest.plan.model)
+    for group in manifest.groups:
+        write_all(loaded.model, reconstructions(part, manifest, group))
+    save(loaded, part)
+
+
+def reconstructions(folder: Path, manifest: Manifest, group: StoredGroup) -> dict[ModuleSpec, Tensor]:
+    """The approximate matrices (rows, cols) of a group's modules, decoded from what an export stores."""
+    return SavedGroup(folder / group.file, manifest.members(group), manifest.planned(group).stack).reconstructions

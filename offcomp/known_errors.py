@@ -1,0 +1,208 @@
+"""Relative errors of chosen groups that are known beside SVD's exact ones: measured by finished runs, or estimated from those.
+
+    error(ratio) ≈ svd(ratio) · f(ratio)        log f linear in log ratio between measured ratios, constant a little beyond them
+
+svd is SVD's exact error on the chosen groups. f, how the method compares with SVD, comes from measurements with the same
+options, unit and storage dtype: of the same groups where a ratio is near, else of other groups of the same model on which SVD
+was measured as well, such as those of the bundled sweep. Ratios are achieved ones. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property, lru_cache
+from math import nan
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from offcomp.answers import origin_text
+from offcomp.bundled import FOLDER, bundled_runs, origin
+from offcomp.charts import ESTIMATED
+from offcomp.measurements import Document, read_measurements
+from offcomp.methods import default_options
+from offcomp.plan import Plan
+from offcomp.results import method_title, modules_title, overall_error, result_of, role_of
+from offcomp.runs import Run, run_id
+
+BEYOND = 1.5
+"""An estimate goes up to so many times above the highest or below the lowest measured ratio."""
+PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True), "float32")
+"""Settings but the unit."""
+POINT_COLUMNS = ("method", "role", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run with its relative error over all chosen weights."""
+
+    run: Run
+    relative_error: float
+
+    @cached_property
+    def groups(self) -> frozenset[Any]:
+        """See `groups_of`."""
+        return groups_of(self.run.plan)
+
+    @cached_property
+    def settings(self) -> tuple[str, ...] | None:
+        """See `settings_of`."""
+        return settings_of(self.run.plan)
+
+    def ratio(self, unit: str) -> float:
+        """Original / stored of the chosen modules, counted in `unit`."""
+        return float(result_of(self.run)["model"]["sizes"]["chosen"][f"{unit.removesuffix('s')}_ratio"])
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """An estimated relative error of a plan at the ratio that it will have, and in words what it rests on."""
+
+    plan: Plan
+    ratio: float
+    relative_error: float
+    about: str
+
+
+def groups_of(plan: Plan) -> frozenset[Any]:
+    """What is compressed together, the same for the same groups under other names or in another order."""
+    return frozenset((frozenset(g.modules), g.stack if len(g.modules) > 1 else "") for g in plan.groups)
+
+
+def settings_of(plan: Plan) -> tuple[str, ...] | None:
+    """Method, options, unit and dtype of a plan, all but the ratio; None where its groups differ in them."""
+    found = {(g["method"], json.dumps(g["options"], sort_keys=True), g["unit"], g["dtype"]) for g in plan.to_dict()["groups"]}
+    return found.pop() if len(found) == 1 else None
+
+
+def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
+    """Every finished run on these weights that compressed something, each plan once: one's own before the bundled ones."""
+    bundled = [_of_run(run) for run in bundled_runs() if _fits(run, fingerprint)]
+    sweeps = [m for m in _of_documents(_stamps()) if _fits(m.run, fingerprint)]
+    own = [_of_run(run) for run in runs if _fits(run, fingerprint)]
+    found: dict[str, Measured] = {}
+    for m in (*own, *bundled, *sweeps):
+        found.setdefault(m.run.id, m)
+    return list(found.values())
+
+
+def _fits(run: Run, fingerprint: str) -> bool:
+    return run.status == "done" and bool(run.plan.groups) and result_of(run)["model"]["fingerprint"] == fingerprint
+
+
+def _of_run(run: Run) -> Measured:
+    return Measured(run, overall_error(result_of(run)["groups"]))
+
+
+def _stamps() -> tuple[tuple[str, int], ...]:
+    """The files of bundled measurements and when they changed."""
+    return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(FOLDER.glob("*.json")))
+
+
+@lru_cache(maxsize=1)
+def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
+    """Every row of the bundled sweeps as a run, read once for as long as their files stay as they are."""
+    documents = read_measurements().values() if stamps else ()
+    return tuple(m for document in documents for part in ("sweep", "sensitivity") for m in _of_rows(document, part))
+
+
+def _of_rows(document: Document, part: str) -> list[Measured]:
+    """The rows of a document as finished runs, under the ids that runs of their plans have."""
+    mark, made = document["fingerprint"], {"environment": document["environment"], "started": document["measured"]}
+    when = datetime.fromisoformat(document["measured"]).timestamp()
+    found = []
+    for row in document.get(part, ()):
+        plan = Plan.from_dict(row["plan"])
+        result = made | {"groups": row["groups"], "model": {"fingerprint": mark, "sizes": row["sizes"]}}
+        run = Run(run_id(plan, mark), FOLDER, plan, "done", when, {}, result)
+        found.append(Measured(run, row["relative_error"]))
+    return found
+
+
+def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
+    """What was measured of exactly these groups, settings, ratio and seed, with whatever tasks; one's own come first."""
+    groups, settings, ratios = groups_of(plan), settings_of(plan), {group.ratio for group in plan.groups}
+    for m in measured:
+        same_plan = m.run.plan.seed == plan.seed and {group.ratio for group in m.run.plan.groups} == ratios
+        if same_plan and m.groups == groups and settings is not None and m.settings == settings:
+            return m
+    return None
+
+
+def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.DataFrame) -> Estimated | None:
+    """The error of a plan that will have this ratio in its unit; None where nothing near enough was measured.
+
+    `curve` is SVD's exact error on the same groups: columns `ratio`, in the plan's unit, and `relative_error`.
+    """
+    settings, groups, unit = settings_of(plan), groups_of(plan), plan.groups[0].unit
+    alike = [m for m in measured if m.settings == settings and m.relative_error > 0] if settings else []
+    elsewhere, reference = _beside_svd([m for m in alike if m.groups != groups], plan, measured, unit)
+    sources = (
+        ([m for m in alike if m.groups == groups], curve, "these groups at other ratios"),
+        (elsewhere, reference, f"{_named(elsewhere)} of the same model, each set against SVD there"),
+    )
+    for used, svd, about in sources if len(curve) else ():
+        factors = {m.ratio(unit): m.relative_error / at(svd, m.ratio(unit)) for m in used}
+        if factors and min(factors) / BEYOND <= ratio <= max(factors) * BEYOND:
+            ratios = sorted(factors)
+            factor = np.exp(np.interp(np.log(ratio), np.log(ratios), np.log([factors[each] for each in ratios])))
+            count = f"{len(factors)} measurement{'s' * (len(factors) != 1)}"
+            return Estimated(plan, ratio, min(1.0, float(factor) * at(curve, ratio)), f"Estimated from {count} of {about}.")
+    return None
+
+
+def at(curve: pd.DataFrame, ratio: float) -> float:
+    """The error of a curve at a ratio, between its points; that of its nearest end beyond them."""
+    ordered = curve.sort_values("ratio")
+    return float(np.interp(np.log(ratio), np.log(ordered["ratio"]), ordered["relative_error"]))
+
+
+def _beside_svd(
+    alike: Sequence[Measured], plan: Plan, measured: Sequence[Measured], unit: str
+) -> tuple[list[Measured], pd.DataFrame]:
+    """Those of `alike` on the groups that say most (each alone or not as the plan's are, most ratios), and SVD's errors there.
+
+    Groups on which SVD was not measured are passed over; both are empty where none is left.
+    """
+    svd = [m for m in measured if m.settings is not None and m.settings[:2] + m.settings[3:] == PLAIN_SVD]
+    counts = Counter(m.groups for m in alike if any(other.groups == m.groups for other in svd))
+    alone = _alone(groups_of(plan))
+    best = max(counts, key=lambda groups: (_alone(groups) == alone, counts[groups]), default=None)
+    rows = [(m.ratio(unit), m.relative_error) for m in svd if m.groups == best and m.relative_error > 0]
+    found = [m for m in alike if m.groups == best] if rows else []
+    return found, pd.DataFrame(rows, columns=["ratio", "relative_error"])
+
+
+def _alone(groups: frozenset[Any]) -> bool:
+    return all(len(modules) == 1 for modules, _ in groups)
+
+
+def _named(measured: Sequence[Measured]) -> str:
+    """The groups that these have in common, in a few words."""
+    if not measured:
+        return ""
+    run = measured[0].run
+    return f"{modules_title(run)} {'each alone' if _alone(measured[0].groups) else f'in {len(run.plan.groups)} groups'}"
+
+
+def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimated], unit: str) -> pd.DataFrame:
+    """One row a measurement and one an estimate, with where it comes from. `ratio` is counted in `unit`.
+
+    `role` and `symbol` choose colour and shape; `requested_ratio` is missing where the groups differ in it.
+    """
+    rows = [_row(m.run, origin(m.run), m.ratio(unit), m.relative_error, origin_text(m.run)) for m in measured]
+    for e in estimates:
+        run = Run("", FOLDER, e.plan, "", 0.0, {}, None)
+        rows.append(_row(run, ESTIMATED, e.ratio, e.relative_error, e.about))
+    return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+
+
+def _row(run: Run, source: str, ratio: float, error: float, about: str) -> tuple[Any, ...]:
+    asked = {group.ratio for group in run.plan.groups}
+    requested = asked.pop() if len(asked) == 1 else nan
+    return method_title(run), role_of(run), source, requested, ratio, error, run.id, run.plan.seed, about

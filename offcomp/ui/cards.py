@@ -1,0 +1,115 @@
+"""What is known of each method at the chosen ratio: what it stores, its error, and where that number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.answers import origin_text
+from offcomp.bundled import origin
+from offcomp.known_errors import Estimated, Measured
+from offcomp.methods import method_of_role
+from offcomp.prediction import Prediction
+from offcomp.ui.choices import Choices
+
+CARDS_ABREAST = 2
+FROM_SPECTRA = (
+    "Computed from the singular values of the chosen groups, which are bundled or were computed here and kept: "
+    "the square root of the energy that the rank leaves out, divided by all of it."
+)
+NO_MEASUREMENT = "Nothing near enough was measured with these options, so there is no estimate. A run measures it."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of one method at the chosen ratio, as text. `about` says where the error comes from, `help` at length."""
+
+    role: str
+    title: str
+    parameters: str
+    megabytes: str
+    ratio: str
+    error: str
+    about: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the error of a plan: exact from the spectrum, else measured, else estimated, else none of them."""
+
+    exact: float | None = None
+    measured: Measured | None = None
+    estimated: Estimated | None = None
+
+
+def answer_of(role: str, choices: Choices, prediction: Prediction, known: Known) -> Answer:
+    """One method's answer."""
+    sizes = prediction.model["chosen"]
+    return Answer(
+        role,
+        method_of_role(role).title,
+        f"{sizes['parameters_after']:,}",
+        f"{sizes['bytes_after'] / 1e6:.2f}",
+        f"{sizes[choices.unit.removesuffix('s') + '_ratio']:.2f}x",
+        *_error(choices, prediction, known),
+    )
+
+
+def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str, str, str]:
+    """Relative error over all chosen weights, empty where it is not known; where it comes from, in short and at length."""
+    if not prediction.feasible:
+        return "", "this size is out of reach", ""
+    if known.exact is not None and choices.dtype == "float32":
+        return f"{known.exact:.3f}", "exact", f"Exact. {FROM_SPECTRA}"
+    if known.measured is not None:
+        run = known.measured.run
+        about = "bundled measurement" if origin(run) == "bundled" else "measured by you"
+        return f"{known.measured.relative_error:.3f}", about, f"Measured. {origin_text(run)}"
+    if known.exact is not None:
+        about = f"before rounding to {choices.dtype}"
+        return f"{known.exact:.3f}", f"estimated: {about}", f"Estimated, {about}. {FROM_SPECTRA}"
+    if known.estimated is not None:
+        help_text = f"{known.estimated.about} A run measures it."
+        error = known.estimated.relative_error
+        return f"about {error:.2f}" if error >= 0.1 else f"about {error:.2g}", "estimated", help_text
+    return "", "run it to measure it", NO_MEASUREMENT
+
+
+def show_answers(answers: Sequence[Answer], ratio: float, unit: str) -> None:
+    """A card a method, or where there are many a line of a table."""
+    if len(answers) > CARDS_ABREAST:
+        st.table(pd.DataFrame([_line(answer) for answer in answers]), hide_index=True, border="horizontal")
+        return
+    for column, answer in zip(st.columns(max(1, len(answers))), answers, strict=False):
+        with column.container(border=True, key=f"card_{answer.role}"):
+            _card(answer, ratio, unit)
+
+
+def _line(answer: Answer) -> Mapping[str, str]:
+    return {
+        "Method": answer.title,
+        "Relative error": ", ".join(text for text in (answer.error, answer.about) if text),
+        "Smaller": answer.ratio,
+        "MB": answer.megabytes,
+        "Parameters": answer.parameters,
+    }
+
+
+def _card(answer: Answer, ratio: float, unit: str) -> None:
+    stored, other = answer.parameters, f"{answer.megabytes} MB"
+    if unit == "bytes":
+        stored, other = other, f"{answer.parameters} parameters"
+    st.markdown(f"**{answer.title}** at {ratio:g}x")
+    st.metric(f"Stored {unit}", stored, f"{answer.ratio} smaller, {other}", delta_color="off", delta_arrow="off")
+    st.metric(
+        "Relative error",
+        answer.error or "not measured",
+        answer.about,
+        delta_color="off",
+        delta_arrow="off",
+        help=answer.help or None,
+    )

@@ -1,0 +1,121 @@
+"""Tiny language models that read texts of syllables, tasks made for them, and what transformers says of their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from datasets import Dataset, DatasetDict
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from offcomp.evaluation.base import TaskData
+from offcomp.evaluation.causal_lm import CausalLM
+from offcomp.evaluation.masked_lm import MaskedLM
+from offcomp.models.loading import LoadedModel, load
+from offcomp.tasks import Task
+from tests import tiny_models
+
+MASKED = ("bert", "roberta", "albert", "electra", "mpnet")
+CAUSAL = ("gpt2", "opt", "llama", "mistral", "qwen2")
+LONGEST = tiny_models.POSITIONS - 2  # what the tiny models read at once
+SYLLABLES = [first + second for first in "bdfgklm" for second in "aeio"][:27]
+PAD, UNKNOWN, START, END, MASK = range(5)
+SPECIALS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+
+
+def syllable_tokenizer(framed: bool, **specials: str) -> transformers.PreTrainedTokenizerFast:
+    """Words of syllables, one token each; `##` before those that go on. Where `framed`, [CLS] and [SEP] stand round a text."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES), "."]
+    assert len(names) <= tiny_models.VOCABULARY
+    backend = Tokenizer(WordPiece({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))  # noqa: S106
+    backend.pre_tokenizer = Whitespace()
+    if framed:
+        backend.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", START), ("[SEP]", END)]
+        )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", **specials)  # noqa: S106
+
+
+def texts_of(*lengths: int) -> list[str]:
+    """Texts of so many tokens: words of one to three syllables, drawn anew for each text."""
+    generator = np.random.default_rng(5)
+    texts = []
+    for length in lengths:
+        words, left = [], length
+        while left:
+            count = min(left, int(generator.integers(1, 4)))
+            words.append("".join(generator.choice(SYLLABLES, count)))
+            left -= count
+        texts.append(" ".join(words))
+    return texts
+
+
+TEXTS = texts_of(5, 40, 11, 23, 2, 17, 9, 31, 14, 3, 26, 8)
+
+
+def opened(folder: Path, name: str, framed: bool | None = None) -> LoadedModel:
+    """A tiny model from a folder; a masked one has a tokenizer that frames texts and can mask."""
+    loaded = load(str(tiny_models.save(tiny_models.shared(name), folder / name, tokenizer=False)))
+    framed = name in MASKED if framed is None else framed
+    specials = SPECIALS if name in MASKED else {"unk_token": "[UNK]"}
+    tokenizer = syllable_tokenizer(framed, **specials)
+    padding = loaded.model.config.pad_token_id
+    if padding:  # RoBERTa's is 1, and its positions are counted by it
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+    return replace(loaded, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return opened(tmp_path_factory.mktemp("bert"), "bert")
+
+
+def data_of(family: str, texts: Sequence[str] = TEXTS, validation: Sequence[str] | None = None, **options: Any) -> TaskData:
+    """A task on these texts."""
+    splits = {"test": Dataset.from_dict({"text": list(texts)})}
+    if validation is not None:
+        splits["validation"] = Dataset.from_dict({"text": list(validation)})
+    task = Task("made", family, "made.csv", options=options)
+    return TaskData(task, DatasetDict(splits), "0123456789ab")
+
+
+def masked(loaded: LoadedModel, texts: Sequence[str] = TEXTS, **options: Any) -> MaskedLM:
+    return MaskedLM(loaded, data_of("masked-lm", texts, **options))
+
+
+def causal(loaded: LoadedModel, texts: Sequence[str] = TEXTS, **options: Any) -> CausalLM:
+    return CausalLM(loaded, data_of("causal-lm", texts, **options))
+
+
+def zeroed(loaded: LoadedModel) -> None:
+    """All weights zero: every token is equally likely."""
+    for parameter in loaded.model.parameters():
+        parameter.zero_()
+
+
+def ids_of(loaded: LoadedModel, text: str) -> list[int]:
+    assert loaded.tokenizer is not None
+    return list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def own_loss(loaded: LoadedModel, ids: list[int], labels: list[int]) -> float:
+    """The mean loss that transformers gives for these labels, -100 where there is none."""
+    with torch.no_grad():
+        output = loaded.model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels]))
+    if output.loss is not None:
+        return float(output.loss)
+    return float(torch.nn.functional.cross_entropy(output.prediction_logits[0], torch.tensor(labels)))  # ...ForPreTraining
+
+
+def by_row(evaluator: MaskedLM | CausalLM, losses: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    return np.split(losses, np.cumsum([len(row.places) for row in evaluator.rows])[:-1])

@@ -1,0 +1,51 @@
+"""Pages of the app, run without a browser in an empty home, and what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, and no caches of earlier pages."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("OFFCOMP_HOME", str(home))
+    st.cache_data.clear()
+    st.cache_resource.clear()
+    return home
+
+
+def at(page: str = "", **parameters: str) -> AppTest:
+    """The app at a page, or at Start, by a link with these parameters; it is not run yet."""
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+    if page:
+        app.switch_page(f"pages/{page}.py")
+    for name, text in parameters.items():
+        app.query_params[name] = text
+    return app
+
+
+def opened(page: str = "", **parameters: str) -> AppTest:
+    """A page as a first visit to a link; nothing on it may have raised."""
+    app = at(page, **parameters).run()
+    assert not app.exception
+    return app
+
+
+def step(app: AppTest, page: str) -> AppTest:
+    """From one page to another in the same session; nothing on it may have raised."""
+    app.switch_page(f"pages/{page}.py").run()
+    assert not app.exception
+    return app
+
+
+def texts(app: AppTest) -> str:
+    """All prose of a page, its spaces plain."""
+    kinds = ("markdown", "caption", "info", "warning", "error")
+    return "\n".join(element.value for kind in kinds for element in app.get(kind)).replace("\u00a0", " ")
