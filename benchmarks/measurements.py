@@ -4,7 +4,7 @@ Each row is one compressed model: every linear weight by one method, grouping an
 (its sensitivity). It is scored on the bundled tasks, and with --data on real sets too: FOLDER/NAME/SPLIT.parquet as for stsb
 (sentence1, sentence2, score), sst2_sent, mrpc and ag_news; of these figures alone are kept, no text. Nothing is trained or
 chosen by a score. A row has its plan, so that `offcomp run` repeats it; the file has versions, machine and date. A file that is
-there already is completed, not measured again; --fresh starts anew.
+there already is completed, by rows and by tasks, and not measured again; --fresh starts anew.
 """
 
 from __future__ import annotations
@@ -95,6 +95,26 @@ def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str
     }
 
 
+def complete(rows: list[dict[str, Any]], plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> bool:
+    """Measure what the plan's row lacks, or the row where there is none; whether there was anything to do."""
+    row = next((row for row in rows if row["plan"] == rounded(plan.to_dict())), None)
+    missing = [task for task in tasks if row is None or task.task.name not in row["scores"]]
+    if not missing:
+        return False
+    try:
+        found = rounded(measured(plan, loaded, missing))
+    except BudgetTooSmall as error:
+        print(f"left out: {error}")
+        return False
+    if row is None:
+        rows.append(found)
+    elif row["groups"] == found["groups"]:
+        row["scores"] |= found["scores"]
+    else:  # the method has changed since
+        rows[rows.index(row)] = rounded(measured(plan, loaded, tasks))
+    return True
+
+
 def figures_of(score: dict[str, Any]) -> dict[str, Any]:
     """A score without its texts."""
     texts = ("flips", "changes", "continuations", "settings", "title")
@@ -128,25 +148,21 @@ def main() -> None:
     file = FOLDER / f"{arguments.model}-sweep.json"
     originals = rounded({task.task.name: figures_of(task.original()) for task in tasks})
     document = {} if arguments.fresh or not file.exists() else json.loads(file.read_text())
-    if document and (document["fingerprint"], document["originals"]) != (loaded.info.fingerprint, originals):
+    before = document.get("originals", {})
+    if (
+        document.get("fingerprint", loaded.info.fingerprint) != loaded.info.fingerprint
+        or before | originals != originals | before
+    ):
         raise SystemExit(f"{file.name} was measured on other weights or examples; give --fresh to measure everything again")
     document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint, "seed": SEED}
     document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
-    document["originals"] = originals
+    document["originals"] = before | originals
     for purpose, plans in (("sensitivity", alone(loaded.info)), ("sweep", sweep(loaded.info))):
         rows = document.setdefault(purpose, [])
-        done = [row["plan"] for row in rows]
         for plan in plans:
-            if rounded(plan.to_dict()) in done:
-                continue
-            try:
-                row = rounded(measured(plan, loaded, tasks))
-            except BudgetTooSmall as error:
-                print(f"left out: {error}")
-                continue
-            rows.append(row)
-            file.write_text(json.dumps(document, separators=(",", ":")) + "\n")
-            print(_line(row), flush=True)
+            if complete(rows, plan, loaded, tasks):
+                file.write_text(json.dumps(document, separators=(",", ":")) + "\n")
+                print(_line(next(row for row in rows if row["plan"] == rounded(plan.to_dict()))), flush=True)
     print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB")
 
 

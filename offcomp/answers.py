@@ -16,11 +16,6 @@ ALIKE = 1.1
 NAMED_GROUPS = 6
 
 
-def percent(value: float) -> str:
-    """A share: "94.3 %"."""
-    return f"{100 * value:.1f} %"
-
-
 def megabytes(count: int) -> str:
     """Bytes, in the unit that reads best: "2.34 MB", "86.1 MB", "12.3 kB"."""
     return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"
@@ -141,5 +136,5 @@ def _agreement(run: Run) -> tuple[str, int, str] | None:
     """Agreement with the original on the first task with classes, how many sentences it has, and the method."""
     for score in result_of(run)["scores"].values():
         if "agreement" in score["paired"]:
-            return percent(score["paired"]["agreement"]), score["compressed"]["n"], method_title(run)
+            return metric_of(score).number(score["paired"]["agreement"]), score["compressed"]["n"], method_title(run)
     return None

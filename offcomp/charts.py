@@ -160,7 +160,7 @@ def _point_details(row: Mapping[Any, Any]) -> tuple[str, str, str]:
 
 
 def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectrum] | None = None) -> pd.DataFrame:
-    """One row a group: rank or latent width, sizes, ratio, break-even, and SVD's exact error where `spectra` are given and it fits."""
+    """One row a group: rank or latent width, sizes, ratio, break-even, and SVD's error, if `spectra` are given and it fits."""
     rows = []
     for index, group in enumerate(groups):
         row = {

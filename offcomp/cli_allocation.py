@@ -34,6 +34,7 @@ from offcomp.tables import format_table
 if TYPE_CHECKING:
     from offcomp.surveys import Suggestion, Survey
 
+LEAST_FALL = 0.001
 Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
 
@@ -42,7 +43,9 @@ def add_verbs(verb: Verb) -> None:
     suggesting = verb("suggest", suggest)
     selection_flags(suggesting)
     suggesting.add_argument("--ratio", type=float, default=2.0, help="compression ratio of both, separate and joint")
-    suggesting.add_argument("--threshold", type=float, default=0.001, help="least fall of the relative error for a merge")
+    suggesting.add_argument(
+        "--threshold", type=float, help=f"least fall of the relative error for a merge; {LEAST_FALL} if not given"
+    )
     instead = suggesting.add_mutually_exclusive_group()
     instead.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
     instead.add_argument(
@@ -74,6 +77,8 @@ def suggest(arguments: argparse.Namespace) -> None:
 
     if not arguments.ratio >= 1:
         raise InputError(f"--ratio {arguments.ratio:g} must be 1 or more")
+    if (arguments.survey or arguments.pairs) and (arguments.out or arguments.threshold is not None):
+        raise InputError("--out and --threshold are for groups found by merging; leave them out, or --pairs and --survey")
     info = describe(arguments.model)
     specs = select(info, arguments)
     grams = Grams.of_model(load(arguments.model).model)
@@ -84,7 +89,8 @@ def suggest(arguments: argparse.Namespace) -> None:
     if arguments.pairs:
         found = all_pairs(grams, specs, arguments.ratio)[: arguments.pairs]
     else:
-        found = merged(grams, specs, arguments.ratio, threshold=arguments.threshold)
+        threshold = LEAST_FALL if arguments.threshold is None else arguments.threshold
+        found = merged(grams, specs, arguments.ratio, threshold=threshold)
         write_plan(arguments.out, suggested_plan(info, specs, found, arguments.ratio))
     rows = [suggestion.to_dict() for suggestion in found]
     emit(arguments, rows, lambda: suggestions_text(rows) if rows else "no group gains more than the threshold")

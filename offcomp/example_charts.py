@@ -192,9 +192,6 @@ def shift_answer(run: Run, task: str) -> str:
     return f"{text}; of the {len(table)} examples that changed most, the {what} rose in {up} and fell in {len(table) - up}."
 
 
-BESIDE_COLUMNS = ("text", "truth", "original", "first", "second", "difference")
-
-
 def beside_table(first: Run, second: Run, task: str) -> pd.DataFrame:
     """One row for each example that one of two runs lists: what the original and both of them give, the most different first.
 

@@ -29,16 +29,19 @@ PALE = 0.38
 MOST_BARS = 40
 """With more runs only those on the front have an interval bar: all of them would hide each other."""
 MOST_LABELS = 6
+RUN = 4
+"""Place of the id in what a mark knows of its run."""
 FREE_WIDTH, FREE_HEIGHT = 0.4, 0.07
 """Shares of the axes that a point's name needs for itself."""
 REFERENCE_DASHES = ("dash", "longdashdot")
 FILLS = {ALONE: "", TOGETHER: "-open"}
 
 
-def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette) -> go.Figure:
+def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette, picked: str = "") -> go.Figure:
     """Value against size: the front as a stepped line, runs beside it pale, the original as star with the band of its interval.
 
-    Colour and shape are the method's, the fill is the grouping's. References are broken lines, named in the legend.
+    Colour and shape are the method's, the fill is the grouping's. References are broken lines, named in the legend. The picked
+    run has a ring.
     """
     metric = metric_named(table["metric"].iloc[0])
     factor = 100 if metric.percent else 1
@@ -52,6 +55,7 @@ def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette
     for (role, grouping, on_front), part in runs.groupby(["role", "grouping", "on_front"], sort=False):
         bars = len(runs) <= MOST_BARS or bool(on_front)
         figure.add_trace(_marks(part, str(role), str(grouping), palette, metric, pale=not on_front, bars=bars))
+    _ring(figure, runs[runs["run"] == picked], palette)
     for role in [] if labelled else runs["role"].unique():
         figure.add_trace(_method_key(str(role), palette))
     _star(figure, original, palette, metric)
@@ -105,9 +109,16 @@ def _marks(
         marker={"symbol": symbol, "size": MARKER_SIZE, "color": colour, "line": {"width": 2, "color": colour}},
         error_y=errors | {"color": colour, "thickness": 2, "width": 6} if bars and _has_interval(part) else None,
         customdata=[_details(row, metric) for row in part.to_dict("records")],
-        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(4)) + "<extra></extra>",
+        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(RUN)) + "<extra></extra>",
+        unselected={"marker": {"opacity": PALE if pale else 1.0}},
         showlegend=False,
     )
+
+
+def _ring(figure: go.Figure, picked: pd.DataFrame, palette: Palette) -> None:
+    """A ring around the picked run."""
+    marker = {"symbol": "circle-open", "size": 2 * MARKER_SIZE, "color": palette.text, "line": {"width": 2}}
+    figure.add_scatter(x=picked["size"], y=picked["value"], mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
 
 
 def _has_interval(part: pd.DataFrame) -> bool:
@@ -115,8 +126,8 @@ def _has_interval(part: pd.DataFrame) -> bool:
     return bool((part["high"] > part["low"]).any())
 
 
-def _details(row: Mapping[Any, Any], metric: Metric) -> tuple[str, str, str, str]:
-    """What the hover of a run says."""
+def _details(row: Mapping[Any, Any], metric: Metric) -> tuple[str, str, str, str, str]:
+    """What the hover of a run says, and its id."""
     value = row["value"] / (100 if metric.percent else 1)
     n = f", {row['n']:,} {metric.counts}" if row["n"] else ""
     return (
@@ -124,6 +135,7 @@ def _details(row: Mapping[Any, Any], metric: Metric) -> tuple[str, str, str, str
         f"{metric.word} {metric.number(value)}{n}",
         row["about"].replace(" (", "<br>("),
         f"{row['size']:.4g} {SIZES[row['unit']][0]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}",
+        row["run"],
     )
 
 
@@ -137,6 +149,7 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
         mode="markers",
         marker={"symbol": MARKERS["original"], "size": STAR_SIZE, "color": palette.roles["original"]},
         hovertemplate=f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>",
+        unselected={"marker": {"opacity": 1.0}},
         name="Original",
     )
 

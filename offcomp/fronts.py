@@ -47,11 +47,15 @@ ERROR = Metric(
 ALONE, TOGETHER = "each alone", "stacked"
 SIZES = {"bytes": ("MB", 1e6), "parameters": ("M parameters", 1e6)}
 """Unit of the size -> how it is written, and how many make one."""
+FEWEST_TO_JUDGE = 10
+"""Pairs of runs from which it can be said whether error and score agree."""
 EIGHT_BITS, FEW_BITS = 8, 4
 FRONT_COLUMNS = (
     *("run", "name", "role", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error"),
     *("about", "within_noise", "on_front", "metric", "title", "unit"),
 )
+SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
+"""The columns that a reader sees."""
 REFERENCE_COLUMNS = ("name", "value", "size")
 
 
@@ -257,7 +261,7 @@ def agreement_answer(table: pd.DataFrame) -> str:
     verdict = "they mostly agree" if share >= 0.75 else "they disagree" if share <= 0.25 else "the error is a poor guide"
     return (
         f"In {agreeing:,} of {pairs:,} pairs of runs, the one with the smaller relative error has the better {metric.word} "
-        f"as well: {verdict}."
+        f"as well{f': {verdict}' if pairs >= FEWEST_TO_JUDGE else ''}."
     )
 
 

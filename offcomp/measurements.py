@@ -167,7 +167,7 @@ def sweep_answer(table: pd.DataFrame) -> str:
         return f"{start}."
     alike = int(((asked["low"] <= 0) & (asked["high"] >= 0)).sum())
     return (
-        f"{start}; {alike or 'none'} of {len(asked)} settings {'is' if alike < 2 else 'are'} within noise of it, "
+        f"{start}; {alike or 'none'} of {len(asked)} settings {'is' if alike < 2 else 'are'} within noise of the original, "
         f"and {_setting(worst)} is last with {metric.number(worst['score'])}."
     )
 

@@ -222,14 +222,18 @@ def shortened(name: str, most: int) -> str:
 
 
 def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameters", dtype: str = "float32") -> dict[str, float]:
-    """Module -> relative error of SVD on it alone, for those whose spectrum is known; NaN where SVD cannot get so small."""
+    """Module -> relative error of SVD on it alone, for those whose spectrum is known; NaN where SVD cannot get so small.
+
+    With a side of 1 it never can. Rounding to the storage dtype is left out.
+    """
     found = {spec.name: (spec, find(info, [spec], "rows", home)) for spec in compressible(info)}
     spectra = {
         name: MatrixSpectrum(spec.rows, spec.cols, values) for name, (spec, values) in found.items() if values is not None
     }
     stored = BYTES_PER_VALUE[info.dtype]
     table = errors_at(list(spectra.values()), [ratio], unit=unit, dtype=dtype, bytes_per_value=stored)
-    return dict(zip(spectra, map(float, table.relative_errors[:, 0]), strict=True))
+    vectors = {spec.name: nan for spec in info.modules if min(spec.shape) == 1}
+    return vectors | dict(zip(spectra, map(float, table.relative_errors[:, 0]), strict=True))
 
 
 def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
@@ -255,7 +259,7 @@ def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
     known = table[table["relative_error"].notna()].sort_values("relative_error", kind="stable")
     unknown = int((~table["known_error"]).sum())
     if known.empty:
-        return f"What SVD loses at {ratio:g}x is not known yet for any of {_counted(len(table))}."
+        return f"What SVD loses at {ratio:g}x is not known yet for any of {_counted(unknown)}."
     best, worst = known.iloc[0], known.iloc[-1]
     answer = f"At {ratio:g}x SVD keeps `{best['module']}` best, with a relative error of {best['relative_error']:.3f}"
     answer += f", and `{worst['module']}` worst ({worst['relative_error']:.3f})." if len(known) > 1 else "."

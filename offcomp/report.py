@@ -14,21 +14,22 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp import __version__
-from offcomp.answers import answer, megabytes, percent, smaller
+from offcomp.answers import answer, megabytes, smaller
 from offcomp.continuations import continuation_table
 from offcomp.errors import InputError
 from offcomp.front_charts import front_figure
-from offcomp.fronts import ERROR, front_answer, front_table, left_out_text, measures_of, reference_table, sharing_an_axis
+from offcomp.fronts import ERROR, SHOWN, front_answer, front_table, left_out_text, measures_of, reference_table, sharing_an_axis
 from offcomp.measurements import read_measurements
 from offcomp.paired import change_table, flip_count_table, flip_table
 from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
 from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
 from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, with_provenance
 from offcomp.runs import Run
-from offcomp.score_charts import score_figure, score_table
+from offcomp.score_charts import score_figure, score_table, scores_of
 from offcomp.scores import (
     brief_difference,
     concerns,
+    metric_of,
     on_task,
     score_text,
     sentence_start,
@@ -41,7 +42,6 @@ from offcomp.theme import LIGHT, Palette
 DRAWN_COLUMNS = ["role", "symbol"]  # how a row is drawn, not what it says
 MOST_ABREAST = 4
 FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
-FRONT_SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
 SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # by the kinds of the tasks
 TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "runs": run_table,
@@ -94,7 +94,8 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
         name = sentence_start(on_task(task, score))
         figures |= {name: score_text(score), f"{name}, from original": brief_difference(score)}
         if "agreement" in score["paired"]:
-            figures[f"Agreement on {within_sentence(task_title(task, score))}"] = percent(score["paired"]["agreement"])
+            agreement = metric_of(score).number(score["paired"]["agreement"])
+            figures[f"Agreement on {within_sentence(task_title(task, score))}"] = agreement
     return figures
 
 
@@ -176,7 +177,7 @@ def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
         note += " Broken lines: bundled measurements of rounding every linear weight." if len(references) else ""
         title = f"Which run is best for its size on {within_sentence(measures[measure])}?" if tasks else ""
         chart = _chart(f"front-{index}", table, partial(_front, references=references), note, title)
-        yield replace(chart, table=table[FRONT_SHOWN].rename(columns={"size": "size in MB"}), wide=True)
+        yield replace(chart, table=table[SHOWN].rename(columns={"size": "size in MB"}), wide=True)
 
 
 def _front(table: pd.DataFrame, palette: Palette, references: pd.DataFrame) -> go.Figure:
@@ -185,9 +186,9 @@ def _front(table: pd.DataFrame, palette: Palette, references: pd.DataFrame) -> g
 
 def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
     task = str(table["task"].iloc[0])
-    score = next(scores[task] for run in runs if task in (scores := result_of(run)["scores"]))
-    note = f"{sentence_start(on_task(task, score))} of the original and of each run, with 95 % intervals. "
-    return _chart(name, table, score_figure, note + visible_difference(score))
+    scores = scores_of(runs, table)
+    note = f"{sentence_start(on_task(task, scores[0]))} of the original and of each run, with 95 % intervals. "
+    return _chart(name, table, score_figure, note + visible_difference(scores))
 
 
 def _chart(

@@ -64,6 +64,13 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), columns=list(SCORE_COLUMNS))
 
 
+def scores_of(runs: Sequence[Run], table: pd.DataFrame) -> list[Score]:
+    """The scores of the compressed models in the table of one chart, which is of one task by one metric."""
+    task, metric = table["task"].iloc[0], table["metric"].iloc[0]
+    found = (result_of(run)["scores"].get(task) for run in runs)
+    return [score for score in found if score and metric_of(score).name == metric]
+
+
 def _about(score: Score) -> str:
     if "agreement" in score["paired"]:
         return f"agrees with the original on {score['paired']['agreement']:.1%}"

@@ -180,11 +180,10 @@ def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
 
 
 def score_text(score: Score, which: str = "compressed") -> str:
-    """A value with its 95 % interval, where there is one: "83.2 % ± 4.4", "0.820 ± 0.021", "100.0 % (at least 96.3)"."""
+    """A value with its 95 % interval, where there is one: "83.2 % ± 4.4", "0.820 ± 0.021", "100 % (≥ 96.3)"."""
     metric, value, (low, high) = metric_of(score), value_of(score, which), interval_of(score, which)
     if metric.percent and value in (0, 1):
-        end = f"at least {metric.margin(low)}" if value else f"at most {metric.margin(high)}"
-        return f"{metric.number(value)} ({end})"
+        return f"100 % (≥ {metric.margin(low)})" if value else f"0 % (≤ {metric.margin(high)})"
     error = score[which]["standard_error"]
     return metric.number(value) + ("" if error is None else f" ± {metric.margin(Z_95 * float(error))}")
 
@@ -226,14 +225,15 @@ def brief_difference(score: Score) -> str:
     return metric_of(score).change(paired["difference"]) + noise
 
 
-def visible_difference(score: Score) -> str:
-    """What these examples can show, in a sentence; empty for runs that do not know it."""
-    smallest = score["paired"].get("smallest_difference")
-    if smallest is None:
+def visible_difference(scores: Sequence[Score]) -> str:
+    """What the examples of a task can show in each of these runs, in a sentence; empty where one does not know it."""
+    smallest = [score["paired"].get("smallest_difference") for score in scores]
+    if not scores or None in smallest:
         return ""
-    metric = metric_of(score)
-    amount, n = metric.change(float(smallest)).removeprefix("+"), score["compressed"]["n"]
-    return f"With these {n:,} {metric.counts}, a true difference of {amount} would show in four of five such tests."
+    metric, counts = metric_of(scores[0]), [score["compressed"]["n"] for score in scores]
+    n = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+    amount = metric.change(max(smallest)).removeprefix("+")
+    return f"With these {n} {metric.counts}, a true difference of {amount} would show in four of five such tests."
 
 
 def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:

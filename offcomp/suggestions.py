@@ -1,12 +1,9 @@
 """Which modules gain from being compressed together: joint against separate SVD at equal stored size, in closed form.
 
-Separate: each part at the same compression ratio. Joint: the parts stacked as one matrix, within what the separate ones store
+Separate: each module at the same compression ratio. Joint: the parts stacked as one matrix, within what the separate ones store
 together, so it never stores more. Both errors follow from spectra (`offcomp.grams`), so thousands of groups take seconds:
 
     gain = relative error of the separate parts - relative error of the joint matrix,   over the same weights
-
-Equal ratios are the default of the separate side; with `separate="waterfill"` its parts share their budget by
-`allocation.waterfill` on the raw squared error, which is the harder one to beat.
 
 The official repository of arXiv 2302.04045 stacks rows only, all layers or none; the best pairs of MiniLM-L6 are others.
 """
@@ -19,17 +16,14 @@ from datetime import UTC, datetime
 from itertools import combinations
 from math import inf
 
-from offcomp.allocation import waterfill, weights_for
 from offcomp.environment import environment
-from offcomp.error_curves import svd_curve, svd_sizes
+from offcomp.error_curves import svd_sizes
 from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.grams import Grams
 from offcomp.grouping import STACKS, group_shape
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.spectra import DENSE, OUT_OF_REACH, MatrixSpectrum, spectrum_key, svd_rank
 from offcomp.surveys import BEST, Merge, Suggestion, Survey, groups_after, in_order
-
-SEPARATE = ("uniform", "waterfill")
 
 
 @dataclass(frozen=True)
@@ -43,21 +37,15 @@ class _Part:
     energy: float
 
 
-def compare(grams: Grams, specs: Sequence[ModuleSpec], stack: str, ratio: float, *, separate: str = "uniform") -> Suggestion:
-    """Joint against separate SVD of some modules.
+def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float) -> list[Suggestion]:
+    """Every pair of modules in every stacking that fits and is a matrix of its own, the largest gain first.
 
-    Raises InputError where they do not fit each other in this stacking, or one cannot reach the ratio (BudgetTooSmall).
+    Raises BudgetTooSmall where a module cannot reach the ratio, as all functions here do.
     """
-    parts = [_alone(grams, spec, ratio) for spec in specs]
-    return _suggestion(grams, parts, _joined(grams, parts, stack), ratio, separate)
-
-
-def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, separate: str = "uniform") -> list[Suggestion]:
-    """Every pair of modules in every stacking that fits and is a matrix of its own, the largest gain first."""
     parts = [_alone(grams, spec, ratio) for spec in specs]
     candidates = _candidates(list(combinations(parts, 2)))
     _prepare(grams, candidates)
-    found = [_suggestion(grams, pair, _joined(grams, pair, stack), ratio, separate) for pair, stack in candidates]
+    found = [_suggestion(pair, _joined(grams, pair, stack), ratio) for pair, stack in candidates]
     return sorted(found, key=lambda suggestion: -suggestion.gain)
 
 
@@ -91,7 +79,7 @@ def merge_steps(
         parts[node] = best.joint
         members = tuple(spec for spec in specs if spec in best.joint.specs)
         joint = replace(best.joint, specs=members)
-        group = _suggestion(grams, [alone[spec] for spec in members], joint, ratio, "uniform")
+        group = _suggestion([alone[spec] for spec in members], joint, ratio)
         left = _relative(sum(part.squared_error for part in parts.values()), energy)
         steps.append(Merge(best.nodes, best.gain, group, left))
     return steps
@@ -106,8 +94,7 @@ def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: fl
     _prepare(grams, candidates)
     whole = [candidate for stack in STACKS for candidate in (_candidates([parts], (stack,)) if pairs else [])]
     found, together = (
-        tuple(_suggestion(grams, group, _joined(grams, group, stack), ratio, "uniform") for group, stack in each)
-        for each in (candidates, whole)
+        tuple(_suggestion(group, _joined(grams, group, stack), ratio) for group, stack in each) for each in (candidates, whole)
     )
     fitting = [stack for stack in STACKS if any(pair.stack == stack for pair in found)]
     merges = {stack: tuple(merge_steps(grams, specs, ratio, stacks=(stack,))) for stack in fitting}
@@ -210,24 +197,13 @@ def _relative(squared_error: float, energy: float) -> float:
     return float((squared_error / energy) ** 0.5) if energy else 0.0
 
 
-def _suggestion(grams: Grams, parts: Sequence[_Part], joint: _Part, ratio: float, separate: str) -> Suggestion:
-    squared = sum(part.squared_error for part in parts)
-    if separate == "waterfill":
-        squared = _shared_out(grams, parts, joint.budget)
-    elif separate != "uniform":
-        raise InputError(f"separate is {separate!r}; choose one of {', '.join(SEPARATE)}")
+def _suggestion(parts: Sequence[_Part], joint: _Part, ratio: float) -> Suggestion:
     return Suggestion(
         tuple(spec.name for spec in joint.specs),
         joint.stack,
         ratio,
         joint.budget,
-        _relative(squared, joint.energy),
+        _relative(sum(part.squared_error for part in parts), joint.energy),
         _relative(joint.squared_error, joint.energy),
         group_shape(joint.specs, joint.stack)[1],
     )
-
-
-def _shared_out(grams: Grams, parts: Sequence[_Part], budget: int) -> float:
-    """The squared error of the parts where they share their budget by water-filling."""
-    curves = [svd_curve(str(index), grams.spectrum(part.specs, part.stack)) for index, part in enumerate(parts)]
-    return waterfill(curves, budget, weights_for(curves, "frobenius")).objective

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, and no caches of earlier pages."""
+    """An empty home, models allowed in the folder of the test, and no caches of earlier pages."""
     home = tmp_path / "home"
     monkeypatch.setenv("OFFCOMP_HOME", str(home))
+    monkeypatch.setenv("OFFCOMP_MODEL_ROOTS", os.pathsep.join([str(tmp_path), str(ROOT)]))
     st.cache_data.clear()
     st.cache_resource.clear()
     return home

@@ -6,12 +6,19 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from pyarrow.parquet import ParquetFile
 from streamlit.testing.v1 import AppTest
 
 from offcomp.errors import InputError
+from offcomp.models.catalogue import ModelInfo
+from offcomp.plan import Plan, validate
+from offcomp.runs import RunStore
+from offcomp.tasks import Task
+from offcomp.ui import bring
 from offcomp.ui.bring import columns_of
-from tests.pages import home, opened, step
+from tests.pages import home, opened, step, texts
 
 __all__ = ["home"]  # a fixture
 
@@ -47,14 +54,108 @@ def test_a_bad_file_of_matrices_is_a_sentence_and_the_model_stays(app: AppTest, 
     assert app.session_state["model"] == "minilm-l6"
 
 
-def test_an_uploaded_table_is_a_task_of_the_plan(app: AppTest) -> None:
+VERDICTS = b"sentence,verdict\n" + b"".join(b"text %d,%s\n" % (i, (b"good", b"bad")[i % 2]) for i in range(40))
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """The plans that are run, checked as ever; no worker is started."""
+    plans: list[Plan] = []
+
+    def submit(_store: RunStore, plan: Plan, info: ModelInfo) -> None:
+        validate(Plan.from_dict(plan.to_dict()), info)
+        plans.append(plan)
+
+    monkeypatch.setattr(RunStore, "submit", submit)
+    return plans
+
+
+def columns(app: AppTest) -> dict[str, str]:
+    """Column of the task -> the column that is chosen for it."""
+    return {box.label: box.value for box in app.selectbox if str(box.key).startswith("upload_column_")}
+
+
+def test_an_uploaded_table_is_a_task_of_the_plan(app: AppTest, submitted: list[Plan]) -> None:
     step(app, "compress")
-    table = b"sentence,verdict\n" + b"".join(b"text %d,%s\n" % (i, (b"good", b"bad")[i % 2]) for i in range(40))
-    app.file_uploader(key="upload_examples").upload("verdicts.csv", table).run()
+    app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
     assert not app.exception
     assert not app.error
-    assert app.selectbox(key="upload_column_text_verdicts.csv").value == "sentence"
-    assert app.selectbox(key="upload_column_label_verdicts.csv").value == "verdict"
+    assert columns(app) == {"text": "sentence", "label": "verdict"}
+    app.button(key="run").click().run()
+    assert not app.exception
+    name, task = submitted[0].tasks
+    assert name == "sentiment" and isinstance(task, Task)
+    assert (task.name, task.columns) == ("verdicts", {"text": "sentence", "label": "verdict"})
+    assert Path(task.data).read_bytes() == VERDICTS
+
+
+def test_an_uploaded_table_stays_until_it_is_removed(app: AppTest, submitted: list[Plan]) -> None:
+    step(app, "compress")
+    app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
+    app.selectbox(key="model").set_value("offcomp-bert").run()
+    app.selectbox(key="upload_family").set_value("masked-lm").run()
+    step(app, "inspect")
+    step(app, "compress")
+    assert not app.file_uploader(key="upload_examples").value
+    assert "**verdicts.csv**" in texts(app)
+    assert app.selectbox(key="upload_family").value == "masked-lm"
+    assert columns(app) == {"text": "sentence"}
+    app.button(key="run").click().run()
+    assert [task.family for task in submitted[-1].tasks if isinstance(task, Task)] == ["masked-lm"]
+    step(app, "compress")
+    app.button(key="upload_remove").click().run()
+    assert not columns(app)
+    app.button(key="run").click().run()
+    assert not [task for task in submitted[-1].tasks if isinstance(task, Task)]
+
+
+@pytest.mark.parametrize("name", ["sentiment.csv", "_x.csv", "\u00e9.csv", f"{'long' * 60}.csv", "![x](http:).csv"])
+def test_a_table_of_any_name_makes_a_task_that_can_be_run(app: AppTest, submitted: list[Plan], name: str) -> None:
+    step(app, "compress")
+    app.file_uploader(key="upload_examples").upload(name, VERDICTS).run()
+    app.button(key="run").click().run()
+    assert not app.exception and not app.error
+    assert len(submitted) == 2
+
+
+def test_an_upload_is_read_once(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(bring, "columns_of", lambda name, content: read.append(name) or columns_of(name, content))
+    step(app, "compress")
+    app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
+    app.run()
+    assert read == ["verdicts.csv"]
+
+
+def test_a_table_is_left_out_where_the_model_reads_no_text(app: AppTest) -> None:
+    step(app, "model")
+    app.file_uploader(key="upload_matrices").upload("mine.npz", matrices()).run()
+    step(app, "compress")
+    app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
+    assert "This model reads no text, so the table is left out." in texts(app)
+
+
+@pytest.mark.parametrize(("page", "key"), [("model", "upload_matrices"), ("compress", "upload_examples")])
+def test_a_home_that_cannot_be_written_is_said(app: AppTest, home: Path, page: str, key: str) -> None:
+    step(app, page)
+    home.mkdir(exist_ok=True)
+    (home / "uploads").write_text("a file in the place of the folder")
+    name, content = ("mine.npz", matrices()) if page == "model" else ("verdicts.csv", VERDICTS)
+    app.file_uploader(key=key).upload(name, content).run()
+    assert not app.exception
+    assert "cannot write to" in app.error[0].value
+
+
+def test_the_columns_of_parquet_come_from_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    pd.DataFrame({"text": ["fine"], "label": [1]}).to_parquet(content)
+    monkeypatch.setattr(pd, "read_parquet", None)
+    monkeypatch.setattr(ParquetFile, "read", None)
+    assert columns_of("a.parquet", content.getvalue()) == ["text", "label"]
+    content = io.BytesIO()
+    pd.DataFrame({"text": []}).to_parquet(content)
+    with pytest.raises(InputError, match="has no row"):
+        columns_of("a.parquet", content.getvalue())
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,12 @@ def test_from_a_cell_to_the_changed_predictions(app: Visit) -> None:
     page.get_by_role("link", name="Compare").last.click()
     title(page, "Which")
     run = re.search(r"runs=(\w+)", page.url)
-    page.get_by_test_id("stSidebar").get_by_role("link", name="Examples").click()
+    settled(page)
+    mark = page.locator(".st-key-compare_front .points path").first.bounding_box()
+    assert mark
+    page.mouse.click(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
+    expect(page.get_by_text("Picked:")).to_be_visible()
+    page.get_by_role("link", name="Its predictions").click()
     title(page, "Which predictions")
     expect(page).to_have_url(re.compile(f"runs={run[1] if run else 'none'}"))
 
@@ -102,7 +107,7 @@ def test_uploaded_matrices_are_inspected_and_a_bad_file_changes_nothing(app: Vis
     app.open("/model?ratio=5")
     upload(page, "Bring your own", "upload_matrices", "broken.npz", b"no archive")
     expect(page.get_by_role("alert").filter(has_text="broken.npz")).to_be_visible()
-    expect(page.get_by_test_id("stSidebar").get_by_text("minilm-l6: query and key at 5x")).to_be_visible()
+    expect(page.get_by_test_id("stSidebar").get_by_text("minilm-l6: the usual modules")).to_be_visible()
     content = io.BytesIO()
     np.savez(content, left=np.random.default_rng(0).normal(size=(90, 60)).astype(np.float32))
     upload(page, "Bring your own", "upload_matrices", "mine.npz", content.getvalue())

@@ -81,6 +81,14 @@ def test_pairs_and_groups_are_suggested_with_their_reason(offcomp: Command, tmp_
     assert sorted(name for group in plan["groups"] for name in group["modules"]) == ["key.0", "key.3", "query.0", "query.3"]
 
 
+@pytest.mark.parametrize("how", [("--survey",), ("--pairs", "2")])
+@pytest.mark.parametrize("flag", [("--out", "plan.json"), ("--threshold", "0.01")])
+def test_what_only_merging_heeds_is_refused_elsewhere(offcomp: Command, how: tuple[str, ...], flag: tuple[str, ...]) -> None:
+    status, out, err = offcomp("suggest", "minilm-l6", "--kinds", "query", *how, *flag)
+    assert (status, out) == (2, "")
+    assert "--out and --threshold are for groups found by merging" in err
+
+
 def test_both_are_readable_as_text(offcomp: Command, tmp_path: Path, folder: Path) -> None:
     _, out, _ = offcomp("allocate", write(tmp_path / "plan.json", three_keys()), "--total-ratio", "2")
     assert "with the same ratio for all: 0." in out

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from streamlit.testing.v1 import AppTest
 
+from offcomp.grouping import STACKS
 from offcomp.ui import link
 from tests.pages import home, opened, step
 
@@ -24,7 +25,9 @@ def link_of(app: AppTest) -> dict[str, str]:
 NAMES = some.lists(
     some.one_of(
         some.builds("{}.{}".format, some.sampled_from(["query", "encoder.key"]), some.integers(0, 30)),
-        some.sampled_from(["word_embeddings", "pooler.dense"]),
+        some.builds("w.{:02}".format, some.integers(0, 12)),
+        some.sampled_from(["word_embeddings", "pooler.dense", "none", "w.1-3", "w.1-3.1", "w.1-3.2", "a,b", "a;b~rows", "%2C"]),
+        some.text(min_size=1),
     ),
     unique=True,
 )
@@ -35,7 +38,13 @@ def test_names_in_short_are_the_same_names(names: list[str]) -> None:
     assert link.full(link.short(names)) == tuple(names)
 
 
+@given(some.lists(some.tuples(NAMES.filter(len).map(tuple), some.sampled_from(STACKS)), min_size=1))
+def test_groups_in_a_link_are_the_same_groups(groups: list[link.OwnGroup]) -> None:
+    assert link._read_groups(link._write_groups(groups)) == tuple(groups)
+
+
 def test_a_whole_kind_is_short() -> None:
+    assert link.short(["encoder.query.10", "encoder.query.11", "key.01"]) == "encoder.query.10-11,key.01"
     assert link.short([f"query.{layer}" for layer in range(48)]) == "query.0-47"
 
 
@@ -60,7 +69,15 @@ def test_the_draft_goes_along_to_every_page() -> None:
     app = opened("compress", modules="value.0-2", ratio="4")
     step(app, "runs")
     assert link_of(app) == {"modules": "value.0-2", "ratio": "4"}
-    assert any("3 weight matrices at 4x" in caption.value for caption in app.caption)
+    assert any("3 weight matrices" in caption.value for caption in app.caption)
+
+
+def test_the_line_of_the_draft_says_what_stays_true() -> None:
+    app = opened("compress", ratio="5", methods="svd,svd,codebook,svd")
+    assert app.button_group(key="methods").value == ["svd", "codebook"]
+    app.select_slider(key="ratio").set_value(8.0).run()
+    drafts = [caption.value for caption in app.caption if caption.value.startswith("Draft")]
+    assert drafts == ["Draft: minilm-l6: the usual modules, SVD and Autoencoder, codebook"]
 
 
 def test_options_of_a_method_are_part_of_the_link() -> None:

@@ -127,9 +127,14 @@ def test_pairs_of_runs_in_which_error_and_score_agree() -> None:
     table = front_table(runs, "sentiment", "bytes").iloc[1:]
     assert concordance(table) == (2, 3)
     assert agreement_answer(table) == (
-        "In 2 of 3 pairs of runs, the one with the smaller relative error has the better accuracy as well: "
-        "the error is a poor guide."
+        "In 2 of 3 pairs of runs, the one with the smaller relative error has the better accuracy as well."
     )
+    many = [
+        run(letter, 10, lost, error=0.1 * (place + 1))
+        for place, (letter, lost) in enumerate(zip("abcde", (1, 3, 2, 5, 4), strict=True))
+    ]
+    assert "In 8 of 10 pairs" in (said := agreement_answer(front_table(many, "sentiment", "bytes").iloc[1:]))
+    assert said.endswith("as well: they mostly agree.")
     assert agreement_answer(table.iloc[:1]) == "No two runs differ in both relative error and accuracy."
     key = made_run("d" * 12, [made_group("key", 0.5)], made_score([], []))
     assert of_the_same_weights([key, *runs]) == runs

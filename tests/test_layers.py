@@ -25,6 +25,7 @@ DESCRIPTIONS = (
     "offcomp.methods",
     "offcomp.models.catalogue",
     "offcomp.models.families",
+    "offcomp.models.hub",
     "offcomp.models.listing",
     "offcomp.models.matrix_files",
     "offcomp.models.safetensors_files",

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from offcomp.measurement_charts import sensitivity_figure, sweep_figure
@@ -151,7 +150,7 @@ def test_answers() -> None:
     table = sweep_table(document, "sentiment")
     assert sweep_answer(table) == (
         "Asked for 4x, Quantization (each alone) is best in accuracy on sentiment: 81.0 %, +1.0 points from the original "
-        "(95 % interval -1.0 to +3.0), within noise; 1 of 3 settings is within noise of it, "
+        "(95 % interval -1.0 to +3.0), within noise; 1 of 3 settings is within noise of the original, "
         "and SVD (stacked by kind) is last with 60.0 %."
     )
     assert sweep_answer(table.iloc[:1]) == (
@@ -264,7 +263,6 @@ def open_page(monkeypatch: pytest.MonkeyPatch, folder: Path) -> AppTest:
     """The page on a folder of measurements; nothing on it may have raised."""
     monkeypatch.setattr("offcomp.measurements.read_measurements.__defaults__", (folder,))
     monkeypatch.setattr("offcomp.measurements.unreadable_files.__defaults__", (folder,))
-    st.cache_data.clear()
     return opened("measured")
 
 

@@ -13,6 +13,7 @@ from offcomp.model_tables import (
     NORMS,
     compressible,
     compressible_answer,
+    error_words,
     exported,
     map_table,
     number,
@@ -143,6 +144,17 @@ def test_errors_come_from_known_spectra_alone(minilm: ModelInfo, tmp_path: Path)
     answer = compressible_answer(table, 3.0)
     assert answer.startswith("At 3x SVD keeps `key.0` best, with a relative error of 0.560")
     assert "3 of 40 weight matrices are not known yet" in answer
+
+
+def test_a_matrix_with_a_side_of_one_is_out_of_reach_and_not_awaited(tmp_path: Path) -> None:
+    info = made("nobody", {"tokens": (100, 4), "gate": (1, 8)}, family=None)
+    assert "for any of 1 weight matrix" in compressible_answer(map_table(info, errors=svd_errors(info, tmp_path, 2.0)), 2.0)
+    tokens = [spec for spec in info.modules if spec.name == "tokens"]
+    _keep(_path(tmp_path, info, spectrum_key(tokens, "rows")), np.ones(4, dtype=np.float32))
+    table = map_table(info, errors=svd_errors(info, tmp_path, 2.0))
+    assert "not known" not in compressible_answer(table, 2.0)
+    assert error_words(table[table["module"] == "gate"].iloc[0], 2.0) == "SVD cannot store it 2x smaller"
+    assert spectra_plan(info, svd_errors(info, tmp_path, 2.0)).groups == ()
 
 
 def test_a_matrix_out_of_reach_is_no_unknown_one(tmp_path: Path) -> None:

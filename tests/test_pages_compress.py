@@ -17,6 +17,7 @@ from offcomp.files import write_json
 from offcomp.methods import METHODS, options_of, own_options
 from offcomp.plan import Group, Plan
 from offcomp.runs import RunStore
+from offcomp.ui.whatif import _rounded_down
 from tests import tiny_models
 from tests.made_runs import put_in_home
 from tests.pages import ROOT, home, opened, step, texts
@@ -133,10 +134,12 @@ def test_an_impossible_ratio_says_why_and_offers_no_run(app: AppTest, tmp_path: 
     assert next(button for button in app.button if button.key == "run").disabled
 
 
-def test_where_svd_cannot_get_so_small_it_is_said_to_keep_nothing_of_the_kind(home: Path) -> None:
-    app = opened("compress", model="offcomp-bert", modules="key.0-1", together="module", methods="svd", ratio="100")
+def test_where_svd_cannot_get_so_small_no_share_of_the_energy_is_named(home: Path) -> None:
+    app = opened("compress", model="offcomp-gpt", modules="key.0-1", together="module", methods="svd", ratio="100")
     assert "2 weight matrices at 100x: SVD cannot get so small." in texts(app)
     assert "% of the energy" not in texts(app)
+    assert "(64x at most)" in app.error[0].value
+    assert [_rounded_down(ratio) for ratio in (14.777, 64.0, 1.2399, 1234.5)] == ["14.7", "64", "1.23", "1230"]
 
 
 def test_no_module_and_no_method_are_told_kindly(app: AppTest) -> None:

@@ -46,7 +46,7 @@ def test_the_bundled_spectrum_is_there_at_once(home: Path) -> None:
     app = opened("inspect", module="query.3")
     assert "At rank 64 of 384, query.3 keeps 63 % of its energy and stores 33 % of its parameters." in texts(app)
     assert "Reading the weights of query.3" in texts(app)
-    assert "they come with offcomp" in texts(app)
+    assert "Singular values: known already" in texts(app)
     charts = app.get("plotly_chart")
     assert ["query.3" in chart.proto.alt for chart in charts] == [True, True]
     slider(app).set_value(250).run()
@@ -100,12 +100,12 @@ def test_a_drawing_that_is_not_there_is_named(home: Path, name: str, why: str) -
 
 
 def test_a_failure_says_why_and_can_be_tried_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspecting, "request_view", lambda *_: "a warning\noffcomp: the weight 'x' has 3 values that are NaN")
+    monkeypatch.setattr(inspecting, "request_view", lambda *_: "the weight 'x' has 3 values that are NaN")
     app = opened("inspect", module="query.3")
     assert "the weight 'x' has 3 values that are NaN" in app.error[0].value
     assert len(app.get("plotly_chart")) == 2
     monkeypatch.setattr(inspecting, "request_view", lambda *_: "working")
-    app.button(key="inspect_again").click().run()
+    app.button(key="try_again").click().run()
     assert not app.error
     assert "Reading the weights of query.3" in texts(app)
 

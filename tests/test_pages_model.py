@@ -72,19 +72,22 @@ def test_the_picked_kind_goes_to_compress(app: AppTest) -> None:
 
 def test_compressible_is_exact_and_says_what_is_not_known(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("offcomp.ui.model.request_spectra", lambda plan: asked.append(plan) or "no room on the disk")
+    monkeypatch.setattr("offcomp.ui.model.request_spectra", lambda _, plan: asked.append(plan) or "no room on the disk")
     app.run()
     app.session_state["model_colour"] = COMPRESSIBLE
     app.run()
     assert not app.exception
     assert "SVD keeps `key.0` best, with a relative error of 0.560" in texts(app)
     assert "3 of 40 weight matrices are not known yet" in texts(app)
+    assert "Exact errors of SVD, each matrix alone" in texts(app)
+    app.session_state["dtype"] = "int8"
     app.select_slider(key="ratio").set_value(2.0).run()
     assert "At 2x SVD keeps" in texts(app)
+    assert "Errors of SVD before rounding to int8, each matrix alone" in texts(app)
     app.button(key="model_spectra_button").click().run()
     assert [len(plan.groups) for plan in asked] == [3]
     assert "no room on the disk" in texts(app)
-    assert app.button(key="model_spectra_button").label.startswith("Compute 3 missing spectra")
+    assert app.button(key="try_again").label == "Try again"
 
 
 def test_a_model_of_an_unknown_family_has_a_map_and_gets_its_spectra(app: AppTest, tmp_path: Path) -> None:

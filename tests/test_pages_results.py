@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from offcomp import bundled
 from offcomp.files import read_json
 from tests.made_runs import made_value_score, put_in_home
-from tests.pages import home, opened, texts
+from tests.pages import home, opened, step, texts
 
 __all__ = ["home"]  # a fixture
 pytestmark = pytest.mark.usefixtures("home")
@@ -48,6 +48,15 @@ def test_start_shows_a_measurement_in_an_empty_home() -> None:
     assert "Bundled measurement: minilm-l6, seed 0" in texts(app)
     assert "torch 2." in texts(app)
     assert not app.warning
+
+
+def test_every_page_says_how_many_runs_are_compared(own: tuple[str, str]) -> None:
+    app = opened("compare", runs=",".join(own))
+    assert "Compared: 2 runs" in texts(app)
+    app.multiselect(key="compare_runs").set_value([own[0]]).run()
+    assert "Compared: 1 run\n" in texts(app)
+    step(app, "inspect")
+    assert "Compared: 1 run\n" in texts(app)
 
 
 def test_start_leads_to_the_comparison_of_what_it_shows(own: tuple[str, str]) -> None:
@@ -193,6 +202,16 @@ def test_a_group_with_a_long_name_and_the_equal_properties(home: Path) -> None:
     app.toggle(key="compare_show_all").set_value(True).run()
     assert not app.exception
     assert any(long in table.value.to_string(max_colwidth=None) for table in app.dataframe)
+
+
+def test_where_the_command_takes_fewer_runs_than_are_chosen_it_is_said(
+    own: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = opened("compare", runs=",".join(own))
+    assert "Without a browser:" in texts(app)
+    monkeypatch.setattr("offcomp.ui.results.MOST_IN_DETAIL", 1)
+    app.run()
+    assert "Without a browser (the first 1 of these 2 runs):" in texts(app)
 
 
 def test_every_card_says_whose_run_it_is_and_where_its_numbers_come_from(own: tuple[str, str]) -> None:

@@ -102,7 +102,7 @@ def test_where_every_answer_is_right_or_wrong_the_interval_still_has_a_width() -
     assert perfect["low"].tolist() == pytest.approx([1 / (1 + 1.959964**2 / 100)] * 2)  # Wilson's of 100 in 100
     assert perfect["high"].tolist() == [1.0, 1.0]
     scores = [made_score([], [], right=right) for right in (100, 0)]
-    assert list(map(score_text, scores)) == ["100.0 % (at least 96.3)", "0.0 % (at most 3.7)"]
+    assert list(map(score_text, scores)) == ["100 % (≥ 96.3)", "0 % (≤ 3.7)"]
 
 
 def test_size_table_has_three_denominators_in_two_units() -> None:

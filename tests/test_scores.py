@@ -8,8 +8,9 @@ import pytest
 
 from offcomp.answers import answer
 from offcomp.paired import change_table, flip_count_table, flip_table, paired_difference, same_test
+from offcomp.report import html_report
 from offcomp.results import difference_table, run_table
-from offcomp.score_charts import LOG_FROM, score_figure, score_table
+from offcomp.score_charts import LOG_FROM, score_figure, score_table, scores_of
 from offcomp.scores import (
     METRICS,
     baseline_of,
@@ -70,8 +71,14 @@ def test_baselines_have_names_and_old_runs_the_majority() -> None:
 
 
 def test_what_the_examples_can_show_is_told_where_it_is_known() -> None:
-    assert visible_difference(OLD) == ""
-    assert "200 examples, a true difference of 0.020 would show" in visible_difference(RANKS)
+    assert visible_difference([OLD]) == ""
+    assert "200 examples, a true difference of 0.020 would show" in visible_difference([RANKS])
+    wider = made_value_score("spearman", 0.82, 0.5, spread=0.05)
+    assert "200 examples, a true difference of 0.050 would show" in visible_difference([RANKS, wider])  # in either run
+    fewer = RANKS | {"compressed": RANKS["compressed"] | {"n": 50}}
+    assert "50 to 200 examples" in visible_difference([RANKS, fewer])
+    unknown = RANKS | {"paired": RANKS["paired"] | {"smallest_difference": None}}
+    assert visible_difference([RANKS, unknown]) == visible_difference([]) == ""
 
 
 def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
@@ -79,7 +86,7 @@ def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
     paired = {"difference": -0.1, "interval": None, "smallest_difference": None}
     score = RANKS | {"original": few, "compressed": few, "paired": paired}
     assert score_text(score) == "0.800"
-    assert visible_difference(score) == ""
+    assert visible_difference([score]) == ""
     assert brief_difference(score) == "-0.100"  # no interval, no claim
     run = made_run("9" * 12, [made_group("query", 0.5)], others={"similarity": score})
     assert "-0.100 from the original, on too few examples for an interval" in answer([run])
@@ -141,6 +148,15 @@ def test_a_chart_names_its_axis_its_direction_and_its_baseline(task: str, axis: 
     low, high = figure.layout.xaxis.range
     for note in figure.layout.annotations:
         assert low < note.x < high
+
+
+def test_a_task_scored_by_two_metrics_has_a_chart_for_each() -> None:
+    other = made_run("h" * 12, [made_group("query", 0.5)], others={"similarity": made_score(["a"], []) | {"digest": "1"}})
+    table = score_table([FIRST, other])
+    for metric, score in (("spearman", RANKS), ("accuracy", other.result["scores"]["similarity"])):
+        part = table[(table["task"] == "similarity") & (table["metric"] == metric)]
+        assert scores_of([FIRST, other], part) == [score]
+    assert "Accuracy on similarity of the original" in html_report([FIRST, other])
 
 
 def test_perplexities_near_each_other_are_on_a_plain_axis() -> None:

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from offcomp.compress import stack
-from offcomp.errors import BudgetTooSmall, InputError
+from offcomp.errors import BudgetTooSmall
 from offcomp.grams import Grams
 from offcomp.grouping import STACKS, group_shape
 from offcomp.models import weights
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import load
-from offcomp.suggestions import all_pairs, compare, merge_steps, merged, survey
+from offcomp.suggestions import all_pairs, merge_steps, merged, survey
 from offcomp.surveys import Suggestion, Survey, best_cut, groups_after
+from tests.minilm import minilm_info
 from tests.test_grams import random_matrix, spec
 
 RATIO = 2.0
@@ -48,6 +49,12 @@ def low_rank_matrix(rows: int, cols: int, basis: Tensor, seed: int) -> Tensor:
     return random_matrix(rows, len(basis), seed) @ basis + noise
 
 
+def together(matrices: dict[ModuleSpec, Tensor], stacking: str, ratio: float) -> Suggestion:
+    """All of them as one matrix against each alone."""
+    found = survey(Grams.of_matrices(matrices), minilm_info(), list(matrices), ratio).together
+    return next(each for each in found if each.stack == stacking)
+
+
 def test_every_pair_of_a_kind_has_the_errors_of_direct_decompositions() -> None:
     loaded = load("minilm-l6")
     specs = [member for member in loaded.info.modules if member.kind == "attention_output"]
@@ -70,7 +77,7 @@ def test_mixed_groups_have_the_errors_of_direct_decompositions(stacking: str, ra
     shapes = {"rows": [(20, 16), (9, 16)], "columns": [(16, 20), (16, 9)], "residual": [(20, 16), (16, 20), (40, 16), (16, 40)]}
     members = [spec(0, *shape, kind=kind) for shape, kind in zip(shapes[stacking], kinds, strict=False)]
     matrices = {member: random_matrix(*member.shape, seed=index) for index, member in enumerate(members)}
-    found = compare(Grams.of_matrices(matrices), members, stacking, ratio)
+    found = together(matrices, stacking, ratio)
     separate, joint = by_brute_force(matrices, stacking, ratio)
     assert (found.separate_error, found.joint_error) == (pytest.approx(separate, abs=1e-6), pytest.approx(joint, abs=1e-6))
 
@@ -79,7 +86,7 @@ def test_the_joint_matrix_never_stores_more_than_the_separate_ones() -> None:
     members = [spec(index, 13, 11) for index in range(3)]
     matrices = {member: random_matrix(13, 11, seed) for seed, member in enumerate(members)}
     for ratio in (1.2, 2.0, 4.0):
-        found = compare(Grams.of_matrices(matrices), members, "rows", ratio)
+        found = together(matrices, "rows", ratio)
         rank = int(13 * 11 / ratio) // 24
         assert found.stored_parameters == 3 * rank * 24 <= 3 * 13 * 11 / ratio
 
@@ -96,17 +103,6 @@ def test_members_with_one_basis_gain_and_strangers_lose() -> None:
     assert max(other.gain for other in others) < 0
     assert "one basis of their 24-wide input side" in best.reason and "falls from" in best.reason
     assert "rises from" in others[-1].reason
-
-
-def test_water_filled_separate_matrices_are_harder_to_beat() -> None:
-    loaded = load("minilm-l6")
-    specs = [member for member in loaded.info.modules if member.kind == "key"]
-    grams = Grams.of_model(loaded.model)
-    equal, shared_out = (compare(grams, specs, "rows", RATIO, separate=how) for how in ("uniform", "waterfill"))
-    assert shared_out.joint_error == equal.joint_error
-    assert shared_out.separate_error < equal.separate_error
-    with pytest.raises(InputError, match="separate is 'best'; choose one of uniform, waterfill"):
-        compare(grams, specs, "rows", RATIO, separate="best")
 
 
 def test_merging_finds_planted_groups_and_leaves_the_others_alone() -> None:
@@ -199,5 +195,5 @@ def test_merges_go_on_to_the_last_that_fits_and_their_errors_add_up() -> None:
     steps = merge_steps(grams, list(matrices), 3.0)
     assert [step.parts[0] < step.parts[1] < 5 + n for n, step in enumerate(steps)] == [True] * 3
     assert not any(4 in step.parts for step in steps)
-    whole = compare(grams, list(matrices)[:4], steps[-1].joint.stack, 3.0)
+    whole = together({member: matrices[member] for member in list(matrices)[:4]}, steps[-1].joint.stack, 3.0)
     assert steps[-1].joint == whole

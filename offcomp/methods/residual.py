@@ -160,12 +160,12 @@ class ResidualAutoencoder:
     ) -> CompressedMatrix:
         """The best of what was fitted, Z D alone, and the SVD. The last two are bounded by the spectrum, so rarely needed."""
         from offcomp.numerics.allocator import give_back_free_memory
-        from offcomp.numerics.linalg import weighted_singular_values
+        from offcomp.numerics.linalg import singular_values
 
         rows, cols = matrix.shape
         linear, svd = replace(self, sparse_share=0.0, hidden_share=0.0), SVD(preset=self.metric)
         rank = choose_size(linear, rows, cols, budget)
-        spectrum = weighted_singular_values(matrix.detach().float(), weights.rows, weights.columns)
+        spectrum = singular_values(matrix.detach().float(), weights.rows, weights.columns)
         give_back_free_memory()
         if _error(matrix, own, weights) < float(spectrum[rank:].square().sum()):
             return own

@@ -30,6 +30,11 @@ def snapshot(model: str) -> Path:
     return _download(model, (*SMALL_FILES, *WEIGHTS))
 
 
+def is_cached(model: str) -> bool:
+    """Whether a hub model can be loaded without the network."""
+    return _cached(model) is not None
+
+
 def _cached(model: str) -> Path | None:
     """The cached folder if its files are complete and safe; None otherwise."""
     from huggingface_hub import snapshot_download

@@ -74,13 +74,8 @@ def as_triangle(shape: Sequence[int], device: torch.device) -> bool:
     return device.type == "cpu" and side > SMALL_SIDE and rows < TALL * side
 
 
-def singular_values(matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, " side"]:
-    """All min(rows, cols) singular values in decreasing order, float64."""
-    return weighted_singular_values(matrix, None, None)
-
-
-def weighted_singular_values(
-    matrix: Float[Tensor, "rows cols"], row_metric: Metric | None, column_metric: Metric | None
+def singular_values(
+    matrix: Float[Tensor, "rows cols"], row_metric: Metric | None = None, column_metric: Metric | None = None
 ) -> Float[Tensor, " side"]:
     """Singular values of R^½ W C^½ in decreasing order, float64; the tail of their squares is the error of a rank."""
     tall, outer, inner = _upright(matrix, row_metric, column_metric)

@@ -36,13 +36,14 @@ BRING = """**A model of the catalogue** comes with its listing and its spectra:
 {catalogue}
 
 **A folder** on this machine with `config.json` and the weights as `.safetensors`, as `save_pretrained` writes it. Type its path
-under *Model* above. It must lie below your home folder, the folder where the app was started, or, where `{roots}` names folders,
-below one of these. With the tokenizer's files in it the tasks can be run as well. Pickled weights (`.bin`, `.pt`) are refused, and
-so is a model that asks for code of its own.
+under *Model* above. It must lie below your home folder or the folder where the app was started; folders in the variable
+`{roots}` take the place of these two. With the tokenizer's files in it the tasks can be run as well. Pickled weights (`.bin`,
+`.pt`) are refused, and so is a model that asks for code of its own.
 
 **A file of matrices**, uploaded below, becomes a model of its own: every matrix in it can be inspected, grouped and compressed.
 
-**A hub id** such as `owner/name`: what is in the local cache is used; anything else is downloaded if you say so, and needs a network.
+**A hub id** such as `owner/name`: what is in the local cache is used; anything else is downloaded once you say so, over the
+network.
 
 Weights are recognised in the families {families}. In any other the matrices are listed by their path, to be chosen by name.
 `offcomp modules MODEL` lists the same on the command line.
@@ -169,7 +170,10 @@ def _asked_task(info: ModelInfo, table: Table) -> tuple[Task, ...]:
 
 
 def keep_table(name: str, content: bytes, home: Path) -> Table:
-    """Keep a table in this home; the same file has the same place. Raises InputError, and StorageError where it cannot be written."""
+    """Keep a table in this home; the same file has the same place. Raises InputError.
+
+    StorageError is raised where it cannot be written.
+    """
     columns = tuple(columns_of(name, content))
     stem, suffix = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).stem).strip(".-"), Path(name).suffix.lower()
     path = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS] / f"{stem[:LONGEST_NAME] or 'table'}{suffix}"

@@ -23,6 +23,7 @@ from offcomp.methods import make_method, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.tasks import WITHOUT_TEXT
 from offcomp.ui.link import FIELDS, OWN, OwnGroup, short
+from offcomp.ui.plain import plain
 
 DEFAULT_KINDS = ("query", "key")
 RUNS, EVERY_RUN = "runs", "all"
@@ -103,7 +104,7 @@ def note(name: str, text: str, usual: str) -> None:
 def show_problems() -> None:
     """What a link asked for and could not be had."""
     for problem in st.session_state.pop(PROBLEMS, []):
-        st.warning(problem, icon=":material/link_off:")
+        st.warning(plain(problem), icon=":material/link_off:")
 
 
 def _complain(what: str, why: str) -> None:
@@ -112,19 +113,13 @@ def _complain(what: str, why: str) -> None:
 
 
 def summary() -> str:
-    """The draft in a line, as every page shows it."""
+    """The draft in a line, as every page shows it. Not the ratio: its slider moves without the page, and this line stays."""
     state = st.session_state
     wanted = state["draft_modules"]
-    what = "query and key" if wanted is None else f"{len(wanted)} weight matri{'x' if len(wanted) == 1 else 'ces'}"
+    what = "the usual modules" if wanted is None else f"{len(wanted)} weight matri{'x' if len(wanted) == 1 else 'ces'}"
     methods = [method_of_role(role).title for role in state["methods"] or []]
     by = f", {len(methods)} methods" if len(methods) > 2 else f", {' and '.join(methods)}" if methods else ""
-    return f"{model()}: {what} at {state['ratio']:g}x{by}"
-
-
-def compared() -> str:
-    """The runs that are compared, in words; empty where none is named yet."""
-    names = [name for name in st.query_params.get(RUNS, "").split(",") if name]
-    return "all runs" if names == [EVERY_RUN] else f"{len(names)} run{'s' * (len(names) != 1)}" if names else ""
+    return f"{model()}: {what}{by}"
 
 
 def model() -> str:
@@ -156,11 +151,11 @@ def replace(info: ModelInfo, old: Iterable[str], new: Iterable[str]) -> None:
     choose(info, ({spec.name for spec in modules(info)} - set(old)) | set(new))
 
 
-def use_groups(info: ModelInfo, groups: Iterable[OwnGroup]) -> None:
-    """Compress these groups, each in its stacking; nothing else is in the plan."""
+def use_groups(info: ModelInfo, groups: Iterable[OwnGroup], ratio: float) -> None:
+    """Compress these groups, each in its stacking, at the ratio at which they were found; nothing else is in the plan."""
     kept = tuple((tuple(names), stack) for names, stack in groups)
     choose(info, [name for names, _ in kept for name in names])
-    st.session_state["draft_groups"], st.session_state["grouping"] = kept, OWN
+    st.session_state.update({"draft_groups": kept, "grouping": OWN, "ratio": ratio})
 
 
 def groups() -> tuple[OwnGroup, ...]:

@@ -13,6 +13,8 @@ from offcomp.errors import OffcompError, PlanError
 from offcomp.runs import RunStore
 from offcomp.theme import PALETTES, Palette
 from offcomp.ui import draft
+from offcomp.ui.plain import plain
+from offcomp.ui.selection import compared
 
 PAGES = tuple(
     entry
@@ -59,9 +61,9 @@ def page(name: str, question: str) -> Iterator[None]:
         for path, title, icon in PAGES:
             st.page_link(path, label=title, icon=icon)
         jobs_chip()
-        st.caption(f"Draft: {draft.summary()}")
-        if compared := draft.compared():
-            st.caption(f"Compared: {compared}")
+        st.caption(f"Draft: {plain(draft.summary())}")
+        if runs := compared():
+            st.caption(f"Compared: {runs}")
         st.caption(f"Version {__version__}. Everything stays on this machine.")
     st.title(question)
     draft.show_problems()
@@ -109,7 +111,7 @@ def _jobs() -> None:
 def show_error(error: OffcompError) -> None:
     """What was wrong and what to do, one line a fault."""
     faults = error.faults if isinstance(error, PlanError) else (str(error),)
-    st.error("  \n".join(faults), icon=":material/error:")
+    st.error("  \n".join(map(plain, faults)), icon=":material/error:")
 
 
 def palette() -> Palette:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from offcomp.front_charts import MOST_BARS, agreement_figure, front_figure
+from offcomp.front_charts import MOST_BARS, RUN, agreement_figure, front_figure
 from offcomp.fronts import (
     ERROR,
+    SHOWN,
     SIZES,
     agreement_answer,
     front_answer,
@@ -21,16 +22,16 @@ from offcomp.fronts import (
     reference_table,
     sharing_an_axis,
 )
-from offcomp.measurements import FOLDER, PATTERN, Document, read_measurements
+from offcomp.measurements import read_measurements
 from offcomp.results import short_names
 from offcomp.runs import Run
 from offcomp.scores import within_sentence
+from offcomp.ui.examples import RUN as EXAMPLES_RUN
 from offcomp.ui.frame import palette
 from offcomp.ui.results import SIZE_UNITS, UNIT, chosen_unit, show_chart
 
-MEASURE, MODEL = "compare_measure", "compare_model"
+FRONT, MEASURE, MODEL = "compare_front", "compare_measure", "compare_model"
 FEWEST_TO_AGREE = 3
-SHOWN = ("name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front")
 UNIT_NAMES = {"bytes": "MB", "parameters": "parameters"}
 
 
@@ -51,25 +52,40 @@ def show_front(runs: Sequence[Run]) -> None:
         return
     unit = chosen_unit()
     table = front_table(shown, measure, unit, names)
-    references = reference_table(_bundled(_stamps()), shown[0], measure, unit)
+    references = reference_table(read_measurements().values(), shown[0], measure, unit)
     metric = metric_named(table["metric"].iloc[0])
     what = metric.word if metric is ERROR else f"{metric.word} on {within_sentence(measures[measure])}"
     alt = f"The {what} of each run against the size of the whole model, with the original; the table below has the numbers."
     place = st.container()
+    _show_picked(shown, names)
     st.markdown(front_answer(table))
     st.caption(f"{said} {_reading(table, references)}")
-    show_chart(place, front_figure(table, references, palette()), _as_shown(table), key="compare_front", alt=alt)
+    figure = front_figure(table, references, palette(), _picked(shown))
+    show_chart(place, figure, _as_shown(table), key=FRONT, alt=alt, on_click=_pick_clicked)
 
 
-def _stamps() -> tuple[tuple[str, int], ...]:
-    """The files of bundled measurements and when they changed."""
-    return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(FOLDER.glob(PATTERN)))
+def _picked(runs: Sequence[Run]) -> str:
+    """Id of the run that is picked for the page Examples; empty where it is none of these."""
+    name = st.session_state.get(EXAMPLES_RUN)
+    return next((run.id for run in runs if run.id == name), "")
 
 
-@st.cache_data(show_spinner=False)
-def _bundled(stamps: tuple[tuple[str, int], ...]) -> list[Document]:
-    """The bundled measurements, read once for as long as their files stay as they are."""
-    return list(read_measurements().values()) if stamps else []
+def _pick_clicked() -> None:
+    """A click on a mark picks its run. A change of the chart clears the selection, which picks nothing."""
+    known = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
+    if known:
+        st.session_state[EXAMPLES_RUN] = known[0][RUN]
+
+
+def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
+    """The picked run, and the way to its predictions."""
+    picked = _picked(runs)
+    if not picked:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"Picked: **{names[picked]}**, run {picked}.", width="content")
+        icon, query = ":material/rule:", {"run": picked}
+        st.page_link("pages/examples.py", label="Its predictions", icon=icon, query_params=query, width="content")
 
 
 def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -98,13 +114,13 @@ def _choose_measure(measures: Mapping[str, str]) -> str:
 
 def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
     """The table of a chart with the unit in the name of its size."""
-    return table[list(SHOWN)].rename(columns={"size": f"size in {SIZES[table['unit'].iloc[0]][0]}", "ratio": "times smaller"})
+    return table[SHOWN].rename(columns={"size": f"size in {SIZES[table['unit'].iloc[0]][0]}", "ratio": "times smaller"})
 
 
 def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
     """How the marks are to be read."""
     runs = table[table["run"] != ""]
-    parts = []
+    parts = ["Click a mark to pick its run."]
     if not runs["on_front"].all():
         parts.append("Pale: another is as small and as good, and better in one of both; where bars overlap that may be chance.")
     if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:

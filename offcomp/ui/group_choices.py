@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from offcomp.errors import InputError
@@ -10,14 +12,14 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.surveys import BEST, estimated_seconds
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
-from offcomp.ui.jobs import end_survey, request_survey
+from offcomp.ui.jobs import end_survey, request_survey, wait_for
+from offcomp.ui.plain import plain
 
 KINDS, RATIO, STACKING = "groups_kinds", "groups_ratio", "groups_stacking"
 DEFAULT_KIND, DEFAULT_RATIO = "attention_output", 2.0
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
 PATIENT_SECONDS = 60.0
-POLL_SECONDS = 1.0
-PROBLEM, ASKED, LAST = "groups_problem", "groups_asked", "groups_last"
+ASKED, LAST = "groups_asked", "groups_last"
 STACKING_HELP = {"best": "In each pair and each merge the stacking with the least error."} | {
     stack: STACK_HELP[stack] for stack in STACKS
 }
@@ -72,9 +74,8 @@ def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
     if KINDS not in state:
         state[KINDS] = [kind for kind in st.query_params.get("kinds", "").split(",") if kind]
         if missing := [kind for kind in state[KINDS] if kind not in kinds]:
-            st.warning(
-                f"The link asks for {', '.join(missing)[:100]}; this model has {', '.join(kinds)}.", icon=":material/link_off:"
-            )
+            asked = plain(", ".join(missing)[:100])
+            st.warning(f"The link asks for {asked}; this model has {', '.join(kinds)}.", icon=":material/link_off:")
     state[KINDS] = [kind for kind in state[KINDS] if kind in kinds] or _first_kinds(info, kinds)
     draft.note("kinds", ",".join(state[KINDS]), DEFAULT_KIND)
 
@@ -82,13 +83,15 @@ def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
 def explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
     """Why there is nothing to compare, and what to do."""
     if not specs:
-        st.info(f"{info.model} has no weights of a known kind to compare. On Compress you can choose its weights one by one.")
+        st.info(
+            f"{plain(info.model)} has no weights of a known kind to compare. On Compress you can choose its weights one by one."
+        )
         return
     kind = KIND_TITLES.get(specs[0].kind, specs[0].kind)
     why = "has one layer" if info.num_layers == 1 else f"has one matrix of the kind {kind}"
     st.info(
-        f"{info.model} {why}, so {specs[0].name} has no other to share with. Choose more kinds: stacked by residual, matrices "
-        "of all kinds can share the basis of the residual stream."
+        f"{plain(info.model)} {why}, so {specs[0].name} has no other to share with. Choose more kinds: stacked by "
+        "residual, matrices of all kinds can share the basis of the residual stream."
     )
     others = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default and spec.kind != specs[0].kind))
     if others:
@@ -114,10 +117,6 @@ def explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
 def wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
     """Have the survey made, after asking where it takes long, and look again until it is there."""
     names = tuple(spec.name for spec in specs)
-    if problem := st.session_state.pop(PROBLEM, ""):
-        st.error(problem, icon=":material/error:")
-        st.button("Try again", key="groups_again")
-        return
     seconds, count = estimated_seconds(specs), len(specs) * (len(specs) - 1) // 2
     about = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
     asked = st.session_state.setdefault(ASKED, set())
@@ -129,20 +128,9 @@ def wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
         if not st.button(f"Compare {count:,} pairs", type="primary", key="groups_start"):
             return
         asked.add((names, ratio))
-    st.info(
-        f"Comparing {count:,} pairs of {len(specs)} modules, once, in about {about}. The answer appears by itself.",
-        icon=":material/hourglass:",
-    )
     last = st.session_state.get(LAST)
-    st.session_state[LAST] = (info.model, names, ratio)
+    st.session_state[LAST] = (info, specs, ratio)
     if last not in (None, st.session_state[LAST]):
         end_survey(*last)
-    request_survey(info.model, names, ratio)
-    st.fragment(_look_again, run_every=POLL_SECONDS)(info.model, names, ratio)
-
-
-def _look_again(model: str, names: tuple[str, ...], ratio: float) -> None:
-    problem = request_survey(model, names, ratio)
-    if problem != "working":
-        st.session_state[PROBLEM] = problem.splitlines()[-1] if problem else ""
-        st.rerun()
+    doing = f"Comparing {count:,} pairs of {len(specs)} modules, once, in about {about}. The answer appears by itself."
+    wait_for(partial(request_survey, info, specs, ratio), partial(st.info, doing, icon=":material/hourglass:"))

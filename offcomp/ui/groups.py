@@ -109,7 +109,7 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None
     groups, alone = groups_at(survey, stack, kept)
     if st.button("Use these groups", type="primary", key="groups_use", icon=":material/compress:"):
         joint = [(group.modules, group.stack) for group in groups]
-        draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)])
+        draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)], survey.ratio)
         st.switch_page("pages/compress.py")
     lines = [f"- {group_words(group)}" for group in groups[:LISTED]]
     if more := groups[LISTED:]:
@@ -145,8 +145,8 @@ def _formats(names: dict[str, str]) -> dict[str, Any]:
 
 def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
     st.caption(
-        f"{provenance(survey, origin)}. Errors are those of SVD, exact; joint and separate store the same number of "
-        "parameters. Other methods may rank groups otherwise."
+        f"{provenance(survey, origin)}. Errors are those of SVD, exact; joint stores at most as many parameters as "
+        "separate. Other methods may rank groups otherwise."
     )
     kinds = ",".join(dict.fromkeys(info.module(name).kind for name in survey.modules))
     with st.expander("Command line"):

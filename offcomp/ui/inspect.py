@@ -37,12 +37,11 @@ from offcomp.spectra import MatrixSpectrum, find
 from offcomp.ui import draft
 from offcomp.ui.frame import palette, told
 from offcomp.ui.inspect_choices import choose_module, choose_rank
-from offcomp.ui.jobs import request_view
+from offcomp.ui.jobs import request_view, wait_for
 from offcomp.views import ORDERS, View, read_view, view_path
 
-FAILED, ORDER, TIMES = "inspect_failed", "inspect_order", "inspect_times"
+ORDER, TIMES = "inspect_order", "inspect_times"
 ZOOM = 5
-POLL_SECONDS = 1.0
 BLOCK_COLUMNS = {
     "side": "Side",
     "first": "From",
@@ -176,7 +175,7 @@ def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view
             info, spec, "Energies of the blocks as a table", "blocks", make=blocks, names=BLOCK_COLUMNS, rank=rank, order=order
         )
         _offer(info, spec, "These rows as a table", "rows", make=rows, names=ROW_COLUMNS, rank=rank)
-    source = "they come with offcomp" if view is None else "computed here from the weights"
+    source = "known already" if view is None else "computed here from the weights"
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is squared length; rank r keeps the sum of the r largest "
         "squared singular values (Eckart and Young 1936). Random: normal entries, same shape and length, by the law of "
@@ -228,43 +227,11 @@ def _as_csv(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> str:
 
 def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
     """Say that the pictures are on their way and look again until they are, or say why there are none."""
-    failures: dict[str, str] = st.session_state.setdefault(FAILED, {})
-    place = f"{info.model} {spec.name}"
-    if place not in failures:
-        problem = request_view(info.model, spec.name)
-        if problem != "working":
-            if _is_made(info, spec):
-                st.rerun()
-            failures[place] = _sentence(problem)
-    if place in failures:
-        st.error(failures[place], icon=":material/error:")
-        if st.button("Try again", key="inspect_again", icon=":material/refresh:"):
-            del failures[place]
-            st.rerun()
-        return
+    wait_for(partial(request_view, info, spec), partial(_show_skeletons, spec))
+
+
+def _show_skeletons(spec: ModuleSpec) -> None:
     st.caption(f"Reading the weights of {spec.name}, once. The pictures appear in some seconds.")
     for column in st.columns(3, gap="small"):
         column.skeleton(height=MAP_PIXELS)
     st.skeleton(height=ROWS_PIXELS)
-    st.fragment(_look_again, run_every=POLL_SECONDS)(info, spec)
-
-
-def _look_again(info: ModelInfo, spec: ModuleSpec) -> None:
-    """Draw the page anew once the file is there, or the process has failed."""
-    if not _is_made(info, spec):
-        problem = request_view(info.model, spec.name)
-        if problem == "working":
-            return
-        if not _is_made(info, spec):
-            st.session_state[FAILED][f"{info.model} {spec.name}"] = _sentence(problem)
-    st.rerun()
-
-
-def _is_made(info: ModelInfo, spec: ModuleSpec) -> bool:
-    return read_view(view_path(info, spec, home_folder()), spec.shape) is not None
-
-
-def _sentence(problem: str) -> str:
-    """The last line that a failed process said."""
-    last = problem.splitlines()[-1:] or ["The pictures were made but cannot be read; is the disk full?"]
-    return last[0].removeprefix("offcomp: ")

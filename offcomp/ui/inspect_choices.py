@@ -10,6 +10,7 @@ from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
 from offcomp.spectra import DENSE, svd_rank
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
+from offcomp.ui.plain import plain
 
 MODULE = "inspect_module"
 RANK_HELP = (
@@ -33,7 +34,7 @@ def choose_module(info: ModelInfo) -> ModuleSpec:
         format_func=lambda name: _title(specs[name]),
         key=MODULE,
         on_change=looked_at,
-        help=f"Of {info.model}; choose another model on the page Model. Type to search.",
+        help=f"Of {plain(info.model)}; choose another model on the page Model. Type to search.",
     )
     return specs[name]
 
@@ -75,5 +76,6 @@ def _asked_rank(most: int, name: str) -> int | None:
     if text.isdecimal() and 1 <= int(text[:9]) <= most:
         return int(text[:9])
     if text:
-        st.warning(f"The link asks for rank {text[:20]}, but {name} has the ranks 1 to {most}.", icon=":material/link_off:")
+        asked = plain(text[:20])
+        st.warning(f"The link asks for rank {asked}, but {name} has the ranks 1 to {most}.", icon=":material/link_off:")
     return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+from urllib.parse import quote, unquote
 
 from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS
@@ -19,6 +20,9 @@ OWN = "own"
 """The grouping that is a list of groups, from the page Groups."""
 NONE = "none"
 MOST_LAYERS = 1000
+NUMBER = "(0|[1-9][0-9]{0,8})"  # as a layer is written; 01 is part of a name
+ONE_LAYER = re.compile(rf"(.+)\.{NUMBER}", re.DOTALL)
+LAYERS = re.compile(rf"(.+)\.{NUMBER}-{NUMBER}", re.DOTALL)
 OwnGroup = tuple[tuple[str, ...], str]
 """Names of the modules, and their stacking."""
 
@@ -50,7 +54,7 @@ def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
 def _some_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
     one = _one_of(choices)
-    return lambda text: [one(name) for name in text.split(",")] if text != NONE else []
+    return lambda text: list(dict.fromkeys(one(name) for name in text.split(","))) if text != NONE else []
 
 
 def _ratio(text: str) -> float:
@@ -75,39 +79,50 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def short(names: Iterable[str]) -> str:
-    """Names of modules in short: runs of layers as `query.0-5`."""
+    """Names of modules in short: runs of layers as `query.0-5`. What has a meaning in a list is written as in a URL, `%2C`."""
     parts: list[str] = []
     for stem, members in groupby((_stem_and_layer(name) for name in names), key=lambda pair: pair[0]):
         run: list[int] = []
         for _, layer in members:
             if layer is None:
-                parts.append(stem)
+                parts.append(_alone(stem))
             elif run and layer == run[-1] + 1:
                 run.append(layer)
-                parts[-1] = f"{stem}.{run[0]}-{layer}"
+                parts[-1] = f"{_quoted(stem)}.{run[0]}-{layer}"
             else:
                 run = [layer]
-                parts.append(f"{stem}.{layer}")
+                parts.append(f"{_quoted(stem)}.{layer}")
     return ",".join(parts) or NONE
 
 
 def _stem_and_layer(name: str) -> tuple[str, int | None]:
-    found = re.fullmatch(r"(.+)\.(\d+)", name)
+    found = ONE_LAYER.fullmatch(name)
     return (found[1], int(found[2])) if found else (name, None)
+
+
+def _alone(name: str) -> str:
+    """A name that is no layer of a run. Where it looks like a run, or like none at all, its last character is quoted."""
+    if name == NONE or LAYERS.fullmatch(name):
+        return f"{_quoted(name[:-1])}%{ord(name[-1]):02X}"
+    return _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="/+")
 
 
 def full(text: str) -> tuple[str, ...]:
     """The names that `short` wrote. Raises ValueError for a run of layers that is none."""
     names: list[str] = []
     for part in [] if text == NONE else text.split(","):
-        found = re.fullmatch(r"(.+)\.(\d+)-(\d+)", part)
+        found = LAYERS.fullmatch(part)
         if not found:
-            names.append(part)
+            names.append(unquote(part))
             continue
         first, last = int(found[2]), int(found[3])
         if not first <= last < first + MOST_LAYERS:
             raise ValueError(f"{part} is no run of layers")
-        names += [f"{found[1]}.{layer}" for layer in range(first, last + 1)]
+        names += [f"{unquote(found[1])}.{layer}" for layer in range(first, last + 1)]
     return tuple(dict.fromkeys(names))
 
 

@@ -30,15 +30,15 @@ from offcomp.plan import Plan
 from offcomp.ui import draft
 from offcomp.ui.choices import choose_model, choose_ratio
 from offcomp.ui.frame import palette, style, told
-from offcomp.ui.jobs import model_info, request_spectra
+from offcomp.ui.jobs import model_info, request_spectra, wait_for
+from offcomp.ui.plain import plain
 
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
 COLOUR_HELP = (
     "What colours the cells: how many parameters each matrix has, or how much of it SVD alone loses at the draft's ratio."
 )
-MAP, MODULE, ASKED, PROBLEM = "model_map", "model_module", "model_spectra", "model_problem"
+MAP, MODULE, ASKED = "model_map", "model_module", "model_spectra"
 MOST_LAYERS_BESIDE = 12  # a deeper model needs the whole width for its map
-POLL_SECONDS = 1.0
 TEXT_PIXELS = 175
 NAMES = {"cols": "Columns", "in_plan": "In your plan", "relative_error": "Relative error of SVD"}
 HIDDEN = ["row", "known_error"]
@@ -66,7 +66,7 @@ def show_model() -> None:
             help=COLOUR_HELP,
         )
     if not info.modules:
-        st.info(f"{info.model} has no weight matrix: nothing in it can be compressed.")
+        st.info(f"{plain(info.model)} has no weight matrix: nothing in it can be compressed.")
         return
     st.fragment(_explore)(info, str(colour))
     _show_shares(info)
@@ -189,32 +189,23 @@ def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
     """Have the spectra that are not known computed by a process of its own, if asked; look again until they are there."""
     asked: Plan | None = st.session_state.get(ASKED)
     plan = spectra_plan(info, errors)
-    if problem := st.session_state.pop(PROBLEM, ""):
-        st.error(problem, icon=":material/error:")
-    if plan.groups and asked is not None and asked.model == info.model:
-        st.info(f"Computing {_spectra(asked)}. The map fills in when they are there.")
-        st.fragment(_look, run_every=POLL_SECONDS)(asked)
+    unknown = {group.modules for group in plan.groups}
+    if asked is not None and asked.model == info.model and unknown & {group.modules for group in asked.groups}:
+        doing = f"Computing {_spectra(asked)}. The map fills in when they are there."
+        wait_for(partial(request_spectra, info, asked), partial(st.info, doing))
     elif plan.groups:
         seconds = spectra_seconds(info, plan)
         label = f"Compute {_spectra(plan)} (about {seconds:.0f} s)"
         if st.button(label, key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
             st.session_state[ASKED] = plan
             st.rerun()
-    st.caption("Exact errors of SVD, each matrix alone, from singular values that are bundled, or were computed here and kept.")
+    dtype = _storage()[1]
+    what = "Exact errors of SVD" if dtype == "float32" else f"Errors of SVD before rounding to {dtype}"
+    st.caption(f"{what}, each matrix alone, from singular values that are bundled, or were computed here and kept.")
 
 
 def _spectra(plan: Plan) -> str:
     return f"{len(plan.groups)} missing spectra" if len(plan.groups) > 1 else "the missing spectrum"
-
-
-def _look(asked: Plan) -> None:
-    """Ask for the spectra, and draw the page anew once they are there, or are known not to come."""
-    with told():
-        problem = request_spectra(asked)
-        if problem != "working":
-            st.session_state.pop(ASKED, None)
-            st.session_state[PROBLEM] = problem
-            st.rerun()
 
 
 def _show_shares(info: ModelInfo) -> None:

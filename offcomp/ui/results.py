@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,25 +13,12 @@ import streamlit as st
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 from streamlit.delta_generator import DeltaGenerator
 
-from offcomp.answers import answer, megabytes, origin_text, percent, provenance, smaller
+from offcomp.answers import answer, megabytes, origin_text, provenance, smaller
 from offcomp.bundled import origin
 from offcomp.first_chart import error_svg
-from offcomp.report import comparison_document, comparison_tables, html_report
-from offcomp.result_charts import (
-    LEVELS,
-    error_figure,
-    error_table,
-    size_figure,
-    size_table,
-)
-from offcomp.results import (
-    difference_table,
-    label,
-    method_title,
-    result_of,
-    run_table,
-    short_names,
-)
+from offcomp.report import DRAWN_COLUMNS, comparison_document, comparison_tables, html_report
+from offcomp.result_charts import LEVELS, error_figure, error_table, size_figure, size_table
+from offcomp.results import difference_table, label, method_title, result_of, run_table, short_names
 from offcomp.runs import Run
 from offcomp.scores import (
     METRICS,
@@ -58,8 +45,6 @@ TALL_CHART_PIXELS = 640
 EXPORTS_PIXELS = 140
 UNIT = "compare_unit"
 SIZE_UNITS = ("bytes", "parameters")
-HIDDEN_COLUMNS = ("role", "symbol")
-SOMETIMES_EMPTY = ("flips", "changes")  # by the kinds of the tasks
 HELP = {
     **{metric.title: metric.help for metric in METRICS.values()},
     "Score": "How well the compressed model still does a task.",
@@ -135,7 +120,7 @@ def _agreeing(run: Run, score: Score) -> str:
     """How much of the answers agrees with the original's, where several tasks leave no room for a figure of its own."""
     agreement = score["paired"].get("agreement")
     several = len(result_of(run)["scores"]) > 1
-    return f"; {percent(agreement)} of the answers agree" if several and agreement is not None else ""
+    return f"; {metric_of(score).number(agreement)} of the answers agree" if several and agreement is not None else ""
 
 
 def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
@@ -152,7 +137,7 @@ def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
         yield metric.title, metric.title, score_text(score), note
         if "agreement" in paired:
             flips = paired["right_to_wrong"] + paired["wrong_to_right"]
-            yield "Agreement", "Agreement", percent(paired["agreement"]), f"{flips} flips"
+            yield "Agreement", "Agreement", metric.number(paired["agreement"]), f"{flips} flips"
     row = run_table([run]).iloc[0]
     figures = [("Relative error", f"{row['relative_error']:.3f}", "chosen weights")]
     if not brief:
@@ -209,13 +194,22 @@ def show_size(runs: Sequence[Run]) -> None:
     show_chart(chart, size_figure(table, palette(), unit), table, key="compare_size", alt=alt)
 
 
-def show_chart(place: DeltaGenerator, figure: go.Figure, table: pd.DataFrame, *, key: str, alt: str) -> None:
-    """A chart at its place, with its table folded away under it; a very tall one scrolls."""
+def show_chart(
+    place: DeltaGenerator,
+    figure: go.Figure,
+    table: pd.DataFrame,
+    *,
+    key: str,
+    alt: str,
+    on_click: Callable[[], None] | Literal["ignore"] = "ignore",
+) -> None:
+    """A chart at its place, with its table folded away under it; a very tall one scrolls. `on_click` is for clicks on marks."""
     tall = figure.layout.height > TALL_CHART_PIXELS
+    config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
     with place.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
-        st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
+        st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, on_select=on_click, selection_mode="points")
     with st.expander("The same as a table"):
-        shown = table.drop(columns=list(HIDDEN_COLUMNS), errors="ignore")
+        shown = table.drop(columns=DRAWN_COLUMNS, errors="ignore")
         st.dataframe(_readable(shown), hide_index=True, key=f"{key}_table", column_config=_formats(shown))
 
 
@@ -268,10 +262,14 @@ def show_downloads(runs: Sequence[Run]) -> None:
         )
     st.caption(
         "The report is one file that opens anywhere without a network. Every row of the tables names its run, plan, seed and "
-        f"versions. First run: {provenance(runs)}. Without a browser:"
+        f"versions. First run: {provenance(runs)}. Without a browser{_limited(runs)}:"
     )
     st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
     _show_exports([run for run in runs[:MOST_IN_DETAIL] if run.has_weights])
+
+
+def _limited(runs: Sequence[Run]) -> str:
+    return f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
 
 
 def _show_exports(runs: Sequence[Run]) -> None:

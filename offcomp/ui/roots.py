@@ -17,9 +17,13 @@ ROOTS = "OFFCOMP_MODEL_ROOTS"
 def model_roots() -> tuple[Path, ...]:
     """The folders, without symbolic links: those that ROOTS names, else the user's home and where the app was started; the
     data folder, where uploads are, comes last. The root of a file system counts only where ROOTS names it."""
-    named = [Path(text).expanduser().resolve() for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
-    usual = [Path(os.path.expanduser("~")).resolve(), Path.cwd()]  # noqa: PTH111  # Path raises where there is no home
-    return (*dict.fromkeys([*(named or [folder for folder in usual if folder.name]), home_folder().resolve()]),)
+    named = [_resolved(text) for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
+    usual = [folder for folder in (_resolved("~"), Path.cwd()) if folder.name]
+    return tuple(dict.fromkeys([*(named or usual), home_folder().resolve()]))
+
+
+def _resolved(text: str) -> Path:
+    return Path(os.path.expanduser(text)).resolve()  # noqa: PTH111  # Path raises where there is no such home
 
 
 def check_place(model: str) -> None:
@@ -35,6 +39,6 @@ def check_place(model: str) -> None:
     if is_hub_id or any(folder.is_relative_to(root) for root in roots):
         return
     raise ModelError(
-        f"the folder {model[:200]!r} is not below {' or '.join(map(str, roots))}, where the app looks for models; move it there, or "
-        f"set {ROOTS} to a folder above it before you start the app"
+        f"the folder {model[:200]!r} is not below {' or '.join(map(str, roots))}, where the app looks for models; "
+        f"move it there, or set {ROOTS} to a folder above it before you start the app"
     )

@@ -12,6 +12,7 @@ from offcomp.runs import Run, RunStore
 from offcomp.ui import draft
 from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
+from offcomp.ui.plain import plain
 
 POLL_SECONDS = 0.5
 SHOWN_AT_ONCE = 20
@@ -75,11 +76,11 @@ def _card(run: Run) -> None:
     with left:
         st.markdown(f"{STATUS_ICONS[run.status]} **{run.status}** · {describe_run(run)}")
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
-        st.caption(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_took(run)}")
+        st.caption(f"run {run.id} · {plain(run.plan.model)} · seed {run.plan.seed} · {submitted}{_took(run)}")
         if run.status in ("queued", "running"):
             _progress(run)
         elif run.error and run.status != "cancelled":
-            st.error(run.error, icon=":material/error:")
+            st.error(plain(run.error), icon=":material/error:")
     with right:
         _actions(run)
 

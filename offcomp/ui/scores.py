@@ -9,20 +9,13 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.paired import flip_count_table
-from offcomp.results import result_of
 from offcomp.runs import Run
-from offcomp.score_charts import score_figure, score_table
-from offcomp.scores import Score, metric_of, on_task, visible_difference
+from offcomp.score_charts import score_figure, score_table, scores_of
+from offcomp.scores import on_task, visible_difference
 from offcomp.ui.frame import palette
 from offcomp.ui.results import show_chart
 
 P_HELP = "McNemar's exact test: how likely so uneven a split is if both directions were equally likely."
-
-
-def _first_score(runs: Sequence[Run], task: str, metric: str) -> Score:
-    """The score of a task by a metric, in the first run that has it."""
-    scores = (result_of(run)["scores"].get(task) for run in runs)
-    return next(score for score in scores if score and metric_of(score).name == metric)
 
 
 def score_panels(runs: Sequence[Run]) -> list[Callable[[], None]]:
@@ -34,10 +27,11 @@ def score_panels(runs: Sequence[Run]) -> list[Callable[[], None]]:
 
 def _score_panel(runs: Sequence[Run], table: pd.DataFrame) -> None:
     task, metric = str(table["task"].iloc[0]), str(table["metric"].iloc[0])
-    score = _first_score(runs, task, metric)
-    alt = f"The {on_task(task, score)} of the original and of each run, with 95 % intervals; the table below has the numbers."
+    scores = scores_of(runs, table)
+    what = on_task(task, scores[0])
+    alt = f"The {what} of the original and of each run, with 95 % intervals; the table below has the numbers."
     place = st.container()
-    if sentence := visible_difference(score):
+    if sentence := visible_difference(scores):
         st.caption(sentence)
     show_chart(place, score_figure(table, palette()), table, key=f"compare_score_{task}_{metric}", alt=alt)
 

@@ -10,6 +10,7 @@ from offcomp.bundled import bundled_runs
 from offcomp.results import default_selection, label, unfinished_siblings
 from offcomp.runs import Run, RunStore
 from offcomp.ui import draft
+from offcomp.ui.plain import plain
 
 SELECTION = "compare_runs"
 PROBLEMS = "compare_problems"
@@ -34,21 +35,34 @@ def choose_runs() -> list[Run]:
         _invite()
     chosen = _ask(pool, [run.id for run in own])
     for problem in st.session_state.get(PROBLEMS, []):
-        st.warning(problem, icon=":material/info:")
+        st.warning(plain(problem), icon=":material/info:")
     _write(chosen, [run.id for run in own])
     if not chosen:
         st.info("Choose at least one run above.")
     runs = [pool[name] for name in chosen]
     named = st.session_state.get(PROBLEMS)
     for run in [] if named else unfinished_siblings(runs, everything)[:SIBLINGS_SHOWN]:
-        st.caption(f"Not shown: {label(run)}, {run.status}. {run.error}")
+        st.caption(f"Not shown: {plain(label(run))}, {run.status}. {plain(run.error)}")
     return runs
+
+
+def compared() -> str:
+    """How many runs are chosen, in words; empty where none is. Until the page has followed a new link, those of the link."""
+    names = [name for name in st.query_params.get(draft.RUNS, "").split(",") if name]
+    chosen = names if _link_is_new() else st.session_state[SELECTION]
+    return "all runs" if chosen == [draft.EVERY_RUN] else f"{len(chosen)} run{'s' * (len(chosen) != 1)}" if chosen else ""
+
+
+def _link_is_new() -> bool:
+    """Whether the runs of the URL are still to be followed: at first, and where it names others than the page wrote."""
+    state = st.session_state
+    return SELECTION not in state or st.query_params.get(draft.RUNS, "") not in ("", state.get(WRITTEN))
 
 
 def _follow_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
     """Take the runs that the URL names, where it names others than the page wrote; at first the newest that belong together."""
     state, asked = st.session_state, st.query_params.get(draft.RUNS, "")
-    if SELECTION in state and asked in ("", state.get(WRITTEN)):
+    if not _link_is_new():
         return
     finished = {run.id for run in [*own, *bundled]}
     names = [run.id for run in own] if asked == draft.EVERY_RUN else [name for name in dict.fromkeys(asked.split(",")) if name]

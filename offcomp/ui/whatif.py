@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import ROUND_FLOOR, Context
 from functools import partial
 
 import pandas as pd
@@ -31,10 +32,10 @@ from offcomp.ui.cards import Known, answer_of, show_answers
 from offcomp.ui.choices import Choices, choose_ratio
 from offcomp.ui.cost import show_cost
 from offcomp.ui.frame import palette, told
-from offcomp.ui.jobs import request_spectra
+from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
 
-POLL_SECONDS = 1.0
+COMPUTING = "Computing the singular values of these groups, once. The exact error appears in a few seconds."
 NAMED_METHODS = 3
 HIGHEST_DRAWN = 50
 MOST_SOURCES = 20
@@ -93,7 +94,7 @@ def _what_if(choices: Choices) -> None:
     show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
     _run_button(choices, ratio, plans, predictions, runs)
     if spectra is None:
-        _wait_for_spectra(reference)
+        wait_for(partial(request_spectra, choices.info, reference), partial(st.info, COMPUTING))
     else:
         same = [m for m in measured if m.groups == groups_of(reference)]
         _show_errors(choices, ratio, table, same, list(known.values()))
@@ -159,23 +160,6 @@ def _reading(points: pd.DataFrame, exact: bool) -> str:
     return " ".join(parts)
 
 
-def _wait_for_spectra(reference: Plan) -> None:
-    """Say that the singular values are on their way, and look again until they are."""
-    problem = request_spectra(reference)
-    if problem == "working":
-        st.info("Computing the singular values of these groups, once. The exact error appears in a few seconds.")
-        st.fragment(_look_again, run_every=POLL_SECONDS)(reference)
-    elif problem:
-        st.error(problem, icon=":material/error:")
-    else:
-        st.rerun()
-
-
-def _look_again(reference: Plan) -> None:
-    if request_spectra(reference) != "working":
-        st.rerun()
-
-
 def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: list[Spectrum] | None, ratio: float) -> str:
     """The answer in a sentence."""
     chosen = f"{len(choices.specs)} weight matrices" if len(choices.specs) > 1 else choices.specs[0].name
@@ -215,7 +199,12 @@ def _refusals(role: str, prediction: Prediction, unit: str) -> list[str]:
     impossible = [group for group in prediction.groups if group.form == "infeasible"]
     if impossible and unit == "parameters" and all(group.largest_ratio <= 1 for group in impossible):
         return [f"{title} saves bytes, not parameters: let the ratio count bytes, under Budget and storage."]
-    return [f"{group.name}, {title}: {group.note} ({group.largest_ratio:.0f}x at most)." for group in impossible[:3]]
+    return [f"{group.name}, {title}: {group.note} ({_rounded_down(group.largest_ratio)}x at most)." for group in impossible[:3]]
+
+
+def _rounded_down(ratio: float) -> str:
+    """Three digits of a ratio, none of them rounded up: what is named here can be had."""
+    return f"{Context(prec=3, rounding=ROUND_FLOOR).create_decimal_from_float(ratio):f}"
 
 
 def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra: list[Spectrum] | None) -> None:
