@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from textwrap import wrap
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -31,22 +32,37 @@ EDGE_DASH = "2px,2px"
 HOVER_WIDTH = 60
 
 
-def styled(figure: go.Figure, palette: Palette, *, title: str, height: int = 380) -> go.Figure:
-    """The common look: question as title, quiet grid, no chart junk."""
-    figure.update_layout(
-        title={"text": title, "font": {"size": 17, "color": palette.text}, "x": 0, "xanchor": "left"},
-        font={"size": FONT_SIZE, "color": palette.text},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        height=height,
-        margin={"l": 10, "r": 10, "t": 60, "b": 10},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
-        hoverlabel={"font": {"size": FONT_SIZE}},
-    )
+def styled(
+    figure: go.Figure, palette: Palette, *, title: str, height: int = 380, on_top: Mapping[str, Any] = MappingProxyType({})
+) -> go.Figure:
+    """The figure in the common look: question as title, quiet grid, no chart junk; and more of the layout on top.
+
+    Put together as a dictionary: plotly's updates take four times as long, and a slider waits for them.
+    """
     axis = {"gridcolor": palette.grid, "zerolinecolor": palette.grid, "automargin": True, "tickfont": {"color": palette.muted}}
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    return figure
+    common = {
+        "title": {"text": title, "font": {"size": 17, "color": palette.text}, "x": 0, "xanchor": "left"},
+        "font": {"size": FONT_SIZE, "color": palette.text},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "height": height,
+        "margin": {"l": 10, "r": 10, "t": 60, "b": 10},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        "hoverlabel": {"font": {"size": FONT_SIZE}},
+    }
+    layout = {name: value for name, value in figure.layout.to_plotly_json().items() if name != "template"}
+    axes = {"xaxis", "yaxis", *(name for name in layout if name[1:].startswith("axis"))}
+    return go.Figure(figure.data, _merged(layout, _merged(common | dict.fromkeys(axes, axis), on_top)))
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested dictionaries in one; what stands in both is taken from the second."""
+    both = {
+        name: _merged(below[name], above[name])
+        for name in below.keys() & above.keys()
+        if isinstance(below[name], dict) and isinstance(above[name], dict)
+    }
+    return {**below, **above, **both}
 
 
 def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], ratios: Sequence[float]) -> pd.DataFrame:

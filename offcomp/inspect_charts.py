@@ -22,6 +22,8 @@ MAP_SHARE = 0.86  # of the side of a chart; the rest has the bars
 MOST_DECADES = 4
 MOST_STORED = 1.05  # of the parameters: what is drawn of the line that goes on and on
 PERCENTILE = 99.5
+MOST_DOTS = 400
+"""A browser takes a third of a second for two thousand, on each move of the slider."""
 SMALL_FONT = FONT_SIZE - 2
 LEGEND_TOP = 68
 MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
@@ -140,11 +142,11 @@ def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: fl
 
 
 def _finished(figure: go.Figure, palette: Palette, title: str, height: int, **layout: Any) -> go.Figure:
-    """The common look, the title at the top edge, a small legend; changes of layout are slow, so there is but one."""
-    figure = styled(figure, palette, title=title, height=height)
+    """The common look, the title at the top edge, a small legend."""
     head = {"yref": "container", "y": 1 - 10 / height, "yanchor": "top"}
     legend = {"font": {"size": SMALL_FONT}} | layout.pop("legend", {})
-    return figure.update_layout({"uirevision": "same", "margin": {"t": 46}, "title": head, "legend": legend} | layout)
+    ours: dict[str, Any] = {"uirevision": "same", "margin": {"t": 46}, "title": head, "legend": legend}
+    return styled(figure, palette, title=title, height=height, on_top=ours | layout)
 
 
 def _faint(colour: str, opacity: float) -> str:
@@ -244,16 +246,17 @@ def cell_words(shape: tuple[int, int]) -> str:
 
 
 def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Cosine between each row and its reconstruction against the row's length (log), with the medians of ten parts."""
+    """Cosine between rows and their reconstruction against the row's length (log), with the medians of tenths of all rows."""
     colour, medians = palette.roles["svd"], median_table(table)
+    drawn = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_DOTS)).round().astype(int))]
     dots = {
-        "x": table["norm"],
-        "y": table["cosine"],
-        "customdata": table["row"],
+        "x": drawn["norm"],
+        "y": drawn["cosine"],
+        "customdata": drawn["row"],
         "mode": "markers",
         "marker": {"color": colour, "size": 5, "opacity": 0.45, "symbol": MARKERS["svd"]},
         "hovertemplate": "row %{customdata}<br>length %{x:.3g}, cosine %{y:.3f}<extra></extra>",
-        "name": "a row",
+        "name": "a row" if len(drawn) == len(table) else f"a row, {len(drawn)} of {len(table):,} drawn",
     }
     line = _line(medians["norm"], medians["cosine"], palette.text, "solid") | {
         "mode": "lines+markers",

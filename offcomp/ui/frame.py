@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ PAGES = tuple(
 ICON = Path(__file__).parents[2] / "assets" / "images" / "icon.svg"
 POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
+_SPARED: set[str] = set()
+"""Pages that this process has shown."""
 STYLE = """
 [data-testid="stElementContainer"]:has(> [data-testid="stHtml"] > style) {position: absolute}
 .stMainBlockContainer {max-width: 1200px; padding: 3.9rem 2rem 4rem}
@@ -71,6 +74,18 @@ def page(name: str, question: str) -> Iterator[None]:
         yield
     draft.show_problems()
     draft.share()
+    _spare_what_is_loaded(name)
+
+
+def _spare_what_is_loaded(name: str) -> None:
+    """Leave what the first visit of a page has loaded out of the garbage collector's rounds.
+
+    Streamlit makes a full round after every run of a script. With all libraries in it that took 90 ms on each move of a slider.
+    """
+    if name not in _SPARED:
+        _SPARED.add(name)
+        gc.collect()
+        gc.freeze()
 
 
 def style(rules: str) -> None:

@@ -208,16 +208,18 @@ def _rounded_down(ratio: float) -> str:
 
 
 def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra: list[Spectrum] | None) -> None:
-    """The groups one by one, and how to do the same without a browser."""
-    with st.expander("Groups: ranks, sizes and break-even"):
+    """The groups one by one, and how to do the same without a browser; made when they are opened, for a quick slider."""
+    groups = st.expander("Groups: ranks, sizes and break-even", key="groups_open", on_change="rerun")
+    if groups.open:
         for role, prediction in predictions.items():
-            st.caption(method_of_role(role).title)
+            groups.caption(method_of_role(role).title)
             table = prediction_table(prediction.groups, spectra if role == "svd" else None)
-            st.dataframe(table, hide_index=True, key=f"groups_{role}")
-    with st.expander("Plan and command line"):
+            groups.dataframe(table, hide_index=True, key=f"groups_{role}")
+    commands = st.expander("Plan and command line", key="commands_open", on_change="rerun")
+    if commands.open:
         for role, plan in plans.items():
             name = f"{role}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{role}.json"
-            st.download_button(
+            commands.download_button(
                 f"Plan of {method_of_role(role).title}", plan.to_json, name, "application/json", key=f"plan_{role}"
             )
-            st.code(f"offcomp run {shlex.quote(name)} --json", language="bash")
+            commands.code(f"offcomp run {shlex.quote(name)} --json", language="bash")
