@@ -157,7 +157,7 @@ def main() -> None:
     document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint, "seed": SEED}
     document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
     document["originals"] = before | originals
-    for purpose, plans in (("sensitivity", alone(loaded.info)), ("sweep", sweep(loaded.info))):
+    for purpose, plans in (("sweep", sweep(loaded.info)), ("sensitivity", alone(loaded.info))):
         rows = document.setdefault(purpose, [])
         for plan in plans:
             if complete(rows, plan, loaded, tasks):

@@ -49,6 +49,7 @@ def styled(
         "margin": {"l": 10, "r": 10, "t": 60, "b": 10},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
         "hoverlabel": {"font": {"size": FONT_SIZE}},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
     }
     layout = {name: value for name, value in figure.layout.to_plotly_json().items() if name != "template"}
     axes = {"xaxis", "yaxis", *(name for name in layout if name[1:].startswith("axis"))}
@@ -91,27 +92,29 @@ def error_curve_figure(
     where the line leaves out the rounding of the storage dtype, so that it is an estimate as well.
     """
     figure = go.Figure()
-    figure.add_vline(x=ratio, line={"color": palette.muted, "width": 1, "dash": "dot"})
     _curve(figure, table, ratio, palette, exact=exact)
     named = {"svd"}  # by its line
     for (role, is_estimated), part in points.groupby(["role", points["origin"] == ESTIMATED], sort=False):
         figure.add_trace(_points(part, str(role), bool(is_estimated), palette, named=role not in named))
         named.add(str(role))
-    figure.update_xaxes(
-        title={"text": f"compression ratio in {unit}, log scale", "font": {"size": FONT_SIZE}},
-        type="log",
-        tickvals=RATIO_TICKS,
-        ticktext=[f"{tick:g}x" for tick in RATIO_TICKS],
-    )
-    figure.update_yaxes(title={"text": "relative error: lower is better", "font": {"size": FONT_SIZE}}, range=[0, 1])
     rows = ceil(len(named) / LEGEND_ABREAST) if len(points) else 0
     below = AXIS_PIXELS + LEGEND_ROW_PIXELS * rows
-    figure = styled(figure, palette, title="How much error at each ratio?", height=TITLE_PIXELS + PLOT_PIXELS + below)
-    return figure.update_layout(
-        legend={"y": -AXIS_PIXELS / PLOT_PIXELS, "yanchor": "top"},
-        margin={"t": TITLE_PIXELS, "b": below},
-        showlegend=len(points) > 0,
-    )
+    edge = {"color": palette.muted, "width": 1, "dash": "dot"}
+    layout = {
+        "shapes": [{"type": "line", "x0": ratio, "x1": ratio, "y0": 0, "y1": 1, "yref": "y domain", "line": edge}],
+        "xaxis": {
+            "title": {"text": f"compression ratio in {unit}, log scale", "font": {"size": FONT_SIZE}},
+            "type": "log",
+            "tickvals": RATIO_TICKS,
+            "ticktext": [f"{tick:g}x" for tick in RATIO_TICKS],
+        },
+        "yaxis": {"title": {"text": "relative error: lower is better", "font": {"size": FONT_SIZE}}, "range": [0, 1]},
+        "legend": {"y": -AXIS_PIXELS / PLOT_PIXELS, "yanchor": "top"},
+        "margin": {"t": TITLE_PIXELS, "b": below},
+        "showlegend": len(points) > 0,
+    }
+    height = TITLE_PIXELS + PLOT_PIXELS + below
+    return styled(figure, palette, title="How much error at each ratio?", height=height, on_top=layout)
 
 
 def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palette, *, exact: bool) -> None:

@@ -22,10 +22,11 @@ from offcomp.known_errors import (
     measurement_of,
 )
 from offcomp.methods import method_of_role
+from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, members, validate
 from offcomp.prediction import Prediction, predict
 from offcomp.results import with_provenance
-from offcomp.runs import Run, RunStore
+from offcomp.runs import Run, RunStore, run_id
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui import draft
 from offcomp.ui.cards import Known, answer_of, show_answers
@@ -69,6 +70,23 @@ def _measurements(
     return measured_of(_runs, fingerprint)
 
 
+def curve(info: ModelInfo, reference: Plan, spectra: Sequence[Spectrum]) -> pd.DataFrame:
+    """The error of SVD at every ratio, which is the same wherever the slider stands."""
+    groups = tuple(replace(group, ratio=RATIOS[0]) for group in reference.groups)
+    return _curve(run_id(replace(reference, groups=groups), info.fingerprint), len(spectra), info, reference, spectra)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _curve(
+    plan: str,  # noqa: ARG001  # names the groups, and they the spectra
+    known: int,  # noqa: ARG001
+    _info: ModelInfo,
+    _reference: Plan,
+    _spectra: Sequence[Spectrum],
+) -> pd.DataFrame:
+    return error_curve_table(_info, _reference, _spectra, [r for r in RATIOS if r <= HIGHEST_DRAWN and _spectra])
+
+
 def what_if(choices: Choices) -> None:
     """The ratio slider and everything that follows from it."""
     with told():
@@ -88,7 +106,7 @@ def _what_if(choices: Choices) -> None:
     exact = spectra if plain else None  # other presets of SVD do not have the error that the spectrum tells
     runs = RunStore().all()
     measured = measurements(runs, choices.info.fingerprint)
-    table = error_curve_table(choices.info, reference, spectra or [], [r for r in RATIOS if r <= HIGHEST_DRAWN and spectra])
+    table = curve(choices.info, reference, spectra or [])
     known = {role: _known(plans[role], predictions[role], exact if role == "svd" else None, measured, table) for role in plans}
     st.markdown(_sentence(choices, predictions, exact, ratio))
     show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
