@@ -77,10 +77,15 @@ def free_memory() -> int | None:
         return None
 
 
+def roughly(seconds: float) -> int:
+    """Whole seconds below ten, and fives of them above."""
+    return max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)
+
+
 def duration(seconds: float) -> str:
     """A rough time in words: "8 s", "35 s", "4 min", "2.5 h"."""
     if seconds < COUNTED_SECONDS:
-        return f"{max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)} s"
+        return f"{roughly(seconds)} s"
     return f"{round(seconds / 60)} min" if seconds < 60 * COUNTED_SECONDS else f"{seconds / 3600:.1f} h"
 
 

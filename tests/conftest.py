@@ -29,6 +29,8 @@ OFFLINE = {
 }
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY")
 
+pytest.register_assert_rewrite("tests.method_contract")
+
 # Before anything imports a hub client or offcomp.numerics: both look once, when imported.
 os.environ.update(OFFLINE)
 for name in PROXIES:

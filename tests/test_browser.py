@@ -163,7 +163,7 @@ def test_bad_input_is_a_sentence_and_the_page_lives_on(app: Visit) -> None:
     model.click()
     model.fill("/no/such/folder")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("'/no/such/folder' is no model")).to_be_visible()
+    expect(page.get_by_text("the folder '/no/such/folder' is not below")).to_be_visible()
     expect(page.get_by_text("Traceback")).to_have_count(0)
 
 

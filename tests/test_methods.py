@@ -13,14 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-pytest.register_assert_rewrite("tests.method_contract")
-
-from offcomp.errors import BudgetTooSmall, InputError  # noqa: E402
-from offcomp.methods import FORMS, METHODS, default_options, make_method, method_class, method_of_role, own_options, presets_of  # noqa: E402
-from offcomp.methods.base import Method, choose_size, dense_shapes  # noqa: E402
-from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, storage_layout, stored_size  # noqa: E402
-from tests.method_contract import MethodContract, layout_of, share_of_dense, variants  # noqa: E402
-from tests.synthetic_hints import with_hints  # noqa: E402
+from offcomp.errors import BudgetTooSmall, InputError
+from offcomp.methods import FORMS, METHODS, default_options, make_method, method_class, method_of_role, own_options, presets_of
+from offcomp.methods.base import Method, choose_size, dense_shapes
+from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, storage_layout, stored_size
+from tests.method_contract import MethodContract, layout_of, share_of_dense, variants
+from tests.synthetic_hints import with_hints
 
 ROLES = [method.role for method in METHODS]
 LARGEST_HALF = torch.finfo(torch.float16).max

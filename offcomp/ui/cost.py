@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from offcomp.errors import OffcompError
-from offcomp.estimate import Estimate, duration, estimate, free_memory, gigabytes
+from offcomp.estimate import Estimate, duration, estimate, free_memory, gigabytes, roughly
 from offcomp.methods import method_of_role
 from offcomp.plan import Plan
 from offcomp.prediction import Prediction, predict
@@ -92,7 +92,8 @@ def show_cost(
 def cost_text(cost: Cost) -> str:
     """The line: "About 40 s and 0.9 GB in all: SVD 10 s, Autoencoder 30 s. Run before and kept: Pruning (20 s)." """
     told = [f"{_title(role)} {duration(each.seconds)}" for role, each in cost.estimates.items()]
-    about = f"About {duration(cost.seconds)} and {gigabytes(cost.memory)}"
+    whole = sum(roughly(each.seconds) for each in cost.estimates.values())  # so that the parts add up as they are told
+    about = f"About {duration(whole)} and {gigabytes(cost.memory)}"
     parts = [f"{about} in all: {', '.join(told)}."] if len(told) > 1 else [f"{about} of memory."] if told else []
     before = [f"{_title(role)} ({duration(_seconds(run))})" for role, run in cost.there.items() if run.status == "done"]
     at_work = [_title(role) for role, run in cost.there.items() if run.status != "done"]

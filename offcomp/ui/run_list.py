@@ -7,8 +7,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from offcomp.results import method_title
+from offcomp.results import method_title, overall_error, result_of
 from offcomp.runs import Run, RunStore
+from offcomp.scores import brief_difference, metric_of, on_task, sentence_start, value_of
 from offcomp.ui import draft
 from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
@@ -72,17 +73,28 @@ def _cards(was_busy: bool) -> None:
 
 
 def _card(run: Run) -> None:
-    left, right = st.columns([4, 1], vertical_alignment="center")
+    left, right = st.columns([3, 1], vertical_alignment="center")
     with left:
         st.markdown(f"{STATUS_ICONS[run.status]} **{run.status}** · {describe_run(run)}")
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
         st.caption(f"run {run.id} · {plain(run.plan.model)} · seed {run.plan.seed} · {submitted}{_took(run)}")
         if run.status in ("queued", "running"):
             _progress(run)
+        elif run.status == "done":
+            st.markdown(what_came_of_it(run))
         elif run.error and run.status != "cancelled":
             st.error(plain(run.error), icon=":material/error:")
-    with right:
+    with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
         _actions(run)
+
+
+def what_came_of_it(run: Run) -> str:
+    """Error and scores in a line."""
+    result = result_of(run)
+    parts = [f"relative error {overall_error(result['groups']):.3f}"] if result["groups"] else []
+    for task, score in result["scores"].items():
+        parts.append(f"{on_task(task, score)} {metric_of(score).number(value_of(score))} ({brief_difference(score)})")
+    return sentence_start("; ".join(parts))
 
 
 def _took(run: Run) -> str:
@@ -103,11 +115,10 @@ def _progress(run: Run) -> None:
 def _actions(run: Run) -> None:
     if run.ended:
         if run.status == "done":
-            st.page_link(
-                "pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={draft.RUNS: run.id}
-            )
+            alone, icon = {draft.RUNS: run.id}, ":material/compare_arrows:"
+            st.page_link("pages/compare.py", label="Compare", icon=icon, query_params=alone, width="content")
         else:
-            st.button("Run again", key=f"again_{run.id}", on_click=_again, args=(run,), width="stretch")
+            st.button("Run again", key=f"again_{run.id}", on_click=_again, args=(run,))
         st.button(
             "Delete",
             key=f"delete_{run.id}",
@@ -119,7 +130,7 @@ def _actions(run: Run) -> None:
     elif (run.folder / "cancel").exists():
         st.caption("stopping")
     else:
-        st.button("Cancel", key=f"cancel_{run.id}", on_click=_cancel, args=(run.id,), width="stretch")
+        st.button("Cancel", key=f"cancel_{run.id}", on_click=_cancel, args=(run.id,))
 
 
 def _again(run: Run) -> None:
