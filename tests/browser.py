@@ -27,6 +27,7 @@ LAUNCH_ARGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",  # no network but this machine
 )
 REMEDY = (
     "The browser tests need Chromium or Chrome and found none; install one with the system's package manager or by "
