@@ -23,7 +23,7 @@ MOST_DECADES = 4
 MOST_STORED = 1.05  # of the parameters: what is drawn of the line that goes on and on
 PERCENTILE = 99.5
 MOST_DOTS = 400
-"""A browser takes a third of a second for two thousand, on each move of the slider."""
+"""Of rows: a browser draws every dot anew on each move of the slider."""
 SMALL_FONT = FONT_SIZE - 2
 LEGEND_TOP = 68
 MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}

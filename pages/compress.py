@@ -22,9 +22,8 @@ with page("Compress", "What if these weights were smaller?"):
     controls, answer = st.columns([5, 6], gap="large")
     with controls:
         info = model_info(choose_model())
-        st.caption(
-            f"{info.architecture}, {info.num_parameters / 1e6:.1f} M parameters, {info.num_layers} layers. Numbers are layers."
-        )
+        layers = f"{info.num_layers} layer{'s' * (info.num_layers != 1)}"
+        st.caption(f"{info.architecture}, {info.num_parameters / 1e6:.1f} M parameters, {layers}. Numbers are layers.")
         specs = choose_modules(info)
         grouping, stack, block = choose_grouping()
         methods, options = choose_methods()

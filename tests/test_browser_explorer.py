@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from offcomp.models.catalogue import MODELS
+from offcomp.models.listing import known_info
 from offcomp.runs import RunStore
+from offcomp.tasks import usual_tasks
 from tests.serving import Visit, settled, title, visit
 
 pytestmark = pytest.mark.browser
@@ -57,6 +60,23 @@ def cell(page: Page, layer: int, kind: str) -> None:
     assert label
     assert tick
     page.mouse.click(tick["x"] + tick["width"] / 2, label["y"] + label["height"] / 2)
+
+
+@pytest.mark.parametrize("model", [entry.name for entry in MODELS])
+def test_every_bundled_task_runs_on_a_bundled_model(app: Visit, home: Path, model: str) -> None:
+    page, info = app.page, known_info(model, home)
+    assert info is not None
+    tasks = usual_tasks(info.architecture)
+    assert len(tasks) >= 3
+    app.open(f"/compress?model={model}&methods=svd&ratio=2&tasks={','.join(tasks)}")
+    settled(page)
+    page.get_by_role("button", name="Run SVD").click()
+    title(page, "What is running")
+    expect(page.get_by_text(re.compile("0 under way"))).to_be_visible(timeout=RUN_MILLISECONDS)
+    (run,) = [run for run in RunStore(home).all() if run.plan.model == model and run.plan.tasks == tasks]
+    assert run.result is not None
+    assert set(run.result["scores"]) == set(tasks)
+    assert not any(score["unchanged"] for score in run.result["scores"].values())
 
 
 def test_suggested_groups_are_run(app: Visit) -> None:

@@ -80,7 +80,7 @@ def page(name: str, question: str) -> Iterator[None]:
 def _spare_what_is_loaded(name: str) -> None:
     """Leave what the first visit of a page has loaded out of the garbage collector's rounds.
 
-    Streamlit makes a full round after every run of a script. With all libraries in it that took 90 ms on each move of a slider.
+    Streamlit makes a full round after every run of a script. With all libraries in it, that was half the cost of a moved slider.
     """
     if name not in _SPARED:
         _SPARED.add(name)
