@@ -80,7 +80,8 @@ def page(name: str, question: str) -> Iterator[None]:
 def _spare_what_is_loaded(name: str) -> None:
     """Leave what the first visit of a page has loaded out of the garbage collector's rounds.
 
-    Streamlit makes a full round after every run of a script. With all libraries in it, that was half the cost of a moved slider.
+    Streamlit makes a full round after every run of a script. With all libraries in it, that was half of the server's work on a
+    moved slider.
     """
     if name not in _SPARED:
         _SPARED.add(name)
