@@ -22,7 +22,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -52,6 +53,7 @@ RATIO = 2.0
 WARM_UP = (256, 128)
 STATUS = Path("/proc/self/status")
 KILOBYTE = 1024
+FLOAT32_BYTES = 4
 
 
 def held(field: str = "VmRSS") -> int:
@@ -119,25 +121,33 @@ def measure_run(name: str, folder: Path) -> dict[str, Any]:
     run = folder / "runs" / re.sub(r"\W", "-", name)
     run.mkdir(parents=True)
     write_json(run / "plan.json", Plan(model, groups, tasks=()).to_dict())
-    load, loaded = loading.load, []
+    load, before, peaks = loading.load, [], {}
 
     def watched(model: str) -> Any:
-        result = load(model)
-        reset_peak()
-        loaded.append(held())
-        return result
+        if not before:
+            reset_peak()
+            before.append(held())
+        return load(model)
 
-    loading.load = watched
+    @contextmanager
+    def stage(worker: execute.Worker, name: str) -> Iterator[Callable[[float], None]]:
+        with plain_stage(worker, name) as report:
+            yield report
+        peaks[name] = held("VmHWM")
+
+    loading.load, plain_stage, execute.Worker.stage = watched, execute.Worker.stage, stage
     started = perf_counter()
     worker = execute.Worker(run)
     execute.work(worker)
-    largest = 4 * max(group["rows"] * group["cols"] for group in worker.groups)
+    beside = held("VmHWM") - before[0] - FLOAT32_BYTES * info.num_parameters
+    largest = FLOAT32_BYTES * max(group["rows"] * group["cols"] for group in worker.groups)
+    print({name: round((peak - before[0]) / 1e6) for name, peak in peaks.items()}, file=sys.stderr)
     return {
         "method": name,
         "groups": len(groups),
-        "with the model MB": loaded[0] / 1e6,
+        "model MB": FLOAT32_BYTES * info.num_parameters / 1e6,
         "largest group MB": largest / 1e6,
-        "beside": (held("VmHWM") - loaded[0]) / largest,
+        "beside": beside / largest,
         "promised": 3,
         "seconds": perf_counter() - started,
     }

@@ -25,7 +25,7 @@ from offcomp.grouping import group_shape, is_turned
 from offcomp.methods import FORMS, CompressedMatrix, make_method
 from offcomp.methods.base import Method, Report, ignore_progress
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.weights import read
+from offcomp.models.parking import ParkedModel, read_matrix
 from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.measures import reconstruction_error
 from offcomp.numerics.side_weights import squared_norm
@@ -69,12 +69,12 @@ def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
     return torch.cat([matrix.T if is_turned(spec, how) else matrix for spec, matrix in matrices.items()])
 
 
-def read_stacked(model: PreTrainedModel, specs: Sequence[ModuleSpec], how: str) -> Tensor:
+def read_stacked(model: PreTrainedModel | ParkedModel, specs: Sequence[ModuleSpec], how: str) -> Tensor:
     """`stack` of a model's weights, one member in memory beside the stacked matrix at a time."""
     rows, cols = group_shape(specs, how)
     stacked, start = torch.empty(rows, cols, device=model.device), 0
     for spec in specs:
-        part = read(model, spec)
+        part = read_matrix(model, spec)
         part = part.T if is_turned(spec, how) else part
         stacked[start : start + len(part)] = part
         start += len(part)
@@ -82,15 +82,15 @@ def read_stacked(model: PreTrainedModel, specs: Sequence[ModuleSpec], how: str) 
 
 
 def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
-    """The inverse of `stack`: each member in its canonical (rows, cols)."""
+    """The inverse of `stack`: a view of each member in its canonical (rows, cols)."""
     turned = [is_turned(spec, how) for spec in specs]
     heights = [spec.cols if turn else spec.rows for spec, turn in zip(specs, turned, strict=True)]
     parts = stacked.split(heights)
-    return {spec: part.T.contiguous() if turn else part for spec, part, turn in zip(specs, parts, turned, strict=True)}
+    return {spec: part.T if turn else part for spec, part, turn in zip(specs, parts, turned, strict=True)}
 
 
 def compress_group(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ParkedModel,
     info: ModelInfo,
     group: Group,
     *,
@@ -98,7 +98,7 @@ def compress_group(
     seed: int = 0,
     report: Report = ignore_progress,
 ) -> CompressedGroup:
-    """Compress one group of a loaded model, which is left as it is.
+    """Compress one group of a model, which is left as it is.
 
     `hints` reach the method where it is calibrated; with any method they give the output error on held-out text.
 
@@ -111,13 +111,17 @@ def compress_group(
     budget = group_budget(group, rows, cols, info)
     method = make_method(group.method, group.options)
     compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
+    energy = squared_norm(matrix)
     del matrix
     give_back_free_memory()
     if hints is not None:
         hints.restore()  # a method may have settled members, and errors are against the original weights
     reconstructions = unstack(compressed.reconstruct(), specs, group.stack)
-    pairs = {spec: (read(model, spec), reconstructions[spec]) for spec in specs}
-    errors = reconstruction_error(list(pairs.values()))
+    errors = reconstruction_error((read_matrix(model, spec), matrix) for spec, matrix in reconstructions.items())
+    module_errors = {
+        spec.name: asdict(reconstruction_error([(read_matrix(model, spec), matrix)]))
+        for spec, matrix in reconstructions.items()
+    }
     original, stored = original_size(rows * cols, info), compressed.stored
     figures = {
         "name": group.name,
@@ -143,8 +147,8 @@ def compress_group(
         "original_bytes": original.num_bytes,
         **asdict(errors),
         "num_rows": sum(spec.rows for spec in specs),
-        "squared_norm": sum(squared_norm(exact) for exact, _ in pairs.values()),
-        "module_errors": {spec.name: asdict(reconstruction_error([pair])) for spec, pair in pairs.items()},
+        "squared_norm": energy,
+        "module_errors": module_errors,
         **_on_text(hints, method, compressed, reconstructions),
         "history": list(compressed.history),
         "ledger": compressed.ledger(),

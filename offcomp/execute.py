@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -34,12 +34,14 @@ from offcomp.runs import RUN_SCHEMA, RunStore
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from offcomp.calibration import Calibration, GroupHints
     from offcomp.compress import CompressedGroup, SavedGroup
     from offcomp.evaluation import OpenTask
     from offcomp.models.catalogue import ModuleSpec
     from offcomp.models.loading import LoadedModel
+    from offcomp.models.parking import ParkedModel
 
 log = logging.getLogger("offcomp")
 
@@ -173,19 +175,29 @@ def work(worker: Worker) -> dict[str, Any]:
             tasks.append(opened)
     compressed: list[SavedGroup] = []
     calibration = _calibration(plan, loaded)
-    for group in plan.groups:
-        with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
-            result = compress_group(loaded.model, loaded.info, group, hints=hints, seed=plan.seed, report=report)
-            _check_finite(result)
-            path = save_group(result, worker.folder / "groups")
-        compressed.append(SavedGroup(path, result.members, result.stacking))
-        worker.groups.append(result.figures)
-        del result  # is on disk
+    with _source(loaded, plan) as source:
+        for group in plan.groups:
+            with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
+                result = compress_group(source, loaded.info, group, hints=hints, seed=plan.seed, report=report)
+                _check_finite(result)
+                path = save_group(result, worker.folder / "groups")
+            compressed.append(SavedGroup(path, result.members, result.stacking))
+            worker.groups.append(result.figures)
+            del result  # is on disk
     scores = _evaluate(worker, loaded, tasks, compressed)
     stored = [(g["original_parameters"], Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups]
     info = loaded.info
     about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
     return {"model": about | {"sizes": model_sizes(stored, info)}, "scores": scores}
+
+
+def _source(loaded: LoadedModel, plan: Plan) -> AbstractContextManager[PreTrainedModel | ParkedModel]:
+    """Where matrices are read: the model, which text has to run through, or else its files, while it is out of memory."""
+    from offcomp.models.parking import parked
+
+    if plan.calibrated:
+        return nullcontext(loaded.model)
+    return parked(loaded, [spec for group in plan.groups for spec in members(group, loaded.info)])
 
 
 def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:

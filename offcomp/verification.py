@@ -24,6 +24,7 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import read, write
 from offcomp.numerics.measures import reconstruction_error
+from offcomp.numerics.storage import num_not_finite
 
 ERROR_TOLERANCE = 1e-4  # relative: another machine adds in another order
 ROUNDING = 1e-6  # of float32, where an error is as good as none
@@ -166,7 +167,7 @@ class _Contents:
         for shape in (group_shape(specs, planned.stack), (group.rows, group.cols)):
             if tuple(matrix.shape) != shape:
                 raise InputError(f"it gives a matrix of {tuple(matrix.shape)}, not {shape}")
-        bad = matrix.numel() - int(matrix.isfinite().sum())
+        bad = num_not_finite(matrix)
         if bad:
             raise InputError(f"{bad} of its values are not finite")
         return matrix

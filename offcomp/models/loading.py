@@ -27,7 +27,7 @@ from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
 from offcomp.models.matrix_model import Matrices, MatricesConfig
-from offcomp.models.safetensors_files import StoredTensor, same_bytes, stored_dtype, stored_tensors, weight_files
+from offcomp.models.safetensors_files import StoredTensor, find_tensor, same_bytes, stored_dtype, stored_tensors, weight_files
 from offcomp.models.sources import MAX_PARAMETERS, TOKENIZER_FILES, Source, check_checksum, check_folder, fingerprint, resolve
 from offcomp.models.weights import check_finite, list_modules
 
@@ -213,18 +213,13 @@ def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:
 
     transformers does so while loading: a T5 v1.1 checkpoint has a head of its own, whatever its config says.
     """
-    stored = partial(_stored, tensors, network.base_model_prefix)
+    stored = partial(find_tensor, tensors, network.base_model_prefix)
     for target, origin in network.all_tied_weights_keys.items():
         left, right = stored(target), stored(origin)
         if left and right and not same_bytes(left, right):
             parent, _, name = target.rpartition(".")
             own = torch.empty_like(network.get_parameter(target))
             network.get_submodule(parent).register_parameter(name, nn.Parameter(own))
-
-
-def _stored(tensors: dict[str, StoredTensor], prefix: str, path: str) -> StoredTensor | None:
-    """The stored tensor of a parameter path, whether or not the file has the base model's prefix."""
-    return tensors.get(path) or tensors.get(path.removeprefix(f"{prefix}.")) or tensors.get(f"{prefix}.{path}")
 
 
 def _check_memory(network: PreTrainedModel, checkpoint: _Checkpoint) -> None:

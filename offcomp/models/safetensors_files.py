@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,11 @@ def _entries(file: Path, header: bytes) -> Iterator[tuple[str, StoredTensor]]:
             yield key, StoredTensor(file, str(entry["dtype"]), shape, payload + start, payload + end)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"'{file}' has a damaged safetensors header ({error}); copy the model again.") from error
+
+
+def find_tensor(tensors: Mapping[str, StoredTensor], prefix: str, path: str) -> StoredTensor | None:
+    """The stored tensor of a parameter path, whether or not the file has the base model's prefix."""
+    return tensors.get(path) or tensors.get(path.removeprefix(f"{prefix}.")) or tensors.get(f"{prefix}.{path}")
 
 
 def stored_dtype(folder: Path) -> str:

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import ModuleSpec, StoredWeight, module_specs
 from offcomp.models.matrix_model import Matrices
+from offcomp.numerics.storage import num_not_finite
 
 MATRIX_MODULES = (nn.Linear, nn.Embedding, Conv1D)
 
@@ -52,7 +53,11 @@ def _parameter(model: nn.Module, path: str) -> nn.Parameter:
 
 def stored_view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
     """The canonical view of a module's stored values: writing into it writes into the model."""
-    stored = _parameter(model, spec.path).detach()
+    return canonical_view(_parameter(model, spec.path).detach(), spec)
+
+
+def canonical_view(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
+    """The matrix of a module in the stored tensor that holds it. Raises ModelError where it does not fit in there."""
     canonical = stored.T if spec.transposed else stored
     view = canonical[spec.start : spec.start + spec.rows]
     if tuple(view.shape) != spec.shape or (not spec.fused and canonical.shape != view.shape):
@@ -87,7 +92,7 @@ def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
     if tuple(matrix.shape) != spec.shape:
         raise ModelError(f"{spec.name} has the shape {spec.shape}, but the new matrix has {tuple(matrix.shape)}.")
     cast = matrix.detach().to(view)
-    bad = cast.numel() - int(torch.isfinite(cast).sum())
+    bad = num_not_finite(cast)
     if bad:
         raise ModelError(f"The new matrix of {spec.name} has {bad} values that are not finite as {view.dtype}.")
     return cast
@@ -140,6 +145,6 @@ def check_finite(model: nn.Module) -> None:
         ModelError: with the first weight at fault and how many of its values are not finite.
     """
     for path, parameter in model.named_parameters():
-        bad = parameter.numel() - int(torch.isfinite(parameter).sum())
+        bad = num_not_finite(parameter)
         if bad:
             raise ModelError(f"The weight '{path}' has {bad} values that are NaN or infinite; the model is damaged.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import sqrt
 
@@ -37,7 +37,7 @@ def _row_cosine_distances(
     return torch.where(both_zero, 0.0, 1 - cosine.clamp(-1, 1))
 
 
-def _pieces(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _pieces(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """The pairs in float64, a few rows at a time, so that large matrices are never copied whole."""
     for original, reconstruction in pairs:
         height = max(1, PIECE_ENTRIES // original.shape[1])
@@ -45,10 +45,10 @@ def _pieces(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Te
             yield exact.double(), approximate.double()
 
 
-def reconstruction_error(pairs: Sequence[tuple[Tensor, Tensor]]) -> ReconstructionError:
+def reconstruction_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> ReconstructionError:
     """Errors over all entries and rows of `pairs`, each (original, reconstruction) of equal shape (rows, cols).
 
-    Sums are taken in float64.
+    Sums are taken in float64, and no pair is kept, so they may be made one at a time.
     """
     squared = absolute = energy = distance = 0.0
     entries = rows = 0

@@ -1,0 +1,93 @@
+"""A model out of memory for a while: its matrices are read from its files one at a time, and afterwards every weight is back.
+
+Fitting needs matrices and no model, so a run holds one or the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from offcomp.errors import ModelError
+from offcomp.models import hub
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.loading import LoadedModel, load
+from offcomp.models.safetensors_files import StoredTensor, find_tensor, stored_tensors, weight_files
+from offcomp.models.sources import resolve
+from offcomp.models.weights import canonical_view, read
+from offcomp.numerics.allocator import give_back_free_memory
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class ParkedModel:
+    """The matrices of some modules of a model that is not in memory."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> None:
+        """Find where the matrices lie; those that the files hold under other names, or in another form, are copied."""
+        model = loaded.info.model
+        tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
+        self._kept: dict[ModuleSpec, Tensor] = {}
+        self._stored: dict[ModuleSpec, StoredTensor] = {}
+        for spec in specs:
+            parameter = loaded.model.get_parameter(spec.path)
+            stored = find_tensor(tensors, loaded.model.base_model_prefix, spec.path)
+            if stored and stored.dtype in DTYPES and torch.equal(_values(stored), parameter):
+                self._stored[spec] = stored
+            else:
+                self._kept[spec] = read(loaded.model, spec)
+
+    @property
+    def kept(self) -> set[ModuleSpec]:
+        """The modules whose matrices stay in memory."""
+        return set(self._kept)
+
+    def read(self, spec: ModuleSpec) -> Tensor:
+        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError where its file has changed."""
+        if spec in self._kept:
+            return self._kept[spec].clone()
+        return canonical_view(_values(self._stored[spec]), spec).contiguous()
+
+
+def read_matrix(model: PreTrainedModel | ParkedModel, spec: ModuleSpec) -> Tensor:
+    """A contiguous float32 copy of a module's matrix W (rows, cols), wherever the model is."""
+    return model.read(spec) if isinstance(model, ParkedModel) else read(model, spec)
+
+
+def _values(stored: StoredTensor) -> Tensor:
+    """A stored tensor in float32. Raises ModelError where the file has changed or gone."""
+    try:
+        values = np.fromfile(stored.file, np.uint8, stored.end - stored.start, offset=stored.start)
+        return torch.from_numpy(values).view(DTYPES[stored.dtype]).view(stored.shape).float()
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"'{stored.file}' changed while it was in use ({error}); run the plan again.") from error
+
+
+@contextmanager
+def parked(loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> Iterator[ParkedModel]:
+    """Free the memory of a model's parameters inside the block, in which the matrices of `specs` can still be read.
+
+    Afterwards the model is loaded again, into the same modules, as it was when it was loaded first.
+
+    Raises:
+        ModelError: its files have changed meanwhile.
+    """
+    matrices = ParkedModel(loaded, specs)
+    for parameter in loaded.model.parameters():
+        parameter.data = parameter.data.new_empty(0)
+    give_back_free_memory()
+    try:
+        yield matrices
+    finally:
+        fresh = load(loaded.info.model)
+        if fresh.info.fingerprint != loaded.info.fingerprint:
+            raise ModelError(f"The files of '{loaded.info.model}' changed while it was compressed; run the plan again.")
+        for parameter, values in zip(loaded.model.parameters(), fresh.model.parameters(), strict=True):
+            parameter.data = values.data
