@@ -46,6 +46,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "pruning": ("pruning", {}),
     "quantization": ("quantization", {}),
 }
+CALIBRATED: dict[str, tuple[str, dict[str, Any]]] = {
+    "svd whitened": ("svd", {"preset": "whitened"}),
+    "svd two_sided": ("svd", {"preset": "two_sided"}),
+    "svd fwsvd_columns": ("svd", {"preset": "fwsvd_columns"}),
+    "codebook feedback": ("autoencoder", {"preset": "codebook", "iterations": 2, "feedback": True}),
+    "residual whitened": ("autoencoder", {"preset": "residual", "metric": "whitened", "rounds": 3, "steps": 21}),
+    "banaei2023 fisher": ("autoencoder", {"epochs": 1, "coefficients": "fisher_entries"}),
+}
 SHAPES = ((12288, 1024), (4096, 4096), (2048, 2048), (3072, 768))
 LARGE = (11008, 4096)
 OF_LARGE = ("svd", "codebook")
@@ -100,12 +108,17 @@ def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
 
 
 def make_model(folder: Path) -> None:
-    """A BERT-base of random weights, without tokenizer."""
+    """A BERT-base of random weights, with the tokenizer of MiniLM."""
     import torch
     import transformers
 
+    from offcomp.models.loading import load
+
     torch.manual_seed(0)
     transformers.BertModel(transformers.BertConfig()).save_pretrained(folder)
+    tokenizer = load("minilm-l6").tokenizer
+    assert tokenizer is not None
+    tokenizer.save_pretrained(folder)
 
 
 def measure_run(name: str, folder: Path) -> dict[str, Any]:
@@ -113,7 +126,7 @@ def measure_run(name: str, folder: Path) -> dict[str, Any]:
     from offcomp import execute
     from offcomp.models import loading
 
-    method, options = METHODS[name]
+    method, options = (METHODS | CALIBRATED)[name]
     model = str(folder / "model")
     info = model_info(model, folder)
     specs = [spec for spec in info.modules if spec.default]

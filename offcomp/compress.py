@@ -25,7 +25,7 @@ from offcomp.grouping import group_shape, is_turned
 from offcomp.methods import FORMS, CompressedMatrix, make_method
 from offcomp.methods.base import Method, Report, ignore_progress
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.parking import ParkedModel, read_matrix
+from offcomp.models.parking import StoredMatrices, read_matrix
 from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.measures import reconstruction_error
 from offcomp.numerics.side_weights import squared_norm
@@ -69,7 +69,7 @@ def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
     return torch.cat([matrix.T if is_turned(spec, how) else matrix for spec, matrix in matrices.items()])
 
 
-def read_stacked(model: PreTrainedModel | ParkedModel, specs: Sequence[ModuleSpec], how: str) -> Tensor:
+def read_stacked(model: PreTrainedModel | StoredMatrices, specs: Sequence[ModuleSpec], how: str) -> Tensor:
     """`stack` of a model's weights, one member in memory beside the stacked matrix at a time."""
     rows, cols = group_shape(specs, how)
     stacked, start = torch.empty(rows, cols, device=model.device), 0
@@ -90,7 +90,7 @@ def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[Modu
 
 
 def compress_group(
-    model: PreTrainedModel | ParkedModel,
+    model: PreTrainedModel | StoredMatrices,
     info: ModelInfo,
     group: Group,
     *,

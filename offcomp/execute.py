@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -33,15 +33,11 @@ from offcomp.prediction import model_sizes, predict
 from offcomp.runs import RUN_SCHEMA, RunStore
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
     from offcomp.calibration import Calibration, GroupHints
     from offcomp.compress import CompressedGroup, SavedGroup
     from offcomp.evaluation import OpenTask
-    from offcomp.models.catalogue import ModuleSpec
     from offcomp.models.loading import LoadedModel
-    from offcomp.models.parking import ParkedModel
+    from offcomp.models.parking import StoredMatrices
 
 log = logging.getLogger("offcomp")
 
@@ -164,6 +160,7 @@ def work(worker: Worker) -> dict[str, Any]:
         from offcomp.compress import SavedGroup, compress_group, save_group
         from offcomp.evaluation import open_task
         from offcomp.models.loading import load
+        from offcomp.models.parking import StoredMatrices, parked
 
         loaded = load(plan.model)
     tasks = []
@@ -174,8 +171,9 @@ def work(worker: Worker) -> dict[str, Any]:
             opened.prepare(report)
             tasks.append(opened)
     compressed: list[SavedGroup] = []
-    calibration = _calibration(plan, loaded)
-    with _source(loaded, plan) as source:
+    source = StoredMatrices(loaded, [spec for group in plan.groups for spec in members(group, loaded.info)])
+    calibration = _calibration(plan, loaded, source)
+    with calibration.parked() if calibration else parked(loaded):
         for group in plan.groups:
             with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
                 result = compress_group(source, loaded.info, group, hints=hints, seed=plan.seed, report=report)
@@ -191,16 +189,7 @@ def work(worker: Worker) -> dict[str, Any]:
     return {"model": about | {"sizes": model_sizes(stored, info)}, "scores": scores}
 
 
-def _source(loaded: LoadedModel, plan: Plan) -> AbstractContextManager[PreTrainedModel | ParkedModel]:
-    """Where matrices are read: the model, which text has to run through, or else its files, while it is out of memory."""
-    from offcomp.models.parking import parked
-
-    if plan.calibrated:
-        return nullcontext(loaded.model)
-    return parked(loaded, [spec for group in plan.groups for spec in members(group, loaded.info)])
-
-
-def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
+def _calibration(plan: Plan, loaded: LoadedModel, source: StoredMatrices) -> Calibration | None:
     """The calibration of a run, where a group needs one."""
     if not plan.calibrated:
         return None
@@ -215,6 +204,7 @@ def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
         special_tokens=asked.special_tokens,
         weighting=asked.weighting,
         seed=plan.seed,
+        stored=source,
     )
 
 
@@ -225,12 +215,8 @@ def _hints(calibration: Calibration | None, group: Group, compressed: list[Saved
         yield None
         return
     specs = members(group, calibration.loaded.info)
-    with calibration.hints(specs, group.stack, lambda: _reconstructions(compressed)) as hints:
+    with calibration.hints(specs, group.stack, lambda: (each.reconstructions for each in compressed)) as hints:
         yield hints
-
-
-def _reconstructions(compressed: list[SavedGroup]) -> dict[ModuleSpec, Tensor]:
-    return {spec: matrix for group in compressed for spec, matrix in group.reconstructions.items()}
 
 
 def _check_finite(result: CompressedGroup) -> None:

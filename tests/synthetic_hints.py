@@ -42,6 +42,10 @@ class SyntheticHints:
     members: list[ModuleStatistics]
 
     @property
+    def embeddings(self) -> tuple[bool, ...]:
+        return tuple(member.column_moment is None for member in self.members)
+
+    @property
     def order(self) -> tuple[int, ...]:
         return tuple(range(len(self.heights)))
 

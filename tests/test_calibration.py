@@ -15,9 +15,11 @@ from offcomp.calibration.batches import TokenBatch, token_batches
 from offcomp.calibration.gradients import gather_gradients
 from offcomp.calibration.likelihood import Likelihood
 from offcomp.calibration.moments import gather_moments
+from offcomp.calibration.passes import ROOM
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, last_hidden_state, load
+from offcomp.models.parking import StoredMatrices
 from offcomp.models.weights import read, substituted
 from tests import tiny_models
 
@@ -130,11 +132,46 @@ def test_a_module_that_shares_its_input_is_not_computed_again(
     loaded = tiny("bert")
     calibration = Calibration(loaded, TEXTS, weighting="equal")
     query, key, out = (spec_of(loaded, name) for name in ("query.1", "key.1", "attention_output.1"))
-    first = calibration.moments([query])[0]
-    assert calibration.moments([key])[0] is first
-    assert calibration.moments([out])[0] is not first
+    first = calibration.moments([query], ROOM)
+    assert calibration.moments([key], ROOM) is first
+    assert calibration.moments([out], ROOM) is not first
     by_output = Calibration(loaded, TEXTS, weighting="output")
-    assert by_output.moments([query])[0] is not by_output.moments([key])[0]
+    assert by_output.moments([query], ROOM) is not by_output.moments([key], ROOM)
+
+
+@pytest.mark.parametrize(("room", "passes"), [(ROOM, 1), (2 * 8 * 24**2, 2), (0, 4)])
+def test_statistics_that_outweigh_the_room_take_more_passes_and_are_the_same(
+    tiny: Callable[[str], LoadedModel], monkeypatch: pytest.MonkeyPatch, room: int, passes: int
+) -> None:
+    loaded = tiny("bert")
+    specs = [spec_of(loaded, name) for name in ("query.0", "key.0", "query.1", "key.1")]
+    gathered: list[int] = []
+
+    def counted(model: Any, wanted: Any, *rest: Any) -> Any:
+        gathered.append(len(wanted))
+        return gather_moments(model, wanted, *rest)
+
+    monkeypatch.setattr("offcomp.calibration.passes.gather_moments", counted)
+    calibration = Calibration(loaded, TEXTS)
+    with calibration.hints(specs, "rows") as hints:
+        hints.room = room
+        found = [hints.statistics(index).column_moment for index in range(4)]
+    alone = [gather_moments(loaded.model, [spec], calibration.batches, "output")[spec].second for spec in specs]
+    assert len(gathered) == passes and sum(gathered) == 4
+    assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
+
+
+@pytest.mark.parametrize("name", ["fisher", "row_moment"])
+def test_gradients_are_the_same_in_one_pass_and_in_several(tiny: Callable[[str], LoadedModel], name: str) -> None:
+    loaded = tiny("bert")
+    specs = [spec_of(loaded, module) for module in ("query.0", "key.0", "query.1")]
+
+    def found(room: int) -> list[Tensor]:
+        with calibrate(loaded, TEXTS, specs, "rows") as hints:
+            hints.room = room
+            return [getattr(hints.statistics(index), name) for index in range(3)]
+
+    assert all(torch.equal(one, other) for one, other in zip(found(ROOM), found(0), strict=True))
 
 
 @pytest.mark.parametrize("name", ["albert", "t5", "deberta_v2", "opt", "electra", "bert_classifier"])
@@ -323,7 +360,7 @@ def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: 
     weights = bits_of(loaded)
     earlier, spec = spec_of(loaded, "ffn_out.0"), spec_of(loaded, "query.1")
     before = {earlier: read(loaded.model, earlier) * 0.3}
-    with Calibration(loaded, TEXTS).hints([spec], "rows", lambda: before) as hints:
+    with Calibration(loaded, TEXTS).hints([spec], "rows", lambda: [before]) as hints:
         alone = hints.statistics(0).column_moment
         hints.follow()
         following = hints.statistics(0).column_moment
@@ -333,6 +370,52 @@ def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: 
         torch.testing.assert_close(hints.statistics(0).column_moment, following, rtol=0, atol=0)
     assert (following - alone).norm() > 1e-3 * alone.norm()
     assert all(torch.equal(weights[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
+def test_settled_weights_can_be_restored_from_the_files(tiny: Callable[[str], LoadedModel]) -> None:
+    loaded = tiny("gpt2")
+    before = bits_of(loaded)
+    spec, earlier = spec_of(loaded, "key.0"), spec_of(loaded, "ffn_in.1")
+    stored = StoredMatrices(loaded, [spec, earlier])
+    calibration = Calibration(loaded, TEXTS, stored=stored)
+    with calibration.hints([spec], "rows", lambda: [{earlier: 2 * stored.read(earlier)}]) as hints:
+        hints.follow()
+        hints.settle(0, 3 * stored.read(spec))
+        assert torch.equal(read(loaded.model, spec), 3 * stored.read(spec))
+        assert torch.equal(read(loaded.model, earlier), 2 * stored.read(earlier))
+    assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
+def test_a_parked_model_is_in_memory_while_text_runs_through_it_or_a_weight_is_settled(
+    tiny: Callable[[str], LoadedModel],
+) -> None:
+    loaded = tiny("bert")
+    before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
+    with calibrate(loaded, TEXTS, [spec], "rows") as hints:
+        statistics = hints.statistics(0)
+        expected = [statistics.column_moment, statistics.row_moment, statistics.fisher]
+        error = hints.output_error({spec: 0.5 * read(loaded.model, spec)}, held_out=True)
+
+    def is_parked() -> bool:
+        return all(parameter.numel() == 0 for parameter in loaded.model.parameters())
+
+    stored = StoredMatrices(loaded, [spec])
+    calibration = Calibration(loaded, TEXTS, stored=stored)
+    with calibration.parked():
+        assert is_parked()
+        with calibration.hints([spec], "rows") as hints:
+            statistics = hints.statistics(0)
+            found = [statistics.column_moment, statistics.row_moment, statistics.fisher]
+            assert is_parked()
+            assert hints.output_error({spec: 0.5 * stored.read(spec)}, held_out=True) == error
+            assert is_parked()
+            hints.settle(0, 0.5 * stored.read(spec))
+            assert not is_parked()
+            assert hints.statistics(0).num_tokens == statistics.num_tokens
+            assert not is_parked()
+        assert is_parked()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 
 def test_an_exception_restores_the_model_too(tiny: Callable[[str], LoadedModel]) -> None:

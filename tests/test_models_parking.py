@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from offcomp.errors import ModelError
 from offcomp.models.loading import LoadedModel, load
-from offcomp.models.parking import ParkedModel, parked, read_matrix
+from offcomp.models.parking import StoredMatrices, parked, read_matrix
 from offcomp.models.weights import read
 from tests import tiny_models
 
@@ -27,9 +27,10 @@ def test_every_matrix_can_be_read_and_every_weight_comes_back(name: str, tmp_pat
     exact = {spec: read(loaded.model, spec) for spec in loaded.info.modules}
     before, outputs = loaded.model.state_dict(), tiny_models.outputs(loaded.model)
     before = {path: values.clone() for path, values in before.items()}
-    with parked(loaded, loaded.info.modules) as source:
+    source = StoredMatrices(loaded, loaded.info.modules)
+    assert not source.kept
+    with parked(loaded):
         assert all(parameter.numel() == 0 for parameter in loaded.model.parameters())
-        assert not source.kept
         for spec, matrix in exact.items():
             found = read_matrix(source, spec)
             assert torch.equal(found, matrix) and found.is_contiguous() and found.dtype == torch.float32
@@ -44,9 +45,9 @@ def test_half_precision_files_give_float32_matrices(loaded: LoadedModel, dtype: 
     save_file({key: values.to(dtype) for key, values in load_file(file).items()}, file, metadata={"format": "pt"})
     again = load(loaded.info.model)
     exact = {spec: read(again.model, spec) for spec in again.info.modules}
-    with parked(again, again.info.modules) as source:
-        assert not source.kept
-        assert all(torch.equal(source.read(spec), matrix) for spec, matrix in exact.items())
+    source = StoredMatrices(again, again.info.modules)
+    assert not source.kept
+    assert all(torch.equal(source.read(spec), matrix) for spec, matrix in exact.items())
 
 
 def test_a_matrix_that_is_not_in_the_files_as_it_is_in_the_model_is_kept(loaded: LoadedModel) -> None:
@@ -54,7 +55,7 @@ def test_a_matrix_that_is_not_in_the_files_as_it_is_in_the_model_is_kept(loaded:
     spec = loaded.info.module("key.1")
     loaded.model.get_parameter(spec.path).data += 1
     changed = read(loaded.model, spec)
-    source = ParkedModel(loaded, loaded.info.modules)
+    source = StoredMatrices(loaded, loaded.info.modules)
     assert source.kept == {spec}
     assert torch.equal(source.read(spec), changed)
     source.read(spec).zero_()
@@ -63,7 +64,7 @@ def test_a_matrix_that_is_not_in_the_files_as_it_is_in_the_model_is_kept(loaded:
 
 def test_every_weight_comes_back_after_an_exception(loaded: LoadedModel) -> None:
     exact = loaded.model.get_parameter("bert.embeddings.word_embeddings.weight").clone()
-    with pytest.raises(KeyboardInterrupt), parked(loaded, ()):
+    with pytest.raises(KeyboardInterrupt), parked(loaded):
         raise KeyboardInterrupt
     assert torch.equal(loaded.model.get_parameter("bert.embeddings.word_embeddings.weight"), exact)
     decoder = loaded.model.get_parameter("cls.predictions.decoder.weight")
@@ -72,14 +73,16 @@ def test_every_weight_comes_back_after_an_exception(loaded: LoadedModel) -> None
 
 def test_files_that_change_meanwhile_are_noticed(loaded: LoadedModel) -> None:
     spec = loaded.info.module("key.0")
+    source = StoredMatrices(loaded, [spec])
     file = Path(loaded.info.model) / "model.safetensors"
-    content = file.read_bytes()
-    with pytest.raises(ModelError, match=r"changed while it was in use.*run the plan again"), parked(loaded, [spec]) as source:
-        file.write_bytes(content[:100])
-        try:
-            source.read(spec)
-        finally:
-            file.write_bytes(content)
     weights = load_file(file)
-    with pytest.raises(ModelError, match="changed while it was compressed; run the plan again"), parked(loaded, [spec]):
+    file.unlink()  # the loaded model may be mapped to it
+    file.write_bytes(b"too short")
+    with pytest.raises(ModelError, match=r"changed while it was in use.*run the plan again"):
+        source.read(spec)
+    save_file(weights, file, metadata={"format": "pt"})
+    with (
+        pytest.raises(ModelError, match="changed while it was compressed; run the plan again"),
+        parked(load(loaded.info.model)),
+    ):
         save_file({key: 2 * values for key, values in weights.items()}, file, metadata={"format": "pt"})

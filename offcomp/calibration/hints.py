@@ -2,116 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from offcomp.calibration.batches import TokenBatch, token_batches
-from offcomp.calibration.gradients import gather_gradients
-from offcomp.calibration.likelihood import Likelihood
-from offcomp.calibration.moments import InputMoments, gather_moments, is_embedding, modules_of, output_errors, shared_inputs
-from offcomp.calibration_text import digest
-from offcomp.errors import InputError
+from offcomp.calibration.moments import InputMoments, is_embedding, modules_of
 from offcomp.grouping import is_turned
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.models.loading import LoadedModel
-from offcomp.models.weights import read, substituted
+from offcomp.models.weights import substituted
 
-HELD_OUT_SHARE = 0.2
-Before = Callable[[], Mapping[ModuleSpec, Tensor]]
+if TYPE_CHECKING:
+    from offcomp.calibration.passes import Calibration
 
-
-class Calibration:
-    """A loaded model and text. Statistics are computed once and kept, until a weight of the model is settled.
-
-    Args:
-        texts: a seeded fifth of them is held out, to measure errors on text that was not used to fit.
-        max_tokens: each text is cut there.
-        special_tokens: whether tokens that the tokenizer adds, such as [CLS], count. A few of them have activations so
-            large that they would outweigh all others.
-        weighting: "output" weighs each token by 1 / ‖output of the module‖², because the normalisation that follows
-            makes tokens count alike; "equal" is the plain mean of the papers.
-
-    Raises InputError where the model has no tokenizer or the text no tokens.
-    """
-
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        texts: Sequence[str],
-        *,
-        max_tokens: int = 128,
-        special_tokens: bool = False,
-        weighting: str = "output",
-        seed: int = 0,
-    ) -> None:
-        self.loaded = loaded
-        self.weighting = weighting
-        self.seed = seed
-        self.digest = digest(texts)
-        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-        num_held_out = round(HELD_OUT_SHARE * len(texts)) if len(texts) > 1 else 0
-        fitted, held_out = [texts[i] for i in sorted(order[num_held_out:])], [texts[i] for i in sorted(order[:num_held_out])]
-        self.batches = token_batches(loaded, fitted, max_tokens, special_tokens)
-        self.held_out = token_batches(loaded, held_out, max_tokens, special_tokens)
-        if not any(batch.counted.any() for batch in self.batches):
-            raise InputError("the calibration text has no tokens; give at least one text with a word in it")
-        self._moments: dict[ModuleSpec, InputMoments] = {}
-        self._gradients: dict[tuple[ModuleSpec, str], Tensor] = {}
-
-    @contextmanager
-    def hints(self, specs: Sequence[ModuleSpec], stack: str, before: Before = dict) -> Iterator[GroupHints]:
-        """Hints for modules stacked as a group; `before` gives the reconstructions of groups compressed earlier.
-
-        After the block every weight that was settled is back, bit by bit.
-        """
-        with ExitStack() as settled:
-            hints = GroupHints(self, specs, stack, settled, before)
-            try:
-                yield hints
-            finally:
-                hints.restore()
-
-    def moments(self, specs: Sequence[ModuleSpec]) -> list[InputMoments]:
-        """Moments of the inputs of several modules, in one pass for all that are not known yet."""
-        owners = [self._owner(spec) for spec in specs]
-        missing = [owner for owner in dict.fromkeys(owners) if owner not in self._moments]
-        if missing:
-            self._moments |= gather_moments(self.loaded.model, missing, self.batches, self.weighting)
-        return [self._moments[owner] for owner in owners]
-
-    def gradients(self, specs: Sequence[ModuleSpec], name: str) -> list[Tensor]:
-        """ "fisher", "sensitivity" or "row_moment" of several modules, in one pass for all that are not known yet."""
-        missing = [spec for spec in specs if (spec, name) not in self._gradients]
-        if missing:
-            model, tokenizer = self.loaded.model, self.loaded.tokenizer
-            likelihood = Likelihood(model, tokenizer, self.seed)
-            for spec, found in gather_gradients(model, missing, self.batches, [name], likelihood).items():
-                self._gradients[spec, name] = found[name]
-        return [self._gradients[spec, name] for spec in specs]
-
-    def forget(self) -> None:
-        """Drop what was computed, because the model has changed."""
-        self._moments.clear()
-        self._gradients.clear()
-
-    def _owner(self, spec: ModuleSpec) -> ModuleSpec:
-        """The module by which a module's moments are kept: where tokens weigh alike, the first with the same input."""
-        return self._shared.get(spec, spec) if self.weighting == "equal" else spec
-
-    @cached_property
-    def _shared(self) -> dict[ModuleSpec, ModuleSpec]:
-        return shared_inputs(self.loaded.model, self.loaded.info.modules, self.first_batch)
-
-    @property
-    def first_batch(self) -> TokenBatch:
-        """Some text, for a look at the model."""
-        return self.batches[0]
+Before = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
+"""What gives the reconstructions of groups that were compressed earlier, one group after the other."""
 
 
 class GroupHints:
@@ -122,15 +30,19 @@ class GroupHints:
         calibration: Calibration,
         specs: Sequence[ModuleSpec],
         stack: str,
+        *,
         settled: ExitStack,
         before: Before,
+        room: int,
     ) -> None:
         self._before = before
         self.specs = tuple(specs)
         self.turned = tuple(is_turned(spec, stack) for spec in specs)
         self.heights = tuple(spec.cols if turn else spec.rows for spec, turn in zip(specs, self.turned, strict=True))
+        self.embeddings = tuple(is_embedding(modules_of(calibration.loaded.model, spec)[0]) for spec in specs)
         place = {spec.name: number for number, spec in enumerate(calibration.loaded.info.modules)}
         self.order = tuple(sorted(range(len(specs)), key=lambda index: place[specs[index].name]))
+        self.room = room
         self.has_settled = False
         self.calibration = calibration
         self._settled = settled
@@ -141,18 +53,20 @@ class GroupHints:
 
     def follow(self) -> None:
         """From now on statistics are of the model with the groups that were compressed before this one."""
-        if matrices := self._before():
-            self._settled.enter_context(substituted(self.calibration.loaded.model, matrices))
-            self.has_settled = True
-            self.calibration.forget()
+        for matrices in self._before():
+            self._substitute(matrices)
 
     def settle(self, index: int, reconstruction: Tensor) -> None:
         """Write a member's reconstruction, as it stands in the stacked matrix, into the model until the block ends."""
-        spec = self.specs[index]
-        matrix = reconstruction.T if self.turned[index] else reconstruction
-        self._settled.enter_context(substituted(self.calibration.loaded.model, {spec: matrix}))
+        self._substitute({self.specs[index]: reconstruction.T if self.turned[index] else reconstruction})
+
+    def _substitute(self, matrices: Mapping[ModuleSpec, Tensor]) -> None:
+        calibration = self.calibration
+        if not self.has_settled:
+            self._settled.enter_context(calibration.awake())
+        self._settled.enter_context(substituted(calibration.loaded.model, matrices, calibration.original))
         self.has_settled = True
-        self.calibration.forget()
+        calibration.forget()
 
     def restore(self) -> None:
         """Take back what was settled."""
@@ -168,11 +82,7 @@ class GroupHints:
         Takes back what was settled.
         """
         self.restore()
-        calibration = self.calibration
-        batches = calibration.held_out if held_out else calibration.batches
-        model = calibration.loaded.model
-        originals = {spec: read(model, spec) for spec in self.specs}
-        sums = output_errors(model, originals, reconstructions, batches, calibration.weighting).values()
+        sums = self.calibration.output_errors(reconstructions, held_out=held_out).values()
         exact = sum(energy for _, energy in sums)
         return sqrt(sum(error for error, _ in sums) / exact) if exact else None
 
@@ -194,15 +104,16 @@ class GroupHints:
 
     def moments(self, spec: ModuleSpec) -> InputMoments:
         """Moments of the inputs of one member."""
-        return self.calibration.moments(self._together(spec))[0]
+        return self.calibration.moments(self._likely_next(spec), self.room)
 
     def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
         """ "fisher", "sensitivity" or "row_moment" of one member."""
-        return self.calibration.gradients(self._together(spec), name)[0]
+        return self.calibration.gradients(self._likely_next(spec), name, self.room)
 
-    def _together(self, spec: ModuleSpec) -> list[ModuleSpec]:
-        """A member and those found in the same pass: all, as long as none is settled, since they will be asked for next."""
-        return [spec] if self.has_settled else [spec, *(other for other in self.specs if other != spec)]
+    def _likely_next(self, spec: ModuleSpec) -> tuple[ModuleSpec, ...]:
+        """A member, and as long as none is settled those after it, which will be asked for next."""
+        place = self.specs.index(spec)
+        return self.specs[place : place + 1] if self.has_settled else self.specs[place:]
 
 
 class MemberStatistics:
@@ -248,24 +159,4 @@ class MemberStatistics:
 
     @property
     def _is_embedding(self) -> bool:
-        return self._moments.magnitude is None
-
-
-@contextmanager
-def calibrate(
-    loaded: LoadedModel,
-    texts: Sequence[str],
-    specs: Sequence[ModuleSpec],
-    stack: str,
-    *,
-    max_tokens: int = 128,
-    special_tokens: bool = False,
-    weighting: str = "output",
-    seed: int = 0,
-) -> Iterator[GroupHints]:
-    """Hints for one group; see `Calibration`. Settled weights are restored at the end of the block."""
-    calibration = Calibration(
-        loaded, texts, max_tokens=max_tokens, special_tokens=special_tokens, weighting=weighting, seed=seed
-    )
-    with calibration.hints(specs, stack) as hints:
-        yield hints
+        return self._hints.embeddings[self._hints.specs.index(self._spec)]

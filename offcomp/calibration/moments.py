@@ -1,6 +1,6 @@
 """Second moments of what weight matrices are multiplied with, from forward passes with hooks.
 
-A full moment of inputs of width d is a (d, d) matrix in float64: 8 d² bytes a member of the group, in memory beside the model.
+A full moment of inputs of width d is a (d, d) matrix in float64, 8 d² bytes: of a wide layer more than its weights.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from transformers import PreTrainedModel
 from offcomp.calibration.batches import TokenBatch
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.weights import stored_view
+
+PIECE_ENTRIES = 1 << 20  # 8 MB in float64
 
 
 @dataclass(frozen=True)
@@ -125,34 +128,39 @@ class MomentSums:
         """Add the tokens of one use."""
         if not inputs.is_floating_point():
             counts = torch.bincount(inputs, minlength=spec.rows).double()
-            self._add(spec, counts, None, float(len(inputs)), len(inputs))
+            self._second[spec] = self._second[spec].add_(counts) if spec in self._second else counts
+            self._count(spec, len(inputs), len(inputs))
             return
-        wide = inputs.double()
-        magnitude = wide.abs().sum(0)
-        weight = float(len(wide))
+        if spec not in self._second:
+            width = inputs.shape[1]
+            self._second[spec] = torch.zeros(width, width, dtype=torch.float64, device=inputs.device)
+            self._magnitude[spec] = torch.zeros(width, dtype=torch.float64, device=inputs.device)
+        height = max(1, PIECE_ENTRIES // max(inputs.shape[1], output.shape[1]))
+        for part, result in zip(inputs.split(height), output.split(height), strict=True):
+            self._add(spec, part.double(), result)
+
+    def _add(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        """Add some tokens; overwrites `inputs` (tokens, cols), float64."""
+        self._magnitude[spec] += inputs.abs().sum(0)
+        weight = float(len(inputs))
         if self._by_output:
             norms = output.double().norm(dim=1, keepdim=True)
-            wide = torch.where(norms > 0, wide / norms, 0.0)
+            inputs.mul_(torch.where(norms > 0, norms.reciprocal(), 0.0))
             weight = float(torch.where(norms > 0, norms.square().reciprocal(), 0.0).sum())
-        self._add(spec, wide.T @ wide, magnitude, weight, len(wide))
+        self._second[spec].addmm_(inputs.T, inputs)
+        self._count(spec, weight, len(inputs))
 
-    def _add(self, spec: ModuleSpec, second: Tensor, magnitude: Tensor | None, weight: float, tokens: int) -> None:
-        if spec in self._second:
-            self._second[spec] += second
-        else:
-            self._second[spec] = second
-        if magnitude is not None:
-            self._magnitude[spec] = self._magnitude.get(spec, 0) + magnitude
+    def _count(self, spec: ModuleSpec, weight: float, tokens: int) -> None:
         self._weight[spec] = self._weight.get(spec, 0.0) + weight
         self._tokens[spec] = self._tokens.get(spec, 0) + tokens
 
     def result(self, spec: ModuleSpec) -> InputMoments:
-        """The means. Raises InputError where no token reached the module."""
+        """The means, taken in the place of the sums. Raises InputError where no token reached the module."""
         tokens = self._tokens.get(spec, 0)
         if tokens == 0:
             raise InputError(f"no token of the calibration text reaches {spec.name}; choose another module or longer text")
-        magnitude = self._magnitude[spec] / tokens if spec in self._magnitude else None
-        return InputMoments(tokens, self._second[spec] / (self._weight[spec] or 1.0), magnitude)
+        magnitude = self._magnitude[spec].div_(tokens) if spec in self._magnitude else None
+        return InputMoments(tokens, self._second.pop(spec).div_(self._weight[spec] or 1.0), magnitude)
 
 
 def gather_moments(
@@ -188,27 +196,31 @@ def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: To
 
 def output_errors(
     model: PreTrainedModel,
-    originals: Mapping[ModuleSpec, Tensor],
     reconstructions: Mapping[ModuleSpec, Tensor],
     batches: Sequence[TokenBatch],
     weighting: str,
 ) -> dict[ModuleSpec, tuple[float, float]]:
     """Per module the sums ‖(W-Ŵ)x‖² and ‖Wx‖² over tokens, weighed as for the moments; the model stays as it is."""
-    sums = {spec: [0.0, 0.0] for spec in originals}
+    sums = {spec: [0.0, 0.0] for spec in reconstructions}
 
     def watcher(spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
-        original, difference = originals[spec], originals[spec] - reconstructions[spec]
+        original, reconstruction = stored_view(model, spec), reconstructions[spec]
         if inputs.is_floating_point():
-            exact, error = inputs @ original.T, inputs @ difference.T
+            exact, error = inputs @ original.T, inputs @ (original - reconstruction).T
         else:
-            exact, error = original[inputs], difference[inputs]
+            exact, error = original[inputs], original[inputs] - reconstruction[inputs]
         weights = torch.ones(len(exact), dtype=torch.float64, device=exact.device)
         if weighting == "output":
-            weights = output.double().square().sum(1).clamp_min(torch.finfo(torch.float64).tiny).reciprocal()
+            weights = _squared_lengths(output).clamp_min(torch.finfo(torch.float64).tiny).reciprocal()
         for place, vectors in enumerate((error, exact)):
-            sums[spec][place] += float((vectors.double().square().sum(1) * weights).sum())
+            sums[spec][place] += float((_squared_lengths(vectors) * weights).sum())
 
-    watch = Watch(model, list(originals), watcher)
+    watch = Watch(model, list(reconstructions), watcher)
     for batch in batches:
         watch.run(batch)
     return {spec: (error, exact) for spec, (error, exact) in sums.items()}
+
+
+def _squared_lengths(vectors: Tensor) -> Tensor:
+    """‖·‖² of each row, in float64."""
+    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).square()

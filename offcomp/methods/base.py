@@ -75,11 +75,13 @@ class Hints(Protocol):
 
     heights     rows of each member in the stacked matrix, from top to bottom
     turned      whether each member stands transposed in it
+    embeddings  whether each member is a table in which tokens are looked up, so that its inputs have no second moment
     order       the members' numbers in the order in which the model uses them
     """
 
     heights: tuple[int, ...]
     turned: tuple[bool, ...]
+    embeddings: tuple[bool, ...]
     order: tuple[int, ...]
 
     def statistics(self, index: int) -> Statistics:

@@ -46,7 +46,8 @@ def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor,
     """A member (outputs, inputs): pieces lie along the inputs, so a step is a piece of every row."""
     cols, length = matrix.shape[1], book.length
     missing = -cols % length
-    order, factor = damped_order_and_factor(functional.pad(moment, (0, missing, 0, missing)), damping, length)
+    padded = functional.pad(moment, (0, missing, 0, missing)) if missing else moment
+    order, factor = damped_order_and_factor(padded, damping, length)
     row_scales = book.round_scales(root_mean_square(matrix))
     scales.copy_(encode_scales(row_scales, book.limits))
 

@@ -18,7 +18,8 @@ The input of an embedding is the token: a metric of inputs weighs its rows by th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from offcomp.errors import InputError
@@ -51,39 +52,60 @@ def group_metrics(
 ) -> tuple[Metric | None, Metric | None]:
     """Metrics of the rows and columns of a stacked matrix, on the device; None is the identity.
 
+    Moments are asked for member by member and none is kept: full blocks of rows are made when they are used.
+
     Raises InputError where the hints lack what a source needs.
     """
-    stacked_rows: list[Tensor | None] = []
-    stacked_columns: list[Tensor | None] = []
-    for index, turned in enumerate(hints.turned):
-        rows, columns = _member_moments(hints.statistics(index), sources)
-        stacked_rows.append(columns if turned else rows)
-        stacked_columns.append(rows if turned else columns)
-    rows_metric = _row_metric(stacked_rows, hints.heights, shrinkage, device)
-    return rows_metric, _column_metric(stacked_columns, shrinkage, device)
+    sides = [_sides(hints, index, sources) for index in range(len(hints.heights))]
+    down, across = [rows for rows, _ in sides], [columns for _, columns in sides]
+    return _row_metric(down, hints.heights, shrinkage, device), _column_metric(across, shrinkage, device)
 
 
-def _member_moments(statistics: Statistics, sources: tuple[str, str]) -> tuple[Tensor | None, Tensor | None]:
-    """Moments or weights of a member's rows and columns, full (n, n) or diagonal (n,)."""
+@dataclass(frozen=True)
+class _Side:
+    """The rows or the columns of a member, in its canonical view, and where their metric comes from."""
+
+    hints: Hints
+    index: int
+    of_rows: bool
+    source: str
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the moment is (n, n), not (n,)."""
+        return self.source == "full"
+
+    def moment(self) -> Tensor:
+        """The moment or weights of the side, in float64. Raises InputError where the hints have none."""
+        return (_of_rows if self.of_rows else _of_columns)(self.hints.statistics(self.index), self.source)
+
+    def moment_on(self, device: device) -> Callable[[], Tensor]:
+        """What gives the moment, computed anew each time."""
+        return lambda: self.moment().to(device)
+
+
+def _sides(hints: Hints, index: int, sources: tuple[str, str]) -> tuple[_Side | None, _Side | None]:
+    """What has a metric along the rows and the columns of the stacked matrix."""
     row_source, column_source = sources
-    columns = _columns(statistics, column_source)
-    if columns is None and column_source in OF_INPUTS:
-        row_source = "diagonal"  # an embedding
-    return _rows(statistics, row_source), columns
+    if hints.embeddings[index] and column_source in OF_INPUTS:
+        row_source, column_source = "diagonal", "none"
+    rows = _Side(hints, index, True, row_source) if row_source != "none" else None
+    columns = _Side(hints, index, False, column_source) if column_source != "none" else None
+    return (columns, rows) if hints.turned[index] else (rows, columns)
 
 
-def _columns(statistics: Statistics, source: str) -> Tensor | None:
+def _of_columns(statistics: Statistics, source: str) -> Tensor:
     if source in FROM_GRADIENTS:
         return _known(getattr(statistics, source), source).double().sum(0)
     if source == "magnitude":
-        return _normalised(statistics.column_magnitude)
-    return _narrowed(statistics.column_moment, source) if source != "none" else None
+        return _normalised(_known(statistics.column_magnitude, "column magnitude"))
+    return _narrowed(_known(statistics.column_moment, "column moment"), source)
 
 
-def _rows(statistics: Statistics, source: str) -> Tensor | None:
+def _of_rows(statistics: Statistics, source: str) -> Tensor:
     if source in FROM_GRADIENTS:
         return _known(getattr(statistics, source), source).double().sum(1)
-    return _narrowed(_known(statistics.row_moment, "row moment"), source) if source != "none" else None
+    return _narrowed(_known(statistics.row_moment, "row moment"), source)
 
 
 def _known(statistic: Tensor | None, name: str) -> Tensor:
@@ -92,55 +114,61 @@ def _known(statistic: Tensor | None, name: str) -> Tensor:
     return statistic
 
 
-def _narrowed(moment: Tensor | None, source: str) -> Tensor | None:
+def _narrowed(moment: Tensor, source: str) -> Tensor:
     """A normalised moment, or its diagonal where that is asked for."""
-    if moment is not None and source == "diagonal" and moment.ndim == 2:
-        moment = moment.diagonal()
-    return _normalised(moment)
+    return _normalised(moment.diagonal() if source == "diagonal" and moment.ndim == 2 else moment)
 
 
-def _normalised(moment: Tensor | None) -> Tensor | None:
+def _normalised(moment: Tensor) -> Tensor:
     """A moment divided by its mean eigenvalue, in float64; a zero one stays zero. Raises InputError where it is not finite."""
-    if moment is None:
-        return None
+    from offcomp.numerics.storage import num_not_finite
+
     wide = moment.double()
-    if not wide.isfinite().all():
+    if num_not_finite(wide):
         raise InputError("the calibration text gives moments that are not finite; check the model's weights")
     mean = (wide if wide.ndim == 1 else wide.diagonal()).mean()
     return wide / mean if mean > 0 else wide
 
 
-def _row_metric(moments: Sequence[Tensor | None], heights: Sequence[int], shrinkage: float, device: device) -> Metric | None:
+def _row_metric(sides: Sequence[_Side | None], heights: Sequence[int], shrinkage: float, device: device) -> Metric | None:
     """The block-diagonal metric of members one above the other; those without one count as the mean of the others."""
     import torch
 
-    from offcomp.numerics.metrics import diagonal_metric, full_metric, stacked_metric
+    from offcomp.numerics.metrics import deferred_metric, diagonal_metric, stacked_metric
 
-    known = [moment for moment in moments if moment is not None]
-    if not known:
+    if not any(sides):
         return None
-    scale = torch.cat([moment if moment.ndim == 1 else moment.diagonal() for moment in known]).mean()
-    blocks = [
-        scale.expand(height).to(device) if moment is None else moment.to(device)
-        for moment, height in zip(moments, heights, strict=True)
-    ]
-    if all(block.ndim == 1 for block in blocks):
+    vectors = [side.moment().to(device) if side and not side.is_full else None for side in sides]
+    known = [vector for vector in vectors if vector is not None]
+    scale = torch.cat(known).mean() if known else torch.ones((), dtype=torch.float64, device=device)
+    blocks = [scale.expand(height) if vector is None else vector for vector, height in zip(vectors, heights, strict=True)]
+    if not any(side and side.is_full for side in sides):
         return diagonal_metric(torch.cat(blocks), shrinkage)
-    return stacked_metric([full_metric(b, shrinkage) if b.ndim == 2 else diagonal_metric(b, shrinkage) for b in blocks])
+    full = [side if side and side.is_full else None for side in sides]
+    return stacked_metric(
+        [
+            diagonal_metric(block, shrinkage)
+            if side is None
+            else deferred_metric(len(block), side.moment_on(device), shrinkage)
+            for side, block in zip(full, blocks, strict=True)
+        ]
+    )
 
 
-def _column_metric(moments: Sequence[Tensor | None], shrinkage: float, device: device) -> Metric | None:
+def _column_metric(sides: Sequence[_Side | None], shrinkage: float, device: device) -> Metric | None:
     """The metric of columns that members share: the mean of theirs."""
-    import torch
 
     from offcomp.numerics.metrics import diagonal_metric, full_metric
 
-    known = [moment.to(device) for moment in moments if moment is not None]
+    known = [side for side in sides if side]
     if not known:
         return None
-    if all(moment.ndim == 1 for moment in known):
-        return diagonal_metric(torch.stack(known).mean(0), shrinkage)
-    total = torch.zeros(known[0].shape[0], known[0].shape[0], dtype=torch.float64, device=device)
-    for moment in known:
-        (total if moment.ndim == 2 else total.diagonal()).add_(moment, alpha=1 / len(known))
-    return full_metric(total, shrinkage)
+    total: Tensor | None = None
+    for side in known:
+        part = side.moment().to(device)
+        if total is None:
+            total = part.new_zeros([len(part)] * (2 if any(other.is_full for other in known) else 1))
+        (total if total.ndim == part.ndim else total.diagonal()).add_(part, alpha=1 / len(known))
+        del part
+    assert total is not None  # noqa: S101  # there is a side
+    return full_metric(total, shrinkage, overwrite=True) if total.ndim == 2 else diagonal_metric(total, shrinkage)

@@ -20,7 +20,7 @@ The official repository of arXiv 2302.04045 decomposes single matrices by tltorc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MOST_SLABS = 4096
 ORDINARY = 1e10
 """Entries up to it, and down to its inverse, are not scaled, which would take a copy."""
-SLAB_ENTRIES = 1 << 18  # widened to float64 at a time where slabs are mixed
+PIECE_ENTRIES = 1 << 18  # widened to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,15 @@ class Tucker:
 
 
 def tucker_product(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: core ×₁ P ×₂ L ×₃ R as a matrix."""
+    """Decoder: core ×₁ P ×₂ L ×₃ R as a matrix, slab by slab."""
     left, right = tensors["left"], tensors["right"]
     core = tensors["core"].reshape(-1, left.shape[1], right.shape[1])  # (p, l, r)
     if "mixing" in tensors:
         core = (tensors["mixing"] @ core.flatten(1)).reshape(-1, *core.shape[1:])
-    return (left @ (core @ right.T)).reshape(-1, right.shape[0])
+    product = left.new_empty(len(core), len(left), len(right))
+    for slab, place in zip(core, product, strict=True):
+        place.copy_(left @ (slab @ right.T))
+    return product.flatten(0, 1)
 
 
 def _projected(tensor: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
@@ -180,19 +183,26 @@ def _leading_vectors(tensor: Tensor, mode: int, count: int) -> Tensor:
     """Leading left singular vectors of an unfolding (side, rest), through the smaller Gram matrix in float64."""
     import torch
 
-    from offcomp.numerics.allocator import give_back_free_memory
-    from offcomp.numerics.linalg import leading_eigenvectors
+    from offcomp.numerics.linalg import factors_of_pieces, leading_basis
 
-    side = tensor.shape[mode]
-    if side * side > tensor.numel():  # then the rest is the shorter side
-        wide = tensor.movedim(mode, 0).reshape(side, -1).double()
-        return torch.linalg.qr(wide @ leading_eigenvectors(wide.T @ wide, min(count, wide.shape[1])))[0].to(tensor.dtype)
-    total = torch.zeros(side, side, dtype=torch.float64, device=tensor.device)
-    rows = tensor.flatten(1).split(SLAB_ENTRIES // max(1, len(tensor)) + 1, 1) if mode == 0 else tensor
-    for part in rows:
-        wide = part.double() if mode < 2 else part.double().T  # (side, _)
-        total.addmm_(wide, wide.T)
-    vectors = leading_eigenvectors(total, count).to(tensor.dtype)
-    del total
-    give_back_free_memory()
-    return vectors
+    side, rest = tensor.shape[mode], tensor.numel() // tensor.shape[mode]
+    if side <= rest:
+        return leading_basis(_across(tensor, mode), (rest, side), count, like=tensor).to(tensor.dtype)
+    low, high = tensor.aminmax()
+    left, _ = factors_of_pieces(lambda: _along(tensor, mode), (side, rest), min(count, rest), largest=torch.maximum(high, -low))
+    return torch.linalg.qr(left)[0]
+
+
+def _along(tensor: Tensor, mode: int) -> Iterator[Tensor]:
+    """An unfolding (side, rest) in pieces one above the other."""
+    rest = tensor.numel() // tensor.shape[mode]
+    for part in tensor.movedim(mode, 0).split(PIECE_ENTRIES // rest + 1):
+        yield part.reshape(len(part), rest)
+
+
+def _across(tensor: Tensor, mode: int) -> Iterator[Tensor]:
+    """A transposed unfolding (rest, side) in pieces one above the other."""
+    if mode == 0:
+        yield from tensor.flatten(1).T.split(PIECE_ENTRIES // len(tensor) + 1)
+    else:
+        yield from (slab.T if mode == 1 else slab for slab in tensor)

@@ -1,7 +1,4 @@
-"""A model out of memory for a while: its matrices are read from its files one at a time, and afterwards every weight is back.
-
-Fitting needs matrices and no model, so a run holds one or the other.
-"""
+"""Fitting needs matrices and no model: they are read from its files one at a time, while it is out of memory."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ from offcomp.numerics.allocator import give_back_free_memory
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-class ParkedModel:
-    """The matrices of some modules of a model that is not in memory."""
+class StoredMatrices:
+    """The matrices of some modules of a model, read from its files each time."""
 
     device = torch.device("cpu")
 
     def __init__(self, loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> None:
-        """Find where the matrices lie; those that the files hold under other names, or in another form, are copied."""
+        """Find where the matrices of a loaded model lie; those that its files hold in another form are copied."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
         self._kept: dict[ModuleSpec, Tensor] = {}
@@ -56,9 +53,9 @@ class ParkedModel:
         return canonical_view(_values(self._stored[spec]), spec).contiguous()
 
 
-def read_matrix(model: PreTrainedModel | ParkedModel, spec: ModuleSpec) -> Tensor:
+def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Tensor:
     """A contiguous float32 copy of a module's matrix W (rows, cols), wherever the model is."""
-    return model.read(spec) if isinstance(model, ParkedModel) else read(model, spec)
+    return model.read(spec) if isinstance(model, StoredMatrices) else read(model, spec)
 
 
 def _values(stored: StoredTensor) -> Tensor:
@@ -71,20 +68,19 @@ def _values(stored: StoredTensor) -> Tensor:
 
 
 @contextmanager
-def parked(loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> Iterator[ParkedModel]:
-    """Free the memory of a model's parameters inside the block, in which the matrices of `specs` can still be read.
+def parked(loaded: LoadedModel) -> Iterator[None]:
+    """Free the memory of a model's parameters inside the block.
 
     Afterwards the model is loaded again, into the same modules, as it was when it was loaded first.
 
     Raises:
         ModelError: its files have changed meanwhile.
     """
-    matrices = ParkedModel(loaded, specs)
     for parameter in loaded.model.parameters():
         parameter.data = parameter.data.new_empty(0)
     give_back_free_memory()
     try:
-        yield matrices
+        yield
     finally:
         fresh = load(loaded.info.model)
         if fresh.info.fingerprint != loaded.info.fingerprint:

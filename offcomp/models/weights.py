@@ -6,7 +6,7 @@ weight is seen one piece at a time. No module is ever swapped: the model that is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -111,19 +111,25 @@ def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
 
 
 @contextmanager
-def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iterator[None]:
+def substituted(
+    model: nn.Module, matrices: Mapping[ModuleSpec, Tensor], original: Callable[[ModuleSpec], Tensor] | None = None
+) -> Iterator[None]:
     """The model with other matrices (rows, cols) inside the block; every original bit is back after it, come what may.
+
+    `original` reads a module's own matrix again; without it a copy is kept meanwhile.
 
     Raises:
         ModelError: as `replace`.
     """
-    backups = {spec: stored_view(model, spec).clone() for spec in matrices}
+    specs = list(matrices)
+    kept = {} if original else {spec: stored_view(model, spec).clone() for spec in specs}
     try:
         replace(model, matrices)
+        del matrices  # they may be large, and the block long
         yield
     finally:
-        for spec, backup in reversed(backups.items()):
-            stored_view(model, spec).copy_(backup)
+        for spec in reversed(specs):
+            stored_view(model, spec).copy_(original(spec) if original else kept[spec])
 
 
 def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:

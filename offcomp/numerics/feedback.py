@@ -32,17 +32,20 @@ def damped_order_and_factor(
     `damping` times the mean of the diagonal is added to the diagonal, so that U exists for every moment; a zero moment counts
     as the identity.
     """
-    wide = moment.double()
-    size = len(wide)
-    level = wide.diagonal().mean()
-    if not level > 0:
-        wide, level = torch.eye(size, dtype=torch.float64, device=wide.device), torch.ones((), dtype=torch.float64)
-    strength = wide.diagonal().reshape(-1, step).sum(1)
+    size = len(moment)
+    strength = moment.diagonal().double().reshape(-1, step).sum(1)
     steps = strength.argsort(descending=True, stable=True)
     order = (steps[:, None] * step + torch.arange(step, device=steps.device)).reshape(-1)
-    damped = (wide / level)[order][:, order] + damping * torch.eye(size, dtype=torch.float64, device=wide.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return order, torch.linalg.cholesky(inverse, upper=True).float()
+    level = strength.sum() / size
+    damped = moment[order[:, None], order].double()  # a copy, which what follows overwrites
+    if level > 0:
+        damped.div_(level).diagonal().add_(damping)
+    else:
+        damped = (1 + damping) * torch.eye(size, dtype=torch.float64, device=moment.device)
+    torch.linalg.cholesky(damped, out=damped)
+    torch.cholesky_inverse(damped, out=damped)
+    torch.linalg.cholesky(damped, upper=True, out=damped)
+    return order, damped.float()
 
 
 def round_with_feedback(

@@ -37,6 +37,14 @@ def gram(matrix: Float[Tensor, "rows cols"]) -> Float64[Tensor, "cols cols"]:
     return gram_of_pieces((_widened(matrix, slice(top, top + height)) for top in range(0, rows, height)), cols, matrix.device)
 
 
+def eigen_in_place(symmetric: Float64[Tensor, "side side"]) -> tuple[Float64[Tensor, " side"], Float64[Tensor, "side side"]]:
+    """Eigenvalues in increasing order, and eigenvectors as columns, which overwrite the argument: half the peak memory."""
+    vectors = symmetric.T  # LAPACK works on columns: the transposed view is what it can overwrite
+    values = torch.empty(len(symmetric), dtype=symmetric.dtype, device=symmetric.device)
+    torch.linalg.eigh(vectors, out=(values, vectors))
+    return values, vectors
+
+
 def gram_of_pieces(
     pieces: Iterable[Float64[Tensor, "_ cols"]], cols: int, device: torch.device
 ) -> Float64[Tensor, "cols cols"]:

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offcomp.numerics.allocator import give_back_free_memory
-from offcomp.numerics.grams import gram_of_pieces
+from offcomp.numerics.grams import eigen_in_place, gram_of_pieces
 from offcomp.numerics.metrics import Metric
 from offcomp.numerics.tridiagonal import Triangle, Tridiagonal
 
@@ -64,8 +64,8 @@ def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, column
     total = gram_of_pieces(_weighted_pieces(tall, rows, None), tall.shape[1], tall.device)
     if columns is None:
         return total
-    half = columns.root(columns.root(total).T)
-    return (half + half.T) / 2
+    total = columns.root(columns.root(total).T)
+    return total.add_(total.T.clone()).div_(2)
 
 
 def as_triangle(shape: Sequence[int], device: torch.device) -> bool:
@@ -110,17 +110,14 @@ def low_rank_factors(
         low, high = matrix.aminmax()
         largest, turned = torch.maximum(high, -low), tall is not matrix
         return factors_of_pieces(lambda: pieces_of(tall), tall.shape, rank, largest=largest, turned=turned)
-    if as_triangle(tall.shape, tall.device):
-        triangle = Triangle.of_gram(_weighted_pieces(tall, outer, inner), tall.shape[1])
-        basis = Tridiagonal.of(triangle, matrix.dtype).leading_eigenvectors(rank).T
+    if inner is None or as_triangle(tall.shape, tall.device):
+        basis = leading_basis(_weighted_pieces(tall, outer, inner), tall.shape, rank, like=matrix)
     else:
-        basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)  # (side, rank)
-    if inner is None:
-        left, right = _components(_times(tall, basis), basis)
-    else:
-        left, right = _components(_times(tall, inner.root(basis)), inner.inverse_root(basis))
-    left, right = _signed(left, right, tall is not matrix)
-    return left.to(matrix.dtype), right.to(matrix.dtype)
+        basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)
+    first, last = (basis, basis) if inner is None else (inner.root(basis), inner.inverse_root(basis))  # W ≈ W first lastᵀ
+    low, high = matrix.aminmax()
+    left, right = _balanced(tall, first, last, torch.maximum(high, -low))
+    return _signed(left, right.to(matrix.dtype), tall is not matrix)
 
 
 def factors_of_pieces(
@@ -131,18 +128,26 @@ def factors_of_pieces(
     The pieces, one above the other, make up a matrix of this upright shape; where it is `turned`, the factors are those of
     its transpose. `largest` is its largest magnitude, in the dtype and on the device of the factors.
     """
-    rows, side = shape
-    wide = (piece.double() for piece in pieces())
-    if as_triangle(shape, largest.device):
-        basis = Tridiagonal.of(Triangle.of_gram(wide, side), largest.dtype).leading_eigenvectors(rank).T
-    else:
-        basis = leading_eigenvectors(gram_of_pieces(wide, side, largest.device), rank)
-    give_back_free_memory()
-    left = torch.empty(rows, rank, dtype=largest.dtype, device=largest.device)
-    right = fill_balanced(left, pieces(), basis, largest).to(largest.dtype)
+    basis = leading_basis(pieces(), shape, rank, like=largest)
+    left = torch.empty(shape[0], rank, dtype=largest.dtype, device=largest.device)
+    right = basis.mul_(fill_balanced(left, pieces(), basis, largest)).to(largest.dtype)
     del basis
     give_back_free_memory()
     return _signed(left, right, turned)
+
+
+def leading_basis(pieces: Iterable[Tensor], shape: Sequence[int], rank: int, *, like: Tensor) -> Float[Tensor, "side rank"]:
+    """The leading right singular vectors of a (rows, side) matrix in pieces, on the device of `like`.
+
+    In float64, or where the Gram matrix is kept as a triangle in the dtype of `like`.
+    """
+    wide = (piece.double() for piece in pieces)
+    if as_triangle(shape, like.device):
+        basis = Tridiagonal.of(Triangle.of_gram(wide, shape[1]), like.dtype).leading_eigenvectors(rank).T
+    else:
+        basis = leading_eigenvectors(gram_of_pieces(wide, shape[1], like.device), rank)
+    give_back_free_memory()
+    return basis
 
 
 def _signed(left: Tensor, right: Tensor, turned: bool) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
@@ -154,23 +159,12 @@ def _signed(left: Tensor, right: Tensor, turned: bool) -> tuple[Float[Tensor, "r
 
 
 def leading_eigenvectors(symmetric: Float[Tensor, "side side"], rank: int) -> Float[Tensor, "side rank"]:
-    """Eigenvectors of the largest eigenvalues, in decreasing order. Overwrites its argument, which halves the peak memory."""
-    vectors = symmetric.T  # LAPACK works on columns: the transposed view is what it can overwrite
-    values = torch.empty(len(symmetric), dtype=symmetric.dtype, device=symmetric.device)
-    torch.linalg.eigh(vectors, out=(values, vectors))
-    return vectors[:, len(symmetric) - rank :].flip(1)
-
-
-def _times(tall: Float[Tensor, "rows cols"], basis: Float[Tensor, "cols rank"]) -> Float[Tensor, "rows rank"]:
-    """The product in float64."""
-    product = torch.empty(tall.shape[0], basis.shape[1], dtype=torch.float64, device=tall.device)
-    for piece, place in zip(tall.split(_height(tall)), product.split(_height(tall)), strict=True):
-        torch.mm(piece.double(), basis, out=place)
-    return product
+    """Eigenvectors of the largest eigenvalues, in decreasing order. Overwrites its argument."""
+    return eigen_in_place(symmetric)[1][:, len(symmetric) - rank :].flip(1)
 
 
 def fill_balanced(left: Tensor, pieces: Iterable[Tensor], basis: Tensor, length: Tensor) -> Tensor:
-    """Make `left` U √Σ, given V and the matrix in pieces one above the other; returns V √Σ in the place of V.
+    """Make `left` U √Σ, given V and the matrix in pieces one above the other; returns √Σ (rank,).
 
     The singular values are the lengths of the columns of W V, which stay true where the eigenvalues are noise. The product is
     taken in float64 and kept in the dtype of `left`, over the largest entry `length` of W, so that none of it vanishes.
@@ -184,13 +178,22 @@ def fill_balanced(left: Tensor, pieces: Iterable[Tensor], basis: Tensor, length:
         top += len(product)
     root = (squares.sqrt() * length).sqrt()
     left *= torch.where(root > 0, length / root, 0.0).to(left.dtype)
-    return basis.mul_(root)
+    return root
 
 
-def _components(left: Float[Tensor, "rows rank"], right: Float[Tensor, "cols rank"]) -> tuple[Tensor, Tensor]:
-    """U √Σ and V √Σ of the singular value decomposition of left · rightᵀ."""
-    left_basis, left_core = torch.linalg.qr(left)
-    right_basis, right_core = torch.linalg.qr(right)
-    inner_left, values, inner_right = torch.linalg.svd(left_core @ right_core.T)
-    root = values.sqrt()
-    return left_basis @ (inner_left * root), right_basis @ (inner_right.T * root)
+def _balanced(tall: Tensor, first: Tensor, last: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """U √Σ and V √Σ of the singular value decomposition of W · first · lastᵀ, both of these (cols, rank) in float64.
+
+    With last = Q R the rotation V of W first Rᵀ comes from its Gram matrix. Any rotation gives the same product, so that no
+    digits of it are lost by squaring.
+    """
+    last, core = torch.linalg.qr(last)
+    first = first @ core.T
+    total = first.new_zeros(first.shape[1], first.shape[1])
+    for piece in pieces_of(tall):
+        product = piece.double() @ first
+        total.addmm_(product.T, product)
+    rotation = leading_eigenvectors(total, len(total))
+    left = torch.empty(len(tall), len(rotation), dtype=tall.dtype, device=tall.device)
+    root = fill_balanced(left, pieces_of(tall), first @ rotation, largest)
+    return left, (last @ rotation).mul_(root)

@@ -9,12 +9,14 @@ scale. Shrinkage draws M to the identity of the same trace: (1 - s)·M + s·(tr 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from offcomp.numerics.grams import eigen_in_place
 
 FLOOR = 1e-8
 """Of the mean eigenvalue: condition numbers stay below n / FLOOR, so that some digits of float64 are left."""
@@ -27,29 +29,66 @@ class Block:
     values: Tensor
     vectors: Tensor | None = None
 
+    @property
+    def size(self) -> int:
+        """k."""
+        return len(self.values)
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
+        low, high = self.values.aminmax()
+        return low.item(), high.item()
+
+    def whole(self) -> Block:
+        """The block itself."""
+        return self
+
     def apply(self, matrix: Tensor, power: float) -> Tensor:
         """The block to this power times `matrix` (k, cols), in float64."""
         scale = self.values.pow(power)[:, None]
         wide = matrix.double()
-        return scale * wide if self.vectors is None else self.vectors @ (scale * (self.vectors.T @ wide))
+        return scale * wide if self.vectors is None else self.vectors @ (self.vectors.T @ wide).mul_(scale)
+
+
+@dataclass(frozen=True)
+class DeferredBlock:
+    """A block that is made anew for each use, where the blocks of all members would together outweigh their matrix."""
+
+    size: int
+    make: Callable[[], Block]
+    _seen: list[tuple[float, float]] = field(default_factory=list, compare=False)
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest value, remembered from the first use."""
+        if not self._seen:
+            self.whole()
+        return self._seen[0]
+
+    def whole(self) -> Block:
+        """The block, to be used and dropped."""
+        block = self.make()
+        self._seen[:] = [block.extremes]
+        return block
 
 
 @dataclass(frozen=True)
 class Metric:
     """A block-diagonal metric; the sizes of its blocks add up to n."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block | DeferredBlock, ...]
 
     @property
     def sizes(self) -> list[int]:
         """The size of each block."""
-        return [len(block.values) for block in self.blocks]
+        return [block.size for block in self.blocks]
 
     @property
     def condition(self) -> float:
         """The largest eigenvalue over the smallest, after the floor."""
-        values = torch.cat([block.values for block in self.blocks])
-        return (values.max() / values.min()).item()
+        lows, highs = zip(*(block.extremes for block in self.blocks), strict=True)
+        return max(highs) / min(lows)
 
     def root(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """M^½ times a matrix, in float64."""
@@ -57,37 +96,55 @@ class Metric:
 
     def root_pieces(self, matrix: Float[Tensor, "rows cols"], height: int) -> Iterator[Tensor]:
         """The rows of `root(matrix)` in pieces: `height` rows of a diagonal block at a time, full blocks whole."""
-        for block, part in zip(self.blocks, matrix.split(self.sizes), strict=True):
-            if block.vectors is not None:
-                yield block.apply(part, 0.5)
-                continue
-            for values, piece in zip(block.values.split(height), part.split(height), strict=True):
-                yield Block(values).apply(piece, 0.5)
+        for deferred, part in zip(self.blocks, matrix.split(self.sizes), strict=True):
+            block = deferred.whole()
+            if block.vectors is None:
+                for values, piece in zip(block.values.split(height), part.split(height), strict=True):
+                    yield Block(values).apply(piece, 0.5)
+            else:
+                piece = block.apply(part, 0.5)
+                del block  # before the next one is made
+                yield piece
 
     def inverse_root(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """M^-½ times a matrix, in float64."""
         return self._apply(matrix, -0.5)
 
+    def held(self) -> Metric:
+        """The metric with every block in memory, for many uses."""
+        return Metric(tuple(block.whole() for block in self.blocks))
+
     def _apply(self, matrix: Tensor, power: float) -> Tensor:
         parts = matrix.split(self.sizes)
-        return torch.cat([block.apply(part, power) for block, part in zip(self.blocks, parts, strict=True)])
+        return torch.cat([block.whole().apply(part, power) for block, part in zip(self.blocks, parts, strict=True)])
 
 
 def diagonal_metric(weights: Float[Tensor, " n"], shrinkage: float = 0.0) -> Metric:
     """A metric that weighs each row or column by a number of at least 0. Where all are 0 they count alike."""
-    return Metric((Block(_lifted(weights.double(), shrinkage)),))
+    return Metric((_block(weights, shrinkage),))
 
 
-def full_metric(moment: Float[Tensor, "n n"], shrinkage: float = 0.0) -> Metric:
-    """The metric of a second moment, whatever its rank. A zero one is the identity."""
-    wide = moment.double()
-    values, vectors = torch.linalg.eigh((wide + wide.T) / 2)
-    return Metric((Block(_lifted(values, shrinkage), vectors),))
+def full_metric(moment: Float[Tensor, "n n"], shrinkage: float = 0.0, *, overwrite: bool = False) -> Metric:
+    """The metric of a second moment, whatever its rank, in whose place it may be worked out. A zero one is the identity."""
+    return Metric((_block(moment, shrinkage, overwrite=overwrite),))
+
+
+def deferred_metric(size: int, moment: Callable[[], Tensor], shrinkage: float = 0.0) -> Metric:
+    """The metric of a moment (size, size), or (size,) where diagonal, that is asked for at each use."""
+    return Metric((DeferredBlock(size, lambda: _block(moment(), shrinkage)),))
 
 
 def stacked_metric(metrics: Sequence[Metric]) -> Metric:
     """The block-diagonal metric of members that stand one above the other."""
     return Metric(tuple(block for metric in metrics for block in metric.blocks))
+
+
+def _block(moment: Tensor, shrinkage: float, *, overwrite: bool = False) -> Block:
+    """The block of a moment (n, n), or (n,) where diagonal."""
+    if moment.ndim == 1:
+        return Block(_lifted(moment.double(), shrinkage))
+    values, vectors = eigen_in_place(moment.to(torch.float64, copy=not overwrite))
+    return Block(_lifted(values, shrinkage), vectors)
 
 
 def _lifted(values: Float[Tensor, " n"], shrinkage: float) -> Float[Tensor, " n"]:

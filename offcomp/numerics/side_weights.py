@@ -23,10 +23,8 @@ def _blocks(metric: Metric | None) -> Blocks | None:
     """Each block as a float32 vector or matrix."""
     if metric is None:
         return None
-    return tuple(
-        (block.values if block.vectors is None else (block.vectors * block.values) @ block.vectors.T).float()
-        for block in metric.blocks
-    )
+    blocks = (block.whole() for block in metric.blocks)
+    return tuple((b.values if b.vectors is None else (b.vectors * b.values) @ b.vectors.T).float() for b in blocks)
 
 
 def squared_norm(matrix: Float[Tensor, "rows cols"]) -> float:
@@ -48,12 +46,14 @@ def _diagonal(blocks: Blocks | None) -> Tensor | None:
 
 @dataclass(frozen=True)
 class SideWeights:
-    """The metrics R and C of a (rows, cols) matrix."""
+    """The metrics R and C of a (rows, cols) matrix, held whole."""
 
     rows: Metric | None = None
     columns: Metric | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", self.rows and self.rows.held())
+        object.__setattr__(self, "columns", self.columns and self.columns.held())
         object.__setattr__(self, "_row_blocks", _blocks(self.rows))
         object.__setattr__(self, "_column_blocks", _blocks(self.columns))
 
