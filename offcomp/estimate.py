@@ -1,6 +1,8 @@
 """What a run will cost, roughly, before it starts: seconds stage by stage, and memory. No torch.
 
-    memory = the process with its libraries + the model in float32 + (1 + `Method.memory`) of the largest group in float32
+    memory = the process with its libraries + the larger of
+             the model in float32, with what is decoded and written back, or with statistics while text runs through it
+             the largest group in float32 with `Method.memory` beside it: the model is not in memory while a group is fitted
 
 Seconds are those of two cores without a GPU; `python -m benchmarks.estimates` sets both against real runs. Where a run has been
 through the same stage before, its time is better.
@@ -22,6 +24,7 @@ LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
 CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model: passes over some 250 short texts, with their sums
 PROCESS_BYTES = 600_000_000
+WRITTEN_BACK, WITH_TEXT = 2, 3  # largest groups in memory beside the model
 FLOAT32_BYTES = 4
 COUNTED_SECONDS = 90
 """Longer times are told in minutes."""
@@ -57,16 +60,16 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
     stages |= {f"compress {group.name}": group.seconds + reading for group in prediction.groups}
     stages |= {f"evaluate {name}": embed for name in names}
     stages |= {name: seconds for name, seconds in (known or {}).items() if name in stages}
-    return Estimate(stages, PROCESS_BYTES + FLOAT32_BYTES * info.num_parameters + _largest_fit(plan, prediction))
+    return Estimate(stages, PROCESS_BYTES + _held(plan, info, prediction))
 
 
-def _largest_fit(plan: Plan, prediction: Prediction) -> int:
-    """Bytes of the group in hand where they are most: its matrix, and what its method holds beside."""
-    fits = [
-        FLOAT32_BYTES * group.rows * group.cols * (1 + make_method(asked.method, asked.options).memory)
-        for asked, group in zip(plan.groups, prediction.groups, strict=True)
-    ]
-    return round(max(fits, default=0))
+def _held(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
+    """The most bytes of matrices that are in memory at a time."""
+    groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
+    beside = [make_method(group.method, group.options).memory for group in plan.groups]
+    fits = [size * (1 + share) for size, share in zip(groups, beside, strict=True)]
+    model = FLOAT32_BYTES * info.num_parameters + (WITH_TEXT if plan.calibrated else WRITTEN_BACK) * max(groups, default=0)
+    return round(max([model, *fits]))
 
 
 def free_memory() -> int | None:

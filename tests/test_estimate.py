@@ -61,10 +61,18 @@ def test_every_task_and_reading_text_cost_time() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
-def test_memory_is_that_of_process_model_and_largest_group(method: Any) -> None:
+def test_memory_is_that_of_the_model_or_of_a_fit_whichever_is_more(method: Any) -> None:
     plan = plan_of(("query", "ffn_in"), method=method.name, options=own_options(method), ratio=2.0, unit="bytes")
-    largest = 4 * 6 * 1536 * 384
-    assert estimated(plan).memory == round(PROCESS_BYTES + 4 * INFO.num_parameters + largest * (1 + method.memory))
+    largest, model = 4 * 6 * 1536 * 384, 4 * INFO.num_parameters
+    assert estimated(plan).memory == PROCESS_BYTES + model + 2 * largest
+    alone = replace(INFO, num_parameters=largest // 4)
+    held = max(3 * largest, largest * (1 + method.memory))
+    assert estimate(plan, alone, predict(plan, INFO)).memory == round(PROCESS_BYTES + held)
+
+
+def test_text_that_runs_through_the_model_needs_more_memory() -> None:
+    whitened = plan_of(method="svd", options={"preset": "whitened"})
+    assert estimated(whitened).memory - estimated(plan_of(method="svd")).memory == 4 * 6 * 384 * 384
 
 
 def test_a_plan_without_groups_needs_the_model_alone() -> None:
