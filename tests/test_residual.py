@@ -17,7 +17,8 @@ from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, stored_si
 from offcomp.numerics.networks import SLOPE
 from offcomp.numerics.pivots import LARGEST, interpolate
 from offcomp.numerics.positions import decode_positions, encode_positions, position_shapes
-from offcomp.numerics.residual_fit import Decoder, Target, write_gradients
+from offcomp.numerics.residual_fit import Decoder, Target
+from offcomp.numerics.residual_training import write_gradients
 from offcomp.numerics.side_weights import SideWeights
 from offcomp.numerics.sparse_part import Sparse, best_entries, largest_entries
 from offcomp.numerics.storage import unpack

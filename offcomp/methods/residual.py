@@ -188,7 +188,8 @@ class ResidualAutoencoder:
         """The parts at this size, stored. The longer side becomes the rows, at a scale where no square vanishes."""
         import torch
 
-        from offcomp.numerics.residual_fit import Decoder, Target, fit_linear, train
+        from offcomp.numerics.residual_fit import Decoder, Target, fit_linear
+        from offcomp.numerics.residual_training import train
         from offcomp.numerics.side_weights import SideWeights
         from offcomp.numerics.sparse_part import Sparse
 

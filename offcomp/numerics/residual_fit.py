@@ -3,8 +3,7 @@
     Ŵ = Z D + φ(Z F + b) G + S,     φ = LeakyReLU, S with k entries
 
 First Z D and S alone, in turns: the best low rank of W - S, the best k entries of W - Z D (Zhou and Tao, "GoDec", ICML 2011).
-Then, where there are hidden units, G starts at zero and all parts are trained together by Adam over the whole matrix at once,
-with the gradient written out a piece of rows at a time; S is chosen again every few steps. The best parts seen are kept.
+Then, where there are hidden units, all parts are trained together: `numerics.residual_training`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import cos, inf, pi, sqrt
+from math import sqrt
 
 import torch
 from jaxtyping import Float
@@ -25,11 +24,7 @@ from offcomp.numerics.networks import SLOPE
 from offcomp.numerics.side_weights import SideWeights, squared_norm
 from offcomp.numerics.sparse_part import Sparse, best_entries, clear, largest_of
 
-PEAK_RATE = 2e-2
-WARM_UP = 0.2
-CHOOSE_EVERY = 10
 PIECE_ENTRIES = 1 << 19
-ROWS_AT_ONCE = 1024
 ORDINARY = 1e10
 """Scales up to this one, and down to its inverse, leave squares far within float32."""
 Report = Callable[[float], None]
@@ -148,19 +143,28 @@ def fit_linear(target: Target, rank: int, rounds: int, report: Report) -> tuple[
     """Latents (rows, rank), linear decoder (rank, cols) and sparse part, fitted in turns, on pieces of W alone."""
     if not target.weights.plain:
         return _fit_weighted(target, rank, rounds, report)
-    shape, largest, sparse = target.matrix.shape, target.largest, Sparse.empty(target.matrix.device)
-    least = inf
-    for number in range(rounds if target.entries else 1):
+    before = best = Sparse.empty(target.matrix.device)
+    left, right, sparse, least = _turn(target, rank, before)
+    for number in range(1, rounds if target.entries else 1):
         report(number / rounds)
-        left, right = factors_of_pieces(partial(target.without, sparse), shape, rank, largest=largest)
-        decoder, sparse = Decoder.of_linear(right), Sparse.empty(right.device)
-        sparse = largest_of(partial(target.errors, left, decoder), target.matrix, target.entries)
-        error = target.squared(left, decoder, sparse.positions)
-        if number == 0 or error < least:
-            found, least = (left, right, sparse), error
-        del left, right, decoder
-        give_back_free_memory()
-    return found
+        before = sparse
+        del left, right  # makes room for the next ones
+        left, right, sparse, error = _turn(target, rank, before)
+        if error < least:
+            best, least = before, error
+    if best is not before:  # made again, so that no second pair of factors is kept
+        del left, right
+        left, right, sparse, _ = _turn(target, rank, best)
+    return left, right, sparse
+
+
+def _turn(target: Target, rank: int, before: Sparse) -> tuple[Tensor, Tensor, Sparse, float]:
+    """The best factors of W - S, the best S for them, and the squared error of both."""
+    give_back_free_memory()
+    left, right = factors_of_pieces(partial(target.without, before), target.matrix.shape, rank, largest=target.largest)
+    decoder = Decoder.of_linear(right)
+    sparse = largest_of(partial(target.errors, left, decoder), target.matrix, target.entries)
+    return left, right, sparse, target.squared(left, decoder, sparse.positions)
 
 
 def _fit_weighted(target: Target, rank: int, rounds: int, report: Report) -> tuple[Tensor, Tensor, Sparse]:
@@ -193,102 +197,3 @@ def _low_rank(target: Target, rank: int) -> tuple[Tensor, Tensor]:
         return left.div_(sqrt(target.scale)), right.div_(sqrt(target.scale))
     working = torch.empty(target.matrix.shape, device=target.matrix.device)
     return low_rank_factors(target.copy_to(working), rank, rows, columns)
-
-
-def train(
-    target: Target, latents: Tensor, decoder: Decoder, *, steps: int, report: Report
-) -> tuple[Tensor, Decoder, list[float]]:
-    """Train latents and decoder together, without metrics, S following at places that are chosen every few steps.
-
-    Returns the best parts seen, the start included, and the root mean square errors on the way. Overwrites `latents`.
-    """
-    scale = _root_mean_square(latents)
-    latents.div_(scale)
-    decoder = replace(decoder, linear=decoder.linear * scale[:, None])
-    shared = [decoder.linear, decoder.inner, decoder.bias, decoder.outer]
-    for tensor in shared:
-        tensor.grad = torch.zeros_like(tensor)
-    steppers = [_Stepper([latents[start:end]]) for start, end in target.ranges()]
-    best, least = [tensor.clone() for tensor in (latents, *shared)], inf
-    history, for_shared = [], _Stepper(shared)
-    for step in range(steps):
-        report(step / steps)
-        if step % CHOOSE_EVERY == 0:
-            positions = torch.empty(0)  # makes room for the next ones
-            positions = largest_of(partial(target.errors, latents, decoder), target.matrix, target.entries).positions
-            give_back_free_memory()
-            error = target.squared(latents, decoder, positions)
-            history.append(sqrt(error / target.matrix.numel()))
-            if error < least:
-                least = error
-                for kept, tensor in zip(best, (latents, *shared), strict=True):
-                    kept.copy_(tensor)
-        rate = PEAK_RATE * _schedule(step / steps)
-        for gradient, stepper in zip(write_gradients(target, latents, decoder, positions), steppers, strict=True):
-            stepper.step(rate, [gradient])
-        for_shared.step(rate)
-    for stepper in (*steppers, for_shared):
-        stepper.release()
-    return best[0], Decoder(*best[1:]), history
-
-
-def _root_mean_square(latents: Float[Tensor, "rows rank"]) -> Float[Tensor, " rank"]:
-    """That of each latent; where all are zero, the smallest number."""
-    squares = sum(piece.square().sum(0) for piece in latents.split(ROWS_AT_ONCE))
-    return (squares / len(latents)).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-
-
-class _Stepper:
-    """Adam for some tensors, whose gradients may be handed over just for the step."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._tensors = tensors
-        self._adam = torch.optim.Adam(tensors, lr=PEAK_RATE, fused=True)
-
-    def step(self, rate: float, gradients: list[Tensor] | None = None) -> None:
-        """A step of this size."""
-        if gradients is not None:
-            for tensor, gradient in zip(self._tensors, gradients, strict=True):
-                tensor.grad = gradient
-        self._adam.param_groups[0]["lr"] = rate
-        self._adam.step()
-        if gradients is not None:
-            self._adam.zero_grad()
-
-    def release(self) -> None:
-        """Let go of all tensors: an optimiser is part of a cycle, so it would hold them until the next garbage collection."""
-        self._adam.state.clear()
-        self._adam.param_groups.clear()
-
-
-def _schedule(done: float) -> float:
-    """Up to 1 and down to 0 again along a cosine."""
-    return done / WARM_UP + 0.01 if done < WARM_UP else 0.5 + 0.5 * cos(pi * (done - WARM_UP) / (1 - WARM_UP))
-
-
-def write_gradients(target: Target, latents: Tensor, decoder: Decoder, positions: Tensor) -> Iterator[Tensor]:
-    """Gradients of half the mean squared error. S follows the rows at once, so the entries at its positions have none.
-
-    Yields those by the latents, a piece of rows at a time, which may change once theirs is there; those by the decoder, which
-    come to stand in its `grad`, are complete at the end.
-    """
-    for shared in (decoder.linear, decoder.inner, decoder.bias, decoder.outer):
-        shared.grad.zero_()  # type: ignore[union-attr]  # made by the caller
-    for start, end in target.ranges():
-        yield _add_gradients(target, latents[start:end], decoder, positions, (start, end))
-
-
-def _add_gradients(target: Target, piece: Tensor, decoder: Decoder, positions: Tensor, rows: tuple[int, int]) -> Tensor:
-    """Those of a piece of rows: adds those by the decoder, returns those by its own latents."""
-    start, end = rows
-    error = target.piece(start, end)
-    units = decoder.units(piece)
-    error.addmm_(piece, decoder.linear, alpha=-1).addmm_(units, decoder.outer, alpha=-1)
-    clear(error, positions, start * error.shape[1])
-    error.mul_(-1 / target.matrix.numel())
-    decoder.linear.grad.addmm_(piece.T, error)  # type: ignore[union-attr]  # made by the caller, as are the others
-    decoder.outer.grad.addmm_(units.T, error)  # type: ignore[union-attr]
-    to_units = torch.ops.aten.leaky_relu_backward(error @ decoder.outer.T, units, SLOPE, True)
-    decoder.inner.grad.addmm_(piece.T, to_units)  # type: ignore[union-attr]
-    decoder.bias.grad.add_(to_units.sum(0))  # type: ignore[union-attr]
-    return (error @ decoder.linear.T).addmm_(to_units, decoder.inner.T)

@@ -49,6 +49,8 @@ class Triangle:
 
     def narrow_to(self, dtype: torch.dtype) -> None:
         """Keep the entries in this dtype."""
+        if self.rows[0].dtype == dtype:
+            return
         shapes = [tuple(row.shape) for row in self.rows]
         narrow = _in_one_block(torch.empty(sum(map(prod, shapes)), dtype=dtype), shapes)
         for row, here in zip(self.rows, narrow, strict=True):
