@@ -10,7 +10,7 @@ float32. Prints two tables, all from this run on this machine:
    Llama-7B for the SVD and the codebook.
 2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at ratio 2, without tasks; methods
    that read calibration text come last. "beside" is the most that it held, less what it held before it loaded the model, less
-   the model's weights, in multiples of its largest group: libraries that are loaded later, and batches of text, count.
+   the model's weights, in multiples of its largest group. Libraries are loaded before that; batches of text count.
 
 The allocator is set as the worker sets its own; freed blocks that it has not returned count. The most is read from VmHWM, which
 Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
@@ -124,7 +124,9 @@ def make_model(folder: Path) -> None:
 
 def measure_run(name: str, folder: Path) -> dict[str, Any]:
     """One row of table 2, in this process: the worker's own `work`, with an eye on the moment when the model is loaded."""
-    from offcomp import execute
+    import scipy.linalg  # noqa: F401
+
+    from offcomp import calibration, compress, evaluation, execute  # noqa: F401
     from offcomp.models import loading
 
     method, options = (METHODS | CALIBRATED)[name]

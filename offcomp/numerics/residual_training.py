@@ -1,7 +1,7 @@
 """Training of all parts of the residual autoencoder together: latents, linear decoder, hidden units and sparse part.
 
-What the hidden units give starts at zero. Adam over the whole matrix at once, with the gradient written out a piece of rows at a
-time; the sparse part is chosen again every few steps. The best parts seen are kept.
+What the hidden units give starts at zero. Adam over the whole matrix at once, with the gradient written out a piece of rows at
+a time; the sparse part is chosen again every few steps. The best parts seen are kept.
 """
 
 from __future__ import annotations
