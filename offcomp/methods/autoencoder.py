@@ -54,7 +54,7 @@ ENCODER_WIDTHS = (8, 4)
 DECODER_WIDTHS = (2, 4)
 ANNEALED_EPOCHS = 2 / 3  # the official run anneals over 20 of its 30 epochs
 PAPER_SEED = 1
-ENCODED_AT_ONCE = 1024  # rows, so that what hidden layers give stays small
+ROWS_AT_ONCE = 1024  # rows, so that what hidden layers give stays small
 NETWORKS = ("linear", "nonlinear")
 FAST: dict[str, Any] = {"init": "svd", "batch_size": 128, "schedule": "cosine", "learning_rate": 3e-4}
 """Options that reach the loss of the paper's recipe in a fraction of its time (`benchmarks/autoencoder_speed.py`)."""
@@ -202,7 +202,7 @@ class Autoencoder:
             generator=generator,
             report=lambda done: report((1 - refined) * done),
         )
-        latents = torch.cat([encoder(part) for part in task.samples.split(ENCODED_AT_ONCE)])
+        latents = torch.cat([encoder(part) for part in task.samples.split(ROWS_AT_ONCE)])
         if self.refine_epochs:
             latents, losses = refine(
                 task,
@@ -263,11 +263,18 @@ def _last(kind: str, activation: str) -> str:
 
 
 def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder of stored latents."""
+    """Decoder of stored latents, some rows at a time."""
     from offcomp.numerics.losses import rescale_rows
     from offcomp.numerics.networks import Network
 
     count = sum(name.endswith(".weight") for name in tensors)
     layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))
-    output = Network(layers, "tanh" if count > 1 else "identity")(tensors["latents"])
-    return rescale_rows(output, tensors["row_norms"]) if "row_norms" in tensors else output
+    network = Network(layers, "tanh" if count > 1 else "identity")
+    latents = tensors["latents"]
+    matrix, start = latents.new_empty(len(latents), len(layers[-1][0])), 0
+    for place, part in zip(matrix.split(ROWS_AT_ONCE), latents.split(ROWS_AT_ONCE), strict=True):
+        output = network(part)
+        norms = tensors["row_norms"][start : start + len(part)] if "row_norms" in tensors else None
+        place.copy_(output if norms is None else rescale_rows(output, norms))
+        start += len(part)
+    return matrix

@@ -157,9 +157,9 @@ def decoded_codes(tensors: Mapping[str, Tensor]) -> Tensor:
     from offcomp.numerics.codebooks import decode_codes
     from offcomp.numerics.positions import decode_positions
 
-    matrix = decode_codes(tensors).contiguous()
+    matrix = decode_codes(tensors)
     if "left" in tensors:
-        matrix = matrix + tensors["left"] @ tensors["right"]
+        matrix.addmm_(tensors["left"], tensors["right"])
     if "outliers" in tensors:
         values = tensors["outliers"]
         places = decode_positions(tensors["outlier_low"], tensors["outlier_high"], len(values), matrix.numel())

@@ -28,6 +28,7 @@ from offcomp.numerics.accounting import Budget, Codes, Shapes, code_counts
 if TYPE_CHECKING:
     from torch import Tensor
 
+PIECE_ENTRIES = 1 << 20  # decoded at a time
 HEIGHT_BITS = 32
 LONGEST_SIDE = 1 << 20
 
@@ -118,7 +119,11 @@ def kronecker_sum(tensors: Mapping[str, Tensor]) -> Tensor:
     left, right = tensors["left"], tensors["right"]
     m1, m2 = unpack_bits(tensors["heights"], HEIGHT_BITS, 2).tolist()
     n1, n2 = left.shape[1] // m1, right.shape[1] // m2
-    return (left.T @ right).reshape(m1, n1, m2, n2).transpose(1, 2).reshape(m1 * m2, n1 * n2)
+    total = left.new_empty(m1, m2, n1, n2)
+    height = max(1, PIECE_ENTRIES // (m2 * n1 * n2))
+    for place, part in zip(total.split(height), left.T.split(height * n1), strict=True):
+        place.copy_((part @ right).reshape(-1, n1, m2, n2).transpose(1, 2))
+    return total.reshape(m1 * m2, n1 * n2)
 
 
 @lru_cache(maxsize=4096)

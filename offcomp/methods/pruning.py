@@ -117,13 +117,18 @@ def kept_entries(tensors: Mapping[str, Tensor]) -> Tensor:
 
     values = tensors["values"][0]
     rows, cols = unpack_bits(tensors["sides"], SIDE_BITS, 2).tolist()
-    matrix = torch.zeros(rows, cols)
-    if "mask" in tensors:
-        matrix[unpack_bits(tensors["mask"], 1, rows * cols).reshape(rows, cols).bool()] = values
-    else:
-        counts = unpack_bits(tensors["row_counts"], _count_bits(cols), rows)
-        columns = unpack_bits(tensors["columns"], _column_bits(cols), len(values))
-        matrix[torch.arange(rows).repeat_interleave(counts), columns] = values
+    matrix, done, start = torch.zeros(rows, cols), 0, 0
+    counts = None if "mask" in tensors else unpack_bits(tensors["row_counts"], _count_bits(cols), rows)
+    for part in matrix.split(max(1, PIECE_ENTRIES // cols)):
+        if counts is None:
+            places = unpack_bits(tensors["mask"], 1, part.numel(), start * cols).nonzero()[:, 0]
+        else:
+            own = counts[start : start + len(part)]
+            columns = unpack_bits(tensors["columns"], _column_bits(cols), int(own.sum()), done)
+            places = (torch.arange(len(part)) * cols).repeat_interleave(own) + columns
+        part.view(-1)[places] = values[done : done + len(places)]
+        done += len(places)
+        start += len(part)
     return matrix
 
 

@@ -152,9 +152,9 @@ def grid_levels(tensors: Mapping[str, Tensor]) -> Tensor:
     scales, zeros = _scales_and_zeros(tensors, bits)
     count = len(scales) * cols
     flat = torch.empty(count)
-    for start in range(0, count, ENTRIES_AT_ONCE):  # a multiple of 8 entries ends on a byte
-        some = min(ENTRIES_AT_ONCE, count - start)
-        flat[start : start + some] = unpack_bits(tensors["codes"][start * bits // 8 :][: -(-some * bits // 8)], bits, some)
+    for start in range(0, count, ENTRIES_AT_ONCE):
+        place = flat[start : start + ENTRIES_AT_ONCE]
+        place.copy_(unpack_bits(tensors["codes"], bits, len(place), start))
     matrix = flat.reshape(-1, cols)
     for rows, columns, blocks in _parts(matrix.shape, width):
         part = matrix[rows, columns]

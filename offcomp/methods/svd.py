@@ -195,4 +195,4 @@ def low_rank_directions(tensors: Mapping[str, Tensor]) -> Tensor:
     product = low_rank(tensors)
     lengths = product.norm(dim=1)
     scale = torch.where(lengths > 0, tensors["row_norms"] / lengths, 0.0)
-    return product * scale[:, None]
+    return product.mul_(scale[:, None])

@@ -179,12 +179,17 @@ def decode_codes(tensors: Mapping[str, Tensor]) -> Tensor:
     rows, cols, length, bits, stages = layout[:5].tolist()
     codewords = tensors["codewords"].reshape(stages, 1 << bits, length)
     pieces = -(-cols // length)
-    codes = unpack_bits(tensors["codes"], bits, rows * pieces * stages).reshape(rows * pieces, stages)
-    values = codewords[0][codes[:, 0]]
-    for stage in range(1, stages):
-        values += codewords[stage][codes[:, stage]]
     scales = decode_scales(unpack_bits(tensors["row_scales"], 8, rows), layout[5:].view(torch.float32))
-    return values.reshape(rows, pieces * length)[:, :cols] * scales[:, None]
+    matrix, start = codewords.new_empty(rows, cols), 0
+    for part in matrix.split(max(1, ENTRIES_AT_ONCE // cols)):
+        numbers = pieces * stages  # of a row
+        codes = unpack_bits(tensors["codes"], bits, len(part) * numbers, start * numbers).reshape(-1, stages)
+        values = codewords[0][codes[:, 0]]
+        for stage in range(1, stages):
+            values += codewords[stage][codes[:, stage]]
+        torch.mul(values.reshape(len(part), -1)[:, :cols], scales[start : start + len(part), None], out=part)
+        start += len(part)
+    return matrix
 
 
 def largest_misses(
