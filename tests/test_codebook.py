@@ -68,6 +68,10 @@ class MadeHints:
     def __post_init__(self) -> None:
         self.order = self.order or tuple(range(len(self.heights)))
 
+    @property
+    def embeddings(self) -> tuple[bool, ...]:
+        return tuple(moment is None for moment in self.moments)
+
     def statistics(self, index: int) -> ModuleStatistics:
         return ModuleStatistics(1, column_moment=self.moments[index])
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
 
 from torch import Tensor
 from torch.nn import functional
 
+from offcomp.errors import InputError
 from offcomp.methods.base import Hints, Report
 from offcomp.numerics.codebooks import Codebook, decode_scales, encode_scales, least_squares_scales, root_mean_square, scaled
 from offcomp.numerics.feedback import damped_order_and_factor, round_with_feedback
@@ -14,7 +16,7 @@ from offcomp.numerics.feedback import damped_order_and_factor, round_with_feedba
 
 def with_feedback(
     book: Codebook,
-    matrix: Tensor,
+    coded: Callable[[slice], Tensor],
     codes: Tensor,
     scales: Tensor,
     *,
@@ -25,29 +27,40 @@ def with_feedback(
 ) -> None:
     """Choose the codes (rows, pieces, stages) and scale codes (rows,) of a stacked matrix (rows, cols) anew, in place.
 
-    `exact` minus `matrix` is stored beside the codes, so the model sees it too. Members whose inputs have no moment
-    (embeddings) keep their codes.
+    `coded` gives the rows of the matrix `exact` less what is stored beside the codes, so the model sees that too. Members whose
+    inputs have no moment (embeddings) keep their codes.
     """
     hints.follow()
     ends = list(accumulate(hints.heights))
     for number, index in enumerate(hints.order):
         rows = slice(ends[index] - hints.heights[index], ends[index])
-        moment = hints.statistics(index).column_moment
-        if moment is None:
+        matrix = coded(rows)
+        if hints.embeddings[index]:
             part = book.decode(codes[rows], scales[rows], matrix.shape[1])
         else:
+            length = 1 if hints.turned[index] else book.length
             code = _code_turned if hints.turned[index] else _code_upright
-            part = code(book, matrix[rows], codes[rows], scales[rows], moment=moment.to(matrix.device), damping=damping)
-        hints.settle(index, part + exact[rows] - matrix[rows])
+            part = code(book, matrix, codes[rows], scales[rows], ordered=_order_and_factor(hints, index, damping, length))
+        hints.settle(index, part + exact[rows] - matrix)
         report((number + 1) / len(ends))
 
 
-def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, moment: Tensor, damping: float) -> Tensor:
+def _order_and_factor(hints: Hints, index: int, damping: float, length: int) -> tuple[Tensor, Tensor]:
+    """`damped_order_and_factor` of a member's inputs, their number filled up to a multiple of the length of a step."""
+    moment = hints.statistics(index).column_moment
+    if moment is None:
+        raise InputError("the hints have no column moment, which feedback needs; calibrate with text, or set feedback to false")
+    missing = -len(moment) % length
+    if missing:
+        moment = functional.pad(moment, (0, missing, 0, missing))
+    return damped_order_and_factor(moment, damping, length)
+
+
+def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
     """A member (outputs, inputs): pieces lie along the inputs, so a step is a piece of every row."""
     cols, length = matrix.shape[1], book.length
     missing = -cols % length
-    padded = functional.pad(moment, (0, missing, 0, missing)) if missing else moment
-    order, factor = damped_order_and_factor(padded, damping, length)
+    order, factor = (each.to(matrix.device) for each in ordered)
     row_scales = book.round_scales(root_mean_square(matrix))
     scales.copy_(encode_scales(row_scales, book.limits))
 
@@ -59,10 +72,10 @@ def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor,
     return round_with_feedback(functional.pad(matrix, (0, missing)).T, order, factor, length, rounding).T[:, :cols]
 
 
-def _code_turned(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, moment: Tensor, damping: float) -> Tensor:
+def _code_turned(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
     """A member that stands transposed (inputs, outputs): a step is a row, whose pieces lie along the outputs."""
     cols, length = matrix.shape[1], book.length
-    order, factor = damped_order_and_factor(moment, damping, 1)
+    order, factor = (each.to(matrix.device) for each in ordered)
 
     def rounding(inputs: Tensor, weights: Tensor, corner: Tensor) -> Tensor:
         del corner  # of one input: it scales all distances alike

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from offcomp.errors import InputError
@@ -143,10 +143,9 @@ class CodebookAutoencoder:
         if len(values):
             extra |= _stored_outliers(positions, values, rows * cols, budget.dtype)
         if self.feedback and hints is not None:
-            target = target.clone()
-            target.view(-1)[positions] -= values
             rest = _rest_of(report, 0.6)
-            with_feedback(book, target, codes, scales, exact=exact, hints=hints, damping=self.damping, report=rest)
+            coded = partial(_without_outliers, target, positions, values)
+            with_feedback(book, coded, codes, scales, exact=exact, hints=hints, damping=self.damping, report=rest)
         report(1.0)
         counts = code_counts(self.tensor_shapes(rows, cols, size))
         return CompressedMatrix(book.tensors(codes, scales, cols) | extra, decoded_codes, size, codes=counts)
@@ -174,6 +173,15 @@ def _rest_of(report: Report, done: float) -> Report:
 
 def _num_outliers(method: CodebookAutoencoder, rows: int, cols: int) -> int:
     return round(method.outliers * rows * cols)
+
+
+def _without_outliers(matrix: Tensor, positions: Tensor, values: Tensor, rows: slice) -> Tensor:
+    """Some rows of a matrix, newly made, less the values at these positions of the whole."""
+    cols = matrix.shape[1]
+    part = matrix[rows].clone()
+    inside = (positions >= rows.start * cols) & (positions < rows.stop * cols)
+    part.view(-1)[positions[inside] - rows.start * cols] -= values[inside]
+    return part
 
 
 def _stored_outliers(positions: Tensor, values: Tensor, total: int, dtype: str) -> dict[str, Tensor]:

@@ -38,10 +38,11 @@ def damped_order_and_factor(
     order = (steps[:, None] * step + torch.arange(step, device=steps.device)).reshape(-1)
     level = strength.sum() / size
     damped = moment[order[:, None], order].double()  # a copy, which what follows overwrites
+    del moment  # so that a caller who keeps it no longer has no second matrix in memory
     if level > 0:
         damped.div_(level).diagonal().add_(damping)
     else:
-        damped = (1 + damping) * torch.eye(size, dtype=torch.float64, device=moment.device)
+        damped.zero_().diagonal().add_(1 + damping)
     torch.linalg.cholesky(damped, out=damped)
     torch.cholesky_inverse(damped, out=damped)
     torch.linalg.cholesky(damped, upper=True, out=damped)
