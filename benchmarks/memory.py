@@ -8,7 +8,7 @@ float32. Prints two tables, all from this run on this machine:
    process held during the fit, less what it held just before, in multiples of the matrix. The matrix is one multiple more, and
    no model is in memory during a fit, so the promise leaves 2 and the size of the model. `--large` adds an FFN weight of
    Llama-7B for the SVD and the codebook.
-2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at ratio 2, without tasks; methods
+2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at the same ratios, without tasks; methods
    that read calibration text come last. "beside" is the most that it held, less what it held before it loaded the model, less
    the model's weights, in multiples of its largest group. Libraries are loaded before that; batches of text count.
 
@@ -87,6 +87,11 @@ def most_beside(action: Callable[[], object]) -> tuple[int, float]:
     return held("VmHWM") - before, seconds
 
 
+def unit_of(name: str) -> str:
+    """What the ratio counts: packed numbers are parameters too, so methods that pack save bytes."""
+    return "bytes" if name.split()[0] in ("codebook", "quantization") else "parameters"
+
+
 def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
     """One row of table 1, in this process."""
     import torch
@@ -98,7 +103,7 @@ def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
 
     def fit(matrix: torch.Tensor) -> object:
-        unit = "bytes" if name in ("codebook", "quantization") else "parameters"
+        unit = unit_of(name)
         size = matrix.nbytes / 4 if unit == "bytes" else matrix.numel()
         return method.fit(matrix, Budget(int(size / RATIO), unit))
 
@@ -133,7 +138,9 @@ def measure_run(name: str, folder: Path) -> dict[str, Any]:
     model = str(folder / "model")
     info = model_info(model, folder)
     specs = [spec for spec in info.modules if spec.default]
-    groups = make_groups(specs, "kind", method=method, options=options, ratio=RATIO)
+    unit = unit_of(name)
+    ratio = RATIO * FLOAT32_BYTES if unit == "bytes" else RATIO
+    groups = make_groups(specs, "kind", method=method, options=options, ratio=ratio, unit=unit)
     run = folder / "runs" / re.sub(r"\W", "-", name)
     run.mkdir(parents=True)
     write_json(run / "plan.json", Plan(model, groups, tasks=()).to_dict())

@@ -161,6 +161,16 @@ def test_statistics_that_outweigh_the_room_take_more_passes_and_are_the_same(
     assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
+@pytest.mark.parametrize(("limit", "heights"), [(1000, [6]), (16, [2, 2, 2]), (1, [1] * 6)])
+def test_a_batch_comes_apart_into_whole_texts(tiny: Callable[[str], LoadedModel], limit: int, heights: list[int]) -> None:
+    (batch,) = token_batches(tiny("bert"), TEXTS, 6, False)
+    parts = list(batch.parts(limit))
+    assert [len(part.counted) for part in parts] == heights
+    assert torch.equal(torch.cat([part.counted for part in parts]), batch.counted)
+    for name, tensor in batch.inputs.items():
+        assert torch.equal(torch.cat([part.inputs[name] for part in parts]), tensor)
+
+
 @pytest.mark.parametrize("name", ["fisher", "row_moment"])
 def test_gradients_are_the_same_in_one_pass_and_in_several(tiny: Callable[[str], LoadedModel], name: str) -> None:
     loaded = tiny("bert")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,13 @@ class TokenBatch:
     def real(self) -> Tensor:
         """(texts, tokens) bool: all but padding."""
         return self.inputs["attention_mask"].bool()
+
+    def parts(self, num_tokens: int) -> Iterator[TokenBatch]:
+        """The same texts in batches of at most so many tokens, or of one text."""
+        height = max(1, num_tokens // self.counted.shape[1])
+        for start in range(0, len(self.counted), height):
+            rows = slice(start, start + height)
+            yield TokenBatch({name: tensor[rows] for name, tensor in self.inputs.items()}, self.counted[rows])
 
 
 def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:

@@ -22,6 +22,9 @@ from offcomp.calibration.moments import counted_tokens, is_embedding, modules_of
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 
+TOKENS_AT_ONCE = 256
+"""What a backward pass needs of a layer is kept for so many tokens."""
+
 LogLikelihood = Callable[[TokenBatch], Tensor]
 """A batch -> the log-likelihood of each text (texts,), with its graph."""
 
@@ -56,11 +59,11 @@ class GradientSums:
         self.sums["row_moment"].addmm_(wide.T, wide)
 
     def means(self) -> dict[str, Tensor]:
-        """What was asked for. Raises InputError where no text reached the module."""
+        """What was asked for, in the place of the sums. Raises InputError where no text reached the module."""
         if not (self.num_texts or self.num_tokens):
             raise InputError(f"no gradient reaches {self.spec.name}, so its metric is unknown; choose another module or metric")
         return {
-            name: total / (self.num_tokens if name == "row_moment" else self.num_texts) for name, total in self.sums.items()
+            name: total.div_(self.num_tokens if name == "row_moment" else self.num_texts) for name, total in self.sums.items()
         }
 
 
@@ -80,10 +83,11 @@ def gather_gradients(
     names: Sequence[str],
     likelihood: LogLikelihood,
 ) -> dict[ModuleSpec, dict[str, Tensor]]:
-    """Means by name, of "fisher", "sensitivity" and "row_moment", for each module, in one forward and backward pass a batch."""
+    """Means by name, of "fisher", "sensitivity" and "row_moment", for each module, by passes forward and backward."""
     totals = {spec: GradientSums(spec, {name: _zeros(model, spec, name) for name in names}) for spec in specs}
     for batch in batches:
-        _Backward(model, batch, totals).run(likelihood)
+        for part in batch.parts(TOKENS_AT_ONCE):
+            _Backward(model, part, totals).run(likelihood)
     return {spec: total.means() for spec, total in totals.items()}
 
 
