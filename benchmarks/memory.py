@@ -8,9 +8,9 @@ float32. Prints two tables, all from this run on this machine:
    process held during the fit, less what it held just before, in multiples of the matrix. The matrix is one multiple more, and
    no model is in memory during a fit, so the promise leaves 2 and the size of the model. `--large` adds an FFN weight of
    Llama-7B for the SVD and the codebook.
-2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at the same ratios, without tasks; methods
-   that read calibration text come last. "beside" is the most that it held, less what it held before it loaded the model, less
-   the model's weights, in multiples of its largest group. Libraries are loaded before that; batches of text count.
+2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at the same ratios, without tasks;
+   methods that read calibration text come last. "beside" is the most that it held, less what it held before it loaded the
+   model, less the model's weights, in multiples of its largest group. Libraries are loaded before; batches of text count.
 
 The allocator is set as the worker sets its own; freed blocks that it has not returned count. The most is read from VmHWM, which
 Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
@@ -89,7 +89,7 @@ def most_beside(action: Callable[[], object]) -> tuple[int, float]:
 
 def unit_of(name: str) -> str:
     """What the ratio counts: packed numbers are parameters too, so methods that pack save bytes."""
-    return "bytes" if name.split()[0] in ("codebook", "quantization") else "parameters"
+    return "bytes" if name.split(maxsplit=1)[0] in ("codebook", "quantization") else "parameters"
 
 
 def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
