@@ -28,7 +28,7 @@ from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
 from offcomp.tasks import unfit
 
-MAX_LOGITS = 2**25  # values that the head gives at once: 128 MiB
+MAX_LOGITS = 2**22  # values that the head gives at once: 16 MiB
 NOTHING_TO_TELL = "the test split of task {!r} has no token to tell; give it longer texts"
 ENOUGH_TEXTS = 10  # with fewer, rows are taken for independent instead of texts
 
