@@ -27,7 +27,7 @@ from offcomp.estimate import estimate
 from offcomp.files import read_json, write_json
 from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import Size
-from offcomp.numerics.allocator import give_back_large_blocks_at_once
+from offcomp.numerics.allocator import give_back_free_memory, give_back_large_blocks_at_once
 from offcomp.plan import Group, Plan, members
 from offcomp.prediction import model_sizes, predict
 from offcomp.runs import RUN_SCHEMA, RunStore
@@ -182,6 +182,7 @@ def work(worker: Worker) -> dict[str, Any]:
             compressed.append(SavedGroup(path, result.members, result.stacking))
             worker.groups.append(result.figures)
             del result  # is on disk
+            give_back_free_memory()
     scores = _evaluate(worker, loaded, tasks, compressed)
     stored = [(g["original_parameters"], Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups]
     info = loaded.info
@@ -239,6 +240,7 @@ def _evaluate(
     scores = {}
     for group in compressed:
         replace(loaded.model, group.reconstructions)
+        give_back_free_memory()
     for opened in tasks:
         with worker.stage(f"evaluate {opened.task.name}") as report:
             scores[opened.task.name] = opened.compare(report)
