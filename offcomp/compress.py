@@ -197,7 +197,7 @@ def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
     """Manifest and compressed matrix of a saved group. Raises StorageError where its form is not known."""
     with safe_open(path, framework="pt") as file:
         manifest = json.loads(file.metadata()["offcomp"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
     decode = next((form for form in FORMS if form.__name__ == manifest["form"]), None)
     if decode is None:
         raise StorageError(f"{path} has the form {manifest['form']!r}, which this version does not know; use a newer offcomp")

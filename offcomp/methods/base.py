@@ -144,7 +144,7 @@ class CompressedMatrix:
     """A compressed (rows, cols) matrix: what is stored, and how to turn it back into a matrix.
 
     tensors     exactly what the safetensors file holds, in the storage dtype
-    decode      float32 tensors by name -> float32 matrix (rows, cols)
+    decode      float32 tensors by name, which it leaves as they are -> a new float32 matrix (rows, cols)
     size        rank or latent width; 0 where the matrix is stored dense
     history     one training loss an epoch, empty for closed forms
     codes       name -> how many whole numbers a packed tensor holds
@@ -200,7 +200,7 @@ def dense_shapes(rows: int, cols: int) -> Shapes:
 
 def dense(tensors: Mapping[str, Tensor]) -> Tensor:
     """Decoder of a matrix that is stored as it is."""
-    return tensors["matrix"]
+    return tensors["matrix"].clone()
 
 
 def store_dense(matrix: Tensor, dtype: str) -> CompressedMatrix:

@@ -82,6 +82,7 @@ def parked(loaded: LoadedModel) -> Iterator[None]:
     try:
         yield
     finally:
+        give_back_free_memory()
         fresh = load(loaded.info.model)
         if fresh.info.fingerprint != loaded.info.fingerprint:
             raise ModelError(f"The files of '{loaded.info.model}' changed while it was compressed; run the plan again.")

@@ -12,6 +12,7 @@ from offcomp.numerics.accounting import SCALE_SUFFIX
 
 INT8_LEVELS = 127
 PIECE_ENTRIES = 1 << 18
+ALIGNMENT = 64  # bytes
 
 
 def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
@@ -50,7 +51,11 @@ def num_not_finite(values: Tensor) -> int:
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that stored ones stand for, floats in float32; the inverse of `pack` up to its rounding."""
+    """The tensors that stored ones stand for, floats in float32; the inverse of `pack` up to its rounding.
+
+    Those that are stored as they are may be the stored ones themselves, so they are not to be written into. Where these begin
+    at an address that no tensor of torch has, as in a mapped file, they are copied: sums would differ in their last digits.
+    """
     tensors: dict[str, Tensor] = {}
     for name, value in stored.items():
         if name.endswith(SCALE_SUFFIX):
@@ -59,6 +64,6 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensors[name] = value
             continue
         scale = stored.get(name + SCALE_SUFFIX)
-        exact = value.to(torch.float32, copy=True)
+        exact = value.to(torch.float32, copy=value.data_ptr() % ALIGNMENT != 0)
         tensors[name] = exact if scale is None else exact * scale[:, None]
     return tensors
