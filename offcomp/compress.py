@@ -117,10 +117,9 @@ def compress_group(
     if hints is not None:
         hints.restore()  # a method may have settled members, and errors are against the original weights
     reconstructions = unstack(compressed.reconstruct(), specs, group.stack)
-    errors = reconstruction_error((read_matrix(model, spec), matrix) for spec, matrix in reconstructions.items())
+    errors = reconstruction_error((read_matrix(model, spec), found) for spec, found in reconstructions.items())
     module_errors = {
-        spec.name: asdict(reconstruction_error([(read_matrix(model, spec), matrix)]))
-        for spec, matrix in reconstructions.items()
+        spec.name: asdict(reconstruction_error([(read_matrix(model, spec), found)])) for spec, found in reconstructions.items()
     }
     original, stored = original_size(rows * cols, info), compressed.stored
     figures = {
@@ -163,10 +162,11 @@ def _on_text(
     """Figures that need text: the output error, and for a calibrated method what its metrics rest on."""
     if hints is None:
         return {}
-    held_out = hints.output_error(reconstructions, held_out=True)
-    if not method.calibrated:
-        return {"output_error": held_out}
-    fitted = {"output_error_fitted": hints.output_error(reconstructions, held_out=False)}
+    with hints.calibration.awake():
+        held_out = hints.output_error(reconstructions, held_out=True)
+        if not method.calibrated:
+            return {"output_error": held_out}
+        fitted = {"output_error_fitted": hints.output_error(reconstructions, held_out=False)}
     return {"output_error": held_out, "calibration": hints.summary() | fitted | dict(compressed.notes)}
 
 

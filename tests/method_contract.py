@@ -122,6 +122,17 @@ class Cancelled(Exception):
     """Raised by a report, as the worker does when a run is cancelled."""
 
 
+PIECES = (
+    "offcomp.methods.autoencoder.ROWS_AT_ONCE",
+    "offcomp.methods.kronecker.PIECE_ENTRIES",
+    "offcomp.methods.pruning.PIECE_ENTRIES",
+    "offcomp.methods.quantization.ENTRIES_AT_ONCE",
+    "offcomp.methods.residual_form.ROWS_A_TIME",
+    "offcomp.numerics.codebooks.ENTRIES_AT_ONCE",
+)
+"""What decoders take at a time."""
+
+
 class MethodContract:
     """Tests that every method passes, in every storage dtype and unit."""
 
@@ -238,6 +249,16 @@ class MethodContract:
         before = compressed.reconstruct().clone()
         compressed.reconstruct().zero_()
         assert torch.equal(compressed.reconstruct(), before)
+
+    @pytest.mark.parametrize("entries", [1, 8, 40, 200])
+    def test_decoding_in_small_pieces_gives_the_same_matrix(
+        self, method: Method, matrix: Tensor, unit: str, entries: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compressed = method.fit(matrix, attainable(method, 0.5, unit, "float32"))
+        whole = compressed.reconstruct()
+        for constant in PIECES:
+            monkeypatch.setattr(constant, entries)
+        torch.testing.assert_close(compressed.reconstruct(), whole, rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float64])
     def test_a_matrix_of_another_float_dtype_is_taken_as_its_float32_copy(

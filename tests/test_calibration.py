@@ -158,6 +158,7 @@ def test_statistics_that_outweigh_the_room_take_more_passes_and_are_the_same(
         found = [hints.statistics(index).column_moment for index in range(4)]
     alone = [gather_moments(loaded.model, [spec], calibration.batches, "output")[spec].second for spec in specs]
     assert len(gathered) == passes and sum(gathered) == 4
+    assert sum(8 * width**2 for width in [24] * len(calibration._kept)) <= max(room, 0)
     assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
@@ -425,6 +426,18 @@ def test_a_parked_model_is_in_memory_while_text_runs_through_it_or_a_weight_is_s
             assert not is_parked()
         assert is_parked()
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
+def test_a_parked_model_is_whole_after_an_exception(tiny: Callable[[str], LoadedModel]) -> None:
+    loaded = tiny("bert")
+    before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
+    calibration = Calibration(loaded, TEXTS)
+    with pytest.raises(KeyError), calibration.parked(), calibration.hints([spec], "rows") as hints:
+        hints.settle(0, torch.zeros(spec.shape))
+        raise KeyError
+    with calibration.hints([spec], "rows") as hints:
+        assert hints.statistics(0).column_moment is not None
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from offcomp.numerics.linalg import low_rank_factors, singular_values
-from offcomp.numerics.metrics import FLOOR, Metric, diagonal_metric, full_metric, stacked_metric
+from offcomp.numerics.metrics import FLOOR, Metric, deferred_metric, diagonal_metric, full_metric, stacked_metric
 from tests.synthetic_hints import moment
 
 SHAPES = [(36, 12), (12, 36), (20, 20), (1, 8), (8, 1)]
@@ -75,6 +75,40 @@ def test_a_singular_moment_is_lifted_in_proportion_to_its_scale(scale: float) ->
     assert metric.root(randn(10, 2)).isfinite().all()
     assert metric.inverse_root(randn(10, 2)).isfinite().all()
     assert metric.condition == pytest.approx(full_metric(inputs.T @ inputs / scale**2).condition, rel=1e-3)
+
+
+def test_a_deferred_block_is_made_for_each_use_and_equals_the_one_that_is_held() -> None:
+    made: list[int] = []
+
+    def second() -> Tensor:
+        made.append(1)
+        return moment(9, 2)
+
+    weights, entries = torch.linspace(0.1, 3, 4, dtype=torch.float64), randn(13, 5)
+    deferred = stacked_metric([diagonal_metric(weights), deferred_metric(9, second, 0.2)])
+    held = stacked_metric([diagonal_metric(weights), full_metric(moment(9, 2), 0.2)])
+    assert deferred.sizes == held.sizes and not made
+    torch.testing.assert_close(deferred.root(entries), held.root(entries))
+    torch.testing.assert_close(torch.cat(list(deferred.root_pieces(entries, 3))), held.root(entries))
+    assert len(made) == 2
+    assert deferred.condition == pytest.approx(held.condition) and len(made) == 2
+    kept = deferred.held()
+    torch.testing.assert_close(kept.inverse_root(kept.root(entries)), entries)
+    assert len(made) == 3
+    unused = deferred_metric(9, second, 0.2)
+    assert unused.condition == pytest.approx(full_metric(moment(9, 2), 0.2).condition)
+
+
+@pytest.mark.parametrize("shape", [(1200, 1400), (1400, 1200), (12, 30), (30, 12)])
+def test_deferred_blocks_are_made_once_for_a_fit(shape: tuple[int, int]) -> None:
+    made: list[int] = []
+
+    def weights() -> Tensor:
+        made.append(1)
+        return torch.linspace(0.1, 3, shape[0], dtype=torch.float64)
+
+    low_rank_factors(randn(*shape).float(), 3, deferred_metric(shape[0], weights), None)
+    assert len(made) == 1
 
 
 def test_a_zero_moment_counts_all_alike() -> None:

@@ -71,14 +71,23 @@ def test_every_weight_comes_back_after_an_exception(loaded: LoadedModel) -> None
     assert decoder.data_ptr() == loaded.model.get_parameter("bert.embeddings.word_embeddings.weight").data_ptr()
 
 
+def test_what_went_wrong_first_is_told_where_the_files_have_gone_too(loaded: LoadedModel) -> None:
+    folder = Path(loaded.info.model)
+    with pytest.raises(MemoryError, match="the reason"), parked(loaded):
+        folder.rename(folder.with_name("elsewhere"))
+        raise MemoryError("the reason")
+
+
 def test_files_that_change_meanwhile_are_noticed(loaded: LoadedModel) -> None:
     spec = loaded.info.module("key.0")
     source = StoredMatrices(loaded, [spec])
     file = Path(loaded.info.model) / "model.safetensors"
     weights = load_file(file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit, in a file as large as before
     file.unlink()  # the loaded model may be mapped to it
-    file.write_bytes(b"too short")
-    with pytest.raises(ModelError, match=r"changed while it was in use.*run the plan again"):
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match=r"changed while it was in use; run the plan again"):
         source.read(spec)
     save_file(weights, file, metadata={"format": "pt"})
     with (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.methods import FORMS, SVD, ResidualAutoencoder
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.methods.side_metrics import group_metrics
+from offcomp.numerics import residual_fit
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, stored_size
 from offcomp.numerics.networks import SLOPE
 from offcomp.numerics.pivots import LARGEST, interpolate
@@ -280,3 +283,21 @@ def test_written_gradients_equal_autograd() -> None:
     of_latents = torch.cat(list(write_gradients(target, latents, decoder, positions)))
     found = [of_latents, *(tensor.grad for tensor in tensors[1:])]
     torch.testing.assert_close(found, list(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("best", [0, 1, 3])
+def test_the_best_turn_is_the_one_that_is_kept(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target(heavy_tailed(30, 20), 12, SideWeights())
+    turn, errors = residual_fit._turn, iter([3.0 - number if number <= best else 9.0 for number in range(4)])
+    turns: list[tuple[Tensor, Tensor]] = []
+
+    def told(*arguments: Any) -> Any:
+        left, right, sparse, _ = turn(*arguments)
+        turns.append((left.clone(), right.clone()))
+        return left, right, sparse, next(errors, 0.0)
+
+    monkeypatch.setattr(residual_fit, "_turn", told)
+    left, right, sparse = residual_fit.fit_linear(target, 3, 4, lambda _done: None)
+    assert torch.equal(left, turns[best][0]) and torch.equal(right, turns[best][1])
+    assert len(turns) == 4 + (best != 3) and len(sparse.positions) == 12
+    assert not torch.equal(turns[0][0], turns[1][0])

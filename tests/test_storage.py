@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offcomp.errors import InputError
 from offcomp.numerics.accounting import STORAGE_DTYPES, storage_layout
-from offcomp.numerics.storage import INT8_LEVELS, pack, unpack
+from offcomp.numerics.storage import INT8_LEVELS, num_not_finite, pack, unpack
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -131,3 +131,15 @@ def test_packing_takes_views_and_parameters_and_leaves_them_alone(dtype: str) ->
 def test_bfloat16_tensors_can_be_packed(dtype: str) -> None:
     value = randn(4, 5).bfloat16()
     torch.testing.assert_close(round_trip(value, dtype), value.float(), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (1000, 3), (3, 400_000), (2, 3, 4)])
+def test_values_that_are_not_finite_are_counted_in_any_shape(shape: tuple[int, ...]) -> None:
+    values = torch.ones(shape)
+    assert num_not_finite(values) == 0
+    values.view(-1)[-1] = float("nan")
+    assert num_not_finite(values) == 1
+    values.view(-1)[0] = float("inf")
+    assert num_not_finite(values) == min(2, values.numel())
+    if len(shape) == 2:
+        assert num_not_finite(values.T) == min(2, values.numel())

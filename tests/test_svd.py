@@ -14,7 +14,9 @@ from torch import Tensor
 from offcomp.errors import InputError
 from offcomp.methods import SVD
 from offcomp.methods.base import ModuleStatistics, choose_size, dense_shapes
+from offcomp.methods.side_metrics import group_metrics
 from offcomp.numerics.accounting import Budget, Size, budget_for_ratio, stored_size
+from offcomp.numerics.metrics import Block
 from tests.synthetic_hints import SyntheticHints, member_statistics, synthetic_hints
 
 
@@ -292,6 +294,17 @@ def test_the_input_side_of_an_embedding_is_its_rows(preset: str) -> None:
     hints = SyntheticHints((60,), (False,), [ModuleStatistics(100, row_moment=share)])
     expected = by_rows(share)(matrix.double())
     assert (fitted(matrix, hints, preset=preset) - expected).norm() <= 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_full_metric_of_an_embeddings_rows_is_that_of_its_tokens(turned: bool) -> None:
+    share = torch.rand(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shape = (12, 60) if turned else (60, 12)
+    hints = SyntheticHints((shape[0],), (turned,), [ModuleStatistics(100, row_moment=share)])
+    sides = group_metrics(hints, ("full", "none"), 0.0, torch.device("cpu"))
+    (block,) = (sides[1] if turned else sides[0]).blocks
+    assert isinstance(block, Block) and block.vectors is None and block.size == 60
+    assert sides[0 if turned else 1] is None
 
 
 def test_tokens_that_never_occur_are_still_reconstructed() -> None:

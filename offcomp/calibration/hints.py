@@ -49,12 +49,13 @@ class GroupHints:
 
     def statistics(self, index: int) -> MemberStatistics:
         """Statistics of a member on inputs that settled members already shape, each computed when it is first read."""
-        return MemberStatistics(self, self.specs[index])
+        return MemberStatistics(self, self.specs[index], self.embeddings[index])
 
     def follow(self) -> None:
         """From now on statistics are of the model with the groups that were compressed before this one."""
         for matrices in self._before():
             self._substitute(matrices)
+            del matrices  # before the next ones are decoded
 
     def settle(self, index: int, reconstruction: Tensor) -> None:
         """Write a member's reconstruction, as it stands in the stacked matrix, into the model until the block ends."""
@@ -90,9 +91,7 @@ class GroupHints:
         """How much text there is for the widest input of a member, for the record."""
         calibration = self.calibration
         num_tokens = sum(int(batch.counted.sum()) for batch in calibration.batches)
-        width = max(
-            spec.rows if is_embedding(modules_of(calibration.loaded.model, spec)[0]) else spec.cols for spec in self.specs
-        )
+        width = max(spec.rows if lookup else spec.cols for spec, lookup in zip(self.specs, self.embeddings, strict=True))
         return {
             "num_texts": sum(len(batch.counted) for batch in calibration.batches),
             "num_held_out": sum(len(batch.counted) for batch in calibration.held_out),
@@ -119,9 +118,10 @@ class GroupHints:
 class MemberStatistics:
     """The `Statistics` of one member."""
 
-    def __init__(self, hints: GroupHints, spec: ModuleSpec) -> None:
+    def __init__(self, hints: GroupHints, spec: ModuleSpec, is_embedding: bool) -> None:
         self._hints = hints
         self._spec = spec
+        self._is_embedding = is_embedding
 
     @cached_property
     def _moments(self) -> InputMoments:
@@ -156,7 +156,3 @@ class MemberStatistics:
     def column_magnitude(self) -> Tensor | None:
         """(cols,) float64; None for an embedding."""
         return self._moments.magnitude
-
-    @property
-    def _is_embedding(self) -> bool:
-        return self._hints.embeddings[self._hints.specs.index(self._spec)]

@@ -75,10 +75,13 @@ class Calibration:
     @contextmanager
     def parked(self) -> Iterator[None]:
         """The model is out of memory inside the block, but while text runs through it or a weight is settled."""
-        with ExitStack() as self._parked:
-            self._parked.enter_context(parked(self.loaded))
-            yield
-        self._parked = None
+        with ExitStack() as stack:
+            stack.enter_context(parked(self.loaded))
+            self._parked = stack
+            try:
+                yield
+            finally:
+                self._parked = None
 
     @contextmanager
     def awake(self) -> Iterator[None]:

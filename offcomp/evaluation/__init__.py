@@ -38,8 +38,8 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
 }
 """Family -> what runs it."""
 
-ANSWERS = 2
-"""What the evaluators keep of an original; one more where they keep something else, so that no older file is taken for it."""
+ANSWERS = 3
+"""What the evaluators keep of an original; one more where that or its last digits change, so that no older file counts."""
 
 
 class OpenTask:

@@ -54,7 +54,7 @@ ENCODER_WIDTHS = (8, 4)
 DECODER_WIDTHS = (2, 4)
 ANNEALED_EPOCHS = 2 / 3  # the official run anneals over 20 of its 30 epochs
 PAPER_SEED = 1
-ROWS_AT_ONCE = 1024  # rows, so that what hidden layers give stays small
+ROWS_AT_ONCE = 1024  # so that what hidden layers give stays small
 NETWORKS = ("linear", "nonlinear")
 FAST: dict[str, Any] = {"init": "svd", "batch_size": 128, "schedule": "cosine", "learning_rate": 3e-4}
 """Options that reach the loss of the paper's recipe in a fraction of its time (`benchmarks/autoencoder_speed.py`)."""

@@ -121,14 +121,16 @@ def kept_entries(tensors: Mapping[str, Tensor]) -> Tensor:
     counts = None if "mask" in tensors else unpack_bits(tensors["row_counts"], _count_bits(cols), rows)
     for part in matrix.split(max(1, PIECE_ENTRIES // cols)):
         if counts is None:
-            places = unpack_bits(tensors["mask"], 1, part.numel(), start * cols).nonzero()[:, 0]
+            at, columns = unpack_bits(tensors["mask"], 1, part.numel(), start * cols).reshape(part.shape).nonzero().T
         else:
             own = counts[start : start + len(part)]
-            columns = unpack_bits(tensors["columns"], _column_bits(cols), int(own.sum()), done)
-            places = (torch.arange(len(part)) * cols).repeat_interleave(own) + columns
-        part.view(-1)[places] = values[done : done + len(places)]
-        done += len(places)
+            at = torch.arange(len(part)).repeat_interleave(own)
+            columns = unpack_bits(tensors["columns"], _column_bits(cols), len(at), done)
+        part[at, columns] = values[done : done + len(at)]
+        done += len(at)
         start += len(part)
+    if done != len(values):
+        raise ValueError(f"{done} places for {len(values)} values: the stored tensors are damaged")
     return matrix
 
 

@@ -87,8 +87,9 @@ class _Side:
 def _sides(hints: Hints, index: int, sources: tuple[str, str]) -> tuple[_Side | None, _Side | None]:
     """What has a metric along the rows and the columns of the stacked matrix."""
     row_source, column_source = sources
-    if hints.embeddings[index] and column_source in OF_INPUTS:
-        row_source, column_source = "diagonal", "none"
+    if hints.embeddings[index] and (row_source == "full" or column_source in OF_INPUTS):
+        row_source = "diagonal"
+        column_source = "none" if column_source in OF_INPUTS else column_source
     rows = _Side(hints, index, True, row_source) if row_source != "none" else None
     columns = _Side(hints, index, False, column_source) if column_source != "none" else None
     return (columns, rows) if hints.turned[index] else (rows, columns)
@@ -141,34 +142,30 @@ def _row_metric(sides: Sequence[_Side | None], heights: Sequence[int], shrinkage
     vectors = [side.moment().to(device) if side and not side.is_full else None for side in sides]
     known = [vector for vector in vectors if vector is not None]
     scale = torch.cat(known).mean() if known else torch.ones((), dtype=torch.float64, device=device)
-    blocks = [scale.expand(height) if vector is None else vector for vector, height in zip(vectors, heights, strict=True)]
+    diagonals = [scale.expand(height) if vector is None else vector for vector, height in zip(vectors, heights, strict=True)]
     if not any(side and side.is_full for side in sides):
-        return diagonal_metric(torch.cat(blocks), shrinkage)
-    full = [side if side and side.is_full else None for side in sides]
+        return diagonal_metric(torch.cat(diagonals), shrinkage)
     return stacked_metric(
         [
-            diagonal_metric(block, shrinkage)
-            if side is None
-            else deferred_metric(len(block), side.moment_on(device), shrinkage)
-            for side, block in zip(full, blocks, strict=True)
+            deferred_metric(len(diagonal), side.moment_on(device), shrinkage)
+            if side and side.is_full
+            else diagonal_metric(diagonal, shrinkage)
+            for side, diagonal in zip(sides, diagonals, strict=True)
         ]
     )
 
 
 def _column_metric(sides: Sequence[_Side | None], shrinkage: float, device: device) -> Metric | None:
     """The metric of columns that members share: the mean of theirs."""
-
     from offcomp.numerics.metrics import diagonal_metric, full_metric
 
     known = [side for side in sides if side]
     if not known:
         return None
-    total: Tensor | None = None
-    for side in known:
+    for number, side in enumerate(known):
         part = side.moment().to(device)
-        if total is None:
-            total = part.new_zeros([len(part)] * (2 if any(other.is_full for other in known) else 1))
+        if number == 0:
+            total = part.new_zeros([len(part)] * (2 if any(each.is_full for each in known) else 1))
         (total if total.ndim == part.ndim else total.diagonal()).add_(part, alpha=1 / len(known))
-        del part
-    assert total is not None  # noqa: S101  # there is a side
+        del part  # before the next one is asked for
     return full_metric(total, shrinkage, overwrite=True) if total.ndim == 2 else diagonal_metric(total, shrinkage)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from offcomp.errors import ModelError
+from offcomp.errors import ModelError, OffcompError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, load
@@ -31,6 +32,7 @@ class StoredMatrices:
         """Find where the matrices of a loaded model lie; those that its files hold in another form are copied."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
+        self._states = {tensor.file: _state(tensor.file) for tensor in tensors.values()}
         self._kept: dict[ModuleSpec, Tensor] = {}
         self._stored: dict[ModuleSpec, StoredTensor] = {}
         for spec in specs:
@@ -50,7 +52,10 @@ class StoredMatrices:
         """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError where its file has changed."""
         if spec in self._kept:
             return self._kept[spec].clone()
-        return canonical_view(_values(self._stored[spec]), spec).contiguous()
+        stored = self._stored[spec]
+        if _state(stored.file) != self._states[stored.file]:
+            raise ModelError(f"'{stored.file}' changed while it was in use; run the plan again.")
+        return canonical_view(_values(stored), spec).contiguous()
 
 
 def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Tensor:
@@ -58,13 +63,22 @@ def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Te
     return model.read(spec) if isinstance(model, StoredMatrices) else read(model, spec)
 
 
+def _state(file: Path) -> tuple[int, int] | None:
+    """Size and time of the last change; None where the file has gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def _values(stored: StoredTensor) -> Tensor:
-    """A stored tensor in float32. Raises ModelError where the file has changed or gone."""
+    """A stored tensor in float32."""
     try:
         values = np.fromfile(stored.file, np.uint8, stored.end - stored.start, offset=stored.start)
-        return torch.from_numpy(values).view(DTYPES[stored.dtype]).view(stored.shape).float()
-    except (OSError, RuntimeError) as error:
-        raise ModelError(f"'{stored.file}' changed while it was in use ({error}); run the plan again.") from error
+    except OSError as error:
+        raise ModelError(f"'{stored.file}' cannot be read ({error}); run the plan again.") from error
+    return torch.from_numpy(values).view(DTYPES[stored.dtype]).view(stored.shape).float()
 
 
 @contextmanager
@@ -81,10 +95,18 @@ def parked(loaded: LoadedModel) -> Iterator[None]:
     give_back_free_memory()
     try:
         yield
-    finally:
-        give_back_free_memory()
-        fresh = load(loaded.info.model)
-        if fresh.info.fingerprint != loaded.info.fingerprint:
-            raise ModelError(f"The files of '{loaded.info.model}' changed while it was compressed; run the plan again.")
-        for parameter, values in zip(loaded.model.parameters(), fresh.model.parameters(), strict=True):
-            parameter.data = values.data
+    except BaseException:
+        with suppress(OffcompError, MemoryError):  # what went wrong first is what counts
+            _load_again(loaded)
+        raise
+    _load_again(loaded)
+
+
+def _load_again(loaded: LoadedModel) -> None:
+    """Give every parameter its values back."""
+    give_back_free_memory()
+    fresh = load(loaded.info.model)
+    if fresh.info.fingerprint != loaded.info.fingerprint:
+        raise ModelError(f"The files of '{loaded.info.model}' changed while it was compressed; run the plan again.")
+    for parameter, values in zip(loaded.model.parameters(), fresh.model.parameters(), strict=True):
+        parameter.data = values.data

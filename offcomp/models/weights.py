@@ -7,7 +7,7 @@ weight is seen one piece at a time. No module is ever swapped: the model that is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
@@ -121,15 +121,17 @@ def substituted(
     Raises:
         ModelError: as `replace`.
     """
-    specs = list(matrices)
-    kept = {} if original else {spec: stored_view(model, spec).clone() for spec in specs}
-    try:
+    kept = {} if original else {spec: stored_view(model, spec).clone() for spec in matrices}
+    with ExitStack() as restored:  # which goes on with the others where one fails
+        for spec in matrices:
+            restored.callback(_restore, model, spec, original or kept.__getitem__)
         replace(model, matrices)
         del matrices  # they may be large, and the block long
         yield
-    finally:
-        for spec in reversed(specs):
-            stored_view(model, spec).copy_(original(spec) if original else kept[spec])
+
+
+def _restore(model: nn.Module, spec: ModuleSpec, original: Callable[[ModuleSpec], Tensor]) -> None:
+    stored_view(model, spec).copy_(original(spec))
 
 
 def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:

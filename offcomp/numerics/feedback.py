@@ -38,7 +38,7 @@ def damped_order_and_factor(
     order = (steps[:, None] * step + torch.arange(step, device=steps.device)).reshape(-1)
     level = strength.sum() / size
     damped = moment[order[:, None], order].double()  # a copy, which what follows overwrites
-    del moment  # so that a caller who keeps it no longer has no second matrix in memory
+    del moment  # the caller may have dropped it too: it is freed before the factorisation
     if level > 0:
         damped.div_(level).diagonal().add_(damping)
     else:

@@ -90,10 +90,13 @@ def singular_values(
 def _upright(
     matrix: Tensor, row_metric: Metric | None, column_metric: Metric | None
 ) -> tuple[Tensor, Metric | None, Metric | None]:
-    """The matrix or its transpose, whichever has at least as many rows as columns, with its metrics."""
+    """The matrix or its transpose, whichever has at least as many rows as columns, with its metrics.
+
+    That of the columns is used once a piece, so it is held.
+    """
     if matrix.shape[0] >= matrix.shape[1]:
-        return matrix, row_metric, column_metric
-    return matrix.T, column_metric, row_metric
+        return matrix, row_metric, column_metric and column_metric.held()
+    return matrix.T, column_metric, row_metric and row_metric.held()
 
 
 def low_rank_factors(
@@ -137,10 +140,7 @@ def factors_of_pieces(
 
 
 def leading_basis(pieces: Iterable[Tensor], shape: Sequence[int], rank: int, *, like: Tensor) -> Float[Tensor, "side rank"]:
-    """The leading right singular vectors of a (rows, side) matrix in pieces, on the device of `like`.
-
-    In float64, or where the Gram matrix is kept as a triangle in the dtype of `like`.
-    """
+    """The leading right singular vectors, in float64, of a (rows, side) matrix in pieces, on the device of `like`."""
     wide = (piece.double() for piece in pieces)
     if as_triangle(shape, like.device):
         basis = Tridiagonal.of(Triangle.of_gram(wide, shape[1]), like.dtype).leading_eigenvectors(rank).T

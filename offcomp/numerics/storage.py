@@ -46,8 +46,9 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 def num_not_finite(values: Tensor) -> int:
     """How many entries are infinite or not a number, looked at a piece at a time."""
-    height = max(1, PIECE_ENTRIES // max(1, values[:1].numel()))
-    return values.numel() - sum(int(piece.isfinite().sum()) for piece in values.split(height))
+    rows = values if values.ndim > 1 else values.reshape(-1)
+    height = max(1, PIECE_ENTRIES // max(1, rows[:1].numel()))
+    return rows.numel() - sum(int(piece.isfinite().sum()) for piece in rows.split(height))
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,8 +23,8 @@ WORTH_IT = 0.7
 """A cheaper way that stays long is offered where it takes at most this share of the time."""
 HELP = (
     "Rough, for two processor cores: loading the model, compressing, and scoring it before and after, one run after the other. "
-    "Where a run did the same here before, its time is taken. Memory is that of the libraries, and of the model or, "
-    "where it is more, of the largest group with what its method holds beside it: the model is not in memory meanwhile."
+    "Where a run did the same here before, its time is taken. Memory is that of the libraries, and of the model with "
+    "what is written back into it or, where it is more, of the largest group with what its method holds beside it."
 )
 
 
