@@ -22,7 +22,7 @@ from offcomp.calibration.moments import counted_tokens, is_embedding, modules_of
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 
-TOKENS_AT_ONCE = 256
+TOKENS_AT_ONCE = 64
 """What a backward pass needs of a layer is kept for so many tokens."""
 
 LogLikelihood = Callable[[TokenBatch], Tensor]

@@ -105,7 +105,7 @@ def parked(loaded: LoadedModel) -> Iterator[None]:
 def _load_again(loaded: LoadedModel) -> None:
     """Give every parameter its values back."""
     give_back_free_memory()
-    fresh = load(loaded.info.model)
+    fresh = load(loaded.info.model, checked=True)
     if fresh.info.fingerprint != loaded.info.fingerprint:
         raise ModelError(f"The files of '{loaded.info.model}' changed while it was compressed; run the plan again.")
     for parameter, values in zip(loaded.model.parameters(), fresh.model.parameters(), strict=True):
