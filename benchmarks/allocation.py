@@ -12,7 +12,7 @@ from offcomp.allocation import WEIGHTINGS, uniform, waterfill, weights_for
 from offcomp.error_curves import svd_curve, with_floor
 from offcomp.grams import Grams
 from offcomp.models.loading import load
-from offcomp.suggestions import all_pairs, merged
+from offcomp.suggestions import Suggestion, all_pairs, merged
 from offcomp.tables import format_table
 
 RATIOS = (2, 3, 4, 5, 6, 7, 8, 9, 10)
@@ -50,21 +50,21 @@ def main() -> None:
                 }
             )
     print(format_table(rows))
-    for ratio in (2.0, 5.0, 10.0):
+    for ratio in (2, 5, 10):
         started = perf_counter()
         pairs = all_pairs(grams, specs, ratio)
         seconds = perf_counter() - started
         gaining = sum(pair.gain > 0 for pair in pairs)
-        print(f"\nratio {ratio:g}: {len(pairs)} pairs in {seconds:.1f} s, {gaining} gain; the best ten\n")
+        print(f"\nratio {ratio}: {len(pairs)} pairs in {seconds:.1f} s, {gaining} gain; the best ten\n")
         print(format_table([_row(pair) for pair in pairs[:10]]))
         started = perf_counter()
         groups = merged(grams, specs, ratio)
-        print(f"\nratio {ratio:g}: groups by merging, in {perf_counter() - started:.1f} s\n")
+        print(f"\nratio {ratio}: groups by merging, in {perf_counter() - started:.1f} s\n")
         print(format_table([_row(group) for group in groups]))
 
 
-def _row(suggestion: object) -> dict[str, object]:
-    row = suggestion.to_dict()  # type: ignore[attr-defined]
+def _row(suggestion: Suggestion) -> dict[str, object]:
+    row = suggestion.to_dict()
     keys = ("stack", "gain", "separate_error", "joint_error")
     return {"modules": " ".join(row["modules"])} | {key: row[key] for key in keys}
 

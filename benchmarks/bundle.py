@@ -72,7 +72,7 @@ def run_examples(info: ModelInfo) -> None:
 
 def write_spectra(info: ModelInfo) -> None:
     """Write assets/spectra."""
-    by_key = {}
+    by_key: dict[str, Group] = {}
     for members, stack in preset_groups(info):
         name = f"g{len(by_key)}"
         by_key.setdefault(spectrum_key(members, stack), Group(name, tuple(m.name for m in members), stack))
@@ -80,7 +80,7 @@ def write_spectra(info: ModelInfo) -> None:
         spectra = compute(Plan(info.model, tuple(by_key.values())), Path(home))
     keyed = {key: spectra[group.name] for key, group in by_key.items()}
     path = ASSETS / "spectra" / f"{info.model}.npz"
-    np.savez_compressed(path, fingerprint=np.array(info.fingerprint), **keyed)
+    np.savez_compressed(path, allow_pickle=False, fingerprint=np.array(info.fingerprint), **keyed)
     print(f"{path.name}: {len(keyed)} spectra, {path.stat().st_size / 1e3:.0f} kB")
 
 

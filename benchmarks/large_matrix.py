@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from offcomp.numerics.accounting import Budget
 from offcomp.tables import format_table
 
 ROWS, COLS = 4096, 11008
-CASES = (
+CASES: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("svd", {}, 4.0),
     ("autoencoder", {"preset": "codebook"}, 15.5),
     ("quantization", {}, 7.0),

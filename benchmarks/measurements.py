@@ -64,8 +64,15 @@ def sweep(info: ModelInfo) -> Iterator[Plan]:
         method = method_of_role(role)
         for grouping in groupings:
             for ratio in RATIOS:
-                made = {"method": method.name, "options": own_options(method), "unit": UNITS.get(role, "parameters")}
-                yield Plan(info.model, make_groups(specs, grouping, ratio=ratio, **made), (), SEED)
+                groups = make_groups(
+                    specs,
+                    grouping,
+                    method=method.name,
+                    options=own_options(method),
+                    ratio=ratio,
+                    unit=UNITS.get(role, "parameters"),
+                )
+                yield Plan(info.model, groups, (), SEED)
 
 
 def alone(info: ModelInfo) -> Iterator[Plan]:

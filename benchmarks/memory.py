@@ -144,13 +144,14 @@ def measure_run(name: str, folder: Path) -> dict[str, Any]:
     run = folder / "runs" / re.sub(r"\W", "-", name)
     run.mkdir(parents=True)
     write_json(run / "plan.json", Plan(model, groups, tasks=()).to_dict())
-    load, before = loading.load, []
+    load = loading.load
+    before: list[int] = []
 
-    def watched(model: str) -> Any:
+    def watched(model: str, *, checked: bool = False) -> loading.LoadedModel:
         if not before:
             reset_peak()
             before.append(held())
-        return load(model)
+        return load(model, checked=checked)
 
     loading.load = watched
     started = perf_counter()

@@ -59,16 +59,21 @@ def of_method(method: Method) -> Recipe:
     return lambda matrix, budget: method.fit(matrix, budget).reconstruct()
 
 
+def svd_rank(matrix: torch.Tensor, budget: Budget) -> int:
+    """The rank of our SVD."""
+    rows, cols = matrix.shape
+    return choose_size(SVD(), rows, cols, budget)
+
+
 def truncated_svd(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
     """scikit-learn's randomised SVD, with the iterations of a careful user."""
-    rank = choose_size(SVD(), *matrix.shape, budget)
-    model = TruncatedSVD(rank, n_iter=10, random_state=0)
+    model = TruncatedSVD(svd_rank(matrix, budget), n_iter=10, random_state=0)
     return torch.from_numpy(model.inverse_transform(model.fit_transform(matrix.numpy())))
 
 
 def direct_svd(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
     """torch.linalg.svd, cut off."""
-    left, right = direct(matrix, choose_size(SVD(), *matrix.shape, budget))
+    left, right = direct(matrix, svd_rank(matrix, budget))
     return left @ right
 
 

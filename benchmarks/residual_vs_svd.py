@@ -67,7 +67,6 @@ def cases(asked: argparse.Namespace) -> list[dict[str, Any]]:
     loaded = load("minilm-l6")
     calibration = Calibration(loaded, CalibrationText().read(0))
     by_kind = {kind: [spec for spec in loaded.info.modules if spec.kind == kind] for kind in asked.kinds}
-    calibration.moments([spec for specs in by_kind.values() for spec in specs])
     rows = []
     for kind, specs in by_kind.items():
         groups: dict[str, list[ModuleSpec]] = {f"layer {asked.layer}": [specs[asked.layer]], "six layers": specs}

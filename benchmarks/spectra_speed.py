@@ -20,6 +20,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -27,33 +28,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dsyrk
 from sklearn.decomposition import TruncatedSVD
 from torch import Tensor
 
+from benchmarks.svd_routes import best_of
 from offcomp.compress import stack
 from offcomp.grams import Grams
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import load
 from offcomp.models.weights import read
 from offcomp.numerics.grams import gram, in_parallel
-from offcomp.spectra import MatrixSpectrum, errors_at, load_spectra, save_spectra, svd_rank
+from offcomp.spectra import ErrorTable, MatrixSpectrum, errors_at, load_spectra, save_spectra, svd_rank
 from offcomp.tables import format_table
 
 RATIOS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0)
 HIDDEN, FFN, LAYERS, TOKENS = 768, 3072, 12, 30522
 MEGABYTE = 2**20
-
-
-def best_of(action: Callable[[], Any], tries: int) -> tuple[float, Any]:
-    """(shortest seconds, last result)."""
-    best, result = float("inf"), None
-    for _ in range(tries):
-        started = perf_counter()
-        result = action()
-        best = min(best, perf_counter() - started)
-    return best, result
 
 
 def minilm() -> tuple[Any, list[ModuleSpec]]:
@@ -71,7 +64,7 @@ def all_spectra_of_minilm(tries: int) -> None:
     spectra = list(found.values())
     apart = max(float(np.abs(s.values - v).max() / v[0]) for s, v in zip(spectra, values, strict=True))
 
-    def first_time() -> object:
+    def first_time() -> ErrorTable:
         svd_rank.cache_clear()
         return errors_at([MatrixSpectrum(*s.shape, s.values) for s in spectra], [2.0])
 
@@ -150,16 +143,25 @@ def curve_groups(specs: Sequence[ModuleSpec]) -> dict[str, list[tuple[Members, s
     for spec in specs:
         kinds[spec.kind] = (*kinds.get(spec.kind, ()), spec)
     embedding = kinds.pop("word_embeddings")
-    rows = {f"{kind}, each alone": [((spec,), "rows") for spec in members] for kind, members in kinds.items()}
+    rows: dict[str, list[tuple[Members, str]]] = {
+        f"{kind}, each alone": [((spec,), "rows") for spec in members] for kind, members in kinds.items()
+    }
     rows["key, stacked by rows"] = [(kinds["key"], "rows")]
     rows["attention_output, stacked by columns"] = [(kinds["attention_output"], "columns")]
     return rows | {"word_embeddings": [(embedding, "rows")]}
 
 
-def truncated(matrix: Tensor, ranks: Sequence[int]) -> list[TruncatedSVD]:
-    """scikit-learn's randomised SVD, fitted again at each rank."""
-    values = matrix.numpy()
-    return [TruncatedSVD(int(rank), n_iter=10, random_state=0).fit(values) for rank in ranks]
+def errors_of(model: Any, groups: Sequence[tuple[Members, str]]) -> ErrorTable:
+    """Ours, from the weights."""
+    return errors_at(Grams.of_model(model).spectra(groups), RATIOS)
+
+
+def truncated(matrices: Sequence[Tensor], ranks: NDArray[np.int64]) -> list[list[TruncatedSVD]]:
+    """scikit-learn's randomised SVD of each matrix, fitted again at each of its ranks (matrices, ratios)."""
+    return [
+        [TruncatedSVD(int(rank), n_iter=10, random_state=0).fit(matrix.numpy()) for rank in its_ranks]
+        for matrix, its_ranks in zip(matrices, ranks, strict=True)
+    ]
 
 
 def truncated_error(matrix: Tensor, fitted: TruncatedSVD) -> float:
@@ -173,10 +175,9 @@ def curves(tries: int) -> None:
     model, specs = minilm()
     rows, totals = [], [0.0, 0.0]
     for name, groups in curve_groups(specs).items():
-        ours, table = best_of(lambda g=groups: errors_at(Grams.of_model(model).spectra(g), RATIOS), tries)
+        ours, table = best_of(partial(errors_of, model, groups), tries)
         matrices = [stack({spec: read(model, spec) for spec in members}, how) for members, how in groups]
-        pairs = list(zip(matrices, table.ranks, strict=True))
-        theirs, fits = best_of(lambda p=pairs: [truncated(matrix, ranks) for matrix, ranks in p], max(1, tries // 5))
+        theirs, fits = best_of(partial(truncated, matrices, table.ranks), max(1, tries // 5))
         errors = [[truncated_error(m, fit) for fit in each] for m, each in zip(matrices, fits, strict=True)]
         excess = np.array(errors) / table.relative_errors - 1
         rows.append(

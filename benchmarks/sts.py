@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from torch import Tensor
 
-from offcomp.calibration import Calibration
+from offcomp.calibration import Calibration, GroupHints
 from offcomp.compress import compress_group
-from offcomp.evaluation.probe import embed
-from offcomp.models.catalogue import ModelInfo
+from offcomp.evaluation.embeddings import embed
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
 from offcomp.numerics.accounting import Size
@@ -151,7 +152,7 @@ def _query_key(info: ModelInfo, preset: str, ratio: float) -> tuple[Group, ...]:
 @contextmanager
 def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[dict[str, float]]:
     """The model with every group of a case compressed; yields sizes. A group with feedback sees the groups before it."""
-    matrices: dict[Any, Any] = {}
+    matrices: dict[ModuleSpec, Tensor] = {}
     sizes: list[tuple[int, Size]] = []
     started = time.perf_counter()
     ordered = sorted(case.groups, key=lambda group: group.options.get("feedback", False))
@@ -166,11 +167,13 @@ def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[di
         yield {"bytes": whole["bytes_after"], "ratio": whole["byte_ratio"], "seconds": seconds}
 
 
-def _hints(loaded: LoadedModel, group: Group, texts: Sequence[str], before: dict[Any, Any]) -> Any:
+def _hints(
+    loaded: LoadedModel, group: Group, texts: Sequence[str], before: dict[ModuleSpec, Tensor]
+) -> AbstractContextManager[GroupHints | None]:
     if not group.options.get("feedback"):
         return nullcontext()
     calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS)
-    return calibration.hints(members(group, loaded.info), group.stack, lambda: before)
+    return calibration.hints(members(group, loaded.info), group.stack, lambda: [before])
 
 
 def read_texts(files: Sequence[Path], number: int) -> list[str]:

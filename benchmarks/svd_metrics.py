@@ -19,10 +19,8 @@ from scipy.stats import spearmanr
 
 from offcomp.calibration import Calibration
 from offcomp.calibration_text import CalibrationText
-from offcomp.evaluation.probe import embed
+from offcomp.evaluation.embeddings import embed
 from offcomp.methods import make_method
-from offcomp.methods.side_metrics import PRESETS
-from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import read, substituted
 from offcomp.numerics.accounting import Budget
@@ -59,17 +57,6 @@ def similarities(loaded: LoadedModel, pairs: pd.DataFrame) -> np.ndarray:
     return (unit[: len(pairs)] * unit[len(pairs) :]).sum(1)
 
 
-def prepare(calibration: Calibration, specs: list[ModuleSpec], preset: str) -> None:
-    """Compute the statistics of all modules in one pass, where one after the other would take as many passes."""
-    for source in PRESETS[preset]:
-        if source in ("fisher", "sensitivity"):
-            calibration.gradients(specs, source)
-    if preset == "two_sided":
-        calibration.gradients(specs, "row_moment")
-    if preset in ("asvd", "whitened", "two_sided"):
-        calibration.moments(specs)
-
-
 def difference(scores: np.ndarray, found: np.ndarray, plain: np.ndarray) -> str:
     """95% bootstrap interval of the difference of two correlations over the same pairs."""
     generator = np.random.default_rng(0)
@@ -96,16 +83,15 @@ def main() -> None:
     specs = [s for s in loaded.info.modules if s.default and s.layer is not None]
     specs = [s for s in specs if not arguments.kinds or s.kind in arguments.kinds]
     texts = CalibrationText(arguments.text).read(0)
-    calibrations: dict[str, Calibration] = {}
+    usual = Calibration(loaded, texts)
     rows = []
     for ratio in arguments.ratios:
         plain: np.ndarray | None = None
         for name in arguments.variants:
             options, settings = VARIANTS[name]
-            calibration = calibrations.setdefault(str(settings), Calibration(loaded, texts, **settings))
+            calibration = Calibration(loaded, texts, **settings)
             started = perf_counter()
             matrices = {}
-            prepare(calibration, specs, options.get("preset", "plain"))
             for spec in specs:
                 budget = Budget(int(spec.num_parameters / ratio))
                 with calibration.hints([spec], "rows") as hints:
@@ -118,7 +104,7 @@ def main() -> None:
             weight_error = reconstruction_error(
                 [(read(loaded.model, s), matrix) for s, matrix in matrices.items()]
             ).relative_error
-            with calibrations[str({})].hints(specs, "rows") as hints:
+            with usual.hints(specs, "rows") as hints:
                 error = hints.output_error(matrices, held_out=True)
             row = {"ratio": ratio, "metric": name, "weight error": weight_error, "output error": error}
             row |= {"STS-B": spearmanr(found, scores)[0], "against the first": difference(scores, found, plain)}

@@ -7,13 +7,16 @@ above the optimum (the tail of a float64 SVD).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 
 from offcomp.numerics.linalg import low_rank_factors
 from offcomp.tables import format_table
 
+Result = TypeVar("Result")
 SHAPES = ((384, 384), (1536, 384), (2304, 384), (9216, 384), (768, 768), (3072, 768), (9216, 768), (30522, 768))
 
 
@@ -23,14 +26,14 @@ def direct(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]
     return left[:, :rank] * values[:rank], right[:rank]
 
 
-def best_of(action: Callable[[], object], times: int = 3) -> float:
-    """Shortest of some runs, in seconds."""
+def best_of(action: Callable[[], Result], tries: int = 3) -> tuple[float, Result]:
+    """(shortest seconds, last result)."""
     best = float("inf")
-    for _ in range(times):
+    for _ in range(tries):
         started = perf_counter()
-        action()
+        result = action()
         best = min(best, perf_counter() - started)
-    return best
+    return best, result
 
 
 def main() -> None:
@@ -42,8 +45,8 @@ def main() -> None:
         left, right = low_rank_factors(matrix, rank)
         error = (matrix.double() - left.double() @ right.double()).norm().item()
         optimum = torch.linalg.svdvals(matrix.double())[rank:].norm().item()
-        gram = best_of(lambda m=matrix, r=rank: low_rank_factors(m, r))
-        plain = best_of(lambda m=matrix, r=rank: direct(m, r))
+        gram, _ = best_of(partial(low_rank_factors, matrix, rank))
+        plain, _ = best_of(partial(direct, matrix, rank))
         rows.append(
             {
                 "matrix": f"{shape[0]} x {shape[1]}",

@@ -50,4 +50,4 @@ def loss_of(model: GPT2LMHeadModel, inputs: Tensor, _done: float, _seed: int) ->
 
 
 if __name__ == "__main__":
-    main(Recipe(new_model, loss_of), __doc__, "build/causal-lm", STEPS)  # type: ignore[arg-type]  # its own kind of model
+    main(Recipe(new_model, loss_of), __doc__, "build/causal-lm", STEPS)

@@ -38,7 +38,7 @@ MUON_RATE, EMBEDDING_RATE, ADAM_RATE = 0.007, 3e-4, 1e-3
 BOLD_STEPS, BOLD_RATE = 200, 0.02
 """Muon's first steps are larger; after these the loss would rise with them."""
 EMBEDDINGS = re.compile(r"embeddings|wte|wpe")
-CLS = SPECIAL.index("[CLS]")
+CLS, SEP = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
 EVALUATION_BATCHES = 10
 
 
@@ -105,7 +105,8 @@ def evaluate(recipe: Recipe, model: PreTrainedModel, stream: np.ndarray) -> tupl
     with torch.inference_mode():
         figures = [recipe.loss_of(model, rows(stream, EVALUATED, part), 1.0, i) for i, part in parts]
     model.train()
-    return tuple(float(torch.stack(column).mean()) for column in zip(*figures, strict=True))  # type: ignore[return-value]
+    losses, shares = zip(*figures, strict=True)
+    return float(torch.stack(losses).mean()), float(torch.stack(shares).mean())
 
 
 def train(recipe: Recipe, data: Path, work: Path, steps: int, every: int) -> None:
@@ -135,7 +136,7 @@ def train(recipe: Recipe, data: Path, work: Path, steps: int, every: int) -> Non
         for optimizer, base in zip(optimizers, bases, strict=True):
             optimizer.param_groups[0]["lr"] = base * rate
         loss, _ = recipe.loss_of(model, rows(stream, length, order[place : place + size]), step / steps, step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -162,7 +163,7 @@ def train(recipe: Recipe, data: Path, work: Path, steps: int, every: int) -> Non
 
 def save_tokenizer(made: Tokenizer, folder: Path) -> None:
     """The tokenizer as transformers reads it; a text stands between [CLS] and [SEP]."""
-    made.post_processor = BertProcessing(("[SEP]", made.token_to_id("[SEP]")), ("[CLS]", CLS))
+    made.post_processor = BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
     names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
     PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=POSITIONS, **names).save_pretrained(folder)
 

@@ -102,4 +102,4 @@ def loss_of(model: BertForMaskedLM, inputs: Tensor, done: float, seed: int) -> t
 
 
 if __name__ == "__main__":
-    main(Recipe(new_model, loss_of), __doc__, "build/masked-lm", STEPS)  # type: ignore[arg-type]  # its own kind of model
+    main(Recipe(new_model, loss_of), __doc__, "build/masked-lm", STEPS)

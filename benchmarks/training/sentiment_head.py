@@ -101,7 +101,7 @@ def train(data: Path, base: Path, work: Path, epochs: int) -> None:
                 step / (WARMUP * steps), (steps - step + 1) / (steps * (1 - WARMUP)), 1.0
             )
             out, truth = logits(model, train_set, chosen)
-            cross_entropy(out, truth).backward()  # type: ignore[no-untyped-call]
+            cross_entropy(out, truth).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
