@@ -40,20 +40,20 @@ def with_feedback(
         else:
             length = 1 if hints.turned[index] else book.length
             code = _code_turned if hints.turned[index] else _code_upright
-            part = code(book, matrix, codes[rows], scales[rows], ordered=_order_and_factor(hints, index, damping, length))
+            ordered = damped_order_and_factor(_moment(hints, index, length), damping, length)
+            part = code(book, matrix, codes[rows], scales[rows], ordered=ordered)
+            del ordered
         hints.settle(index, part + exact[rows] - matrix)
         report((number + 1) / len(ends))
 
 
-def _order_and_factor(hints: Hints, index: int, damping: float, length: int) -> tuple[Tensor, Tensor]:
-    """`damped_order_and_factor` of a member's inputs, their number filled up to a multiple of the length of a step."""
+def _moment(hints: Hints, index: int, length: int) -> Tensor:
+    """The moment of a member's inputs, their number filled up to a multiple of the length of a step."""
     moment = hints.statistics(index).column_moment
     if moment is None:
         raise InputError("the hints have no column moment, which feedback needs; calibrate with text, or set feedback to false")
     missing = -len(moment) % length
-    if missing:
-        moment = functional.pad(moment, (0, missing, 0, missing))
-    return damped_order_and_factor(moment, damping, length)
+    return functional.pad(moment, (0, missing, 0, missing)) if missing else moment
 
 
 def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:

@@ -143,7 +143,9 @@ class Codebook:
     ) -> tuple[Integer[Tensor, "rows pieces stages"], Integer[Tensor, " rows"]]:
         """Codes and scale codes of rows: nearest codewords at the row's root mean square, then the scale by least squares."""
         rows, cols = matrix.shape
-        codes = torch.empty(rows, -(-cols // self.length), len(self.codewords), dtype=torch.int32, device=matrix.device)
+        stages, number, length = self.codewords.shape
+        narrow = torch.int16 if number <= 1 << 15 else torch.int32
+        codes = torch.empty(rows, -(-cols // length), stages, dtype=narrow, device=matrix.device)
         scales = torch.empty(rows, dtype=torch.int64, device=matrix.device)
         step = max(1, ENTRIES_AT_ONCE // cols)
         for start in range(0, rows, step):
