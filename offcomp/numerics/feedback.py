@@ -13,9 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Integer
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri
 from torch import Tensor
+
+from offcomp.errors import InputError
 
 PANEL = 96
 """Inputs between two updates of the whole remainder; a multiple of every usual step."""
@@ -43,10 +48,17 @@ def damped_order_and_factor(
         damped.div_(level).diagonal().add_(damping)
     else:
         damped.zero_().diagonal().add_(1 + damping)
-    torch.linalg.cholesky(damped, out=damped)
-    torch.cholesky_inverse(damped, out=damped)
-    torch.linalg.cholesky(damped, upper=True, out=damped)
-    return order, damped.float()
+    return order.cpu(), _inverse_factor(damped.cpu().numpy())
+
+
+def _inverse_factor(matrix: NDArray[np.float64]) -> Float[Tensor, "inputs inputs"]:
+    """U with matrix⁻¹ = UᵀU, worked out in the place of a positive definite matrix, whose transpose LAPACK reads."""
+    factor, failed = dpotrf(matrix.T, lower=False, overwrite_a=True)
+    inverse, missed = dpotri(factor, lower=False, overwrite_c=True)
+    upper, lost = dpotrf(inverse, lower=False, clean=True, overwrite_a=True)
+    if failed or missed or lost:
+        raise InputError("the second moment of the inputs cannot be factorised; raise the damping, or give more text")
+    return torch.from_numpy(upper).to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def round_with_feedback(
