@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from offcomp.errors import ModelError, OffcompError
+from offcomp.files import changed
 from offcomp.models import hub
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, load
@@ -32,7 +32,7 @@ class StoredMatrices:
         """Find where the matrices of a loaded model lie; those that its files hold in another form are copied."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
-        self._states = {tensor.file: _state(tensor.file) for tensor in tensors.values()}
+        self._states = {tensor.file: changed(tensor.file) for tensor in tensors.values()}
         self._kept: dict[ModuleSpec, Tensor] = {}
         self._stored: dict[ModuleSpec, StoredTensor] = {}
         for spec in specs:
@@ -53,7 +53,7 @@ class StoredMatrices:
         if spec in self._kept:
             return self._kept[spec].clone()
         stored = self._stored[spec]
-        if _state(stored.file) != self._states[stored.file]:
+        if changed(stored.file) != self._states[stored.file]:
             raise ModelError(f"'{stored.file}' changed while it was in use; run the plan again.")
         return canonical_view(_values(stored), spec).contiguous()
 
@@ -61,15 +61,6 @@ class StoredMatrices:
 def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Tensor:
     """A contiguous float32 copy of a module's matrix W (rows, cols), wherever the model is."""
     return model.read(spec) if isinstance(model, StoredMatrices) else read(model, spec)
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    """Size and time of the last change; None where the file has gone."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def _values(stored: StoredTensor) -> Tensor:
