@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,12 @@ def member_statistics(rows: int, cols: int, seed: int, tokens: int | None = None
     )
 
 
+def copied(statistics: ModuleStatistics) -> ModuleStatistics:
+    """With moments that the reader may overwrite."""
+    moments = {name: getattr(statistics, name) for name in ("column_moment", "row_moment")}
+    return replace(statistics, **{name: None if each is None else each.clone() for name, each in moments.items()})
+
+
 @dataclass
 class SyntheticHints:
     """Hints for a matrix (rows, cols); `members` are in canonical view."""
@@ -50,7 +56,7 @@ class SyntheticHints:
         return tuple(range(len(self.heights)))
 
     def statistics(self, index: int) -> ModuleStatistics:
-        return self.members[index]
+        return copied(self.members[index])
 
     def follow(self) -> None:
         """No group comes before this one."""

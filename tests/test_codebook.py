@@ -26,6 +26,7 @@ from offcomp.numerics.codebooks import (
     scale_range,
 )
 from offcomp.numerics.feedback import damped_order_and_factor, round_with_feedback
+from tests.synthetic_hints import copied
 
 
 def gaussian(rows: int, cols: int, seed: int = 0) -> Tensor:
@@ -73,7 +74,7 @@ class MadeHints:
         return tuple(moment is None for moment in self.moments)
 
     def statistics(self, index: int) -> ModuleStatistics:
-        return ModuleStatistics(1, column_moment=self.moments[index])
+        return copied(ModuleStatistics(1, column_moment=self.moments[index]))
 
     def follow(self) -> None:
         self.followed = True
@@ -258,7 +259,7 @@ def test_feedback_equals_the_plain_recipe_that_solves_for_the_rest_each_time(ste
     """After each step the remaining inputs move to the least-squares optimum, found here by a solve of its own."""
     weights, inputs = gaussian(9, 5), correlated_inputs(200, 9)
     moment = (inputs.T @ inputs).double() / 200
-    order, factor = damped_order_and_factor(moment, 0.1, step)
+    order, factor = damped_order_and_factor(moment.clone(), 0.1, step)
     fast = round_with_feedback(weights, order, factor, step, lambda _inputs, block, _corner: rounded(block))
     damped = moment / moment.diagonal().mean() + 0.1 * torch.eye(9, dtype=torch.float64)
     plain, target = torch.zeros(9, 5, dtype=torch.float64), weights.double()
@@ -274,14 +275,14 @@ def test_feedback_equals_the_plain_recipe_that_solves_for_the_rest_each_time(ste
 
 
 def test_inputs_are_rounded_by_decreasing_moment() -> None:
-    moment = torch.diag(torch.tensor([1.0, 2.0, 9.0, 0.1, 4.0, 4.0]))
-    assert damped_order_and_factor(moment, 0.1, 1)[0].tolist() == [2, 4, 5, 1, 0, 3]
-    assert damped_order_and_factor(moment, 0.1, 2)[0].tolist() == [2, 3, 4, 5, 0, 1]
+    moment = torch.diag(torch.tensor([1.0, 2.0, 9.0, 0.1, 4.0, 4.0], dtype=torch.float64))
+    assert damped_order_and_factor(moment.clone(), 0.1, 1)[0].tolist() == [2, 4, 5, 1, 0, 3]
+    assert damped_order_and_factor(moment.clone(), 0.1, 2)[0].tolist() == [2, 3, 4, 5, 0, 1]
 
 
 @pytest.mark.parametrize("moment", [torch.zeros(6, 6), torch.ones(6, 6), torch.diag(torch.tensor([1.0, 0, 0, 0, 0, 0]))])
 def test_a_singular_moment_is_no_obstacle(moment: Tensor) -> None:
-    order, factor = damped_order_and_factor(moment, 0.3, 2)
+    order, factor = damped_order_and_factor(moment.double(), 0.3, 2)
     result = round_with_feedback(gaussian(6, 4), order, factor, 2, lambda _inputs, block, _corner: rounded(block))
     assert result.isfinite().all()
     assert torch.equal(result, rounded(result))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +104,10 @@ class GroupHints:
         """Moments of the inputs of one member."""
         return self.calibration.moments(self._likely_next(spec), self.room)
 
+    def second_moment(self, spec: ModuleSpec) -> Tensor:
+        """The second moment of the inputs of one member, to be overwritten."""
+        return self.calibration.owned(self.moments(spec).second)
+
     def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
         """ "fisher", "sensitivity" or "row_moment" of one member."""
         return self.calibration.gradients(self._likely_next(spec), name, self.room)
@@ -123,24 +126,22 @@ class MemberStatistics:
         self._spec = spec
         self._is_embedding = is_embedding
 
-    @cached_property
-    def _moments(self) -> InputMoments:
-        return self._hints.moments(self._spec)
-
     @property
     def num_tokens(self) -> int:
         """Tokens of the text that reached the module."""
-        return self._moments.num_tokens
+        return self._hints.moments(self._spec).num_tokens
 
     @property
     def column_moment(self) -> Tensor | None:
         """(cols, cols) float64; None for an embedding."""
-        return None if self._is_embedding else self._moments.second
+        return None if self._is_embedding else self._hints.second_moment(self._spec)
 
     @property
     def row_moment(self) -> Tensor | None:
         """(rows, rows) float64, of gradients; for an embedding (rows,), the share of each token."""
-        return self._moments.second if self._is_embedding else self._hints.gradients(self._spec, "row_moment")
+        if self._is_embedding:
+            return self._hints.second_moment(self._spec)
+        return self._hints.calibration.owned(self._hints.gradients(self._spec, "row_moment"))
 
     @property
     def fisher(self) -> Tensor | None:
@@ -155,4 +156,4 @@ class MemberStatistics:
     @property
     def column_magnitude(self) -> Tensor | None:
         """(cols,) float64; None for an embedding."""
-        return self._moments.magnitude
+        return self._hints.moments(self._spec).magnitude

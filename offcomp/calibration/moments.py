@@ -20,6 +20,8 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import stored_view
 
 PIECE_ENTRIES = 1 << 20  # 8 MB in float64
+TOKENS_AT_ONCE = 512
+"""So many at most go through the model together, so that their activations stay small beside it."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,13 @@ class Watch:
     watcher: Watcher
     uses: int | None = None
 
-    def run(self, batch: TokenBatch) -> None:
-        """One forward pass, without gradients."""
+    def run(self, batches: Sequence[TokenBatch]) -> None:
+        """Forward passes over all batches, without gradients."""
+        for batch in batches:
+            for part in batch.parts(TOKENS_AT_ONCE):
+                self._pass(part)
+
+    def _pass(self, batch: TokenBatch) -> None:
         seen = 0
 
         def hook(spec: ModuleSpec) -> Any:
@@ -166,11 +173,9 @@ class MomentSums:
 def gather_moments(
     model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], weighting: str
 ) -> dict[ModuleSpec, InputMoments]:
-    """Moments of the inputs of each module over all batches, in one forward pass a batch."""
+    """Moments of the inputs of each module over all batches, in one pass over the text."""
     sums = MomentSums(weighting)
-    watch = Watch(model, specs, sums)
-    for batch in batches:
-        watch.run(batch)
+    Watch(model, specs, sums).run(batches)
     return {spec: sums.result(spec) for spec in specs}
 
 
@@ -215,9 +220,7 @@ def output_errors(
         for place, vectors in enumerate((error, exact)):
             sums[spec][place] += float((_squared_lengths(vectors) * weights).sum())
 
-    watch = Watch(model, list(reconstructions), watcher)
-    for batch in batches:
-        watch.run(batch)
+    Watch(model, list(reconstructions), watcher).run(batches)
     return {spec: (error, exact) for spec, (error, exact) in sums.items()}
 
 

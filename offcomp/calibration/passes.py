@@ -146,6 +146,11 @@ class Calibration:
             self._kept |= found
         return self._kept[specs[0], name]
 
+    def owned(self, statistic: Tensor) -> Tensor:
+        """A statistic that the caller may overwrite: a copy where it is kept."""
+        kept = (each.second if isinstance(each, InputMoments) else each for each in self._kept.values())
+        return statistic.clone() if any(statistic is each for each in kept) else statistic
+
     def output_errors(
         self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
     ) -> Mapping[ModuleSpec, tuple[float, float]]:
@@ -165,7 +170,7 @@ class Calibration:
     @cached_property
     def _shared(self) -> dict[ModuleSpec, ModuleSpec]:
         with self.awake():
-            return shared_inputs(self.loaded.model, self.loaded.info.modules, self.batches[0])
+            return shared_inputs(self.loaded.model, self.loaded.info.modules, next(self.batches[0].parts(1)))
 
 
 @contextmanager

@@ -22,7 +22,10 @@ def ignore_progress(_fraction: float) -> None:
 
 
 class Statistics(Protocol):
-    """The fields of `ModuleStatistics`, which may be computed when they are first read."""
+    """The fields of `ModuleStatistics`, which may be computed when they are read.
+
+    Each read of a moment gives a tensor that the reader may overwrite.
+    """
 
     @property
     def num_tokens(self) -> int:

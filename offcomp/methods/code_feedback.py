@@ -48,19 +48,19 @@ def with_feedback(
 
 
 def _moment(hints: Hints, index: int, length: int) -> Tensor:
-    """The moment of a member's inputs, their number filled up to a multiple of the length of a step."""
+    """The moment of a member's inputs in float64, to be overwritten; filled up to a multiple of the length of a step."""
     moment = hints.statistics(index).column_moment
     if moment is None:
         raise InputError("the hints have no column moment, which feedback needs; calibrate with text, or set feedback to false")
     missing = -len(moment) % length
-    return functional.pad(moment, (0, missing, 0, missing)) if missing else moment
+    return (functional.pad(moment, (0, missing, 0, missing)) if missing else moment).double()
 
 
 def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
     """A member (outputs, inputs): pieces lie along the inputs, so a step is a piece of every row."""
     cols, length = matrix.shape[1], book.length
     missing = -cols % length
-    order, factor = (each.to(matrix.device) for each in ordered)
+    order, factor = ordered[0].to(matrix.device), ordered[1]
     row_scales = book.round_scales(root_mean_square(matrix))
     scales.copy_(encode_scales(row_scales, book.limits))
 
@@ -69,13 +69,14 @@ def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor,
         codes[:, int(inputs[0]) // length] = chosen.to(codes.dtype)
         return (values * row_scales[:, None]).T
 
-    return round_with_feedback(functional.pad(matrix, (0, missing)).T, order, factor, length, rounding).T[:, :cols]
+    padded = functional.pad(matrix, (0, missing)) if missing else matrix
+    return round_with_feedback(padded.T, order, factor, length, rounding).T[:, :cols]
 
 
 def _code_turned(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
     """A member that stands transposed (inputs, outputs): a step is a row, whose pieces lie along the outputs."""
     cols, length = matrix.shape[1], book.length
-    order, factor = (each.to(matrix.device) for each in ordered)
+    order, factor = ordered[0].to(matrix.device), ordered[1]
 
     def rounding(inputs: Tensor, weights: Tensor, corner: Tensor) -> Tensor:
         del corner  # of one input: it scales all distances alike

@@ -121,14 +121,19 @@ def _narrowed(moment: Tensor, source: str) -> Tensor:
 
 
 def _normalised(moment: Tensor) -> Tensor:
-    """A moment divided by its mean eigenvalue, in float64; a zero one stays zero. Raises InputError where it is not finite."""
+    """A moment divided by its mean eigenvalue, in float64, a full one in its place; a zero one stays zero.
+
+    Raises InputError where it is not finite.
+    """
     from offcomp.numerics.storage import num_not_finite
 
     wide = moment.double()
     if num_not_finite(wide):
         raise InputError("the calibration text gives moments that are not finite; check the model's weights")
     mean = (wide if wide.ndim == 1 else wide.diagonal()).mean()
-    return wide / mean if mean > 0 else wide
+    if not mean > 0:
+        return wide
+    return wide / mean if wide.ndim == 1 else wide.div_(mean)
 
 
 def _row_metric(sides: Sequence[_Side | None], heights: Sequence[int], shrinkage: float, device: device) -> Metric | None:

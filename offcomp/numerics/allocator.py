@@ -1,12 +1,13 @@
 """Freed memory back to the system.
 
-The C library keeps freed blocks of up to 32 MB for the next request, and what it keeps counts as memory of the process: after
-some work with parts of a large matrix this can be several times the matrix.
+The C library keeps freed blocks of up to 32 MB for the next request, and MKL the workspace of its products. What they keep
+counts as memory of the process: after some work with parts of a large matrix this can be several times the matrix.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from typing import Any
 
@@ -24,8 +25,9 @@ def give_back_free_memory() -> None:
 def give_back_large_blocks_at_once() -> None:
     """From now on blocks of 1 MB and more go back when they are freed (glibc's mallopt); elsewhere do nothing.
 
-    It holds for the whole process, so it is for those that are ours alone.
+    MKL reads its setting when it is first used. It all holds for the whole process, so it is for those that are ours alone.
     """
+    os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
     if option := _of_c_library("mallopt"):
         option(M_MMAP_THRESHOLD, LARGE_BLOCK)
 

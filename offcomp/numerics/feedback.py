@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Float64, Integer
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotri
 from torch import Tensor
@@ -30,35 +30,41 @@ Rounding = Callable[[Integer[Tensor, " step"], Tensor, Tensor], Tensor]
 
 
 def damped_order_and_factor(
-    moment: Float[Tensor, "inputs inputs"], damping: float, step: int
-) -> tuple[Integer[Tensor, " inputs"], Float[Tensor, "inputs inputs"]]:
+    moment: Float64[Tensor, "inputs inputs"], damping: float, step: int
+) -> tuple[Integer[Tensor, " inputs"], Float64[Tensor, "inputs inputs"]]:
     """The order in which inputs are rounded, by decreasing moment of each `step` neighbours, and U for that order.
 
     `damping` times the mean of the diagonal is added to the diagonal, so that U exists for every moment; a zero moment counts
-    as the identity.
+    as the identity. U is worked out in the place of the moment, on the CPU.
     """
     size = len(moment)
-    strength = moment.diagonal().double().reshape(-1, step).sum(1)
+    strength = moment.diagonal().reshape(-1, step).sum(1)
     steps = strength.argsort(descending=True, stable=True)
     order = (steps[:, None] * step + torch.arange(step, device=steps.device)).reshape(-1)
     level = strength.sum() / size
-    damped = moment[order[:, None], order].double()  # a copy, which what follows overwrites
-    del moment  # the caller may have dropped it too: it is freed before the factorisation
+    _reorder(moment, order)
     if level > 0:
-        damped.div_(level).diagonal().add_(damping)
+        moment.div_(level).diagonal().add_(damping)
     else:
-        damped.zero_().diagonal().add_(1 + damping)
-    return order.cpu(), _inverse_factor(damped.cpu().numpy())
+        moment.zero_().diagonal().add_(1 + damping)
+    return order.cpu(), _inverse_factor(moment.cpu().numpy())
 
 
-def _inverse_factor(matrix: NDArray[np.float64]) -> Float[Tensor, "inputs inputs"]:
+def _reorder(symmetric: Float[Tensor, "side side"], order: Integer[Tensor, " side"]) -> None:
+    """Rows and columns in this order, in place, some at a time."""
+    for matrix in (symmetric, symmetric.T):
+        for rows in matrix.split(PANEL):
+            rows.copy_(rows[:, order])
+
+
+def _inverse_factor(matrix: NDArray[np.float64]) -> Float64[Tensor, "inputs inputs"]:
     """U with matrix⁻¹ = UᵀU, worked out in the place of a positive definite matrix, whose transpose LAPACK reads."""
     factor, failed = dpotrf(matrix.T, lower=False, overwrite_a=True)
     inverse, missed = dpotri(factor, lower=False, overwrite_c=True)
     upper, lost = dpotrf(inverse, lower=False, clean=True, overwrite_a=True)
     if failed or missed or lost:
         raise InputError("the second moment of the inputs cannot be factorised; raise the damping, or give more text")
-    return torch.from_numpy(upper).to(torch.float32, memory_format=torch.contiguous_format)
+    return torch.from_numpy(upper)
 
 
 def round_with_feedback(
@@ -69,21 +75,23 @@ def round_with_feedback(
     rounding: Rounding,
 ) -> Float[Tensor, "inputs outputs"]:
     """The rounded weights. `rounding` is called once for each step, in the given order."""
-    rest = weights[order]
-    rounded = torch.empty_like(rest)
+    rest = weights[order]  # from its top it fills with what is rounded
     panel = max(step, PANEL // step * step)
     for first in range(0, len(rest), panel):
         last = min(first + panel, len(rest))
+        upper = factor[first:last, first:].to(rest)
         errors = torch.empty_like(rest[first:last])
         for start in range(first, last, step):
             stop = min(start + step, last)
-            corner = factor[start:stop, start:stop]
-            rounded[start:stop] = rounding(order[start:stop], rest[start:stop], corner)
-            difference = rest[start:stop] - rounded[start:stop]
+            here, later = slice(start - first, stop - first), slice(stop - first, last - first)
+            corner = upper[here, here]
+            rounded = rounding(order[start:stop], rest[start:stop], corner)
+            difference = rest[start:stop] - rounded
+            rest[start:stop] = rounded
             error = torch.linalg.solve_triangular(corner.T, difference, upper=False)  # U_bbᵀ⁻¹ (V_b - V̂_b)
-            errors[start - first : stop - first] = error
-            rest[stop:last] -= factor[start:stop, stop:last].T @ error
-        rest[last:] -= factor[first:last, last:].T @ errors
-    result = torch.empty_like(rounded)
-    result[order] = rounded
+            errors[here] = error
+            rest[stop:last] -= upper[here, later].T @ error
+        rest[last:] -= upper[:, last - first :].T @ errors
+    result = torch.empty_like(rest)
+    result[order] = rest
     return result

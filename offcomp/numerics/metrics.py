@@ -130,8 +130,8 @@ def full_metric(moment: Float[Tensor, "n n"], shrinkage: float = 0.0, *, overwri
 
 
 def deferred_metric(size: int, moment: Callable[[], Tensor], shrinkage: float = 0.0) -> Metric:
-    """The metric of a moment (size, size), or (size,) where diagonal, that is asked for at each use."""
-    return Metric((DeferredBlock(size, lambda: _block(moment(), shrinkage)),))
+    """The metric of a moment (size, size), or (size,) where diagonal, that is asked for at each use, and overwritten."""
+    return Metric((DeferredBlock(size, lambda: _block(moment(), shrinkage, overwrite=True)),))
 
 
 def stacked_metric(metrics: Sequence[Metric]) -> Metric:
