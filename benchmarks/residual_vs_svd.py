@@ -36,7 +36,7 @@ METRICS = ("plain", "whitened")
 
 def case(matrix: torch.Tensor, hints: Hints, metric: str, ratio: float) -> dict[str, Any]:
     """The errors of SVD, of the interpolative form alone and of the whole method, in the metric."""
-    weights = SideWeights(*group_metrics(hints, PRESETS[metric], 0.0, matrix.device))
+    weights = SideWeights.of(*group_metrics(hints, PRESETS[metric], 0.0, matrix.device))
     budget, norm = Budget(int(matrix.numel() / ratio)), weights.squared(matrix)
     whole = ResidualAutoencoder(metric=metric)
     methods: dict[str, Method] = {

@@ -228,7 +228,7 @@ def test_the_largest_entries_are_found_where_the_sample_misses_them_all() -> Non
 
 
 def some_weights(rows: int, cols: int) -> SideWeights:
-    return SideWeights(*group_metrics(synthetic_hints(rows, cols), ("full", "full"), 0.1, torch.device("cpu")))
+    return SideWeights.of(*group_metrics(synthetic_hints(rows, cols), ("full", "full"), 0.1, torch.device("cpu")))
 
 
 def test_side_weights_are_half_the_gradient_of_the_squared_error() -> None:
@@ -239,7 +239,7 @@ def test_side_weights_are_half_the_gradient_of_the_squared_error() -> None:
     assert change == pytest.approx(2 * (weights.weighted(matrix) * small).sum().item(), rel=1e-3)
     single = torch.zeros(12, 9)
     single[3, 4] = 1
-    assert weights.squared(single) == pytest.approx(weights.diagonal(matrix)[3, 4].item(), rel=1e-5)
+    assert weights.squared(single) == pytest.approx(weights.diagonal_at(torch.tensor([3 * 9 + 4]), 9).item(), rel=1e-5)
 
 
 def test_the_values_of_the_sparse_part_solve_the_weighted_problem_at_their_places() -> None:

@@ -24,6 +24,7 @@ SOURCES = {
     "sensitivity_entries": ("sensitivity", "entries"),
 }
 """Option -> (statistic, what has a coefficient)."""
+ROWS_AT_ONCE = 1024
 
 
 def group_coefficients(hints: Hints, option: str) -> Tensor:
@@ -34,13 +35,21 @@ def group_coefficients(hints: Hints, option: str) -> Tensor:
     import torch
 
     statistic, of = SOURCES[option]
-    parts = []
+    top, total = 0, 0.0
     for index, turned in enumerate(hints.turned):
         known = getattr(hints.statistics(index), statistic)
         if known is None:
             raise InputError(f"the hints have no {statistic}, which coefficients {option!r} need; calibrate with text")
         upright = known.T if turned else known
-        parts.append(upright.double().mean(1, keepdim=True) if of == "rows" else upright.double())
-    stacked = torch.cat(parts)
-    mean = stacked.mean()
-    return (stacked / mean if mean > 0 else torch.ones_like(stacked)).float()
+        if index == 0:
+            shape = sum(hints.heights), 1 if of == "rows" else upright.shape[1]
+            stacked = torch.empty(shape, device=known.device)
+        for piece in upright.split(ROWS_AT_ONCE):
+            wide = piece.double().mean(1, keepdim=True) if of == "rows" else piece.double()
+            total += float(wide.sum())
+            stacked[top : top + len(piece)] = wide
+            top += len(piece)
+    mean = total / stacked.numel()
+    for piece in stacked.split(ROWS_AT_ONCE):
+        piece.copy_(piece.double() / mean if mean > 0 else torch.ones_like(piece))
+    return stacked

@@ -180,7 +180,7 @@ class ResidualAutoencoder:
 
         if hints is None or not self.calibrated:
             return SideWeights()
-        return SideWeights(*group_metrics(hints, PRESETS[self.metric], 0.0, matrix.device))
+        return SideWeights.of(*group_metrics(hints, PRESETS[self.metric], 0.0, matrix.device))
 
     def _fitted(
         self, matrix: Tensor, size: int, budget: Budget, weights: SideWeights, *, seed: int, report: Report
@@ -190,7 +190,6 @@ class ResidualAutoencoder:
 
         from offcomp.numerics.residual_fit import Decoder, Target, fit_linear
         from offcomp.numerics.residual_training import train
-        from offcomp.numerics.side_weights import SideWeights
         from offcomp.numerics.sparse_part import Sparse
 
         rows, cols = matrix.shape
@@ -198,7 +197,7 @@ class ResidualAutoencoder:
         upright = matrix.detach().T if turned else matrix.detach()
         scale = _scale(upright)
         hidden, entries = self._counts(rows, cols, size)
-        sides = SideWeights(weights.columns, weights.rows) if turned else weights
+        sides = weights.turned if turned else weights
         target = Target(upright.float(), entries, sides, scale)
         share = 0.2 if hidden else 0.9
         latents, linear, sparse = fit_linear(target, size, self.rounds, lambda done: report(share * done))

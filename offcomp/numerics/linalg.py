@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offcomp.numerics.allocator import give_back_free_memory
@@ -57,6 +57,13 @@ def _weighted_pieces(tall: Float[Tensor, "rows cols"], rows: Metric | None, colu
     for piece in pieces_of(tall) if rows is None else rows.root_pieces(tall, _height(tall)):
         wide = piece.double()
         yield wide if columns is None else columns.root(wide.T).T
+
+
+def weighted_pieces(
+    matrix: Float[Tensor, "rows cols"], row_metric: Metric | None, column_metric: Metric | None
+) -> Iterator[Float64[Tensor, "_ _"]]:
+    """R^½ W C^½, of a wide W its transpose, in pieces one above the other."""
+    return _weighted_pieces(*_upright(matrix, row_metric, column_metric))
 
 
 def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Float[Tensor, "cols cols"]:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offcomp.numerics.grams import eigen_in_place
+from offcomp.numerics.spool import Spool
 
 FLOOR = 1e-8
 """Of the mean eigenvalue: condition numbers stay below n / FLOOR, so that some digits of float64 are left."""
@@ -72,6 +73,14 @@ class DeferredBlock:
         self._seen[:] = [block.extremes]
         return block
 
+    def kept_in(self, spool: Spool) -> Block | DeferredBlock:
+        """The same, made once and read from there for each use; a diagonal one stays in memory."""
+        block = self.whole()
+        if block.vectors is None:
+            return block
+        values, read = block.values, spool.put(block.vectors.T)  # which lie in memory so
+        return DeferredBlock(self.size, lambda: Block(values, read().T), [block.extremes])
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -109,6 +118,10 @@ class Metric:
     def inverse_root(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """M^-½ times a matrix, in float64."""
         return self._apply(matrix, -0.5)
+
+    def kept_in(self, spool: Spool) -> Metric:
+        """The metric with deferred blocks read from there for each use."""
+        return Metric(tuple(block.kept_in(spool) if isinstance(block, DeferredBlock) else block for block in self.blocks))
 
     def held(self) -> Metric:
         """The metric with every block in memory, for many uses."""

@@ -1,64 +1,116 @@
-"""A squared error in the metrics of both sides of a matrix, in float32, for fits that need its gradient many times.
+"""A squared error in the metrics of both sides of a matrix, for fits that need it and its gradient many times.
 
-    error(E) = tr(Eᵀ R E C),     ½ its gradient: R E C
+    error(E) = tr(Eᵀ R E C),     ½ its gradient: R E C, in float32
 
-R of the rows and C of the columns are block-diagonal (`numerics.metrics`); without a metric they are identities.
+R of the rows and C of the columns are block-diagonal (`numerics.metrics`); without a metric they are identities. Blocks that
+are made from text at each use are made once here, and wait on disk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
-from offcomp.numerics.metrics import Metric
+from offcomp.numerics.linalg import weighted_pieces
+from offcomp.numerics.metrics import Block, DeferredBlock, Metric
+from offcomp.numerics.spool import Spool
 
-Blocks = tuple[Tensor, ...]
 PIECE_ENTRIES = 1 << 18
 
 
-def _blocks(metric: Metric | None) -> Blocks | None:
-    """Each block as a float32 vector or matrix."""
-    if metric is None:
-        return None
-    blocks = (block.whole() for block in metric.blocks)
-    return tuple((b.values if b.vectors is None else (b.vectors * b.values) @ b.vectors.T).float() for b in blocks)
+@dataclass(frozen=True)
+class _NarrowBlock:
+    """A block in float32: its diagonal (k,), and unless it is diagonal what gives the whole of it (k, k)."""
+
+    diagonal: Tensor
+    whole: Callable[[], Tensor] | None = None
+
+    @staticmethod
+    def of(block: Block | DeferredBlock, spool: Spool) -> _NarrowBlock:
+        """That of a block in float64."""
+        wide = block.whole()
+        if wide.vectors is None:
+            return _NarrowBlock(wide.values.float())
+        matrix = torch.empty(wide.size, wide.size, device=wide.values.device)
+        height = max(1, PIECE_ENTRIES // wide.size)
+        for vectors, place in zip(wide.vectors.split(height), matrix.split(height), strict=True):
+            place.copy_((vectors * wide.values) @ wide.vectors.T)
+        del wide
+        whole = spool.put(matrix) if isinstance(block, DeferredBlock) else lambda: matrix
+        return _NarrowBlock(matrix.diagonal().clone(), whole)
+
+
+Blocks = tuple[_NarrowBlock, ...]
+
+
+def _narrow(metric: Metric | None, spool: Spool) -> Blocks | None:
+    return None if metric is None else tuple(_NarrowBlock.of(block, spool) for block in metric.blocks)
+
+
+def _by_rows(blocks: Blocks, matrix: Tensor) -> Tensor:
+    """R E."""
+    result = torch.empty(matrix.shape, device=matrix.device)
+    heights = [len(block.diagonal) for block in blocks]
+    for block, part, place in zip(blocks, matrix.split(heights), result.split(heights), strict=True):
+        if block.whole is None:
+            torch.mul(block.diagonal[:, None], part, out=place)
+        else:
+            torch.mm(block.whole(), part, out=place)
+    return result
+
+
+def _by_columns(matrix: Tensor, blocks: Blocks) -> Tensor:
+    """E C."""
+    result = torch.empty(matrix.shape, device=matrix.device)
+    widths = [len(block.diagonal) for block in blocks]
+    for block, part, place in zip(blocks, matrix.split(widths, 1), result.split(widths, 1), strict=True):
+        if block.whole is None:
+            torch.mul(part, block.diagonal, out=place)
+        else:
+            torch.mm(part, block.whole(), out=place)
+    return result
+
+
+def _diagonal(blocks: Blocks) -> Tensor:
+    return torch.cat([block.diagonal for block in blocks])
 
 
 def squared_norm(matrix: Float[Tensor, "rows cols"]) -> float:
     """The sum of the squared entries, in float64, a piece at a time."""
-    height = max(1, PIECE_ENTRIES // max(1, matrix.shape[1]))
-    return sum(float(piece.double().square_().sum()) for piece in matrix.split(height))
+    return inner_product(matrix, matrix)
 
 
-def _applied(blocks: Blocks | None, matrix: Tensor) -> Tensor:
-    if blocks is None:
-        return matrix
-    parts = matrix.split([len(block) for block in blocks])
-    return torch.cat([b[:, None] * part if b.ndim == 1 else b @ part for b, part in zip(blocks, parts, strict=True)])
-
-
-def _diagonal(blocks: Blocks | None) -> Tensor | None:
-    return None if blocks is None else torch.cat([b if b.ndim == 1 else b.diagonal() for b in blocks])
+def inner_product(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows cols"]) -> float:
+    """The sum of the products of entries, in float64, a piece at a time."""
+    height = max(1, PIECE_ENTRIES // max(1, one.shape[1]))
+    pieces = zip(one.split(height), other.split(height), strict=True)
+    return sum(float((a.double() * b).sum()) for a, b in pieces)
 
 
 @dataclass(frozen=True)
 class SideWeights:
-    """The metrics R and C of a (rows, cols) matrix, held whole."""
+    """The metrics R and C of a (rows, cols) matrix; without any the plain squared error."""
 
     rows: Metric | None = None
     columns: Metric | None = None
+    _of_rows: Blocks | None = None
+    _of_columns: Blocks | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", self.rows and self.rows.held())
-        object.__setattr__(self, "columns", self.columns and self.columns.held())
-        object.__setattr__(self, "_row_blocks", _blocks(self.rows))
-        object.__setattr__(self, "_column_blocks", _blocks(self.columns))
+    @staticmethod
+    def of(rows: Metric | None, columns: Metric | None) -> SideWeights:
+        """Raises StorageError where there is no room on disk for blocks that have to wait there."""
+        spool = Spool()
+        rows, columns = rows and rows.kept_in(spool), columns and columns.kept_in(spool)
+        return SideWeights(rows, columns, _narrow(rows, spool), _narrow(columns, spool))
 
-    _row_blocks: Blocks | None = None
-    _column_blocks: Blocks | None = None
+    @property
+    def turned(self) -> SideWeights:
+        """Those of the transposed matrix."""
+        return SideWeights(self.columns, self.rows, self._of_columns, self._of_rows)
 
     @property
     def plain(self) -> bool:
@@ -67,21 +119,31 @@ class SideWeights:
 
     def weighted(self, error: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """R E C; E itself where both are identities."""
-        by_rows = _applied(self._row_blocks, error)
-        return by_rows if self._column_blocks is None else _applied(self._column_blocks, by_rows.T).T
+        product = error if self._of_rows is None else _by_rows(self._of_rows, error)
+        return product if self._of_columns is None else _by_columns(product, self._of_columns)
 
     def squared(self, error: Float[Tensor, "rows cols"]) -> float:
         """tr(Eᵀ R E C), by the square roots of the metrics, in float64."""
-        half = error if self.rows is None else self.rows.root(error)
-        half = half if self.columns is None else self.columns.root(half.T)
-        return squared_norm(half)
+        if self.plain:
+            return squared_norm(error)
+        return sum(float(piece.square().sum()) for piece in weighted_pieces(error, self.rows, self.columns))
 
     def roughly_squared(self, error: Float[Tensor, "rows cols"]) -> float:
         """The same to the digits of float32, in a fraction of the time."""
-        return squared_norm(error) if self.plain else float((error * self.weighted(error)).sum())
+        return inner_product(error, self.weighted(error))
 
-    def diagonal(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
-        """R_ii C_jj for each entry (i, j), of the shape of `matrix`; not more memory than two vectors."""
-        rows, columns = _diagonal(self._row_blocks), _diagonal(self._column_blocks)
-        ones = torch.ones((), device=matrix.device)
-        return (ones if rows is None else rows[:, None]) * (ones if columns is None else columns[None])
+    def scale(self, matrix: Float[Tensor, "rows cols"], power: float) -> None:
+        """Multiply each entry (i, j) by R_ii C_jj to this power, in place."""
+        if self._of_rows is not None:
+            matrix *= _diagonal(self._of_rows).pow(power)[:, None]
+        if self._of_columns is not None:
+            matrix *= _diagonal(self._of_columns).pow(power)
+
+    def diagonal_at(self, positions: Integer[Tensor, " count"], cols: int) -> Float[Tensor, " count"]:
+        """R_ii C_jj of the entries (i, j) at positions i · cols + j."""
+        found = torch.ones(len(positions), device=positions.device)
+        if self._of_rows is not None:
+            found *= _diagonal(self._of_rows)[positions // cols]
+        if self._of_columns is not None:
+            found *= _diagonal(self._of_columns)[positions % cols]
+        return found

@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from offcomp.numerics.allocator import give_back_free_memory
-from offcomp.numerics.side_weights import SideWeights
+from offcomp.numerics.side_weights import SideWeights, squared_norm
 
 SAMPLE = 1 << 18
 SHORT = torch.iinfo(torch.int32).max
@@ -134,25 +134,24 @@ def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, 
         entries = error.view(-1)
         return largest_of(lambda: entries.split(SAMPLE), error, count)
     before.add_to(error, -1.0)
-    diagonal = weights.diagonal(error)
-    gradient = weights.weighted(error).contiguous()
-    step = gradient / diagonal  # where each entry alone would go; all together go almost twice as far as is best
-    step *= (
-        OVER_RELAXATION
-        * (gradient * step).sum()
-        / (step * weights.weighted(step)).sum().clamp_min(torch.finfo(torch.float32).tiny)
-    )
+    step = weights.weighted(error).contiguous()  # half the gradient, downhill
+    weights.scale(step, -0.5)
+    gain = squared_norm(step)
+    weights.scale(step, -0.5)  # where each entry alone would go; all together go almost twice as far as is best
+    step *= OVER_RELAXATION * gain / max(weights.roughly_squared(step), torch.finfo(torch.float32).tiny)
     before.add_to(step)
-    positions = largest_entries(step * diagonal.sqrt(), count)
-    start = Sparse(positions, step.view(-1)[positions])
     before.add_to(error)
-    return _solved(error, start, diagonal.expand_as(error), weights)
+    weights.scale(step, 0.5)  # to what each would gain, as its root
+    positions = largest_entries(step, count)
+    values = step.view(-1)[positions] / weights.diagonal_at(positions, error.shape[1]).sqrt()
+    del step
+    return _solved(error, Sparse(positions, values), weights)
 
 
-def _solved(error: Tensor, start: Sparse, diagonal: Tensor, weights: SideWeights) -> Sparse:
+def _solved(error: Tensor, start: Sparse, weights: SideWeights) -> Sparse:
     """The best values at the places of `start`, by conjugate gradients preconditioned with the diagonal. Overwrites `error`."""
     places = start.positions
-    inverse = 1 / diagonal[places // error.shape[1], places % error.shape[1]]
+    inverse = 1 / weights.diagonal_at(places, error.shape[1])
     start.add_to(error, -1.0)
     values, residual = start.values, weights.weighted(error).reshape(-1)[places]
     scaled = inverse * residual
