@@ -185,6 +185,21 @@ def test_gradients_are_the_same_in_one_pass_and_in_several(tiny: Callable[[str],
     assert all(torch.equal(one, other) for one, other in zip(found(ROOM), found(0), strict=True))
 
 
+@pytest.mark.parametrize("room", [0, ROOM])
+@pytest.mark.parametrize("name", ["column_moment", "row_moment"])
+def test_a_moment_may_be_overwritten_and_comes_whole_the_next_time(
+    tiny: Callable[[str], LoadedModel], name: str, room: int
+) -> None:
+    loaded = tiny("bert")
+    with calibrate(loaded, TEXTS, [spec_of(loaded, module) for module in ("query.0", "word_embeddings")], "rows") as hints:
+        hints.room = room
+        for index in (0, 1) if name == "row_moment" else (0,):
+            first = getattr(hints.statistics(index), name)
+            expected = first.clone()
+            first.zero_()
+            torch.testing.assert_close(getattr(hints.statistics(index), name), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["albert", "t5", "deberta_v2", "opt", "electra", "bert_classifier"])
 def test_every_compressible_module_of_a_family_has_moments(tiny: Callable[[str], LoadedModel], name: str) -> None:
     loaded = tiny(name)

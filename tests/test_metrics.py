@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from offcomp.errors import StorageError
 from offcomp.numerics.linalg import low_rank_factors, singular_values
 from offcomp.numerics.metrics import FLOOR, Metric, deferred_metric, diagonal_metric, full_metric, stacked_metric
+from offcomp.numerics.side_weights import SideWeights
+from offcomp.numerics.spool import Spool
 from tests.synthetic_hints import moment
 
 SHAPES = [(36, 12), (12, 36), (20, 20), (1, 8), (8, 1)]
@@ -77,16 +82,22 @@ def test_a_singular_moment_is_lifted_in_proportion_to_its_scale(scale: float) ->
     assert metric.condition == pytest.approx(full_metric(inputs.T @ inputs / scale**2).condition, rel=1e-3)
 
 
-def test_a_deferred_block_is_made_for_each_use_and_equals_the_one_that_is_held() -> None:
-    made: list[int] = []
+def deferred_and_held(size: int, made: list[int]) -> tuple[Metric, Metric]:
+    """The same metric of two blocks twice, the lower one made anew for each use, and in memory."""
 
     def second() -> Tensor:
         made.append(1)
-        return moment(9, 2)
+        return moment(size, 2)
 
-    weights, entries = torch.linspace(0.1, 3, 4, dtype=torch.float64), randn(13, 5)
-    deferred = stacked_metric([diagonal_metric(weights), deferred_metric(9, second, 0.2)])
-    held = stacked_metric([diagonal_metric(weights), full_metric(moment(9, 2), 0.2)])
+    upper = diagonal_metric(torch.linspace(0.1, 3, 4, dtype=torch.float64))
+    return stacked_metric([upper, deferred_metric(size, second, 0.2)]), stacked_metric(
+        [upper, full_metric(moment(size, 2), 0.2)]
+    )
+
+
+def test_a_deferred_block_is_made_for_each_use_and_equals_the_one_that_is_held() -> None:
+    made: list[int] = []
+    (deferred, held), entries = deferred_and_held(9, made), randn(13, 5)
     assert deferred.sizes == held.sizes and not made
     torch.testing.assert_close(deferred.root(entries), held.root(entries))
     torch.testing.assert_close(torch.cat(list(deferred.root_pieces(entries, 3))), held.root(entries))
@@ -95,8 +106,55 @@ def test_a_deferred_block_is_made_for_each_use_and_equals_the_one_that_is_held()
     kept = deferred.held()
     torch.testing.assert_close(kept.inverse_root(kept.root(entries)), entries)
     assert len(made) == 3
-    unused = deferred_metric(9, second, 0.2)
-    assert unused.condition == pytest.approx(full_metric(moment(9, 2), 0.2).condition)
+    unused, _ = deferred_and_held(9, made)
+    assert unused.condition == pytest.approx(held.condition)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+def test_weights_of_both_sides_are_those_of_the_metrics_whose_blocks_they_make_once(turned: bool, both: bool) -> None:
+    made: list[int] = []
+    rows, same_rows = deferred_and_held(9, made)
+    columns = full_metric(moment(6, 5)) if both else None
+    weights, error = SideWeights.of(rows, columns), randn(13, 6).float()
+    inner = torch.eye(6, dtype=torch.float64) if columns is None else dense(columns)
+    expected = dense(same_rows) @ error.double() @ inner
+    diagonal = dense(same_rows).diagonal()[:, None] * inner.diagonal()
+    assert len(made) == 1
+    if turned:
+        weights, error, expected, diagonal = weights.turned, error.T, expected.T, diagonal.T
+    for _ in range(3):
+        torch.testing.assert_close(weights.weighted(error).double(), expected, rtol=1e-4, atol=1e-5)
+        assert weights.squared(error) == pytest.approx((error.double() * expected).sum().item(), rel=1e-9)
+        assert weights.roughly_squared(error) == pytest.approx(weights.squared(error), rel=1e-5)
+    scaled = error.clone()
+    weights.scale(scaled, -0.5)
+    torch.testing.assert_close(scaled.double(), error.double() / diagonal.sqrt(), rtol=1e-4, atol=1e-5)
+    places = torch.tensor([0, 17, 77])
+    found = weights.diagonal_at(places, error.shape[1]).double()
+    torch.testing.assert_close(found, diagonal.reshape(-1)[places], rtol=1e-5, atol=0)
+    assert len(made) == 1
+
+
+def test_a_spool_gives_back_what_was_put_in_any_order() -> None:
+    spool = Spool()
+    tensors = [randn(3, 4), torch.arange(5), randn(2, 2).T, torch.zeros(0, 3), randn(4, 1).float()]
+    readers = [spool.put(tensor) for tensor in tensors]
+    for index in (4, 0, 3, 2, 1, 0):
+        assert torch.equal(readers[index](), tensors[index])
+        assert readers[index]().dtype == tensors[index].dtype
+    readers[0]().zero_()
+    assert torch.equal(readers[0](), tensors[0])
+
+
+def test_a_disk_without_room_for_metrics_is_told_in_a_sentence() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"no room for 1 MB of metrics .* set TMPDIR"):
+            Spool().put(torch.zeros(1 << 18))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("shape", [(1200, 1400), (1400, 1200), (12, 30), (30, 12)])

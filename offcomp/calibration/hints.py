@@ -109,8 +109,10 @@ class GroupHints:
         return self.calibration.owned(self.moments(spec).second)
 
     def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
-        """ "fisher", "sensitivity" or "row_moment" of one member."""
-        return self.calibration.gradients(self._likely_next(spec), name, self.room)
+        """ "fisher", "sensitivity" or "row_moment" of one member, of which an embedding has no row moment."""
+        lookups = {each for each, lookup in zip(self.specs, self.embeddings, strict=True) if lookup}
+        wanted = [each for each in self._likely_next(spec) if name != "row_moment" or each not in lookups]
+        return self.calibration.gradients(wanted, name, self.room)
 
     def _likely_next(self, spec: ModuleSpec) -> tuple[ModuleSpec, ...]:
         """A member, and as long as none is settled those after it, which will be asked for next."""

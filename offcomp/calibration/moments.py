@@ -19,8 +19,8 @@ from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import stored_view
 
-PIECE_ENTRIES = 1 << 20  # 8 MB in float64
-TOKENS_AT_ONCE = 512
+PIECE_ENTRIES = 1 << 19  # 4 MB in float64
+TOKENS_AT_ONCE = 256
 """So many at most go through the model together, so that their activations stay small beside it."""
 
 

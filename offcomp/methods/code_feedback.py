@@ -34,13 +34,14 @@ def with_feedback(
     ends = list(accumulate(hints.heights))
     for number, index in enumerate(hints.order):
         rows = slice(ends[index] - hints.heights[index], ends[index])
-        matrix = coded(rows)
         if hints.embeddings[index]:
+            matrix = coded(rows)
             part = book.decode(codes[rows], scales[rows], matrix.shape[1])
         else:
             length = 1 if hints.turned[index] else book.length
             code = _code_turned if hints.turned[index] else _code_upright
             ordered = damped_order_and_factor(_moment(hints, index, length), damping, length)
+            matrix = coded(rows)
             part = code(book, matrix, codes[rows], scales[rows], ordered=ordered)
             del ordered
         hints.settle(index, part + exact[rows] - matrix)
