@@ -45,6 +45,7 @@ def with_feedback(
             part = code(book, matrix, codes[rows], scales[rows], ordered=ordered)
             del ordered
         hints.settle(index, part + exact[rows] - matrix)
+        del part, matrix  # before the next moment is taken
         report((number + 1) / len(ends))
 
 
