@@ -8,7 +8,7 @@ are made from text at each use are made once here, and wait on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -43,36 +43,23 @@ class _NarrowBlock:
         whole = spool.put(matrix) if isinstance(block, DeferredBlock) else lambda: matrix
         return _NarrowBlock(matrix.diagonal().clone(), whole)
 
+    def held(self) -> _NarrowBlock:
+        """The same in memory, for many uses."""
+        if self.whole is None:
+            return self
+        matrix = self.whole()
+        return _NarrowBlock(self.diagonal, lambda: matrix)
+
+    def after(self, columns: Tensor) -> Tensor:
+        """k columns times the block."""
+        return columns * self.diagonal if self.whole is None else columns @ self.whole()
+
 
 Blocks = tuple[_NarrowBlock, ...]
 
 
 def _narrow(metric: Metric | None, spool: Spool) -> Blocks | None:
     return None if metric is None else tuple(_NarrowBlock.of(block, spool) for block in metric.blocks)
-
-
-def _by_rows(blocks: Blocks, matrix: Tensor) -> Tensor:
-    """R E."""
-    result = torch.empty(matrix.shape, device=matrix.device)
-    heights = [len(block.diagonal) for block in blocks]
-    for block, part, place in zip(blocks, matrix.split(heights), result.split(heights), strict=True):
-        if block.whole is None:
-            torch.mul(block.diagonal[:, None], part, out=place)
-        else:
-            torch.mm(block.whole(), part, out=place)
-    return result
-
-
-def _by_columns(matrix: Tensor, blocks: Blocks) -> Tensor:
-    """E C."""
-    result = torch.empty(matrix.shape, device=matrix.device)
-    widths = [len(block.diagonal) for block in blocks]
-    for block, part, place in zip(blocks, matrix.split(widths, 1), result.split(widths, 1), strict=True):
-        if block.whole is None:
-            torch.mul(part, block.diagonal, out=place)
-        else:
-            torch.mm(part, block.whole(), out=place)
-    return result
 
 
 def _diagonal(blocks: Blocks) -> Tensor:
@@ -118,9 +105,34 @@ class SideWeights:
         return self.rows is None and self.columns is None
 
     def weighted(self, error: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
-        """R E C; E itself where both are identities."""
-        product = error if self._of_rows is None else _by_rows(self._of_rows, error)
-        return product if self._of_columns is None else _by_columns(product, self._of_columns)
+        """R E C."""
+        result = torch.empty(error.shape, device=error.device)
+        for top, piece in self.weighted_pieces(error):
+            result[top : top + len(piece)] = piece
+        return result
+
+    def weighted_pieces(self, error: Float[Tensor, "rows cols"]) -> Iterator[tuple[int, Float[Tensor, "_ cols"]]]:
+        """R E C in pieces one above the other, each with the number of its first row."""
+        columns = self._of_columns and [block.held() for block in self._of_columns]
+        widths = [len(block.diagonal) for block in columns or ()]
+        top = 0
+        for piece in self._times_rows(error):
+            parts = zip(columns or (), piece.split(widths, 1) if widths else (), strict=True)
+            yield top, torch.cat([block.after(part) for block, part in parts], 1) if columns else piece
+            top += len(piece)
+
+    def _times_rows(self, error: Tensor) -> Iterator[Tensor]:
+        """R E, a full block of rows or some other rows at a time."""
+        height = max(1, PIECE_ENTRIES // max(1, error.shape[1]))
+        if self._of_rows is None:
+            yield from error.split(height)
+            return
+        for block, part in zip(self._of_rows, error.split([len(block.diagonal) for block in self._of_rows]), strict=True):
+            if block.whole is None:
+                for some, rows in zip(block.diagonal.split(height), part.split(height), strict=True):
+                    yield some[:, None] * rows
+            else:
+                yield block.whole() @ part
 
     def squared(self, error: Float[Tensor, "rows cols"]) -> float:
         """tr(Eᵀ R E C), by the square roots of the metrics, in float64."""
@@ -128,9 +140,14 @@ class SideWeights:
             return squared_norm(error)
         return sum(float(piece.square().sum()) for piece in weighted_pieces(error, self.rows, self.columns))
 
+    def squared_between(self, one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows cols"]) -> float:
+        """`squared` of the difference, which is taken in float64, a piece at a time."""
+        pieces = zip(*(weighted_pieces(each, self.rows, self.columns) for each in (one, other)), strict=True)
+        return sum(float((a - b).square().sum()) for a, b in pieces)
+
     def roughly_squared(self, error: Float[Tensor, "rows cols"]) -> float:
-        """The same to the digits of float32, in a fraction of the time."""
-        return inner_product(error, self.weighted(error))
+        """`squared` to the digits of float32, in a fraction of the time."""
+        return sum(inner_product(error[top : top + len(piece)], piece) for top, piece in self.weighted_pieces(error))
 
     def scale(self, matrix: Float[Tensor, "rows cols"], power: float) -> None:
         """Multiply each entry (i, j) by R_ii C_jj to this power, in place."""

@@ -134,7 +134,7 @@ def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, 
         entries = error.view(-1)
         return largest_of(lambda: entries.split(SAMPLE), error, count)
     before.add_to(error, -1.0)
-    step = weights.weighted(error).contiguous()  # half the gradient, downhill
+    step = weights.weighted(error)  # half the gradient, downhill
     weights.scale(step, -0.5)
     gain = squared_norm(step)
     weights.scale(step, -0.5)  # where each entry alone would go; all together go almost twice as far as is best
@@ -153,15 +153,24 @@ def _solved(error: Tensor, start: Sparse, weights: SideWeights) -> Sparse:
     places = start.positions
     inverse = 1 / weights.diagonal_at(places, error.shape[1])
     start.add_to(error, -1.0)
-    values, residual = start.values, weights.weighted(error).reshape(-1)[places]
+    values, residual = start.values, _weighted_at(error, places, weights)
     scaled = inverse * residual
     direction, energy = scaled, (residual * scaled).sum()
     for _ in range(SOLVER_STEPS):
         error.zero_().view(-1)[places] = direction
-        image = weights.weighted(error).reshape(-1)[places]
+        image = _weighted_at(error, places, weights)
         length = energy / (direction * image).sum().clamp_min(torch.finfo(torch.float32).tiny)
         values, residual = values + length * direction, residual - length * image
         scaled = inverse * residual
         energy, old = (residual * scaled).sum(), energy
         direction = scaled + (energy / old.clamp_min(torch.finfo(torch.float32).tiny)) * direction
     return Sparse(places, values)
+
+
+def _weighted_at(error: Float[Tensor, "rows cols"], positions: Tensor, weights: SideWeights) -> Float[Tensor, " count"]:
+    """The entries of R E C at increasing positions."""
+    found = []
+    for top, piece in weights.weighted_pieces(error):
+        start = top * error.shape[1]
+        found.append(piece.reshape(-1)[positions[_within(positions, start, piece.numel())] - start])
+    return torch.cat(found)
