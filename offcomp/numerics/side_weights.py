@@ -8,7 +8,7 @@ are made from text at each use are made once here, and wait on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +66,12 @@ def _diagonal(blocks: Blocks) -> Tensor:
     return torch.cat([block.diagonal for block in blocks])
 
 
+def _times_columns(rows: Tensor, blocks: Sequence[_NarrowBlock]) -> Tensor:
+    """Some rows of E, times C."""
+    parts = rows.split([len(block.diagonal) for block in blocks], 1)
+    return torch.cat([block.after(part) for block, part in zip(blocks, parts, strict=True)], 1)
+
+
 def squared_norm(matrix: Float[Tensor, "rows cols"]) -> float:
     """The sum of the squared entries, in float64, a piece at a time."""
     return inner_product(matrix, matrix)
@@ -113,12 +119,10 @@ class SideWeights:
 
     def weighted_pieces(self, error: Float[Tensor, "rows cols"]) -> Iterator[tuple[int, Float[Tensor, "_ cols"]]]:
         """R E C in pieces one above the other, each with the number of its first row."""
-        columns = self._of_columns and [block.held() for block in self._of_columns]
-        widths = [len(block.diagonal) for block in columns or ()]
+        columns = None if self._of_columns is None else [block.held() for block in self._of_columns]
         top = 0
         for piece in self._times_rows(error):
-            parts = zip(columns or (), piece.split(widths, 1) if widths else (), strict=True)
-            yield top, torch.cat([block.after(part) for block, part in parts], 1) if columns else piece
+            yield top, piece if columns is None else _times_columns(piece, columns)
             top += len(piece)
 
     def _times_rows(self, error: Tensor) -> Iterator[Tensor]:
