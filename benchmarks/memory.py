@@ -6,8 +6,9 @@ float32. Prints two tables, all from this run on this machine:
 1. For each method and shape, a process of its own fits a small random matrix first, so that libraries are loaded, and then
    one of the shape, at ratio 2 (codebook and quantization: 8 in bytes). "beside" is the most memory (resident set) that the
    process held during the fit, less what it held just before, in multiples of the matrix. The matrix is one multiple more, and
-   no model is in memory during a fit, so the promise leaves 2 and the size of the model. `--large` adds an FFN weight of
-   Llama-7B for the SVD and the codebook.
+   no model is in memory during a fit, so the promise leaves 2 and the size of the model: 3 where the model is this one matrix.
+   `banaei2023` needs more for a square one, whose encoder, decoder and Adam's moments of both each outweigh the latents.
+   `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
 2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at the same ratios, without tasks;
    methods that read calibration text come last. "beside" is the most that it held, less what it held before it loaded the
    model, less the model's weights, in multiples of its largest group. Libraries are loaded before; batches of text count.
