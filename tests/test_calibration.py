@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from offcomp.calibration import Calibration, calibrate
+from offcomp.calibration import moments as moments_module
 from offcomp.calibration.batches import TokenBatch, token_batches
 from offcomp.calibration.gradients import gather_gradients
 from offcomp.calibration.likelihood import Likelihood
-from offcomp.calibration.moments import gather_moments
+from offcomp.calibration.moments import InputMoments, gather_moments, output_errors
 from offcomp.calibration.passes import ROOM
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
@@ -170,6 +172,59 @@ def test_a_batch_comes_apart_into_whole_texts(tiny: Callable[[str], LoadedModel]
     assert torch.equal(torch.cat([part.counted for part in parts]), batch.counted)
     for name, tensor in batch.inputs.items():
         assert torch.equal(torch.cat([part.inputs[name] for part in parts]), tensor)
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokens", "heights"), [(6, 16, [2, 2, 2]), (5, 1, [2, 3]), (3, 8, [3]), (1, 1, [1]), (2, 1, [2]), (6, 32, [3, 3])]
+)
+def test_parts_have_at_least_so_many_texts(
+    tiny: Callable[[str], LoadedModel], texts: int, tokens: int, heights: list[int]
+) -> None:
+    (batch,) = token_batches(tiny("bert"), [TEXTS[0]] * texts, 8, False)
+    assert [len(part.counted) for part in batch.parts(tokens, at_least=2)] == heights
+
+
+@pytest.mark.parametrize("weighting", ["equal", "output"])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("bert", "ffn_in.0"),
+        ("bert", "word_embeddings"),
+        ("bert", "bert.embeddings.position_embeddings"),
+        ("bert", "pooler"),
+        ("deberta_v2", "key.0"),
+        ("t5", "encoder.query.0"),
+    ],
+)
+def test_a_batch_says_the_same_in_parts(
+    tiny: Callable[[str], LoadedModel],
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    module: str,
+    weighting: str,
+) -> None:
+    """Vectors of positions belong to no text: they go through a DeBERTa's key projection once a pass."""
+    shared_keys = name == "deberta_v2"
+    loaded = load(str(tiny_models.save(tiny_models.deberta_v2(share_att_key=True), tmp_path))) if shared_keys else tiny(name)
+    spec = spec_of(loaded, module)
+    batches = token_batches(loaded, TEXTS, 16, special_tokens=False)
+    error = {spec: read(loaded.model, spec) * 0.9}
+
+    def found() -> tuple[InputMoments, tuple[float, float]]:
+        moments = gather_moments(loaded.model, [spec], batches, weighting)[spec]
+        return moments, output_errors(loaded.model, error, batches, weighting)[spec]
+
+    (whole, whole_error), parts = found(), []
+    monkeypatch.setattr("offcomp.calibration.moments.TOKENS_AT_ONCE", 16)
+    run = moments_module.run
+    monkeypatch.setattr("offcomp.calibration.moments.run", lambda *pass_: (parts.append(pass_), run(*pass_)))
+    split, split_error = found()
+    assert len(parts) == 6
+    assert split.num_tokens == whole.num_tokens
+    torch.testing.assert_close(split.second, whole.second, rtol=1e-5, atol=1e-7)
+    assert split_error == pytest.approx(whole_error, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fisher", "row_moment"])

@@ -112,17 +112,22 @@ def test_a_deferred_block_is_made_for_each_use_and_equals_the_one_that_is_held()
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("both", [False, True])
-def test_weights_of_both_sides_are_those_of_the_metrics_whose_blocks_they_make_once(turned: bool, both: bool) -> None:
+@pytest.mark.parametrize("width", [6, 20])
+def test_weights_of_both_sides_are_those_of_the_metrics_whose_blocks_they_make_once(
+    turned: bool, both: bool, width: int
+) -> None:
     made: list[int] = []
     rows, same_rows = deferred_and_held(9, made)
-    columns = full_metric(moment(6, 5)) if both else None
-    weights, error = SideWeights.of(rows, columns), randn(13, 6).float()
-    inner = torch.eye(6, dtype=torch.float64) if columns is None else dense(columns)
+    columns = full_metric(moment(width, 5)) if both else None
+    weights, error = SideWeights.of(rows, columns), randn(13, width).float()
+    inner = torch.eye(width, dtype=torch.float64) if columns is None else dense(columns)
     expected = dense(same_rows) @ error.double() @ inner
     diagonal = dense(same_rows).diagonal()[:, None] * inner.diagonal()
     assert len(made) == 1
     if turned:
         weights, error, expected, diagonal = weights.turned, error.T, expected.T, diagonal.T
+    other = randn(*error.shape, seed=8).float()
+    assert weights.squared_between(error + other, other) == pytest.approx(weights.squared(error), rel=1e-5)
     for _ in range(3):
         torch.testing.assert_close(weights.weighted(error).double(), expected, rtol=1e-4, atol=1e-5)
         assert weights.squared(error) == pytest.approx((error.double() * expected).sum().item(), rel=1e-9)
@@ -147,14 +152,24 @@ def test_a_spool_gives_back_what_was_put_in_any_order() -> None:
     assert torch.equal(readers[0](), tensors[0])
 
 
-def test_a_disk_without_room_for_metrics_is_told_in_a_sentence() -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+@pytest.mark.parametrize("limit", [0, 1000, 3996])
+def test_a_disk_without_room_for_metrics_is_told_in_a_sentence(limit: int) -> None:
+    spool, before = Spool(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(StorageError, match=r"no room for 1 MB of metrics .* set TMPDIR"):
-            Spool().put(torch.zeros(1 << 18))
+        with pytest.raises(StorageError, match=r"no room for 4\.0 MB of metrics .* set TMPDIR"):
+            spool.put(torch.zeros(1_000_000))
+        with pytest.raises(StorageError, match=r"no room for 0\.0 MB of metrics"):
+            spool.put(torch.zeros(1000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_without_a_folder_for_temporary_files_the_sentence_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(StorageError, match="set TMPDIR"):
+        Spool().put(torch.zeros(3))
+    assert SideWeights.of(None, full_metric(moment(4, 1))).columns, "which needs no file"
 
 
 @pytest.mark.parametrize("shape", [(1200, 1400), (1400, 1200), (12, 30), (30, 12)])

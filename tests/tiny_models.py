@@ -98,7 +98,7 @@ def electra() -> PreTrainedModel:
     return _built("ElectraForMaskedLM", config)
 
 
-def deberta_v2() -> PreTrainedModel:
+def deberta_v2(*, share_att_key: bool = False) -> PreTrainedModel:
     config = transformers.DebertaV2Config(
         **BERT_SIZES,
         type_vocab_size=3,
@@ -106,7 +106,7 @@ def deberta_v2() -> PreTrainedModel:
         position_buckets=4,
         max_relative_positions=POSITIONS,
         pos_att_type="c2p|p2c",
-        share_att_key=False,
+        share_att_key=share_att_key,
         num_labels=5,
     )
     return _built("DebertaV2ForSequenceClassification", config)

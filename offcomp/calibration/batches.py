@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,12 +32,14 @@ class TokenBatch:
         """(texts, tokens) bool: all but padding."""
         return self.inputs["attention_mask"].bool()
 
-    def parts(self, num_tokens: int) -> Iterator[TokenBatch]:
-        """The same texts in batches of at most so many tokens, or of one text."""
+    def parts(self, num_tokens: int, at_least: int = 1) -> Iterator[TokenBatch]:
+        """The same texts in batches of like height, each of at most so many tokens, but of `at_least` so many texts."""
+        texts = len(self.counted)
         height = max(1, num_tokens // self.counted.shape[1])
-        for start in range(0, len(self.counted), height):
-            rows = slice(start, start + height)
-            yield TokenBatch({name: tensor[rows] for name, tensor in self.inputs.items()}, self.counted[rows])
+        number = min(-(-texts // height), max(1, texts // at_least))
+        for start, end in pairwise(texts * index // number for index in range(number + 1)):
+            inputs = {name: tensor[start:end] for name, tensor in self.inputs.items()}
+            yield TokenBatch(inputs, self.counted[start:end])
 
 
 def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:

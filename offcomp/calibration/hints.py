@@ -47,7 +47,7 @@ class GroupHints:
         self._settled = settled
 
     def statistics(self, index: int) -> MemberStatistics:
-        """Statistics of a member on inputs that settled members already shape, each computed when it is first read."""
+        """Statistics of a member on inputs that settled members already shape, each computed when it is read."""
         return MemberStatistics(self, self.specs[index], self.embeddings[index])
 
     def follow(self) -> None:
@@ -109,9 +109,10 @@ class GroupHints:
         return self.calibration.owned(self.moments(spec).second)
 
     def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
-        """ "fisher", "sensitivity" or "row_moment" of one member, of which an embedding has no row moment."""
+        """ "fisher", "sensitivity" or "row_moment" of one member; an embedding has no row moment of gradients."""
+        first, *others = self._likely_next(spec)
         lookups = {each for each, lookup in zip(self.specs, self.embeddings, strict=True) if lookup}
-        wanted = [each for each in self._likely_next(spec) if name != "row_moment" or each not in lookups]
+        wanted = [first, *(each for each in others if name != "row_moment" or each not in lookups)]
         return self.calibration.gradients(wanted, name, self.room)
 
     def _likely_next(self, spec: ModuleSpec) -> tuple[ModuleSpec, ...]:

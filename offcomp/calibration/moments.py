@@ -69,20 +69,25 @@ class Watch:
     uses: int | None = None
 
     def run(self, batches: Sequence[TokenBatch]) -> None:
-        """Forward passes over all batches, without gradients."""
-        for batch in batches:
-            for part in batch.parts(TOKENS_AT_ONCE):
-                self._pass(part)
+        """Forward passes over all batches, without gradients.
 
-    def _pass(self, batch: TokenBatch) -> None:
+        Values that belong to no text, as position vectors, are the same in every part of a batch and count once. They are
+        told from those of texts by their shape, so no part is a single text.
+        """
+        for batch in batches:
+            for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
+                self._pass(part, with_others=number == 0)
+
+    def _pass(self, batch: TokenBatch, *, with_others: bool) -> None:
         seen = 0
 
         def hook(spec: ModuleSpec) -> Any:
             def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
                 nonlocal seen
                 own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
-                inputs = counted_tokens(arguments[0], batch.counted, is_embedding(module))
-                self.watcher(spec, inputs, counted_tokens(own, batch.counted))
+                if with_others or len(output) in (len(batch.counted), batch.counted.numel()):
+                    inputs = counted_tokens(arguments[0], batch.counted, is_embedding(module))
+                    self.watcher(spec, inputs, counted_tokens(own, batch.counted))
                 seen += 1
                 if seen == self.uses:
                     raise _AllSeen

@@ -155,7 +155,7 @@ class Calibration:
         self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
     ) -> Mapping[ModuleSpec, tuple[float, float]]:
         """`moments.output_errors` on text that was not used to fit, or on that which was."""
-        self.forget()  # makes room for the reconstructions
+        self.forget()  # makes room for the reconstructions, even where a later group could have used it
         batches = self.held_out if held_out else self.batches
         with self.awake():
             return output_errors(self.loaded.model, reconstructions, batches, self.weighting)

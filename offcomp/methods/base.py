@@ -22,10 +22,7 @@ def ignore_progress(_fraction: float) -> None:
 
 
 class Statistics(Protocol):
-    """The fields of `ModuleStatistics`, which may be computed when they are read.
-
-    Each read of a moment gives a tensor that the reader may overwrite.
-    """
+    """The fields of `ModuleStatistics`, which may be computed when they are read."""
 
     @property
     def num_tokens(self) -> int:
@@ -88,7 +85,10 @@ class Hints(Protocol):
     order: tuple[int, ...]
 
     def statistics(self, index: int) -> Statistics:
-        """Statistics of a member, in its canonical view, on inputs that settled members already shape."""
+        """Statistics of a member, in its canonical view, on inputs that settled members already shape.
+
+        The caller may overwrite the moments of what it is given, so each call gives others.
+        """
 
     def follow(self) -> None:
         """From now on statistics are of the model with the groups that were compressed before this one."""

@@ -23,9 +23,10 @@ def give_back_free_memory() -> None:
 
 
 def give_back_large_blocks_at_once() -> None:
-    """From now on blocks of 1 MB and more go back when they are freed (glibc's mallopt); elsewhere do nothing.
+    """From now on blocks of 1 MB and more go back when they are freed (glibc's mallopt), and so does the workspace of MKL.
 
-    MKL reads its setting when it is first used. It all holds for the whole process, so it is for those that are ours alone.
+    It holds for the whole process, so it is for those that are ours alone. MKL must not have been used before. Elsewhere this
+    does nothing.
     """
     os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
     if option := _of_c_library("mallopt"):

@@ -59,11 +59,13 @@ def _weighted_pieces(tall: Float[Tensor, "rows cols"], rows: Metric | None, colu
         yield wide if columns is None else columns.root(wide.T).T
 
 
-def weighted_pieces(
-    matrix: Float[Tensor, "rows cols"], row_metric: Metric | None, column_metric: Metric | None
-) -> Iterator[Float64[Tensor, "_ _"]]:
-    """R^½ W C^½, of a wide W its transpose, in pieces one above the other."""
-    return _weighted_pieces(*_upright(matrix, row_metric, column_metric))
+def rooted_pieces(
+    row_metric: Metric | None, column_metric: Metric | None, *matrices: Float[Tensor, "rows cols"]
+) -> Iterator[tuple[Float64[Tensor, "_ _"], ...]]:
+    """R^½ W C^½ of each matrix, of wide ones the transpose, the same rows of each at a time, from top to bottom."""
+    rows, cols = matrices[0].shape
+    _, outer, inner = _upright(matrices[0], row_metric, column_metric)
+    return zip(*(_weighted_pieces(each if rows >= cols else each.T, outer, inner) for each in matrices), strict=True)
 
 
 def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Float[Tensor, "cols cols"]:

@@ -78,7 +78,7 @@ class DeferredBlock:
         block = self.whole()
         if block.vectors is None:
             return block
-        values, read = block.values, spool.put(block.vectors.T)  # which lie in memory so
+        values, read = block.values, spool.put(block.vectors.T)  # which is contiguous
         return DeferredBlock(self.size, lambda: Block(values, read().T), [block.extremes])
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from offcomp.numerics.linalg import weighted_pieces
+from offcomp.numerics.linalg import rooted_pieces
 from offcomp.numerics.metrics import Block, DeferredBlock, Metric
 from offcomp.numerics.spool import Spool
 
@@ -58,12 +58,25 @@ class _NarrowBlock:
 Blocks = tuple[_NarrowBlock, ...]
 
 
-def _narrow(metric: Metric | None, spool: Spool) -> Blocks | None:
-    return None if metric is None else tuple(_NarrowBlock.of(block, spool) for block in metric.blocks)
+@dataclass(frozen=True)
+class _Side:
+    """A metric of one side, and its blocks in float32."""
 
+    metric: Metric
+    blocks: Blocks
 
-def _diagonal(blocks: Blocks) -> Tensor:
-    return torch.cat([block.diagonal for block in blocks])
+    @staticmethod
+    def of(metric: Metric | None, spool: Spool) -> _Side | None:
+        """That of a metric, whose deferred blocks are made once and wait there."""
+        if metric is None:
+            return None
+        kept = metric.kept_in(spool)
+        return _Side(kept, tuple(_NarrowBlock.of(block, spool) for block in kept.blocks))
+
+    @property
+    def diagonal(self) -> Tensor:
+        """M_ii of each row or column i."""
+        return torch.cat([block.diagonal for block in self.blocks])
 
 
 def _times_columns(rows: Tensor, blocks: Sequence[_NarrowBlock]) -> Tensor:
@@ -86,29 +99,36 @@ def inner_product(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows co
 
 @dataclass(frozen=True)
 class SideWeights:
-    """The metrics R and C of a (rows, cols) matrix; without any the plain squared error."""
+    """The metrics R and C of a (rows, cols) matrix, from `of`; without any the plain squared error."""
 
-    rows: Metric | None = None
-    columns: Metric | None = None
-    _of_rows: Blocks | None = None
-    _of_columns: Blocks | None = None
+    _rows: _Side | None = None
+    _columns: _Side | None = None
 
     @staticmethod
     def of(rows: Metric | None, columns: Metric | None) -> SideWeights:
-        """Raises StorageError where there is no room on disk for blocks that have to wait there."""
+        """The weights of two metrics. Raises StorageError where there is no room on disk for blocks that are to wait there."""
         spool = Spool()
-        rows, columns = rows and rows.kept_in(spool), columns and columns.kept_in(spool)
-        return SideWeights(rows, columns, _narrow(rows, spool), _narrow(columns, spool))
+        return SideWeights(_Side.of(rows, spool), _Side.of(columns, spool))
+
+    @property
+    def rows(self) -> Metric | None:
+        """R."""
+        return None if self._rows is None else self._rows.metric
+
+    @property
+    def columns(self) -> Metric | None:
+        """C."""
+        return None if self._columns is None else self._columns.metric
 
     @property
     def turned(self) -> SideWeights:
         """Those of the transposed matrix."""
-        return SideWeights(self.columns, self.rows, self._of_columns, self._of_rows)
+        return SideWeights(self._columns, self._rows)
 
     @property
     def plain(self) -> bool:
         """Whether both sides are identities."""
-        return self.rows is None and self.columns is None
+        return self._rows is None and self._columns is None
 
     def weighted(self, error: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """R E C."""
@@ -119,7 +139,7 @@ class SideWeights:
 
     def weighted_pieces(self, error: Float[Tensor, "rows cols"]) -> Iterator[tuple[int, Float[Tensor, "_ cols"]]]:
         """R E C in pieces one above the other, each with the number of its first row."""
-        columns = None if self._of_columns is None else [block.held() for block in self._of_columns]
+        columns = None if self._columns is None else [block.held() for block in self._columns.blocks]
         top = 0
         for piece in self._times_rows(error):
             yield top, piece if columns is None else _times_columns(piece, columns)
@@ -128,10 +148,10 @@ class SideWeights:
     def _times_rows(self, error: Tensor) -> Iterator[Tensor]:
         """R E, a full block of rows or some other rows at a time."""
         height = max(1, PIECE_ENTRIES // max(1, error.shape[1]))
-        if self._of_rows is None:
+        if self._rows is None:
             yield from error.split(height)
             return
-        for block, part in zip(self._of_rows, error.split([len(block.diagonal) for block in self._of_rows]), strict=True):
+        for block, part in zip(self._rows.blocks, error.split(self._rows.metric.sizes), strict=True):
             if block.whole is None:
                 for some, rows in zip(block.diagonal.split(height), part.split(height), strict=True):
                     yield some[:, None] * rows
@@ -142,12 +162,11 @@ class SideWeights:
         """tr(Eᵀ R E C), by the square roots of the metrics, in float64."""
         if self.plain:
             return squared_norm(error)
-        return sum(float(piece.square().sum()) for piece in weighted_pieces(error, self.rows, self.columns))
+        return sum(float(piece.square().sum()) for (piece,) in rooted_pieces(self.rows, self.columns, error))
 
     def squared_between(self, one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows cols"]) -> float:
         """`squared` of the difference, which is taken in float64, a piece at a time."""
-        pieces = zip(*(weighted_pieces(each, self.rows, self.columns) for each in (one, other)), strict=True)
-        return sum(float((a - b).square().sum()) for a, b in pieces)
+        return sum(float((a - b).square().sum()) for a, b in rooted_pieces(self.rows, self.columns, one, other))
 
     def roughly_squared(self, error: Float[Tensor, "rows cols"]) -> float:
         """`squared` to the digits of float32, in a fraction of the time."""
@@ -155,16 +174,16 @@ class SideWeights:
 
     def scale(self, matrix: Float[Tensor, "rows cols"], power: float) -> None:
         """Multiply each entry (i, j) by R_ii C_jj to this power, in place."""
-        if self._of_rows is not None:
-            matrix *= _diagonal(self._of_rows).pow(power)[:, None]
-        if self._of_columns is not None:
-            matrix *= _diagonal(self._of_columns).pow(power)
+        if self._rows:
+            matrix *= self._rows.diagonal.pow(power)[:, None]
+        if self._columns:
+            matrix *= self._columns.diagonal.pow(power)
 
     def diagonal_at(self, positions: Integer[Tensor, " count"], cols: int) -> Float[Tensor, " count"]:
         """R_ii C_jj of the entries (i, j) at positions i · cols + j."""
         found = torch.ones(len(positions), device=positions.device)
-        if self._of_rows is not None:
-            found *= _diagonal(self._of_rows)[positions // cols]
-        if self._of_columns is not None:
-            found *= _diagonal(self._of_columns)[positions % cols]
+        if self._rows:
+            found *= self._rows.diagonal[positions // cols]
+        if self._columns:
+            found *= self._columns.diagonal[positions % cols]
         return found

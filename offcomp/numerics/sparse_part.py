@@ -7,6 +7,7 @@ the values at these places are then solved for by conjugate gradients.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -138,7 +139,7 @@ def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, 
     weights.scale(step, -0.5)
     gain = squared_norm(step)
     weights.scale(step, -0.5)  # where each entry alone would go; all together go almost twice as far as is best
-    step *= OVER_RELAXATION * gain / max(weights.roughly_squared(step), torch.finfo(torch.float32).tiny)
+    step *= OVER_RELAXATION * gain / max(weights.roughly_squared(step), sys.float_info.min)
     before.add_to(step)
     before.add_to(error)
     weights.scale(step, 0.5)  # to what each would gain, as its root

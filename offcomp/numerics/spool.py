@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from tempfile import TemporaryFile, gettempdir
+from functools import cached_property
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import torch
@@ -14,28 +16,42 @@ from offcomp.errors import StorageError
 
 
 class Spool:
-    """A file without a name in the folder for temporary files, gone with its last reader however the process ends."""
+    """A file without a name in the folder for temporary files (TMPDIR), gone with its last reader however the process ends.
 
-    def __init__(self) -> None:
-        self._file = TemporaryFile()  # noqa: SIM115  # open as long as its readers
+    It is there from the first tensor on, and for one thread at a time.
+    """
 
     def put(self, tensor: Tensor) -> Callable[[], Tensor]:
         """Write a tensor; returns what reads it again, anew each time. Raises StorageError where there is no room."""
-        file, shape, device = self._file, tensor.shape, tensor.device
+        shape, device = tensor.shape, tensor.device
         values = tensor.detach().cpu().contiguous().numpy()
         kind, count = values.dtype, values.size
-        start = file.seek(0, os.SEEK_END)
         try:
-            values.tofile(file)
+            start = self._write(values.reshape(-1).view(np.uint8).data)
         except OSError as error:
             raise StorageError(
-                f"{gettempdir()} has no room for {values.nbytes / 1e6:.0f} MB of metrics ({error}); free some space, or set "
-                "TMPDIR to another folder"
+                f"the folder for temporary files has no room for {values.nbytes / 1e6:.1f} MB of metrics ({error}); free some "
+                "space, or set TMPDIR to another folder"
             ) from error
         del values
 
         def read() -> Tensor:
-            file.seek(start)
-            return torch.from_numpy(np.fromfile(file, kind, count)).view(shape).to(device)
+            self._file.seek(start)
+            return torch.from_numpy(np.fromfile(self._file, kind, count)).view(shape).to(device)
 
         return read
+
+    @cached_property
+    def _file(self) -> IO[bytes]:
+        return TemporaryFile(buffering=0)
+
+    def _write(self, content: memoryview) -> int:
+        """Write all of it at the end; returns where that is."""
+        start = self._file.seek(0, os.SEEK_END)
+        while content:
+            content = content[self._file.write(content) :]
+        return start
+
+    def __del__(self) -> None:
+        if "_file" in self.__dict__:
+            self._file.close()
