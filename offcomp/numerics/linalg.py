@@ -52,7 +52,7 @@ def pieces_of(matrix: Float[Tensor, "rows cols"]) -> Iterator[Float[Tensor, "_ c
         yield from matrix.split(height)
 
 
-def _weighted_pieces(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Iterator[Tensor]:
+def _rooted_pieces(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Iterator[Tensor]:
     """R^½ W C^½ in float64, in pieces one above the other."""
     for piece in pieces_of(tall) if rows is None else rows.root_pieces(tall, _height(tall)):
         wide = piece.double()
@@ -65,12 +65,12 @@ def rooted_pieces(
     """R^½ W C^½ of each matrix, of wide ones the transpose, the same rows of each at a time, from top to bottom."""
     rows, cols = matrices[0].shape
     _, outer, inner = _upright(matrices[0], row_metric, column_metric)
-    return zip(*(_weighted_pieces(each if rows >= cols else each.T, outer, inner) for each in matrices), strict=True)
+    return zip(*(_rooted_pieces(each if rows >= cols else each.T, outer, inner) for each in matrices), strict=True)
 
 
 def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Float[Tensor, "cols cols"]:
     """C^½ Wᵀ R W C^½ in float64."""
-    total = gram_of_pieces(_weighted_pieces(tall, rows, None), tall.shape[1], tall.device)
+    total = gram_of_pieces(_rooted_pieces(tall, rows, None), tall.shape[1], tall.device)
     if columns is None:
         return total
     total = columns.root(columns.root(total).T)
@@ -89,7 +89,7 @@ def singular_values(
     """Singular values of R^½ W C^½ in decreasing order, float64; the tail of their squares is the error of a rank."""
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
     if as_triangle(tall.shape, tall.device):
-        triangle = Triangle.of_gram(_weighted_pieces(tall, outer, inner), tall.shape[1])
+        triangle = Triangle.of_gram(_rooted_pieces(tall, outer, inner), tall.shape[1])
         eigenvalues = Tridiagonal.of(triangle).eigenvalues()
     else:
         eigenvalues = torch.linalg.eigvalsh(_weighted_gram(tall, outer, inner))
@@ -123,7 +123,7 @@ def low_rank_factors(
         largest, turned = torch.maximum(high, -low), tall is not matrix
         return factors_of_pieces(lambda: pieces_of(tall), tall.shape, rank, largest=largest, turned=turned)
     if inner is None or as_triangle(tall.shape, tall.device):
-        basis = leading_basis(_weighted_pieces(tall, outer, inner), tall.shape, rank, like=matrix)
+        basis = leading_basis(_rooted_pieces(tall, outer, inner), tall.shape, rank, like=matrix)
     else:
         basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)
     first, last = (basis, basis) if inner is None else (inner.root(basis), inner.inverse_root(basis))  # W ≈ W first lastᵀ
