@@ -58,6 +58,9 @@ class SyntheticHints:
     def statistics(self, index: int) -> ModuleStatistics:
         return copied(self.members[index])
 
+    def release(self) -> None:
+        """Nothing is kept."""
+
     def follow(self) -> None:
         """No group comes before this one."""
 

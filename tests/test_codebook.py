@@ -76,6 +76,9 @@ class MadeHints:
     def statistics(self, index: int) -> ModuleStatistics:
         return copied(ModuleStatistics(1, column_moment=self.moments[index]))
 
+    def release(self) -> None:
+        """Nothing is kept."""
+
     def follow(self) -> None:
         self.followed = True
 

@@ -50,6 +50,10 @@ class GroupHints:
         """Statistics of a member on inputs that settled members already shape, each computed when it is read."""
         return MemberStatistics(self, self.specs[index], self.embeddings[index])
 
+    def release(self) -> None:
+        """Drop the statistics that are kept."""
+        self.calibration.forget()
+
     def follow(self) -> None:
         """From now on statistics are of the model with the groups that were compressed before this one."""
         for matrices in self._before():

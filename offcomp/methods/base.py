@@ -90,6 +90,9 @@ class Hints(Protocol):
         The caller may overwrite the moments of what it is given, so each call gives others.
         """
 
+    def release(self) -> None:
+        """Nothing that was asked for so far is asked for again, so it need not be kept."""
+
     def follow(self) -> None:
         """From now on statistics are of the model with the groups that were compressed before this one."""
 

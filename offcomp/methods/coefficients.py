@@ -50,6 +50,7 @@ def group_coefficients(hints: Hints, option: str) -> Tensor:
             stacked[top : top + len(piece)] = wide
             top += len(piece)
         del known, upright, piece  # before the next one is asked for
+    hints.release()
     mean = total / stacked.numel()
     for piece in stacked.split(ROWS_AT_ONCE):
         piece.copy_(piece.double() / mean if mean > 0 else torch.ones_like(piece))

@@ -151,13 +151,11 @@ class ResidualAutoencoder:
         own = self._fitted(matrix, size, budget, weights, seed=seed, report=report)
         give_back_free_memory()
         report(0.95)
-        best = self._best(own, matrix, budget, weights, hints)
+        own = self._best(own, matrix, budget, weights)
         report(1.0)
-        return best
+        return own
 
-    def _best(
-        self, own: CompressedMatrix, matrix: Tensor, budget: Budget, weights: SideWeights, hints: Hints | None
-    ) -> CompressedMatrix:
+    def _best(self, own: CompressedMatrix, matrix: Tensor, budget: Budget, weights: SideWeights) -> CompressedMatrix:
         """The best of what was fitted, Z D alone, and the SVD. The last two are bounded by the spectrum, so rarely needed."""
         from offcomp.numerics.allocator import give_back_free_memory
         from offcomp.numerics.linalg import singular_values
@@ -167,12 +165,17 @@ class ResidualAutoencoder:
         rank = choose_size(linear, rows, cols, budget)
         spectrum = singular_values(matrix.detach().float(), weights.rows, weights.columns)
         give_back_free_memory()
-        if _error(matrix, own, weights) < float(spectrum[rank:].square().sum()):
+        least = _error(matrix, own, weights)
+        if least < float(spectrum[rank:].square().sum()):
             return own
-        found = [own, linear._fitted(matrix, rank, budget, weights, seed=0, report=ignore_progress)]
+        others = [lambda: linear._fitted(matrix, rank, budget, weights, seed=0, report=ignore_progress)]
         if budget.admits(svd.tensor_shapes(rows, cols, 1)):
-            found.append(svd.fit(matrix, budget, hints=hints))
-        return min(found, key=lambda compressed: _error(matrix, compressed, weights))
+            others.append(lambda: svd.fit_in((weights.rows, weights.columns), matrix, budget))
+        for fit in others:
+            other = fit()
+            own, least = min((own, least), (other, _error(matrix, other, weights)), key=lambda pair: pair[1])
+            del other  # before the next one is fitted
+        return own
 
     def _weights(self, matrix: Tensor, hints: Hints | None) -> SideWeights:
         """The metrics of the matrix, those of its preset of the SVD."""
@@ -180,7 +183,9 @@ class ResidualAutoencoder:
 
         if hints is None or not self.calibrated:
             return SideWeights()
-        return SideWeights.of(*group_metrics(hints, PRESETS[self.metric], 0.0, matrix.device))
+        weights = SideWeights.of(*group_metrics(hints, PRESETS[self.metric], 0.0, matrix.device))
+        hints.release()
+        return weights
 
     def _fitted(
         self, matrix: Tensor, size: int, budget: Budget, weights: SideWeights, *, seed: int, report: Report
@@ -239,10 +244,7 @@ def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -
         pieces = decoded_pieces(unpack(compressed.tensors))
     else:
         pieces = zip(range(0, len(exact), ROWS_A_TIME), compressed.reconstruct().split(ROWS_A_TIME), strict=True)
-    total = 0.0
-    for start, piece in pieces:
-        total += float((piece.to(matrix.device).double() - exact[start : start + len(piece)]).square().sum())
-    return total
+    return sum(float((piece.to(exact.device).double() - exact[top : top + len(piece)]).square().sum()) for top, piece in pieces)
 
 
 def _stored(

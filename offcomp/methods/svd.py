@@ -124,17 +124,27 @@ class SVD:
 
         Raises InputError where the metrics need hints and there are none.
         """
+        rows, cols = matrix.shape
+        self._check(rows, hints)
+        if choose_size(self, rows, cols, budget) == 0:
+            return store_dense(matrix, budget.dtype)
+        metrics = self._metrics(matrix, hints)
+        report(0.3)
+        compressed = self.fit_in(metrics, matrix, budget)
+        report(1.0)
+        return compressed
+
+    def fit_in(self, metrics: tuple[Metric | None, Metric | None], matrix: Tensor, budget: Budget) -> CompressedMatrix:
+        """Truncate in these metrics of rows and columns, at a budget that the matrix itself does not fit.
+
+        Raises BudgetTooSmall.
+        """
         from offcomp.numerics.linalg import low_rank_factors
         from offcomp.numerics.storage import pack
 
         rows, cols = matrix.shape
-        self._check(rows, hints)
         rank = choose_size(self, rows, cols, budget)
-        if rank == 0:
-            return store_dense(matrix, budget.dtype)
         target = matrix.detach().float()
-        metrics = self._metrics(target, hints)
-        report(0.3)
         norms = _row_norms(target)
         if self.preset == "direction":
             target = _unit_rows(target, norms)
@@ -143,7 +153,6 @@ class SVD:
         if self.preset == "direction":
             stored["row_norms"] = norms
         del target
-        report(1.0)
         decode = low_rank_directions if self.preset == "direction" else low_rank
         return CompressedMatrix(pack(stored, budget.dtype), decode, rank, notes=_notes(metrics, self.shrinkage))
 
