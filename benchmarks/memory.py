@@ -1,7 +1,8 @@
 """What every method needs beside its matrix, and what a whole run needs beside its model: `python -m benchmarks.memory`.
 
 The promise is that no run holds more than its model and three times its largest group, a group being its stacked matrix in
-float32. Prints two tables, all from this run on this machine:
+float32. What a process needs of its own, 40 to 100 MB, counts too, so groups of a few MB cannot keep it. Prints two tables,
+all from this run on this machine:
 
 1. For each method and shape, a process of its own fits a small random matrix first, so that libraries are loaded, and then
    one of the shape, at ratio 2 (codebook and quantization: 8 in bytes). "beside" is the most memory (resident set) that the
