@@ -139,8 +139,6 @@ class ResidualAutoencoder:
 
         Raises InputError where the metric needs hints and there are none.
         """
-        from offcomp.numerics.allocator import give_back_free_memory
-
         rows, cols = matrix.shape
         if self.calibrated and hints is None:
             raise InputError("residual with metric 'whitened' weighs by text; give calibration text, or choose metric 'plain'")
@@ -148,34 +146,36 @@ class ResidualAutoencoder:
         if size == 0:
             return store_dense(matrix, budget.dtype)
         weights = self._weights(matrix, hints)
-        own = self._fitted(matrix, size, budget, weights, seed=seed, report=report)
-        give_back_free_memory()
-        report(0.95)
-        own = self._best(own, matrix, budget, weights)
+        best = self._best(matrix, size, budget, weights, seed=seed, report=report)
         report(1.0)
-        return own
+        return best
 
-    def _best(self, own: CompressedMatrix, matrix: Tensor, budget: Budget, weights: SideWeights) -> CompressedMatrix:
-        """The best of what was fitted, Z D alone, and the SVD. The last two are bounded by the spectrum, so rarely needed."""
+    def _best(
+        self, matrix: Tensor, size: int, budget: Budget, weights: SideWeights, *, seed: int, report: Report
+    ) -> CompressedMatrix:
+        """The best of all parts, Z D alone, and the SVD. The last two are bounded by the spectrum, so rarely needed."""
         from offcomp.numerics.allocator import give_back_free_memory
         from offcomp.numerics.linalg import singular_values
 
         rows, cols = matrix.shape
+        best = self._fitted(matrix, size, budget, weights, seed=seed, report=report)
+        give_back_free_memory()
+        report(0.95)
         linear, svd = replace(self, sparse_share=0.0, hidden_share=0.0), SVD(preset=self.metric)
         rank = choose_size(linear, rows, cols, budget)
         spectrum = singular_values(matrix.detach().float(), weights.rows, weights.columns)
         give_back_free_memory()
-        least = _error(matrix, own, weights)
+        least = _error(matrix, best, weights)
         if least < float(spectrum[rank:].square().sum()):
-            return own
+            return best
         others = [lambda: linear._fitted(matrix, rank, budget, weights, seed=0, report=ignore_progress)]
         if budget.admits(svd.tensor_shapes(rows, cols, 1)):
             others.append(lambda: svd.fit_in((weights.rows, weights.columns), matrix, budget))
         for fit in others:
             other = fit()
-            own, least = min((own, least), (other, _error(matrix, other, weights)), key=lambda pair: pair[1])
+            best, least = min((best, least), (other, _error(matrix, other, weights)), key=lambda pair: pair[1])
             del other  # before the next one is fitted
-        return own
+        return best
 
     def _weights(self, matrix: Tensor, hints: Hints | None) -> SideWeights:
         """The metrics of the matrix, those of its preset of the SVD."""
@@ -233,12 +233,12 @@ def _scale(matrix: Tensor) -> float:
 
 
 def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -> float:
-    """The squared error of what is stored, in the metric; without one in float64, a piece of rows at a time."""
+    """The squared error of what is stored, in the metric; without one a piece of rows at a time."""
     from offcomp.numerics.storage import unpack
 
     exact = matrix.detach()
     if not weights.plain:
-        return weights.squared_between(exact, compressed.reconstruct().to(matrix.device))
+        return weights.squared(compressed.reconstruct().to(matrix.device).sub_(exact))
     if compressed.decode in (residual_rows, residual_columns):
         exact = exact.T if compressed.decode is residual_columns else exact
         pieces = decoded_pieces(unpack(compressed.tensors))

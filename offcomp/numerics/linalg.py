@@ -60,12 +60,10 @@ def _rooted_pieces(tall: Float[Tensor, "rows cols"], rows: Metric | None, column
 
 
 def rooted_pieces(
-    row_metric: Metric | None, column_metric: Metric | None, *matrices: Float[Tensor, "rows cols"]
-) -> Iterator[tuple[Float64[Tensor, "_ _"], ...]]:
-    """R^½ W C^½ of each matrix, of wide ones the transpose, the same rows of each at a time, from top to bottom."""
-    rows, cols = matrices[0].shape
-    _, outer, inner = _upright(matrices[0], row_metric, column_metric)
-    return zip(*(_rooted_pieces(each if rows >= cols else each.T, outer, inner) for each in matrices), strict=True)
+    matrix: Float[Tensor, "rows cols"], row_metric: Metric | None, column_metric: Metric | None
+) -> Iterator[Float64[Tensor, "_ _"]]:
+    """R^½ W C^½, of a wide matrix the transpose, in pieces one above the other."""
+    return _rooted_pieces(*_upright(matrix, row_metric, column_metric))
 
 
 def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Float[Tensor, "cols cols"]:

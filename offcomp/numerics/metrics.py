@@ -48,8 +48,9 @@ class Block:
     def apply(self, matrix: Tensor, power: float) -> Tensor:
         """The block to this power times `matrix` (k, cols), in float64."""
         scale = self.values.pow(power)[:, None]
-        wide = matrix.double()
-        return scale * wide if self.vectors is None else self.vectors @ (self.vectors.T @ wide).mul_(scale)
+        if self.vectors is None:
+            return scale * matrix.double()
+        return self.vectors @ (self.vectors.T @ matrix.double()).mul_(scale)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.linalg.lapack import dgeqp3, dtrtrs
+from scipy.linalg.lapack import dgeqp3
 from torch import Tensor
 
 LARGEST = 1.5
@@ -39,8 +39,11 @@ def interpolate(
     known = int((diagonal > NEGLIGIBLE * max(diagonal[0], np.finfo(np.float64).tiny)).sum())
     coefficients = np.zeros((wide.shape[1], rank))
     if known:
-        rest, _ = dtrtrs(triangle[:known, :known], triangle[:known, rank:], overwrite_b=True)
-        coefficients[order[rank:], :known] = rest.T
+        square = torch.from_numpy(triangle[:known, :known])
+        for start in range(rank, len(order), ROWS_A_TIME):
+            rest = torch.from_numpy(triangle[:known, start : start + ROWS_A_TIME])
+            found = torch.linalg.solve_triangular(square, rest, upper=True)
+            coefficients[order[start : start + ROWS_A_TIME], :known] = found.numpy().T
     coefficients[order[:rank], np.arange(rank)] = 1
     pivots = order[:rank].astype(np.int64)
     _swap_until_bounded(coefficients, pivots)

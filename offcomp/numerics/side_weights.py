@@ -162,11 +162,7 @@ class SideWeights:
         """tr(Eᵀ R E C), by the square roots of the metrics, in float64."""
         if self.plain:
             return squared_norm(error)
-        return sum(float(piece.square().sum()) for (piece,) in rooted_pieces(self.rows, self.columns, error))
-
-    def squared_between(self, one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows cols"]) -> float:
-        """`squared` of the difference, which is taken in float64, a piece at a time."""
-        return sum(float((a - b).square().sum()) for a, b in rooted_pieces(self.rows, self.columns, one, other))
+        return sum(float(piece.square().sum()) for piece in rooted_pieces(error, self.rows, self.columns))
 
     def roughly_squared(self, error: Float[Tensor, "rows cols"]) -> float:
         """`squared` to the digits of float32, in a fraction of the time."""
@@ -182,8 +178,11 @@ class SideWeights:
     def diagonal_at(self, positions: Integer[Tensor, " count"], cols: int) -> Float[Tensor, " count"]:
         """R_ii C_jj of the entries (i, j) at positions i · cols + j."""
         found = torch.ones(len(positions), device=positions.device)
-        if self._rows:
-            found *= self._rows.diagonal[positions // cols]
-        if self._columns:
-            found *= self._columns.diagonal[positions % cols]
+        rows = self._rows.diagonal if self._rows else None
+        columns = self._columns.diagonal if self._columns else None
+        for part, places in zip(found.split(PIECE_ENTRIES), positions.split(PIECE_ENTRIES), strict=True):
+            if rows is not None:
+                part.mul_(rows[places // cols])
+            if columns is not None:
+                part.mul_(columns[places % cols])
         return found

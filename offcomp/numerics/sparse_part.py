@@ -170,8 +170,9 @@ def _solved(error: Tensor, start: Sparse, weights: SideWeights) -> Sparse:
 
 def _weighted_at(error: Float[Tensor, "rows cols"], positions: Tensor, weights: SideWeights) -> Float[Tensor, " count"]:
     """The entries of R E C at increasing positions."""
-    found = []
+    found = torch.empty(len(positions), device=error.device)  # a list of small parts would scatter over the heap
     for top, piece in weights.weighted_pieces(error):
         start = top * error.shape[1]
-        found.append(piece.reshape(-1)[positions[_within(positions, start, piece.numel())] - start])
-    return torch.cat(found)
+        here = _within(positions, start, piece.numel())
+        found[here] = piece.reshape(-1)[positions[here] - start]
+    return found
