@@ -126,6 +126,8 @@ def test_weights_of_both_sides_are_those_of_the_metrics_whose_blocks_they_make_o
     assert len(made) == 1
     if turned:
         weights, error, expected, diagonal = weights.turned, error.T, expected.T, diagonal.T
+    other = randn(*error.shape, seed=8).float()
+    assert weights.squared(error + other, other) == pytest.approx(weights.squared(error), rel=1e-5)
     for _ in range(3):
         torch.testing.assert_close(weights.weighted(error).double(), expected, rtol=1e-4, atol=1e-5)
         assert weights.squared(error) == pytest.approx((error.double() * expected).sum().item(), rel=1e-9)

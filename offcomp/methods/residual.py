@@ -238,7 +238,7 @@ def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -
 
     exact = matrix.detach()
     if not weights.plain:
-        return weights.squared(compressed.reconstruct().to(matrix.device).sub_(exact))
+        return weights.squared(exact, compressed.reconstruct().to(matrix.device))
     if compressed.decode in (residual_rows, residual_columns):
         exact = exact.T if compressed.decode is residual_columns else exact
         pieces = decoded_pieces(unpack(compressed.tensors))

@@ -18,6 +18,7 @@ its transpose. Rows are widened to float64 a piece at a time, and a Gram matrix 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 
 import torch
 from jaxtyping import Float, Float64
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.grams import eigen_in_place, gram_of_pieces
-from offcomp.numerics.metrics import Metric
+from offcomp.numerics.metrics import Metric, difference
 from offcomp.numerics.tridiagonal import Triangle, Tridiagonal
 
 PIECE_ENTRIES = 1 << 20  # 8 MB in float64
@@ -52,18 +53,25 @@ def pieces_of(matrix: Float[Tensor, "rows cols"]) -> Iterator[Float[Tensor, "_ c
         yield from matrix.split(height)
 
 
-def _rooted_pieces(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Iterator[Tensor]:
-    """R^½ W C^½ in float64, in pieces one above the other."""
-    for piece in pieces_of(tall) if rows is None else rows.root_pieces(tall, _height(tall)):
+def _rooted_pieces(
+    tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None, less: Tensor | None = None
+) -> Iterator[Tensor]:
+    """R^½ (W - less) C^½ in float64, in pieces one above the other."""
+    if rows is not None:
+        pieces = rows.root_pieces(tall, _height(tall), less)
+    else:
+        pieces = map(difference, pieces_of(tall), repeat(None) if less is None else pieces_of(less))
+    for piece in pieces:
         wide = piece.double()
         yield wide if columns is None else columns.root(wide.T).T
 
 
 def rooted_pieces(
-    matrix: Float[Tensor, "rows cols"], row_metric: Metric | None, column_metric: Metric | None
+    matrix: Float[Tensor, "rows cols"], row_metric: Metric | None, column_metric: Metric | None, less: Tensor | None = None
 ) -> Iterator[Float64[Tensor, "_ _"]]:
-    """R^½ W C^½, of a wide matrix the transpose, in pieces one above the other."""
-    return _rooted_pieces(*_upright(matrix, row_metric, column_metric))
+    """R^½ (W - less) C^½, where W is wide the transpose, in pieces one above the other."""
+    tall, outer, inner = _upright(matrix, row_metric, column_metric)
+    return _rooted_pieces(tall, outer, inner, less.T if less is not None and len(tall) != len(matrix) else less)
 
 
 def _weighted_gram(tall: Float[Tensor, "rows cols"], rows: Metric | None, columns: Metric | None) -> Float[Tensor, "cols cols"]:

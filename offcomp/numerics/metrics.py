@@ -104,15 +104,18 @@ class Metric:
         """M^½ times a matrix, in float64."""
         return self._apply(matrix, 0.5)
 
-    def root_pieces(self, matrix: Float[Tensor, "rows cols"], height: int) -> Iterator[Tensor]:
-        """The rows of `root(matrix)` in pieces: `height` rows of a diagonal block at a time, full blocks whole."""
-        for deferred, part in zip(self.blocks, matrix.split(self.sizes), strict=True):
+    def root_pieces(self, matrix: Float[Tensor, "rows cols"], height: int, less: Tensor | None = None) -> Iterator[Tensor]:
+        """The rows of `root(matrix - less)` in pieces: `height` rows of a diagonal block at a time, full blocks whole."""
+        others = [None] * len(self.blocks) if less is None else less.split(self.sizes)
+        for deferred, part, other in zip(self.blocks, matrix.split(self.sizes), others, strict=True):
             block = deferred.whole()
             if block.vectors is None:
-                for values, piece in zip(block.values.split(height), part.split(height), strict=True):
-                    yield Block(values).apply(piece, 0.5)
+                for top in range(0, block.size, height):
+                    some = slice(top, top + height)
+                    rest = difference(part[some], None if other is None else other[some])
+                    yield Block(block.values[some]).apply(rest, 0.5)
             else:
-                piece = block.apply(part, 0.5)
+                piece = block.apply(difference(part, other), 0.5)
                 del block  # before the next one is made
                 yield piece
 
@@ -131,6 +134,11 @@ class Metric:
     def _apply(self, matrix: Tensor, power: float) -> Tensor:
         parts = matrix.split(self.sizes)
         return torch.cat([block.whole().apply(part, power) for block, part in zip(self.blocks, parts, strict=True)])
+
+
+def difference(matrix: Tensor, less: Tensor | None) -> Tensor:
+    """A matrix less another one, in float64; less nothing as it is."""
+    return matrix if less is None else matrix.double() - less
 
 
 def diagonal_metric(weights: Float[Tensor, " n"], shrinkage: float = 0.0) -> Metric:

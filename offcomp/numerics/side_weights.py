@@ -158,11 +158,9 @@ class SideWeights:
             else:
                 yield block.whole() @ part
 
-    def squared(self, error: Float[Tensor, "rows cols"]) -> float:
-        """tr(Eᵀ R E C), by the square roots of the metrics, in float64."""
-        if self.plain:
-            return squared_norm(error)
-        return sum(float(piece.square().sum()) for piece in rooted_pieces(error, self.rows, self.columns))
+    def squared(self, error: Float[Tensor, "rows cols"], less: Float[Tensor, "rows cols"] | None = None) -> float:
+        """tr(Eᵀ R E C), by the square roots of the metrics, in float64; with `less`, of the difference to it."""
+        return sum(float(piece.square().sum()) for piece in rooted_pieces(error, self.rows, self.columns, less))
 
     def roughly_squared(self, error: Float[Tensor, "rows cols"]) -> float:
         """`squared` to the digits of float32, in a fraction of the time."""
