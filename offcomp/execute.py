@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from offcomp.environment import environment
 from offcomp.errors import OffcompError, RunError, StorageError
-from offcomp.estimate import estimate
+from offcomp.estimate import FLOAT32_BYTES, estimate
 from offcomp.files import read_json, write_json
 from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import Size
@@ -198,6 +198,7 @@ def _calibration(plan: Plan, loaded: LoadedModel, source: StoredMatrices) -> Cal
 
     asked = plan.calibration
     texts = asked.read(plan.seed)
+    largest = max(sum(spec.num_parameters for spec in members(group, loaded.info)) for group in plan.groups)
     return Calibration(
         loaded,
         texts,
@@ -206,6 +207,7 @@ def _calibration(plan: Plan, loaded: LoadedModel, source: StoredMatrices) -> Cal
         weighting=asked.weighting,
         seed=plan.seed,
         stored=source,
+        room=FLOAT32_BYTES * largest // 2,
     )
 
 

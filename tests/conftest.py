@@ -6,6 +6,7 @@ that tests start.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.serving import Visit
+    from tests.tiny_models import Tiny
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -54,6 +56,15 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A tiny model as it is loaded from a folder."""
+    from offcomp.models.loading import load
+    from tests import tiny_models
+
+    return functools.cache(lambda name: load(str(tiny_models.save(tiny_models.shared(name), tmp_path_factory.mktemp(name)))))
 
 
 @pytest.fixture(scope="session")

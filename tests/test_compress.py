@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -19,12 +17,13 @@ from offcomp.compress import CompressedGroup, compress_group, load_group, payloa
 from offcomp.errors import BudgetTooSmall, ModelError, StorageError
 from offcomp.methods import make_method
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.models.loading import LoadedModel, load
+from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import read, substituted
 from offcomp.numerics.accounting import STORAGE_DTYPES, budget_for_ratio
 from offcomp.plan import Group, members
 from offcomp.prediction import original_size
 from tests import tiny_models
+from tests.tiny_models import Tiny
 
 MODULES = {
     "rows": ("query.0", "key.0", "value.1", "ffn_in.1"),
@@ -33,12 +32,6 @@ MODULES = {
 }
 AUTOENCODER: dict[str, Any] = {"epochs": 2, "batch_size": 32}
 FAMILIES = ("bert", "gpt2", "llama")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
-    """A tiny model as it is loaded from a folder."""
-    return functools.cache(lambda name: load(str(tiny_models.save(tiny_models.shared(name), tmp_path_factory.mktemp(name)))))
 
 
 def matrices_of(loaded: LoadedModel, *names: str) -> dict[ModuleSpec, Tensor]:
@@ -58,7 +51,7 @@ def bits_of(loaded: LoadedModel) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("how", MODULES)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_unstacking_what_was_stacked_gives_every_member_back(tiny: Callable[[str], LoadedModel], name: str, how: str) -> None:
+def test_unstacking_what_was_stacked_gives_every_member_back(tiny: Tiny, name: str, how: str) -> None:
     originals = matrices_of(tiny(name), *MODULES[how])
     stacked = stack(originals, how)
     assert stacked.shape[1] == 24
@@ -69,20 +62,20 @@ def test_unstacking_what_was_stacked_gives_every_member_back(tiny: Callable[[str
         assert torch.equal(back[spec], matrix)
 
 
-def test_members_lie_one_above_the_other_in_their_order(tiny: Callable[[str], LoadedModel]) -> None:
+def test_members_lie_one_above_the_other_in_their_order(tiny: Tiny) -> None:
     originals = matrices_of(tiny("bert"), *MODULES["residual"])
     stacked = stack(originals, "residual")
     embeddings, key, attention_output, ffn_in, ffn_out = originals.values()
     assert torch.equal(stacked, torch.cat([embeddings, key, attention_output.T, ffn_in, ffn_out.T]))
 
 
-def test_stacking_by_columns_turns_every_member(tiny: Callable[[str], LoadedModel]) -> None:
+def test_stacking_by_columns_turns_every_member(tiny: Tiny) -> None:
     first, second = (originals := matrices_of(tiny("bert"), "ffn_out.0", "attention_output.0")).values()
     assert torch.equal(stack(originals, "columns"), torch.cat([first.T, second.T]))
 
 
 @pytest.mark.parametrize("how", ["rows", "columns"])
-def test_a_group_of_one_is_compressed_like_the_matrix_alone(tiny: Callable[[str], LoadedModel], how: str) -> None:
+def test_a_group_of_one_is_compressed_like_the_matrix_alone(tiny: Tiny, how: str) -> None:
     loaded = tiny("bert")
     (original,) = matrices_of(loaded, "ffn_in.0").values()
     group = svd(loaded, "ffn_in.0", how=how, ratio=2.0)
@@ -94,13 +87,13 @@ def test_a_group_of_one_is_compressed_like_the_matrix_alone(tiny: Callable[[str]
     torch.testing.assert_close(group.reconstructions[loaded.info.module("ffn_in.0")], expected, rtol=0, atol=1e-6)
 
 
-def test_turning_a_group_of_one_changes_no_error_of_svd(tiny: Callable[[str], LoadedModel]) -> None:
+def test_turning_a_group_of_one_changes_no_error_of_svd(tiny: Tiny) -> None:
     errors = [svd(tiny("bert"), "ffn_in.0", how=how, ratio=2.0).figures["relative_error"] for how in ("rows", "columns")]
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("how", MODULES)
-def test_the_order_of_the_members_changes_no_error_of_svd(tiny: Callable[[str], LoadedModel], how: str) -> None:
+def test_the_order_of_the_members_changes_no_error_of_svd(tiny: Tiny, how: str) -> None:
     loaded = tiny("llama")
     there, back = (svd(loaded, *modules, how=how, ratio=3.0).figures for modules in (MODULES[how], MODULES[how][::-1]))
     assert there["relative_error"] == pytest.approx(back["relative_error"], rel=1e-5)
@@ -109,7 +102,7 @@ def test_the_order_of_the_members_changes_no_error_of_svd(tiny: Callable[[str], 
     assert list(back["module_errors"]) == list(MODULES[how])[::-1]
 
 
-def test_each_member_gets_its_own_part_back(tiny: Callable[[str], LoadedModel]) -> None:
+def test_each_member_gets_its_own_part_back(tiny: Tiny) -> None:
     """At full precision the parts are the originals, so a mix-up of members would show."""
     loaded = tiny("bert")
     group = svd(loaded, *MODULES["residual"], how="residual", ratio=1.0)
@@ -117,7 +110,7 @@ def test_each_member_gets_its_own_part_back(tiny: Callable[[str], LoadedModel]) 
         assert torch.equal(matrix, read(loaded.model, spec))
 
 
-def test_the_error_of_a_group_is_that_of_its_members_together(tiny: Callable[[str], LoadedModel]) -> None:
+def test_the_error_of_a_group_is_that_of_its_members_together(tiny: Tiny) -> None:
     loaded = tiny("bert")
     group = svd(loaded, *MODULES["residual"], how="residual", ratio=3.0)
     originals = matrices_of(loaded, *MODULES["residual"])
@@ -130,7 +123,7 @@ def test_the_error_of_a_group_is_that_of_its_members_together(tiny: Callable[[st
     assert group.figures["module_errors"].keys() == set(MODULES["residual"])
 
 
-def test_the_error_of_svd_is_the_tail_of_the_spectrum_of_the_stack(tiny: Callable[[str], LoadedModel]) -> None:
+def test_the_error_of_svd_is_the_tail_of_the_spectrum_of_the_stack(tiny: Tiny) -> None:
     loaded = tiny("gpt2")
     group = svd(loaded, *MODULES["columns"], how="columns", ratio=3.0)
     values = torch.linalg.svdvals(stack(matrices_of(loaded, *MODULES["columns"]), "columns").double())
@@ -141,7 +134,7 @@ def test_the_error_of_svd_is_the_tail_of_the_spectrum_of_the_stack(tiny: Callabl
 # ------------------------------------------------------------------------------------------------------- the run's figures
 
 
-def test_the_figures_hold_what_a_run_reports_and_are_json(tiny: Callable[[str], LoadedModel]) -> None:
+def test_the_figures_hold_what_a_run_reports_and_are_json(tiny: Tiny) -> None:
     loaded = tiny("bert")
     asked = Group("ae", MODULES["rows"], "rows", "autoencoder", AUTOENCODER, 3.0, "bytes", "float16")
     figures = compress_group(loaded.model, loaded.info, asked, seed=4).figures
@@ -161,14 +154,14 @@ def test_the_figures_hold_what_a_run_reports_and_are_json(tiny: Callable[[str], 
     assert figures["byte_ratio"] == figures["compression_ratio"] == figures["original_bytes"] / figures["num_bytes"]
 
 
-def test_the_seed_decides_an_autoencoder(tiny: Callable[[str], LoadedModel]) -> None:
+def test_the_seed_decides_an_autoencoder(tiny: Tiny) -> None:
     loaded = tiny("bert")
     asked = Group("ae", MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
     first, again, other = (compress_group(loaded.model, loaded.info, asked, seed=seed) for seed in (0, 0, 1))
     assert first.figures["relative_error"] == again.figures["relative_error"] != other.figures["relative_error"]
 
 
-def test_progress_is_passed_on_and_may_stop_the_fit(tiny: Callable[[str], LoadedModel]) -> None:
+def test_progress_is_passed_on_and_may_stop_the_fit(tiny: Tiny) -> None:
     loaded = tiny("bert")
     asked = Group("ae", MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
     seen: list[float] = []
@@ -184,9 +177,7 @@ def test_progress_is_passed_on_and_may_stop_the_fit(tiny: Callable[[str], Loaded
 
 @pytest.mark.parametrize(("method", "options"), [("svd", {}), ("autoencoder", AUTOENCODER)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_compressing_leaves_the_model_bit_identical(
-    tiny: Callable[[str], LoadedModel], name: str, method: str, options: dict[str, Any]
-) -> None:
+def test_compressing_leaves_the_model_bit_identical(tiny: Tiny, name: str, method: str, options: dict[str, Any]) -> None:
     loaded = tiny(name)
     before = bits_of(loaded)
     logits = tiny_models.outputs(loaded.model)
@@ -201,12 +192,12 @@ def test_compressing_leaves_the_model_bit_identical(
     assert all(torch.equal(old, new) for old, new in zip(logits, tiny_models.outputs(loaded.model), strict=True))
 
 
-def test_a_budget_that_is_too_small_is_said(tiny: Callable[[str], LoadedModel]) -> None:
+def test_a_budget_that_is_too_small_is_said(tiny: Tiny) -> None:
     with pytest.raises(BudgetTooSmall, match=r"rank 1 of a \(24, 24\) matrix stores 48 parameters but the budget is 5"):
         svd(tiny("bert"), "key.0", ratio=100.0)
 
 
-def test_a_group_of_another_model_is_refused(tiny: Callable[[str], LoadedModel]) -> None:
+def test_a_group_of_another_model_is_refused(tiny: Tiny) -> None:
     loaded = tiny("bert")
     with pytest.raises(ModelError, match=r"no module 'key\.9'"):
         svd(loaded, "key.0", "key.9")
@@ -224,7 +215,7 @@ def test_a_group_of_another_model_is_refused(tiny: Callable[[str], LoadedModel])
 )
 @pytest.mark.parametrize("ratio", [1.0, 5.0])
 def test_a_saved_group_decodes_to_the_same_matrix(
-    *, tiny: Callable[[str], LoadedModel], tmp_path: Path, method: str, options: dict[str, Any], dtype: str, ratio: float
+    *, tiny: Tiny, tmp_path: Path, method: str, options: dict[str, Any], dtype: str, ratio: float
 ) -> None:
     loaded = tiny("gpt2")
     asked = Group("some.group-1", MODULES["residual"], "residual", method, options, ratio, "bytes", dtype)
@@ -247,19 +238,19 @@ def test_a_saved_group_decodes_to_the_same_matrix(
     assert payload_bytes(path) == group.figures["num_bytes"] == compressed.stored.num_bytes
 
 
-def test_only_the_factors_are_in_the_file_and_not_the_matrix(tiny: Callable[[str], LoadedModel], tmp_path: Path) -> None:
+def test_only_the_factors_are_in_the_file_and_not_the_matrix(tiny: Tiny, tmp_path: Path) -> None:
     path = save_group(svd(tiny("bert"), *MODULES["rows"], ratio=4.0), tmp_path)
     assert {name: tuple(tensor.shape) for name, tensor in load_file(path).items()} == {"left": (112, 4), "right": (4, 24)}
 
 
-def test_a_ledger_that_does_not_fit_the_file_is_an_error(tiny: Callable[[str], LoadedModel], tmp_path: Path) -> None:
+def test_a_ledger_that_does_not_fit_the_file_is_an_error(tiny: Tiny, tmp_path: Path) -> None:
     group = svd(tiny("bert"), "key.0", ratio=2.0)
     claimed = replace(group, figures=group.figures | {"num_bytes": group.figures["num_bytes"] - 1})
     with pytest.raises(StorageError, match=r"holds \d+ bytes of tensors but its ledger says \d+"):
         save_group(claimed, tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tiny: Callable[[str], LoadedModel], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
         save_group(svd(tiny("bert"), "key.0", ratio=2.0), tmp_path / "file" / "groups")
@@ -277,7 +268,7 @@ def test_the_payload_is_all_but_the_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", MODULES)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_compressed_weights_change_the_outputs_and_go_again(tiny: Callable[[str], LoadedModel], name: str, how: str) -> None:
+def test_compressed_weights_change_the_outputs_and_go_again(tiny: Tiny, name: str, how: str) -> None:
     loaded = tiny(name)
     before, bits = tiny_models.outputs(loaded.model), bits_of(loaded)
     group = svd(loaded, *MODULES[how], how=how, ratio=4.0)
@@ -288,7 +279,7 @@ def test_compressed_weights_change_the_outputs_and_go_again(tiny: Callable[[str]
     assert all(torch.equal(bits[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 
-def test_a_ratio_of_one_changes_no_output(tiny: Callable[[str], LoadedModel]) -> None:
+def test_a_ratio_of_one_changes_no_output(tiny: Tiny) -> None:
     loaded = tiny("bert")
     before = tiny_models.outputs(loaded.model)
     group = svd(loaded, *MODULES["residual"], how="residual", ratio=1.0)
@@ -298,7 +289,7 @@ def test_a_ratio_of_one_changes_no_output(tiny: Callable[[str], LoadedModel]) ->
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-def test_a_smaller_ratio_keeps_the_outputs_closer(tiny: Callable[[str], LoadedModel]) -> None:
+def test_a_smaller_ratio_keeps_the_outputs_closer(tiny: Tiny) -> None:
     loaded = tiny("bert")
     before = tiny_models.outputs(loaded.model)[0]
     gaps = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from offcomp.files import read_json
 from offcomp.manifest import MANIFEST, read_manifest
 from offcomp.methods import METHODS, own_options
 from offcomp.methods.base import Method
-from offcomp.models.loading import LoadedModel, describe, load
+from offcomp.models.loading import describe, load
 from offcomp.models.matrix_files import keep_upload
 from offcomp.models.weights import read, substituted
 from offcomp.plan import Group
@@ -30,8 +29,8 @@ from offcomp.verification import verify
 from tests import tiny_models
 from tests.exported import GROUPS, finished_run
 from tests.method_contract import VARIANTS
+from tests.tiny_models import Tiny
 
-Tiny = Callable[[str], LoadedModel]
 FAMILIES = {
     "gpt2": ("query.0", "value.1", "ffn_in.0"),  # Conv1D, and pieces of a fused weight
     "t5_gated": ("word_embeddings", "encoder.query.0", "cross.key.1"),  # a head that is not tied, whatever its config says
@@ -39,12 +38,6 @@ FAMILIES = {
     "albert": ("word_embeddings", "query.0"),
 }
 CHEAP = {role: options[0] for role, options in VARIANTS.items()} | {"residual": {"steps": 5}}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A tiny model as it is loaded from a folder."""
-    return functools.cache(lambda name: load(str(tiny_models.save(tiny_models.shared(name), tmp_path_factory.mktemp(name)))))
 
 
 @pytest.fixture(scope="module")

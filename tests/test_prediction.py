@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -18,12 +16,11 @@ from safetensors import safe_open
 from offcomp.compress import CompressedGroup, compress_group, save_group
 from offcomp.errors import BudgetTooSmall
 from offcomp.methods import make_method
-from offcomp.models.loading import LoadedModel, load
 from offcomp.numerics.accounting import BYTES_PER_ELEMENT, STORAGE_DTYPES, UNITS, stored_size
 from offcomp.plan import Group, Plan, members
 from offcomp.prediction import GroupPrediction, predict, predict_group
-from tests import tiny_models
 from tests.minilm import minilm_info
+from tests.tiny_models import Tiny
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("svd", {}),
@@ -38,12 +35,6 @@ MODULES = {
 }
 RATIOS = (1.0, 1.7, 3.7, 30.0)
 NAMES_OF_FORMS = {"low_rank": "compressed", "decoded_latents": "compressed", "dense": "dense"}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
-    """A tiny model as it is loaded from a folder."""
-    return functools.cache(lambda name: load(str(tiny_models.save(tiny_models.shared(name), tmp_path_factory.mktemp(name)))))
 
 
 def of_limit(prediction: GroupPrediction, unit: str) -> int:
@@ -97,9 +88,7 @@ def assert_payload_is_the_ledger(group: CompressedGroup, folder: Path) -> None:
 @pytest.mark.parametrize("stack", MODULES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
-def test_the_prediction_is_what_is_stored(
-    tiny: Callable[[str], LoadedModel], tmp_path: Path, name: str, method: str, stack: str
-) -> None:
+def test_the_prediction_is_what_is_stored(tiny: Tiny, tmp_path: Path, name: str, method: str, stack: str) -> None:
     loaded = tiny(name)
     kind, options = METHODS[method]
     forms = set()
@@ -121,7 +110,7 @@ def test_the_prediction_is_what_is_stored(
 @pytest.mark.parametrize("dtype", STORAGE_DTYPES)
 @pytest.mark.parametrize("checkpoint", ["float16", "bfloat16"])
 def test_a_half_precision_checkpoint_counts_two_bytes_a_parameter(
-    tiny: Callable[[str], LoadedModel], tmp_path: Path, checkpoint: str, dtype: str
+    tiny: Tiny, tmp_path: Path, checkpoint: str, dtype: str
 ) -> None:
     loaded = tiny("bert")
     info = replace(loaded.info, dtype=checkpoint)
@@ -138,7 +127,7 @@ def test_a_half_precision_checkpoint_counts_two_bytes_a_parameter(
 
 
 def test_ratio_one_in_bytes_of_a_half_precision_checkpoint_cannot_stay_dense_in_float32(
-    tiny: Callable[[str], LoadedModel],
+    tiny: Tiny,
 ) -> None:
     info = replace(tiny("bert").info, dtype="float16")
     forms = [
@@ -265,7 +254,7 @@ def test_the_three_denominators_save_the_same_number_of_parameters_and_bytes() -
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "qwen2", "t5"])
-def test_tied_weights_count_once(tiny: Callable[[str], LoadedModel], name: str) -> None:
+def test_tied_weights_count_once(tiny: Tiny, name: str) -> None:
     loaded = tiny(name)
     unique = {parameter.data_ptr(): parameter.numel() for parameter in loaded.model.parameters()}
     assert loaded.info.num_parameters == sum(unique.values())
@@ -294,7 +283,7 @@ def test_one_group_that_cannot_be_makes_the_plan_infeasible() -> None:
     assert prediction.to_dict()["feasible"] is False
 
 
-def test_the_members_decide_the_shape_and_not_the_model(tiny: Callable[[str], LoadedModel]) -> None:
+def test_the_members_decide_the_shape_and_not_the_model(tiny: Tiny) -> None:
     info = tiny("llama").info
     group = Group("mixed", MODULES["rows"])
     specs = members(group, info)

@@ -18,6 +18,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from offcomp.models.loading import LoadedModel
+
+Tiny = Callable[[str], LoadedModel]
+"""The name of a function of `TINY` -> that model as it is loaded from a folder: the fixture `tiny`."""
+
 VOCABULARY = 61
 HIDDEN = 24
 FFN = 40

@@ -24,8 +24,6 @@ from offcomp.models.parking import StoredMatrices, parked
 
 HELD_OUT_SHARE = 0.2
 FLOAT32_BYTES = 4
-ROOM = 1 << 26
-"""Bytes of statistics that are kept at a time; more where half the matrix of a group is larger."""
 
 
 class Calibration:
@@ -41,6 +39,7 @@ class Calibration:
         weighting: "output" weighs each token by 1 / ‖output of the module‖², because the normalisation that follows
             makes tokens count alike; "equal" is the plain mean of the papers.
         stored: where the matrices of the modules lie, so that a settled weight is read again; without it copies are kept.
+        room: bytes of statistics that are kept at a time, or half the matrix of a group where that is more.
 
     Raises InputError where the model has no tokenizer or the text no tokens.
     """
@@ -55,7 +54,9 @@ class Calibration:
         weighting: str = "output",
         seed: int = 0,
         stored: StoredMatrices | None = None,
+        room: int = 0,
     ) -> None:
+        self.room = room
         self.original = stored.read if stored else None
         self.loaded = loaded
         self.weighting = weighting
@@ -102,7 +103,7 @@ class Calibration:
 
         After the block every weight that was settled is back, bit by bit.
         """
-        room = max(ROOM, FLOAT32_BYTES * sum(spec.num_parameters for spec in specs) // 2)
+        room = max(self.room, FLOAT32_BYTES * sum(spec.num_parameters for spec in specs) // 2)
         with ExitStack() as settled:
             hints = GroupHints(self, specs, stack, settled=settled, before=before, room=room)
             try:

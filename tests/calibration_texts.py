@@ -1,0 +1,14 @@
+"""Text for the tests of calibration."""
+
+from __future__ import annotations
+
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.loading import LoadedModel
+
+TEXTS = ["w2 w3 w4 w5 w6 w7 w8 w9", "w9 w8", "w10 w11 w12 w13 w14", "w5 w5 w5", "w20 w21 w22 w23", "w30 w31"]
+PLENTY = 1 << 26
+"""Bytes: room for the statistics of any tiny model."""
+
+
+def spec_of(loaded: LoadedModel, name: str) -> ModuleSpec:
+    return loaded.info.module(name)

@@ -1,0 +1,127 @@
+"""Statistics of a model with settled weights, and the model restored and parked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from offcomp.calibration import Calibration, calibrate
+from offcomp.models.loading import LoadedModel
+from offcomp.models.parking import StoredMatrices
+from offcomp.models.weights import read, substituted
+from tests.calibration_texts import TEXTS, spec_of
+from tests.tiny_models import Tiny
+
+
+def bits_of(loaded: LoadedModel) -> dict[str, Tensor]:
+    return {path: parameter.clone() for path, parameter in loaded.model.named_parameters()}
+
+
+def test_later_statistics_see_a_settled_member_and_the_model_is_restored_bit_by_bit(
+    tiny: Tiny,
+) -> None:
+    loaded = tiny("bert")
+    before = bits_of(loaded)
+    specs = [spec_of(loaded, name) for name in ("ffn_out.0", "query.1", "ffn_in.0")]
+    calibration = Calibration(loaded, TEXTS)
+    with calibration.hints(specs, "residual") as hints:
+        assert hints.turned == (True, False, False)
+        assert hints.heights == (40, 24, 40)
+        assert hints.order == (2, 0, 1) or [specs[i].name for i in hints.order] == ["ffn_in.0", "ffn_out.0", "query.1"]
+        query, ffn_in = hints.statistics(1).column_moment, hints.statistics(2).column_moment
+        settled = read(loaded.model, specs[0]).T * 0.3
+        hints.settle(0, settled)
+        assert torch.equal(read(loaded.model, specs[0]), settled.T)
+        changed = hints.statistics(1).column_moment
+        assert (changed - query).norm() > 1e-3 * query.norm()
+        torch.testing.assert_close(hints.statistics(2).column_moment, ffn_in)
+        hints.settle(0, settled * 0.5)
+    assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
+    with calibration.hints(specs, "residual") as hints:
+        torch.testing.assert_close(hints.statistics(1).column_moment, query, rtol=0, atol=0)
+
+
+def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: Tiny) -> None:
+    loaded = tiny("bert")
+    weights = bits_of(loaded)
+    earlier, spec = spec_of(loaded, "ffn_out.0"), spec_of(loaded, "query.1")
+    before = {earlier: read(loaded.model, earlier) * 0.3}
+    with Calibration(loaded, TEXTS).hints([spec], "rows", lambda: [before]) as hints:
+        alone = hints.statistics(0).column_moment
+        hints.follow()
+        following = hints.statistics(0).column_moment
+    with calibrate(loaded, TEXTS, [spec], "rows") as hints:
+        torch.testing.assert_close(hints.statistics(0).column_moment, alone, rtol=0, atol=0)
+    with substituted(loaded.model, before), calibrate(loaded, TEXTS, [spec], "rows") as hints:
+        torch.testing.assert_close(hints.statistics(0).column_moment, following, rtol=0, atol=0)
+    assert (following - alone).norm() > 1e-3 * alone.norm()
+    assert all(torch.equal(weights[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
+def test_settled_weights_can_be_restored_from_the_files(tiny: Tiny) -> None:
+    loaded = tiny("gpt2")
+    before = bits_of(loaded)
+    spec, earlier = spec_of(loaded, "key.0"), spec_of(loaded, "ffn_in.1")
+    stored = StoredMatrices(loaded, [spec, earlier])
+    calibration = Calibration(loaded, TEXTS, stored=stored)
+    with calibration.hints([spec], "rows", lambda: [{earlier: 2 * stored.read(earlier)}]) as hints:
+        hints.follow()
+        hints.settle(0, 3 * stored.read(spec))
+        assert torch.equal(read(loaded.model, spec), 3 * stored.read(spec))
+        assert torch.equal(read(loaded.model, earlier), 2 * stored.read(earlier))
+    assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
+def test_a_parked_model_is_in_memory_while_text_runs_through_it_or_a_weight_is_settled(
+    tiny: Tiny,
+) -> None:
+    loaded = tiny("bert")
+    before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
+    with calibrate(loaded, TEXTS, [spec], "rows") as hints:
+        statistics = hints.statistics(0)
+        expected = [statistics.column_moment, statistics.row_moment, statistics.fisher]
+        error = hints.output_error({spec: 0.5 * read(loaded.model, spec)}, held_out=True)
+
+    def is_parked() -> bool:
+        return all(parameter.numel() == 0 for parameter in loaded.model.parameters())
+
+    stored = StoredMatrices(loaded, [spec])
+    calibration = Calibration(loaded, TEXTS, stored=stored)
+    with calibration.parked():
+        assert is_parked()
+        with calibration.hints([spec], "rows") as hints:
+            statistics = hints.statistics(0)
+            found = [statistics.column_moment, statistics.row_moment, statistics.fisher]
+            assert is_parked()
+            assert hints.output_error({spec: 0.5 * stored.read(spec)}, held_out=True) == error
+            assert is_parked()
+            hints.settle(0, 0.5 * stored.read(spec))
+            assert not is_parked()
+            assert hints.statistics(0).num_tokens == statistics.num_tokens
+            assert not is_parked()
+        assert is_parked()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
+def test_a_parked_model_is_whole_after_an_exception(tiny: Tiny) -> None:
+    loaded = tiny("bert")
+    before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
+    calibration = Calibration(loaded, TEXTS)
+    with pytest.raises(KeyError), calibration.parked(), calibration.hints([spec], "rows") as hints:
+        hints.settle(0, torch.zeros(spec.shape))
+        raise KeyError
+    with calibration.hints([spec], "rows") as hints:
+        assert hints.statistics(0).column_moment is not None
+    assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
+def test_an_exception_restores_the_model_too(tiny: Tiny) -> None:
+    loaded = tiny("gpt2")
+    before = bits_of(loaded)
+    spec = spec_of(loaded, "key.0")
+    with pytest.raises(KeyError), calibrate(loaded, TEXTS, [spec], "columns") as hints:
+        hints.settle(0, read(loaded.model, spec).T * 2)
+        raise KeyError
+    assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
