@@ -317,7 +317,7 @@ def test_feedback_lowers_the_output_error_of_each_member(turned: bool, length: i
         before, after = ((inputs @ (member - part).T).norm().item() for part in parts)
         assert after < 0.8 * before
     assert hints.followed
-    assert [index for index, _ in hints.settled] == [1, 0]
+    assert [index for index, _ in hints.settled] == [1]  # nobody comes after the last
     for index, settled in hints.settled:
         assert torch.allclose(settled, fed.reconstruct().split(len(stacked) // 2)[index], atol=1e-4)
 
@@ -335,6 +335,18 @@ def test_a_member_without_a_moment_keeps_its_codes() -> None:
     plain = at_size(codebook(codeword_length=4), matrix, 5)
     fed = at_size(codebook(codeword_length=4, feedback=True), matrix, 5, hints=hints)
     assert torch.equal(plain.reconstruct(), fed.reconstruct())
+    assert not hints.followed and not hints.settled
+
+
+@pytest.mark.parametrize(("order", "seen"), [((0, 1), [0]), ((1, 0), [])])
+def test_a_member_without_a_moment_is_seen_by_those_after_it(order: tuple[int, int], seen: list[int]) -> None:
+    matrix, moment = gaussian(60, 32), torch.eye(32, dtype=torch.float64)
+    hints = MadeHints((20, 40), (False, False), [None, moment], order=order)
+    plain = at_size(codebook(codeword_length=4), matrix, 5).reconstruct()[:20]
+    fed = at_size(codebook(codeword_length=4, feedback=True), matrix, 5, hints=hints).reconstruct()[:20]
+    assert torch.equal(plain, fed)
+    assert [index for index, _ in hints.settled] == seen
+    assert all(torch.allclose(settled, fed, atol=1e-6) for _, settled in hints.settled)
 
 
 def test_a_book_reads_back_what_it_wrote() -> None:

@@ -30,9 +30,14 @@ def with_feedback(
     `coded` gives the rows of the matrix `exact` less what is stored beside the codes, so the model sees that too. Members whose
     inputs have no moment (embeddings) keep their codes.
     """
+    order = list(hints.order)
+    while order and hints.embeddings[order[-1]]:
+        order.pop()  # no member after it needs to see it
+    if not order:
+        return
     hints.follow()
     ends = list(accumulate(hints.heights))
-    for number, index in enumerate(hints.order):
+    for number, index in enumerate(order, 1):
         rows = slice(ends[index] - hints.heights[index], ends[index])
         if hints.embeddings[index]:
             matrix = coded(rows)
@@ -44,9 +49,10 @@ def with_feedback(
             matrix = coded(rows)
             part = code(book, matrix, codes[rows], scales[rows], ordered=ordered)
             del ordered
-        hints.settle(index, part + exact[rows] - matrix)
+        if number < len(order):
+            hints.settle(index, part.add_(exact[rows]).sub_(matrix))
         del part, matrix  # before the next moment is taken
-        report((number + 1) / len(ends))
+        report(number / len(order))
 
 
 def _moment(hints: Hints, index: int, length: int) -> Tensor:
