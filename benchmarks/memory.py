@@ -1,8 +1,7 @@
 """What every method needs beside its matrix, and what a whole run needs beside its model: `python -m benchmarks.memory`.
 
 The promise is that no run holds more than its model and three times its largest group, a group being its stacked matrix in
-float32. What a process needs of its own, 40 to 100 MB, counts too, so groups of a few MB cannot keep it. Prints two tables,
-all from this run on this machine:
+float32. Prints two tables, all from this run on this machine:
 
 1. For each method and shape, a process of its own fits a small random matrix first, so that libraries are loaded, and then
    one of the shape, at ratio 2 (codebook and quantization: 8 in bytes). "beside" is the most memory (resident set) that the
@@ -10,13 +9,17 @@ all from this run on this machine:
    no model is in memory during a fit, so the promise leaves 2 and the size of the model: 3 where the model is this one matrix.
    `banaei2023` needs more for a square one, whose encoder, decoder and Adam's moments of both each outweigh the latents.
    `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
-2. The worker compresses a model of BERT-base's shapes with random weights, a group a kind, at the same ratios, without tasks;
-   methods that read calibration text come last. "beside" is the most that it held, less what it held before it loaded the
-   model, less the model's weights, in multiples of its largest group. Libraries are loaded before; batches of text count.
+2. For each method, a process of its own compresses a tiny model first, then one of BERT-base's shapes with random weights, as
+   the worker does, a group a kind, at the same ratios; methods that read calibration text come last. "beside" is the most that
+   it held, less what it held before it loaded the model, less the model's weights, in multiples of its largest group; batches
+   of text count. "libraries MB" is what the run of the tiny model left, code that was read and the like, and "and libraries"
+   is the figure with them. `--model`, `--grouping`, `--modules linear` and `--tasks` change the run.
+
+   Groups of a few MB cannot keep the promise: a tokenizer, the C library and MKL take some 10 MB more for a larger model.
 
 The allocator is set as the worker sets its own; freed blocks that it has not returned count. The most is read from VmHWM, which
 Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
-`--methods a,b` only these rows, `--shapes RxC,..` only these shapes. All in all about half an hour.
+`--methods a,b` only these rows, `--shapes RxC,..` only these shapes. All in all about an hour.
 """
 
 from __future__ import annotations
@@ -130,17 +133,17 @@ def make_model(folder: Path, **shape: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str) -> dict[str, Any]:
+def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str, *tasks: str) -> dict[str, Any]:
     """One row of table 2, in this process: the worker's own `work`, after one on a tiny model."""
     import scipy.linalg  # noqa: F401
 
     from offcomp import calibration, compress, evaluation, execute  # noqa: F401
 
     beginning = held()
-    run_on(str(folder / TINY), name, folder, grouping, "linear")
+    run_on(str(folder / TINY), name, folder, grouping, "linear", *tasks)
     before, started = held(), perf_counter()
     reset_peak()
-    groups, parameters = run_on(str(folder / model) if model == BASE else model, name, folder, grouping, modules)
+    groups, parameters = run_on(str(folder / model) if model == BASE else model, name, folder, grouping, modules, *tasks)
     most = held("VmHWM") - FLOAT32_BYTES * parameters
     largest = FLOAT32_BYTES * max(group["rows"] * group["cols"] for group in groups)
     return {
@@ -156,7 +159,7 @@ def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str
     }
 
 
-def run_on(model: str, name: str, folder: Path, grouping: str, modules: str) -> tuple[list[dict[str, Any]], int]:
+def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *tasks: str) -> tuple[list[dict[str, Any]], int]:
     """Compress a model as the worker does; returns the figures of its groups, and the model's parameters."""
     from offcomp import execute
 
@@ -169,7 +172,7 @@ def run_on(model: str, name: str, folder: Path, grouping: str, modules: str) -> 
     with TemporaryDirectory(dir=folder) as home:
         run = Path(home) / "runs" / "run"
         run.mkdir(parents=True)
-        write_json(run / "plan.json", Plan(model, groups, tasks=()).to_dict())
+        write_json(run / "plan.json", Plan(model, groups, tasks=tasks).to_dict())
         worker = execute.Worker(run)
         execute.work(worker)
     return worker.groups, info.num_parameters
@@ -193,13 +196,13 @@ def fits(names: Sequence[str], shapes: Sequence[tuple[int, int]], large: bool) -
     print(format_table(rows))
 
 
-def runs(names: Sequence[str], model: str, grouping: str, modules: str) -> None:
+def runs(names: Sequence[str], *settings: str) -> None:
     """Table 2."""
     with TemporaryDirectory() as folder:
         in_a_process(["models", folder])
         rows = []
         for name in names:
-            rows.append(in_a_process([name, folder, model, grouping, modules]))
+            rows.append(in_a_process([name, folder, *settings]))
             print(f"{name}: {rows[-1]['beside']:.2f}", file=sys.stderr)
         print(format_table(rows))
 
@@ -214,8 +217,7 @@ def child(arguments: Sequence[str]) -> dict[str, Any]:
         make_model(Path(folder) / BASE)
         make_model(Path(folder) / TINY, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
         return {}
-    model, grouping, modules = rest
-    return measure_run(name, Path(folder), model, grouping, modules)
+    return measure_run(name, Path(folder), *rest)
 
 
 def main() -> None:
@@ -228,6 +230,7 @@ def main() -> None:
     flags.add_argument("--model", default=BASE)
     flags.add_argument("--grouping", choices=tuple(GROUPINGS), default="kind")
     flags.add_argument("--modules", choices=("all", "linear"), default="all")
+    flags.add_argument("--tasks", type=lambda text: text.split(","), default=[])
     flags.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     asked = flags.parse_args()
     if asked.child:
@@ -236,7 +239,8 @@ def main() -> None:
     if asked.part in (None, 1):
         fits([name for name in METHODS if name in asked.methods], asked.shapes, asked.large)
     if asked.part in (None, 2):
-        runs([name for name in (*METHODS, *CALIBRATED) if name in asked.methods], asked.model, asked.grouping, asked.modules)
+        names = [name for name in (*METHODS, *CALIBRATED) if name in asked.methods]
+        runs(names, asked.model, asked.grouping, asked.modules, *asked.tasks)
 
 
 if __name__ == "__main__":
