@@ -11,11 +11,10 @@ float32. Prints two tables, all from this run on this machine:
    `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
 2. For each method, a process of its own compresses a tiny model first, then one of BERT-base's shapes with random weights, as
    the worker does, a group a kind, at the same ratios; methods that read calibration text come last. "beside" is the most that
-   it held, less what it held before it loaded the model, less the model's weights, in multiples of its largest group; batches
-   of text count. "libraries MB" is what the run of the tiny model left, code that was read and the like, and "and libraries"
-   is the figure with them. `--model`, `--grouping`, `--modules linear` and `--tasks` change the run.
-
-   Groups of a few MB cannot keep the promise: a tokenizer, the C library and MKL take some 10 MB more for a larger model.
+   it held, less what it held before it loaded the model, less the model, in multiples of its largest group; batches of text
+   count. The model is what loading it adds: weights, modules and tokenizer. "libraries MB" is what the run of the tiny model
+   left, code that was read and the like, and "and libraries" is the figure with them, which groups of a few MB cannot keep
+   low. `--model`, `--grouping`, `--modules linear` and `--tasks` change the run.
 
 The allocator is set as the worker sets its own; freed blocks that it has not returned count. The most is read from VmHWM, which
 Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
@@ -37,7 +36,7 @@ from typing import Any
 
 from offcomp.files import write_json
 from offcomp.models.listing import model_info
-from offcomp.numerics.allocator import give_back_large_blocks_at_once
+from offcomp.numerics.allocator import give_back_free_memory, give_back_large_blocks_at_once
 from offcomp.plan import GROUPINGS, Plan, make_groups
 from offcomp.tables import format_table
 
@@ -93,6 +92,16 @@ def most_beside(action: Callable[[], object]) -> tuple[int, float]:
     return held("VmHWM") - before, seconds
 
 
+def held_more_by(make: Callable[[], object]) -> int:
+    """Bytes that this process holds more while it holds what is made."""
+    before = held()
+    made = make()
+    more = held() - before
+    del made
+    give_back_free_memory()
+    return more
+
+
 def unit_of(name: str) -> str:
     """What the ratio counts: packed numbers are parameters too, so methods that pack save bytes."""
     return "bytes" if name.split(maxsplit=1)[0] in ("codebook", "quantization") else "parameters"
@@ -138,18 +147,21 @@ def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str
     import scipy.linalg  # noqa: F401
 
     from offcomp import calibration, compress, evaluation, execute  # noqa: F401
+    from offcomp.models.loading import load
 
     beginning = held()
     run_on(str(folder / TINY), name, folder, grouping, "linear", *tasks)
     before, started = held(), perf_counter()
+    path = str(folder / model) if model == BASE else model
+    loaded = held_more_by(lambda: load(path))
     reset_peak()
-    groups, parameters = run_on(str(folder / model) if model == BASE else model, name, folder, grouping, modules, *tasks)
-    most = held("VmHWM") - FLOAT32_BYTES * parameters
+    groups = run_on(path, name, folder, grouping, modules, *tasks)
+    most = held("VmHWM") - loaded
     largest = FLOAT32_BYTES * max(group["rows"] * group["cols"] for group in groups)
     return {
         "method": name,
         "groups": len(groups),
-        "model MB": FLOAT32_BYTES * parameters / 1e6,
+        "model MB": loaded / 1e6,
         "largest group MB": largest / 1e6,
         "libraries MB": (before - beginning) / 1e6,
         "beside": (most - before) / largest,
@@ -159,8 +171,8 @@ def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str
     }
 
 
-def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *tasks: str) -> tuple[list[dict[str, Any]], int]:
-    """Compress a model as the worker does; returns the figures of its groups, and the model's parameters."""
+def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *tasks: str) -> list[dict[str, Any]]:
+    """Compress a model as the worker does; returns the figures of its groups."""
     from offcomp import execute
 
     method, options = (METHODS | CALIBRATED)[name]
@@ -175,7 +187,7 @@ def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *ta
         write_json(run / "plan.json", Plan(model, groups, tasks=tasks).to_dict())
         worker = execute.Worker(run)
         execute.work(worker)
-    return worker.groups, info.num_parameters
+    return worker.groups
 
 
 def in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
