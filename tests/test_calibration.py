@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offcomp.calibration import Calibration, calibrate
 from offcomp.calibration.batches import token_batches
-from offcomp.calibration.moments import gather_moments
+from offcomp.calibration.moments import sum_moments
 from offcomp.errors import InputError
 from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import read
@@ -38,7 +38,7 @@ def test_moments_are_means_over_real_tokens_whatever_the_padding(tiny: Tiny, nam
     inputs = inputs_one_by_one(loaded, spec.path.removesuffix(".weight"), TEXTS)
     batches = token_batches(loaded, TEXTS, 16, special_tokens=True)
     assert not batches[0].real.all(), "nothing is padded: the test would pass on anything"
-    found = gather_moments(loaded.model, [spec], batches, "equal")[spec]
+    found = sum_moments(loaded.model, [spec], batches, "equal").means(spec)
     assert found.num_tokens == len(inputs) == sum(len(text.split()) for text in TEXTS)
     torch.testing.assert_close(found.second, inputs.T @ inputs / len(inputs), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.magnitude, inputs.abs().mean(0), rtol=1e-5, atol=1e-6)
@@ -55,7 +55,7 @@ def test_tokens_can_weigh_by_the_norm_of_what_the_module_makes_of_them(tiny: Tin
     outputs = inputs @ read(loaded.model, spec).double().T + bias.double()
     scaled = inputs / outputs.norm(dim=1, keepdim=True)
     expected = scaled.T @ scaled / outputs.norm(dim=1).square().reciprocal().sum()
-    found = gather_moments(loaded.model, [spec], token_batches(loaded, TEXTS, 16, True), "output")[spec]
+    found = sum_moments(loaded.model, [spec], token_batches(loaded, TEXTS, 16, True), "output").means(spec)
     torch.testing.assert_close(found.second, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offcomp.calibration import calibrate
 from offcomp.calibration.batches import TokenBatch, token_batches
-from offcomp.calibration.gradients import gather_gradients
+from offcomp.calibration.gradients import sum_gradients
 from offcomp.calibration.likelihood import Likelihood
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
@@ -78,7 +78,7 @@ def test_the_fisher_information_is_the_mean_of_squared_gradients_of_single_texts
     likelihood = fixed_likelihood(loaded)
     gradients = torch.stack(gradients_one_by_one(loaded, spec, batches, likelihood))
     assert gradients.abs().max() > 0
-    found = gather_gradients(loaded.model, [spec], batches, ["fisher", "sensitivity"], likelihood)[spec]
+    found = sum_gradients(loaded.model, [spec], batches, ["fisher", "sensitivity"], likelihood)[spec].means()
     scale = gradients.abs().max().item()
     torch.testing.assert_close(found["fisher"], gradients.square().mean(0), rtol=1e-3, atol=1e-5 * scale**2)
     torch.testing.assert_close(found["sensitivity"], gradients.abs().mean(0), rtol=1e-3, atol=1e-5 * scale)
@@ -91,7 +91,7 @@ def test_the_row_moment_is_that_of_gradients_at_the_output(tiny: Tiny) -> None:
     spec = spec_of(loaded, "ffn_in.1")
     batches = token_batches(loaded, TEXTS, 16, special_tokens=True)
     likelihood = fixed_likelihood(loaded)
-    found = gather_gradients(loaded.model, [spec], batches, ["row_moment"], likelihood)[spec]["row_moment"]
+    found = sum_gradients(loaded.model, [spec], batches, ["row_moment"], likelihood)[spec].means()["row_moment"]
     seen: list[Tensor] = []
 
     def keep(_module: Any, _arguments: Any, output: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from offcomp.calibration import Calibration, calibrate
 from offcomp.calibration import moments as moments_module
 from offcomp.calibration.batches import token_batches
-from offcomp.calibration.moments import InputMoments, gather_moments, output_errors
+from offcomp.calibration.moments import InputMoments, output_errors, sum_moments
 from offcomp.models.loading import load
 from offcomp.models.weights import read
 from tests import tiny_models
@@ -28,16 +28,16 @@ def test_statistics_that_outweigh_the_room_take_more_passes_and_are_the_same(
     specs = [spec_of(loaded, name) for name in ("query.0", "key.0", "query.1", "key.1")]
     gathered: list[int] = []
 
-    def counted(model: Any, wanted: Any, *rest: Any) -> Any:
+    def counted(model: Any, wanted: Any, *rest: Any, **named: Any) -> Any:
         gathered.append(len(wanted))
-        return gather_moments(model, wanted, *rest)
+        return sum_moments(model, wanted, *rest, **named)
 
-    monkeypatch.setattr("offcomp.calibration.passes.gather_moments", counted)
+    monkeypatch.setattr("offcomp.calibration.passes.sum_moments", counted)
     calibration = Calibration(loaded, TEXTS)
     with calibration.hints(specs, "rows") as hints:
         hints.room = room
         found = [hints.statistics(index).column_moment for index in range(4)]
-    alone = [gather_moments(loaded.model, [spec], calibration.batches, "output")[spec].second for spec in specs]
+    alone = [sum_moments(loaded.model, [spec], calibration.batches, "output").means(spec).second for spec in specs]
     assert len(gathered) == passes and sum(gathered) == 4
     assert sum(8 * width**2 for width in [24] * len(calibration._kept)) <= max(room, 0)
     assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
@@ -116,7 +116,7 @@ def test_a_batch_says_the_same_in_parts(
     error = {spec: read(loaded.model, spec) * 0.9}
 
     def found() -> tuple[InputMoments, tuple[float, float]]:
-        moments = gather_moments(loaded.model, [spec], batches, weighting)[spec]
+        moments = sum_moments(loaded.model, [spec], batches, weighting).means(spec)
         return moments, output_errors(loaded.model, error, batches, weighting)[spec]
 
     (whole, whole_error), parts = found(), []

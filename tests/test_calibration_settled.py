@@ -10,6 +10,7 @@ from offcomp.calibration import Calibration, calibrate
 from offcomp.models.loading import LoadedModel
 from offcomp.models.parking import StoredMatrices
 from offcomp.models.weights import read, substituted
+from offcomp.numerics.outer_sum import OuterSum
 from tests.calibration_texts import TEXTS, spec_of
 from tests.tiny_models import Tiny
 
@@ -103,6 +104,29 @@ def test_a_parked_model_is_in_memory_while_text_runs_through_it_or_a_weight_is_s
         assert is_parked()
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
+
+
+@pytest.mark.parametrize(("room", "summed_up_beside"), [(0, [0]), (8 * 24**2, [1])])
+@pytest.mark.parametrize("name", ["column_moment", "row_moment"])
+def test_a_moment_without_room_is_summed_up_when_the_model_is_gone(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, *, name: str, room: int, summed_up_beside: list[int]
+) -> None:
+    loaded = tiny("bert")
+    spec = spec_of(loaded, "query.0")
+    with calibrate(loaded, TEXTS, [spec], "rows") as hints:
+        expected = getattr(hints.statistics(0), name)
+    beside: list[int] = []
+    result, parameter = OuterSum.result, next(loaded.model.parameters())
+    monkeypatch.setattr(OuterSum, "result", lambda total: (beside.append(int(total._total is not None)), result(total))[1])
+    calibration = Calibration(loaded, TEXTS)
+    with calibration.parked(), calibration.hints([spec], "rows") as hints:
+        hints.room = room
+        assert torch.equal(getattr(hints.statistics(0), name), expected)
+        assert beside == summed_up_beside
+        assert parameter.numel() == 0
+        hints.settle(0, torch.zeros(spec.shape))
+        getattr(hints.statistics(0), name)
+    assert beside == [*summed_up_beside, 1]  # the settled model stays
 
 
 def test_a_parked_model_is_whole_after_an_exception(tiny: Tiny) -> None:

@@ -21,6 +21,8 @@ from offcomp.calibration.batches import TokenBatch
 from offcomp.calibration.moments import counted_tokens, is_embedding, modules_of
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.numerics.outer_sum import OuterSum
+from offcomp.numerics.spool import Spool
 
 TOKENS_AT_ONCE = 64
 """What a backward pass needs of a layer is kept for so many tokens."""
@@ -33,12 +35,13 @@ LogLikelihood = Callable[[TokenBatch], Tensor]
 class GradientSums:
     """Sums of one weight W (rows, cols) over texts or, for the moment, tokens; only those that are asked for are there.
 
-    fisher, sensitivity     (rows, cols): squared and absolute gradients
+    fisher, sensitivity     in `sums`, (rows, cols): squared and absolute gradients
     row_moment              (rows, rows) float64: g gᵀ
     """
 
     spec: ModuleSpec
     sums: dict[str, Tensor] = field(default_factory=dict)
+    row_moment: OuterSum | None = None
     num_texts: int = 0
     num_tokens: int = 0
 
@@ -53,18 +56,19 @@ class GradientSums:
                     target[rows] += transform(gradient)
 
     def add_tokens(self, gradients: Tensor) -> None:
-        """Add gradients at the output (tokens, rows)."""
-        wide = gradients.double()
-        self.num_tokens += len(wide)
-        self.sums["row_moment"].addmm_(wide.T, wide)
+        """Add gradients at the output (tokens, rows) to the moment, if that is asked for."""
+        if self.row_moment is not None:
+            self.num_tokens += len(gradients)
+            self.row_moment.add(gradients.double())
 
     def means(self) -> dict[str, Tensor]:
-        """What was asked for, in the place of the sums. Raises InputError where no text reached the module."""
+        """What was asked for, for one use. Raises InputError where no text reached the module."""
         if not (self.num_texts or self.num_tokens):
             raise InputError(f"no gradient reaches {self.spec.name}, so its metric is unknown; choose another module or metric")
-        return {
-            name: total.div_(self.num_tokens if name == "row_moment" else self.num_texts) for name, total in self.sums.items()
-        }
+        means = {name: total.div_(self.num_texts) for name, total in self.sums.items()}
+        if self.row_moment is not None:
+            means["row_moment"] = self.row_moment.result().div_(self.num_tokens)
+        return means
 
 
 def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
@@ -76,25 +80,28 @@ def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
     return tokens, at_outputs.new_zeros(len(tokens), at_outputs.shape[1]).index_add_(0, place, at_outputs)
 
 
-def gather_gradients(
+def sum_gradients(
     model: PreTrainedModel,
     specs: Sequence[ModuleSpec],
     batches: Sequence[TokenBatch],
     names: Sequence[str],
     likelihood: LogLikelihood,
-) -> dict[ModuleSpec, dict[str, Tensor]]:
-    """Means by name, of "fisher", "sensitivity" and "row_moment", for each module, by passes forward and backward."""
-    totals = {spec: GradientSums(spec, {name: _zeros(model, spec, name) for name in names}) for spec in specs}
+    *,
+    spool: Spool | None = None,
+) -> dict[ModuleSpec, GradientSums]:
+    """Sums of "fisher", "sensitivity" and "row_moment", as named, for each module, by passes forward and backward.
+
+    See `OuterSum` for the spool.
+    """
+    totals = {}
+    for spec in specs:
+        sums = {name: torch.zeros(spec.shape, device=model.device) for name in names if name != "row_moment"}
+        moment = OuterSum(spec.rows, model.device, spool) if "row_moment" in names else None
+        totals[spec] = GradientSums(spec, sums, moment)
     for batch in batches:
         for part in batch.parts(TOKENS_AT_ONCE):
             _Backward(model, part, totals).run(likelihood)
-    return {spec: total.means() for spec, total in totals.items()}
-
-
-def _zeros(model: PreTrainedModel, spec: ModuleSpec, name: str) -> Tensor:
-    if name == "row_moment":
-        return torch.zeros(spec.rows, spec.rows, dtype=torch.float64, device=model.device)
-    return torch.zeros(spec.shape, device=model.device)
+    return totals
 
 
 class _Backward:
@@ -131,9 +138,8 @@ class _Backward:
         """Called in the backward pass with the gradient at an output; once all uses are there they are added up."""
         own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
         total = self.totals[spec]
-        if "row_moment" in total.sums:
-            total.add_tokens(counted_tokens(own, self.batch.counted))
-        if len(total.sums) == ("row_moment" in total.sums):
+        total.add_tokens(counted_tokens(own, self.batch.counted))
+        if not total.sums:
             return
         self._uses[spec].append((self._by_text(spec, inputs, numbers), self._by_text(spec, own, False)))
         if len(self._uses[spec]) == self._awaited[spec]:

@@ -18,6 +18,8 @@ from offcomp.calibration.batches import TokenBatch
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import stored_view
+from offcomp.numerics.outer_sum import OuterSum
+from offcomp.numerics.spool import Spool
 
 PIECE_ENTRIES = 1 << 19  # 4 MB in float64
 TOKENS_AT_ONCE = 256
@@ -127,12 +129,14 @@ def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) 
 
 
 class MomentSums:
-    """A watcher that sums up moments, weighing tokens alike or each by 1 / ‖output‖²."""
+    """A watcher that sums up moments, weighing tokens alike or each by 1 / ‖output‖²; see `OuterSum` for the spool."""
 
-    def __init__(self, weighting: str) -> None:
+    def __init__(self, weighting: str, spool: Spool | None = None) -> None:
         self._by_output = weighting == "output"
-        self._second: dict[ModuleSpec, Tensor] = {}
+        self._spool = spool
+        self._second: dict[ModuleSpec, OuterSum] = {}
         self._magnitude: dict[ModuleSpec, Tensor] = {}
+        self._occurrences: dict[ModuleSpec, Tensor] = {}
         self._weight: dict[ModuleSpec, float] = {}
         self._tokens: dict[ModuleSpec, int] = {}
 
@@ -140,12 +144,12 @@ class MomentSums:
         """Add the tokens of one use."""
         if not inputs.is_floating_point():
             counts = torch.bincount(inputs, minlength=spec.rows).double()
-            self._second[spec] = self._second[spec].add_(counts) if spec in self._second else counts
+            self._occurrences[spec] = self._occurrences[spec].add_(counts) if spec in self._occurrences else counts
             self._count(spec, len(inputs), len(inputs))
             return
         if spec not in self._second:
             width = inputs.shape[1]
-            self._second[spec] = torch.zeros(width, width, dtype=torch.float64, device=inputs.device)
+            self._second[spec] = OuterSum(width, inputs.device, self._spool)
             self._magnitude[spec] = torch.zeros(width, dtype=torch.float64, device=inputs.device)
         height = max(1, PIECE_ENTRIES // max(inputs.shape[1], output.shape[1]))
         for part, result in zip(inputs.split(height), output.split(height), strict=True):
@@ -159,29 +163,35 @@ class MomentSums:
             norms = output.double().norm(dim=1, keepdim=True)
             inputs.mul_(torch.where(norms > 0, norms.reciprocal(), 0.0))
             weight = float(torch.where(norms > 0, norms.square().reciprocal(), 0.0).sum())
-        self._second[spec].addmm_(inputs.T, inputs)
+        self._second[spec].add(inputs)
         self._count(spec, weight, len(inputs))
 
     def _count(self, spec: ModuleSpec, weight: float, tokens: int) -> None:
         self._weight[spec] = self._weight.get(spec, 0.0) + weight
         self._tokens[spec] = self._tokens.get(spec, 0) + tokens
 
-    def result(self, spec: ModuleSpec) -> InputMoments:
-        """The means, taken in the place of the sums. Raises InputError where no token reached the module."""
-        tokens = self._tokens.get(spec, 0)
+    def means(self, spec: ModuleSpec) -> InputMoments:
+        """The means of a module, for one use. Raises InputError where no token reached it."""
+        tokens, weight = self._tokens.get(spec, 0), self._weight.get(spec) or 1.0
         if tokens == 0:
             raise InputError(f"no token of the calibration text reaches {spec.name}; choose another module or longer text")
-        magnitude = self._magnitude[spec].div_(tokens) if spec in self._magnitude else None
-        return InputMoments(tokens, self._second.pop(spec).div_(self._weight[spec] or 1.0), magnitude)
+        if spec in self._occurrences:
+            return InputMoments(tokens, self._occurrences[spec] / weight)
+        return InputMoments(tokens, self._second.pop(spec).result().div_(weight), self._magnitude[spec].div_(tokens))
 
 
-def gather_moments(
-    model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], weighting: str
-) -> dict[ModuleSpec, InputMoments]:
+def sum_moments(
+    model: PreTrainedModel,
+    specs: Sequence[ModuleSpec],
+    batches: Sequence[TokenBatch],
+    weighting: str,
+    *,
+    spool: Spool | None = None,
+) -> MomentSums:
     """Moments of the inputs of each module over all batches, in one pass over the text."""
-    sums = MomentSums(weighting)
+    sums = MomentSums(weighting, spool)
     Watch(model, specs, sums).run(batches)
-    return {spec: sums.result(spec) for spec in specs}
+    return sums
 
 
 def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> dict[ModuleSpec, ModuleSpec]:

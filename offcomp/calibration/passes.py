@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from offcomp.calibration.batches import token_batches
-from offcomp.calibration.gradients import gather_gradients
+from offcomp.calibration.gradients import sum_gradients
 from offcomp.calibration.hints import Before, GroupHints
 from offcomp.calibration.likelihood import Likelihood
-from offcomp.calibration.moments import InputMoments, gather_moments, output_errors, shared_inputs
+from offcomp.calibration.moments import InputMoments, output_errors, shared_inputs, sum_moments
 from offcomp.calibration_text import digest
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel
 from offcomp.models.parking import StoredMatrices, parked
+from offcomp.numerics.spool import Spool
 
 HELD_OUT_SHARE = 0.2
 FLOAT32_BYTES = 4
+
+Gather = Callable[[list[ModuleSpec], Spool | None], Callable[[ModuleSpec], Any]]
+"""Passes over the text for some modules -> what gives the statistic of each, for one use."""
 
 
 class Calibration:
@@ -114,25 +118,26 @@ class Calibration:
     def moments(self, specs: Sequence[ModuleSpec], room: int) -> InputMoments:
         """Moments of the inputs of the first module; in the same pass those of the next ones, as far as there is room."""
 
-        def gather(owners: list[ModuleSpec]) -> dict[ModuleSpec, InputMoments]:
-            return gather_moments(self.loaded.model, owners, self.batches, self.weighting)
+        def gather(owners: list[ModuleSpec], spool: Spool | None) -> Callable[[ModuleSpec], InputMoments]:
+            return sum_moments(self.loaded.model, owners, self.batches, self.weighting, spool=spool).means
 
         return self._first([self._owner(spec) for spec in specs], "inputs", room, gather)
 
     def gradients(self, specs: Sequence[ModuleSpec], name: str, room: int) -> Tensor:
         """ "fisher", "sensitivity" or "row_moment" of the first module; see `moments`."""
 
-        def gather(wanted: list[ModuleSpec]) -> dict[ModuleSpec, Tensor]:
+        def gather(wanted: list[ModuleSpec], spool: Spool | None) -> Callable[[ModuleSpec], Tensor]:
             likelihood = Likelihood(self.loaded.model, self.loaded.tokenizer, self.seed)
-            found = gather_gradients(self.loaded.model, wanted, self.batches, [name], likelihood)
-            return {spec: statistics[name] for spec, statistics in found.items()}
+            sums = sum_gradients(self.loaded.model, wanted, self.batches, [name], likelihood, spool=spool)
+            return lambda spec: sums[spec].means()[name]
 
         return self._first(specs, name, room, gather)
 
-    def _first(
-        self, specs: Sequence[ModuleSpec], name: str, room: int, gather: Callable[[list[ModuleSpec]], Mapping[ModuleSpec, Any]]
-    ) -> Any:
-        """A statistic of the first module, kept from an earlier pass or gathered with those that are likely to be next."""
+    def _first(self, specs: Sequence[ModuleSpec], name: str, room: int, gather: Gather) -> Any:
+        """A statistic of the first module, kept from an earlier pass or gathered with those that are likely to be next.
+
+        A second moment for which there is no room beside the model is summed up once that is out of memory again.
+        """
         if (specs[0], name) not in self._kept:
             missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self._kept]
             sizes = accumulate(_num_bytes(spec, name) for spec in missing)
@@ -140,8 +145,10 @@ class Calibration:
             needed = sum(_num_bytes(spec, name) for spec in wanted)
             if sum(_num_bytes(*key) for key in self._kept) + needed > room:
                 self.forget()
+            spool = Spool() if needed > room and self._parked and not self._users else None
             with self.awake():
-                found = {(spec, name): statistic for spec, statistic in gather(wanted).items()}
+                means = gather(wanted, spool)
+            found = {(spec, name): means(spec) for spec in wanted}
             if needed > room:
                 return found[specs[0], name]
             self._kept |= found
