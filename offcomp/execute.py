@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from offcomp.compress import CompressedGroup, SavedGroup
     from offcomp.evaluation import OpenTask
     from offcomp.models.loading import LoadedModel
-    from offcomp.models.parking import StoredMatrices
 
 log = logging.getLogger("offcomp")
 
@@ -172,7 +171,7 @@ def work(worker: Worker) -> dict[str, Any]:
             tasks.append(opened)
     compressed: list[SavedGroup] = []
     source = StoredMatrices(loaded, [spec for group in plan.groups for spec in members(group, loaded.info)])
-    calibration = _calibration(plan, loaded, source)
+    calibration = _calibration(plan, loaded)
     with calibration.parked() if calibration else parked(loaded):
         for group in plan.groups:
             with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
@@ -190,7 +189,7 @@ def work(worker: Worker) -> dict[str, Any]:
     return {"model": about | {"sizes": model_sizes(stored, info)}, "scores": scores}
 
 
-def _calibration(plan: Plan, loaded: LoadedModel, source: StoredMatrices) -> Calibration | None:
+def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
     """The calibration of a run, where a group needs one."""
     if not plan.calibrated:
         return None
@@ -206,7 +205,6 @@ def _calibration(plan: Plan, loaded: LoadedModel, source: StoredMatrices) -> Cal
         special_tokens=asked.special_tokens,
         weighting=asked.weighting,
         seed=plan.seed,
-        stored=source,
         room=FLOAT32_BYTES * largest // 2,
     )
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from offcomp.calibration import Calibration, calibrate
 from offcomp.models.loading import LoadedModel
-from offcomp.models.parking import StoredMatrices
 from offcomp.models.weights import read, substituted
 from offcomp.numerics.outer_sum import OuterSum
 from tests.calibration_texts import TEXTS, spec_of
@@ -60,49 +59,68 @@ def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: 
     assert all(torch.equal(weights[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 
-def test_settled_weights_can_be_restored_from_the_files(tiny: Tiny) -> None:
+def is_parked(loaded: LoadedModel) -> bool:
+    return all(parameter.numel() == 0 for parameter in loaded.model.parameters())
+
+
+def test_a_parked_model_has_what_was_settled_each_time_it_is_in_memory(tiny: Tiny) -> None:
     loaded = tiny("gpt2")
     before = bits_of(loaded)
-    spec, earlier = spec_of(loaded, "key.0"), spec_of(loaded, "ffn_in.1")
-    stored = StoredMatrices(loaded, [spec, earlier])
-    calibration = Calibration(loaded, TEXTS, stored=stored)
-    with calibration.hints([spec], "rows", lambda: [{earlier: 2 * stored.read(earlier)}]) as hints:
-        hints.follow()
-        hints.settle(0, 3 * stored.read(spec))
-        assert torch.equal(read(loaded.model, spec), 3 * stored.read(spec))
-        assert torch.equal(read(loaded.model, earlier), 2 * stored.read(earlier))
+    names = ("key.0", "ffn_out.0", "ffn_in.1", "query.1")
+    spec, turned, earlier, other = (spec_of(loaded, name) for name in names)
+    matrices = {each: factor * read(loaded.model, each) for factor, each in enumerate((spec, turned, earlier, other), 2)}
+    decoded: list[int] = []
+    calibration = Calibration(loaded, TEXTS)
+
+    def groups_before() -> list[dict[ModuleSpec, Tensor]]:
+        decoded.append(1)
+        return [{earlier: matrices[earlier]}, {other: matrices[other]}]
+
+    with calibration.parked():
+        with calibration.hints([spec, turned], "residual", groups_before) as hints:
+            assert hints.turned == (False, True)
+            hints.follow()
+            hints.settle(0, matrices[spec])
+            assert is_parked(loaded) and not decoded
+            hints.settle(1, matrices[turned].T)
+            for _ in range(2):
+                with calibration.awake():
+                    assert all(torch.equal(read(loaded.model, each), matrix) for each, matrix in matrices.items())
+                assert is_parked(loaded)
+            assert len(decoded) == 2
+            with calibration.awake():
+                hints.restore()
+                assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
+            assert is_parked(loaded)
+            hints.settle(0, matrices[spec])
+        with calibration.awake():
+            assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 
-def test_a_parked_model_is_in_memory_while_text_runs_through_it_or_a_weight_is_settled(
-    tiny: Tiny,
-) -> None:
+def test_a_parked_model_says_what_one_in_memory_says(tiny: Tiny) -> None:
     loaded = tiny("bert")
     before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
-    with calibrate(loaded, TEXTS, [spec], "rows") as hints:
-        statistics = hints.statistics(0)
-        expected = [statistics.column_moment, statistics.row_moment, statistics.fisher]
-        error = hints.output_error({spec: 0.5 * read(loaded.model, spec)}, held_out=True)
+    half = 0.5 * read(loaded.model, spec)
 
-    def is_parked() -> bool:
-        return all(parameter.numel() == 0 for parameter in loaded.model.parameters())
-
-    stored = StoredMatrices(loaded, [spec])
-    calibration = Calibration(loaded, TEXTS, stored=stored)
-    with calibration.parked():
-        assert is_parked()
+    def found(calibration: Calibration) -> list[Tensor | float | None]:
         with calibration.hints([spec], "rows") as hints:
-            statistics = hints.statistics(0)
-            found = [statistics.column_moment, statistics.row_moment, statistics.fisher]
-            assert is_parked()
-            assert hints.output_error({spec: 0.5 * stored.read(spec)}, held_out=True) == error
-            assert is_parked()
-            hints.settle(0, 0.5 * stored.read(spec))
-            assert not is_parked()
-            assert hints.statistics(0).num_tokens == statistics.num_tokens
-            assert not is_parked()
-        assert is_parked()
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+            values: list[Tensor | float | None] = []
+            for _ in range(2):
+                statistics = hints.statistics(0)
+                values += [statistics.column_moment, statistics.row_moment, statistics.fisher]
+                assert is_parked(loaded) == calibration.is_parked
+                hints.settle(0, half)
+            return [*values, hints.output_error({spec: half}, held_out=True)]
+
+    expected = found(Calibration(loaded, TEXTS))
+    parked = Calibration(loaded, TEXTS)
+    with parked.parked():
+        assert is_parked(loaded)
+        again = found(parked)
+        assert is_parked(loaded)
+    for one, other in zip(expected, again, strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 
@@ -126,7 +144,7 @@ def test_a_moment_without_room_is_summed_up_when_the_model_is_gone(
         assert parameter.numel() == 0
         hints.settle(0, torch.zeros(spec.shape))
         getattr(hints.statistics(0), name)
-    assert beside == [*summed_up_beside, 1]  # the settled model stays
+    assert beside == 2 * summed_up_beside
 
 
 def test_a_parked_model_is_whole_after_an_exception(tiny: Tiny) -> None:

@@ -157,9 +157,9 @@ def test_a_disk_without_room_for_metrics_is_told_in_a_sentence(limit: int) -> No
     spool, before = Spool(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(StorageError, match=r"no room for 4\.0 MB of metrics .* set TMPDIR"):
+        with pytest.raises(StorageError, match=r"no room for 4\.0 MB .* set TMPDIR"):
             spool.put(torch.zeros(1_000_000))
-        with pytest.raises(StorageError, match=r"no room for 0\.0 MB of metrics"):
+        with pytest.raises(StorageError, match=r"no room for 0\.0 MB"):
             spool.put(torch.zeros(1000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,13 @@ from torch import Tensor
 from offcomp.calibration.moments import InputMoments, is_embedding, modules_of
 from offcomp.grouping import is_turned
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.models.weights import substituted
+from offcomp.numerics.spool import Spool
 
 if TYPE_CHECKING:
     from offcomp.calibration.passes import Calibration
 
-Before = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
-"""What gives the reconstructions of groups that were compressed earlier, one group after the other."""
+Changes = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
+"""What gives matrices in the place of a model's own, as the reconstructions of one group after the other."""
 
 
 class GroupHints:
@@ -30,8 +29,7 @@ class GroupHints:
         specs: Sequence[ModuleSpec],
         stack: str,
         *,
-        settled: ExitStack,
-        before: Before,
+        before: Changes,
         room: int,
     ) -> None:
         self._before = before
@@ -44,7 +42,7 @@ class GroupHints:
         self.room = room
         self.has_settled = False
         self.calibration = calibration
-        self._settled = settled
+        self._spool = Spool()
 
     def statistics(self, index: int) -> MemberStatistics:
         """Statistics of a member on inputs that settled members already shape, each computed when it is read."""
@@ -56,28 +54,23 @@ class GroupHints:
 
     def follow(self) -> None:
         """From now on statistics are of the model with the groups that were compressed before this one."""
-        for matrices in self._before():
-            self._substitute(matrices)
-            del matrices  # before the next ones are decoded
+        self._change(self._before)
 
     def settle(self, index: int, reconstruction: Tensor) -> None:
-        """Write a member's reconstruction, as it stands in the stacked matrix, into the model until the block ends."""
-        self._substitute({self.specs[index]: reconstruction.T if self.turned[index] else reconstruction})
+        """From now on statistics are of the model with a member's reconstruction, as it stands in the stacked matrix."""
+        spec, matrix = self.specs[index], reconstruction.T if self.turned[index] else reconstruction
+        read = self._spool.put(matrix) if self.calibration.is_parked else lambda: matrix
+        self._change(lambda: [{spec: read()}])
 
-    def _substitute(self, matrices: Mapping[ModuleSpec, Tensor]) -> None:
-        calibration = self.calibration
-        if not self.has_settled:
-            self._settled.enter_context(calibration.awake())
-        self._settled.enter_context(substituted(calibration.loaded.model, matrices, calibration.original))
+    def _change(self, matrices: Changes) -> None:
         self.has_settled = True
-        calibration.forget()
+        self.calibration.change(matrices)
 
     def restore(self) -> None:
         """Take back what was settled."""
-        self._settled.close()
         if self.has_settled:
             self.has_settled = False
-            self.calibration.forget()
+            self.calibration.restore()
 
     def output_error(self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool) -> float | None:
         """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members, X the inputs in the original model, tokens weighed as for the moments.

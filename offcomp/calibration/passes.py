@@ -13,14 +13,15 @@ from torch import Tensor
 
 from offcomp.calibration.batches import token_batches
 from offcomp.calibration.gradients import sum_gradients
-from offcomp.calibration.hints import Before, GroupHints
+from offcomp.calibration.hints import Changes, GroupHints
 from offcomp.calibration.likelihood import Likelihood
 from offcomp.calibration.moments import InputMoments, output_errors, shared_inputs, sum_moments
 from offcomp.calibration_text import digest
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel
-from offcomp.models.parking import StoredMatrices, parked
+from offcomp.models.parking import parked
+from offcomp.models.weights import replace, substituted
 from offcomp.numerics.spool import Spool
 
 HELD_OUT_SHARE = 0.2
@@ -42,7 +43,6 @@ class Calibration:
             large that they would outweigh all others.
         weighting: "output" weighs each token by 1 / ‖output of the module‖², because the normalisation that follows
             makes tokens count alike; "equal" is the plain mean of the papers.
-        stored: where the matrices of the modules lie, so that a settled weight is read again; without it copies are kept.
         room: bytes of statistics that are kept at a time, or half the matrix of a group where that is more.
 
     Raises InputError where the model has no tokenizer or the text no tokens.
@@ -57,11 +57,9 @@ class Calibration:
         special_tokens: bool = False,
         weighting: str = "output",
         seed: int = 0,
-        stored: StoredMatrices | None = None,
         room: int = 0,
     ) -> None:
         self.room = room
-        self.original = stored.read if stored else None
         self.loaded = loaded
         self.weighting = weighting
         self.seed = seed
@@ -76,10 +74,17 @@ class Calibration:
         self._kept: dict[tuple[ModuleSpec, str], Any] = {}
         self._parked: ExitStack | None = None
         self._users = 0
+        self._changes: list[Changes] = []
+        self._originals = ExitStack()
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the model is out of memory but while text runs through it."""
+        return self._parked is not None
 
     @contextmanager
     def parked(self) -> Iterator[None]:
-        """The model is out of memory inside the block, but while text runs through it or a weight is settled."""
+        """The model is out of memory inside the block, but while text runs through it."""
         with ExitStack() as stack:
             stack.enter_context(parked(self.loaded))
             self._parked = stack
@@ -92,28 +97,54 @@ class Calibration:
     def awake(self) -> Iterator[None]:
         """The model is in memory inside the block."""
         self._users += 1
-        if self._parked and self._users == 1:
-            self._parked.close()
         try:
+            if self._parked and self._users == 1:
+                self._parked.close()
+                for matrices in self._changes:
+                    self._write(matrices)
             yield
         finally:
             self._users -= 1
             if self._parked and not self._users:
                 self._parked.enter_context(parked(self.loaded))
 
+    def change(self, matrices: Changes) -> None:
+        """The model has these matrices in the place of its own until `restore`, each time that it is in memory."""
+        self.forget()
+        if self._parked:
+            self._changes.append(matrices)
+        if self._users or not self._parked:
+            self._write(matrices)
+
+    def restore(self) -> None:
+        """The model has its own matrices again, bit by bit."""
+        self.forget()
+        self._changes.clear()
+        self._originals.close()
+        if self._parked and self._users:
+            with parked(self.loaded):
+                pass  # it is read again
+
+    def _write(self, changes: Changes) -> None:
+        for matrices in changes():
+            if self._parked:
+                replace(self.loaded.model, matrices)
+            else:
+                self._originals.enter_context(substituted(self.loaded.model, matrices))
+            del matrices  # before the next ones are decoded
+
     @contextmanager
-    def hints(self, specs: Sequence[ModuleSpec], stack: str, before: Before = tuple) -> Iterator[GroupHints]:
+    def hints(self, specs: Sequence[ModuleSpec], stack: str, before: Changes = tuple) -> Iterator[GroupHints]:
         """Hints for modules stacked as a group; `before` gives the reconstructions of groups compressed earlier.
 
         After the block every weight that was settled is back, bit by bit.
         """
         room = max(self.room, FLOAT32_BYTES * sum(spec.num_parameters for spec in specs) // 2)
-        with ExitStack() as settled:
-            hints = GroupHints(self, specs, stack, settled=settled, before=before, room=room)
-            try:
-                yield hints
-            finally:
-                hints.restore()
+        hints = GroupHints(self, specs, stack, before=before, room=room)
+        try:
+            yield hints
+        finally:
+            hints.restore()
 
     def moments(self, specs: Sequence[ModuleSpec], room: int) -> InputMoments:
         """Moments of the inputs of the first module; in the same pass those of the next ones, as far as there is room."""

@@ -6,8 +6,8 @@ weight is seen one piece at a time. No module is ever swapped: the model that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -111,27 +111,20 @@ def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
 
 
 @contextmanager
-def substituted(
-    model: nn.Module, matrices: Mapping[ModuleSpec, Tensor], original: Callable[[ModuleSpec], Tensor] | None = None
-) -> Iterator[None]:
+def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iterator[None]:
     """The model with other matrices (rows, cols) inside the block; every original bit is back after it, come what may.
-
-    `original` reads a module's own matrix again; without it a copy is kept meanwhile.
 
     Raises:
         ModelError: as `replace`.
     """
-    kept = {} if original else {spec: stored_view(model, spec).clone() for spec in matrices}
-    with ExitStack() as restored:  # which goes on with the others where one fails
-        for spec in matrices:
-            restored.callback(_restore, model, spec, original or kept.__getitem__)
+    kept = {spec: stored_view(model, spec).clone() for spec in matrices}
+    try:
         replace(model, matrices)
         del matrices  # they may be large, and the block long
         yield
-
-
-def _restore(model: nn.Module, spec: ModuleSpec, original: Callable[[ModuleSpec], Tensor]) -> None:
-    stored_view(model, spec).copy_(original(spec))
+    finally:
+        for spec, original in kept.items():
+            stored_view(model, spec).copy_(original)
 
 
 def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:

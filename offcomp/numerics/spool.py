@@ -30,7 +30,7 @@ class Spool:
             start = self._write(values.reshape(-1).view(np.uint8).data)
         except OSError as error:
             raise StorageError(
-                f"the folder for temporary files has no room for {values.nbytes / 1e6:.1f} MB of metrics ({error}); free some "
+                f"the folder for temporary files has no room for {values.nbytes / 1e6:.1f} MB ({error}); free some "
                 "space, or set TMPDIR to another folder"
             ) from error
         del values
