@@ -14,8 +14,8 @@ float32. Prints two tables, all from this run on this machine:
    it held, less what it held before it loaded the model, less the model, in multiples of its largest group; batches of text
    count. The model is what loading it adds: weights, modules and tokenizer. "libraries MB" is what the run of the tiny model
    left, code that was read and the like, and "and libraries" is the figure with them, which groups of a few MB cannot keep
-   low. Fisher coefficients module by module need more than is promised: 38 and 66 MB on BERT-base's shapes, in runs of two
-   modules each, whose larger one has 9. `--model`, `--grouping`, `--modules linear` and `--tasks` change the run.
+   low. Fisher coefficients module by module need more than is promised on BERT-base's shapes. `--model`,
+   `--grouping`, `--modules linear` and `--tasks` change the run.
 
 The allocator is set as the worker sets its own; freed blocks that it has not returned count. The most is read from VmHWM, which
 Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
