@@ -103,24 +103,24 @@ def test_a_parked_model_says_what_one_in_memory_says(tiny: Tiny) -> None:
     before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
     half = 0.5 * read(loaded.model, spec)
 
-    def found(calibration: Calibration) -> list[Tensor | float | None]:
+    def found(calibration: Calibration, *, parked: bool) -> list[Tensor | float | None]:
         with calibration.hints([spec], "rows") as hints:
             values: list[Tensor | float | None] = []
             for _ in range(2):
                 statistics = hints.statistics(0)
                 values += [statistics.column_moment, statistics.row_moment, statistics.fisher]
-                assert is_parked(loaded) == calibration.is_parked
+                assert is_parked(loaded) == parked
                 hints.settle(0, half)
             return [*values, hints.output_error({spec: half}, held_out=True)]
 
-    expected = found(Calibration(loaded, TEXTS))
-    parked = Calibration(loaded, TEXTS)
-    with parked.parked():
+    expected = found(Calibration(loaded, TEXTS), parked=False)
+    calibration = Calibration(loaded, TEXTS)
+    with calibration.parked():
         assert is_parked(loaded)
-        again = found(parked)
+        again = found(calibration, parked=True)
         assert is_parked(loaded)
     for one, other in zip(expected, again, strict=True):
-        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+        torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(other), rtol=0, atol=0)
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import resource
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from offcomp.errors import StorageError
 from offcomp.numerics.linalg import low_rank_factors, singular_values
 from offcomp.numerics.metrics import FLOOR, Metric, deferred_metric, diagonal_metric, full_metric, stacked_metric
 from offcomp.numerics.side_weights import SideWeights
-from offcomp.numerics.spool import Spool
 from tests.synthetic_hints import moment
 
 SHAPES = [(36, 12), (12, 36), (20, 20), (1, 8), (8, 1)]
@@ -141,35 +137,9 @@ def test_weights_of_both_sides_are_those_of_the_metrics_whose_blocks_they_make_o
     assert len(made) == 1
 
 
-def test_a_spool_gives_back_what_was_put_in_any_order() -> None:
-    spool = Spool()
-    tensors = [randn(3, 4), torch.arange(5), randn(2, 2).T, torch.zeros(0, 3), randn(4, 1).float()]
-    readers = [spool.put(tensor) for tensor in tensors]
-    for index in (4, 0, 3, 2, 1, 0):
-        assert torch.equal(readers[index](), tensors[index])
-        assert readers[index]().dtype == tensors[index].dtype
-    readers[0]().zero_()
-    assert torch.equal(readers[0](), tensors[0])
-
-
-@pytest.mark.parametrize("limit", [0, 1000, 3996])
-def test_a_disk_without_room_for_metrics_is_told_in_a_sentence(limit: int) -> None:
-    spool, before = Spool(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        with pytest.raises(StorageError, match=r"no room for 4\.0 MB .* set TMPDIR"):
-            spool.put(torch.zeros(1_000_000))
-        with pytest.raises(StorageError, match=r"no room for 0\.0 MB"):
-            spool.put(torch.zeros(1000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_without_a_folder_for_temporary_files_the_sentence_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_one_block_need_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
-    with pytest.raises(StorageError, match="set TMPDIR"):
-        Spool().put(torch.zeros(3))
-    assert SideWeights.of(None, full_metric(moment(4, 1))).columns, "which needs no file"
+    assert SideWeights.of(None, full_metric(moment(4, 1))).columns
 
 
 @pytest.mark.parametrize("shape", [(1200, 1400), (1400, 1200), (12, 30), (30, 12)])

@@ -8,13 +8,15 @@ text: the Fisher information is the mean of the squared G, never the square of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 from offcomp.calibration.batches import TokenBatch
@@ -25,7 +27,9 @@ from offcomp.numerics.outer_sum import OuterSum
 from offcomp.numerics.spool import Spool
 
 TOKENS_AT_ONCE = 64
-"""What a backward pass needs of a layer is kept for so many tokens."""
+"""What a backward pass needs is kept for so many tokens, or a text where that has more."""
+PIECE_ENTRIES = 1 << 19
+"""Entries of a text's gradient that are computed at a time."""
 
 LogLikelihood = Callable[[TokenBatch], Tensor]
 """A batch -> the log-likelihood of each text (texts,), with its graph."""
@@ -49,11 +53,11 @@ class GradientSums:
         """Add the gradients of the texts of a batch, from pairs of inputs and gradients (texts, tokens, width)."""
         self.num_texts += len(uses[0][0])
         for text in range(len(uses[0][0])):
-            rows, gradient = _gradient([(inputs[text], at_output[text]) for inputs, at_output in uses])
-            for name, transform in (("fisher", torch.square), ("sensitivity", torch.abs)):
-                if name in self.sums:
-                    target = self.sums[name]
-                    target[rows] += transform(gradient)
+            for rows, gradient in _gradient([(inputs[text], at_output[text]) for inputs, at_output in uses]):
+                if "fisher" in self.sums:
+                    self.sums["fisher"][rows] += gradient.square()
+                if "sensitivity" in self.sums:
+                    self.sums["sensitivity"][rows] += gradient.abs_()
 
     def add_tokens(self, gradients: Tensor) -> None:
         """Add gradients at the output (tokens, rows) to the moment, if that is asked for."""
@@ -71,13 +75,21 @@ class GradientSums:
         return means
 
 
-def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
-    """(rows, gradient): G of one text over all uses; of an embedding only the rows of the tokens that occur."""
-    if uses[0][0].is_floating_point():
-        return slice(None), torch.stack([at_output.T @ inputs for inputs, at_output in uses]).sum(0)
-    tokens, place = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
-    at_outputs = torch.cat([at_output for _, at_output in uses])
-    return tokens, at_outputs.new_zeros(len(tokens), at_outputs.shape[1]).index_add_(0, place, at_outputs)
+def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+    """(rows, those of G) of one text over all uses, some at a time; of an embedding only the rows of tokens that occur."""
+    if not uses[0][0].is_floating_point():
+        tokens, place = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
+        at_outputs = torch.cat([at_output for _, at_output in uses])
+        yield tokens, at_outputs.new_zeros(len(tokens), at_outputs.shape[1]).index_add_(0, place, at_outputs)
+        return
+    num_rows, height = uses[0][1].shape[1], max(1, PIECE_ENTRIES // uses[0][0].shape[1])
+    for start in range(0, num_rows, height):
+        rows = slice(start, start + height)
+        inputs, at_output = uses[0]
+        gradient = at_output[:, rows].T @ inputs
+        for inputs, at_output in uses[1:]:
+            gradient.addmm_(at_output[:, rows].T, inputs)
+        yield rows, gradient
 
 
 def sum_gradients(
@@ -88,10 +100,11 @@ def sum_gradients(
     likelihood: LogLikelihood,
     *,
     spool: Spool | None = None,
+    saves_on_disk: bool = False,
 ) -> dict[ModuleSpec, GradientSums]:
     """Sums of "fisher", "sensitivity" and "row_moment", as named, for each module, by passes forward and backward.
 
-    See `OuterSum` for the spool.
+    See `OuterSum` for the spool. What a forward pass saves for the backward pass may wait on disk as well.
     """
     totals = {}
     for spec in specs:
@@ -100,7 +113,7 @@ def sum_gradients(
         totals[spec] = GradientSums(spec, sums, moment)
     for batch in batches:
         for part in batch.parts(TOKENS_AT_ONCE):
-            _Backward(model, part, totals).run(likelihood)
+            _Backward(model, part, totals).run(likelihood, saves_on_disk=saves_on_disk)
     return totals
 
 
@@ -114,23 +127,28 @@ class _Backward:
         self._awaited = dict.fromkeys(totals, 0)
         self._uses: dict[ModuleSpec, list[tuple[Tensor, Tensor]]] = {spec: [] for spec in totals}
 
-    def run(self, likelihood: LogLikelihood) -> None:
+    def run(self, likelihood: LogLikelihood, *, saves_on_disk: bool) -> None:
         """Add the batch to the totals."""
         with ExitStack() as stack, torch.enable_grad():
-            hooks = [(module, _begin_graph) for module in self.model.modules() if is_embedding(module)]
-            hooks += [(module, self._forward_hook(spec)) for spec in self.totals for module in modules_of(self.model, spec)]
-            for module, hook in hooks:
-                stack.callback(module.register_forward_hook(hook).remove)
-            likelihood(self.batch).sum().backward()
+            for spec in self.totals:
+                for module in modules_of(self.model, spec):
+                    stack.callback(module.register_forward_hook(self._forward_hook(spec)).remove)
+            if saves_on_disk:
+                stack.enter_context(_saved_on_disk(self.model))
+            total = likelihood(self.batch).sum()
+            if total.requires_grad:
+                total.backward()
         for spec, uses in self._uses.items():
             self._add(spec, uses)  # uses that no gradient reached, as of a branch that the likelihood does not see
 
     def _forward_hook(self, spec: ModuleSpec) -> Any:
-        def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            _begin_graph(module, arguments, output)
+        def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not output.requires_grad:  # weights have no gradient, so the graph begins at the first of these outputs
+                output = output.requires_grad_().clone()  # which the model may change in place, as it may not a leaf
             inputs = arguments[0].detach()
             self._awaited[spec] += 1
             output.register_hook(lambda gradient: self._collect(spec, is_embedding(module), inputs, gradient))
+            return output
 
         return see
 
@@ -163,7 +181,12 @@ class _Backward:
         raise InputError(f"gradients of {spec.name} cannot be told apart by text; choose another module or a metric of inputs")
 
 
-def _begin_graph(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
-    """Weights have no gradient, so the graph begins at the first outputs."""
-    if not output.requires_grad:
-        output.requires_grad_()
+def _saved_on_disk(model: PreTrainedModel) -> saved_tensors_hooks:
+    """What the forward pass saves for the backward pass waits on disk, but for the model's own tensors."""
+    spool = Spool()
+    own = {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
+
+    def put(tensor: Tensor) -> Callable[[], Tensor]:
+        return (lambda: tensor) if tensor.untyped_storage().data_ptr() in own else spool.put(tensor)
+
+    return saved_tensors_hooks(put, lambda read: read())

@@ -11,7 +11,6 @@ from torch import Tensor
 from offcomp.calibration.moments import InputMoments, is_embedding, modules_of
 from offcomp.grouping import is_turned
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.numerics.spool import Spool
 
 if TYPE_CHECKING:
     from offcomp.calibration.passes import Calibration
@@ -42,7 +41,6 @@ class GroupHints:
         self.room = room
         self.has_settled = False
         self.calibration = calibration
-        self._spool = Spool()
 
     def statistics(self, index: int) -> MemberStatistics:
         """Statistics of a member on inputs that settled members already shape, each computed when it is read."""
@@ -54,17 +52,13 @@ class GroupHints:
 
     def follow(self) -> None:
         """From now on statistics are of the model with the groups that were compressed before this one."""
-        self._change(self._before)
+        self.has_settled = True
+        self.calibration.change(self._before)
 
     def settle(self, index: int, reconstruction: Tensor) -> None:
         """From now on statistics are of the model with a member's reconstruction, as it stands in the stacked matrix."""
-        spec, matrix = self.specs[index], reconstruction.T if self.turned[index] else reconstruction
-        read = self._spool.put(matrix) if self.calibration.is_parked else lambda: matrix
-        self._change(lambda: [{spec: read()}])
-
-    def _change(self, matrices: Changes) -> None:
         self.has_settled = True
-        self.calibration.change(matrices)
+        self.calibration.settle(self.specs[index], reconstruction.T if self.turned[index] else reconstruction)
 
     def restore(self) -> None:
         """Take back what was settled."""

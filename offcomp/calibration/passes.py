@@ -75,12 +75,8 @@ class Calibration:
         self._parked: ExitStack | None = None
         self._users = 0
         self._changes: list[Changes] = []
+        self._spool = Spool()
         self._originals = ExitStack()
-
-    @property
-    def is_parked(self) -> bool:
-        """Whether the model is out of memory but while text runs through it."""
-        return self._parked is not None
 
     @contextmanager
     def parked(self) -> Iterator[None]:
@@ -116,10 +112,16 @@ class Calibration:
         if self._users or not self._parked:
             self._write(matrices)
 
+    def settle(self, spec: ModuleSpec, matrix: Tensor) -> None:
+        """`change` of one module; where the model is out of memory, so is its new matrix."""
+        read = self._spool.put(matrix) if self._parked else lambda: matrix
+        self.change(lambda: [{spec: read()}])
+
     def restore(self) -> None:
         """The model has its own matrices again, bit by bit."""
         self.forget()
         self._changes.clear()
+        self._spool = Spool()
         self._originals.close()
         if self._parked and self._users:
             with parked(self.loaded):
@@ -159,7 +161,10 @@ class Calibration:
 
         def gather(wanted: list[ModuleSpec], spool: Spool | None) -> Callable[[ModuleSpec], Tensor]:
             likelihood = Likelihood(self.loaded.model, self.loaded.tokenizer, self.seed)
-            sums = sum_gradients(self.loaded.model, wanted, self.batches, [name], likelihood, spool=spool)
+            sparing = self._parked is not None
+            sums = sum_gradients(
+                self.loaded.model, wanted, self.batches, [name], likelihood, spool=spool, saves_on_disk=sparing
+            )
             return lambda spec: sums[spec].means()[name]
 
         return self._first(specs, name, room, gather)

@@ -22,9 +22,14 @@ class Spool:
     """
 
     def put(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Write a tensor; returns what reads it again, anew each time. Raises StorageError where there is no room."""
-        shape, device = tensor.shape, tensor.device
-        values = tensor.detach().cpu().contiguous().numpy()
+        """Write a tensor; returns what reads it again, anew each time, with dimensions in the same order in memory.
+
+        Raises StorageError where there is no room.
+        """
+        order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+        laid_out, device = tensor.detach().permute(order), tensor.device
+        shape, places = laid_out.shape, [order.index(place) for place in range(tensor.ndim)]
+        values = laid_out.cpu().contiguous().numpy()
         kind, count = values.dtype, values.size
         try:
             start = self._write(values.reshape(-1).view(np.uint8).data)
@@ -33,11 +38,11 @@ class Spool:
                 f"the folder for temporary files has no room for {values.nbytes / 1e6:.1f} MB ({error}); free some "
                 "space, or set TMPDIR to another folder"
             ) from error
-        del values
+        del laid_out, values
 
         def read() -> Tensor:
             self._file.seek(start)
-            return torch.from_numpy(np.fromfile(self._file, kind, count)).view(shape).to(device)
+            return torch.from_numpy(np.fromfile(self._file, kind, count)).view(shape).permute(places).to(device)
 
         return read
 
