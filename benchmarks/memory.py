@@ -12,10 +12,9 @@ float32. Prints two tables, all from this run on this machine:
 2. For each method, a process of its own compresses a tiny model first, then one of BERT-base's shapes with random weights, as
    the worker does, a group a kind, at the same ratios; methods that read calibration text come last. "beside" is the most that
    it held, less what it held before it loaded the model, less the model, in multiples of its largest group; batches of text
-   count. The model is what loading it adds: weights, modules and tokenizer. "libraries MB" is what the run of the tiny model
-   left, code that was read and the like, and "and libraries" is the figure with them, which groups of a few MB cannot keep
-   low. Fisher coefficients module by module need more than is promised on BERT-base's shapes. `--model`,
-   `--grouping`, `--modules linear` and `--tasks` change the run.
+   count. The model is what loading it adds: weights, modules and tokenizer; "by weights" counts its weights alone as the model.
+   "libraries MB" is what the run of the tiny model left, code that was read and the like, and "and libraries" is the figure
+   with them, which groups of a few MB cannot keep low. `--model`, `--grouping`, `--modules` and `--tasks` change the run.
 
 The allocator is set as the worker sets its own; freed blocks that it has not returned count. The most is read from VmHWM, which
 Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
@@ -66,6 +65,7 @@ OF_LARGE = ("svd", "codebook")
 RATIO = 2.0
 WARM_UP = (256, 128)
 BASE, TINY = "bert-base", "tiny"
+ALL, LINEAR = "all", "linear"
 STATUS = Path("/proc/self/status")
 KILOBYTE = 1024
 FLOAT32_BYTES = 4
@@ -151,7 +151,7 @@ def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str
     from offcomp.models.loading import load
 
     beginning = held()
-    run_on(str(folder / TINY), name, folder, grouping, "linear", *tasks)
+    run_on(str(folder / TINY), name, folder, grouping, LINEAR, *tasks)
     before, started = held(), perf_counter()
     path = str(folder / model) if model == BASE else model
     loaded = held_more_by(lambda: load(path))
@@ -159,6 +159,7 @@ def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str
     groups = run_on(path, name, folder, grouping, modules, *tasks)
     most = held("VmHWM") - loaded
     largest = FLOAT32_BYTES * max(group["rows"] * group["cols"] for group in groups)
+    weights = FLOAT32_BYTES * model_info(path, folder).num_parameters
     return {
         "method": name,
         "groups": len(groups),
@@ -166,6 +167,7 @@ def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str
         "largest group MB": largest / 1e6,
         "libraries MB": (before - beginning) / 1e6,
         "beside": (most - before) / largest,
+        "by weights": (most - before + loaded - weights) / largest,
         "and libraries": (most - beginning) / largest,
         "promised": 3,
         "seconds": perf_counter() - started,
@@ -178,7 +180,11 @@ def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *ta
 
     method, options = (METHODS | CALIBRATED)[name]
     info = model_info(model, folder)
-    specs = [spec for spec in info.modules if spec.default and (modules == "all" or spec.kind != "word_embeddings")]
+    specs = [spec for spec in info.modules if spec.default]
+    if modules == LINEAR:
+        specs = [spec for spec in specs if spec.kind != "word_embeddings"]
+    elif modules != ALL:
+        specs = [info.module(module) for module in modules.split(",")]
     unit = unit_of(name)
     ratio = RATIO * FLOAT32_BYTES if unit == "bytes" else RATIO
     groups = make_groups(specs, grouping, method=method, options=options, ratio=ratio, unit=unit)
@@ -242,7 +248,7 @@ def main() -> None:
     flags.add_argument("--shapes", type=lambda text: [tuple(map(int, s.split("x"))) for s in text.split(",")], default=SHAPES)
     flags.add_argument("--model", default=BASE)
     flags.add_argument("--grouping", choices=tuple(GROUPINGS), default="kind")
-    flags.add_argument("--modules", choices=("all", "linear"), default="all")
+    flags.add_argument("--modules", default=ALL, help="all, linear, or names such as query.0,ffn_in.11")
     flags.add_argument("--tasks", type=lambda text: text.split(","), default=[])
     flags.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     asked = flags.parse_args()
