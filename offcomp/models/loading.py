@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
 from offcomp.models.matrix_model import Matrices, MatricesConfig
 from offcomp.models.safetensors_files import StoredTensor, find_tensor, same_bytes, stored_dtype, stored_tensors, weight_files
+from offcomp.models.sentence_modules import SentenceModules, sentence_modules
 from offcomp.models.sources import MAX_PARAMETERS, TOKENIZER_FILES, Source, check_checksum, check_folder, fingerprint, resolve
 from offcomp.models.weights import check_finite, list_modules
 
@@ -52,12 +53,18 @@ LIBRARY_FAULTS = (
 class LoadedModel:
     """An ordinary transformers model in float32 and evaluation mode, without gradients.
 
-    `tokenizer` is None where the folder has none.
+    `tokenizer` is None where the folder has none. `folder` is where its files are; None for one that was made in memory.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     info: ModelInfo
+    folder: Path | None = None
+
+    @cached_property
+    def sentence_modules(self) -> SentenceModules:
+        """How its hidden states become sentence embeddings. Raises ModelError where its folder asks for what is not supported."""
+        return SentenceModules() if self.folder is None else sentence_modules(self.folder)
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         network = _instantiated(checkpoint)
         if not checked:
             check_finite(network)
-        return LoadedModel(network, _tokenizer(checkpoint), info)
+        return LoadedModel(network, _tokenizer(checkpoint), info, checkpoint.folder)
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:
