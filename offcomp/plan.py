@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from offcomp.calibration_text import CALIBRATION_TYPES, CalibrationText
-from offcomp.errors import InputError, PlanError
+from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
 from offcomp.json_fields import is_number, is_text, is_text_list, read_fields
 from offcomp.methods import default_options, make_method
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.sources import may_have_tokenizer
+from offcomp.models.sentence_modules import sentence_modules
+from offcomp.models.sources import may_have_tokenizer, resolve
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan_tasks import read_tasks, task_faults
 from offcomp.tasks import Task, find_task
@@ -163,7 +164,7 @@ def validate(plan: Plan, info: ModelInfo) -> None:
     names: set[str] = set()
     for group in plan.groups:
         faults += _group_faults(group, info, known, owner, names)
-    faults += [] if faults else _calibration_faults(plan, info)
+    faults += [] if faults else [*_calibration_faults(plan, info), *_embedding_faults(plan, info)]
     if faults:
         raise PlanError(faults)
 
@@ -180,6 +181,18 @@ def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
             "add tokenizer.json to its folder, or choose a method that needs the weights alone."
         )
     return [fault for fault in faults if fault is not None]
+
+
+def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
+    """What keeps the tasks that embed sentences from doing it as the model's folder declares."""
+    embedding = [task.name for task in plan.asked_tasks if task.about.embeds]
+    folder = resolve(info.model).folder if embedding else None
+    try:
+        if folder is not None:
+            sentence_modules(folder)
+    except ModelError as error:
+        return [f"task {embedding[0]!r} embeds sentences, but {error}"]
+    return []
 
 
 def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[str, str], names: set[str]) -> list[str]:

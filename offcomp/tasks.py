@@ -40,6 +40,11 @@ class TaskFamily:
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it reads sentence embeddings, as the model's folder declares them."""
+        return not self.needs and bool(self.target)
+
 
 ONE, PAIR = ("text",), ("sentence1", "sentence2")
 FAMILIES = {

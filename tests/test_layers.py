@@ -29,6 +29,7 @@ DESCRIPTIONS = (
     "offcomp.models.listing",
     "offcomp.models.matrix_files",
     "offcomp.models.safetensors_files",
+    "offcomp.models.sentence_modules",
     "offcomp.models.sources",
     "offcomp.tasks",
     "offcomp.json_fields",

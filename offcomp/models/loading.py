@@ -63,7 +63,7 @@ class LoadedModel:
 
     @cached_property
     def sentence_modules(self) -> SentenceModules:
-        """How its hidden states become sentence embeddings. Raises ModelError where its folder asks for what is not supported."""
+        """How hidden states become sentence embeddings. Raises ModelError where the folder asks for what is not supported."""
         return SentenceModules() if self.folder is None else sentence_modules(self.folder)
 
 

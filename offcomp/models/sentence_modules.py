@@ -52,7 +52,7 @@ NO_EFFECT = ("Dropout",)  # in evaluation
 
 @dataclass(frozen=True)
 class Dense:
-    """activation(weight x + bias); `weight` (out_features, in_features) and `bias` are in `file` as linear.weight and linear.bias.
+    """activation(weight x + bias); `file` has weight (out_features, in_features) and bias as linear.weight and linear.bias.
 
     Attributes:
         residual: whether x, or residual.weight x where the widths differ, is added.
