@@ -32,6 +32,8 @@ from offcomp.runs import Run, run_id
 
 BEYOND = 1.5
 """An estimate goes up to so many times above the highest or below the lowest measured ratio."""
+NO_ERROR = 1e-3
+"""Where SVD's own error is smaller, another method's error beside it tells nothing of other ratios."""
 PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True), "float32")
 """Settings but the unit."""
 POINT_COLUMNS = ("method", "role", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
@@ -147,7 +149,8 @@ def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.
         (elsewhere, reference, f"{_named(elsewhere)} of the same model, each set against SVD there"),
     )
     for used, svd, about in sources if len(curve) else ():
-        factors = {m.ratio(unit): m.relative_error / at(svd, m.ratio(unit)) for m in used}
+        exact = [(m, at(svd, m.ratio(unit))) for m in used]
+        factors = {m.ratio(unit): m.relative_error / error for m, error in exact if error > NO_ERROR}
         if factors and min(factors) / BEYOND <= ratio <= max(factors) * BEYOND:
             ratios = sorted(factors)
             factor = np.exp(np.interp(np.log(ratio), np.log(ratios), np.log([factors[each] for each in ratios])))

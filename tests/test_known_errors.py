@@ -190,3 +190,9 @@ def test_groups_of_several_ratios_have_no_requested_one() -> None:
     table = error_point_table([Measured(run, 0.45)], [], "parameters")
     assert table["requested_ratio"].isna().all()
     assert len(error_point_table([], [], "bytes")) == 0
+
+
+def test_a_ratio_at_which_svd_loses_nothing_gives_no_estimate() -> None:
+    exact = pd.DataFrame({"ratio": [1.0, 2.0], "relative_error": [0.0, 0.3]})
+    one = [measured("a", "pruning", 1.0, 0.05)]
+    assert estimated(plan(ratio=1.2), 1.2, one, exact) is None
