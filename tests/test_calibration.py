@@ -66,7 +66,7 @@ def test_a_token_with_next_to_no_output_does_not_outweigh_all_others() -> None:
     output[7] = 0
     weights = token_weights(output)
     assert weights[7] == 0
-    assert weights[3] <= 120 * usual.median()
+    assert weights[3] <= 200 * usual.median()
     kept = torch.ones(40, dtype=torch.bool)
     kept[[3, 7]] = False
     torch.testing.assert_close(weights[kept], usual[kept])
