@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from offcomp.errors import TaskError
 from offcomp.methods.base import Report
 from offcomp.models.loading import LoadedModel
+from offcomp.models.tokens import check_known, encode
 
 BATCH_SIZE = 32
 MAX_TOKENS = 256
@@ -63,7 +64,8 @@ def batches(loaded: LoadedModel, first: Sequence[str], second: Sequence[str] | N
     """Texts, or pairs that the model reads as one input, tokenised in length order. Raises TaskError."""
     tokenizer, limit = tokenizer_of(loaded), longest_input(loaded)
     pair = {} if second is None else {"text_pair": list(second)}
-    encoded = tokenizer(list(first), **pair, truncation=True, max_length=limit)
+    encoded = encode(tokenizer, first, **pair, truncation=True, max_length=limit)
+    check_known(loaded.model, [*encoded["input_ids"], [tokenizer.pad_token_id]])
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     order = np.argsort(-lengths, kind="stable")  # the longest first, so that memory runs out at once or never
     rows = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
