@@ -14,6 +14,8 @@ from offcomp.models.safetensors_files import StoredTensor, find_tensor, read_jso
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 SENTENCE_MODULES = "modules.json"
+LAYERS = ("layers", "n_layer", "groups", "group_num")
+SHARED_LAYERS = 48  # an ALBERT has one set of tensors for all its layers
 COMPILED = "_orig_mod."
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
 MODULE_NAME = re.compile(rf"((encoder|decoder|cross)\.)?({'|'.join((*KINDS, *OTHER_KINDS))})(\.\d+)?")
@@ -84,6 +86,20 @@ def _short(value: Any) -> str:
     """A value as text, of a length that fits a sentence."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_depth(config: Mapping[str, Any], tensors: Collection[str]) -> None:
+    """The files hold a tensor at least for each layer of the config, since even a layer without values takes time to build.
+
+    Raises:
+        ModelError: with the key and the value at fault.
+    """
+    for key, value in config.items():
+        if key.endswith(LAYERS) and isinstance(value, int) and value > len(tensors) + SHARED_LAYERS:
+            raise ModelError(
+                f"'{CONFIG}' sets {key} to {value}, but the files hold {len(tensors)} tensors, less than one a layer; restore "
+                "the config of this model."
+            )
 
 
 def check_names(folder: Path, tensors: Mapping[str, StoredTensor], prefix: str, wanted: Collection[str]) -> None:

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
-from offcomp.models.folder_faults import check_names
+from offcomp.models.folder_faults import check_depth, check_names
 from offcomp.models.matrix_model import Matrices, MatricesConfig
 from offcomp.models.safetensors_files import (
     StoredTensor,
@@ -179,6 +179,7 @@ def _open(model: str) -> _Checkpoint:
         config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(fields)
         architecture = Matrices if bare else _architecture(config)
     tensors = stored_tensors(weight_files(folder))
+    check_depth(fields, tensors)
     has_pooler = any("pooler." in key for key in tensors)
     takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
     arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,7 @@ LIMITS = {"layers": 1000, "n_layer": 1000, "groups": 1000, "group_num": 1000, "n
 """Largest whole number for config keys that end so; `MAX_SIZE` for every other key."""
 
 MAX_DEPTH = 8
+SHARES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
 OWN_CODE = (
     "asks for code of its own; where the model_type is one of transformers itself, remove the key from the file and the folder "
@@ -216,8 +218,12 @@ def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
-    """Sizes are positive and small enough, before anything is built with them."""
+    """Sizes are positive and small enough, before anything is built with them; numbers are finite, and shares are shares."""
     for key, value in config.items():
+        is_share = key.endswith(SHARES) and isinstance(value, int | float)
+        if (isinstance(value, float) and not isfinite(value)) or (is_share and not 0 <= value <= 1):
+            allowed = "from 0 to 1" if is_share else "that is finite"
+            raise ModelError(f"'{CONFIG}' sets {key} to {value}; a number {allowed} is needed.")
         limit = next((limit for suffix, limit in LIMITS.items() if key.endswith(suffix)), MAX_SIZE)
         if isinstance(value, int) and abs(value) > limit:
             raise ModelError(f"'{CONFIG}' sets {key} to {value}; at most {limit} is supported.")
