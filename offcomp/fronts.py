@@ -233,7 +233,8 @@ def _same_original(document: Document, run: Run, measure: str) -> bool:
     if measure == ERROR.name:
         return True
     theirs, ours = document["originals"].get(measure, {}), result_of(run)["scores"][measure]
-    return bool(theirs) and all(theirs.get(name) == ours.get(name) for name in ("metric", "version", "split", "digest"))
+    same = ("metric", "version", "split", "digest", "probe", "embedding")
+    return bool(theirs) and all(theirs.get(name) == ours.get(name) for name in same)
 
 
 def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:

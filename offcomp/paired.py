@@ -89,7 +89,7 @@ def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:
     score = result["scores"].get(task)
     if score is None:
         return None
-    kind = [score.get(name) for name in ("family", "metric", "version", "split", "digest")]
+    kind = [score.get(name) for name in ("family", "metric", "version", "split", "digest", "probe", "embedding")]
     kind.append(repr(score.get("settings")))
     return (result["model"]["fingerprint"], *kind, score["original"]["value"], score["original"]["n"])
 

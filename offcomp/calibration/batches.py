@@ -11,10 +11,10 @@ from torch import Tensor
 
 from offcomp.errors import InputError
 from offcomp.models.loading import LoadedModel
+from offcomp.models.positions import longest_text
 from offcomp.models.tokens import check_known, encode
 
 BATCH_SIZE = 16
-RESERVED_POSITIONS = 2  # RoBERTa counts its positions from the padding index + 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, sp
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise InputError(f"the tokenizer of {loaded.info.model} has no token to pad with; add a pad_token to its config")
-    limit = min(max_tokens, getattr(loaded.model.config, "max_position_embeddings", max_tokens) - RESERVED_POSITIONS)
+    limit = longest_text(loaded.model, max_tokens)
     ordered = sorted(texts, key=len)
     batches = []
     for start in range(0, len(ordered), BATCH_SIZE):

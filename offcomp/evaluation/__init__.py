@@ -7,6 +7,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -38,7 +39,7 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
 }
 """Family -> what runs it."""
 
-ANSWERS = 3
+ANSWERS = 4
 """What the evaluators keep of an original; one more where that or its last digits change, so that no older file counts."""
 
 
@@ -63,15 +64,15 @@ class OpenTask:
         """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
         result = self._evaluator.compare(self._prepared(), self._prepared())
         named = {name: result[name] for name in ("metric", "direction", "baseline")}
-        return self._about() | named | result["original"] | {"collapsed": result.get("collapsed", False)}
+        return self._about(self._evaluator) | named | result["original"] | {"collapsed": result.get("collapsed", False)}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
         """The model as it is now (or another one, read by the original's tokenizer) against the original, as JSON values."""
         evaluator = self._evaluator
         if model is not None:
-            evaluator = EVALUATORS[self.task.family](LoadedModel(model.model, self._loaded.tokenizer, model.info), self._data)
+            evaluator = EVALUATORS[self.task.family](replace(model, tokenizer=self._loaded.tokenizer), self._data)
         reference = self._prepared()
-        return evaluator.compare(reference, evaluator.predict(reference, report)) | self._about()
+        return evaluator.compare(reference, evaluator.predict(reference, report)) | self._about(evaluator)
 
     def _prepared(self) -> Arrays:
         if self._reference is None:
@@ -79,13 +80,19 @@ class OpenTask:
         assert self._reference is not None  # noqa: S101  # prepare has set it
         return self._reference
 
-    def _about(self) -> dict[str, Any]:
-        """What the figures belong to."""
+    def _about(self, evaluator: Evaluator) -> dict[str, Any]:
+        """What the figures belong to: the examples, and how the model read them.
+
+        cut         texts that were cut, of how many, at how many tokens; only where some were
+        embedding   how hidden states became a sentence embedding, in words
+        probe       version of the probe, where there is one
+        """
         splits = self._data.splits
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
         about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
-        return about | {"settings": self.task.settings} | trained
+        read = {name: value for name, value in evaluator.about().items() if value}
+        return about | {"settings": self.task.settings} | trained | read
 
     def _key(self) -> str:
         """Stands for all that the original's predictions depend on: every weight, the tokenizer, the examples, the options."""

@@ -44,6 +44,10 @@ class TaskData:
 class Evaluator(Protocol):
     """One task on one model. `loaded.model` may change between the calls; its tokenizer and architecture do not."""
 
+    def about(self) -> dict[str, Any]:
+        """What a score of it should be read with, as JSON values: `cut`, `embedding`, `probe`; see `OpenTask`."""
+        ...
+
     def reference(self, report: Report) -> Arrays:
         """What the original model gives, with what is fitted on it (a probe). Raises TaskError."""
         ...

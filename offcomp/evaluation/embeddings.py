@@ -1,9 +1,9 @@
-"""Sentence embeddings: the mean of the last hidden states over a text's tokens, padding left out."""
+"""Sentence embeddings as the model declares them: pooled, projected and normalised, or else the mean over tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from offcomp.errors import TaskError
-from offcomp.evaluation.batches import Batches, batches
+from offcomp.evaluation.batches import Batches, batches, declared_limit, tokenizer_of
+from offcomp.evaluation.pooling import Pooler
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel, last_hidden_state
 
@@ -20,19 +21,40 @@ if TYPE_CHECKING:
 
 
 def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = ignore_progress) -> Embeddings:
-    """Embeddings (texts, hidden). Raises TaskError where there is no tokenizer or values are not finite."""
-    ready = texts if isinstance(texts, Batches) else batches(loaded, texts)
+    """Embeddings (texts, features). Raises TaskError where there is no tokenizer or values are not finite.
+
+    Raises ModelError where the model's folder declares an embedding that is not supported.
+    """
+    ready = texts if isinstance(texts, Batches) else embedding_batches(loaded, texts)
     embeddings: Embeddings | None = None
+    pool: Pooler | None = None
     for rows, inputs in ready.on(loaded, report):
         hidden = last_hidden_state(loaded.model, **inputs).float()  # (batch, tokens, hidden)
-        mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        pooled = ((hidden * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu().numpy()
+        pool = pool or Pooler(loaded.sentence_modules, hidden.shape[-1], _prompt_tokens(loaded))
+        pooled = pool(hidden, inputs["attention_mask"]).cpu().numpy()
         if embeddings is None:
             embeddings = np.empty((ready.count, pooled.shape[1]), np.float32)
         embeddings[rows] = pooled
     if embeddings is None or not np.isfinite(embeddings).all():
         raise TaskError(f"{loaded.info.model} gives embeddings that are not finite, so no task can be scored")
     return embeddings
+
+
+def embedding_batches(loaded: LoadedModel, texts: Sequence[str]) -> Batches:
+    """Texts with the model's prompt before them, cut where the model says. Raises TaskError, ModelError."""
+    modules = loaded.sentence_modules
+    limit = declared_limit(loaded, modules) if modules.declared else None
+    return batches(loaded, [modules.prepared(text) for text in texts], limit=limit)
+
+
+def _prompt_tokens(loaded: LoadedModel) -> int:
+    """How many tokens at the start of a text are the prompt's and are not pooled."""
+    modules = loaded.sentence_modules
+    if modules.pools_prompt or not modules.prompt:
+        return 0
+    tokenizer = tokenizer_of(loaded)
+    tokens = encode(tokenizer, modules.prepared(""))["input_ids"]
+    return len(tokens) - (tokens[-1] in tokenizer.all_special_ids)
 
 
 class SplitEmbedder:
@@ -43,16 +65,20 @@ class SplitEmbedder:
         texts = [text for column in columns for text in split[column]]
         distinct, inverse = np.unique(np.array(texts, dtype=object), return_inverse=True)
         self._loaded = loaded
-        self._batches = batches(loaded, list(distinct))
         self._places = inverse.reshape(len(columns), len(split))
+        self.batches = embedding_batches(loaded, list(distinct))
+
+    def about(self) -> dict[str, Any]:
+        """How the texts are embedded, in words, and how many are cut; a text counts as often as it occurs."""
+        return {"embedding": str(self._loaded.sentence_modules), "cut": self.batches.cut_figures(self._places)}
 
     def sentences(self, report: Report) -> list[Embeddings]:
-        """Embeddings (examples, hidden) of the text, or of both sentences of a pair."""
-        embeddings = embed(self._loaded, self._batches, report)
+        """Embeddings (examples, features) of the text, or of both sentences of a pair."""
+        embeddings = embed(self._loaded, self.batches, report)
         return [embeddings[places] for places in self._places]
 
     def features(self, report: Report) -> Embeddings:
-        """What a probe reads: a text's embedding (examples, hidden), or |u - v| and u * v of a pair (examples, 2 hidden)."""
+        """What a probe reads: a text's embedding (examples, features), or |u - v| and u * v of a pair (examples, 2 features)."""
         first, *others = self.sentences(report)
         return np.concatenate([np.abs(first - others[0]), first * others[0]], axis=1) if others else first
 

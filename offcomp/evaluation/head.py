@@ -74,6 +74,10 @@ class Head:
             self._validation = _spread(data.splits["validation"], CHECKED_EXAMPLES)
             self._validation_batches = _split_batches(loaded, self._validation)
 
+    def about(self) -> dict[str, Any]:
+        """How many texts are cut."""
+        return {"cut": self._batches.cut_figures(np.arange(self._batches.count))}
+
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """The original's probabilities. Raises TaskError where its labels look to be in the wrong order."""
         start = 0.0

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import compare_classes
 from offcomp.evaluation.embeddings import SplitEmbedder, part, shown_texts
+from offcomp.evaluation.scaling import PROBE_VERSION, center_and_scale
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
 
@@ -31,6 +31,10 @@ class Probe:
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
         self._embedders = {name: SplitEmbedder(loaded, split) for name, split in data.splits.items()}
+
+    def about(self) -> dict[str, Any]:
+        """How the texts are embedded, and the version of the probe."""
+        return self._embedders["test"].about() | {"probe": PROBE_VERSION}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """Fit the probe on the original model."""
@@ -58,18 +62,18 @@ class Probe:
         """The probe whose strength of regularisation does best on the validation split."""
         train = self._embedders["train"].features(part(report, 0.0, 0.6))
         validation = self._embedders["validation"].features(part(report, 0.6, 0.8))
-        scaler = StandardScaler().fit(train.astype(np.float64))
+        center, scale = center_and_scale(train)
+        scaled, held_out = (train - center) / scale, (validation - center) / scale
         candidates = [
-            LogisticRegression(C=strength, max_iter=2000).fit(scaler.transform(train), self._labels("train"))
-            for strength in REGULARISATION
+            LogisticRegression(C=strength, max_iter=2000).fit(scaled, self._labels("train")) for strength in REGULARISATION
         ]
-        accuracies = [model.score(scaler.transform(validation), self._labels("validation")) for model in candidates]
+        accuracies = [model.score(held_out, self._labels("validation")) for model in candidates]
         best = int(np.argmax(accuracies))
         weights, bias = _all_classes(candidates[best], len(self._data.splits["test"].features["label"].names))
         accuracy = np.array(accuracies[best])
         return {
-            "center": scaler.mean_,
-            "scale": scaler.scale_,
+            "center": center,
+            "scale": scale,
             "weights": weights,
             "bias": bias,
             "validation_accuracy": accuracy,

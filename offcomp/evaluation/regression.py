@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import compare_ranks
 from offcomp.evaluation.embeddings import SplitEmbedder, part, shown_texts
+from offcomp.evaluation.scaling import PROBE_VERSION, center_and_scale
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
 
@@ -29,6 +29,10 @@ class Regression:
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
         self._embedders = {name: SplitEmbedder(loaded, split) for name, split in data.splits.items()}
+
+    def about(self) -> dict[str, Any]:
+        """How the texts are embedded, and the version of the probe."""
+        return self._embedders["test"].about() | {"probe": PROBE_VERSION}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """Fit the probe on the original model."""
@@ -52,12 +56,13 @@ class Regression:
         """The probe whose penalty does best on the validation split."""
         train = self._embedders["train"].features(part(report, 0.0, 0.7)).astype(np.float64)
         validation = self._embedders["validation"].features(part(report, 0.7, 1.0)).astype(np.float64)
-        scaler = StandardScaler().fit(train)
-        candidates = [Ridge(alpha=penalty).fit(scaler.transform(train), self._scores("train")) for penalty in PENALTIES]
+        center, scale = center_and_scale(train)
+        scaled, held_out = (train - center) / scale, (validation - center) / scale
+        candidates = [Ridge(alpha=penalty).fit(scaled, self._scores("train")) for penalty in PENALTIES]
         truth = self._scores("validation")
-        fits = [np.nan_to_num(spearmanr(model.predict(scaler.transform(validation)), truth).statistic) for model in candidates]
+        fits = [np.nan_to_num(spearmanr(model.predict(held_out), truth).statistic) for model in candidates]
         best = candidates[int(np.argmax(fits))]
-        return {"center": scaler.mean_, "scale": scaler.scale_, "weights": best.coef_, "bias": np.array(best.intercept_)}
+        return {"center": center, "scale": scale, "weights": best.coef_, "bias": np.array(best.intercept_)}
 
 
 def _apply(probe: Arrays, features: NDArray[np.float32]) -> NDArray[np.float64]:

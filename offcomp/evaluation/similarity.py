@@ -20,6 +20,10 @@ class Similarity:
         self._data = data
         self._embedder = SplitEmbedder(loaded, data.splits["test"])
 
+    def about(self) -> dict[str, Any]:
+        """How the sentences are embedded."""
+        return self._embedder.about()
+
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """The original's cosines."""
         return {"values": cosines(*self._embedder.sentences(report))}

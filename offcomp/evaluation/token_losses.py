@@ -66,6 +66,10 @@ class TokenTask:
         self.unigram = unigram_perplexity(targets, np.array(counted, np.int64), vocabulary)
         self._batches = _batches(self.rows, vocabulary, self._gathers, tokenizer_of(loaded).pad_token_id)
 
+    def about(self) -> dict[str, Any]:
+        """Nothing: a text that is too long is read in pieces."""
+        return {}
+
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """What the original makes of each token."""
         losses: NDArray[np.float64] = np.empty(sum(len(batch.where) for batch in self._batches))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +37,7 @@ from offcomp.models.safetensors_files import (
     stored_tensors,
     weight_files,
 )
+from offcomp.models.sentence_modules import SentenceModules, sentence_modules
 from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, fingerprint, resolve
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
@@ -62,12 +63,18 @@ LIBRARY_FAULTS = (
 class LoadedModel:
     """An ordinary transformers model in float32 and evaluation mode, without gradients.
 
-    `tokenizer` is None where the folder has none.
+    `tokenizer` is None where the folder has none. `folder` is where its files are; None for one that was made in memory.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     info: ModelInfo
+    folder: Path | None = None
+
+    @cached_property
+    def sentence_modules(self) -> SentenceModules:
+        """How its hidden states become sentence embeddings. Raises ModelError where its folder asks for what is not supported."""
+        return SentenceModules() if self.folder is None else sentence_modules(self.folder)
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         network = _instantiated(checkpoint)
         if not checked:
             check_finite(network)
-        return LoadedModel(network, read_tokenizer(checkpoint.folder, checkpoint.config), info)
+        tokenizer = read_tokenizer(checkpoint.folder, checkpoint.config)
+        return LoadedModel(network, tokenizer, info, checkpoint.folder)
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:

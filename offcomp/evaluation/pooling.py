@@ -1,0 +1,117 @@
+"""From the last hidden states of texts to their embeddings, as `offcomp.models.sentence_modules` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from offcomp.errors import TaskError
+from offcomp.models.sentence_modules import Dense, SentenceModules
+
+Hidden = Float[Tensor, "texts tokens hidden"]
+Mask = Int[Tensor, "texts tokens"]
+Pooled = Float[Tensor, "texts hidden"]
+
+
+class Pooler:
+    """Embeddings (texts, features) of hidden states (texts, tokens, hidden), float32.
+
+    Raises TaskError where a dense layer does not fit the width of what comes before it.
+    """
+
+    def __init__(self, modules: SentenceModules, hidden: int, prompt_tokens: int = 0):
+        """prompt_tokens    tokens at the start of each text that are not pooled"""
+        self._modules, self._prompt_tokens = modules, prompt_tokens
+        self._layers: list[Callable[[Tensor], Tensor]] = []
+        width = hidden * len(modules.pooling)
+        for layer in modules.layers:
+            if not isinstance(layer, Dense):
+                self._layers.append(partial(nn.functional.normalize, dim=-1))
+                continue
+            if layer.in_features != width:
+                raise TaskError(
+                    f"'{layer.file.parent}' takes vectors of {layer.in_features} numbers, but the pooled ones have {width}; "
+                    "restore the folder from the original model"
+                )
+            self._layers.append(_applied(layer))
+            width = layer.out_features
+
+    def __call__(self, hidden: Hidden, mask: Mask) -> Pooled:
+        """mask     1 where a token counts, 0 at padding, which is on the right"""
+        pooled_over = mask.clone()
+        pooled_over[:, : self._prompt_tokens] = 0
+        parts = [POOLINGS[way](hidden, pooled_over) for way in self._modules.pooling]
+        embeddings = torch.cat(parts, dim=-1)
+        for layer in self._layers:
+            embeddings = layer(embeddings)
+        return embeddings
+
+
+def _applied(dense: Dense) -> Callable[[Tensor], Tensor]:
+    """A dense layer as a function of vectors (texts, in_features)."""
+    stored = {name: tensor.float() for name, tensor in load_file(dense.file).items()}
+    activation: nn.Module = getattr(nn, dense.activation)()  # one of sentence_modules.ACTIVATIONS
+
+    def apply(vectors: Tensor) -> Tensor:
+        tensors = {name: tensor.to(vectors.device) for name, tensor in stored.items()}
+        bias = tensors["linear.bias"] if dense.bias else None
+        found: Tensor = activation(nn.functional.linear(vectors, tensors["linear.weight"], bias))
+        if not dense.residual:
+            return found
+        same = dense.in_features == dense.out_features
+        return found + (vectors if same else vectors @ tensors["residual.weight"].T)
+
+    return apply
+
+
+def _first(hidden: Hidden, mask: Mask) -> Pooled:
+    return _at(hidden, mask.int().argmax(1))
+
+
+def _last(hidden: Hidden, mask: Mask) -> Pooled:
+    backwards = mask.flip(1).int()
+    return _at(hidden, mask.shape[1] - 1 - backwards.argmax(1)) * backwards.amax(1, keepdim=True)
+
+
+def _at(hidden: Hidden, places: Int[Tensor, " texts"]) -> Pooled:
+    """The hidden state of each text at one place."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), places]
+
+
+def _largest(hidden: Hidden, mask: Mask) -> Pooled:
+    return hidden.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
+
+
+def _mean(hidden: Hidden, mask: Mask) -> Pooled:
+    return _weighted(hidden, mask, mask.sum(1, keepdim=True))
+
+
+def _by_square_root(hidden: Hidden, mask: Mask) -> Pooled:
+    return _weighted(hidden, mask, mask.sum(1, keepdim=True).float().sqrt())
+
+
+def _mean_by_place(hidden: Hidden, mask: Mask) -> Pooled:
+    weights = mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return _weighted(hidden, weights, weights.sum(1, keepdim=True))
+
+
+def _weighted(hidden: Hidden, weights: Tensor, divisor: Tensor) -> Pooled:
+    """The weighted sum of a text's tokens, divided; 0 where no token counts."""
+    return (hidden * weights[..., None].to(hidden.dtype)).sum(1) / divisor.clamp_min(1)
+
+
+POOLINGS: Mapping[str, Callable[[Any, Any], Tensor]] = {
+    "cls": _first,
+    "max": _largest,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _by_square_root,
+    "weightedmean": _mean_by_place,
+    "lasttoken": _last,
+}
+"""Way of pooling -> its formula."""

@@ -1,0 +1,288 @@
+"""How a sentence-transformers folder says that its model becomes sentence embeddings. No torch here.
+
+`modules.json` lists what follows the transformer: Pooling (one or several ways, side by side), Dense layers, Normalize.
+`sentence_bert_config.json` limits the tokens of a text, `config_sentence_transformers.json` names a prompt that is put before
+each. A folder without `modules.json` is read as mean pooling, as sentence-transformers reads it. A module or an option that is
+not known is refused by its name, since an embedding without it would be another model's.
+
+Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults are those of its version 6.2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offcomp.errors import ModelError
+from offcomp.models.safetensors_files import MAX_JSON_BYTES, read_json, stored_tensors
+
+MODULES = "modules.json"
+PROMPTS = "config_sentence_transformers.json"
+TRANSFORMER_CONFIG = "sentence_bert_config.json"
+OLD_TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{name}_config.json" for name in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+WEIGHTS = "model.safetensors"
+PACKAGE = "sentence_transformers."
+
+POOLINGS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+"""Way of pooling -> its flag in a folder saved before version 5.4. Several are put side by side in this order."""
+TITLES = {
+    "cls": "the first token",
+    "max": "the maximum over tokens",
+    "mean": "the mean over tokens",
+    "mean_sqrt_len_tokens": "the sum over tokens by the square root of their number",
+    "weightedmean": "the mean over tokens weighted by their place",
+    "lasttoken": "the last token",
+}
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish")
+"""Classes of torch.nn that take no arguments, and that a Dense module may name."""
+NO_EFFECT = ("Dropout",)  # in evaluation
+
+
+@dataclass(frozen=True)
+class Dense:
+    """activation(weight x + bias); `weight` (out_features, in_features) and `bias` are in `file` as linear.weight and linear.bias.
+
+    Attributes:
+        residual: whether x, or residual.weight x where the widths differ, is added.
+    """
+
+    file: Path
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+    residual: bool
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """x / ‖x‖₂."""
+
+
+@dataclass(frozen=True)
+class SentenceModules:
+    """From the last hidden states of a text to its embedding.
+
+    Attributes:
+        pooling: keys of `POOLINGS`, in order.
+        layers: what is applied to the pooled vector, in order.
+        declared: whether the folder says so; False is the mean by default.
+        max_tokens: tokens of a text, special ones included; None where the folder sets no limit.
+        prompt: what is put before each text.
+        pools_prompt: whether the tokens of the prompt are pooled as well.
+        lower_case: whether texts are read in lower case, whatever the tokenizer does.
+    """
+
+    pooling: tuple[str, ...] = ("mean",)
+    layers: tuple[Dense | Normalize, ...] = ()
+    declared: bool = False
+    max_tokens: int | None = None
+    prompt: str = ""
+    pools_prompt: bool = True
+    lower_case: bool = False
+
+    def __str__(self) -> str:
+        """In words, such as: the mean over tokens, then normalised."""
+        words = " and ".join(TITLES[way] for way in self.pooling)
+        for layer in self.layers:
+            if isinstance(layer, Dense):
+                words += f", then a dense layer ({layer.in_features} to {layer.out_features}, {layer.activation})"
+            else:
+                words += ", then normalised"
+        return words
+
+    def prepared(self, text: str) -> str:
+        """The text as the tokenizer gets it."""
+        return (self.prompt + text).lower() if self.lower_case else self.prompt + text
+
+
+def sentence_modules(folder: Path) -> SentenceModules:
+    """What the folder declares; mean pooling where it declares nothing.
+
+    Raises:
+        ModelError: a file is damaged, or asks for what is not supported; the message names it.
+    """
+    if not (folder / MODULES).is_file():
+        return SentenceModules()
+    entries = _entries(folder / MODULES)
+    if not entries or entries[0][0] != "Transformer":
+        raise ModelError(f"'{folder / MODULES}' must begin with a Transformer, not {entries[0][0] if entries else 'nothing'}.")
+    pooling: tuple[tuple[str, ...], bool] | None = None
+    layers: list[Dense | Normalize] = []
+    for kind, path in entries[1:]:
+        if kind == "Pooling" and pooling is None and not layers:
+            pooling = _pooling(folder / path)
+        elif kind in ("Dense", "Normalize") and pooling is not None:
+            layers.append(_dense(folder / path) if kind == "Dense" else _normalize(folder / path))
+        elif kind not in NO_EFFECT:
+            raise ModelError(
+                f"'{folder / MODULES}' has the module {kind} at '{path}', which is not supported there; supported are one "
+                "Pooling after the Transformer, then Dense and Normalize."
+            )
+    if pooling is None:
+        raise ModelError(f"'{folder / MODULES}' names no Pooling, so there is no sentence embedding; add 1_Pooling.")
+    limit, lower_case = _transformer(folder / entries[0][1])
+    prompt = _prompt(folder)
+    return SentenceModules(pooling[0], tuple(layers), True, limit, prompt, pooling[1], lower_case)
+
+
+def declared_files(folder: Path) -> tuple[Path, ...]:
+    """Every file of the folder that changes its sentence embeddings, whether or not it is supported; sorted."""
+    names = {MODULES, PROMPTS, TRANSFORMER_CONFIG, *OLD_TRANSFORMER_CONFIGS}
+    found = {folder / name for name in names if (folder / name).is_file()}
+    if (folder / MODULES).is_file():
+        for _, path in _entries(folder / MODULES):
+            if path:
+                found |= {file for file in (folder / path).rglob("*") if file.is_file()}
+    return tuple(sorted(found))
+
+
+def _entries(file: Path) -> list[tuple[str, str]]:
+    """(name of the class, folder below the model's) of each module, in order. Raises ModelError."""
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"'{file}' is too large for a list of modules; restore it from the original model.")
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
+    if not isinstance(document, list):
+        raise ModelError(f"'{file}' holds no list of modules; restore it from the original model.")
+    return [_entry(file, entry) for entry in document]
+
+
+def _entry(file: Path, entry: Any) -> tuple[str, str]:
+    kind, path = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(path, str):
+        raise ModelError(f"'{file}' has the entry {str(entry)[:80]!r}; each needs a 'type' and a 'path'.")
+    if not kind.startswith(PACKAGE):
+        raise ModelError(f"'{file}' names the module '{kind[:80]}', which is code of its own; offcomp does not run such code.")
+    if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
+        raise ModelError(f"'{file}' names the folder '{path[:80]}', which does not lie in the model's own.")
+    return kind.rpartition(".")[2], path
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The config of a module, empty where it needs none."""
+    file = folder / "config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _pooling(folder: Path) -> tuple[tuple[str, ...], bool]:
+    """(ways, whether the prompt is pooled)."""
+    config = _config(folder)
+    asked = config.get("pooling_mode")
+    if asked is None:
+        asked = [way for way, flag in POOLINGS.items() if config.get(flag)] or ["mean"]
+    ways = [asked] if isinstance(asked, str) else asked
+    if not isinstance(ways, list) or not ways:
+        raise ModelError(
+            f"'{folder / 'config.json'}' sets pooling_mode to {asked!r}; give one or more of {', '.join(POOLINGS)}."
+        )
+    unknown = [way for way in ways if not isinstance(way, str) or way not in POOLINGS]
+    unknown += [key for key in config if key.startswith("pooling_mode_") and key not in POOLINGS.values() and config[key]]
+    if unknown:
+        raise ModelError(f"'{folder / 'config.json'}' pools by {unknown[0]!r}; supported are {', '.join(POOLINGS)}.")
+    return tuple(ways), _flag(folder / "config.json", config, "include_prompt", True)
+
+
+def _flag(file: Path, config: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise ModelError(f"'{file}' sets {name} to {value!r}; true or false is needed.")
+    return value
+
+
+def _normalize(folder: Path) -> Normalize:
+    _check_names(folder, _config(folder))
+    return Normalize()
+
+
+def _check_names(folder: Path, config: Mapping[str, Any]) -> None:
+    """Only sentence embeddings are read and written."""
+    for name in ("module_input_name", "module_output_name"):
+        if config.get(name) not in (None, "sentence_embedding"):
+            raise ModelError(f"'{folder / 'config.json'}' sets {name} to {config[name]!r}; 'sentence_embedding' is supported.")
+
+
+def _dense(folder: Path) -> Dense:
+    file, config = folder / "config.json", _config(folder)
+    _check_names(folder, config)
+    sizes = [config.get(name) for name in ("in_features", "out_features")]
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+        raise ModelError(
+            f"'{file}' must give in_features and out_features as positive whole numbers, not {sizes[0]!r}, {sizes[1]!r}."
+        )
+    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+    name = str(activation).rpartition(".")[2]
+    if not str(activation).startswith("torch.nn.") or name not in ACTIVATIONS:
+        raise ModelError(
+            f"'{file}' names the activation {activation!r}; supported are those of torch.nn: {', '.join(ACTIVATIONS)}."
+        )
+    flags = _flag(file, config, "bias", True), _flag(file, config, "use_residual", False)
+    dense = Dense(folder / WEIGHTS, int(sizes[0] or 0), int(sizes[1] or 0), flags[0], name, flags[1])
+    _check_dense(dense)
+    return dense
+
+
+def _check_dense(dense: Dense) -> None:
+    """Its file holds what its config says. Raises ModelError."""
+    if not dense.file.is_file():
+        raise ModelError(f"'{dense.file.parent}' has no '{WEIGHTS}', and pickled weights are not read; save the model again.")
+    stored = {name: tensor.shape for name, tensor in stored_tensors([dense.file]).items()}
+    for name, shape in dense_shapes(dense):
+        if stored.get(name) != shape:
+            found = stored.get(name, "nothing")
+            raise ModelError(f"'{dense.file}' holds {found} as {name}, but its config says {shape}; copy the model again.")
+
+
+def dense_shapes(dense: Dense) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of each stored tensor."""
+    yield "linear.weight", (dense.out_features, dense.in_features)
+    if dense.bias:
+        yield "linear.bias", (dense.out_features,)
+    if dense.residual and dense.in_features != dense.out_features:
+        yield "residual.weight", (dense.out_features, dense.in_features)
+
+
+def _transformer(folder: Path) -> tuple[int | None, bool]:
+    """(tokens of a text at most, whether in lower case)."""
+    files = [file for name in (TRANSFORMER_CONFIG, *OLD_TRANSFORMER_CONFIGS) if (file := folder / name).is_file()]
+    if not files:
+        return None, False
+    config = read_json(files[0])
+    for name, usual in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
+        if config.get(name) not in (None, usual):
+            raise ModelError(f"'{files[0]}' sets {name} to {config[name]!r}; {usual!r} is supported.")
+    if set(config.get("modality_config") or {}) - {"text"}:
+        raise ModelError(f"'{files[0]}' asks for {', '.join(config['modality_config'])}; models that read text are supported.")
+    for name in ("query_length", "document_length", "query_expansion", "processing_kwargs"):
+        if config.get(name):
+            raise ModelError(f"'{files[0]}' sets {name}, which is not supported; remove it to score the model without it.")
+    limit = config.get("max_seq_length")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise ModelError(f"'{files[0]}' sets max_seq_length to {limit!r}; a positive whole number is needed.")
+    return limit, _flag(files[0], config, "do_lower_case", False)
+
+
+def _prompt(folder: Path) -> str:
+    """The prompt that is used where none is named."""
+    file = folder / PROMPTS
+    config = read_json(file) if file.is_file() else {}
+    name, prompts = config.get("default_prompt_name"), config.get("prompts") or {}
+    if name is None:
+        return ""
+    if not isinstance(prompts, dict) or not isinstance(prompts.get(name) if isinstance(name, str) else None, str):
+        raise ModelError(f"'{file}' names the default prompt {name!r}, but its prompts do not have it as a text.")
+    return str(prompts[name])
