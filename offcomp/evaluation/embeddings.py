@@ -15,6 +15,7 @@ from offcomp.evaluation.batches import Batches, batches, declared_limit, tokeniz
 from offcomp.evaluation.pooling import Pooler
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel, last_hidden_state
+from offcomp.models.tokens import encode
 
 if TYPE_CHECKING:
     Embeddings = NDArray[np.float32]
