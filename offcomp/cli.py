@@ -23,8 +23,10 @@ from offcomp.cli_evaluate import add_verbs as add_task_verbs
 from offcomp.cli_export import add_verbs as add_export_verbs
 from offcomp.cli_input import (
     calibration_text,
+    check_grouping,
     describe,
     emit,
+    one_line,
     read_plan,
     say,
     select,
@@ -79,8 +81,10 @@ def plan(arguments: argparse.Namespace) -> None:
     """Write a plan for some modules of a model."""
     info = describe(arguments.model)
     method = method_of_role(arguments.method)
+    specs = select(info, arguments)
+    check_grouping(info, specs, arguments.group)
     groups = make_groups(
-        select(info, arguments),
+        specs,
         arguments.group,
         stack=arguments.stack,
         block=arguments.block,
@@ -268,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         parsed.action(parsed)
     except OffcompError as error:
-        say(f"offcomp: {error}")
+        say(f"offcomp: {one_line(str(error))}")
         sys.exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,24 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from offcomp.calibration_text import BUNDLED, CalibrationText
 from offcomp.errors import InputError
 from offcomp.files import home_folder
-from offcomp.models.catalogue import KINDS, ModelInfo
+from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
 from offcomp.plan import Plan, validate
 from offcomp.plan_tasks import SUFFIXES as TABLES
 from offcomp.plan_tasks import own_task
 from offcomp.tasks import FAMILIES, Task
 
+UNKNOWN_FAMILY = "family unknown (model type '{}'): name modules with --modules, as listed by"
+
 
 def say(text: str) -> None:
     """A message for the person, on stderr."""
     sys.stderr.write(text + "\n")
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters, which names in a stranger's file may hold."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:
@@ -42,8 +49,22 @@ def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
     layers = layer_numbers(arguments.layers)
     chosen = [s for s in info.modules if s.kind in kinds and (layers is None or s.layer in layers)]
     if not chosen:
-        raise InputError(f"no module of {info.model} matches; see 'offcomp modules {info.model}'")
+        hint = UNKNOWN_FAMILY.format(info.model_type) if info.family is None else "see"
+        raise InputError(f"no module of {info.model} matches; {hint} 'offcomp modules {info.model}'")
     return chosen
+
+
+def check_grouping(info: ModelInfo, specs: Sequence[ModuleSpec], grouping: str) -> None:
+    """Kinds or layers are known where a grouping goes by them, so that it does not silently give a group a module.
+
+    Raises:
+        InputError: they are not.
+    """
+    if grouping in ("qkv", "blocks") and all(spec.kind == "other" for spec in specs) and info.family is None:
+        raise InputError(
+            f"--group {grouping} goes by kinds and layers, and for {info.model} these are not known: "
+            f"{UNKNOWN_FAMILY.format(info.model_type)} 'offcomp modules {info.model}', and choose --group module, kind or all"
+        )
 
 
 def layer_numbers(text: str | None) -> set[int] | None:

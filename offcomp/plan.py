@@ -214,7 +214,8 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
         if module not in known:
             close = difflib.get_close_matches(module, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"see 'offcomp modules {info.model}'."
-            faults.append(f"{where} names {module!r}, which {info.model} does not have; {hint}")
+            unknown = "" if info.family else " (family unknown, so its modules go by their paths)"
+            faults.append(f"{where} names {module!r}, which {info.model} does not have{unknown}; {hint}")
         elif module in owner:
             faults.append(f"{where} names {module!r}, which is already in group {owner[module]!r}.")
         owner.setdefault(module, group.name)

@@ -25,6 +25,7 @@ DESCRIPTIONS = (
     "offcomp.methods",
     "offcomp.models.catalogue",
     "offcomp.models.families",
+    "offcomp.models.folder_faults",
     "offcomp.models.hub",
     "offcomp.models.listing",
     "offcomp.models.matrix_files",

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from offcomp.errors import InputError, ModelError
 from offcomp.models import sources
 from offcomp.models.catalogue import MODELS
-from offcomp.models.safetensors_files import read_json, same_bytes, stored_tensors, weight_files
+from offcomp.models.safetensors_files import read_json, same_values, stored_tensors, weight_files
 from offcomp.models.sources import (
     Source,
     bundled_info,
@@ -135,7 +135,7 @@ def test_a_folder_with_pickled_weights(folder: Path) -> None:
 
 def test_an_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="adapter, not a whole model"):
+    with pytest.raises(ModelError, match="adapter, not a whole model; merge it into its base model first"):
         check_folder(folder)
 
 
@@ -172,7 +172,7 @@ def test_shards(folder: Path) -> None:
     check_folder(folder)
     assert stored_dtype(folder) == "float16"
     tensors = stored_tensors(weight_files(folder))
-    assert same_bytes(tensors["a"], tensors["b"]) and not same_bytes(tensors["a"], tensors["c"])
+    assert same_values(tensors["a"], tensors["b"]) and not same_values(tensors["a"], tensors["c"])
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(ModelError, match=r"shard 'model-1\.safetensors' is missing"):
         check_folder(folder)
@@ -194,8 +194,10 @@ def test_an_index_without_a_map(folder: Path) -> None:
 
 
 def test_weights_that_are_quantised_already(folder: Path) -> None:
-    save_file({"a": np.ones((30, 8), np.int8), "scale": np.ones(3, np.float32)}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match="stored as I8; offcomp reads float32"):
+    save_file({"weight": np.ones((30, 8), np.int8), "scale": np.ones(3, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(
+        ModelError, match=r"'weight' .* is stored as I8, int8 weights that no config explains; give the model before"
+    ):
         check_folder(folder)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from offcomp.errors import InputError
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
+from offcomp.models.tokens import check_known, encode
 
 BATCH_SIZE = 16
 
@@ -58,7 +59,8 @@ def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, sp
     ordered = sorted(texts, key=len)
     batches = []
     for start in range(0, len(ordered), BATCH_SIZE):
-        encoded = tokenizer(
+        encoded = encode(
+            tokenizer,
             ordered[start : start + BATCH_SIZE],
             padding=True,
             padding_side="right",
@@ -68,6 +70,7 @@ def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, sp
             return_special_tokens_mask=True,
             return_tensors="pt",
         )
+        check_known(loaded.model, encoded["input_ids"].tolist())
         inputs = {name: tensor.to(loaded.model.device) for name, tensor in encoded.items()}
         special = inputs.pop("special_tokens_mask").bool()
         real = inputs["attention_mask"].bool()

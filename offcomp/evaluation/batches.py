@@ -17,6 +17,7 @@ from offcomp.methods.base import Report
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text, position_limit
 from offcomp.models.sentence_modules import SentenceModules
+from offcomp.models.tokens import check_known, encode
 
 BATCH_SIZE = 32
 MAX_TOKENS = 256
@@ -84,6 +85,7 @@ def batches(
     """
     tokenizer, limit = tokenizer_of(loaded), limit or longest_input(loaded)
     encoded, cut = _encoded(tokenizer, first, second, limit)
+    check_known(loaded.model, [*encoded["input_ids"], [tokenizer.pad_token_id]])
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     order = np.argsort(-lengths, kind="stable")  # the longest first, so that memory runs out at once or never
     rows = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
@@ -98,11 +100,12 @@ def _encoded(
     tokenizer: PreTrainedTokenizerBase, first: Sequence[str], second: Sequence[str] | None, limit: int
 ) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:
     """What the tokenizer gives for each text, and which texts had to be cut: whole first, the long ones once more."""
-    encoded = dict(tokenizer(list(first), *([] if second is None else [list(second)]), verbose=False))
+    pair = {} if second is None else {"text_pair": list(second)}
+    encoded = dict(encode(tokenizer, first, **pair, verbose=False))
     long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
     if long:
-        texts = [[column[i] for i in long] for column in (first, second) if column is not None]
-        again = tokenizer(*texts, truncation=True, max_length=limit)
+        texts, *others = [[column[i] for i in long] for column in (first, second) if column is not None]
+        again = encode(tokenizer, texts, **({"text_pair": others[0]} if others else {}), truncation=True, max_length=limit)
         for name, values in again.items():
             for place, i in enumerate(long):
                 encoded[name][i] = values[place]

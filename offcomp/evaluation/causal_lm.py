@@ -24,6 +24,7 @@ from offcomp.evaluation.continuations import Continuations
 from offcomp.evaluation.token_losses import Row, TokenTask, counted_texts, frame, logits_at, open_tokenizer
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
+from offcomp.models.tokens import encode
 
 TRIED_TOKENS = 16
 
@@ -43,10 +44,10 @@ class CausalLM(TokenTask):
         texts = list(data.splits["test"]["text"])
         before, _ = frame(tokenizer, next((text for text in texts if text.strip()), ""))
         rows: list[Row] = []
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
+        encoded = encode(tokenizer, texts, add_special_tokens=False, verbose=False)
         for index, ids in enumerate(encoded["input_ids"]):
             rows += _rows(index, [*before, *ids], len(before), settings["context"], settings["stride"])
-        counted = tokenizer(counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
+        counted = encode(tokenizer, counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
         super().__init__(loaded, data, rows, [token for ids in counted for token in ids], settings)
         _check_direction(loaded, max(rows, key=lambda row: len(row.ids)).ids)
         self.continuations = Continuations(loaded, encoded, before)

@@ -15,6 +15,7 @@ from offcomp.evaluation.batches import Batches, batches, declared_limit, tokeniz
 from offcomp.evaluation.pooling import Pooler
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel, last_hidden_state
+from offcomp.models.tokens import encode
 
 if TYPE_CHECKING:
     Embeddings = NDArray[np.float32]
@@ -53,7 +54,7 @@ def _prompt_tokens(loaded: LoadedModel) -> int:
     if modules.pools_prompt or not modules.prompt:
         return 0
     tokenizer = tokenizer_of(loaded)
-    tokens = tokenizer(modules.prepared(""))["input_ids"]
+    tokens = encode(tokenizer, modules.prepared(""))["input_ids"]
     return len(tokens) - (tokens[-1] in tokenizer.all_special_ids)
 
 

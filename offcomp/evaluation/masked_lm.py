@@ -21,6 +21,7 @@ from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.batches import longest_input
 from offcomp.evaluation.token_losses import Row, TokenTask, counted_texts, frame, open_tokenizer
 from offcomp.models.loading import LoadedModel
+from offcomp.models.tokens import encode
 
 
 class MaskedLM(TokenTask):
@@ -36,7 +37,7 @@ class MaskedLM(TokenTask):
             raise TaskError(f"fraction is {settings['fraction']:g}, but the share of tokens to hide lies between 0 and 1")
         rows = list(_masked_rows(tokenizer, list(data.splits["test"]["text"]), settings))
         special = set(tokenizer.all_special_ids)
-        counted = tokenizer(counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
+        counted = encode(tokenizer, counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
         super().__init__(loaded, data, rows, [token for ids in counted for token in ids if token not in special], settings)
 
 
@@ -68,7 +69,7 @@ def _tokenised(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], whole_words: bool
 ) -> Iterator[tuple[int, list[int], list[int]]]:
     """Of each text its index, its tokens, and for each token the number of its word. Raises TaskError."""
-    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)
+    encoded = encode(tokenizer, texts, add_special_tokens=False, verbose=False)
     for index, ids in enumerate(encoded["input_ids"]):
         words = encoded.word_ids(index) if tokenizer.is_fast else list(range(len(ids)))
         splits = tokenizer.is_fast and (len(set(words)) > 1 or len(texts[index].split()) < 2)

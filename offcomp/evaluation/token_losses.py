@@ -26,6 +26,7 @@ from offcomp.evaluation.batches import BATCH_SIZE, tokenizer_of
 from offcomp.evaluation.comparison import compare_losses
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
+from offcomp.models.tokens import encode
 from offcomp.tasks import unfit
 
 MAX_LOGITS = 2**22  # values that the head gives at once: 16 MiB
@@ -123,8 +124,8 @@ def open_tokenizer(loaded: LoadedModel, data: TaskData) -> PreTrainedTokenizerBa
 
 def frame(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """The special tokens that the tokenizer puts before and after a text."""
-    bare = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    framed = tokenizer(text, verbose=False)["input_ids"]
+    bare = encode(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"]
+    framed = encode(tokenizer, text, verbose=False)["input_ids"]
     for start in range(len(framed) - len(bare) + 1):
         if framed[start : start + len(bare)] == bare:
             return framed[:start], framed[start + len(bare) :]

@@ -202,7 +202,8 @@ class ModelInfo:
             return by_name[name]
         close = difflib.get_close_matches(name, by_name, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "list them with `offcomp modules`."
-        raise ModelError(f"Model '{self.model}' has no module '{name}'; {hint}")
+        unknown = "" if self.family else " (family unknown, so they go by their paths)"
+        raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only; fields of a module that have their default value are left out."""

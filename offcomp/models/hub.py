@@ -11,12 +11,15 @@ from offcomp.models.sources import check_config, check_folder
 
 SMALL_FILES = ("*.json", "*.txt", "*.model")
 WEIGHTS = ("model*.safetensors",)
+FIRST_ANSWER_SECONDS = 4.0
+MISSING = (401, 403, 404)  # the hub says 401 for what is not there, unless one is signed in
 
 
 def snapshot(model: str) -> Path:
     """The folder of a hub model, from the cache where it is complete, else downloaded.
 
-    The config is fetched and checked before any weights are.
+    The config is fetched and checked before any weights are. Whether the hub can be reached and has such a model is known
+    within seconds, as the hub's own client is not: it tries again and again.
 
     Raises:
         ModelError: it is neither cached nor reachable, or its files are unsafe or incomplete.
@@ -24,6 +27,7 @@ def snapshot(model: str) -> Path:
     cached = _cached(model)
     if cached:
         return cached
+    _check_reachable(model)
     folder = _download(model, SMALL_FILES)
     if (folder / "config.json").is_file():
         check_config(read_json(folder / "config.json"))
@@ -47,6 +51,35 @@ def _cached(model: str) -> Path | None:
     return folder
 
 
+def _check_reachable(model: str) -> None:
+    """One request, without a second try: the hub answers, and it has such a model. Raises ModelError."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.utils import build_hf_headers, get_session
+
+    if constants.is_offline_mode():
+        return  # the client itself says so at once
+    address = f"{constants.ENDPOINT}/api/models/{model}"
+    try:
+        answer = get_session().head(address, headers=build_hf_headers(), timeout=FIRST_ANSWER_SECONDS, follow_redirects=True)
+    except (HTTPError, OSError, ValueError) as error:
+        raise ModelError(_cannot_fetch(model, type(error).__name__)) from error
+    if answer.status_code in MISSING:
+        raise ModelError(_cannot_fetch(model, "it has none of that name that you may read"))
+
+
+def _cannot_fetch(model: str, reason: str) -> str:
+    """Why there is no such model, and what to give instead."""
+    from huggingface_hub import constants
+
+    form = "" if "/" in model else " (a hub id has the form 'owner/name')"
+    network = "unset HF_HUB_OFFLINE, which forbids to ask it" if constants.is_offline_mode() else "the network"
+    return (
+        f"'{model}' is no catalogue name and no folder, and it cannot be fetched from the hub ({reason}); check the name{form} "
+        f"and {network}, or give a folder or one of: {', '.join(entry.name for entry in MODELS)}."
+    )
+
+
 def _download(model: str, patterns: tuple[str, ...]) -> Path:
     """The snapshot with the files of these patterns."""
     from huggingface_hub import snapshot_download
@@ -55,8 +88,4 @@ def _download(model: str, patterns: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=list(patterns)))
     except (OSError, ValueError, RuntimeError, HTTPError, RevisionResolutionError) as error:
-        raise ModelError(
-            f"'{model}' is no catalogue name and no folder, and it cannot be fetched from the hub "
-            f"({type(error).__name__}); check the name and the network, or give a folder or one of: "
-            f"{', '.join(entry.name for entry in MODELS)}."
-        ) from error
+        raise ModelError(_cannot_fetch(model, type(error).__name__)) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from offcomp.errors import ModelError, StorageError
 from offcomp.files import read_json, write_json
+from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.sources import bundled_info, fingerprint, resolve
 
@@ -32,6 +33,8 @@ def model_info(model: str, home: Path) -> ModelInfo:
     """The listing of a model, made with torch and kept in the home folder where it is not known yet. Raises ModelError."""
     info = known_info(model, home)
     if info is None:
+        if resolve(model).source == "hub":
+            hub.snapshot(model)  # what cannot be had is told before torch is loaded
         from offcomp.models.loading import describe
 
         info = describe(model)

@@ -20,16 +20,26 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
+from offcomp.models.folder_faults import check_depth, check_names
 from offcomp.models.matrix_model import Matrices, MatricesConfig
-from offcomp.models.safetensors_files import StoredTensor, find_tensor, same_bytes, stored_dtype, stored_tensors, weight_files
+from offcomp.models.safetensors_files import (
+    StoredTensor,
+    check_dtypes,
+    find_tensor,
+    same_values,
+    stored_dtype,
+    stored_tensors,
+    weight_files,
+)
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
-from offcomp.models.sources import MAX_PARAMETERS, TOKENIZER_FILES, Source, check_checksum, check_folder, fingerprint, resolve
+from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, fingerprint, resolve
+from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
 
 MAX_BUFFER_BYTES = 4 * 10**9
@@ -111,7 +121,8 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         network = _instantiated(checkpoint)
         if not checked:
             check_finite(network)
-        return LoadedModel(network, _tokenizer(checkpoint), info, checkpoint.folder)
+        tokenizer = read_tokenizer(checkpoint.folder, checkpoint.config)
+        return LoadedModel(network, tokenizer, info, checkpoint.folder)
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:
@@ -176,6 +187,7 @@ def _open(model: str) -> _Checkpoint:
         config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(fields)
         architecture = Matrices if bare else _architecture(config)
     tensors = stored_tensors(weight_files(folder))
+    check_depth(fields, tensors)
     has_pooler = any("pooler." in key for key in tensors)
     takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
     arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}
@@ -198,6 +210,7 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
     """The description, from an instance on the meta device."""
     with _refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
+    _check_weights(network, checkpoint)
     _untie(network, checkpoint.tensors)
     _check_memory(network, checkpoint)
     modules = list_modules(network)
@@ -217,6 +230,14 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
     )
 
 
+def _check_weights(network: PreTrainedModel, checkpoint: _Checkpoint) -> None:
+    """The files call the parameters as the model does, and hold them in dtypes that can be read."""
+    paths = [path for path, _ in network.named_parameters()]
+    check_names(checkpoint.folder, checkpoint.tensors, network.base_model_prefix, paths)
+    stored = {path: find_tensor(checkpoint.tensors, network.base_model_prefix, path) for path in paths}
+    check_dtypes(checkpoint.folder, {path: tensor for path, tensor in stored.items() if tensor})
+
+
 def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:
     """Give a weight its own tensor where the files hold other values than for the weight it is tied to by default.
 
@@ -225,7 +246,7 @@ def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:
     stored = partial(find_tensor, tensors, network.base_model_prefix)
     for target, origin in network.all_tied_weights_keys.items():
         left, right = stored(target), stored(origin)
-        if left and right and not same_bytes(left, right):
+        if left and right and not same_values(left, right):
             parent, _, name = target.rpartition(".")
             own = torch.empty_like(network.get_parameter(target))
             network.get_submodule(parent).register_parameter(name, nn.Parameter(own))
@@ -267,12 +288,3 @@ def _instantiated(checkpoint: _Checkpoint) -> PreTrainedModel:
                 f"{fault.replace('_', ' ')} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}."
             )
     return network.requires_grad_(False)  # in evaluation mode already
-
-
-def _tokenizer(checkpoint: _Checkpoint) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer, if it has one."""
-    folder = checkpoint.folder
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return None
-    with _refusing(folder, "load the tokenizer of"):
-        return AutoTokenizer.from_pretrained(folder, config=checkpoint.config, local_files_only=True, trust_remote_code=False)

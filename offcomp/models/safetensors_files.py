@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from offcomp.errors import ModelError
 
@@ -20,7 +23,17 @@ MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_JSON_BYTES = 50_000_000
 CHUNK = 1 << 20
 
+OTHER_FORMATS = {".h5": "Keras", ".msgpack": "Flax", ".gguf": "GGUF", ".onnx": "ONNX", ".tflite": "TensorFlow Lite"}
+
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
+}
+"""Bits a value of each dtype that a safetensors file can have."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +79,28 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         return (folder / WEIGHTS,)
     if (folder / INDEX).is_file():
         return _shards(folder)
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    raise ModelError(_no_weights(folder))
+
+
+def _no_weights(folder: Path) -> str:
+    """What is there instead of the weights, and how to come by them."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
-        raise ModelError(
+        return (
             f"The weights in '{folder}' are pickled ('{pickles[0]}'), and offcomp reads safetensors only; convert them "
             "with `save_pretrained` of a current transformers."
         )
-    raise ModelError(f"The folder '{folder}' has no weights: '{WEIGHTS}' or '{INDEX}' is needed.")
+    misnamed = [name for name in names if name.endswith(".safetensors")]
+    if misnamed:
+        return f"The weights in '{folder}' are in '{misnamed[0]}', but '{WEIGHTS}' is needed; rename the file."
+    others = [name for name in names if Path(name).suffix in OTHER_FORMATS]
+    if others:
+        return (
+            f"The weights in '{folder}' are those of {OTHER_FORMATS[Path(others[0]).suffix]} ('{others[0]}'), and offcomp "
+            "reads safetensors only; give the model as transformers saves it with `save_pretrained`."
+        )
+    return f"The folder '{folder}' has no weights: '{WEIGHTS}' or '{INDEX}' is needed."
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
@@ -110,12 +138,12 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
     """Every tensor of the files by its key, with each file's size checked against its header.
 
     Raises:
-        ModelError: a header is unreadable, or a file is shorter or longer than its header says.
+        ModelError: a header is unreadable, a file is not as long as its header says, or two tensors share a key or bytes.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         header = read_header(file)
-        found = dict(_entries(file, header))
+        found = _entries(file, header)
         expected = max((tensor.end for tensor in found.values()), default=8 + len(header))
         actual = file.stat().st_size
         if actual != expected:
@@ -123,24 +151,50 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
                 f"'{file}' has {actual} bytes but its header describes {expected}: it is truncated or damaged; "
                 "copy the model again."
             )
+        twice = sorted(tensors.keys() & found.keys())
+        if twice:
+            raise ModelError(f"'{file}' and '{tensors[twice[0]].file}' both hold '{twice[0]}'; copy the model again.")
         tensors |= found
     return tensors
 
 
-def _entries(file: Path, header: bytes) -> Iterator[tuple[str, StoredTensor]]:
-    """Keys and tensors of one header."""
+def _entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
+    """The tensors of one header, each as long as its shape says, one behind the other."""
     payload = 8 + len(header)
     try:
-        for key, entry in json.loads(header).items():
-            if key == "__metadata__":
-                continue
-            start, end = (int(offset) for offset in entry["data_offsets"])
-            shape = tuple(int(size) for size in entry["shape"])
-            if not 0 <= start <= end or min(shape, default=0) < 0:
-                raise ValueError(f"tensor '{key}' has an impossible size")
-            yield key, StoredTensor(file, str(entry["dtype"]), shape, payload + start, payload + end)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        found = [
+            (key, _entry(file, key, entry, payload))
+            for key, entry in json.loads(header, object_pairs_hook=_without_duplicates).items()
+            if key != "__metadata__"
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ModelError(f"'{file}' has a damaged safetensors header ({error}); copy the model again.") from error
+    reached = payload
+    for key, tensor in sorted(found, key=lambda pair: pair[1].start):
+        if tensor.start != reached:
+            raise ModelError(f"'{file}' has a damaged safetensors header (tensor '{key}' is misplaced); copy the model again.")
+        reached = tensor.end
+    return dict(found)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key occurs twice; ValueError where one does."""
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"the key '{twice[0]}' occurs twice")
+    return dict(pairs)
+
+
+def _entry(file: Path, key: str, entry: Mapping[str, Any], payload: int) -> StoredTensor:
+    """One tensor of a header. Raises ValueError, TypeError or KeyError where it is none."""
+    start, end = (int(offset) for offset in entry["data_offsets"])
+    shape = tuple(int(size) for size in entry["shape"])
+    dtype = str(entry["dtype"])
+    if dtype not in BITS:
+        raise ValueError(f"tensor '{key}' has the unknown dtype '{dtype}'")
+    if not 0 <= start <= end or min(shape, default=0) < 0 or math.prod(shape) * BITS[dtype] != 8 * (end - start):
+        raise ValueError(f"tensor '{key}' of shape {shape} and dtype {dtype} cannot have {end - start} bytes")
+    return StoredTensor(file, dtype, shape, payload + start, payload + end)
 
 
 def find_tensor(tensors: Mapping[str, StoredTensor], prefix: str, path: str) -> StoredTensor | None:
@@ -152,29 +206,58 @@ def stored_dtype(folder: Path) -> str:
     """`float32`, `float16` or `bfloat16`: what most of the floating-point values of a folder are stored in.
 
     Raises:
-        ModelError: most values have another type (such weights are already quantised), or the files are damaged.
+        ModelError: weights have another type, see `check_dtypes`, or the files are damaged.
     """
+    tensors = stored_tensors(weight_files(folder))
+    check_dtypes(folder, {key: tensor for key, tensor in tensors.items() if key.endswith("weight")})
     sizes: Counter[str] = Counter()
-    for tensor in stored_tensors(weight_files(folder)).values():
+    for tensor in tensors.values():
         sizes[tensor.dtype] += tensor.num_parameters
-    dtype = max(sizes, key=lambda name: sizes[name], default="nothing")
-    if dtype not in FLOATS:
-        raise ModelError(
-            f"The weights in '{folder}' are stored as {dtype}; offcomp reads float32, float16 and bfloat16: "
-            "give the model before it was quantised."
-        )
-    return FLOATS[dtype]
+    floats = {name: size for name, size in sizes.items() if name in FLOATS and size}
+    if not floats:
+        raise ModelError(f"The files of '{folder}' hold no weights of float32, float16 or bfloat16; copy the model again.")
+    return FLOATS[max(floats, key=lambda name: floats[name])]
 
 
-def same_bytes(left: StoredTensor, right: StoredTensor) -> bool:
-    """Whether two stored tensors hold the same values; stops at the first chunk that differs."""
-    if (left.dtype, left.shape) != (right.dtype, right.shape):
+def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
+    """Every weight is stored in float32, float16 or bfloat16, so that none changes its meaning by a cast.
+
+    Raises:
+        ModelError: one is float64, or of a type that only a quantisation makes, which no config explains.
+    """
+    for key, tensor in weights.items():
+        if tensor.dtype == "F64":
+            raise ModelError(
+                f"The weight '{key}' in '{folder}' is stored as float64, and offcomp reads float32, float16 and bfloat16; "
+                "save the model in float32: `model.float().save_pretrained(folder)`."
+            )
+        if tensor.dtype not in FLOATS:
+            raise ModelError(
+                f"The weight '{key}' in '{folder}' is stored as {tensor.dtype}, {_named(tensor.dtype)} weights that no config "
+                "explains; give the model before it was quantised, in float32, float16 or bfloat16."
+            )
+
+
+def _named(dtype: str) -> str:
+    """`int8` for I8, `uint8` for U8, `bool` for BOOL, `float8` for every F8."""
+    kinds = {"I": "int", "U": "uint", "F": "float", "C": "complex"}
+    return "bool" if dtype == "BOOL" else kinds[dtype[0]] + dtype[1:].partition("_")[0]
+
+
+def same_values(left: StoredTensor, right: StoredTensor) -> bool:
+    """Whether two stored tensors hold the same values once both are float32; stops at the first chunk that differs."""
+    if left.shape != right.shape:
         return False
-    with left.file.open("rb") as first, right.file.open("rb") as second:
-        first.seek(left.start)
-        second.seek(right.start)
-        for done in range(0, left.end - left.start, CHUNK):
-            size = min(CHUNK, left.end - left.start - done)
-            if first.read(size) != second.read(size):
-                return False
-    return True
+    return all(
+        np.array_equal(_as_float32(left, start), _as_float32(right, start)) for start in range(0, left.num_parameters, CHUNK)
+    )
+
+
+def _as_float32(tensor: StoredTensor, start: int) -> NDArray[Any]:
+    """Up to `CHUNK` values of a stored tensor from its value `start` on; of another dtype than `FLOATS`, its bytes."""
+    size = min(CHUNK, tensor.num_parameters - start)
+    width = (tensor.end - tensor.start) // max(tensor.num_parameters, 1)
+    values = np.fromfile(tensor.file, np.uint8, size * width, offset=tensor.start + start * width)
+    if tensor.dtype == "BF16":
+        return (values.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return values.view({"F32": "<f4", "F16": "<f2"}.get(tensor.dtype, np.uint8)).astype(np.float32)

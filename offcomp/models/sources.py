@@ -13,11 +13,13 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import MODELS, CatalogueModel, ModelInfo, catalogue_model
+from offcomp.models.folder_faults import CONFIG, check_is_whole, check_tokenizer_settings, is_module_name
 from offcomp.models.safetensors_files import (
     CHUNK,
     PICKLES,
@@ -39,9 +41,7 @@ __all__ = [
     "stored_dtype",
 ]
 
-CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-ADAPTER_CONFIG = "adapter_config.json"
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -62,12 +62,17 @@ LIMITS = {"layers": 1000, "n_layer": 1000, "groups": 1000, "group_num": 1000, "n
 """Largest whole number for config keys that end so; `MAX_SIZE` for every other key."""
 
 MAX_DEPTH = 8
+SHARES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
+OWN_CODE = (
+    "asks for code of its own; where the model_type is one of transformers itself, remove the key from the file and the folder "
+    "is read without that code, else this model is not supported"
+)
 REFUSED = {
-    "auto_map": "asks for code of its own",
-    "trust_remote_code": "asks for code of its own",
-    "transformers_weights": "redirects the weights to another file",
-    "fusion_config": "asks for patched modules",
+    "auto_map": OWN_CODE,
+    "trust_remote_code": OWN_CODE,
+    "transformers_weights": "redirects the weights to another file; name that 'model.safetensors' and remove the key",
+    "fusion_config": "asks for patched modules; remove the key to load the plain model",
     "quantization_config": "describes weights that are already quantised; give the model before it was quantised",
 }
 """Config keys that are refused at any depth, and why."""
@@ -106,6 +111,11 @@ def resolve(model: str) -> Source:
     close = difflib.get_close_matches(model, names, n=1, cutoff=0.75)
     if close:
         raise ModelError(f"There is no model '{model}'; did you mean '{close[0]}'?")
+    if is_module_name(model):
+        raise ModelError(
+            f"'{model}' is the name of a module, not of a model: give a catalogue name ({', '.join(names)}), an existing "
+            "folder, or a hub id such as 'owner/name'; modules are named in a plan's groups, or by --modules."
+        )
     is_hub_id = HUB_ID.fullmatch(model) and ".." not in model and len(model) <= MAX_HUB_ID
     if is_hub_id and not model.endswith((*PICKLES, ".safetensors", ".json")):
         return Source(model, "hub")
@@ -158,15 +168,14 @@ def check_folder(folder: Path) -> dict[str, Any]:
     with _readable(folder):
         if not folder.is_dir():
             raise ModelError(f"The folder '{folder}' does not exist.")
-        if (folder / ADAPTER_CONFIG).exists():
-            raise ModelError(f"'{folder}' holds an adapter, not a whole model; merge it into its base model first.")
-        if not (folder / CONFIG).is_file():
-            raise ModelError(f"The folder '{folder}' has no '{CONFIG}'; give the folder of a saved transformers model.")
+        check_is_whole(folder)
         config = read_json(folder / CONFIG)
         check_config(config)
         stored_dtype(folder)
         if (folder / TOKENIZER_CONFIG).is_file():
-            _check_keys(read_json(folder / TOKENIZER_CONFIG), TOKENIZER_CONFIG)
+            settings = read_json(folder / TOKENIZER_CONFIG)
+            _check_keys(settings, TOKENIZER_CONFIG)
+            check_tokenizer_settings(settings, TOKENIZER_CONFIG)
     return config
 
 
@@ -190,7 +199,7 @@ def _check_keys(document: Mapping[str, Any], file: str) -> None:
     """No refused key at any depth."""
     for key, value in _items(document):
         if key in REFUSED and value is not None:
-            raise ModelError(f"'{file}' has the key '{key}', which {REFUSED[key]}; offcomp does not load such a model.")
+            raise ModelError(f"'{file}' has the key '{key}', which {REFUSED[key]}.")
         if key.startswith(REFUSED_PREFIXES) and not (key == HARMLESS and isinstance(value, bool)):
             raise ModelError(f"'{file}' has the key '{key}', which chooses the code that runs; remove it to load the model.")
 
@@ -209,8 +218,12 @@ def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
-    """Sizes are positive and small enough, before anything is built with them."""
+    """Sizes are positive and small enough, before anything is built with them; numbers are finite, and shares are shares."""
     for key, value in config.items():
+        is_share = key.endswith(SHARES) and isinstance(value, int | float)
+        if (isinstance(value, float) and not isfinite(value)) or (is_share and not 0 <= value <= 1):
+            allowed = "from 0 to 1" if is_share else "that is finite"
+            raise ModelError(f"'{CONFIG}' sets {key} to {value}; a number {allowed} is needed.")
         limit = next((limit for suffix, limit in LIMITS.items() if key.endswith(suffix)), MAX_SIZE)
         if isinstance(value, int) and abs(value) > limit:
             raise ModelError(f"'{CONFIG}' sets {key} to {value}; at most {limit} is supported.")
