@@ -26,9 +26,10 @@ from transformers.utils import logging as transformers_logging
 from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
+from offcomp.models.identity import Identity, identify
 from offcomp.models.matrix_model import Matrices, MatricesConfig
 from offcomp.models.safetensors_files import StoredTensor, find_tensor, same_bytes, stored_dtype, stored_tensors, weight_files
-from offcomp.models.sources import MAX_PARAMETERS, TOKENIZER_FILES, Source, check_checksum, check_folder, fingerprint, resolve
+from offcomp.models.sources import MAX_PARAMETERS, TOKENIZER_FILES, Source, check_checksum, check_folder, resolve
 from offcomp.models.weights import check_finite, list_modules
 
 MAX_BUFFER_BYTES = 4 * 10**9
@@ -70,6 +71,7 @@ class _Checkpoint:
     architecture: type[PreTrainedModel]
     arguments: dict[str, Any]
     tensors: dict[str, StoredTensor]
+    identity: Identity
 
 
 def describe(model: str) -> ModelInfo:
@@ -82,7 +84,10 @@ def describe(model: str) -> ModelInfo:
         ModelError: the model is unknown, unsafe, damaged, too large or unsupported.
     """
     with _quiet():
-        return _described(_open(model))
+        checkpoint = _open(model)
+        info = _described(checkpoint)
+        _check_unchanged(checkpoint)
+        return info
 
 
 def load(model: str, *, checked: bool = False) -> LoadedModel:
@@ -104,7 +109,9 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         network = _instantiated(checkpoint)
         if not checked:
             check_finite(network)
-        return LoadedModel(network, _tokenizer(checkpoint), info)
+        loaded = LoadedModel(network, _tokenizer(checkpoint), info)
+        _check_unchanged(checkpoint)
+        return loaded
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:
@@ -160,6 +167,8 @@ def _open(model: str) -> _Checkpoint:
     """Resolve a model, check its folder, and choose the class to instantiate."""
     source = resolve(model)
     folder = source.folder or hub.snapshot(model)
+    check_folder(folder)  # says what is wrong with it before its bytes are hashed
+    identity = identify(folder)
     fields = check_folder(folder)
     model_type = fields["model_type"]
     bare = model_type == MatricesConfig.model_type
@@ -172,7 +181,15 @@ def _open(model: str) -> _Checkpoint:
     has_pooler = any("pooler." in key for key in tensors)
     takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
     arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}
-    return _Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors)
+    return _Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors, identity)
+
+
+def _check_unchanged(checkpoint: _Checkpoint) -> None:
+    """What was read belongs to the identity that was taken before. Raises ModelError."""
+    if identify(checkpoint.folder) != checkpoint.identity:
+        raise ModelError(
+            f"The files of '{checkpoint.source.model}' changed while they were read; try again once they are whole."
+        )
 
 
 def _architecture(config: Any) -> type[PreTrainedModel]:
@@ -205,8 +222,9 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         matrix_parameters=sum(spec.num_parameters for spec in modules),
         num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
-        fingerprint=fingerprint(checkpoint.source),
+        fingerprint=checkpoint.identity.fingerprint,
         modules=modules,
+        reads=checkpoint.identity.reads,
     )
 
 
