@@ -61,8 +61,8 @@ class Run:
     @property
     def of_a_sample(self) -> bool:
         """Whether it knows its model by a sample of the weights, as former versions did, not by all bytes."""
-        model = (self.result or {}).get("model")
-        return bool(model) and not is_content(str(model.get("fingerprint", "")))
+        model = (self.result or {}).get("model") or {}
+        return "fingerprint" in model and not is_content(str(model["fingerprint"]))
 
     @property
     def at_work_on(self) -> str:

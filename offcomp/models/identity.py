@@ -105,9 +105,8 @@ def _module_folders(folder: Path) -> Iterator[Path]:
     """The folders of a sentence encoder's modules that lie in the model's own folder."""
     modules = read_json(folder / MODULES)
     for module in modules if isinstance(modules, list) else ():
-        path = module.get("path") if isinstance(module, dict) else None
-        inside = isinstance(path, str) and path.strip("./") and ".." not in PurePosixPath(path).parts
-        if inside and not PurePosixPath(path).is_absolute():
+        path = PurePosixPath(str(module.get("path", "")) if isinstance(module, dict) else "")
+        if path.parts and ".." not in path.parts and not path.is_absolute():
             yield folder / path
 
 
