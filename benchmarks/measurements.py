@@ -157,11 +157,13 @@ def main() -> None:
     document = {} if arguments.fresh or not file.exists() else json.loads(file.read_text())
     before = document.get("originals", {})
     if (
-        document.get("fingerprint", loaded.info.fingerprint) != loaded.info.fingerprint
+        document.get("reads", loaded.info.reads) != loaded.info.reads
+        or document.get("fingerprint", loaded.info.fingerprint) != loaded.info.fingerprint
         or before | originals != originals | before
     ):
         raise SystemExit(f"{file.name} was measured on other weights or examples; give --fresh to measure everything again")
-    document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint, "seed": SEED}
+    document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint}
+    document |= {"reads": loaded.info.reads, "seed": SEED}
     document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
     document["originals"] = before | originals
     for purpose, plans in (("sweep", sweep(loaded.info)), ("sensitivity", alone(loaded.info))):

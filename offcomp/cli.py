@@ -47,7 +47,7 @@ from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
 from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import predict
 from offcomp.results import stage_times
-from offcomp.runs import Run, RunStore
+from offcomp.runs import OF_A_SAMPLE, Run, RunStore
 from offcomp.tables import format_table, prediction_text, run_text
 from offcomp.tasks import usual_tasks
 
@@ -174,18 +174,21 @@ def runs(arguments: argparse.Namespace) -> None:
         {
             "run": r.id,
             "status": r.status,
+            "host": r.host,
             "model": r.plan.model,
             "methods": ", ".join(sorted({role_in_plan(g.method, g.options) for g in r.plan.groups})),
             "groups": len(r.plan.groups),
             "submitted": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r.submitted)),
+            "identity": "sample" if r.of_a_sample else "",
             "error": r.error,
         }
         for r in RunStore().all()
     ]
+    note = f"\n\nidentity sample: the model is {OF_A_SAMPLE}" * any(row["identity"] for row in rows)
     emit(
         arguments,
         rows,
-        lambda: format_table(rows) if rows else "no runs yet; make a plan and run it: offcomp plan --help",
+        lambda: format_table(rows) + note if rows else "no runs yet; make a plan and run it: offcomp plan --help",
     )
 
 
@@ -195,6 +198,7 @@ def show(arguments: argparse.Namespace) -> None:
     document = found.result or {
         "id": found.id,
         "status": found.status,
+        "host": found.host,
         "plan": found.plan.to_dict(),
         "progress": found.progress,
     }

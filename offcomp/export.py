@@ -20,6 +20,7 @@ from offcomp.errors import InputError, StorageError
 from offcomp.files import new_folder, write_json
 from offcomp.manifest import MANIFEST, Manifest, StoredGroup, file_mark, ledger_faults
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.listing import check_unchanged
 from offcomp.models.loading import load, save
 from offcomp.models.weights import replace as write_all
 from offcomp.plan import Plan, members
@@ -53,6 +54,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
         files = {file.relative_to(part).as_posix(): file_mark(file) for file in sorted(part.rglob("*")) if file.is_file()}
         manifest = replace(manifest, files=files)
         write_json(part / MANIFEST, manifest.to_dict())
+        check_unchanged(original)
     return manifest
 
 
@@ -67,7 +69,12 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
             f"run {run.id} has its figures alone, without compressed weights; 'offcomp show {run.id} --json' has its plan, "
             "which 'offcomp run --again' makes anew"
         )
-    if run.result["model"]["fingerprint"] != original.fingerprint:
+    if run.of_a_sample:
+        raise InputError(
+            f"run {run.id} was made by a version that knew {original.model} by a sample of its weights, so whether it is still "
+            "the model that was compressed cannot be told; run the plan again"
+        )
+    if run.result["model"].get("reads") != original.reads:
         raise InputError(
             f"{original.model} is no longer the model that run {run.id} compressed, since its files have changed; "
             "restore them, or run the plan again"

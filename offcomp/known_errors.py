@@ -28,7 +28,8 @@ from offcomp.measurements import Document, read_measurements
 from offcomp.methods import default_options
 from offcomp.plan import Plan
 from offcomp.results import method_title, modules_title, overall_error, result_of, role_of
-from offcomp.runs import Run, run_id
+from offcomp.run_inputs import run_id
+from offcomp.runs import Run
 
 BEYOND = 1.5
 """An estimate goes up to so many times above the highest or below the lowest measured ratio."""
@@ -89,8 +90,13 @@ def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
     own = [_of_run(run) for run in runs if _fits(run, fingerprint)]
     found: dict[str, Measured] = {}
     for m in (*own, *bundled, *sweeps):
-        found.setdefault(m.run.id, m)
+        found.setdefault(_plan_mark(m.run), m)
     return list(found.values())
+
+
+def _plan_mark(run: Run) -> str:
+    """The same for the same plan, wherever its model lies."""
+    return json.dumps(run.plan.to_dict() | {"model": ""}, sort_keys=True)
 
 
 def _fits(run: Run, fingerprint: str) -> bool:
@@ -114,14 +120,14 @@ def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
 
 
 def _of_rows(document: Document, part: str) -> list[Measured]:
-    """The rows of a document as finished runs, under the ids that runs of their plans have."""
+    """The rows of a document as finished runs, each under an id of its own."""
     mark, made = document["fingerprint"], {"environment": document["environment"], "started": document["measured"]}
     when = datetime.fromisoformat(document["measured"]).timestamp()
     found = []
     for row in document.get(part, ()):
         plan = Plan.from_dict(row["plan"])
         result = made | {"groups": row["groups"], "model": {"fingerprint": mark, "sizes": row["sizes"]}}
-        run = Run(run_id(plan, mark), FOLDER, plan, "done", when, {}, result)
+        run = Run(run_id(plan, {"model": mark}), FOLDER, plan, "done", when, {}, result)
         found.append(Measured(run, row["relative_error"]))
     return found
 

@@ -24,7 +24,7 @@ from offcomp.paired import change_table, flip_count_table, flip_table
 from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
 from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
 from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, with_provenance
-from offcomp.runs import Run
+from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.score_charts import score_figure, score_table, scores_of
 from offcomp.scores import (
     brief_difference,
@@ -242,11 +242,11 @@ def _differences(runs: Sequence[Run]) -> list[str]:
 def _made(run: Run, name: str) -> str:
     """Provenance of a run, and how to do it again."""
     result = result_of(run)
-    versions = result["environment"]
+    versions, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
     listed = {
         "Run": label(run),
         "Run id": run.id,
-        "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}",
+        "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}{sampled}",
         "Seed": str(run.plan.seed),
         "Versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)),
         "Machine": ", ".join(f"{key} {versions[key]}" for key in ("machine", "device", "threads") if versions.get(key)),

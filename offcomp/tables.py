@@ -8,7 +8,7 @@ from typing import Any
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.prediction import predict
-from offcomp.runs import Run
+from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.scores import Score, against_original, metric_of, score_text
 
 
@@ -67,7 +67,8 @@ def sizes_text(sizes: dict[str, Any]) -> str:
 
 def run_text(found: Run) -> str:
     """A run's figures as text."""
-    head = f"run {found.id}: {found.status}" + (f", {found.error}" if found.error else "")
+    head = f"run {found.id}: {found.at_work_on}" + (f", {found.error}" if found.error else "")
+    head += f"\nits model is {OF_A_SAMPLE}" * found.of_a_sample
     if not found.result or not found.result["groups"]:
         return head
     keys = ("name", "method", "size_name", "size", "compression_ratio", "num_parameters", "num_bytes", "relative_error")

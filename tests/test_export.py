@@ -223,7 +223,7 @@ def test_a_run_without_weights_is_refused(
 
 
 def test_a_model_that_has_changed_since_is_refused(tiny: Tiny, run: Run, tmp_path: Path) -> None:
-    info = replace(tiny("bert").info, fingerprint="another")
+    info = replace(tiny("bert").info, reads="another")
     with pytest.raises(InputError, match="no longer the model that run 0123456789ab compressed"):
         export_run(run, info, tmp_path / "out", dense=True)
 

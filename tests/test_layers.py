@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DESCRIPTIONS = (
     "offcomp.errors",
     "offcomp.files",
+    "offcomp.environment",
     "offcomp.numerics.accounting",
     "offcomp.numerics.mcnemar",
     "offcomp.numerics.tango",
@@ -27,6 +28,7 @@ DESCRIPTIONS = (
     "offcomp.models.families",
     "offcomp.models.folder_faults",
     "offcomp.models.hub",
+    "offcomp.models.identity",
     "offcomp.models.listing",
     "offcomp.models.matrix_files",
     "offcomp.models.safetensors_files",
@@ -55,6 +57,8 @@ SHOWING = (
     *PLANNING,
     *RESULTS,
     "offcomp.report",
+    "offcomp.claims",
+    "offcomp.run_inputs",
     "offcomp.runs",
     "offcomp.spectra",
     "offcomp.theme",
@@ -67,7 +71,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.numerics": ("offcomp.errors",),
     "offcomp.methods": ("offcomp.errors", "offcomp.numerics"),
     "offcomp.files": ("offcomp.errors",),
-    "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.numerics"),
+    "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.environment", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.json_fields": (),
     "offcomp.plan_tasks": ("offcomp.errors", "offcomp.json_fields", "offcomp.tasks"),
@@ -91,9 +95,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.manifest": PLANNING,
     "offcomp.export": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest", "offcomp.runs"),
     "offcomp.verification": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest"),
-    "offcomp.evaluation": (*COMPUTING, "offcomp.files"),
+    "offcomp.evaluation": (*COMPUTING, "offcomp.files", "offcomp.environment"),
     "offcomp.environment": (),
-    "offcomp.runs": PLANNING,
+    "offcomp.claims": (),
+    "offcomp.run_inputs": PLANNING,
+    "offcomp.runs": (*PLANNING, "offcomp.claims", "offcomp.run_inputs"),
     "offcomp.execute": (
         *PLANNING,
         *COMPUTING,
@@ -101,6 +107,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "offcomp.compress",
         "offcomp.environment",
         "offcomp.evaluation",
+        "offcomp.run_inputs",
         "offcomp.runs",
         "offcomp.spectra",
     ),
@@ -120,7 +127,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.bundled": (*PLANNING, "offcomp.runs"),
     "offcomp.known_errors": (
         *PLANNING,
-        *("offcomp.runs", "offcomp.results", "offcomp.measurements", "offcomp.bundled", "offcomp.answers", "offcomp.charts"),
+        *("offcomp.run_inputs", "offcomp.runs", "offcomp.results", "offcomp.measurements", "offcomp.bundled"),
+        *("offcomp.answers", "offcomp.charts"),
     ),
     "offcomp.measurements": (*PLANNING, "offcomp.results", "offcomp.scores"),
     "offcomp.measurement_charts": (*PLANNING, *RESULTS, "offcomp.theme", "offcomp.charts"),
@@ -183,7 +191,17 @@ LAYERS: dict[str, tuple[str, ...]] = {
 
 STREAMLIT_ALLOWED = ("offcomp.ui", "pages", "app")
 HEAVY = ("torch", "transformers", "sklearn", "datasets", "tensorly")
-NEVER_HEAVY = ("offcomp.ui", *RESULTS, "offcomp.charts", "offcomp.runs", "pages", "app", *PLANNING)
+NEVER_HEAVY = (
+    "offcomp.ui",
+    *RESULTS,
+    "offcomp.charts",
+    "offcomp.claims",
+    "offcomp.run_inputs",
+    "offcomp.runs",
+    "pages",
+    "app",
+    *PLANNING,
+)
 LAZILY_HEAVY = "offcomp.methods"  # in this one, functions that compute may import torch
 LONGEST = {"pages": 100, "app": 100, "offcomp": 300}
 

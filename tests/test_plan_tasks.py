@@ -12,7 +12,7 @@ import pytest
 from offcomp.errors import PlanError, TaskError
 from offcomp.models.sources import bundled_info
 from offcomp.plan import Plan, validate
-from offcomp.runs import run_id
+from offcomp.run_inputs import inputs_of, run_id
 from offcomp.tasks import FAMILIES, TASKS, Task, find_task
 
 INFO = bundled_info("minilm-l6")
@@ -104,7 +104,7 @@ def test_a_run_is_another_when_the_examples_changed(tmp_path: Path) -> None:
     names = set()
     for text in ("text,label\n", "text,label\na,b\n"):
         file.write_text(text)
-        names.add(run_id(plan, "weights"))
+        names.add(run_id(plan, inputs_of(plan, "weights")))
     assert len(names) == 2
 
 

@@ -22,7 +22,7 @@ from offcomp.evaluation.pooling import Pooler
 from offcomp.models.listing import model_info
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.positions import position_limit
-from offcomp.models.sentence_modules import POOLINGS, TITLES, SentenceModules, declared_files, sentence_modules
+from offcomp.models.sentence_modules import POOLINGS, TITLES, SentenceModules, sentence_modules
 from offcomp.plan import Plan, validate
 from tests import tiny_models
 from tests.test_evaluation import WORDS, word_tokenizer
@@ -220,13 +220,6 @@ def test_an_unsupported_embedding_is_a_fault_of_the_plan_and_none_without_such_a
     validate(Plan(str(folder), (), ()), info)
     with pytest.raises(PlanError, match="CNN"):
         validate(Plan(str(folder), (), ("similarity",)), info)
-
-
-def test_declared_files_are_all_that_change_an_embedding(folder: Path):
-    assert declared_files(folder) == ()
-    add_dense(declare(folder, TRANSFORMER, POOLING, DENSE), 10, HIDDEN)
-    names = {file.relative_to(folder).as_posix() for file in declared_files(folder)}
-    assert names == {"modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"}
 
 
 def test_an_empty_text_has_an_embedding_of_finite_numbers():

@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from offcomp import __version__
+from offcomp.environment import versions
 from offcomp.errors import StorageError, TaskError
 from offcomp.evaluation.base import Arrays, Evaluator, TaskData
 from offcomp.evaluation.causal_lm import CausalLM
@@ -26,6 +27,7 @@ from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.similarity import Similarity
 from offcomp.files import write_bytes
 from offcomp.methods.base import Report, ignore_progress
+from offcomp.models.listing import check_unchanged
 from offcomp.models.loading import LoadedModel
 from offcomp.tasks import Task, unfit
 
@@ -54,11 +56,15 @@ class OpenTask:
 
     def prepare(self, report: Report = ignore_progress) -> None:
         """Have the original's predictions, from the cache if they are there. The model must still be the original."""
-        file = None if self._cache is None else self._cache / f"{self._key()}.npz"
+        info = self._loaded.info
+        file = self._cache / f"{self._key()}.npz" if self._cache and info.reads else None
         self._reference = _kept(file)
         if self._reference is None:
-            self._reference = self._evaluator.reference(report)
-            _keep(file, self._reference)
+            found = self._evaluator.reference(report)
+            if file is not None:
+                check_unchanged(info)  # a loaded model may still read its files
+                _keep(file, found)
+            self._reference = found
 
     def original(self) -> dict[str, Any]:
         """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
@@ -95,16 +101,9 @@ class OpenTask:
         return about | {"settings": self.task.settings} | trained | read
 
     def _key(self) -> str:
-        """Stands for all that the original's predictions depend on: every weight, the tokenizer, the examples, the options."""
-        facts = [__version__, ANSWERS, self.task.family, self.task.settings, self._data.digest]
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        for name, parameter in self._loaded.model.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).numpy())
-        tokenizer = self._loaded.tokenizer
-        words = {} if tokenizer is None else tokenizer.get_vocab() | {"": tokenizer.special_tokens_map}
-        digest.update(json.dumps(words, sort_keys=True, default=str).encode())
-        return digest.hexdigest()[:24]
+        """Stands for all that the original's predictions depend on: its files, the examples, the options, the versions."""
+        facts = [__version__, ANSWERS, versions(), self.task.family, self.task.settings, self._data.digest]
+        return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 
 
 def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | None = None) -> OpenTask:
@@ -131,10 +130,8 @@ def _kept(file: Path | None) -> Arrays | None:
         return None
 
 
-def _keep(file: Path | None, arrays: Arrays) -> None:
+def _keep(file: Path, arrays: Arrays) -> None:
     """Write the arrays; a cache that cannot be written is made again next time."""
-    if file is None:
-        return
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
     try:

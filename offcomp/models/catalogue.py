@@ -170,8 +170,9 @@ class ModelInfo:
         num_parameters: of the whole model, tied tensors once.
         matrix_parameters: of all linear and embedding weights, tied tensors once.
         num_layers: depth by the config, of the encoder where there is also a decoder; 0 where the config has none.
-        fingerprint: of the checkpoint, see `sources.fingerprint`.
+        fingerprint: of the weights and the config, see `offcomp.models.identity`.
         modules: every linear and embedding weight.
+        reads: of everything that is read of the model, its tokenizer and pooling as well; empty where that is not known.
     """
 
     model: str
@@ -185,6 +186,7 @@ class ModelInfo:
     num_layers: int
     fingerprint: str
     modules: tuple[ModuleSpec, ...]
+    reads: str = ""
 
     @property
     def num_bytes(self) -> int:

@@ -27,6 +27,7 @@ from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
 from offcomp.models.folder_faults import check_depth, check_names
+from offcomp.models.identity import Identity, identify
 from offcomp.models.matrix_model import Matrices, MatricesConfig
 from offcomp.models.safetensors_files import (
     StoredTensor,
@@ -38,7 +39,7 @@ from offcomp.models.safetensors_files import (
     weight_files,
 )
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
-from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, fingerprint, resolve
+from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, resolve
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
 
@@ -87,6 +88,7 @@ class _Checkpoint:
     architecture: type[PreTrainedModel]
     arguments: dict[str, Any]
     tensors: dict[str, StoredTensor]
+    identity: Identity
 
 
 def describe(model: str) -> ModelInfo:
@@ -99,7 +101,10 @@ def describe(model: str) -> ModelInfo:
         ModelError: the model is unknown, unsafe, damaged, too large or unsupported.
     """
     with _quiet():
-        return _described(_open(model))
+        checkpoint = _open(model)
+        info = _described(checkpoint)
+        _check_unchanged(checkpoint)
+        return info
 
 
 def load(model: str, *, checked: bool = False) -> LoadedModel:
@@ -122,6 +127,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         if not checked:
             check_finite(network)
         tokenizer = read_tokenizer(checkpoint.folder, checkpoint.config)
+        _check_unchanged(checkpoint)
         return LoadedModel(network, tokenizer, info, checkpoint.folder)
 
 
@@ -178,6 +184,8 @@ def _open(model: str) -> _Checkpoint:
     """Resolve a model, check its folder, and choose the class to instantiate."""
     source = resolve(model)
     folder = source.folder or hub.snapshot(model)
+    check_folder(folder)  # says what is wrong with it before its bytes are hashed
+    identity = identify(folder)
     fields = check_folder(folder)
     model_type = fields["model_type"]
     bare = model_type == MatricesConfig.model_type
@@ -191,7 +199,15 @@ def _open(model: str) -> _Checkpoint:
     has_pooler = any("pooler." in key for key in tensors)
     takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
     arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}
-    return _Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors)
+    return _Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors, identity)
+
+
+def _check_unchanged(checkpoint: _Checkpoint) -> None:
+    """What was read belongs to the identity that was taken before. Raises ModelError."""
+    if identify(checkpoint.folder) != checkpoint.identity:
+        raise ModelError(
+            f"The files of '{checkpoint.source.model}' changed while they were read; try again once they are whole."
+        )
 
 
 def _architecture(config: Any) -> type[PreTrainedModel]:
@@ -225,8 +241,9 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         matrix_parameters=sum(spec.num_parameters for spec in modules),
         num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
-        fingerprint=fingerprint(checkpoint.source),
+        fingerprint=checkpoint.identity.fingerprint,
         modules=modules,
+        reads=checkpoint.identity.reads,
     )
 
 

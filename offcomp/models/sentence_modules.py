@@ -138,17 +138,6 @@ def sentence_modules(folder: Path) -> SentenceModules:
     return SentenceModules(pooling[0], tuple(layers), True, limit, prompt, pooling[1], lower_case)
 
 
-def declared_files(folder: Path) -> tuple[Path, ...]:
-    """Every file of the folder that changes its sentence embeddings, whether or not it is supported; sorted."""
-    names = {MODULES, PROMPTS, TRANSFORMER_CONFIG, *OLD_TRANSFORMER_CONFIGS}
-    found = {folder / name for name in names if (folder / name).is_file()}
-    if (folder / MODULES).is_file():
-        for _, path in _entries(folder / MODULES):
-            if path:
-                found |= {file for file in (folder / path).rglob("*") if file.is_file()}
-    return tuple(sorted(found))
-
-
 def _entries(file: Path) -> list[tuple[str, str]]:
     """(name of the class, folder below the model's) of each module, in order. Raises ModelError."""
     try:

@@ -26,7 +26,8 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, members, validate
 from offcomp.prediction import Prediction, predict
 from offcomp.results import with_provenance
-from offcomp.runs import Run, RunStore, run_id
+from offcomp.run_inputs import run_id
+from offcomp.runs import Run, RunStore
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui import draft
 from offcomp.ui.cards import Known, answer_of, show_answers
@@ -73,7 +74,8 @@ def _measurements(
 def curve(info: ModelInfo, reference: Plan, spectra: Sequence[Spectrum]) -> pd.DataFrame:
     """The error of SVD at every ratio, which is the same wherever the slider stands."""
     groups = tuple(replace(group, ratio=RATIOS[0]) for group in reference.groups)
-    return _curve(run_id(replace(reference, groups=groups), info.fingerprint), len(spectra), info, reference, spectra)
+    plan = replace(reference, groups=groups)
+    return _curve(run_id(plan, {"model": info.fingerprint}), len(spectra), info, reference, spectra)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
