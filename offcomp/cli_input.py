@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ from offcomp.tasks import FAMILIES, Task
 def say(text: str) -> None:
     """A message for the person, on stderr."""
     sys.stderr.write(text + "\n")
+
+
+def say_notes(arguments: argparse.Namespace, notes: Iterable[str]) -> None:
+    """Notes on an answer on stderr where it is JSON; as text it has them itself."""
+    for note in notes if arguments.json else ():
+        say(note)
 
 
 def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:

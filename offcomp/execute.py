@@ -31,6 +31,7 @@ from offcomp.numerics.allocator import give_back_free_memory, give_back_large_bl
 from offcomp.plan import Group, Plan, members
 from offcomp.prediction import model_sizes, predict
 from offcomp.runs import RUN_SCHEMA, RunStore
+from offcomp.size_notes import size_notes
 
 if TYPE_CHECKING:
     from offcomp.calibration import Calibration, GroupHints
@@ -183,10 +184,13 @@ def work(worker: Worker) -> dict[str, Any]:
             del result  # is on disk
             give_back_free_memory()
     scores = _evaluate(worker, loaded, tasks, compressed)
-    stored = [(g["original_parameters"], Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups]
+    stored = [
+        (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
+    ]
     info = loaded.info
     about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
-    return {"model": about | {"sizes": model_sizes(stored, info)}, "scores": scores}
+    model = about | {"unlisted": info.unlisted, "sizes": model_sizes(stored, info)}
+    return {"model": model, "scores": scores, "notes": size_notes(worker.groups)}
 
 
 def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:

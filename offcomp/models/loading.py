@@ -1,4 +1,4 @@
-"""Describe a model without its weights, load it, or save it: safetensors only, no code of the model's own, no surprises.
+"""Describe a model without its weights, or load it: safetensors only, no code of the model's own, no surprises.
 
 A folder or catalogue model never touches the network. Nothing is printed.
 """
@@ -29,6 +29,7 @@ from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
 from offcomp.models.matrix_model import Matrices, MatricesConfig
 from offcomp.models.safetensors_files import StoredTensor, find_tensor, same_bytes, stored_dtype, stored_tensors, weight_files
 from offcomp.models.sources import MAX_PARAMETERS, TOKENIZER_FILES, Source, check_checksum, check_folder, fingerprint, resolve
+from offcomp.models.stored_parameters import Sources, stored_parameters, tensors_of
 from offcomp.models.weights import check_finite, list_modules
 
 MAX_BUFFER_BYTES = 4 * 10**9
@@ -107,16 +108,15 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         return LoadedModel(network, _tokenizer(checkpoint), info)
 
 
-def save(loaded: LoadedModel, folder: Path) -> None:
-    """Write a model as an ordinary transformers folder: config, safetensors in float32, and its tokenizer if it has one.
+def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
+    """The folder of a model, and for every parameter path the tensors of its files that transformers makes it of.
 
     Raises:
-        ModelError: the folder cannot be written.
+        ModelError: as `describe`.
     """
-    with _quiet(), _refusing(folder, "write"):
-        loaded.model.save_pretrained(folder)
-        if loaded.tokenizer is not None:
-            loaded.tokenizer.save_pretrained(folder)
+    with _quiet():
+        checkpoint = _open(model)
+        return checkpoint.folder, tensors_of(_skeleton(checkpoint), checkpoint.tensors)
 
 
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
@@ -187,13 +187,20 @@ def _architecture(config: Any) -> type[PreTrainedModel]:
     return base[0] if isinstance(base, tuple) else base
 
 
-def _described(checkpoint: _Checkpoint) -> ModelInfo:
-    """The description, from an instance on the meta device."""
+def _skeleton(checkpoint: _Checkpoint) -> PreTrainedModel:
+    """The model on the meta device, its weights tied as in the files."""
     with _refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
     _untie(network, checkpoint.tensors)
+    return network
+
+
+def _described(checkpoint: _Checkpoint) -> ModelInfo:
+    """The description, from an instance on the meta device."""
+    network = _skeleton(checkpoint)
     _check_memory(network, checkpoint)
-    modules = list_modules(network)
+    dtype = stored_dtype(checkpoint.folder)
+    stored = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)
     return ModelInfo(
         model=checkpoint.source.model,
@@ -201,12 +208,15 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
         family=family.name if family else None,
         model_type=checkpoint.config.model_type,
         architecture=checkpoint.architecture.__name__,
-        dtype=stored_dtype(checkpoint.folder),
+        dtype=dtype,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        matrix_parameters=sum(spec.num_parameters for spec in modules),
+        matrix_parameters=sum(spec.num_parameters for spec in stored.modules),
         num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
         fingerprint=fingerprint(checkpoint.source),
-        modules=modules,
+        modules=stored.modules,
+        num_bytes=stored.num_bytes,
+        matrix_bytes=sum(spec.num_bytes for spec in stored.modules),
+        unlisted=stored.unlisted,
     )
 
 

@@ -24,9 +24,10 @@ from offcomp.known_errors import (
 from offcomp.methods import method_of_role
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, members, validate
-from offcomp.prediction import Prediction, predict
+from offcomp.prediction import Prediction, predict, resolved
 from offcomp.results import with_provenance
 from offcomp.runs import Run, RunStore, run_id
+from offcomp.size_notes import unlisted_note
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui import draft
 from offcomp.ui.cards import Known, answer_of, show_answers
@@ -35,6 +36,7 @@ from offcomp.ui.cost import show_cost
 from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
+from offcomp.ui.plain import plain
 
 COMPUTING = "Computing the singular values of these groups, once. The exact error appears in a few seconds."
 NAMED_METHODS = 3
@@ -107,9 +109,13 @@ def _what_if(choices: Choices) -> None:
     runs = RunStore().all()
     measured = measurements(runs, choices.info.fingerprint)
     table = curve(choices.info, reference, spectra or [])
-    known = {role: _known(plans[role], predictions[role], exact if role == "svd" else None, measured, table) for role in plans}
+    known = {
+        role: _known(resolved(plans[role], choices.info), predictions[role], exact if role == "svd" else None, measured, table)
+        for role in plans
+    }
     st.markdown(_sentence(choices, predictions, exact, ratio))
     show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
+    _show_notes(choices.info, predictions)
     _run_button(choices, ratio, plans, predictions, runs)
     if spectra is None:
         wait_for(partial(request_spectra, choices.info, reference), partial(st.info, COMPUTING))
@@ -117,6 +123,15 @@ def _what_if(choices: Choices) -> None:
         same = [m for m in measured if m.groups == groups_of(reference)]
         _show_errors(choices, ratio, table, same, list(known.values()))
     _details(plans, predictions, exact)
+
+
+def _show_notes(info: ModelInfo, predictions: dict[str, Prediction]) -> None:
+    """What the sizes do not say of themselves, a line a method, and what of the model is in no matrix."""
+    for role, prediction in predictions.items():
+        if prediction.notes:
+            st.caption(f"**{method_of_role(role).title}** {plain(' '.join(prediction.notes))}")
+    if note := unlisted_note(info):
+        st.caption(note)
 
 
 def _known(
@@ -136,7 +151,7 @@ def _known(
 def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list[Measured], known: Sequence[Known]) -> None:
     """The chart of SVD's error with what was measured and estimated of these groups, and where these come from."""
     points = error_point_table(same, [each.estimated for each in known if each.estimated], choices.unit)
-    exact = choices.dtype == "float32"
+    exact = not choices.rounded_to
     figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
     alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
     st.plotly_chart(figure, theme=None, key="error_curve", alt=alt, config={"displaylogo": False})
