@@ -2,7 +2,7 @@
 
 Every file is copied byte for byte. Then each compressed weight is written over the original's bytes in the copy, in the dtype
 and layout of the tensor that is there; so keys, shards, tied copies and dtypes stay, and so does the size. What may not go
-along is left out and named: weights in other formats, which would be those of the original, and what an earlier export put there.
+along is left out and named: weights in other formats, which are those of the original, and what an earlier export put there.
 """
 
 from __future__ import annotations

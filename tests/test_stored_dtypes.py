@@ -1,4 +1,4 @@
-"""The accounts of a checkpoint: every parameter in the dtype that its file stores it in, and none left out of the whole model."""
+"""The accounts of a checkpoint: every parameter in the dtype of its own tensor, and none left out of the whole model."""
 
 from __future__ import annotations
 
