@@ -46,7 +46,8 @@ def _path(home: Path, mark: str) -> Path:
 def _kept_info(home: Path, mark: str) -> ModelInfo | None:
     document = read_json(_path(home, mark))
     try:
-        return None if document is None else ModelInfo.from_dict(document)
+        counted = document is not None and "num_bytes" in document  # else from before tensors had dtypes of their own
+        return ModelInfo.from_dict(document) if counted else None
     except ModelError:
         return None
 

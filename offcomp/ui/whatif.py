@@ -27,7 +27,6 @@ from offcomp.plan import Plan, members, validate
 from offcomp.prediction import Prediction, predict, resolved
 from offcomp.results import with_provenance
 from offcomp.runs import Run, RunStore, run_id
-from offcomp.size_notes import unlisted_note
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui import draft
 from offcomp.ui.cards import Known, answer_of, show_answers
@@ -36,7 +35,7 @@ from offcomp.ui.cost import show_cost
 from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
-from offcomp.ui.plain import plain
+from offcomp.ui.notes import show_predicted_notes
 
 COMPUTING = "Computing the singular values of these groups, once. The exact error appears in a few seconds."
 NAMED_METHODS = 3
@@ -115,7 +114,7 @@ def _what_if(choices: Choices) -> None:
     }
     st.markdown(_sentence(choices, predictions, exact, ratio))
     show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
-    _show_notes(choices.info, predictions)
+    show_predicted_notes(choices.info, predictions)
     _run_button(choices, ratio, plans, predictions, runs)
     if spectra is None:
         wait_for(partial(request_spectra, choices.info, reference), partial(st.info, COMPUTING))
@@ -123,15 +122,6 @@ def _what_if(choices: Choices) -> None:
         same = [m for m in measured if m.groups == groups_of(reference)]
         _show_errors(choices, ratio, table, same, list(known.values()))
     _details(plans, predictions, exact)
-
-
-def _show_notes(info: ModelInfo, predictions: dict[str, Prediction]) -> None:
-    """What the sizes do not say of themselves, a line a method, and what of the model is in no matrix."""
-    for role, prediction in predictions.items():
-        if prediction.notes:
-            st.caption(f"**{method_of_role(role).title}** {plain(' '.join(prediction.notes))}")
-    if note := unlisted_note(info):
-        st.caption(note)
 
 
 def _known(
