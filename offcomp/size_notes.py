@@ -24,7 +24,7 @@ NAMED = 3
 def size_notes(groups: Sequence[Group]) -> list[str]:
     """The notes on these groups, those of a kind in one sentence. Runs from before a figure was written go without its note."""
     kept = [group for group in groups if group["form"] != "infeasible"]
-    notes = (_sentence(kept, applies, words) for applies, words in NOTES)
+    notes = (_sentence([g for g in kept if needed <= g.keys()], applies, words) for needed, applies, words in NOTES)
     return [note for note in notes if note]
 
 
@@ -56,7 +56,7 @@ def _sentence(groups: Sequence[Group], applies: Callable[[Group], bool], words: 
 
 def _ratio(groups: Sequence[Group], what: str, stored: str = "") -> float:
     """original / stored of these groups together, in "parameters" or "bytes"."""
-    return sum(group[f"original_{what}"] for group in groups) / sum(group[stored or f"num_{what}"] for group in groups)
+    return float(sum(group[f"original_{what}"] for group in groups) / sum(group[stored or f"num_{what}"] for group in groups))
 
 
 def _saves_less_in_bytes(group: Group) -> bool:
@@ -65,13 +65,13 @@ def _saves_less_in_bytes(group: Group) -> bool:
 
 def _fewer_bytes(groups: Sequence[Group]) -> str:
     stored = " and ".join(dict.fromkeys(group["dtype"] for group in groups))
-    own = " and ".join(dict.fromkeys(group.get("original_dtypes", "") for group in groups))
+    own = " and ".join(dict.fromkeys(group["original_dtypes"] for group in groups))
     less = f"{_ratio(groups, 'parameters'):.3g}x in parameters is {_ratio(groups, 'bytes'):.3g}x in bytes"
-    return f"{less}, since numbers are stored as {stored}" + (f" where the checkpoint has {own}" if own else "")
+    return f"{less}, since numbers are stored as {stored} where the checkpoint has {own}"
 
 
 def _is_narrower(group: Group) -> bool:
-    return group.get("bytes_in_own_dtype", 0) > NOTICEABLE * group["num_bytes"]
+    return bool(group["bytes_in_own_dtype"] > NOTICEABLE * group["num_bytes"])
 
 
 def _narrower(groups: Sequence[Group]) -> str:
@@ -98,7 +98,7 @@ def _range(ratios: Sequence[float]) -> str:
 
 
 def _is_worse_than_nothing(group: Group) -> bool:
-    return bool(group.get("relative_error", 0.0) > 1)
+    return bool(group["relative_error"] > 1)
 
 
 def _worse_than_nothing(groups: Sequence[Group]) -> str:
@@ -106,9 +106,11 @@ def _worse_than_nothing(groups: Sequence[Group]) -> str:
     return f"relative error {max(errors):.3g}, and above 1 a matrix of zeros would be nearer to the original"
 
 
-NOTES: tuple[tuple[Callable[[Group], bool], Callable[[Sequence[Group]], str]], ...] = (
-    (_saves_less_in_bytes, _fewer_bytes),
-    (_is_narrower, _narrower),
-    (_is_far_from_asked, _asked),
-    (_is_worse_than_nothing, _worse_than_nothing),
+SIZES = {"original_parameters", "original_bytes", "num_parameters", "num_bytes", "bytes_in_own_dtype"}
+NOTES: tuple[tuple[set[str], Callable[[Group], bool], Callable[[Sequence[Group]], str]], ...] = (
+    ({"unit", "dtype", "original_dtypes"} | SIZES, _saves_less_in_bytes, _fewer_bytes),
+    ({"dtype", "original_dtypes"} | SIZES, _is_narrower, _narrower),
+    ({"compression_ratio", "requested_ratio"}, _is_far_from_asked, _asked),
+    ({"relative_error"}, _is_worse_than_nothing, _worse_than_nothing),
 )
+"""The figures that a note needs, to which groups it applies, and its words."""

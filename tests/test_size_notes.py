@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import pytest
 from offcomp.models.loading import describe
 from offcomp.plan import Group, Plan
 from offcomp.prediction import predict
+from offcomp.report import html_report
 from offcomp.size_notes import size_notes, unlisted_note
 from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
+from tests.made_runs import made_group, made_run
 from tests.minilm import minilm_info
+from tests.pages import at, home, texts
 from tests.test_cli import Command, offcomp, small_plan, write
 from tests.test_stored_dtypes import mixtral
 
-__all__ = ["offcomp"]  # fixture
+__all__ = ["home", "offcomp"]  # fixtures
 QUERIES = tuple(f"query.{layer}" for layer in range(6))
 
 
@@ -94,6 +98,8 @@ def test_runs_from_before_the_figures_were_written_are_read() -> None:
     old = {"name": "key", "form": "low_rank", "unit": "parameters", "dtype": "float16", "requested_ratio": 2.0}
     sizes = {"original_parameters": 100, "original_bytes": 400, "num_parameters": 50, "num_bytes": 100}
     assert size_notes([old | sizes | {"compression_ratio": 2.0, "relative_error": 0.5}]) == []
+    (note,) = size_notes([{"name": "key", "form": "low_rank", "compression_ratio": 4.0, "requested_ratio": 2.0}])
+    assert note == "key: asked for 2x, stored 4x smaller, since no size lies between that and the budget."
 
 
 def test_the_command_line_says_the_notes_in_text_and_beside_json(offcomp: Command, half: Path, tmp_path: Path) -> None:
@@ -137,3 +143,32 @@ def test_parameters_in_no_matrix_are_named_on_the_command_line(offcomp: Command,
     assert note in offcomp("predict", path)[1]
     assert json.loads(offcomp("predict", path, "--json")[1])["unlisted"] == info.unlisted
     assert unlisted_note(minilm_info()) == ""
+
+
+def test_a_report_has_the_notes_of_its_runs() -> None:
+    run = made_run("one", [made_group("key", 1.2, requested_ratio=1.5, ratio=1.5)])
+    assert run.result
+    run.result["model"] |= {"unlisted": 30}
+    run.result["model"]["sizes"]["whole"]["parameters_before"] = 120
+    report = html_report([run])
+    assert "key: asked for 1.5x, stored 2x smaller" in report
+    assert "key: relative error 1.2, and above 1 a matrix of zeros" in report
+    assert "30 parameters, 25 % of the model, are in tensors that are no matrix" in report
+
+
+def test_the_pages_say_what_is_in_no_matrix_and_what_a_ratio_saves(home: Path, half: Path, tmp_path: Path) -> None:
+    folder = tiny_models.save(mixtral(), tmp_path / "mixtral")
+    app = at("model")
+    app.session_state["model"] = str(folder)
+    app.run()
+    assert not app.exception
+    assert unlisted_note(describe(str(folder))) in texts(app)
+    place = shutil.copytree(half, tmp_path / "half")
+    app = at("compress", dtype="float32", methods="svd", modules="key.0-1", ratio="2")
+    app.session_state["model"] = str(place)
+    app.run()
+    assert not app.exception
+    assert "in bytes, since numbers are stored as float32 where the checkpoint has bfloat16." in texts(app)
+    app.radio(key="dtype").set_value("stored").run()
+    assert "where the checkpoint has" not in texts(app)
+    assert "before rounding to bfloat16" in texts(app)
