@@ -32,6 +32,7 @@ from offcomp.plan import Group, Plan, members
 from offcomp.prediction import model_sizes, predict
 from offcomp.run_inputs import check_inputs, inputs_of
 from offcomp.runs import RUN_SCHEMA, RunStore
+from offcomp.size_notes import size_notes
 
 if TYPE_CHECKING:
     from offcomp.calibration import Calibration, GroupHints
@@ -191,11 +192,13 @@ def work(worker: Worker) -> dict[str, Any]:
     except RunError:
         worker.groups.clear()  # figures of neither the old files nor the new ones
         raise
-    stored = [(g["original_parameters"], Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups]
+    stored = [
+        (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
+    ]
     info = loaded.info
     about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
-    about |= {"reads": info.reads}
-    return {"model": about | {"sizes": model_sizes(stored, info)}, "scores": scores, "inputs": inputs}
+    about |= {"reads": info.reads, "unlisted": info.unlisted, "sizes": model_sizes(stored, info)}
+    return {"model": about, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
 
 
 def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:

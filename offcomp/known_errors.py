@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property, lru_cache
 from math import nan
@@ -35,8 +35,8 @@ BEYOND = 1.5
 """An estimate goes up to so many times above the highest or below the lowest measured ratio."""
 NO_ERROR = 1e-3
 """Where SVD's own error is smaller, another method's error beside it tells nothing of other ratios."""
-PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True), "float32")
-"""Settings but the unit."""
+PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
+"""Method and options."""
 POINT_COLUMNS = ("method", "role", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
 
 
@@ -55,7 +55,9 @@ class Measured:
     @cached_property
     def settings(self) -> tuple[str, ...] | None:
         """See `settings_of`."""
-        return settings_of(self.run.plan)
+        stored = {group["name"]: group["dtype"] for group in result_of(self.run)["groups"] if "dtype" in group}
+        groups = (replace(group, dtype=stored.get(group.name, group.dtype)) for group in self.run.plan.groups)
+        return settings_of(replace(self.run.plan, groups=tuple(groups)))
 
     def ratio(self, unit: str) -> float:
         """Original / stored of the chosen modules, counted in `unit`."""
@@ -78,7 +80,7 @@ def groups_of(plan: Plan) -> frozenset[Any]:
 
 
 def settings_of(plan: Plan) -> tuple[str, ...] | None:
-    """Method, options, unit and dtype of a plan, all but the ratio; None where its groups differ in them."""
+    """Method, options, unit and dtype of a resolved plan, all but the ratio; None where its groups differ in them."""
     found = {(g["method"], json.dumps(g["options"], sort_keys=True), g["unit"], g["dtype"]) for g in plan.to_dict()["groups"]}
     return found.pop() if len(found) == 1 else None
 
@@ -133,7 +135,10 @@ def _of_rows(document: Document, part: str) -> list[Measured]:
 
 
 def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
-    """What was measured of exactly these groups, settings, ratio and seed, with whatever tasks; one's own come first."""
+    """What was measured of exactly these groups, settings, ratio and seed, with whatever tasks; one's own come first.
+
+    The plan is a resolved one: `prediction.resolved`.
+    """
     groups, settings, ratios = groups_of(plan), settings_of(plan), {group.ratio for group in plan.groups}
     for m in measured:
         same_plan = m.run.plan.seed == plan.seed and {group.ratio for group in m.run.plan.groups} == ratios
@@ -143,7 +148,7 @@ def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
 
 
 def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.DataFrame) -> Estimated | None:
-    """The error of a plan that will have this ratio in its unit; None where nothing near enough was measured.
+    """The error of a resolved plan that will have this ratio in its unit; None where nothing near enough was measured.
 
     `curve` is SVD's exact error on the same groups: columns `ratio`, in the plan's unit, and `relative_error`.
     """
@@ -178,7 +183,8 @@ def _beside_svd(
 
     Groups on which SVD was not measured are passed over; both are empty where none is left.
     """
-    svd = [m for m in measured if m.settings is not None and m.settings[:2] + m.settings[3:] == PLAIN_SVD]
+    dtypes = ("float32", *{m.settings[3] for m in alike if m.settings})
+    svd = [m for m in measured if m.settings is not None and m.settings[:2] == PLAIN_SVD and m.settings[3] in dtypes]
     counts = Counter(m.groups for m in alike if any(other.groups == m.groups for other in svd))
     alone = _alone(groups_of(plan))
     best = max(counts, key=lambda groups: (_alone(groups) == alone, counts[groups]), default=None)

@@ -21,7 +21,7 @@ from offcomp.methods import default_options, make_method
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.sentence_modules import sentence_modules
 from offcomp.models.sources import may_have_tokenizer, resolve
-from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
+from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan_tasks import read_tasks, task_faults
 from offcomp.tasks import Task, find_task
 
@@ -31,7 +31,10 @@ GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 @dataclass(frozen=True)
 class Group:
-    """Modules compressed as one matrix. `ratio` is the requested compression ratio original / stored, in `unit`."""
+    """Modules compressed as one matrix. `ratio` is the requested compression ratio original / stored, in `unit`.
+
+    `dtype` is what numbers are stored in: "stored" means the dtype of the checkpoint's own tensors.
+    """
 
     name: str
     modules: tuple[str, ...]
@@ -40,7 +43,7 @@ class Group:
     options: dict[str, Any] = field(default_factory=dict)
     ratio: float = 2.0
     unit: str = "parameters"
-    dtype: str = "float32"
+    dtype: str = STORED
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ GROUP_TYPES = {
     "options": (lambda value: isinstance(value, dict), "a JSON object"),
     "ratio": (is_number, "a number of 1 or more"),
     "unit": (lambda value: value in UNITS, f"one of {', '.join(UNITS)}"),
-    "dtype": (lambda value: value in STORAGE_DTYPES, f"one of {', '.join(STORAGE_DTYPES)}"),
+    "dtype": (lambda value: value in DTYPE_CHOICES, f"one of {', '.join(DTYPE_CHOICES)}"),
 }
 
 
@@ -242,7 +245,7 @@ def make_groups(
     options: dict[str, Any] | None = None,
     ratio: float = 2.0,
     unit: str = "parameters",
-    dtype: str = "float32",
+    dtype: str = STORED,
 ) -> tuple[Group, ...]:
     """Groups of `specs` by a preset of `GROUPINGS`, all with one method and ratio. Raises InputError."""
     if grouping not in GROUPINGS:

@@ -37,6 +37,7 @@ from offcomp.scores import (
     visible_difference,
     within_sentence,
 )
+from offcomp.size_notes import size_notes, unlisted_words
 from offcomp.theme import LIGHT, Palette
 
 DRAWN_COLUMNS = ["role", "symbol"]  # how a row is drawn, not what it says
@@ -134,7 +135,25 @@ def _about(runs: Sequence[Run], made: datetime | None) -> str:
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
-    """What keeps the answer from being fair."""
+    """What keeps the answer from being fair, and what sizes do not say of themselves."""
+    notes = [
+        paragraph(f"{name}: {note}", "warning") for run, name in _named(runs) for note in size_notes(result_of(run)["groups"])
+    ]
+    models = {run.plan.model: result_of(run)["model"] for run in runs}
+    whole = [
+        paragraph(f"{name}: {note}", "warning")
+        for name, model in models.items()
+        if (note := unlisted_words(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]))
+    ]
+    return [
+        *notes,
+        *whole,
+        *_score_warnings(runs),
+    ]
+
+
+def _score_warnings(runs: Sequence[Run]) -> list[str]:
+    """What is odd about a score."""
     return [
         paragraph(f"{name} {concern}", "warning")
         for run, name in _named(runs)

@@ -10,6 +10,7 @@ from offcomp.plan import Plan
 from offcomp.prediction import predict
 from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.scores import Score, against_original, metric_of, score_text
+from offcomp.size_notes import size_notes, unlisted_note, unlisted_words
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -37,7 +38,7 @@ def _cell(value: Any) -> str:
 
 
 def prediction_text(asked: Plan, info: ModelInfo) -> str:
-    """A table of the predicted groups and the three ratios."""
+    """A table of the predicted groups, the three ratios, and what they do not say of themselves."""
     prediction = predict(asked, info)
     rows = [
         {
@@ -52,7 +53,8 @@ def prediction_text(asked: Plan, info: ModelInfo) -> str:
         }
         for g in prediction.groups
     ]
-    return format_table(rows) + "\n\n" + sizes_text(prediction.model)
+    notes = [*prediction.notes, *filter(None, [unlisted_note(info)])]
+    return "\n\n".join([format_table(rows), sizes_text(prediction.model), *notes])
 
 
 def sizes_text(sizes: dict[str, Any]) -> str:
@@ -75,7 +77,11 @@ def run_text(found: Run) -> str:
     rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in found.result["groups"]]
     lines = [head, "", format_table(rows), ""]
     if found.result["model"]:
-        lines += [sizes_text(found.result["model"]["sizes"]), ""]
+        sizes = found.result["model"]["sizes"]
+        lines += [sizes_text(sizes), ""]
+        unlisted = unlisted_words(found.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
+        for note in [*size_notes(found.result["groups"]), *filter(None, [unlisted])]:
+            lines += [note, ""]
     lines += [f"{task}: {score_line(score)}" for task, score in found.result["scores"].items()]
     return "\n".join(lines).rstrip()
 

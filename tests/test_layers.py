@@ -24,6 +24,7 @@ DESCRIPTIONS = (
     "offcomp.numerics.mcnemar",
     "offcomp.numerics.tango",
     "offcomp.methods",
+    "offcomp.models.bundled_models",
     "offcomp.models.catalogue",
     "offcomp.models.families",
     "offcomp.models.folder_faults",
@@ -40,7 +41,8 @@ DESCRIPTIONS = (
 )
 PLANNING = (
     *DESCRIPTIONS,
-    *("offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.prediction", "offcomp.estimate"),
+    *("offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.size_notes", "offcomp.prediction"),
+    "offcomp.estimate",
 )
 COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
 RESULTS = (
@@ -78,8 +80,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
     "offcomp.calibration_text": ("offcomp.errors",),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),
-    "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan"),
-    "offcomp.estimate": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.prediction"),
+    "offcomp.size_notes": ("offcomp.models.catalogue",),
+    "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.size_notes"),
+    "offcomp.estimate": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.size_notes", "offcomp.prediction"),
     "offcomp.spectra": (*PLANNING, *COMPUTING, "offcomp.grams"),
     "offcomp.grams": (*PLANNING, *COMPUTING, "offcomp.spectra"),
     "offcomp.error_curves": (*PLANNING, *COMPUTING, "offcomp.spectra", "offcomp.compress"),
@@ -93,7 +96,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.calibration": (*PLANNING, *COMPUTING),
     "offcomp.compress": (*PLANNING, *COMPUTING, "offcomp.calibration"),
     "offcomp.manifest": PLANNING,
-    "offcomp.export": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest", "offcomp.runs"),
+    "offcomp.dense_export": (*PLANNING, *COMPUTING, "offcomp.manifest"),
+    "offcomp.export": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.dense_export", "offcomp.manifest", "offcomp.runs"),
     "offcomp.verification": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest"),
     "offcomp.evaluation": (*COMPUTING, "offcomp.files", "offcomp.environment"),
     "offcomp.environment": (),

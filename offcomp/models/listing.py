@@ -23,7 +23,7 @@ from offcomp.models.catalogue import MODELS, ModelInfo
 from offcomp.models.identity import Identity, identify
 from offcomp.models.sources import bundled_info, resolve
 
-LISTING = 2
+LISTING = 3
 """Raised whenever the same files would be listed otherwise, so that listings of former versions are made anew."""
 
 

@@ -1,4 +1,4 @@
-"""Describe a model without its weights, load it, or save it: safetensors only, no code of the model's own, no surprises.
+"""Describe a model without its weights, or load it: safetensors only, no code of the model's own, no surprises.
 
 A folder or catalogue model never touches the network. Nothing is printed.
 """
@@ -40,6 +40,7 @@ from offcomp.models.safetensors_files import (
 )
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
 from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, resolve
+from offcomp.models.stored_parameters import Sources, stored_parameters, tensors_of
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
 
@@ -131,16 +132,15 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         return LoadedModel(network, tokenizer, info, checkpoint.folder)
 
 
-def save(loaded: LoadedModel, folder: Path) -> None:
-    """Write a model as an ordinary transformers folder: config, safetensors in float32, and its tokenizer if it has one.
+def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
+    """The folder of a model, and for every parameter path the tensors of its files that transformers makes it of.
 
     Raises:
-        ModelError: the folder cannot be written.
+        ModelError: as `describe`.
     """
-    with _quiet(), _refusing(folder, "write"):
-        loaded.model.save_pretrained(folder)
-        if loaded.tokenizer is not None:
-            loaded.tokenizer.save_pretrained(folder)
+    with _quiet():
+        checkpoint = _open(model)
+        return checkpoint.folder, tensors_of(_skeleton(checkpoint), checkpoint.tensors)
 
 
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
@@ -222,14 +222,21 @@ def _architecture(config: Any) -> type[PreTrainedModel]:
     return base[0] if isinstance(base, tuple) else base
 
 
-def _described(checkpoint: _Checkpoint) -> ModelInfo:
-    """The description, from an instance on the meta device."""
+def _skeleton(checkpoint: _Checkpoint) -> PreTrainedModel:
+    """The model on the meta device, its weights tied as in the files."""
     with _refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
     _check_weights(network, checkpoint)
     _untie(network, checkpoint.tensors)
+    return network
+
+
+def _described(checkpoint: _Checkpoint) -> ModelInfo:
+    """The description, from an instance on the meta device."""
+    network = _skeleton(checkpoint)
     _check_memory(network, checkpoint)
-    modules = list_modules(network)
+    dtype = stored_dtype(checkpoint.folder)
+    stored = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)
     return ModelInfo(
         model=checkpoint.source.model,
@@ -237,13 +244,16 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
         family=family.name if family else None,
         model_type=checkpoint.config.model_type,
         architecture=checkpoint.architecture.__name__,
-        dtype=stored_dtype(checkpoint.folder),
+        dtype=dtype,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        matrix_parameters=sum(spec.num_parameters for spec in modules),
+        matrix_parameters=sum(spec.num_parameters for spec in stored.modules),
         num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
         fingerprint=checkpoint.identity.fingerprint,
-        modules=modules,
+        modules=stored.modules,
         reads=checkpoint.identity.reads,
+        num_bytes=stored.num_bytes,
+        matrix_bytes=sum(spec.num_bytes for spec in stored.modules),
+        unlisted=stored.unlisted,
     )
 
 

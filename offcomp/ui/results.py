@@ -33,6 +33,7 @@ from offcomp.scores import (
     task_title,
 )
 from offcomp.ui.frame import palette
+from offcomp.ui.notes import show_measured_notes
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
@@ -71,6 +72,7 @@ def show_answer(runs: Sequence[Run]) -> None:
         st.warning(sentence, icon=":material/warning:")
     if len(told) > MOST_CONCERNS:
         st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
+    show_measured_notes(runs)
 
 
 def few_enough(runs: Sequence[Run]) -> bool:
