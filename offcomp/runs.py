@@ -35,7 +35,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, validate
 from offcomp.prediction import predict
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised whenever the same plan would give other figures, so that old results are not taken for new ones."""
 RUN_SCHEMA = 1
 FREE_BYTES_NEEDED = 20_000_000
