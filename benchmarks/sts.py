@@ -177,11 +177,11 @@ def _hints(
 
 
 def read_texts(files: Sequence[Path], number: int) -> list[str]:
-    """`number` texts in all, evenly from the files, drawn with a fixed seed."""
+    """`number` texts in all, evenly from the files, drawn with a fixed seed. A line is a text: books and pages have many."""
     texts: list[str] = []
     for file in files:
         table = pd.read_parquet(file)
-        column = table["sentence" if "sentence" in table else "text"]
+        column = table["sentence" if "sentence" in table else "text"].str.split("\n").explode()
         texts += list(column[column.str.len() > 40].sample(number // len(files), random_state=0))
     return texts
 

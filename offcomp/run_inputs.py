@@ -23,7 +23,7 @@ from offcomp.plan_tasks import SUFFIXES
 from offcomp.tasks import BUNDLED as BUNDLED_TASK
 from offcomp.tasks import HUB, Task
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised whenever the same plan would give other figures, so that old results are not taken for new ones."""
 
 TASK_FOLDER = Path(__file__).parents[1] / "assets" / "tasks"
