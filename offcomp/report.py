@@ -24,6 +24,7 @@ from offcomp.paired import change_table, flip_count_table, flip_table
 from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
 from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
 from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, with_provenance
+from offcomp.row_counts import calibration_reading, reading_text
 from offcomp.runs import Run
 from offcomp.score_charts import score_figure, score_table, scores_of
 from offcomp.scores import (
@@ -239,6 +240,14 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     return parts
 
 
+def _readings(run: Run) -> dict[str, str]:
+    """What was read of each task's examples and of the calibration text, where that is known."""
+    scores, groups = result_of(run)["scores"], result_of(run)["groups"]
+    found = {f"Read for {within_sentence(task_title(task, score))}": reading_text(score) for task, score in scores.items()}
+    found["Read for calibration"] = calibration_reading(groups)
+    return {what: text for what, text in found.items() if text}
+
+
 def _made(run: Run, name: str) -> str:
     """Provenance of a run, and how to do it again."""
     result = result_of(run)
@@ -248,6 +257,7 @@ def _made(run: Run, name: str) -> str:
         "Run id": run.id,
         "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}",
         "Seed": str(run.plan.seed),
+        **_readings(run),
         "Versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)),
         "Machine": ", ".join(f"{key} {versions[key]}" for key in ("machine", "device", "threads") if versions.get(key)),
         "Measured": f"{result['started']}, in {result['timings']['total']:.1f} seconds",

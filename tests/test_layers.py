@@ -31,14 +31,17 @@ DESCRIPTIONS = (
     "offcomp.models.safetensors_files",
     "offcomp.models.sources",
     "offcomp.tasks",
-    "offcomp.json_fields",
+    *("offcomp.json_fields", "offcomp.row_counts", "offcomp.delimited_text", "offcomp.text_tables"),
     "offcomp.plan_tasks",
 )
 PLANNING = (
     *DESCRIPTIONS,
     *("offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.prediction", "offcomp.estimate"),
 )
-COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
+COMPUTING = (
+    *("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks"),
+    "offcomp.row_counts",
+)
 RESULTS = (
     *("offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
     *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
@@ -68,9 +71,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.json_fields": (),
-    "offcomp.plan_tasks": ("offcomp.errors", "offcomp.json_fields", "offcomp.tasks"),
+    "offcomp.row_counts": (),
+    "offcomp.delimited_text": ("offcomp.errors",),
+    "offcomp.text_tables": ("offcomp.errors", "offcomp.delimited_text"),
+    "offcomp.plan_tasks": ("offcomp.errors", "offcomp.json_fields", "offcomp.tasks", "offcomp.text_tables"),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
-    "offcomp.calibration_text": ("offcomp.errors",),
+    "offcomp.calibration_text": ("offcomp.errors", "offcomp.row_counts", "offcomp.text_tables"),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),
     "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan"),
     "offcomp.estimate": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.prediction"),
@@ -89,7 +95,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.manifest": PLANNING,
     "offcomp.export": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest", "offcomp.runs"),
     "offcomp.verification": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest"),
-    "offcomp.evaluation": (*COMPUTING, "offcomp.files"),
+    "offcomp.evaluation": (*COMPUTING, "offcomp.files", "offcomp.text_tables"),
     "offcomp.environment": (),
     "offcomp.runs": PLANNING,
     "offcomp.execute": (

@@ -85,7 +85,8 @@ class OpenTask:
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
         about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
-        return about | {"settings": self.task.settings} | trained
+        rows = {"rows": self._data.rows.to_dict()} if self._data.rows else {}
+        return about | {"settings": self.task.settings} | trained | rows
 
     def _key(self) -> str:
         """Stands for all that the original's predictions depend on: every weight, the tokenizer, the examples, the options."""

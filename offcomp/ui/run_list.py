@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from offcomp.results import method_title, overall_error, result_of
+from offcomp.row_counts import reading_text
 from offcomp.runs import Run, RunStore
 from offcomp.scores import brief_difference, metric_of, on_task, sentence_start, value_of
 from offcomp.ui import draft
@@ -82,6 +83,8 @@ def _card(run: Run) -> None:
             _progress(run)
         elif run.status == "done":
             st.markdown(what_came_of_it(run))
+            for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
+                st.caption(f"{sentence_start(reading)}.")
         elif run.error and run.status != "cancelled":
             st.error(plain(run.error), icon=":material/error:")
     with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
