@@ -97,6 +97,10 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
         if "agreement" in score["paired"]:
             agreement = metric_of(score).number(score["paired"]["agreement"])
             figures[f"Agreement on {within_sentence(task_title(task, score))}"] = agreement
+        if reading := reading_text(score):
+            figures[f"Read for {within_sentence(task_title(task, score))}"] = reading
+    if reading := calibration_reading(result_of(run)["groups"]):
+        figures["Read for calibration"] = reading
     return figures
 
 
@@ -240,14 +244,6 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     return parts
 
 
-def _readings(run: Run) -> dict[str, str]:
-    """What was read of each task's examples and of the calibration text, where that is known."""
-    scores, groups = result_of(run)["scores"], result_of(run)["groups"]
-    found = {f"Read for {within_sentence(task_title(task, score))}": reading_text(score) for task, score in scores.items()}
-    found["Read for calibration"] = calibration_reading(groups)
-    return {what: text for what, text in found.items() if text}
-
-
 def _made(run: Run, name: str) -> str:
     """Provenance of a run, and how to do it again."""
     result = result_of(run)
@@ -257,7 +253,6 @@ def _made(run: Run, name: str) -> str:
         "Run id": run.id,
         "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}",
         "Seed": str(run.plan.seed),
-        **_readings(run),
         "Versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)),
         "Machine": ", ".join(f"{key} {versions[key]}" for key in ("machine", "device", "threads") if versions.get(key)),
         "Measured": f"{result['started']}, in {result['timings']['total']:.1f} seconds",

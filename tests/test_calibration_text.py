@@ -19,6 +19,7 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.models.sources import bundled_info, may_have_tokenizer
 from offcomp.models.weights import read
 from offcomp.plan import Group, Plan, validate
+from offcomp.row_counts import RowCounts
 from tests import tiny_models
 from tests.test_cli import Command, offcomp
 
@@ -188,7 +189,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def calibration(tiny: LoadedModel) -> Calibration:
     generator = torch.Generator().manual_seed(0)
     texts = [" ".join(f"w{n}" for n in torch.randint(2, 61, (9,), generator=generator).tolist()) for _ in range(60)]
-    return Calibration(tiny, texts, weighting="equal")
+    return Calibration(tiny, texts, weighting="equal", rows=RowCounts(61, 60, {"empty": 1}))
 
 
 def inputs_of(calibration: Calibration, path: str, held_out: bool) -> Tensor:
@@ -233,6 +234,7 @@ def test_a_calibrated_group_says_what_it_rests_on_and_others_give_the_output_err
     assert (about["num_texts"], about["num_held_out"], about["num_tokens"]) == (48, 12, 48 * 9)
     assert about["tokens_per_dimension"] == 48 * 9 / 24
     assert len(about["digest"]) == 12
+    assert about["rows"] == {"read": 61, "used": 60, "left_out": {"empty": 1}}
     assert about["shrinkage"] == 0.1
     assert 1 < about["column_condition"] < 1e6
     assert "row_condition" not in about

@@ -34,6 +34,7 @@ from offcomp.scores import (
     task_title,
 )
 from offcomp.ui.frame import palette
+from offcomp.ui.plain import plain
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
@@ -116,9 +117,9 @@ def _card(run: Run, *, brief: bool, with_model: bool) -> None:
             for task, score in result_of(run)["scores"].items():
                 st.caption(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}.")
                 if reading := reading_text(score):
-                    st.caption(f"{sentence_start(reading)}.")
+                    st.caption(plain(f"{sentence_start(reading)}."))
             if reading := calibration_reading(result_of(run)["groups"]):
-                st.caption(f"Calibration: {reading}.")
+                st.caption(plain(f"Calibration: {reading}."))
 
 
 def _agreeing(run: Run, score: Score) -> str:

@@ -84,7 +84,7 @@ def _card(run: Run) -> None:
         elif run.status == "done":
             st.markdown(what_came_of_it(run))
             for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
-                st.caption(f"{sentence_start(reading)}.")
+                st.caption(plain(f"{sentence_start(reading)}."))
         elif run.error and run.status != "cancelled":
             st.error(plain(run.error), icon=":material/error:")
     with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
