@@ -11,6 +11,7 @@ from offcomp.cli_input import describe, emit, say, task_flags, tasks_asked
 from offcomp.errors import InputError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.plan_tasks import task_faults
+from offcomp.row_counts import reading_text
 from offcomp.scores import METRICS, baseline_of, concerns
 from offcomp.tables import format_table, score_line
 from offcomp.tasks import TASKS, Task, find_task, usual_tasks
@@ -125,7 +126,7 @@ def cache_folder() -> Path:
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:
-    """A line a task: the score with its standard error, and what it is to be measured by."""
+    """A line a task: the score with its standard error, and what it is to be measured by; then what was read."""
     rows = []
     for task, found in scores.items():
         metric, baseline = METRICS[found["metric"]], baseline_of(found)
@@ -141,7 +142,8 @@ def scores_text(scores: dict[str, dict[str, Any]]) -> str:
                 "baseline": f"{baseline[1]:.4g} ({baseline[0]})" if baseline else "",
             }
         )
-    return format_table(rows)
+    readings = [f"{task}: {reading}" for task, found in scores.items() if (reading := reading_text(found))]
+    return "\n".join([format_table(rows), *([""] if readings else []), *readings])
 
 
 def compared_text(scores: dict[str, dict[str, Any]]) -> str:

@@ -208,15 +208,16 @@ def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
     from offcomp.calibration import Calibration
 
     asked = plan.calibration
-    texts = asked.read(plan.seed)
+    found = asked.read(plan.seed)
     largest = max(sum(spec.num_parameters for spec in members(group, loaded.info)) for group in plan.groups)
     return Calibration(
         loaded,
-        texts,
+        found.texts,
         max_tokens=asked.max_tokens,
         special_tokens=asked.special_tokens,
         weighting=asked.weighting,
         seed=plan.seed,
+        rows=found.rows,
         room=FLOAT32_BYTES * largest // 2,
     )
 

@@ -10,8 +10,8 @@ from typing import Any
 from offcomp.errors import TaskError
 from offcomp.json_fields import FieldTypes, is_number, is_text, is_text_list, read_fields
 from offcomp.tasks import BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
+from offcomp.text_tables import TABLE_SUFFIXES as SUFFIXES
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 LONGEST_STEM = 90
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 

@@ -24,6 +24,7 @@ from offcomp.paired import change_table, flip_count_table, flip_table
 from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
 from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
 from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, with_provenance
+from offcomp.row_counts import calibration_reading, reading_text
 from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.score_charts import score_figure, score_table, scores_of
 from offcomp.scores import (
@@ -97,6 +98,10 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
         if "agreement" in score["paired"]:
             agreement = metric_of(score).number(score["paired"]["agreement"])
             figures[f"Agreement on {within_sentence(task_title(task, score))}"] = agreement
+        if reading := reading_text(score):
+            figures[f"Read for {within_sentence(task_title(task, score))}"] = reading
+    if reading := calibration_reading(result_of(run)["groups"]):
+        figures["Read for calibration"] = reading
     return figures
 
 

@@ -191,6 +191,9 @@ def _figures(score: Score) -> dict[str, Any]:
         "difference_high": paired["interval"] and paired["interval"][1],
         "smallest_difference": paired.get("smallest_difference"),
         "baseline": baseline[1] if baseline else None,
+        "rows_read": score.get("rows", {}).get("read"),
+        "rows_used": score.get("rows", {}).get("used"),
+        "texts_cut": score.get("cut", {}).get("texts"),
     }
     figures |= {name: paired.get(name) for name in ("agreement", "right_to_wrong", "wrong_to_right", "divergence")}
     return {name: value for name, value in figures.items() if value is not None}

@@ -8,6 +8,7 @@ from typing import Any
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.prediction import predict
+from offcomp.row_counts import calibration_reading, reading_text
 from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.scores import Score, against_original, metric_of, score_text
 from offcomp.size_notes import size_notes, unlisted_note, unlisted_words
@@ -83,6 +84,8 @@ def run_text(found: Run) -> str:
         for note in [*size_notes(found.result["groups"]), *filter(None, [unlisted])]:
             lines += [note, ""]
     lines += [f"{task}: {score_line(score)}" for task, score in found.result["scores"].items()]
+    if reading := calibration_reading(found.result["groups"]):
+        lines.append(f"calibration: {reading}")
     return "\n".join(lines).rstrip()
 
 
@@ -94,4 +97,5 @@ def score_line(score: Score) -> str:
         parts.append(f"agreement {paired['agreement']:.3f}")
     if "right_to_wrong" in paired:
         parts.append(f"{paired['right_to_wrong']} right to wrong, {paired['wrong_to_right']} wrong to right")
-    return ", ".join([*parts, f"n = {score['compressed']['n']}"])
+    line = ", ".join([*parts, f"n = {score['compressed']['n']}"])
+    return "; ".join(filter(None, (line, reading_text(score))))

@@ -36,7 +36,7 @@ DESCRIPTIONS = (
     "offcomp.models.sentence_modules",
     "offcomp.models.sources",
     "offcomp.tasks",
-    "offcomp.json_fields",
+    *("offcomp.json_fields", "offcomp.row_counts", "offcomp.delimited_text", "offcomp.text_tables"),
     "offcomp.plan_tasks",
 )
 PLANNING = (
@@ -44,7 +44,10 @@ PLANNING = (
     *("offcomp.grouping", "offcomp.calibration_text", "offcomp.plan", "offcomp.size_notes", "offcomp.prediction"),
     "offcomp.estimate",
 )
-COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
+COMPUTING = (
+    *("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks"),
+    "offcomp.row_counts",
+)
 RESULTS = (
     *("offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
     *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
@@ -76,9 +79,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.environment", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.json_fields": (),
-    "offcomp.plan_tasks": ("offcomp.errors", "offcomp.json_fields", "offcomp.tasks"),
+    "offcomp.row_counts": (),
+    "offcomp.delimited_text": ("offcomp.errors",),
+    "offcomp.text_tables": ("offcomp.errors", "offcomp.delimited_text"),
+    "offcomp.plan_tasks": ("offcomp.errors", "offcomp.json_fields", "offcomp.tasks", "offcomp.text_tables"),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
-    "offcomp.calibration_text": ("offcomp.errors",),
+    "offcomp.calibration_text": ("offcomp.errors", "offcomp.row_counts", "offcomp.text_tables"),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),
     "offcomp.size_notes": ("offcomp.models.catalogue",),
     "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.size_notes"),
@@ -99,7 +105,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.dense_export": (*PLANNING, *COMPUTING, "offcomp.manifest"),
     "offcomp.export": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.dense_export", "offcomp.manifest", "offcomp.runs"),
     "offcomp.verification": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest"),
-    "offcomp.evaluation": (*COMPUTING, "offcomp.files", "offcomp.environment"),
+    "offcomp.evaluation": (*COMPUTING, "offcomp.files", "offcomp.environment", "offcomp.text_tables"),
     "offcomp.environment": (),
     "offcomp.claims": (),
     "offcomp.run_inputs": PLANNING,

@@ -97,8 +97,9 @@ class OpenTask:
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
         about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
+        rows = {"rows": self._data.rows.to_dict()} if self._data.rows else {}
         read = {name: value for name, value in evaluator.about().items() if value}
-        return about | {"settings": self.task.settings} | trained | read
+        return about | {"settings": self.task.settings} | trained | rows | read
 
     def _key(self) -> str:
         """Stands for all that the original's predictions depend on: its files, the examples, the options, the versions."""

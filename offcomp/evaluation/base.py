@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from offcomp.methods.base import Report
+from offcomp.row_counts import RowCounts
 from offcomp.tasks import Task
 
 if TYPE_CHECKING:
@@ -33,12 +34,14 @@ class TaskData:
                 `label` (a ClassLabel) or `score` (float) where the family has a target
     digest      twelve hexadecimal digits that stand for the content of all splits
     tested_on   the split of the source that `test` is ("test"; "validation" where the test split has no public answers)
+    rows        rows of the source that were read and are used, and why the others are not; None where that is not known
     """
 
     task: Task
     splits: DatasetDict
     digest: str
     tested_on: str = "test"
+    rows: RowCounts | None = None
 
 
 class Evaluator(Protocol):

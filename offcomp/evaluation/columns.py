@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 
 from offcomp.errors import TaskError
-from offcomp.evaluation.table_files import reason
 from offcomp.tasks import Task
+from offcomp.text_tables import as_numbers, column_text
 
 log = logging.getLogger("offcomp")
 
@@ -53,29 +53,26 @@ def _obvious(column: str, available: Sequence[str]) -> str | None:
 
 
 def as_examples(table: pa.Table, columns: Mapping[str, str], place: str) -> pd.DataFrame:
-    """The chosen columns as text, under the task's names. Raises TaskError."""
-    series = {}
-    for column, named in columns.items():
-        if table.column_names.count(named) > 1:
-            raise TaskError(f"{place} has {table.column_names.count(named)} columns {named!r}; give each a name of its own")
-        try:
-            series[column] = table[named].cast(pa.large_string()).to_pandas().astype("str")
-        except pa.ArrowException as error:
-            raise TaskError(f"column {named!r} of {place} holds no text or numbers: {reason(error)}") from None
-    return pd.DataFrame(series)
+    """The chosen columns as text, under the task's names. Raises InputError."""
+    return pd.DataFrame({column: column_text(table, named, place) for column, named in columns.items()})
 
 
-def with_content(examples: pd.DataFrame, target: str, place: str) -> pd.DataFrame:
-    """The rows in which no column is empty; none where every answer is -1, which stands for "not published"."""
+def with_content(examples: pd.DataFrame, place: str) -> pd.DataFrame:
+    """The rows in which no column is empty."""
     blank = pd.Series(False, index=examples.index)
     for column in examples:
         blank |= examples[column].isna() | (examples[column].str.strip() == "")
     kept = examples[~blank].reset_index(drop=True)
     if blank.any():
         log.info("%s: %d of %d rows are left out, for a column is empty", place, int(blank.sum()), len(blank))
-    if target and len(kept) and (_plain_numbers(kept[target]) == NO_ANSWER).all():
-        return kept.iloc[:0]
     return kept
+
+
+def published(examples: pd.DataFrame, target: str) -> pd.DataFrame:
+    """The examples; none where every answer is -1, which stands for "not published"."""
+    if target and len(examples) and (_plain_numbers(examples[target]) == NO_ANSWER).all():
+        return examples.iloc[:0]
+    return examples
 
 
 def named_classes(examples: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -107,8 +104,8 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 
 def as_scores(scores: pd.Series, place: str) -> pd.Series:
-    """Scores as numbers. Raises TaskError where one is none."""
-    numbers = pd.to_numeric(scores, errors="coerce").astype("float64")
+    """Scores as numbers, with points or commas. Raises InputError where one is none."""
+    numbers = as_numbers(scores)
     wrong = scores[~numbers.abs().lt(float("inf"))]
     if len(wrong):
         raise TaskError(f"column score of {place} holds {wrong.iloc[0]!r}, which is no finite number, in {len(wrong)} rows")

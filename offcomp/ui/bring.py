@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import streamlit as st
 from pyarrow.parquet import ParquetFile
@@ -21,13 +20,13 @@ from offcomp.models.matrix_files import SUFFIXES, keep_upload
 from offcomp.plan_tasks import SUFFIXES as TABLES
 from offcomp.plan_tasks import own_task
 from offcomp.tasks import FAMILIES, Task, unfit
+from offcomp.text_tables import parse, reason
 from offcomp.ui import draft
 from offcomp.ui.plain import plain
 from offcomp.ui.roots import ROOTS
 
 MEGABYTES = 50
 """Largest upload, as .streamlit/config.toml says; larger files are given by their path."""
-ROWS_LOOKED_AT = 50
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 MATRICES_PROBLEM, TABLE, TABLE_PROBLEM = "upload_matrices_problem", "upload_table", "upload_table_problem"
@@ -183,25 +182,13 @@ def keep_table(name: str, content: bytes, home: Path) -> Table:
 
 
 def columns_of(name: str, content: bytes) -> list[str]:
-    """Names of the columns of a table, from its start or its schema. Raises InputError."""
-    suffix = Path(name).suffix.lower()
+    """Names of the columns of a table, as a task will find them; those of parquet from its schema. Raises InputError."""
+    if Path(name).suffix.lower() != ".parquet":
+        return list(parse(name, content).table.column_names)
     try:
-        if suffix == ".parquet":
-            file = ParquetFile(io.BytesIO(content))
-            columns, empty = file.schema_arrow.names, not file.metadata.num_rows
-        else:
-            table = _start(suffix, io.BytesIO(content))
-            columns, empty = [str(column) for column in table.columns], table.empty
-    except (ValueError, OSError, pa.ArrowException) as error:  # what pandas raises descends from the first
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{name!r} cannot be read as {suffix} ({said}); check the file") from None
-    if empty:
+        file = ParquetFile(io.BytesIO(content))
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise InputError(f"{name!r} cannot be read as .parquet ({reason(error)}); check the file") from None
+    if not file.metadata.num_rows:
         raise InputError(f"{name!r} has no row; give a table with a heading and one example a row")
-    return columns
-
-
-def _start(suffix: str, content: io.BytesIO) -> pd.DataFrame:
-    """The first rows of a table of text."""
-    if suffix == ".jsonl":
-        return pd.read_json(content, lines=True, nrows=ROWS_LOOKED_AT)
-    return pd.read_csv(content, sep="\t" if suffix == ".tsv" else ",", nrows=ROWS_LOOKED_AT, encoding_errors="replace")
+    return list(file.schema_arrow.names)

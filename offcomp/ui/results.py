@@ -19,6 +19,7 @@ from offcomp.first_chart import error_svg
 from offcomp.report import DRAWN_COLUMNS, comparison_document, comparison_tables, html_report
 from offcomp.result_charts import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results import difference_table, label, method_title, result_of, run_table, short_names
+from offcomp.row_counts import calibration_reading, reading_text
 from offcomp.runs import Run
 from offcomp.scores import (
     METRICS,
@@ -34,6 +35,7 @@ from offcomp.scores import (
 )
 from offcomp.ui.frame import palette
 from offcomp.ui.notes import show_measured_notes
+from offcomp.ui.plain import plain
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
@@ -116,6 +118,10 @@ def _card(run: Run, *, brief: bool, with_model: bool) -> None:
         if not brief:
             for task, score in result_of(run)["scores"].items():
                 st.caption(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}.")
+                if reading := reading_text(score):
+                    st.caption(plain(f"{sentence_start(reading)}."))
+            if reading := calibration_reading(result_of(run)["groups"]):
+                st.caption(plain(f"Calibration: {reading}."))
 
 
 def _agreeing(run: Run, score: Score) -> str:

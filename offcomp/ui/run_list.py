@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from offcomp.results import method_title, overall_error, result_of
+from offcomp.row_counts import reading_text
 from offcomp.runs import OF_A_SAMPLE, Run, RunStore
 from offcomp.scores import brief_difference, metric_of, on_task, sentence_start, value_of
 from offcomp.ui import draft
@@ -84,6 +85,8 @@ def _card(run: Run) -> None:
             st.markdown(what_came_of_it(run))
             if run.of_a_sample:
                 st.caption(f"Its model is {OF_A_SAMPLE}.")
+            for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
+                st.caption(plain(f"{sentence_start(reading)}."))
         elif run.error and run.status != "cancelled":
             st.error(plain(run.error), icon=":material/error:")
     with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
