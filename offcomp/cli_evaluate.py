@@ -13,7 +13,8 @@ from offcomp.files import home_folder
 from offcomp.plan_tasks import task_faults
 from offcomp.scores import METRICS, baseline_of, concerns
 from offcomp.tables import format_table, score_line
-from offcomp.tasks import TASKS, Task, find_task, usual_tasks
+from offcomp.task_check import task_checks
+from offcomp.tasks import TASKS, Task, find_task, fitting_families, usual_tasks
 
 if TYPE_CHECKING:
     from offcomp.models.catalogue import ModelInfo
@@ -81,7 +82,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
                 raise
             say(f"left out: {error}")  # of the usual tasks, those that do not fit after all
     if not scores:
-        raise InputError(f"{info.model} can do none of the bundled tasks; name one with --task, or give --data and --family")
+        families = fitting_families(info.architecture, info.reads_text)
+        if not families:
+            raise InputError(f"{info.model} is a {info.architecture}, which reads no text and can do no family of tasks")
+        raise InputError(
+            f"{info.model} can do none of the bundled tasks; name one with --task, or give --data and --family, one of "
+            f"{', '.join(families)}"
+        )
     document = {"model": info.model, "original": arguments.original, "scores": scores}
     emit(arguments, document, lambda: compared_text(scores) if other else scores_text(scores))
 
@@ -90,13 +97,16 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
     """The tasks asked for, or the usual ones of these models. Raises PlanError for what they cannot do, InputError for none."""
     asked = tasks_asked(arguments)
     if not asked:
-        asked = tuple(
-            name for name in usual_tasks(infos[0].architecture) if all(name in usual_tasks(i.architecture) for i in infos)
-        )
-    faults = dict.fromkeys(fault for info in infos for fault in task_faults(asked, info.architecture))
+        usual = [usual_tasks(info.architecture, info.reads_text) for info in infos]
+        return [find_task(name) for name in usual[0] if all(name in names for names in usual)]
+    faults = dict.fromkeys(fault for info in infos for fault in task_faults(asked, info.architecture, info.reads_text))
     if faults:
         raise PlanError(list(faults))
-    return [find_task(task) if isinstance(task, str) else task for task in asked]
+    chosen = [find_task(task) if isinstance(task, str) else task for task in asked]
+    faults = dict.fromkeys(task_checks(chosen, infos[-1]))  # the original, whose head the labels are matched with
+    if faults:
+        raise PlanError(list(faults))
+    return chosen
 
 
 def check_vocabulary(original: LoadedModel, other: LoadedModel) -> None:

@@ -31,6 +31,10 @@ DESCRIPTIONS = (
     "offcomp.models.safetensors_files",
     "offcomp.models.sources",
     "offcomp.tasks",
+    "offcomp.task_columns",
+    "offcomp.task_tables",
+    "offcomp.task_check",
+    "offcomp.head_labels",
     "offcomp.json_fields",
     "offcomp.plan_tasks",
 )
@@ -67,6 +71,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.files": ("offcomp.errors",),
     "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
+    "offcomp.task_columns": ("offcomp.errors", "offcomp.tasks"),
+    "offcomp.task_tables": ("offcomp.errors",),
+    "offcomp.head_labels": ("offcomp.errors", "offcomp.tasks"),
+    "offcomp.task_check": (
+        *("offcomp.errors", "offcomp.tasks", "offcomp.task_columns", "offcomp.task_tables", "offcomp.head_labels"),
+        *("offcomp.models.catalogue", "offcomp.models.safetensors_files", "offcomp.models.sources"),
+    ),
     "offcomp.json_fields": (),
     "offcomp.plan_tasks": ("offcomp.errors", "offcomp.json_fields", "offcomp.tasks"),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
@@ -89,7 +100,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.manifest": PLANNING,
     "offcomp.export": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest", "offcomp.runs"),
     "offcomp.verification": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest"),
-    "offcomp.evaluation": (*COMPUTING, "offcomp.files"),
+    "offcomp.evaluation": (*COMPUTING, "offcomp.files", "offcomp.task_columns", "offcomp.head_labels"),
     "offcomp.environment": (),
     "offcomp.runs": PLANNING,
     "offcomp.execute": (

@@ -15,21 +15,26 @@ import numpy as np
 
 from offcomp import __version__
 from offcomp.errors import StorageError, TaskError
+from offcomp.evaluation.also import alone, also, check_metrics
 from offcomp.evaluation.base import Arrays, Evaluator, TaskData
 from offcomp.evaluation.causal_lm import CausalLM
 from offcomp.evaluation.data import read
-from offcomp.evaluation.head import Head
+from offcomp.evaluation.head import Head, described_head
+from offcomp.evaluation.head_regression import HeadRegression
 from offcomp.evaluation.masked_lm import MaskedLM
 from offcomp.evaluation.probe import Probe
 from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.similarity import Similarity
+from offcomp.evaluation.trial import check_runs
 from offcomp.files import write_bytes
+from offcomp.head_labels import asked_of
 from offcomp.methods.base import Report, ignore_progress
-from offcomp.models.loading import LoadedModel
+from offcomp.models.loading import LoadedModel, reads_text
 from offcomp.tasks import Task, unfit
 
 EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "head": Head,
+    "head-regression": HeadRegression,
     "probe": Probe,
     "regression": Regression,
     "similarity": Similarity,
@@ -61,8 +66,10 @@ class OpenTask:
 
     def original(self) -> dict[str, Any]:
         """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
-        result = self._evaluator.compare(self._prepared(), self._prepared())
-        named = {name: result[name] for name in ("metric", "direction", "baseline")}
+        result = self._compared(self._evaluator, self._prepared())
+        named = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
+        if "also" in result:
+            named["also"] = alone(result["also"])
         return self._about() | named | result["original"] | {"collapsed": result.get("collapsed", False)}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
@@ -70,8 +77,13 @@ class OpenTask:
         evaluator = self._evaluator
         if model is not None:
             evaluator = EVALUATORS[self.task.family](LoadedModel(model.model, self._loaded.tokenizer, model.info), self._data)
+        return self._compared(evaluator, evaluator.predict(self._prepared(), report)) | self._about()
+
+    def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
+        """The comparison with the original, and the metrics that the task lists beside its family's own."""
         reference = self._prepared()
-        return evaluator.compare(reference, evaluator.predict(reference, report)) | self._about()
+        compared = evaluator.compare(reference, predictions)
+        return compared | ({"also": also(self._data, reference, predictions)} if self.task.also else {})
 
     def _prepared(self) -> Arrays:
         if self._reference is None:
@@ -85,6 +97,7 @@ class OpenTask:
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
         about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
+        about |= {"columns": dict(self._data.columns)}
         return about | {"settings": self.task.settings} | trained
 
     def _key(self) -> str:
@@ -107,10 +120,15 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
     Raises TaskError where the model cannot do the task or the examples cannot be read.
     """
-    fault = unfit(task, loaded.info.architecture)
+    fault = unfit(task, loaded.info.architecture, reads_text(type(loaded.model)))
     if fault:
         raise TaskError(fault.removesuffix("."))
-    return OpenTask(task, loaded, read(task, seed), cache)
+    if task.family == "head":
+        task = asked_of(task, described_head(loaded))
+    data = read(task, seed)
+    check_metrics(data)
+    check_runs(loaded, data)
+    return OpenTask(task, loaded, data, cache)
 
 
 def _kept(file: Path | None) -> Arrays | None:

@@ -10,7 +10,7 @@ evaluator.compare(reference, predictions)      # JSON values
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
@@ -33,12 +33,14 @@ class TaskData:
                 `label` (a ClassLabel) or `score` (float) where the family has a target
     digest      twelve hexadecimal digits that stand for the content of all splits
     tested_on   the split of the source that `test` is ("test"; "validation" where the test split has no public answers)
+    columns     column of the task -> the column of the source that it was taken from
     """
 
     task: Task
     splits: DatasetDict
     digest: str
     tested_on: str = "test"
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 class Evaluator(Protocol):

@@ -25,13 +25,13 @@ from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.columns import (
     as_examples,
     as_scores,
-    chosen_columns,
-    in_order,
+    contents,
     named_classes,
     plain_labels,
     with_content,
 )
 from offcomp.evaluation.table_files import READERS, class_names, names_in, read_table, reason
+from offcomp.task_columns import chosen_columns, in_order
 from offcomp.tasks import BUNDLED, HUB, Task
 
 log = logging.getLogger("offcomp")
@@ -65,8 +65,9 @@ class Source:
 def read(task: Task, seed: int = 0) -> TaskData:
     """The examples of a task. Raises TaskError where they cannot be had or do not fit the family."""
     source = _source(task)
-    frames = {split: _examples(task, source, table) for split, table in source.tables.items()}
-    names = _published_names(task, source)
+    columns = _columns(task, source)
+    frames = {split: _examples(task, source, table, columns) for split, table in source.tables.items()}
+    names = source.names.get(columns["label"], []) if task.about.target == "label" else []
     frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.place)
     frames = _without_repeats(frames, [name for name in map(str, frames[TEST]) if name != task.about.target], source.place)
     if task.about.target == "label":
@@ -75,7 +76,7 @@ def read(task: Task, seed: int = 0) -> TaskData:
     if task.about.target == "score" and frames[TEST]["score"].nunique() == 1:
         raise TaskError(f"task {task.name!r} has the same score in every test example of {source.place}; give one that varies")
     splits = _as_datasets(frames, names)
-    return TaskData(task, splits, _digest(splits, names), tested_on)
+    return TaskData(task, splits, _digest(splits, names), tested_on, columns=columns)
 
 
 def _source(task: Task) -> Source:
@@ -141,17 +142,15 @@ def _from_hub(task: Task) -> Source:
     return Source(address, by_split, names_in(features))
 
 
-def _published_names(task: Task, source: Source) -> list[str]:
-    """The names of the classes as the source has them, if it has."""
-    if task.about.target != "label":
-        return []
-    columns = chosen_columns(task, next(iter(source.tables.values())).column_names, source.place)
-    return source.names.get(columns["label"], [])
+def _columns(task: Task, source: Source) -> dict[str, str]:
+    """Column of the task -> column of the tables; what a column holds is judged by the largest one."""
+    return chosen_columns(task, contents(max(source.tables.values(), key=lambda table: table.num_rows)), source.place)
 
 
-def _examples(task: Task, source: Source, table: pa.Table) -> pd.DataFrame:
+def _examples(task: Task, source: Source, table: pa.Table, columns: Mapping[str, str]) -> pd.DataFrame:
     """The task's columns of a table, rows without content left out."""
-    columns = chosen_columns(task, table.column_names, source.place)
+    if not {*columns.values()} <= {*table.column_names}:
+        columns = chosen_columns(task, contents(table), source.place)  # a split whose columns are named otherwise
     examples = as_examples(table, columns, source.place)
     target = task.about.target
     if target == "label" and columns[target] in source.names:

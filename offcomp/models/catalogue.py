@@ -172,6 +172,7 @@ class ModelInfo:
         num_layers: depth by the config, of the encoder where there is also a decoder; 0 where the config has none.
         fingerprint: of the checkpoint, see `sources.fingerprint`.
         modules: every linear and embedding weight.
+        reads_text: whether its input is tokens of text; not so for images or sound.
     """
 
     model: str
@@ -185,6 +186,7 @@ class ModelInfo:
     num_layers: int
     fingerprint: str
     modules: tuple[ModuleSpec, ...]
+    reads_text: bool = True
 
     @property
     def num_bytes(self) -> int:
@@ -208,6 +210,8 @@ class ModelInfo:
         """JSON types only; fields of a module that have their default value are left out."""
         document = asdict(self)
         document["modules"] = [_compact(spec) for spec in self.modules]
+        if self.reads_text:
+            del document["reads_text"]
         return document
 
     @classmethod

@@ -207,7 +207,16 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
         num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
         fingerprint=fingerprint(checkpoint.source),
         modules=modules,
+        reads_text=reads_text(checkpoint.architecture),
     )
+
+
+def reads_text(architecture: type[PreTrainedModel]) -> bool:
+    """Whether the input of this class is tokens of text; not so for images, sound or series."""
+    if issubclass(architecture, Matrices):
+        return False
+    takes_tokens = "input_ids" in inspect.signature(architecture.forward).parameters
+    return takes_tokens and architecture.main_input_name == "input_ids" and "text" in architecture.input_modalities
 
 
 def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:
