@@ -11,7 +11,7 @@ from offcomp.cli_input import describe, emit, say, task_flags, tasks_asked
 from offcomp.errors import InputError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.plan_tasks import task_faults
-from offcomp.scores import METRICS, baseline_of, concerns
+from offcomp.scores import METRICS, baseline_of, concerns, notes, others_of
 from offcomp.tables import format_table, score_line
 from offcomp.task_check import task_checks
 from offcomp.tasks import TASKS, Task, find_task, fitting_families, usual_tasks
@@ -69,6 +69,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     info = describe(arguments.model)
     first = describe(arguments.original) if arguments.original else info
     chosen = checked_tasks(arguments, info, first)
+    if not chosen:
+        raise InputError(without_task(info))
     original = load(first.model)
     other = load(info.model) if arguments.original else None
     if other is not None:
@@ -82,15 +84,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
                 raise
             say(f"left out: {error}")  # of the usual tasks, those that do not fit after all
     if not scores:
-        families = fitting_families(info.architecture, info.reads_text)
-        if not families:
-            raise InputError(f"{info.model} is a {info.architecture}, which reads no text and can do no family of tasks")
-        raise InputError(
-            f"{info.model} can do none of the bundled tasks; name one with --task, or give --data and --family, one of "
-            f"{', '.join(families)}"
-        )
+        raise InputError(without_task(info))
     document = {"model": info.model, "original": arguments.original, "scores": scores}
     emit(arguments, document, lambda: compared_text(scores) if other else scores_text(scores))
+
+
+def without_task(info: ModelInfo) -> str:
+    """What to say of a model that can do none of the bundled tasks."""
+    families = fitting_families(info.architecture, info.reads_text)
+    if not families:
+        return f"{info.model} is a {info.architecture}, which reads no text and can do no family of tasks"
+    fitting = ", ".join(families)
+    return f"{info.model} can do none of the bundled tasks; name one with --task, or give --data and --family, one of {fitting}"
 
 
 def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task]:
@@ -125,6 +130,8 @@ def score(task: Task, original: LoadedModel, other: LoadedModel | None, *, seed:
 
     say(f"reading {task.name}")
     opened = open_task(task, original, seed=seed, cache=cache_folder())
+    if opened.guessed:
+        say("taking " + ", ".join(f"{ours} from {named}" for ours, named in opened.guessed.items()))
     say(f"scoring {task.name}")
     return opened.original() if other is None else opened.compare(model=other)
 
@@ -135,9 +142,9 @@ def cache_folder() -> Path:
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:
-    """A line a task: the score with its standard error, and what it is to be measured by."""
+    """A line a task and metric: the score with its standard error and its baseline; then what is to be minded."""
     rows = []
-    for task, found in scores.items():
+    for task, found in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
         metric, baseline = METRICS[found["metric"]], baseline_of(found)
         error = found["standard_error"]
         rows.append(
@@ -151,11 +158,13 @@ def scores_text(scores: dict[str, dict[str, Any]]) -> str:
                 "baseline": f"{baseline[1]:.4g} ({baseline[0]})" if baseline else "",
             }
         )
-    return format_table(rows)
+    minded = [note for task, found in scores.items() for note in notes(task, found)]
+    return "\n".join([format_table(rows), *minded])
 
 
 def compared_text(scores: dict[str, dict[str, Any]]) -> str:
     """A line a task: both scores with 95 % intervals, the paired difference and what changed; then what is to be minded."""
     lines = [f"{task}: {score_line(found)}" for task, found in scores.items()]
     warnings = [clause for task, found in scores.items() for clause in concerns(task, found, compressed=True)]
-    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings)])
+    minded = [note for task, found in scores.items() for note in notes(task, found)]
+    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings), *minded])

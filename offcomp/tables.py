@@ -9,7 +9,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.prediction import predict
 from offcomp.runs import Run
-from offcomp.scores import Score, against_original, metric_of, score_text
+from offcomp.scores import Score, against_original, metric_of, notes, others_text, score_text
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -75,7 +75,8 @@ def run_text(found: Run) -> str:
     lines = [head, "", format_table(rows), ""]
     if found.result["model"]:
         lines += [sizes_text(found.result["model"]["sizes"]), ""]
-    lines += [f"{task}: {score_line(score)}" for task, score in found.result["scores"].items()]
+    for task, score in found.result["scores"].items():
+        lines += [f"{task}: {score_line(score)}", *notes(task, score)]
     return "\n".join(lines).rstrip()
 
 
@@ -87,4 +88,4 @@ def score_line(score: Score) -> str:
         parts.append(f"agreement {paired['agreement']:.3f}")
     if "right_to_wrong" in paired:
         parts.append(f"{paired['right_to_wrong']} right to wrong, {paired['wrong_to_right']} wrong to right")
-    return ", ".join([*parts, f"n = {score['compressed']['n']}"])
+    return ", ".join([*parts, *others_text(score), f"n = {score['compressed']['n']}"])

@@ -112,12 +112,17 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=32)
-def _view(path: Path, stamp: tuple[int, int]) -> TableView:
+def _view(path: Path, stamp: tuple[int, int]) -> TableView:  # noqa: ARG001  # another stamp, another content
     return TableView.of(read_columns(path))
 
 
 @lru_cache(maxsize=64)
-def _classes(path: Path, stamp: tuple[int, int], needed: tuple[str, ...], label: str) -> dict[str, int]:
+def _classes(
+    path: Path,
+    stamp: tuple[int, int],  # noqa: ARG001
+    needed: tuple[str, ...],
+    label: str,
+) -> dict[str, int]:
     """Classes of the rows that are tested on and lack nothing that is needed."""
     table = read_columns(path)
     splits = [(value or "").strip().lower() for value in table[SPLIT]] if SPLIT in table else []

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import pairwise, permutations
 from math import isfinite
 from statistics import median
 
@@ -265,12 +265,7 @@ class _Guess:
 
 def _named_pair(texts: Sequence[str]) -> tuple[str, str] | None:
     """The two columns whose names say that they belong together, if there is one such pair."""
-    pairs = [
-        (first, second) for first, second in combinations(texts, 2) if _are_pair(first.strip().lower(), second.strip().lower())
-    ]
-    pairs += [
-        (second, first) for first, second in combinations(texts, 2) if (second.strip().lower(), first.strip().lower()) in PAIRS
-    ]
+    pairs = [pair for pair in permutations(texts, 2) if _are_pair(*(name.strip().lower() for name in pair))]
     return pairs[0] if len(pairs) == 1 else None
 
 

@@ -44,7 +44,7 @@ PLANNING = (
 )
 COMPUTING = ("offcomp.errors", "offcomp.numerics", "offcomp.methods", "offcomp.models", "offcomp.tasks")
 RESULTS = (
-    *("offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
+    *("offcomp.score_metrics", "offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
     *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
     *("offcomp.measurements", "offcomp.measurement_charts", "offcomp.known_errors"),
     *("offcomp.fronts", "offcomp.front_charts", "offcomp.example_charts", "offcomp.continuations"),
@@ -121,7 +121,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.theme": (),
     "offcomp.first_chart": ("offcomp.theme",),
     "offcomp.charts": (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme"),
-    "offcomp.scores": ("offcomp.tasks",),
+    "offcomp.score_metrics": (),
+    "offcomp.scores": ("offcomp.tasks", "offcomp.score_metrics"),
     "offcomp.results": (*PLANNING, "offcomp.runs", "offcomp.scores"),
     "offcomp.paired": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results"),
     "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.bundled"),

@@ -56,6 +56,11 @@ class OpenTask:
         self._evaluator = EVALUATORS[task.family](loaded, data)
         self._reference: Arrays | None = None
 
+    @property
+    def guessed(self) -> dict[str, str]:
+        """Column of the task -> column of the data, where neither the task nor the name says so."""
+        return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
+
     def prepare(self, report: Report = ignore_progress) -> None:
         """Have the original's predictions, from the cache if they are there. The model must still be the original."""
         file = None if self._cache is None else self._cache / f"{self._key()}.npz"

@@ -1,8 +1,8 @@
 """Metrics listed beside a family's own, as GLUE reports them: F1 and Matthews' correlation of classes, Pearson's of scores.
 
-Each has a standard error, a paired interval and a baseline as the family's own metric has. All come from a paired bootstrap, for which
- the metrics are computed from counts: how often each example is there in a draw. With every count 1 they are those of
-scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`); where those are undefined, they are 0.
+Each has a standard error, a paired interval and a baseline as the family's own metric has. All come from a paired bootstrap,
+for which the metrics are computed from counts: how often each example is there in a draw. With every count 1 they are those
+of scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`); where those are undefined, they are 0.
 """
 
 from __future__ import annotations
