@@ -99,7 +99,7 @@ def plan(arguments: argparse.Namespace) -> None:
         unit=arguments.unit,
         dtype=arguments.dtype,
     )
-    usual = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture))
+    usual = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
     calibration = calibration_text(arguments.calibration)
     made = Plan(arguments.model, groups, tasks_asked(arguments) or usual, arguments.seed, calibration)
     made = Plan.from_dict(made.to_dict())

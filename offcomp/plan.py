@@ -23,6 +23,7 @@ from offcomp.models.sentence_modules import sentence_modules
 from offcomp.models.sources import may_have_tokenizer, resolve
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan_tasks import read_tasks, task_faults
+from offcomp.task_check import task_checks
 from offcomp.tasks import Task, find_task
 
 PLAN_SCHEMA = 1
@@ -162,7 +163,8 @@ GROUP_TYPES = {
 def validate(plan: Plan, info: ModelInfo) -> None:
     """Check a plan against its model. Raises PlanError listing every fault; impossible budgets are the prediction's."""
     known = {spec.name for spec in info.modules}
-    faults = task_faults(plan.tasks, info.architecture)
+    faults = task_faults(plan.tasks, info.architecture, info.reads_text)
+    faults += [] if faults else task_checks(plan.asked_tasks, info)
     owner: dict[str, str] = {}
     names: set[str] = set()
     for group in plan.groups:

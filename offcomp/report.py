@@ -23,15 +23,16 @@ from offcomp.measurements import read_measurements
 from offcomp.paired import change_table, flip_count_table, flip_table
 from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
 from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
-from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, with_provenance
+from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, warnings_of, with_provenance
 from offcomp.row_counts import calibration_reading, reading_text
 from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.score_charts import score_figure, score_table, scores_of
 from offcomp.scores import (
+    against_original,
     brief_difference,
-    concerns,
     metric_of,
     on_task,
+    others_of,
     score_text,
     sentence_start,
     task_title,
@@ -95,6 +96,8 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
     for task, score in result_of(run)["scores"].items():
         name = sentence_start(on_task(task, score))
         figures |= {name: score_text(score), f"{name}, from original": brief_difference(score)}
+        for other in others_of(score).values():
+            figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
         if "agreement" in score["paired"]:
             agreement = metric_of(score).number(score["paired"]["agreement"])
             figures[f"Agreement on {within_sentence(task_title(task, score))}"] = agreement
@@ -150,21 +153,7 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
         for name, model in models.items()
         if (note := unlisted_words(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]))
     ]
-    return [
-        *notes,
-        *whole,
-        *_score_warnings(runs),
-    ]
-
-
-def _score_warnings(runs: Sequence[Run]) -> list[str]:
-    """What is odd about a score."""
-    return [
-        paragraph(f"{name} {concern}", "warning")
-        for run, name in _named(runs)
-        for task, score in result_of(run)["scores"].items()
-        for concern in concerns(task, score, compressed=bool(run.plan.groups))
-    ]
+    return [*notes, *whole, *(paragraph(sentence, "warning") for sentence in warnings_of(runs))]
 
 
 def _charts(runs: Sequence[Run]) -> Iterator[Chart]:

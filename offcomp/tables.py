@@ -10,7 +10,7 @@ from offcomp.plan import Plan
 from offcomp.prediction import predict
 from offcomp.row_counts import calibration_reading, reading_text
 from offcomp.runs import OF_A_SAMPLE, Run
-from offcomp.scores import Score, against_original, metric_of, score_text
+from offcomp.scores import Score, against_original, metric_of, notes, others_text, score_text
 from offcomp.size_notes import size_notes, unlisted_note, unlisted_words
 
 
@@ -83,7 +83,8 @@ def run_text(found: Run) -> str:
         unlisted = unlisted_words(found.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
         for note in [*size_notes(found.result["groups"]), *filter(None, [unlisted])]:
             lines += [note, ""]
-    lines += [f"{task}: {score_line(score)}" for task, score in found.result["scores"].items()]
+    for task, score in found.result["scores"].items():
+        lines += [f"{task}: {score_line(score)}", *notes(task, score)]
     if reading := calibration_reading(found.result["groups"]):
         lines.append(f"calibration: {reading}")
     return "\n".join(lines).rstrip()
@@ -97,5 +98,5 @@ def score_line(score: Score) -> str:
         parts.append(f"agreement {paired['agreement']:.3f}")
     if "right_to_wrong" in paired:
         parts.append(f"{paired['right_to_wrong']} right to wrong, {paired['wrong_to_right']} wrong to right")
-    line = ", ".join([*parts, f"n = {score['compressed']['n']}"])
+    line = ", ".join([*parts, *others_text(score), f"n = {score['compressed']['n']}"])
     return "; ".join(filter(None, (line, reading_text(score))))

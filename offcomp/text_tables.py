@@ -123,6 +123,13 @@ def column_text(table: pa.Table, name: str, place: str) -> pd.Series:
         raise InputError(f"column {name!r} of {place} holds no text or numbers: {reason(error)}") from None
 
 
+def read_columns(path: Path) -> dict[str, list[str | None]]:
+    """Column -> its values as text, None where one is missing, of a table in a file. Raises InputError."""
+    table = read_table(path).table
+    texts = {name: column_text(table, name, path.name) for name in table.column_names}
+    return {name: [value if isinstance(value, str) and value else None for value in texts[name]] for name in texts}
+
+
 def as_numbers(values: pd.Series) -> pd.Series:
     """Text as float64, NaN where it is no number; 1,5 is 1.5 where a comma is in the place of the point all through.
 

@@ -36,6 +36,9 @@ DESCRIPTIONS = (
     "offcomp.models.sentence_modules",
     "offcomp.models.sources",
     "offcomp.tasks",
+    "offcomp.task_columns",
+    "offcomp.task_check",
+    "offcomp.head_labels",
     *("offcomp.json_fields", "offcomp.row_counts", "offcomp.delimited_text", "offcomp.text_tables"),
     "offcomp.plan_tasks",
 )
@@ -49,7 +52,7 @@ COMPUTING = (
     "offcomp.row_counts",
 )
 RESULTS = (
-    *("offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
+    *("offcomp.score_metrics", "offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
     *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
     *("offcomp.measurements", "offcomp.measurement_charts", "offcomp.known_errors"),
     *("offcomp.fronts", "offcomp.front_charts", "offcomp.example_charts", "offcomp.continuations"),
@@ -78,6 +81,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.files": ("offcomp.errors",),
     "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.environment", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
+    "offcomp.task_columns": ("offcomp.errors", "offcomp.tasks"),
+    "offcomp.head_labels": ("offcomp.errors", "offcomp.tasks"),
+    "offcomp.task_check": (
+        *("offcomp.errors", "offcomp.tasks", "offcomp.task_columns", "offcomp.text_tables", "offcomp.head_labels"),
+        *("offcomp.models.catalogue", "offcomp.models.safetensors_files", "offcomp.models.sources"),
+    ),
     "offcomp.json_fields": (),
     "offcomp.row_counts": (),
     "offcomp.delimited_text": ("offcomp.errors",),
@@ -105,7 +114,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.dense_export": (*PLANNING, *COMPUTING, "offcomp.manifest"),
     "offcomp.export": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.dense_export", "offcomp.manifest", "offcomp.runs"),
     "offcomp.verification": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest"),
-    "offcomp.evaluation": (*COMPUTING, "offcomp.files", "offcomp.environment", "offcomp.text_tables"),
+    "offcomp.evaluation": (
+        *(*COMPUTING, "offcomp.files", "offcomp.environment", "offcomp.text_tables"),
+        *("offcomp.task_columns", "offcomp.head_labels"),
+    ),
     "offcomp.environment": (),
     "offcomp.claims": (),
     "offcomp.run_inputs": PLANNING,
@@ -129,7 +141,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.theme": (),
     "offcomp.first_chart": ("offcomp.theme",),
     "offcomp.charts": (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme"),
-    "offcomp.scores": ("offcomp.tasks",),
+    "offcomp.score_metrics": (),
+    "offcomp.scores": ("offcomp.tasks", "offcomp.score_metrics"),
     "offcomp.results": (*PLANNING, "offcomp.runs", "offcomp.scores"),
     "offcomp.paired": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results"),
     "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.bundled"),

@@ -17,22 +17,27 @@ import numpy as np
 from offcomp import __version__
 from offcomp.environment import versions
 from offcomp.errors import StorageError, TaskError
+from offcomp.evaluation.also import alone, also, check_metrics
 from offcomp.evaluation.base import Arrays, Evaluator, TaskData
 from offcomp.evaluation.causal_lm import CausalLM
 from offcomp.evaluation.data import read
-from offcomp.evaluation.head import Head
+from offcomp.evaluation.head import Head, described_head
+from offcomp.evaluation.head_regression import HeadRegression
 from offcomp.evaluation.masked_lm import MaskedLM
 from offcomp.evaluation.probe import Probe
 from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.similarity import Similarity
+from offcomp.evaluation.trial import check_runs
 from offcomp.files import write_bytes
+from offcomp.head_labels import asked_of
 from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.listing import check_unchanged
-from offcomp.models.loading import LoadedModel
+from offcomp.models.loading import LoadedModel, reads_text
 from offcomp.tasks import Task, unfit
 
 EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "head": Head,
+    "head-regression": HeadRegression,
     "probe": Probe,
     "regression": Regression,
     "similarity": Similarity,
@@ -54,6 +59,11 @@ class OpenTask:
         self._evaluator = EVALUATORS[task.family](loaded, data)
         self._reference: Arrays | None = None
 
+    @property
+    def guessed(self) -> dict[str, str]:
+        """Column of the task -> column of the data, where neither the task nor the name says so."""
+        return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
+
     def prepare(self, report: Report = ignore_progress) -> None:
         """Have the original's predictions, from the cache if they are there. The model must still be the original."""
         info = self._loaded.info
@@ -68,8 +78,10 @@ class OpenTask:
 
     def original(self) -> dict[str, Any]:
         """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
-        result = self._evaluator.compare(self._prepared(), self._prepared())
-        named = {name: result[name] for name in ("metric", "direction", "baseline")}
+        result = self._compared(self._evaluator, self._prepared())
+        named = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
+        if "also" in result:
+            named["also"] = alone(result["also"])
         return self._about(self._evaluator) | named | result["original"] | {"collapsed": result.get("collapsed", False)}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
@@ -77,8 +89,13 @@ class OpenTask:
         evaluator = self._evaluator
         if model is not None:
             evaluator = EVALUATORS[self.task.family](replace(model, tokenizer=self._loaded.tokenizer), self._data)
+        return self._compared(evaluator, evaluator.predict(self._prepared(), report)) | self._about(evaluator)
+
+    def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
+        """The comparison with the original, and the metrics that the task lists beside its family's own."""
         reference = self._prepared()
-        return evaluator.compare(reference, evaluator.predict(reference, report)) | self._about(evaluator)
+        compared = evaluator.compare(reference, predictions)
+        return compared | ({"also": also(self._data, reference, predictions)} if self.task.also else {})
 
     def _prepared(self) -> Arrays:
         if self._reference is None:
@@ -97,6 +114,7 @@ class OpenTask:
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
         about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
+        about |= {"columns": dict(self._data.columns)}
         rows = {"rows": self._data.rows.to_dict()} if self._data.rows else {}
         read = {name: value for name, value in evaluator.about().items() if value}
         return about | {"settings": self.task.settings} | trained | rows | read
@@ -114,10 +132,15 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
     Raises TaskError where the model cannot do the task or the examples cannot be read.
     """
-    fault = unfit(task, loaded.info.architecture)
+    fault = unfit(task, loaded.info.architecture, reads_text(type(loaded.model)))
     if fault:
         raise TaskError(fault.removesuffix("."))
-    return OpenTask(task, loaded, read(task, seed), cache)
+    if task.family == "head":
+        task = asked_of(task, described_head(loaded))
+    data = read(task, seed)
+    check_metrics(data)
+    check_runs(loaded, data)
+    return OpenTask(task, loaded, data, cache)
 
 
 def _kept(file: Path | None) -> Arrays | None:

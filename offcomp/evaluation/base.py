@@ -10,7 +10,7 @@ evaluator.compare(reference, predictions)      # JSON values
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class TaskData:
     digest      twelve hexadecimal digits that stand for the content of all splits
     tested_on   the split of the source that `test` is ("test"; "validation" where the test split has no public answers)
     rows        rows of the source that were read and are used, and why the others are not; None where that is not known
+    columns     column of the task -> the column of the source that it was taken from
     """
 
     task: Task
@@ -42,6 +43,7 @@ class TaskData:
     digest: str
     tested_on: str = "test"
     rows: RowCounts | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 class Evaluator(Protocol):

@@ -26,8 +26,7 @@ from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.columns import (
     as_examples,
     as_scores,
-    chosen_columns,
-    in_order,
+    contents,
     named_classes,
     plain_labels,
     published,
@@ -35,6 +34,7 @@ from offcomp.evaluation.columns import (
 )
 from offcomp.evaluation.splitting import cut_in_three, drawn_from, places_in_class
 from offcomp.row_counts import EMPTY, NOT_LEARNT, NOT_PUBLISHED, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
+from offcomp.task_columns import chosen_columns, in_order
 from offcomp.tasks import BUNDLED, HUB, Task
 from offcomp.text_tables import TABLE_SUFFIXES, TextTable, class_names, read_table, reason
 
@@ -84,8 +84,9 @@ def _read(task: Task, seed: int) -> TaskData:
     for file in source.files:
         left_out.update(file.left_out)
     num_read = sum(table.num_rows for table in source.tables.values()) + left_out.total()
-    frames = {split: _examples(task, source, table, left_out) for split, table in source.tables.items()}
-    names = _published_names(task, source)
+    columns = _columns(task, source)
+    frames = {split: _examples(task, source, table, columns, left_out) for split, table in source.tables.items()}
+    names = source.names.get(columns["label"], []) if task.about.target == "label" else []
     frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.place, left_out)
     inputs = [name for name in map(str, frames[TEST]) if name != task.about.target]
     before = _size(frames)
@@ -101,7 +102,7 @@ def _read(task: Task, seed: int) -> TaskData:
     splits = _as_datasets(frames, names)
     notes = tuple(note for file in source.files for note in file.notes)
     rows = RowCounts(num_read, _size(frames), dict(+left_out), notes)
-    return TaskData(task, splits, _digest(splits, names), tested_on, rows)
+    return TaskData(task, splits, _digest(splits, names), tested_on, rows, columns)
 
 
 def _size(frames: Mapping[str, pd.DataFrame]) -> int:
@@ -174,17 +175,15 @@ def _from_hub(task: Task) -> Source:
     return Source(address, by_split, names)
 
 
-def _published_names(task: Task, source: Source) -> list[str]:
-    """The names of the classes as the source has them, if it has."""
-    if task.about.target != "label":
-        return []
-    columns = chosen_columns(task, next(iter(source.tables.values())).column_names, source.place)
-    return source.names.get(columns["label"], [])
+def _columns(task: Task, source: Source) -> dict[str, str]:
+    """Column of the task -> column of the tables; what a column holds is judged by the largest one."""
+    return chosen_columns(task, contents(max(source.tables.values(), key=lambda table: table.num_rows)), source.place)
 
 
-def _examples(task: Task, source: Source, table: pa.Table, left_out: Counter[str]) -> pd.DataFrame:
+def _examples(task: Task, source: Source, table: pa.Table, columns: Mapping[str, str], left_out: Counter[str]) -> pd.DataFrame:
     """The task's columns of a table, rows without content or answer left out and counted."""
-    columns = chosen_columns(task, table.column_names, source.place)
+    if not {*columns.values()} <= {*table.column_names}:
+        columns = chosen_columns(task, contents(table), source.place)  # a split whose columns are named otherwise
     examples = as_examples(table, columns, source.place)
     target = task.about.target
     if target == "label" and columns[target] in source.names:

@@ -120,6 +120,7 @@ class ModelInfo:
         matrix_bytes: the same of all linear and embedding weights.
         unlisted: parameters in tensors of two or more dimensions that are no linear or embedding weight, such as convolutions
             and stacked experts. They stay as they are, as vectors (biases, norms) do.
+        reads_text: whether its input is tokens of text; not so for images or sound.
     """
 
     model: str
@@ -137,6 +138,7 @@ class ModelInfo:
     num_bytes: int = 0
     matrix_bytes: int = 0
     unlisted: int = 0
+    reads_text: bool = True
 
     def __post_init__(self) -> None:
         """Fill in bytes that were not counted."""
@@ -162,6 +164,8 @@ class ModelInfo:
         """JSON types only; fields of a module that have their default value, or the model's dtype, are left out."""
         document = asdict(self)
         document["modules"] = [_compact(spec, self.dtype) for spec in self.modules]
+        if self.reads_text:
+            del document["reads_text"]
         return document
 
     @classmethod

@@ -254,6 +254,7 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
         num_bytes=stored.num_bytes,
         matrix_bytes=sum(spec.num_bytes for spec in stored.modules),
         unlisted=stored.unlisted,
+        reads_text=reads_text(checkpoint.architecture),
     )
 
 
@@ -263,6 +264,14 @@ def _check_weights(network: PreTrainedModel, checkpoint: _Checkpoint) -> None:
     check_names(checkpoint.folder, checkpoint.tensors, network.base_model_prefix, paths)
     stored = {path: find_tensor(checkpoint.tensors, network.base_model_prefix, path) for path in paths}
     check_dtypes(checkpoint.folder, {path: tensor for path, tensor in stored.items() if tensor})
+
+
+def reads_text(architecture: type[PreTrainedModel]) -> bool:
+    """Whether the input of this class is tokens of text; not so for images, sound or series."""
+    if issubclass(architecture, Matrices):
+        return False
+    takes_tokens = "input_ids" in inspect.signature(architecture.forward).parameters
+    return takes_tokens and architecture.main_input_name == "input_ids" and "text" in architecture.input_modalities
 
 
 def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:

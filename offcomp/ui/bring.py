@@ -18,10 +18,10 @@ from offcomp.models.catalogue import FAMILIES as MODEL_FAMILIES
 from offcomp.models.catalogue import MODELS, ModelInfo
 from offcomp.models.matrix_files import SUFFIXES, keep_upload
 from offcomp.plan_tasks import SUFFIXES as TABLES
-from offcomp.plan_tasks import own_task
-from offcomp.tasks import FAMILIES, Task, unfit
+from offcomp.tasks import Task
 from offcomp.text_tables import parse, reason
 from offcomp.ui import draft
+from offcomp.ui.own_examples import own_tasks
 from offcomp.ui.plain import plain
 from offcomp.ui.roots import ROOTS
 
@@ -120,7 +120,7 @@ def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{plain(table.path.name)}**", width="stretch")
                 st.button("Remove", key="upload_remove", icon=":material/close:", on_click=lambda: st.session_state.pop(TABLE))
-        return _asked_task(info, table)
+        return own_tasks(info, table.path)
 
 
 def _take_examples() -> None:
@@ -134,38 +134,6 @@ def _take_examples() -> None:
         state[TABLE] = keep_table(file.name, file.getvalue(), home_folder())
     except OffcompError as error:
         state[TABLE_PROBLEM] = f"{error}."
-
-
-def _asked_task(info: ModelInfo, table: Table) -> tuple[Task, ...]:
-    """The task that is made of a table: what the model does with it, and which column is which."""
-    fitting = [name for name in FAMILIES if unfit(Task("x", name, str(table.path)), info.architecture) is None]
-    if not fitting:
-        st.caption("This model reads no text, so the table is left out.")
-        return ()
-    if st.session_state.get("upload_family") not in fitting:
-        st.session_state["upload_family"] = fitting[0]
-    chosen_family = st.selectbox(
-        "What the model does",
-        fitting,
-        format_func=lambda name: FAMILIES[name].title,
-        key="upload_family",
-        persist_state="session",
-    )
-    family = FAMILIES[str(chosen_family)]
-    pair = len(family.inputs) > 1 and st.toggle("Two texts an example", key="upload_pair", persist_state="session")
-    wanted = [*family.inputs[-1 if pair else 0], *([family.target] if family.target else [])]
-    columns, digest = table.columns, table.path.parent.name
-    chosen = {}
-    with st.container(horizontal=True):
-        for place, column in enumerate(wanted):
-            usual = columns.index(column) if column in columns else min(place, len(columns) - 1)
-            key = f"upload_column_{column}_{digest}"
-            chosen[column] = str(st.selectbox(column, columns, usual, key=key, persist_state="session"))
-    if len(set(chosen.values())) < len(chosen):
-        st.warning(f"One column serves as {' and '.join(chosen)}; choose a column for each.")
-        return ()
-    renamed = {column: named for column, named in chosen.items() if column != named}
-    return (own_task(str(table.path), family.name, renamed, source="Uploaded"),)
 
 
 def keep_table(name: str, content: bytes, home: Path) -> Table:

@@ -13,6 +13,7 @@ from offcomp.methods import METHODS, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS, storage_dtype
 from offcomp.plan import Group, Plan, make_groups, name_groups
+from offcomp.task_check import task_fault
 from offcomp.tasks import Task, find_task, usual_tasks
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
@@ -226,7 +227,8 @@ def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
 
 def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
     """The bundled tasks, of those that this model can do, by which the result is scored."""
-    fitting = usual_tasks(info.architecture)
+    usual = usual_tasks(info.architecture, info.reads_text)
+    fitting = tuple(name for name in usual if task_fault(find_task(name), info) is None)
     st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
     chosen = st.multiselect(
         "Tasks",
