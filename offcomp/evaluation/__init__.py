@@ -72,7 +72,9 @@ class OpenTask:
     def original(self) -> dict[str, Any]:
         """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
         result = self._compared(self._evaluator, self._prepared())
-        named = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
+        named: dict[str, Any] = {
+            name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result
+        }
         if "also" in result:
             named["also"] = alone(result["also"])
         return self._about() | named | result["original"] | {"collapsed": result.get("collapsed", False)}
@@ -102,8 +104,7 @@ class OpenTask:
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
         about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
-        about |= {"columns": dict(self._data.columns)}
-        return about | {"settings": self.task.settings} | trained
+        return about | {"columns": dict(self._data.columns), "settings": self.task.settings} | trained
 
     def _key(self) -> str:
         """Stands for all that the original's predictions depend on: every weight, the tokenizer, the examples, the options."""
