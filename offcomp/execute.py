@@ -196,9 +196,16 @@ def work(worker: Worker) -> dict[str, Any]:
         (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
     ]
     info = loaded.info
-    about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
-    about |= {"reads": info.reads, "unlisted": info.unlisted, "sizes": model_sizes(stored, info)}
-    return {"model": about, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
+    model = {
+        "name": info.model,
+        "family": info.family,
+        "fingerprint": info.fingerprint,
+        "reads": info.reads,
+        "dtype": info.dtype,
+        "unlisted": info.unlisted,
+        "sizes": model_sizes(stored, info),
+    }
+    return {"model": model, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
 
 
 def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
