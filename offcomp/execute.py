@@ -196,15 +196,8 @@ def work(worker: Worker) -> dict[str, Any]:
         (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
     ]
     info = loaded.info
-    model = {
-        "name": info.model,
-        "family": info.family,
-        "fingerprint": info.fingerprint,
-        "reads": info.reads,
-        "dtype": info.dtype,
-        "unlisted": info.unlisted,
-        "sizes": model_sizes(stored, info),
-    }
+    about = {name: getattr(info, name) for name in ("family", "fingerprint", "reads", "dtype", "unlisted")}
+    model = {"name": info.model, **about, "sizes": model_sizes(stored, info)}
     return {"model": model, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
 
 

@@ -114,7 +114,7 @@ class OpenTask:
         """
         splits = self._data.splits
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
-        about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
+        about: dict[str, Any] = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
         about |= {"columns": dict(self._data.columns), "settings": self.task.settings}
         rows = {"rows": self._data.rows.to_dict()} if self._data.rows else {}
