@@ -335,6 +335,32 @@ def test_a_plan_that_names_kinds_of_an_unknown_family(unknown: str, tmp_path: Pa
     assert status == 2 and "has no module 'query.0' (family unknown" in lines[0]
 
 
+@pytest.mark.parametrize("changes", [{"return_dict": False}, {"chunk_size_feed_forward": 7}])
+def test_a_config_that_fails_only_when_the_model_runs_is_one_sentence(
+    changes: dict[str, Any], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_json(folder / "config.json", **changes)
+    data = tmp_path / "pairs.csv"
+    data.write_text("sentence1,sentence2,score\n" + "".join(f"w{n} w7,w{n + 1} w5,{n % 3}\n" for n in range(3, 40)))
+    status, lines = command(capsys, "evaluate", str(folder), "--data", str(data), "--family", "similarity")
+    assert status == 2 and "transformers cannot run the model of" in lines[-1], lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"hidden_dropout_prob": float("nan")}, "sets hidden_dropout_prob to nan; a number from 0 to 1 is needed"),
+        ({"attention_probs_dropout_prob": -0.5}, "sets attention_probs_dropout_prob to -0.5; a number from 0 to 1 is needed"),
+        ({"layer_norm_eps": float("inf")}, "sets layer_norm_eps to inf; a number that is finite is needed"),
+        ({"num_hidden_layers": 900}, "sets num_hidden_layers to 900, but the files hold 39 tensors, less than one a layer"),
+    ],
+)
+def test_a_config_with_impossible_numbers_names_them(folder: Path, changes: dict[str, Any], sentence: str) -> None:
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(ModelError, match=sentence):
+        describe(str(folder))
+
+
 DAMAGED: dict[str, tuple[str, Any]] = {
     "cut off": ("tokenizer.json", lambda text: text[:300]),
     "empty": ("tokenizer.json", lambda _: ""),

@@ -45,16 +45,8 @@ from offcomp.models.weights import check_finite, list_modules
 MAX_BUFFER_BYTES = 4 * 10**9
 
 LIBRARY_FAULTS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(RuntimeError, AssertionError, ImportError, SafetensorError, StrictDataclassError),
 )
 """What transformers raises for a config or files that do not fit."""
 
@@ -145,6 +137,16 @@ def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
     inputs = {key: value for key, value in batch.items() if key != "labels" and not key.startswith("decoder_")}
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     return encoder(**inputs).last_hidden_state
+
+
+def check_runs(loaded: LoadedModel, inputs: dict[str, Tensor]) -> None:
+    """The model can read a tokenised text: a config may be wrong in ways that show only then.
+
+    Raises:
+        ModelError: with what transformers says.
+    """
+    with _refusing(Path(loaded.info.model), "run the model of"), torch.inference_mode():
+        last_hidden_state(loaded.model, **{name: tensor.to(loaded.model.device) for name, tensor in inputs.items()})
 
 
 @contextmanager
