@@ -1,7 +1,7 @@
 """Make what is bundled: `python -m benchmarks.bundle [--model NAME]` writes listing, spectra and example runs under assets/.
 
 Everything is computed here and now from the weights of a model of the catalogue; nothing is copied from elsewhere. Example runs
-are those of MiniLM-L6, for the Start page.
+are those of MiniLM-L6, for the Start page. With --rekey nothing is computed: see `benchmarks.rekey`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from time import sleep
 
 import numpy as np
 
+from benchmarks.rekey import rekey
 from offcomp.errors import InputError
 from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
 from offcomp.methods import method_of_role
@@ -96,7 +97,12 @@ def main() -> None:
     """Write everything of one model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=FIRST)
-    info = describe(parser.parse_args().model)
+    parser.add_argument("--rekey", action="store_true", help="only give what is there today's kind of identity")
+    arguments = parser.parse_args()
+    if arguments.rekey:
+        rekey()
+        return
+    info = describe(arguments.model)
     write_listing(info)
     if info.model == FIRST:
         run_examples(info)

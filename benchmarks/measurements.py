@@ -54,7 +54,7 @@ RATIOS = (1.5, 2.0, 4.0, 8.0)
 UNITS = {"codebook": "bytes", "quantization": "bytes", "pruning": "bytes"}
 ALONE = 4.0  # ratio at which each matrix is compressed alone
 SEED = 0
-KEPT_OF_A_GROUP = ("name", "form", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes")
+KEPT_OF_A_GROUP = ("name", "form", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "dtype")
 
 
 def sweep(info: ModelInfo) -> Iterator[Plan]:
@@ -90,7 +90,10 @@ def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str
     with substituted(loaded.model, matrices):
         scores = {task.task.name: figures_of(task.compare()) for task in tasks}
     figures = [group.figures for group in groups]
-    stored = [(figure["original_parameters"], Size(figure["num_parameters"], figure["num_bytes"])) for figure in figures]
+    stored = [
+        (Size(each["original_parameters"], each["original_bytes"]), Size(each["num_parameters"], each["num_bytes"]))
+        for each in figures
+    ]
     return {
         "plan": plan.to_dict(),
         "relative_error": overall_error(figures),
@@ -157,11 +160,13 @@ def main() -> None:
     document = {} if arguments.fresh or not file.exists() else json.loads(file.read_text())
     before = document.get("originals", {})
     if (
-        document.get("fingerprint", loaded.info.fingerprint) != loaded.info.fingerprint
+        document.get("reads", loaded.info.reads) != loaded.info.reads
+        or document.get("fingerprint", loaded.info.fingerprint) != loaded.info.fingerprint
         or before | originals != originals | before
     ):
         raise SystemExit(f"{file.name} was measured on other weights or examples; give --fresh to measure everything again")
-    document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint, "seed": SEED}
+    document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint}
+    document |= {"reads": loaded.info.reads, "seed": SEED}
     document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
     document["originals"] = before | originals
     for purpose, plans in (("sweep", sweep(loaded.info)), ("sensitivity", alone(loaded.info))):

@@ -65,7 +65,7 @@ def case(matrix: torch.Tensor, hints: Hints, metric: str, ratio: float) -> dict[
 def cases(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a case."""
     loaded = load("minilm-l6")
-    calibration = Calibration(loaded, CalibrationText().read(0))
+    calibration = Calibration(loaded, CalibrationText().read(0).texts)
     by_kind = {kind: [spec for spec in loaded.info.modules if spec.kind == kind] for kind in asked.kinds}
     rows = []
     for kind, specs in by_kind.items():

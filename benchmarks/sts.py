@@ -33,7 +33,7 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
 from offcomp.numerics.accounting import Size
 from offcomp.plan import Group, members
-from offcomp.prediction import model_sizes
+from offcomp.prediction import model_sizes, original_size
 from offcomp.tables import format_table
 
 MODEL = "minilm-l6"
@@ -153,14 +153,14 @@ def _query_key(info: ModelInfo, preset: str, ratio: float) -> tuple[Group, ...]:
 def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[dict[str, float]]:
     """The model with every group of a case compressed; yields sizes. A group with feedback sees the groups before it."""
     matrices: dict[ModuleSpec, Tensor] = {}
-    sizes: list[tuple[int, Size]] = []
+    sizes: list[tuple[Size, Size]] = []
     started = time.perf_counter()
     ordered = sorted(case.groups, key=lambda group: group.options.get("feedback", False))
     for group in ordered:
         with _hints(loaded, group, texts, matrices) as hints:
             done = compress_group(loaded.model, loaded.info, group, hints=hints)
         matrices |= done.reconstructions
-        sizes.append((done.figures["original_parameters"], done.compressed.stored))
+        sizes.append((original_size(done.members), done.compressed.stored))
     seconds = time.perf_counter() - started
     whole = model_sizes(sizes, loaded.info)["whole"]
     with substituted(loaded.model, matrices):
@@ -177,11 +177,11 @@ def _hints(
 
 
 def read_texts(files: Sequence[Path], number: int) -> list[str]:
-    """`number` texts in all, evenly from the files, drawn with a fixed seed."""
+    """`number` texts in all, evenly from the files, drawn with a fixed seed. A line is a text: books and pages have many."""
     texts: list[str] = []
     for file in files:
         table = pd.read_parquet(file)
-        column = table["sentence" if "sentence" in table else "text"]
+        column = table["sentence" if "sentence" in table else "text"].str.split("\n").explode()
         texts += list(column[column.str.len() > 40].sample(number // len(files), random_state=0))
     return texts
 

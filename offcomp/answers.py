@@ -114,7 +114,9 @@ def origin_text(run: Run) -> str:
     whose = "Bundled measurement" if origin(run) == "bundled" else "Your run"
     names = ", ".join(group.name for group in groups[:NAMED_GROUPS])
     more = f" and {len(groups) - NAMED_GROUPS} more" if len(groups) > NAMED_GROUPS else ""
-    how = f"{names}{more}, at {ratio_title(run)} in {groups[0].unit}, stored as {groups[0].dtype}" if groups else "nothing"
+    dtypes = {group.get("dtype") for group in result_of(run)["groups"]} - {None} or {group.dtype for group in groups}
+    stored = f"stored as {' and '.join(sorted(dtypes))}"
+    how = f"{names}{more}, at {ratio_title(run)} in {groups[0].unit}, {stored}" if groups else "nothing"
     made = f"{environment['machine']}, {environment['threads']} threads" if "machine" in environment else "machine unknown"
     tasks = ", ".join(map(task_name, run.plan.tasks)) or "no task"
     return f"{whose} {run.id}: {provenance([run])}, {made}. Compressed by {method_title(run)}: {how}. Scored on {tasks}."

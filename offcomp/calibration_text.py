@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offcomp.errors import InputError
+from offcomp.row_counts import EMPTY, NOT_DRAWN, OTHER_SPLIT, RowCounts
+from offcomp.text_tables import TEXT_SUFFIXES as SUFFIXES
+from offcomp.text_tables import column_text, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BUNDLED = "bundled"
 BUNDLED_FILE = Path(__file__).parents[1] / "assets" / "tasks" / "sentiment.csv"
-SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 WEIGHTINGS = ("output", "equal")
 LONGEST_TEXT = 20_000  # characters; what is beyond no model reads
 
@@ -55,41 +57,36 @@ class CalibrationText:
             return f"calibration text {self.text!r} is not there; give the path of a file, or 'bundled'."
         return None
 
-    def read(self, seed: int) -> list[str]:
+    def read(self, seed: int) -> CalibrationTexts:
         """The texts, `num_texts` of them drawn by the seed, in their order. Raises InputError."""
         import numpy as np
 
-        found = self._all()
+        found, num_read, left_out, notes = self._all()
         texts = [text[:LONGEST_TEXT] for text in found if text.strip()]
         if not texts:
             raise InputError(f"calibration text {self.text!r} has no text in it; give a file with at least one line of text")
         drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
-        return [texts[index] for index in sorted(drawn.tolist())]
+        left_out = left_out | {EMPTY: len(found) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
+        rows = RowCounts(num_read, len(drawn), {why: count for why, count in left_out.items() if count}, notes)
+        return CalibrationTexts([texts[index] for index in sorted(drawn.tolist())], rows)
 
-    def _all(self) -> list[str]:
-        """Every text of the source."""
-        import pandas as pd
-
+    def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
+        """Every text of the source, "" where there is none; rows read, left out by reason, and notes."""
         if self.text == BUNDLED:
-            table = pd.read_csv(BUNDLED_FILE)
-            return list(table[table["split"] == "train"]["text"])
-        fault = self.fault()
-        if fault:
+            table = read_table(BUNDLED_FILE).table.to_pandas()
+            found = table[table["split"] == "train"]["text"]
+            return list(found), len(table), {OTHER_SPLIT: len(table) - len(found)}, ()
+        if fault := self.fault():
             raise InputError(fault.removesuffix("."))
-        path = Path(self.text).expanduser()
-        try:
-            if path.suffix.lower() == ".txt":
-                return path.read_text(encoding="utf-8").splitlines()
-            table = _READERS[path.suffix.lower()](path)
-        except (OSError, ValueError, ImportError) as error:  # pandas' own errors are ValueErrors
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"calibration text {self.text!r} cannot be read: {reason}") from None
-        return [value for value in table[self._column_of(table)] if isinstance(value, str)]
+        place = f"calibration text {self.text!r}"
+        read = read_table(Path(self.text).expanduser(), SUFFIXES)
+        texts = column_text(read.table, self._column_of(read.table.to_pandas(), place), place)
+        return list(texts.fillna("")), read.rows_read, dict(read.left_out), read.notes
 
-    def _column_of(self, table: pd.DataFrame) -> str:
+    def _column_of(self, table: pd.DataFrame, place: str) -> str:
         """The column that holds the texts."""
         names = [str(name) for name in table.columns]
-        textual = [str(name) for name in table.columns if any(isinstance(value, str) for value in table[name].head(50))]
+        textual = [name for index, name in enumerate(names) if _holds_words(table.iloc[:, index])]
         if self.column in names:
             return self.column
         if not self.column and "text" in names:
@@ -97,36 +94,23 @@ class CalibrationText:
         if not self.column and len(textual) == 1:
             return textual[0]
         wanted = f"has no column {self.column!r}" if self.column else "has several columns that may be meant"
-        raise InputError(f"calibration text {self.text!r} {wanted}; choose one of {', '.join(names)}")
+        raise InputError(f"{place} {wanted}; choose one of {', '.join(names)}")
 
 
-def _lines_of_json(path: Path) -> pd.DataFrame:
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """The texts that calibrate, and what became of the rows that they are from."""
+
+    texts: list[str]
+    rows: RowCounts
+
+
+def _holds_words(values: pd.Series) -> bool:
+    """Whether a column has text that is no number."""
     import pandas as pd
 
-    return pd.read_json(path, lines=True)
-
-
-def _table(separator: str) -> Callable[[Path], pd.DataFrame]:
-    def read(path: Path) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.read_csv(path, sep=separator)
-
-    return read
-
-
-def _parquet(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_parquet(path)
-
-
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".csv": _table(","),
-    ".tsv": _table("\t"),
-    ".jsonl": _lines_of_json,
-    ".parquet": _parquet,
-}
+    texts = values[values.map(lambda value: isinstance(value, str) and value.strip() != "")].astype("str")
+    return bool(pd.to_numeric(texts, errors="coerce").isna().any())
 
 
 def digest(texts: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from offcomp.cli_input import (
     one_line,
     read_plan,
     say,
+    say_notes,
     select,
     selection_flags,
     task_flags,
@@ -43,11 +44,12 @@ from offcomp.files import home_folder
 from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS, method_of_role, own_options, role_in_plan
 from offcomp.models.catalogue import MODELS
-from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
+from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan import Plan, make_groups, validate
-from offcomp.prediction import predict
+from offcomp.prediction import original_dtypes, predict
 from offcomp.results import stage_times
-from offcomp.runs import Run, RunStore
+from offcomp.runs import OF_A_SAMPLE, Run, RunStore
+from offcomp.size_notes import unlisted_note
 from offcomp.tables import format_table, prediction_text, run_text
 from offcomp.tasks import usual_tasks
 
@@ -69,12 +71,15 @@ def modules(arguments: argparse.Namespace) -> None:
             "kind": m.kind,
             "shape": f"{m.rows} x {m.cols}",
             "parameters": m.num_parameters,
+            "dtype": m.dtype,
             "path": m.path,
         }
         for m in info.modules
     ]
-    head = f"{info.model}: {info.architecture}, {info.num_parameters:,} parameters, {info.dtype}\n\n"
-    emit(arguments, info.to_dict(), lambda: head + format_table(rows))
+    dtypes = original_dtypes(info.modules) or info.dtype
+    size = f"{info.num_parameters:,} parameters in {info.num_bytes:,} bytes, matrices in {dtypes}"
+    head = "\n".join(filter(None, [f"{info.model}: {info.architecture}, {size}", unlisted_note(info)]))
+    emit(arguments, info.to_dict(), lambda: f"{head}\n\n{format_table(rows)}")
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -94,12 +99,13 @@ def plan(arguments: argparse.Namespace) -> None:
         unit=arguments.unit,
         dtype=arguments.dtype,
     )
-    usual = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture))
+    usual = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
     calibration = calibration_text(arguments.calibration)
     made = Plan(arguments.model, groups, tasks_asked(arguments) or usual, arguments.seed, calibration)
     made = Plan.from_dict(made.to_dict())
     validate(made, info)
     write_plan(arguments.out, made)
+    say_notes(arguments, predict(made, info).notes)
     emit(arguments, made.to_dict(), lambda: prediction_text(made, info))
 
 
@@ -122,7 +128,7 @@ def predict_plan(arguments: argparse.Namespace) -> None:
     told = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
     emit(
         arguments,
-        prediction.to_dict() | {"estimate": cost.to_dict()},
+        prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()},
         lambda: f"{prediction_text(asked, info)}\n\n{told}",
     )
 
@@ -150,6 +156,7 @@ def run(arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         store.cancel(current.id)
         raise RunError(f"run {current.id} was cancelled") from None
+    say_notes(arguments, (current.result or {}).get("notes", ()))
     emit(arguments, current.result or {"id": current.id, "status": current.status}, lambda: run_text(current))
     if current.status != "done":
         raise RunError(f"run {current.id} {current.status}: {current.error}")
@@ -174,18 +181,21 @@ def runs(arguments: argparse.Namespace) -> None:
         {
             "run": r.id,
             "status": r.status,
+            "host": r.host,
             "model": r.plan.model,
             "methods": ", ".join(sorted({role_in_plan(g.method, g.options) for g in r.plan.groups})),
             "groups": len(r.plan.groups),
             "submitted": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r.submitted)),
+            "identity": "sample" if r.of_a_sample else "",
             "error": r.error,
         }
         for r in RunStore().all()
     ]
+    note = f"\n\nidentity sample: the model is {OF_A_SAMPLE}" * any(row["identity"] for row in rows)
     emit(
         arguments,
         rows,
-        lambda: format_table(rows) if rows else "no runs yet; make a plan and run it: offcomp plan --help",
+        lambda: format_table(rows) + note if rows else "no runs yet; make a plan and run it: offcomp plan --help",
     )
 
 
@@ -195,6 +205,7 @@ def show(arguments: argparse.Namespace) -> None:
     document = found.result or {
         "id": found.id,
         "status": found.status,
+        "host": found.host,
         "plan": found.plan.to_dict(),
         "progress": found.progress,
     }
@@ -259,7 +270,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method")
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
     flags.add_argument("--unit", default="parameters", choices=UNITS)
-    flags.add_argument("--dtype", default="float32", choices=STORAGE_DTYPES, help="storage dtype")
+    flags.add_argument("--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; stored: the checkpoint's own")
     task_flags(flags, "sentiment")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--calibration", metavar="FILE", help=f"text for methods that need it, of {', '.join(SUFFIXES)}")

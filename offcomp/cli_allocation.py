@@ -25,9 +25,10 @@ from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.files import home_folder
 from offcomp.grouping import best_stack, group_shape
 from offcomp.methods import SVD, make_method
-from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import UNITS
 from offcomp.plan import Group, Plan, members, validate
+from offcomp.prediction import dtype_of, original_size
 from offcomp.spectra import MatrixSpectrum, compute
 from offcomp.tables import format_table
 
@@ -195,9 +196,15 @@ def curves_of(asked: Plan, info: ModelInfo, arguments: argparse.Namespace) -> li
     found = compute(replace(asked, groups=tuple(closed)), home_folder()) if closed else {}
     curves = {}
     for group in closed:
-        spectrum = MatrixSpectrum(*group_shape(members(group, info), group.stack), found[group.name])
-        width = BYTES_PER_VALUE[info.dtype]
-        curves[group.name] = svd_curve(group.name, spectrum, unit=arguments.unit, dtype=group.dtype, bytes_per_value=width)
+        specs = members(group, info)
+        spectrum = MatrixSpectrum(*group_shape(specs, group.stack), found[group.name])
+        curves[group.name] = svd_curve(
+            group.name,
+            spectrum,
+            unit=arguments.unit,
+            dtype=dtype_of(group, info),
+            original_bytes=original_size(specs).num_bytes,
+        )
     others = [group for group in asked.groups if group.name not in curves]
     if others:
         curves |= measured_curves(asked, others, info, arguments)

@@ -11,9 +11,11 @@ from offcomp.cli_input import describe, emit, say, task_flags, tasks_asked
 from offcomp.errors import InputError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.plan_tasks import task_faults
-from offcomp.scores import METRICS, baseline_of, concerns
+from offcomp.row_counts import reading_text
+from offcomp.scores import METRICS, baseline_of, concerns, notes, others_of
 from offcomp.tables import format_table, score_line
-from offcomp.tasks import TASKS, Task, find_task, usual_tasks
+from offcomp.task_check import task_checks
+from offcomp.tasks import TASKS, Task, find_task, fitting_families, usual_tasks
 
 if TYPE_CHECKING:
     from offcomp.models.catalogue import ModelInfo
@@ -68,6 +70,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     info = describe(arguments.model)
     first = describe(arguments.original) if arguments.original else info
     chosen = checked_tasks(arguments, info, first)
+    if not chosen:
+        raise InputError(without_task(info))
     original = load(first.model)
     other = load(info.model) if arguments.original else None
     if other is not None:
@@ -81,22 +85,34 @@ def evaluate(arguments: argparse.Namespace) -> None:
                 raise
             say(f"left out: {error}")  # of the usual tasks, those that do not fit after all
     if not scores:
-        raise InputError(f"{info.model} can do none of the bundled tasks; name one with --task, or give --data and --family")
+        raise InputError(without_task(info))
     document = {"model": info.model, "original": arguments.original, "scores": scores}
     emit(arguments, document, lambda: compared_text(scores) if other else scores_text(scores))
+
+
+def without_task(info: ModelInfo) -> str:
+    """What to say of a model that can do none of the bundled tasks."""
+    families = fitting_families(info.architecture, info.reads_text)
+    if not families:
+        return f"{info.model} is a {info.architecture}, which reads no text and can do no family of tasks"
+    fitting = ", ".join(families)
+    return f"{info.model} can do none of the bundled tasks; name one with --task, or give --data and --family, one of {fitting}"
 
 
 def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task]:
     """The tasks asked for, or the usual ones of these models. Raises PlanError for what they cannot do, InputError for none."""
     asked = tasks_asked(arguments)
     if not asked:
-        asked = tuple(
-            name for name in usual_tasks(infos[0].architecture) if all(name in usual_tasks(i.architecture) for i in infos)
-        )
-    faults = dict.fromkeys(fault for info in infos for fault in task_faults(asked, info.architecture))
+        usual = [usual_tasks(info.architecture, info.reads_text) for info in infos]
+        return [find_task(name) for name in usual[0] if all(name in names for names in usual)]
+    faults = dict.fromkeys(fault for info in infos for fault in task_faults(asked, info.architecture, info.reads_text))
     if faults:
         raise PlanError(list(faults))
-    return [find_task(task) if isinstance(task, str) else task for task in asked]
+    chosen = [find_task(task) if isinstance(task, str) else task for task in asked]
+    faults = dict.fromkeys(task_checks(chosen, infos[-1]))  # the original, whose head the labels are matched with
+    if faults:
+        raise PlanError(list(faults))
+    return chosen
 
 
 def check_vocabulary(original: LoadedModel, other: LoadedModel) -> None:
@@ -115,6 +131,8 @@ def score(task: Task, original: LoadedModel, other: LoadedModel | None, *, seed:
 
     say(f"reading {task.name}")
     opened = open_task(task, original, seed=seed, cache=cache_folder())
+    if opened.guessed:
+        say("taking " + ", ".join(f"{ours} from {named}" for ours, named in opened.guessed.items()))
     say(f"scoring {task.name}")
     return opened.original() if other is None else opened.compare(model=other)
 
@@ -125,9 +143,9 @@ def cache_folder() -> Path:
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:
-    """A line a task: the score with its standard error, and what it is to be measured by."""
+    """A line a task and metric: the score, its standard error and baseline; then what was read, and what is to be minded."""
     rows = []
-    for task, found in scores.items():
+    for task, found in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
         metric, baseline = METRICS[found["metric"]], baseline_of(found)
         error = found["standard_error"]
         rows.append(
@@ -141,11 +159,14 @@ def scores_text(scores: dict[str, dict[str, Any]]) -> str:
                 "baseline": f"{baseline[1]:.4g} ({baseline[0]})" if baseline else "",
             }
         )
-    return format_table(rows)
+    readings = [f"{task}: {reading}" for task, found in scores.items() if (reading := reading_text(found))]
+    minded = [note for task, found in scores.items() for note in notes(task, found)]
+    return "\n".join([format_table(rows), *([""] if readings else []), *readings, *minded])
 
 
 def compared_text(scores: dict[str, dict[str, Any]]) -> str:
     """A line a task: both scores with 95 % intervals, the paired difference and what changed; then what is to be minded."""
     lines = [f"{task}: {score_line(found)}" for task, found in scores.items()]
     warnings = [clause for task, found in scores.items() for clause in concerns(task, found, compressed=True)]
-    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings)])
+    minded = [note for task, found in scores.items() for note in notes(task, found)]
+    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings), *minded])

@@ -30,7 +30,8 @@ def add_verbs(verb: Verb) -> None:
     exporting.add_argument(
         "--dense",
         action="store_true",
-        help="also the whole model with the reconstructions written in, which transformers loads; as large as the original",
+        help="also the whole model with the reconstructions written in, in the dtype of each weight and with every other file; "
+        "transformers loads it, and it is as large as the original",
     )
     verifying = verb("verify", verify)
     verifying.add_argument("folder", metavar="DIR", help="a folder that 'offcomp export' wrote")
@@ -46,6 +47,8 @@ def export(arguments: argparse.Namespace) -> None:
     if arguments.dense:
         say(f"writing {run.plan.model} with the reconstructions in it")
     manifest = export_run(run, describe(run.plan.model), Path(arguments.folder), dense=arguments.dense)
+    if manifest.left_out:
+        say(f"left out, as they hold the original's weights or are no part of the model: {', '.join(manifest.left_out)}")
     emit(
         arguments,
         {"folder": arguments.folder, **manifest.to_dict()},

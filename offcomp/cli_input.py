@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ def say(text: str) -> None:
 def one_line(text: str) -> str:
     """The text without line breaks and control characters, which names in a stranger's file may hold."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def say_notes(arguments: argparse.Namespace, notes: Iterable[str]) -> None:
+    """Notes on an answer on stderr where it is JSON; as text it has them itself."""
+    for note in notes if arguments.json else ():
+        say(note)
 
 
 def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:

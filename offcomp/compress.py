@@ -30,7 +30,7 @@ from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.measures import reconstruction_error
 from offcomp.numerics.side_weights import squared_norm
 from offcomp.plan import Group, members
-from offcomp.prediction import group_budget, original_size, ratio_of
+from offcomp.prediction import bytes_in_own_dtype, group_budget, original_dtypes, original_size, ratio_of
 
 HEADER_LENGTH_BYTES = 8  # a safetensors file: length of the header, header, payload
 
@@ -46,8 +46,8 @@ class CompressedGroup:
 
     @property
     def reconstructions(self) -> dict[ModuleSpec, Tensor]:
-        """The approximate matrices (rows, cols), decoded anew each time, so that memory holds what is stored alone."""
-        return unstack(self.compressed.reconstruct(), self.members, self.stacking)
+        """See `written_back`. Decoded anew each time, so that memory holds what is stored alone."""
+        return written_back(self.compressed, self.members, self.stacking)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class SavedGroup:
 
     @property
     def reconstructions(self) -> dict[ModuleSpec, Tensor]:
-        """The approximate matrices (rows, cols), read and decoded anew each time."""
-        return unstack(load_group(self.path)[1].reconstruct(), self.members, self.stacking)
+        """See `written_back`. Read and decoded anew each time."""
+        return written_back(load_group(self.path)[1], self.members, self.stacking)
 
 
 def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
@@ -89,6 +89,19 @@ def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[Modu
     return {spec: part.T if turn else part for spec, part, turn in zip(specs, parts, turned, strict=True)}
 
 
+def written_back(compressed: CompressedMatrix, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
+    """The approximate matrices (rows, cols) of the members as the compressed model holds them: see `in_own_dtype`."""
+    return in_own_dtype(unstack(compressed.reconstruct(), specs, how))
+
+
+def in_own_dtype(matrices: Mapping[ModuleSpec, Tensor]) -> dict[ModuleSpec, Tensor]:
+    """Matrices rounded to the dtype that the checkpoint stores each in, as float32.
+
+    So a run measures exactly the model that `export --dense` writes, in which every tensor keeps its dtype.
+    """
+    return {spec: matrix.to(getattr(torch, spec.dtype)).float() for spec, matrix in matrices.items()}
+
+
 def compress_group(
     model: PreTrainedModel | StoredMatrices,
     info: ModelInfo,
@@ -108,7 +121,7 @@ def compress_group(
     specs = tuple(members(group, info))
     matrix = read_stacked(model, specs, group.stack)
     rows, cols = matrix.shape
-    budget = group_budget(group, rows, cols, info)
+    budget = group_budget(group, info)
     method = make_method(group.method, group.options)
     compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
     energy = squared_norm(matrix)
@@ -116,12 +129,12 @@ def compress_group(
     give_back_free_memory()
     if hints is not None:
         hints.restore()  # a method may have settled members, and errors are against the original weights
-    reconstructions = unstack(compressed.reconstruct(), specs, group.stack)
+    reconstructions = written_back(compressed, specs, group.stack)
     errors = reconstruction_error((read_matrix(model, spec), found) for spec, found in reconstructions.items())
     module_errors = {
         spec.name: asdict(reconstruction_error([(read_matrix(model, spec), found)])) for spec, found in reconstructions.items()
     }
-    original, stored = original_size(rows * cols, info), compressed.stored
+    original, stored = original_size(specs), compressed.stored
     figures = {
         "name": group.name,
         "modules": list(group.modules),
@@ -129,7 +142,8 @@ def compress_group(
         "method": group.method,
         "options": asdict(method),  # type: ignore[call-overload]  # every method is a dataclass
         "unit": group.unit,
-        "dtype": group.dtype,
+        "dtype": budget.dtype,
+        "original_dtypes": original_dtypes(specs),
         "rows": rows,
         "cols": cols,
         "form": compressed.form,
@@ -142,6 +156,7 @@ def compress_group(
         "byte_ratio": ratio_of(original, stored, "bytes"),
         "num_parameters": stored.num_parameters,
         "num_bytes": stored.num_bytes,
+        "bytes_in_own_dtype": bytes_in_own_dtype(method, specs, rows, cols, compressed.size),
         "original_parameters": original.num_parameters,
         "original_bytes": original.num_bytes,
         **asdict(errors),

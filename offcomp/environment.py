@@ -5,11 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from functools import lru_cache
 from typing import Any
 
 from offcomp import __version__
 
-PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scikit-learn", "datasets")
+COMPUTING = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn")
+"""The packages on which figures depend: another version of one makes another run."""
+PACKAGES = (*COMPUTING, "datasets")
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Package -> version of what computes; looked up once, as it cannot change while a process lives."""
+    return {package: importlib.metadata.version(package) for package in COMPUTING}
 
 
 def environment() -> dict[str, Any]:

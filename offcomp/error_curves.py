@@ -17,9 +17,9 @@ from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.grouping import group_shape
 from offcomp.methods import SVD
 from offcomp.methods.base import dense_shapes
-from offcomp.numerics.accounting import stored_size
+from offcomp.numerics.accounting import Size, stored_size
 from offcomp.plan import Group, members
-from offcomp.prediction import original_size
+from offcomp.prediction import dtype_of, original_size
 from offcomp.spectra import MatrixSpectrum
 
 if TYPE_CHECKING:
@@ -107,14 +107,20 @@ def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:
 
 
 def svd_curve(
-    name: str, spectrum: MatrixSpectrum, *, unit: str = "parameters", dtype: str = "float32", bytes_per_value: int = 4
+    name: str,
+    spectrum: MatrixSpectrum,
+    *,
+    unit: str = "parameters",
+    dtype: str = "float32",
+    original_bytes: int | None = None,
 ) -> ErrorCurve:
     """Every rank of plain SVD that stores less than the dense matrix, and the dense matrix, where it is not above the original.
 
-    Exact but for the rounding of the storage dtype. `bytes_per_value` is that of the original weights.
+    Exact but for the rounding of the storage dtype. `original_bytes` is what the original weights take, float32 if not given.
     """
     rows, cols = spectrum.shape
-    original = rows * cols * (bytes_per_value if unit == "bytes" else 1)
+    whole = Size(rows * cols, 4 * rows * cols if original_bytes is None else original_bytes)
+    original = whole.in_unit(unit)
     low_rank = svd_sizes(spectrum.shape, unit, dtype)
     dense = stored_size(dense_shapes(rows, cols), dtype).in_unit(unit)
     ranks = int(np.searchsorted(low_rank, min(dense, original + 1)))
@@ -158,9 +164,9 @@ def measured_curve(
         errors.append(figures["relative_error"] ** 2 * energy)
     if not sizes:
         raise InputError(f"group {group.name!r} cannot reach any of the ratios {', '.join(f'{r:g}' for r in ratios)}")
-    rows, cols = group_shape(members(group, info), group.stack)
-    original = original_size(rows * cols, info).in_unit(unit)
-    dense = stored_size(dense_shapes(rows, cols), group.dtype).in_unit(unit)
+    specs = members(group, info)
+    original = original_size(specs).in_unit(unit)
+    dense = stored_size(dense_shapes(*group_shape(specs, group.stack)), dtype_of(group, info)).in_unit(unit)
     if dense <= original:
         sizes, errors = [*sizes, dense], [*errors, 0.0]
     return error_curve(group.name, sizes, errors, energy=energy, original=original, is_dense=dense <= original)

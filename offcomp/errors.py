@@ -54,3 +54,13 @@ class StorageError(OffcompError):
 
 class RunError(OffcompError):
     """A run failed, was cancelled or was interrupted."""
+
+
+MOST_NAMES = 5
+LONGEST_NAME = 80  # characters
+
+
+def shortly(names: Sequence[str], *, between: str = ", ") -> str:
+    """Names in a message, a handful of them: "a, b, c, d, e and 40 more"."""
+    rest = len(names) - MOST_NAMES
+    return between.join(name[:LONGEST_NAME] for name in names[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

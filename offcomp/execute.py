@@ -30,7 +30,9 @@ from offcomp.numerics.accounting import Size
 from offcomp.numerics.allocator import give_back_free_memory, give_back_large_blocks_at_once
 from offcomp.plan import Group, Plan, members
 from offcomp.prediction import model_sizes, predict
+from offcomp.run_inputs import check_inputs, inputs_of
 from offcomp.runs import RUN_SCHEMA, RunStore
+from offcomp.size_notes import size_notes
 
 if TYPE_CHECKING:
     from offcomp.calibration import Calibration, GroupHints
@@ -145,7 +147,7 @@ def slot(worker: Worker) -> Iterator[None]:
 
 
 def _somebody_is_before(store: RunStore, name: str) -> bool:
-    waiting = [run for run in store.all() if run.status == "queued"]
+    waiting = [run for run in store.all() if run.status == "queued" and not run.host]
     mine = next((run.submitted for run in waiting if run.id == name), 0.0)
     return any(run.submitted < mine for run in waiting)
 
@@ -162,6 +164,8 @@ def work(worker: Worker) -> dict[str, Any]:
         from offcomp.models.parking import StoredMatrices, parked
 
         loaded = load(plan.model)
+    inputs = read_json(worker.folder / "inputs.json") or inputs_of(plan, loaded.info.reads)
+    check_inputs(plan, loaded.info, inputs)
     tasks = []
     cache = worker.folder.parent.parent / "evaluations"
     for task in plan.asked_tasks:
@@ -183,10 +187,18 @@ def work(worker: Worker) -> dict[str, Any]:
             del result  # is on disk
             give_back_free_memory()
     scores = _evaluate(worker, loaded, tasks, compressed)
-    stored = [(g["original_parameters"], Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups]
+    try:
+        check_inputs(plan, loaded.info, inputs)
+    except RunError:
+        worker.groups.clear()  # figures of neither the old files nor the new ones
+        raise
+    stored = [
+        (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
+    ]
     info = loaded.info
     about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
-    return {"model": about | {"sizes": model_sizes(stored, info)}, "scores": scores}
+    about |= {"reads": info.reads, "unlisted": info.unlisted, "sizes": model_sizes(stored, info)}
+    return {"model": about, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
 
 
 def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
@@ -196,15 +208,16 @@ def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:
     from offcomp.calibration import Calibration
 
     asked = plan.calibration
-    texts = asked.read(plan.seed)
+    found = asked.read(plan.seed)
     largest = max(sum(spec.num_parameters for spec in members(group, loaded.info)) for group in plan.groups)
     return Calibration(
         loaded,
-        texts,
+        found.texts,
         max_tokens=asked.max_tokens,
         special_tokens=asked.special_tokens,
         weighting=asked.weighting,
         seed=plan.seed,
+        rows=found.rows,
         room=FLOAT32_BYTES * largest // 2,
     )
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from offcomp import __version__
 from offcomp.compress import SavedGroup
+from offcomp.dense_export import GROUPS, DenseModel
 from offcomp.errors import InputError, StorageError
 from offcomp.files import new_folder, write_json
 from offcomp.manifest import MANIFEST, Manifest, StoredGroup, file_mark, ledger_faults
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.loading import load, save
-from offcomp.models.weights import replace as write_all
+from offcomp.models.listing import check_unchanged
 from offcomp.plan import Plan, members
 from offcomp.runs import Run
 
@@ -34,8 +34,9 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
     """
     figures = _figures(run, original)
     with new_folder(folder) as part:
-        (part / "groups").mkdir()
+        (part / GROUPS).mkdir()
         groups = tuple(_copied_group(run, entry, part) for entry in figures["groups"])
+        dense_model = DenseModel(run.plan.model, part) if dense else None
         manifest = Manifest(
             offcomp=__version__,
             run=run.id,
@@ -47,12 +48,15 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
             sizes=figures["model"]["sizes"],
             dense=dense,
             files={},
+            left_out=dense_model.left_out if dense_model else (),
         )
-        if dense:
-            _save_dense(part, manifest)
+        if dense_model:
+            for group in manifest.groups:
+                dense_model.write(reconstructions(part, manifest, group))
         files = {file.relative_to(part).as_posix(): file_mark(file) for file in sorted(part.rglob("*")) if file.is_file()}
         manifest = replace(manifest, files=files)
         write_json(part / MANIFEST, manifest.to_dict())
+        check_unchanged(original)
     return manifest
 
 
@@ -67,7 +71,12 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
             f"run {run.id} has its figures alone, without compressed weights; 'offcomp show {run.id} --json' has its plan, "
             "which 'offcomp run --again' makes anew"
         )
-    if run.result["model"]["fingerprint"] != original.fingerprint:
+    if run.of_a_sample:
+        raise InputError(
+            f"run {run.id} was made by a version that knew {original.model} by a sample of its weights, so whether it is still "
+            "the model that was compressed cannot be told; run the plan again"
+        )
+    if run.result["model"].get("reads") != original.reads:
         raise InputError(
             f"{original.model} is no longer the model that run {run.id} compressed, since its files have changed; "
             "restore them, or run the plan again"
@@ -83,21 +92,13 @@ def _copied_group(run: Run, figures: Mapping[str, Any], part: Path) -> StoredGro
     """Copy what a group stores. Raises StorageError where the run's file is not what its ledger says."""
     name = figures["name"]
     kept = {field.name: figures[field.name] for field in fields(StoredGroup) if field.name not in ("file", "ledger")}
-    group = StoredGroup(**kept, file=f"groups/{name}.safetensors", ledger=tuple(figures["ledger"]))
+    group = StoredGroup(**kept, file=f"{GROUPS}/{name}.safetensors", ledger=tuple(figures["ledger"]))
     shutil.copyfile(run.group_file(name), part / group.file)
     if faults := ledger_faults(part, group):
         raise StorageError(f"run {run.id} is damaged, since {faults[0]}; run its plan again with --again")
     return group
 
 
-def _save_dense(part: Path, manifest: Manifest) -> None:
-    """The whole model with the reconstructions of every group in it, as an ordinary model folder."""
-    loaded = load(manifest.plan.model)
-    for group in manifest.groups:
-        write_all(loaded.model, reconstructions(part, manifest, group))
-    save(loaded, part)
-
-
 def reconstructions(folder: Path, manifest: Manifest, group: StoredGroup) -> dict[ModuleSpec, Tensor]:
-    """The approximate matrices (rows, cols) of a group's modules, decoded from what an export stores."""
+    """The approximate matrices (rows, cols) of a group's modules, decoded from what an export stores; see `written_back`."""
     return SavedGroup(folder / group.file, manifest.members(group), manifest.planned(group).stack).reconstructions

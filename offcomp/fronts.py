@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from offcomp.measurements import Document
-from offcomp.paired import mark_of
+from offcomp.paired import mark_of, original_of
 from offcomp.results import modules_of, overall_cosine, overall_error, result_of, role_of, short_names
 from offcomp.runs import Run
 from offcomp.scores import (
@@ -228,10 +228,10 @@ def reference_table(documents: Iterable[Document], run: Run, measure: str, unit:
 
 
 def _same_original(document: Document, run: Run, measure: str) -> bool:
-    if document["fingerprint"] != _fingerprint(run):
-        return False
     if measure == ERROR.name:
-        return True
+        return bool(document["fingerprint"] == _fingerprint(run))
+    if document.get("reads", document["fingerprint"]) != original_of(run):
+        return False
     theirs, ours = document["originals"].get(measure, {}), result_of(run)["scores"][measure]
     same = ("metric", "version", "split", "digest", "probe", "embedding")
     return bool(theirs) and all(theirs.get(name) == ours.get(name) for name in same)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property, lru_cache
 from math import nan
@@ -28,12 +28,15 @@ from offcomp.measurements import Document, read_measurements
 from offcomp.methods import default_options
 from offcomp.plan import Plan
 from offcomp.results import method_title, modules_title, overall_error, result_of, role_of
-from offcomp.runs import Run, run_id
+from offcomp.run_inputs import run_id
+from offcomp.runs import Run
 
 BEYOND = 1.5
 """An estimate goes up to so many times above the highest or below the lowest measured ratio."""
-PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True), "float32")
-"""Settings but the unit."""
+NO_ERROR = 1e-3
+"""Where SVD's own error is smaller, another method's error beside it tells nothing of other ratios."""
+PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
+"""Method and options."""
 POINT_COLUMNS = ("method", "role", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
 
 
@@ -52,7 +55,9 @@ class Measured:
     @cached_property
     def settings(self) -> tuple[str, ...] | None:
         """See `settings_of`."""
-        return settings_of(self.run.plan)
+        stored = {group["name"]: group["dtype"] for group in result_of(self.run)["groups"] if "dtype" in group}
+        groups = (replace(group, dtype=stored.get(group.name, group.dtype)) for group in self.run.plan.groups)
+        return settings_of(replace(self.run.plan, groups=tuple(groups)))
 
     def ratio(self, unit: str) -> float:
         """Original / stored of the chosen modules, counted in `unit`."""
@@ -75,7 +80,7 @@ def groups_of(plan: Plan) -> frozenset[Any]:
 
 
 def settings_of(plan: Plan) -> tuple[str, ...] | None:
-    """Method, options, unit and dtype of a plan, all but the ratio; None where its groups differ in them."""
+    """Method, options, unit and dtype of a resolved plan, all but the ratio; None where its groups differ in them."""
     found = {(g["method"], json.dumps(g["options"], sort_keys=True), g["unit"], g["dtype"]) for g in plan.to_dict()["groups"]}
     return found.pop() if len(found) == 1 else None
 
@@ -87,8 +92,13 @@ def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
     own = [_of_run(run) for run in runs if _fits(run, fingerprint)]
     found: dict[str, Measured] = {}
     for m in (*own, *bundled, *sweeps):
-        found.setdefault(m.run.id, m)
+        found.setdefault(_plan_mark(m.run), m)
     return list(found.values())
+
+
+def _plan_mark(run: Run) -> str:
+    """The same for the same plan, wherever its model lies."""
+    return json.dumps(run.plan.to_dict() | {"model": ""}, sort_keys=True)
 
 
 def _fits(run: Run, fingerprint: str) -> bool:
@@ -112,20 +122,23 @@ def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
 
 
 def _of_rows(document: Document, part: str) -> list[Measured]:
-    """The rows of a document as finished runs, under the ids that runs of their plans have."""
+    """The rows of a document as finished runs, each under an id of its own."""
     mark, made = document["fingerprint"], {"environment": document["environment"], "started": document["measured"]}
     when = datetime.fromisoformat(document["measured"]).timestamp()
     found = []
     for row in document.get(part, ()):
         plan = Plan.from_dict(row["plan"])
         result = made | {"groups": row["groups"], "model": {"fingerprint": mark, "sizes": row["sizes"]}}
-        run = Run(run_id(plan, mark), FOLDER, plan, "done", when, {}, result)
+        run = Run(run_id(plan, {"model": mark}), FOLDER, plan, "done", when, {}, result)
         found.append(Measured(run, row["relative_error"]))
     return found
 
 
 def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
-    """What was measured of exactly these groups, settings, ratio and seed, with whatever tasks; one's own come first."""
+    """What was measured of exactly these groups, settings, ratio and seed, with whatever tasks; one's own come first.
+
+    The plan is a resolved one: `prediction.resolved`.
+    """
     groups, settings, ratios = groups_of(plan), settings_of(plan), {group.ratio for group in plan.groups}
     for m in measured:
         same_plan = m.run.plan.seed == plan.seed and {group.ratio for group in m.run.plan.groups} == ratios
@@ -135,7 +148,7 @@ def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
 
 
 def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.DataFrame) -> Estimated | None:
-    """The error of a plan that will have this ratio in its unit; None where nothing near enough was measured.
+    """The error of a resolved plan that will have this ratio in its unit; None where nothing near enough was measured.
 
     `curve` is SVD's exact error on the same groups: columns `ratio`, in the plan's unit, and `relative_error`.
     """
@@ -147,7 +160,8 @@ def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.
         (elsewhere, reference, f"{_named(elsewhere)} of the same model, each set against SVD there"),
     )
     for used, svd, about in sources if len(curve) else ():
-        factors = {m.ratio(unit): m.relative_error / at(svd, m.ratio(unit)) for m in used}
+        exact = [(m, at(svd, m.ratio(unit))) for m in used]
+        factors = {m.ratio(unit): m.relative_error / error for m, error in exact if error > NO_ERROR}
         if factors and min(factors) / BEYOND <= ratio <= max(factors) * BEYOND:
             ratios = sorted(factors)
             factor = np.exp(np.interp(np.log(ratio), np.log(ratios), np.log([factors[each] for each in ratios])))
@@ -169,7 +183,8 @@ def _beside_svd(
 
     Groups on which SVD was not measured are passed over; both are empty where none is left.
     """
-    svd = [m for m in measured if m.settings is not None and m.settings[:2] + m.settings[3:] == PLAIN_SVD]
+    dtypes = ("float32", *{m.settings[3] for m in alike if m.settings})
+    svd = [m for m in measured if m.settings is not None and m.settings[:2] == PLAIN_SVD and m.settings[3] in dtypes]
     counts = Counter(m.groups for m in alike if any(other.groups == m.groups for other in svd))
     alone = _alone(groups_of(plan))
     best = max(counts, key=lambda groups: (_alone(groups) == alone, counts[groups]), default=None)

@@ -2,8 +2,8 @@
 
 DIR/offcomp.json               the manifest: run, plan, original, the ledger of every group, checksums
 DIR/groups/NAME.safetensors    the stored tensors of a group, exactly those of its ledger
-DIR/config.json and so on      of a dense export: the original in float32, as it was evaluated, with the reconstructions
-                               written in; an ordinary transformers folder
+DIR/config.json and so on      of a dense export: every file of the original, with the reconstructions written into its weights
+                               in the dtype of each; an ordinary transformers folder
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.files import read_json
-from offcomp.json_fields import is_number, is_text, read_fields
+from offcomp.json_fields import is_number, is_text, is_text_list, read_fields
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.safetensors_files import FLOATS, read_header, stored_tensors
 from offcomp.plan import Group, Plan, members
@@ -59,6 +59,7 @@ class Manifest:
     sizes       parameters, bytes and ratios before and after, for the three denominators of a run
     dense       whether the whole model with the reconstructions is in the folder, too
     files       path in the folder -> bytes and sha256
+    left_out    files of the original that a dense export goes without, as paths in the original's folder
     """
 
     offcomp: str
@@ -71,6 +72,7 @@ class Manifest:
     sizes: Mapping[str, Any]
     dense: bool
     files: Mapping[str, Mapping[str, Any]]
+    left_out: tuple[str, ...] = ()
 
     def planned(self, group: StoredGroup) -> Group:
         """What the plan says of a group."""
@@ -85,6 +87,7 @@ class Manifest:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         groups = [asdict(group) | {"ledger": list(group.ledger)} for group in self.groups]
         parts = {"plan": self.plan.to_dict(), "original": self.original.to_dict(), "groups": groups}
+        parts["left_out"] = list(self.left_out)
         return {"schema": MANIFEST_SCHEMA} | values | parts
 
     @staticmethod
@@ -166,6 +169,7 @@ MANIFEST_TYPES = {
     "sizes": OBJECT,
     "dense": (lambda value: isinstance(value, bool), "true or false"),
     "files": (_is_files, "bytes and sha256 by file"),
+    "left_out": (is_text_list, "a list of files"),
 }
 GROUP_TYPES = {
     **dict.fromkeys(("name", "file", "form"), TEXT),

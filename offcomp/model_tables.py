@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
+from offcomp.numerics.accounting import STORED, storage_dtype
 from offcomp.plan import Group, Plan
 from offcomp.spectra import MatrixSpectrum, errors_at, find
 from offcomp.theme import KIND_TITLES
@@ -26,6 +27,7 @@ OUTSIDE = ""
 PARTS = ("", "encoder", "decoder", "cross")
 TITLES = KIND_TITLES | {"pooler": "pooler", "head": "head", "other": "not recognised"}
 NORMS = "norms, biases, vectors"
+UNLISTED = "tensors that are no matrix"
 GROUPS = {
     "word embeddings": ("word_embeddings",),
     "FFN": ("ffn_in", "ffn_gate", "ffn_out"),
@@ -126,15 +128,16 @@ def placed_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def share_table(info: ModelInfo) -> pd.DataFrame:
-    """One row a kind, with its share of the whole model: kinds that are compressed, the other matrices, and all vectors."""
+    """One row a kind, with its share of the whole model: kinds that are compressed, other matrices, and what is no matrix."""
     rows = []
     for kind, title in TITLES.items():
         sizes = [spec.num_parameters for spec in info.modules if spec.kind == kind]
         if sizes:
             rows.append((title, len(sizes), sum(sizes), sum(sizes) / info.num_parameters))
-    vectors = info.num_parameters - sum(row[2] for row in rows)
-    if vectors > 0:
-        rows.append((NORMS, 0, vectors, vectors / info.num_parameters))
+    vectors = info.num_parameters - sum(row[2] for row in rows) - info.unlisted
+    for title, size in ((UNLISTED, info.unlisted), (NORMS, vectors)):
+        if size > 0:
+            rows.append((title, 0, size, size / info.num_parameters))
     return pd.DataFrame(rows, columns=list(SHARE_COLUMNS))
 
 
@@ -221,19 +224,21 @@ def shortened(name: str, most: int) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
-def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameters", dtype: str = "float32") -> dict[str, float]:
+def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameters", dtype: str = STORED) -> dict[str, float]:
     """Module -> relative error of SVD on it alone, for those whose spectrum is known; NaN where SVD cannot get so small.
 
     With a side of 1 it never can. Rounding to the storage dtype is left out.
     """
-    found = {spec.name: (spec, find(info, [spec], "rows", home)) for spec in compressible(info)}
-    spectra = {
-        name: MatrixSpectrum(spec.rows, spec.cols, values) for name, (spec, values) in found.items() if values is not None
-    }
-    stored = BYTES_PER_VALUE[info.dtype]
-    table = errors_at(list(spectra.values()), [ratio], unit=unit, dtype=dtype, bytes_per_value=stored)
-    vectors = {spec.name: nan for spec in info.modules if min(spec.shape) == 1}
-    return vectors | dict(zip(spectra, map(float, table.relative_errors[:, 0]), strict=True))
+    errors = {spec.name: nan for spec in info.modules if min(spec.shape) == 1}
+    for own in dict.fromkeys(spec.dtype for spec in info.modules):
+        found = {spec: find(info, [spec], "rows", home) for spec in compressible(info) if spec.dtype == own}
+        spectra = {
+            spec.name: MatrixSpectrum(spec.rows, spec.cols, values) for spec, values in found.items() if values is not None
+        }
+        stored, width = storage_dtype(dtype, [own]), BYTES_PER_VALUE[own]
+        table = errors_at(list(spectra.values()), [ratio], unit=unit, dtype=stored, bytes_per_value=width)
+        errors |= dict(zip(spectra, map(float, table.relative_errors[:, 0]), strict=True))
+    return errors
 
 
 def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:

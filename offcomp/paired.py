@@ -83,6 +83,12 @@ def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "name", "task", "right_to_wrong", "wrong_to_right", "p"])
 
 
+def original_of(run: Run) -> str:
+    """The identity of everything that the scores of a run's original depend on; of the weights alone in runs of old."""
+    model = result_of(run)["model"]
+    return str(model.get("reads") or model["fingerprint"])
+
+
 def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:
     """What two scores must share to be of the same original on the same examples; None where the task was not scored."""
     result = result_of(run)
@@ -91,7 +97,7 @@ def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:
         return None
     kind = [score.get(name) for name in ("family", "metric", "version", "split", "digest", "probe", "embedding")]
     kind.append(repr(score.get("settings")))
-    return (result["model"]["fingerprint"], *kind, score["original"]["value"], score["original"]["n"])
+    return (original_of(run), *kind, score["original"]["value"], score["original"]["n"])
 
 
 def same_test(first: Run, second: Run, task: str) -> bool:

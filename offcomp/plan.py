@@ -14,14 +14,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from offcomp.calibration_text import CALIBRATION_TYPES, CalibrationText
-from offcomp.errors import InputError, PlanError
+from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
 from offcomp.json_fields import is_number, is_text, is_text_list, read_fields
 from offcomp.methods import default_options, make_method
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.sources import may_have_tokenizer
-from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
+from offcomp.models.sentence_modules import sentence_modules
+from offcomp.models.sources import may_have_tokenizer, resolve
+from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan_tasks import read_tasks, task_faults
+from offcomp.task_check import task_checks
 from offcomp.tasks import Task, find_task
 
 PLAN_SCHEMA = 1
@@ -30,7 +32,10 @@ GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 @dataclass(frozen=True)
 class Group:
-    """Modules compressed as one matrix. `ratio` is the requested compression ratio original / stored, in `unit`."""
+    """Modules compressed as one matrix. `ratio` is the requested compression ratio original / stored, in `unit`.
+
+    `dtype` is what numbers are stored in: "stored" means the dtype of the checkpoint's own tensors.
+    """
 
     name: str
     modules: tuple[str, ...]
@@ -39,7 +44,7 @@ class Group:
     options: dict[str, Any] = field(default_factory=dict)
     ratio: float = 2.0
     unit: str = "parameters"
-    dtype: str = "float32"
+    dtype: str = STORED
 
 
 @dataclass(frozen=True)
@@ -151,19 +156,20 @@ GROUP_TYPES = {
     "options": (lambda value: isinstance(value, dict), "a JSON object"),
     "ratio": (is_number, "a number of 1 or more"),
     "unit": (lambda value: value in UNITS, f"one of {', '.join(UNITS)}"),
-    "dtype": (lambda value: value in STORAGE_DTYPES, f"one of {', '.join(STORAGE_DTYPES)}"),
+    "dtype": (lambda value: value in DTYPE_CHOICES, f"one of {', '.join(DTYPE_CHOICES)}"),
 }
 
 
 def validate(plan: Plan, info: ModelInfo) -> None:
     """Check a plan against its model. Raises PlanError listing every fault; impossible budgets are the prediction's."""
     known = {spec.name for spec in info.modules}
-    faults = task_faults(plan.tasks, info.architecture)
+    faults = task_faults(plan.tasks, info.architecture, info.reads_text)
+    faults += [] if faults else task_checks(plan.asked_tasks, info)
     owner: dict[str, str] = {}
     names: set[str] = set()
     for group in plan.groups:
         faults += _group_faults(group, info, known, owner, names)
-    faults += [] if faults else _calibration_faults(plan, info)
+    faults += [] if faults else [*_calibration_faults(plan, info), *_embedding_faults(plan, info)]
     if faults:
         raise PlanError(faults)
 
@@ -180,6 +186,18 @@ def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
             "add tokenizer.json to its folder, or choose a method that needs the weights alone."
         )
     return [fault for fault in faults if fault is not None]
+
+
+def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
+    """What keeps the tasks that embed sentences from doing it as the model's folder declares."""
+    embedding = [task.name for task in plan.asked_tasks if task.about.embeds]
+    folder = resolve(info.model).folder if embedding else None
+    try:
+        if folder is not None:
+            sentence_modules(folder)
+    except ModelError as error:
+        return [f"task {embedding[0]!r} embeds sentences, but {error}"]
+    return []
 
 
 def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[str, str], names: set[str]) -> list[str]:
@@ -229,7 +247,7 @@ def make_groups(
     options: dict[str, Any] | None = None,
     ratio: float = 2.0,
     unit: str = "parameters",
-    dtype: str = "float32",
+    dtype: str = STORED,
 ) -> tuple[Group, ...]:
     """Groups of `specs` by a preset of `GROUPINGS`, all with one method and ratio. Raises InputError."""
     if grouping not in GROUPINGS:

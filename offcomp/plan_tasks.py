@@ -9,9 +9,9 @@ from typing import Any
 
 from offcomp.errors import TaskError
 from offcomp.json_fields import FieldTypes, is_number, is_text, is_text_list, read_fields
-from offcomp.tasks import BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
+from offcomp.tasks import ALSO, BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
+from offcomp.text_tables import TABLE_SUFFIXES as SUFFIXES
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 LONGEST_STEM = 90
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -41,6 +41,7 @@ TASK_TYPES: FieldTypes = {
     "version": (_is_string, "text"),
     "source": (_is_string, "text"),
     "licence": (_is_string, "text"),
+    "also": (is_text_list, "a list of metrics"),
 }
 
 
@@ -80,7 +81,7 @@ def own_task(data: str, family: str, columns: Mapping[str, str], source: str = "
     return Task(f"own-{stem}" if taken else stem, family, data, title=stem, columns=columns, source=source)
 
 
-def task_faults(tasks: Sequence[str | Task], architecture: str) -> list[str]:
+def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool = True) -> list[str]:
     """What stands against scoring a model of this class by these tasks, a sentence each."""
     names = [task_name(task) for task in tasks]
     faults = [f"task {name!r} is named twice." for name in sorted(set(names)) if names.count(name) > 1]
@@ -91,7 +92,7 @@ def task_faults(tasks: Sequence[str | Task], architecture: str) -> list[str]:
             faults.append(str(error) if str(error).endswith("?") else f"{error}.")
             continue
         faults += [] if isinstance(entry, str) else described_faults(task)
-        reason = unfit(task, architecture)
+        reason = unfit(task, architecture, reads_text)
         faults += [reason] if reason else []
     return faults
 
@@ -99,7 +100,7 @@ def task_faults(tasks: Sequence[str | Task], architecture: str) -> list[str]:
 def described_faults(task: Task) -> list[str]:
     """What is wrong with a task that somebody described, as far as shows without reading its data."""
     where = f"task {task.name!r}"
-    faults = [*_column_faults(task, where), *_option_faults(task, where)]
+    faults = [*_column_faults(task, where), *_option_faults(task, where), *_metric_faults(task, where)]
     if any(known.name == task.name and known != task for known in TASKS):
         faults.append(f"{where} has the name of a task that comes with offcomp; give your own another name.")
     fault = data_fault(task.data)
@@ -122,6 +123,14 @@ def _option_faults(task: Task, where: str) -> Iterator[str]:
             yield f"{where} has an unknown option {name!r}; family {task.family!r} {takes}."
         elif wanted := _unlike(value, defaults[name]):
             yield f"{where} has option {name} {value!r}; it must be {wanted}."
+
+
+def _metric_faults(task: Task, where: str) -> Iterator[str]:
+    known = ALSO.get(task.about.metric, ())
+    for name in task.also:
+        if name not in known:
+            has = f"can list {' and '.join(known)}" if known else "can list none"
+            yield f"{where} lists the metric {name!r}; beside {task.about.metric} a {task.family} task {has}."
 
 
 def _unlike(value: Any, default: Any) -> str:

@@ -6,8 +6,8 @@ What depends on method, shape and budget alone is kept: a slider asks for it aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,15 +15,18 @@ from offcomp.errors import BudgetTooSmall
 from offcomp.grouping import group_shape
 from offcomp.methods import make_method
 from offcomp.methods.base import Method, choose_size, dense_shapes, smallest_size
-from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import (
+    STORED,
     Budget,
     Size,
     budget_for_ratio,
     largest_size_within,
+    storage_dtype,
     stored_size,
 )
 from offcomp.plan import Group, Plan, members
+from offcomp.size_notes import size_notes
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class GroupPrediction:
     size                rank or latent width; 0 where dense or infeasible
     break_even_size     the largest rank or latent width that still stores less than the original, in the group's unit
     largest_ratio       the ratio of rank or latent width 1: more cannot be asked for
+    dtype               what numbers are stored in; never "stored", but what that means for these modules
+    original_dtypes     what the checkpoint stores the modules in
+    bytes_in_own_dtype  what `num_bytes` would be with numbers in the checkpoint's own dtype
     seconds             rough time on two cores
     """
 
@@ -41,12 +47,16 @@ class GroupPrediction:
     method: str
     rows: int
     cols: int
+    unit: str
+    dtype: str
+    original_dtypes: str
     form: str
     size_name: str
     size: int
     budget: int
     num_parameters: int
     num_bytes: int
+    bytes_in_own_dtype: int
     original_parameters: int
     original_bytes: int
     requested_ratio: float
@@ -72,50 +82,86 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self) | {"groups": [asdict(group) for group in self.groups], "feasible": self.feasible}
+        return asdict(self) | {"feasible": self.feasible, "notes": self.notes}
+
+    @property
+    def notes(self) -> list[str]:
+        """What these sizes do not say of themselves, a sentence each."""
+        return size_notes([asdict(group) for group in self.groups])
 
 
-def original_size(parameters: int, info: ModelInfo) -> Size:
-    """Size of that many numbers in the dtype of the model's checkpoint."""
-    return Size(parameters, parameters * BYTES_PER_VALUE[info.dtype])
+def original_size(specs: Iterable[ModuleSpec]) -> Size:
+    """Size of matrices as the checkpoint stores them, each in its own dtype."""
+    return sum((Size(spec.num_parameters, spec.num_bytes) for spec in specs), Size(0, 0))
 
 
-def group_budget(group: Group, rows: int, cols: int, info: ModelInfo) -> Budget:
+def dtype_of(group: Group, info: ModelInfo) -> str:
+    """What the numbers of a group are stored in: "stored" becomes the dtype of its modules' own tensors."""
+    return storage_dtype(group.dtype, (spec.dtype for spec in members(group, info)))
+
+
+def resolved(plan: Plan, info: ModelInfo) -> Plan:
+    """The plan with the dtypes that its groups will really be stored in."""
+    return replace(plan, groups=tuple(replace(group, dtype=dtype_of(group, info)) for group in plan.groups))
+
+
+def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
+    """What the checkpoint stores these modules in: "bfloat16", or "bfloat16 and float32"."""
+    return " and ".join(sorted({spec.dtype for spec in specs}))
+
+
+def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, cols: int, size: int) -> int:
+    """Bytes of the stored form of modules stacked to (rows, cols), with numbers in the checkpoint's own dtype.
+
+    Beside the bytes that are really stored it tells what the method saves from what narrower numbers save. `size` 0 is dense.
+    """
+    shapes = method.tensor_shapes(rows, cols, size) if size else dense_shapes(rows, cols)
+    return stored_size(shapes, storage_dtype(STORED, (spec.dtype for spec in specs))).num_bytes
+
+
+def group_budget(group: Group, info: ModelInfo) -> Budget:
     """The most that a group may store."""
-    return budget_for_ratio(original_size(rows * cols, info), group.ratio, group.unit, group.dtype)
+    return budget_for_ratio(original_size(members(group, info)), group.ratio, group.unit, dtype_of(group, info))
 
 
 def predict(plan: Plan, info: ModelInfo) -> Prediction:
     """Sizes of every group and of the model. The plan must be valid (`plan.validate`)."""
     groups = tuple(predict_group(group, info) for group in plan.groups)
-    stored = [(group.original_parameters, Size(group.num_parameters, group.num_bytes)) for group in groups]
+    stored = [
+        (Size(group.original_parameters, group.original_bytes), Size(group.num_parameters, group.num_bytes)) for group in groups
+    ]
     return Prediction(groups, model_sizes(stored, info), sum(group.seconds for group in groups))
 
 
 def predict_group(group: Group, info: ModelInfo) -> GroupPrediction:
     """Sizes of one group."""
     method = make_method(group.method, group.options)
-    rows, cols = group_shape(members(group, info), group.stack)
-    original = original_size(rows * cols, info)
-    budget = group_budget(group, rows, cols, info)
+    specs = members(group, info)
+    rows, cols = group_shape(specs, group.stack)
+    original = original_size(specs)
+    budget = group_budget(group, info)
     form, size, stored, note = _fitted(method, rows, cols, budget)
     return GroupPrediction(
         name=group.name,
         method=group.method,
         rows=rows,
         cols=cols,
+        unit=group.unit,
+        dtype=budget.dtype,
+        original_dtypes=original_dtypes(specs),
         form=form,
         size_name=method.size_name,
         size=size,
         budget=budget.limit,
         num_parameters=stored.num_parameters,
         num_bytes=stored.num_bytes,
+        bytes_in_own_dtype=bytes_in_own_dtype(method, specs, rows, cols, size if form == "compressed" else 0),
         original_parameters=original.num_parameters,
         original_bytes=original.num_bytes,
         requested_ratio=group.ratio,
         compression_ratio=ratio_of(original, stored, group.unit),
         break_even_size=break_even_size(method, rows, cols, original, budget),
-        largest_ratio=ratio_of(original, _smallest(method, rows, cols, group.dtype, group.unit), group.unit),
+        largest_ratio=ratio_of(original, _smallest(method, rows, cols, budget.dtype, group.unit), group.unit),
         seconds=method.seconds(rows, cols, size),
         note=note,
     )
@@ -153,20 +199,23 @@ def ratio_of(original: Size, stored: Size, unit: str) -> float:
     return original.in_unit(unit) / stored.in_unit(unit)
 
 
-def model_sizes(groups: Iterable[tuple[int, Size]], info: ModelInfo) -> dict[str, Any]:
+def model_sizes(groups: Iterable[tuple[Size, Size]], info: ModelInfo) -> dict[str, Any]:
     """Sizes before and after, and the ratios, for three denominators.
 
-    `groups` gives for each group its original parameters and what it stores. `chosen` counts the modules of the plan,
-    `matrices` all linear and embedding weights, `whole` the whole model. What is not compressed keeps the checkpoint's dtype.
+    `groups` gives for each group its original size and what it stores. `chosen` counts the modules of the plan, `matrices` all
+    linear and embedding weights, `whole` the whole model. What is not compressed keeps its own dtype.
     """
     pairs = list(groups)
-    replaced = sum(parameters for parameters, _ in pairs)
+    replaced = sum((original for original, _ in pairs), Size(0, 0))
     stored = sum((size for _, size in pairs), Size(0, 0))
-    totals = {"chosen": replaced, "matrices": info.matrix_parameters, "whole": info.num_parameters}
+    totals = {
+        "chosen": replaced,
+        "matrices": Size(info.matrix_parameters, info.matrix_bytes),
+        "whole": Size(info.num_parameters, info.num_bytes),
+    }
     sizes: dict[str, Any] = {}
-    for name, total in totals.items():
-        before = original_size(total, info)
-        after = original_size(total - replaced, info) + stored
+    for name, before in totals.items():
+        after = before - replaced + stored
         sizes[name] = {
             "parameters_before": before.num_parameters,
             "parameters_after": after.num_parameters,

@@ -23,20 +23,23 @@ from offcomp.measurements import read_measurements
 from offcomp.paired import change_table, flip_count_table, flip_table
 from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
 from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
-from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, with_provenance
-from offcomp.runs import Run
+from offcomp.results import VERSIONS, difference_table, label, result_of, run_table, short_names, warnings_of, with_provenance
+from offcomp.row_counts import calibration_reading, reading_text
+from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.score_charts import score_figure, score_table, scores_of
 from offcomp.scores import (
+    against_original,
     brief_difference,
-    concerns,
     metric_of,
     on_task,
+    others_of,
     score_text,
     sentence_start,
     task_title,
     visible_difference,
     within_sentence,
 )
+from offcomp.size_notes import size_notes, unlisted_words
 from offcomp.theme import LIGHT, Palette
 
 DRAWN_COLUMNS = ["role", "symbol"]  # how a row is drawn, not what it says
@@ -93,9 +96,15 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
     for task, score in result_of(run)["scores"].items():
         name = sentence_start(on_task(task, score))
         figures |= {name: score_text(score), f"{name}, from original": brief_difference(score)}
+        for other in others_of(score).values():
+            figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
         if "agreement" in score["paired"]:
             agreement = metric_of(score).number(score["paired"]["agreement"])
             figures[f"Agreement on {within_sentence(task_title(task, score))}"] = agreement
+        if reading := reading_text(score):
+            figures[f"Read for {within_sentence(task_title(task, score))}"] = reading
+    if reading := calibration_reading(result_of(run)["groups"]):
+        figures["Read for calibration"] = reading
     return figures
 
 
@@ -134,13 +143,17 @@ def _about(runs: Sequence[Run], made: datetime | None) -> str:
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
-    """What keeps the answer from being fair."""
-    return [
-        paragraph(f"{name} {concern}", "warning")
-        for run, name in _named(runs)
-        for task, score in result_of(run)["scores"].items()
-        for concern in concerns(task, score, compressed=bool(run.plan.groups))
+    """What keeps the answer from being fair, and what sizes do not say of themselves."""
+    notes = [
+        paragraph(f"{name}: {note}", "warning") for run, name in _named(runs) for note in size_notes(result_of(run)["groups"])
     ]
+    models = {run.plan.model: result_of(run)["model"] for run in runs}
+    whole = [
+        paragraph(f"{name}: {note}", "warning")
+        for name, model in models.items()
+        if (note := unlisted_words(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]))
+    ]
+    return [*notes, *whole, *(paragraph(sentence, "warning") for sentence in warnings_of(runs))]
 
 
 def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
@@ -242,11 +255,11 @@ def _differences(runs: Sequence[Run]) -> list[str]:
 def _made(run: Run, name: str) -> str:
     """Provenance of a run, and how to do it again."""
     result = result_of(run)
-    versions = result["environment"]
+    versions, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
     listed = {
         "Run": label(run),
         "Run id": run.id,
-        "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}",
+        "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}{sampled}",
         "Seed": str(run.plan.seed),
         "Versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)),
         "Machine": ", ".join(f"{key} {versions[key]}" for key in ("machine", "device", "threads") if versions.get(key)),

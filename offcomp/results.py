@@ -18,7 +18,7 @@ from offcomp.methods import METHODS, default_options, role_in_plan
 from offcomp.plan import Group, Plan
 from offcomp.plan_tasks import task_name
 from offcomp.runs import Run
-from offcomp.scores import Score, baseline_of, metric_of
+from offcomp.scores import Score, baseline_of, concerns, metric_of, notes
 
 SHORT_ID = 6
 NAMED_KINDS = 3
@@ -191,9 +191,24 @@ def _figures(score: Score) -> dict[str, Any]:
         "difference_high": paired["interval"] and paired["interval"][1],
         "smallest_difference": paired.get("smallest_difference"),
         "baseline": baseline[1] if baseline else None,
+        "rows_read": score.get("rows", {}).get("read"),
+        "rows_used": score.get("rows", {}).get("used"),
+        "texts_cut": score.get("cut", {}).get("texts"),
     }
     figures |= {name: paired.get(name) for name in ("agreement", "right_to_wrong", "wrong_to_right", "divergence")}
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def warnings_of(runs: Sequence[Run]) -> list[str]:
+    """What keeps a comparison from being fair: concerns about the compressed models, and doubts about the original's score."""
+    names = short_names(runs)
+    scores = [(run, task, score) for run in runs for task, score in result_of(run)["scores"].items()]
+    said = [
+        f"{names[run.id]} {concern}"
+        for run, task, score in scores
+        for concern in concerns(task, score, compressed=bool(run.plan.groups))
+    ]
+    return [*said, *dict.fromkeys(note for _, task, score in scores for note in notes(task, score))]
 
 
 def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:

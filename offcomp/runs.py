@@ -1,7 +1,8 @@
 """Runs on disk: one folder each, written atomically, readable by several processes at once. No torch.
 
     RUN/plan.json       what was asked, written first
-    RUN/worker.json     process id, its start time, time of submission
+    RUN/inputs.json     what it reads: model, calibration text, examples, versions
+    RUN/worker.json     who works on it: host, process id, its start; time of submission
     RUN/progress.json   stage, fraction, remaining seconds, while it works
     RUN/cancel          present once somebody asked to stop
     RUN/groups/         what the compressed groups store
@@ -9,13 +10,11 @@
     RUN/log.txt         output of the worker
 
 The status is read from these files and from whether the process lives: nothing in memory has to survive. A run's name is a
-digest of its plan, of the model's fingerprint and of the version of the results, so that the same plan is the same run.
+digest of its plan and its inputs (`offcomp.run_inputs`), so that the same plan on the same inputs is the same run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -26,28 +25,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock
 
+from offcomp.claims import claim, foreign_host, is_alive
 from offcomp.errors import InputError, PlanError, RunError, StorageError
 from offcomp.files import changed, home_folder, read_json, storage_error, write_json
 from offcomp.models.catalogue import ModelInfo
+from offcomp.models.identity import is_content
 from offcomp.plan import Plan, validate
 from offcomp.prediction import predict
+from offcomp.run_inputs import inputs_of, run_id
 
-RESULTS_VERSION = 2
-"""Raised whenever the same plan would give other figures, so that old results are not taken for new ones."""
 RUN_SCHEMA = 1
 FREE_BYTES_NEEDED = 20_000_000
-CLOCK_TOLERANCE_SECONDS = 2.0  # start times of one process, read by two others
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 """A polite worker's threads must not spin for each other: beside another busy process they would be a hundred times slower."""
+OF_A_SAMPLE = "known by a sample of the weights, not by all of them, as versions before this one did"
+"""What is said of a model's identity where `Run.of_a_sample`."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its files show it at one moment."""
+    """A run as its files show it at one moment. `host` is where it is at work, if that is not this host."""
 
     id: str
     folder: Path
@@ -56,6 +56,18 @@ class Run:
     submitted: float
     progress: dict[str, Any]
     result: dict[str, Any] | None
+    host: str = ""
+
+    @property
+    def of_a_sample(self) -> bool:
+        """Whether it knows its model by a sample of the weights, as former versions did, not by all bytes."""
+        model = (self.result or {}).get("model") or {}
+        return "fingerprint" in model and not is_content(str(model["fingerprint"]))
+
+    @property
+    def at_work_on(self) -> str:
+        """Its status in words: with the host where that is another one, which says what it does in its own time."""
+        return f"{self.status} on {self.host}" if self.host else self.status
 
     @property
     def ended(self) -> bool:
@@ -89,20 +101,6 @@ class Run:
             return "none."
 
 
-def run_id(plan: Plan, fingerprint: str) -> str:
-    """Twelve hexadecimal digits that are the same for the same plan on the same weights and examples."""
-    tasks = [[task.version, _file_marks(task.data)] for task in plan.asked_tasks]
-    asked = plan.to_dict() | {"model": fingerprint, "results": RESULTS_VERSION, "examples": tasks}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _file_marks(data: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each file of a task, where its data are files."""
-    path = Path(data).expanduser()
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-
-
 @lru_cache(maxsize=1024)
 def _ended_run(folder: Path, seen: tuple[int, int] | None) -> Run | None:
     """The run of a folder that has a result; read once, as it does not change any more. None without a readable result."""
@@ -133,14 +131,6 @@ def start_worker(folder: Path) -> int:
             start_new_session=True,
         )
     return worker.pid
-
-
-def process_record(pid: int) -> dict[str, Any]:
-    """What names a process for good: its id and when it started."""
-    try:
-        return {"pid": pid, "started": psutil.Process(pid).create_time()}
-    except psutil.Error:
-        return {"pid": pid, "started": 0.0}
 
 
 class RunStore:
@@ -176,9 +166,10 @@ class RunStore:
         except PlanError:
             return None
         progress = read_json(folder / "progress.json") or {}
-        if is_alive(worker):
+        host = foreign_host(worker)
+        if host or is_alive(worker):
             status = "queued" if progress.get("stage", "queued") == "queued" else "running"
-            return Run(folder.name, folder, plan, status, worker.get("submitted", 0.0), progress, None)
+            return Run(folder.name, folder, plan, status, worker.get("submitted", 0.0), progress, None, host)
         # The worker may have written its result and ended between the two looks.
         late = _ended_run(folder, changed(folder / "run.json"))
         return late or Run(folder.name, folder, plan, "interrupted", worker.get("submitted", 0.0), progress, None)
@@ -186,10 +177,12 @@ class RunStore:
     def submit(self, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
         """Start a plan, or return its run if it is done or under way (`again` forces a new start).
 
-        Raises PlanError where the plan is faulty or cannot be met, StorageError where its folder cannot be written.
+        Raises PlanError where the plan is faulty or cannot be met, StorageError where its folder cannot be written, RunError
+        where another host works on it.
         """
         check(plan, info)
-        folder = self.folder / run_id(plan, info.fingerprint)
+        inputs = inputs_of(plan, info.reads)
+        folder = self.folder / run_id(plan, inputs)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             needed = FREE_BYTES_NEEDED + sum(group.num_bytes for group in predict(plan, info).groups)
@@ -201,14 +194,16 @@ class RunStore:
                 )
             with FileLock(self.folder / f".{folder.name}.lock", timeout=30):
                 run = self._read(folder)
+                _leave_to_its_host(run)
                 if run and not again and run.status in ("done", "queued", "running"):
                     return run
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 write_json(folder / "plan.json", plan.to_dict())
+                write_json(folder / "inputs.json", inputs)
                 ticket = {"submitted": time.time()}
-                write_json(folder / "worker.json", process_record(os.getpid()) | ticket)
-                write_json(folder / "worker.json", process_record(start_worker(folder)) | ticket)
+                write_json(folder / "worker.json", claim(os.getpid()) | ticket)
+                write_json(folder / "worker.json", claim(start_worker(folder)) | ticket)
         except OSError as error:
             raise storage_error(self.folder, error) from None
         return self.get(folder.name)
@@ -225,9 +220,19 @@ class RunStore:
     def delete(self, name: str) -> None:
         """Remove an ended run and all its files. Raises RunError where it is still at work."""
         run = self.get(name)
+        _leave_to_its_host(run)
         if not run.ended:
             raise RunError(f"run {name} is {run.status}; cancel it before deleting it")
         shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def _leave_to_its_host(run: Run | None) -> None:
+    """Raise RunError for a run that another host works on: from here nobody can tell whether that process lives."""
+    if run and run.host:
+        raise RunError(
+            f"run {run.id} is at work on {run.host}, which shares this folder of runs; wait for it or cancel it, or, if "
+            f"nothing works on it there any more, remove {run.folder}"
+        )
 
 
 def check(plan: Plan, info: ModelInfo) -> None:
@@ -236,13 +241,3 @@ def check(plan: Plan, info: ModelInfo) -> None:
     faults = [f"group {group.name!r}: {group.note}." for group in predict(plan, info).groups if group.form == "infeasible"]
     if faults:
         raise PlanError(faults)
-
-
-def is_alive(worker: dict[str, Any]) -> bool:
-    """Whether the process that `worker.json` names still runs (and is not another one with its number)."""
-    try:
-        process = psutil.Process(worker["pid"])
-        same = abs(process.create_time() - worker["started"]) < CLOCK_TOLERANCE_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (KeyError, psutil.Error):
-        return False

@@ -6,133 +6,15 @@ A score is the document of one task in `run.json`. Runs of earlier versions lack
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import floor, inf, log10
 from typing import Any
 
+from offcomp.score_metrics import METRICS, Metric
 from offcomp.tasks import TASKS
 
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
-MOST_DECIMALS = 4
 Score = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How a metric reads.
-
-    word        its name within a sentence
-    axis        its name on an axis, which says what it is a share or a number of
-    question    the title of its chart; takes the task
-    counts      what the number of examples counts
-    least       the smallest value that there is, and the largest
-    percent     whether it is written in %, and a difference in points
-    """
-
-    name: str
-    title: str
-    word: str
-    axis: str
-    question: str
-    help: str
-    counts: str
-    least: float
-    most: float
-    direction: str = "higher"
-    percent: bool = False
-
-    @property
-    def better(self) -> str:
-        """Which direction is better on an axis from left to right."""
-        return "right is better" if self.direction == "higher" else "lower is better"
-
-    def number(self, value: float) -> str:
-        """A value: "83.2 %", "0.820", "12.3"."""
-        if self.percent:
-            return f"{100 * value:.1f} %"
-        return f"{value:.3f}" if self.most == 1 else _digits(value, 3)
-
-    def change(self, value: float) -> str:
-        """A difference of two values, with its unit: "+0.7 points", "-0.012", "+1.34"."""
-        return f"{self.bare_change(value)} points" if self.percent else self.bare_change(value)
-
-    def bare_change(self, value: float) -> str:
-        """The same without its unit."""
-        if self.percent:
-            return f"{100 * value:+.1f}"
-        sign = "-" if value < 0 else "+"
-        return f"{value:+.3f}" if self.most == 1 else sign + _digits(abs(value), 3)
-
-    def margin(self, value: float) -> str:
-        """Half an interval, without its unit: "4.4", "0.021", "0.98"."""
-        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}" if self.most == 1 else _digits(value, 2)
-
-    def ranked(self, value: float) -> float:
-        """A number that grows as the value gets better."""
-        return value if self.direction == "higher" else -value
-
-
-def _digits(value: float, digits: int) -> str:
-    """A number of 0 or more with so many significant digits, never with an exponent."""
-    behind = digits - 1 - floor(log10(value)) if value > 0 else digits - 1
-    return f"{value:,.{max(0, min(behind, MOST_DECIMALS))}f}"
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric(
-            "accuracy",
-            "Accuracy",
-            "accuracy",
-            "Accuracy (share of test sentences, in %)",
-            "What is left of the accuracy on {}?",
-            "Share of the test sentences that the compressed model gets right, with its 95 % interval.",
-            "sentences",
-            0.0,
-            1.0,
-            percent=True,
-        ),
-        Metric(
-            "spearman",
-            "Correlation",
-            "Spearman correlation",
-            "Spearman correlation",
-            "What is left of the correlation on {}?",
-            "Spearman's rank correlation between the model's scores and those that people gave, with its 95 % interval. "
-            "1 is the same order, 0 is no relation.",
-            "examples",
-            -1.0,
-            1.0,
-        ),
-        Metric(
-            "masked perplexity",
-            "Masked perplexity",
-            "masked perplexity",
-            "Perplexity of masked tokens",
-            "How perplexed is it by {}?",
-            "Among how many tokens the model is as good as guessing where one is masked, with its 95 % interval. "
-            "Lower is better; 1 is certainty.",
-            "masked tokens",
-            1.0,
-            inf,
-            "lower",
-        ),
-        Metric(
-            "perplexity",
-            "Perplexity",
-            "perplexity",
-            "Perplexity of next tokens",
-            "How perplexed is it by {}?",
-            "Among how many tokens the model is as good as guessing the next one, with its 95 % interval. "
-            "Lower is better; 1 is certainty.",
-            "tokens",
-            1.0,
-            inf,
-            "lower",
-        ),
-    )
-}
 BASELINES = {"majority class": "always the same answer", "unigram": "word frequencies alone"}
 TITLES = {task.name: task.title for task in TASKS}
 
@@ -234,6 +116,32 @@ def visible_difference(scores: Sequence[Score]) -> str:
     n = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
     amount = metric.change(max(smallest)).removeprefix("+")
     return f"With these {n} {metric.counts}, a true difference of {amount} would show in four of five such tests."
+
+
+def others_of(score: Score) -> dict[str, Score]:
+    """Metric -> the score by it, of those that the task lists beside its own."""
+    return {name: score | {"metric": name} | found for name, found in score.get("also", {}).items()}
+
+
+def others_text(score: Score) -> list[str]:
+    """Those scores, before and after and with the difference, a clause each."""
+    return [
+        f"{metric_of(other).word} {score_text(other, 'original')} -> {score_text(other)}, {against_original(other)}"
+        for other in others_of(score).values()
+    ]
+
+
+def notes(task: str, score: Score) -> list[str]:
+    """What is to be minded in the original's own score, a sentence each: its labels' order, worse than a constant answer."""
+    said = [f"{sentence_start(task_title(task, score))}: {note}" for note in score.get("note", ())]
+    own, baseline = score.get("original", score), baseline_of(score)
+    if not said and baseline and "value" in own and metric_of(score).name == "accuracy" and own["value"] < baseline[1]:
+        number = metric_of(score).number
+        said.append(
+            f"{sentence_start(task_title(task, score))}: the original's {number(own['value'])} is below the "
+            f"{number(baseline[1])} of always the same answer."
+        )
+    return said
 
 
 def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:

@@ -125,18 +125,19 @@ def relative_error(spectra: Sequence[Spectrum], ranks: Sequence[int | None]) -> 
 
 
 @lru_cache(maxsize=4)
-def _bundled(model: str, fingerprint: str) -> dict[str, Spectrum]:
-    path = BUNDLED / f"{model}.npz"
-    if not path.is_file():
-        return {}
-    with np.load(path) as file:
-        return dict(file) if str(file["fingerprint"]) == fingerprint else {}
+def _bundled(fingerprint: str) -> dict[str, Spectrum]:
+    """The spectra that come with offcomp of the model with this fingerprint, by key."""
+    for path in sorted(BUNDLED.glob("*.npz")):
+        with np.load(path) as file:
+            if str(file["fingerprint"]) == fingerprint:
+                return dict(file)
+    return {}
 
 
 def find(info: ModelInfo, specs: Sequence[ModuleSpec], stack: str, home: Path) -> Spectrum | None:
     """The singular values of a group where they are known, else None."""
     key = spectrum_key(specs, stack)
-    bundled = _bundled(info.model, info.fingerprint).get(key) if info.source == "catalogue" else None
+    bundled = _bundled(info.fingerprint).get(key)
     if bundled is not None:
         return bundled
     try:
@@ -147,7 +148,7 @@ def find(info: ModelInfo, specs: Sequence[ModuleSpec], stack: str, home: Path) -
 
 
 def _path(home: Path, info: ModelInfo, key: str) -> Path:
-    return home / "spectra" / info.fingerprint.replace("/", "--")[:20] / f"{key}.npy"
+    return home / "spectra" / info.fingerprint / f"{key}.npy"
 
 
 def missing(plan: Plan, info: ModelInfo, home: Path) -> list[str]:

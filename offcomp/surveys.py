@@ -201,8 +201,8 @@ def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
 def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home: Path) -> tuple[Survey, str] | None:
     """(survey, "bundled" or "yours") of these modules at this ratio, where it is known."""
     wanted = tuple(spec.name for spec in in_order(specs))
-    if info.source == "catalogue":
-        for survey in _bundled(BUNDLED / f"{info.model}.json"):
+    for file in sorted(BUNDLED.glob("*.json")):
+        for survey in _bundled(file):
             if (survey.fingerprint, survey.ratio, survey.modules) == (info.fingerprint, ratio, wanted):
                 return survey, "bundled"
     try:
@@ -227,4 +227,4 @@ def _bundled(path: Path) -> tuple[Survey, ...]:
 
 def _path(home: Path, fingerprint: str, modules: Sequence[str], ratio: float) -> Path:
     name = hashlib.sha256("\n".join((*modules, f"{ratio:g}")).encode()).hexdigest()[:20]
-    return home / "groups" / fingerprint.replace("/", "--")[:20] / f"{name}.json"
+    return home / "groups" / fingerprint / f"{name}.json"

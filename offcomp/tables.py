@@ -8,8 +8,10 @@ from typing import Any
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.prediction import predict
-from offcomp.runs import Run
-from offcomp.scores import Score, against_original, metric_of, score_text
+from offcomp.row_counts import calibration_reading, reading_text
+from offcomp.runs import OF_A_SAMPLE, Run
+from offcomp.scores import Score, against_original, metric_of, notes, others_text, score_text
+from offcomp.size_notes import size_notes, unlisted_note, unlisted_words
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -37,7 +39,7 @@ def _cell(value: Any) -> str:
 
 
 def prediction_text(asked: Plan, info: ModelInfo) -> str:
-    """A table of the predicted groups and the three ratios."""
+    """A table of the predicted groups, the three ratios, and what they do not say of themselves."""
     prediction = predict(asked, info)
     rows = [
         {
@@ -52,7 +54,8 @@ def prediction_text(asked: Plan, info: ModelInfo) -> str:
         }
         for g in prediction.groups
     ]
-    return format_table(rows) + "\n\n" + sizes_text(prediction.model)
+    notes = [*prediction.notes, *filter(None, [unlisted_note(info)])]
+    return "\n\n".join([format_table(rows), sizes_text(prediction.model), *notes])
 
 
 def sizes_text(sizes: dict[str, Any]) -> str:
@@ -67,15 +70,23 @@ def sizes_text(sizes: dict[str, Any]) -> str:
 
 def run_text(found: Run) -> str:
     """A run's figures as text."""
-    head = f"run {found.id}: {found.status}" + (f", {found.error}" if found.error else "")
+    head = f"run {found.id}: {found.at_work_on}" + (f", {found.error}" if found.error else "")
+    head += f"\nits model is {OF_A_SAMPLE}" * found.of_a_sample
     if not found.result or not found.result["groups"]:
         return head
     keys = ("name", "method", "size_name", "size", "compression_ratio", "num_parameters", "num_bytes", "relative_error")
     rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in found.result["groups"]]
     lines = [head, "", format_table(rows), ""]
     if found.result["model"]:
-        lines += [sizes_text(found.result["model"]["sizes"]), ""]
-    lines += [f"{task}: {score_line(score)}" for task, score in found.result["scores"].items()]
+        sizes = found.result["model"]["sizes"]
+        lines += [sizes_text(sizes), ""]
+        unlisted = unlisted_words(found.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
+        for note in [*size_notes(found.result["groups"]), *filter(None, [unlisted])]:
+            lines += [note, ""]
+    for task, score in found.result["scores"].items():
+        lines += [f"{task}: {score_line(score)}", *notes(task, score)]
+    if reading := calibration_reading(found.result["groups"]):
+        lines.append(f"calibration: {reading}")
     return "\n".join(lines).rstrip()
 
 
@@ -87,4 +98,5 @@ def score_line(score: Score) -> str:
         parts.append(f"agreement {paired['agreement']:.3f}")
     if "right_to_wrong" in paired:
         parts.append(f"{paired['right_to_wrong']} right to wrong, {paired['wrong_to_right']} wrong to right")
-    return ", ".join([*parts, f"n = {score['compressed']['n']}"])
+    line = ", ".join([*parts, *others_text(score), f"n = {score['compressed']['n']}"])
+    return "; ".join(filter(None, (line, reading_text(score))))

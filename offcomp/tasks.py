@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from offcomp.errors import TaskError
 
-__all__ = ["FAMILIES", "TASKS", "Task", "TaskFamily", "find_task", "unfit", "usual_tasks"]
+__all__ = ["ALSO", "FAMILIES", "TASKS", "Task", "TaskFamily", "find_task", "fitting_families", "unfit", "usual_tasks"]
 
 BUNDLED, HUB = "bundled:", "hub:"
 
@@ -40,6 +40,11 @@ class TaskFamily:
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it reads sentence embeddings, as the model's folder declares them."""
+        return not self.needs and bool(self.target)
+
 
 ONE, PAIR = ("text",), ("sentence1", "sentence2")
 FAMILIES = {
@@ -55,6 +60,16 @@ FAMILIES = {
             "higher",
             ("ForSequenceClassification",),
             {"labels": None},
+        ),
+        TaskFamily(
+            "head-regression",
+            "Scores by the model's own head, which gives one number",
+            (ONE, PAIR),
+            "score",
+            False,
+            "spearman",
+            "higher",
+            ("ForSequenceClassification",),
         ),
         TaskFamily(
             "probe",
@@ -113,6 +128,9 @@ FAMILIES = {
 }
 """Name -> family. The code that runs one is the file of that name in `offcomp/evaluation`."""
 
+ALSO = {"accuracy": ("f1", "matthews"), "spearman": ("pearson",)}
+"""Metric of a family -> those that a task of it may list beside it."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -122,6 +140,7 @@ class Task:
               .parquet) with a column `split` or without, or a folder with train, validation and test files
     columns   column of the family -> column of the data, where the names differ
     options   options of the family that differ from its defaults
+    also      metrics of `ALSO` that are listed beside the family's own
     """
 
     name: str
@@ -133,6 +152,7 @@ class Task:
     version: str = "1"
     source: str = ""
     licence: str = ""
+    also: tuple[str, ...] = ()
 
     @property
     def about(self) -> TaskFamily:
@@ -176,9 +196,28 @@ TASKS = (
         {"text": "sentence"},
         source="Socher et al. 2013, GLUE",
     ),
-    Task("mrpc", "probe", f"hub:{GLUE}/mrpc", "MRPC", source="Dolan and Brockett 2005, GLUE"),
-    Task("stsb", "similarity", f"hub:{GLUE}/stsb", "STS-B", {"score": "label"}, source="Cer et al. 2017, GLUE"),
-    Task("cola", "probe", f"hub:{GLUE}/cola", "CoLA", {"text": "sentence"}, source="Warstadt et al. 2018, GLUE"),
+    Task("mrpc", "probe", f"hub:{GLUE}/mrpc", "MRPC", source="Dolan and Brockett 2005, GLUE", also=("f1",)),
+    Task(
+        "qqp",
+        "probe",
+        f"hub:{GLUE}/qqp",
+        "QQP",
+        {"sentence1": "question1", "sentence2": "question2"},
+        source="Iyer et al. 2017, GLUE",
+        also=("f1",),
+    ),
+    Task(
+        "stsb", "similarity", f"hub:{GLUE}/stsb", "STS-B", {"score": "label"}, source="Cer et al. 2017, GLUE", also=("pearson",)
+    ),
+    Task(
+        "cola",
+        "probe",
+        f"hub:{GLUE}/cola",
+        "CoLA",
+        {"text": "sentence"},
+        source="Warstadt et al. 2018, GLUE",
+        also=("matthews",),
+    ),
     Task(
         "qnli",
         "probe",
@@ -223,16 +262,34 @@ WITHOUT_TEXT = ("Matrices",)
 """Classes of `offcomp.models` that no text can run through."""
 
 
-def unfit(task: Task, architecture: str) -> str | None:
-    """Why a model of this class cannot do the task, in one sentence; None if it can."""
+def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
+    """Why a model of this class cannot do the task, in one sentence; None if it can.
+
+    reads_text    whether its input is tokens of text and nothing else, see `ModelInfo`
+    """
     if architecture in WITHOUT_TEXT:
         return f"task {task.name!r} needs a model that reads text, but these are matrices alone; leave the tasks out."
+    if not reads_text:
+        return (
+            f"task {task.name!r} needs a model that reads text, but a {architecture} reads something else and can do no "
+            "family of tasks; leave the tasks out."
+        )
     needs = task.about.needs
     if not needs or architecture.endswith(needs):
         return None
-    return f"task {task.name!r} needs a model with the head {' or '.join(needs)}, but this one is a {architecture}."
+    return (
+        f"task {task.name!r} needs a model with the head {' or '.join(needs)}, but this one is a {architecture}, which can do "
+        f"the families {', '.join(fitting_families(architecture))}."
+    )
 
 
-def usual_tasks(architecture: str) -> tuple[str, ...]:
+def fitting_families(architecture: str, reads_text: bool = True) -> tuple[str, ...]:
+    """The families of tasks that a model of this class can do."""
+    if architecture in WITHOUT_TEXT or not reads_text:
+        return ()
+    return tuple(name for name, family in FAMILIES.items() if not family.needs or architecture.endswith(family.needs))
+
+
+def usual_tasks(architecture: str, reads_text: bool = True) -> tuple[str, ...]:
     """The bundled tasks that a model of this class can do."""
-    return tuple(task.name for task in TASKS if task.bundled and unfit(task, architecture) is None)
+    return tuple(task.name for task in TASKS if task.bundled and unfit(task, architecture, reads_text) is None)

@@ -16,19 +16,22 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from offcomp.compress import load_group, unstack
+from offcomp.compress import in_own_dtype, load_group, unstack
 from offcomp.errors import InputError, ModelError, OffcompError
 from offcomp.grouping import group_shape
 from offcomp.manifest import Manifest, StoredGroup, file_mark, ledger_faults, read_manifest
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.identity import is_content
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import read, write
 from offcomp.numerics.measures import reconstruction_error
 from offcomp.numerics.storage import num_not_finite
 
 ERROR_TOLERANCE = 1e-4  # relative: another machine adds in another order
-ROUNDING = 1e-6  # of float32, where an error is as good as none
-SAME_WEIGHT = 1e-5  # relative error within which two decodings are one
+ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
+"""Absolute differences of relative errors that rounding to a dtype explains."""
+SAME_WEIGHT = {"float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
+"""Relative errors within which two decodings are one: on another machine a value may fall on the other side of a rounding."""
 DECODING_FAULTS = (OffcompError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 """What reading and decoding raises for tensors that do not fit their form."""
 
@@ -114,7 +117,7 @@ class _Contents:
         said = self.manifest.original
         try:
             loaded = load(given or said.model)
-            if loaded.info.fingerprint != said.fingerprint:
+            if is_content(said.fingerprint) and loaded.info.fingerprint != said.fingerprint:
                 raise ModelError(f"{loaded.info.model} is not the model that was compressed: its files differ")
         except ModelError as error:
             if given:
@@ -138,7 +141,7 @@ class _Contents:
         """Decode a group, then measure it and look for it in the dense model."""
         specs = self.manifest.members(group)
         try:
-            matrices = unstack(self._decode(group, specs), specs, self.manifest.planned(group).stack)
+            matrices = in_own_dtype(unstack(self._decode(group, specs), specs, self.manifest.planned(group).stack))
         except DECODING_FAULTS as error:
             self.decoding.faults.append(f"group {group.name!r} cannot be decoded: {str(error) or type(error).__name__}")
             return
@@ -174,7 +177,8 @@ class _Contents:
 
     def _compare_error(self, original: nn.Module, group: StoredGroup, matrices: Mapping[ModuleSpec, Tensor]) -> None:
         found = reconstruction_error([(read(original, spec), part) for spec, part in matrices.items()]).relative_error
-        if not isclose(found, group.relative_error, rel_tol=ERROR_TOLERANCE, abs_tol=ROUNDING):
+        rounding = max(ROUNDING[spec.dtype] for spec in matrices)
+        if not isclose(found, group.relative_error, rel_tol=ERROR_TOLERANCE, abs_tol=rounding):
             self.errors.faults.append(
                 f"group {group.name!r} has the relative error {found:.6g}, and the manifest says {group.relative_error:.6g}"
             )
@@ -190,7 +194,7 @@ class _Contents:
         exact = read(self.original.model, spec) if self.original else decoded
         if torch.equal(weight, exact) and not torch.equal(exact, decoded):
             self.dense.faults.append(f"{spec.name} is still the original's, not compressed")
-        elif not _same(decoded, weight, decoded=True):
+        elif not _same(decoded, weight, SAME_WEIGHT[spec.dtype]):
             self.dense.faults.append(f"{spec.name} is not the matrix that is stored")
         elif copies:
             self.dense.faults.append(f"{copies[0]} should hold the values of {spec.name}, to which it is tied, and does not")
@@ -202,7 +206,10 @@ class _Contents:
         self._check_rest()
         groups = f"{len(self._decoded)} of {len(self.manifest.groups)} groups"
         self.decoding.about = f"shapes and finite values of {groups}"
-        self.errors.about = f"relative error of {groups} against the original"
+        sampled = (
+            "" if is_content(self.manifest.original.fingerprint) else ", which the manifest names by a sample of its weights"
+        )
+        self.errors.about = f"relative error of {groups} against the original{sampled}"
         self.dense.about = f"the original with the matrices of {groups} in it"
         if not self._decoded:
             for check in (self.decoding, self.errors):
@@ -214,16 +221,17 @@ class _Contents:
             return
         own = dict(self.model.model.named_parameters(remove_duplicate=False))
         told = {path for spec in self._open for path in (spec.path, *spec.tied)}
-        compressed = {path for spec in self.manifest.original.modules for path in (spec.path, *spec.tied)} - told
+        specs = self.manifest.original.modules
+        compressed = {path: SAME_WEIGHT[spec.dtype] for spec in specs for path in (spec.path, *spec.tied)}
         for path, expected in self.original.model.named_parameters(remove_duplicate=False):
             if path not in own:
                 self.dense.faults.append(f"{path} is missing")
-            elif path not in told and not _same(expected, own[path], path in compressed):
+            elif path not in told and not _same(expected, own[path], compressed.get(path, 0.0)):
                 self.dense.faults.append(f"{path} is not the original's where no group compresses it")
 
 
-def _same(expected: Tensor, found: Tensor, decoded: bool) -> bool:
-    """Whether a weight is the expected one, of a decoded one up to rounding."""
+def _same(expected: Tensor, found: Tensor, tolerance: float) -> bool:
+    """Whether a weight is the expected one up to this relative error."""
     if torch.equal(expected, found):
         return True
-    return decoded and reconstruction_error([(expected, found)]).relative_error <= SAME_WEIGHT
+    return tolerance > 0 and reconstruction_error([(expected, found)]).relative_error <= tolerance

@@ -101,7 +101,7 @@ def view_path(info: ModelInfo, spec: ModuleSpec, home: Path) -> Path:
     safe = re.sub(r"[^A-Za-z0-9._+-]", "-", spec.name)
     if len(safe) > 100 or safe != spec.name or safe.startswith("."):
         safe = f"{safe[:80].lstrip('.')}-{hashlib.sha256(spec.name.encode()).hexdigest()[:12]}"
-    return home / "views" / info.fingerprint.replace("/", "--")[:64] / f"{safe}.npz"
+    return home / "views" / info.fingerprint / f"{safe}.npz"
 
 
 def save_view(path: Path, shape: tuple[int, int], arrays: Mapping[str, NDArray[np.generic]]) -> None:

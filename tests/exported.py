@@ -27,7 +27,11 @@ def finished_run(loaded: LoadedModel, folder: Path, groups: Sequence[Group] = GR
         compressed = compress_group(loaded.model, loaded.info, group)
         save_group(compressed, folder / "groups")
         figures.append(compressed.figures)
-    stored = [(entry["original_parameters"], Size(entry["num_parameters"], entry["num_bytes"])) for entry in figures]
-    model = {"name": loaded.info.model, "fingerprint": loaded.info.fingerprint, "sizes": model_sizes(stored, loaded.info)}
+    stored = [
+        (Size(entry["original_parameters"], entry["original_bytes"]), Size(entry["num_parameters"], entry["num_bytes"]))
+        for entry in figures
+    ]
+    model = {"name": loaded.info.model, "fingerprint": loaded.info.fingerprint}
+    model |= {"reads": loaded.info.reads, "sizes": model_sizes(stored, loaded.info)}
     plan = Plan(loaded.info.model, tuple(groups), ())
     return Run("0123456789ab", folder, plan, "done", 0.0, {}, {"status": "done", "groups": figures, "model": model})

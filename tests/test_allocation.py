@@ -25,7 +25,7 @@ from offcomp.grouping import group_shape
 from offcomp.models.loading import load
 from offcomp.models.sources import bundled_info
 from offcomp.plan import Group, Plan, make_groups, members
-from offcomp.prediction import predict, predict_group
+from offcomp.prediction import dtype_of, predict, predict_group
 from offcomp.spectra import MatrixSpectrum, find
 from tests.test_layers import loaded_by
 from tests.test_spectra import NOWHERE
@@ -44,7 +44,7 @@ def group_spectrum(group: Group) -> MatrixSpectrum:
 
 
 def curves_of(plan: Plan, unit: str = "parameters") -> list[ErrorCurve]:
-    return [svd_curve(group.name, group_spectrum(group), unit=unit, dtype=group.dtype) for group in plan.groups]
+    return [svd_curve(group.name, group_spectrum(group), unit=unit, dtype=dtype_of(group, INFO)) for group in plan.groups]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def test_the_curve_of_svd_holds_every_rank_below_break_even_and_the_dense_matrix
 def test_a_dense_matrix_above_the_original_is_no_candidate() -> None:
     """A float16 checkpoint whose groups are stored in float32."""
     spectrum = MatrixSpectrum(6, 4, np.array([4, 3, 2, 1], dtype=np.float32))
-    curve = svd_curve("x", spectrum, unit="bytes", dtype="float32", bytes_per_value=2)
+    curve = svd_curve("x", spectrum, unit="bytes", dtype="float32", original_bytes=48)
     assert curve.sizes.tolist() == [40] and not curve.is_dense
 
 

@@ -7,9 +7,10 @@ import pytest
 from offcomp.evaluation import open_task
 from offcomp.files import read_json
 from offcomp.models.catalogue import MODELS, CatalogueModel, ModelInfo
+from offcomp.models.identity import identify
 from offcomp.models.listing import known_info
 from offcomp.models.loading import load
-from offcomp.models.sources import BUNDLED, fingerprint, resolve
+from offcomp.models.sources import BUNDLED
 from offcomp.spectra import find
 from offcomp.tasks import find_task
 
@@ -38,7 +39,7 @@ def test_a_bundled_model_is_whole(entry: CatalogueModel) -> None:
 def test_its_listing_and_spectra_are_those_of_its_weights(entry: CatalogueModel) -> None:
     info = known_info(entry.name, BUNDLED)
     assert info is not None
-    assert info.fingerprint == fingerprint(resolve(entry.name))
+    assert info.fingerprint == identify(BUNDLED / entry.name).fingerprint
     assert info == ModelInfo.from_dict(load(entry.name).info.to_dict())
     for spec in info.modules:
         if spec.default:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offcomp.calibration import Calibration, calibrate
 from offcomp.calibration.batches import token_batches
-from offcomp.calibration.moments import sum_moments
+from offcomp.calibration.moments import sum_moments, token_weights
 from offcomp.errors import InputError
 from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import read
@@ -57,6 +57,19 @@ def test_tokens_can_weigh_by_the_norm_of_what_the_module_makes_of_them(tiny: Tin
     expected = scaled.T @ scaled / outputs.norm(dim=1).square().reciprocal().sum()
     found = sum_moments(loaded.model, [spec], token_batches(loaded, TEXTS, 16, True), "output").means(spec)
     torch.testing.assert_close(found.second, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_token_with_next_to_no_output_does_not_outweigh_all_others() -> None:
+    output = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    usual = token_weights(output)
+    output[3] *= 1e-9
+    output[7] = 0
+    weights = token_weights(output)
+    assert weights[7] == 0
+    assert weights[3] <= 200 * usual.median()
+    kept = torch.ones(40, dtype=torch.bool)
+    kept[[3, 7]] = False
+    torch.testing.assert_close(weights[kept], usual[kept])
 
 
 def test_special_tokens_are_left_out_unless_asked_for(tiny: Tiny) -> None:

@@ -19,6 +19,7 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.models.sources import bundled_info, may_have_tokenizer
 from offcomp.models.weights import read
 from offcomp.plan import Group, Plan, validate
+from offcomp.row_counts import RowCounts
 from tests import tiny_models
 from tests.test_cli import Command, offcomp
 
@@ -125,9 +126,9 @@ def written(folder: Path, suffix: str) -> Path:
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl", ".parquet"])
 def test_every_sort_of_file_is_read(tmp_path: Path, suffix: str) -> None:
     path = written(tmp_path, suffix)
-    assert CalibrationText(str(path)).read(0) == SENTENCES
+    assert CalibrationText(str(path)).read(0).texts == SENTENCES
     if suffix != ".txt":
-        assert CalibrationText(str(path), column="sentence").read(0) == SENTENCES
+        assert CalibrationText(str(path), column="sentence").read(0).texts == SENTENCES
         with pytest.raises(InputError, match="has no column 'text'; choose one of number, sentence"):
             CalibrationText(str(path), column="text").read(0)
 
@@ -135,7 +136,7 @@ def test_every_sort_of_file_is_read(tmp_path: Path, suffix: str) -> None:
 def test_a_column_named_text_comes_first_and_several_others_are_ambiguous(tmp_path: Path) -> None:
     path = tmp_path / "some.csv"
     pd.DataFrame({"title": ["A", "B"], "text": ["one", None], "number": [1, 2]}).to_csv(path, index=False)
-    assert CalibrationText(str(path)).read(0) == ["one"]
+    assert CalibrationText(str(path)).read(0).texts == ["one"]
     pd.DataFrame({"title": ["A", "B"], "body": ["one", "two"]}).to_csv(path, index=False)
     with pytest.raises(InputError, match="several columns that may be meant; choose one of title, body"):
         CalibrationText(str(path)).read(0)
@@ -144,7 +145,7 @@ def test_a_column_named_text_comes_first_and_several_others_are_ambiguous(tmp_pa
 def test_texts_are_drawn_by_the_seed_and_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "numbers.txt"
     path.write_text("\n".join(f"{number:03}" for number in range(100)), encoding="utf-8")
-    drawn = [CalibrationText(str(path), num_texts=20).read(seed) for seed in (0, 0, 1)]
+    drawn = [CalibrationText(str(path), num_texts=20).read(seed).texts for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] == sorted(drawn[0])
     assert drawn[0] != drawn[2]
     assert len(set(drawn[0])) == 20
@@ -153,7 +154,7 @@ def test_texts_are_drawn_by_the_seed_and_keep_their_order(tmp_path: Path) -> Non
 
 def test_the_bundled_text_is_the_training_split() -> None:
     table = pd.read_csv(Path(__file__).parents[1] / "assets" / "tasks" / "sentiment.csv")
-    texts = CalibrationText(num_texts=10_000).read(0)
+    texts = CalibrationText(num_texts=10_000).read(0).texts
     assert sorted(texts) == sorted(table[table["split"] == "train"]["text"])
     assert not set(texts) & set(table[table["split"] == "test"]["text"])
 
@@ -188,7 +189,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def calibration(tiny: LoadedModel) -> Calibration:
     generator = torch.Generator().manual_seed(0)
     texts = [" ".join(f"w{n}" for n in torch.randint(2, 61, (9,), generator=generator).tolist()) for _ in range(60)]
-    return Calibration(tiny, texts, weighting="equal")
+    return Calibration(tiny, texts, weighting="equal", rows=RowCounts(61, 60, {"empty": 1}))
 
 
 def inputs_of(calibration: Calibration, path: str, held_out: bool) -> Tensor:
@@ -233,6 +234,7 @@ def test_a_calibrated_group_says_what_it_rests_on_and_others_give_the_output_err
     assert (about["num_texts"], about["num_held_out"], about["num_tokens"]) == (48, 12, 48 * 9)
     assert about["tokens_per_dimension"] == 48 * 9 / 24
     assert len(about["digest"]) == 12
+    assert about["rows"] == {"read": 61, "used": 60, "left_out": {"empty": 1}}
     assert about["shrinkage"] == 0.1
     assert 1 < about["column_condition"] < 1e6
     assert "row_condition" not in about

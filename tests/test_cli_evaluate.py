@@ -67,6 +67,17 @@ def test_two_models_are_compared_on_the_same_examples(offcomp: Command, folder: 
     assert "+0.000 from the original" in out and "to the last bit" in out
 
 
+def test_what_was_read_and_used_is_said(offcomp: Command, folder: Path, pairs: str, tmp_path: Path) -> None:
+    path = tmp_path / "gaps.csv"
+    path.write_text(Path(pairs).read_text(encoding="utf-8") + "w2 w3,,1\nw4\n,w5,2\n", encoding="utf-8")
+    flags = ("--data", str(path), "--family", "similarity", *COLUMNS)
+    expected = {"read": 43, "used": 40, "left_out": {"empty": 2, "with too few or too many cells": 1}}
+    assert json.loads(offcomp("evaluate", str(folder), *flags, "--json")[1])["scores"]["gaps"]["rows"] == expected
+    sentence = "43 rows read, 40 used: 1 with too few or too many cells, 2 empty"
+    assert f"gaps: {sentence}" in offcomp("evaluate", str(folder), *flags)[1]
+    assert sentence in offcomp("evaluate", str(folder), "--original", str(folder), *flags)[1]
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

@@ -80,7 +80,7 @@ def test_a_group_of_one_is_compressed_like_the_matrix_alone(tiny: Tiny, how: str
     (original,) = matrices_of(loaded, "ffn_in.0").values()
     group = svd(loaded, "ffn_in.0", how=how, ratio=2.0)
     matrix = original.T if how == "columns" else original
-    budget = budget_for_ratio(original_size(matrix.numel(), loaded.info), 2.0, "parameters", "float32")
+    budget = budget_for_ratio(original_size([loaded.info.module("ffn_in.0")]), 2.0, "parameters", "float32")
     alone = make_method("svd", {}).fit(matrix, budget)
     assert alone.size == group.figures["size"] > 0
     expected = alone.reconstruct().T if how == "columns" else alone.reconstruct()

@@ -20,7 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from offcomp.compress import compress_group
-from offcomp.errors import TaskError
+from offcomp.errors import ModelError, TaskError
 from offcomp.evaluation import EVALUATORS, OpenTask, open_task
 from offcomp.evaluation.batches import batches
 from offcomp.evaluation.data import read
@@ -325,15 +325,18 @@ def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, ope
 
 
 def test_the_originals_answers_are_kept_by_content(minilm: LoadedModel, opened: OpenTask, tmp_path: Path) -> None:
-    """Another task object finds them; other weights, of whatever fingerprint, and other options do not."""
+    """Another task object finds them; other files, and other options, do not."""
     open_task(SENTIMENT, minilm, cache=tmp_path).prepare()
     (file,) = tmp_path.iterdir()
     assert open_task(SENTIMENT, minilm, cache=tmp_path).original() == opened.original()
     assert len(list(tmp_path.iterdir())) == 1
     with ruined(minilm):
-        assert open_task(SENTIMENT, minilm, cache=tmp_path).original()["value"] < opened.original()["value"]
+        other = LoadedModel(minilm.model, minilm.tokenizer, replace(minilm.info, reads="other files"))
+        with pytest.raises(ModelError, match="changed while it was in use"):
+            open_task(SENTIMENT, other, cache=tmp_path).original()
+    assert len(list(tmp_path.iterdir())) == 1
     open_task(replace(SENTIMENT, options={"refit": True}), minilm, cache=tmp_path).prepare()
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
     file.write_bytes(b"damaged")
     assert open_task(SENTIMENT, minilm, cache=tmp_path).original() == opened.original()
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.stats
 import torch
 import transformers
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -20,9 +22,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from offcomp.errors import TaskError
+from offcomp.evaluation import OpenTask, open_task
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.head import CHECKED_EXAMPLES, Head, check_order
 from offcomp.models.loading import LoadedModel, load
+from offcomp.scores import notes
 from offcomp.tasks import Task
 from tests import tiny_models
 
@@ -246,13 +250,67 @@ def test_the_option_labels_follows_the_order_of_the_outputs(tmp_path: Path) -> N
     assert accuracy(loaded, data) == 1.0
 
 
-def test_without_a_validation_split_the_order_is_said_to_be_unchecked(moods: LoadedModel) -> None:
+@pytest.mark.parametrize("theirs", [("LABEL_0", "LABEL_1"), ("NEGATIVE", "POSITIVE")])
+def test_without_a_validation_split_a_reversed_order_is_noted_beside_the_score(
+    moods: LoadedModel, theirs: tuple[str, str]
+) -> None:
+    """Nothing is chosen on the test split, so the score stays as the labels stand."""
     data = data_of(moods, MOODS, class_of=lambda output: 1 - output, validation=False)
-    evaluator = Head(relabelled(moods, "LABEL_0", "LABEL_1"), data)
+    evaluator = Head(relabelled(moods, *theirs), data)
     reference = evaluator.reference()
     result = evaluator.compare(reference, reference)
     assert result["original"]["value"] == 0.0
-    assert result["labels"] == {"known_by": "index", "checked": False}
+    assert result["labels"]["checked"] is False
+    (note,) = result["note"]
+    assert "the reversed order would give 1.000" in note and "as they stand 0.000" in note and "labels" in note
+    assert notes("made", result) == [f"Made: {note}"]
+    assert of_the_original(moods, data)["note"] == [note]
+
+
+def of_the_original(loaded: LoadedModel, data: TaskData) -> dict[str, Any]:
+    """What is said of the original alone, as on the command line."""
+    opened = OpenTask(data.task, loaded, data, None)
+    return opened.original()
+
+
+def test_the_note_is_about_the_original_and_its_best_order_not_about_a_bad_model(moods: LoadedModel) -> None:
+    """As in a real table: right on 78.7 % of the examples once the labels are turned round."""
+    wrong = round(0.213 * len(TEXTS))
+    truth = [1 - output for output in outputs_of(moods, TEXTS)]
+    truth[:wrong] = [1 - label for label in truth[:wrong]]
+    splits = DatasetDict({"test": split_of(TEXTS, truth, MOODS)})
+    evaluator = Head(
+        relabelled(moods, "LABEL_0", "LABEL_1"), TaskData(Task("made", "head", "made.csv"), splits, "0123456789ab")
+    )
+    reference = evaluator.reference()
+    right = 1 - wrong / len(TEXTS)
+    compared = evaluator.compare(reference, {"probabilities": reference["probabilities"][:, ::-1]})
+    assert f"would give {right:.3f}" in compared["note"][0]
+    assert compared["compressed"]["value"] == pytest.approx(right)  # the note is not of the compressed one
+
+
+@pytest.mark.parametrize("settled", ["right order", "option", "validation"])
+def test_an_order_that_is_right_or_settled_has_no_note(moods: LoadedModel, settled: str) -> None:
+    options = {"labels": list(MOODS)} if settled == "option" else {}
+    backwards = settled == "option"
+    data = data_of(
+        moods, MOODS, (lambda output: 1 - output) if backwards else int, validation=settled == "validation", **options
+    )
+    evaluator = Head(relabelled(moods, "LABEL_0", "LABEL_1"), data)
+    reference = evaluator.reference()
+    result = evaluator.compare(reference, reference)
+    assert "note" not in result
+    assert bool(notes("made", result)) is backwards  # of an accuracy of 0, the majority is still said to be better
+
+
+def test_another_order_of_three_classes_is_noted_with_what_should_be_what(tmp_path: Path) -> None:
+    loaded = classifier(tmp_path, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"})
+    names = ("contradiction", "entailment", "neutral")
+    data = data_of(loaded, names, class_of=lambda output: (1, 2, 0)[output], validation=False)
+    evaluator = Head(loaded, data)
+    reference = evaluator.reference()
+    note = evaluator.compare(reference, reference)["note"][0]
+    assert "contradiction should be entailment; entailment should be neutral; neutral should be contradiction" in note
 
 
 def test_the_order_is_judged_on_the_original_alone(moods: LoadedModel) -> None:
@@ -324,6 +382,19 @@ def test_a_large_validation_split_is_sampled_from_end_to_end(moods: LoadedModel)
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
+def test_a_wrong_order_of_many_classes_names_a_handful() -> None:
+    truth = np.arange(900) % 45
+    with pytest.raises(TaskError, match="order looks wrong") as error:
+        check_order("m", truth, (truth + 1) % 45, [f"city {index}" for index in range(45)])
+    assert "and 40 more" in str(error.value) and len(str(error.value)) < 600
+
+
+def test_many_classes_are_refused_with_a_handful_of_names(moods: LoadedModel) -> None:
+    with pytest.raises(TaskError, match=r"has 2 classes, but the data have 45: .* and 40 more") as error:
+        Head(moods, data_of(moods, [f"city {index:02}" for index in range(45)]))
+    assert str(error.value).count("city") == 5
+
+
 def test_another_number_of_classes_is_refused(moods: LoadedModel) -> None:
     with pytest.raises(TaskError, match="has 2 classes, but the data have 3: a, b, c"):
         Head(moods, data_of(moods, ("a", "b", "c")))
@@ -339,11 +410,68 @@ def test_labels_that_are_not_those_of_the_data_are_refused(moods: LoadedModel) -
         Head(moods, data_of(moods, MOODS, labels=["good", "bad"]))
 
 
-def test_a_head_for_regression_is_sent_to_the_family_for_it(tmp_path: Path) -> None:
+def one_output(folder: Path) -> LoadedModel:
+    """A tiny BERT whose head gives one number."""
     config = transformers.BertConfig(**tiny_models.BERT_SIZES, type_vocab_size=3, num_labels=1)
-    loaded = saved(tmp_path, tiny_models._built("BertForSequenceClassification", config))
-    with pytest.raises(TaskError, match="family regression"):
+    return saved(folder, tiny_models._built("BertForSequenceClassification", config))
+
+
+def test_a_head_for_regression_is_sent_to_the_family_for_it(tmp_path: Path) -> None:
+    loaded = one_output(tmp_path)
+    with pytest.raises(TaskError, match="family head-regression"):
         Head(loaded, data_of(loaded, MOODS))
+
+
+def scored_pairs(folder: Path, loaded: LoadedModel, target: str) -> tuple[str, NDArray[np.float64], NDArray[np.float64]]:
+    """Pairs with scores that go with the head's own numbers, those scores and those numbers."""
+    first, second = ([" ".join(text.split()[:6]) for text in texts[:60]] for texts in (TEXTS, MORE_TEXTS))
+    given = np.array([raw_logits(loaded, *pair)[0] for pair in zip(first, second, strict=True)])
+    scores = np.round(given + np.random.default_rng(0).normal(0, given.std(), 60), 3)
+    pd.DataFrame({"sentence1": first, "sentence2": second, target: scores}).to_csv(folder / "pairs.csv", index=False)
+    return str(folder / "pairs.csv"), scores, given
+
+
+@pytest.mark.parametrize(
+    ("family", "target"), [("head", "score"), ("head-regression", "score"), ("head", "label"), ("head", "near")]
+)
+def test_a_head_with_one_output_is_scored_by_the_order_of_its_numbers(tmp_path: Path, family: str, target: str) -> None:
+    loaded = one_output(tmp_path)
+    path, scores, given = scored_pairs(tmp_path, loaded, target)
+    opened = open_task(Task("pairs", family, path, also=("pearson",) if family == "head-regression" else ()), loaded)
+    score = opened.original()
+    assert (score["metric"], score["family"], score["n"]) == ("spearman", "head-regression", 60)
+    assert score["value"] == pytest.approx(scipy.stats.spearmanr(given, scores).statistic, abs=1e-4) and score["value"] > 0.4
+    if family == "head-regression":
+        assert score["also"]["pearson"]["value"] == pytest.approx(scipy.stats.pearsonr(given, scores).statistic, abs=1e-4)
+    assert opened.compare()["unchanged"] is True
+    loaded.model.get_parameter("classifier.weight").neg_()
+    turned = opened.compare()
+    assert turned["compressed"]["value"] == pytest.approx(-score["value"], abs=1e-3)
+
+
+def test_a_head_of_classes_does_no_regression(moods: LoadedModel, tmp_path: Path) -> None:
+    path, _, _ = scored_pairs(tmp_path, moods, "score")
+    with pytest.raises(TaskError, match=r"2 classes \(NEGATIVE, POSITIVE\).*family head"):
+        open_task(Task("pairs", "head-regression", path), moods)
+
+
+@pytest.mark.parametrize("family", ["head", "head-regression"])
+def test_a_head_with_several_labels_a_text_is_refused_and_no_softmax_is_applied(tmp_path: Path, family: str) -> None:
+    loaded = classifier(tmp_path, MOOD_LABELS)
+    loaded.model.config.problem_type = "multi_label_classification"
+    table = {"text": TEXTS, "label": ["negative", "positive"] * 45, "score": [index / 7 for index in range(90)]}
+    pd.DataFrame(table).to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(TaskError, match=r"any number of labels \(problem_type multi_label_classification\).*family probe"):
+        open_task(Task("mine", family, str(tmp_path / "mine.csv")), loaded)
+
+
+def test_a_head_that_is_not_finite_in_a_regression_is_refused(tmp_path: Path) -> None:
+    loaded = one_output(tmp_path)
+    path, _, _ = scored_pairs(tmp_path, loaded, "score")
+    opened = open_task(Task("pairs", "head", path), loaded)
+    loaded.model.get_parameter("classifier.bias")[0] = float("nan")
+    with pytest.raises(TaskError, match="not finite"):
+        opened.prepare()
 
 
 def test_a_model_without_such_a_head_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from offcomp.files import read_json
 from offcomp.manifest import MANIFEST, read_manifest
 from offcomp.methods import METHODS, own_options
 from offcomp.methods.base import Method
-from offcomp.models.loading import describe, load
+from offcomp.models.loading import load
 from offcomp.models.matrix_files import keep_upload
 from offcomp.models.weights import read, substituted
 from offcomp.plan import Group
@@ -122,13 +122,6 @@ def test_a_dense_export_of_every_kind_of_weight_holds(tiny: Tiny, tmp_path: Path
     assert back.info.modules == loaded.info.modules
 
 
-def test_a_model_in_half_precision_is_exported_as_it_was_evaluated(tmp_path: Path) -> None:
-    loaded = load(str(tiny_models.save(tiny_models.bert().half(), tmp_path / "half")))
-    export_run(finished_run(loaded, tmp_path / "run"), loaded.info, tmp_path / "out", dense=True)
-    assert (loaded.info.dtype, describe(str(tmp_path / "out")).dtype) == ("float16", "float32")
-    assert held(tmp_path / "out") == [True] * 5
-
-
 def test_bare_matrices_are_exported_as_well(tmp_path: Path) -> None:
     drawn = np.random.default_rng(3).standard_normal((2, 30, 20)).astype("float32")
     np.savez(tmp_path / "mine.npz", first=drawn[0], second=drawn[1])
@@ -223,7 +216,7 @@ def test_a_run_without_weights_is_refused(
 
 
 def test_a_model_that_has_changed_since_is_refused(tiny: Tiny, run: Run, tmp_path: Path) -> None:
-    info = replace(tiny("bert").info, fingerprint="another")
+    info = replace(tiny("bert").info, reads="another")
     with pytest.raises(InputError, match="no longer the model that run 0123456789ab compressed"):
         export_run(run, info, tmp_path / "out", dense=True)
 

@@ -19,7 +19,6 @@ from offcomp.models.sources import (
     bundled_info,
     check_checksum,
     check_folder,
-    fingerprint,
     resolve,
     stored_dtype,
 )
@@ -205,25 +204,6 @@ def test_a_tokenizer_with_code(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["x.Y", None]}}))
     with pytest.raises(ModelError, match=r"'tokenizer_config\.json' has the key 'auto_map'"):
         check_folder(folder)
-
-
-def test_fingerprint_is_of_the_content(folder: Path, tmp_path: Path) -> None:
-    first = fingerprint(Source("x", "folder", folder))
-    assert first == fingerprint(Source("y", "catalogue", folder.rename(tmp_path / "moved")))
-    moved = Source("x", "folder", tmp_path / "moved")
-    save_file({"a": np.zeros((30, 8), np.float32), "ids": np.arange(4)}, tmp_path / "moved" / "model.safetensors")
-    second = fingerprint(moved)
-    write_config(tmp_path / "moved", {**CONFIG, "vocab_size": 31})
-    assert len({first, second, fingerprint(moved)}) == 3
-    assert fingerprint(Source("owner/name", "hub")) == "owner/name"
-
-
-def test_fingerprint_of_missing_files(folder: Path) -> None:
-    (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match="cannot be read"):
-        fingerprint(Source("x", "folder", folder))
-    with pytest.raises(ModelError, match="cannot be read"):
-        fingerprint(Source("x", "folder", folder / "gone"))
 
 
 def test_a_wrong_checksum(folder: Path) -> None:

@@ -60,6 +60,18 @@ def test_every_page_says_how_many_runs_are_compared(own: tuple[str, str]) -> Non
     assert "Compared: 1 run\n" in texts(app)
 
 
+def test_what_was_read_is_said_where_a_score_is_shown(home: Path) -> None:
+    svd = documents()[0]
+    rows = {"read": 300, "used": 298, "left_out": {"empty": 2}}
+    svd["scores"]["sentiment"] |= {"rows": rows, "cut": {"texts": 40, "of": 298, "tokens": 126}}
+    svd["groups"][0]["calibration"] = {"rows": {"read": 60, "used": 60, "left_out": {}}}
+    name = put_in_home(home, svd, "333333333333", submitted=3.0)
+    for page in ("runs", "compare"):
+        said = texts(opened(page, runs=name))
+        assert "300 rows read, 298 used: 2 empty; 40 of 298 texts cut at 126 tokens." in said
+    assert "Calibration: 60 texts read, all used." in said
+
+
 def test_start_leads_to_the_comparison_of_what_it_shows(own: tuple[str, str]) -> None:
     app = opened()
     app.button(key="start_compare").click().run()

@@ -92,7 +92,7 @@ def test_omitted_fields_get_defaults_and_are_written_out() -> None:
             "options": default_options("svd"),
             "ratio": 2.0,
             "unit": "parameters",
-            "dtype": "float32",
+            "dtype": "stored",
         }
     ]
     assert Plan.from_dict(written).to_dict() == written
@@ -156,7 +156,7 @@ WRONG_IN_GROUP = [
     ("ratio", [2.0]),
     ("unit", "kilobytes"),
     ("unit", 4),
-    ("dtype", "bfloat16"),
+    ("dtype", "float8"),
     ("dtype", {}),
 ]
 WRONG_IN_PLAN = [

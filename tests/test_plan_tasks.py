@@ -12,7 +12,7 @@ import pytest
 from offcomp.errors import PlanError, TaskError
 from offcomp.models.sources import bundled_info
 from offcomp.plan import Plan, validate
-from offcomp.runs import run_id
+from offcomp.run_inputs import inputs_of, run_id
 from offcomp.tasks import FAMILIES, TASKS, Task, find_task
 
 INFO = bundled_info("minilm-l6")
@@ -84,7 +84,7 @@ def test_a_task_that_cannot_be_scored_is_one_sentence(task: Any, parts: list[str
 
 
 def test_labels_of_a_head_are_a_list_of_names(tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("text,label\n")
+    (tmp_path / "mine.csv").write_text("text,label\n" + "fine,good\nnot so,bad\n" * 10)
     task = {"name": "mine", "family": "head", "data": str(tmp_path / "mine.csv")}
     classifier = replace(INFO, architecture="BertForSequenceClassification")
     validate(Plan.from_dict({"model": "minilm-l6", "tasks": [task | {"options": {"labels": ["good", "bad"]}}]}), classifier)
@@ -104,7 +104,7 @@ def test_a_run_is_another_when_the_examples_changed(tmp_path: Path) -> None:
     names = set()
     for text in ("text,label\n", "text,label\na,b\n"):
         file.write_text(text)
-        names.add(run_id(plan, "weights"))
+        names.add(run_id(plan, inputs_of(plan, "weights")))
     assert len(names) == 2
 
 
@@ -115,7 +115,7 @@ def test_two_tasks_of_one_name_are_refused() -> None:
 
 def test_a_file_of_ones_own_and_a_hub_task_pass(tmp_path: Path) -> None:
     assert INFO is not None
-    (tmp_path / "reviews.csv").write_text("body,stars\n")
+    (tmp_path / "reviews.csv").write_text("body,stars\n" + "fine,5\nnot so,1\n" * 10)
     numbers = {"name": "masked", "family": "masked-lm", "data": str(tmp_path), "options": {"fraction": 1, "tokens": 64}}
     validate(plan_of(OWN | {"data": str(tmp_path / "reviews.csv")}, "sst2", OWN | {"name": "hub", "data": "hub:a/b/c"}), INFO)
     assert [fault for fault in faults_of(numbers) if "option" in fault] == []

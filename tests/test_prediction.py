@@ -16,6 +16,7 @@ from safetensors import safe_open
 from offcomp.compress import CompressedGroup, compress_group, save_group
 from offcomp.errors import BudgetTooSmall
 from offcomp.methods import make_method
+from offcomp.models.catalogue import ModelInfo
 from offcomp.numerics.accounting import BYTES_PER_ELEMENT, STORAGE_DTYPES, UNITS, stored_size
 from offcomp.plan import Group, Plan, members
 from offcomp.prediction import GroupPrediction, predict, predict_group
@@ -58,6 +59,10 @@ def assert_same_sizes(predicted: GroupPrediction, group: CompressedGroup, unit: 
         "original_bytes",
         "requested_ratio",
         "compression_ratio",
+        "unit",
+        "dtype",
+        "original_dtypes",
+        "bytes_in_own_dtype",
     ):
         assert getattr(predicted, key) == figures[key], key
     tensors = group.compressed.tensors.values()
@@ -107,13 +112,19 @@ def test_the_prediction_is_what_is_stored(tiny: Tiny, tmp_path: Path, name: str,
     assert forms == {"compressed", "dense", "infeasible"}
 
 
+def stored_in(info: ModelInfo, dtype: str) -> ModelInfo:
+    """A model as if all of its tensors were stored in one dtype."""
+    modules = tuple(replace(spec, dtype=dtype) for spec in info.modules)
+    return replace(info, dtype=dtype, modules=modules, num_bytes=0, matrix_bytes=0)
+
+
 @pytest.mark.parametrize("dtype", STORAGE_DTYPES)
 @pytest.mark.parametrize("checkpoint", ["float16", "bfloat16"])
 def test_a_half_precision_checkpoint_counts_two_bytes_a_parameter(
     tiny: Tiny, tmp_path: Path, checkpoint: str, dtype: str
 ) -> None:
     loaded = tiny("bert")
-    info = replace(loaded.info, dtype=checkpoint)
+    info = stored_in(loaded.info, checkpoint)
     for ratio in (1.0, 2.0):
         group = Group("half", MODULES["rows"], ratio=ratio, unit="bytes", dtype=dtype)
         predicted = predict_group(group, info)
@@ -129,7 +140,7 @@ def test_a_half_precision_checkpoint_counts_two_bytes_a_parameter(
 def test_ratio_one_in_bytes_of_a_half_precision_checkpoint_cannot_stay_dense_in_float32(
     tiny: Tiny,
 ) -> None:
-    info = replace(tiny("bert").info, dtype="float16")
+    info = stored_in(tiny("bert").info, "float16")
     forms = [
         predict_group(Group("half", MODULES["rows"], ratio=1.0, unit="bytes", dtype=dtype), info).form
         for dtype in ("float32", "float16")

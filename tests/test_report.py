@@ -17,10 +17,18 @@ from plotly.offline import get_plotlyjs
 from offcomp.errors import InputError
 from offcomp.report import comparison_document, comparison_tables, figures_table, html_report
 from offcomp.runs import Run
+from offcomp.tables import run_text
 from tests.made_runs import made_group, made_run, made_score, made_value_score
 
 ATTACK = '<script>alert("1")</script><img src=x onerror=alert(2)>'
 VOID = {"meta", "img", "br", "link", "input"}
+
+
+READ = {
+    "rows": {"read": 300, "used": 298, "left_out": {"empty": 2}},
+    "cut": {"texts": 40, "of": 298, "tokens": 126},
+}
+TEXT_READ = {"calibration": {"rows": {"read": 60, "used": 50, "left_out": {"not drawn": 10}}}}
 
 
 class Outline(HTMLParser):
@@ -146,3 +154,18 @@ def test_every_row_to_take_away_names_its_run_seed_and_plan() -> None:
     assert plans == {0, 3}
     assert "flips" not in comparison_tables([made_run("a", [made_group("key", 0.5)])])
     assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_what_was_read_stands_in_the_report_the_tables_and_the_text() -> None:
+    run = made_run("a" * 12, [made_group("key", 0.5, size_name="rank", seconds=1.0) | TEXT_READ], made_score(["x"], []) | READ)
+    read, calibrated = (
+        "300 rows read, 298 used: 2 empty; 40 of 298 texts cut at 126 tokens",
+        "60 texts read, 50 used: 10 not drawn",
+    )
+    figures = dict(figures_table([run]).to_numpy().tolist())
+    assert (figures["Read for sentiment"], figures["Read for calibration"]) == (read, calibrated)
+    said = outline([run])[1]
+    assert read in said and calibrated in said
+    row = comparison_document(comparison_tables([run]))["runs"][0]
+    assert [row[f"sentiment_{name}"] for name in ("rows_read", "rows_used", "texts_cut")] == [300, 298, 40]
+    assert read in run_text(run) and f"calibration: {calibrated}" in run_text(run)

@@ -30,7 +30,8 @@ from offcomp.results import (
     unfinished_siblings,
     with_provenance,
 )
-from offcomp.runs import Run, run_id
+from offcomp.run_inputs import RESULTS_VERSION, run_id
+from offcomp.runs import Run
 from offcomp.score_charts import score_figure, score_table
 from offcomp.scores import METRICS, brief_difference, difference_text, score_text
 from offcomp.theme import MARKERS, PALETTES
@@ -290,7 +291,8 @@ def test_bundled_runs_are_those_of_this_version() -> None:
     assert missing_files() == []
     for run in runs:
         assert run.result is not None
-        assert run.id == run_id(run.plan, run.result["model"]["fingerprint"]), "measure again: plan or results version changed"
+        assert run.id == run_id(run.plan, run.result["inputs"]), "measure again: the plan changed"
+        assert run.result["inputs"]["results"] == RESULTS_VERSION, "measure again: the version of the results changed"
     assert same_test(*runs, "sentiment")
     score = (runs[0].result or {})["scores"]["sentiment"]
     agreement, n = 100 * score["paired"]["agreement"], score["compressed"]["n"]

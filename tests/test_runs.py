@@ -25,7 +25,8 @@ from offcomp.files import read_json, write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.listing import model_info
 from offcomp.plan import Group, Plan
-from offcomp.runs import Run, RunStore, run_id
+from offcomp.run_inputs import inputs_of, run_id
+from offcomp.runs import Run, RunStore
 from tests import tiny_models
 
 KEYS = ("key.0", "key.1")
@@ -109,10 +110,12 @@ def test_the_run_id_tells_plans_and_weights_apart_but_not_folders(folder: Path, 
     plan, info = svd_plan(folder), info_of(folder, store)
     copy = shutil.copytree(folder, tmp_path / "copy")
     moved = model_info(str(copy), store.home)
-    assert run_id(plan, info.fingerprint) == run_id(replace(plan, model=str(copy)), moved.fingerprint)
+    name = run_id(plan, inputs_of(plan, info.reads))
+    elsewhere = replace(plan, model=str(copy))
+    assert name == run_id(elsewhere, inputs_of(elsewhere, moved.reads))
     others = [svd_plan(folder, seed=1), svd_plan(folder, tasks=()), svd_plan(folder, groups=(Group("key", KEYS, ratio=3.0),))]
-    names = {run_id(other, info.fingerprint) for other in others} | {run_id(plan, "other weights")}
-    assert run_id(plan, info.fingerprint) not in names
+    names = {run_id(other, inputs_of(other, info.reads)) for other in others} | {run_id(plan, inputs_of(plan, "other weights"))}
+    assert name not in names
     assert len(names) == 4
 
 

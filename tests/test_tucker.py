@@ -42,7 +42,7 @@ def test_with_all_slabs_it_is_as_good_as_tensorlys_partial_tucker(size: int) -> 
     tensor = matrix.reshape(4, 20, 20).double().numpy()
     (core, (left, right)), _ = partial_tucker(tensor, [size, size], modes=[1, 2], n_iter_max=20, tol=0)
     expected = tensorly.tenalg.multi_mode_dot(core, [left, right], modes=[1, 2]).reshape(80, 20)
-    ours = relative_error(matrix, fit(Tucker(iterations=20), matrix, size).reconstruct())
+    ours = relative_error(matrix, fit(Tucker(slabs=4, iterations=20), matrix, size).reconstruct())
     assert ours == pytest.approx(relative_error(matrix, torch.from_numpy(expected)), rel=1e-4)
 
 
@@ -58,14 +58,51 @@ def test_with_mixed_slabs_it_is_as_good_as_tensorlys_tucker() -> None:
 
 def test_slabs_that_share_both_spaces_are_recovered() -> None:
     matrix = sharing_slabs(6, 30, 30, 5)
-    assert relative_error(matrix, fit(Tucker(), matrix, 5).reconstruct()) < 1e-5
-    assert relative_error(matrix, fit(Tucker(), matrix, 4).reconstruct()) > 0.05
+    assert relative_error(matrix, fit(Tucker(slabs=6), matrix, 5).reconstruct()) < 1e-5
+    assert relative_error(matrix, fit(Tucker(slabs=6), matrix, 4).reconstruct()) > 0.05
 
 
 def test_one_slab_is_the_svd() -> None:
     matrix = randn(40, 60)
-    tail = torch.linalg.svdvals(matrix.double())[7:].norm() / matrix.double().norm()
-    assert relative_error(matrix, fit(Tucker(), matrix, 7).reconstruct()) == pytest.approx(tail.item(), rel=1e-5)
+    assert relative_error(matrix, fit(Tucker(slabs=1), matrix, 7).reconstruct()) == pytest.approx(tail(matrix, 7), rel=1e-5)
+
+
+def tail(matrix: Tensor, rank: int) -> float:
+    """Relative error of the SVD at this rank."""
+    values = torch.linalg.svdvals(matrix.double())
+    return (values[rank:].norm() / values.norm()).item()
+
+
+def attention_like(members: int, side: int, seed: int = 0) -> Tensor:
+    """Stacked square matrices with a spectrum that falls off slowly, as weights have it, and nothing else in common."""
+    fall = torch.linspace(1, 0.2, side)
+    parts = [randn(side, side, seed=seed + 2 * n) * fall @ randn(side, side, seed=seed + 2 * n + 1) for n in range(members)]
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize(("members", "ratio"), [(1, 2.0), (1, 3.0), (4, 2.0)])
+def test_the_default_slabs_lose_less_than_slabs_as_high_as_wide(members: int, ratio: float) -> None:
+    matrix = attention_like(members, 96)
+    budget = Budget(int(matrix.numel() / ratio))
+    low, square = (method.fit(matrix, budget) for method in (Tucker(), Tucker(slabs=members)))
+    assert low.stored.num_parameters <= budget.limit
+    assert relative_error(matrix, low.reconstruct()) < relative_error(matrix, square.reconstruct()) - 0.003
+
+
+@pytest.mark.parametrize("size", [16, 30])
+def test_from_its_height_on_the_default_is_the_svd_and_256_numbers(size: int) -> None:
+    matrix = attention_like(2, 64)
+    compressed = fit(Tucker(), matrix, size)
+    assert compressed.stored.num_parameters == size * (128 + 64) + 16 * 16
+    assert relative_error(matrix, compressed.reconstruct()) == pytest.approx(tail(matrix, size), rel=1e-5)
+
+
+def test_with_one_truncated_side_there_is_nothing_to_iterate() -> None:
+    matrix = randn(128, 40)
+    once, often = (fit(Tucker(iterations=n), matrix, 20) for n in (0, 50))
+    assert all(torch.equal(once.tensors[name], often.tensors[name]) for name in once.tensors)
+    assert Tucker(iterations=0).seconds(128, 40, 20) == Tucker(iterations=50).seconds(128, 40, 20)
+    assert Tucker(iterations=0).seconds(128, 40, 10) < Tucker(iterations=50).seconds(128, 40, 10)
 
 
 def test_orthogonal_iteration_only_improves_the_higher_order_svd() -> None:
@@ -78,16 +115,20 @@ def test_orthogonal_iteration_only_improves_the_higher_order_svd() -> None:
 @pytest.mark.parametrize(
     ("shape", "slabs", "expected"),
     [
-        ((2304, 384), 0, (6, 384, 384)),
-        ((1536, 384), 0, (4, 384, 384)),
-        ((384, 1536), 0, (1, 384, 1536)),
-        ((30522, 384), 0, (6, 5087, 384)),  # 79 does not divide 30522
+        ((2304, 384), 0, (144, 16, 384)),
+        ((384, 1536), 0, (24, 16, 1536)),
+        ((30522, 384), 0, (5087, 6, 384)),  # its divisors are 1, 2, 3, 6 and from 5087 on
+        ((50257, 768), 0, (1733, 29, 768)),
+        ((119547, 768), 0, (13283, 9, 768)),  # 9 rather than 37
+        ((257, 64), 0, (257, 1, 64)),
+        ((13, 64), 0, (1, 13, 64)),
+        ((2304, 384), 6, (6, 384, 384)),
         ((30522, 384), 5, (3, 10174, 384)),
         ((7, 3), 4096, (7, 1, 3)),
         ((1, 9), 0, (1, 1, 9)),
     ],
 )
-def test_slabs_are_equal_and_about_square_or_as_many_as_asked_for(
+def test_slabs_are_equal_and_about_16_high_or_as_many_as_asked_for(
     shape: tuple[int, int], slabs: int, expected: tuple[int, int, int]
 ) -> None:
     assert Tucker(slabs=slabs).tensor_sides(*shape) == expected

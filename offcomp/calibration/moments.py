@@ -23,6 +23,7 @@ from offcomp.numerics.spool import Spool
 
 PIECE_ENTRIES = 1 << 19  # 4 MB in float64
 TOKENS_AT_ONCE = 256
+SHORTEST = 0.1  # of the median length of an output
 """So many at most go through the model together, so that their activations stay small beside it."""
 
 
@@ -160,9 +161,9 @@ class MomentSums:
         self._magnitude[spec] += inputs.abs().sum(0)
         weight = float(len(inputs))
         if self._by_output:
-            norms = output.double().norm(dim=1, keepdim=True)
-            inputs.mul_(torch.where(norms > 0, norms.reciprocal(), 0.0))
-            weight = float(torch.where(norms > 0, norms.square().reciprocal(), 0.0).sum())
+            weights = token_weights(output)
+            inputs.mul_(weights.sqrt()[:, None])
+            weight = float(weights.sum())
         self._second[spec].add(inputs)
         self._count(spec, weight, len(inputs))
 
@@ -229,14 +230,21 @@ def output_errors(
             exact, error = inputs @ original.T, inputs @ (original - reconstruction).T
         else:
             exact, error = original[inputs], original[inputs] - reconstruction[inputs]
-        weights = torch.ones(len(exact), dtype=torch.float64, device=exact.device)
-        if weighting == "output":
-            weights = _squared_lengths(output).clamp_min(torch.finfo(torch.float64).tiny).reciprocal()
+        weights = token_weights(output) if weighting == "output" else torch.ones(len(exact), device=exact.device)
         for place, vectors in enumerate((error, exact)):
             sums[spec][place] += float((_squared_lengths(vectors) * weights).sum())
 
     Watch(model, list(reconstructions), watcher).run(batches)
     return {spec: (error, exact) for spec, (error, exact) in sums.items()}
+
+
+def token_weights(output: Tensor) -> Tensor:
+    """1 / ‖y‖² of each token's output y (tokens, rows), in float64; 0 where y is 0.
+
+    No length counts as less than SHORTEST of the median one, or a token with next to no output would outweigh all others.
+    """
+    lengths = _squared_lengths(output)
+    return torch.where(lengths > 0, lengths.clamp_min(SHORTEST**2 * lengths.median()).reciprocal(), 0.0)
 
 
 def _squared_lengths(vectors: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from offcomp.models.loading import LoadedModel
 from offcomp.models.parking import parked
 from offcomp.models.weights import replace, substituted
 from offcomp.numerics.spool import Spool
+from offcomp.row_counts import RowCounts
 
 HELD_OUT_SHARE = 0.2
 FLOAT32_BYTES = 4
@@ -43,6 +44,7 @@ class Calibration:
             large that they would outweigh all others.
         weighting: "output" weighs each token by 1 / ‖output of the module‖², because the normalisation that follows
             makes tokens count alike; "equal" is the plain mean of the papers.
+        rows: what became of the rows that the texts are from, for the record.
         room: bytes of statistics that are kept at a time, or half the matrix of a group where that is more.
 
     Raises InputError where the model has no tokenizer or the text no tokens.
@@ -57,9 +59,11 @@ class Calibration:
         special_tokens: bool = False,
         weighting: str = "output",
         seed: int = 0,
+        rows: RowCounts | None = None,
         room: int = 0,
     ) -> None:
         self.room = room
+        self.rows = rows
         self.loaded = loaded
         self.weighting = weighting
         self.seed = seed

@@ -15,22 +15,29 @@ from zipfile import BadZipFile
 import numpy as np
 
 from offcomp import __version__
+from offcomp.environment import versions
 from offcomp.errors import StorageError, TaskError
+from offcomp.evaluation.also import alone, also, check_metrics
 from offcomp.evaluation.base import Arrays, Evaluator, TaskData
 from offcomp.evaluation.causal_lm import CausalLM
 from offcomp.evaluation.data import read
-from offcomp.evaluation.head import Head
+from offcomp.evaluation.head import Head, described_head
+from offcomp.evaluation.head_regression import HeadRegression
 from offcomp.evaluation.masked_lm import MaskedLM
 from offcomp.evaluation.probe import Probe
 from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.similarity import Similarity
+from offcomp.evaluation.trial import check_runs
 from offcomp.files import write_bytes
+from offcomp.head_labels import asked_of
 from offcomp.methods.base import Report, ignore_progress
-from offcomp.models.loading import LoadedModel
+from offcomp.models.listing import check_unchanged
+from offcomp.models.loading import LoadedModel, reads_text
 from offcomp.tasks import Task, unfit
 
 EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "head": Head,
+    "head-regression": HeadRegression,
     "probe": Probe,
     "regression": Regression,
     "similarity": Similarity,
@@ -52,18 +59,29 @@ class OpenTask:
         self._evaluator = EVALUATORS[task.family](loaded, data)
         self._reference: Arrays | None = None
 
+    @property
+    def guessed(self) -> dict[str, str]:
+        """Column of the task -> column of the data, where neither the task nor the name says so."""
+        return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
+
     def prepare(self, report: Report = ignore_progress) -> None:
         """Have the original's predictions, from the cache if they are there. The model must still be the original."""
-        file = None if self._cache is None else self._cache / f"{self._key()}.npz"
+        info = self._loaded.info
+        file = self._cache / f"{self._key()}.npz" if self._cache and info.reads else None
         self._reference = _kept(file)
         if self._reference is None:
-            self._reference = self._evaluator.reference(report)
-            _keep(file, self._reference)
+            found = self._evaluator.reference(report)
+            if file is not None:
+                check_unchanged(info)  # a loaded model may still read its files
+                _keep(file, found)
+            self._reference = found
 
     def original(self) -> dict[str, Any]:
         """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
-        result = self._evaluator.compare(self._prepared(), self._prepared())
-        named = {name: result[name] for name in ("metric", "direction", "baseline")}
+        result = self._compared(self._evaluator, self._prepared())
+        named = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
+        if "also" in result:
+            named["also"] = alone(result["also"])
         return self._about(self._evaluator) | named | result["original"] | {"collapsed": result.get("collapsed", False)}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
@@ -71,8 +89,13 @@ class OpenTask:
         evaluator = self._evaluator
         if model is not None:
             evaluator = EVALUATORS[self.task.family](replace(model, tokenizer=self._loaded.tokenizer), self._data)
+        return self._compared(evaluator, evaluator.predict(self._prepared(), report)) | self._about(evaluator)
+
+    def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
+        """The comparison with the original, and the metrics that the task lists beside its family's own."""
         reference = self._prepared()
-        return evaluator.compare(reference, evaluator.predict(reference, report)) | self._about(evaluator)
+        compared = evaluator.compare(reference, predictions)
+        return compared | ({"also": also(self._data, reference, predictions)} if self.task.also else {})
 
     def _prepared(self) -> Arrays:
         if self._reference is None:
@@ -91,20 +114,15 @@ class OpenTask:
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
         about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
+        about |= {"columns": dict(self._data.columns)}
+        rows = {"rows": self._data.rows.to_dict()} if self._data.rows else {}
         read = {name: value for name, value in evaluator.about().items() if value}
-        return about | {"settings": self.task.settings} | trained | read
+        return about | {"settings": self.task.settings} | trained | rows | read
 
     def _key(self) -> str:
-        """Stands for all that the original's predictions depend on: every weight, the tokenizer, the examples, the options."""
-        facts = [__version__, ANSWERS, self.task.family, self.task.settings, self._data.digest]
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        for name, parameter in self._loaded.model.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).numpy())
-        tokenizer = self._loaded.tokenizer
-        words = {} if tokenizer is None else tokenizer.get_vocab() | {"": tokenizer.special_tokens_map}
-        digest.update(json.dumps(words, sort_keys=True, default=str).encode())
-        return digest.hexdigest()[:24]
+        """Stands for all that the original's predictions depend on: its files, the examples, the options, the versions."""
+        facts = [__version__, ANSWERS, versions(), self.task.family, self.task.settings, self._data.digest]
+        return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 
 
 def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | None = None) -> OpenTask:
@@ -114,10 +132,15 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
     Raises TaskError where the model cannot do the task or the examples cannot be read.
     """
-    fault = unfit(task, loaded.info.architecture)
+    fault = unfit(task, loaded.info.architecture, reads_text(type(loaded.model)))
     if fault:
         raise TaskError(fault.removesuffix("."))
-    return OpenTask(task, loaded, read(task, seed), cache)
+    if task.family == "head":
+        task = asked_of(task, described_head(loaded))
+    data = read(task, seed)
+    check_metrics(data)
+    check_runs(loaded, data)
+    return OpenTask(task, loaded, data, cache)
 
 
 def _kept(file: Path | None) -> Arrays | None:
@@ -131,10 +154,8 @@ def _kept(file: Path | None) -> Arrays | None:
         return None
 
 
-def _keep(file: Path | None, arrays: Arrays) -> None:
+def _keep(file: Path, arrays: Arrays) -> None:
     """Write the arrays; a cache that cannot be written is made again next time."""
-    if file is None:
-        return
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
     try:

@@ -10,12 +10,13 @@ evaluator.compare(reference, predictions)      # JSON values
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from offcomp.methods.base import Report
+from offcomp.row_counts import RowCounts
 from offcomp.tasks import Task
 
 if TYPE_CHECKING:
@@ -33,12 +34,16 @@ class TaskData:
                 `label` (a ClassLabel) or `score` (float) where the family has a target
     digest      twelve hexadecimal digits that stand for the content of all splits
     tested_on   the split of the source that `test` is ("test"; "validation" where the test split has no public answers)
+    rows        rows of the source that were read and are used, and why the others are not; None where that is not known
+    columns     column of the task -> the column of the source that it was taken from
     """
 
     task: Task
     splits: DatasetDict
     digest: str
     tested_on: str = "test"
+    rows: RowCounts | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 class Evaluator(Protocol):

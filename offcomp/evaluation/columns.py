@@ -1,4 +1,4 @@
-"""From the columns of a table to those of a task: which is which, rows without content, labels and scores."""
+"""From the columns of a table to those of a task: rows without content, labels and scores."""
 
 from __future__ import annotations
 
@@ -9,73 +9,48 @@ import pandas as pd
 import pyarrow as pa
 
 from offcomp.errors import TaskError
-from offcomp.evaluation.table_files import reason
-from offcomp.tasks import Task
+from offcomp.task_columns import LOOKED_AT, WHOLE, LazyContents
+from offcomp.text_tables import as_numbers, column_text
 
 log = logging.getLogger("offcomp")
 
-ALIASES = {"text": ("sentence",), "label": ("labels",), "score": ("similarity",)}
 NO_ANSWER = "-1"  # what data hubs put where the answers are kept secret
 
 
-def chosen_columns(task: Task, available: Sequence[str], place: str) -> dict[str, str]:
-    """Column of the task -> column of the table: as the task says, or by obvious names. Raises TaskError.
+def contents(table: pa.Table) -> LazyContents:
+    """What the columns of a table hold, by rows spread over it; one without text or numbers holds nothing."""
+    rows = table.take(list(range(0, table.num_rows, max(1, table.num_rows // LOOKED_AT))))
 
-    place    where the table is from, for the error
-    """
-    family = task.about
-    target = [family.target] if family.target else []
-    known = [*dict.fromkeys(column for inputs in family.inputs for column in inputs), *target]
-    for column, meant in task.columns.items():
-        if column not in known:
-            raise TaskError(f"task {task.name!r} names a column {column!r}, but a {family.name} task has {', '.join(known)}")
-        if meant not in available:
-            raise TaskError(f"task {task.name!r} takes {column!r} from {meant!r}, but {place} has {', '.join(available)}")
-    found = {column: task.columns.get(column) or _obvious(column, available) for column in known}
-    mapped = {column for column in task.columns if column != family.target}
-    fitting = [inputs for inputs in family.inputs if mapped <= {*inputs} and all(found[column] for column in inputs)]
-    if len(fitting) == 1 and all(found[column] for column in target):
-        return {column: named for column in (*fitting[0], *target) if (named := found[column])}
-    wanted = " or ".join(" and ".join((*inputs, *target)) for inputs in family.inputs)
-    raise TaskError(
-        f"task {task.name!r} needs the columns {wanted}, but {place} has {', '.join(available)}; "
-        f'say in "columns" which to take, such as {{"{known[0]}": "{available[0]}"}}'
-    )
+    def values(name: str) -> list[str | None]:
+        try:
+            return list(rows[rows.column_names.index(name)].cast(pa.large_string()).to_pylist())
+        except pa.ArrowException:
+            return []
 
-
-def _obvious(column: str, available: Sequence[str]) -> str | None:
-    """The column of this name, or the only one of a name that can mean nothing else."""
-    if column in available:
-        return column
-    names = (column, *ALIASES.get(column, ()))
-    alike = [name for name in available if name.strip().lower() in names]
-    return alike[0] if len(alike) == 1 else None
+    return LazyContents(table.column_names, values)
 
 
 def as_examples(table: pa.Table, columns: Mapping[str, str], place: str) -> pd.DataFrame:
-    """The chosen columns as text, under the task's names. Raises TaskError."""
-    series = {}
-    for column, named in columns.items():
-        if table.column_names.count(named) > 1:
-            raise TaskError(f"{place} has {table.column_names.count(named)} columns {named!r}; give each a name of its own")
-        try:
-            series[column] = table[named].cast(pa.large_string()).to_pandas().astype("str")
-        except pa.ArrowException as error:
-            raise TaskError(f"column {named!r} of {place} holds no text or numbers: {reason(error)}") from None
-    return pd.DataFrame(series)
+    """The chosen columns as text, under the task's names. Raises InputError."""
+    return pd.DataFrame({column: column_text(table, named, place) for column, named in columns.items()})
 
 
-def with_content(examples: pd.DataFrame, target: str, place: str) -> pd.DataFrame:
-    """The rows in which no column is empty; none where every answer is -1, which stands for "not published"."""
+def with_content(examples: pd.DataFrame, place: str) -> pd.DataFrame:
+    """The rows in which no column is empty."""
     blank = pd.Series(False, index=examples.index)
     for column in examples:
         blank |= examples[column].isna() | (examples[column].str.strip() == "")
     kept = examples[~blank].reset_index(drop=True)
     if blank.any():
         log.info("%s: %d of %d rows are left out, for a column is empty", place, int(blank.sum()), len(blank))
-    if target and len(kept) and (_plain_numbers(kept[target]) == NO_ANSWER).all():
-        return kept.iloc[:0]
     return kept
+
+
+def published(examples: pd.DataFrame, target: str) -> pd.DataFrame:
+    """The examples; none where every answer is -1, which stands for "not published"."""
+    if target and len(examples) and (_plain_numbers(examples[target]) == NO_ANSWER).all():
+        return examples.iloc[:0]
+    return examples
 
 
 def named_classes(examples: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -98,17 +73,9 @@ def plain_labels(labels: pd.Series, place: str) -> pd.Series:
     return plain
 
 
-def in_order(names: Sequence[str]) -> list[str]:
-    """Names of classes: by number where all are numbers, else by the alphabet."""
-    try:
-        return sorted(names, key=int)
-    except ValueError:
-        return sorted(names)
-
-
 def as_scores(scores: pd.Series, place: str) -> pd.Series:
-    """Scores as numbers. Raises TaskError where one is none."""
-    numbers = pd.to_numeric(scores, errors="coerce").astype("float64")
+    """Scores as numbers, with points or commas. Raises InputError where one is none."""
+    numbers = as_numbers(scores)
     wrong = scores[~numbers.abs().lt(float("inf"))]
     if len(wrong):
         raise TaskError(f"column score of {place} holds {wrong.iloc[0]!r}, which is no finite number, in {len(wrong)} rows")
@@ -117,4 +84,4 @@ def as_scores(scores: pd.Series, place: str) -> pd.Series:
 
 def _plain_numbers(values: pd.Series) -> pd.Series:
     """Text without spaces around it and, for a whole number, without decimals."""
-    return values.str.strip().str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    return values.str.strip().str.replace(WHOLE, r"\1", regex=True)

@@ -106,7 +106,7 @@ def compare_ranks(
     spread = uncertainty.bootstrap(correlations, len(answers))
     return {
         **_frame("spearman", "higher", original, compressed),
-        **_scored(correlations(np.ones((1, len(answers))))[:, 0], spread, len(answers)),
+        **scored(correlations(np.ones((1, len(answers))))[:, 0], spread, len(answers)),
         "baseline": None,
         "collapsed": len(answers) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(answers) > 0),
         "changes": [_change(texts[i], float(answers[i]), original[i], compressed[i]) for i in _largest(after - before)],
@@ -144,7 +144,7 @@ def compare_losses(
     spread = uncertainty.bootstrap(perplexities, len(present))
     found = {
         **_frame(metric, "lower", original, compressed),
-        **_scored(perplexities(np.ones((1, len(present))))[:, 0], spread, len(rows)),
+        **scored(perplexities(np.ones((1, len(present))))[:, 0], spread, len(rows)),
         "rows": len(present),
         "baseline": dict(baseline) if baseline else None,
         "collapsed": False,
@@ -181,7 +181,7 @@ def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str
     }
 
 
-def _scored(values: Iterable[Any], spread: uncertainty.Spread, n: int) -> dict[str, Any]:
+def scored(values: Iterable[Any], spread: uncertainty.Spread, n: int) -> dict[str, Any]:
     """Both scores and their difference, with what resampling says of them."""
     original, compressed = map(float, values)
     return {

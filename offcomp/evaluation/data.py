@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,19 +21,22 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_progress_bars, load_dataset
 from datasets.exceptions import DatasetsError
 
-from offcomp.errors import TaskError
+from offcomp.errors import InputError, TaskError
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.columns import (
     as_examples,
     as_scores,
-    chosen_columns,
-    in_order,
+    contents,
     named_classes,
     plain_labels,
+    published,
     with_content,
 )
-from offcomp.evaluation.table_files import READERS, class_names, names_in, read_table, reason
+from offcomp.evaluation.splitting import cut_in_three, drawn_from, places_in_class
+from offcomp.row_counts import EMPTY, NOT_LEARNT, NOT_PUBLISHED, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
+from offcomp.task_columns import chosen_columns, in_order
 from offcomp.tasks import BUNDLED, HUB, Task
+from offcomp.text_tables import TABLE_SUFFIXES, TextTable, class_names, read_table, reason
 
 log = logging.getLogger("offcomp")
 
@@ -46,7 +50,7 @@ SPLITS = {
 """Split -> its names in a folder, a column `split` or a data hub, the usual one first."""
 LARGEST = {TRAIN: 20_000, VALIDATION: 5_000, TEST: 10_000}
 SMALLEST = 10  # examples of a split that is needed
-TEST_SHARE, VALIDATION_SHARE, TENTH = 0.25, 0.15, 0.1
+TENTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -55,27 +59,54 @@ class Source:
 
     place    what it is called in errors
     names    column -> names of its classes, where the source says them
+    files    the files as they were read, where it is files
     """
 
     place: str
     tables: Mapping[str, pa.Table]
     names: Mapping[str, list[str]] = field(default_factory=dict)
+    files: tuple[TextTable, ...] = ()
 
 
 def read(task: Task, seed: int = 0) -> TaskData:
     """The examples of a task. Raises TaskError where they cannot be had or do not fit the family."""
+    try:
+        return _read(task, seed)
+    except TaskError:
+        raise
+    except InputError as error:  # of the reader, which knows of no task
+        raise TaskError(str(error)) from None
+
+
+def _read(task: Task, seed: int) -> TaskData:
     source = _source(task)
-    frames = {split: _examples(task, source, table) for split, table in source.tables.items()}
-    names = _published_names(task, source)
-    frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.place)
-    frames = _without_repeats(frames, [name for name in map(str, frames[TEST]) if name != task.about.target], source.place)
+    left_out: Counter[str] = Counter()
+    for file in source.files:
+        left_out.update(file.left_out)
+    num_read = sum(table.num_rows for table in source.tables.values()) + left_out.total()
+    columns = _columns(task, source)
+    frames = {split: _examples(task, source, table, columns, left_out) for split, table in source.tables.items()}
+    names = source.names.get(columns["label"], []) if task.about.target == "label" else []
+    frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.place, left_out)
+    inputs = [name for name in map(str, frames[TEST]) if name != task.about.target]
+    before = _size(frames)
+    frames = _without_repeats(frames, inputs, source.place)
+    left_out[REPEATED] += before - _size(frames)
     if task.about.target == "label":
+        before = _size(frames)
         frames, names = _encoded(task, frames, names, source.place)
+        left_out[NOT_LEARNT] += before - _size(frames)
     _check_sizes(task, frames, source.place)
     if task.about.target == "score" and frames[TEST]["score"].nunique() == 1:
         raise TaskError(f"task {task.name!r} has the same score in every test example of {source.place}; give one that varies")
     splits = _as_datasets(frames, names)
-    return TaskData(task, splits, _digest(splits, names), tested_on)
+    notes = tuple(note for file in source.files for note in file.notes)
+    rows = RowCounts(num_read, _size(frames), dict(+left_out), notes)
+    return TaskData(task, splits, _digest(splits, names), tested_on, rows, columns)
+
+
+def _size(frames: Mapping[str, pd.DataFrame]) -> int:
+    return sum(map(len, frames.values()))
 
 
 def _source(task: Task) -> Source:
@@ -87,8 +118,8 @@ def _source(task: Task) -> Source:
         return _from_folder(path)
     if not path.is_file():
         raise TaskError(f"data {task.data!r} of task {task.name!r} is not there; give the path of a file or a folder")
-    table = read_table(path)
-    return Source(path.name, _by_column(table, path.name), class_names(table))
+    file = read_table(path)
+    return Source(path.name, _by_column(file.table, path.name), class_names(file.table), (file,))
 
 
 def _by_column(table: pa.Table, place: str) -> dict[str, pa.Table]:
@@ -105,19 +136,21 @@ def _by_column(table: pa.Table, place: str) -> dict[str, pa.Table]:
 
 
 def _from_folder(folder: Path) -> Source:
-    tables: dict[str, pa.Table] = {}
+    found: dict[str, TextTable] = {}
     names: dict[str, list[str]] = {}
     for split, aliases in SPLITS.items():
-        files = [folder / f"{alias}{suffix}" for alias in aliases for suffix in READERS]
+        files = [folder / f"{alias}{suffix}" for alias in aliases for suffix in TABLE_SUFFIXES]
         there = [file for file in files if file.is_file()]
         if len(there) > 1:
             raise TaskError(f"{folder} has both {there[0].name} and {there[1].name}; keep one file for each split")
         if there:
-            tables[split] = read_table(there[0])
-            names |= class_names(tables[split])
-    if not tables:
-        raise TaskError(f"{folder} has no file train, validation or test that ends in {', '.join(READERS)}; name them so")
-    return Source(folder.name, tables, names)
+            found[split] = read_table(there[0])
+            names |= class_names(found[split].table)
+    if not found:
+        raise TaskError(
+            f"{folder} has no file train, validation or test that ends in {', '.join(TABLE_SUFFIXES)}; name them so"
+        )
+    return Source(folder.name, {split: file.table for split, file in found.items()}, names, tuple(found.values()))
 
 
 def _from_hub(task: Task) -> Source:
@@ -138,80 +171,62 @@ def _from_hub(task: Task) -> Source:
     if not by_split:
         raise TaskError(f"the data set {address!r} has no split train, validation or test but {', '.join(tables)}; {remedy}")
     features = next(iter(found.values())).features
-    return Source(address, by_split, names_in(features))
+    names = {column: list(kind.names) for column, kind in features.items() if isinstance(kind, ClassLabel)}
+    return Source(address, by_split, names)
 
 
-def _published_names(task: Task, source: Source) -> list[str]:
-    """The names of the classes as the source has them, if it has."""
-    if task.about.target != "label":
-        return []
-    columns = chosen_columns(task, next(iter(source.tables.values())).column_names, source.place)
-    return source.names.get(columns["label"], [])
+def _columns(task: Task, source: Source) -> dict[str, str]:
+    """Column of the task -> column of the tables; what a column holds is judged by the largest one."""
+    return chosen_columns(task, contents(max(source.tables.values(), key=lambda table: table.num_rows)), source.place)
 
 
-def _examples(task: Task, source: Source, table: pa.Table) -> pd.DataFrame:
-    """The task's columns of a table, rows without content left out."""
-    columns = chosen_columns(task, table.column_names, source.place)
+def _examples(task: Task, source: Source, table: pa.Table, columns: Mapping[str, str], left_out: Counter[str]) -> pd.DataFrame:
+    """The task's columns of a table, rows without content or answer left out and counted."""
+    if not {*columns.values()} <= {*table.column_names}:
+        columns = chosen_columns(task, contents(table), source.place)  # a split whose columns are named otherwise
     examples = as_examples(table, columns, source.place)
     target = task.about.target
     if target == "label" and columns[target] in source.names:
         examples = named_classes(examples, source.names[columns[target]])
-    examples = with_content(examples, target, source.place)
+    filled = with_content(examples, source.place)
+    left_out[EMPTY] += len(examples) - len(filled)
+    examples = published(filled, target)
+    left_out[NOT_PUBLISHED] += len(filled) - len(examples)
     if target == "label":
         return examples.assign(label=plain_labels(examples["label"], source.place))
     return examples.assign(score=as_scores(examples["score"], source.place)) if target else examples
 
 
 def _arranged(
-    task: Task, found: Mapping[str, pd.DataFrame], random: np.random.Generator, place: str
+    task: Task, found: Mapping[str, pd.DataFrame], random: np.random.Generator, place: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], str]:
-    """The splits that the task needs, none too large, and the name that the source has for the one tested on."""
+    """The splits that the task needs, none too large, and the name that the source has for the one tested on.
+
+    What is left out is counted.
+    """
     frames = {split: frame for split, frame in found.items() if len(frame)}
     if not frames:
         raise TaskError(f"task {task.name!r} finds no example in {place} whose columns are all filled")
     tested_on = next(split for split in (TEST, VALIDATION, TRAIN, WHOLE) if split in frames)
-    if len(frames) == 1:
-        frames = _cut(frames[tested_on], random) if task.about.trains else {TEST: frames[tested_on]}
+    if len(frames) == 1 and task.about.trains:
+        frames = dict(zip((TEST, VALIDATION, TRAIN), cut_in_three(frames[tested_on], random), strict=True))
+    elif len(frames) == 1:
+        frames = {TEST: frames[tested_on]}
     if TEST not in frames:
         frames[TEST] = frames.pop(VALIDATION)
     if VALIDATION not in frames and TRAIN in frames:
-        places = _places_in_class(frames[TRAIN], random)
+        places = places_in_class(frames[TRAIN], random)
         frames |= {VALIDATION: frames[TRAIN][places < TENTH], TRAIN: frames[TRAIN][places >= TENTH]}
     if not task.about.trains:
-        frames.pop(TRAIN, None)
+        left_out[OTHER_SPLIT] += len(frames.pop(TRAIN, ()))
     elif TRAIN not in frames:
         raise TaskError(f"task {task.name!r} has to be trained, but {place} has no split {TRAIN}")
-    drawn = {split: _drawn(frames[split], LARGEST[split], random) for split in SPLITS if split in frames}
+    drawn = {split: drawn_from(frames[split], LARGEST[split], random) for split in SPLITS if split in frames}
     for split, frame in drawn.items():
+        left_out[TOO_MANY] += len(frames[split]) - len(frame)
         if len(frame) < len(frames[split]):
             log.info("%s: %d of %d examples of split %s are used", place, len(frame), len(frames[split]), split)
     return drawn, TEST if tested_on == WHOLE else tested_on
-
-
-def _cut(examples: pd.DataFrame, random: np.random.Generator) -> dict[str, pd.DataFrame]:
-    """Three parts, alike in every class."""
-    places = _places_in_class(examples, random)
-    parts = np.digitize(places, [TEST_SHARE, TEST_SHARE + VALIDATION_SHARE])
-    return {split: examples[parts == part] for part, split in enumerate((TEST, VALIDATION, TRAIN))}
-
-
-def _places_in_class(examples: pd.DataFrame, random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """For each example how far from 0 to 1 it is in a random order of its class (of all, where there are no classes)."""
-    order = random.permutation(len(examples))
-    labels = examples["label"] if "label" in examples else pd.Series("", index=examples.index)
-    classes = pd.factorize(labels.iloc[order], sort=True)[0]
-    sizes = np.bincount(classes)
-    rank = pd.Series(classes).groupby(classes).cumcount().to_numpy()
-    places = np.empty(len(examples))
-    places[order] = (rank + random.random(len(sizes))[classes]) / sizes[classes]
-    return places
-
-
-def _drawn(examples: pd.DataFrame, most: int, random: np.random.Generator) -> pd.DataFrame:
-    """At most so many examples, in their order."""
-    if len(examples) <= most:
-        return examples
-    return examples.iloc[np.sort(random.choice(len(examples), most, replace=False))]
 
 
 def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], place: str) -> dict[str, pd.DataFrame]:

@@ -79,7 +79,7 @@ class SplitEmbedder:
         return [embeddings[places] for places in self._places]
 
     def features(self, report: Report) -> Embeddings:
-        """What a probe reads: a text's embedding (examples, features), or |u - v| and u * v of a pair (examples, 2 features)."""
+        """What a probe reads: a text's embedding (examples, features), or |u - v| and u * v of a pair, twice as wide."""
         first, *others = self.sentences(report)
         return np.concatenate([np.abs(first - others[0]), first * others[0]], axis=1) if others else first
 

@@ -1,8 +1,9 @@
 """Features brought to one scale for a probe, without dividing by a spread that is all but zero.
 
-The last LayerNorm of a trained model may have dead gains: of MiniLM-L6's 384 dimensions three have a spread of 2e-9 at a median of
-.25. Divided by it, a change of 1e-9, which is nothing to any model, would move a probe's answer. So no spread counts as less
-than FLOOR of the median spread; what is below DEAD of the largest does not take part in that median.
+The last LayerNorm of a trained model may have dead gains: of MiniLM-L6's 384 dimensions three have a spread of at most 2e-9, at
+a median of .25 (before normalisation). Divided by it, a change of 1e-9, which is nothing to any model, would move a probe's
+answer. So no spread counts as less than FLOOR of the median spread; what is below DEAD of the largest spread is left out of
+that median.
 """
 
 from __future__ import annotations

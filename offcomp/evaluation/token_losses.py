@@ -114,7 +114,7 @@ class TokenTask:
 
 def open_tokenizer(loaded: LoadedModel, data: TaskData) -> PreTrainedTokenizerBase:
     """The tokenizer of a model that can do the task. Raises TaskError."""
-    reason = unfit(data.task, loaded.info.architecture)
+    reason = unfit(data.task, loaded.info.architecture, loaded.info.reads_text)
     if reason:
         raise TaskError(reason.removesuffix("."))
     if not len(data.splits["test"]):

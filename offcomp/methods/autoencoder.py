@@ -26,8 +26,9 @@ Training holds four numbers for each parameter of encoder and decoder: itself, i
 ratio is low and the matrix nearly square, the paper's wide encoder is then the most of a run's memory; from a ratio of about 4
 on it is small beside the matrix.
 
-Where we differ: the row norms count as stored (the official count leaves them out of its report); no epoch is chosen by a test
-set, the last one is kept; the official seed is 1, so our seed s draws the stream of s + 1 and the default repeats it.
+Where we differ: the row norms stand in the ratio that is reported (the official code provides for them in its budget, but
+leaves them out of the ratio that it reports); no epoch is chosen by a test set, the last one is kept; coefficients are scaled
+otherwise (`methods.coefficients`); the official seed is 1, so our seed s draws the stream of s + 1 and the default repeats it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """From gradients on text to coefficients of the rows or entries of a stacked matrix, for losses of the autoencoder.
 
-Banaei et al. (arXiv 2302.04045), in the official code `coefficients_utils.py`.
+Banaei et al. (arXiv 2302.04045), in the official code `coefficients_utils.py` and, for their norms, `ae_train.py`.
 
-Members that stand transposed have their statistics transposed too. The mean coefficient is 1, so that the weights of the losses
-keep their meaning: the "sum" norm of the official code. Where it squares the gradient of a batch, ours is the mean over texts.
+Members that stand transposed have their statistics transposed too. The mean coefficient of the whole matrix is 1, so that the
+weights of the losses keep their meaning. The "sum" norm of the official code divides the coefficients of each batch by their
+sum instead, so that every batch weighs alike and its coefficients sum to 1. Its Fisher coefficient of a row is the root of the
+row's sum, ours the row's mean; it squares the gradient of a batch, ours is the mean over texts of the squared gradient of each.
+Its norms "sum_log", "pow" and "sum_pow" are not offered.
 """
 
 from __future__ import annotations

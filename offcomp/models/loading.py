@@ -1,4 +1,4 @@
-"""Describe a model without its weights, load it, or save it: safetensors only, no code of the model's own, no surprises.
+"""Describe a model without its weights, or load it: safetensors only, no code of the model's own, no surprises.
 
 A folder or catalogue model never touches the network. Nothing is printed.
 """
@@ -27,6 +27,7 @@ from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
 from offcomp.models.folder_faults import check_depth, check_names
+from offcomp.models.identity import Identity, identify
 from offcomp.models.matrix_model import Matrices, MatricesConfig
 from offcomp.models.safetensors_files import (
     StoredTensor,
@@ -38,7 +39,8 @@ from offcomp.models.safetensors_files import (
     weight_files,
 )
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
-from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, fingerprint, resolve
+from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, resolve
+from offcomp.models.stored_parameters import Sources, stored_parameters, tensors_of
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
 
@@ -65,7 +67,7 @@ class LoadedModel:
 
     @cached_property
     def sentence_modules(self) -> SentenceModules:
-        """How its hidden states become sentence embeddings. Raises ModelError where its folder asks for what is not supported."""
+        """How hidden states become sentence embeddings. Raises ModelError where the folder asks for what is not supported."""
         return SentenceModules() if self.folder is None else sentence_modules(self.folder)
 
 
@@ -79,6 +81,7 @@ class _Checkpoint:
     architecture: type[PreTrainedModel]
     arguments: dict[str, Any]
     tensors: dict[str, StoredTensor]
+    identity: Identity
 
 
 def describe(model: str) -> ModelInfo:
@@ -91,7 +94,10 @@ def describe(model: str) -> ModelInfo:
         ModelError: the model is unknown, unsafe, damaged, too large or unsupported.
     """
     with _quiet():
-        return _described(_open(model))
+        checkpoint = _open(model)
+        info = _described(checkpoint)
+        _check_unchanged(checkpoint)
+        return info
 
 
 def load(model: str, *, checked: bool = False) -> LoadedModel:
@@ -114,19 +120,19 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         if not checked:
             check_finite(network)
         tokenizer = read_tokenizer(checkpoint.folder, checkpoint.config)
+        _check_unchanged(checkpoint)
         return LoadedModel(network, tokenizer, info, checkpoint.folder)
 
 
-def save(loaded: LoadedModel, folder: Path) -> None:
-    """Write a model as an ordinary transformers folder: config, safetensors in float32, and its tokenizer if it has one.
+def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
+    """The folder of a model, and for every parameter path the tensors of its files that transformers makes it of.
 
     Raises:
-        ModelError: the folder cannot be written.
+        ModelError: as `describe`.
     """
-    with _quiet(), _refusing(folder, "write"):
-        loaded.model.save_pretrained(folder)
-        if loaded.tokenizer is not None:
-            loaded.tokenizer.save_pretrained(folder)
+    with _quiet():
+        checkpoint = _open(model)
+        return checkpoint.folder, tensors_of(_skeleton(checkpoint), checkpoint.tensors)
 
 
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
@@ -180,6 +186,8 @@ def _open(model: str) -> _Checkpoint:
     """Resolve a model, check its folder, and choose the class to instantiate."""
     source = resolve(model)
     folder = source.folder or hub.snapshot(model)
+    check_folder(folder)  # says what is wrong with it before its bytes are hashed
+    identity = identify(folder)
     fields = check_folder(folder)
     model_type = fields["model_type"]
     bare = model_type == MatricesConfig.model_type
@@ -193,7 +201,15 @@ def _open(model: str) -> _Checkpoint:
     has_pooler = any("pooler." in key for key in tensors)
     takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
     arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}
-    return _Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors)
+    return _Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors, identity)
+
+
+def _check_unchanged(checkpoint: _Checkpoint) -> None:
+    """What was read belongs to the identity that was taken before. Raises ModelError."""
+    if identify(checkpoint.folder) != checkpoint.identity:
+        raise ModelError(
+            f"The files of '{checkpoint.source.model}' changed while they were read; try again once they are whole."
+        )
 
 
 def _architecture(config: Any) -> type[PreTrainedModel]:
@@ -208,14 +224,21 @@ def _architecture(config: Any) -> type[PreTrainedModel]:
     return base[0] if isinstance(base, tuple) else base
 
 
-def _described(checkpoint: _Checkpoint) -> ModelInfo:
-    """The description, from an instance on the meta device."""
+def _skeleton(checkpoint: _Checkpoint) -> PreTrainedModel:
+    """The model on the meta device, its weights tied as in the files."""
     with _refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
     _check_weights(network, checkpoint)
     _untie(network, checkpoint.tensors)
+    return network
+
+
+def _described(checkpoint: _Checkpoint) -> ModelInfo:
+    """The description, from an instance on the meta device."""
+    network = _skeleton(checkpoint)
     _check_memory(network, checkpoint)
-    modules = list_modules(network)
+    dtype = stored_dtype(checkpoint.folder)
+    stored = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)
     return ModelInfo(
         model=checkpoint.source.model,
@@ -223,12 +246,17 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
         family=family.name if family else None,
         model_type=checkpoint.config.model_type,
         architecture=checkpoint.architecture.__name__,
-        dtype=stored_dtype(checkpoint.folder),
+        dtype=dtype,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        matrix_parameters=sum(spec.num_parameters for spec in modules),
+        matrix_parameters=sum(spec.num_parameters for spec in stored.modules),
         num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
-        fingerprint=fingerprint(checkpoint.source),
-        modules=modules,
+        fingerprint=checkpoint.identity.fingerprint,
+        modules=stored.modules,
+        reads=checkpoint.identity.reads,
+        num_bytes=stored.num_bytes,
+        matrix_bytes=sum(spec.num_bytes for spec in stored.modules),
+        unlisted=stored.unlisted,
+        reads_text=reads_text(checkpoint.architecture),
     )
 
 
@@ -238,6 +266,14 @@ def _check_weights(network: PreTrainedModel, checkpoint: _Checkpoint) -> None:
     check_names(checkpoint.folder, checkpoint.tensors, network.base_model_prefix, paths)
     stored = {path: find_tensor(checkpoint.tensors, network.base_model_prefix, path) for path in paths}
     check_dtypes(checkpoint.folder, {path: tensor for path, tensor in stored.items() if tensor})
+
+
+def reads_text(architecture: type[PreTrainedModel]) -> bool:
+    """Whether the input of this class is tokens of text; not so for images, sound or series."""
+    if issubclass(architecture, Matrices):
+        return False
+    takes_tokens = "input_ids" in inspect.signature(architecture.forward).parameters
+    return takes_tokens and architecture.main_input_name == "input_ids" and "text" in architecture.input_modalities
 
 
 def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from offcomp.errors import ModelError, OffcompError
-from offcomp.files import changed
 from offcomp.models import hub
 from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.identity import file_digest
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.safetensors_files import StoredTensor, find_tensor, stored_tensors, weight_files
 from offcomp.models.sources import resolve
@@ -32,7 +32,7 @@ class StoredMatrices:
         """Find where the matrices of a loaded model lie; those that its files hold in another form are copied."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
-        self._states = {tensor.file: changed(tensor.file) for tensor in tensors.values()}
+        self._digests = {file: file_digest(file) for file in {tensor.file for tensor in tensors.values()}}
         self._kept: dict[ModuleSpec, Tensor] = {}
         self._stored: dict[ModuleSpec, StoredTensor] = {}
         for spec in specs:
@@ -53,9 +53,10 @@ class StoredMatrices:
         if spec in self._kept:
             return self._kept[spec].clone()
         stored = self._stored[spec]
-        if changed(stored.file) != self._states[stored.file]:
+        values = _values(stored)
+        if file_digest(stored.file) != self._digests[stored.file]:
             raise ModelError(f"'{stored.file}' changed while it was in use; run the plan again.")
-        return canonical_view(_values(stored), spec).contiguous()
+        return canonical_view(values, spec).contiguous()
 
 
 def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Tensor:
@@ -67,9 +68,9 @@ def _values(stored: StoredTensor) -> Tensor:
     """A stored tensor in float32."""
     try:
         values = np.fromfile(stored.file, np.uint8, stored.end - stored.start, offset=stored.start)
-    except OSError as error:
+        return torch.from_numpy(values).view(DTYPES[stored.dtype]).view(stored.shape).float()
+    except (OSError, RuntimeError) as error:  # it is gone, or shorter than it was
         raise ModelError(f"'{stored.file}' cannot be read ({error}); run the plan again.") from error
-    return torch.from_numpy(values).view(DTYPES[stored.dtype]).view(stored.shape).float()
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def _load_again(loaded: LoadedModel) -> None:
     """Give every parameter its values back."""
     give_back_free_memory()
     fresh = load(loaded.info.model, checked=True)
-    if fresh.info.fingerprint != loaded.info.fingerprint:
+    if fresh.info.reads != loaded.info.reads:
         raise ModelError(f"The files of '{loaded.info.model}' changed while it was compressed; run the plan again.")
     for parameter, values in zip(loaded.model.parameters(), fresh.model.parameters(), strict=True):
         parameter.data = values.data

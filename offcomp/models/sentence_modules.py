@@ -52,7 +52,7 @@ NO_EFFECT = ("Dropout",)  # in evaluation
 
 @dataclass(frozen=True)
 class Dense:
-    """activation(weight x + bias); `weight` (out_features, in_features) and `bias` are in `file` as linear.weight and linear.bias.
+    """activation(weight x + bias); `file` has weight (out_features, in_features) and bias as linear.weight and linear.bias.
 
     Attributes:
         residual: whether x, or residual.weight x where the widths differ, is added.
@@ -136,17 +136,6 @@ def sentence_modules(folder: Path) -> SentenceModules:
     limit, lower_case = _transformer(folder / entries[0][1])
     prompt = _prompt(folder)
     return SentenceModules(pooling[0], tuple(layers), True, limit, prompt, pooling[1], lower_case)
-
-
-def declared_files(folder: Path) -> tuple[Path, ...]:
-    """Every file of the folder that changes its sentence embeddings, whether or not it is supported; sorted."""
-    names = {MODULES, PROMPTS, TRANSFORMER_CONFIG, *OLD_TRANSFORMER_CONFIGS}
-    found = {folder / name for name in names if (folder / name).is_file()}
-    if (folder / MODULES).is_file():
-        for _, path in _entries(folder / MODULES):
-            if path:
-                found |= {file for file in (folder / path).rglob("*") if file.is_file()}
-    return tuple(sorted(found))
 
 
 def _entries(file: Path) -> list[tuple[str, str]]:

@@ -7,7 +7,6 @@ sizes that exhaust the memory.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
@@ -20,10 +19,9 @@ from typing import Any, Literal
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import MODELS, CatalogueModel, ModelInfo, catalogue_model
 from offcomp.models.folder_faults import CONFIG, check_is_whole, check_tokenizer_settings, is_module_name
+from offcomp.models.identity import file_digest
 from offcomp.models.safetensors_files import (
-    CHUNK,
     PICKLES,
-    read_header,
     read_json,
     stored_dtype,
     weight_files,
@@ -35,7 +33,6 @@ __all__ = [
     "check_checksum",
     "check_config",
     "check_folder",
-    "fingerprint",
     "may_have_tokenizer",
     "resolve",
     "stored_dtype",
@@ -54,7 +51,6 @@ TOKENIZER_FILES = (
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 MAX_HUB_ID = 96
-SAMPLE_BYTES = 65536
 
 MAX_PARAMETERS = 20 * 10**9
 MAX_SIZE = 10**7
@@ -245,40 +241,13 @@ def check_checksum(entry: CatalogueModel, folder: Path) -> None:
         ModelError: they differ.
     """
     (file,) = weight_files(folder)
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != entry.sha256:
+    with _readable(folder):
+        found = file_digest(file)
+    if found != entry.sha256:
         raise ModelError(
-            f"The weights of '{entry.name}' have the checksum {digest.hexdigest()[:12]}..., not "
+            f"The weights of '{entry.name}' have the checksum {found[:12]}..., not "
             f"{entry.sha256[:12]}...; install them again with `{entry.install}`."
         )
-
-
-def fingerprint(source: Source) -> str:
-    """An identity of the checkpoint that does not depend on where its folder is; fast, since it samples the weights.
-
-    The sha256 of: the bytes of `config.json`; then of each safetensors file its name, its size, its header, and the
-    sha256 of its first and of its last 64 KiB. A change in between goes unseen. A hub id without files is its own
-    fingerprint.
-
-    Raises:
-        ModelError: the config or the weights are missing or cannot be read.
-    """
-    if source.folder is None:
-        return source.model
-    with _readable(source.folder):
-        digest = hashlib.sha256((source.folder / CONFIG).read_bytes())
-        for file in weight_files(source.folder):
-            size = file.stat().st_size
-            digest.update(f"{file.name}\n{size}\n".encode())
-            digest.update(read_header(file))
-            with file.open("rb") as stream:
-                digest.update(hashlib.sha256(stream.read(SAMPLE_BYTES)).digest())
-                stream.seek(max(0, size - SAMPLE_BYTES))
-                digest.update(hashlib.sha256(stream.read(SAMPLE_BYTES)).digest())
-    return digest.hexdigest()
 
 
 def bundled_info(model: str) -> ModelInfo | None:

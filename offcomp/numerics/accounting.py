@@ -3,8 +3,8 @@
 A method states the tensors it stores as `Shapes`: name -> shape. A storage dtype turns these into a layout: name -> shape
 and dtype. Both the prediction of a size and the ledger of a finished group go through `storage_layout`, so they agree.
 
-    float32, float16    every tensor in that dtype
-    int8                matrices as int8 codes and one float32 scale a row (`NAME.scale`); vectors stay float32
+    float32, bfloat16, float16    every tensor in that dtype
+    int8                          matrices as int8 codes, one float32 scale a row (`NAME.scale`); vectors stay float32
 
 Whole numbers (`Codes`: indices, masks, quantized entries) are packed without gaps into bytes, whatever the storage dtype. Each
 of them counts as one stored parameter, so that packing saves bytes and never parameters.
@@ -13,7 +13,7 @@ of them counts as one stored parameter, so that packing saves bytes and never pa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -37,7 +37,10 @@ class Codes:
 Shapes = Mapping[str, Shape | Codes]
 
 BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
-STORAGE_DTYPES = ("float32", "float16", "int8")
+STORAGE_DTYPES = ("float32", "bfloat16", "float16", "int8")
+STORED = "stored"
+"""What a plan says for the dtype of the checkpoint's own tensors; `storage_dtype` tells which that is."""
+DTYPE_CHOICES = (STORED, *STORAGE_DTYPES)
 UNITS = ("parameters", "bytes")
 SCALE_SUFFIX = ".scale"
 
@@ -56,6 +59,9 @@ class Size:
     def __add__(self, other: Size) -> Size:
         return Size(self.num_parameters + other.num_parameters, self.num_bytes + other.num_bytes)
 
+    def __sub__(self, other: Size) -> Size:
+        return Size(self.num_parameters - other.num_parameters, self.num_bytes - other.num_bytes)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -68,6 +74,18 @@ class Budget:
     def admits(self, shapes: Shapes) -> bool:
         """Whether these tensors, stored in `dtype`, stay within the limit."""
         return stored_size(shapes, self.dtype).in_unit(self.unit) <= self.limit
+
+
+def storage_dtype(asked: str, own: Iterable[str]) -> str:
+    """The storage dtype that a plan asks for, given the dtypes of the tensors that are compressed.
+
+    "stored" is the dtype that all of them have, or else the narrowest that holds the values of each: float32, since neither
+    bfloat16 nor float16 holds all of the other's.
+    """
+    if asked != STORED:
+        return asked
+    different = set(own)
+    return different.pop() if len(different) == 1 else "float32"
 
 
 def storage_layout(shapes: Shapes, dtype: str) -> dict[str, tuple[Shape, str]]:

@@ -11,6 +11,7 @@ from offcomp.errors import InputError
 from offcomp.numerics.accounting import SCALE_SUFFIX
 
 INT8_LEVELS = 127
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 PIECE_ENTRIES = 1 << 18
 ALIGNMENT = 64  # bytes
 
@@ -33,11 +34,13 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
             scale = value.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_LEVELS
             stored[name] = (value / scale[:, None]).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8)
             stored[name + SCALE_SUFFIX] = scale
-        elif dtype == "float16":
-            stored[name] = value.half()
+        elif dtype in HALVES:
+            stored[name] = value.to(HALVES[dtype])
             if num_not_finite(stored[name]):
+                largest = torch.finfo(HALVES[dtype]).max
                 raise InputError(
-                    f"{name} reaches {value.abs().max():.3g}, beyond the largest float16 number 65504; store it as float32"
+                    f"{name} reaches {value.abs().max():.3g}, beyond the largest {dtype} number {largest:.5g}; "
+                    "store it as float32"
                 )
         else:
             stored[name] = value

@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import streamlit as st
 from pyarrow.parquet import ParquetFile
@@ -19,15 +18,15 @@ from offcomp.models.catalogue import FAMILIES as MODEL_FAMILIES
 from offcomp.models.catalogue import MODELS, ModelInfo
 from offcomp.models.matrix_files import SUFFIXES, keep_upload
 from offcomp.plan_tasks import SUFFIXES as TABLES
-from offcomp.plan_tasks import own_task
-from offcomp.tasks import FAMILIES, Task, unfit
+from offcomp.tasks import Task
+from offcomp.text_tables import parse, reason
 from offcomp.ui import draft
+from offcomp.ui.own_examples import own_tasks
 from offcomp.ui.plain import plain
 from offcomp.ui.roots import ROOTS
 
 MEGABYTES = 50
 """Largest upload, as .streamlit/config.toml says; larger files are given by their path."""
-ROWS_LOOKED_AT = 50
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 MATRICES_PROBLEM, TABLE, TABLE_PROBLEM = "upload_matrices_problem", "upload_table", "upload_table_problem"
@@ -121,7 +120,7 @@ def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{plain(table.path.name)}**", width="stretch")
                 st.button("Remove", key="upload_remove", icon=":material/close:", on_click=lambda: st.session_state.pop(TABLE))
-        return _asked_task(info, table)
+        return own_tasks(info, table.path)
 
 
 def _take_examples() -> None:
@@ -135,38 +134,6 @@ def _take_examples() -> None:
         state[TABLE] = keep_table(file.name, file.getvalue(), home_folder())
     except OffcompError as error:
         state[TABLE_PROBLEM] = f"{error}."
-
-
-def _asked_task(info: ModelInfo, table: Table) -> tuple[Task, ...]:
-    """The task that is made of a table: what the model does with it, and which column is which."""
-    fitting = [name for name in FAMILIES if unfit(Task("x", name, str(table.path)), info.architecture) is None]
-    if not fitting:
-        st.caption("This model reads no text, so the table is left out.")
-        return ()
-    if st.session_state.get("upload_family") not in fitting:
-        st.session_state["upload_family"] = fitting[0]
-    chosen_family = st.selectbox(
-        "What the model does",
-        fitting,
-        format_func=lambda name: FAMILIES[name].title,
-        key="upload_family",
-        persist_state="session",
-    )
-    family = FAMILIES[str(chosen_family)]
-    pair = len(family.inputs) > 1 and st.toggle("Two texts an example", key="upload_pair", persist_state="session")
-    wanted = [*family.inputs[-1 if pair else 0], *([family.target] if family.target else [])]
-    columns, digest = table.columns, table.path.parent.name
-    chosen = {}
-    with st.container(horizontal=True):
-        for place, column in enumerate(wanted):
-            usual = columns.index(column) if column in columns else min(place, len(columns) - 1)
-            key = f"upload_column_{column}_{digest}"
-            chosen[column] = str(st.selectbox(column, columns, usual, key=key, persist_state="session"))
-    if len(set(chosen.values())) < len(chosen):
-        st.warning(f"One column serves as {' and '.join(chosen)}; choose a column for each.")
-        return ()
-    renamed = {column: named for column, named in chosen.items() if column != named}
-    return (own_task(str(table.path), family.name, renamed, source="Uploaded"),)
 
 
 def keep_table(name: str, content: bytes, home: Path) -> Table:
@@ -183,25 +150,13 @@ def keep_table(name: str, content: bytes, home: Path) -> Table:
 
 
 def columns_of(name: str, content: bytes) -> list[str]:
-    """Names of the columns of a table, from its start or its schema. Raises InputError."""
-    suffix = Path(name).suffix.lower()
+    """Names of the columns of a table, as a task will find them; those of parquet from its schema. Raises InputError."""
+    if Path(name).suffix.lower() != ".parquet":
+        return list(parse(name, content).table.column_names)
     try:
-        if suffix == ".parquet":
-            file = ParquetFile(io.BytesIO(content))
-            columns, empty = file.schema_arrow.names, not file.metadata.num_rows
-        else:
-            table = _start(suffix, io.BytesIO(content))
-            columns, empty = [str(column) for column in table.columns], table.empty
-    except (ValueError, OSError, pa.ArrowException) as error:  # what pandas raises descends from the first
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{name!r} cannot be read as {suffix} ({said}); check the file") from None
-    if empty:
+        file = ParquetFile(io.BytesIO(content))
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise InputError(f"{name!r} cannot be read as .parquet ({reason(error)}); check the file") from None
+    if not file.metadata.num_rows:
         raise InputError(f"{name!r} has no row; give a table with a heading and one example a row")
-    return columns
-
-
-def _start(suffix: str, content: io.BytesIO) -> pd.DataFrame:
-    """The first rows of a table of text."""
-    if suffix == ".jsonl":
-        return pd.read_json(content, lines=True, nrows=ROWS_LOOKED_AT)
-    return pd.read_csv(content, sep="\t" if suffix == ".tsv" else ",", nrows=ROWS_LOOKED_AT, encoding_errors="replace")
+    return list(file.schema_arrow.names)

@@ -63,14 +63,14 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
     """Relative error over all chosen weights, empty where it is not known; where it comes from, in short and at length."""
     if not prediction.feasible:
         return "", "this size is out of reach", ""
-    if known.exact is not None and choices.dtype == "float32":
+    if known.exact is not None and not choices.rounded_to:
         return f"{known.exact:.3f}", "exact", f"Exact. {FROM_SPECTRA}"
     if known.measured is not None:
         run = known.measured.run
         about = "bundled measurement" if origin(run) == "bundled" else "measured by you"
         return f"{known.measured.relative_error:.3f}", about, f"Measured. {origin_text(run)}"
     if known.exact is not None:
-        about = f"before rounding to {choices.dtype}"
+        about = f"before rounding to {choices.rounded_to}"
         return f"{known.exact:.3f}", f"estimated: {about}", f"Estimated, {about}. {FROM_SPECTRA}"
     if known.estimated is not None:
         help_text = f"{known.estimated.about} A run measures it."

@@ -11,8 +11,9 @@ import streamlit as st
 from offcomp.grouping import GROUPINGS, STACK_HELP, STACKS
 from offcomp.methods import METHODS, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
-from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
+from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS, storage_dtype
 from offcomp.plan import Group, Plan, make_groups, name_groups
+from offcomp.task_check import task_fault
 from offcomp.tasks import Task, find_task, usual_tasks
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
@@ -35,6 +36,12 @@ class Choices:
     seed: int
     tasks: tuple[str | Task, ...] = ("sentiment",)
     own: tuple[OwnGroup, ...] = ()
+
+    @property
+    def rounded_to(self) -> str:
+        """What the numbers of a method are rounded to when they are stored; empty for float32, which rounds nothing."""
+        dtypes = sorted({storage_dtype(self.dtype, [spec.dtype]) for spec in self.specs} - {"float32"})
+        return " and ".join(dtypes)
 
     def plan(self, role: str, ratio: float) -> Plan:
         """The plan of one method at one ratio. Raises InputError."""
@@ -220,7 +227,8 @@ def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
 
 def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
     """The bundled tasks, of those that this model can do, by which the result is scored."""
-    fitting = usual_tasks(info.architecture)
+    usual = usual_tasks(info.architecture, info.reads_text)
+    fitting = tuple(name for name in usual if task_fault(find_task(name), info) is None)
     st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
     chosen = st.multiselect(
         "Tasks",
@@ -246,6 +254,13 @@ def choose_storage() -> tuple[str, str, int]:
             persist_state="session",
             help="Parameters are the paper's measure; bytes are what the disk sees.",
         )
-        dtype = st.radio("Store numbers as", STORAGE_DTYPES, key="dtype", horizontal=True, persist_state="session")
+        dtype = st.radio(
+            "Store numbers as",
+            DTYPE_CHOICES,
+            key="dtype",
+            horizontal=True,
+            persist_state="session",
+            help="stored: as the checkpoint stores its own, so that what is saved is the method's doing.",
+        )
         seed = st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
     return str(unit), str(dtype), int(seed)

@@ -14,7 +14,8 @@ from offcomp.methods import method_of_role
 from offcomp.plan import Plan
 from offcomp.prediction import Prediction, predict
 from offcomp.results import result_of, stage_times
-from offcomp.runs import Run, run_id
+from offcomp.run_inputs import inputs_of, run_id
+from offcomp.runs import Run
 from offcomp.ui import draft
 from offcomp.ui.choices import Choices
 
@@ -62,11 +63,12 @@ class Cheaper:
 
 def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]) -> Cost:
     """What running these plans costs, beside the runs that there are."""
-    mark = choices.info.fingerprint
+    info = choices.info
     kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
-    there = {role: kept[name] for role, plan in plans.items() if (name := run_id(plan, mark)) in kept}
+    names = {role: run_id(plan, inputs_of(plan, info.reads)) for role, plan in plans.items()}
+    there = {role: kept[name] for role, name in names.items() if name in kept}
     estimates = {
-        role: estimate(plan, choices.info, predictions[role], stage_times(plan, mark, runs))
+        role: estimate(plan, info, predictions[role], stage_times(plan, info.fingerprint, runs))
         for role, plan in plans.items()
         if role not in there
     }

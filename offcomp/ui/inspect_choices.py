@@ -7,6 +7,7 @@ import streamlit as st
 
 from offcomp.inspection import break_even
 from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
+from offcomp.numerics.accounting import storage_dtype
 from offcomp.spectra import DENSE, svd_rank
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
@@ -54,7 +55,7 @@ def choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
     if most == 1:
         st.caption(f"A {spec.rows:,} x {spec.cols:,} matrix has one singular value: rank 1 is the matrix itself.")
         return 1
-    usual = _usual_rank(info, spec)
+    usual = _usual_rank(spec)
     key = f"inspect_rank_{info.fingerprint[:8]}_{spec.name}_{usual}"
     if key not in st.session_state:
         st.session_state[key] = _asked_rank(most, spec.name) or usual
@@ -63,10 +64,11 @@ def choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
     return rank
 
 
-def _usual_rank(info: ModelInfo, spec: ModuleSpec) -> int:
+def _usual_rank(spec: ModuleSpec) -> int:
     """The rank that the draft's ratio leaves room for; the largest that saves something where the ratio asks for nothing."""
     state = st.session_state
-    rank = svd_rank(spec.shape, float(state["ratio"]), state["unit"], state["dtype"], BYTES_PER_VALUE[info.dtype])
+    dtype = storage_dtype(state["dtype"], [spec.dtype])
+    rank = svd_rank(spec.shape, float(state["ratio"]), state["unit"], dtype, BYTES_PER_VALUE[spec.dtype])
     return int(np.clip(break_even(*spec.shape) if rank == DENSE else rank, 1, min(spec.shape)))
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS
 from offcomp.models.catalogue import MODELS
-from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS
+from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.tasks import TASKS
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
@@ -148,7 +148,7 @@ FIELDS = (
     Field("methods", "methods", ["svd", "autoencoder"], _some_of(method.role for method in METHODS), _listed),
     Field("ratio", "ratio", 3.0, _ratio, "{:g}".format),
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
-    Field("dtype", "dtype", STORAGE_DTYPES[0], _one_of(STORAGE_DTYPES)),
+    Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),
     Field("seed", "seed", 0, _whole(0, 2**31 - 1)),
     Field("tasks", "tasks", ["sentiment"], _some_of(task.name for task in TASKS), _listed),
     Field("module", "inspected", None, str),

@@ -26,7 +26,9 @@ from offcomp.model_tables import (
     svd_errors,
 )
 from offcomp.models.catalogue import ModelInfo
+from offcomp.numerics.accounting import storage_dtype
 from offcomp.plan import Plan
+from offcomp.size_notes import unlisted_note
 from offcomp.ui import draft
 from offcomp.ui.choices import choose_model, choose_ratio
 from offcomp.ui.frame import palette, style, told
@@ -199,8 +201,8 @@ def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
         if st.button(label, key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
             st.session_state[ASKED] = plan
             st.rerun()
-    dtype = _storage()[1]
-    what = "Exact errors of SVD" if dtype == "float32" else f"Errors of SVD before rounding to {dtype}"
+    dtypes = sorted({storage_dtype(_storage()[1], [spec.dtype]) for spec in info.modules} - {"float32"})
+    what = f"Errors of SVD before rounding to {' and '.join(dtypes)}" if dtypes else "Exact errors of SVD"
     st.caption(f"{what}, each matrix alone, from singular values that are bundled, or were computed here and kept.")
 
 
@@ -215,6 +217,8 @@ def _show_shares(info: ModelInfo) -> None:
     config = {"displayModeBar": False}
     st.plotly_chart(share_figure(table, palette()), theme=None, key="model_shares", alt=alt, config=config)
     _show_table(info, table, "shares")
+    if note := unlisted_note(info):
+        st.caption(note)
 
 
 def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **about: str | float) -> None:

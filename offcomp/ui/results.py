@@ -18,21 +18,24 @@ from offcomp.bundled import origin
 from offcomp.first_chart import error_svg
 from offcomp.report import DRAWN_COLUMNS, comparison_document, comparison_tables, html_report
 from offcomp.result_charts import LEVELS, error_figure, error_table, size_figure, size_table
-from offcomp.results import difference_table, label, method_title, result_of, run_table, short_names
+from offcomp.results import difference_table, label, method_title, result_of, run_table, warnings_of
+from offcomp.row_counts import calibration_reading, reading_text
 from offcomp.runs import Run
 from offcomp.scores import (
     METRICS,
     Score,
     against_original,
     brief_difference,
-    concerns,
     metric_of,
     on_task,
+    others_text,
     score_text,
     sentence_start,
     task_title,
 )
 from offcomp.ui.frame import palette
+from offcomp.ui.notes import show_measured_notes
+from offcomp.ui.plain import plain
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
@@ -60,17 +63,12 @@ HELP = {
 def show_answer(runs: Sequence[Run]) -> None:
     """The page's question answered in a sentence, and what keeps the answer from being fair."""
     st.markdown(answer(runs))
-    names = short_names(runs)
-    told = [
-        f"{names[run.id]} {concern}"
-        for run in runs
-        for task, score in result_of(run)["scores"].items()
-        for concern in concerns(task, score, compressed=bool(run.plan.groups))
-    ]
+    told = warnings_of(runs)
     for sentence in told[:MOST_CONCERNS]:
         st.warning(sentence, icon=":material/warning:")
     if len(told) > MOST_CONCERNS:
         st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
+    show_measured_notes(runs)
 
 
 def few_enough(runs: Sequence[Run]) -> bool:
@@ -114,6 +112,12 @@ def _card(run: Run, *, brief: bool, with_model: bool) -> None:
         if not brief:
             for task, score in result_of(run)["scores"].items():
                 st.caption(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}.")
+                for other in others_text(score):
+                    st.caption(f"{other}.")
+                if reading := reading_text(score):
+                    st.caption(plain(f"{sentence_start(reading)}."))
+            if reading := calibration_reading(result_of(run)["groups"]):
+                st.caption(plain(f"Calibration: {reading}."))
 
 
 def _agreeing(run: Run, score: Score) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import streamlit as st
 
 from offcomp.results import method_title, overall_error, result_of
-from offcomp.runs import Run, RunStore
+from offcomp.row_counts import reading_text
+from offcomp.runs import OF_A_SAMPLE, Run, RunStore
 from offcomp.scores import brief_difference, metric_of, on_task, sentence_start, value_of
 from offcomp.ui import draft
 from offcomp.ui.frame import told
@@ -75,13 +76,17 @@ def _cards(was_busy: bool) -> None:
 def _card(run: Run) -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
     with left:
-        st.markdown(f"{STATUS_ICONS[run.status]} **{run.status}** · {describe_run(run)}")
+        st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.at_work_on)}** · {describe_run(run)}")
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
         st.caption(f"run {run.id} · {plain(run.plan.model)} · seed {run.plan.seed} · {submitted}{_took(run)}")
         if run.status in ("queued", "running"):
             _progress(run)
         elif run.status == "done":
             st.markdown(what_came_of_it(run))
+            if run.of_a_sample:
+                st.caption(f"Its model is {OF_A_SAMPLE}.")
+            for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
+                st.caption(plain(f"{sentence_start(reading)}."))
         elif run.error and run.status != "cancelled":
             st.error(plain(run.error), icon=":material/error:")
     with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):

@@ -24,9 +24,10 @@ from offcomp.known_errors import (
 from offcomp.methods import method_of_role
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, members, validate
-from offcomp.prediction import Prediction, predict
+from offcomp.prediction import Prediction, predict, resolved
 from offcomp.results import with_provenance
-from offcomp.runs import Run, RunStore, run_id
+from offcomp.run_inputs import run_id
+from offcomp.runs import Run, RunStore
 from offcomp.spectra import Spectrum, find, relative_error
 from offcomp.ui import draft
 from offcomp.ui.cards import Known, answer_of, show_answers
@@ -35,6 +36,7 @@ from offcomp.ui.cost import show_cost
 from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
+from offcomp.ui.notes import show_predicted_notes
 
 COMPUTING = "Computing the singular values of these groups, once. The exact error appears in a few seconds."
 NAMED_METHODS = 3
@@ -73,7 +75,8 @@ def _measurements(
 def curve(info: ModelInfo, reference: Plan, spectra: Sequence[Spectrum]) -> pd.DataFrame:
     """The error of SVD at every ratio, which is the same wherever the slider stands."""
     groups = tuple(replace(group, ratio=RATIOS[0]) for group in reference.groups)
-    return _curve(run_id(replace(reference, groups=groups), info.fingerprint), len(spectra), info, reference, spectra)
+    plan = replace(reference, groups=groups)
+    return _curve(run_id(plan, {"model": info.fingerprint}), len(spectra), info, reference, spectra)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
@@ -107,9 +110,13 @@ def _what_if(choices: Choices) -> None:
     runs = RunStore().all()
     measured = measurements(runs, choices.info.fingerprint)
     table = curve(choices.info, reference, spectra or [])
-    known = {role: _known(plans[role], predictions[role], exact if role == "svd" else None, measured, table) for role in plans}
+    known = {
+        role: _known(resolved(plans[role], choices.info), predictions[role], exact if role == "svd" else None, measured, table)
+        for role in plans
+    }
     st.markdown(_sentence(choices, predictions, exact, ratio))
     show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
+    show_predicted_notes(choices.info, predictions)
     _run_button(choices, ratio, plans, predictions, runs)
     if spectra is None:
         wait_for(partial(request_spectra, choices.info, reference), partial(st.info, COMPUTING))
@@ -136,7 +143,7 @@ def _known(
 def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list[Measured], known: Sequence[Known]) -> None:
     """The chart of SVD's error with what was measured and estimated of these groups, and where these come from."""
     points = error_point_table(same, [each.estimated for each in known if each.estimated], choices.unit)
-    exact = choices.dtype == "float32"
+    exact = not choices.rounded_to
     figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
     alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
     st.plotly_chart(figure, theme=None, key="error_curve", alt=alt, config={"displaylogo": False})

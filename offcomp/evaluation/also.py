@@ -1,0 +1,122 @@
+"""Metrics listed beside a family's own, as GLUE reports them: F1 and Matthews' correlation of classes, Pearson's of scores.
+
+Each has a standard error, a paired interval and a baseline as the family's own metric has. All come from a paired bootstrap,
+for which the metrics are computed from counts: how often each example is there in a draw. With every count 1 they are those
+of scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`); where those are undefined, they are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offcomp.errors import TaskError
+from offcomp.evaluation import uncertainty
+from offcomp.evaluation.base import Arrays, TaskData
+from offcomp.evaluation.comparison import scored
+
+if TYPE_CHECKING:
+    Vector = NDArray[np.float64]
+    Classes = NDArray[np.integer[Any]]
+    Counts = NDArray[np.floating[Any]]
+    Tables = NDArray[np.float64]
+
+
+def check_metrics(data: TaskData) -> None:
+    """The metrics listed beside the family's own can be had on these examples. Raises TaskError."""
+    if "f1" in data.task.also:
+        names = data.splits["test"].features["label"].names
+        if len(names) != 2:
+            raise TaskError(
+                f"task {data.task.name!r} lists f1, which is of two classes, but its data have {len(names)}; leave it out"
+            )
+
+
+def also(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+    """Metric -> original, compressed, paired and baseline, of each metric that the task lists beside its family's own."""
+    names, test = data.task.also, data.splits["test"]
+    if data.task.about.target == "label":
+        return also_classes(names, np.array(test["label"]), reference["probabilities"], predictions["probabilities"])
+    return also_scores(names, np.array(test["score"], float), reference["values"], predictions["values"])
+
+
+def also_classes(names: Sequence[str], truth: Classes, original: Vector, compressed: Vector) -> dict[str, Any]:
+    """Each metric of these names for two classifiers, by their probabilities (examples, classes)."""
+    answers = np.asarray(truth)
+    count = original.shape[1]
+    majority = np.full(len(answers), np.bincount(answers, minlength=count).argmax())
+
+    def compared(metric: Callable[[Tables], Vector]) -> dict[str, Any]:
+        said = [original.argmax(1), compressed.argmax(1)]
+
+        def statistic(counts: Counts) -> Counts:
+            return np.stack([metric(_tables(answers, each, counts, count)) for each in said])
+
+        baseline = float(metric(_tables(answers, majority, np.ones((1, len(answers))), count))[0])
+        return _document(statistic, len(answers)) | {"baseline": {"name": "majority class", "value": baseline}}
+
+    return {name: compared(OF_CLASSES[name]) for name in names}
+
+
+def also_scores(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Any]:
+    """Each metric of these names for two sets of predicted scores (examples,)."""
+    predictions = [np.asarray(values, dtype=np.float64) for values in (original, compressed)]
+
+    def statistic(counts: Counts) -> Counts:
+        return np.stack([pearson(np.asarray(truth, dtype=np.float64), each, counts) for each in predictions])
+
+    return {name: _document(statistic, len(truth)) | {"baseline": None} for name in names}
+
+
+def alone(also: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What such figures say of the original by itself."""
+    return {name: found["original"] | {"baseline": found["baseline"]} for name, found in also.items()}
+
+
+def f1(tables: Tables) -> Vector:
+    """F1 of the second class (draws,) from tables (draws, truth, said) of two classes: 2 TP / (2 TP + FP + FN)."""
+    hits, missed, false = tables[:, 1, 1], tables[:, 1, 0], tables[:, 0, 1]
+    return _ratio(2 * hits, 2 * hits + missed + false)
+
+
+def matthews(tables: Tables) -> Vector:
+    """Matthews' correlation (draws,) from tables (draws, truth, said), for any number of classes (Gorodkin 2004)."""
+    total, right = tables.sum((1, 2)), np.trace(tables, axis1=1, axis2=2)
+    true, said = tables.sum(2), tables.sum(1)  # (draws, classes)
+    spreads = (total**2 - (true**2).sum(1)) * (total**2 - (said**2).sum(1))
+    return _ratio(right * total - (true * said).sum(1), np.sqrt(np.maximum(spreads, 0)))
+
+
+def pearson(truth: Vector, values: Vector, counts: Counts) -> Vector:
+    """Pearson's correlation (draws,) where example i is there counts[:, i] times."""
+    weights = counts.astype(np.float64)
+    total = weights.sum(1)
+    left, right = truth - truth.mean(), values - values.mean()  # for the digits; a shift changes no correlation
+    mean_left, mean_right = weights @ left / total, weights @ right / total
+    product = weights @ (left * right) / total - mean_left * mean_right
+    spreads = (weights @ left**2 / total - mean_left**2) * (weights @ right**2 / total - mean_right**2)
+    constant = (np.ptp(left) == 0) | (np.ptp(right) == 0)
+    return np.zeros(len(weights)) if constant else np.clip(_ratio(product, np.sqrt(np.maximum(spreads, 0))), -1, 1)
+
+
+OF_CLASSES: Mapping[str, Callable[[Tables], Vector]] = {"f1": f1, "matthews": matthews}
+
+
+def _tables(truth: Classes, said: Classes, counts: Counts, classes: int) -> Tables:
+    """How often each class (second axis) is called which (third), by draw (draws, classes, classes)."""
+    cells = np.zeros((len(truth), classes * classes), np.float32)
+    cells[np.arange(len(truth)), truth * classes + said] = 1
+    return (counts.astype(np.float32) @ cells).astype(np.float64).reshape(-1, classes, classes)
+
+
+def _ratio(above: Vector, below: Vector) -> Vector:
+    """The quotient; 0 where it is undefined."""
+    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+
+
+def _document(statistic: Callable[[Counts], Counts], n: int) -> dict[str, Any]:
+    """Original, compressed and paired, as JSON values."""
+    return scored(statistic(np.ones((1, n)))[:, 0], uncertainty.bootstrap(statistic, n), n)

@@ -1,0 +1,101 @@
+"""In what dtype the files of a model store each of its parameters, and how many bytes that is.
+
+transformers may rename tensors while it loads them, and may merge several into one parameter, as the experts of a Mixtral. Its
+own renaming says here as well which tensors a parameter comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from offcomp.errors import ModelError
+from offcomp.models.catalogue import BYTES_PER_VALUE, ModuleSpec
+from offcomp.models.safetensors_files import FLOATS, StoredTensor
+from offcomp.numerics.accounting import STORED, storage_dtype
+
+
+@dataclass(frozen=True)
+class StoredParameters:
+    """What the files say of a model's parameters, tied ones once.
+
+    modules         the specs of the listed matrices, each with the dtype of its tensor
+    num_bytes       of all parameters
+    unlisted        parameters in tensors of two or more dimensions that are no listed matrix
+    """
+
+    modules: tuple[ModuleSpec, ...]
+    num_bytes: int
+    unlisted: int
+
+
+def stored_parameters(
+    network: PreTrainedModel, modules: Iterable[ModuleSpec], tensors: Mapping[str, StoredTensor], usual: str
+) -> StoredParameters:
+    """What the files store of a model (on any device, meta too) and its listed matrices.
+
+    Args:
+        tensors: every tensor of the files by its key.
+        usual: the dtype of a parameter for which no tensor is found under its name, such as one of several that are cut out of
+            one tensor.
+
+    Raises:
+        ModelError: a parameter is stored as numbers that offcomp does not read.
+    """
+    sources = tensors_of(network, tensors)
+    listed = {path for spec in modules for path in (spec.path, *spec.tied)}
+    dtypes: dict[str, str] = {}
+    num_bytes = unlisted = 0
+    for paths, parameter in parameters_by_tie(network):
+        copies = [found for path in paths if (found := sources.get(path))]
+        dtype = min((_dtype(copy) for copy in copies), key=lambda name: BYTES_PER_VALUE[name], default=usual)
+        dtypes |= dict.fromkeys(paths, dtype)
+        sums = [_bytes(copy) for copy in copies if sum(part.num_parameters for _, part in copy) == parameter.numel()]
+        num_bytes += min(sums, default=parameter.numel() * BYTES_PER_VALUE[dtype])
+        unlisted += parameter.numel() if parameter.ndim > 1 and not listed.intersection(paths) else 0
+    return StoredParameters(tuple(replace(spec, dtype=dtypes[spec.path]) for spec in modules), num_bytes, unlisted)
+
+
+Sources = list[tuple[str, StoredTensor]]
+"""Keys and tensors that make up one parameter."""
+
+
+def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, Sources]:
+    """Parameter path -> the keys and tensors that transformers makes it of."""
+    transforms = get_model_conversion_mapping(network)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    state = network.state_dict()
+    found: dict[str, Sources] = {}
+    for key, tensor in tensors.items():
+        path, _ = rename_source_key(key, renamings, converters, network.base_model_prefix, state)
+        found.setdefault(path, []).append((key, tensor))
+    return found
+
+
+def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
+    """Every parameter once, with all paths that share it."""
+    ties: dict[int, tuple[list[str], nn.Parameter]] = {}
+    for path, parameter in network.named_parameters(remove_duplicate=False):
+        ties.setdefault(id(parameter), ([], parameter))[0].append(path)
+    return list(ties.values())
+
+
+def _dtype(parts: Sources) -> str:
+    """The dtype that holds the values of all parts. Raises ModelError where one is stored as other numbers."""
+    for key, part in parts:
+        if part.dtype not in FLOATS:
+            raise ModelError(
+                f"'{key}' in '{part.file}' is stored as {part.dtype}, and offcomp reads float32, float16 and bfloat16; give "
+                "the model before it was quantised, or save this tensor in one of these."
+            )
+    return storage_dtype(STORED, (FLOATS[part.dtype] for _, part in parts))
+
+
+def _bytes(parts: Sources) -> int:
+    return sum(part.end - part.start for _, part in parts)

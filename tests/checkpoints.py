@@ -1,0 +1,64 @@
+"""Tiny checkpoints as strangers store them: in other dtypes, mixed, in shards, with files of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from offcomp.models.safetensors_files import read_header, weight_files
+
+Dtypes = Callable[[str, Tensor], torch.dtype]
+"""Key and tensor -> the dtype that it is to be stored in."""
+
+
+def mixed(key: str, tensor: Tensor) -> torch.dtype:
+    """As in a checkpoint whose attention was trained in bfloat16 and its embeddings kept in float32."""
+    return torch.bfloat16 if "attention" in key or "attn" in key else torch.float16 if tensor.ndim < 2 else torch.float32
+
+
+DTYPES: dict[str, Dtypes] = {
+    "float16": lambda _key, _tensor: torch.float16,
+    "bfloat16": lambda _key, _tensor: torch.bfloat16,
+    "mixed": mixed,
+}
+
+
+def store_as(folder: Path, dtypes: Dtypes) -> Path:
+    """Store every tensor of a model folder anew, each in its dtype."""
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as content:
+            metadata = content.metadata()
+            tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118  # not a dict
+        save_file({key: tensor.to(dtypes(key, tensor)) for key, tensor in tensors.items()}, file, metadata=metadata)
+    return folder
+
+
+def headers(folder: Path) -> dict[str, tuple[str, str, list[int]]]:
+    """Key -> file, dtype and shape of every tensor of a model folder."""
+    return {
+        key: (file.name, entry["dtype"], entry["shape"])
+        for file in weight_files(folder)
+        for key, entry in json.loads(read_header(file)).items()
+        if key != "__metadata__"
+    }
+
+
+def stored_bytes(folder: Path) -> int:
+    """What the headers of a model folder say that its tensors take."""
+    return sum(
+        entry["data_offsets"][1] - entry["data_offsets"][0]
+        for file in weight_files(folder)
+        for key, entry in json.loads(read_header(file)).items()
+        if key != "__metadata__"
+    )
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Path in the folder -> content."""
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

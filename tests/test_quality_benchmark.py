@@ -1,0 +1,127 @@
+"""The many-task benchmark: fewer training examples, both modes of a probe, rows that are measured once, the printed table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.quality import KEPT, REFITTED, ROWS, completed, markdown, measured, opened, originals, with_fewer_examples
+from benchmarks.sts import Case, cases, read_texts
+from offcomp.models.loading import LoadedModel, load
+from offcomp.tasks import Task
+from tests import tiny_models
+from tests.language_models import syllable_tokenizer, texts_of
+from tests.minilm import minilm_info
+
+ABOUT = {"model": "m", "train": 10, "tasks": {"toy": {"title": "Toy", "n": 4, "value": 0.75}}}
+
+
+def folder_of_splits(folder: Path, **sizes: int) -> Path:
+    """A classification task in parquet files; no text occurs twice."""
+    folder.mkdir(parents=True)
+    texts = [f"{text} {text}" for text in texts_of(*(4 + number % 8 for number in range(sum(sizes.values()))))]
+    for split, size in sizes.items():
+        drawn, texts = texts[:size], texts[size:]
+        pd.DataFrame({"text": drawn, "label": [n % 2 for n in range(size)]}).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def read_splits(folder: Path) -> dict[str, pd.DataFrame]:
+    return {file.stem: pd.read_parquet(file) for file in folder.glob("*.parquet")}
+
+
+def row(name: str, low: float, high: float) -> dict[str, Any]:
+    score = {"value": 0.7, "difference": (low + high) / 2, "interval": [low, high], "collapsed": False}
+    return {"stored": name, "series": "s", "bytes": 5, "ratio": 16.43, "seconds": 1.0, "scores": {"toy": {KEPT: score}}}
+
+
+def test_only_the_training_split_has_fewer_examples_drawn_alike_each_time(tmp_path: Path) -> None:
+    source = folder_of_splits(tmp_path / "source", train=40, validation=20, test=30)
+    for name in ("one", "two"):
+        with_fewer_examples(source, tmp_path / name, 15)
+    whole, one, two = (read_splits(tmp_path / name) for name in ("source", "one", "two"))
+    assert one["validation"].equals(whole["validation"]) and one["test"].equals(whole["test"])
+    assert one["train"].equals(two["train"]) and len(one["train"]) == 15
+    places = [list(whole["train"]["text"]).index(text) for text in one["train"]["text"]]
+    assert places == sorted(places) and places != list(range(15))
+
+
+def test_every_probe_is_asked_both_kept_and_refitted_and_similarity_once(tmp_path: Path) -> None:
+    folder_of_splits(tmp_path / "toy", train=40, validation=12, test=12)
+    pairs = texts_of(*range(2, 26))
+    (tmp_path / "alike").mkdir()
+    table = pd.DataFrame({"sentence1": pairs[:12], "sentence2": pairs[12:], "score": range(12)})
+    table.to_parquet(tmp_path / "alike" / "test.parquet")
+    loaded = tiny(tmp_path / "model")
+    tasks = opened(loaded, [Task("toy", "probe", "toy", "Toy"), Task("alike", "similarity", "alike")], tmp_path, 30)
+    assert {name: list(modes) for name, modes in tasks.items()} == {"toy": [KEPT, REFITTED], "alike": [KEPT]}
+    assert originals(tasks)["toy"]["n_train"] == 30 and originals(tasks)["toy"]["n"] == 12
+    found = measured(loaded, Case("original", "original"), [], tasks)
+    assert found["ratio"] == 1.0
+    for name, mode in (("toy", KEPT), ("toy", REFITTED), ("alike", KEPT)):
+        assert found["scores"][name][mode]["difference"] == 0.0
+        assert found["scores"][name][mode]["interval"] == [0.0, 0.0]
+        assert found["scores"][name][mode]["value"] == originals(tasks)[name]["value"]
+    json.dumps(found)
+
+
+def tiny(folder: Path) -> LoadedModel:
+    loaded = load(str(tiny_models.save(tiny_models.shared("bert_base"), folder, tokenizer=False)))
+    return replace(loaded, tokenizer=syllable_tokenizer(framed=True))
+
+
+def test_rows_are_written_one_by_one_and_measured_once(tmp_path: Path) -> None:
+    path, asked = tmp_path / "folder" / "quality.json", []
+
+    def measure(name: str) -> dict[str, Any]:
+        asked.append(name)
+        if name == "breaks":
+            raise KeyboardInterrupt
+        return row(name, -0.02, 0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        completed(path, ABOUT, ["first", "breaks"], measure)
+    assert [each["stored"] for each in json.loads(path.read_text())["rows"]] == ["first"]
+    document = completed(path, ABOUT, ["first", "second"], measure)
+    assert asked == ["first", "breaks", "second"]
+    assert document == json.loads(path.read_text())
+    assert [each["stored"] for each in document["rows"]] == ["first", "second"]
+
+
+@pytest.mark.parametrize("field", list(ABOUT))
+def test_rows_made_otherwise_are_not_mixed(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "quality.json"
+    completed(path, ABOUT, ["first"], lambda name: row(name, -0.02, 0.01))
+    with pytest.raises(SystemExit, match=f"another {field}"):
+        completed(path, ABOUT | {field: "other"}, ["first"], lambda name: row(name, 0.0, 0.0))
+
+
+def test_the_table_marks_what_differs_beyond_its_interval() -> None:
+    document = {**ABOUT, "rows": [row("lost", -0.03, -0.01), row("even", -0.02, 0.01), row("won", 0.01, 0.02)]}
+    lines = markdown(document, KEPT).splitlines()
+    assert lines[0] == "| stored | times fewer bytes | Toy (n = 4) |"
+    assert lines[2:] == [
+        "| original | 1 | 0.7500 |",
+        "| lost | 16.4 | **-0.020 (-0.030 to -0.010)** |",
+        "| even | 16.4 | -0.005 (-0.020 to +0.010) |",
+        "| won | 16.4 | **+0.015 (+0.010 to +0.020)** |",
+    ]
+    assert markdown(document, REFITTED).splitlines()[0] == "| stored | times fewer bytes |"
+
+
+def test_every_row_of_the_table_is_a_case() -> None:
+    assert set(ROWS) <= {case.name for case in cases(minilm_info(), with_text=True)}
+
+
+def test_a_line_of_a_book_is_a_calibration_text(tmp_path: Path) -> None:
+    lines = [f"line {number} of a book that goes on for more than forty characters" for number in range(60)]
+    pd.DataFrame({"text": ["\n".join(lines[:40]), "\n".join([*lines[40:], "too short"])]}).to_parquet(
+        tmp_path / "books.parquet"
+    )
+    texts = read_texts([tmp_path / "books.parquet"], 30)
+    assert len(set(texts)) == 30 and set(texts) <= set(lines)
