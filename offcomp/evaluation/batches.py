@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from offcomp.errors import TaskError
 from offcomp.methods.base import Report
-from offcomp.models.loading import LoadedModel, check_runs
+from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text, position_limit
 from offcomp.models.sentence_modules import SentenceModules
 from offcomp.models.tokens import check_known, encode
@@ -93,8 +93,6 @@ def batches(
     inputs = []
     for chosen in rows:
         inputs.append({name: _padded([values[i] for i in chosen], fill.get(name, 0)) for name, values in encoded.items()})
-    if inputs:
-        check_runs(loaded, {name: tensor[-1:] for name, tensor in inputs[-1].items()})  # on the shortest
     return Batches(rows, inputs, len(lengths), cut, limit)
 
 

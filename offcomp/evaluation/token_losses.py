@@ -25,7 +25,7 @@ from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.batches import BATCH_SIZE, tokenizer_of
 from offcomp.evaluation.comparison import compare_losses
 from offcomp.methods.base import Report, ignore_progress
-from offcomp.models.loading import LoadedModel, check_runs
+from offcomp.models.loading import LoadedModel
 from offcomp.models.tokens import encode
 from offcomp.tasks import unfit
 
@@ -181,7 +181,6 @@ def _head(loaded: LoadedModel, rows: Sequence[Row]) -> tuple[int, bool]:
     (batch,) = _batches([longest], 1, False, 0)
     inputs = {name: tensor.to(model.device) for name, tensor in batch.inputs.items()}
     asked = batch.asked.to(model.device)
-    check_runs(loaded, inputs)
     with torch.inference_mode():
         plain = logits_at(model, inputs, asked, gathers=False)
         if plain.ndim != 2 or plain.shape[1] <= max(longest.targets):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,32 +19,23 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from offcomp.errors import ModelError
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
-from offcomp.models.folder_faults import check_depth, check_names
+from offcomp.models.folder_faults import check_depth
 from offcomp.models.identity import Identity, identify
 from offcomp.models.matrix_model import Matrices, MatricesConfig
-from offcomp.models.safetensors_files import (
-    StoredTensor,
-    check_dtypes,
-    find_tensor,
-    same_values,
-    stored_dtype,
-    stored_tensors,
-    weight_files,
-)
+from offcomp.models.safetensors_files import StoredTensor, stored_dtype, stored_tensors, weight_files
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
-from offcomp.models.sources import MAX_PARAMETERS, Source, check_checksum, check_folder, resolve
+from offcomp.models.skeleton import check_memory, check_names, untie
+from offcomp.models.sources import Source, check_checksum, check_folder, resolve
 from offcomp.models.stored_parameters import Sources, stored_parameters, tensors_of
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
-
-MAX_BUFFER_BYTES = 4 * 10**9
 
 LIBRARY_FAULTS = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
@@ -145,16 +136,6 @@ def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
     return encoder(**inputs).last_hidden_state
 
 
-def check_runs(loaded: LoadedModel, inputs: dict[str, Tensor]) -> None:
-    """The model can read a tokenised text: a config may be wrong in ways that show only then.
-
-    Raises:
-        ModelError: with what transformers says.
-    """
-    with _refusing(Path(loaded.info.model), "run the model of"), torch.inference_mode():
-        last_hidden_state(loaded.model, **{name: tensor.to(loaded.model.device) for name, tensor in inputs.items()})
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars, log lines or warnings of transformers; its settings are as before afterwards."""
@@ -228,15 +209,15 @@ def _skeleton(checkpoint: _Checkpoint) -> PreTrainedModel:
     """The model on the meta device, its weights tied as in the files."""
     with _refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
-    _check_weights(network, checkpoint)
-    _untie(network, checkpoint.tensors)
+    check_names(checkpoint.folder, checkpoint.tensors, network)
+    untie(network, checkpoint.tensors)
     return network
 
 
 def _described(checkpoint: _Checkpoint) -> ModelInfo:
     """The description, from an instance on the meta device."""
     network = _skeleton(checkpoint)
-    _check_memory(network, checkpoint)
+    check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
     stored = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)
@@ -260,46 +241,12 @@ def _described(checkpoint: _Checkpoint) -> ModelInfo:
     )
 
 
-def _check_weights(network: PreTrainedModel, checkpoint: _Checkpoint) -> None:
-    """The files call the parameters as the model does, and hold them in dtypes that can be read."""
-    paths = [path for path, _ in network.named_parameters()]
-    check_names(checkpoint.folder, checkpoint.tensors, network.base_model_prefix, paths)
-    stored = {path: find_tensor(checkpoint.tensors, network.base_model_prefix, path) for path in paths}
-    check_dtypes(checkpoint.folder, {path: tensor for path, tensor in stored.items() if tensor})
-
-
 def reads_text(architecture: type[PreTrainedModel]) -> bool:
     """Whether the input of this class is tokens of text; not so for images, sound or series."""
     if issubclass(architecture, Matrices):
         return False
     takes_tokens = "input_ids" in inspect.signature(architecture.forward).parameters
     return takes_tokens and architecture.main_input_name == "input_ids" and "text" in architecture.input_modalities
-
-
-def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:
-    """Give a weight its own tensor where the files hold other values than for the weight it is tied to by default.
-
-    transformers does so while loading: a T5 v1.1 checkpoint has a head of its own, whatever its config says.
-    """
-    stored = partial(find_tensor, tensors, network.base_model_prefix)
-    for target, origin in network.all_tied_weights_keys.items():
-        left, right = stored(target), stored(origin)
-        if left and right and not same_values(left, right):
-            parent, _, name = target.rpartition(".")
-            own = torch.empty_like(network.get_parameter(target))
-            network.get_submodule(parent).register_parameter(name, nn.Parameter(own))
-
-
-def _check_memory(network: PreTrainedModel, checkpoint: _Checkpoint) -> None:
-    """The model is about as large as its files, so that a config cannot exhaust the memory."""
-    needed = sum(parameter.numel() for parameter in network.parameters())
-    stored = sum(tensor.num_parameters for tensor in checkpoint.tensors.values())
-    buffers = sum(buffer.nbytes for buffer in network.buffers())
-    if needed > MAX_PARAMETERS or buffers > MAX_BUFFER_BYTES or needed > 1.5 * stored + 10**6:
-        raise ModelError(
-            f"The config of '{checkpoint.folder}' describes {needed:,} parameters and {buffers:,} bytes of buffers, "
-            f"but its files hold {stored:,} values, and at most {MAX_PARAMETERS:,} parameters are supported."
-        )
 
 
 def _instantiated(checkpoint: _Checkpoint) -> PreTrainedModel:
