@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,37 +16,20 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
 
 from offcomp.errors import ModelError
 from offcomp.models import hub
-from offcomp.models.folder_faults import check_depth, check_names
+from offcomp.models.folder_faults import check_depth
 from offcomp.models.identity import Identity, identify
 from offcomp.models.matrix_model import Matrices, MatricesConfig
-from offcomp.models.safetensors_files import (
-    StoredTensor,
-    check_dtypes,
-    find_tensor,
-    same_values,
-    stored_tensors,
-    weight_files,
-)
-from offcomp.models.sources import MAX_PARAMETERS, Source, check_folder, resolve
-
-MAX_BUFFER_BYTES = 4 * 10**9
+from offcomp.models.safetensors_files import StoredTensor, stored_tensors, weight_files
+from offcomp.models.skeleton import check_names, untie
+from offcomp.models.sources import Source, check_folder, resolve
 
 LIBRARY_FAULTS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(RuntimeError, AssertionError, ImportError, SafetensorError, StrictDataclassError),
 )
 """What transformers raises for a config or files that do not fit."""
 
@@ -107,47 +89,13 @@ def _architecture(config: Any) -> type[PreTrainedModel]:
     return base[0] if isinstance(base, tuple) else base
 
 
-def skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
+def network_on_meta(checkpoint: Checkpoint) -> PreTrainedModel:
     """The model on the meta device, its weights tied as in the files."""
     with refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
-    _check_weights(network, checkpoint)
-    _untie(network, checkpoint.tensors)
+    check_names(checkpoint.folder, checkpoint.tensors, network)
+    untie(network, checkpoint.tensors)
     return network
-
-
-def _check_weights(network: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """The files call the parameters as the model does, and hold them in dtypes that can be read."""
-    paths = [path for path, _ in network.named_parameters()]
-    check_names(checkpoint.folder, checkpoint.tensors, network.base_model_prefix, paths)
-    stored = {path: find_tensor(checkpoint.tensors, network.base_model_prefix, path) for path in paths}
-    check_dtypes(checkpoint.folder, {path: tensor for path, tensor in stored.items() if tensor})
-
-
-def _untie(network: PreTrainedModel, tensors: dict[str, StoredTensor]) -> None:
-    """Give a weight its own tensor where the files hold other values than for the weight it is tied to by default.
-
-    transformers does so while loading: a T5 v1.1 checkpoint has a head of its own, whatever its config says.
-    """
-    stored = partial(find_tensor, tensors, network.base_model_prefix)
-    for target, origin in network.all_tied_weights_keys.items():
-        left, right = stored(target), stored(origin)
-        if left and right and not same_values(left, right):
-            parent, _, name = target.rpartition(".")
-            own = torch.empty_like(network.get_parameter(target))
-            network.get_submodule(parent).register_parameter(name, nn.Parameter(own))
-
-
-def check_memory(network: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """The model is about as large as its files, so that a config cannot exhaust the memory."""
-    needed = sum(parameter.numel() for parameter in network.parameters())
-    stored = sum(tensor.num_parameters for tensor in checkpoint.tensors.values())
-    buffers = sum(buffer.nbytes for buffer in network.buffers())
-    if needed > MAX_PARAMETERS or buffers > MAX_BUFFER_BYTES or needed > 1.5 * stored + 10**6:
-        raise ModelError(
-            f"The config of '{checkpoint.folder}' describes {needed:,} parameters and {buffers:,} bytes of buffers, "
-            f"but its files hold {stored:,} values, and at most {MAX_PARAMETERS:,} parameters are supported."
-        )
 
 
 @contextmanager

@@ -9,15 +9,13 @@ from typing import Any
 
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import KINDS, OTHER_KINDS
-from offcomp.models.safetensors_files import StoredTensor, find_tensor, read_json
+from offcomp.models.safetensors_files import read_json
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 SENTENCE_MODULES = "modules.json"
 LAYERS = ("layers", "n_layer", "groups", "group_num")
 SHARED_LAYERS = 48  # an ALBERT has one set of tensors for all its layers
-COMPILED = "_orig_mod."
-WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
 MODULE_NAME = re.compile(rf"((encoder|decoder|cross)\.)?({'|'.join((*KINDS, *OTHER_KINDS))})(\.\d+)?")
 
 
@@ -100,40 +98,3 @@ def check_depth(config: Mapping[str, Any], tensors: Collection[str]) -> None:
                 f"'{CONFIG}' sets {key} to {value}, but the files hold {len(tensors)} tensors, less than one a layer; restore "
                 "the config of this model."
             )
-
-
-def check_names(folder: Path, tensors: Mapping[str, StoredTensor], prefix: str, wanted: Collection[str]) -> None:
-    """The files call the parameters as the model does.
-
-    A model that was saved from inside a wrapper has one name more in front of each: `_orig_mod.` of torch.compile, `module.` of
-    DataParallel, `model.` of one's own class. transformers finds none of them.
-
-    prefix   of the base model, which a file may leave out or add
-    wanted   paths of the model's parameters
-
-    Raises:
-        ModelError: the names fit once something is taken off them; the message says what, and how.
-    """
-    missing = [path for path in wanted if find_tensor(tensors, prefix, path) is None]
-    for extra in _extra_names(tensors):
-        renamed = {key.replace(extra, "", -1 if extra == COMPILED else 1): tensor for key, tensor in tensors.items()}
-        mended = [path for path in missing if find_tensor(renamed, prefix, path)]
-        if mended and 2 * len(mended) >= len(missing):
-            example = next(key for key in tensors if extra in key)
-            raise ModelError(
-                f"The weights in '{folder}' have '{extra}' in their names ('{example}'), as of a model saved from inside "
-                f"{WRAPPERS.get(extra, 'another one')}; save the model within it, or rename them: `from safetensors.torch "
-                "import load_file, save_file; w = load_file(f); "
-                f"save_file({{k.replace('{extra}', ''): v for k, v in w.items()}}, f)`."
-            )
-
-
-def _extra_names(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """What may be too much in the keys: torch.compile's mark anywhere, or the names that all keys begin with, 3 at most."""
-    found = [COMPILED] if any(COMPILED in key for key in tensors) else []
-    split = [key.split(".") for key in tensors]
-    for depth in range(1, 4):
-        heads = {".".join(names[:depth]) for names in split}
-        if len(heads) == 1 and min(map(len, split)) > depth:
-            found.append(f"{heads.pop()}.")
-    return found

@@ -24,10 +24,13 @@ def snapshot(model: str) -> Path:
     Raises:
         ModelError: it is neither cached nor reachable, or its files are unsafe or incomplete.
     """
-    cached = cached_folder(model)
-    if cached:
-        return cached
-    _check_reachable(model)
+    found, fault = _in_cache(model)
+    if found and not fault:
+        return found
+    try:
+        _check_reachable(model)
+    except ModelError as error:
+        raise (fault or error) from error
     folder = _download(model, SMALL_FILES)
     if (folder / "config.json").is_file():
         check_config(read_json(folder / "config.json"))
@@ -41,14 +44,23 @@ def is_cached(model: str) -> bool:
 
 def cached_folder(model: str) -> Path | None:
     """The cached folder if its files are complete and safe; None otherwise."""
+    found, fault = _in_cache(model)
+    return found if fault is None else None
+
+
+def _in_cache(model: str) -> tuple[Path | None, ModelError | None]:
+    """The cached folder if there is one, and what is wrong with it."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(model, allow_patterns=[*SMALL_FILES, *WEIGHTS], local_files_only=True))
+    except (OSError, ValueError):
+        return None, None
+    try:
         check_folder(folder)
-    except (OSError, ValueError, ModelError):
-        return None
-    return folder
+    except ModelError as fault:
+        return folder, fault
+    return folder, None
 
 
 def _check_reachable(model: str) -> None:

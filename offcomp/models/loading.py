@@ -21,10 +21,11 @@ from transformers.utils import logging as transformers_logging
 
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
-from offcomp.models.checkpoint import Checkpoint, check_memory, check_not_changed, open_checkpoint, refusing, skeleton
+from offcomp.models.checkpoint import Checkpoint, check_not_changed, network_on_meta, open_checkpoint, refusing
 from offcomp.models.matrix_model import Matrices
 from offcomp.models.safetensors_files import stored_dtype
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
+from offcomp.models.skeleton import check_memory
 from offcomp.models.sources import check_checksum
 from offcomp.models.stored_parameters import Sources, stored_parameters, tensors_of
 from offcomp.models.tokens import read_tokenizer
@@ -97,7 +98,7 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
     """
     with _quiet():
         checkpoint = open_checkpoint(model)
-        return checkpoint.folder, tensors_of(skeleton(checkpoint), checkpoint.tensors)
+        return checkpoint.folder, tensors_of(network_on_meta(checkpoint), checkpoint.tensors)
 
 
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
@@ -129,8 +130,8 @@ def _quiet() -> Iterator[None]:
 
 def _described(checkpoint: Checkpoint) -> ModelInfo:
     """The description, from an instance on the meta device."""
-    network = skeleton(checkpoint)
-    check_memory(network, checkpoint)
+    network = network_on_meta(checkpoint)
+    check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
     stored = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)

@@ -226,16 +226,16 @@ def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
         ModelError: one is float64, or of a type that only a quantisation makes, which no config explains.
     """
     for key, tensor in weights.items():
-        if tensor.dtype == "F64":
-            raise ModelError(
-                f"The weight '{key}' in '{folder}' is stored as float64, and offcomp reads float32, float16 and bfloat16; "
-                "save the model in float32: `model.float().save_pretrained(folder)`."
-            )
-        if tensor.dtype not in FLOATS:
-            raise ModelError(
-                f"The weight '{key}' in '{folder}' is stored as {tensor.dtype}, {_named(tensor.dtype)} weights that no config "
-                "explains; give the model before it was quantised, in float32, float16 or bfloat16."
-            )
+        if tensor.dtype in FLOATS:
+            continue
+        remedy = "save the model in float32: `model.float().save_pretrained(folder)`"
+        if tensor.dtype != "F64":
+            name = _named(tensor.dtype)
+            remedy = f"give the model before it was quantised, since no config explains these {name} weights"
+        raise ModelError(
+            f"The weight '{key}' in '{folder}' is stored as {tensor.dtype}, and offcomp reads float32, float16 and bfloat16; "
+            f"{remedy}."
+        )
 
 
 def _named(dtype: str) -> str:

@@ -14,9 +14,8 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from offcomp.errors import ModelError
 from offcomp.models.catalogue import BYTES_PER_VALUE, ModuleSpec
-from offcomp.models.safetensors_files import FLOATS, StoredTensor
+from offcomp.models.safetensors_files import FLOATS, StoredTensor, check_dtypes
 from offcomp.numerics.accounting import STORED, storage_dtype
 
 
@@ -89,11 +88,7 @@ def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]
 def _dtype(parts: Sources) -> str:
     """The dtype that holds the values of all parts. Raises ModelError where one is stored as other numbers."""
     for key, part in parts:
-        if part.dtype not in FLOATS:
-            raise ModelError(
-                f"'{key}' in '{part.file}' is stored as {part.dtype}, and offcomp reads float32, float16 and bfloat16; give "
-                "the model before it was quantised, or save this tensor in one of these."
-            )
+        check_dtypes(part.file.parent, {key: part})
     return storage_dtype(STORED, (FLOATS[part.dtype] for _, part in parts))
 
 
