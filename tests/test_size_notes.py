@@ -76,7 +76,7 @@ def test_a_ratio_far_from_the_one_asked_for_is_said() -> None:
     (same,) = notes(ratio=3.0, unit="bytes", method="quantization")
     assert same == note.replace("asked for 2x", "asked for 3x")
     (note,) = notes(ratio=2.0, unit="bytes", method="autoencoder", options={"preset": "codebook"})
-    assert note.startswith("query: asked for 2x, stored 2.")
+    assert note.startswith("query: asked for 2x, stored 3.18x smaller, since no size lies between that and the budget")
 
 
 def test_notes_of_many_groups_are_one_sentence_a_kind() -> None:
