@@ -106,7 +106,7 @@ def test_the_command_line_says_the_notes_in_text_and_beside_json(offcomp: Comman
     path = write(tmp_path / "plan.json", small_plan(half, dtype="float32"))
     text = offcomp("predict", path)[1]
     assert (
-        "\n\nkey: 2.12x in parameters is 1.06x in bytes, since numbers are stored as float32 where the checkpoint has bfloat16."
+        "\n\nkey: 2x in parameters is 1x in bytes, since numbers are stored as float32 where the checkpoint has bfloat16."
         in text
     )
     document = json.loads(offcomp("predict", path, "--json")[1])
