@@ -171,4 +171,3 @@ def test_the_pages_say_what_is_in_no_matrix_and_what_a_ratio_saves(home: Path, h
     assert "in bytes, since numbers are stored as float32 where the checkpoint has bfloat16." in texts(app)
     app.radio(key="dtype").set_value("stored").run()
     assert "where the checkpoint has" not in texts(app)
-    assert "before rounding to bfloat16" in texts(app)
