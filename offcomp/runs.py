@@ -33,7 +33,7 @@ from offcomp.errors import InputError, PlanError, RunError, StorageError
 from offcomp.files import changed, home_folder, read_json, storage_error, write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan, validate
-from offcomp.prediction import predict
+from offcomp.prediction import predict, resolved
 
 RESULTS_VERSION = 2
 """Raised whenever the same plan would give other figures, so that old results are not taken for new ones."""
@@ -90,7 +90,10 @@ class Run:
 
 
 def run_id(plan: Plan, fingerprint: str) -> str:
-    """Twelve hexadecimal digits that are the same for the same plan on the same weights and examples."""
+    """Twelve hexadecimal digits that are the same for the same plan on the same weights and examples.
+
+    Of the resolved plan, so that "stored" and the dtype that it means are one run.
+    """
     tasks = [[task.version, _file_marks(task.data)] for task in plan.asked_tasks]
     asked = plan.to_dict() | {"model": fingerprint, "results": RESULTS_VERSION, "examples": tasks}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
@@ -189,7 +192,7 @@ class RunStore:
         Raises PlanError where the plan is faulty or cannot be met, StorageError where its folder cannot be written.
         """
         check(plan, info)
-        folder = self.folder / run_id(plan, info.fingerprint)
+        folder = self.folder / run_id(resolved(plan, info), info.fingerprint)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             needed = FREE_BYTES_NEEDED + sum(group.num_bytes for group in predict(plan, info).groups)

@@ -12,7 +12,7 @@ from offcomp.errors import OffcompError
 from offcomp.estimate import Estimate, duration, estimate, free_memory, gigabytes, roughly
 from offcomp.methods import method_of_role
 from offcomp.plan import Plan
-from offcomp.prediction import Prediction, predict
+from offcomp.prediction import Prediction, predict, resolved
 from offcomp.results import result_of, stage_times
 from offcomp.runs import Run, run_id
 from offcomp.ui import draft
@@ -64,7 +64,7 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
     """What running these plans costs, beside the runs that there are."""
     mark = choices.info.fingerprint
     kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
-    there = {role: kept[name] for role, plan in plans.items() if (name := run_id(plan, mark)) in kept}
+    there = {role: kept[name] for role, plan in plans.items() if (name := run_id(resolved(plan, choices.info), mark)) in kept}
     estimates = {
         role: estimate(plan, choices.info, predictions[role], stage_times(plan, mark, runs))
         for role, plan in plans.items()
