@@ -1,4 +1,4 @@
-"""What comes with offcomp already measured: every method at every size, and each matrix alone."""
+"""What comes with offcomp already measured: six methods at many sizes, and each matrix alone."""
 
 import streamlit as st
 

@@ -156,7 +156,7 @@ def show_nothing() -> None:
     for file in unreadable_files():
         st.warning(f"assets/runs/{file} cannot be read or is incomplete. Install offcomp again, or delete the file.")
     st.info(
-        "Here every method is shown at every size, measured on a model that comes with offcomp, and which matrix hurts most. "
+        "Here six methods are shown at many sizes, measured on a model that comes with offcomp, and which matrix hurts most. "
         f"The measurements are missing in assets/runs; `{COMMAND.format('minilm-l6')}` makes them."
     )
     if st.button("Compress something", type="primary", key="measured_compress", icon=":material/compress:"):
