@@ -62,18 +62,18 @@ Opened = Mapping[str, Mapping[str, OpenTask]]
 """Task -> mode of its probe -> the task on the original. A task without a probe has one mode, KEPT."""
 
 
-def with_fewer_examples(source: Path, target: Path, most: int) -> None:
-    """A copy of a folder of splits whose training split has at most `most` examples, drawn by SEED, in their order."""
+def with_fewer_examples(source: Path, target: Path, most: Mapping[str, int]) -> None:
+    """A copy of a folder of splits, at most `most[split]` examples each, drawn by SEED, in their order; others are whole."""
     target.mkdir(parents=True)
     for file in sorted(source.glob("*.parquet")):
         table = pd.read_parquet(file)
-        if file.stem == "train" and len(table) > most:
-            table = table.sample(most, random_state=SEED).sort_index()
+        if len(table) > most.get(file.stem, len(table)):
+            table = table.sample(most[file.stem], random_state=SEED).sort_index()
         table.to_parquet(target / file.name)
 
 
-def opened(loaded: LoadedModel, tasks: Sequence[Task], data: Path, most: int) -> Opened:
-    """The tasks on the original model, its predictions at hand; `most` examples train a probe of those below `data`."""
+def opened(loaded: LoadedModel, tasks: Sequence[Task], data: Path, most: Mapping[str, int]) -> Opened:
+    """The tasks on the original model, its predictions at hand; `most` is the largest size of a split of those below `data`."""
     found: dict[str, dict[str, OpenTask]] = {}
     with TemporaryDirectory() as scratch:
         for task in tasks:
@@ -174,13 +174,15 @@ def main() -> None:
     flags.add_argument("--texts", type=Path, nargs="+", required=True, help="parquet files of calibration text")
     flags.add_argument("--num-texts", type=int, default=400)
     flags.add_argument("--train", type=int, default=4000, help="training examples of a probe at most")
+    flags.add_argument("--test", type=int, default=10_000, help="test examples of a task at most")
     flags.add_argument("--tasks", nargs="*", default=[task.name for task in TASKS], help="only these tasks")
     flags.add_argument("--only", nargs="*", default=[""], help="only rows whose name contains one of these")
     flags.add_argument("--out", type=Path, default=OUT)
     asked = flags.parse_args()
     loaded = load(MODEL)
     texts = read_texts(asked.texts, asked.num_texts)
-    tasks = opened(loaded, [task for task in TASKS if task.name in asked.tasks], asked.data, asked.train)
+    most = {"train": asked.train, "test": asked.test}
+    tasks = opened(loaded, [task for task in TASKS if task.name in asked.tasks], asked.data, most)
     about = {
         "model": MODEL,
         "benchmark": "python -m benchmarks.quality",
@@ -190,7 +192,7 @@ def main() -> None:
             "max_tokens": MAX_TOKENS,
             "digest": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12],
         },
-        "train": asked.train,
+        "most": most,
         "seed": SEED,
         "environment": environment(),
         "tasks": originals(tasks),

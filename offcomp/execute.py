@@ -196,9 +196,9 @@ def work(worker: Worker) -> dict[str, Any]:
         (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
     ]
     info = loaded.info
-    about = {"name": info.model, "family": info.family, "fingerprint": info.fingerprint, "dtype": info.dtype}
-    about |= {"reads": info.reads, "unlisted": info.unlisted, "sizes": model_sizes(stored, info)}
-    return {"model": about, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
+    about = {name: getattr(info, name) for name in ("family", "fingerprint", "reads", "dtype", "unlisted")}
+    model = {"name": info.model, **about, "sizes": model_sizes(stored, info)}
+    return {"model": model, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
 
 
 def _calibration(plan: Plan, loaded: LoadedModel) -> Calibration | None:

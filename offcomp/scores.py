@@ -120,7 +120,7 @@ def visible_difference(scores: Sequence[Score]) -> str:
 
 def others_of(score: Score) -> dict[str, Score]:
     """Metric -> the score by it, of those that the task lists beside its own."""
-    return {name: score | {"metric": name} | found for name, found in score.get("also", {}).items()}
+    return {name: {**score, "metric": name, **found} for name, found in score.get("also", {}).items()}
 
 
 def others_text(score: Score) -> list[str]:

@@ -102,7 +102,12 @@ class LazyContents(Mapping[str, Content]):
         self._values = values
 
     def __getitem__(self, name: str) -> Content:
+        if name not in self._names:
+            raise KeyError(name)
         return content_of(self._values(name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -168,12 +173,12 @@ def chosen_columns(task: Task, contents: Mapping[str, Content], place: str) -> d
     found = {column: named for column in known if (named := task.columns.get(column) or _obvious(column, available))}
     mapped = {column for column in task.columns if column != family.target}
     possible = [inputs for inputs in family.inputs if mapped <= {*inputs}]
-    named = [inputs for inputs in possible if all(column in found for column in inputs)]
+    complete = [inputs for inputs in possible if all(column in found for column in inputs)]
     missing = _missing(task, available, place)
-    if len(named) > 1 or not possible:
+    if len(complete) > 1 or not possible:
         raise TaskError(missing)
     guess = _Guess(task, contents, place, missing)
-    inputs = {column: found[column] for column in named[0]} if named else guess.inputs(possible, found)
+    inputs = {column: found[column] for column in complete[0]} if complete else guess.inputs(possible, found)
     targets = {column: found.get(column) or guess.target(column, [*inputs.values()]) for column in _target(family)}
     return inputs | targets
 

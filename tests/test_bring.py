@@ -89,6 +89,73 @@ def test_an_uploaded_table_is_a_task_of_the_plan(app: AppTest, submitted: list[P
     assert Path(task.data).read_bytes() == VERDICTS
 
 
+def reviews(*labels: str, rows: int = 120) -> bytes:
+    """A table with an id, a text and a class: no column has a name of ours."""
+    lines = [
+        f"{1000 + i},The {('soup', 'train', 'coat')[i % 3]} of day {i} was rather odd,{labels[i % len(labels)]}"
+        for i in range(rows)
+    ]
+    return "\n".join(["id,body,stars", *lines]).encode()
+
+
+def test_an_upload_shows_its_rows_its_classes_and_the_columns_by_content(app: AppTest, submitted: list[Plan]) -> None:
+    """Once text=id and label=body were taken, by their places."""
+    step(app, "compress")
+    app.file_uploader(key="upload_examples").upload("reviews.csv", reviews("good", "bad", "bad")).run()
+    assert not app.exception and not app.error
+    assert columns(app) == {"text": "body", "label": "stars"}
+    assert "120 rows, 2 classes (bad 80, good 40)" in texts(app)
+    (shown,) = [table.value for table in app.dataframe if list(table.value.columns) == ["id", "body", "stars"]]
+    assert list(shown["id"]) == ["1000", "1001", "1002"]
+    app.button(key="run").click().run()
+    task = submitted[0].tasks[-1]
+    assert isinstance(task, Task) and task.columns == {"text": "body", "label": "stars"}
+
+
+def test_a_wrong_guess_is_put_right_by_hand(app: AppTest, submitted: list[Plan]) -> None:
+    step(app, "compress")
+    app.file_uploader(key="upload_examples").upload("reviews.csv", reviews("good", "bad")).run()
+    app.selectbox(key=next(box.key for box in app.selectbox if str(box.key).startswith("upload_column_probe_label"))).set_value(
+        "id"
+    ).run()
+    assert "120 classes (1000 1, 1001 1, 1002 1, 1003 1, 1004 1 and 115 more)" in texts(app)
+
+
+def test_columns_that_would_do_as_well_are_left_to_the_person(app: AppTest, submitted: list[Plan]) -> None:
+    table = "verdict,country,said\n" + "\n".join(f"{'ab'[i % 2]},{'xyz'[i % 3]},The day {i} was odd" for i in range(60))
+    step(app, "compress")
+    app.file_uploader(key="upload_examples").upload("mine.csv", table.replace("verdict", "kind").encode()).run()
+    assert not app.exception
+    assert "could take label from several columns of mine.csv, kind, country" in texts(app)
+    assert columns(app) == {"text": None, "label": None}
+    for name, value in (("text", "said"), ("label", "kind")):
+        key = next(box.key for box in app.selectbox if str(box.key).startswith(f"upload_column_probe_{name}"))
+        app.selectbox(key=key).set_value(value).run()
+    assert "60 rows, 2 classes (a 30, b 30)" in texts(app)
+    app.button(key="run").click().run()
+    assert len(submitted[0].tasks) == 2
+
+
+def test_classes_that_do_not_fit_the_models_head_are_refused_before_run(app: AppTest, submitted: list[Plan]) -> None:
+    """And not all 45 of them are printed in red."""
+    step(app, "compress")
+    app.selectbox(key="model").set_value("offcomp-bert-sentiment").run()
+    table = reviews(*(f"city{number:02}" for number in range(45)), rows=400)
+    app.file_uploader(key="upload_examples").upload("reviews.csv", table).run()
+    assert not app.exception
+    assert app.selectbox(key="upload_family").value == "head"
+    (error,) = app.error
+    assert "has 2 classes, but the data have 45" in error.value and "and 40 more" in error.value
+    assert error.value.count("city") == 5 and texts(app).count("city") <= 20
+    app.button(key="run").click().run()
+    assert not [task for task in submitted[0].tasks if isinstance(task, Task)]
+    step(app, "compress")
+    app.file_uploader(key="upload_examples").upload("fitting.csv", reviews("negative", "positive")).run()
+    assert not app.error
+    app.button(key="run").click().run()
+    assert [task.family for task in submitted[-1].tasks if isinstance(task, Task)] == ["head"]
+
+
 def test_an_uploaded_table_stays_until_it_is_removed(app: AppTest, submitted: list[Plan]) -> None:
     step(app, "compress")
     app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()

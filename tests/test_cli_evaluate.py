@@ -78,6 +78,39 @@ def test_what_was_read_and_used_is_said(offcomp: Command, folder: Path, pairs: s
     assert sentence in offcomp("evaluate", str(folder), "--original", str(folder), *flags)[1]
 
 
+def test_the_columns_of_a_file_are_found_by_content_and_said(
+    offcomp: Command, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    lines = Path(pairs).read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "mine.csv"
+    path.write_text(
+        "\n".join(
+            ["left,key,right,close", *(f"{a},{i},{b},{n}" for i, (a, b, n) in enumerate(line.split(",") for line in lines[1:]))]
+        )
+    )
+    status, out, err = offcomp("evaluate", str(folder), "--data", str(path), "--family", "similarity", "--json")
+    assert (status, err.splitlines()[1]) == (0, "taking sentence1 from left, sentence2 from right, score from close")
+    found = json.loads(out)["scores"]["mine"]
+    assert found["columns"] == {"sentence1": "left", "sentence2": "right", "score": "close"}
+    named = json.loads(offcomp("evaluate", str(folder), "--data", pairs, "--family", "similarity", *COLUMNS, "--json")[1])
+    assert found["value"] == named["scores"]["pairs"]["value"]
+
+
+def test_a_head_is_checked_against_the_data_before_the_model_is_loaded(
+    offcomp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading = pytest.importorskip("offcomp.models.loading")
+    monkeypatch.setattr(loading, "load", None)
+    lines = [f"w{i % 50 + 5} w{i % 40 + 9} w{i % 30 + 7},city {i % 45}" for i in range(400)]
+    (tmp_path / "mine.csv").write_text("\n".join(["said,place", *lines]))
+    flags = ("--data", str(tmp_path / "mine.csv"), "--family", "head")
+    for verb in (("evaluate", "offcomp-bert-sentiment"), ("plan", "offcomp-bert-sentiment", "--kinds", "key")):
+        status, out, err = offcomp(*verb, *flags)
+        assert (status, out) == (2, "")
+        assert "has 2 classes, but the data have 45" in err and "and 40 more" in err
+        assert len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

@@ -395,3 +395,31 @@ def test_cosines_of_equal_opposite_and_zero_vectors() -> None:
     one, zero = np.array([[3.0, 4.0]], np.float32), np.zeros((1, 2), np.float32)
     assert cosines(one, one)[0] == pytest.approx(1) and cosines(one, -one)[0] == pytest.approx(-1)
     assert cosines(one, zero)[0] == 0
+
+
+# ----------------------------------------------------------------------------------------------------- texts that are cut
+
+
+@pytest.mark.parametrize("family", ["probe", "head"])
+def test_texts_longer_than_the_model_takes_are_counted(tmp_path: Path, family: str) -> None:
+    loaded = saved(tmp_path, "bert_classifier", pad_token="<end>")  # noqa: S106
+    room = tiny_models.POSITIONS - 2
+    lengths = [room + 1 + index % 5 if index < 40 else 3 for index in range(200)]
+    rows = [{"text": text, "label": f"class {index % 5}"} for index, text in enumerate(texts_of(*lengths))]
+    file = tmp_path / "long.csv"
+    pd.DataFrame(rows).assign(split=["test" if i < 60 else "validation" if i < 120 else "train" for i in range(200)]).to_csv(
+        file
+    )
+    task = Task("long", family, str(file), columns={"text": "text", "label": "label"})
+    score = open_task(task, loaded).original()
+    assert score["cut"] == {"texts": 40, "of": 60, "tokens": room}
+
+
+def test_texts_that_fit_leave_no_word_of_cutting(tmp_path: Path) -> None:
+    loaded = saved(tmp_path, "bert_base", pad_token="<end>")  # noqa: S106
+    assert not batches(loaded, texts_of(tiny_models.POSITIONS - 2, 3)).cut.any()
+    assert batches(loaded, texts_of(tiny_models.POSITIONS - 1, 3)).cut.tolist() == [True, False]
+    cut = batches(loaded, texts_of(tiny_models.POSITIONS + 30))
+    short = batches(loaded, texts_of(tiny_models.POSITIONS + 30), limit=tiny_models.POSITIONS - 2)
+    assert torch.equal(cut.inputs[0]["input_ids"], short.inputs[0]["input_ids"])
+    assert cut.inputs[0]["input_ids"].shape[1] == tiny_models.POSITIONS - 2

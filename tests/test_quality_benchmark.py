@@ -18,7 +18,7 @@ from tests import tiny_models
 from tests.language_models import syllable_tokenizer, texts_of
 from tests.minilm import minilm_info
 
-ABOUT = {"model": "m", "train": 10, "tasks": {"toy": {"title": "Toy", "n": 4, "value": 0.75}}}
+ABOUT = {"model": "m", "most": {"train": 10}, "tasks": {"toy": {"title": "Toy", "n": 4, "value": 0.75}}}
 
 
 def folder_of_splits(folder: Path, **sizes: int) -> Path:
@@ -40,10 +40,10 @@ def row(name: str, low: float, high: float) -> dict[str, Any]:
     return {"stored": name, "series": "s", "bytes": 5, "ratio": 16.43, "seconds": 1.0, "scores": {"toy": {KEPT: score}}}
 
 
-def test_only_the_training_split_has_fewer_examples_drawn_alike_each_time(tmp_path: Path) -> None:
+def test_only_the_named_splits_have_fewer_examples_drawn_alike_each_time(tmp_path: Path) -> None:
     source = folder_of_splits(tmp_path / "source", train=40, validation=20, test=30)
     for name in ("one", "two"):
-        with_fewer_examples(source, tmp_path / name, 15)
+        with_fewer_examples(source, tmp_path / name, {"train": 15, "test": 40})
     whole, one, two = (read_splits(tmp_path / name) for name in ("source", "one", "two"))
     assert one["validation"].equals(whole["validation"]) and one["test"].equals(whole["test"])
     assert one["train"].equals(two["train"]) and len(one["train"]) == 15
@@ -58,7 +58,7 @@ def test_every_probe_is_asked_both_kept_and_refitted_and_similarity_once(tmp_pat
     table = pd.DataFrame({"sentence1": pairs[:12], "sentence2": pairs[12:], "score": range(12)})
     table.to_parquet(tmp_path / "alike" / "test.parquet")
     loaded = tiny(tmp_path / "model")
-    tasks = opened(loaded, [Task("toy", "probe", "toy", "Toy"), Task("alike", "similarity", "alike")], tmp_path, 30)
+    tasks = opened(loaded, [Task("toy", "probe", "toy", "Toy"), Task("alike", "similarity", "alike")], tmp_path, {"train": 30})
     assert {name: list(modes) for name, modes in tasks.items()} == {"toy": [KEPT, REFITTED], "alike": [KEPT]}
     assert originals(tasks)["toy"]["n_train"] == 30 and originals(tasks)["toy"]["n"] == 12
     found = measured(loaded, Case("original", "original"), [], tasks)

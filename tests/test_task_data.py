@@ -269,7 +269,7 @@ def test_a_pair_is_found_by_its_names_and_mapping_one_of_two_decides(tmp_path: P
 
 
 def test_wrong_columns_are_listed_with_the_way_out(tmp_path: Path) -> None:
-    path = write(classes().rename(columns={"text": "body"}), tmp_path / "mine.csv")
+    path = write(classes(prefix="").rename(columns={"text": "body"}), tmp_path / "mine.csv")
     message = refused(path)
     assert "body, label" in message and '"columns"' in message and '{"text": "body"}' in message
     assert "'missing'" in refused(path, columns={"text": "missing"}) and "body, label" in refused(path, columns={"text": "no"})

@@ -79,7 +79,9 @@ class OpenTask:
     def original(self) -> dict[str, Any]:
         """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
         result = self._compared(self._evaluator, self._prepared())
-        named = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
+        named: dict[str, Any] = {
+            name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result
+        }
         if "also" in result:
             named["also"] = alone(result["also"])
         return self._about(self._evaluator) | named | result["original"] | {"collapsed": result.get("collapsed", False)}
@@ -112,12 +114,11 @@ class OpenTask:
         """
         splits = self._data.splits
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
-        about = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
+        about: dict[str, Any] = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
         about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
-        about |= {"columns": dict(self._data.columns)}
+        about |= {"columns": dict(self._data.columns), "settings": self.task.settings}
         rows = {"rows": self._data.rows.to_dict()} if self._data.rows else {}
-        read = {name: value for name, value in evaluator.about().items() if value}
-        return about | {"settings": self.task.settings} | trained | rows | read
+        return about | trained | rows | {name: value for name, value in evaluator.about().items() if value}
 
     def _key(self) -> str:
         """Stands for all that the original's predictions depend on: its files, the examples, the options, the versions."""

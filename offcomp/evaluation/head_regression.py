@@ -28,6 +28,10 @@ class HeadRegression:
         self._loaded, self._data = loaded, data
         self._batches = split_batches(loaded, data.splits["test"])
 
+    def about(self) -> dict[str, Any]:
+        """How many texts are cut."""
+        return {"cut": self._batches.cut_figures(np.arange(self._batches.count))}
+
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """What the original's head gives. Raises TaskError where values are not finite."""
         values: NDArray[np.float64] = np.empty(self._batches.count)

@@ -8,7 +8,8 @@ from offcomp.errors import TaskError
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.batches import batches
 from offcomp.methods.base import ignore_progress
-from offcomp.models.loading import LIBRARY_FAULTS, LoadedModel, last_hidden_state
+from offcomp.models.checkpoint import LIBRARY_FAULTS
+from offcomp.models.loading import LoadedModel, last_hidden_state
 from offcomp.tasks import fitting_families
 
 LONGEST_TRIAL = 200  # characters

@@ -5,7 +5,8 @@
 Z (n, r) are free latents, one for each of the n = max(rows, cols) rows of the longer side (W is turned where it is wide). D, F,
 b, G are a decoder shared by all of them, with h hidden units. S are k sparse latents: entries of W kept apart. It never
 stores a worse matrix than the SVD at the same budget, unit and storage dtype: the SVD is fitted too, and where it (or Z D
-alone) has the smaller error after rounding, that is what is stored. Three things make it better:
+alone) has the smaller error after rounding, that is what is stored. This is a statement about the error of weights in the
+metric above; it promises nothing of a task's score. Three things make it better:
 
   interpolation   Z D is unchanged by Z T⁻¹, T D, so r pivot rows of Z are turned into unit vectors and not stored. This is not
                   learning: a matrix of rank r has r (rows + cols - r) degrees of freedom, and plain SVD, as this field counts
@@ -53,7 +54,7 @@ TALL = 2
 
 @dataclass(frozen=True)
 class ResidualAutoencoder:
-    """Free latents, a decoder with hidden units that start at nothing, and sparse latents; never worse than SVD."""
+    """Latents, a decoder whose hidden units start at nothing, sparse latents; never a larger weight error than SVD."""
 
     name: ClassVar[str] = "autoencoder"
     role: ClassVar[str] = "residual"
@@ -65,7 +66,7 @@ class ResidualAutoencoder:
 
     preset: str = field(
         default="residual",
-        metadata={"help": "Recipe. residual starts at the SVD and is never worse.", "choices": ("residual",)},
+        metadata={"help": "Recipe. residual starts at the SVD; its weight error is never larger.", "choices": ("residual",)},
     )
     metric: str = field(
         default="plain",

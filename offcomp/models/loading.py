@@ -10,38 +10,26 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from offcomp.errors import ModelError
-from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
-from offcomp.models.folder_faults import check_depth
-from offcomp.models.identity import Identity, identify
-from offcomp.models.matrix_model import Matrices, MatricesConfig
-from offcomp.models.safetensors_files import StoredTensor, stored_dtype, stored_tensors, weight_files
+from offcomp.models.checkpoint import Checkpoint, check_not_changed, network_on_meta, open_checkpoint, refusing
+from offcomp.models.matrix_model import Matrices
+from offcomp.models.safetensors_files import stored_dtype
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
-from offcomp.models.skeleton import check_memory, check_names, untie
-from offcomp.models.sources import Source, check_checksum, check_folder, resolve
+from offcomp.models.skeleton import check_memory
+from offcomp.models.sources import check_checksum
 from offcomp.models.stored_parameters import Sources, stored_parameters, tensors_of
 from offcomp.models.tokens import read_tokenizer
 from offcomp.models.weights import check_finite, list_modules
-
-LIBRARY_FAULTS = (
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
-    *(RuntimeError, AssertionError, ImportError, SafetensorError, StrictDataclassError),
-)
-"""What transformers raises for a config or files that do not fit."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +50,6 @@ class LoadedModel:
         return SentenceModules() if self.folder is None else sentence_modules(self.folder)
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """A checked folder, and how its model is instantiated."""
-
-    source: Source
-    folder: Path
-    config: Any
-    architecture: type[PreTrainedModel]
-    arguments: dict[str, Any]
-    tensors: dict[str, StoredTensor]
-    identity: Identity
-
-
 def describe(model: str) -> ModelInfo:
     """What is known of a model without its weights: built on the meta device, which allocates nothing.
 
@@ -85,9 +60,9 @@ def describe(model: str) -> ModelInfo:
         ModelError: the model is unknown, unsafe, damaged, too large or unsupported.
     """
     with _quiet():
-        checkpoint = _open(model)
+        checkpoint = open_checkpoint(model)
         info = _described(checkpoint)
-        _check_unchanged(checkpoint)
+        check_not_changed(checkpoint)
         return info
 
 
@@ -102,7 +77,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         ModelError: as `describe`, and where the weights are not all there, not finite, or not the pinned ones.
     """
     with _quiet():
-        checkpoint = _open(model)
+        checkpoint = open_checkpoint(model)
         info = _described(checkpoint)
         entry = catalogue_model(model)
         if entry and not checked:
@@ -111,7 +86,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         if not checked:
             check_finite(network)
         tokenizer = read_tokenizer(checkpoint.folder, checkpoint.config)
-        _check_unchanged(checkpoint)
+        check_not_changed(checkpoint)
         return LoadedModel(network, tokenizer, info, checkpoint.folder)
 
 
@@ -122,8 +97,8 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
         ModelError: as `describe`.
     """
     with _quiet():
-        checkpoint = _open(model)
-        return checkpoint.folder, tensors_of(_skeleton(checkpoint), checkpoint.tensors)
+        checkpoint = open_checkpoint(model)
+        return checkpoint.folder, tensors_of(network_on_meta(checkpoint), checkpoint.tensors)
 
 
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
@@ -153,70 +128,9 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-@contextmanager
-def _refusing(folder: Path, action: str) -> Iterator[None]:
-    """Turn what transformers raises into one sentence."""
-    try:
-        yield
-    except LIBRARY_FAULTS as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"transformers cannot {action} '{folder}': {reason}") from error
-
-
-def _open(model: str) -> _Checkpoint:
-    """Resolve a model, check its folder, and choose the class to instantiate."""
-    source = resolve(model)
-    folder = source.folder or hub.snapshot(model)
-    check_folder(folder)  # says what is wrong with it before its bytes are hashed
-    identity = identify(folder)
-    fields = check_folder(folder)
-    model_type = fields["model_type"]
-    bare = model_type == MatricesConfig.model_type
-    if not bare and model_type not in CONFIG_MAPPING:
-        raise ModelError(f"'{folder}' has the model type '{model_type}', which this version of transformers lacks.")
-    with _refusing(folder, "read the config of"):
-        config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(fields)
-        architecture = Matrices if bare else _architecture(config)
-    tensors = stored_tensors(weight_files(folder))
-    check_depth(fields, tensors)
-    has_pooler = any("pooler." in key for key in tensors)
-    takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
-    arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}
-    return _Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors, identity)
-
-
-def _check_unchanged(checkpoint: _Checkpoint) -> None:
-    """What was read belongs to the identity that was taken before. Raises ModelError."""
-    if identify(checkpoint.folder) != checkpoint.identity:
-        raise ModelError(
-            f"The files of '{checkpoint.source.model}' changed while they were read; try again once they are whole."
-        )
-
-
-def _architecture(config: Any) -> type[PreTrainedModel]:
-    """The class that the config names, if it is one of transformers for this config; else the base model's class."""
-    named = getattr(transformers, str((config.architectures or [""])[0]), None)
-    is_model = inspect.isclass(named) and issubclass(named, PreTrainedModel)
-    if is_model and getattr(named, "config_class", None) is type(config):
-        return cast("type[PreTrainedModel]", named)
-    if type(config) not in MODEL_MAPPING:
-        raise ValueError(f"the model type '{config.model_type}' is no plain model")
-    base = MODEL_MAPPING[type(config)]
-    return base[0] if isinstance(base, tuple) else base
-
-
-def _skeleton(checkpoint: _Checkpoint) -> PreTrainedModel:
-    """The model on the meta device, its weights tied as in the files."""
-    with _refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
-        network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
-    check_names(checkpoint.folder, checkpoint.tensors, network)
-    untie(network, checkpoint.tensors)
-    return network
-
-
-def _described(checkpoint: _Checkpoint) -> ModelInfo:
+def _described(checkpoint: Checkpoint) -> ModelInfo:
     """The description, from an instance on the meta device."""
-    network = _skeleton(checkpoint)
+    network = network_on_meta(checkpoint)
     check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
     stored = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
@@ -249,10 +163,10 @@ def reads_text(architecture: type[PreTrainedModel]) -> bool:
     return takes_tokens and architecture.main_input_name == "input_ids" and "text" in architecture.input_modalities
 
 
-def _instantiated(checkpoint: _Checkpoint) -> PreTrainedModel:
+def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
     """The model with all its weights from the files."""
     attention = "sdpa" if checkpoint.architecture._supports_sdpa else "eager"
-    with _refusing(checkpoint.folder, "load"):
+    with refusing(checkpoint.folder, "load"):
         network, report = checkpoint.architecture.from_pretrained(
             checkpoint.folder,
             config=checkpoint.config,

@@ -1,0 +1,108 @@
+"""A model's folder, checked and opened: its config, class and stored tensors, and the model on the meta device, without values.
+
+Whatever does not fit is refused here, before anything large is allocated.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
+
+from offcomp.errors import ModelError
+from offcomp.models import hub
+from offcomp.models.folder_faults import check_depth
+from offcomp.models.identity import Identity, identify
+from offcomp.models.matrix_model import Matrices, MatricesConfig
+from offcomp.models.safetensors_files import StoredTensor, stored_tensors, weight_files
+from offcomp.models.skeleton import check_names, untie
+from offcomp.models.sources import Source, check_folder, resolve
+
+LIBRARY_FAULTS = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(RuntimeError, AssertionError, ImportError, SafetensorError, StrictDataclassError),
+)
+"""What transformers raises for a config or files that do not fit."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked folder, and how its model is instantiated."""
+
+    source: Source
+    folder: Path
+    config: Any
+    architecture: type[PreTrainedModel]
+    arguments: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+    identity: Identity
+
+
+def open_checkpoint(model: str) -> Checkpoint:
+    """Resolve a model, check its folder, and choose the class to instantiate."""
+    source = resolve(model)
+    folder = source.folder or hub.snapshot(model)
+    check_folder(folder)  # says what is wrong with it before its bytes are hashed
+    identity = identify(folder)
+    fields = check_folder(folder)
+    model_type = fields["model_type"]
+    bare = model_type == MatricesConfig.model_type
+    if not bare and model_type not in CONFIG_MAPPING:
+        raise ModelError(f"'{folder}' has the model type '{model_type}', which this version of transformers lacks.")
+    with refusing(folder, "read the config of"):
+        config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(fields)
+        architecture = Matrices if bare else _architecture(config)
+    tensors = stored_tensors(weight_files(folder))
+    check_depth(fields, tensors)
+    has_pooler = any("pooler." in key for key in tensors)
+    takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
+    arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}
+    return Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors, identity)
+
+
+def check_not_changed(checkpoint: Checkpoint) -> None:
+    """What was read belongs to the identity that was taken before. Raises ModelError."""
+    if identify(checkpoint.folder) != checkpoint.identity:
+        raise ModelError(
+            f"The files of '{checkpoint.source.model}' changed while they were read; try again once they are whole."
+        )
+
+
+def _architecture(config: Any) -> type[PreTrainedModel]:
+    """The class that the config names, if it is one of transformers for this config; else the base model's class."""
+    named = getattr(transformers, str((config.architectures or [""])[0]), None)
+    is_model = inspect.isclass(named) and issubclass(named, PreTrainedModel)
+    if is_model and getattr(named, "config_class", None) is type(config):
+        return cast("type[PreTrainedModel]", named)
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"the model type '{config.model_type}' is no plain model")
+    base = MODEL_MAPPING[type(config)]
+    return base[0] if isinstance(base, tuple) else base
+
+
+def network_on_meta(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The model on the meta device, its weights tied as in the files."""
+    with refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
+        network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
+    check_names(checkpoint.folder, checkpoint.tensors, network)
+    untie(network, checkpoint.tensors)
+    return network
+
+
+@contextmanager
+def refusing(folder: Path, action: str) -> Iterator[None]:
+    """Turn what transformers raises into one sentence."""
+    try:
+        yield
+    except LIBRARY_FAULTS as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"transformers cannot {action} '{folder}': {reason}") from error
