@@ -33,7 +33,7 @@ from offcomp.files import changed, home_folder, read_json, storage_error, write_
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.identity import is_content
 from offcomp.plan import Plan, validate
-from offcomp.prediction import predict
+from offcomp.prediction import predict, resolved
 from offcomp.run_inputs import inputs_of, run_id
 
 RUN_SCHEMA = 1
@@ -182,7 +182,7 @@ class RunStore:
         """
         check(plan, info)
         inputs = inputs_of(plan, info.reads)
-        folder = self.folder / run_id(plan, inputs)
+        folder = self.folder / run_id(resolved(plan, info), inputs)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             needed = FREE_BYTES_NEEDED + sum(group.num_bytes for group in predict(plan, info).groups)

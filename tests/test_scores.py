@@ -17,6 +17,8 @@ from offcomp.scores import (
     brief_difference,
     concerns,
     difference_text,
+    notes,
+    others_text,
     score_text,
     visible_difference,
     within_sentence,
@@ -204,3 +206,36 @@ def test_what_differs_names_every_task() -> None:
         "sentiment, similarity, masked-prose",
     ]
     assert shown.loc["similarity score"].tolist() == ["0.79", "0.81"]
+
+
+ACCURACY = {
+    "task": "mine",
+    "title": "Moods",
+    "metric": "accuracy",
+    "direction": "higher",
+    "original": {"value": 0.21, "standard_error": 0.03, "n": 200},
+    "compressed": {"value": 0.2, "standard_error": 0.03, "n": 200},
+    "baseline": {"name": "majority class", "value": 0.5},
+    "paired": {"difference": -0.01, "interval": [-0.03, 0.01]},
+}
+
+
+def test_an_original_worse_than_a_constant_answer_is_remarked() -> None:
+    (note,) = notes("mine", ACCURACY)
+    assert note == "Moods: the original's 21.0 % is below the 50.0 % of always the same answer."
+    alone = {key: ACCURACY[key] for key in ("metric", "title", "baseline")} | {"value": 0.21}
+    assert notes("mine", alone) == [note]
+    assert notes("mine", ACCURACY | {"original": {"value": 0.6, "standard_error": 0.03, "n": 200}}) == []
+    assert notes("mine", ACCURACY | {"note": ["the order looks wrong."]}) == ["Moods: the order looks wrong."]
+
+
+def test_the_metrics_beside_a_tasks_own_are_written_with_theirs() -> None:
+    figures = {
+        name: {"value": value, "standard_error": 0.02, "n": 200} for name, value in (("original", 0.8), ("compressed", 0.7))
+    }
+    other = figures | {"baseline": None, "paired": {"difference": -0.1, "interval": [-0.15, -0.05]}}
+    (said,) = others_text(ACCURACY | {"also": {"matthews": other}})
+    assert said == (
+        "Matthews correlation 0.800 ± 0.039 -> 0.700 ± 0.039, -0.100 from the original (95 % interval -0.150 to -0.050)"
+    )
+    assert said in score_line(ACCURACY | {"also": {"matthews": other}})

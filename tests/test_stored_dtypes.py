@@ -19,7 +19,8 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.loading import describe, load
 from offcomp.numerics.accounting import storage_dtype
 from offcomp.plan import Group, Plan
-from offcomp.prediction import predict, predict_group
+from offcomp.prediction import predict, predict_group, resolved
+from offcomp.run_inputs import run_id
 from tests import tiny_models
 from tests.checkpoints import DTYPES, headers, store_as, stored_bytes
 from tests.tiny_models import BERT_SIZES, HEADS, HIDDEN, LAYERS, VOCABULARY
@@ -195,3 +196,12 @@ def test_a_description_from_before_dtypes_were_counted_reads_as_one_dtype(tmp_pa
     found = ModelInfo.from_dict(old)
     assert {spec.dtype for spec in found.modules} == {info.dtype}
     assert (found.num_bytes, found.unlisted) == (4 * info.num_parameters, 0)
+
+
+def test_stored_and_the_dtype_that_it_means_are_one_run(tmp_path: Path) -> None:
+    info = describe(str(store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["bfloat16"])))
+    ids = {
+        dtype: run_id(resolved(Plan(info.model, (Group("key", ("key.0",), dtype=dtype),)), info), {"model": info.fingerprint})
+        for dtype in ("stored", "bfloat16", "float32")
+    }
+    assert ids["stored"] == ids["bfloat16"] != ids["float32"]

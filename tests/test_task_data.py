@@ -274,8 +274,10 @@ def test_wrong_columns_are_listed_with_the_way_out(tmp_path: Path) -> None:
     assert "body, label" in message and '"columns"' in message and '{"text": "body"}' in message
     assert "'missing'" in refused(path, columns={"text": "missing"}) and "body, label" in refused(path, columns={"text": "no"})
     assert "a column 'body', but a probe task has text" in refused(path, columns={"body": "text"})
-    ambiguous = classes().rename(columns={"text": "sentence"}).assign(Text="x")
-    assert "needs the columns" in refused(write(ambiguous, tmp_path / "mine.csv"))
+    ambiguous = classes().rename(columns={"text": "sentence"}).assign(Text=classes(prefix="other")["text"])
+    assert "could take text from several columns of mine.csv, sentence, Text" in refused(
+        write(ambiguous, tmp_path / "mine.csv")
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- labels and scores

@@ -12,7 +12,7 @@ from offcomp.errors import OffcompError
 from offcomp.estimate import Estimate, duration, estimate, free_memory, gigabytes, roughly
 from offcomp.methods import method_of_role
 from offcomp.plan import Plan
-from offcomp.prediction import Prediction, predict
+from offcomp.prediction import Prediction, predict, resolved
 from offcomp.results import result_of, stage_times
 from offcomp.run_inputs import inputs_of, run_id
 from offcomp.runs import Run
@@ -65,7 +65,7 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
     """What running these plans costs, beside the runs that there are."""
     info = choices.info
     kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
-    names = {role: run_id(plan, inputs_of(plan, info.reads)) for role, plan in plans.items()}
+    names = {role: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for role, plan in plans.items()}
     there = {role: kept[name] for role, name in names.items() if name in kept}
     estimates = {
         role: estimate(plan, info, predictions[role], stage_times(plan, info.fingerprint, runs))
