@@ -25,12 +25,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmarks.sts import MAX_TOKENS, MODEL, Case, cases, read_texts, stored
 from offcomp.environment import environment
 from offcomp.evaluation import OpenTask, open_task
+from offcomp.evaluation.embeddings import SplitEmbedder
 from offcomp.files import write_bytes
+from offcomp.methods.base import Report
 from offcomp.models.loading import LoadedModel, load
 from offcomp.tasks import Task, find_task
 
@@ -62,6 +66,28 @@ Opened = Mapping[str, Mapping[str, OpenTask]]
 """Task -> mode of its probe -> the task on the original. A task without a probe has one mode, KEPT."""
 
 
+class Remembered:
+    """A split's features for both modes of a probe, embedded once; `forget` them whenever the model changes."""
+
+    def __init__(self, embedder: SplitEmbedder):
+        self._embedder = embedder
+        self._features: NDArray[np.float32] | None = None
+
+    def about(self) -> dict[str, Any]:
+        """As `SplitEmbedder.about`."""
+        return self._embedder.about()
+
+    def features(self, report: Report) -> NDArray[np.float32]:
+        """As `SplitEmbedder.features`."""
+        if self._features is None:
+            self._features = self._embedder.features(report)
+        return self._features
+
+    def forget(self) -> None:
+        """Embed anew next time."""
+        self._features = None
+
+
 def with_fewer_examples(source: Path, target: Path, most: Mapping[str, int]) -> None:
     """A copy of a folder of splits, at most `most[split]` examples each, drawn by SEED, in their order; others are whole."""
     target.mkdir(parents=True)
@@ -85,9 +111,27 @@ def opened(loaded: LoadedModel, tasks: Sequence[Task], data: Path, most: Mapping
             found[task.name] = {
                 mode: open_task(replace(there, options=options), loaded, seed=SEED) for mode, options in modes.items()
             }
+            if len(modes) > 1:
+                share(found[task.name])
             for each in found[task.name].values():
                 each.prepare()
     return found
+
+
+def share(modes: Mapping[str, OpenTask]) -> None:
+    """Have both modes of a probe read the same features."""
+    evaluators = [each._evaluator for each in modes.values()]
+    shared = {name: Remembered(embedder) for name, embedder in evaluators[0]._embedders.items()}  # type: ignore[attr-defined]
+    for evaluator in evaluators:
+        evaluator._embedders = shared  # type: ignore[attr-defined]
+
+
+def forget(tasks: Opened) -> None:
+    """Forget the features of the model as it was."""
+    for modes in tasks.values():
+        if len(modes) > 1:
+            for each in modes[KEPT]._evaluator._embedders.values():  # type: ignore[attr-defined]
+                each.forget()
 
 
 def originals(tasks: Opened) -> dict[str, dict[str, Any]]:
@@ -100,6 +144,7 @@ def originals(tasks: Opened) -> dict[str, dict[str, Any]]:
 def measured(loaded: LoadedModel, case: Case, texts: Sequence[str], tasks: Opened) -> dict[str, Any]:
     """A row: what a case stores, and in each task and mode its score beside the original's."""
     with stored(loaded, case, texts) as sizes:
+        forget(tasks)
         scores = {name: {mode: difference(each.compare()) for mode, each in modes.items()} for name, modes in tasks.items()}
     return {"stored": case.name, "series": case.series} | sizes | {"scores": scores}
 
@@ -181,7 +226,7 @@ def main() -> None:
     asked = flags.parse_args()
     loaded = load(MODEL)
     texts = read_texts(asked.texts, asked.num_texts)
-    most = {"train": asked.train, "test": asked.test}
+    most = {"train": asked.train, "validation": asked.train // 4, "test": asked.test}
     tasks = opened(loaded, [task for task in TASKS if task.name in asked.tasks], asked.data, most)
     about = {
         "model": MODEL,
