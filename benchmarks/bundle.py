@@ -25,6 +25,7 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
 from offcomp.models.loading import describe
 from offcomp.plan import Group, Plan, make_groups
+from offcomp.prediction import resolved
 from offcomp.runs import RunStore
 from offcomp.spectra import compute, spectrum_key
 
@@ -62,7 +63,7 @@ def run_examples(info: ModelInfo) -> None:
     for method in map(method_of_role, EXAMPLES):
         with TemporaryDirectory() as home:
             store = RunStore(Path(home))
-            plan = Plan(FIRST, make_groups(specs, "kind", method=method.name, ratio=3.0))
+            plan = resolved(Plan(FIRST, make_groups(specs, "kind", method=method.name, ratio=3.0)), info)
             run = store.submit(plan, model_info(FIRST, store.home))
             while not run.ended:
                 sleep(0.2)

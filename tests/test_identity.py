@@ -121,7 +121,9 @@ TEXT_FILES: dict[str, Callable[[Path], None]] = {
     "special tokens": lambda folder: edit(folder / "special_tokens_map.json", pad_token="[UNK]"),  # noqa: S106
     "added tokens": lambda folder: write_json(folder / "added_tokens.json", {"new": 60}),
     "generation": lambda folder: write_json(folder / "generation_config.json", {"max_new_tokens": 3}),
-    "pooling": lambda folder: edit(folder / "1_Pooling" / "config.json", pooling_mode_cls_token=True),
+    "pooling": lambda folder: edit(
+        folder / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False
+    ),
     "modules": lambda folder: (folder / "modules.json").write_text("[]") and None,
     "longest text of the sentence encoder": lambda folder: edit(folder / "sentence_bert_config.json", max_seq_length=8),
     "prompts": lambda folder: write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "q: "}}),

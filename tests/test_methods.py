@@ -97,8 +97,9 @@ def test_svd_of_a_degenerate_matrix_is_finite_and_its_error_is_the_tail_of_the_s
     assert reconstruction.isfinite().all()
     spectrum = torch.linalg.svdvals(matrix.double())
     tail = spectrum[compressed.size :].norm() if compressed.size else torch.zeros(())
-    # Codes and halves round entries of the factors: half a step of 1/127, and 2^-11; entries of 1e-30 vanish in float16.
-    slack = {"float32": 1e-6, "float16": 2e-3, "int8": 0.05}[dtype] if spectrum[0] > 1e-20 or dtype == "float32" else 1.0
+    # Codes and halves round entries of the factors, by half a step of 1/127, 2^-11 or 2^-8; entries of 1e-30 vanish in float16.
+    slack = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2, "int8": 0.05}[dtype]
+    slack = slack if spectrum[0] > 1e-20 or dtype == "float32" else 1.0
     error = (matrix.double() - reconstruction).norm()
     assert abs(error - tail) <= slack * spectrum.norm()
 
@@ -162,7 +163,7 @@ def test_a_closed_form_of_a_degenerate_matrix_is_finite_within_budget_and_no_wor
     assert reconstruction.isfinite().all()
     error, norm = (matrix.double() - reconstruction).norm(), matrix.double().norm()
     # Rounded factors that nearly cancel each other add up to more than the matrix: by 6 % in one of some thousand examples.
-    assert error <= norm * {"float32": 1 + 1e-5, "float16": 1.01, "int8": 1.1}[dtype]
+    assert error <= norm * {"float32": 1 + 1e-5, "float16": 1.01, "bfloat16": 1.05, "int8": 1.1}[dtype]
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)

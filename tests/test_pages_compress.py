@@ -117,7 +117,7 @@ def test_a_model_of_any_family_can_be_chosen(app: AppTest, tmp_path: Path, famil
 
 
 @pytest.mark.parametrize(
-    ("model", "named"), [("no-such-model-x", "no-such-model-x"), ("/nowhere", "/nowhere"), (str(ROOT / "tests"), "config.json")]
+    ("model", "named"), [("no-such-model-x", "no-such-model-x"), ("/nowhere", "/nowhere"), (str(ROOT / "tests"), "no weights")]
 )
 def test_a_bad_model_is_one_sentence(app: AppTest, model: str, named: str) -> None:
     app.session_state["model"] = model
