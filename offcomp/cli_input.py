@@ -127,13 +127,16 @@ def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
     flags.add_argument(
         "--column", action="append", default=[], metavar="OURS=YOURS", help="with --data: text=body, for example"
     )
+    flags.add_argument(
+        "--labels", metavar="A,B", help="with --data and a head: names of the classes in the order of the model's outputs"
+    )
 
 
 def tasks_asked(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
     """The tasks that are named, and the one of the person's own file. Raises InputError for flags that do not go together."""
     named = tuple(arguments.task or ())
     if not arguments.data:
-        for flag, value in (("--family", arguments.family), ("--column", arguments.column)):
+        for flag, value in (("--family", arguments.family), ("--column", arguments.column), ("--labels", arguments.labels)):
             if value:
                 raise InputError(f"{flag} describes a task of your own, so it needs --data PATH")
         return named
@@ -143,7 +146,9 @@ def tasks_asked(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
     for ours, separator, yours in pairs:
         if not (ours and separator and yours):
             raise InputError(f"--column {ours + separator + yours!r} must be OURS=YOURS, such as text=body")
-    return (*named, own_task(arguments.data, arguments.family, {ours: yours for ours, _, yours in pairs}))
+    options = {"labels": [name.strip() for name in arguments.labels.split(",")]} if arguments.labels else {}
+    columns = {ours: yours for ours, _, yours in pairs}
+    return (*named, own_task(arguments.data, arguments.family, columns, options=options))
 
 
 def selection_flags(flags: argparse.ArgumentParser) -> None:

@@ -90,7 +90,7 @@ def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | N
     if not (_are_generic(theirs) or _are_generic(ours)):
         raise TaskError(
             f"the classes of {model} are {shortly(own)}, those of the data {shortly(names)}; say which is which by the "
-            "task's option labels: the data's names in the order of the model's outputs"
+            "task's option labels (--labels A,B): the data's names in the order of the model's outputs"
         )
     return LabelOrder(tuple(range(count)), "index")
 

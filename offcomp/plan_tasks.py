@@ -72,13 +72,17 @@ def task_name(task: str | Task) -> str:
     return task if isinstance(task, str) else task.name
 
 
-def own_task(data: str, family: str, columns: Mapping[str, str], source: str = "") -> Task:
+def own_task(
+    data: str, family: str, columns: Mapping[str, str], source: str = "", options: Mapping[str, Any] | None = None
+) -> Task:
     """A task on a file or folder, named after it; its path is absolute since a worker runs elsewhere."""
     if not data.startswith((BUNDLED, HUB)):
         data = str(Path(data).expanduser().absolute())
     stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:LONGEST_STEM] or "data"
     taken = any(task.name == stem for task in TASKS)
-    return Task(f"own-{stem}" if taken else stem, family, data, title=stem, columns=columns, source=source)
+    return Task(
+        f"own-{stem}" if taken else stem, family, data, title=stem, columns=columns, options=options or {}, source=source
+    )
 
 
 def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool = True) -> list[str]:

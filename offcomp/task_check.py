@@ -83,7 +83,8 @@ def task_fault(task: Task, info: ModelInfo) -> str | None:
         if head is not None and asked.family == "head" and not _is_published(path):
             label_order(head, list(classes_of(path, columns)), asked.settings["labels"])
     except (TaskError, InputError) as error:
-        return f"{str(error).rstrip('.')}."
+        said = str(error)
+        return said if said.endswith((".", "?")) else f"{said}."
     return None
 
 

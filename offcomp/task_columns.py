@@ -199,6 +199,8 @@ def _obvious(column: str, available: Sequence[str]) -> str | None:
 def _missing(task: Task, available: Sequence[str], place: str) -> str:
     """What to say where columns cannot be found."""
     family = task.about
+    if len(available) == 1 and re.search(r"\w\W+\w", available[0]):
+        return f"{place} has one column, {available[0]!r}; separate its cells by a comma, a semicolon, a tab or |"
     wanted = " or ".join(" and ".join((*inputs, *_target(family))) for inputs in family.inputs)
     return (
         f"task {task.name!r} needs the columns {wanted}, but {place} has {shortly(available)}; say which to take: "

@@ -16,6 +16,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,14 @@ def parse(name: str, content: bytes) -> TextTable:
     if not found.rows_read:
         raise InputError(f"{name} has no rows; give a table with at least a row of names and some examples")
     for note in found.notes:
-        log.warning("%s: %s", name, note)
+        _warn(name, note)
     return found
+
+
+@lru_cache(maxsize=1024)
+def _warn(name: str, note: str) -> None:
+    """Say it once, however often the file is read."""
+    log.warning("%s: %s", name, note)
 
 
 def class_names(table: pa.Table) -> dict[str, list[str]]:

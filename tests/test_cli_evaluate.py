@@ -148,3 +148,20 @@ def test_a_task_of_ones_own_has_a_name_that_no_other_has() -> None:
     assert own_task("_x.csv", "probe", {}).name == "x"
     assert own_task("hub:a/b/c", "probe", {}).data == "hub:a/b/c"
     assert Path(own_task("x.csv", "probe", {}).data).is_absolute()
+
+
+def test_the_order_of_a_heads_classes_can_be_said(offcomp: Command, tmp_path: Path) -> None:
+    lines = [
+        f"it was {word} number {i},{'up' if word == 'lovely' else 'down'}" for i in range(20) for word in ("lovely", "awful")
+    ]
+    (tmp_path / "mine.csv").write_text("\n".join(["text,label", *lines]))
+    flags = ("evaluate", "offcomp-bert-sentiment", "--data", str(tmp_path / "mine.csv"), "--family", "head", "--json")
+    status, _, err = offcomp(*flags)
+    assert status == 2 and "--labels" in err
+    values = {}
+    for labels in ("down,up", "up,down"):
+        status, out, _ = offcomp(*flags, "--labels", labels)
+        assert status == 0
+        values[labels] = json.loads(out)["scores"]["mine"]["value"]
+    assert values["down,up"] == pytest.approx(1 - values["up,down"])
+    assert values["down,up"] > 0.8

@@ -423,3 +423,20 @@ def test_a_name_with_line_breaks_stays_one_line(folder: Path, capsys: pytest.Cap
     edit_weights(folder, **{"a\nb\x1b[31m.weight": torch.ones(3, dtype=torch.int8)})
     status, lines = command(capsys, "modules", str(folder))
     assert status == 2 and len(lines) == 1 and "\x1b" not in lines[0]
+
+
+def test_the_command_line_gives_the_same_remedies(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What identifies a model reads its files as well; it must not be the one that speaks first."""
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    folder.rename(parent / "inner")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
+    save_file({"lora.weight": torch.ones(2, 2)}, adapter / "adapter_model.safetensors")
+    for given, named in ((parent, "inner"), (adapter, "merge_and_unload")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["modules", str(given)])
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert named in line

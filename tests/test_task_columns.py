@@ -203,3 +203,12 @@ def test_the_splits_of_a_folder_take_the_same_columns(tmp_path: Path) -> None:
     for split, part in {"train": table[:90], "validation": table[90:105], "test": table[105:]}.items():
         part.to_csv(tmp_path / f"{split}.csv", index=False)
     assert read(Task("mine", "probe", str(tmp_path))).columns == {"text": "body", "label": "stars"}
+
+
+@pytest.mark.parametrize("delimiter", [":", "^", "  "])
+def test_a_delimiter_that_is_not_known_is_told(tmp_path: Path, delimiter: str) -> None:
+    rows = zip(sentences(0), few("good", "bad"), strict=True)
+    file = tmp_path / "mine.csv"
+    file.write_text("\n".join([f"text{delimiter}label", *(f"{text}{delimiter}{label}" for text, label in rows)]))
+    with pytest.raises(TaskError, match=r"has one column, .* separate its cells by a comma, a semicolon, a tab or \|"):
+        read(Task("mine", "probe", str(file)))

@@ -92,7 +92,7 @@ class Head:
         return (
             f"Labels in {order} would give {better.accuracy:.3f} on these test examples, but as they stand "
             f"{better.now:.3f}, and no validation split was there to settle it; if the order is wrong, say the right one under "
-            "id2label in config.json, or by the task's option labels."
+            "id2label in config.json, or by the task's option labels (--labels A,B)."
         )
 
     def _probabilities(self, ready: Batches, report: Report) -> NDArray[np.float64]:
@@ -151,7 +151,8 @@ def check_order(model: str, truth: NDArray[np.int64], said: NDArray[np.int64], n
         raise TaskError(
             f"{model} is right on {better.now:.0%} of {len(truth)} validation examples, but on {better.accuracy:.0%} with "
             f"its labels in another order ({better.meant(names)}), so the order looks wrong; name the classes under id2label "
-            "in its config.json, or by the task's option labels: the data's names in the order of the model's outputs"
+            "in its config.json, or by the task's option labels (--labels A,B): the data's names in the order of the model's "
+            "outputs"
         )
 
 

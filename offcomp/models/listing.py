@@ -20,6 +20,7 @@ from offcomp.errors import ModelError, StorageError
 from offcomp.files import read_json, write_json
 from offcomp.models import hub
 from offcomp.models.catalogue import MODELS, ModelInfo
+from offcomp.models.folder_faults import check_is_whole
 from offcomp.models.identity import Identity, identify
 from offcomp.models.sources import bundled_info, resolve
 
@@ -33,7 +34,10 @@ def identity_of(model: str) -> Identity | None:
     Raises ModelError where there is no such model, or its files cannot be read.
     """
     folder = resolve(model).folder or hub.cached_folder(model)
-    return None if folder is None else identify(folder)
+    if folder is None:
+        return None
+    check_is_whole(folder)
+    return identify(folder)
 
 
 def check_unchanged(info: ModelInfo) -> None:
