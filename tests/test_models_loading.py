@@ -287,7 +287,7 @@ def test_an_embedding_task_of_a_hub_model_is_checked_by_its_cached_folder(
     info = describe("owner/name")
     validate(Plan("owner/name", (), ("similarity",)), info)
     (snapshot / "2_Dense" / "config.json").write_text(json.dumps({"in_features": 0}))
-    with pytest.raises(PlanError, match="task 'similarity' embeds sentences, but .* must give in_features"):
+    with pytest.raises(PlanError, match=r"task 'similarity' embeds sentences, but .* must give in_features"):
         validate(Plan("owner/name", (), ("similarity",)), info)
 
 
