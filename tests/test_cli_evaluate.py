@@ -6,13 +6,19 @@ import json
 import random
 import shutil
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
 
 from offcomp.plan_tasks import own_task
 from offcomp.tasks import TASKS
 from tests import tiny_models
+from tests.language_models import SPECIALS
 from tests.test_cli import Command, folder, offcomp
 
 __all__ = ["folder", "offcomp"]  # fixtures
@@ -76,6 +82,10 @@ def test_an_embedding_that_is_not_supported_leaves_out_the_usual_tasks_that_embe
         {"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in (("Transformer", ""), ("CNN", "1"))
     ]
     (model / "modules.json").write_text(json.dumps(modules))
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
+    backend = Tokenizer(WordPiece({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))  # noqa: S106
+    backend.pre_tokenizer = Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", **SPECIALS).save_pretrained(model)  # noqa: S106
     status, out, err = offcomp("evaluate", str(model), "--json")
     assert status == 0 and list(json.loads(out)["scores"]) == ["masked-prose"]
     left_out = [line for line in err.splitlines() if line.startswith("left out: ")]
