@@ -62,13 +62,16 @@ class CalibrationText:
         import numpy as np
 
         found, num_read, left_out, notes = self._all()
-        texts = [text[:LONGEST_TEXT] for text in found if text.strip()]
+        texts = [text for text in found if text.strip()]
         if not texts:
             raise InputError(f"calibration text {self.text!r} has no text in it; give a file with at least one line of text")
         drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
+        used = [texts[index] for index in sorted(drawn.tolist())]
+        if cut := sum(len(text) > LONGEST_TEXT for text in used):
+            notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} cut at {LONGEST_TEXT:,} characters")
         left_out = left_out | {EMPTY: len(found) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
         rows = RowCounts(num_read, len(drawn), {why: count for why, count in left_out.items() if count}, notes)
-        return CalibrationTexts([texts[index] for index in sorted(drawn.tolist())], rows)
+        return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
     def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
         """Every text of the source, "" where there is none; rows read, left out by reason, and notes."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offcomp.cli_input import describe, emit, say, task_flags, tasks_asked
-from offcomp.errors import InputError, PlanError, TaskError
+from offcomp.errors import InputError, ModelError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.plan_tasks import task_faults
 from offcomp.row_counts import reading_text
@@ -80,8 +80,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     for task in chosen:
         try:
             scores[task.name] = score(task, original, other, seed=arguments.seed)
-        except TaskError as error:
-            if tasks_asked(arguments):
+        except (TaskError, ModelError) as error:
+            if tasks_asked(arguments) or (isinstance(error, ModelError) and not task.about.embeds):
                 raise
             say(f"left out: {error}")  # of the usual tasks, those that do not fit after all
     if not scores:

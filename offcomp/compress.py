@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from offcomp.calibration import GroupHints
-from offcomp.errors import StorageError
+from offcomp.errors import RunError, StorageError
 from offcomp.files import write_bytes
 from offcomp.grouping import group_shape, is_turned
 from offcomp.methods import FORMS, CompressedMatrix, make_method
@@ -29,6 +30,7 @@ from offcomp.models.parking import StoredMatrices, read_matrix
 from offcomp.numerics.allocator import give_back_free_memory
 from offcomp.numerics.measures import reconstruction_error
 from offcomp.numerics.side_weights import squared_norm
+from offcomp.numerics.storage import num_not_finite
 from offcomp.plan import Group, members
 from offcomp.prediction import bytes_in_own_dtype, group_budget, original_dtypes, original_size, ratio_of
 
@@ -169,6 +171,22 @@ def compress_group(
         "seconds": perf_counter() - started,
     }
     return CompressedGroup(compressed, specs, group.stack, figures)
+
+
+def check_finite(group: CompressedGroup) -> None:
+    """Raise RunError where values of a group are not finite: as they came out, or once they are in the checkpoint's dtype."""
+    figures = group.figures
+    if all(isfinite(figures[name]) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
+        return
+    if not num_not_finite(group.compressed.reconstruct()):
+        dtypes = " and ".join(dict.fromkeys(spec.dtype for spec in group.members))
+        raise RunError(
+            f"group {figures['name']!r} came out with values beyond the largest of {dtypes}, in which the model stores it; "
+            "choose another method or a smaller ratio, or save the model in float32 first"
+        )
+    raise RunError(
+        f"group {figures['name']!r} came out with values that are not finite; lower the learning rate, or use float32"
+    )
 
 
 def _on_text(

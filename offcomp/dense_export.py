@@ -2,7 +2,8 @@
 
 Every file is copied byte for byte. Then each compressed weight is written over the original's bytes in the copy, in the dtype
 and layout of the tensor that is there; so keys, shards, tied copies and dtypes stay, and so does the size. What may not go
-along is left out and named: weights in other formats, which are those of the original, and what an earlier export put there.
+along is left out and named: weights in other formats, which are those of the original, what an earlier export put there, and
+links that lead nowhere or back to a folder above them. A link to another file or folder of the model is copied as what it is.
 """
 
 from __future__ import annotations
@@ -61,28 +62,47 @@ class DenseModel:
 
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Path in the folder -> file, of every file of a model. Raises InputError where a link leads out of the folder."""
-    shared = folder.resolve().parents[1]  # files of a hub's cache are links to the blobs beside its snapshots
-    root = shared if folder.resolve().parent.name == "snapshots" and (shared / "blobs").is_dir() else folder.resolve()
-    pending = [folder]
+    """Path in the folder -> what is there, of all of a model but its folders and those of tools.
+
+    Links that lead nowhere, or to a folder that they are in, are among it. Raises InputError where one leads out of the folder.
+    """
+    root, pending = _root(folder), [(folder, {folder.resolve()})]
     while pending:
-        for entry in sorted(pending.pop().iterdir()):
-            if not entry.resolve().is_relative_to(root):
+        place, above = pending.pop()
+        for entry in sorted(place.iterdir()):
+            target = _target(entry)
+            if target and not target.is_relative_to(root):
                 raise InputError(
-                    f"{entry} is a link to {entry.resolve()}, outside of the model's folder, and would be exported with it; "
+                    f"{entry} is a link to {target}, outside of the model's folder, and would be exported with it; "
                     f"make a copy without links, cp -rL {folder} COPY, and compress that"
                 )
-            if entry.is_dir() and not entry.is_symlink() and entry.name not in TOOLS:
-                pending.append(entry)
-            elif entry.is_file():
+            if target is None or target in above or not target.is_dir():
                 yield entry.relative_to(folder).as_posix(), entry
+            elif entry.name not in TOOLS:
+                pending.append((entry, above | {target}))
+
+
+def _root(folder: Path) -> Path:
+    """What links may lead to: the folder; of a hub's cache also the blobs beside its snapshots, which its files link to."""
+    own = folder.resolve()
+    if own.parent.name == "snapshots" and (own.parents[1] / "blobs").is_dir():
+        return own.parents[1]
+    return own
+
+
+def _target(entry: Path) -> Path | None:
+    """What an entry of a folder is in the end; None for a link that leads nowhere or in circles."""
+    try:
+        return entry.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return None
 
 
 def _copied(name: str, file: Path, place: Path, weights: set[str]) -> bool:
     """Copy a file unless it has to stay behind."""
     is_other = name.endswith(OTHER_WEIGHTS) or (name.endswith(".safetensors") and "/" not in name and name not in weights)
     is_stale = name == INDEX and weights == {WEIGHTS}
-    if is_other or is_stale or name == MANIFEST or name.startswith(f"{GROUPS}/"):
+    if is_other or is_stale or name == MANIFEST or name.startswith(f"{GROUPS}/") or not file.is_file():
         return False
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, place)

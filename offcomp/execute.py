@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,7 @@ from offcomp.size_notes import size_notes
 
 if TYPE_CHECKING:
     from offcomp.calibration import Calibration, GroupHints
-    from offcomp.compress import CompressedGroup, SavedGroup
+    from offcomp.compress import SavedGroup
     from offcomp.evaluation import OpenTask
     from offcomp.models.loading import LoadedModel
 
@@ -158,7 +157,7 @@ def work(worker: Worker) -> dict[str, Any]:
     info = model_info(plan.model, worker.folder.parent.parent)
     worker.expect(estimate(plan, info, predict(plan, info)).stages)
     with worker.stage("load the model"):
-        from offcomp.compress import SavedGroup, compress_group, save_group
+        from offcomp.compress import SavedGroup, check_finite, compress_group, save_group
         from offcomp.evaluation import open_task
         from offcomp.models.loading import load
         from offcomp.models.parking import StoredMatrices, parked
@@ -180,7 +179,7 @@ def work(worker: Worker) -> dict[str, Any]:
         for group in plan.groups:
             with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
                 result = compress_group(source, loaded.info, group, hints=hints, seed=plan.seed, report=report)
-                _check_finite(result)
+                check_finite(result)
                 path = save_group(result, worker.folder / "groups")
             compressed.append(SavedGroup(path, result.members, result.stacking))
             worker.groups.append(result.figures)
@@ -231,14 +230,6 @@ def _hints(calibration: Calibration | None, group: Group, compressed: list[Saved
     specs = members(group, calibration.loaded.info)
     with calibration.hints(specs, group.stack, lambda: (each.reconstructions for each in compressed)) as hints:
         yield hints
-
-
-def _check_finite(result: CompressedGroup) -> None:
-    figures = result.figures
-    if not all(isfinite(figures[name]) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
-        raise RunError(
-            f"group {figures['name']!r} came out with values that are not finite; lower the learning rate, or use float32"
-        )
 
 
 def _evaluate(

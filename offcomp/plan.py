@@ -18,6 +18,7 @@ from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
 from offcomp.json_fields import is_number, is_text, is_text_list, read_fields
 from offcomp.methods import default_options, make_method
+from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.sentence_modules import sentence_modules
 from offcomp.models.sources import may_have_tokenizer, resolve
@@ -191,8 +192,8 @@ def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
 def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
     """What keeps the tasks that embed sentences from doing it as the model's folder declares."""
     embedding = [task.name for task in plan.asked_tasks if task.about.embeds]
-    folder = resolve(info.model).folder if embedding else None
     try:
+        folder = (resolve(info.model).folder or hub.cached_folder(info.model)) if embedding else None
         if folder is not None:
             sentence_modules(folder)
     except ModelError as error:

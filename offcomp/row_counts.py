@@ -58,5 +58,6 @@ def reading_text(score: Mapping[str, Any]) -> str:
 
 def calibration_reading(groups: Iterable[Mapping[str, Any]]) -> str:
     """The same of the calibration text of a run's groups: "60 texts read, all used"; empty where none needed text."""
-    found = (rows_text(group.get("calibration", {}).get("rows"), "text") for group in groups)
+    texts = (group.get("calibration", {}) for group in groups)
+    found = ("; ".join(filter(None, (rows_text(text.get("rows"), "text"), cut_text(text.get("cut"))))) for text in texts)
     return next(filter(None, found), "")

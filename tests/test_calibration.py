@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from torch import Tensor
 from offcomp.calibration import Calibration, calibrate
 from offcomp.calibration.batches import token_batches
 from offcomp.calibration.moments import sum_moments, token_weights
+from offcomp.calibration_text import CalibrationText
 from offcomp.errors import InputError
-from offcomp.models.loading import LoadedModel
+from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import read
 from tests import tiny_models
 from tests.calibration_texts import PLENTY, TEXTS, spec_of
@@ -164,3 +167,37 @@ def test_a_fifth_of_the_texts_is_held_out(tiny: Tiny) -> None:
     )
     assert (len(fitted), len(held_out)) == (16, 4)
     assert not fitted & held_out
+
+
+def test_texts_that_are_cut_are_counted(tiny: Tiny) -> None:
+    loaded = tiny("bert")
+    texts = [*(" ".join(["w3"] * length) for length in (1, 4, 5, 6, 7, 30)), *["w2"] * 30]
+    calibration = Calibration(loaded, texts, max_tokens=5)
+    assert calibration.cut == {"texts": 3, "of": 36, "tokens": 5}  # held out or not; five tokens are not cut
+    with calibration.hints([spec_of(loaded, "query.0")], "rows") as hints:
+        assert hints.summary()["cut"] == calibration.cut
+    assert Calibration(loaded, texts, max_tokens=500).cut == {"texts": 1, "of": 36, "tokens": tiny_models.POSITIONS - 2}
+    assert Calibration(loaded, TEXTS).cut == {}
+
+
+def test_texts_that_are_cut_before_they_are_tokens_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("\n".join(["w2 " * 9000, "w3", "w4 " * 9000]))
+    found = CalibrationText(str(tmp_path / "long.txt")).read(0)
+    assert max(map(len, found.texts)) == 20_000
+    assert found.rows.notes == ("2 texts cut at 20,000 characters",)
+
+
+def test_texts_are_read_as_the_folder_declares(tmp_path: Path) -> None:
+    folder = tiny_models.save(tiny_models.shared("bert_base"), tmp_path / "model")
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    prompts = {"prompts": {"query": "w9 W8 "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    (batch,) = token_batches(load(str(folder)), ["W5 w6"], 16, True)
+    assert batch.inputs["input_ids"].tolist() == [[9, 8, 5, 6]]
+    modules.append({"type": "sentence_transformers.models.CNN", "path": "2"})  # no embedding, so there is nothing to go by
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (batch,) = token_batches(load(str(folder)), ["w5 w6"], 16, True)
+    assert batch.inputs["input_ids"].tolist() == [[5, 6]]

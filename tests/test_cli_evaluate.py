@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
 
 from offcomp.plan_tasks import own_task
 from offcomp.tasks import TASKS
 from tests import tiny_models
+from tests.language_models import SPECIALS
 from tests.test_cli import Command, folder, offcomp
 
 __all__ = ["folder", "offcomp"]  # fixtures
@@ -65,6 +72,26 @@ def test_two_models_are_compared_on_the_same_examples(offcomp: Command, folder: 
     assert not score["unchanged"]
     _, out, _ = offcomp("evaluate", str(folder), "--original", str(folder), *flags)
     assert "+0.000 from the original" in out and "to the last bit" in out
+
+
+def test_an_embedding_that_is_not_supported_leaves_out_the_usual_tasks_that_embed(
+    offcomp: Command, folder: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(folder, tmp_path / "model")
+    modules = [
+        {"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in (("Transformer", ""), ("CNN", "1"))
+    ]
+    (model / "modules.json").write_text(json.dumps(modules))
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
+    backend = Tokenizer(WordPiece({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))  # noqa: S106
+    backend.pre_tokenizer = Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", **SPECIALS).save_pretrained(model)  # noqa: S106
+    status, out, err = offcomp("evaluate", str(model), "--json")
+    assert status == 0 and list(json.loads(out)["scores"]) == ["masked-prose"]
+    left_out = [line for line in err.splitlines() if line.startswith("left out: ")]
+    assert len(left_out) == 3 and all("has the module CNN" in line for line in left_out)
+    status, _, err = offcomp("evaluate", str(model), "--task", "topics")
+    assert status == 2 and "has the module CNN" in err
 
 
 def test_what_was_read_and_used_is_said(offcomp: Command, folder: Path, pairs: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from offcomp.dense_export import files_of
 from offcomp.errors import InputError, ModelError
 from offcomp.export import export_run, reconstructions
 from offcomp.manifest import MANIFEST, Manifest
@@ -176,6 +177,26 @@ def test_links_inside_are_followed_and_links_out_of_the_folder_are_refused(tmp_p
     with pytest.raises(InputError, match=r"notes\.txt is a link to .*secret, outside of the model's folder"):
         exported(load(str(folder)), tmp_path / "again")
     assert not (tmp_path / "again" / "out").exists()
+
+
+def test_a_linked_folder_is_copied_and_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    folder = tiny_models.save(tiny_models.bert(), tmp_path / "model")
+    put(folder, {"parts/pooling/config.json": b'{"pooling_mode_cls_token": true}'})
+    (folder / "1_Pooling").symlink_to("parts/pooling", target_is_directory=True)
+    (folder / "gone.txt").symlink_to(folder / "nowhere.txt")
+    (folder / "parts" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "circle").symlink_to("circle")
+    manifest = exported(load(str(folder)), tmp_path)
+    out = tmp_path / "out"
+    assert (out / "1_Pooling" / "config.json").read_bytes() == (folder / "parts" / "pooling" / "config.json").read_bytes()
+    assert not (out / "1_Pooling").is_symlink()
+    assert set(manifest.left_out) == {"circle", "gone.txt", "parts/up"}
+
+
+def test_a_model_may_lie_in_a_folder_right_below_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The root itself stands for such a folder, which a test cannot make: neither has a folder two levels above."""
+    monkeypatch.setattr(Path, "iterdir", lambda _folder: iter(()))
+    assert list(files_of(Path("/"))) == list(files_of(Path("/model"))) == []
 
 
 def test_a_value_beyond_the_stored_dtype_is_refused(tmp_path: Path) -> None:

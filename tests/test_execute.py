@@ -10,14 +10,17 @@ import pytest
 import torch
 
 import offcomp.models.weights
-from offcomp.compress import CompressedGroup, compress_group
+from offcomp.compress import CompressedGroup, check_finite, compress_group
 from offcomp.errors import ModelError, RunError
 from offcomp.evaluation import OpenTask, open_task
 from offcomp.execute import Worker, _evaluate
 from offcomp.files import write_json
-from offcomp.models.loading import LoadedModel
+from offcomp.methods.svd import SVD
+from offcomp.models.loading import LoadedModel, load
 from offcomp.plan import Group, Plan
 from offcomp.tasks import find_task
+from tests import tiny_models
+from tests.checkpoints import DTYPES, store_as
 from tests.test_evaluation import saved
 
 GROUP = Group("key", ("key.0", "key.1"), ratio=4.0)
@@ -78,3 +81,24 @@ def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     run.group = replace(run.group, compressed=replace(run.group.compressed, tensors=broken))
     with pytest.raises(ModelError, match="not finite"):
         run.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1e6, "beyond the largest of float16"), (float("nan"), "lower the learning rate")]
+)
+def test_values_beyond_the_checkpoints_dtype_are_told_from_those_that_came_out_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, said: str
+) -> None:
+    folder = store_as(tiny_models.save(tiny_models.shared("bert_base"), tmp_path / "model"), DTYPES["float16"])
+    loaded = load(str(folder))
+    group = replace(GROUP, dtype="float32")
+    check_finite(compress_group(loaded.model, loaded.info, group))
+    fit = SVD.fit
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        found = fit(*arguments, **options)
+        return replace(found, tensors={name: part * factor for name, part in found.tensors.items()})
+
+    monkeypatch.setattr(SVD, "fit", wrong)
+    with pytest.raises(RunError, match=said):
+        check_finite(compress_group(loaded.model, loaded.info, group))

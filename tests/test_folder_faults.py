@@ -346,6 +346,10 @@ def test_a_config_that_fails_only_when_the_model_runs_is_one_sentence(
     data.write_text("sentence1,sentence2,score\n" + "".join(f"w{n} w7,w{n + 1} w5,{n % 3}\n" for n in range(3, 40)))
     status, lines = command(capsys, "evaluate", str(folder), "--data", str(data), "--family", "similarity")
     assert status == 2 and "does not run on" in lines[-1], lines
+    original = tiny_models.save(tiny_models.shared("bert_base"), tmp_path / "original")
+    compared = ("--original", str(original), "--data", str(data), "--family", "similarity")
+    status, lines = command(capsys, "evaluate", str(folder), *compared)
+    assert status == 2 and f"does not run on {folder}" in lines[-1], lines
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from offcomp.errors import ModelError
+from offcomp.errors import ModelError, PlanError
 from offcomp.models import catalogue, hub, loading
 from offcomp.models.identity import is_content
 from offcomp.models.loading import describe, last_hidden_state, load
 from offcomp.models.sources import bundled_info
 from offcomp.models.weights import list_modules
+from offcomp.plan import Plan, validate
 from tests import tiny_models
 
 
@@ -218,6 +221,79 @@ def test_a_cached_hub_model_needs_no_network(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
     assert hub.snapshot("owner/name") == folder
+
+
+def cached_encoder(cache: Path, tensors: dict[str, torch.Tensor], kept: Path) -> Path:
+    """A hub's cache with a snapshot of a sentence encoder whose Dense layer has its config, and its weights in `kept` alone."""
+    snapshot = tiny_models.save(tiny_models.shared("bert_base"), cache / "models--owner--name" / "snapshots" / ("a1" * 20))
+    (cache / "models--owner--name" / "refs").mkdir()
+    (cache / "models--owner--name" / "refs" / "main").write_text(snapshot.name)
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    (snapshot / "modules.json").write_text(json.dumps(modules))
+    (snapshot / "2_Dense").mkdir()
+    (snapshot / "2_Dense" / "config.json").write_text(json.dumps({"in_features": tiny_models.HIDDEN, "out_features": 3}))
+    save_file(tensors, kept)
+    return snapshot
+
+
+DENSE = {"linear.weight": torch.ones(3, tiny_models.HIDDEN), "linear.bias": torch.ones(3)}
+
+
+def test_a_cached_snapshot_without_its_dense_weights_is_fetched_until_it_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = cached_encoder(tmp_path, DENSE, tmp_path / "kept")
+    fetched: list[tuple[str, str, str]] = []
+
+    def fetch(model: str, file: str, revision: str) -> str:
+        fetched.append((model, file, revision))
+        shutil.copy(tmp_path / "kept", snapshot / file)
+        return str(snapshot / file)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert not hub.is_cached("owner/name")
+    with pytest.raises(ModelError, match=r"'owner/name' without its '2_Dense/model\.safetensors', .* allow the network once"):
+        hub.snapshot("owner/name")  # the client is offline in these tests
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    assert hub.snapshot("owner/name") == snapshot
+    assert fetched == [("owner/name", "2_Dense/model.safetensors", snapshot.name)]
+    assert hub.is_cached("owner/name") and hub.snapshot("owner/name") == snapshot and len(fetched) == 1
+    assert str(load("owner/name").sentence_modules).endswith("then a dense layer (24 to 3, Tanh)")
+
+
+def test_a_hub_model_whose_dense_weights_are_pickled_can_be_read_without_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = cached_encoder(tmp_path, DENSE, tmp_path / "kept")
+    marker = (
+        snapshot.parents[1] / ".no_exist" / snapshot.name / "2_Dense" / "model.safetensors"
+    )  # as the hub's client leaves it
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    loaded = load("owner/name")
+    assert hub.cached_folder("owner/name") == snapshot
+    with pytest.raises(ModelError, match="pickled weights are not read"):
+        _ = loaded.sentence_modules
+
+
+def test_an_embedding_task_of_a_hub_model_is_checked_by_its_cached_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = cached_encoder(tmp_path, DENSE, tmp_path / "kept")
+    shutil.copy(tmp_path / "kept", snapshot / "2_Dense" / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    info = describe("owner/name")
+    validate(Plan("owner/name", (), ("similarity",)), info)
+    (snapshot / "2_Dense" / "config.json").write_text(json.dumps({"in_features": 0}))
+    with pytest.raises(PlanError, match=r"task 'similarity' embeds sentences, but .* must give in_features"):
+        validate(Plan("owner/name", (), ("similarity",)), info)
+
+
+def test_every_text_file_that_a_tokenizer_reads_is_asked_of_the_hub() -> None:
+    names = ("bpe.codes", "merges.txt", "source.spm", "vocab.bpe", "qwen.tiktoken", "emoji.vocab", "spiece.model")
+    assert [name for name in names if not any(fnmatch(name, pattern) for pattern in hub.SMALL_FILES)] == []
 
 
 def test_a_hub_model_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from numpy.typing import NDArray
 
-from offcomp.evaluation import probe, regression
+from offcomp.evaluation import open_task, probe, regression
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.scaling import FLOOR, center_and_scale
+from offcomp.models.loading import load
 from offcomp.tasks import Task
+from tests import tiny_models
 
 SIZES = {"train": 160, "validation": 60, "test": 120}
 WIDTH = 12
@@ -96,3 +102,26 @@ def test_most_dimensions_may_be_dead():
 
 def test_features_that_never_vary_are_divided_by_one():
     np.testing.assert_array_equal(center_and_scale(np.full((5, 3), 2.0))[1], 1.0)
+
+
+@pytest.mark.parametrize("shift", [1e-9, 1e-7])
+def test_dead_dimensions_of_a_model_change_no_more_than_one_example(tmp_path: Path, shift: float):
+    """Three gains of the last normalisation of a BERT are 0 or 1e-9, so that those features are its biases."""
+    model = tiny_models.bert_base()
+    norm = model.encoder.layer[-1].output.LayerNorm
+    with torch.no_grad():
+        norm.weight[[3, 11, 20]] = torch.tensor([0.0, 1e-9, 1e-9])
+    folder = tiny_models.save(model, tmp_path / "model")
+    draw = random.Random(4)
+    texts = [" ".join(f"w{draw.randint(2, 60)}" for _ in range(draw.randint(3, 9))) for _ in range(400)]
+    labels = ["high" if sum(int(word[1:]) for word in text.split()) / len(text.split()) > 31 else "low" for text in texts]
+    lines = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
+    (tmp_path / "own.csv").write_text("\n".join(["text,label", *lines]))
+    opened = open_task(Task("own", "probe", str(tmp_path / "own.csv")), loaded := load(str(folder)))
+    opened.prepare()
+    changed = loaded.model.encoder.layer[-1].output.LayerNorm
+    with torch.no_grad():
+        changed.weight[[3, 11, 20]] += shift
+    found = opened.compare()
+    assert found["original"]["value"] > 0.6
+    assert found["paired"]["right_to_wrong"] + found["paired"]["wrong_to_right"] <= 1

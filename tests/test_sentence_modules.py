@@ -207,6 +207,16 @@ def test_a_dense_layer_that_does_not_fit_is_one_sentence(folder: Path):
         embed(load(str(folder)), ["w3"])
 
 
+def test_a_transformer_in_a_folder_of_its_own_is_refused_with_the_remedy(folder: Path):
+    declare(folder, TRANSFORMER | {"path": "0_Transformer"}, POOLING)
+    write(folder / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 5})
+    with pytest.raises(ModelError, match=r"Transformer in '0_Transformer'.* set its path to ''"):
+        sentence_modules(folder)
+    for path in (".", "./"):
+        declare(folder, TRANSFORMER | {"path": path}, POOLING)
+        assert sentence_modules(folder).declared
+
+
 def test_pickled_dense_weights_are_refused(folder: Path):
     add_dense(declare(folder, TRANSFORMER, POOLING, DENSE), 10, HIDDEN)
     (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "pytorch_model.bin")

@@ -339,6 +339,8 @@ def test_the_sentence_of_what_was_read() -> None:
     assert reading_text(score) == "40 rows read, all used; 40 of 40 texts cut at 126 tokens"
     groups = [{}, {"calibration": {"rows": {"read": 60, "used": 60, "left_out": {}}}}]
     assert calibration_reading(groups) == "60 texts read, all used" and calibration_reading([{}]) == ""
+    groups[1]["calibration"]["cut"] = {"texts": 12, "of": 60, "tokens": 128}
+    assert calibration_reading(groups) == "60 texts read, all used; 12 of 60 texts cut at 128 tokens"
 
 
 # ------------------------------------------------------------------------------------------- as written, and damaged

@@ -9,10 +9,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from offcomp.errors import InputError
+from offcomp.errors import InputError, ModelError
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
-from offcomp.models.tokens import check_known, encode
+from offcomp.models.tokens import can_pad, check_known, encode, longer_than
 
 BATCH_SIZE = 16
 
@@ -23,10 +23,12 @@ class TokenBatch:
 
     inputs      what the model takes: input_ids, attention_mask and the like, each (texts, tokens)
     counted     (texts, tokens) bool: tokens over which moments are taken; never padding
+    num_cut     texts that have more tokens than are read
     """
 
     inputs: dict[str, Tensor]
     counted: Tensor
+    num_cut: int = 0
 
     @property
     def real(self) -> Tensor:
@@ -46,22 +48,23 @@ class TokenBatch:
 def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:
     """`texts` in batches, each text cut at `max_tokens`; special tokens count only if `special_tokens` says so.
 
+    Texts are read as a sentence-transformers folder declares it: after its prompt, in lower case.
+
     Raises InputError where the model has no tokenizer, or one without a token to pad with.
     """
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise InputError(f"{loaded.info.model} has no tokenizer, so it cannot read calibration text; add tokenizer.json")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
+    if not can_pad(tokenizer):
         raise InputError(f"the tokenizer of {loaded.info.model} has no token to pad with; add a pad_token to its config")
     limit = longest_text(loaded.model, max_tokens)
-    ordered = sorted(texts, key=len)
+    ordered = sorted(_prepared(loaded, texts), key=len)
     batches = []
     for start in range(0, len(ordered), BATCH_SIZE):
+        chosen = ordered[start : start + BATCH_SIZE]
         encoded = encode(
             tokenizer,
-            ordered[start : start + BATCH_SIZE],
+            chosen,
             padding=True,
             padding_side="right",
             truncation=True,
@@ -75,8 +78,18 @@ def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, sp
         special = inputs.pop("special_tokens_mask").bool()
         real = inputs["attention_mask"].bool()
         if inputs["input_ids"].shape[1]:
-            batches.append(TokenBatch(_with_decoder(loaded, inputs), real if special_tokens else real & ~special))
+            full = [text for text, length in zip(chosen, real.sum(1).tolist(), strict=True) if length >= limit]
+            counted = real if special_tokens else real & ~special
+            batches.append(TokenBatch(_with_decoder(loaded, inputs), counted, longer_than(tokenizer, full, limit)))
     return batches
+
+
+def _prepared(loaded: LoadedModel, texts: Sequence[str]) -> list[str]:
+    """The texts as the model's folder has them put before its tokenizer."""
+    try:
+        return [loaded.sentence_modules.prepared(text) for text in texts]
+    except ModelError:
+        return list(texts)  # its embedding is not supported, which tasks that embed refuse; the model itself is sound
 
 
 def _with_decoder(loaded: LoadedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -83,14 +83,19 @@ class GroupHints:
         num_tokens = sum(int(batch.counted.sum()) for batch in calibration.batches)
         width = max(spec.rows if lookup else spec.cols for spec, lookup in zip(self.specs, self.embeddings, strict=True))
         rows = {"rows": calibration.rows.to_dict()} if calibration.rows else {}
-        return {
-            "num_texts": sum(len(batch.counted) for batch in calibration.batches),
-            "num_held_out": sum(len(batch.counted) for batch in calibration.held_out),
-            "num_tokens": num_tokens,
-            "tokens_per_dimension": num_tokens / width,
-            "weighting": calibration.weighting,
-            "digest": calibration.digest,
-        } | rows
+        cut = {"cut": calibration.cut} if calibration.cut else {}
+        return (
+            {
+                "num_texts": sum(len(batch.counted) for batch in calibration.batches),
+                "num_held_out": sum(len(batch.counted) for batch in calibration.held_out),
+                "num_tokens": num_tokens,
+                "tokens_per_dimension": num_tokens / width,
+                "weighting": calibration.weighting,
+                "digest": calibration.digest,
+            }
+            | rows
+            | cut
+        )
 
     def moments(self, spec: ModuleSpec) -> InputMoments:
         """Moments of the inputs of one member."""

@@ -4,8 +4,9 @@ masked language model       log p of the tokens that a seeded 15% of masks hide;
 causal language model       log p of each next token
 encoder-decoder             log p of the same text, token by token, at the decoder
 sequence classifier         log p of a label that is drawn from the model's own output: the true Fisher information
-any other model             the sentence embedding e, the mean of the last hidden states over tokens, taken as the mean of a
-                            Gaussian of unit variance: a draw e + ε has the gradient of ε·e, ε of N(0, 1), again the true Fisher
+any other model             the sentence embedding e, the mean of the last hidden states over tokens whatever the folder
+                            declares, taken as the mean of a Gaussian of unit variance: a draw e + ε has the gradient of ε·e,
+                            ε of N(0, 1), again the true Fisher
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Likelihood:
         return logits.log_softmax(1).gather(1, labels)[:, 0]
 
     def of_embedding(self, batch: TokenBatch) -> Tensor:
-        """A Gaussian around the mean-pooled last hidden states."""
+        """A Gaussian around the mean of the last hidden states; another pooling, Dense and Normalize are not followed."""
         hidden = self.model(**batch.inputs, output_hidden_states=True)
         last = hidden.last_hidden_state if "last_hidden_state" in hidden else hidden.hidden_states[-1]
         mask = batch.real.unsqueeze(-1).to(last.dtype)

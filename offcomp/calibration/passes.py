@@ -21,6 +21,7 @@ from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel
 from offcomp.models.parking import parked
+from offcomp.models.positions import longest_text
 from offcomp.models.weights import replace, substituted
 from offcomp.numerics.spool import Spool
 from offcomp.row_counts import RowCounts
@@ -73,6 +74,7 @@ class Calibration:
         fitted, held_out = [texts[i] for i in sorted(order[num_held_out:])], [texts[i] for i in sorted(order[:num_held_out])]
         self.batches = token_batches(loaded, fitted, max_tokens, special_tokens)
         self.held_out = token_batches(loaded, held_out, max_tokens, special_tokens)
+        self.limit = longest_text(loaded.model, max_tokens)
         if not any(batch.counted.any() for batch in self.batches):
             raise InputError("the calibration text has no tokens; give at least one text with a word in it")
         self._kept: dict[tuple[ModuleSpec, str], Any] = {}
@@ -81,6 +83,13 @@ class Calibration:
         self._changes: list[Changes] = []
         self._spool = Spool()
         self._originals = ExitStack()
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """How many texts are cut, of how many, at how many tokens; empty where none is."""
+        batches = [*self.batches, *self.held_out]
+        cut, texts = sum(batch.num_cut for batch in batches), sum(len(batch.counted) for batch in batches)
+        return {"texts": cut, "of": texts, "tokens": self.limit} if cut else {}
 
     @contextmanager
     def parked(self) -> Iterator[None]:

@@ -87,10 +87,15 @@ class OpenTask:
         return self._about(self._evaluator) | named | result["original"] | {"collapsed": result.get("collapsed", False)}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
-        """The model as it is now (or another one, read by the original's tokenizer) against the original, as JSON values."""
+        """The model as it is now (or another one, read by the original's tokenizer) against the original, as JSON values.
+
+        Raises TaskError where the other model cannot do the task.
+        """
         evaluator = self._evaluator
         if model is not None:
-            evaluator = EVALUATORS[self.task.family](replace(model, tokenizer=self._loaded.tokenizer), self._data)
+            other = replace(model, tokenizer=self._loaded.tokenizer)
+            check_runs(other, self._data)
+            evaluator = EVALUATORS[self.task.family](other, self._data)
         return self._compared(evaluator, evaluator.predict(self._prepared(), report)) | self._about(evaluator)
 
     def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from offcomp.methods.base import Report
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text, position_limit
 from offcomp.models.sentence_modules import SentenceModules
-from offcomp.models.tokens import check_known, encode
+from offcomp.models.tokens import can_pad, check_known, encode
 
 BATCH_SIZE = 32
 MAX_TOKENS = 256
@@ -28,9 +28,7 @@ def tokenizer_of(loaded: LoadedModel) -> PreTrainedTokenizerBase:
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise TaskError(f"{loaded.info.model} has no tokenizer, so no task can run; add tokenizer.json or leave tasks empty")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
+    if not can_pad(tokenizer):
         raise TaskError(
             f"the tokenizer of {loaded.info.model} has no token to pad with; add a pad_token to tokenizer_config.json"
         )

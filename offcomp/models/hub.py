@@ -6,11 +6,13 @@ from pathlib import Path
 
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import MODELS
+from offcomp.models.identity import TEXT_SUFFIXES
 from offcomp.models.safetensors_files import read_json
+from offcomp.models.sentence_modules import dense_files
 from offcomp.models.sources import check_config, check_folder
 
-SMALL_FILES = ("*.json", "*.txt", "*.model")
-WEIGHTS = ("model*.safetensors",)
+SMALL_FILES = tuple(f"*{suffix}" for suffix in TEXT_SUFFIXES)
+WEIGHTS = ("model*.safetensors",)  # of the folder itself; those of its Dense modules are asked for by name
 FIRST_ANSWER_SECONDS = 4.0
 MISSING = (401, 403, 404)  # the hub says 401 for what is not there, unless one is signed in
 
@@ -34,7 +36,10 @@ def snapshot(model: str) -> Path:
     folder = _download(model, SMALL_FILES)
     if (folder / "config.json").is_file():
         check_config(read_json(folder / "config.json"))
-    return _download(model, (*SMALL_FILES, *WEIGHTS))
+    folder = _download(model, (*SMALL_FILES, *WEIGHTS))
+    for file in _missing(model, folder):
+        _download_one(model, folder, file)
+    return folder
 
 
 def is_cached(model: str) -> bool:
@@ -60,7 +65,23 @@ def _in_cache(model: str) -> tuple[Path | None, ModelError | None]:
         check_folder(folder)
     except ModelError as fault:
         return folder, fault
-    return folder, None
+    missing = _missing(model, folder)
+    return folder, _lacks(model, missing[0]) if missing else None
+
+
+def _lacks(model: str, file: str) -> ModelError:
+    return ModelError(
+        f"The cache has '{model}' without its '{file}', which its modules.json names, and it cannot be fetched from the hub; "
+        "allow the network once, or give a folder that has all files."
+    )
+
+
+def _missing(model: str, folder: Path) -> list[str]:
+    """The weights of Dense modules that the snapshot lacks, but for those that the hub is known not to have."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    absent = [file for file in dense_files(folder) if not (folder / file).is_file()]
+    return [file for file in absent if try_to_load_from_cache(model, file, revision=folder.name) is not _CACHED_NO_EXIST]
 
 
 def _check_reachable(model: str) -> None:
@@ -101,3 +122,16 @@ def _download(model: str, patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(model, allow_patterns=list(patterns)))
     except (OSError, ValueError, RuntimeError, HTTPError, RevisionResolutionError) as error:
         raise ModelError(_cannot_fetch(model, type(error).__name__)) from error
+
+
+def _download_one(model: str, folder: Path, file: str) -> None:
+    """A file of the snapshot. Where the hub has none, its client remembers that, and what needs the file refuses later."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
+
+    try:
+        hf_hub_download(model, file, revision=folder.name)
+    except RemoteEntryNotFoundError:
+        return
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
+        raise _lacks(model, file) from error

@@ -30,7 +30,7 @@ IDENTITY = 2
 """The kind of identity that this version gives: of all bytes."""
 
 CONTENT = re.compile(rf"{IDENTITY}-[0-9a-f]{{64}}")
-TEXT_SUFFIXES = (".json", ".txt", ".model", ".bpe", ".codes", ".vocab", ".tiktoken", ".tokenizer")
+TEXT_SUFFIXES = (".json", ".txt", ".model", ".bpe", ".codes", ".vocab", ".tiktoken", ".tokenizer", ".spm")
 """Of the files that tokenizers read; their names are too many to list, and most are chosen by tokenizer_config.json."""
 NOT_READ = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")
 SMALL = 1 << 20

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from offcomp.errors import ModelError
@@ -119,6 +119,11 @@ def sentence_modules(folder: Path) -> SentenceModules:
     entries = _entries(folder / MODULES)
     if not entries or entries[0][0] != "Transformer":
         raise ModelError(f"'{folder / MODULES}' must begin with a Transformer, not {entries[0][0] if entries else 'nothing'}.")
+    if PurePosixPath(entries[0][1]).parts:
+        raise ModelError(
+            f"'{folder / MODULES}' has its Transformer in '{entries[0][1]}', but the model that is read is that of the folder "
+            "itself; move the files of the Transformer there and set its path to '', or remove modules.json."
+        )
     pooling: tuple[tuple[str, ...], bool] | None = None
     layers: list[Dense | Normalize] = []
     for kind, path in entries[1:]:
@@ -133,9 +138,18 @@ def sentence_modules(folder: Path) -> SentenceModules:
             )
     if pooling is None:
         raise ModelError(f"'{folder / MODULES}' names no Pooling, so there is no sentence embedding; add 1_Pooling.")
-    limit, lower_case = _transformer(folder / entries[0][1])
+    limit, lower_case = _transformer(folder)
     prompt = _prompt(folder)
     return SentenceModules(pooling[0], tuple(layers), True, limit, prompt, pooling[1], lower_case)
+
+
+def dense_files(folder: Path) -> tuple[str, ...]:
+    """The weights of the Dense modules that a folder names, as paths in it; none where modules.json is missing or damaged."""
+    try:
+        entries = _entries(folder / MODULES) if (folder / MODULES).is_file() else []
+    except ModelError:
+        return ()  # told where embeddings are asked for
+    return tuple((PurePosixPath(path) / WEIGHTS).as_posix() for kind, path in entries if kind == "Dense")
 
 
 def _entries(file: Path) -> list[tuple[str, str]]:
@@ -228,7 +242,10 @@ def _dense(folder: Path) -> Dense:
 def _check_dense(dense: Dense) -> None:
     """Its file holds what its config says. Raises ModelError."""
     if not dense.file.is_file():
-        raise ModelError(f"'{dense.file.parent}' has no '{WEIGHTS}', and pickled weights are not read; save the model again.")
+        raise ModelError(
+            f"'{dense.file.parent}' has no '{WEIGHTS}', and pickled weights are not read; copy that file from the original "
+            "model, or save the model again where it has none."
+        )
     stored = {name: tensor.shape for name, tensor in stored_tensors([dense.file]).items()}
     for name, shape in dense_shapes(dense):
         if stored.get(name) != shape:

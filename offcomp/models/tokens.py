@@ -31,6 +31,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **opt
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
+def can_pad(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether it has a token to pad with; where it names none, one that it has serves."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer.pad_token is not None
+
+
+def longer_than(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> int:
+    """How many texts have more than so many tokens, special ones included. Raises ModelError as `encode` does."""
+    return sum(len(ids) > limit for ids in encode(tokenizer, texts, verbose=False)["input_ids"]) if texts else 0
+
+
 def check_known(model: PreTrainedModel, ids: Iterable[Iterable[int]]) -> None:
     """The model has an embedding for each token number of some texts. Raises ModelError where it has not."""
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
