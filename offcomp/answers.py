@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from offcomp.bundled import origin
+from offcomp.originals import model_titles
 from offcomp.paired import paired_difference, same_test
 from offcomp.plan_tasks import task_name
 from offcomp.results import method_title, modules_of, modules_title, ratio_title, result_of, run_table, short_names
@@ -28,7 +29,7 @@ def smaller(ratio: float) -> str:
 
 def answer(runs: Sequence[Run]) -> str:
     """The answer to "Which method keeps more of the model?" in one sentence."""
-    models = list(dict.fromkeys(run.plan.model for run in runs))
+    models = list(dict.fromkeys(model_titles(runs).values()))
     if len(models) > 1:
         return (
             f"These runs are not ranked: they are of different models ({', '.join(models)}), and an error or a score "

@@ -46,7 +46,7 @@ from offcomp.methods import METHODS, method_of_role, own_options, role_in_plan
 from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan import Plan, make_groups, validate
-from offcomp.prediction import original_dtypes, predict
+from offcomp.prediction import original_dtypes, predict, resolved
 from offcomp.results import stage_times
 from offcomp.runs import OF_A_SAMPLE, Run, RunStore
 from offcomp.size_notes import unlisted_note
@@ -124,7 +124,7 @@ def predict_plan(arguments: argparse.Namespace) -> None:
     """Say what a plan will store and roughly what it will cost, without running it."""
     asked, info = read_plan(arguments.plan)
     prediction = predict(asked, info)
-    cost = estimate(asked, info, prediction, stage_times(asked, info.fingerprint, RunStore().all()))
+    cost = estimate(asked, info, prediction, stage_times(resolved(asked, info), info.fingerprint, RunStore().all()))
     told = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
     emit(
         arguments,

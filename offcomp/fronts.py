@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from offcomp.measurements import Document
-from offcomp.paired import mark_of, original_of
+from offcomp.originals import original_of
+from offcomp.paired import mark_of
 from offcomp.results import modules_of, overall_cosine, overall_error, result_of, role_of, short_names
-from offcomp.runs import Run
+from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.scores import (
     METRICS,
     Metric,
@@ -56,6 +57,14 @@ FRONT_COLUMNS = (
 )
 SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
 """The columns that a reader sees."""
+REASONS = {
+    "scored by another metric": ("family", "metric"),
+    "scored with its texts embedded in another way": ("embedding",),
+    "scored by a probe of another version": ("probe",),
+    "scored with other settings of the task": ("settings",),
+    "scored on other examples": ("version", "split", "digest"),
+}
+"""Why two scores on the same model are not side by side: what is said -> the fields that differ, the most telling first."""
 REFERENCE_COLUMNS = ("name", "value", "size")
 
 
@@ -109,9 +118,17 @@ def _reason(run: Run, shown: Run, measure: str, mark: Hashable | None) -> str:
     """Why a run is not on the axis of another one."""
     if mark is None:
         return _missing(measure)
+    if run.of_a_sample != shown.of_a_sample:
+        return f"{'its model is' if run.of_a_sample else 'the model of the others is'} {OF_A_SAMPLE}"
     if _fingerprint(run) != _fingerprint(shown):
         return f"of another model ({run.plan.model})"
-    return "other weights, whose error is another one" if measure == ERROR.name else "scored on other examples"
+    if measure == ERROR.name:
+        return "other weights, whose error is another one"
+    if original_of(run) != original_of(shown):
+        return "the same weights beside other files, such as those of the tokenizer or the pooling"
+    ours, theirs = (result_of(each)["scores"][measure] for each in (run, shown))
+    differing = (why for why, names in REASONS.items() if any(ours.get(name) != theirs.get(name) for name in names))
+    return next(differing, "its original has another score")
 
 
 def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str] | None = None) -> pd.DataFrame:

@@ -3,8 +3,8 @@
     error(ratio) ≈ svd(ratio) · f(ratio)        log f linear in log ratio between measured ratios, constant a little beyond them
 
 svd is SVD's exact error on the chosen groups. f, how the method compares with SVD, comes from measurements with the same
-options, unit and storage dtype: of the same groups where a ratio is near, else of other groups of the same model on which SVD
-was measured as well, such as those of the bundled sweep. Ratios are achieved ones. No torch.
+options, unit, storage dtype and calibration text: of the same groups where a ratio is near, else of other groups of the same
+model on which SVD was measured as well, such as those of the bundled sweep. Ratios are achieved ones. No torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
 from math import nan
@@ -24,11 +24,12 @@ import pandas as pd
 from offcomp.answers import origin_text
 from offcomp.bundled import FOLDER, bundled_runs, origin
 from offcomp.charts import ESTIMATED
+from offcomp.errors import InputError
 from offcomp.measurements import Document, read_measurements
 from offcomp.methods import default_options
 from offcomp.plan import Plan
-from offcomp.results import method_title, modules_title, overall_error, result_of, role_of
-from offcomp.run_inputs import run_id
+from offcomp.results import method_title, modules_title, overall_error, plan_as_stored, result_of, role_of
+from offcomp.run_inputs import calibration_digest, run_id
 from offcomp.runs import Run
 
 BEYOND = 1.5
@@ -54,10 +55,19 @@ class Measured:
 
     @cached_property
     def settings(self) -> tuple[str, ...] | None:
-        """See `settings_of`."""
-        stored = {group["name"]: group["dtype"] for group in result_of(self.run)["groups"] if "dtype" in group}
-        groups = (replace(group, dtype=stored.get(group.name, group.dtype)) for group in self.run.plan.groups)
-        return settings_of(replace(self.run.plan, groups=tuple(groups)))
+        """See `settings_of`: with the text that calibrated it then, not the one that lies there now."""
+        return _settings(plan_as_stored(self.run), self._calibration)
+
+    @property
+    def _calibration(self) -> str:
+        read = result_of(self.run).get("inputs", {}).get("calibration")
+        return _calibration(self.run.plan, read)
+
+    @cached_property
+    def mark(self) -> str:
+        """The same for the same plan with the same dtypes and calibration text, wherever its model lies."""
+        plan = plan_as_stored(self.run).to_dict() | {"model": ""}
+        return json.dumps([plan, self._calibration], sort_keys=True)
 
     def ratio(self, unit: str) -> float:
         """Original / stored of the chosen modules, counted in `unit`."""
@@ -80,9 +90,26 @@ def groups_of(plan: Plan) -> frozenset[Any]:
 
 
 def settings_of(plan: Plan) -> tuple[str, ...] | None:
-    """Method, options, unit and dtype of a resolved plan, all but the ratio; None where its groups differ in them."""
-    found = {(g["method"], json.dumps(g["options"], sort_keys=True), g["unit"], g["dtype"]) for g in plan.to_dict()["groups"]}
+    """Method, options, unit and dtype of a resolved plan and the text that calibrates it now: all but the ratio.
+
+    None where its groups differ in them.
+    """
+    return _settings(plan, _calibration(plan, calibration_digest(plan)))
+
+
+def _settings(plan: Plan, calibration: str) -> tuple[str, ...] | None:
+    groups = plan.to_dict()["groups"]
+    found = {(g["method"], json.dumps(g["options"], sort_keys=True), g["unit"], g["dtype"], calibration) for g in groups}
     return found.pop() if len(found) == 1 else None
+
+
+def _calibration(plan: Plan, digest: str | None) -> str:
+    """Which text calibrates a plan, and how it is read; empty where none does. `digest` is None where it is not known."""
+    try:
+        calibrated = plan.calibrated
+    except InputError:  # a run of a version with other methods or options
+        calibrated = True
+    return json.dumps([asdict(plan.calibration), digest], sort_keys=True) if calibrated else ""
 
 
 def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
@@ -92,13 +119,8 @@ def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
     own = [_of_run(run) for run in runs if _fits(run, fingerprint)]
     found: dict[str, Measured] = {}
     for m in (*own, *bundled, *sweeps):
-        found.setdefault(_plan_mark(m.run), m)
+        found.setdefault(m.mark, m)
     return list(found.values())
-
-
-def _plan_mark(run: Run) -> str:
-    """The same for the same plan, wherever its model lies."""
-    return json.dumps(run.plan.to_dict() | {"model": ""}, sort_keys=True)
 
 
 def _fits(run: Run, fingerprint: str) -> bool:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from offcomp.numerics.mcnemar import mcnemar_p
 from offcomp.numerics.tango import accuracy_interval
+from offcomp.originals import original_of
 from offcomp.results import result_of, short_names
 from offcomp.runs import Run
 from offcomp.scores import Score
@@ -81,12 +82,6 @@ def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
                 wrong, right = score["paired"]["right_to_wrong"], score["paired"]["wrong_to_right"]
                 rows.append((run.id, names[run.id], task, wrong, right, mcnemar_p(wrong, right)))
     return pd.DataFrame(rows, columns=["run", "name", "task", "right_to_wrong", "wrong_to_right", "p"])
-
-
-def original_of(run: Run) -> str:
-    """The identity of everything that the scores of a run's original depend on; of the weights alone in runs of old."""
-    model = result_of(run)["model"]
-    return str(model.get("reads") or model["fingerprint"])
 
 
 def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:

@@ -20,6 +20,7 @@ from offcomp.errors import InputError
 from offcomp.front_charts import front_figure
 from offcomp.fronts import ERROR, SHOWN, front_answer, front_table, left_out_text, measures_of, reference_table, sharing_an_axis
 from offcomp.measurements import read_measurements
+from offcomp.originals import model_names, model_titles
 from offcomp.paired import change_table, flip_count_table, flip_table
 from offcomp.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, table_of
 from offcomp.result_charts import UNITS, error_figure, error_table, size_figure, size_table
@@ -115,7 +116,7 @@ def html_report(runs: Sequence[Run], *, made: datetime | None = None) -> str:
     """
     if not runs:
         raise InputError("a report needs at least one finished run; choose one")
-    models = list(dict.fromkeys(run.plan.model for run in runs))
+    models = list(dict.fromkeys(model_names(runs).values()))
     what = "What is left of" if len(runs) == 1 else "Which method keeps more of"
     title = f"{what} {models[0] if len(models) == 1 else 'the model'}?"
     charts = list(_charts(runs))
@@ -147,7 +148,8 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
     notes = [
         paragraph(f"{name}: {note}", "warning") for run, name in _named(runs) for note in size_notes(result_of(run)["groups"])
     ]
-    models = {run.plan.model: result_of(run)["model"] for run in runs}
+    names = model_names(runs)
+    models = {names[run.id]: result_of(run)["model"] for run in runs}
     whole = [
         paragraph(f"{name}: {note}", "warning")
         for name, model in models.items()
@@ -180,7 +182,7 @@ def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
     tasks, documents = [measure for measure in measures if measure != ERROR.name], list(read_measurements().values())
     for index, measure in enumerate(tasks or [ERROR.name]):
         shown, left_out = sharing_an_axis(runs, measure)
-        if not shown or len({run.plan.model for run in runs}) > 1:
+        if not shown or len({*model_titles(runs).values()}) > 1:
             continue
         names = short_names(runs)
         table = front_table(shown, measure, "bytes", names)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
 import pandas as pd
 
 from offcomp.methods import METHODS, default_options, role_in_plan
+from offcomp.originals import model_names, original_of
 from offcomp.plan import Group, Plan
 from offcomp.plan_tasks import task_name
 from offcomp.runs import Run
@@ -82,7 +84,8 @@ def label(run: Run) -> str:
 
 def short_names(runs: Sequence[Run]) -> dict[str, str]:
     """The shortest name of each run, by id, that tells it from the others: "SVD", "SVD query at 3.0x", "SVD e18348"."""
-    many_models = len({run.plan.model for run in runs}) > 1
+    models = model_names(runs)
+    many_models = len({*models.values()}) > 1
     rivals: dict[str, list[Run]] = {}
     for run in runs:
         rivals.setdefault(method_title(run), []).append(run)
@@ -91,7 +94,7 @@ def short_names(runs: Sequence[Run]) -> dict[str, str]:
         compressed = [run for run in alike if run.plan.groups]
         many_choices, many_ratios = (len(set(map(about, compressed))) > 1 for about in (modules_of, ratio_title))
         for run in alike:
-            name = f"{run.plan.model} {title}" if many_models else title
+            name = f"{models[run.id]} {title}" if many_models else title
             name += f" {modules_title(run)}" if many_choices else ""
             name += f" at {ratio_title(run)}" if many_ratios else ""
             names[run.id] = name
@@ -121,18 +124,25 @@ def unfinished_siblings(chosen: Sequence[Run], everything: Sequence[Run]) -> lis
 def _question(run: Run) -> tuple[Any, ...]:
     """What two runs must share to be answers to the same question."""
     sizes = frozenset((group.ratio, group.unit) for group in run.plan.groups)
-    return run.plan.model, modules_of(run), sizes
+    return original_of(run), modules_of(run), sizes
+
+
+def plan_as_stored(run: Run) -> Plan:
+    """A finished run's plan with the dtypes that its groups are stored in: what `prediction.resolved` makes of a plan."""
+    dtypes = {group["name"]: group["dtype"] for group in result_of(run)["groups"] if "dtype" in group}
+    return replace(run.plan, groups=tuple(replace(g, dtype=dtypes.get(g.name, g.dtype)) for g in run.plan.groups))
 
 
 def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, float]:
-    """Seconds that stages of a plan took in finished runs on these weights, by name; of several runs the newest counts.
+    """Seconds that stages of a resolved plan took in finished runs on these weights, by name; of several the newest counts.
 
     Loading and scoring take the same whatever is compressed, compressing only where all groups are the same.
     """
     known: dict[str, float] = {}
+    groups = plan.to_dict()["groups"]
     for run in sorted(runs, key=lambda run: run.submitted):
         if run.status == "done" and result_of(run)["model"]["fingerprint"] == fingerprint:
-            same = len(run.plan.groups) == len(plan.groups) and run.plan.to_dict()["groups"] == plan.to_dict()["groups"]
+            same = plan_as_stored(run).to_dict()["groups"] == groups
             known |= {name: s for name, s in result_of(run)["timings"].items() if same or not name.startswith("compress ")}
     return known
 

@@ -1,20 +1,26 @@
 """What a run reads: everything beside its plan that its figures depend on, and the name that follows from both. No torch.
 
 The same plan on the same inputs is the same run. Files count by their bytes, wherever they lie and whenever they were written;
-a data set of a hub counts by its address alone, as it is fetched once and then kept.
+a data set of a hub counts by its address and by the revision that lies in the cache of `datasets`, where a worker finds it.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HOME
+
 from offcomp.calibration_text import BUNDLED, BUNDLED_FILE
 from offcomp.environment import versions
 from offcomp.errors import ModelError, RunError
+from offcomp.files import read_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.identity import IDENTITY, file_digest
 from offcomp.models.listing import identity_of
@@ -45,7 +51,7 @@ def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
         "identity": IDENTITY,
         "results": RESULTS_VERSION,
         "model": model,
-        "calibration": _calibration_digest(plan),
+        "calibration": calibration_digest(plan),
         "tasks": {task.name: [task.version, _task_digests(task)] for task in plan.asked_tasks},
         "environment": versions(),
     }
@@ -70,7 +76,8 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None
         raise RunError(f"{changed} changed after the run was submitted, so its figures belong to nothing; run the plan again")
 
 
-def _calibration_digest(plan: Plan) -> str:
+def calibration_digest(plan: Plan) -> str:
+    """The sha256 of the text that calibrates a plan as it is now; empty where none does, or where it cannot be read."""
     if not plan.calibrated:
         return ""
     text = plan.calibration.text
@@ -78,13 +85,30 @@ def _calibration_digest(plan: Plan) -> str:
 
 
 def _task_digests(task: Task) -> dict[str, str]:
-    """File name -> sha256 of each file that a task's examples may come from."""
+    """File name -> sha256 of each file that a task's examples may come from; of a hub's data set, folder -> revision."""
     if task.data.startswith(HUB):
-        return {}
+        return _cached_revision(task.data.removeprefix(HUB))
     bundled = TASK_FOLDER / f"{task.data.removeprefix(BUNDLED_TASK)}.csv"
     path = bundled if task.bundled else Path(task.data).expanduser()
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return {file.name: _digest(file) for file in files if file.suffix.lower() in SUFFIXES}
+
+
+def _cached_revision(address: str) -> dict[str, str]:
+    """CONFIG/VERSION -> revision of the newest copy of OWNER/NAME[/CONFIG] in the cache of `datasets`; empty without one.
+
+    That is the copy which `datasets` takes without a network. The cache has a folder OWNER___NAME/CONFIG/VERSION/REVISION.
+    """
+    owner, _, rest = address.partition("/")
+    name, _, config = rest.partition("/")
+    if not owner or not name:
+        return {}
+    snake = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
+    home = os.getenv("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets"
+    places = (Path(home).expanduser() / f"{owner}___{snake}").glob(f"{glob.escape(config) or '*'}/*/*")
+    found = [place for place in places if (read_json(place / "dataset_info.json") or {}).get("config_name") == place.parts[-3]]
+    newest = max(found, key=lambda place: place.stat().st_mtime_ns, default=None)
+    return {} if newest is None else {"/".join(newest.parts[-3:-1]): newest.name}
 
 
 def _digest(file: Path) -> str:

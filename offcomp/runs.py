@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -196,7 +196,8 @@ class RunStore:
                 run = self._read(folder)
                 _leave_to_its_host(run)
                 if run and not again and run.status in ("done", "queued", "running"):
-                    return run
+                    _name_model(run, plan.model)
+                    return self.get(folder.name)
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 write_json(folder / "plan.json", plan.to_dict())
@@ -224,6 +225,18 @@ class RunStore:
         if not run.ended:
             raise RunError(f"run {name} is {run.status}; cancel it before deleting it")
         shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def _name_model(run: Run, model: str) -> None:
+    """Let a finished run go by the name under which its model was asked for last: the folder of the former may be gone.
+
+    Both are the same model at that moment, as the run's id tells.
+    """
+    if run.result is None or run.plan.model == model:
+        return
+    result = run.result | {"plan": run.result["plan"] | {"model": model}, "model": run.result["model"] | {"name": model}}
+    write_json(run.folder / "plan.json", replace(run.plan, model=model).to_dict())
+    write_json(run.folder / "run.json", result)
 
 
 def _leave_to_its_host(run: Run | None) -> None:

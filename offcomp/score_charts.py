@@ -13,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.dot_charts import dots, in_rows, series_of
+from offcomp.originals import model_names
 from offcomp.paired import mark_of
 from offcomp.results import result_of
 from offcomp.runs import Run
@@ -43,13 +44,14 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
     Runs that were scored on other examples of the same task have an original of their own.
     """
     rows: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-    many_models = len({run.plan.model for run in runs}) > 1
+    models = model_names(runs)
+    many_models = len({*models.values()}) > 1
     tasks = dict.fromkeys(task for run in runs for task in result_of(run)["scores"])
     several = {task for task in tasks if len({mark_of(run, task) for run in runs} - {None}) > 1}
     for run, (name, role, symbol) in zip(runs, series_of(runs).values(), strict=True):
         for task, score in result_of(run)["scores"].items():
             original = (
-                f"Original, {run.plan.model}" if many_models else f"Original of {name}" if task in several else "Original"
+                f"Original, {models[run.id]}" if many_models else f"Original of {name}" if task in several else "Original"
             )
             star = (original, "original", MARKERS["original"])
             for key, series, which in (

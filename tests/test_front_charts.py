@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -24,7 +25,7 @@ from offcomp.fronts import (
 )
 from offcomp.measurements import read_measurements
 from offcomp.results import short_names
-from offcomp.runs import Run
+from offcomp.runs import OF_A_SAMPLE, Run
 from offcomp.theme import LIGHT, PALETTES, Palette
 from tests.made_runs import made_group, made_run, made_score, made_value_score
 
@@ -97,6 +98,36 @@ def test_only_what_can_be_set_side_by_side_shares_an_axis_and_the_rest_is_named(
     assert list(left_out) == ["of another model (another)", "other weights, whose error is another one"]
     assert sharing_an_axis([unscored], "sentiment") == ([], {"no score on this task": [unscored]})
     assert front_table([], "sentiment", "bytes").empty
+
+
+CONTENT = "2-" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "why"),
+    [
+        ({}, {"fingerprint": "b" * 64, "reads": ""}, f"its model is {OF_A_SAMPLE}"),
+        ({}, {"fingerprint": "2-" + "b" * 64, "reads": "2-" + "b" * 64}, "of another model (tiny)"),
+        ({}, {"reads": "2-" + "c" * 64}, "the same weights beside other files, such as those of the tokenizer or the pooling"),
+        ({"embedding": "first token"}, {}, "scored with its texts embedded in another way"),
+        ({"probe": 1}, {}, "scored by a probe of another version"),
+        ({"settings": {"refit": True}}, {}, "scored with other settings of the task"),
+        ({"digest": "other"}, {}, "scored on other examples"),
+        ({"original": {"value": 0.7, "n": 100}}, {}, "its original has another score"),
+    ],
+)
+def test_the_reason_for_leaving_a_run_out_names_what_differs(fields: dict[str, Any], model: dict[str, Any], why: str) -> None:
+    base = {"fingerprint": CONTENT, "reads": "2-" + "d" * 64}
+    asked = {"probe": 2, "embedding": "mean", "digest": "one"}
+
+    def changed(run: Run, more: dict[str, Any], about: dict[str, Any]) -> Run:
+        assert run.result
+        scores = {"sentiment": run.result["scores"]["sentiment"] | asked | more}
+        return replace(run, result=run.result | {"scores": scores, "model": run.result["model"] | base | about})
+
+    others = [changed(each, {}, {}) for each in THREE]
+    odd = changed(run("d", 10, 1), fields, model)
+    assert sharing_an_axis([odd, *others], "sentiment") == (others, {why: [odd]})
 
 
 def test_runs_are_judged_by_every_task_and_by_their_error() -> None:

@@ -128,6 +128,8 @@ TEXT_FILES: dict[str, Callable[[Path], None]] = {
     "longest text of the sentence encoder": lambda folder: edit(folder / "sentence_bert_config.json", max_seq_length=8),
     "prompts": lambda folder: write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "q: "}}),
     "width of the last layer": lambda folder: edit(folder / "2_Dense" / "config.json", out_features=9),
+    "a vocabulary of sentencepiece": lambda folder: (folder / "spm.spm").write_bytes(b"another") and None,
+    "a vocabulary of a kind to come": lambda folder: (folder / "Merges.v9").write_bytes(b"another") and None,
     "one weight of the last layer": lambda folder: change_tensor(folder / "2_Dense" / "model.safetensors", "linear.weight", 9),
 }
 
@@ -166,8 +168,9 @@ def test_the_same_files_are_the_same_model_wherever_they_lie(folder: Path, tmp_p
         os.utime(file)
     assert identify(folder) == before
     copy = shutil.copytree(folder, tmp_path / "elsewhere" / "copy")
-    (copy / "README.md").write_text("not read")
-    (copy / "trainer_state.json").write_text("{}")
+    names = ("README.md", "LICENSE", "LICENSE.txt", ".gitattributes", "trainer_state.json", "architecture.PNG", "modeling_x.py")
+    for name in (*names, "pytorch_model.bin", "tf_model.h5", "model.gguf", "model.onnx", "adapter.safetensors"):
+        (copy / name).write_text("not read")
     assert identify(copy) == before
     assert all(map(is_content, (before.fingerprint, before.reads)))
     assert not is_content("81f0f49e039f01541a03d832baed745e32f9c9afe7bb4335f437a764f38e6903"), "of a former version"
@@ -415,6 +418,25 @@ def test_the_same_inputs_are_the_same_run(folder: Path, texts: Path, examples: P
     assert name_of(Plan.from_json(plan.to_json())) == before
 
 
+def test_another_revision_of_a_hub_data_set_is_another_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `datasets` would read without a network: the newest revision of that configuration in its cache."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    plan = Plan(str(folder), (), (Task("own", "similarity", "hub:Some-One/MyPairs/first"),))
+
+    def fetched(config: str, revision: str, time: int) -> str:
+        place = tmp_path / "cache" / "Some-One___my_pairs" / config / "0.0.0" / revision
+        write_json(place / "dataset_info.json", {"config_name": config})
+        os.utime(place, (time, time))
+        return name_of(plan)
+
+    nothing, first = name_of(plan), fetched("first", "a" * 40, 1000)
+    assert fetched("second", "b" * 40, 2000) == first != nothing
+    assert fetched("first", "c" * 40, 500) == first, "an older copy is not read"
+    assert fetched("first", "d" * 40, 3000) not in (nothing, first)
+
+
 # ----------------------------------------------------------------------------------------------------------------- caches
 
 
@@ -470,7 +492,7 @@ def test_the_scores_of_the_original_are_those_of_its_files(folder: Path, example
     assert score(folder, cache) == first and len(list(cache.iterdir())) == 1 + len(seen)
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_the_cache_knows_examples_options_and_versions(
     folder: Path, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -485,6 +507,8 @@ def test_the_cache_knows_examples_options_and_versions(
         overwrite(examples, "w12", "w56")
     elif number == 1:
         task = replace(task, family="regression")
+    elif number == 6:
+        monkeypatch.setattr(offcomp.evaluation, "PROBE_VERSION", offcomp.evaluation.PROBE_VERSION + 1)
     else:
         package = ("torch", "transformers", "tokenizers", "scikit-learn")[number - 2]
         monkeypatch.setattr(offcomp.evaluation, "versions", lambda: found | {package: "0.0.1"})

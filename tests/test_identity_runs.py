@@ -136,6 +136,22 @@ def test_a_model_overwritten_in_place_is_another_one(folder: Path, pairs: Task, 
     assert all(check.holds for check in verify(tmp_path / "out", str(folder)))
 
 
+def test_a_run_goes_by_the_name_under_which_its_model_was_asked_for_last(
+    folder: Path, pairs: Task, store: RunStore, tmp_path: Path
+) -> None:
+    """The first run was on a copy; once that is deleted, the same plan on the other folder can be exported."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    first = run_of(store, Plan(str(copy), (GROUP,), (pairs,)))
+    shutil.rmtree(copy)
+    again = run_of(store, Plan(str(folder), (GROUP,), (pairs,)))
+    assert again == store.get(first.id) and again.id == first.id
+    assert again.plan.model == str(folder) and again.plan.groups == first.plan.groups
+    assert again.result is not None and first.result is not None
+    assert again.result["plan"]["model"] == again.result["model"]["name"] == str(folder)
+    assert again.result["groups"] == first.result["groups"]
+    export_run(again, model_info(again.plan.model, store.home), tmp_path / "out")
+
+
 def test_an_export_of_a_run_whose_tokenizer_has_changed_is_refused(
     folder: Path, pairs: Task, store: RunStore, tmp_path: Path
 ) -> None:

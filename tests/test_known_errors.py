@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from offcomp.bundled import FOLDER, bundled_runs, origin
+from offcomp.calibration_text import CalibrationText
 from offcomp.known_errors import (
     BEYOND,
     POINT_COLUMNS,
@@ -23,7 +24,9 @@ from offcomp.known_errors import (
 )
 from offcomp.models.sources import bundled_info
 from offcomp.plan import Group, Plan
-from offcomp.results import overall_error
+from offcomp.results import overall_error, plan_as_stored, stage_times
+from offcomp.run_inputs import calibration_digest
+from offcomp.runs import Run
 from tests.made_runs import made_group, made_run
 
 CURVE = pd.DataFrame({"ratio": [1.5, 2.0, 4.0, 8.0], "relative_error": [0.2, 0.3, 0.5, 0.7]})
@@ -97,6 +100,44 @@ def test_a_measurement_is_found_by_groups_settings_ratio_and_seed_whatever_the_t
         assert measurement_of(other, known) is None
 
 
+def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: Path) -> None:
+    """Neither of text at another place, nor of what lay there before, nor of text that nobody wrote down."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one\ntwo\n")
+    asked = replace(plan("svd", options={"preset": "whitened"}), calibration=CalibrationText(str(texts)))
+
+    def known(calibration: CalibrationText, digest: str | None) -> Measured:
+        m = measured("a", "svd", 3.0, 0.4, options={"preset": "whitened"})
+        assert m.run.result
+        m.run.result["inputs"] = {} if digest is None else {"calibration": digest}
+        return Measured(replace(m.run, plan=replace(m.run.plan, calibration=calibration)), 0.4)
+
+    now = calibration_digest(asked)
+    same, bundled = known(asked.calibration, now), known(CalibrationText(), now)
+    before, unknown = known(asked.calibration, "0" * 64), known(asked.calibration, None)
+    assert measurement_of(asked, [bundled, before, unknown, same]) is same
+    assert len({m.mark for m in (same, bundled, before, unknown)}) == 4
+    assert estimated(asked, 3.0, [bundled, before, unknown], CURVE) is None
+    assert estimated(asked, 3.0, [same], CURVE) is not None
+    texts.write_text("one\nsix\n")
+    assert measurement_of(asked, [same]) is None
+
+
+def test_one_setting_under_two_names_of_its_dtype_is_one_measurement() -> None:
+    """The numbers of this model are float32, so "stored" and "float32" are the same."""
+    stored = measured("a", "pruning", 3.0, 0.4, dtype="float32").run
+    (group,) = stored.plan.groups
+    assert group.dtype == "stored"
+    named = replace(stored, id="b", plan=replace(stored.plan, groups=(replace(group, dtype="float32"),)))
+    assert [m.run.id for m in measured_of([stored, named], "tiny")] == ["a"]
+    assert {"compress key", "total"} <= stage_times(named.plan, "tiny", [with_time(stored)]).keys()
+
+
+def with_time(run: Run) -> Run:
+    assert run.result
+    return replace(run, result=run.result | {"timings": {"compress key": 1.0, "total": 2.0}})
+
+
 # ------------------------------------------------------------------------------------------------------- what is estimated
 
 
@@ -155,7 +196,7 @@ def test_the_bundled_sweep_tells_the_error_of_the_bundled_autoencoder() -> None:
     assert svd.run.result
     known = [m for m in measured_of([], svd.run.result["model"]["fingerprint"]) if m.groups != svd.groups]
     curve = pd.DataFrame({"ratio": [svd.ratio("parameters")], "relative_error": [svd.relative_error]})
-    found = estimated(autoencoder.run.plan, autoencoder.ratio("parameters"), known, curve)
+    found = estimated(plan_as_stored(autoencoder.run), autoencoder.ratio("parameters"), known, curve)
     assert found is not None
     assert found.relative_error == pytest.approx(autoencoder.relative_error, rel=0.03)
 

@@ -52,7 +52,8 @@ COMPUTING = (
     "offcomp.row_counts",
 )
 RESULTS = (
-    *("offcomp.score_metrics", "offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.answers", "offcomp.bundled"),
+    *("offcomp.score_metrics", "offcomp.scores", "offcomp.originals", "offcomp.results", "offcomp.paired"),
+    *("offcomp.answers", "offcomp.bundled"),
     *("offcomp.dot_charts", "offcomp.result_charts", "offcomp.score_charts"),
     *("offcomp.measurements", "offcomp.measurement_charts", "offcomp.known_errors"),
     *("offcomp.fronts", "offcomp.front_charts", "offcomp.example_charts", "offcomp.continuations"),
@@ -143,9 +144,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.charts": (*PLANNING, "offcomp.runs", "offcomp.spectra", "offcomp.theme"),
     "offcomp.score_metrics": (),
     "offcomp.scores": ("offcomp.tasks", "offcomp.score_metrics"),
-    "offcomp.results": (*PLANNING, "offcomp.runs", "offcomp.scores"),
-    "offcomp.paired": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results"),
-    "offcomp.answers": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results", "offcomp.paired", "offcomp.bundled"),
+    "offcomp.originals": (*PLANNING, "offcomp.runs"),
+    "offcomp.results": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.originals"),
+    "offcomp.paired": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.originals", "offcomp.results"),
+    "offcomp.answers": (
+        *(*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.originals", "offcomp.results"),
+        *("offcomp.paired", "offcomp.bundled"),
+    ),
     "offcomp.continuations": (*PLANNING, "offcomp.runs", "offcomp.scores", "offcomp.results"),
     "offcomp.bundled": (*PLANNING, "offcomp.runs"),
     "offcomp.known_errors": (

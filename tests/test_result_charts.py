@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -199,6 +200,35 @@ def test_default_is_the_newest_pair_on_the_same_weights() -> None:
     assert default_selection([SVD], [AUTOENCODER, newer]) == [SVD.id, AUTOENCODER.id]
     assert default_selection([], [SVD, AUTOENCODER]) == [SVD.id, AUTOENCODER.id]
     assert default_selection([], []) == []
+
+
+def of_model(run: Run, identity: str, **plan: Any) -> Run:
+    """The run as one that started from another model, under whatever name."""
+    assert run.result
+    return replace(
+        run, plan=replace(run.plan, **plan), result=run.result | {"model": run.result["model"] | {"reads": identity}}
+    )
+
+
+def test_a_model_goes_by_its_content_and_not_by_its_name() -> None:
+    """A folder that was overwritten in place is another model, and a copy the same one."""
+    old, new, copy = (
+        of_model(SVD, "2-aaaaaaaa"),
+        of_model(AUTOENCODER, "2-bbbbbbbb"),
+        of_model(AUTOENCODER, "2-aaaaaaaa", model="c"),
+    )
+    assert default_selection([new, old], []) == [new.id]
+    assert default_selection([copy, old], []) == [copy.id, old.id]
+    assert list(short_names([old, copy]).values()) == ["SVD", "Autoencoder"]
+    assert list(short_names([old, new]).values()) == ["tiny aaaaaa SVD", "tiny bbbbbb Autoencoder"]
+    assert "not ranked" not in answer([old, copy])
+
+
+def test_a_failed_run_has_the_model_that_it_was_submitted_with(tmp_path: Path) -> None:
+    failed = replace(SVD, id="3" * 12, status="failed", folder=tmp_path, result=None)
+    (tmp_path / "inputs.json").write_text('{"model": "2-aaaaaaaa"}')
+    assert unfinished_siblings([of_model(SVD, "2-aaaaaaaa")], [failed]) == [failed]
+    assert unfinished_siblings([of_model(SVD, "2-bbbbbbbb")], [failed]) == []
 
 
 def test_a_failed_sibling_is_named() -> None:

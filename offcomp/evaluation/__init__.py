@@ -26,6 +26,7 @@ from offcomp.evaluation.head_regression import HeadRegression
 from offcomp.evaluation.masked_lm import MaskedLM
 from offcomp.evaluation.probe import Probe
 from offcomp.evaluation.regression import Regression
+from offcomp.evaluation.scaling import PROBE_VERSION
 from offcomp.evaluation.similarity import Similarity
 from offcomp.evaluation.trial import check_runs
 from offcomp.files import write_bytes
@@ -127,7 +128,7 @@ class OpenTask:
 
     def _key(self) -> str:
         """Stands for all that the original's predictions depend on: its files, the examples, the options, the versions."""
-        facts = [__version__, ANSWERS, versions(), self.task.family, self.task.settings, self._data.digest]
+        facts = [__version__, ANSWERS, PROBE_VERSION, versions(), self.task.family, self.task.settings, self._data.digest]
         return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from offcomp.errors import ModelError
 from offcomp.models.catalogue import MODELS
-from offcomp.models.identity import TEXT_SUFFIXES
 from offcomp.models.safetensors_files import read_json
 from offcomp.models.sentence_modules import dense_files
 from offcomp.models.sources import check_config, check_folder
 
-SMALL_FILES = tuple(f"*{suffix}" for suffix in TEXT_SUFFIXES)
+SMALL_FILES = tuple(
+    f"*{suffix}" for suffix in (".json", ".txt", ".model", ".bpe", ".codes", ".vocab", ".tiktoken", ".tokenizer", ".spm")
+)
+"""Configs, and what tokenizers read."""
 WEIGHTS = ("model*.safetensors",)  # of the folder itself; those of its Dense modules are asked for by name
 FIRST_ANSWER_SECONDS = 4.0
 MISSING = (401, 403, 404)  # the hub says 401 for what is not there, unless one is signed in

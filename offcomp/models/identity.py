@@ -1,8 +1,8 @@
 """What a model is: the sha256 of every byte that is read of it, wherever its folder lies. No torch.
 
     fingerprint   of the weights and config.json: what spectra, views, surveys and listings depend on
-    reads         of these and of every text file beside them (tokenizer, special tokens, pooling, generation) and everything in
-                  the folders that modules.json names: what scores depend on
+    reads         of these and of every file beside them but those that no model and no tokenizer reads (`_may_be_read`), and of
+                  everything in the folders that modules.json names: what scores depend on
 
 A file of more than SMALL bytes is hashed once. Its sha256 is kept in the home folder beside path, size, inode and both times of
 change, so that the next look takes a stat; a smaller one is hashed faster than that could be looked up. Identities begin with
@@ -23,16 +23,23 @@ from pathlib import Path, PurePosixPath
 from offcomp.errors import InputError, ModelError, StorageError
 from offcomp.files import home_folder, read_json, write_json
 from offcomp.models.folder_faults import CONFIG
-from offcomp.models.safetensors_files import INDEX, WEIGHTS, weight_files
+from offcomp.models.safetensors_files import INDEX, OTHER_FORMATS, PICKLES, WEIGHTS, weight_files
 from offcomp.models.sentence_modules import MODULES
 
 IDENTITY = 2
 """The kind of identity that this version gives: of all bytes."""
 
 CONTENT = re.compile(rf"{IDENTITY}-[0-9a-f]{{64}}")
-TEXT_SUFFIXES = (".json", ".txt", ".model", ".bpe", ".codes", ".vocab", ".tiktoken", ".tokenizer", ".spm")
-"""Of the files that tokenizers read; their names are too many to list, and most are chosen by tokenizer_config.json."""
 NOT_READ = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")
+"""What training leaves beside a model."""
+PAPERS = ("license", "licence", "notice", "readme", "use_policy", "copying")
+"""Names of files for people, with whatever suffix."""
+OTHER_SUFFIXES = (
+    *(".safetensors", *PICKLES, *OTHER_FORMATS, ".npz", ".npy", ".ot", ".pdparams"),  # weights
+    *(".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ipynb"),  # for people
+    *(".py", ".log", ".csv", ".zip", ".gz", ".tar"),  # programs, which never run, and what they left
+)
+"""Of the files that no tokenizer reads. All others count: what tokenizers read has too many names to list."""
 SMALL = 1 << 20
 MOST_REMEMBERED = 1000
 MOST_IN_MEMORY = 256
@@ -84,7 +91,7 @@ def identify(folder: Path) -> Identity:
     try:
         index = [] if (folder / WEIGHTS).is_file() else [folder / INDEX]
         fingerprint = _digest_of(folder, [folder / CONFIG, *index, *weight_files(folder)])
-        return Identity(fingerprint, _digest_of(folder, _texts(folder), fingerprint))
+        return Identity(fingerprint, _digest_of(folder, _beside(folder), fingerprint))
     except OSError as error:
         raise ModelError(f"The model in '{folder}' cannot be read ({error}).") from error
 
@@ -94,11 +101,17 @@ def _digest_of(folder: Path, files: list[Path], start: str = "") -> str:
     return f"{IDENTITY}-{hashlib.sha256(json.dumps([start, *entries]).encode()).hexdigest()}"
 
 
-def _texts(folder: Path) -> list[Path]:
-    """The text files of a model folder, and all files of the folders that modules.json names."""
-    found = {file for file in folder.iterdir() if file.suffix in TEXT_SUFFIXES and file.name not in (CONFIG, *NOT_READ)}
+def _beside(folder: Path) -> list[Path]:
+    """The files beside config and weights that may be read, and all files of the folders that modules.json names."""
+    found = {file for file in folder.iterdir() if file.name != CONFIG and _may_be_read(file)}
     found |= {file for part in _module_folders(folder) for file in part.rglob("*")}
     return sorted(file for file in found if file.is_file())
+
+
+def _may_be_read(file: Path) -> bool:
+    """Whether a file that lies beside the weights may be read with the model: all that is not known to be something else."""
+    name, suffix = file.name.lower(), file.suffix.lower()
+    return not (name.startswith(".") or name in NOT_READ or name.partition(".")[0] in PAPERS or suffix in OTHER_SUFFIXES)
 
 
 def _module_folders(folder: Path) -> Iterator[Path]:

@@ -68,7 +68,7 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
     names = {role: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for role, plan in plans.items()}
     there = {role: kept[name] for role, name in names.items() if name in kept}
     estimates = {
-        role: estimate(plan, info, predictions[role], stage_times(plan, info.fingerprint, runs))
+        role: estimate(plan, info, predictions[role], stage_times(resolved(plan, info), info.fingerprint, runs))
         for role, plan in plans.items()
         if role not in there
     }

@@ -23,6 +23,7 @@ from offcomp.fronts import (
     sharing_an_axis,
 )
 from offcomp.measurements import read_measurements
+from offcomp.originals import model_titles
 from offcomp.results import short_names
 from offcomp.runs import Run
 from offcomp.scores import within_sentence
@@ -90,11 +91,12 @@ def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
 
 def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """The runs of the model that is asked for, where there are several, and the rest."""
-    models = list(dict.fromkeys(run.plan.model for run in runs))
+    titles = model_titles(runs)
+    models = list(dict.fromkeys(titles.values()))
     if len(models) == 1:
         return list(runs), []
     model = st.selectbox("Model", models, key=MODEL, persist_state="session")
-    return [run for run in runs if run.plan.model == model], [run for run in runs if run.plan.model != model]
+    return [run for run in runs if titles[run.id] == model], [run for run in runs if titles[run.id] != model]
 
 
 def _choose_measure(measures: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from streamlit.delta_generator import DeltaGenerator
 from offcomp.answers import answer, megabytes, origin_text, provenance, smaller
 from offcomp.bundled import origin
 from offcomp.first_chart import error_svg
+from offcomp.originals import model_names
 from offcomp.report import DRAWN_COLUMNS, comparison_document, comparison_tables, html_report
 from offcomp.result_charts import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results import difference_table, label, method_title, result_of, run_table, warnings_of
@@ -84,10 +85,11 @@ def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) 
         table = run_table(runs).drop(columns=["run", "model"])
         st.dataframe(_readable(table), hide_index=True, key="compare_figures", column_config=_formats(table))
         return
+    models = model_names(runs)
     for start in range(0, len(runs), abreast):
         for column, run in zip(st.columns(abreast), runs[start : start + abreast], strict=False):
             with column:
-                _card(run, brief=brief, with_model=len({other.plan.model for other in runs}) > 1)
+                _card(run, brief=brief, model=models[run.id] if len({*models.values()}) > 1 else "")
 
 
 def _formats(table: pd.DataFrame) -> dict[str, Any]:
@@ -99,10 +101,10 @@ def _formats(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _card(run: Run, *, brief: bool, with_model: bool) -> None:
-    """The figures of one run; `brief` leaves out what a first look can do without."""
+def _card(run: Run, *, brief: bool, model: str) -> None:
+    """The figures of one run; `brief` leaves out what a first look can do without. `model` is named where there are several."""
     with st.container(border=True, key=f"card_{run.id}"):
-        about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {run.plan.model}" if with_model else "")
+        about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
         st.markdown(f"**{method_title(run)}** {about}, {origin(run)}", help=origin_text(run))
         with st.container(horizontal=True, gap="small"):
             for name, kind, value, note in _metrics(run, brief):
