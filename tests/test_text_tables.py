@@ -319,13 +319,21 @@ def test_rows_of_a_task_add_up_by_reason(tmp_path: Path) -> None:
         RAGGED: 1,
         "empty": 2,
         "repeated in a later split": 1,
-        "of a class that is not in the training split": 1,
+        "of a class that is not learnt or tested": 1,
     }
     assert (found.rows.read, found.rows.used) == (120, 115)
     assert sum(len(part) for part in found.splits.values()) == 115
     tested = read(Task("mine", "masked-lm", str(tmp_path / "mine.csv")))
     assert tested.rows is not None and tested.rows.left_out["in a split that is not used"] > 30
     assert tested.rows.read == tested.rows.used + sum(tested.rows.left_out.values()) == 120
+
+
+def test_a_class_that_a_head_is_not_tested_on_is_not_said_to_lack_training(tmp_path: Path) -> None:
+    rows = [[text, label, ("validation", "test")[i // 2 % 2]] for i, (text, label) in enumerate(reviews(80))]
+    rows[0][1] = "unheard of"
+    (tmp_path / "mine.csv").write_bytes(joined(rows, heading=("text", "label", "split")))
+    found = read(Task("mine", "head", str(tmp_path / "mine.csv")))
+    assert found.rows is not None and found.rows.left_out == {"of a class that is not learnt or tested": 1}
 
 
 def test_the_sentence_of_what_was_read() -> None:
