@@ -37,7 +37,7 @@ DESCRIPTIONS = (
     "offcomp.models.sources",
     "offcomp.tasks",
     "offcomp.task_columns",
-    "offcomp.task_check",
+    *("offcomp.task_files", "offcomp.task_examples", "offcomp.task_check"),
     "offcomp.head_labels",
     *("offcomp.json_fields", "offcomp.row_counts", "offcomp.delimited_text", "offcomp.text_tables"),
     "offcomp.plan_tasks",
@@ -83,8 +83,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.task_columns": ("offcomp.errors", "offcomp.tasks"),
     "offcomp.head_labels": ("offcomp.errors", "offcomp.tasks"),
+    "offcomp.task_files": (
+        *("offcomp.errors", "offcomp.files", "offcomp.tasks", "offcomp.task_columns", "offcomp.text_tables"),
+    ),
+    "offcomp.task_examples": (
+        *("offcomp.errors", "offcomp.row_counts", "offcomp.tasks", "offcomp.task_columns", "offcomp.task_files"),
+        "offcomp.text_tables",
+    ),
     "offcomp.task_check": (
         *("offcomp.errors", "offcomp.tasks", "offcomp.task_columns", "offcomp.text_tables", "offcomp.head_labels"),
+        *("offcomp.task_files", "offcomp.task_examples", "offcomp.models.identity"),
         *("offcomp.models.catalogue", "offcomp.models.safetensors_files", "offcomp.models.sources"),
     ),
     "offcomp.json_fields": (),
@@ -116,7 +124,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.verification": (*PLANNING, *COMPUTING, "offcomp.compress", "offcomp.manifest"),
     "offcomp.evaluation": (
         *(*COMPUTING, "offcomp.files", "offcomp.environment", "offcomp.text_tables"),
-        *("offcomp.task_columns", "offcomp.head_labels"),
+        *("offcomp.task_columns", "offcomp.task_files", "offcomp.task_examples", "offcomp.head_labels"),
     ),
     "offcomp.environment": (),
     "offcomp.claims": (),
