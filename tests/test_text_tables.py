@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from offcomp.calibration_text import CalibrationText
-from offcomp.errors import InputError, OffcompError
+from offcomp.errors import InputError, OffcompError, TaskError
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.data import read
 from offcomp.head_labels import label_order
@@ -475,7 +475,7 @@ def made_file(seed: int) -> Made:
     draw = random.Random(seed)
     suffix = draw.choice([".csv", ".csv", ".csv", ".tsv", ".jsonl", ".txt"])
     delimiter = {".csv": draw.choice(",;|\t"), ".tsv": "\t"}.get(suffix, "")
-    num_rows = draw.randint(20, 80)
+    num_rows = draw.randint(60, 160)
     plain = [drawn_text(draw, several_lines=False).replace(delimiter or "\0", " ").replace('"', "") for _ in range(num_rows)]
     rows = [[f"{i} {text}", draw.choice(LABELS)] for i, text in enumerate(plain)]
     heading = ["text", "label"]
@@ -502,7 +502,7 @@ def made_file(seed: int) -> Made:
     return Made(f"made{suffix}", content, num_rows)
 
 
-TRAINED_ON = 40  # rows of the file beside it, where a table is one file of a folder
+TRAINED_ON = 150  # rows of the file beside it, where a table is one file of a folder
 
 
 def asked_of(made: Made, folder: Path, seed: int) -> tuple[Task, int]:
@@ -519,17 +519,24 @@ def asked_of(made: Made, folder: Path, seed: int) -> tuple[Task, int]:
     return Task("mine", family, str(path.parent if seed % 3 == 0 else path)), rows
 
 
-def examples_of(task: Task, info: ModelInfo) -> TaskData | None:
-    """The examples as a run has them; None where the run refuses them in a line, or the model's head does."""
+def examples_of(task: Task) -> TaskData | None:
+    """The examples as a run has them; None where they are refused in a line."""
     try:
-        found = read(task)
-        head = head_of_model(info)
-        if task.family == "head" and head is not None:
-            label_order(head, found.splits["test"].features["label"].names)
+        return read(task)
     except OffcompError as error:
         assert str(error) and "\n" not in str(error)
         return None
-    return found
+
+
+def fits(task: Task, examples: TaskData, info: ModelInfo) -> bool:
+    """Whether the model's own head has the classes of the examples, where it is asked."""
+    head = head_of_model(info)
+    try:
+        if task.family == "head" and head is not None:
+            label_order(head, examples.splits["test"].features["label"].names)
+    except TaskError:
+        return False
+    return True
 
 
 def counts_of_texts(made: Made, folder: Path) -> tuple[int, RowCounts] | None:
@@ -551,8 +558,9 @@ def test_two_hundred_damaged_files_lose_no_row_unsaid(tmp_path: Path) -> None:
         kind = "texts"
         if not made.name.endswith(".txt"):
             task, num_rows = asked_of(made, tmp_path, seed)
-            examples, fault = examples_of(task, info), task_fault(task, info)
-            assert fault is None or examples is None, (seed, fault)  # what a run reads is never refused before it
+            examples, fault = examples_of(task), task_fault(task, info)
+            if examples is not None and fits(task, examples, info):
+                assert fault is None, seed  # what a run can do is never refused before it
             if examples is not None and examples.rows is not None:
                 found = sum(map(len, examples.splits.values())), examples.rows
             kind = f"{task.family} of a {'folder' if num_rows > made.rows else 'file'}"
@@ -561,7 +569,7 @@ def test_two_hundred_damaged_files_lose_no_row_unsaid(tmp_path: Path) -> None:
             assert rows.read == num_rows == rows.used + sum(rows.left_out.values()), (seed, rows)
             assert rows.used == count, seed
             used[kind] += 1
-    assert used.total() > 100 and min(used.values()) >= 5 and len(used) == 5  # the others are refused
+    assert used.total() > 90 and min(used.values()) >= 5 and len(used) == 5  # the others are refused
 
 
 def test_damaged_tables_calibrate_with_every_row_or_are_refused(tmp_path: Path) -> None:
