@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offcomp.errors import InputError
+from offcomp.files import path_of
 from offcomp.row_counts import EMPTY, NOT_DRAWN, OTHER_SPLIT, RowCounts
 from offcomp.text_tables import TEXT_SUFFIXES as SUFFIXES
 from offcomp.text_tables import column_text, read_table
@@ -50,7 +51,10 @@ class CalibrationText:
         """What is wrong with the file as far as it shows from outside, in one sentence."""
         if self.text == BUNDLED:
             return None
-        path = Path(self.text).expanduser()
+        try:
+            path = path_of(self.text)
+        except InputError as error:
+            return f"calibration text {error}."
         if path.suffix.lower() not in SUFFIXES:
             return f"calibration text {self.text!r} must be 'bundled' or a file that ends in {', '.join(SUFFIXES)}."
         if not path.is_file():
@@ -82,7 +86,7 @@ class CalibrationText:
         if fault := self.fault():
             raise InputError(fault.removesuffix("."))
         place = f"calibration text {self.text!r}"
-        read = read_table(Path(self.text).expanduser(), SUFFIXES)
+        read = read_table(path_of(self.text), SUFFIXES)
         texts = column_text(read.table, self._column_of(read.table.to_pandas(), place), place)
         return list(texts.fillna("")), read.rows_read, dict(read.left_out), read.notes
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from offcomp.calibration_text import BUNDLED, CalibrationText
 from offcomp.errors import InputError
-from offcomp.files import home_folder
+from offcomp.files import home_folder, path_of
 from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
 from offcomp.plan import Plan, validate
@@ -111,10 +111,13 @@ def write_plan(path: str | None, made: Plan) -> None:
 
 
 def calibration_text(path: str | None) -> CalibrationText:
-    """The text of a file, as an absolute path since the worker runs elsewhere; without one the bundled text."""
+    """The text of a file, as an absolute path since the worker runs elsewhere; without one the bundled text.
+
+    Raises InputError where that can be no path.
+    """
     if path is None or path == BUNDLED:
         return CalibrationText()
-    return CalibrationText(str(Path(path).expanduser().absolute()))
+    return CalibrationText(str(path_of(path).absolute()))
 
 
 def task_flags(flags: argparse.ArgumentParser, default: str) -> None:

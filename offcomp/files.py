@@ -20,6 +20,19 @@ def home_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "offcomp"
 
 
+def path_of(text: str) -> Path:
+    """The path that a person's text means, whether something is there or not. Raises InputError where it can be none."""
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path  # for whoever wants it to be there to say
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a NUL
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(f"{text[:100]!r} is no path that can be used ({reason}); give the path of a file or folder") from None
+    return path
+
+
 def storage_error(folder: Path, error: OSError) -> StorageError:
     """One sentence for a folder that cannot be written."""
     return StorageError(
@@ -71,7 +84,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises InputError where there is something at its place already, or where it cannot be written.
     """
-    place = folder.expanduser().resolve()
+    place = path_of(str(folder)).resolve()
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         if place.exists() and (not place.is_dir() or any(place.iterdir())):

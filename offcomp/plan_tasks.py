@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offcomp.errors import TaskError
+from offcomp.errors import InputError, TaskError
+from offcomp.files import path_of
 from offcomp.json_fields import FieldTypes, is_number, is_text, is_text_list, read_fields
 from offcomp.tasks import ALSO, BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
 from offcomp.text_tables import TABLE_SUFFIXES as SUFFIXES
@@ -75,9 +76,12 @@ def task_name(task: str | Task) -> str:
 def own_task(
     data: str, family: str, columns: Mapping[str, str], source: str = "", options: Mapping[str, Any] | None = None
 ) -> Task:
-    """A task on a file or folder, named after it; its path is absolute since a worker runs elsewhere."""
+    """A task on a file or folder, named after it; its path is absolute since a worker runs elsewhere.
+
+    Raises InputError where the data can be no path.
+    """
     if not data.startswith((BUNDLED, HUB)):
-        data = str(Path(data).expanduser().absolute())
+        data = str(path_of(data).absolute())
     stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:LONGEST_STEM] or "data"
     taken = any(task.name == stem for task in TASKS)
     return Task(
@@ -158,12 +162,11 @@ def data_fault(data: str) -> str | None:
     if data.startswith(HUB):
         return None
     try:
-        path = Path(data).expanduser()
-        found = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a NUL
-        return f"data {data[:100]!r} is no path that can be used ({error}); give the path of a file or folder."
+        path = path_of(data)
+    except InputError as error:
+        return f"data {error}."
     if path.is_dir():
         return None
     if path.suffix.lower() not in SUFFIXES:
         return f"data {data!r} must be a file that ends in {', '.join(SUFFIXES)}, a folder of such files, or 'hub:PATH/CONFIG'."
-    return None if found else f"data {data!r} is not there; give the path of a file or folder."
+    return None if path.exists() else f"data {data!r} is not there; give the path of a file or folder."

@@ -10,7 +10,7 @@ EMPTY = "empty"
 OTHER_SPLIT = "in a split that is not used"
 NOT_PUBLISHED = "without a published answer"
 REPEATED = "repeated in a later split"
-NOT_LEARNT = "of a class that is not in the training split"
+NOT_LEARNT = "of a class that is not learnt or tested"
 TOO_MANY = "beyond the largest size of a split"
 NOT_DRAWN = "not drawn"
 

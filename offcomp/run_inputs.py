@@ -20,19 +20,17 @@ from huggingface_hub.constants import HF_HOME
 from offcomp.calibration_text import BUNDLED, BUNDLED_FILE
 from offcomp.environment import versions
 from offcomp.errors import ModelError, RunError
-from offcomp.files import read_json
+from offcomp.files import path_of, read_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.identity import IDENTITY, file_digest
 from offcomp.models.listing import identity_of
 from offcomp.plan import Plan
-from offcomp.plan_tasks import SUFFIXES
-from offcomp.tasks import BUNDLED as BUNDLED_TASK
-from offcomp.tasks import HUB, Task
+from offcomp.task_files import all_files, place_of
+from offcomp.tasks import Task
 
 RESULTS_VERSION = 3
 """Raised whenever the same plan would give other figures, so that old results are not taken for new ones."""
 
-TASK_FOLDER = Path(__file__).parents[1] / "assets" / "tasks"
 WORDS = {
     "model": "the files of its model",
     "calibration": "its calibration text",
@@ -81,17 +79,15 @@ def calibration_digest(plan: Plan) -> str:
     if not plan.calibrated:
         return ""
     text = plan.calibration.text
-    return _digest(BUNDLED_FILE if text == BUNDLED else Path(text).expanduser())
+    return _digest(BUNDLED_FILE if text == BUNDLED else path_of(text))
 
 
 def _task_digests(task: Task) -> dict[str, str]:
     """File name -> sha256 of each file that a task's examples may come from; of a hub's data set, folder -> revision."""
     if task.data.startswith(HUB):
         return _cached_revision(task.data.removeprefix(HUB))
-    bundled = TASK_FOLDER / f"{task.data.removeprefix(BUNDLED_TASK)}.csv"
-    path = bundled if task.bundled else Path(task.data).expanduser()
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return {file.name: _digest(file) for file in files if file.suffix.lower() in SUFFIXES}
+    place = place_of(task)
+    return {} if place is None else {file.name: _digest(file) for file in sorted(all_files(place))}
 
 
 def _cached_revision(address: str) -> dict[str, str]:

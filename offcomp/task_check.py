@@ -5,25 +5,30 @@ Files are read again only when they change; those too large to be read in passin
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offcomp.errors import InputError, ModelError, TaskError
 from offcomp.head_labels import ModelHead, asked_of, check_kind, label_order
 from offcomp.models.catalogue import ModelInfo
+from offcomp.models.identity import file_digest
 from offcomp.models.safetensors_files import read_json
 from offcomp.models.sources import CONFIG, resolve
-from offcomp.task_columns import SPLIT, Columns, Content, chosen_columns, class_counts, content_of
-from offcomp.tasks import BUNDLED, FAMILIES, HUB, Task
-from offcomp.text_tables import read_columns
+from offcomp.task_columns import Content, chosen_columns, class_counts
+from offcomp.task_examples import class_names_of, contents, examples_of
+from offcomp.task_files import TESTED, WHOLE, Source, files_by_split, place_of, read_source
+from offcomp.tasks import FAMILIES, Task
+from offcomp.text_tables import loose_text, read_table
 
-BUNDLED_TASKS = Path(__file__).parents[1] / "assets" / "tasks"
-LARGEST_CHECKED = 50 * 2**20  # bytes
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LARGEST_CHECKED = 50 * 2**20  # bytes, of all files of a task
 FIRST_ROWS = 3
-TESTED = ("test", "testing", "validation", "valid", "val", "dev")
-"""Values of a column split that are tested on, the first that is there."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +40,42 @@ class TableView:
     contents: Mapping[str, Content]
 
     @staticmethod
-    def of(table: Columns) -> TableView:
-        """The view of a table whose columns are of one length."""
-        rows = len(next(iter(table.values()), ()))
-        first = tuple({name: values[i] or "" for name, values in table.items()} for i in range(min(FIRST_ROWS, rows)))
-        return TableView(rows, first, {name: content_of(values) for name, values in table.items()})
+    def of(table: pa.Table) -> TableView:
+        """The view of a table; a column that holds neither text nor numbers is shown empty."""
+        top = table.slice(0, FIRST_ROWS)
+        shown = {name: _shown(column) for name, column in reversed([*zip(top.column_names, top.columns, strict=True)])}
+        first = tuple({name: shown[name][i] for name in table.column_names} for i in range(top.num_rows))
+        return TableView(table.num_rows, first, contents(table))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a task as they are now: those of other bytes are others.
+
+    place    what they are called in errors
+    files    split, path and sha256 of each
+    """
+
+    place: str
+    files: tuple[tuple[str, Path, str], ...]
+
+    @staticmethod
+    def of(place: Path, files: Mapping[str, Path]) -> _Files:
+        """Raises InputError where one cannot be read."""
+        try:
+            return _Files(place.name, tuple((split, file, file_digest(file)) for split, file in files.items()))
+        except OSError as error:
+            raise InputError(f"{place} cannot be read: {error.strerror}") from None
 
 
 def view_of(path: Path) -> TableView:
     """The view of a table in a file. Raises InputError."""
-    return _view(path, _stamp(path))
+    return _view(_Files.of(path, {WHOLE: path}))
 
 
 def classes_of(path: Path, columns: Mapping[str, str]) -> dict[str, int]:
     """How often each class occurs among the rows that are tested on, by a task's columns of the table. Raises InputError."""
-    return _classes(path, _stamp(path), tuple(columns.values()), columns["label"])
+    return dict(_classes(_Files.of(path, {WHOLE: path}), path.stem, "head", tuple(columns.items()))[0])
 
 
 def head_of_model(info: ModelInfo) -> ModelHead | None:
@@ -75,59 +101,61 @@ def task_fault(task: Task, info: ModelInfo) -> str | None:
         asked = asked_of(task, head)
         if head is not None:
             check_kind(head, regression=asked.family == "head-regression")
-        path = _tested_file(asked)
-        if path is None or (task.bundled and head is None):
+        files = _files_of(asked)
+        if files is None or (task.bundled and head is None):
             return None
-        view = view_of(path)
-        columns = chosen_columns(asked, view.contents, path.name)
-        if head is not None and asked.family == "head" and not _is_published(path):
-            label_order(head, list(classes_of(path, columns)), asked.settings["labels"])
+        chosen_columns(asked, _contents(files), files.place)
+        if head is not None and asked.family == "head":
+            counts, published = _classes(files, asked.name, asked.family, tuple(asked.columns.items()))
+            label_order(head, class_names_of(published, counts, trains=False), asked.settings["labels"])
     except (TaskError, InputError) as error:
         said = str(error)
         return said if said.endswith((".", "?")) else f"{said}."
     return None
 
 
-def _tested_file(task: Task) -> Path | None:
-    """The file that a task is tested on, where it can be read in passing."""
-    if task.data.startswith(HUB):
+def _files_of(task: Task) -> _Files | None:
+    """The files of a task, where they can be read in passing. Raises InputError."""
+    place = place_of(task)
+    if place is None or not (place.is_dir() or place.is_file()):
         return None
-    path = BUNDLED_TASKS / f"{task.data.removeprefix(BUNDLED)}.csv" if task.bundled else Path(task.data).expanduser()
-    if path.is_dir():
-        path = next((file for file in sorted(path.glob("test.*")) if file.is_file()), path)
-    return path if path.is_file() and path.stat().st_size <= LARGEST_CHECKED else None
+    files = files_by_split(place)
+    if sum(file.stat().st_size for file in files.values()) > LARGEST_CHECKED:
+        return None
+    return _Files.of(place, files)
 
 
-def _is_published(path: Path) -> bool:
-    """Whether the file may itself say the names of its classes, so that the values are not all there is to know."""
-    return path.suffix.lower() == ".parquet"
+def _shown(column: pa.ChunkedArray) -> list[str]:
+    """The values of a column, "" where there is none to show."""
+    return [text or "" for text in loose_text(column) or [None] * len(column)]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Stands for the content of a file."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    return found.st_mtime_ns, found.st_size
+@lru_cache(maxsize=2)
+def _source(files: _Files) -> Source:
+    return read_source(files.place, {split: file for split, file, _ in files.files})
 
 
 @lru_cache(maxsize=32)
-def _view(path: Path, stamp: tuple[int, int]) -> TableView:  # noqa: ARG001  # another stamp, another content
-    return TableView.of(read_columns(path))
+def _view(files: _Files) -> TableView:
+    return TableView.of(read_table(files.files[0][1]).table)
+
+
+@lru_cache(maxsize=32)
+def _contents(files: _Files) -> Mapping[str, Content]:
+    """What each column of the largest table holds."""
+    return contents(_source(files).largest)
 
 
 @lru_cache(maxsize=64)
 def _classes(
-    path: Path,
-    stamp: tuple[int, int],  # noqa: ARG001
-    needed: tuple[str, ...],
-    label: str,
-) -> dict[str, int]:
-    """Classes of the rows that are tested on and lack nothing that is needed."""
-    table = read_columns(path)
-    splits = [(value or "").strip().lower() for value in table[SPLIT]] if SPLIT in table else []
-    tested = next((name for name in TESTED if name in splits), None)
-    filled = zip(*(table[name] for name in needed), strict=True)
-    rows = [i for i, values in enumerate(filled) if all(values) and (tested is None or splits[i] == tested)]
-    return class_counts(table[label][i] for i in rows)
+    files: _Files, name: str, family: str, renamed: tuple[tuple[str, str], ...]
+) -> tuple[Mapping[str, int], tuple[str, ...]]:
+    """Classes of the rows that a task of this name is tested on, and those that the source names. Raises InputError."""
+    task, source = Task(name, family, "", columns=dict(renamed)), _source(files)
+    columns = chosen_columns(task, _contents(files), files.place)
+    for split in TESTED:
+        if split in source.tables:
+            labels = examples_of(task, source, source.tables[split], columns, Counter())["label"]
+            if len(labels):
+                return class_counts(labels), tuple(source.names.get(columns["label"], ()))
+    raise TaskError(f"task {name!r} finds no example in {files.place} whose columns are all filled")

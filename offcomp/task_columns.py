@@ -95,16 +95,19 @@ class Content:
 
 
 class LazyContents(Mapping[str, Content]):
-    """What the columns of a table hold, each looked at when it is asked for."""
+    """What the columns of a table hold, each looked at when it is first asked for."""
 
     def __init__(self, names: Sequence[str], values: Callable[[str], Sequence[str | None]]):
         self._names = dict.fromkeys(names)
         self._values = values
+        self._known: dict[str, Content] = {}
 
     def __getitem__(self, name: str) -> Content:
         if name not in self._names:
             raise KeyError(name)
-        return content_of(self._values(name))
+        if name not in self._known:
+            self._known[name] = content_of(self._values(name))
+        return self._known[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._names

@@ -117,24 +117,33 @@ def column_text(table: pa.Table, name: str, place: str) -> pd.Series:
     Raises InputError where there are several of this name, or it holds neither text nor numbers.
     """
     import pyarrow as pa
-    from pyarrow import compute
 
     if table.column_names.count(name) > 1:
         raise InputError(f"{place} has {table.column_names.count(name)} columns {name!r}; give each a name of its own")
     try:
-        column = table[name]
-        if pa.types.is_floating(column.type):
-            column = compute.if_else(compute.is_nan(column), None, column)
-        return column.cast(pa.large_string()).to_pandas().astype("str")
+        return as_text(table[name]).to_pandas().astype("str")
     except (pa.ArrowException, UnicodeError) as error:
         raise InputError(f"column {name!r} of {place} holds no text or numbers: {reason(error)}") from None
 
 
-def read_columns(path: Path) -> dict[str, list[str | None]]:
-    """Column -> its values as text, None where one is missing, of a table in a file. Raises InputError."""
-    table = read_table(path).table
-    texts = {name: column_text(table, name, path.name) for name in table.column_names}
-    return {name: [value if isinstance(value, str) and value else None for value in texts[name]] for name in texts}
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values as large_string, null where one is missing. Raises ArrowException where they are neither text nor numbers."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if pa.types.is_floating(column.type):
+        column = compute.if_else(compute.is_nan(column), None, column)
+    return column.cast(pa.large_string())
+
+
+def loose_text(column: pa.ChunkedArray) -> list[str | None]:
+    """Values as text, None where one is missing; nothing where the column holds neither text nor numbers."""
+    import pyarrow as pa
+
+    try:
+        return list(as_text(column).to_pylist())
+    except (pa.ArrowException, UnicodeError):
+        return []
 
 
 def as_numbers(values: pd.Series) -> pd.Series:

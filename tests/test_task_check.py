@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,66 @@ def test_a_model_without_a_head_or_a_folder_has_none_to_check(tmp_path: Path) ->
 
 def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    original = task_check.read_columns
-    monkeypatch.setattr(task_check, "read_columns", lambda path: read.append(path) or original(path))
+    original = task_check.read_table
+    monkeypatch.setattr(task_check, "read_table", lambda path: read.append(path) or original(path))
     found = task(tmp_path, ["a", "b"], "probe")
     path = Path(found.data)
     assert view_of(path).rows == view_of(path).rows == len(TEXTS) and len(read) == 1
     with path.open("a") as file:
         file.write("One more text of some words.,a\n")
     assert view_of(path).rows == len(TEXTS) + 1 and len(read) == 2
+
+
+@pytest.mark.parametrize("damage", ["nested", "two of one name", "list"])
+def test_a_column_that_is_not_used_refuses_no_table(tmp_path: Path, damage: str) -> None:
+    rows = [(text, ("negative", "positive")[i % 2]) for i, text in enumerate(TEXTS)]
+    path = tmp_path / ("mine.csv" if damage == "two of one name" else "mine.jsonl")
+    if path.suffix == ".csv":
+        path.write_text("\n".join(["text,label,n,n", *(f"{text},{label},1,2" for text, label in rows)]))
+    else:
+        odd = {"x": 1} if damage == "nested" else [1, 2]
+        path.write_text("\n".join(json.dumps({"text": text, "label": label, "meta": odd}) for text, label in rows))
+    for family in ("head", "probe"):
+        assert task_fault(Task("mine", family, str(path)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE")) is None
+    view = view_of(path)
+    assert view.rows == len(TEXTS) and view.first[0]["text"] == TEXTS[0] and set(view.first[0]) == set(view.contents)
+    assert classes_of(path, {"text": "text", "label": "label"}) == {"negative": 60, "positive": 60}
+
+
+@pytest.mark.parametrize(
+    ("tested", "other"), [("testing.csv", "train.csv"), ("dev.jsonl", "train.csv"), ("training.tsv", "notes.csv")]
+)
+def test_a_folder_is_checked_by_the_file_that_the_run_tests_on(tmp_path: Path, tested: str, other: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    task(data, ["negative", "positive"])
+    (data / "mine.csv").rename(data / other)
+    table = pd.DataFrame({"text": TEXTS, "label": ["a", "b", "c"] * (len(TEXTS) // 3)})
+    if tested.endswith("jsonl"):
+        table.to_json(data / tested, orient="records", lines=True)
+    else:
+        table.to_csv(data / tested, index=False, sep="\t" if tested.endswith("tsv") else ",")
+    (data / "test.md").write_text("What these data are.")  # no table: read by no run
+    said = fault(Task("mine", "head", str(data)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE"))
+    assert "the data have 3: a, b, c" in said
+
+
+def test_a_file_of_the_same_size_and_time_is_read_again(tmp_path: Path) -> None:
+    found = task(tmp_path, ["negative", "positive"])
+    path, info = Path(found.data), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE")
+    assert task_fault(found, info) is None
+    before = path.stat()
+    path.write_text(path.read_text().replace("negative", "cheerful"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert "cheerful, positive" in fault(found, info)
+    assert list(classes_of(path, {"text": "text", "label": "label"})) == ["cheerful", "positive"]
+
+
+def test_answers_that_are_not_published_are_not_tested_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, labels in (("test", ["-1"]), ("valid", ["negative", "positive"])):
+        task(data, labels)
+        (data / "mine.csv").rename(data / f"{split}.csv")
+    assert task_fault(Task("mine", "head", str(data)), classifier(tmp_path / "model", "NEGATIVE", "POSITIVE")) is None

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,16 @@ from pathlib import Path
 import pytest
 
 from offcomp.calibration_text import CalibrationText
-from offcomp.errors import InputError, OffcompError
+from offcomp.errors import InputError, OffcompError, TaskError
+from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.data import read
+from offcomp.head_labels import label_order
+from offcomp.models.catalogue import ModelInfo
 from offcomp.row_counts import RowCounts, calibration_reading, cut_text, reading_text, rows_text
+from offcomp.task_check import head_of_model, task_fault
 from offcomp.tasks import Task
-from offcomp.text_tables import RAGGED, TABLE_SUFFIXES, TextTable, class_names, parse, read_table
+from offcomp.text_tables import RAGGED, TextTable, class_names, parse, read_table
+from tests.test_task_check import classifier
 
 LABELS = ("negative", "positive")
 WORDS = ("the", "soup", "was", "cold", "and", "a", "waiter", "smiled", "again", "Größe", "café", "“nice”", "I'm", "50%")
@@ -319,13 +325,21 @@ def test_rows_of_a_task_add_up_by_reason(tmp_path: Path) -> None:
         RAGGED: 1,
         "empty": 2,
         "repeated in a later split": 1,
-        "of a class that is not in the training split": 1,
+        "of a class that is not learnt or tested": 1,
     }
     assert (found.rows.read, found.rows.used) == (120, 115)
     assert sum(len(part) for part in found.splits.values()) == 115
     tested = read(Task("mine", "masked-lm", str(tmp_path / "mine.csv")))
     assert tested.rows is not None and tested.rows.left_out["in a split that is not used"] > 30
     assert tested.rows.read == tested.rows.used + sum(tested.rows.left_out.values()) == 120
+
+
+def test_a_class_that_a_head_is_not_tested_on_is_not_said_to_lack_training(tmp_path: Path) -> None:
+    rows = [[text, label, ("validation", "test")[i // 2 % 2]] for i, (text, label) in enumerate(reviews(80))]
+    rows[0][1] = "unheard of"
+    (tmp_path / "mine.csv").write_bytes(joined(rows, heading=("text", "label", "split")))
+    found = read(Task("mine", "head", str(tmp_path / "mine.csv")))
+    assert found.rows is not None and found.rows.left_out == {"of a class that is not learnt or tested": 1}
 
 
 def test_the_sentence_of_what_was_read() -> None:
@@ -463,19 +477,24 @@ def made_file(seed: int) -> Made:
     draw = random.Random(seed)
     suffix = draw.choice([".csv", ".csv", ".csv", ".tsv", ".jsonl", ".txt"])
     delimiter = {".csv": draw.choice(",;|\t"), ".tsv": "\t"}.get(suffix, "")
-    num_rows = draw.randint(20, 80)
+    num_rows = draw.randint(60, 160)
     plain = [drawn_text(draw, several_lines=False).replace(delimiter or "\0", " ").replace('"', "") for _ in range(num_rows)]
     rows = [[f"{i} {text}", draw.choice(LABELS)] for i, text in enumerate(plain)]
+    heading = ["text", "label"]
+    if delimiter and draw.random() < 0.3:
+        heading.append("split")
+        rows = [[*row, draw.choice(("train", "training", "dev", "test"))] for row in rows]
     if suffix == ".csv" and draw.random() < 0.4:  # properly quoted, with cells of several lines
         for row in draw.sample(rows, 4):
             row[0] += draw.choice(["\nand more", ' "so"\nand\nso', f"{delimiter} yes"])
         lines = [written([], row, delimiter=delimiter, lineterminator="\n").removesuffix("\n") for row in rows]
     elif suffix == ".jsonl":
-        lines = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
+        more: dict[str, object] = {"meta": {"x": 1}} if draw.random() < 0.5 else {}
+        lines = [json.dumps({"text": text, "label": label, **more}, ensure_ascii=False) for text, label in rows]
     else:
         lines = [delimiter.join(row) if delimiter else row[0] for row in rows]
     if delimiter:
-        lines.insert(0, delimiter.join(["text", "label"]))
+        lines.insert(0, delimiter.join(heading))
     mutation = draw.choice(MUTATIONS)
     mutation(draw, lines)
     end = draw.choice(["\n", "\r\n"]) if not any("\n" in line for line in lines) else "\n"
@@ -485,33 +504,74 @@ def made_file(seed: int) -> Made:
     return Made(f"made{suffix}", content, num_rows)
 
 
-def counts_of(made: Made, folder: Path) -> tuple[int, RowCounts] | None:
-    """How many examples or texts come of a file and what is told of its rows; None where it is refused in a line."""
-    path = folder / made.name
+TRAINED_ON = 150  # rows of the file beside it, where a table is one file of a folder
+
+
+def asked_of(made: Made, folder: Path, seed: int) -> tuple[Task, int]:
+    """A task on a table, alone or as the test file of a folder, by a head or a probe; and the rows it has in all."""
+    family = ("head", "probe")[seed % 2]
+    path, rows = folder / made.name, made.rows
+    if seed % 3 == 0:
+        path = folder / str(seed) / f"{('test', 'testing')[seed // 3 % 2]}{path.suffix}"
+        path.parent.mkdir()
+        others = reviews(TRAINED_ON)
+        (path.parent / "train.jsonl").write_text("\n".join(json.dumps({"text": t, "label": label}) for t, label in others))
+        rows += TRAINED_ON
     path.write_bytes(made.content)
+    return Task("mine", family, str(path.parent if seed % 3 == 0 else path)), rows
+
+
+def examples_of(task: Task) -> TaskData | None:
+    """The examples as a run has them; None where they are refused in a line."""
     try:
-        if path.suffix in TABLE_SUFFIXES:
-            found = read(Task("mine", "head", str(path)))
-            assert found.rows is not None
-            return len(found.splits["test"]), found.rows
-        texts = CalibrationText(str(path), num_texts=10_000).read(0)
-        return len(texts.texts), texts.rows
+        return read(task)
     except OffcompError as error:
         assert str(error) and "\n" not in str(error)
         return None
 
 
+def fits(task: Task, examples: TaskData, info: ModelInfo) -> bool:
+    """Whether the model's own head has the classes of the examples, where it is asked."""
+    head = head_of_model(info)
+    try:
+        if task.family == "head" and head is not None:
+            label_order(head, examples.splits["test"].features["label"].names)
+    except TaskError:
+        return False
+    return True
+
+
+def counts_of_texts(made: Made, folder: Path) -> tuple[int, RowCounts] | None:
+    try:
+        (folder / made.name).write_bytes(made.content)
+        texts = CalibrationText(str(folder / made.name), num_texts=10_000).read(0)
+    except OffcompError as error:
+        assert str(error) and "\n" not in str(error)
+        return None
+    return len(texts.texts), texts.rows
+
+
 def test_two_hundred_damaged_files_lose_no_row_unsaid(tmp_path: Path) -> None:
-    used = 0
+    used: Counter[str] = Counter()
+    info = classifier(tmp_path / "model", *LABELS)
     for seed in range(200):
         made = made_file(seed)
-        found = counts_of(made, tmp_path)
+        found, num_rows = counts_of_texts(made, tmp_path) if made.name.endswith(".txt") else None, made.rows
+        kind = "texts"
+        if not made.name.endswith(".txt"):
+            task, num_rows = asked_of(made, tmp_path, seed)
+            examples, fault = examples_of(task), task_fault(task, info)
+            if examples is not None and fits(task, examples, info):
+                assert fault is None, seed  # what a run can do is never refused before it
+            if examples is not None and examples.rows is not None:
+                found = sum(map(len, examples.splits.values())), examples.rows
+            kind = f"{task.family} of a {'folder' if num_rows > made.rows else 'file'}"
         if found is not None:
             count, rows = found
-            assert rows.read == made.rows == rows.used + sum(rows.left_out.values()), (seed, rows)
+            assert rows.read == num_rows == rows.used + sum(rows.left_out.values()), (seed, rows)
             assert rows.used == count, seed
-            used += 1
-    assert used > 100  # the others are refused
+            used[kind] += 1
+    assert used.total() > 90 and min(used.values()) >= 5 and len(used) == 5  # the others are refused
 
 
 def test_damaged_tables_calibrate_with_every_row_or_are_refused(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,49 +21,19 @@ from datasets.exceptions import DatasetsError
 
 from offcomp.errors import InputError, TaskError
 from offcomp.evaluation.base import TaskData
-from offcomp.evaluation.columns import (
-    as_examples,
-    as_scores,
-    contents,
-    named_classes,
-    plain_labels,
-    published,
-    with_content,
-)
 from offcomp.evaluation.splitting import cut_in_three, drawn_from, places_in_class
-from offcomp.row_counts import EMPTY, NOT_LEARNT, NOT_PUBLISHED, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
-from offcomp.task_columns import chosen_columns, in_order
-from offcomp.tasks import BUNDLED, HUB, Task
-from offcomp.text_tables import TABLE_SUFFIXES, TextTable, class_names, read_table, reason
+from offcomp.row_counts import NOT_LEARNT, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
+from offcomp.task_columns import chosen_columns
+from offcomp.task_examples import class_names_of, contents, examples_of
+from offcomp.task_files import SPLITS, TEST, TESTED, TRAIN, VALIDATION, WHOLE, Source, files_by_split, place_of, read_source
+from offcomp.tasks import HUB, Task
+from offcomp.text_tables import reason
 
 log = logging.getLogger("offcomp")
 
-TASK_FOLDER = Path(__file__).parents[2] / "assets" / "tasks"
-TRAIN, VALIDATION, TEST, WHOLE = "train", "validation", "test", "whole"
-SPLITS = {
-    TRAIN: ("train", "training"),
-    VALIDATION: ("validation", "valid", "val", "dev"),
-    TEST: ("test", "testing"),
-}
-"""Split -> its names in a folder, a column `split` or a data hub, the usual one first."""
 LARGEST = {TRAIN: 20_000, VALIDATION: 5_000, TEST: 10_000}
 SMALLEST = 10  # examples of a split that is needed
 TENTH = 0.1
-
-
-@dataclass(frozen=True)
-class Source:
-    """Tables as they were found, by split, or one under WHOLE.
-
-    place    what it is called in errors
-    names    column -> names of its classes, where the source says them
-    files    the files as they were read, where it is files
-    """
-
-    place: str
-    tables: Mapping[str, pa.Table]
-    names: Mapping[str, list[str]] = field(default_factory=dict)
-    files: tuple[TextTable, ...] = ()
 
 
 def read(task: Task, seed: int = 0) -> TaskData:
@@ -84,8 +52,8 @@ def _read(task: Task, seed: int) -> TaskData:
     for file in source.files:
         left_out.update(file.left_out)
     num_read = sum(table.num_rows for table in source.tables.values()) + left_out.total()
-    columns = _columns(task, source)
-    frames = {split: _examples(task, source, table, columns, left_out) for split, table in source.tables.items()}
+    columns = chosen_columns(task, contents(source.largest), source.place)
+    frames = {split: examples_of(task, source, table, columns, left_out) for split, table in source.tables.items()}
     names = source.names.get(columns["label"], []) if task.about.target == "label" else []
     frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.place, left_out)
     inputs = [name for name in map(str, frames[TEST]) if name != task.about.target]
@@ -110,47 +78,12 @@ def _size(frames: Mapping[str, pd.DataFrame]) -> int:
 
 
 def _source(task: Task) -> Source:
-    if task.data.startswith(HUB):
+    place = place_of(task)
+    if place is None:
         return _from_hub(task)
-    bundled = TASK_FOLDER / f"{task.data.removeprefix(BUNDLED)}.csv"
-    path = bundled if task.bundled else Path(task.data).expanduser()
-    if path.is_dir():
-        return _from_folder(path)
-    if not path.is_file():
+    if not (place.is_dir() or place.is_file()):
         raise TaskError(f"data {task.data!r} of task {task.name!r} is not there; give the path of a file or a folder")
-    file = read_table(path)
-    return Source(path.name, _by_column(file.table, path.name), class_names(file.table), (file,))
-
-
-def _by_column(table: pa.Table, place: str) -> dict[str, pa.Table]:
-    """The parts of a table by its column `split`, or the whole."""
-    if table.column_names.count("split") != 1:
-        return {WHOLE: table}
-    values = as_examples(table, {"split": "split"}, place)["split"].fillna("").str.strip().str.lower()
-    known = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
-    unknown = sorted(set(values.unique()) - known.keys())
-    if unknown:
-        raise TaskError(f"column split of {place} holds {unknown[0]!r}; each must be one of {', '.join(SPLITS)}")
-    parts = values.map(known)
-    return {split: table.filter(pa.array(parts == split)) for split in SPLITS if (parts == split).any()}
-
-
-def _from_folder(folder: Path) -> Source:
-    found: dict[str, TextTable] = {}
-    names: dict[str, list[str]] = {}
-    for split, aliases in SPLITS.items():
-        files = [folder / f"{alias}{suffix}" for alias in aliases for suffix in TABLE_SUFFIXES]
-        there = [file for file in files if file.is_file()]
-        if len(there) > 1:
-            raise TaskError(f"{folder} has both {there[0].name} and {there[1].name}; keep one file for each split")
-        if there:
-            found[split] = read_table(there[0])
-            names |= class_names(found[split].table)
-    if not found:
-        raise TaskError(
-            f"{folder} has no file train, validation or test that ends in {', '.join(TABLE_SUFFIXES)}; name them so"
-        )
-    return Source(folder.name, {split: file.table for split, file in found.items()}, names, tuple(found.values()))
+    return read_source(place.name, files_by_split(place))
 
 
 def _from_hub(task: Task) -> Source:
@@ -175,28 +108,6 @@ def _from_hub(task: Task) -> Source:
     return Source(address, by_split, names)
 
 
-def _columns(task: Task, source: Source) -> dict[str, str]:
-    """Column of the task -> column of the tables; what a column holds is judged by the largest one."""
-    return chosen_columns(task, contents(max(source.tables.values(), key=lambda table: table.num_rows)), source.place)
-
-
-def _examples(task: Task, source: Source, table: pa.Table, columns: Mapping[str, str], left_out: Counter[str]) -> pd.DataFrame:
-    """The task's columns of a table, rows without content or answer left out and counted."""
-    if not {*columns.values()} <= {*table.column_names}:
-        columns = chosen_columns(task, contents(table), source.place)  # a split whose columns are named otherwise
-    examples = as_examples(table, columns, source.place)
-    target = task.about.target
-    if target == "label" and columns[target] in source.names:
-        examples = named_classes(examples, source.names[columns[target]])
-    filled = with_content(examples, source.place)
-    left_out[EMPTY] += len(examples) - len(filled)
-    examples = published(filled, target)
-    left_out[NOT_PUBLISHED] += len(filled) - len(examples)
-    if target == "label":
-        return examples.assign(label=plain_labels(examples["label"], source.place))
-    return examples.assign(score=as_scores(examples["score"], source.place)) if target else examples
-
-
 def _arranged(
     task: Task, found: Mapping[str, pd.DataFrame], random: np.random.Generator, place: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], str]:
@@ -207,7 +118,7 @@ def _arranged(
     frames = {split: frame for split, frame in found.items() if len(frame)}
     if not frames:
         raise TaskError(f"task {task.name!r} finds no example in {place} whose columns are all filled")
-    tested_on = next(split for split in (TEST, VALIDATION, TRAIN, WHOLE) if split in frames)
+    tested_on = next(split for split in TESTED if split in frames)
     if len(frames) == 1 and task.about.trains:
         frames = dict(zip((TEST, VALIDATION, TRAIN), cut_in_three(frames[tested_on], random), strict=True))
     elif len(frames) == 1:
@@ -250,8 +161,7 @@ def _encoded(
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Labels as numbers of the classes that can be learnt, or tested where nothing is learnt, and the names of those."""
     known = frames[TRAIN if task.about.trains else TEST]["label"]
-    present = set(known)
-    names = [name for name in published if name in present or not task.about.trains] or in_order(list(present))
+    names = class_names_of(published, list(set(known)), trains=task.about.trains)
     for split in (TRAIN, TEST):
         if split in frames and frames[split]["label"].nunique() == 1:
             only = frames[split]["label"].iloc[0]

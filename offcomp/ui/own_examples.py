@@ -106,7 +106,10 @@ def _understood(view: TableView, path: Path, columns: Mapping[str, str]) -> str:
     """How many rows, and which classes with how many of them: "120 rows, 2 classes (bad 40, good 80)."."""
     said = f"{view.rows:,} rows"
     if "label" in columns:
-        counts = classes_of(path, columns)
+        try:
+            counts = classes_of(path, columns)
+        except InputError:  # which the check of the task says
+            return f"{said}. The first {len(view.first)} are above."
         total = sum(counts.values())
         tested = "" if total == view.rows else f", of which {total:,} are tested on"
         shown = shortly([f"{name} {count:,}" for name, count in counts.items()])

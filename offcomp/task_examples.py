@@ -1,16 +1,22 @@
-"""From the columns of a table to those of a task: rows without content, labels and scores."""
+"""The examples in a task's tables: which columns they are in, rows without content or answer, labels and scores. No torch."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-
-import pandas as pd
-import pyarrow as pa
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from offcomp.errors import TaskError
-from offcomp.task_columns import LOOKED_AT, WHOLE, LazyContents
-from offcomp.text_tables import as_numbers, column_text
+from offcomp.row_counts import EMPTY, NOT_PUBLISHED
+from offcomp.task_columns import LOOKED_AT, WHOLE, LazyContents, chosen_columns, in_order
+from offcomp.task_files import Source
+from offcomp.tasks import Task
+from offcomp.text_tables import as_numbers, column_text, loose_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 log = logging.getLogger("offcomp")
 
@@ -20,23 +26,44 @@ NO_ANSWER = "-1"  # what data hubs put where the answers are kept secret
 def contents(table: pa.Table) -> LazyContents:
     """What the columns of a table hold, by rows spread over it; one without text or numbers holds nothing."""
     rows = table.take(list(range(0, table.num_rows, max(1, table.num_rows // LOOKED_AT))))
+    return LazyContents(table.column_names, lambda name: loose_text(rows[rows.column_names.index(name)]))
 
-    def values(name: str) -> list[str | None]:
-        try:
-            return list(rows[rows.column_names.index(name)].cast(pa.large_string()).to_pylist())
-        except pa.ArrowException:
-            return []
 
-    return LazyContents(table.column_names, values)
+def examples_of(
+    task: Task, source: Source, table: pa.Table, columns: Mapping[str, str], left_out: Counter[str]
+) -> pd.DataFrame:
+    """The task's columns of a table, rows without content or answer left out and counted. Raises InputError."""
+    if not {*columns.values()} <= {*table.column_names}:
+        columns = chosen_columns(task, contents(table), source.place)  # a split whose columns are named otherwise
+    examples = as_examples(table, columns, source.place)
+    target = task.about.target
+    if target == "label" and columns[target] in source.names:
+        examples = named_classes(examples, source.names[columns[target]])
+    filled = with_content(examples, source.place)
+    left_out[EMPTY] += len(examples) - len(filled)
+    examples = published(filled, target)
+    left_out[NOT_PUBLISHED] += len(filled) - len(examples)
+    if target == "label":
+        return examples.assign(label=plain_labels(examples["label"], source.place))
+    return examples.assign(score=as_scores(examples["score"], source.place)) if target else examples
+
+
+def class_names_of(published: Sequence[str], present: Collection[str], *, trains: bool) -> list[str]:
+    """The names of classes in their order: as the source says them, of a task that trains those present, else by themselves."""
+    return [name for name in published if name in present or not trains] or in_order(present)
 
 
 def as_examples(table: pa.Table, columns: Mapping[str, str], place: str) -> pd.DataFrame:
     """The chosen columns as text, under the task's names. Raises InputError."""
+    import pandas as pd
+
     return pd.DataFrame({column: column_text(table, named, place) for column, named in columns.items()})
 
 
 def with_content(examples: pd.DataFrame, place: str) -> pd.DataFrame:
     """The rows in which no column is empty."""
+    import pandas as pd
+
     blank = pd.Series(False, index=examples.index)
     for column in examples:
         blank |= examples[column].isna() | (examples[column].str.strip() == "")
@@ -61,6 +88,8 @@ def named_classes(examples: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 def plain_labels(labels: pd.Series, place: str) -> pd.Series:
     """Labels as names: 1, 1.0 and "1" are the same. Raises TaskError where they are measured values."""
+    import pandas as pd
+
     plain = _plain_numbers(labels)
     values = plain.drop_duplicates()
     numbers = pd.to_numeric(values, errors="coerce")
