@@ -26,7 +26,7 @@ from offcomp.models.identity import IDENTITY, file_digest
 from offcomp.models.listing import identity_of
 from offcomp.plan import Plan
 from offcomp.task_files import all_files, place_of
-from offcomp.tasks import Task
+from offcomp.tasks import HUB, Task
 
 RESULTS_VERSION = 3
 """Raised whenever the same plan would give other figures, so that old results are not taken for new ones."""
