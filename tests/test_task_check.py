@@ -46,7 +46,7 @@ def task(path: Path, labels: list[str], family: str = "head", column: str = "lab
 
 def fault(found: Task, info: ModelInfo) -> str:
     said = task_fault(found, info)
-    assert said is not None and "\n" not in said and said.endswith(".") and len(said) < 500
+    assert said is not None and "\n" not in said and said.endswith((".", "?")) and len(said) < 500
     return said
 
 
