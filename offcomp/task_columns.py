@@ -202,7 +202,7 @@ def _obvious(column: str, available: Sequence[str]) -> str | None:
 def _missing(task: Task, available: Sequence[str], place: str) -> str:
     """What to say where columns cannot be found."""
     family = task.about
-    if len(available) == 1 and re.search(r"\w(?:[^\w\s'’.,()-]| {2,})\w", available[0]):
+    if len(available) == 1 and re.search(r"\w[^\w\s'’.,()-]\w", available[0]):
         return f"{place} has one column, {available[0]!r}; separate its cells by a comma, a semicolon, a tab or |"
     wanted = " or ".join(" and ".join((*inputs, *_target(family))) for inputs in family.inputs)
     return (

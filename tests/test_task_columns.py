@@ -205,7 +205,7 @@ def test_the_splits_of_a_folder_take_the_same_columns(tmp_path: Path) -> None:
     assert read(Task("mine", "probe", str(tmp_path))).columns == {"text": "body", "label": "stars"}
 
 
-@pytest.mark.parametrize("delimiter", [":", "^", "  "])
+@pytest.mark.parametrize("delimiter", [":", "^", "~"])
 def test_a_delimiter_that_is_not_known_is_told(tmp_path: Path, delimiter: str) -> None:
     rows = zip(sentences(0), few("good", "bad"), strict=True)
     file = tmp_path / "mine.csv"
