@@ -222,11 +222,9 @@ def app(arguments: argparse.Namespace) -> None:
     script = Path(__file__).resolve().parents[1] / "app.py"
     if not script.is_file():
         raise InputError(f"the app needs a clone of the repository: {script} is not there")
-    flags = ["--server.address=127.0.0.1", f"--server.port={arguments.port}", "--server.headless=true"]
-    flags += ["--server.allowedHosts=127.0.0.1", "--server.allowedHosts=localhost", "--browser.gatherUsageStats=false"]
-    command = [sys.executable, "-m", "streamlit", "run", str(script), *flags]
-    os.chdir(script.parent)
-    os.execv(command[0], command)  # noqa: S606
+    from offcomp.ui.server import serve
+
+    serve(script, arguments.port)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from offcomp.ui.server import AHEAD
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # What needs no torch, of packages that also have parts that do.
@@ -415,3 +417,8 @@ def test_pages_compile() -> None:
 
 def test_a_loaded_package_is_noticed() -> None:
     assert loaded_by("import sys, types; sys.modules['torch'] = types.ModuleType('torch')") == ["torch"]
+
+
+def test_the_server_loads_ahead_what_the_first_page_imports() -> None:
+    known = modules(ROOT)
+    assert {name for name in imports("app", ROOT / "app.py", known) if name.startswith("offcomp.")} == set(AHEAD)
