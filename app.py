@@ -18,7 +18,7 @@ with page("Start", "Shrink a language model and see what breaks."):
         if runs and st.button("See the comparison", key="start_compare", icon=":material/compare_arrows:"):
             st.switch_page("pages/compare.py", query_params={"runs": ",".join(run.id for run in runs)})
     if missing := missing_files():
-        st.warning(f"Measurements that come with offcomp are missing in assets/runs: {', '.join(missing)}. Install it again.")
+        st.warning(f"Measurements that come with offcomp are missing: {', '.join(missing)}. Install it again.")
     if runs:
         figures, chart = st.columns(2, gap="large")
         with figures:

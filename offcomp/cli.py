@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from offcomp import __version__
@@ -47,6 +46,7 @@ from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import original_dtypes, predict, resolved
+from offcomp.resources import app_folder
 from offcomp.results import stage_times
 from offcomp.runs import OF_A_SAMPLE, Run, RunStore
 from offcomp.size_notes import unlisted_note
@@ -219,9 +219,9 @@ def cancel(arguments: argparse.Namespace) -> None:
 
 def app(arguments: argparse.Namespace) -> None:
     """Start the app; ends when it is stopped."""
-    script = Path(__file__).resolve().parents[1] / "app.py"
+    script = app_folder() / "app.py"
     if not script.is_file():
-        raise InputError(f"the app needs a clone of the repository: {script} is not there")
+        raise InputError(f"{script}, a file of offcomp, is missing; install offcomp again")
     from offcomp.ui.server import serve
 
     serve(script, arguments.port)

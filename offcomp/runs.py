@@ -116,14 +116,14 @@ def _ended_run(folder: Path, seen: tuple[int, int] | None) -> Run | None:
 
 
 def start_worker(folder: Path) -> int:
-    """Start `python -m offcomp.execute FOLDER` as a child in a session of its own; returns its process id.
+    """Start `python -P -m offcomp.execute FOLDER` as a child in a session of its own; returns its process id.
 
     The worker ends with its parent (it compares OFFCOMP_PARENT with its parent's id), so nothing runs on unseen.
     """
     environment = PATIENT_THREADS | os.environ | {"OFFCOMP_PARENT": str(os.getpid()), "HF_HUB_OFFLINE": "1"}
     with (folder / "log.txt").open("ab") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "offcomp.execute", str(folder)],
+            [sys.executable, "-P", "-m", "offcomp.execute", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DESCRIPTIONS = (
     "offcomp.errors",
     "offcomp.files",
+    "offcomp.resources",
     "offcomp.environment",
     "offcomp.numerics.accounting",
     "offcomp.numerics.mcnemar",
@@ -82,12 +83,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.numerics": ("offcomp.errors",),
     "offcomp.methods": ("offcomp.errors", "offcomp.numerics"),
     "offcomp.files": ("offcomp.errors",),
-    "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.environment", "offcomp.numerics"),
+    "offcomp.resources": (),
+    "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.resources", "offcomp.environment", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.task_columns": ("offcomp.errors", "offcomp.tasks"),
     "offcomp.head_labels": ("offcomp.errors", "offcomp.tasks"),
     "offcomp.task_files": (
-        *("offcomp.errors", "offcomp.files", "offcomp.tasks", "offcomp.task_columns", "offcomp.text_tables"),
+        *("offcomp.errors", "offcomp.files", "offcomp.resources", "offcomp.tasks", "offcomp.task_columns"),
+        "offcomp.text_tables",
     ),
     "offcomp.task_examples": (
         *("offcomp.errors", "offcomp.row_counts", "offcomp.tasks", "offcomp.task_columns", "offcomp.task_files"),
@@ -104,7 +107,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.text_tables": ("offcomp.errors", "offcomp.delimited_text"),
     "offcomp.plan_tasks": ("offcomp.errors", "offcomp.files", "offcomp.json_fields", "offcomp.tasks", "offcomp.text_tables"),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
-    "offcomp.calibration_text": ("offcomp.errors", "offcomp.files", "offcomp.row_counts", "offcomp.text_tables"),
+    "offcomp.calibration_text": (
+        *("offcomp.errors", "offcomp.files", "offcomp.resources", "offcomp.row_counts", "offcomp.text_tables"),
+    ),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),
     "offcomp.size_notes": ("offcomp.models.catalogue",),
     "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.size_notes"),

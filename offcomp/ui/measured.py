@@ -147,17 +147,18 @@ def show_provenance(document: Document) -> None:
     """Where the numbers come from, and how to measure them again."""
     st.caption(
         f"Bundled measurement: {provenance(document)}. Nothing here was computed just now. "
-        f"`{COMMAND.format(document['model'])} --fresh` measures it again, with `--data FOLDER` on STS-B as well."
+        f"`{COMMAND.format(document['model'])} --fresh`, in a clone of offcomp, measures it again, "
+        "with `--data FOLDER` on STS-B as well."
     )
 
 
 def show_nothing() -> None:
     """What is said where no measurement is there."""
     for file in unreadable_files():
-        st.warning(f"assets/runs/{file} cannot be read or is incomplete. Install offcomp again, or delete the file.")
+        st.warning(f"{file}, a measurement that comes with offcomp, cannot be read or is incomplete. Install offcomp again.")
     st.info(
         "Here six methods are shown at many sizes, measured on a model that comes with offcomp, and which matrix hurts most. "
-        f"The measurements are missing in assets/runs; `{COMMAND.format('minilm-l6')}` makes them."
+        f"The measurements are missing; `{COMMAND.format('minilm-l6')}`, in a clone of offcomp, makes them."
     )
     if st.button("Compress something", type="primary", key="measured_compress", icon=":material/compress:"):
         st.switch_page("pages/compress.py")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from threading import Thread
@@ -21,8 +20,7 @@ PRIVATE = (
 
 
 def serve(script: Path, port: int) -> None:
-    """Serve the app until it is stopped."""
-    os.chdir(script.parent)
+    """Serve the app until it is stopped. Streamlit also reads the settings beside the script, wherever it was started."""
     Thread(target=_load_ahead, name="load ahead", daemon=True).start()
     sys.argv = ["streamlit", "run", str(script), *PRIVATE, f"--server.port={port}"]
     streamlit()
