@@ -13,13 +13,14 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.serving import ROOT, served, settled, visit
+from tests.serving import ROOT, served, visit
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 GENERATED = ("build", "dist", "offcomp.egg-info", ".venv", ".git")
@@ -29,6 +30,7 @@ TOOLS = {
     *("beartype", "mypy", "pandas-stubs", "pytest-timeout", "pytest-xdist", "ruff", "setuptools", "types-psutil"),
 }
 """What the checks use without importing it."""
+OURS = {"offcomp", "pages", "tests", "benchmarks"}
 PLAN = {
     "schema": 1,
     "model": "offcomp-gpt",
@@ -102,24 +104,26 @@ def test_the_installed_app_runs_outside_of_a_clone(
         check=False,
     )
     assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["status"] == "done"
     with served(home, offcomp=[str(installed)], start=start) as address, visit(browser, address, color_scheme="light") as app:
         app.open()
         expect(app.page.get_by_role("img", name="Which modules lose more?")).to_be_visible()
         expect(app.page.get_by_role("button", name="Try it")).to_have_css("background-color", "rgb(0, 107, 168)")
-        expect(app.page.locator("link[rel='shortcut icon']")).to_have_attribute("href", re.compile(r"\.svg$"))
+        expect(app.page.locator("link[rel='shortcut icon']")).to_have_attribute("href", re.compile("^data:image/svg"))
         for page in sorted((ROOT / "pages").glob("*.py")):
             app.open(f"/{page.stem}")
-            settled(app.page)
-            expect(app.page.get_by_test_id("stAlertContentError")).to_have_count(0)
-        app.open("/runs")
-        expect(app.page.get_by_text("1 run: 1 done")).to_be_visible()
+            expect(app.page.locator("[data-test-script-state=notRunning]")).to_be_visible()
+            for fault in ("stException", "stAlertContentError"):
+                expect(app.page.get_by_test_id(fault)).to_have_count(0)
         app.open(f"/model?model={start / 'missing'}")
         expect(app.page.get_by_text("is not below")).to_have_count(0)  # where the app was started is a place for models
 
 
+providers = cache(packages_distributions)
+
+
 def imported(files: Iterable[Path]) -> set[str]:
     """The distributions that provide what these files import, anywhere in them."""
-    providers, ours = packages_distributions(), {"offcomp", "pages", "tests", "benchmarks"}
     names = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -127,7 +131,7 @@ def imported(files: Iterable[Path]) -> set[str]:
                 names.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.split(".")[0])
-    return {canonical(providers[name][0]) for name in names - ours - sys.stdlib_module_names}
+    return {canonical(providers()[name][0]) for name in names - OURS - sys.stdlib_module_names}
 
 
 def canonical(name: str) -> str:
