@@ -23,15 +23,20 @@ PER_CENT = re.compile(r"in %|^%")
 Point = dict[str, Any]
 
 
+def public_functions() -> Iterator[tuple[Path, ast.FunctionDef]]:
+    """Every public function of the package, wherever it is."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                yield path, node
+
+
 def figure_functions() -> set[str]:
-    """`module.function` of every public function in the package that returns a figure, wherever it is."""
+    """`module.function` of every public function that returns a figure."""
     return {
         f"{path.stem}.{node.name}"
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef)
-        and not node.name.startswith("_")
-        and (ast.unparse(node.returns or ast.Constant(None)).endswith("Figure") or node.name.endswith("_svg"))
+        for path, node in public_functions()
+        if node.name.endswith("_svg") or (node.returns and ast.unparse(node.returns).endswith("Figure"))
     }
 
 

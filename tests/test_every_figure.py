@@ -18,6 +18,7 @@ import pytest
 
 from offcomp import inspect_charts, model_charts
 from offcomp.charts import CURVE_COLUMNS, error_curve_figure
+from offcomp.dot_charts import SYMBOLS
 from offcomp.example_charts import outcome_figure, score_of, shift_figure
 from offcomp.first_chart import error_svg
 from offcomp.front_charts import agreement_figure, front_figure
@@ -32,8 +33,8 @@ from offcomp.result_charts import ERROR_COLUMNS, SIZE_COLUMNS, error_figure, siz
 from offcomp.runs import Run
 from offcomp.score_charts import SCORE_COLUMNS, score_figure
 from offcomp.surveys import Merge, Suggestion, Survey
-from offcomp.theme import DARK, LIGHT, MARKERS, UNKNOWN_MARKER, Palette
-from tests.drawn import Drawn, Marks, assert_drawn, figure_functions
+from offcomp.theme import DARK, LIGHT, MARKERS, UNKNOWN_MARKER, Palette, marker
+from tests.drawn import Drawn, Marks, assert_drawn, figure_functions, points_of
 from tests.made_runs import made_group, made_run, made_score
 
 HELPERS = {"charts.styled", "dot_charts.dots", "dot_charts.in_rows"}
@@ -115,8 +116,8 @@ def errors(role: str, palette: Palette) -> Drawn:
         ERROR_COLUMNS,
         ("a", "SVD", "svd", "circle", "query", 0.31, 0.11, "4 modules"),
         ("a", "SVD", "svd", "circle", "key", 0.42, 0.23, "5 modules"),
-        ("b", "Magic", role, "square", "query", 0.53, 0.35, "6 modules"),
-        ("b", "Magic", role, "square", "key", 0.64, 0.47, "7 modules"),
+        ("b", "Magic", role, marker(role, SYMBOLS), "query", 0.53, 0.35, "6 modules"),
+        ("b", "Magic", role, marker(role, SYMBOLS), "key", 0.64, 0.47, "7 modules"),
     )
     hover = (
         "{row}<br>relative error {relative_error:.3f}, cosine distance {cosine_distance:.3f}<br>{about}<extra>{name}</extra>"
@@ -128,9 +129,9 @@ def errors(role: str, palette: Palette) -> Drawn:
 def sizes(role: str, palette: Palette) -> Drawn:
     table = table_of(
         SIZE_COLUMNS,
-        ("a", "Magic", role, "circle", "chosen modules", "parameters", 1000, 300, 3.1, 0.29),
-        ("a", "Magic", role, "circle", "chosen modules", "bytes", 4000, 900, 4.1, 0.21),
-        ("a", "Magic", role, "circle", "whole model", "parameters", 9000, 5000, 1.8, 0.55),
+        ("a", "Magic", role, marker(role, SYMBOLS), "chosen modules", "parameters", 1000, 300, 3.1, 0.29),
+        ("a", "Magic", role, marker(role, SYMBOLS), "chosen modules", "bytes", 4000, 900, 4.1, 0.21),
+        ("a", "Magic", role, marker(role, SYMBOLS), "whole model", "parameters", 9000, 5000, 1.8, 0.55),
     )
     shown = in_percent(table[table["unit"] == "parameters"], "share")
     hover = "{row}<br>{before:,} to {after:,} parameters, {ratio:.3g}x smaller<extra>{name}</extra>"
@@ -140,25 +141,26 @@ def sizes(role: str, palette: Palette) -> Drawn:
 
 def scores(role: str, palette: Palette) -> Drawn:
     about = ("sentiment", "Sentiment", "accuracy")
+    original, series = ("Original", "original", "star"), ("Magic", role, marker(role, SYMBOLS))
     table = in_percent(
         table_of(
             SCORE_COLUMNS,
+            ("", *original, *about, "Original", 0.83, 0.79, 0.86, 1200, 0.52, "majority", "not compressed"),
             (
-                "",
-                "Original",
-                "original",
-                "star",
+                "a",
+                "Magic",
+                role,
+                marker(role, SYMBOLS),
                 *about,
-                "Original",
-                0.83,
-                0.79,
-                0.86,
-                1200,
+                "Magic",
+                0.71,
+                0.65,
+                0.74,
+                1100,
                 0.52,
                 "majority",
-                "not compressed",
+                "agrees on 80 %",
             ),
-            ("a", "Magic", role, "circle", *about, "Magic", 0.71, 0.65, 0.74, 1100, 0.52, "majority", "agrees on 80 %"),
         ),
         *("value", "low", "high"),
     )
@@ -173,10 +175,25 @@ def scores(role: str, palette: Palette) -> Drawn:
 
 def perplexities(role: str, palette: Palette) -> Drawn:
     about = ("prose", "Masked words", "masked perplexity")
+    original, series = ("Original", "original", "star"), ("Magic", role, marker(role, SYMBOLS))
     table = table_of(
         SCORE_COLUMNS,
-        ("", "Original", "original", "star", *about, "Original", 12.3, 11.9, 13.1, 900, 450.0, "unigram", "not compressed"),
-        ("a", "Magic", role, "circle", *about, "Magic", 145.0, 131.0, 167.0, 800, 450.0, "unigram", "+133 from the original"),
+        ("", *original, *about, "Original", 12.3, 11.9, 13.1, 900, 450.0, "unigram", "not compressed"),
+        (
+            "a",
+            "Magic",
+            role,
+            marker(role, SYMBOLS),
+            *about,
+            "Magic",
+            145.0,
+            131.0,
+            167.0,
+            800,
+            450.0,
+            "unigram",
+            "+133 from the original",
+        ),
     )
     hover = "{value:.3g}, 95 % interval {low:.3g} to {high:.3g}<br>{n:,} masked tokens, {about}<extra>{name}</extra>"
     marks = dots_of(table, [0, 1], "value", hover, "{value:.3g}", end="high", x_low="low", x_high="high")
@@ -638,11 +655,10 @@ def test_every_mark_equals_its_row_of_the_table(case: Case, palette: Palette) ->
 def test_a_method_that_charts_have_not_heard_of_is_drawn_neutrally(case: Case) -> None:
     drawn = case(UNHEARD_OF, LIGHT)
     assert_drawn(drawn, LIGHT)
-    of_method = [marks for marks in drawn.marks.values() if UNHEARD_OF in set(marks.table.get("role", []))]
-    given = {"symbol"} <= {column for marks in of_method for column in marks.table}
-    for trace in drawn.figure.data if of_method and not given else ():
-        if trace.mode == "markers" and trace.marker.color == LIGHT.muted and trace.showlegend is not False:
-            assert trace.marker.symbol.startswith((UNKNOWN_MARKER, "circle")), trace
+    marks = [trace for trace in drawn.figure.data if points_of(trace) and "colour" in points_of(trace)[0]]
+    grey = [trace for trace in marks if trace.marker.color == LIGHT.muted and list(trace.x) != [None]]
+    assert all(trace.marker.symbol.startswith(UNKNOWN_MARKER) for trace in grey)
+    assert bool(grey) == any("role" in marks.table for marks in drawn.marks.values())
 
 
 def test_the_first_chart_shows_its_table() -> None:
