@@ -146,21 +146,7 @@ def scores(role: str, palette: Palette) -> Drawn:
         table_of(
             SCORE_COLUMNS,
             ("", *original, *about, "Original", 0.83, 0.79, 0.86, 1200, 0.52, "majority", "not compressed"),
-            (
-                "a",
-                "Magic",
-                role,
-                marker(role, SYMBOLS),
-                *about,
-                "Magic",
-                0.71,
-                0.65,
-                0.74,
-                1100,
-                0.52,
-                "majority",
-                "agrees on 80 %",
-            ),
+            ("a", *series, *about, "Magic", 0.71, 0.65, 0.74, 1100, 0.52, "majority", "agrees on 80 %"),
         ),
         *("value", "low", "high"),
     )
@@ -179,21 +165,7 @@ def perplexities(role: str, palette: Palette) -> Drawn:
     table = table_of(
         SCORE_COLUMNS,
         ("", *original, *about, "Original", 12.3, 11.9, 13.1, 900, 450.0, "unigram", "not compressed"),
-        (
-            "a",
-            "Magic",
-            role,
-            marker(role, SYMBOLS),
-            *about,
-            "Magic",
-            145.0,
-            131.0,
-            167.0,
-            800,
-            450.0,
-            "unigram",
-            "+133 from the original",
-        ),
+        ("a", *series, *about, "Magic", 145.0, 131.0, 167.0, 800, 450.0, "unigram", "+133 from the original"),
     )
     hover = "{value:.3g}, 95 % interval {low:.3g} to {high:.3g}<br>{n:,} masked tokens, {about}<extra>{name}</extra>"
     marks = dots_of(table, [0, 1], "value", hover, "{value:.3g}", end="high", x_low="low", x_high="high")
