@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import isnan
+from math import isnan, log10
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ def assert_drawn(drawn: Drawn, palette: Palette) -> None:
         (claimed,) = [name for name, marks in drawn.marks.items() if marks.claim(trace)] or [f"nobody claims {trace}"]
         found[claimed] += points_of(trace)
         for letter in "xy":
-            _assert_unit(drawn.figure.layout[_axis_of(trace, letter)], drawn.marks[claimed].parts[letter])
+            axis = drawn.figure.layout[_axis_of(trace, letter)]
+            _assert_unit(axis, drawn.marks[claimed].parts[letter])
+            _assert_inside(axis, trace, letter)
     for name, marks in drawn.marks.items():
         wanted = marks.expected(palette)
         points = [{part: point.get(part) for part in wanted[0]} | _unexpected(point, wanted[0]) for point in found[name]]
@@ -124,6 +126,19 @@ def _assert_unit(axis: Any, expression: str) -> None:
         assert bool(PER_CENT.search(title)) == expression.startswith("100 *"), (title, expression)
         assert (axis.type == "log") == ("log scale" in title), title
     assert "%" not in f"{axis.tickformat}{axis.ticksuffix}"
+
+
+def _assert_inside(axis: Any, trace: Any, letter: str) -> None:
+    """Nothing is cut off: the range of an axis holds every point, both ends of its interval, and the whole of each cell."""
+    points = points_of(trace)
+    ends = [point[part] for point in points for part in (letter, f"{letter}_low", f"{letter}_high") if part in point]
+    if trace.type == "heatmap" and len(points) > 1:
+        half = min((late - early for early, late in pairwise(sorted({*ends}))), default=0) / 2
+        ends = [min(ends) - half, max(ends) + half]
+    if axis.range and isinstance(ends[0], int | float | np.number):
+        low, high = sorted(axis.range)
+        places = [log10(end) if axis.type == "log" else end for end in ends if end is not None and not isnan(end)]
+        assert low - 1e-9 <= min(places) and max(places) <= high + 1e-9, (axis.title.text, axis.range, places)
 
 
 def _lines(figure: go.Figure) -> Iterator[tuple[str, float]]:

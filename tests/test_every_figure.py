@@ -639,16 +639,17 @@ def test_the_first_chart_shows_its_table() -> None:
         ("a", "SVD", "svd", "circle", "query", 0.31, 0.11, ""),
         ("a", "SVD", "svd", "circle", "key", 0.42, 0.23, ""),
         ("b", "Magic", UNHEARD_OF, "square", "query", 0.53, 0.35, ""),
-        ("b", "Magic", UNHEARD_OF, "square", "key", 0.94, 0.47, ""),
+        ("b", "Magic", UNHEARD_OF, "square", "key", 1.94, 0.47, ""),
     )
     for palette in (LIGHT, DARK):
         drawn = error_svg(table, palette, title="Which?")
         places = {
             text: (float(x), float(y)) for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', drawn)
         }
-        zero, one = places["0"][0], places["1"][0]
+        zero, one, width = places["0"][0], places["1"][0], float(drawn.split('width="')[1].split('"')[0])
         for role, start in (("svd", r'<circle cx="([\d.]+)" cy="([\d.]+)"'), (UNHEARD_OF, r'<path d="M([\d.]+) ([\d.]+)m0 -8')):
             marks = re.findall(rf'{start}[^>]*fill="{palette.colour(role)}"', drawn)[1:]  # the first is that of the legend
             part = table[table["role"] == role]
             assert [(float(x) - zero) / (one - zero) for x, _ in marks] == pytest.approx(list(part["relative_error"]), abs=1e-3)
+            assert all(zero <= float(x) < width for x, _ in marks)
             assert [float(y) + 4 for _, y in marks] == pytest.approx([places[row][1] for row in part["row"]], abs=0.2)
