@@ -48,11 +48,16 @@ def group_title(group: Group) -> str:
 
 
 def role_of(run: Run) -> str:
-    """The role whose colour and shape a run takes: its method, "original" without groups, "reference" for several."""
+    """The role whose colour and shape a run takes: its method, "original" without groups, "reference" for several methods."""
     roles = {role_in_plan(group.method, group.options) for group in run.plan.groups}
     if not roles:
         return "original"
-    return roles.pop() if len(roles) == 1 and roles <= TITLES.keys() else "reference"
+    return roles.pop() if len(roles) == 1 else "reference"
+
+
+def role_title(role: str) -> str:
+    """What the method of a role is called; by its bare name where this version does not know it."""
+    return "Several methods" if role == "reference" else TITLES.get(role, role)
 
 
 def modules_of(run: Run) -> frozenset[str]:

@@ -78,7 +78,7 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
     called = [names[run.id] for run in runs]
     roles = ["original", *map(role_of, runs)]
     heads = [
-        f'<th scope="col" style="border-bottom-color: {colours.roles[role]}">{escape(name)}</th>'
+        f'<th scope="col" style="border-bottom-color: {colours.colour(role)}">{escape(name)}</th>'
         for role, name in zip(roles, ["Original", *called], strict=True)
     ]
     rows = []
