@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from math import sqrt
 from typing import Any
@@ -104,15 +104,12 @@ def short_names(runs: Sequence[Run]) -> dict[str, str]:
 
 def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
     """Ids of the newest run of each method on the same weights at the same ratio; without such a pair, of the newest run."""
-    pool = [*own, *bundled]
-    for run in own or bundled:
-        newest: dict[str, str] = {}
-        for other in pool:
-            if _question(other) == _question(run):
-                newest.setdefault(method_title(other), other.id)
-        if len(newest) > 1:
-            return list(newest.values())
-    return [run.id for run in (own or bundled)[:1]]
+    newest: dict[Hashable, dict[str, str]] = {}
+    for run in (*own, *bundled):
+        newest.setdefault(_question(run), {}).setdefault(method_title(run), run.id)
+    asked = own or bundled
+    pairs = (list(found.values()) for run in asked if len(found := newest[_question(run)]) > 1)
+    return next(pairs, [run.id for run in asked[:1]])
 
 
 def unfinished_siblings(chosen: Sequence[Run], everything: Sequence[Run]) -> list[Run]:

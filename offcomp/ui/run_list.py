@@ -17,7 +17,7 @@ from offcomp.ui.jobs import model_info
 from offcomp.ui.plain import plain
 
 POLL_SECONDS = 0.5
-SHOWN_AT_ONCE = 20
+RUNS_A_PAGE = 20
 STATUS_ICONS = {
     "queued": ":material/hourglass_empty:",
     "running": ":material/progress_activity:",
@@ -64,13 +64,15 @@ def _cards(was_busy: bool) -> None:
     runs = RunStore().all()
     if was_busy and all(run.ended for run in runs):
         st.rerun()
-    shown = st.session_state.setdefault("runs_shown", SHOWN_AT_ONCE)
-    for run in runs[:shown]:
-        with st.container(border=True, key=f"run_{run.id}"):
+    cards, pages = st.container(), -(-len(runs) // RUNS_A_PAGE)
+    page = st.pagination(pages, key="runs_page", persist_state="session") if pages > 1 else 1
+    shown = runs[(page - 1) * RUNS_A_PAGE : page * RUNS_A_PAGE]
+    for run in shown:
+        with cards.container(border=True, key=f"run_{run.id}"):
             _card(run)
-    if len(runs) > shown and st.button(f"Show more ({shown} of {len(runs)} shown)", key="more_runs"):
-        st.session_state["runs_shown"] = shown + SHOWN_AT_ONCE
-        st.rerun()
+    if pages > 1:
+        first = (page - 1) * RUNS_A_PAGE
+        st.caption(f"Runs {first + 1:,} to {first + len(shown):,} of {len(runs):,}, the newest first.")
 
 
 def _card(run: Run) -> None:
