@@ -2,12 +2,13 @@
 
 Makes two real runs by the command line, an SVD and a quantization of a bundled model with a scored task, and copies their
 folders under new ids: seeds and ratios of their own, figures spread around the real ones. `--methods 1` copies the SVD alone.
-Prints three tables:
+Prints three tables, each of the best of REPEATS; seconds of a processor stay true on a machine that has other work:
 
-1. Verbs of the command line: wall seconds of the whole process, best and worst of REPEATS after one that warms the disk's cache.
-2. Scripts of the pages, without a browser: seconds of the second visit and later ones, and the widgets and charts on the page.
+1. Verbs of the command line: seconds of the whole process, after one that warms the disk's cache.
+2. Scripts of the pages, without a browser, from the second visit on; and how many elements, buttons and charts they draw.
 3. Pages in Chromium: seconds from a click in the sidebar, and from an address in a new session, until the script has ended and
-   nothing is left to be drawn; and the longest that the browser was deaf to its user.
+   nothing is left to be drawn; after the click, how long the browser was deaf to its user, and the seconds of a processor that
+   server and browser took.
 """
 
 from __future__ import annotations
@@ -23,48 +24,50 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from benchmarks.run_checks import ROOT, environment, offcomp
 from offcomp.files import read_json, write_json
 from offcomp.tables import format_table
 from tests.browser import launch_options
 from tests.serving import served, visit
 
-ROOT = Path(__file__).parents[1]
 MODEL = "offcomp-bert-sentiment"
 MODULES = ",".join(f"{kind}.{layer}" for kind in ("query", "key") for layer in range(4))
 METHODS = {"svd": "parameters", "quantization": "bytes"}
-REPEATS = 5
-PAGES = {"runs": "What is running", "compare": "Which method", "examples": "Which predictions", "compress": "What if"}
-EVERYTHING = {"compare": "runs=all", "examples": "runs=all"}
+REPEATS = 3
+REST_MILLISECONDS = 300
+PATIENCE = 120_000
+TITLES = {"runs": "What is running", "compare": "Which method", "examples": "Which predictions", "compress": "What if"}
+VISITS = [*((page, "") for page in TITLES), ("compare", "all"), ("examples", "all")]
+"""Pages, and the runs that the link to them asks for."""
+DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
 WATCH_TASKS = """() => {
   window.longest = 0
-  new PerformanceObserver(list => { for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration) })
-    .observe({type: "longtask", buffered: true})
+  const note = tasks => { for (const task of tasks.getEntries()) window.longest = Math.max(window.longest, task.duration) }
+  new PerformanceObserver(note).observe({type: "longtask", buffered: true})
 }"""
 
 
-def offcomp(home: Path, *arguments: str, text: str = "") -> str:
+def printed(home: Path, *arguments: str, text: str = "") -> str:
     """What a verb of the command line prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "offcomp.cli", *arguments],
-        **{"cwd": ROOT, "env": os.environ | {"OFFCOMP_HOME": str(home)}, "input": text, "text": True},
-        capture_output=True,
-        check=False,
-    )
-    assert not done.returncode, f"offcomp {' '.join(arguments)}: {done.stderr[-2000:]}"
-    return done.stdout
+    status, out, said = offcomp(home, *arguments, text=text)
+    assert not status, f"offcomp {' '.join(arguments)}: {said[-2000:]}"
+    return out
 
 
 def real_run(home: Path, method: str) -> Path:
     """The folder of a run of queries and keys by this method, scored on sentiment."""
     flags = ("--modules", MODULES, "--method", method, "--unit", METHODS[method], "--ratio", "4", "--json")
-    plan = offcomp(home, "plan", MODEL, *flags)
-    return home / "runs" / str(json.loads(offcomp(home, "run", "--json", "-", text=plan))["id"])
+    plan = printed(home, "plan", MODEL, *flags)
+    return home / "runs" / str(json.loads(printed(home, "run", "--json", "-", text=plan))["id"])
 
 
 def spread(document: dict[str, Any], index: int, draw: random.Random) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def fill(home: Path, sources: Sequence[Path], count: int, seed: int = 0) -> list
 
     Files of stored tensors are linked, not copied.
     """
-    draw, names = random.Random(seed), []
+    draw, names = random.Random(seed), []  # noqa: S311
     for index in range(count - len(sources)):
         source = sources[index % len(sources)]
         made = spread(read_json(source / "run.json"), index, draw)
@@ -107,17 +110,17 @@ def fill(home: Path, sources: Sequence[Path], count: int, seed: int = 0) -> list
     return names
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """How long it takes."""
-    started = time.perf_counter()
+def timed(action: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that an action takes on the wall, and on a processor in this process and those that it waits for."""
+    wall, processor = time.perf_counter(), sum(os.times()[:4])
     action()
-    return time.perf_counter() - started
+    return time.perf_counter() - wall, sum(os.times()[:4]) - processor
 
 
-def best_and_worst(action: Callable[[], object]) -> dict[str, float]:
+def best(action: Callable[[], object]) -> dict[str, float]:
     """Of REPEATS."""
-    times = [seconds(action) for _ in range(REPEATS)]
-    return {"best s": min(times), "worst s": max(times)}
+    walls, processors = zip(*(timed(action) for _ in range(REPEATS)), strict=True)
+    return {"s": min(walls), "processor s": min(processors)}
 
 
 def verbs(home: Path, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -133,80 +136,97 @@ def verbs(home: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     }
     rows = []
     for name, arguments in asked.items():
-        offcomp(home, *arguments, text=plan)
-        rows.append({"offcomp": name} | best_and_worst(lambda arguments=arguments: offcomp(home, *arguments, text=plan)))  # type: ignore[misc]
+        printed(home, *arguments, text=plan)
+        rows.append({"offcomp": name} | best(partial(printed, home, *arguments, text=plan)))
     return rows
 
 
 def scripts(home: Path) -> list[dict[str, Any]]:
     """Table 2, from a process of its own, so that nothing of this one is loaded in it."""
     command = [sys.executable, "-m", "benchmarks.many_runs", "--scripts"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OFFCOMP_HOME": str(home)}, check=True, stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment(home), check=True, stdout=subprocess.PIPE, text=True)
     return list(json.loads(done.stdout))
 
 
 def script_rows() -> list[dict[str, Any]]:
     """Table 2, in this process."""
-    from tests.pages import at
+    from tests.pages import opened
 
     rows = []
-    for page, query in [(page, "") for page in PAGES] + list(EVERYTHING.items()):
-        parameters = dict(part.split("=") for part in query.split("&") if part)
-        at(page, **parameters).run()
-
-        def visit_again(page: str = page, parameters: dict[str, str] = parameters) -> None:
-            assert not at(page, **parameters).run().exception
-
-        row = {"page": f"{page}?{query}" if query else page} | best_and_worst(visit_again)
-        app = at(page, **parameters).run()
-        blocks = [element for element in app if hasattr(element, "proto")]
-        rows.append(row | {"elements": len(blocks), "buttons": len(app.button), "charts": len(app.get("plotly_chart"))})
+    for page, query in VISITS:
+        parameters = {"runs": query} if query else {}
+        app = opened(page, **parameters)
+        row = {"page": named(page, query)} | best(partial(opened, page, **parameters))
+        rows.append(row | {"elements": len(list(app)), "buttons": len(app.button), "charts": len(app.get("plotly_chart"))})
     return rows
+
+
+def named(page: str, query: str) -> str:
+    """A page and the runs that its link asks for."""
+    return f"{page}?runs={query}" if query else page
 
 
 def at_rest(page: Page) -> None:
     """Wait until the script has ended and all is drawn."""
-    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=120_000)
-    expect(page.locator("[data-stale=true]")).to_have_count(0, timeout=120_000)
-    expect(page.get_by_test_id("stSkeletonElement")).to_have_count(0, timeout=120_000)
-    charts = page.get_by_test_id("stPlotlyChart")
-    expect(charts.locator(".main-svg").first.or_(page.locator("h1"))).to_be_visible(timeout=120_000)
+    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("[data-stale=true]")).to_have_count(0, timeout=PATIENCE)
+    expect(page.get_by_test_id("stSkeletonElement")).to_have_count(0, timeout=PATIENCE)
+    page.wait_for_function(DRAWN, timeout=PATIENCE)
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)))")
+
+
+def shown(page: Page, go: Callable[[], object], title: str) -> None:
+    """Go there, and wait until all is drawn."""
+    go()
+    expect(page.locator("h1")).to_contain_text(title, timeout=PATIENCE)
+    at_rest(page)
+
+
+def processor_seconds() -> tuple[float, float]:
+    """What the server and the browser, which this process started, took so far."""
+    server, browser = 0.0, 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            taken = sum(process.cpu_times()[:2])
+            if "offcomp.cli" in process.cmdline():
+                server += taken
+            elif "chrom" in process.name().lower() or "headless" in process.name().lower():
+                browser += taken
+    return server, browser
+
+
+def click(browser: Browser, address: str, page: str, query: str) -> dict[str, float]:
+    """From another page by the sidebar."""
+    with visit(browser, address) as app:
+        app.page.add_init_script(f"({WATCH_TASKS})()")
+        app.open(named("/measured", query))
+        at_rest(app.page)
+        app.page.evaluate("window.longest = 0")
+        link = app.page.get_by_test_id("stSidebar").get_by_role("link", name=page.capitalize(), exact=True)
+        before = processor_seconds()
+        wall, _ = timed(partial(shown, app.page, link.click, TITLES[page]))
+        app.page.wait_for_timeout(REST_MILLISECONDS)
+        server, browsing = (after - start for after, start in zip(processor_seconds(), before, strict=True))
+        deaf = app.page.evaluate("window.longest")
+    return {"click s": wall, "deaf ms": deaf, "server s": server, "browser s": browsing}
+
+
+def address_seconds(browser: Browser, address: str, page: str, query: str) -> float:
+    """By a link in a new session."""
+    with visit(browser, address) as app:
+        return timed(partial(shown, app.page, partial(app.page.goto, f"{address}/{named(page, query)}"), TITLES[page]))[0]
 
 
 def browser_rows(browser: Browser, home: Path) -> list[dict[str, Any]]:
     """Table 3."""
     rows = []
     with served(home) as address:
-        for page, query in [(page, "") for page in PAGES] + list(EVERYTHING.items()):
-            clicks, links, deaf = [], [], 0.0
-            for _ in range(3):
-                with visit(browser, address) as app:
-                    app.page.set_default_timeout(120_000)
-                    app.page.add_init_script(f"({WATCH_TASKS})()")
-                    app.open(f"/measured?{query}")
-                    at_rest(app.page)
-                    app.page.evaluate("window.longest = 0")
-                    link = app.page.get_by_test_id("stSidebar").get_by_role("link", name=page.capitalize(), exact=True)
-                    clicks.append(seconds(lambda link=link, app=app, page=page: shown(app.page, link.click, PAGES[page])))  # type: ignore[misc]
-                    app.page.wait_for_timeout(300)
-                    deaf = max(deaf, app.page.evaluate("window.longest"))
-                with visit(browser, address) as app:
-                    app.page.set_default_timeout(120_000)
-                    go = f"{address}/{page}?{query}"
-                    links.append(seconds(lambda app=app, go=go, page=page: shown(app.page, lambda: app.page.goto(go), PAGES[page])))  # type: ignore[misc]
-            name = f"{page}?{query}" if query else page
-            rows.append({"page": name, "click s": min(clicks), "address s": min(links), "deaf ms": deaf})
+        for page, query in VISITS:
+            clicks = [click(browser, address, page, query) for _ in range(REPEATS)]
+            links = [address_seconds(browser, address, page, query) for _ in range(REPEATS)]
+            least = {name: min(found[name] for found in clicks) for name in clicks[0]}
+            rows.append({"page": named(page, query), "address s": min(links)} | least)
     return rows
-
-
-def shown(page: Page, go: Callable[[], object], title: str) -> None:
-    """Go there, and wait until all is drawn."""
-    go()
-    expect(page.locator("h1")).to_contain_text(title, timeout=120_000)
-    at_rest(page)
 
 
 def main() -> None:
@@ -224,7 +244,7 @@ def main() -> None:
         home = asked.home or Path(folder) / "home"
         if not (home / "runs").is_dir():
             fill(home, [real_run(home, method) for method in list(METHODS)[: asked.methods]], asked.runs)
-        names = [str(row["run"]) for row in json.loads(offcomp(home, "runs", "--json"))]
+        names = [str(row["run"]) for row in json.loads(printed(home, "runs", "--json"))]
         print(f"{len(names)} finished runs of {asked.methods} method{'s' * (asked.methods > 1)} in {home}\n")
         print(format_table(verbs(home, names)), end="\n\n", flush=True)
         print(format_table(scripts(home)), end="\n\n", flush=True)

@@ -57,7 +57,9 @@ def start(home: Path, *arguments: str, text: str = "") -> subprocess.Popen[str]:
     """A verb of the command line, at work, with this text as its input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "offcomp.cli", *arguments],
-        **{"cwd": ROOT, "env": environment(home), "text": True},
+        cwd=ROOT,
+        env=environment(home),
+        text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -123,7 +125,7 @@ class Reference:
 def files(home: Path) -> Iterator[Path]:
     """Every file of a home, and every folder of it that is empty."""
     for path in sorted(home.rglob("*")):
-        if path.is_file() or path.is_dir() and not any(path.iterdir()):
+        if path.is_file() or (path.is_dir() and not any(path.iterdir())):
             yield path
 
 
@@ -135,7 +137,7 @@ def pattern(file: Path, home: Path) -> str:
 def is_stray(file: Path, home: Path, usual: set[str]) -> bool:
     """Whether this is left over: half a file, the lock of a run at rest, or what lies in no run that was left in peace."""
     place = pattern(file, home)
-    if file.suffix == ".part" or "RUN" in place.rpartition("/")[2] and file.suffix == ".lock":
+    if file.suffix == ".part" or ("RUN" in place.rpartition("/")[2] and file.suffix == ".lock"):
         return True
     return place.startswith("runs/") and file.name not in OFTEN and place not in usual
 
@@ -164,7 +166,7 @@ def wait_for_rest(home: Path, seconds: float) -> list[Run]:
     deadline = time.monotonic() + seconds
     while True:
         busy = [run for run in RunStore(home).all() if run.status in UNDER_WAY]
-        if not busy and not workers(home) or time.monotonic() > deadline:
+        if (not busy and not workers(home)) or time.monotonic() > deadline:
             return busy
         time.sleep(0.1)
 

@@ -15,6 +15,7 @@ from offcomp.ui import draft
 from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
 from offcomp.ui.plain import plain
+from offcomp.ui.selection import MOST_COMPARED
 
 POLL_SECONDS = 0.5
 RUNS_A_PAGE = 20
@@ -49,11 +50,11 @@ def list_runs() -> None:
     done = sum(run.status == "done" for run in runs)
     left, right = st.columns([3, 1], vertical_alignment="center")
     place = str(store.folder).replace(str(Path.home()), "~", 1)
-    left.markdown(f"{len(runs)} runs: {done} done, {sum(not run.ended for run in runs)} under way. They live in `{place}`.")
+    left.markdown(f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs)} under way. They live in `{place}`.")
     if done:
         right.page_link(
             "pages/compare.py",
-            label="Compare the finished ones",
+            label="Compare the finished ones" if done <= MOST_COMPARED else f"Compare the newest {MOST_COMPARED}",
             icon=":material/compare_arrows:",
             query_params={draft.RUNS: draft.EVERY_RUN},
         )
