@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from offcomp.bundled import bundled_runs, origin
-from offcomp.results import default_selection, label, unfinished_siblings
+from offcomp.results import default_selection, label, method_title, unfinished_siblings
 from offcomp.runs import Run, RunStore
 from offcomp.ui import draft
 from offcomp.ui.plain import plain
@@ -22,9 +22,6 @@ MOST_COMPARED = 100
 FOLDED_FROM = 9
 """More chosen runs than these are folded away, so that the page's answer stays in sight."""
 SIBLINGS_SHOWN = 3
-CHOSEN = (
-    "These are the newest runs of each method on the same weights at the same ratio, or else the newest on the same weights."
-)
 
 
 def choose_runs() -> list[Run]:
@@ -42,7 +39,7 @@ def choose_runs() -> list[Run]:
         _invite()
     chosen = _ask(pool, _newest(own))
     if own and st.session_state[USUAL] and len(chosen) < len(pool):
-        st.caption(f"{CHOSEN} Of {len(pool):,} finished runs, others can be chosen above.")
+        st.caption(f"{_which([pool[name] for name in chosen])} {len(pool) - len(chosen):,} more can be chosen above.")
     for problem in st.session_state.get(PROBLEMS, []):
         st.warning(plain(problem), icon=":material/info:")
     _write(chosen, _newest(own))
@@ -86,6 +83,12 @@ def _follow_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequenc
     state[SELECTION] = found[:MOST_COMPARED] or default_selection(own, bundled)
 
 
+def _which(usual: Sequence[Run]) -> str:
+    """What `default_selection` found."""
+    pair = len(set(map(method_title, usual))) == len(usual) > 1
+    return f"At first, the newest {'run of each method at one ratio' if pair else 'runs'} on the same weights."
+
+
 def _newest(own: Sequence[Run]) -> list[str]:
     """Ids of one's own finished runs, as many as can be compared."""
     return [run.id for run in own[:MOST_COMPARED]]
@@ -94,7 +97,7 @@ def _newest(own: Sequence[Run]) -> list[str]:
 def _ask(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
     """The widget; folded away where many runs are chosen, with a way to have the newest of one's own."""
     count = len(st.session_state[SELECTION])
-    place = st.expander(f"{count} runs chosen, of {len(pool)}") if count > FOLDED_FROM else st.container()
+    place = st.expander(f"{count} runs chosen, of {len(pool):,}") if count > FOLDED_FROM else st.container()
     with place:
         chosen = st.multiselect(
             "Runs to compare",
