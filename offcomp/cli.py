@@ -47,7 +47,6 @@ from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import original_dtypes, predict, resolved
 from offcomp.resources import app_folder
-from offcomp.results import stage_times
 from offcomp.runs import OF_A_SAMPLE, Run, RunStore
 from offcomp.size_notes import unlisted_note
 from offcomp.tables import format_table, prediction_text, run_text
@@ -122,6 +121,8 @@ def option_value(text: str) -> tuple[str, Any]:
 
 def predict_plan(arguments: argparse.Namespace) -> None:
     """Say what a plan will store and roughly what it will cost, without running it."""
+    from offcomp.results import stage_times
+
     asked, info = read_plan(arguments.plan)
     prediction = predict(asked, info)
     cost = estimate(asked, info, prediction, stage_times(resolved(asked, info), info.fingerprint, RunStore().all()))

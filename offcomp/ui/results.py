@@ -17,7 +17,7 @@ from offcomp.answers import answer, megabytes, origin_text, provenance, smaller
 from offcomp.bundled import origin
 from offcomp.first_chart import error_svg
 from offcomp.originals import model_names
-from offcomp.report import DRAWN_COLUMNS, comparison_document, comparison_tables, html_report
+from offcomp.report import DRAWN_COLUMNS, comparison_document, comparison_table, comparison_tables, html_report, table_names
 from offcomp.result_charts import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results import difference_table, label, method_title, result_of, run_table, warnings_of
 from offcomp.row_counts import calibration_reading, reading_text
@@ -238,7 +238,6 @@ def show_differences(runs: Sequence[Run]) -> None:
 def show_downloads(runs: Sequence[Run]) -> None:
     """The tables with run, plan, seed and versions in every row."""
     st.subheader("Take the numbers along")
-    full = comparison_tables(runs)
     with st.container(horizontal=True):
         st.download_button(
             "Report, HTML",
@@ -249,10 +248,10 @@ def show_downloads(runs: Sequence[Run]) -> None:
             icon=":material/description:",
             on_click="ignore",
         )
-        for name, table in full.items():
+        for name in table_names(runs):
             st.download_button(
                 f"{name.capitalize()}, CSV",
-                partial(_as_csv, table),  # made when it is asked for
+                partial(_as_csv, runs, name),  # made when it is asked for
                 f"offcomp-{name}.csv",
                 "text/csv",
                 key=f"compare_csv_{name}",
@@ -260,7 +259,7 @@ def show_downloads(runs: Sequence[Run]) -> None:
             )
         st.download_button(
             "All, JSON",
-            partial(_as_json, full),
+            partial(_as_json, runs),
             "offcomp-comparison.json",
             "application/json",
             key="compare_json",
@@ -289,10 +288,10 @@ def _show_exports(runs: Sequence[Run]) -> None:
         st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
 
 
-def _as_csv(table: pd.DataFrame) -> str:
-    return str(table.to_csv(index=False))
+def _as_csv(runs: Sequence[Run], name: str) -> str:
+    return str(comparison_table(runs, name).to_csv(index=False))
 
 
-def _as_json(tables: dict[str, pd.DataFrame]) -> str:
+def _as_json(runs: Sequence[Run]) -> str:
     """Several tables as one JSON document, a list of rows each."""
-    return json.dumps(comparison_document(tables), indent=1)
+    return json.dumps(comparison_document(comparison_tables(runs)), indent=1)

@@ -15,9 +15,10 @@ from offcomp.ui import draft
 from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
 from offcomp.ui.plain import plain
+from offcomp.ui.selection import MOST_COMPARED
 
 POLL_SECONDS = 0.5
-SHOWN_AT_ONCE = 20
+RUNS_A_PAGE = 20
 STATUS_ICONS = {
     "queued": ":material/hourglass_empty:",
     "running": ":material/progress_activity:",
@@ -49,11 +50,11 @@ def list_runs() -> None:
     done = sum(run.status == "done" for run in runs)
     left, right = st.columns([3, 1], vertical_alignment="center")
     place = str(store.folder).replace(str(Path.home()), "~", 1)
-    left.markdown(f"{len(runs)} runs: {done} done, {sum(not run.ended for run in runs)} under way. They live in `{place}`.")
+    left.markdown(f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs)} under way. They live in `{place}`.")
     if done:
         right.page_link(
             "pages/compare.py",
-            label="Compare the finished ones",
+            label="Compare the finished ones" if done <= MOST_COMPARED else f"Compare the newest {MOST_COMPARED}",
             icon=":material/compare_arrows:",
             query_params={draft.RUNS: draft.EVERY_RUN},
         )
@@ -64,13 +65,15 @@ def _cards(was_busy: bool) -> None:
     runs = RunStore().all()
     if was_busy and all(run.ended for run in runs):
         st.rerun()
-    shown = st.session_state.setdefault("runs_shown", SHOWN_AT_ONCE)
-    for run in runs[:shown]:
-        with st.container(border=True, key=f"run_{run.id}"):
+    cards, pages = st.container(), -(-len(runs) // RUNS_A_PAGE)
+    page = st.pagination(pages, key="runs_page", persist_state="session") if pages > 1 else 1
+    shown = runs[(page - 1) * RUNS_A_PAGE : page * RUNS_A_PAGE]
+    for run in shown:
+        with cards.container(border=True, key=f"run_{run.id}"):
             _card(run)
-    if len(runs) > shown and st.button(f"Show more ({shown} of {len(runs)} shown)", key="more_runs"):
-        st.session_state["runs_shown"] = shown + SHOWN_AT_ONCE
-        st.rerun()
+    if pages > 1:
+        first = (page - 1) * RUNS_A_PAGE
+        st.caption(f"Runs {first + 1:,} to {first + len(shown):,} of {len(runs):,}, the newest first.")
 
 
 def _card(run: Run) -> None:
