@@ -89,7 +89,7 @@ class RunStore:
             if isinstance(run, Run) and (not run.ended or (run.status == "done" and not again)):
                 _leave_to_its_host(run)
                 _name_model(run, plan.model)
-            elif run is not None and is_at_work(place):
+            elif isinstance(run, BadFolder) and is_at_work(place):
                 raise RunError(f"run {place.name} is at work but cannot be read; wait for it, or end its process")
             else:
                 self._check_space(plan, info)
