@@ -186,7 +186,7 @@ for free in range(10):
     resource.setrlimit(resource.RLIMIT_NOFILE, (used[0] + 1 + free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     os.close(used[0])
     try:
-        store.start()
+        store.submit(plan, info)
     except OffcompError as error:
         print(free, error)
     else:
