@@ -1,7 +1,7 @@
-"""Who works on a run: host, process and its start, as worker.json names them. No torch.
+"""Who works on a run: host, process and its start, as worker.json names them for people and for other hosts. No torch.
 
-A process id means something on its own host alone, and there until the next boot. So a claim of another host is never judged:
-whether its process lives cannot be told from here.
+Whether a worker of this host lives is told by the lock that it holds (`offcomp.locks`), not by what is written here: process
+ids are given again, and clocks are set. A claim of another host is never judged: from here nobody can tell.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 
-CLOCK_TOLERANCE_SECONDS = 2.0  # start times of one process, read by two others
 MACHINE, BOOT = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
 PROCESSES = Path("/proc/self/ns/pid")
 
@@ -62,15 +61,3 @@ def _rebooted(worker: Mapping[str, Any]) -> bool:
     here = this_host()
     same = worker.get("host") == here["host"] and worker.get("machine") == here["machine"]
     return same and worker.get("boot", here["boot"]) != here["boot"]
-
-
-def is_alive(worker: Mapping[str, Any]) -> bool:
-    """Whether the process of a claim of this host still runs (and is not another one with its number)."""
-    if _rebooted(worker) or foreign_host(worker):
-        return False
-    try:
-        process = psutil.Process(worker["pid"])
-        same = abs(process.create_time() - worker["started"]) < CLOCK_TOLERANCE_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (KeyError, psutil.Error):
-        return False

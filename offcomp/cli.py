@@ -1,16 +1,15 @@
 """The command line: the same verbs as the app, and the same runs.
 
 With --json one JSON document goes to stdout and nothing else; messages go to stderr. Exit status: 0 ok, 2 bad input (one clear
-sentence on stderr), 1 a run that did not finish.
+sentence on stderr), 1 a run that did not finish or an answer that could not be written, 130 after Ctrl-C, 141 where nobody
+reads the answer to its end.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,9 +24,8 @@ from offcomp.cli_input import (
     check_grouping,
     describe,
     emit,
-    one_line,
+    ended_quietly,
     read_plan,
-    say,
     say_notes,
     select,
     selection_flags,
@@ -37,22 +35,21 @@ from offcomp.cli_input import (
 )
 from offcomp.cli_inspect import add_verbs as add_inspect_verbs
 from offcomp.cli_report import add_verbs as add_report_verbs
-from offcomp.errors import InputError, OffcompError, RunError
+from offcomp.cli_runs import add_verbs as add_run_verbs
+from offcomp.errors import InputError
 from offcomp.estimate import duration, estimate, gigabytes
 from offcomp.files import home_folder
 from offcomp.grouping import GROUPINGS, STACKS
-from offcomp.methods import METHODS, method_of_role, own_options, role_in_plan
+from offcomp.methods import METHODS, method_of_role, own_options
 from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import original_dtypes, predict, resolved
 from offcomp.resources import app_folder
-from offcomp.runs import OF_A_SAMPLE, Run, RunStore
+from offcomp.runs import RunStore
 from offcomp.size_notes import unlisted_note
-from offcomp.tables import format_table, prediction_text, run_text
+from offcomp.tables import format_table, prediction_text
 from offcomp.tasks import usual_tasks
-
-POLL_SECONDS = 0.2
 
 
 def models(arguments: argparse.Namespace) -> None:
@@ -147,77 +144,6 @@ def spectra(arguments: argparse.Namespace) -> None:
     emit(arguments, rows, lambda: format_table(rows))
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run a plan and wait for it. Raises RunError where it does not finish."""
-    asked, info = read_plan(arguments.plan)
-    store = RunStore()
-    current = store.submit(asked, info, again=arguments.again)
-    try:
-        current = wait(store, current)
-    except KeyboardInterrupt:
-        store.cancel(current.id)
-        raise RunError(f"run {current.id} was cancelled") from None
-    say_notes(arguments, (current.result or {}).get("notes", ()))
-    emit(arguments, current.result or {"id": current.id, "status": current.status}, lambda: run_text(current))
-    if current.status != "done":
-        raise RunError(f"run {current.id} {current.status}: {current.error}")
-
-
-def wait(store: RunStore, current: Run) -> Run:
-    """Follow a run to its end, saying each new stage."""
-    shown = ""
-    while not current.ended:
-        stage = str(current.progress.get("stage", "queued"))
-        if stage != shown:
-            say(f"{current.id} {stage}")
-            shown = stage
-        time.sleep(POLL_SECONDS)
-        current = store.get(current.id)
-    return current
-
-
-def runs(arguments: argparse.Namespace) -> None:
-    """List all runs, the newest first."""
-    rows = [
-        {
-            "run": r.id,
-            "status": r.status,
-            "host": r.host,
-            "model": r.plan.model,
-            "methods": ", ".join(sorted({role_in_plan(g.method, g.options) for g in r.plan.groups})),
-            "groups": len(r.plan.groups),
-            "submitted": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r.submitted)),
-            "identity": "sample" if r.of_a_sample else "",
-            "error": r.error,
-        }
-        for r in RunStore().all()
-    ]
-    note = f"\n\nidentity sample: the model is {OF_A_SAMPLE}" * any(row["identity"] for row in rows)
-    emit(
-        arguments,
-        rows,
-        lambda: format_table(rows) + note if rows else "no runs yet; make a plan and run it: offcomp plan --help",
-    )
-
-
-def show(arguments: argparse.Namespace) -> None:
-    """Show one run."""
-    found = RunStore().get(arguments.run)
-    document = found.result or {
-        "id": found.id,
-        "status": found.status,
-        "host": found.host,
-        "plan": found.plan.to_dict(),
-        "progress": found.progress,
-    }
-    emit(arguments, document, lambda: run_text(found))
-
-
-def cancel(arguments: argparse.Namespace) -> None:
-    """Ask a run to stop."""
-    RunStore().cancel(arguments.run)
-
-
 def app(arguments: argparse.Namespace) -> None:
     """Start the app; ends when it is stopped."""
     script = app_folder() / "app.py"
@@ -245,12 +171,7 @@ def parser() -> argparse.ArgumentParser:
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
     verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")
-    running = verb("run", run)
-    running.add_argument("plan", help="plan file, or - for standard input")
-    running.add_argument("--again", action="store_true", help="run even if this plan has been run")
-    verb("runs", runs)
-    verb("show", show).add_argument("run", help="run id")
-    verb("cancel", cancel).add_argument("run", help="run id")
+    add_run_verbs(verb)
     add_verbs(verb)
     add_task_verbs(verb)
     add_inspect_verbs(verb)
@@ -278,14 +199,13 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with the status of the command line contract."""
+    if status := ended_quietly(lambda: _act(arguments)):
+        sys.exit(status)
+
+
+def _act(arguments: Sequence[str] | None) -> None:
     parsed = parser().parse_args(arguments)
-    try:
-        parsed.action(parsed)
-    except OffcompError as error:
-        say(f"offcomp: {one_line(str(error))}")
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    parsed.action(parsed)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offcomp.bundled import bundled_runs
 from offcomp.cli_input import describe, emit, say
-from offcomp.cli_report import full_id
+from offcomp.cli_report import full_id, known_runs
 from offcomp.errors import StorageError
-from offcomp.runs import RunStore
 from offcomp.tables import format_table, sizes_text
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def export(arguments: argparse.Namespace) -> None:
     """Write what a finished run stores to a folder: safetensors, and a manifest with every tensor and checksum."""
     from offcomp.export import export_run
 
-    pool = {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
+    pool = known_runs()
     run = pool[full_id(arguments.run, pool)]
     if arguments.dense:
         say(f"writing {run.plan.model} with the reconstructions in it")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from offcomp.calibration_text import BUNDLED, CalibrationText
-from offcomp.errors import InputError
-from offcomp.files import home_folder, path_of
+from offcomp.errors import InputError, OffcompError, StorageError
+from offcomp.files import REMEDIES, RIGHTS, home_folder, path_of
 from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
 from offcomp.plan import Plan, validate
@@ -19,12 +22,17 @@ from offcomp.plan_tasks import SUFFIXES as TABLES
 from offcomp.plan_tasks import own_task
 from offcomp.tasks import FAMILIES, Task
 
+STDERR = 2
+STOPPED, UNREAD = 130, 141
+"""Exit status after Ctrl-C, and where nobody reads the answer, as shells give them to SIGINT and SIGPIPE."""
 UNKNOWN_FAMILY = "family unknown (model type '{}'): name modules with --modules, as listed by"
 
 
 def say(text: str) -> None:
-    """A message for the person, on stderr."""
-    sys.stderr.write(text + "\n")
+    """A message for the person, on stderr; lost where that cannot be written."""
+    with suppress(OSError, AttributeError):  # AttributeError: it was closed before the start
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def one_line(text: str) -> str:
@@ -39,8 +47,61 @@ def say_notes(arguments: argparse.Namespace, notes: Iterable[str]) -> None:
 
 
 def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:
-    """The answer on stdout: JSON if asked for, else text."""
-    sys.stdout.write((json.dumps(document, indent=1) if arguments.json else text()) + "\n")
+    """The answer on stdout: JSON if asked for, else text. Raises StorageError where it cannot be written.
+
+    BrokenPipeError is raised where nobody reads it any more.
+    """
+    answer = json.dumps(document, indent=1) if arguments.json else text()
+    if sys.stdout is None:
+        raise StorageError("cannot write the answer, since stdout is closed; send it to a file or a terminal")
+    try:
+        sys.stdout.write(answer + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write the answer to stdout: {error.strerror}; send it elsewhere") from None
+
+
+def ended_quietly(act: Callable[[], None]) -> int:
+    """Do what a command line asks; the exit status of how it ended. Whatever goes wrong is one line on stderr, no traceback."""
+    try:
+        _keep_numbers()
+        act()
+    except OffcompError as error:
+        say(f"offcomp: {one_line(str(error))}")
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is left at once
+        return STOPPED
+    except BrokenPipeError:
+        return UNREAD
+    except OSError as error:
+        what = f" {error.filename}" if error.filename else ""
+        say(f"offcomp: cannot go on:{what} {error.strerror or error}; {REMEDIES.get(error.errno or 0, RIGHTS)}")
+        return 1
+    finally:
+        _empty(sys.stdout)
+        _empty(sys.stderr)
+    return 0
+
+
+def _keep_numbers() -> None:
+    """Put the null device where stdin, stdout or stderr were closed, so that no file of a run gets their numbers."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(file)
+
+
+def _empty(stream: TextIO | None) -> None:
+    """Write what a stream still holds, or lose it, so that the interpreter does not try again at its end."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:

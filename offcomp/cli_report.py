@@ -31,7 +31,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from offcomp.answers import answer
     from offcomp.report import comparison_document, comparison_tables, figures_table, html_report
 
-    pool = {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
+    pool = known_runs()
     names = dict.fromkeys(full_id(asked, pool) for asked in arguments.runs)
     runs = [finished(pool[name]) for name in names]
     if arguments.html:
@@ -41,6 +41,11 @@ def compare(arguments: argparse.Namespace) -> None:
         comparison_document(comparison_tables(runs)) if arguments.json else None,
         lambda: answer(runs) + "\n\n" + format_table(rows_of(figures_table(runs))),
     )
+
+
+def known_runs() -> dict[str, Run]:
+    """Every run that can be read, those that come with offcomp too, by id."""
+    return {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -56,6 +61,9 @@ def full_id(asked: str, pool: Mapping[str, Run]) -> str:
     if len(fitting) > 1:
         raise InputError(f"{len(fitting)} runs begin with {asked!r}: {', '.join(fitting[:4])}; give more of the id")
     if not fitting:
+        bad = next((folder for folder in RunStore().listing()[1] if asked and folder.name.startswith(asked)), None)
+        if bad is not None:
+            raise InputError(f"run {bad}")
         bundled = ", ".join(run.id for run in bundled_runs())
         raise InputError(f"there is no run {asked!r}; 'offcomp runs' lists yours, and with offcomp come {bundled}")
     return fitting[0]

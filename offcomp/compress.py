@@ -203,7 +203,7 @@ def _on_text(
     return {"output_error": held_out, "calibration": hints.summary() | fitted | dict(compressed.notes)}
 
 
-def save_group(group: CompressedGroup, folder: Path) -> Path:
+def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True) -> Path:
     """Write the stored tensors to FOLDER/NAME.safetensors and check its payload against the ledger, byte for byte.
 
     Raises StorageError where the file cannot be written or does not hold what the ledger says.
@@ -212,7 +212,7 @@ def save_group(group: CompressedGroup, folder: Path) -> Path:
     path = folder / f"{figures['name']}.safetensors"
     manifest = {key: figures[key] for key in ("name", "modules", "stack", "method", "form", "rows", "cols")}
     manifest["codes"] = dict(group.compressed.codes)
-    write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}))
+    write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}), make_folder=make_folder)
     payload = payload_bytes(path)
     if payload != figures["num_bytes"]:
         raise StorageError(f"{path} holds {payload} bytes of tensors but its ledger says {figures['num_bytes']}")

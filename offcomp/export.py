@@ -6,6 +6,7 @@ again: `weights.replace(model, reconstructions(folder, manifest, group))` for ev
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -18,7 +19,7 @@ from offcomp import __version__
 from offcomp.compress import SavedGroup
 from offcomp.dense_export import GROUPS, DenseModel
 from offcomp.errors import InputError, StorageError
-from offcomp.files import new_folder, write_json
+from offcomp.files import new_folder
 from offcomp.manifest import MANIFEST, Manifest, StoredGroup, file_mark, ledger_faults
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.listing import check_unchanged
@@ -55,7 +56,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
                 dense_model.write(reconstructions(part, manifest, group))
         files = {file.relative_to(part).as_posix(): file_mark(file) for file in sorted(part.rglob("*")) if file.is_file()}
         manifest = replace(manifest, files=files)
-        write_json(part / MANIFEST, manifest.to_dict())
+        (part / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
         check_unchanged(original)
     return manifest
 

@@ -1,16 +1,19 @@
-"""Files and folders that others read while one writes: whole or not at all."""
+"""Files and folders that others read while one writes: whole or not at all. What lies in the home is its owner's alone."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from offcomp.errors import InputError, StorageError
+from offcomp.locks import take
 
 
 def home_folder() -> Path:
@@ -33,32 +36,87 @@ def path_of(text: str) -> Path:
     return path
 
 
-def storage_error(folder: Path, error: OSError) -> StorageError:
-    """One sentence for a folder that cannot be written."""
-    return StorageError(
-        f"cannot write to {folder}: {error.strerror or error}; free some space, or set OFFCOMP_HOME to a folder you may write"
-    )
+SHORTAGES = (errno.EMFILE, errno.ENFILE)
+"""Errors that say nothing of the file: there is no descriptor left to open it with."""
+REMEDIES = {
+    **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit of open files (ulimit -n)"),
+    **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit of processes (ulimit -u)"),
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.ETIMEDOUT: "try again, or end that process",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or set OFFCOMP_HOME to a folder on another disk"),
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "set OFFCOMP_HOME to a folder on a disk of this machine"),
+}
+"""Error of the operating system -> what helps in the home folder."""
+RIGHTS = "set OFFCOMP_HOME to a folder you may write"
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, never a part. Raises StorageError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def storage_error(folder: Path, error: OSError, doing: str = "write to") -> StorageError:
+    """One sentence for a folder of the home in which something could not be done, with what helps."""
+    remedy = REMEDIES.get(error.errno or 0, RIGHTS)
+    return StorageError(f"cannot {doing} {folder}: {error.strerror or error}; {remedy}")
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone may enter, and in the same way those above it that are missing. Raises OSError."""
+    if not folder.is_dir():
+        if folder.parent != folder:
+            private_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None:
+    """Write a file of its owner's so that a reader sees the old or the new one, never a part. Raises StorageError.
+
+    make_folder     whether a missing folder is made; one that somebody may remove meanwhile is not to come back
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        if make_folder:
+            private_folder(path.parent)
+        file, part = _new_part(path)
+        try:
+            with os.fdopen(file, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(file)
+                part.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise storage_error(path.parent, error) from None
 
 
-def write_json(path: Path, document: Any) -> None:
+PATIENCE_SECONDS = 5.0
+PART = ".part"
+"""How names of unfinished files and folders end; they begin with a dot."""
+
+
+def _new_part(path: Path) -> tuple[int, Path]:
+    """An open file beside `path`, locked while it is open: one that is not is left over (`remove_left_over`)."""
+    while True:
+        file, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        with suppress(OSError):  # a file system without locks: nothing is swept there either
+            take(file, PATIENCE_SECONDS)
+        if os.fstat(file).st_nlink:
+            return file, Path(name)
+        os.close(file)  # swept before it was locked
+
+
+def remove_left_over(part: Path) -> None:
+    """Remove an unfinished file, unless somebody is writing it."""
+    with suppress(OSError):
+        file = os.open(part, os.O_RDONLY)
+        try:
+            if take(file):
+                part.unlink()
+        finally:
+            os.close(file)
+
+
+def write_json(path: Path, document: Any, *, make_folder: bool = True) -> None:
     """Write a JSON document as `write_bytes` does. NaN is refused with a ValueError."""
-    write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode())
+    write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode(), make_folder=make_folder)
 
 
 def changed(file: Path) -> tuple[int, int] | None:
@@ -71,11 +129,20 @@ def changed(file: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> Any:
-    """The document in a JSON file, None where there is none or it cannot be read."""
+    """The document in a JSON file, None where there is none or it cannot be read. Raises StorageError where no file can be."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        check_shortage(path.parent, error)
         return None
+    except (ValueError, RecursionError):
+        return None
+
+
+def check_shortage(folder: Path, error: OSError) -> None:
+    """Raise StorageError where a file could not be opened for want of descriptors: it is not known whether it is there."""
+    if error.errno in SHORTAGES:
+        raise storage_error(folder, error, "read") from None
 
 
 @contextmanager
@@ -93,8 +160,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield part
         part.replace(place)
     except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}; name a folder that you may write, on a disk with free space"
-        ) from None
+        elsewhere = "name a folder that you may write, on a disk with free space"
+        remedy = REMEDIES[error.errno] if error.errno in SHORTAGES else elsewhere
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}; {remedy}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

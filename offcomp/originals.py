@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from offcomp.files import read_json
 from offcomp.runs import Run
 
 DIGITS = 6
@@ -20,8 +19,7 @@ def original_of(run: Run) -> str:
     A run without a result has the identity that it was submitted with.
     """
     model = (run.result or {}).get("model") or {}
-    submitted = {} if model else read_json(run.folder / "inputs.json") or {}
-    return str(model.get("reads") or model.get("fingerprint") or submitted.get("model") or run.plan.model)
+    return str(model.get("reads") or model.get("fingerprint") or run.inputs.get("model") or run.plan.model)
 
 
 def model_titles(runs: Sequence[Run]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from huggingface_hub.constants import HF_HOME
 from offcomp.calibration_text import BUNDLED, BUNDLED_FILE
 from offcomp.environment import versions
 from offcomp.errors import ModelError, RunError
-from offcomp.files import path_of, read_json
+from offcomp.files import check_shortage, path_of, read_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.identity import IDENTITY, file_digest
 from offcomp.models.listing import identity_of
@@ -111,5 +111,6 @@ def _digest(file: Path) -> str:
     """The sha256 of a file; empty where it cannot be read, which the run says in its own words."""
     try:
         return file_digest(file)
-    except OSError:
+    except OSError as error:
+        check_shortage(file.parent, error)
         return ""

@@ -1,136 +1,44 @@
 """Runs on disk: one folder each, written atomically, readable by several processes at once. No torch.
 
-    RUN/plan.json       what was asked, written first
+    RUN/plan.json       what was asked
     RUN/inputs.json     what it reads: model, calibration text, examples, versions
     RUN/worker.json     who works on it: host, process id, its start; time of submission
+    RUN/worker.lock     locked by the worker for as long as it lives
     RUN/progress.json   stage, fraction, remaining seconds, while it works
     RUN/cancel          present once somebody asked to stop
     RUN/groups/         what the compressed groups store
     RUN/run.json        what happened, written last
     RUN/log.txt         output of the worker
 
-The status is read from these files and from whether the process lives: nothing in memory has to survive. A run's name is a
-digest of its plan and its inputs (`offcomp.run_inputs`), so that the same plan on the same inputs is the same run.
+The status is read from these files and from whether the lock is held: nothing in memory has to survive. A run's name is a
+digest of its plan and its inputs (`offcomp.run_inputs`), so that the same plan on the same inputs is the same run. What cannot
+be read is a `BadFolder`, which is in the way of no other.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-import subprocess
-import sys
-import time
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock
-
-from offcomp.claims import claim, foreign_host, is_alive
 from offcomp.errors import InputError, PlanError, RunError, StorageError
-from offcomp.files import changed, home_folder, read_json, storage_error, write_json
+from offcomp.files import home_folder, storage_error, write_json
+from offcomp.leftovers import is_at_work, sweep
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.identity import is_content
 from offcomp.plan import Plan, validate
 from offcomp.prediction import predict, resolved
+from offcomp.run_documents import PLAN, RESULT
+from offcomp.run_folders import OF_A_SAMPLE, BadFolder, Run, read_run
 from offcomp.run_inputs import inputs_of, run_id
+from offcomp.run_start import remove_folder, start_run, store_lock
 
-RUN_SCHEMA = 1
+__all__ = ["OF_A_SAMPLE", "BadFolder", "Run", "RunStore", "check"]
+
 FREE_BYTES_NEEDED = 20_000_000
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-"""A polite worker's threads must not spin for each other: beside another busy process they would be a hundred times slower."""
-OF_A_SAMPLE = "known by a sample of the weights, not by all of them, as versions before this one did"
-"""What is said of a model's identity where `Run.of_a_sample`."""
-ENDED = ("done", "failed", "cancelled", "interrupted")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as its files show it at one moment. `host` is where it is at work, if that is not this host."""
-
-    id: str
-    folder: Path
-    plan: Plan
-    status: str
-    submitted: float
-    progress: dict[str, Any]
-    result: dict[str, Any] | None
-    host: str = ""
-
-    @property
-    def of_a_sample(self) -> bool:
-        """Whether it knows its model by a sample of the weights, as former versions did, not by all bytes."""
-        model = (self.result or {}).get("model") or {}
-        return "fingerprint" in model and not is_content(str(model["fingerprint"]))
-
-    @property
-    def at_work_on(self) -> str:
-        """Its status in words: with the host where that is another one, which says what it does in its own time."""
-        return f"{self.status} on {self.host}" if self.host else self.status
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will happen."""
-        return self.status in ENDED
-
-    def group_file(self, name: str) -> Path:
-        """Where the stored tensors of a group are."""
-        return self.folder / "groups" / f"{name}.safetensors"
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether what its groups store is here: runs that come with offcomp are figures alone, and so is a baseline."""
-        return bool(self.plan.groups) and all(self.group_file(group.name).is_file() for group in self.plan.groups)
-
-    @property
-    def error(self) -> str:
-        """Why it did not finish, in a sentence; empty where it did."""
-        if self.result and self.result.get("error"):
-            return str(self.result["error"])
-        if self.status != "interrupted":
-            return ""
-        return f"the worker ended without a result; run it again. Its last words: {self.last_log_line}"
-
-    @property
-    def last_log_line(self) -> str:
-        """What the worker wrote last."""
-        try:
-            return (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
-        except (OSError, IndexError):
-            return "none."
-
-
-@lru_cache(maxsize=1024)
-def _ended_run(folder: Path, seen: tuple[int, int] | None) -> Run | None:
-    """The run of a folder that has a result; read once, as it does not change any more. None without a readable result."""
-    result = read_json(folder / "run.json") if seen else None
-    if result is None:
-        return None
-    try:
-        plan = Plan.from_dict(read_json(folder / "plan.json"))
-    except PlanError:
-        return None
-    submitted = (read_json(folder / "worker.json") or {}).get("submitted", 0.0)
-    return Run(folder.name, folder, plan, result["status"], submitted, read_json(folder / "progress.json") or {}, result)
-
-
-def start_worker(folder: Path) -> int:
-    """Start `python -P -m offcomp.execute FOLDER` as a child in a session of its own; returns its process id.
-
-    The worker ends with its parent (it compares OFFCOMP_PARENT with its parent's id), so nothing runs on unseen.
-    """
-    environment = PATIENT_THREADS | os.environ | {"OFFCOMP_PARENT": str(os.getpid()), "HF_HUB_OFFLINE": "1"}
-    with (folder / "log.txt").open("ab") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-P", "-m", "offcomp.execute", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-        )
-    return worker.pid
 
 
 class RunStore:
@@ -141,90 +49,94 @@ class RunStore:
         self.folder = self.home / "runs"
 
     def get(self, name: str) -> Run:
-        """The run of this id. Raises InputError."""
+        """The run of this id. Raises InputError where there is none, or where its folder cannot be read."""
         folder = self.folder / name
-        run = self._read(folder) if name and Path(name).name == name else None
-        if run is None:
+        if not name or name.startswith(".") or Path(name).name != name or not os.path.isdir(folder):  # noqa: PTH112  # any text
             raise InputError(f"there is no run {name!r} in {self.folder}; 'offcomp runs' lists them")
+        run = read_run(folder)
+        if isinstance(run, BadFolder):
+            raise InputError(f"run {run}")
         return run
 
-    def all(self) -> list[Run]:
-        """Every readable run, the newest first."""
+    def listing(self) -> tuple[list[Run], list[BadFolder]]:
+        """Every run, the newest first, and every folder that cannot be read as one, by name. Raises StorageError."""
         try:
-            folders = [folder for folder in self.folder.iterdir() if folder.is_dir()]
-        except OSError:
-            return []
-        runs = [run for run in map(self._read, folders) if run is not None]
-        return sorted(runs, key=lambda run: run.submitted, reverse=True)
+            folders = [Path(entry.path) for entry in os.scandir(self.folder) if entry.name[0] != "." and entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return [], []
+        except OSError as error:
+            raise storage_error(self.folder, error, "read") from None
+        found = [read_run(folder) for folder in folders]
+        runs = sorted((run for run in found if isinstance(run, Run)), key=lambda run: run.submitted, reverse=True)
+        return runs, sorted((bad for bad in found if isinstance(bad, BadFolder)), key=lambda bad: bad.name)
 
-    def _read(self, folder: Path) -> Run | None:
-        if run := _ended_run(folder, changed(folder / "run.json")):
-            return run
-        worker = read_json(folder / "worker.json") or {}
-        try:
-            plan = Plan.from_dict(read_json(folder / "plan.json"))
-        except PlanError:
-            return None
-        progress = read_json(folder / "progress.json") or {}
-        host = foreign_host(worker)
-        if host or is_alive(worker):
-            status = "queued" if progress.get("stage", "queued") == "queued" else "running"
-            return Run(folder.name, folder, plan, status, worker.get("submitted", 0.0), progress, None, host)
-        # The worker may have written its result and ended between the two looks.
-        late = _ended_run(folder, changed(folder / "run.json"))
-        return late or Run(folder.name, folder, plan, "interrupted", worker.get("submitted", 0.0), progress, None)
+    def all(self) -> list[Run]:
+        """Every run that can be read, the newest first. Raises StorageError."""
+        return self.listing()[0]
 
     def submit(self, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
-        """Start a plan, or return its run if it is done or under way (`again` forces a new start).
+        """Start a plan, or return its run if it is done or under way (`again` forces a new start of one that has ended).
 
-        Raises PlanError where the plan is faulty or cannot be met, StorageError where its folder cannot be written, RunError
-        where another host works on it.
+        A start that fails leaves everything as it was. Raises PlanError where the plan is faulty or cannot be met, StorageError
+        where it cannot be started, RunError where another host works on it.
         """
         check(plan, info)
         inputs = inputs_of(plan, info.reads)
-        folder = self.folder / run_id(resolved(plan, info), inputs)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            needed = FREE_BYTES_NEEDED + sum(group.num_bytes for group in predict(plan, info).groups)
-            free = shutil.disk_usage(self.folder).free
-            if free < needed:
-                raise StorageError(
-                    f"{self.folder} has {free / 1e6:.0f} MB free but the run needs {needed / 1e6:.0f} MB; "
-                    "free some space, or set OFFCOMP_HOME to a folder on another disk"
-                )
-            with FileLock(self.folder / f".{folder.name}.lock", timeout=30):
-                run = self._read(folder)
+        place = self.folder / run_id(resolved(plan, info), inputs)
+        with self._changing("start a run in"):
+            sweep(self.home)
+            run = read_run(place) if place.is_dir() else None
+            if isinstance(run, Run) and (not run.ended or (run.status == "done" and not again)):
                 _leave_to_its_host(run)
-                if run and not again and run.status in ("done", "queued", "running"):
-                    _name_model(run, plan.model)
-                    return self.get(folder.name)
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                write_json(folder / "plan.json", plan.to_dict())
-                write_json(folder / "inputs.json", inputs)
-                ticket = {"submitted": time.time()}
-                write_json(folder / "worker.json", claim(os.getpid()) | ticket)
-                write_json(folder / "worker.json", claim(start_worker(folder)) | ticket)
+                _name_model(run, plan.model)
+            elif isinstance(run, BadFolder) and is_at_work(place):
+                raise RunError(f"run {place.name} is at work but cannot be read; wait for it, or end its process")
+            else:
+                self._check_space(plan, info)
+                start_run(place, plan.to_dict(), inputs)
+        return self.get(place.name)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left, where no other process changes runs at the moment; see `offcomp.leftovers`."""
+        if self.home.is_dir():
+            with self._changing("write to"):
+                sweep(self.home)
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """Be the only one who changes folders of runs. An OSError becomes a StorageError."""
+        try:
+            with store_lock(self.folder):
+                yield
         except OSError as error:
-            raise storage_error(self.folder, error) from None
-        return self.get(folder.name)
+            raise storage_error(self.folder, error, what) from None
+
+    def _check_space(self, plan: Plan, info: ModelInfo) -> None:
+        needed = FREE_BYTES_NEEDED + sum(group.num_bytes for group in predict(plan, info).groups)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:  # one is rounded down and the other one up, so that they differ
+            raise StorageError(
+                f"{self.folder} has {math.floor(free / 1e6)} MB free but the run needs {math.ceil(needed / 1e6)} MB; "
+                "free some space, or set OFFCOMP_HOME to a folder on another disk"
+            )
 
     def cancel(self, name: str) -> None:
         """Ask a run to stop; its worker obeys within a second. Raises StorageError."""
         run = self.get(name)
         if not run.ended:
             try:
-                (run.folder / "cancel").touch()
+                (run.folder / "cancel").touch(mode=0o600)
             except OSError as error:
                 raise storage_error(run.folder, error) from None
 
     def delete(self, name: str) -> None:
         """Remove an ended run and all its files. Raises RunError where it is still at work."""
-        run = self.get(name)
-        _leave_to_its_host(run)
-        if not run.ended:
-            raise RunError(f"run {name} is {run.status}; cancel it before deleting it")
-        shutil.rmtree(run.folder, ignore_errors=True)
+        with self._changing("remove a run from"):
+            run = self.get(name)
+            _leave_to_its_host(run)
+            if not run.ended:
+                raise RunError(f"run {name} is {run.status}; cancel it before deleting it")
+            remove_folder(run.folder)
 
 
 def _name_model(run: Run, model: str) -> None:
@@ -235,8 +147,8 @@ def _name_model(run: Run, model: str) -> None:
     if run.result is None or run.plan.model == model:
         return
     result = run.result | {"plan": run.result["plan"] | {"model": model}, "model": run.result["model"] | {"name": model}}
-    write_json(run.folder / "plan.json", replace(run.plan, model=model).to_dict())
-    write_json(run.folder / "run.json", result)
+    write_json(run.folder / PLAN, replace(run.plan, model=model).to_dict())
+    write_json(run.folder / RESULT, result)
 
 
 def _leave_to_its_host(run: Run | None) -> None:

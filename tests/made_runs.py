@@ -17,12 +17,14 @@ def made_group(name: str, error: float, *, rmse: float = 0.1, rows: int = 10, co
     errors = {"relative_error": error, "rmse": rmse, "mae": rmse, "cosine_distance": error / 2}
     weights = {"num_rows": rows, "squared_norm": rows * cols * ((rmse / error) ** 2 if error else 1.0)}
     stored = {"num_parameters": rows * cols // 2, "num_bytes": 2 * rows * cols}
+    stored |= {"original_parameters": rows * cols, "original_bytes": 4 * rows * cols}
     return (
         {"name": name, "modules": [f"{name}.0"], "method": "svd", "ratio": 2.0, "rows": rows, "cols": cols}
         | errors
         | stored
         | weights
-        | {"form": "low_rank", "size": 3, "compression_ratio": 2.0, "parameter_ratio": 2.0, "byte_ratio": 2.0}
+        | {"form": "low_rank", "size_name": "rank", "size": 3, "seconds": 0.1, "ledger": []}
+        | {"compression_ratio": 2.0, "parameter_ratio": 2.0, "byte_ratio": 2.0}
         | {"module_errors": {f"{name}.0": errors}}
         | fields
     )
@@ -146,6 +148,6 @@ def put_in_home(home: Path, document: dict[str, Any], name: str, *, submitted: f
     folder = home / "runs" / name
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps(document["plan"]))
-    (folder / "worker.json").write_text(json.dumps({"pid": 0, "started": 0.0, "submitted": submitted}))
+    (folder / "worker.json").write_text(json.dumps({"pid": 1, "started": 0.0, "submitted": submitted}))
     (folder / "run.json").write_text(json.dumps(document))
     return name

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from offcomp import claims, cli, execute, runs
+from offcomp import claims, cli, execute, run_start, worker
 from offcomp.bundled import bundled_runs
 from offcomp.calibration_text import CalibrationText
-from offcomp.claims import claim, foreign_host, is_alive
+from offcomp.claims import claim, foreign_host
+from offcomp.environment import environment
 from offcomp.errors import InputError, ModelError, RunError
 from offcomp.evaluation import open_task
 from offcomp.export import export_run
 from offcomp.files import read_json, write_json
 from offcomp.manifest import MANIFEST
+from offcomp.models.catalogue import ModelInfo
 from offcomp.models.listing import model_info
 from offcomp.models.loading import load
 from offcomp.paired import same_test
@@ -45,15 +48,35 @@ GROUP = Group("query", ("query.0", "query.1"), ratio=2.0)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     """A home whose workers do their work in this process, at once."""
     monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(runs, "start_worker", at_once)
-    return RunStore(tmp_path / "home")
+    return worked_at_once(RunStore(tmp_path / "home"), monkeypatch)
 
 
-def at_once(folder: Path, meanwhile: Callable[[], object] = lambda: None) -> int:
+def worked_at_once(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object] = lambda: None
+) -> RunStore:
+    """The store, with workers that do not work; what they should do is done in this process before `submit` returns."""
+    submit = RunStore.submit
+
+    def submit_and_work(store: RunStore, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
+        run = submit(store, plan, info, again=again)
+        if run.status == "interrupted":
+            at_once(run.folder, meanwhile)
+        return store.get(run.id)
+
+    monkeypatch.setattr(run_start, "start_worker", lambda *_: subprocess.Popen(["true"]))
+    monkeypatch.setattr(RunStore, "submit", submit_and_work)
+    return store
+
+
+def at_once(folder: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
     """What the worker does, and `meanwhile` before its last look at what it read."""
     worker = execute.Worker(folder)
     document = {"schema": 1, "id": folder.name, "error": "", "plan": worker.plan.to_dict(), "groups": worker.groups}
-    document |= {"timings": worker.timings, "started": "2026-01-02T03:04:05+00:00", "environment": execute.environment()}
+    document |= {
+        "timings": worker.timings | {"total": 1.0},
+        "started": "2026-01-02T03:04:05+00:00",
+        "environment": environment(),
+    }
     with pytest.MonkeyPatch.context() as patch:
         real = execute._evaluate
         patch.setattr(execute, "_evaluate", lambda *args: (real(*args), meanwhile())[0])
@@ -62,7 +85,6 @@ def at_once(folder: Path, meanwhile: Callable[[], object] = lambda: None) -> int
         except RunError as error:
             fields = {"status": "failed", "error": str(error), "model": None, "scores": {}}
     write_json(folder / "run.json", document | fields)
-    return os.getpid()
 
 
 @pytest.fixture
@@ -240,7 +262,9 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
         "gone": (lambda: folder.rename(folder.with_name("elsewhere")), "the files of its model"),
     }
     change, named = changes[what]
-    monkeypatch.setattr(runs, "start_worker", lambda run: at_once(run, change))
+    monkeypatch.undo()
+    monkeypatch.setenv("OFFCOMP_HOME", str(store.home))
+    worked_at_once(store, monkeypatch, change)
     group = replace(GROUP, options={"preset": "whitened"})
     run = run_of(store, Plan(str(folder), (group,), (pairs,), calibration=CalibrationText(str(texts))))
     assert run.status == "failed"
@@ -382,15 +406,11 @@ def test_a_waiting_run_of_another_host_holds_up_nobody(folder: Path, pairs: Task
     waiting = claimed(store, Plan(str(folder), (GROUP,), (pairs,)), ELSEWHERE[0])
     write_json(waiting.folder / "progress.json", {"stage": "queued", "fraction": 0.0})
     assert store.get(waiting.id).status == "queued"
-    assert not execute._somebody_is_before(store, "mine")
+    assert not worker.somebody_is_before(store, "mine")
 
 
-def test_claims_of_this_host_are_judged_by_their_process(folder: Path, pairs: Task, store: RunStore) -> None:
+def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, store: RunStore) -> None:
     own = claim(os.getpid())
-    assert is_alive(own) and not foreign_host(own)
-    assert not is_alive(own | {"started": own["started"] - 60})
-    assert not is_alive(own | {"boot": "the one before"}) and not foreign_host(own | {"boot": "the one before"})
-    assert is_alive({"pid": own["pid"], "started": own["started"]}), "a claim of a former version"
+    assert not foreign_host(own) and not foreign_host(own | {"boot": "the one before"})
     assert set(claims.this_host()) == {"host", "machine", "processes", "boot"}
-    run = claimed(store, Plan(str(folder), (GROUP,), (pairs,)), own | {"pid": 999_999_999})
-    assert run.status == "interrupted"
+    assert claimed(store, Plan(str(folder), (GROUP,), (pairs,)), own).status == "interrupted"

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from offcomp import runs
+from offcomp import run_start
 from offcomp.errors import InputError, PlanError, RunError, StorageError
 from offcomp.files import read_json, write_json
 from offcomp.models.catalogue import ModelInfo
@@ -101,7 +101,7 @@ def test_the_same_plan_is_the_same_run_and_is_not_run_again(
 ) -> None:
     plan, info = svd_plan(folder, tasks=()), info_of(folder, store)
     first = wait_until(store, store.submit(plan, info).id, lambda r: r.ended)
-    monkeypatch.setattr(runs, "start_worker", lambda _: pytest.fail("a worker was started again"))
+    monkeypatch.setattr(run_start, "start_worker", lambda *_: pytest.fail("a worker was started again"))
     second = store.submit(Plan.from_json(plan.to_json()), info)
     assert second == first
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import streamlit as st
 
 from offcomp import __version__
 from offcomp.errors import OffcompError, PlanError
 from offcomp.resources import app_folder, assets_folder
-from offcomp.runs import RunStore
+from offcomp.runs import Run, RunStore
 from offcomp.theme import PALETTES, Palette
 from offcomp.ui import draft
 from offcomp.ui.plain import plain
@@ -57,13 +57,15 @@ def page(name: str, question: str) -> Iterator[None]:
     """Draw the frame, then the page inside it. An OffcompError of the page is shown as a sentence; nothing is lost."""
     st.set_page_config(page_title=f"{name} - offcomp", page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
     style(STYLE)
+    _sweep()
     draft.restore()
     with st.sidebar:
         st.markdown("### offcomp")
         st.caption("Shrink a language model and see what breaks.")
         for path, title, icon in PAGES:
             st.page_link(path, label=title, icon=icon)
-        jobs_chip()
+        with told():
+            jobs_chip()
         st.caption(f"Draft: {plain(draft.summary())}")
         if runs := compared():
             st.caption(f"Compared: {runs}")
@@ -75,6 +77,13 @@ def page(name: str, question: str) -> Iterator[None]:
     draft.show_problems()
     draft.share()
     _spare_what_is_loaded(name)
+
+
+@st.cache_resource(show_spinner=False)
+def _sweep() -> None:
+    """Once in this process: remove what killed processes left in the home folder; where that cannot be, a later start does."""
+    with suppress(OffcompError):
+        RunStore().sweep()
 
 
 def _spare_what_is_loaded(name: str) -> None:
@@ -110,7 +119,11 @@ def jobs_chip() -> None:
 
 
 def _jobs() -> None:
-    active = [run for run in RunStore().all() if not run.ended]
+    with told():
+        _show_jobs([run for run in RunStore().all() if not run.ended])
+
+
+def _show_jobs(active: Sequence[Run]) -> None:
     running = [run for run in active if run.status == "running"]
     if running:
         fraction = running[0].progress.get("fraction", 0.0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
 
 from offcomp.results import method_title, overall_error, result_of
 from offcomp.row_counts import reading_text
-from offcomp.runs import OF_A_SAMPLE, Run, RunStore
+from offcomp.runs import OF_A_SAMPLE, BadFolder, Run, RunStore
 from offcomp.scores import brief_difference, metric_of, on_task, sentence_start, value_of
 from offcomp.ui import draft
 from offcomp.ui.frame import told
@@ -19,6 +20,7 @@ from offcomp.ui.selection import MOST_COMPARED
 
 POLL_SECONDS = 0.5
 RUNS_A_PAGE = 20
+BAD_NAMED = 3
 STATUS_ICONS = {
     "queued": ":material/hourglass_empty:",
     "running": ":material/progress_activity:",
@@ -41,7 +43,9 @@ def describe_run(run: Run) -> str:
 def list_runs() -> None:
     """All runs, the newest first; looks again while one is at work."""
     store = RunStore()
-    runs = store.all()
+    runs, bad = store.listing()
+    if bad:
+        st.warning(plain(left_out_text(bad)), icon=":material/folder_off:")
     busy = any(not run.ended for run in runs)
     if not runs:
         st.info("No runs yet. Choose some weights and start one: it takes a few seconds with SVD.")
@@ -59,6 +63,13 @@ def list_runs() -> None:
             query_params={draft.RUNS: draft.EVERY_RUN},
         )
     st.fragment(_cards, run_every=POLL_SECONDS if busy else None)(busy)
+
+
+def left_out_text(bad: Sequence[BadFolder]) -> str:
+    """Folders that are not listed, and why, in a line."""
+    start = "1 folder cannot be read and is" if len(bad) == 1 else f"{len(bad)} folders cannot be read and are"
+    named = "; ".join(f"{each.name[:40]} ({each.reason[:120]})" for each in bad[:BAD_NAMED])
+    return f"{start} left out: {named}{f' and {len(bad) - BAD_NAMED} more' if len(bad) > BAD_NAMED else ''}."
 
 
 def _cards(was_busy: bool) -> None:

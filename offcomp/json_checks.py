@@ -1,0 +1,178 @@
+"""Checks of JSON values, put together as the values are: whether a document is what code relies on, and where it is not.
+
+check = fields({"name": text, "sizes": each(number(0))}, {"note": maybe(text)})
+check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number of 0 or more
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+LARGEST = 1e100
+"""No figure is larger; beyond it squares would leave the range of a float."""
+MOST_COUNTED = 2**53
+DEEPEST = 20
+
+Check = Callable[[Any], None]
+"""Returns where a value will do, else raises Malformed."""
+
+
+class Malformed(ValueError):
+    """A JSON value that is not what it must be: a clause that says where, what it is, and what it must be."""
+
+    def __init__(self, what: str, where: str = ""):
+        super().__init__((where.removeprefix(".") or "it") + what)
+        self.what, self.where = what, where
+
+    def within(self, place: str) -> Malformed:
+        """The same, said of the value around it."""
+        return Malformed(self.what, place + self.where)
+
+
+def read_checked(file: Path, check: Check) -> Any:
+    """The value in a JSON file. Raises Malformed where it is no JSON or does not pass, and OSError."""
+    content = file.read_bytes()
+    try:
+        value = json.loads(content.decode(), parse_float=_float, parse_int=_int, parse_constant=_float)
+        if b"\\ud" in content.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half of a pair of surrogates is no character
+    except RecursionError:
+        raise Malformed(" nests too many lists or objects", file.name) from None
+    except ValueError as error:
+        raise Malformed(f" is no JSON that can be used ({error})", file.name) from None
+    try:
+        check(value)
+    except Malformed as fault:
+        raise Malformed(f": {fault}", file.name) from None
+    return value
+
+
+def _float(digits: str) -> float:
+    return float(_within_range(float(digits), digits))
+
+
+def _int(digits: str) -> int:
+    return int(_within_range(int(digits), digits))
+
+
+def _within_range(value: float, digits: str) -> float:
+    if not abs(value) <= LARGEST:
+        raise ValueError(f"the number {digits[:20]} is out of range")
+    return value
+
+
+def anything(value: Any, depth: int = DEEPEST) -> None:
+    """Any value that does not nest too deep."""
+    if not isinstance(value, (dict, list)):
+        return
+    if not depth:
+        raise Malformed(" nests too many lists or objects")
+    for item in value.values() if isinstance(value, dict) else value:
+        anything(item, depth - 1)
+
+
+def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
+    """A number in a range."""
+    words = "a number" if least == -LARGEST else f"a number of {least:g} " + ("or more" if most == LARGEST else f"to {most:g}")
+
+    def check(value: Any) -> None:
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise _must_be(value, words)
+
+    return check
+
+
+def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
+    """A whole number."""
+
+    def check(value: Any) -> None:
+        if type(value) is not int or not least <= value <= most:
+            raise _must_be(value, f"a whole number of {least} or more")
+
+    return check
+
+
+def text(value: Any) -> None:
+    """A text."""
+    if not isinstance(value, str):
+        raise _must_be(value, "a text")
+
+
+def flag(value: Any) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise _must_be(value, "true or false")
+
+
+def one_of(choices: Collection[str]) -> Check:
+    """One of some texts."""
+
+    def check(value: Any) -> None:
+        if not isinstance(value, str) or value not in choices:
+            raise _must_be(value, f"one of {', '.join(choices)}")
+
+    return check
+
+
+def maybe(check: Check) -> Check:
+    """The same, or null."""
+    return lambda value: None if value is None else check(value)
+
+
+def each(check: Check, length: int | None = None) -> Check:
+    """A list of such values, of this length where one is given."""
+
+    def check_each(value: Any) -> None:
+        if not isinstance(value, list) or length not in (None, len(value)):
+            raise _must_be(value, "a list" if length is None else f"a list of {length}")
+        for index, item in enumerate(value):
+            try:
+                check(item)
+            except Malformed as fault:
+                raise fault.within(f"[{index}]") from None
+
+    return check_each
+
+
+def by_name(check: Check) -> Check:
+    """An object whose every value passes, whatever its name."""
+
+    def check_values(value: Any) -> None:
+        for name, item in _object(value).items():
+            try:
+                check(item)
+            except Malformed as fault:
+                raise fault.within(f".{name[:40]}") from None
+
+    return check_values
+
+
+def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None, others: Check = anything) -> Check:
+    """An object with the needed fields, and with the known ones where they are there; any others pass `others`."""
+    checks = {**(known or {}), **needed}
+
+    def check_fields(value: Any) -> None:
+        for name in needed:
+            if name not in _object(value):
+                raise Malformed(" is missing", f".{name}")
+        for name, item in _object(value).items():
+            try:
+                checks.get(name, others)(item)
+            except Malformed as fault:
+                raise fault.within(f".{name[:40]}") from None
+
+    return check_fields
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _must_be(value, "a JSON object")
+    return value
+
+
+def _must_be(value: Any, words: str) -> Malformed:
+    return Malformed(f" is {reprlib.repr(value)}; it must be {words}")

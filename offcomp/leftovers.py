@@ -1,0 +1,88 @@
+"""What killed processes leave in the home folder, and its removal: only what offcomp made, and nobody works on. No torch.
+
+.NAME.XXXXXXXX.part     a file or a folder of a run that was being written; a file's writer holds its lock
+runs/.ID.former         a run whose successor was about to take its place
+runs/.ID.lock           what earlier versions locked while they started a run
+runs/ID                 without a plan: an earlier version was about to start a run
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from offcomp.claims import foreign_host
+from offcomp.errors import StorageError
+from offcomp.files import read_json, remove_left_over
+from offcomp.locks import is_held
+from offcomp.run_documents import WORKER
+from offcomp.run_start import FORMER, LOCK
+
+FOLDERS = ("digests", "evaluations", "groups", "models", "spectra", "uploads", "views")
+"""The folders of the home beside that of the runs."""
+UNFINISHED = re.compile(r"\..+\.part")
+RUN_ID = re.compile(r"[0-9a-f]{12}")
+FORMER_LOCK = re.compile(r"\.[0-9a-f]{12}\.lock")
+EMPTY_SECONDS = 60.0
+"""An earlier version makes the folder of a run a moment before the plan in it."""
+
+
+def sweep(home: Path) -> None:
+    """Remove what is left over in a home folder, and restore a run that lost its place. The caller holds the `store_lock`.
+
+    What cannot be removed stays; it is in nobody's way.
+    """
+    with suppress(OSError, StorageError):
+        _narrow(home)
+        for entry in list((home / "runs").iterdir()):
+            with suppress(OSError, StorageError):
+                _sweep_entry(entry)
+    for name in FOLDERS:
+        for part in (home / name).rglob(".*.part"):
+            remove_left_over(part)
+
+
+def _narrow(home: Path) -> None:
+    """Let nobody but its owner enter the home; a folder for everybody's files, such as /tmp, is left as it is."""
+    mode = home.stat().st_mode
+    if mode & 0o077 and not mode & stat.S_ISVTX and home.resolve() != Path.home().resolve():
+        home.chmod(0o700)
+
+
+def _sweep_entry(entry: Path) -> None:
+    """Look at one file or folder beside or among the runs."""
+    name = entry.name
+    if name.endswith(FORMER) and name.startswith("."):
+        place = entry.with_name(name[1 : -len(FORMER)])
+        if place.exists():
+            shutil.rmtree(entry)
+        else:
+            entry.rename(place)
+    elif UNFINISHED.fullmatch(name) and entry.is_dir():
+        shutil.rmtree(entry)
+    elif FORMER_LOCK.fullmatch(name) or UNFINISHED.fullmatch(name):
+        remove_left_over(entry)
+    elif entry.is_dir():
+        _sweep_run(entry)
+
+
+def _sweep_run(folder: Path) -> None:
+    names = {entry.name for entry in folder.iterdir()}
+    unfinished = [folder / name for name in names if UNFINISHED.fullmatch(name)]
+    never_planned = RUN_ID.fullmatch(folder.name) and not names - {LOCK, *(part.name for part in unfinished)}
+    if not (unfinished or never_planned) or is_at_work(folder):
+        return
+    for part in [*unfinished, *(folder / "groups").glob(".*.part")]:
+        remove_left_over(part)
+    if never_planned and time.time() - folder.stat().st_mtime > EMPTY_SECONDS:
+        shutil.rmtree(folder)
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether somebody may work in a run's folder: a worker of this host does, or another host claims it. Raises OSError."""
+    worker = read_json(folder / WORKER)
+    return is_held(folder / LOCK) or (isinstance(worker, dict) and bool(foreign_host(worker)))

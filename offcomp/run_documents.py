@@ -1,0 +1,209 @@
+"""What the files of a run must hold, as tables, charts and sentences rely on it: checked once, where they are read. No torch.
+
+Files of earlier versions lack some fields; fields that are not named here may be anything that does not nest too deep.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from offcomp.errors import InputError, PlanError
+from offcomp.json_checks import (
+    Malformed,
+    anything,
+    by_name,
+    count,
+    each,
+    fields,
+    flag,
+    maybe,
+    number,
+    one_of,
+    read_checked,
+    text,
+)
+from offcomp.methods import METHODS, make_method
+from offcomp.plan import GROUP_NAME, Plan
+from offcomp.score_metrics import METRICS
+
+PLAN, INPUTS, WORKER, PROGRESS, RESULT = "plan.json", "inputs.json", "worker.json", "progress.json", "run.json"
+RUN_SCHEMA = 1
+LATEST_SECONDS = 1e11
+"""A time of day, in seconds since 1970, that calendars can tell."""
+MOST_EXAMPLES = 10_000_000
+KNOWN_METHODS = frozenset(method.name for method in METHODS)
+STATUSES = ("done", "failed", "cancelled")
+
+
+def _group_name(value: Any) -> None:
+    if not isinstance(value, str) or not GROUP_NAME.fullmatch(value):
+        raise Malformed(f" is {str(value)[:40]!r}, which is no name of a group")
+
+
+EXAMPLES = count(1, MOST_EXAMPLES)
+AT_LEAST_ONE, FIGURE, SIZE = count(1), number(), number(0)
+ROWS = fields({"read": count(), "used": count(), "left_out": by_name(count())}, {"notes": each(text)})
+CUT = fields({"texts": count(), "of": count(), "tokens": count()})
+ERRORS = {"relative_error": SIZE, "rmse": SIZE, "mae": SIZE, "cosine_distance": FIGURE}
+GROUP = fields(
+    {
+        "name": _group_name,
+        **dict.fromkeys(("method", "form", "size_name"), text),
+        "modules": each(text),
+        **dict.fromkeys(("rows", "cols", "num_rows"), AT_LEAST_ONE),
+        **dict.fromkeys(("num_parameters", "num_bytes", "original_parameters", "original_bytes"), AT_LEAST_ONE),
+        "size": count(),
+        **dict.fromkeys(("compression_ratio", "parameter_ratio", "byte_ratio", "squared_norm", "seconds"), SIZE),
+        **ERRORS,
+        "module_errors": by_name(fields(ERRORS)),
+        "ledger": each(fields({"name": text, "shape": each(count()), "dtype": text, "bytes": count()})),
+    },
+    {
+        **dict.fromkeys(("stack", "unit", "dtype", "original_dtypes"), text),
+        "requested_ratio": SIZE,
+        "bytes_in_own_dtype": AT_LEAST_ONE,
+        "calibration": fields({}, {"rows": ROWS, "cut": maybe(CUT)}),
+    },
+)
+SIZES = fields(
+    {
+        **dict.fromkeys(("parameters_before", "parameters_after", "bytes_before", "bytes_after"), count()),
+        **dict.fromkeys(("parameter_ratio", "byte_ratio"), SIZE),
+    }
+)
+MODEL = fields(
+    {"name": text, "fingerprint": text, "sizes": fields(dict.fromkeys(("chosen", "matrices", "whole"), SIZES))},
+    {"reads": text, "family": maybe(text), "dtype": text, "unlisted": count()},
+)
+VALUE = fields({"value": FIGURE, "standard_error": maybe(SIZE), "n": EXAMPLES})
+PAIRED = fields(
+    {"difference": FIGURE, "interval": maybe(each(FIGURE, 2))},
+    {
+        **dict.fromkeys(("right_to_wrong", "wrong_to_right"), count(0, MOST_EXAMPLES)),
+        **dict.fromkeys(("agreement", "divergence"), FIGURE),
+        "smallest_difference": maybe(FIGURE),
+    },
+)
+COMPARED = {"original": VALUE, "compressed": VALUE, "paired": PAIRED}
+FLIPS = each(
+    fields({"text": text, "label": text, "original_probability": FIGURE, "compressed_probability": FIGURE}, {"predicted": text})
+)
+SCORE = fields(
+    COMPARED,
+    {
+        "metric": one_of(METRICS),
+        "also": by_name(fields(COMPARED)),
+        "baseline": maybe(fields({"name": text}, {"value": maybe(FIGURE)})),
+        "majority_baseline": maybe(FIGURE),
+        "flips": fields({"right_to_wrong": FLIPS, "wrong_to_right": FLIPS}),
+        "changes": each(fields({"text": text, "original": FIGURE, "compressed": FIGURE}, {"truth": maybe(FIGURE)})),
+        "continuations": each(
+            fields({**dict.fromkeys(("opening", "original", "compressed"), text), "same_tokens": count(), "tokens": count()})
+        ),
+        "note": each(text),
+        "rows": ROWS,
+        "cut": maybe(CUT),
+        **dict.fromkeys(("title", "family", "version", "split", "digest", "direction", "task"), text),
+        "embedding": maybe(text),
+        "probe": maybe(count()),
+        **dict.fromkeys(("collapsed", "unchanged"), flag),
+    },
+)
+CHECKED_RESULT = fields(
+    {
+        "status": one_of(STATUSES),
+        "plan": by_name(anything),
+        "groups": each(GROUP),
+        "model": maybe(MODEL),
+        "scores": by_name(SCORE),
+        "environment": fields({"offcomp": text, "torch": text}),
+        "timings": fields({"total": SIZE}, others=SIZE),
+        "started": text,
+    },
+    {"error": text, "notes": each(text), "inputs": fields({}, {"calibration": text, "model": text})},
+)
+CHECKED_WORKER = fields(
+    {"submitted": number(0, LATEST_SECONDS)},
+    {**dict.fromkeys(("host", "machine", "processes", "boot"), text), "pid": AT_LEAST_ONE, "started": SIZE},
+)
+CHECKED_PROGRESS = fields({"stage": text, "fraction": number(0, 1)}, {"remaining_seconds": SIZE, "elapsed_seconds": SIZE})
+CHECKED_INPUTS = fields({}, {"model": text})
+
+
+def read_plan(folder: Path) -> Plan:
+    """What a run was asked to do. Raises Malformed, and OSError.
+
+    A method that this version does not have may have any options: the run was made by another one.
+    """
+    document = read_checked(folder / PLAN, by_name(anything))
+    try:
+        plan = Plan.from_dict(document)
+        for group in plan.groups:
+            if group.method in KNOWN_METHODS:
+                make_method(group.method, group.options)
+    except PlanError as error:
+        raise Malformed(f": {error.faults[0].rstrip('.')}", PLAN) from None
+    except InputError as error:
+        raise Malformed(f": {str(error).rstrip('.')}", PLAN) from None
+    return plan
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What came of a run. Raises Malformed, and OSError."""
+    result: dict[str, Any] = read_checked(folder / RESULT, _check_result)
+    return result
+
+
+def _check_result(value: Any) -> None:
+    if isinstance(value, dict) and isinstance(value.get("scores"), dict):
+        for score in value["scores"].values():
+            if isinstance(score, dict) and type(score.get("rows")) is int:
+                del score["rows"]  # earlier versions counted tokens' rows here
+    CHECKED_RESULT(value)
+    schema = value.get("schema", RUN_SCHEMA)
+    if schema != RUN_SCHEMA:
+        raise Malformed(f" is {str(schema)[:40]}; this version reads {RUN_SCHEMA}", "schema")
+    if value["status"] == "done" and value["model"] is None:
+        raise Malformed(" is null, but the run is done", "model")
+    for task, score in value["scores"].items():
+        _check_score(task, score)
+
+
+def _check_score(task: str, score: dict[str, Any]) -> None:
+    """What figures of one score must be to each other."""
+    paired, where = score["paired"], f"scores.{task[:40]}"
+    wanted = ["agreement", "right_to_wrong", "wrong_to_right"] if "agreement" in paired or "flips" in score else []
+    for name in wanted:
+        if name not in paired:
+            raise Malformed(f".paired.{name} is missing", where)
+    if paired.get("right_to_wrong", 0) + paired.get("wrong_to_right", 0) > score["compressed"]["n"]:
+        raise Malformed(".paired counts more flips than there are examples", where)
+    for name in score.get("also", {}):
+        one_of(METRICS)(name)
+
+
+def read_worker(folder: Path) -> dict[str, Any]:
+    """Who works or worked on a run; empty where no file says it. Raises Malformed, and OSError."""
+    return _optional(folder / WORKER, CHECKED_WORKER)
+
+
+def read_inputs(folder: Path) -> dict[str, Any]:
+    """What a run reads; empty for runs from before that was written. Raises Malformed, and OSError."""
+    return _optional(folder / INPUTS, CHECKED_INPUTS)
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """How far a run is; empty where that is not known, since it will be written again. Raises OSError."""
+    try:
+        return _optional(folder / PROGRESS, CHECKED_PROGRESS)
+    except Malformed:
+        return {}
+
+
+def _optional(file: Path, check: Any) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = read_checked(file, check)
+    except FileNotFoundError:
+        return {}
+    return found

@@ -1,0 +1,202 @@
+"""The process that works on a run: its lock, its progress and result, and its turn among other workers.
+
+A watching thread obeys a cancel file, the death of the parent and the loss of its folder even while torch is busy, so a stop
+takes well under a second. Runs that wait for a slot start in the order of their submission; OFFCOMP_SLOTS (default 1) says how
+many may work at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from offcomp import locks
+from offcomp.environment import environment
+from offcomp.errors import RunError, StorageError
+from offcomp.files import PART, write_json
+from offcomp.json_checks import Malformed
+from offcomp.run_documents import PROGRESS, RESULT, RUN_SCHEMA, read_plan
+from offcomp.run_start import LOCK, LOCK_VARIABLE, PARENT_VARIABLE
+from offcomp.runs import RunStore
+
+log = logging.getLogger("offcomp")
+
+WATCH_SECONDS = 0.2
+PLACE_SECONDS = 0.01
+TAKE_SECONDS = 2.0
+PROGRESS_SECONDS = 0.25
+RESERVED_BYTES = 256_000
+RESERVE = f".reserve{PART}"
+"""Space that is given back where a disk is full, so that the run can say so."""
+
+
+def parent_is_gone() -> bool:
+    """Whether the process that started this worker has ended."""
+    parent = int(os.environ.get(PARENT_VARIABLE, "0"))
+    return bool(parent) and os.getppid() != parent
+
+
+def hold_lock(folder: Path) -> int:
+    """The descriptor of the lock of a run's folder, which this process holds from now on, and its children do not.
+
+    Who starts a run takes the lock, hands it over and then gives the folder its name; this waits for that. Started by hand, the
+    worker takes it itself. Raises RunError where another one has it, and OSError.
+    """
+    handed = os.environ.pop(LOCK_VARIABLE, "")
+    if not handed:
+        lock = locks.open_lock(folder / LOCK)
+        if not locks.take(lock, TAKE_SECONDS):
+            raise RunError(f"another worker is at work in {folder}; wait for it, or cancel its run")
+        return lock
+    lock = int(handed)
+    os.set_inheritable(lock, False)
+    while not is_in_place(folder, lock):
+        if parent_is_gone():
+            os._exit(1)
+        time.sleep(PLACE_SECONDS)
+    return lock
+
+
+def is_in_place(folder: Path, lock: int) -> bool:
+    """Whether the folder is there and has this lock: it was not removed, and no other run has its place."""
+    try:
+        return os.path.samestat((folder / LOCK).stat(), os.fstat(lock))
+    except OSError:
+        return False
+
+
+class Worker:
+    """One run from its plan to its result. `finish` may be called from any thread; the first call wins.
+
+    Its folder is never made anew: once it is removed, nothing can be written any more. Raises StorageError for a plan that
+    cannot be read.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            self.plan = read_plan(folder)
+            (folder / "groups").mkdir(mode=0o700, exist_ok=True)
+        except Malformed as fault:
+            raise StorageError(f"the plan of {folder} cannot be read, since {fault}; remove the folder") from None
+        self.started = time.time()
+        self.groups: list[dict[str, Any]] = []
+        self.timings: dict[str, float] = {}
+        self._costs: Mapping[str, float] = {}
+        self._done_cost = 0.0
+        self._last_write = 0.0
+        self._working_since = self.started
+        self._lock = threading.Lock()
+
+    def finish(self, status: str, **fields: Any) -> None:
+        """Write run.json and end the process; what was finished so far is kept."""
+        with self._lock:
+            document = {
+                "schema": RUN_SCHEMA,
+                "id": self.folder.name,
+                "status": status,
+                "error": "",
+                "plan": self.plan.to_dict(),
+                "groups": self.groups,
+                "model": None,
+                "scores": {},
+                "environment": environment(),
+                "timings": self.timings | {"total": time.time() - self.started},
+                "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            }
+            if not self._write_result(document | fields):
+                status = "interrupted"
+            logging.shutdown()
+            os._exit(0 if status == "done" else 1)
+
+    def _write_result(self, document: dict[str, Any]) -> bool:
+        """Write run.json; where that fails, as on a full disk, the reason instead. Whether anything could be written."""
+        reserve = self.folder / RESERVE
+        try:
+            reserve.unlink(missing_ok=True)
+            write_json(self.folder / RESULT, document, make_folder=False)
+        except (OSError, StorageError) as error:
+            log.error("%s", error)  # the last words of a run that reads as interrupted
+            nothing: dict[str, Any] = {"groups": [], "scores": {}, "model": None}
+            reason = {"status": "failed", "error": document["error"] or f"{error}."}
+            with suppress(StorageError):
+                write_json(self.folder / RESULT, document | nothing | reason, make_folder=False)
+                return True
+            return False
+        return True
+
+    def reserve_space(self) -> None:
+        """Take the space that the reason of a failure needs, where it is to be had."""
+        reserve = self.folder / RESERVE
+        with suppress(OSError):
+            reserve.touch(mode=0o600)
+            reserve.write_bytes(bytes(RESERVED_BYTES))
+
+    def expect(self, costs: Mapping[str, float]) -> None:
+        """Set the stages to come with their rough seconds; progress is weighed by them."""
+        self._costs = costs
+        self._working_since = time.time()
+
+    def report(self, stage: str, fraction: float) -> None:
+        """Write progress.json, at most four times a second."""
+        now = time.time()
+        if fraction < 1 and now - self._last_write < PROGRESS_SECONDS:
+            return
+        self._last_write = now
+        total = sum(self._costs.values()) or 1.0
+        done = min(self._done_cost + self._costs.get(stage, 0.0) * fraction, total)
+        elapsed = now - self._working_since
+        pace = elapsed / done if done > 1 else 1.0  # real seconds per expected second
+        progress = {"stage": stage, "fraction": done / total, "remaining_seconds": (total - done) * pace}
+        write_json(self.folder / PROGRESS, progress | {"elapsed_seconds": elapsed}, make_folder=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """A stage of the run: yields its report, and records its time."""
+        self._last_write = 0.0
+        self.report(name, 0.0)
+        began = time.perf_counter()
+        yield lambda fraction: self.report(name, fraction)
+        self.timings[name] = time.perf_counter() - began
+        self._done_cost += self._costs.get(name, 0.0)
+
+    def watch(self, lock: int) -> None:
+        """Stop at once when asked to, when the parent has gone (the run is interrupted then), or when the folder has."""
+        while True:
+            if parent_is_gone() or not is_in_place(self.folder, lock):
+                os._exit(1)
+            if (self.folder / "cancel").exists():
+                self.finish("cancelled", error="Cancelled.")
+            time.sleep(WATCH_SECONDS)
+
+
+@contextmanager
+def slot(worker: Worker) -> Iterator[None]:
+    """Wait for a free slot, first come, first served; the slot is free again when the process ends."""
+    store = RunStore(worker.folder.parent.parent)
+    count = int(os.environ.get("OFFCOMP_SLOTS", "1"))
+    worker.report("queued", 1.0)
+    while True:
+        for index in range(count):
+            file = locks.open_lock(store.home / f".slot-{index}.lock")
+            try:
+                if locks.take(file) and not somebody_is_before(store, worker.folder.name):
+                    yield
+                    return
+            finally:
+                os.close(file)
+        time.sleep(WATCH_SECONDS)
+
+
+def somebody_is_before(store: RunStore, name: str) -> bool:
+    """Whether another run of this host waits that was submitted earlier."""
+    waiting = [run for run in store.all() if run.status == "queued" and not run.host]
+    mine = next((run.submitted for run in waiting if run.id == name), 0.0)
+    return any(run.submitted < mine for run in waiting)

@@ -1,0 +1,513 @@
+"""Starts that fail at any step, workers by their locks, what killed processes leave, and folders that are removed meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from offcomp import files, run_start
+from offcomp.errors import OffcompError, RunError, StorageError
+from offcomp.files import read_json, write_bytes, write_json
+from offcomp.models.listing import model_info
+from offcomp.plan import Group, Plan
+from offcomp.runs import BadFolder, Run, RunStore
+from tests import tiny_models
+from tests.test_runs import endless_plan, is_training, wait_until
+
+SLEEP = (
+    "import sys, time; from pathlib import Path; from offcomp import worker; "
+    "worker.hold_lock(Path(sys.argv[1])); time.sleep(600)"
+)
+"""A worker that holds its lock and does nothing."""
+FORMER_WORDS = "what the former run said"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save(tiny_models.bert(), tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+class Trial(RunStore):
+    """A store with one plan to start."""
+
+    def __init__(self, home: Path, folder: Path):
+        super().__init__(home)
+        self.plan = Plan(str(folder), (Group("key", ("key.0", "key.1"), ratio=2.0),), tasks=())
+        self.info = model_info(str(folder), home)
+
+    def start(self, *, again: bool = False) -> Run:
+        """Submit the plan."""
+        return self.submit(self.plan, self.info, again=again)
+
+    def interrupted(self) -> Run:
+        """The plan's run, whose worker was killed."""
+        run = self.start()
+        os.kill(pid_of(run.folder), signal.SIGKILL)
+        ended = wait_until(self, run.id, lambda r: r.ended)
+        (run.folder / "log.txt").write_text(FORMER_WORDS)
+        return ended
+
+    @property
+    def entries(self) -> set[str]:
+        """What lies in the folder of runs, beside the lock of the store."""
+        return {entry.name for entry in self.folder.glob("*")} - {".lock"}
+
+
+@pytest.fixture
+def store(tmp_path: Path, folder: Path) -> Iterator[Trial]:
+    """An empty store; workers that are left at the end are killed."""
+    made = Trial(tmp_path / "home", folder)
+    yield made
+    for child in workers(made):
+        child.kill()
+
+
+def workers(store: RunStore) -> list[psutil.Process]:
+    """The workers of a store that live."""
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in children if str(store.folder) in " ".join(child.cmdline())]
+
+
+@pytest.fixture
+def sleeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that hold their lock and sleep: they start in a moment."""
+    real = subprocess.Popen
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return real([sys.executable, "-c", SLEEP, command[-1]] if "pass_fds" in options else command, **options)
+
+    monkeypatch.setattr(run_start.subprocess, "Popen", popen)
+
+
+def pid_of(run_folder: Path) -> int:
+    return int(read_json(run_folder / "worker.json")["pid"])
+
+
+# ---------------------------------------------------------------------------------------------------------- failed starts
+
+
+def failing(error: int, *, after: int = 0) -> Callable[..., Any]:
+    """Raises the OSError on its call number `after` (from 0); before that does what `real` does."""
+    calls = iter(range(1_000_000))
+
+    def fail(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == after:
+                raise OSError(error, os.strerror(error))
+            return real(*arguments, **options)
+
+        return call
+
+    return fail
+
+
+STEPS: dict[str, tuple[Any, str, int]] = {
+    "plan.json": (run_start, "_write", 0),
+    "inputs.json": (run_start, "_write", 1),
+    "worker.json": (run_start, "_write", 2),
+    "the worker": (run_start, "start_worker", 0),
+    "the last name": (run_start, "_put", 0),
+}
+
+
+@pytest.mark.parametrize("former", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_start_that_fails_at_any_step_leaves_everything_as_it_was(
+    store: Trial, sleeping: None, monkeypatch: pytest.MonkeyPatch, former: bool, step: str
+) -> None:
+    where, what, call = STEPS[step]
+    if former:
+        store.interrupted()
+    before = store.entries
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, failing(errno.ENOSPC, after=call)(getattr(where, what)))
+        with pytest.raises(StorageError, match=r"cannot start a run in .*runs: No space left on device; free some") as caught:
+            store.start()
+    assert ".part" not in str(caught.value)
+    assert store.entries == before
+    if former:
+        (kept,) = store.all()
+        assert (kept.status, (kept.folder / "log.txt").read_text()) == ("interrupted", FORMER_WORDS)
+    assert not workers(store)
+    assert store.start().status == "queued"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errno.EAGAIN, "Resource temporarily unavailable; close other programs, or raise the limit of processes"),
+        (errno.ENOMEM, "Cannot allocate memory; close other programs"),
+        (errno.EMFILE, "Too many open files; close other programs, or raise the limit of open files"),
+    ],
+)
+def test_a_worker_that_cannot_be_started_leaves_no_run(
+    store: Trial, monkeypatch: pytest.MonkeyPatch, error: int, words: str
+) -> None:
+    def popen(*_: Any, **__: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_start.subprocess, "Popen", popen)
+        with pytest.raises(StorageError, match=words) as caught:
+            store.start()
+    assert "space" not in str(caught.value)
+    assert store.entries == set() and store.all() == []
+
+
+LIMITED = """
+import os, resource, sys
+from pathlib import Path
+from offcomp.errors import OffcompError
+from offcomp.models.listing import model_info
+from offcomp.plan import Plan
+from offcomp.runs import RunStore
+home = Path(sys.argv[1])
+plan = Plan.from_json((home / "plan.json").read_text())
+info = model_info(plan.model, home)
+store = RunStore(home)
+store.sweep()
+for free in range(10):
+    used = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used[0] + 1 + free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    os.close(used[0])
+    try:
+        store.submit(plan, info)
+    except OffcompError as error:
+        print(free, error)
+    else:
+        print(free, "started")
+        break
+"""
+
+
+def test_a_start_without_descriptors_leaves_nothing_and_says_so(store: Trial) -> None:
+    """With 1, 2, 3 ... descriptors left, until the start succeeds."""
+    write_json(store.home / "plan.json", store.plan.to_dict())
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(store.home)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    *refused, started = done.stdout.strip().splitlines()
+    assert len(refused) >= 3 and started.endswith("started")
+    assert all("Too many open files; close other programs" in line and "space" not in line for line in refused), refused
+    assert len([name for name in store.entries if not name.startswith(".")]) == 1
+    assert not [name for name in store.entries if name.endswith(".part")]
+
+
+def test_a_result_is_kept_where_running_again_cannot_start(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = wait_until(store, store.start().id, lambda r: r.ended)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_start, "start_worker", failing(errno.EAGAIN)(run_start.start_worker))
+        with pytest.raises(StorageError, match="close other programs"):
+            store.start(again=True)
+    assert store.get(run.id) == run and (run.folder / "groups" / "key.safetensors").is_file()
+
+
+def test_too_little_space_is_told_with_two_figures_that_differ(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000_000))
+    with pytest.raises(StorageError, match="20 MB free but the run needs 21 MB; free some space"):
+        store.start()
+    assert store.entries == set()
+
+
+# ---------------------------------------------------------------------------------------------------------------- workers
+
+
+def test_a_live_worker_is_alive_whatever_the_clock_says(store: Trial, sleeping: None) -> None:
+    run = store.start()
+    worker = read_json(run.folder / "worker.json")
+    write_json(run.folder / "worker.json", worker | {"started": worker["started"] + 3})
+    assert store.get(run.id).status == "queued"
+    assert store.start().folder == store.start(again=True).folder == run.folder
+    assert psutil.pid_exists(worker["pid"]) and pid_of(run.folder) == worker["pid"], "no second worker was started"
+    os.kill(worker["pid"], signal.SIGSTOP)
+    assert store.get(run.id).status == "queued", "a stopped process may go on"
+    os.kill(worker["pid"], signal.SIGKILL)
+    assert wait_until(store, run.id, lambda r: r.ended).status == "interrupted"
+
+
+def test_a_second_worker_does_not_work_in_the_same_folder(store: Trial, sleeping: None) -> None:
+    run = store.start()
+    before = {file.name: file.read_bytes() for file in run.folder.iterdir()}
+    command = [sys.executable, "-m", "offcomp.execute", str(run.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "another worker is at work" in done.stderr and "Traceback" not in done.stderr
+    assert {file.name: file.read_bytes() for file in run.folder.iterdir()} == before
+
+
+def test_readers_never_keep_a_run_from_starting(store: Trial, sleeping: None) -> None:
+    stop = threading.Event()
+    readers = [threading.Thread(target=lambda: [store.all() for _ in iter(stop.is_set, True)]) for _ in range(10)]
+    for reader in readers:
+        reader.start()
+    try:
+        for seed in range(5):
+            run = store.submit(replace(store.plan, seed=seed), store.info)
+            assert run.status == "queued"
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
+
+
+@pytest.mark.parametrize("left", [("plan.json",), ("plan.json", "worker.json"), ("plan.json", "worker.json", "worker.lock")])
+def test_a_run_that_no_worker_has_is_over_and_can_be_run(store: Trial, sleeping: None, left: tuple[str, ...]) -> None:
+    """As a submitter leaves it that was killed, or a former version whose start failed: the pid may be that of the app."""
+    run = store.start()
+    os.kill(pid_of(run.folder), signal.SIGKILL)
+    wait_until(store, run.id, lambda r: r.ended)
+    for file in run.folder.iterdir():
+        if file.name not in left:
+            file.unlink()
+    if "worker.json" in left:
+        write_json(run.folder / "worker.json", {"pid": os.getpid(), "started": time.time(), "submitted": time.time()})
+    found = store.get(run.id)
+    assert (found.status, found.error) == ("interrupted", "the worker ended without a result or a word; run it again")
+    store.cancel(run.id)
+    assert store.start().status == "queued"
+
+
+def test_a_worker_whose_folder_is_removed_stops_and_makes_none_anew(folder: Path, store: Trial) -> None:
+    run = wait_until(store, store.submit(endless_plan(folder), store.info).id, is_training)
+    process = psutil.Process(pid_of(run.folder))
+    shutil.rmtree(run.folder)
+    process.wait(10)
+    assert not run.folder.exists()
+
+
+def test_writing_into_a_removed_folder_does_not_bring_it_back(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot write to .*gone: No such file or directory"):
+        write_json(tmp_path / "gone" / "x.json", {}, make_folder=False)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_what_a_worker_says_of_a_full_disk_reaches_the_person(
+    store: Trial, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The disk is full when the group is to be stored, and stays full but for the space that the worker gives back."""
+    script = tmp_path / "full.py"
+    script.write_text(
+        "import errno, os, sys\n"
+        "from pathlib import Path\n"
+        "from offcomp import execute, files, worker\n"
+        "real = os.fsync\n"
+        "def full(file):\n"
+        "    name = os.readlink(f'/proc/self/fd/{file}')\n"
+        "    reserve = Path(name).parents[1] / worker.RESERVE if 'groups' in name else Path(name).with_name(worker.RESERVE)\n"
+        "    if reserve.exists() and 'progress' not in name:\n"
+        "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "    return real(file)\n"
+        "files.os.fsync = full\n"
+        "execute.main(sys.argv[1:])\n"
+    )
+    real = subprocess.Popen
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return real([sys.executable, str(script), command[-1]] if "offcomp.execute" in command else command, **options)
+
+    monkeypatch.setattr(run_start.subprocess, "Popen", popen)
+    run = wait_until(store, store.start().id, lambda r: r.ended)
+    assert run.status == "failed"
+    assert "No space left on device; free some space" in run.error and ".part" not in run.error
+    assert not list(run.folder.rglob(".*.part"))
+
+
+# -------------------------------------------------------------------------------------------------------------- leftovers
+
+
+KILLED_AT = """
+import os, sys
+from pathlib import Path
+from offcomp import run_start
+from offcomp.models.listing import model_info
+from offcomp.plan import Plan
+from offcomp.runs import RunStore
+home, step = Path(sys.argv[1]), sys.argv[2]
+module, name = (run_start.Path, step.removeprefix("Path.")) if step.startswith("Path.") else (run_start, step)
+real, calls = getattr(module, name), iter(range(100))
+def die(*arguments, **options):
+    if next(calls) == int(sys.argv[3]):
+        os._exit(9)
+    return real(*arguments, **options)
+plan = Plan.from_json((home / "plan.json").read_text())
+info = model_info(plan.model, home)
+setattr(module, name, die)
+RunStore(home).submit(plan, info, again=True)
+"""
+
+
+@pytest.mark.parametrize("former", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [("_write", 0), ("_write", 1), ("start_worker", 0), ("_write", 2), ("_put", 0), ("Path.rename", 1), ("remove_folder", 0)],
+)
+def test_a_submitter_killed_between_two_steps_blocks_nobody_and_loses_nothing(
+    store: Trial, sleeping: None, former: bool, step: str, call: int
+) -> None:
+    write_json(store.home / "plan.json", store.plan.to_dict())
+    if former:
+        store.interrupted()
+    command = [sys.executable, "-c", KILLED_AT, str(store.home), step, str(call)]
+    subprocess.run(command, check=False, timeout=120, capture_output=True)
+    store.sweep()
+    assert not [name for name in store.entries if name.startswith(".")]
+    if former and step != "remove_folder":
+        assert (store.all()[0].folder / "log.txt").read_text() == FORMER_WORDS
+    for run in store.all():
+        wait_until(store, run.id, lambda r: r.ended, seconds=20)
+    assert store.start().status == "queued"
+
+
+def test_leftovers_are_swept_and_nothing_else(store: Trial, sleeping: None) -> None:
+    live = store.start()
+    left = [
+        live.folder.with_name(".0123456789ab.lock"),
+        live.folder.with_name(".0123456789ab.abcdefgh.part") / "plan.json",
+        store.home / "spectra" / "x" / ".y.npy.77.part",
+        store.home / "evaluations" / ".y.npz.abcdefgh.part",
+    ]
+    kept = [
+        live.folder / ".groups.abcdefgh.part",
+        store.home / "spectra" / "x" / "y.npy",
+        store.home / ".download.part",
+        store.folder / "notes" / "mine.txt",
+        store.folder / "0123456789cd" / "groups" / "key.safetensors",
+        store.folder / "0123456789ce" / ".x.abcdefgh.part",
+        store.folder / "0123456789cf" / "placeholder",
+    ]
+    for file in (*left, *kept):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    foreign = {"host": "other-machine", "pid": 7, "started": 1.0, "submitted": 1.0}
+    write_json(store.folder / "0123456789ce" / "worker.json", foreign)
+    new, old = store.folder / "0123456789d0", store.folder / "0123456789d1"
+    new.mkdir()
+    old.mkdir()
+    os.utime(old, (1.0, 1.0))
+    store.sweep()
+    assert not [file for file in left if file.exists()] and not (left[1].parent).exists() and not old.exists()
+    assert all(file.exists() for file in kept) and new.exists()
+    os.kill(pid_of(live.folder), signal.SIGKILL)
+    wait_until(store, live.id, lambda r: r.ended)
+    store.sweep()
+    assert not kept[0].exists()
+
+
+def test_a_file_that_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever sweeps at whatever moment: the file is written whole."""
+    real = os.fsync
+    tries = []
+
+    def sweep_then_sync(file: int) -> None:
+        for part in tmp_path.glob(".*.part"):
+            tries.append(part)
+            files.remove_left_over(part)
+        real(file)
+
+    monkeypatch.setattr(files.os, "fsync", sweep_then_sync)
+    write_bytes(tmp_path / "x", b"content")
+    assert tries and (tmp_path / "x").read_bytes() == b"content"
+    made = files.tempfile.mkstemp
+
+    def made_and_swept(**options: Any) -> tuple[int, str]:
+        file, name = made(**options)
+        if len(tries) < 3:
+            tries.append(Path(name))
+            Path(name).unlink()
+        return file, name
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", made_and_swept)
+    write_bytes(tmp_path / "y", b"content")
+    assert (tmp_path / "y").read_bytes() == b"content"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x", "y"]
+
+
+def test_a_deleted_run_is_gone_at_once_however_long_its_files_take(
+    store: Trial, sleeping: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store.start()
+    with pytest.raises(RunError, match="cancel it before"):
+        store.delete(run.id)
+    os.kill(pid_of(run.folder), signal.SIGKILL)
+    wait_until(store, run.id, lambda r: r.ended)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_start.shutil, "rmtree", lambda *_, **__: None)  # killed before the files are gone
+        store.delete(run.id)
+    assert store.listing() == ([], [])
+    store.sweep()
+    assert store.entries == set()
+
+
+# ----------------------------------------------------------------------------------------------------------------- rights
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_only_the_owner_may_enter_the_home(store: Trial) -> None:
+    shutil.rmtree(store.home)
+    old = os.umask(0o022)
+    try:
+        store = Trial(store.home, Path(store.plan.model))
+        run = wait_until(store, store.start().id, lambda r: r.ended)
+    finally:
+        os.umask(old)
+    assert run.status == "done", run.error
+    everything = [store.home, *store.home.rglob("*")]
+    wrong = {str(path): oct(mode(path)) for path in everything if mode(path) != (0o700 if path.is_dir() else 0o600)}
+    assert not wrong
+    assert {"groups", "run.json", "log.txt", "worker.lock"} <= {path.name for path in everything}
+
+
+def test_a_home_that_others_can_enter_is_narrowed_at_the_next_start(store: Trial) -> None:
+    store.home.chmod(0o755)
+    store.sweep()
+    assert mode(store.home) == 0o700
+    store.home.chmod(0o1777)  # as /tmp
+    store.sweep()
+    assert mode(store.home) == 0o777
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_a_list_that_cannot_be_read_for_want_of_descriptors_is_not_empty(store: Trial, sleeping: None) -> None:
+    store.start()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    file = os.open(os.devnull, os.O_RDONLY)
+    os.close(file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (file, limit[1]))
+    try:
+        with pytest.raises(OffcompError, match="Too many open files; close other programs"):
+            store.all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert len(store.all()) == 1
+
+
+def test_a_folder_that_cannot_be_read_never_loses_its_live_worker(store: Trial, sleeping: None) -> None:
+    run = store.start()
+    (run.folder / "worker.json").write_text(json.dumps([[]]))
+    runs, (bad,) = store.listing()
+    assert runs == [] and isinstance(bad, BadFolder) and bad.reason == "worker.json: it is [[]]; it must be a JSON object"
+    with pytest.raises(RunError, match=f"run {run.id} is at work but cannot be read"):
+        store.start()
+    assert run.folder.is_dir()
