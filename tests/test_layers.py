@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What needs no torch, of packages that also have parts that do.
 DESCRIPTIONS = (
-    "offcomp.errors",
+    *("offcomp.errors", "offcomp.plain_text"),
     "offcomp.files",
     "offcomp.environment",
     "offcomp.numerics.accounting",
@@ -79,10 +79,11 @@ SHOWING = (
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.errors": (),
+    "offcomp.plain_text": (),
     "offcomp.numerics": ("offcomp.errors",),
     "offcomp.methods": ("offcomp.errors", "offcomp.numerics"),
     "offcomp.files": ("offcomp.errors",),
-    "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.environment", "offcomp.numerics"),
+    "offcomp.models": ("offcomp.errors", "offcomp.plain_text", "offcomp.files", "offcomp.environment", "offcomp.numerics"),
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.task_columns": ("offcomp.errors", "offcomp.tasks"),
     "offcomp.head_labels": ("offcomp.errors", "offcomp.tasks"),
@@ -98,11 +99,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("offcomp.task_files", "offcomp.task_examples", "offcomp.models.identity"),
         *("offcomp.models.catalogue", "offcomp.models.safetensors_files", "offcomp.models.sources"),
     ),
-    "offcomp.json_fields": (),
+    "offcomp.json_fields": ("offcomp.plain_text",),
     "offcomp.row_counts": (),
     "offcomp.delimited_text": ("offcomp.errors",),
     "offcomp.text_tables": ("offcomp.errors", "offcomp.delimited_text"),
-    "offcomp.plan_tasks": ("offcomp.errors", "offcomp.files", "offcomp.json_fields", "offcomp.tasks", "offcomp.text_tables"),
+    "offcomp.plan_tasks": (
+        *("offcomp.errors", "offcomp.plain_text", "offcomp.files", "offcomp.json_fields"),
+        *("offcomp.tasks", "offcomp.text_tables"),
+    ),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
     "offcomp.calibration_text": ("offcomp.errors", "offcomp.files", "offcomp.row_counts", "offcomp.text_tables"),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),

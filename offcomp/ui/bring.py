@@ -52,13 +52,13 @@ Weights are recognised in the families {families}. In any other the matrices are
 def bring_model() -> None:
     """How a model of one's own comes in, and an upload of matrices."""
     catalogue = "\n".join(
-        f"- `{entry.name}`: {entry.description} {entry.licence}.{_install(entry.install)}" for entry in MODELS
+        f"- {plain(entry.name)}: {plain(f'{entry.description} {entry.licence}. {entry.install}')}" for entry in MODELS
     )
-    families = ", ".join(family.name for family in MODEL_FAMILIES)
+    families = ", ".join(plain(family.name) for family in MODEL_FAMILIES)
     with st.expander("Bring your own model or matrices"):
         st.markdown(BRING.format(catalogue=catalogue, families=families, roots=ROOTS))
         file = st.file_uploader(
-            f"Matrices: {', '.join(SUFFIXES)}, at most {MEGABYTES} MB",
+            plain(f"Matrices: {', '.join(SUFFIXES)}, at most {MEGABYTES} MB"),
             [suffix.removeprefix(".") for suffix in SUFFIXES],
             key="upload_matrices",
             max_upload_size=MEGABYTES,
@@ -71,10 +71,6 @@ def _show_problem(key: str, file: object) -> None:
     """Why the file in an uploader could not be used."""
     if file is not None and (problem := st.session_state.get(key)):
         st.error(plain(problem), icon=":material/error:")
-
-
-def _install(command: str) -> str:
-    return f" `{command}`" if command else ""
 
 
 def _take_matrices() -> None:
@@ -106,7 +102,7 @@ def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
     table: Table | None = st.session_state.get(TABLE)
     with st.expander("Examples of your own", expanded=table is not None):
         file = st.file_uploader(
-            f"A table: {', '.join(TABLES)}, at most {MEGABYTES} MB",
+            plain(f"A table: {', '.join(TABLES)}, at most {MEGABYTES} MB"),
             [suffix.removeprefix(".") for suffix in TABLES],
             key="upload_examples",
             max_upload_size=MEGABYTES,

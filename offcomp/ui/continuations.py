@@ -22,6 +22,7 @@ from offcomp.results import role_of, with_provenance
 from offcomp.runs import Run
 from offcomp.theme import Palette
 from offcomp.ui.frame import palette, style
+from offcomp.ui.plain import plain
 
 NOTHING = "<i>(the end)</i>"
 STYLE = """
@@ -46,12 +47,12 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
     """What the original and one or two runs write after each opening, and how far they agree."""
     st.subheader("How do they go on from the same openings?")
     if not of_task(run, task):
-        st.caption(BEFORE_THEM.format(names[run.id]))
+        st.caption(plain(BEFORE_THEM.format(names[run.id])))
         return
     runs = [run] if second is None or not side_by_side([run, second], task) else [run, second]
-    st.markdown(continuation_answer(runs, names, task))
+    st.markdown(plain(continuation_answer(runs, names, task)))
     if second is not None and len(runs) == 1:
-        st.caption(BEFORE_THEM.format(names[second.id]))
+        st.caption(plain(BEFORE_THEM.format(names[second.id])))
     style(STYLE.format(grid=palette().grid, muted=palette().muted))
     st.html(continuations_html(runs, names, task, palette()))
     st.caption(

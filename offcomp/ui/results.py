@@ -36,7 +36,7 @@ from offcomp.scores import (
 )
 from offcomp.ui.frame import palette
 from offcomp.ui.notes import show_measured_notes
-from offcomp.ui.plain import plain
+from offcomp.ui.plain import plain, plain_table
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
@@ -63,10 +63,10 @@ HELP = {
 
 def show_answer(runs: Sequence[Run]) -> None:
     """The page's question answered in a sentence, and what keeps the answer from being fair."""
-    st.markdown(answer(runs))
+    st.markdown(plain(answer(runs)))
     told = warnings_of(runs)
     for sentence in told[:MOST_CONCERNS]:
-        st.warning(sentence, icon=":material/warning:")
+        st.warning(plain(sentence), icon=":material/warning:")
     if len(told) > MOST_CONCERNS:
         st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
     show_measured_notes(runs)
@@ -105,17 +105,25 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
     """The figures of one run; `brief` leaves out what a first look can do without. `model` is named where there are several."""
     with st.container(border=True, key=f"card_{run.id}"):
         about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
-        st.markdown(f"**{method_title(run)}** {about}, {origin(run)}", help=origin_text(run))
+        st.markdown(f"**{plain(method_title(run))}** {plain(about)}, {plain(origin(run))}", help=plain(origin_text(run)))
         with st.container(horizontal=True, gap="small"):
             for name, kind, value, note in _metrics(run, brief):
                 usual = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
                 width = BRIEF_METRIC_PIXELS if brief or name != kind else usual
-                st.metric(name, value, note, delta_color="off", delta_arrow="off", help=HELP[kind], width=width)
+                st.metric(
+                    plain(name),
+                    plain(value),
+                    plain(note),
+                    delta_color="off",
+                    delta_arrow="off",
+                    help=plain(HELP[kind]),
+                    width=width,
+                )
         if not brief:
             for task, score in result_of(run)["scores"].items():
-                st.caption(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}.")
+                st.caption(plain(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}."))
                 for other in others_text(score):
-                    st.caption(f"{other}.")
+                    st.caption(plain(f"{other}."))
                 if reading := reading_text(score):
                     st.caption(plain(f"{sentence_start(reading)}."))
             if reading := calibration_reading(result_of(run)["groups"]):
@@ -161,7 +169,7 @@ def show_first_errors(runs: Sequence[Run]) -> None:
     st.image(error_svg(table, palette(), title=title), width="stretch", alt=alt)
     with st.expander("The same as a table"):
         wide = table.pivot_table("relative_error", "row", "name", sort=False).map("{:.3f}".format)
-        st.table(wide.rename_axis(index=None, columns=None))
+        st.table(plain_table(wide.rename_axis(index=None, columns=None)))
 
 
 def show_errors(runs: Sequence[Run]) -> None:
@@ -179,7 +187,13 @@ def show_errors(runs: Sequence[Run]) -> None:
 def _switch(name: str, options: tuple[str, ...], key: str) -> str:
     """One of a few ways to draw a chart."""
     chosen = st.segmented_control(
-        name, options, default=options[0], key=key, required=True, label_visibility="collapsed", format_func="by {}".format
+        plain(name),
+        options,
+        default=options[0],
+        key=key,
+        required=True,
+        label_visibility="collapsed",
+        format_func="by {}".format,
     )
     return chosen or options[0]
 
@@ -251,7 +265,7 @@ def show_downloads(runs: Sequence[Run]) -> None:
         )
         for name, table in full.items():
             st.download_button(
-                f"{name.capitalize()}, CSV",
+                plain(f"{name.capitalize()}, CSV"),
                 partial(_as_csv, table),  # made when it is asked for
                 f"offcomp-{name}.csv",
                 "text/csv",
@@ -267,8 +281,10 @@ def show_downloads(runs: Sequence[Run]) -> None:
             on_click="ignore",
         )
     st.caption(
-        "The report is one file that opens anywhere without a network. Every row of the tables names its run, plan, seed and "
-        f"versions. First run: {provenance(runs)}. Without a browser{_limited(runs)}:"
+        plain(
+            "The report is one file that opens anywhere without a network. Every row of the tables names its run, plan, seed and "
+            f"versions. First run: {provenance(runs)}. Without a browser{_limited(runs)}:"
+        )
     )
     st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
     _show_exports([run for run in runs[:MOST_IN_DETAIL] if run.has_weights])

@@ -42,7 +42,7 @@ def choose_runs() -> list[Run]:
     runs = [pool[name] for name in chosen]
     named = st.session_state.get(PROBLEMS)
     for run in [] if named else unfinished_siblings(runs, everything)[:SIBLINGS_SHOWN]:
-        st.caption(f"Not shown: {plain(label(run))}, {run.status}. {plain(run.error)}")
+        st.caption(plain(f"Not shown: {label(run)}, {run.status}. {run.error}"))
     return runs
 
 
@@ -73,7 +73,7 @@ def _follow_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequenc
 def _ask(pool: Mapping[str, Run], own: Sequence[str]) -> list[str]:
     """The widget; folded away where many runs are chosen, with a way to have all of one's own."""
     count, mine = len(st.session_state[SELECTION]), set(own)
-    place = st.expander(f"{count} runs chosen, of {len(pool)}") if count > FOLDED_FROM else st.container()
+    place = st.expander(f"{count:,} runs chosen, of {len(pool)}") if count > FOLDED_FROM else st.container()
     with place:
         chosen = st.multiselect(
             "Runs to compare",
