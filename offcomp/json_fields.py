@@ -37,7 +37,7 @@ def is_number(value: Any) -> bool:
 
 
 def read_fields(
-    kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str], parts: Collection[str] = ()
+    kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str], *, parts: Collection[str] = ()
 ) -> dict[str, Any]:
     """The fields of a dataclass from JSON values, lists as tuples; what is wrong is added to `faults`.
 

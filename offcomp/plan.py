@@ -97,7 +97,9 @@ class Plan:
         schema = document.get("schema", PLAN_SCHEMA)
         if schema != PLAN_SCHEMA:
             faults.append(f"plan schema {quoted(schema)} is not known; this version reads {PLAN_SCHEMA}.")
-        values = read_fields(Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults, PLAN_PARTS)
+        values = read_fields(
+            Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults, parts=PLAN_PARTS
+        )
         groups = []
         entries = values.get("groups", ())
         for index, entry in enumerate(entries if isinstance(entries, tuple) else ()):

@@ -74,12 +74,13 @@ SHOWING = (
     "offcomp.spectra",
     "offcomp.theme",
     "offcomp.charts",
-    "offcomp.first_chart",
+    *("offcomp.first_chart", "offcomp.csv_text"),
 )
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.errors": (),
     "offcomp.plain_text": (),
+    "offcomp.csv_text": (),
     "offcomp.numerics": ("offcomp.errors",),
     "offcomp.methods": ("offcomp.errors", "offcomp.numerics"),
     "offcomp.files": ("offcomp.errors",),

@@ -18,6 +18,7 @@ from offcomp.continuations import (
     of_task,
     side_by_side,
 )
+from offcomp.csv_text import csv_text
 from offcomp.results import role_of, with_provenance
 from offcomp.runs import Run
 from offcomp.theme import Palette
@@ -71,7 +72,7 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
 
 def _as_csv(runs: Sequence[Run], task: str) -> str:
     table = continuation_table(runs)
-    return str(with_provenance(table[table["task"] == task], runs).to_csv(index=False))
+    return csv_text(with_provenance(table[table["task"] == task], runs))
 
 
 def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str, colours: Palette) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.continuations import tells_next_words
+from offcomp.csv_text import csv_text
 from offcomp.example_charts import (
     CELLS,
     LISTED,
@@ -176,7 +177,7 @@ def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
 
 
 def _as_csv(table: pd.DataFrame, run: Run) -> str:
-    return str(with_provenance(table, [run]).to_csv(index=False))
+    return csv_text(with_provenance(table, [run]))
 
 
 def _columns(table: pd.DataFrame, names: Sequence[str]) -> list[str]:

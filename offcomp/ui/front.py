@@ -106,7 +106,12 @@ def _choose_measure(measures: Mapping[str, str]) -> str:
         st.session_state[MEASURE] = next(iter(measures))
     with st.container(horizontal=True, gap="small"):
         measure = st.segmented_control(
-            "Judged by", list(measures), key=MEASURE, format_func=lambda name: plain(measures[name]), required=True, persist_state="session"
+            "Judged by",
+            list(measures),
+            key=MEASURE,
+            format_func=lambda name: plain(measures[name]),
+            required=True,
+            persist_state="session",
         )
         st.session_state.setdefault(UNIT, SIZE_UNITS[0])
         st.segmented_control(

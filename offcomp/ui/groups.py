@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from offcomp.csv_text import csv_text
 from offcomp.errors import InputError
 from offcomp.files import home_folder
 from offcomp.group_charts import pair_figure, tree_figure
@@ -136,7 +137,7 @@ def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> No
 
 
 def _as_csv(table: pd.DataFrame, survey: Survey, origin: str) -> str:
-    return str(exported(table, survey, origin).to_csv(index=False))
+    return csv_text(exported(table, survey, origin))
 
 
 def _formats(names: dict[str, str]) -> dict[str, Any]:

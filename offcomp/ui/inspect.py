@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from offcomp.csv_text import csv_text
 from offcomp.files import home_folder
 from offcomp.inspect_charts import (
     MAP_PIXELS,
@@ -153,8 +154,8 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     colours = f"One scale for all three{f', but x{ZOOM} for the residual' if zoomed else ''}"
     st.caption(
         plain(
-            f"{cell_words(spec.shape)} {colours}: red above 0, blue below, up to where 99.5 % of the original's cells are. Bars: "
-            "energy of each block of rows (right) and of columns (top), exact and not averaged, on one scale too."
+            f"{cell_words(spec.shape)} {colours}: red above 0, blue below, up to where 99.5 % of the original's cells are. "
+            "Bars: energy of each block of rows (right) and of columns (top), exact and not averaged, on one scale too."
         )
     )
 
@@ -227,7 +228,7 @@ def _table(table: pd.DataFrame, purpose: str) -> None:
 
 
 def _as_csv(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> str:
-    return str(exported(table, info, spec).to_csv(index=False))
+    return csv_text(exported(table, info, spec))
 
 
 def _wait(info: ModelInfo, spec: ModuleSpec) -> None:

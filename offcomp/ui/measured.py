@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from pandas.api.types import is_float_dtype
 
+from offcomp.csv_text import csv_text
 from offcomp.measurement_charts import sensitivity_figure, sweep_figure
 from offcomp.measurements import (
     ALONE,
@@ -141,7 +142,7 @@ def _words(name: str) -> str:
 
 
 def _as_csv(table: pd.DataFrame, document: Document, purpose: str) -> str:
-    return str(exported(table, document, purpose).to_csv(index=False))
+    return csv_text(exported(table, document, purpose))
 
 
 def show_provenance(document: Document) -> None:

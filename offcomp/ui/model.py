@@ -7,6 +7,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from offcomp.csv_text import csv_text
 from offcomp.files import home_folder
 from offcomp.model_charts import COMPRESSIBLE, PARAMETERS, map_figure, map_pixels, share_figure
 from offcomp.model_tables import (
@@ -154,7 +155,8 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
     )
     row = table[table["module"] == name].iloc[0]
     known = f"  \n{plain(_sentence(error_words(row, ratio)))}" if ratio else ""
-    size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {plain(percent(row['share']))} of the model."
+    share = plain(percent(row["share"]))
+    size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {share} of the model."
     st.markdown(f"{size}{known}  \n{plain(_sentence(row['orientation']))}  \n{plain(row['path'])}")
     st.caption(plain(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}"))
     _actions(info, table, name)
@@ -232,7 +234,7 @@ def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **about: str
         st.dataframe(shown.rename(columns=_words), hide_index=True, key=f"model_{purpose}_table", column_config=FORMATS)
         st.download_button(
             plain(f"{purpose.capitalize()}, CSV"),
-            lambda: exported(table, info, **about).to_csv(index=False),  # made when it is asked for
+            lambda: csv_text(exported(table, info, **about)),  # made when it is asked for
             f"offcomp-model-{purpose}.csv",
             "text/csv",
             key=f"model_csv_{purpose}",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -13,11 +11,11 @@ import streamlit as st
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 from streamlit.delta_generator import DeltaGenerator
 
-from offcomp.answers import answer, megabytes, origin_text, provenance, smaller
+from offcomp.answers import answer, megabytes, origin_text, smaller
 from offcomp.bundled import origin
 from offcomp.first_chart import error_svg
 from offcomp.originals import model_names
-from offcomp.report import DRAWN_COLUMNS, comparison_document, comparison_tables, html_report
+from offcomp.report import DRAWN_COLUMNS
 from offcomp.result_charts import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results import difference_table, label, method_title, result_of, run_table, warnings_of
 from offcomp.row_counts import calibration_reading, reading_text
@@ -46,7 +44,6 @@ METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreeme
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
 TALL_CHART_PIXELS = 640
-EXPORTS_PIXELS = 140
 UNIT = "compare_unit"
 SIZE_UNITS = ("bytes", "parameters")
 HELP = {
@@ -247,68 +244,3 @@ def show_differences(runs: Sequence[Run]) -> None:
     st.subheader("What differs between the runs?" if len(runs) > 1 else "What is known of this run?")
     everything = len(runs) > 1 and st.toggle("Show what is equal as well", key="compare_show_all")
     st.dataframe(difference_table(runs, show_all=everything), hide_index=True, key="compare_differences")
-
-
-def show_downloads(runs: Sequence[Run]) -> None:
-    """The tables with run, plan, seed and versions in every row."""
-    st.subheader("Take the numbers along")
-    full = comparison_tables(runs)
-    with st.container(horizontal=True):
-        st.download_button(
-            "Report, HTML",
-            partial(html_report, runs),  # made when it is asked for, in a second or two
-            "offcomp-report.html",
-            "text/html",
-            key="compare_report",
-            icon=":material/description:",
-            on_click="ignore",
-        )
-        for name, table in full.items():
-            st.download_button(
-                plain(f"{name.capitalize()}, CSV"),
-                partial(_as_csv, table),  # made when it is asked for
-                f"offcomp-{name}.csv",
-                "text/csv",
-                key=f"compare_csv_{name}",
-                on_click="ignore",
-            )
-        st.download_button(
-            "All, JSON",
-            partial(_as_json, full),
-            "offcomp-comparison.json",
-            "application/json",
-            key="compare_json",
-            on_click="ignore",
-        )
-    st.caption(
-        plain(
-            "The report is one file that opens anywhere without a network. Every row of the tables names its run, plan, seed and "
-            f"versions. First run: {provenance(runs)}. Without a browser{_limited(runs)}:"
-        )
-    )
-    st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
-    _show_exports([run for run in runs[:MOST_IN_DETAIL] if run.has_weights])
-
-
-def _limited(runs: Sequence[Run]) -> str:
-    return f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
-
-
-def _show_exports(runs: Sequence[Run]) -> None:
-    """The command that writes the compressed weights of each run to a folder; bundled runs have none."""
-    if runs:
-        st.caption(
-            "The compressed weights of your own runs, each in a folder with a list of every stored tensor. `--dense` adds the "
-            "whole model, which transformers loads; `offcomp verify` checks the folder."
-        )
-        lines = "\n".join(f"offcomp export {run.id} offcomp-{run.id}" for run in runs)
-        st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
-
-
-def _as_csv(table: pd.DataFrame) -> str:
-    return str(table.to_csv(index=False))
-
-
-def _as_json(tables: dict[str, pd.DataFrame]) -> str:
-    """Several tables as one JSON document, a list of rows each."""
-    return json.dumps(comparison_document(tables), indent=1)

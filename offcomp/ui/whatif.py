@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.charts import ESTIMATED, error_curve_figure, error_curve_table, prediction_table
+from offcomp.csv_text import csv_text
 from offcomp.files import home_folder
 from offcomp.known_errors import (
     Measured,
@@ -106,8 +107,8 @@ def _what_if(choices: Choices) -> None:
         validate(plan, choices.info)
     spectra = known_spectra(reference, choices)
     predictions = {role: predict(plan, choices.info) for role, plan in plans.items()}
-    plain = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
-    exact = spectra if plain else None  # other presets of SVD do not have the error that the spectrum tells
+    usual = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
+    exact = spectra if usual else None  # other presets of SVD do not have the error that the spectrum tells
     runs = RunStore().all()
     measured = measurements(runs, choices.info.fingerprint)
     table = curve(choices.info, reference, spectra or [])
@@ -174,7 +175,7 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
 
 
 def _as_csv(points: pd.DataFrame, measured: Sequence[Measured]) -> str:
-    return str(with_provenance(points.drop(columns="seed"), [m.run for m in measured]).to_csv(index=False))
+    return csv_text(with_provenance(points.drop(columns="seed"), [m.run for m in measured]))
 
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:
