@@ -42,6 +42,7 @@ DESCRIPTIONS = (
     *("offcomp.task_files", "offcomp.task_examples", "offcomp.task_check"),
     "offcomp.head_labels",
     *("offcomp.json_fields", "offcomp.row_counts", "offcomp.delimited_text", "offcomp.text_tables"),
+    "offcomp.table_limits",
     "offcomp.plan_tasks",
 )
 PLANNING = (
@@ -102,8 +103,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "offcomp.json_fields": ("offcomp.plain_text",),
     "offcomp.row_counts": (),
-    "offcomp.delimited_text": ("offcomp.errors",),
-    "offcomp.text_tables": ("offcomp.errors", "offcomp.delimited_text"),
+    "offcomp.table_limits": ("offcomp.errors",),
+    "offcomp.delimited_text": ("offcomp.errors", "offcomp.table_limits"),
+    "offcomp.text_tables": ("offcomp.errors", "offcomp.table_limits", "offcomp.delimited_text"),
     "offcomp.plan_tasks": (
         *("offcomp.errors", "offcomp.plain_text", "offcomp.files", "offcomp.json_fields"),
         *("offcomp.tasks", "offcomp.text_tables"),

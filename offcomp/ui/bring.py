@@ -27,6 +27,8 @@ from offcomp.ui.roots import ROOTS
 
 MEGABYTES = 50
 """Largest upload, as .streamlit/config.toml says; larger files are given by their path."""
+MOST_UNPACKED_BYTES = 200_000_000
+"""Of a table that is packed, as its header says."""
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 MATRICES_PROBLEM, TABLE, TABLE_PROBLEM = "upload_matrices_problem", "upload_table", "upload_table_problem"
@@ -153,6 +155,10 @@ def columns_of(name: str, content: bytes) -> list[str]:
         file = ParquetFile(io.BytesIO(content))
     except (ValueError, OSError, pa.ArrowException) as error:
         raise InputError(f"{name!r} cannot be read as .parquet ({reason(error)}); check the file") from None
+    unpacked = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
+    if unpacked > MOST_UNPACKED_BYTES:
+        most = f"{MOST_UNPACKED_BYTES / 1e6:.0f} MB"
+        raise InputError(f"{name!r} unpacks to {unpacked / 1e6:.0f} MB, and the app reads {most} at most; give a part of it")
     if not file.metadata.num_rows:
         raise InputError(f"{name!r} has no row; give a table with a heading and one example a row")
     return list(file.schema_arrow.names)
