@@ -63,14 +63,14 @@ def page(name: str, question: str) -> Iterator[None]:
         st.markdown("### offcomp")
         st.caption("Shrink a language model and see what breaks.")
         for path, title, icon in PAGES:
-            st.page_link(path, label=title, icon=icon)
+            st.page_link(path, label=plain(title), icon=icon)
         with told():
             jobs_chip()
         st.caption(f"Draft: {plain(draft.summary())}")
         if runs := compared():
-            st.caption(f"Compared: {runs}")
-        st.caption(f"Version {__version__}. Everything stays on this machine.")
-    st.title(question)
+            st.caption(plain(f"Compared: {runs}"))
+        st.caption(plain(f"Version {__version__}. Everything stays on this machine."))
+    st.title(plain(question))
     draft.show_problems()
     with told():
         yield

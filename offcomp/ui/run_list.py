@@ -54,7 +54,9 @@ def list_runs() -> None:
     done = sum(run.status == "done" for run in runs)
     left, right = st.columns([3, 1], vertical_alignment="center")
     place = str(store.folder).replace(str(Path.home()), "~", 1)
-    left.markdown(f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs)} under way. They live in `{place}`.")
+    left.markdown(
+        f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs):,} under way. They live in {plain(place)}."
+    )
     if done:
         right.page_link(
             "pages/compare.py",
@@ -90,13 +92,13 @@ def _cards(was_busy: bool) -> None:
 def _card(run: Run) -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
     with left:
-        st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.at_work_on)}** · {describe_run(run)}")
+        st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.at_work_on)}** · {plain(describe_run(run))}")
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
-        st.caption(f"run {run.id} · {plain(run.plan.model)} · seed {run.plan.seed} · {submitted}{_took(run)}")
+        st.caption(plain(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_took(run)}"))
         if run.status in ("queued", "running"):
             _progress(run)
         elif run.status == "done":
-            st.markdown(what_came_of_it(run))
+            st.markdown(plain(what_came_of_it(run)))
             if run.of_a_sample:
                 st.caption(f"Its model is {OF_A_SAMPLE}.")
             for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
@@ -128,7 +130,7 @@ def _progress(run: Run) -> None:
     text = "waiting for the run before it" if stage == "queued" else stage
     if stage != "queued" and remaining is not None:
         text += f", about {max(1, round(remaining))} s left"
-    st.progress(min(1.0, fraction), text=text)
+    st.progress(min(1.0, fraction), text=plain(text))
 
 
 def _actions(run: Run) -> None:

@@ -48,7 +48,7 @@ def choose_runs() -> list[Run]:
     runs = [pool[name] for name in chosen]
     named = st.session_state.get(PROBLEMS)
     for run in [] if named else unfinished_siblings(runs, everything)[:SIBLINGS_SHOWN]:
-        st.caption(f"Not shown: {plain(label(run))}, {run.status}. {plain(run.error)}")
+        st.caption(plain(f"Not shown: {label(run)}, {run.status}. {run.error}"))
     return runs
 
 
@@ -97,7 +97,7 @@ def _newest(own: Sequence[Run]) -> list[str]:
 def _ask(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
     """The widget; folded away where many runs are chosen, with a way to have the newest of one's own."""
     count = len(st.session_state[SELECTION])
-    place = st.expander(f"{count} runs chosen, of {len(pool):,}") if count > FOLDED_FROM else st.container()
+    place = st.expander(f"{count:,} runs chosen, of {len(pool):,}") if count > FOLDED_FROM else st.container()
     with place:
         chosen = st.multiselect(
             "Runs to compare",
