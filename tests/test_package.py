@@ -30,6 +30,7 @@ TOOLS = {
     *("beartype", "mypy", "pandas-stubs", "pytest-timeout", "pytest-xdist", "ruff", "setuptools", "types-psutil"),
 }
 """What the checks use without importing it."""
+PAGE_MILLISECONDS = 30_000
 OURS = {"offcomp", "pages", "tests", "benchmarks"}
 PLAN = {
     "schema": 1,
@@ -112,11 +113,11 @@ def test_the_installed_app_runs_outside_of_a_clone(
         expect(app.page.locator("link[rel='shortcut icon']")).to_have_attribute("href", re.compile("^data:image/svg"))
         for page in sorted((ROOT / "pages").glob("*.py")):
             app.open(f"/{page.stem}")
-            expect(app.page.locator("[data-test-script-state=notRunning]")).to_be_visible()
+            expect(app.page.locator("[data-test-script-state=notRunning]")).to_be_visible(timeout=PAGE_MILLISECONDS)
             for fault in ("stException", "stAlertContentError"):
                 expect(app.page.get_by_test_id(fault)).to_have_count(0)
         app.open(f"/model?model={start}")  # where the app was started is a place for models, if there are any
-        expect(app.page.get_by_text("has no 'config.json'")).to_be_visible()
+        expect(app.page.get_by_text("has no 'config.json'")).to_be_visible(timeout=PAGE_MILLISECONDS)
 
 
 providers = cache(packages_distributions)
