@@ -23,8 +23,9 @@ from offcomp.json_checks import (
     read_checked,
     text,
 )
+from offcomp.json_fields import is_name
 from offcomp.methods import METHODS, make_method
-from offcomp.plan import GROUP_NAME, Plan
+from offcomp.plan import Plan
 from offcomp.score_metrics import METRICS
 
 PLAN, INPUTS, WORKER, PROGRESS, RESULT = "plan.json", "inputs.json", "worker.json", "progress.json", "run.json"
@@ -37,7 +38,7 @@ STATUSES = ("done", "failed", "cancelled")
 
 
 def _group_name(value: Any) -> None:
-    if not isinstance(value, str) or not GROUP_NAME.fullmatch(value):
+    if not is_name(value):
         raise Malformed(f" is {str(value)[:40]!r}, which is no name of a group")
 
 
