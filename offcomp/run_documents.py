@@ -5,6 +5,8 @@ Files of earlier versions lack some fields; fields that are not named here may b
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +143,18 @@ def read_plan(folder: Path) -> Plan:
         plan = Plan.from_dict(document)
         for group in plan.groups:
             if group.method in KNOWN_METHODS:
-                make_method(group.method, group.options)
+                _check_options(group.method, json.dumps(group.options))
     except PlanError as error:
         raise Malformed(f": {error.faults[0].rstrip('.')}", PLAN) from None
     except InputError as error:
         raise Malformed(f": {str(error).rstrip('.')}", PLAN) from None
     return plan
+
+
+@lru_cache(maxsize=1024)
+def _check_options(method: str, options: str) -> None:
+    """Raise InputError for options, as JSON, that a method cannot have; many runs have the same."""
+    make_method(method, json.loads(options))
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -39,6 +39,7 @@ ENDED = ("done", "failed", "cancelled", "interrupted")
 class Run:
     """A run as its files show it at one moment.
 
+    progress    the checked progress.json of a run that has not ended; empty where nothing is known
     result      the checked run.json (`offcomp.run_documents`) of a run that has ended by itself
     host        where it is at work, if that is not this host
     inputs      what it was submitted to read, of a run without a result
@@ -121,7 +122,7 @@ def _ended_run(folder: Path, _result: Stamp, _plan: Stamp) -> Run | BadFolder:
         submitted = float(read_worker(folder).get("submitted", 0.0))
     except Malformed:
         submitted = _started(result)
-    return Run(folder.name, folder, plan, result["status"], submitted, read_progress(folder), result)
+    return Run(folder.name, folder, plan, result["status"], submitted, {}, result)
 
 
 def _bad(folder: Path, fault: Malformed | OSError) -> BadFolder:
