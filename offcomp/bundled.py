@@ -7,9 +7,10 @@ from pathlib import Path
 
 from offcomp.files import read_json
 from offcomp.plan import Plan
+from offcomp.resources import assets_folder
 from offcomp.runs import Run
 
-FOLDER = Path(__file__).parents[1] / "assets" / "runs"
+FOLDER = assets_folder() / "runs"
 FILES = ("minilm-l6-svd.json", "minilm-l6-autoencoder.json")
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offcomp.errors import InputError
 from offcomp.files import path_of
+from offcomp.resources import assets_folder
 from offcomp.row_counts import EMPTY, NOT_DRAWN, OTHER_SPLIT, RowCounts
 from offcomp.text_tables import TEXT_SUFFIXES as SUFFIXES
 from offcomp.text_tables import column_text, read_table
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BUNDLED = "bundled"
-BUNDLED_FILE = Path(__file__).parents[1] / "assets" / "tasks" / "sentiment.csv"
+BUNDLED_FILE = assets_folder() / "tasks" / "sentiment.csv"
 WEIGHTINGS = ("output", "equal")
 LONGEST_TEXT = 20_000  # characters; what is beyond no model reads
 

@@ -16,7 +16,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.prediction import GroupPrediction, predict
 from offcomp.spectra import Spectrum, relative_error
-from offcomp.theme import MARKERS, Palette
+from offcomp.theme import MARKERS, Palette, marker
 
 FONT_SIZE = 14
 CURVE_COLUMNS = ("requested_ratio", "ratio", "relative_error", "stored_parameters", "stored_megabytes")
@@ -149,9 +149,9 @@ def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palett
 
 def _points(part: pd.DataFrame, role: str, is_estimated: bool, palette: Palette, *, named: bool) -> go.Scatter:
     """The measured or the estimated points of one method."""
-    colour = palette.roles.get(role, palette.roles["reference"])
+    colour = palette.colour(role)
     edge = {"width": 2, "color": colour, "dash": EDGE_DASH} if is_estimated else {"width": 1, "color": palette.surface}
-    symbol = MARK_SHAPES.get(role, MARK_SHAPES["reference"]) + ("-open" if is_estimated else "")
+    symbol = marker(role, MARK_SHAPES) + ("-open" if is_estimated else "")
     return go.Scatter(
         x=part["ratio"],
         y=part["relative_error"],

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from offcomp import __version__
@@ -46,7 +45,7 @@ from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import original_dtypes, predict, resolved
-from offcomp.results import stage_times
+from offcomp.resources import app_folder
 from offcomp.runs import RunStore
 from offcomp.size_notes import unlisted_note
 from offcomp.tables import format_table, prediction_text
@@ -119,6 +118,8 @@ def option_value(text: str) -> tuple[str, Any]:
 
 def predict_plan(arguments: argparse.Namespace) -> None:
     """Say what a plan will store and roughly what it will cost, without running it."""
+    from offcomp.results import stage_times
+
     asked, info = read_plan(arguments.plan)
     prediction = predict(asked, info)
     cost = estimate(asked, info, prediction, stage_times(resolved(asked, info), info.fingerprint, RunStore().all()))
@@ -145,9 +146,9 @@ def spectra(arguments: argparse.Namespace) -> None:
 
 def app(arguments: argparse.Namespace) -> None:
     """Start the app; ends when it is stopped."""
-    script = Path(__file__).resolve().parents[1] / "app.py"
+    script = app_folder() / "app.py"
     if not script.is_file():
-        raise InputError(f"the app needs a clone of the repository: {script} is not there")
+        raise InputError(f"{script}, a file of offcomp, is missing; install offcomp again")
     from offcomp.ui.server import serve
 
     serve(script, arguments.port)

@@ -5,16 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-import numpy as np
-
 from offcomp.cli_input import describe, emit
 from offcomp.errors import InputError
 from offcomp.files import home_folder
-from offcomp.inspection import break_even, spectrum_answer, spectrum_table
-from offcomp.spectra import MatrixSpectrum
 from offcomp.tables import format_table
-from offcomp.view_making import make_view
-from offcomp.views import view_path
 
 Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 LISTED = 12
@@ -31,6 +25,13 @@ def add_verbs(verb: Verb) -> None:
 
 def inspect(arguments: argparse.Namespace) -> None:
     """Say what SVD keeps of one weight matrix at each rank, and keep the file from which the app draws it."""
+    import numpy as np
+
+    from offcomp.inspection import break_even, spectrum_answer, spectrum_table
+    from offcomp.spectra import MatrixSpectrum
+    from offcomp.view_making import make_view
+    from offcomp.views import view_path
+
     info = describe(arguments.model)
     spec = info.module(arguments.module)
     most = min(spec.shape)

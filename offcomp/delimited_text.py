@@ -15,11 +15,11 @@ from functools import cache
 from typing import NamedTuple
 
 from offcomp.errors import InputError
+from offcomp.table_limits import check_cells, check_columns, line_ends
 
 DELIMITERS = (",", ";", "\t", "|")
 MARK = '"'
 SAMPLE = 2**16  # characters that the delimiter is found in
-MOST_COLUMNS = 2_000
 MOST_RAGGED = 0.1  # of the rows
 MOST_CLASSES = 50  # values of a column that is known by its values
 MOST_SHAPES = 5  # of the values of a column of identifiers, digits aside
@@ -119,13 +119,14 @@ def _delimiter(text: str) -> str:
 
 
 def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
-    records = list(_records(text, delimiter, quoting))
-    if not records:
+    check_cells(line_ends(text) + (text.count(delimiter) if delimiter else 0))
+    records = _records(text, delimiter, quoting)
+    first = next(records, None)
+    if first is None:
         raise InputError("it is empty")
-    first, *others = records
     width = len(first.cells)
-    if width > MOST_COLUMNS:
-        raise InputError(f"it has {width} columns, more than {MOST_COLUMNS}; leave out those that no task reads")
+    check_columns(width)
+    others = list(records)
     rows = Rows([" ".join(name.split()) for name in first.cells], delimiter)
     judge = _Judge(others, width, delimiter)
     for record in others:

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from offcomp.charts import FONT_SIZE, styled
 from offcomp.results import role_of, short_names
 from offcomp.runs import Run
-from offcomp.theme import LIGHT, MARKERS, Palette
+from offcomp.theme import LIGHT, MARKERS, Palette, marker
 
 FILLS = ("", "-open", "-open-dot")
 MORE_FILLS = (*FILLS, "-x-open", "-cross-open")  # that these shapes have as well
@@ -40,9 +40,10 @@ def series_of(runs: Sequence[Run]) -> dict[str, tuple[str, str, str]]:
     series = {}
     for run in runs:
         role = role_of(run)
-        fills = MORE_FILLS if SYMBOLS[role] in FULL_SHAPES else FILLS
-        look = LIGHT.roles[role], SYMBOLS[role]
-        series[run.id] = (names[run.id], role, SYMBOLS[role] + fills[seen[look] % len(fills)])
+        symbol = marker(role, SYMBOLS)
+        fills = MORE_FILLS if symbol in FULL_SHAPES else FILLS
+        look = LIGHT.colour(role), symbol
+        series[run.id] = (names[run.id], role, symbol + fills[seen[look] % len(fills)])
         seen[look] += 1
     return series
 
@@ -67,7 +68,7 @@ def dots(
         part = table[table["name"] == name]
         apart = 0.5 * (index / (len(series) - 1) - 0.5) if shared else 0.0
         heights = [rows[row] + apart for row in part["row"]]
-        colour, size = palette.roles[role], MARKER_SIZE + 4 * (role == "original")
+        colour, size = palette.colour(role), MARKER_SIZE + 4 * (role == "original")
         errors = {"array": part["high"] - part[x], "arrayminus": part[x] - part["low"]} if intervals else None
         figure.add_scatter(
             x=part[x],

@@ -18,7 +18,7 @@ from offcomp.paired import change_table, flip_table, paired_difference
 from offcomp.results import method_title, result_of, role_of
 from offcomp.runs import Run
 from offcomp.scores import Score, against_original, difference_text, metric_of, on_task, score_text
-from offcomp.theme import Palette
+from offcomp.theme import Palette, marker
 
 STAYED_RIGHT, LOST, WON, STAYED_WRONG = "stayed right", "right to wrong", "wrong to right", "stayed wrong"
 CELLS = {STAYED_RIGHT: ("right", "right"), LOST: ("right", "wrong"), WON: ("wrong", "right"), STAYED_WRONG: ("wrong", "wrong")}
@@ -150,7 +150,7 @@ def shift_words(score: Score) -> str:
 
 def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) -> go.Figure:
     """After against before, a mark an example; on the line nothing has changed."""
-    colour, symbol = palette.roles[role_of(run)], SYMBOLS[role_of(run)]
+    colour, symbol = palette.colour(role_of(run)), marker(role_of(run), SYMBOLS)
     values = pd.concat([table["before"], table["after"]])
     room = 0.06 * ((values.max() - values.min()) or 1.0)
     ends = [values.min() - room, values.max() + room]

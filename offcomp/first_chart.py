@@ -6,7 +6,7 @@ from html import escape
 
 import pandas as pd
 
-from offcomp.theme import MARKERS, Palette
+from offcomp.theme import UNKNOWN_MARKER, Palette, marker
 
 WIDTH, ROW, TOP, BOTTOM = 480, 27, 66, 48
 LEFT, RIGHT = 70, 14
@@ -18,6 +18,7 @@ SHAPES = {
     "triangle-up": '<path d="M{x:.1f} {y:.1f}m-7 6l7 -13l7 13z" fill="{colour}"/>',
     "square": '<path d="M{x:.1f} {y:.1f}m-6 -6h12v12h-12z" fill="{colour}"/>',
     "cross": '<path d="M{x:.1f} {y:.1f}m-7 0h14m-7 -7v14" stroke="{colour}" stroke-width="4"/>',
+    UNKNOWN_MARKER: '<path d="M{x:.1f} {y:.1f}m0 -8l7 12h-14zm0 16l-7 -12h14z" fill="{colour}"/>',
 }
 
 
@@ -49,7 +50,7 @@ def error_svg(table: pd.DataFrame, palette: Palette, *, title: str) -> str:
 
 def _shape(role: str, x: float, y: float, palette: Palette) -> str:
     """The mark of a method, as in every chart."""
-    return SHAPES.get(MARKERS.get(role, ""), SHAPES["circle"]).format(x=x, y=y, colour=palette.roles[role])
+    return SHAPES.get(marker(role), SHAPES[UNKNOWN_MARKER]).format(x=x, y=y, colour=palette.colour(role))
 
 
 def _legend(table: pd.DataFrame, palette: Palette) -> list[str]:

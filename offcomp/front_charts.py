@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 from offcomp.charts import FONT_SIZE, styled
 from offcomp.dot_charts import SYMBOLS, shortened
 from offcomp.fronts import ALONE, SIZES, TOGETHER, metric_named
-from offcomp.results import TITLES
+from offcomp.results import role_title
 from offcomp.score_charts import LOG_FROM
 from offcomp.scores import Metric, sentence_start, within_sentence
-from offcomp.theme import MARKERS, Palette
+from offcomp.theme import MARKERS, Palette, marker
 
 FRONT_PIXELS = 400
 AGREEMENT_PIXELS = 330
@@ -98,9 +98,9 @@ def _marks(
     part: pd.DataFrame, role: str, grouping: str, palette: Palette, metric: Metric, *, pale: bool, bars: bool
 ) -> go.Scatter:
     """The runs of one method and grouping; the hover tells each in full."""
-    colour = palette.roles.get(role, palette.roles["reference"])
+    colour = palette.colour(role)
     errors = {"array": part["high"] - part["value"], "arrayminus": part["value"] - part["low"]}
-    symbol = SYMBOLS.get(role, SYMBOLS["reference"]) + FILLS.get(grouping, "")
+    symbol = marker(role, SYMBOLS) + FILLS.get(grouping, "")
     return go.Scatter(
         x=part["size"],
         y=part["value"],
@@ -186,9 +186,9 @@ def _names(figure: go.Figure, runs: pd.DataFrame, middle: float, palette: Palett
 
 def _method_key(role: str, palette: Palette) -> go.Scatter:
     """The entry of a method in the legend, which is narrow on a phone."""
-    title = TITLES.get(role, "Several methods").rpartition(", ")[2]
-    colour = palette.roles.get(role, palette.roles["reference"])
-    return _key(SYMBOLS.get(role, SYMBOLS["reference"]), colour, sentence_start(title))
+    title = role_title(role).rpartition(", ")[2]
+    colour = palette.colour(role)
+    return _key(marker(role, SYMBOLS), colour, sentence_start(title))
 
 
 def _key(symbol: str, colour: str, name: str) -> go.Scatter:

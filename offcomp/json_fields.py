@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from offcomp.plain_text import quoted, text_fault
+
 FieldTypes = Mapping[str, tuple[Callable[[Any], bool], str]]
 """Field -> whether a JSON value will do, and what it must be."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, the first a letter or digit"
+
+
+def is_name(value: Any) -> bool:
+    """Whether it is a name that a file, a link and a command line can hold."""
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
 def is_text(value: Any) -> bool:
@@ -26,12 +36,17 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def read_fields(kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str]) -> dict[str, Any]:
-    """The fields of a dataclass from JSON values, lists as tuples; what is wrong is added to `faults`."""
+def read_fields(
+    kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str], *, parts: Collection[str] = ()
+) -> dict[str, Any]:
+    """The fields of a dataclass from JSON values, lists as tuples; what is wrong is added to `faults`.
+
+    No text in any field, however deep, may hold what cannot be seen. `parts` are fields whose objects are read on their own.
+    """
     values: dict[str, Any] = {}
     for key in document:
         if key not in types:
-            faults.append(f"{where} has an unknown field {key!r}; it takes {', '.join(types)}.")
+            faults.append(f"{where} has an unknown field {quoted(key)}; it takes {', '.join(types)}.")
     for option in fields(kind):
         if option.name not in document:
             if option.default is MISSING and option.default_factory is MISSING:
@@ -39,8 +54,10 @@ def read_fields(kind: type, document: Mapping[str, Any], where: str, types: Fiel
             continue
         value = document[option.name]
         accepts, wanted = types[option.name]
-        if not accepts(value):
-            faults.append(f"{where} has {option.name} {value!r}; it must be {wanted}.")
+        if option.name not in parts and (fault := text_fault(value)):
+            faults.append(f"{where} has {option.name} {quoted(value)}, which {fault}.")
+        elif not accepts(value):
+            faults.append(f"{where} has {option.name} {quoted(value)}; it must be {wanted}.")
         elif isinstance(value, list):
             value = tuple(value)
         elif isinstance(option.default, float):

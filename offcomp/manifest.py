@@ -98,7 +98,8 @@ class Manifest:
         if document.get("schema") != MANIFEST_SCHEMA:
             raise InputError(f"its schema is {document.get('schema')!r}, and this version reads {MANIFEST_SCHEMA}")
         faults: list[str] = []
-        values = read_fields(Manifest, {k: v for k, v in document.items() if k != "schema"}, "it", MANIFEST_TYPES, faults)
+        stated = {name: value for name, value in document.items() if name != "schema"}
+        values = read_fields(Manifest, stated, "it", MANIFEST_TYPES, faults, parts=PARTS)
         entries = [read_fields(StoredGroup, entry, "a group", GROUP_TYPES, faults) for entry in values.get("groups", ())]
         if faults:
             raise InputError(" ".join(faults[:NAMED_FAULTS]).rstrip("."))
@@ -171,6 +172,7 @@ MANIFEST_TYPES = {
     "files": (_is_files, "bytes and sha256 by file"),
     "left_out": (is_text_list, "a list of files"),
 }
+PARTS = ("plan", "original", "groups")
 GROUP_TYPES = {
     **dict.fromkeys(("name", "file", "form"), TEXT),
     **dict.fromkeys(("rows", "cols", "num_parameters", "num_bytes", "original_parameters", "original_bytes"), COUNT),

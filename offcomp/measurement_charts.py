@@ -11,7 +11,7 @@ from offcomp.charts import FONT_SIZE, styled
 from offcomp.dot_charts import SYMBOLS
 from offcomp.measurements import ALONE, STACKED, score_words
 from offcomp.scores import METRICS, Metric, difference_text, sentence_start
-from offcomp.theme import KIND_TITLES, MARKERS, Palette
+from offcomp.theme import KIND_TITLES, MARKERS, Palette, marker
 
 TITLES_OF_SIZES = {"chosen": "linear weights", "matrices": "linear and embedding weights", "whole": "whole model"}
 LOOKS = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
@@ -76,7 +76,7 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
     """One method and grouping from ratio to ratio; the hover tells the whole setting."""
     method, role, grouping = part.iloc[0][["method", "role", "grouping"]]
     dash, fill = LOOKS[grouping]
-    colour, factor = palette.roles.get(role, palette.roles["reference"]), 100 if metric.percent else 1
+    colour, factor = palette.colour(role), 100 if metric.percent else 1
     details = [
         (
             f"{row['requested_ratio']:g}x in {row['unit']} asked for, {row['byte_ratio']:.3g}x in bytes stored",
@@ -90,7 +90,7 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
         y=factor * part["score"],
         mode="lines+markers",
         line={"color": colour, "width": 2, "dash": dash},
-        marker={"symbol": SYMBOLS.get(role, "cross") + fill, "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
+        marker={"symbol": marker(role, SYMBOLS) + fill, "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
         customdata=details,
         hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3))
         + f"<br>bundled measurement<extra>{method}<br>{grouping}</extra>",

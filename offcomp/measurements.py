@@ -17,11 +17,12 @@ import pandas as pd
 
 from offcomp.files import changed, read_json
 from offcomp.methods import role_in_plan
+from offcomp.resources import assets_folder
 from offcomp.results import TITLES, VERSIONS
 from offcomp.scores import METRICS, baseline_of, difference_text, metric_of, task_title, within_noise, within_sentence
 
 Document = Mapping[str, Any]
-FOLDER = Path(__file__).parents[1] / "assets" / "runs"
+FOLDER = assets_folder() / "runs"
 PATTERN = "*-sweep.json"
 SCHEMA = 1
 DENOMINATORS = ("chosen", "matrices", "whole")

@@ -180,7 +180,7 @@ def parameters_answer(info: ModelInfo) -> str:
         share, most = info.matrix_parameters / info.num_parameters, largest.num_parameters / info.num_parameters
         return (
             f"The family of this model is not known: {_counted(len(info.modules))} hold {percent(share)} of {total}, "
-            f"`{shortened(largest.name, 60)}` alone {percent(most)}."
+            f"{shortened(largest.name, 60)} alone {percent(most)}."
         )
     (share, first), *others = ordered
     verb = "hold" if first == "word embeddings" else "holds"
@@ -215,7 +215,7 @@ def _is(count: int) -> str:
 
 def _named(names: Sequence[str]) -> str:
     """Some names, and how many more there are."""
-    shown = ", ".join(f"`{shortened(name, 60)}`" for name in names[:NAMES_IN_ANSWER])
+    shown = ", ".join(shortened(name, 60) for name in names[:NAMES_IN_ANSWER])
     return shown + (f" and {len(names) - NAMES_IN_ANSWER} more" if len(names) > NAMES_IN_ANSWER else "")
 
 
@@ -266,8 +266,8 @@ def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
     if known.empty:
         return f"What SVD loses at {ratio:g}x is not known yet for any of {_counted(unknown)}."
     best, worst = known.iloc[0], known.iloc[-1]
-    answer = f"At {ratio:g}x SVD keeps `{best['module']}` best, with a relative error of {best['relative_error']:.3f}"
-    answer += f", and `{worst['module']}` worst ({worst['relative_error']:.3f})." if len(known) > 1 else "."
+    answer = f"At {ratio:g}x SVD keeps {best['module']} best, with a relative error of {best['relative_error']:.3f}"
+    answer += f", and {worst['module']} worst ({worst['relative_error']:.3f})." if len(known) > 1 else "."
     return answer + (f" {unknown} of {_counted(len(table))} {_is(unknown)} not known yet." if unknown else "")
 
 

@@ -16,19 +16,19 @@ from typing import Any
 from offcomp.calibration_text import CALIBRATION_TYPES, CalibrationText
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
-from offcomp.json_fields import is_number, is_text, is_text_list, read_fields
+from offcomp.json_fields import NAME_WORDS, is_name, is_number, is_text, is_text_list, read_fields
 from offcomp.methods import default_options, make_method
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.sentence_modules import sentence_modules
 from offcomp.models.sources import may_have_tokenizer, resolve
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
+from offcomp.plain_text import quoted
 from offcomp.plan_tasks import read_tasks, task_faults
 from offcomp.task_check import task_checks
 from offcomp.tasks import Task, find_task
 
 PLAN_SCHEMA = 1
-GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,17 @@ class Plan:
             raise PlanError([f"a plan is a JSON object, not {type(document).__name__}."])
         schema = document.get("schema", PLAN_SCHEMA)
         if schema != PLAN_SCHEMA:
-            faults.append(f"plan schema {schema!r} is not known; this version reads {PLAN_SCHEMA}.")
-        values = read_fields(Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults)
+            faults.append(f"plan schema {quoted(schema)} is not known; this version reads {PLAN_SCHEMA}.")
+        values = read_fields(
+            Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults, parts=PLAN_PARTS
+        )
         groups = []
         entries = values.get("groups", ())
         for index, entry in enumerate(entries if isinstance(entries, tuple) else ()):
             if isinstance(entry, dict):
-                groups.append(read_fields(Group, entry, f"group {entry.get('name', index)!r}", GROUP_TYPES, faults))
+                groups.append(read_fields(Group, entry, f"group {quoted(entry.get('name', index))}", GROUP_TYPES, faults))
             else:
-                faults.append(f"group {index} is {entry!r}; it must be a JSON object.")
+                faults.append(f"group {index} is {quoted(entry)}; it must be a JSON object.")
         entries = values.get("tasks", Plan.tasks)
         tasks = read_tasks(entries, faults) if isinstance(entries, tuple) else ()
         calibration: dict[str, Any] = {}
@@ -149,8 +151,9 @@ PLAN_TYPES = {
     ),
     "calibration": (lambda value: isinstance(value, dict), "a JSON object"),
 }
+PLAN_PARTS = ("groups", "tasks", "calibration")
 GROUP_TYPES = {
-    "name": (is_text, "a name"),
+    "name": (is_name, NAME_WORDS),
     "modules": (lambda value: is_text_list(value) and len(value) > 0, "a list of one or more module names"),
     "stack": (lambda value: value in STACKS, f"one of {', '.join(STACKS)}"),
     "method": (is_text, "a method's name"),
@@ -203,10 +206,10 @@ def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
 
 def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[str, str], names: set[str]) -> list[str]:
     """What is wrong with one group, given the names and modules that earlier groups took (both are extended)."""
-    where = f"group {group.name!r}"
+    where = f"group {quoted(group.name)}"
     faults = []
-    if not GROUP_NAME.fullmatch(group.name):
-        faults.append(f"{where}: a name is 1 to 100 letters, digits, dots, dashes, plus signs or underscores.")
+    if not is_name(group.name):
+        faults.append(f"{where}: a name is {NAME_WORDS}.")
     if group.name in names:
         faults.append(f"{where} appears twice; give each group its own name.")
     names.add(group.name)

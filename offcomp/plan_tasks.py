@@ -9,12 +9,12 @@ from typing import Any
 
 from offcomp.errors import InputError, TaskError
 from offcomp.files import path_of
-from offcomp.json_fields import FieldTypes, is_number, is_text, is_text_list, read_fields
+from offcomp.json_fields import NAME_WORDS, FieldTypes, is_name, is_number, is_text, is_text_list, read_fields
+from offcomp.plain_text import quoted, text_fault
 from offcomp.tasks import ALSO, BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
 from offcomp.text_tables import TABLE_SUFFIXES as SUFFIXES
 
 LONGEST_STEM = 90
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 def _is_object(value: Any) -> bool:
@@ -30,10 +30,7 @@ def _is_string(value: Any) -> bool:
 
 
 TASK_TYPES: FieldTypes = {
-    "name": (
-        lambda value: isinstance(value, str) and NAME.fullmatch(value) is not None,
-        "1 to 100 letters, digits, dots, dashes, plus signs or underscores",
-    ),
+    "name": (is_name, NAME_WORDS),
     "family": (lambda value: isinstance(value, str) and value in FAMILIES, f"one of {', '.join(FAMILIES)}"),
     "data": (is_text, "a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'"),
     "title": (_is_string, "text"),
@@ -51,12 +48,12 @@ def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, .
     tasks: list[str | Task] = []
     for index, entry in enumerate(entries):
         if isinstance(entry, dict):
-            task = read_task(entry, f"task {entry.get('name', index)!r}", faults)
+            task = read_task(entry, f"task {quoted(entry.get('name', index))}", faults)
             tasks += [] if task is None else [task]
-        elif is_text(entry):
+        elif is_text(entry) and not text_fault(entry):
             tasks.append(entry)
         else:
-            faults.append(f"task {index} is {entry!r}; it must be the name of a task or a JSON object.")
+            faults.append(f"task {index} is {quoted(entry)}; it must be the name of a task or a JSON object.")
     return tuple(tasks)
 
 

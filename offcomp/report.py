@@ -60,12 +60,17 @@ TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
 
 def comparison_tables(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     """Every table of a comparison by its name; each row names its run, plan, seed and versions."""
-    tables = {name: make(runs) for name, make in TABLES.items()}
-    return {
-        name: with_provenance(table.drop(columns=DRAWN_COLUMNS, errors="ignore"), runs)
-        for name, table in tables.items()
-        if len(table) or name not in SOMETIMES_EMPTY
-    }
+    return {name: comparison_table(runs, name) for name in table_names(runs)}
+
+
+def table_names(runs: Sequence[Run]) -> list[str]:
+    """Which tables a comparison of these runs has."""
+    return [name for name, make in TABLES.items() if name not in SOMETIMES_EMPTY or len(make(runs))]
+
+
+def comparison_table(runs: Sequence[Run], name: str) -> pd.DataFrame:
+    """One of the tables of a comparison."""
+    return with_provenance(TABLES[name](runs).drop(columns=DRAWN_COLUMNS, errors="ignore"), runs)
 
 
 def comparison_document(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:

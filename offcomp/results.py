@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import islice
 from math import sqrt
 from typing import Any
 
@@ -24,6 +25,8 @@ from offcomp.scores import Score, baseline_of, concerns, metric_of, notes
 
 SHORT_ID = 6
 NAMED_KINDS = 3
+FEW = 4
+"""Runs that a comparison starts with where no two of them differ in the method alone."""
 TITLES = {method.role: method.title for method in METHODS}
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
 
@@ -48,11 +51,16 @@ def group_title(group: Group) -> str:
 
 
 def role_of(run: Run) -> str:
-    """The role whose colour and shape a run takes: its method, "original" without groups, "reference" for several."""
+    """The role whose colour and shape a run takes: its method, "original" without groups, "reference" for several methods."""
     roles = {role_in_plan(group.method, group.options) for group in run.plan.groups}
     if not roles:
         return "original"
-    return roles.pop() if len(roles) == 1 and roles <= TITLES.keys() else "reference"
+    return roles.pop() if len(roles) == 1 else "reference"
+
+
+def role_title(role: str) -> str:
+    """What the method of a role is called; by its bare name where this version does not know it."""
+    return "Several methods" if role == "reference" else TITLES.get(role, role)
 
 
 def modules_of(run: Run) -> frozenset[str]:
@@ -103,16 +111,17 @@ def short_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
-    """Ids of the newest run of each method on the same weights at the same ratio; without such a pair, of the newest run."""
-    pool = [*own, *bundled]
-    for run in own or bundled:
-        newest: dict[str, str] = {}
-        for other in pool:
-            if _question(other) == _question(run):
-                newest.setdefault(method_title(other), other.id)
-        if len(newest) > 1:
-            return list(newest.values())
-    return [run.id for run in (own or bundled)[:1]]
+    """Ids of the newest run of each method on the same weights at the same ratio; without such a pair, of the newest few runs.
+
+    These are then all on the weights of the newest.
+    """
+    newest: dict[Hashable, dict[str, str]] = {}
+    for run in (*own, *bundled):
+        newest.setdefault(_question(run), {}).setdefault(method_title(run), run.id)
+    asked = own or bundled
+    pairs = (list(found.values()) for run in asked if len(found := newest[_question(run)]) > 1)
+    alike = (run.id for run in asked if _question(run)[:2] == _question(asked[0])[:2])
+    return next(pairs, list(islice(alike, FEW)))
 
 
 def unfinished_siblings(chosen: Sequence[Run], everything: Sequence[Run]) -> list[Run]:

@@ -88,7 +88,7 @@ def start_worker(place: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "offcomp.execute", str(place)],
+            [sys.executable, "-P", "-m", "offcomp.execute", str(place)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

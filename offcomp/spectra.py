@@ -29,8 +29,9 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import Size, budget_for_ratio
 from offcomp.numerics.compact import decode, encode
 from offcomp.plan import Plan, members
+from offcomp.resources import assets_folder
 
-BUNDLED = Path(__file__).parents[1] / "assets" / "spectra"
+BUNDLED = assets_folder() / "spectra"
 Spectrum = NDArray[np.float32]
 """Singular values in decreasing order."""
 DENSE, OUT_OF_REACH = 0, -1

@@ -17,8 +17,9 @@ from offcomp.errors import InputError
 from offcomp.files import read_json, write_json
 from offcomp.grouping import STACKS, group_shape
 from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
+from offcomp.resources import assets_folder
 
-BUNDLED = Path(__file__).parents[1] / "assets" / "groups"
+BUNDLED = assets_folder() / "groups"
 SCHEMA = 1
 BEST = "best"
 DIGITS = 6

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from offcomp.errors import TaskError
 from offcomp.files import path_of
+from offcomp.resources import assets_folder
 from offcomp.task_columns import SPLIT
 from offcomp.tasks import BUNDLED, HUB, Task
 from offcomp.text_tables import TABLE_SUFFIXES, TextTable, class_names, column_text, read_table
@@ -19,7 +20,7 @@ from offcomp.text_tables import TABLE_SUFFIXES, TextTable, class_names, column_t
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TASK_FOLDER = Path(__file__).parents[1] / "assets" / "tasks"
+TASK_FOLDER = assets_folder() / "tasks"
 TRAIN, VALIDATION, TEST, WHOLE = "train", "validation", "test", "whole"
 SPLITS = {
     TRAIN: ("train", "training"),

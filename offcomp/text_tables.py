@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from offcomp.delimited_text import LINE_END, Rows, separated, tabbed
 from offcomp.errors import InputError
+from offcomp.table_limits import check_cells, check_columns, line_ends
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,6 +193,7 @@ def _of_rows(rows: Rows, encoding: str, notes: Sequence[str]) -> TextTable:
 
 def _lines(content: bytes) -> TextTable:
     text, encoding, notes = _decoded(content)
+    check_cells(line_ends(text))
     lines = LINE_END.split(text)
     if not lines[-1]:
         lines.pop()  # what is behind the last line end is no line
@@ -202,9 +204,12 @@ def _lines_of_json(content: bytes) -> TextTable:
     import pyarrow as pa
 
     text, encoding, notes = _decoded(content)
+    check_cells(sum(map(text.count, "{[\n")))
     objects = [_object(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     columns = []
     names = list(dict.fromkeys(name for found in objects for name in found))
+    check_columns(len(names))
+    check_cells(len(objects) * len(names))
     for name in names:
         try:
             columns.append(pa.array([found.get(name) for found in objects], from_pandas=True))
@@ -231,6 +236,7 @@ def _parquet(content: bytes) -> TextTable:
     size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
     if size > LARGEST_FILE:
         raise InputError(f"it holds {size / 2**20:.0f} MiB, more than {LARGEST_FILE // 2**20}; give a part of it")
+    check_cells(file.metadata.num_rows * file.metadata.num_columns)
     table = file.read()
     named = table.rename_columns(_names(table.column_names)).replace_schema_metadata(table.schema.metadata)
     return TextTable(named, table.num_rows)

@@ -5,6 +5,7 @@ Colour-blind safe (Okabe and Ito's palette); every colour goes with a shape of i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -23,6 +24,10 @@ class Palette:
     diverging: tuple[str, str, str]
     weights: tuple[str, ...]
     roles: dict[str, str]
+
+    def colour(self, role: str) -> str:
+        """The colour of a role; a neutral grey for a method that has none here."""
+        return self.roles.get(role, self.muted)
 
 
 LIGHT = Palette(
@@ -80,6 +85,13 @@ MARKERS = {
     "reference": "line-ew",
 }
 """plotly marker symbols by role. Roles that share colour and shape are told apart by fill."""
+UNKNOWN_MARKER = "hexagram"
+
+
+def marker(role: str, shapes: Mapping[str, str] = MARKERS) -> str:
+    """The marker symbol of a role; one of their own for methods that have none here."""
+    return shapes.get(role, UNKNOWN_MARKER)
+
 
 KIND_TITLES = {
     "word_embeddings": "word embeddings",

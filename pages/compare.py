@@ -5,10 +5,11 @@ from functools import partial
 
 import streamlit as st
 
+from offcomp.ui.downloads import show_downloads
 from offcomp.ui.frame import page
 from offcomp.ui.front import agreement_measure, show_agreement, show_front
 from offcomp.ui.origins import show_origins
-from offcomp.ui.results import few_enough, show_answer, show_differences, show_downloads, show_errors, show_figures, show_size
+from offcomp.ui.results import few_enough, show_answer, show_differences, show_errors, show_figures, show_size
 from offcomp.ui.scores import score_panels, show_flip_counts
 from offcomp.ui.selection import choose_runs
 

@@ -16,6 +16,7 @@ from offcomp.ui.choices import (
 )
 from offcomp.ui.frame import page
 from offcomp.ui.jobs import model_info
+from offcomp.ui.plain import plain
 from offcomp.ui.whatif import what_if
 
 with page("Compress", "What if these weights were smaller?"):
@@ -23,7 +24,7 @@ with page("Compress", "What if these weights were smaller?"):
     with controls:
         info = model_info(choose_model())
         layers = f"{info.num_layers} layer{'s' * (info.num_layers != 1)}"
-        st.caption(f"{info.architecture}, {info.num_parameters / 1e6:.1f} M parameters, {layers}. Numbers are layers.")
+        st.caption(plain(f"{info.architecture}, {info.num_parameters / 1e6:.1f} M parameters, {layers}. Numbers are layers."))
         specs = choose_modules(info)
         grouping, stack, block = choose_grouping()
         methods, options = choose_methods()

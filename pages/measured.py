@@ -5,6 +5,7 @@ import streamlit as st
 from offcomp.measurements import read_measurements, sweep_answer, sweep_table
 from offcomp.ui.frame import page
 from offcomp.ui.measured import choose_model, choose_view, show_nothing, show_provenance, show_sensitivity, show_sweep
+from offcomp.ui.plain import plain
 
 with page("Measured", "What does each method keep, at each size?"):
     documents = read_measurements()
@@ -12,7 +13,7 @@ with page("Measured", "What does each method keep, at each size?"):
         document = documents[choose_model(list(documents))]
         answer = st.empty()
         task, denominator, grouping = choose_view(document)
-        answer.markdown(sweep_answer(sweep_table(document, task)))
+        answer.markdown(plain(sweep_answer(sweep_table(document, task))))
         sweep, sensitivity = st.columns([6, 5], gap="large")
         with sweep:
             show_sweep(document, task, denominator, grouping)

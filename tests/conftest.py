@@ -31,7 +31,7 @@ OFFLINE = {
 }
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY")
 
-pytest.register_assert_rewrite("tests.method_contract")
+pytest.register_assert_rewrite("tests.method_contract", "tests.drawn")
 
 # Before anything imports a hub client or offcomp.numerics: both look once, when imported.
 os.environ.update(OFFLINE)

@@ -50,4 +50,5 @@ def step(app: AppTest, page: str) -> AppTest:
 def texts(app: AppTest) -> str:
     """All prose of a page, its spaces plain."""
     kinds = ("markdown", "caption", "info", "warning", "error")
-    return "\n".join(element.value for kind in kinds for element in app.get(kind)).replace("\u00a0", " ")
+    found = (str(getattr(element, "value", "")) for kind in kinds for element in app.get(kind))
+    return "\n".join(found).replace("\u00a0", " ")

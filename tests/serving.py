@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,17 +24,20 @@ EXPECTED_404 = ("/_stcore/health", "/_stcore/host-config")
 
 
 @contextmanager
-def served(home: Path, port: int | None = None) -> Iterator[str]:
-    """The app with its own home folder: yields its address once the server answers."""
+def served(
+    home: Path, port: int | None = None, offcomp: Sequence[str] = (sys.executable, "-m", "offcomp.cli"), start: Path = ROOT
+) -> Iterator[str]:
+    """The app with its own home folder, started by the command `offcomp` in the folder `start`: yields its address once the
+    server answers."""
     if port is None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "offcomp.cli", "app", "--port", str(port)]
+    command = [*offcomp, "app", "--port", str(port)]
     with (
         (home.parent / f"server-{port}.log").open("wb") as log,
-        subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OFFCOMP_HOME": str(home)}, stdout=log, stderr=log) as server,
+        subprocess.Popen(command, cwd=start, env=os.environ | {"OFFCOMP_HOME": str(home)}, stdout=log, stderr=log) as server,
     ):
         try:
             wait_for_server(address)

@@ -60,7 +60,7 @@ def test_svd_of_the_attention_outputs_at_ratio_2_one_by_one(minilm: LoadedModel)
 
 @pytest.mark.parametrize(
     ("network", "ratio", "latent", "relative", "cosine"),
-    [("nonlinear", 3.0, 64, 0.811, 0.337), ("linear", 3.0, 108, 0.670, 0.231), ("nonlinear", 10.0, 21, 0.992, 0.509)],
+    [("linear", 3.0, 108, 0.670, 0.231), ("nonlinear", 10.0, 21, 0.992, 0.509)],
 )
 def test_the_autoencoder_of_the_paper_on_the_keys(
     *, minilm: LoadedModel, network: str, ratio: float, latent: int, relative: float, cosine: float

@@ -492,7 +492,7 @@ def test_the_scores_of_the_original_are_those_of_its_files(folder: Path, example
     assert score(folder, cache) == first and len(list(cache.iterdir())) == 1 + len(seen)
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(10))
 def test_the_cache_knows_examples_options_and_versions(
     folder: Path, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -507,8 +507,13 @@ def test_the_cache_knows_examples_options_and_versions(
         overwrite(examples, "w12", "w56")
     elif number == 1:
         task = replace(task, family="regression")
-    elif number == 6:
-        monkeypatch.setattr(offcomp.evaluation, "PROBE_VERSION", offcomp.evaluation.PROBE_VERSION + 1)
+    elif number in (6, 7, 8):
+        constant = ("PROBE_VERSION", "ANSWERS", "__version__")[number - 6]
+        monkeypatch.setattr(offcomp.evaluation, constant, f"{getattr(offcomp.evaluation, constant)}1")
+    elif number == 9:
+        task = replace(task, family="regression", options={"refit": True})
+        open_task(replace(task, options={}), loaded, cache=cache).prepare()
+        next(cache.iterdir()).unlink()
     else:
         package = ("torch", "transformers", "tokenizers", "scikit-learn")[number - 2]
         monkeypatch.setattr(offcomp.evaluation, "versions", lambda: found | {package: "0.0.1"})

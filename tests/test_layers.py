@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What needs no torch, of packages that also have parts that do.
 DESCRIPTIONS = (
-    "offcomp.errors",
+    *("offcomp.errors", "offcomp.plain_text"),
     "offcomp.files",
+    "offcomp.resources",
     "offcomp.environment",
     "offcomp.numerics.accounting",
     "offcomp.numerics.mcnemar",
@@ -42,6 +43,7 @@ DESCRIPTIONS = (
     *("offcomp.task_files", "offcomp.task_examples", "offcomp.task_check"),
     "offcomp.head_labels",
     *("offcomp.json_fields", "offcomp.row_counts", "offcomp.delimited_text", "offcomp.text_tables"),
+    "offcomp.table_limits",
     "offcomp.plan_tasks",
 )
 PLANNING = (
@@ -75,21 +77,28 @@ SHOWING = (
     "offcomp.spectra",
     "offcomp.theme",
     "offcomp.charts",
-    "offcomp.first_chart",
+    *("offcomp.first_chart", "offcomp.csv_text"),
 )
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.errors": (),
+    "offcomp.plain_text": (),
+    "offcomp.csv_text": (),
     "offcomp.numerics": ("offcomp.errors",),
     "offcomp.methods": ("offcomp.errors", "offcomp.numerics"),
     "offcomp.locks": (),
     "offcomp.files": ("offcomp.errors", "offcomp.locks"),
-    "offcomp.models": ("offcomp.errors", "offcomp.files", "offcomp.environment", "offcomp.numerics"),
+    "offcomp.resources": (),
+    "offcomp.models": (
+        *("offcomp.errors", "offcomp.plain_text", "offcomp.files", "offcomp.resources", "offcomp.environment"),
+        "offcomp.numerics",
+    ),
     "offcomp.tasks": ("offcomp.errors",),
     "offcomp.task_columns": ("offcomp.errors", "offcomp.tasks"),
     "offcomp.head_labels": ("offcomp.errors", "offcomp.tasks"),
     "offcomp.task_files": (
-        *("offcomp.errors", "offcomp.files", "offcomp.tasks", "offcomp.task_columns", "offcomp.text_tables"),
+        *("offcomp.errors", "offcomp.files", "offcomp.resources", "offcomp.tasks", "offcomp.task_columns"),
+        "offcomp.text_tables",
     ),
     "offcomp.task_examples": (
         *("offcomp.errors", "offcomp.row_counts", "offcomp.tasks", "offcomp.task_columns", "offcomp.task_files"),
@@ -100,14 +109,20 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("offcomp.task_files", "offcomp.task_examples", "offcomp.models.identity"),
         *("offcomp.models.catalogue", "offcomp.models.safetensors_files", "offcomp.models.sources"),
     ),
-    "offcomp.json_fields": (),
+    "offcomp.json_fields": ("offcomp.plain_text",),
     "offcomp.json_checks": (),
     "offcomp.row_counts": (),
-    "offcomp.delimited_text": ("offcomp.errors",),
-    "offcomp.text_tables": ("offcomp.errors", "offcomp.delimited_text"),
-    "offcomp.plan_tasks": ("offcomp.errors", "offcomp.files", "offcomp.json_fields", "offcomp.tasks", "offcomp.text_tables"),
+    "offcomp.table_limits": ("offcomp.errors",),
+    "offcomp.delimited_text": ("offcomp.errors", "offcomp.table_limits"),
+    "offcomp.text_tables": ("offcomp.errors", "offcomp.table_limits", "offcomp.delimited_text"),
+    "offcomp.plan_tasks": (
+        *("offcomp.errors", "offcomp.plain_text", "offcomp.files", "offcomp.json_fields"),
+        *("offcomp.tasks", "offcomp.text_tables"),
+    ),
     "offcomp.grouping": ("offcomp.errors", "offcomp.models.catalogue"),
-    "offcomp.calibration_text": ("offcomp.errors", "offcomp.files", "offcomp.row_counts", "offcomp.text_tables"),
+    "offcomp.calibration_text": (
+        *("offcomp.errors", "offcomp.files", "offcomp.resources", "offcomp.row_counts", "offcomp.text_tables"),
+    ),
     "offcomp.plan": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.calibration_text"),
     "offcomp.size_notes": ("offcomp.models.catalogue",),
     "offcomp.prediction": (*DESCRIPTIONS, "offcomp.grouping", "offcomp.plan", "offcomp.size_notes"),

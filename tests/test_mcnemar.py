@@ -1,10 +1,9 @@
-"""McNemar's test against scipy, statsmodels and cases worked by hand."""
+"""McNemar's test against scipy and cases worked by hand."""
 
 from __future__ import annotations
 
 import pytest
 import scipy.stats
-from statsmodels.stats.contingency_tables import mcnemar
 
 from offcomp.numerics.mcnemar import mcnemar_p
 
@@ -19,9 +18,7 @@ def test_mcnemar_by_hand() -> None:
 @pytest.mark.parametrize(
     ("lost", "won"), [(0, 0), (0, 1), (5, 5), (0, 9), (12, 3), (3, 12), (70, 41), (300, 200), (10_100, 9_900)]
 )
-def test_mcnemar_is_that_of_statsmodels_and_scipy(lost: int, won: int) -> None:
+def test_mcnemar_is_the_binomial_test_of_scipy(lost: int, won: int) -> None:
     p = mcnemar_p(lost, won)
-    assert p == pytest.approx(mcnemar([[100, lost], [won, 10]], exact=True).pvalue)
     assert 0 <= p <= 1
-    if lost + won:
-        assert p == pytest.approx(scipy.stats.binomtest(won, lost + won).pvalue)
+    assert p == pytest.approx(scipy.stats.binomtest(won, lost + won).pvalue if lost + won else 1)

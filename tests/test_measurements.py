@@ -300,7 +300,7 @@ def test_the_page_asks_for_the_model_where_there_are_several(monkeypatch: pytest
 def test_the_page_without_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken-sweep.json").write_text("{")
     app = open_page(monkeypatch, tmp_path)
-    assert "assets/runs/broken-sweep.json cannot be read" in app.warning[0].value
+    assert "broken-sweep.json, a measurement that comes with offcomp, cannot be read" in app.warning[0].value
     assert "benchmarks.measurements" in app.info[0].value
     assert app.button(key="measured_compress").label == "Compress something"
     assert not app.get("plotly_chart")

@@ -17,16 +17,16 @@ from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.methods import FORMS, METHODS, default_options, make_method, method_class, method_of_role, own_options, presets_of
 from offcomp.methods.base import Method, choose_size, dense_shapes
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, storage_layout, stored_size
-from tests.method_contract import MethodContract, layout_of, share_of_dense, variants
+from tests.method_contract import MethodContract, covering, layout_of, share_of_dense, variants
 from tests.synthetic_hints import with_hints
 
 ROLES = [method.role for method in METHODS]
 LARGEST_HALF = torch.finfo(torch.float16).max
 
 
-@pytest.fixture(params=variants())
+@pytest.fixture
 def method(request: pytest.FixtureRequest) -> Method:
-    """Each method of `METHODS` in each of its variants."""
+    """The method of a case, with hints where it needs some."""
     name, options = request.param
     return with_hints(make_method(name, options))
 
@@ -40,6 +40,13 @@ CLOSED_FORMS = [
 
 class TestEveryMethod(MethodContract):
     """All of the contract, for all methods."""
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_contract_meets_every_method_in_every_dtype_and_unit(role: str) -> None:
+    met = [case.values[1:] for case in covering(2) if case.id.partition("-")[0] == role]
+    for index, values in enumerate((STORAGE_DTYPES, UNITS)):
+        assert {pair[index] for pair in met} == {*values}
 
 
 # Degenerate matrices

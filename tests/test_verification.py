@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from torch import Tensor
 from offcomp.errors import InputError
 from offcomp.export import export_run
 from offcomp.files import read_json
-from offcomp.manifest import MANIFEST, file_mark
+from offcomp.manifest import MANIFEST, file_mark, read_manifest
 from offcomp.models.loading import load
 from offcomp.plan import Group
-from offcomp.verification import verify
+from offcomp.verification import file_faults, verify
 from tests import tiny_models
 from tests.exported import finished_run
 
@@ -88,6 +89,25 @@ def test_everything_holds_in_a_sound_export(sound: Path) -> None:
     checks = verify(sound)
     assert tuple(check.name for check in checks) == NAMES
     assert [check.holds for check in checks] == [True] * 5
+
+
+def test_every_digit_of_a_checksum_and_every_byte_of_a_size_counts(sound: Path) -> None:
+    manifest = read_manifest(sound)
+    for name, mark in manifest.files.items():
+        digits = mark["sha256"]
+        others = [
+            {"sha256": digits[:place] + ("1" if digit == "0" else "0") + digits[place + 1 :]}
+            for place, digit in enumerate(digits)
+        ]
+        for other in [
+            *others,
+            {"sha256": digits[:-1]},
+            {"sha256": ""},
+            {"bytes": mark["bytes"] + 1},
+            {"bytes": mark["bytes"] - 1},
+        ]:
+            changed = replace(manifest, files={**manifest.files, name: {**mark, **other}})
+            assert [*file_faults(sound, changed)] == [name], other
 
 
 def flip_a_byte(folder: Path, name: str = KEY) -> None:

@@ -5,10 +5,12 @@ Each `..._similarity` function gives a symmetric matrix (texts, texts) with valu
 
 from __future__ import annotations
 
+import hashlib
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +93,14 @@ def meaning_similarity(texts: Sequence[str]) -> Matrix:
     """Cosine of MiniLM embeddings. Near-copies reach .9; two independent remarks on one subject, about .7."""
     embedded = embed(texts).astype(np.float64)
     return embedded @ embedded.T
+
+
+def compared_before(file: Path, digest: str) -> bool:
+    """Whether the meanings in a file of texts that never change were compared already: it has this sha256.
+
+    The comparison takes a minute. It is made anew as soon as a text changes; then put the new digest where the old one stands.
+    """
+    return hashlib.sha256(file.read_bytes()).hexdigest() == digest
 
 
 def most_alike(texts: Sequence[str], similarity: Similarity, splits: Sequence[str] | None = None) -> tuple[float, str, str]:

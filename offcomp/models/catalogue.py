@@ -20,6 +20,7 @@ from offcomp.models.families import (
     family_of,
     match,
 )
+from offcomp.plain_text import quoted, text_fault
 
 __all__ = [
     "BYTES_PER_VALUE",
@@ -141,7 +142,11 @@ class ModelInfo:
     reads_text: bool = True
 
     def __post_init__(self) -> None:
-        """Fill in bytes that were not counted."""
+        """Fill in bytes that were not counted. Raises ModelError for names that cannot be shown."""
+        about = (self.model, self.source, self.family, self.model_type, self.architecture, self.fingerprint, self.reads)
+        for name in (*about, *(text for spec in self.modules for text in (spec.name, spec.kind, spec.part, spec.path))):
+            if fault := text_fault(name):
+                raise ModelError(f"The model {quoted(self.model)} has the name {quoted(name)}, which {fault}; rename it.")
         width = BYTES_PER_VALUE[self.dtype]
         object.__setattr__(self, "num_bytes", self.num_bytes or self.num_parameters * width)
         object.__setattr__(self, "matrix_bytes", self.matrix_bytes or self.matrix_parameters * width)

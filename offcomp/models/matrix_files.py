@@ -18,27 +18,33 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from safetensors import SafetensorError, deserialize
 
 from offcomp.errors import InputError
 from offcomp.files import write_bytes
 from offcomp.models.catalogue import FAMILIES, KINDS, StoredWeight, module_specs
-from offcomp.models.safetensors_files import WEIGHTS
+from offcomp.models.safetensors_files import WEIGHTS, header_entries
 
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
-MOST_BYTES = 500_000_000
+MOST_BYTES = 100_000_000
+"""Of all matrices of a file once they are unpacked, twice the largest upload: the app's own process reads them."""
 MOST_MATRICES = 1000
+MOST_ARRAYS = 10_000
+MOST_HEADER_BYTES = 1_000_000
+MOST_NPY_HEADER_BYTES = 12_000  # numpy reads 10,000
+ZIP_ENTRY = b"PK\x01\x02"
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LONGEST_SIDE = 10**6
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
@@ -78,77 +84,121 @@ class MatrixFile:
 
 
 def read_matrices(name: str, content: bytes) -> MatrixFile:
-    """The matrices in a file of this name. Raises InputError where it cannot be read, or holds none."""
+    """The matrices in a file of this name; what it unpacks to is known from its headers, before anything is unpacked.
+
+    Raises InputError where it cannot be read, holds none, or is too large.
+    """
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{name!r} is no file of matrices; give one that ends in {', '.join(SUFFIXES)}")
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{name!r} has {len(content) / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are read")
     found = MatrixFile()
+    usable: dict[str, Entry] = {}
     taken: set[str] = set()
-    for key, dtype, shape, stored in _READERS[suffix](name, content):
-        title = _free_name(key, taken)
-        reason = _unusable(dtype, shape) or _not_finite(dtype, stored)
-        if reason:
+    for entry in _READERS[suffix](name, content):
+        title = _free_name(entry.name, taken)
+        if reason := _unusable(entry.dtype, entry.shape):
             found.skipped[title] = reason
         else:
-            found.matrices[title] = _kept(dtype, shape, stored)
+            usable[title] = entry
+    _check_size(name, usable.values())
+    for title, entry in usable.items():
+        stored = entry.read()
+        if reason := _not_finite(entry.dtype, stored):
+            found.skipped[title] = reason
+        else:
+            found.matrices[title] = _kept(entry.dtype, entry.shape, stored)
     if not found.matrices:
         reasons = [f"{title} {reason}" for title, reason in list(found.skipped.items())[:NAMED_REASONS]]
         raise InputError(f"{name!r} holds no matrix that can be compressed: {'; '.join(reasons) or 'it is empty'}")
-    if len(found.matrices) > MOST_MATRICES:
-        raise InputError(f"{name!r} holds {len(found.matrices)} matrices; at most {MOST_MATRICES} are read")
     return found
 
 
-Entry = tuple[str, str, tuple[int, ...], bytes]
-"""Name, safetensors dtype (or numpy's for what is no float), shape, and the bytes in C order."""
+class Entry(NamedTuple):
+    """What a header says of one array: its name, dtype (of safetensors; numpy's for what is no float) and shape.
+
+    `read` unpacks it: its bytes in C order, little-endian.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], bytes]
+
+
+def _check_size(name: str, entries: Collection[Entry]) -> None:
+    """Raises InputError where the matrices are too many, or too large together."""
+    if len(entries) > MOST_MATRICES:
+        raise InputError(f"{name!r} holds {len(entries):,} matrices; at most {MOST_MATRICES:,} are read")
+    size = sum(prod(entry.shape) * np.dtype(FLOATS[entry.dtype]).itemsize for entry in entries)
+    if size > MOST_BYTES:
+        raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB of matrices; at most {MOST_BYTES / 1e6:.0f} MB are read")
 
 
 def _safetensors(name: str, content: bytes) -> Iterator[Entry]:
-    try:
-        entries = deserialize(content)
-    except SafetensorError as error:
-        raise InputError(f"{name!r} is no whole safetensors file ({error}); copy it again") from None
-    for key, entry in entries:
-        yield key, entry["dtype"], tuple(entry["shape"]), bytes(entry["data"])
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length] if length <= MOST_HEADER_BYTES else b""
+    if len(header) != length:
+        raise InputError(f"{name!r} is no whole safetensors file (its header is cut off, or too long); copy it again")
+    tensors = header_entries(Path(name), header)
+    if len(content) != max((tensor.end for tensor in tensors.values()), default=8 + length):
+        raise InputError(f"{name!r} is no whole safetensors file (it is not as long as its header says); copy it again")
+    for key, tensor in tensors.items():
+        yield Entry(key, tensor.dtype, tensor.shape, partial(_part, content, tensor.start, tensor.end))
+
+
+def _part(content: bytes, start: int, end: int) -> bytes:
+    return content[start:end]
 
 
 def _npz(name: str, content: bytes) -> Iterator[Entry]:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > MOST_BYTES:
-                raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are read")
-            for member in archive.infolist():
-                yield _array(name, member.filename.removesuffix(".npy"), archive.read(member))
+        if content.count(ZIP_ENTRY) > MOST_ARRAYS:
+            raise InputError(f"{name!r} holds more than {MOST_ARRAYS:,} arrays; leave out what is no matrix")
+        archive = zipfile.ZipFile(io.BytesIO(content))  # in memory, and read until the last of its entries is
+        for member in archive.infolist():
+            if member.compress_type not in PACKED:
+                raise zipfile.BadZipFile(f"{member.filename} is packed by another method than numpy's")
+            with archive.open(member) as stream:
+                head = stream.read(MOST_NPY_HEADER_BYTES)
+            key = member.filename.removesuffix(".npy")
+            yield _npy_entry(name, key, head, member.file_size, partial(_unpacked, name, archive, member))
+    except DAMAGED_ZIP as error:
+        raise InputError(f"{name!r} is no whole npz file ({error}); save it again with numpy.savez") from None
+
+
+def _unpacked(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(member)  # never more than the size that the archive states for it
     except DAMAGED_ZIP as error:
         raise InputError(f"{name!r} is no whole npz file ({error}); save it again with numpy.savez") from None
 
 
 def _npy(name: str, content: bytes) -> Iterator[Entry]:
-    yield _array(name, Path(name).stem, content)
+    yield _npy_entry(name, Path(name).stem, content[:MOST_NPY_HEADER_BYTES], len(content), lambda: content)
 
 
-_READERS = {".safetensors": _safetensors, ".npz": _npz, ".npy": _npy}
+_READERS: dict[str, Callable[[str, bytes], Iterator[Entry]]] = {".safetensors": _safetensors, ".npz": _npz, ".npy": _npy}
 
 
-def _array(file: str, key: str, content: bytes) -> Entry:
-    """One npy document. Its header is checked against its length before anything is made of it."""
-    stream = io.BytesIO(content)
+def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], bytes]) -> Entry:
+    """One npy document of so many bytes, by how it begins. Raises InputError where its header does not fit its size."""
+    stream = io.BytesIO(head)
     try:
         shape, by_columns, dtype = NPY_HEADERS[npy.read_magic(stream)](stream)
     except DAMAGED_HEADER:
         raise InputError(f"{key!r} in {file!r} is no array of numbers; save it again with numpy.save") from None
+    start = stream.tell()
     if dtype.hasobject:
-        return key, "pickled objects", shape, b""
-    payload = content[stream.tell() :]
-    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(payload):
-        raise InputError(f"{key!r} in {file!r} is cut off: {shape} of {dtype} do not take {len(payload)} bytes; copy it again")
-    if dtype.kind != "f" or f"F{8 * dtype.itemsize}" not in FLOATS:
-        return key, str(dtype), shape, b""
-    values = np.frombuffer(payload, dtype).reshape(shape, order="F" if by_columns else "C")
-    return key, f"F{8 * dtype.itemsize}", shape, np.ascontiguousarray(values, dtype.newbyteorder("<")).tobytes()
+        return Entry(key, "pickled objects", shape, bytes)
+    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != size - start:
+        raise InputError(f"{key!r} in {file!r} is cut off: {shape} of {dtype} do not take {size - start} bytes; copy it again")
+
+    def values() -> bytes:
+        stored = np.frombuffer(read(), dtype, offset=start).reshape(shape, order="F" if by_columns else "C")
+        return np.ascontiguousarray(stored, dtype.newbyteorder("<")).tobytes()
+
+    name = f"F{8 * dtype.itemsize}" if dtype.kind == "f" else str(dtype)[:LONGEST_NAME]
+    return Entry(key, name, shape, values)
 
 
 def _unusable(dtype: str, shape: tuple[int, ...]) -> str:

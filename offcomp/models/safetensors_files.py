@@ -143,7 +143,7 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         header = read_header(file)
-        found = _entries(file, header)
+        found = header_entries(file, header)
         expected = max((tensor.end for tensor in found.values()), default=8 + len(header))
         actual = file.stat().st_size
         if actual != expected:
@@ -158,8 +158,8 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
-    """The tensors of one header, each as long as its shape says, one behind the other."""
+def header_entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
+    """The tensors of one header, each as long as its shape says, one behind the other. Raises ModelError."""
     payload = 8 + len(header)
     try:
         found = [

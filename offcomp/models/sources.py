@@ -26,6 +26,7 @@ from offcomp.models.safetensors_files import (
     stored_dtype,
     weight_files,
 )
+from offcomp.resources import assets_folder
 
 __all__ = [
     "Source",
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models"
+BUNDLED = assets_folder() / "models"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",

@@ -27,6 +27,8 @@ from offcomp.ui.roots import ROOTS
 
 MEGABYTES = 50
 """Largest upload, as .streamlit/config.toml says; larger files are given by their path."""
+MOST_UNPACKED_BYTES = 200_000_000
+"""Of a table that is packed, as its header says."""
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 MATRICES_PROBLEM, TABLE, TABLE_PROBLEM = "upload_matrices_problem", "upload_table", "upload_table_problem"
@@ -52,13 +54,13 @@ Weights are recognised in the families {families}. In any other the matrices are
 def bring_model() -> None:
     """How a model of one's own comes in, and an upload of matrices."""
     catalogue = "\n".join(
-        f"- `{entry.name}`: {entry.description} {entry.licence}.{_install(entry.install)}" for entry in MODELS
+        f"- {plain(entry.name)}: {plain(f'{entry.description} {entry.licence}. {entry.install}')}" for entry in MODELS
     )
-    families = ", ".join(family.name for family in MODEL_FAMILIES)
+    families = ", ".join(plain(family.name) for family in MODEL_FAMILIES)
     with st.expander("Bring your own model or matrices"):
         st.markdown(BRING.format(catalogue=catalogue, families=families, roots=ROOTS))
         file = st.file_uploader(
-            f"Matrices: {', '.join(SUFFIXES)}, at most {MEGABYTES} MB",
+            plain(f"Matrices: {', '.join(SUFFIXES)}, at most {MEGABYTES} MB"),
             [suffix.removeprefix(".") for suffix in SUFFIXES],
             key="upload_matrices",
             max_upload_size=MEGABYTES,
@@ -71,10 +73,6 @@ def _show_problem(key: str, file: object) -> None:
     """Why the file in an uploader could not be used."""
     if file is not None and (problem := st.session_state.get(key)):
         st.error(plain(problem), icon=":material/error:")
-
-
-def _install(command: str) -> str:
-    return f" `{command}`" if command else ""
 
 
 def _take_matrices() -> None:
@@ -106,7 +104,7 @@ def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
     table: Table | None = st.session_state.get(TABLE)
     with st.expander("Examples of your own", expanded=table is not None):
         file = st.file_uploader(
-            f"A table: {', '.join(TABLES)}, at most {MEGABYTES} MB",
+            plain(f"A table: {', '.join(TABLES)}, at most {MEGABYTES} MB"),
             [suffix.removeprefix(".") for suffix in TABLES],
             key="upload_examples",
             max_upload_size=MEGABYTES,
@@ -157,6 +155,10 @@ def columns_of(name: str, content: bytes) -> list[str]:
         file = ParquetFile(io.BytesIO(content))
     except (ValueError, OSError, pa.ArrowException) as error:
         raise InputError(f"{name!r} cannot be read as .parquet ({reason(error)}); check the file") from None
+    unpacked = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
+    if unpacked > MOST_UNPACKED_BYTES:
+        most = f"{MOST_UNPACKED_BYTES / 1e6:.0f} MB"
+        raise InputError(f"{name!r} unpacks to {unpacked / 1e6:.0f} MB, and the app reads {most} at most; give a part of it")
     if not file.metadata.num_rows:
         raise InputError(f"{name!r} has no row; give a table with a heading and one example a row")
     return list(file.schema_arrow.names)

@@ -14,6 +14,7 @@ from offcomp.known_errors import Estimated, Measured
 from offcomp.methods import method_of_role
 from offcomp.prediction import Prediction
 from offcomp.ui.choices import Choices
+from offcomp.ui.plain import plain, plain_table
 
 CARDS_ABREAST = 2
 FROM_SPECTRA = (
@@ -82,7 +83,7 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
 def show_answers(answers: Sequence[Answer], ratio: float, unit: str) -> None:
     """A card a method, or where there are many a line of a table."""
     if len(answers) > CARDS_ABREAST:
-        st.table(pd.DataFrame([_line(answer) for answer in answers]), hide_index=True, border="horizontal")
+        st.table(plain_table(pd.DataFrame([_line(answer) for answer in answers])), hide_index=True, border="horizontal")
         return
     for column, answer in zip(st.columns(max(1, len(answers))), answers, strict=False):
         with column.container(border=True, key=f"card_{answer.role}"):
@@ -103,13 +104,15 @@ def _card(answer: Answer, ratio: float, unit: str) -> None:
     stored, other = answer.parameters, f"{answer.megabytes} MB"
     if unit == "bytes":
         stored, other = other, f"{answer.parameters} parameters"
-    st.markdown(f"**{answer.title}** at {ratio:g}x")
-    st.metric(f"Stored {unit}", stored, f"{answer.ratio} smaller, {other}", delta_color="off", delta_arrow="off")
+    st.markdown(f"**{plain(answer.title)}** at {ratio:g}x")
+    st.metric(
+        plain(f"Stored {unit}"), plain(stored), plain(f"{answer.ratio} smaller, {other}"), delta_color="off", delta_arrow="off"
+    )
     st.metric(
         "Relative error",
-        answer.error or "not measured",
-        answer.about,
+        plain(answer.error or "not measured"),
+        plain(answer.about),
         delta_color="off",
         delta_arrow="off",
-        help=answer.help or None,
+        help=plain(answer.help) if answer.help else None,
     )

@@ -18,6 +18,7 @@ from offcomp.tasks import Task, find_task, usual_tasks
 from offcomp.theme import KIND_TITLES
 from offcomp.ui import draft
 from offcomp.ui.link import OWN, RATIOS, OwnGroup
+from offcomp.ui.plain import plain
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def choose_ratio(of: str) -> float:
         key="ratio",
         format_func=lambda value: f"{value:g}x",
         persist_state="session",
-        help=f"Original divided by stored, of {of}.",
+        help=plain(f"Original divided by stored, of {of}."),
     )
     return float(ratio)
 
@@ -147,9 +148,9 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
         draft.replace(info, row, [by_layer[layer].name for layer in st.session_state[pills]])
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"row_{key}"):
-        st.checkbox(title, key=tick, on_change=take_or_drop, width=150)
+        st.checkbox(plain(title), key=tick, on_change=take_or_drop, width=150)
         st.pills(
-            f"{title}: layers",
+            plain(f"{title}: layers"),
             list(by_layer),
             selection_mode="multi",
             key=pills,
@@ -176,7 +177,7 @@ def choose_grouping() -> tuple[str, str, int]:
         key="stack",
         persist_state="session",
         disabled=grouping == OWN,
-        help="  \n".join(f"**{name}**: {text}" for name, text in STACK_HELP.items()),
+        help="  \n".join(f"**{plain(name)}**: {plain(text)}" for name, text in STACK_HELP.items()),
     )
     block = 2
     if grouping == "blocks":
@@ -190,7 +191,7 @@ def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
         "Methods side by side",
         [method.role for method in METHODS],
         selection_mode="multi",
-        format_func=lambda role: method_of_role(role).title,
+        format_func=lambda role: plain(method_of_role(role).title),
         key="methods",
         persist_state="session",
         wrap=True,
@@ -200,8 +201,8 @@ def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     for method in selected:
         shown = [option for option in options_of(method) if option.name not in own_options(method)]
         if shown:
-            with st.expander(f"{method.title} options"):
-                st.caption(method.paper)
+            with st.expander(plain(f"{method.title} options")):
+                st.caption(plain(method.paper))
                 options[method.role] = {
                     option.name: _option_widget(method.role, option.name, option.default, option.metadata) for option in shown
                 }
@@ -210,8 +211,8 @@ def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
 
 def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
     """The widget for one option, drawn from the type of its default, its choices or range, and its help."""
-    key, label = draft.option_key(role, name), name.replace("_", " ")
-    help_text = metadata.get("help")
+    key, label = draft.option_key(role, name), plain(name.replace("_", " "))
+    help_text = plain(metadata["help"]) if "help" in metadata else None
     if isinstance(default, bool):
         return st.checkbox(label, default, key=key, help=help_text, persist_state="session")
     if "choices" in metadata:

@@ -18,10 +18,12 @@ from offcomp.continuations import (
     of_task,
     side_by_side,
 )
+from offcomp.csv_text import csv_text
 from offcomp.results import role_of, with_provenance
 from offcomp.runs import Run
 from offcomp.theme import Palette
 from offcomp.ui.frame import palette, style
+from offcomp.ui.plain import plain
 
 NOTHING = "<i>(the end)</i>"
 STYLE = """
@@ -46,12 +48,12 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
     """What the original and one or two runs write after each opening, and how far they agree."""
     st.subheader("How do they go on from the same openings?")
     if not of_task(run, task):
-        st.caption(BEFORE_THEM.format(names[run.id]))
+        st.caption(plain(BEFORE_THEM.format(names[run.id])))
         return
     runs = [run] if second is None or not side_by_side([run, second], task) else [run, second]
-    st.markdown(continuation_answer(runs, names, task))
+    st.markdown(plain(continuation_answer(runs, names, task)))
     if second is not None and len(runs) == 1:
-        st.caption(BEFORE_THEM.format(names[second.id]))
+        st.caption(plain(BEFORE_THEM.format(names[second.id])))
     style(STYLE.format(grid=palette().grid, muted=palette().muted))
     st.html(continuations_html(runs, names, task, palette()))
     st.caption(
@@ -70,7 +72,7 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
 
 def _as_csv(runs: Sequence[Run], task: str) -> str:
     table = continuation_table(runs)
-    return str(with_provenance(table[table["task"] == task], runs).to_csv(index=False))
+    return csv_text(with_provenance(table[table["task"] == task], runs))
 
 
 def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str, colours: Palette) -> str:
@@ -78,7 +80,7 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
     called = [names[run.id] for run in runs]
     roles = ["original", *map(role_of, runs)]
     heads = [
-        f'<th scope="col" style="border-bottom-color: {colours.roles[role]}">{escape(name)}</th>'
+        f'<th scope="col" style="border-bottom-color: {colours.colour(role)}">{escape(name)}</th>'
         for role, name in zip(roles, ["Original", *called], strict=True)
     ]
     rows = []

@@ -18,6 +18,7 @@ from offcomp.run_inputs import inputs_of, run_id
 from offcomp.runs import Run
 from offcomp.ui import draft
 from offcomp.ui.choices import Choices
+from offcomp.ui.plain import plain
 
 LONG_SECONDS = 60
 WORTH_IT = 0.7
@@ -81,10 +82,10 @@ def show_cost(
     """How long it takes and what it needs; a warning where memory is short, and a cheaper way where it is or time is long."""
     cost, free = cost_of(choices, plans, predictions, runs), free_memory()
     if text := cost_text(cost):
-        st.caption(text, help=HELP)
+        st.caption(plain(text), help=HELP)
     if not cost.fits(free):
         st.warning(
-            f"About {gigabytes(cost.memory)} are needed and {gigabytes(free or 0)} are free: this may fail.",
+            plain(f"About {gigabytes(cost.memory)} are needed and {gigabytes(free or 0)} are free: this may fail."),
             icon=":material/memory:",
         )
     if cost.seconds > LONG_SECONDS or not cost.fits(free):
@@ -131,7 +132,12 @@ def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: S
         label = f"{way.label}: about {duration(then.seconds)}" if then.estimates else f"{way.label}: no wait"
         label += "" if cost.fits(free) else f", {gigabytes(then.memory)}"
         if st.button(
-            label, key="cheaper", icon=":material/speed:", help=way.about, on_click=_change, args=(dict(way.changes),)
+            plain(label),
+            key="cheaper",
+            icon=":material/speed:",
+            help=plain(way.about),
+            on_click=_change,
+            args=(dict(way.changes),),
         ):
             st.rerun()  # the widgets outside of the fragment
 

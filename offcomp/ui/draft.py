@@ -27,7 +27,7 @@ from offcomp.ui.plain import plain
 
 DEFAULT_KINDS = ("query", "key")
 RUNS, EVERY_RUN = "runs", "all"
-"""Of the URL: the runs that are compared, which `selection` reads and writes, and all of them. They go along to every page."""
+"""Of the URL: the runs that are compared, which `selection` reads and writes, and the newest. All pages keep them."""
 WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 

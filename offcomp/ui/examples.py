@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.continuations import tells_next_words
+from offcomp.csv_text import csv_text
 from offcomp.example_charts import (
     CELLS,
     LISTED,
@@ -35,6 +36,7 @@ from offcomp.scores import Score, metric_of, on_task, sentence_start, task_title
 from offcomp.ui import draft
 from offcomp.ui.continuations import show_continuations
 from offcomp.ui.frame import palette
+from offcomp.ui.plain import plain
 from offcomp.ui.results import show_chart
 
 RUN, TASK, OUTCOME = "examples_run", "examples_task", "examples_outcome"
@@ -60,7 +62,7 @@ def show_examples(runs: Sequence[Run]) -> None:
     if len(scored) < len(runs):
         st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not offered: they were not scored on a task.")
     score = score_of(run, task)
-    answer.markdown((outcome_answer if has_classes(score) else shift_answer)(run, task))
+    answer.markdown(plain((outcome_answer if has_classes(score) else shift_answer)(run, task)))
     if tells_next_words(score):
         show_continuations(run, second, task, names)
     listed = shift_table(run, task)
@@ -84,7 +86,7 @@ def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str, Run |
         titles = {task: task_title(task, score) for task, score in result_of(run)["scores"].items()}
         draft.view("task", TASK, list(titles))
         task = st.segmented_control(
-            "Task", list(titles), key=TASK, format_func=titles.__getitem__, required=True, persist_state="session"
+            "Task", list(titles), key=TASK, format_func=lambda name: plain(titles[name]), required=True, persist_state="session"
         )
         rivals = {other.id: other for other in runs if other.id != run.id and same_test(run, other, str(task))}
         second = _ask_run("Beside it", "beside", BESIDE, rivals, names) if len(rivals) > 1 else next(iter(rivals), None)
@@ -94,7 +96,9 @@ def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str, Run |
 def _ask_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[str, str]) -> str:
     """One of these runs, which the link names as well."""
     draft.view(name, key, list(runs))
-    return str(st.selectbox(label, list(runs), key=key, format_func=names.__getitem__, persist_state="session", width=300))
+    return str(
+        st.selectbox(plain(label), list(runs), key=key, format_func=names.__getitem__, persist_state="session", width=300)
+    )
 
 
 def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +111,7 @@ def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
         key=OUTCOME,
         required=True,
         label_visibility="collapsed",
-        format_func=lambda name: f"{name} ({_count(table, _cells(name)):,})",
+        format_func=lambda name: plain(f"{name} ({_count(table, _cells(name)):,})"),
         persist_state="session",
         wrap=True,
     )
@@ -115,7 +119,7 @@ def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
     alt = "How many answers were right or wrong before and after; the table below has the numbers."
     show_chart(place, outcome_figure(table, chosen, palette()), table, key="examples_outcomes", alt=alt)
     if said := unlisted_text(table, score, chosen):
-        st.caption(said)
+        st.caption(plain(said))
     return listed[listed["change"].isin(chosen)]
 
 
@@ -161,7 +165,7 @@ def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
         column_order=_columns(found, ("text", "truth", "predicted", "before", "after", "difference", "change")),
         column_config=_formats(score),
     )
-    st.caption(f"{len(found)} of {len(listed)} listed examples shown; {shift_words(score)}.")
+    st.caption(plain(f"{len(found)} of {len(listed)} listed examples shown; {shift_words(score)}."))
     st.download_button(
         "These examples, CSV",
         partial(_as_csv, found, run),
@@ -173,7 +177,7 @@ def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
 
 
 def _as_csv(table: pd.DataFrame, run: Run) -> str:
-    return str(with_provenance(table, [run]).to_csv(index=False))
+    return csv_text(with_provenance(table, [run]))
 
 
 def _columns(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -203,10 +207,12 @@ def _beside(run: Run, second: Run | None, task: str, names: dict[str, str]) -> N
     st.subheader("Do two runs fail on the same examples?")
     if second is None:
         what = on_task(task, score_of(run, task))
-        st.caption(f"Choose a second run above that was scored for {what} on the same examples, to see both side by side.")
+        st.caption(
+            plain(f"Choose a second run above that was scored for {what} on the same examples, to see both side by side.")
+        )
         return
     pair = names[run.id], names[second.id]
-    st.markdown(beside_answer(run, second, pair, task))
+    st.markdown(plain(beside_answer(run, second, pair, task)))
     table = beside_table(run, second, task)
     st.dataframe(
         beside_words(table),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import streamlit as st
 
 from offcomp import __version__
 from offcomp.errors import OffcompError, PlanError
+from offcomp.resources import app_folder, assets_folder
 from offcomp.runs import Run, RunStore
 from offcomp.theme import PALETTES, Palette
 from offcomp.ui import draft
@@ -30,9 +30,9 @@ PAGES = tuple(
         ("pages/examples.py", "Examples", ":material/rule:"),
         ("pages/measured.py", "Measured", ":material/monitoring:"),
     )
-    if (Path(__file__).parents[2] / entry[0]).is_file()
+    if (app_folder() / entry[0]).is_file()
 )
-ICON = Path(__file__).parents[2] / "assets" / "images" / "icon.svg"
+ICON = assets_folder() / "images" / "icon.svg"
 POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
 _SPARED: set[str] = set()
@@ -63,14 +63,14 @@ def page(name: str, question: str) -> Iterator[None]:
         st.markdown("### offcomp")
         st.caption("Shrink a language model and see what breaks.")
         for path, title, icon in PAGES:
-            st.page_link(path, label=title, icon=icon)
+            st.page_link(path, label=plain(title), icon=icon)
         with told():
             jobs_chip()
         st.caption(f"Draft: {plain(draft.summary())}")
         if runs := compared():
-            st.caption(f"Compared: {runs}")
-        st.caption(f"Version {__version__}. Everything stays on this machine.")
-    st.title(question)
+            st.caption(plain(f"Compared: {runs}"))
+        st.caption(plain(f"Version {__version__}. Everything stays on this machine."))
+    st.title(plain(question))
     draft.show_problems()
     with told():
         yield

@@ -29,6 +29,7 @@ from offcomp.runs import Run
 from offcomp.scores import within_sentence
 from offcomp.ui.examples import RUN as EXAMPLES_RUN
 from offcomp.ui.frame import palette
+from offcomp.ui.plain import plain
 from offcomp.ui.results import SIZE_UNITS, UNIT, chosen_unit, show_chart
 
 FRONT, MEASURE, MODEL = "compare_front", "compare_measure", "compare_model"
@@ -49,7 +50,7 @@ def show_front(runs: Sequence[Run]) -> None:
     if left_out:
         said += f" Not on this axis: {left_out_text(left_out, names)}."
     if not shown:
-        st.info(f"No run has a number to draw here. {said}")
+        st.info(plain(f"No run has a number to draw here. {said}"))
         return
     unit = chosen_unit()
     table = front_table(shown, measure, unit, names)
@@ -59,8 +60,8 @@ def show_front(runs: Sequence[Run]) -> None:
     alt = f"The {what} of each run against the size of the whole model, with the original; the table below has the numbers."
     place = st.container()
     _show_picked(shown, names)
-    st.markdown(front_answer(table))
-    st.caption(f"{said} {_reading(table, references)}")
+    st.markdown(plain(front_answer(table)))
+    st.caption(plain(f"{said} {_reading(table, references)}"))
     figure = front_figure(table, references, palette(), _picked(shown))
     show_chart(place, figure, _as_shown(table), key=FRONT, alt=alt, on_click=_pick_clicked)
 
@@ -84,7 +85,7 @@ def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
     if not picked:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"Picked: **{names[picked]}**, run {picked}.", width="content")
+        st.markdown(f"Picked: **{plain(names[picked])}**, run {plain(picked)}.", width="content")
         icon, query = ":material/rule:", {"run": picked}
         st.page_link("pages/examples.py", label="Its predictions", icon=icon, query_params=query, width="content")
 
@@ -105,7 +106,12 @@ def _choose_measure(measures: Mapping[str, str]) -> str:
         st.session_state[MEASURE] = next(iter(measures))
     with st.container(horizontal=True, gap="small"):
         measure = st.segmented_control(
-            "Judged by", list(measures), key=MEASURE, format_func=measures.__getitem__, required=True, persist_state="session"
+            "Judged by",
+            list(measures),
+            key=MEASURE,
+            format_func=lambda name: plain(measures[name]),
+            required=True,
+            persist_state="session",
         )
         st.session_state.setdefault(UNIT, SIZE_UNITS[0])
         st.segmented_control(
@@ -152,6 +158,6 @@ def show_agreement(runs: Sequence[Run], measure: str) -> None:
     metric = metric_named(table["metric"].iloc[0])
     alt = f"The {metric.word} of each run against its relative error; the table below has the numbers."
     place = st.container()
-    st.caption(f"{agreement_answer(table)} {len(shown)} of {len(runs)} runs: those of the same weights with a score.")
+    st.caption(plain(f"{agreement_answer(table)} {len(shown)} of {len(runs)} runs: those of the same weights with a score."))
     as_shown = table[["name", "relative_error", "value", "low", "high"]]
     show_chart(place, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)

@@ -36,7 +36,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         "Kinds that are compared",
         kinds,
         selection_mode="multi",
-        format_func=lambda kind: KIND_TITLES.get(kind, kind),
+        format_func=lambda kind: plain(KIND_TITLES.get(kind, kind)),
         key=KINDS,
         persist_state="session",
         wrap=True,
@@ -56,7 +56,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         key=STACKING,
         persist_state="session",
         required=True,
-        help="  \n".join(f"**{name}**: {text}" for name, text in STACKING_HELP.items()),
+        help="  \n".join(f"**{plain(name)}**: {plain(text)}" for name, text in STACKING_HELP.items()),
     )
     state = st.session_state
     return tuple(spec for spec in info.modules if spec.kind in state[KINDS]), float(state[RATIO]), str(state[STACKING])
@@ -74,8 +74,8 @@ def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
     if KINDS not in state:
         state[KINDS] = [kind for kind in st.query_params.get("kinds", "").split(",") if kind]
         if missing := [kind for kind in state[KINDS] if kind not in kinds]:
-            asked = plain(", ".join(missing)[:100])
-            st.warning(f"The link asks for {asked}; this model has {', '.join(kinds)}.", icon=":material/link_off:")
+            asked = ", ".join(missing)[:100]
+            st.warning(plain(f"The link asks for {asked}; this model has {', '.join(kinds)}."), icon=":material/link_off:")
     state[KINDS] = [kind for kind in state[KINDS] if kind in kinds] or _first_kinds(info, kinds)
     draft.note("kinds", ",".join(state[KINDS]), DEFAULT_KIND)
 
@@ -90,13 +90,15 @@ def explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
     kind = KIND_TITLES.get(specs[0].kind, specs[0].kind)
     why = "has one layer" if info.num_layers == 1 else f"has one matrix of the kind {kind}"
     st.info(
-        f"{plain(info.model)} {why}, so {specs[0].name} has no other to share with. Choose more kinds: stacked by "
-        "residual, matrices of all kinds can share the basis of the residual stream."
+        plain(
+            f"{info.model} {why}, so {specs[0].name} has no other to share with. Choose more kinds: stacked by "
+            "residual, matrices of all kinds can share the basis of the residual stream."
+        )
     )
     others = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default and spec.kind != specs[0].kind))
     if others:
         more = DEFAULT_KIND if DEFAULT_KIND in others else others[0]
-        st.button(f"Add {KIND_TITLES.get(more, more)}", type="primary", key="groups_add", on_click=_add, args=(more,))
+        st.button(plain(f"Add {KIND_TITLES.get(more, more)}"), type="primary", key="groups_add", on_click=_add, args=(more,))
 
 
 def _add(kind: str) -> None:
@@ -109,7 +111,7 @@ def explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
         for other in specs[1:]:
             group_shape((specs[0], other), stack)
     except InputError as error:
-        st.info(str(error))
+        st.info(plain(str(error)))
     else:
         st.info("No two of these modules fit into one matrix; choose other kinds.")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from offcomp.csv_text import csv_text
 from offcomp.errors import InputError
 from offcomp.files import home_folder
 from offcomp.group_charts import pair_figure, tree_figure
@@ -30,6 +31,7 @@ from offcomp.surveys import Survey, best_cut, find_survey
 from offcomp.ui import draft
 from offcomp.ui.frame import palette, told
 from offcomp.ui.group_choices import explain_misfit, explain_too_few, wait
+from offcomp.ui.plain import plain
 
 MOST_MODULES = 64
 LISTED = 5
@@ -48,7 +50,7 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
         wait(info, specs, ratio)
         return
     survey, origin = found
-    st.markdown(survey_answer(survey, stack))
+    st.markdown(plain(survey_answer(survey, stack)))
     if stack not in survey.merges:
         explain_misfit(specs, stack)
         return
@@ -68,7 +70,7 @@ def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
     )
     st.plotly_chart(pair_figure(table, palette()), theme=None, key="groups_pairs", alt=alt, config={"displaylogo": False})
     helping, fitting = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
-    st.caption(f"{helping or 'None'} of {fitting} pairs gain." + _unfit(len(table) - fitting))
+    st.caption(plain(f"{helping or 'None'} of {fitting} pairs gain." + _unfit(len(table) - fitting)))
     _table(table, survey, "pairs", origin)
 
 
@@ -99,7 +101,7 @@ def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None
         chart.plotly_chart(
             tree_figure(survey, stack, kept, palette()), theme=None, key="groups_tree", alt=alt, config={"displaylogo": False}
         )
-        st.markdown(cut_answer(survey, stack, kept))
+        st.markdown(plain(cut_answer(survey, stack, kept)))
         _show_groups(info, survey, stack, kept)
         _table(merge_table(survey, stack), survey, "merges", origin)
 
@@ -111,11 +113,11 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None
         joint = [(group.modules, group.stack) for group in groups]
         draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)], survey.ratio)
         st.switch_page("pages/compress.py")
-    lines = [f"- {group_words(group)}" for group in groups[:LISTED]]
+    lines = [f"- {plain(group_words(group))}" for group in groups[:LISTED]]
     if more := groups[LISTED:]:
-        lines.append(f"- and {len(more)} more: {'; '.join(module_words(group.modules) for group in more)}")
+        lines.append(f"- and {len(more)} more: {plain('; '.join(module_words(group.modules) for group in more))}")
     if alone:
-        lines.append(f"- Alone: {module_words(alone)}")
+        lines.append(f"- Alone: {plain(module_words(alone))}")
     st.markdown("\n".join(lines))
 
 
@@ -125,7 +127,7 @@ def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> No
         names = {name: name.replace("_", " ").capitalize() for name in map(str, table.columns)}
         st.dataframe(table.rename(columns=names), hide_index=True, key=f"groups_{purpose}_table", column_config=_formats(names))
         st.download_button(
-            f"{purpose.capitalize()}, CSV",
+            plain(f"{purpose.capitalize()}, CSV"),
             partial(_as_csv, table, survey, origin),
             f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv",
             "text/csv",
@@ -135,7 +137,7 @@ def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> No
 
 
 def _as_csv(table: pd.DataFrame, survey: Survey, origin: str) -> str:
-    return str(exported(table, survey, origin).to_csv(index=False))
+    return csv_text(exported(table, survey, origin))
 
 
 def _formats(names: dict[str, str]) -> dict[str, Any]:
@@ -145,8 +147,10 @@ def _formats(names: dict[str, str]) -> dict[str, Any]:
 
 def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
     st.caption(
-        f"{provenance(survey, origin)}. Errors are those of SVD, exact; joint stores at most as many parameters as "
-        "separate. Other methods may rank groups otherwise."
+        plain(
+            f"{provenance(survey, origin)}. Errors are those of SVD, exact; joint stores at most as many parameters as "
+            "separate. Other methods may rank groups otherwise."
+        )
     )
     kinds = ",".join(dict.fromkeys(info.module(name).kind for name in survey.modules))
     with st.expander("Command line"):

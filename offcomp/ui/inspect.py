@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from offcomp.csv_text import csv_text
 from offcomp.files import home_folder
 from offcomp.inspect_charts import (
     MAP_PIXELS,
@@ -38,6 +39,7 @@ from offcomp.ui import draft
 from offcomp.ui.frame import palette, told
 from offcomp.ui.inspect_choices import choose_module, choose_rank
 from offcomp.ui.jobs import request_view, wait_for
+from offcomp.ui.plain import plain
 from offcomp.views import ORDERS, View, read_view, view_path
 
 ORDER, TIMES = "inspect_order", "inspect_times"
@@ -73,7 +75,9 @@ def _show_matrix(info: ModelInfo) -> None:
     view = read_view(path, spec.shape, st.session_state[ORDER])
     values = find(info, (spec,), "rows", home_folder()) if view is None else view.values
     if values is None:
-        st.markdown(f"{spec.name} is a matrix of {spec.rows:,} x {spec.cols:,} weights. Its singular values are not known yet.")
+        st.markdown(
+            plain(f"{spec.name} is a matrix of {spec.rows:,} x {spec.cols:,} weights. Its singular values are not known yet.")
+        )
         _wait(info, spec)
         return
     with right:
@@ -82,7 +86,7 @@ def _show_matrix(info: ModelInfo) -> None:
     _show_answer(info, spec, spectrum_answer(table, spec.name, rank))
     _show_spectrum(spec, table, rank)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.subheader(f"What does rank {rank} keep, and lose?", width="stretch")
+        st.subheader(f"What does rank {rank:d} keep, and lose?", width="stretch")
         if view is not None:
             _choose_drawing()
     if view is None:
@@ -96,7 +100,7 @@ def _show_matrix(info: ModelInfo) -> None:
 def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
     """The sentence, and the way on."""
     words, way_on = st.columns([5, 1], vertical_alignment="center")
-    words.markdown(answer)
+    words.markdown(plain(answer))
     if way_on.button("Compress it", type="primary", key="inspect_compress", icon=":material/compress:", width="stretch"):
         draft.choose(info, [spec.name])
         st.switch_page("pages/compress.py")
@@ -132,7 +136,7 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     """Original, reconstruction and residual on one scale, with bars of energy."""
     zoomed = bool(st.session_state[TIMES])
     maps, blocks = view.maps(rank), block_table(view, rank)
-    st.markdown(blocks_answer(blocks, st.session_state[ORDER]))
+    st.markdown(plain(blocks_answer(blocks, st.session_state[ORDER])))
     limit = colour_limit(view.original)
     for column, (name, part, title) in zip(st.columns(3, gap="small"), MAPS, strict=True):
         stretched = zoomed and name == "residual"
@@ -149,8 +153,10 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
             _chart(figure, f"inspect_{name}", f"Map of {spec.name}, {title.format(rank)}; the table below has the energies.")
     colours = f"One scale for all three{f', but x{ZOOM} for the residual' if zoomed else ''}"
     st.caption(
-        f"{cell_words(spec.shape)} {colours}: red above 0, blue below, up to where 99.5 % of the original's cells are. Bars: "
-        "energy of each block of rows (right) and of columns (top), exact and not averaged, on one scale too."
+        plain(
+            f"{cell_words(spec.shape)} {colours}: red above 0, blue below, up to where 99.5 % of the original's cells are. "
+            "Bars: energy of each block of rows (right) and of columns (top), exact and not averaged, on one scale too."
+        )
     )
 
 
@@ -158,11 +164,11 @@ def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
     """Direction against length of rows."""
     rows = row_table(view, rank)
     if rows.empty:
-        st.caption(rows_answer(rows, view, rank))
+        st.caption(plain(rows_answer(rows, view, rank)))
         return
     alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the length of the row."
     _chart(rows_figure(rows, palette()), "inspect_rows", alt)
-    st.caption(rows_answer(rows, view, rank))
+    st.caption(plain(rows_answer(rows, view, rank)))
 
 
 def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view: View | None, rank: int) -> None:
@@ -179,7 +185,7 @@ def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is squared length; rank r keeps the sum of the r largest "
         "squared singular values (Eckart and Young 1936). Random: normal entries, same shape and length, by the law of "
-        f"Marchenko and Pastur (1967). `offcomp inspect {info.model} {spec.name}` prints the same."
+        f"Marchenko and Pastur (1967). offcomp inspect {plain(info.model)} {plain(spec.name)} prints the same."
     )
 
 
@@ -194,7 +200,7 @@ def _offer(
     **settings: Any,
 ) -> None:
     """A table with its download, behind its label; `settings` go into every row of the download."""
-    folded = st.expander(label, key=f"inspect_{purpose}_open", on_change="rerun")
+    folded = st.expander(plain(label), key=f"inspect_{purpose}_open", on_change="rerun")
     if not folded.open:
         return
     table = make()
@@ -222,7 +228,7 @@ def _table(table: pd.DataFrame, purpose: str) -> None:
 
 
 def _as_csv(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> str:
-    return str(exported(table, info, spec).to_csv(index=False))
+    return csv_text(exported(table, info, spec))
 
 
 def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
@@ -231,7 +237,7 @@ def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
 
 
 def _show_skeletons(spec: ModuleSpec) -> None:
-    st.caption(f"Reading the weights of {spec.name}, once. The pictures appear in some seconds.")
+    st.caption(plain(f"Reading the weights of {spec.name}, once. The pictures appear in some seconds."))
     for column in st.columns(3, gap="small"):
         column.skeleton(height=MAP_PIXELS)
     st.skeleton(height=ROWS_PIXELS)

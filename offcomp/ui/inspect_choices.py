@@ -78,6 +78,6 @@ def _asked_rank(most: int, name: str) -> int | None:
     if text.isdecimal() and 1 <= int(text[:9]) <= most:
         return int(text[:9])
     if text:
-        asked = plain(text[:20])
-        st.warning(f"The link asks for rank {asked}, but {name} has the ranks 1 to {most}.", icon=":material/link_off:")
+        asked = text[:20]
+        st.warning(plain(f"The link asks for rank {asked}, but {name} has the ranks 1 to {most}."), icon=":material/link_off:")
     return None

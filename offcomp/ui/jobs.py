@@ -32,7 +32,7 @@ from offcomp.views import read_view, view_path
 LISTING_SECONDS = 600
 RETRY_SECONDS = 30.0
 POLL_SECONDS = 1.0
-COMMAND = (sys.executable, "-m", "offcomp.cli")
+COMMAND = (sys.executable, "-P", "-m", "offcomp.cli")  # -P: a numpy.py in the folder where the app was started is not ours
 WORKING = "working"
 LOST = "it ended well but left nothing that can be read; is the disk full?"
 

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from pandas.api.types import is_float_dtype
 
+from offcomp.csv_text import csv_text
 from offcomp.measurement_charts import sensitivity_figure, sweep_figure
 from offcomp.measurements import (
     ALONE,
@@ -27,6 +28,7 @@ from offcomp.measurements import (
 )
 from offcomp.ui import draft
 from offcomp.ui.frame import palette
+from offcomp.ui.plain import plain
 
 COMMAND = "python -m benchmarks.measurements --model {}"
 BOTH = "both"
@@ -62,13 +64,13 @@ def _choose(label: str, name: str, key: str, titles: Mapping[str, str], help_tex
     """One of a few, at first as the link says."""
     draft.view(name, key, list(titles))
     chosen = st.segmented_control(
-        label,
+        plain(label),
         list(titles),
-        format_func=titles.__getitem__,
+        format_func=lambda name: plain(titles[name]),
         key=key,
         persist_state="session",
         required=True,
-        help=help_text,
+        help=plain(help_text) if help_text else None,
     )
     return str(chosen)
 
@@ -78,7 +80,7 @@ def show_sweep(document: Document, task: str, denominator: str, grouping: str) -
     table = sweep_table(document, task, denominator)
     chosen = table if grouping == BOTH else table[table["grouping"] == grouping]
     if chosen.empty:
-        st.caption(f"Nothing was measured with its matrices {grouping}.")
+        st.caption(plain(f"Nothing was measured with its matrices {grouping}."))
         return
     alt = (
         f"The {score_words(table)} against the compression ratio in bytes, a line a method, with original and baseline; "
@@ -99,7 +101,7 @@ def show_sensitivity(document: Document, task: str) -> None:
         "the table below has the numbers."
     )
     _show(sensitivity_figure(table, palette()), table, document, "sensitivity", alt)
-    st.caption(f"Bundled. {sensitivity_answer(table)}")
+    st.caption(plain(f"Bundled. {sensitivity_answer(table)}"))
 
 
 def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: str, alt: str) -> None:
@@ -114,7 +116,7 @@ def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: s
             column_config=_formats(shown),
         )
         st.download_button(
-            f"{purpose.capitalize()}, CSV",
+            plain(f"{purpose.capitalize()}, CSV"),
             partial(_as_csv, table, document, purpose),  # made when it is asked for
             f"offcomp-{document['model']}-{purpose}.csv",
             "text/csv",
@@ -140,24 +142,26 @@ def _words(name: str) -> str:
 
 
 def _as_csv(table: pd.DataFrame, document: Document, purpose: str) -> str:
-    return str(exported(table, document, purpose).to_csv(index=False))
+    return csv_text(exported(table, document, purpose))
 
 
 def show_provenance(document: Document) -> None:
     """Where the numbers come from, and how to measure them again."""
     st.caption(
-        f"Bundled measurement: {provenance(document)}. Nothing here was computed just now. "
-        f"`{COMMAND.format(document['model'])} --fresh` measures it again, with `--data FOLDER` on STS-B as well."
+        f"Bundled measurement: {plain(provenance(document))}. Nothing here was computed just now. "
+        f"{plain(COMMAND.format(document['model']))} --fresh, in a clone of offcomp, measures it again, "
+        "with `--data FOLDER` on STS-B as well."
     )
 
 
 def show_nothing() -> None:
     """What is said where no measurement is there."""
     for file in unreadable_files():
-        st.warning(f"assets/runs/{file} cannot be read or is incomplete. Install offcomp again, or delete the file.")
+        told = f"{file}, a measurement that comes with offcomp, cannot be read or is incomplete. Install offcomp again."
+        st.warning(plain(told))
     st.info(
         "Here six methods are shown at many sizes, measured on a model that comes with offcomp, and which matrix hurts most. "
-        f"The measurements are missing in assets/runs; `{COMMAND.format('minilm-l6')}` makes them."
+        f"The measurements are missing; {plain(COMMAND.format('minilm-l6'))}, in a clone of offcomp, makes them."
     )
     if st.button("Compress something", type="primary", key="measured_compress", icon=":material/compress:"):
         st.switch_page("pages/compress.py")

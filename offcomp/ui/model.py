@@ -7,6 +7,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from offcomp.csv_text import csv_text
 from offcomp.files import home_folder
 from offcomp.model_charts import COMPRESSIBLE, PARAMETERS, map_figure, map_pixels, share_figure
 from offcomp.model_tables import (
@@ -85,7 +86,7 @@ def _explore(info: ModelInfo, colour: str) -> None:
             ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
             errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
             table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
-            answer.markdown(compressible_answer(table, ratio) if ratio else parameters_answer(info))
+            answer.markdown(plain(compressible_answer(table, ratio) if ratio else parameters_answer(info)))
             _show_map(info, table, colour, ratio)
             if ratio:
                 _offer_spectra(info, errors)
@@ -122,7 +123,7 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
         )
     layers = table["layer"].nunique()
     aside = f" Scroll sideways where all {layers} layers do not fit." if layers > MOST_LAYERS_BESIDE else ""
-    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{aside}")
+    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{plain(aside)}")
     about: dict[str, str | float] = (
         {"ratio": ratio, "unit": _storage()[0], "storage": _storage()[1]} if colour == COMPRESSIBLE else {}
     )
@@ -153,10 +154,11 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
         help="Click a cell of the map, or choose here.",
     )
     row = table[table["module"] == name].iloc[0]
-    known = f"  \n{_sentence(error_words(row, ratio))}" if ratio else ""
-    size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {percent(row['share'])} of the model."
-    st.markdown(f"{size}{known}  \n{_sentence(row['orientation'])}  \n`{row['path']}`")
-    st.caption(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}")
+    known = f"  \n{plain(_sentence(error_words(row, ratio)))}" if ratio else ""
+    share = plain(percent(row["share"]))
+    size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {share} of the model."
+    st.markdown(f"{size}{known}  \n{plain(_sentence(row['orientation']))}  \n{plain(row['path'])}")
+    st.caption(plain(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}"))
     _actions(info, table, name)
 
 
@@ -177,7 +179,9 @@ def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
             "Compress its kind",
             key="model_compress_kind",
             icon=":material/view_column:",
-            help=f"Take these {len(kind)} modules, and no other: {', '.join(kind[:6])}{', ...' if len(kind) > 6 else ''}",
+            help=plain(
+                f"Take these {len(kind)} modules, and no other: {', '.join(kind[:6])}{', ...' if len(kind) > 6 else ''}"
+            ),
         ):
             _compress(info, kind)
 
@@ -198,12 +202,12 @@ def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
     elif plan.groups:
         seconds = spectra_seconds(info, plan)
         label = f"Compute {_spectra(plan)} (about {seconds:.0f} s)"
-        if st.button(label, key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
+        if st.button(plain(label), key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
             st.session_state[ASKED] = plan
             st.rerun()
     dtypes = sorted({storage_dtype(_storage()[1], [spec.dtype]) for spec in info.modules} - {"float32"})
     what = f"Errors of SVD before rounding to {' and '.join(dtypes)}" if dtypes else "Exact errors of SVD"
-    st.caption(f"{what}, each matrix alone, from singular values that are bundled, or were computed here and kept.")
+    st.caption(plain(f"{what}, each matrix alone, from singular values that are bundled, or were computed here and kept."))
 
 
 def _spectra(plan: Plan) -> str:
@@ -218,7 +222,7 @@ def _show_shares(info: ModelInfo) -> None:
     st.plotly_chart(share_figure(table, palette()), theme=None, key="model_shares", alt=alt, config=config)
     _show_table(info, table, "shares")
     if note := unlisted_note(info):
-        st.caption(note)
+        st.caption(plain(note))
 
 
 def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **about: str | float) -> None:
@@ -229,8 +233,8 @@ def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **about: str
             shown = shown.assign(share=100 * shown["share"])
         st.dataframe(shown.rename(columns=_words), hide_index=True, key=f"model_{purpose}_table", column_config=FORMATS)
         st.download_button(
-            f"{purpose.capitalize()}, CSV",
-            lambda: exported(table, info, **about).to_csv(index=False),  # made when it is asked for
+            plain(f"{purpose.capitalize()}, CSV"),
+            lambda: csv_text(exported(table, info, **about)),  # made when it is asked for
             f"offcomp-model-{purpose}.csv",
             "text/csv",
             key=f"model_csv_{purpose}",
@@ -245,7 +249,7 @@ def _words(name: str) -> str:
 def _show_recognised(info: ModelInfo) -> None:
     """Which weights the family knows, by name; the others first."""
     with st.expander("Which weights are recognised?", expanded=not info.family):
-        st.markdown(recognised_answer(info))
+        st.markdown(plain(recognised_answer(info)))
         table = map_table(info)
         order = table.assign(known=table["status"] == RECOGNISED).sort_values("known", kind="stable").index
         listed = table.loc[order, ["module", "status", "kind", "rows", "cols", "path"]]

@@ -21,9 +21,9 @@ def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction])
     """A line a method, and what of the model is in no matrix."""
     for role, prediction in predictions.items():
         if prediction.notes:
-            st.caption(f"**{method_of_role(role).title}.** {plain(' '.join(prediction.notes))}")
+            st.caption(f"**{plain(method_of_role(role).title)}.** {plain(' '.join(prediction.notes))}")
     if note := unlisted_note(info):
-        st.caption(note)
+        st.caption(plain(note))
 
 
 def show_measured_notes(runs: Sequence[Run]) -> None:

@@ -84,7 +84,7 @@ def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str
         for column in wanted:
             named = guessed.get(column)
             chosen[column] = st.selectbox(
-                column,
+                plain(column),
                 columns,
                 None if named is None else columns.index(named),
                 key=f"upload_column_{family.name}_{column}_{digest}",

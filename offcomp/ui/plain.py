@@ -1,12 +1,36 @@
-"""Text that a person, a file or a link wrote, on a page that reads its sentences as markdown."""
+"""Text that a person, a file or a link wrote, where a page reads its sentences as markdown: nearly everywhere in Streamlit.
+
+Charts have `charts.literal` instead, and the report escapes everything itself.
+"""
 
 from __future__ import annotations
 
 import re
 
-MARKUP = re.compile(r"[\\`*\[\]<~$&]|(?<!\w)_|_(?!\w)")
+import pandas as pd
+
+MARKUP = re.compile(r"[\\`*\[\]<~$&]|(?<![^\W_])_|_(?![^\W_])")
+STARTS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=>|(?:[-+]|#{1,6})(?:\s|$)))")
+"""A heading, a quotation or a list, at the start of a text alone."""
+SPACES = re.compile(r"[^\S\u00a0]+")
+"""Not the one that does not break."""
+REPLACED = re.compile(
+    r"(?<=:)(?!(?<=\d\d:)\d\d(?!\d))(?=[^\s:])"  # links, emoji, icons and colours, but no times of day
+    r"|(?<=\bwww)(?=\.)|(?<=@)(?=\w)"  # more links
+    r"|(?<=-)(?=[->])|(?<=<)(?=[-=])|(?<=[>~])(?==)",  # arrows and other signs
+    re.IGNORECASE,
+)
+"""Between what Streamlit replaces, as http://, :smile: and ->, even where its characters are escaped."""
+WORD_JOINER = "\u2060"
+"""Nothing to see, and no end of a word: it stands between the characters of such a sign alone."""
 
 
-def plain(text: str) -> str:
+def plain(text: object) -> str:
     """The text in one line, written so that markdown shows it as it is: no image is fetched, no link or formula made."""
-    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    line = REPLACED.sub(WORD_JOINER, SPACES.sub(" ", str(text)).strip(" "))
+    return STARTS.sub(r"\1\\", MARKUP.sub(r"\\\g<0>", line))
+
+
+def plain_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose cells and headings are `plain`, for `st.table`; those of `st.dataframe` are no markdown."""
+    return table.map(plain).rename(columns=plain, index=plain)

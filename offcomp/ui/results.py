@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -13,11 +11,11 @@ import streamlit as st
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 from streamlit.delta_generator import DeltaGenerator
 
-from offcomp.answers import answer, megabytes, origin_text, provenance, smaller
+from offcomp.answers import answer, megabytes, origin_text, smaller
 from offcomp.bundled import origin
 from offcomp.first_chart import error_svg
 from offcomp.originals import model_names
-from offcomp.report import DRAWN_COLUMNS, comparison_document, comparison_tables, html_report
+from offcomp.report import DRAWN_COLUMNS
 from offcomp.result_charts import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results import difference_table, label, method_title, result_of, run_table, warnings_of
 from offcomp.row_counts import calibration_reading, reading_text
@@ -36,7 +34,7 @@ from offcomp.scores import (
 )
 from offcomp.ui.frame import palette
 from offcomp.ui.notes import show_measured_notes
-from offcomp.ui.plain import plain
+from offcomp.ui.plain import plain, plain_table
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
@@ -46,7 +44,6 @@ METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreeme
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
 TALL_CHART_PIXELS = 640
-EXPORTS_PIXELS = 140
 UNIT = "compare_unit"
 SIZE_UNITS = ("bytes", "parameters")
 HELP = {
@@ -63,10 +60,10 @@ HELP = {
 
 def show_answer(runs: Sequence[Run]) -> None:
     """The page's question answered in a sentence, and what keeps the answer from being fair."""
-    st.markdown(answer(runs))
+    st.markdown(plain(answer(runs)))
     told = warnings_of(runs)
     for sentence in told[:MOST_CONCERNS]:
-        st.warning(sentence, icon=":material/warning:")
+        st.warning(plain(sentence), icon=":material/warning:")
     if len(told) > MOST_CONCERNS:
         st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
     show_measured_notes(runs)
@@ -105,17 +102,25 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
     """The figures of one run; `brief` leaves out what a first look can do without. `model` is named where there are several."""
     with st.container(border=True, key=f"card_{run.id}"):
         about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
-        st.markdown(f"**{method_title(run)}** {about}, {origin(run)}", help=origin_text(run))
+        st.markdown(f"**{plain(method_title(run))}** {plain(about)}, {plain(origin(run))}", help=plain(origin_text(run)))
         with st.container(horizontal=True, gap="small"):
             for name, kind, value, note in _metrics(run, brief):
                 usual = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
                 width = BRIEF_METRIC_PIXELS if brief or name != kind else usual
-                st.metric(name, value, note, delta_color="off", delta_arrow="off", help=HELP[kind], width=width)
+                st.metric(
+                    plain(name),
+                    plain(value),
+                    plain(note),
+                    delta_color="off",
+                    delta_arrow="off",
+                    help=plain(HELP[kind]),
+                    width=width,
+                )
         if not brief:
             for task, score in result_of(run)["scores"].items():
-                st.caption(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}.")
+                st.caption(plain(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}."))
                 for other in others_text(score):
-                    st.caption(f"{other}.")
+                    st.caption(plain(f"{other}."))
                 if reading := reading_text(score):
                     st.caption(plain(f"{sentence_start(reading)}."))
             if reading := calibration_reading(result_of(run)["groups"]):
@@ -161,7 +166,7 @@ def show_first_errors(runs: Sequence[Run]) -> None:
     st.image(error_svg(table, palette(), title=title), width="stretch", alt=alt)
     with st.expander("The same as a table"):
         wide = table.pivot_table("relative_error", "row", "name", sort=False).map("{:.3f}".format)
-        st.table(wide.rename_axis(index=None, columns=None))
+        st.table(plain_table(wide.rename_axis(index=None, columns=None)))
 
 
 def show_errors(runs: Sequence[Run]) -> None:
@@ -179,7 +184,13 @@ def show_errors(runs: Sequence[Run]) -> None:
 def _switch(name: str, options: tuple[str, ...], key: str) -> str:
     """One of a few ways to draw a chart."""
     chosen = st.segmented_control(
-        name, options, default=options[0], key=key, required=True, label_visibility="collapsed", format_func="by {}".format
+        plain(name),
+        options,
+        default=options[0],
+        key=key,
+        required=True,
+        label_visibility="collapsed",
+        format_func="by {}".format,
     )
     return chosen or options[0]
 
@@ -233,66 +244,3 @@ def show_differences(runs: Sequence[Run]) -> None:
     st.subheader("What differs between the runs?" if len(runs) > 1 else "What is known of this run?")
     everything = len(runs) > 1 and st.toggle("Show what is equal as well", key="compare_show_all")
     st.dataframe(difference_table(runs, show_all=everything), hide_index=True, key="compare_differences")
-
-
-def show_downloads(runs: Sequence[Run]) -> None:
-    """The tables with run, plan, seed and versions in every row."""
-    st.subheader("Take the numbers along")
-    full = comparison_tables(runs)
-    with st.container(horizontal=True):
-        st.download_button(
-            "Report, HTML",
-            partial(html_report, runs),  # made when it is asked for, in a second or two
-            "offcomp-report.html",
-            "text/html",
-            key="compare_report",
-            icon=":material/description:",
-            on_click="ignore",
-        )
-        for name, table in full.items():
-            st.download_button(
-                f"{name.capitalize()}, CSV",
-                partial(_as_csv, table),  # made when it is asked for
-                f"offcomp-{name}.csv",
-                "text/csv",
-                key=f"compare_csv_{name}",
-                on_click="ignore",
-            )
-        st.download_button(
-            "All, JSON",
-            partial(_as_json, full),
-            "offcomp-comparison.json",
-            "application/json",
-            key="compare_json",
-            on_click="ignore",
-        )
-    st.caption(
-        "The report is one file that opens anywhere without a network. Every row of the tables names its run, plan, seed and "
-        f"versions. First run: {provenance(runs)}. Without a browser{_limited(runs)}:"
-    )
-    st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
-    _show_exports([run for run in runs[:MOST_IN_DETAIL] if run.has_weights])
-
-
-def _limited(runs: Sequence[Run]) -> str:
-    return f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
-
-
-def _show_exports(runs: Sequence[Run]) -> None:
-    """The command that writes the compressed weights of each run to a folder; bundled runs have none."""
-    if runs:
-        st.caption(
-            "The compressed weights of your own runs, each in a folder with a list of every stored tensor. `--dense` adds the "
-            "whole model, which transformers loads; `offcomp verify` checks the folder."
-        )
-        lines = "\n".join(f"offcomp export {run.id} offcomp-{run.id}" for run in runs)
-        st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
-
-
-def _as_csv(table: pd.DataFrame) -> str:
-    return str(table.to_csv(index=False))
-
-
-def _as_json(tables: dict[str, pd.DataFrame]) -> str:
-    """Several tables as one JSON document, a list of rows each."""
-    return json.dumps(comparison_document(tables), indent=1)

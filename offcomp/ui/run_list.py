@@ -16,9 +16,10 @@ from offcomp.ui import draft
 from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
 from offcomp.ui.plain import plain
+from offcomp.ui.selection import MOST_COMPARED
 
 POLL_SECONDS = 0.5
-SHOWN_AT_ONCE = 20
+RUNS_A_PAGE = 20
 BAD_NAMED = 3
 STATUS_ICONS = {
     "queued": ":material/hourglass_empty:",
@@ -53,11 +54,13 @@ def list_runs() -> None:
     done = sum(run.status == "done" for run in runs)
     left, right = st.columns([3, 1], vertical_alignment="center")
     place = str(store.folder).replace(str(Path.home()), "~", 1)
-    left.markdown(f"{len(runs)} runs: {done} done, {sum(not run.ended for run in runs)} under way. They live in `{place}`.")
+    left.markdown(
+        f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs):,} under way. They live in {plain(place)}."
+    )
     if done:
         right.page_link(
             "pages/compare.py",
-            label="Compare the finished ones",
+            label="Compare the finished ones" if done <= MOST_COMPARED else f"Compare the newest {MOST_COMPARED}",
             icon=":material/compare_arrows:",
             query_params={draft.RUNS: draft.EVERY_RUN},
         )
@@ -75,25 +78,27 @@ def _cards(was_busy: bool) -> None:
     runs = RunStore().all()
     if was_busy and all(run.ended for run in runs):
         st.rerun()
-    shown = st.session_state.setdefault("runs_shown", SHOWN_AT_ONCE)
-    for run in runs[:shown]:
-        with st.container(border=True, key=f"run_{run.id}"):
+    cards, pages = st.container(), -(-len(runs) // RUNS_A_PAGE)
+    page = st.pagination(pages, key="runs_page", persist_state="session") if pages > 1 else 1
+    shown = runs[(page - 1) * RUNS_A_PAGE : page * RUNS_A_PAGE]
+    for run in shown:
+        with cards.container(border=True, key=f"run_{run.id}"):
             _card(run)
-    if len(runs) > shown and st.button(f"Show more ({shown} of {len(runs)} shown)", key="more_runs"):
-        st.session_state["runs_shown"] = shown + SHOWN_AT_ONCE
-        st.rerun()
+    if pages > 1:
+        first = (page - 1) * RUNS_A_PAGE
+        st.caption(f"Runs {first + 1:,} to {first + len(shown):,} of {len(runs):,}, the newest first.")
 
 
 def _card(run: Run) -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
     with left:
-        st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.at_work_on)}** · {describe_run(run)}")
+        st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.at_work_on)}** · {plain(describe_run(run))}")
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
-        st.caption(f"run {run.id} · {plain(run.plan.model)} · seed {run.plan.seed} · {submitted}{_took(run)}")
+        st.caption(plain(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_took(run)}"))
         if run.status in ("queued", "running"):
             _progress(run)
         elif run.status == "done":
-            st.markdown(what_came_of_it(run))
+            st.markdown(plain(what_came_of_it(run)))
             if run.of_a_sample:
                 st.caption(f"Its model is {OF_A_SAMPLE}.")
             for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
@@ -125,7 +130,7 @@ def _progress(run: Run) -> None:
     text = "waiting for the run before it" if stage == "queued" else stage
     if stage != "queued" and remaining is not None:
         text += f", about {max(1, round(remaining))} s left"
-    st.progress(min(1.0, fraction), text=text)
+    st.progress(min(1.0, fraction), text=plain(text))
 
 
 def _actions(run: Run) -> None:

@@ -13,6 +13,7 @@ from offcomp.runs import Run
 from offcomp.score_charts import score_figure, score_table, scores_of
 from offcomp.scores import on_task, visible_difference
 from offcomp.ui.frame import palette
+from offcomp.ui.plain import plain
 from offcomp.ui.results import show_chart
 
 P_HELP = "McNemar's exact test: how likely so uneven a split is if both directions were equally likely."
@@ -32,7 +33,7 @@ def _score_panel(runs: Sequence[Run], table: pd.DataFrame) -> None:
     alt = f"The {what} of the original and of each run, with 95 % intervals; the table below has the numbers."
     place = st.container()
     if sentence := visible_difference(scores):
-        st.caption(sentence)
+        st.caption(plain(sentence))
     show_chart(place, score_figure(table, palette()), table, key=f"compare_score_{task}_{metric}", alt=alt)
 
 

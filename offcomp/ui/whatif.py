@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.charts import ESTIMATED, error_curve_figure, error_curve_table, prediction_table
+from offcomp.csv_text import csv_text
 from offcomp.files import home_folder
 from offcomp.known_errors import (
     Measured,
@@ -37,6 +38,7 @@ from offcomp.ui.frame import palette, told
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
 from offcomp.ui.notes import show_predicted_notes
+from offcomp.ui.plain import plain
 
 COMPUTING = "Computing the singular values of these groups, once. The exact error appears in a few seconds."
 NAMED_METHODS = 3
@@ -105,8 +107,8 @@ def _what_if(choices: Choices) -> None:
         validate(plan, choices.info)
     spectra = known_spectra(reference, choices)
     predictions = {role: predict(plan, choices.info) for role, plan in plans.items()}
-    plain = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
-    exact = spectra if plain else None  # other presets of SVD do not have the error that the spectrum tells
+    usual = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
+    exact = spectra if usual else None  # other presets of SVD do not have the error that the spectrum tells
     runs = RunStore().all()
     measured = measurements(runs, choices.info.fingerprint)
     table = curve(choices.info, reference, spectra or [])
@@ -114,7 +116,7 @@ def _what_if(choices: Choices) -> None:
         role: _known(resolved(plans[role], choices.info), predictions[role], exact if role == "svd" else None, measured, table)
         for role in plans
     }
-    st.markdown(_sentence(choices, predictions, exact, ratio))
+    st.markdown(plain(_sentence(choices, predictions, exact, ratio)))
     show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
     show_predicted_notes(choices.info, predictions)
     _run_button(choices, ratio, plans, predictions, runs)
@@ -147,7 +149,7 @@ def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list
     figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
     alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
     st.plotly_chart(figure, theme=None, key="error_curve", alt=alt, config={"displaylogo": False})
-    st.caption(_reading(points, exact))
+    st.caption(plain(_reading(points, exact)))
     if len(points):
         _sources(choices, points, same)
 
@@ -157,7 +159,9 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
     with st.expander("Where each mark comes from"):
         shown = points.tail(MOST_SOURCES)
         for row in shown.to_dict("records"):
-            st.caption(f"**{row['method']}**, {row['ratio']:.2f}x smaller, {row['relative_error']:.3f}. {row['about']}")
+            st.caption(
+                f"**{plain(row['method'])}**, {row['ratio']:.2f}x smaller, {row['relative_error']:.3f}. {plain(row['about'])}"
+            )
         if len(points) > len(shown):
             st.caption(f"{len(shown)} of {len(points)} are shown; the file has all.")
         st.download_button(
@@ -171,7 +175,7 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
 
 
 def _as_csv(points: pd.DataFrame, measured: Sequence[Measured]) -> str:
-    return str(with_provenance(points.drop(columns="seed"), [m.run for m in measured]).to_csv(index=False))
+    return csv_text(with_provenance(points.drop(columns="seed"), [m.run for m in measured]))
 
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:
@@ -205,11 +209,11 @@ def _run_button(
     """Start one run a method, then show the runs; under it what that costs."""
     refusals = [sentence for role, prediction in predictions.items() for sentence in _refusals(role, prediction, choices.unit)]
     for sentence in refusals:
-        st.error(sentence)
+        st.error(plain(sentence))
     titles = [method_of_role(role).title for role in plans]
     named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
     label = f"Run {named}" if len(titles) <= NAMED_METHODS else f"Run {len(titles)} methods"
-    if st.button(label if plans else "Choose a method", type="primary", disabled=not plans or bool(refusals), key="run"):
+    if st.button(plain(label if plans else "Choose a method"), type="primary", disabled=not plans or bool(refusals), key="run"):
         store = RunStore()
         for plan in plans.values():
             store.submit(plan, choices.info)
@@ -237,7 +241,7 @@ def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra
     groups = st.expander("Groups: ranks, sizes and break-even", key="groups_open", on_change="rerun")
     if groups.open:
         for role, prediction in predictions.items():
-            groups.caption(method_of_role(role).title)
+            groups.caption(plain(method_of_role(role).title))
             table = prediction_table(prediction.groups, spectra if role == "svd" else None)
             groups.dataframe(table, hide_index=True, key=f"groups_{role}")
     commands = st.expander("Plan and command line", key="commands_open", on_change="rerun")
@@ -245,6 +249,6 @@ def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra
         for role, plan in plans.items():
             name = f"{role}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{role}.json"
             commands.download_button(
-                f"Plan of {method_of_role(role).title}", plan.to_json, name, "application/json", key=f"plan_{role}"
+                plain(f"Plan of {method_of_role(role).title}"), plan.to_json, name, "application/json", key=f"plan_{role}"
             )
             commands.code(f"offcomp run {shlex.quote(name)} --json", language="bash")

@@ -1,0 +1,201 @@
+"""What benchmarks that ill-treat a home of runs check it against: the same plans run in peace, and the files that these leave.
+
+Only what anybody can see is used: verbs of the command line, `RunStore`, processes of the machine and files on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from offcomp.plan import Group, Plan
+from offcomp.runs import Run, RunStore
+
+ROOT = Path(__file__).parents[1]
+MODEL = "offcomp-gpt"
+MODULES = "key.0-1"
+MEMBERS = ("key.0", "key.1")
+METHODS = ("svd", "kronecker")
+RATIO = 2.0
+WORKER = "offcomp.execute"
+OWN_TIME = ("seconds",)
+"""Figures of a group that differ between two runs of one plan."""
+OFTEN = ("cancel",)
+"""Files of a run that are there where somebody asked for them, and not in a home that was left in peace."""
+UNDER_WAY = ("queued", "running")
+
+
+def plans(seed: int) -> list[Plan]:
+    """What one click on the page Compress submits, in its order: a plan a method, two matrices, no task."""
+    groups = [Group("key", MEMBERS, method=method, ratio=RATIO) for method in METHODS]
+    return [Plan(MODEL, (group,), tasks=(), seed=seed) for group in groups]
+
+
+def link(seed: int) -> str:
+    """The address of Compress with these plans as its draft."""
+    return f"/compress?model={MODEL}&modules={MODULES}&methods={','.join(METHODS)}&ratio={RATIO:g}&tasks=none&seed={seed}"
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Of processes that work in this home, each on one thread."""
+    return os.environ | {"OFFCOMP_HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+def start(home: Path, *arguments: str, text: str = "") -> subprocess.Popen[str]:
+    """A verb of the command line, at work, with this text as its input."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "offcomp.cli", *arguments],
+        cwd=ROOT,
+        env=environment(home),
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin
+    process.stdin.write(text)
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def offcomp(home: Path, *arguments: str, text: str = "") -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a verb of the command line."""
+    process = start(home, *arguments, text=text)
+    out, said = process.communicate()
+    return process.returncode, out, said
+
+
+def digest(run: Run) -> str:
+    """What a finished run found: its figures, scores and stored tensors, without times, versions and its own name."""
+    result = run.result or {}
+    groups = [{name: value for name, value in group.items() if name not in OWN_TIME} for group in result["groups"]]
+    found = {"groups": groups, "scores": result["scores"], "sizes": result["model"]["sizes"]}
+    whole = hashlib.sha256(json.dumps(found, sort_keys=True).encode())
+    for group in run.plan.groups:
+        whole.update(run.group_file(group.name).read_bytes())
+    return whole.hexdigest()
+
+
+def asked(plan: Plan) -> str:
+    """A plan as a key, whatever dtypes were resolved in it."""
+    return json.dumps([[(g.name, g.method, g.ratio) for g in plan.groups], plan.seed])
+
+
+@dataclass
+class Reference:
+    """What each plan finds where nobody disturbs it, and the files that runs leave there."""
+
+    home: Path
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def make(self, wanted: Iterable[Plan]) -> None:
+        """Run these plans one after the other."""
+        for plan in wanted:
+            status, out, said = offcomp(self.home, "run", "--json", "-", text=plan.to_json())
+            assert not status, said
+            self.digests[asked(plan)] = digest(RunStore(self.home).get(json.loads(out)["id"]))
+
+    def fault(self, run: Run) -> str:
+        """How a finished run differs from the same one here; empty where it does not."""
+        try:
+            found = digest(run)
+        except (OSError, KeyError, TypeError) as error:
+            return f"run {run.id} is done but not whole: {type(error).__name__} {error}"
+        return "" if found == self.digests[asked(run.plan)] else f"run {run.id} is done but its results are others"
+
+    def strays(self, home: Path) -> list[str]:
+        """Files of a home that no run at rest has."""
+        usual = {pattern(file, self.home) for file in files(self.home)}
+        return sorted(str(file.relative_to(home)) for file in files(home) if is_stray(file, home, usual))
+
+
+def files(home: Path) -> Iterator[Path]:
+    """Every file of a home, and every folder of it that is empty."""
+    for path in sorted(home.rglob("*")):
+        if path.is_file() or (path.is_dir() and not any(path.iterdir())):
+            yield path
+
+
+def pattern(file: Path, home: Path) -> str:
+    """A file's place with the ids of runs and the numbers of processes left out."""
+    return re.sub(r"\d+", "N", re.sub(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])", "RUN", str(file.relative_to(home))))
+
+
+def is_stray(file: Path, home: Path, usual: set[str]) -> bool:
+    """Whether this is left over: half a file, the lock of a run at rest, or what lies in no run that was left in peace."""
+    place = pattern(file, home)
+    if file.suffix == ".part" or ("RUN" in place.rpartition("/")[2] and file.suffix == ".lock"):
+        return True
+    return place.startswith("runs/") and file.name not in OFTEN and place not in usual
+
+
+def workers(home: Path) -> list[psutil.Process]:
+    """The processes that work on runs of this home, or wait for their turn."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            line = process.cmdline()
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if WORKER in line and any(part.startswith(str(home)) for part in line) and alive:
+                found.append(process)
+    return found
+
+
+def unreadable(home: Path) -> list[str]:
+    """Names of folders that lie where the runs do and are not listed as runs."""
+    store = RunStore(home)
+    there = {folder.name for folder in store.folder.iterdir() if folder.is_dir()} if store.folder.is_dir() else set()
+    return sorted(there - {run.id for run in store.all()})
+
+
+def wait_for_rest(home: Path, seconds: float) -> list[Run]:
+    """Wait until every run has ended and no worker is left. Returns what is still under way after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        busy = [run for run in RunStore(home).all() if run.status in UNDER_WAY]
+        if (not busy and not workers(home)) or time.monotonic() > deadline:
+            return busy
+        time.sleep(0.1)
+
+
+@contextmanager
+def app(home: Path, log: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The app on a port, once it answers; what it says is added to a file."""
+    from tests.serving import wait_for_server
+
+    command = [sys.executable, "-m", "offcomp.cli", "app", "--port", str(port)]
+    with log.open("ab") as out, subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=out, stderr=out) as server:
+        try:
+            wait_for_server(f"http://127.0.0.1:{port}")
+            yield server
+        finally:
+            if server.poll() is None:
+                server.terminate()
+            server.wait(20)
+
+
+def tracebacks(text: str) -> int:
+    """How many tracebacks somebody wrote."""
+    return text.count("Traceback (most recent call last)")
+
+
+def report(title: str, rows: list[dict[str, Any]], faults: list[str], most: int = 20) -> None:
+    """Print a table and what was wrong."""
+    from offcomp.tables import format_table
+
+    print(f"{title}\n\n{format_table(rows)}\n\nfaults: {len(faults)}")
+    for fault in faults[:most]:
+        print(f"  {fault}")

@@ -1,0 +1,302 @@
+"""Two apps and a command line on one home at once: `python -m benchmarks.shared_home [--minutes 5] [--seed 0]`.
+
+Three actors, a process each, draw one action after the other: two of them drive an app of their own in Chromium (submit by
+Compress, cancel, delete, run again, look at pages, compare), the third the command line (run, list, show, compare, cancel). All
+take their plans from one pool, so that they meet on the same runs. Runs of half of the pool may be deleted or made again, the
+others never. A fourth process looks at the home all the time. At the end, with all at rest, it is checked that
+
+- every run that was seen done and that nobody deleted or made again since is there, whole, and equal to the same plan in a home
+  of its own, bit for bit; every other run that is done equals it as well;
+- every folder is listed, nothing is queued or running, no worker is left, no file is left over (`run_checks.strays`);
+- neither the servers nor the command line wrote a traceback, and no page showed one.
+
+Prints a table of actions by actor, and every fault; exit status 1 where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from playwright.sync_api import Error as BrowserError
+from playwright.sync_api import Page, expect, sync_playwright
+
+from benchmarks.run_checks import (
+    ROOT,
+    Reference,
+    app,
+    asked,
+    environment,
+    link,
+    offcomp,
+    plans,
+    report,
+    tracebacks,
+    unreadable,
+    wait_for_rest,
+    workers,
+)
+from benchmarks.signals import free_port
+from offcomp.plan import Plan
+from offcomp.runs import Run, RunStore
+from tests.browser import launch_options
+
+SEEDS = 6
+"""Of the plans; runs of odd ones may be deleted."""
+SETTLE_SECONDS = 120.0
+PATIENCE = 60_000
+CLICK_MILLISECONDS = 5000
+LOOK_SECONDS = 0.5
+PAGES = ("", "model", "runs", "compare", "examples", "measured")
+MAY_BE_MADE_AGAIN = "may be made again"
+EXCUSES = ("delete", "again", MAY_BE_MADE_AGAIN)
+"""What takes a finished run away."""
+EXPECTED = ("cancelled", "has no figures", "there is no run", "cancel it before", "is not done")
+"""What a verb may say where another actor was faster."""
+
+
+def may_go(run: Run) -> bool:
+    """Whether actors may delete a run, or make it again."""
+    return run.plan.seed % 2 == 1
+
+
+class Actor:
+    """Somebody who acts at random in a home, and writes down what was done."""
+
+    def __init__(self, home: Path, journal: Path, seed: int):
+        self.home, self.journal = home, journal
+        self.draw = random.Random(seed)  # noqa: S311
+        self.store = RunStore(home)
+
+    def note(self, action: str, run: str = "", fault: str = "") -> None:
+        """A line in the journal, before the action where it names a run."""
+        line = {"at": time.time(), "action": action, "run": run, "fault": fault}
+        with self.journal.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def some(self, fits: Callable[[Run], bool]) -> Run | None:
+        """One of the runs that fit."""
+        found = [run for run in self.store.all() if fits(run)]
+        return self.draw.choice(found) if found else None
+
+    def act(self, until: float, actions: dict[Callable[[], None], int]) -> None:
+        """Draw actions, each as often as it weighs, until that time."""
+        while time.time() < until:
+            self.draw.choices(list(actions), list(actions.values()))[0]()
+
+
+class AtCommandLine(Actor):
+    """Verbs of the command line."""
+
+    def do(self, *arguments: str, text: str = "", run: str = "") -> None:
+        self.note(arguments[0], run)
+        status, _, said = offcomp(self.home, *arguments, text=text)
+        if tracebacks(said):
+            self.note("", run, f"offcomp {arguments[0]}: {' '.join(said.split()[-14:])}")
+        elif status and not any(words in said for words in EXPECTED):
+            self.note("", run, f"offcomp {arguments[0]} gave {status}: {said.strip()[-200:]}")
+
+    def run(self) -> None:
+        plan = self.draw.choice(plans(self.draw.randrange(SEEDS)))
+        again = plan.seed % 2 == 1 and self.draw.random() < 0.5
+        if again:
+            self.note(MAY_BE_MADE_AGAIN, asked(plan))
+        self.do("run", *(["--again"] if again else []), "--json", "-", text=plan.to_json())
+
+    def runs(self) -> None:
+        self.do("runs", "--json")
+
+    def of(self, verb: str, fits: Callable[[Run], bool]) -> None:
+        if run := self.some(fits):
+            self.do(verb, run.id, run=run.id)
+
+    def actions(self) -> dict[Callable[[], None], int]:
+        return {
+            self.run: 4,
+            self.runs: 2,
+            lambda: self.of("show", lambda _: True): 1,
+            lambda: self.of("compare", lambda run: run.status == "done"): 1,
+            lambda: self.of("cancel", lambda run: not run.ended): 1,
+        }
+
+
+class AtApp(Actor):
+    """A person at the pages of an app."""
+
+    def __init__(self, home: Path, journal: Path, seed: int, address: str, page: Page):
+        super().__init__(home, journal, seed)
+        self.address, self.page = address, page
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.address}/{path.lstrip('/')}")
+        expect(self.page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=PATIENCE)
+        if self.page.get_by_test_id("stException").count():
+            self.note("", "", f"an exception on {path}: {self.page.get_by_test_id('stException').first.inner_text()[:300]}")
+
+    def submit(self) -> None:
+        self.note("submit")
+        self.open(link(self.draw.randrange(SEEDS)))
+        self.page.get_by_role("button", name="Run SVD").click(timeout=PATIENCE)
+        expect(self.page.locator("h1")).to_contain_text("What is running", timeout=PATIENCE)
+
+    def press(self, what: str, fits: Callable[[Run], bool]) -> None:
+        """A button of a run's card; it may be gone by then."""
+        if not (run := self.some(fits)):
+            return
+        self.open("runs")
+        self.note(what, run.id)
+        button = self.page.locator(f".st-key-{what}_{run.id} button")
+        with suppress(BrowserError):
+            button.click(timeout=CLICK_MILLISECONDS)
+            self.page.wait_for_timeout(500)
+
+    def look(self) -> None:
+        path = self.draw.choice(PAGES)
+        self.note("look")
+        self.open(path)
+
+    def compare(self) -> None:
+        self.note("compare")
+        self.open("compare?runs=all")
+
+    def actions(self) -> dict[Callable[[], None], int]:
+        return {
+            self.submit: 4,
+            lambda: self.press("cancel", lambda run: not run.ended): 1,
+            lambda: self.press("delete", lambda run: run.ended and may_go(run)): 2,
+            lambda: self.press("again", lambda run: run.ended and run.status != "done"): 1,
+            self.look: 1,
+            self.compare: 1,
+        }
+
+
+def actor(home: Path, journal: Path, seed: int, until: float, address: str) -> None:
+    """An actor's process: at the app of that address, without one at the command line."""
+    if not address:
+        line = AtCommandLine(home, journal, seed)
+        line.act(until, line.actions())
+        return
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**launch_options())
+        person = AtApp(home, journal, seed, address, browser.new_page())
+        person.act(until, person.actions())
+        browser.close()
+
+
+def watch(home: Path, until: float) -> dict[str, Plan]:
+    """Look at the home until that time: each run that was seen done, and its plan."""
+    seen: dict[str, Plan] = {}
+    while time.time() < until:
+        seen |= {run.id: run.plan for run in RunStore(home).all() if run.status == "done"}
+        time.sleep(LOOK_SECONDS)
+    return seen
+
+
+def excused(lines: list[dict[str, Any]], plan: Plan, name: str) -> bool:
+    """Whether somebody may have deleted a run or made it again."""
+    return any(
+        line["run"] in (name, asked(plan)) and line["action"] in ("delete", "again", "may be made again") for line in lines
+    )
+
+
+def check(home: Path, reference: Reference, lines: list[dict[str, Any]], seen: dict[str, Plan]) -> list[str]:
+    """What is wrong with a home at rest."""
+    faults = [f"run {run.id} is still {run.status}" for run in wait_for_rest(home, SETTLE_SECONDS)]
+    faults += [f"a worker is left: {process.pid}" for process in workers(home)]
+    runs = {run.id: run for run in RunStore(home).all()}
+    for name, plan in seen.items():
+        if (name not in runs or runs[name].status != "done") and not excused(lines, plan, name):
+            faults.append(f"run {name} was done and is {runs[name].status if name in runs else 'gone'}")
+    faults += [wrong for run in runs.values() if run.status == "done" and (wrong := reference.fault(run))]
+    faults += [f"run {run.id} failed: {run.error}" for run in runs.values() if run.status == "failed"]
+    return faults + [f"the folder {name} is not listed" for name in unreadable(home)]
+
+
+def main() -> None:
+    """Let them act and print the table."""
+    flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    flags.add_argument("--minutes", type=float, default=5.0)
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--actor", nargs=5, metavar=("HOME", "JOURNAL", "SEED", "UNTIL", "ADDRESS"), help=argparse.SUPPRESS)
+    wanted = flags.parse_args()
+    if wanted.actor:
+        home, journal, seed, until, address = wanted.actor
+        actor(Path(home), Path(journal), int(seed), float(until), address)
+        return
+    with TemporaryDirectory() as folder:
+        place, home = Path(folder), Path(folder) / "home"
+        reference = Reference(place / "peace")
+        reference.make(plan for seed in range(SEEDS) for plan in plans(seed))
+        with ExitStack() as stack:
+            ports = {f"app {number}": free_port() for number in (1, 2)}
+            for name, port in ports.items():
+                stack.enter_context(app(home, place / f"{name}.log", port))
+            until = time.time() + 60 * wanted.minutes
+            addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()} | {"command line": ""}
+            actors = {}
+            for number, (name, address) in enumerate(addresses.items()):
+                journal, seed = str(place / f"{name}.jsonl"), str(1000 * wanted.seed + number)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.shared_home",
+                    "--actor",
+                    str(home),
+                    journal,
+                    seed,
+                    str(until),
+                    address,
+                ]
+                actors[name] = subprocess.Popen(
+                    command, cwd=ROOT, env=environment(home), stderr=(place / f"{name}.err").open("wb")
+                )
+            seen = watch(home, until)
+            ends = {name: process.wait(4 * SETTLE_SECONDS) for name, process in actors.items()}
+            lines = [json.loads(line) | {"by": name} for name in actors for line in read_lines(place / f"{name}.jsonl")]
+            faults = check(home, reference, lines, seen)
+        faults += [f"{line['by']}: {line['fault']}" for line in lines if line["fault"]]
+        for name, status in ends.items():
+            faults += [f"{name} gave up: {(place / f'{name}.err').read_text()[-400:]}"] if status else []
+        for name in ports:
+            found = tracebacks((place / f"{name}.log").read_text(errors="replace"))
+            faults += [f"{name}: {found} tracebacks in the server's log"] if found else []
+        offcomp(home, "runs")
+        strays = reference.strays(home)
+        runs = Counter(run.status for run in RunStore(home).all())
+    faults += [f"left over: {name}" for name in strays]
+    counts = Counter((line["by"], line["action"]) for line in lines if line["action"])
+    names = sorted({action for _, action in counts} - {MAY_BE_MADE_AGAIN})
+    table = [{"actor": by} | {name: counts[by, name] for name in names} for by in actors]
+    report(
+        f"{wanted.minutes:g} minutes, seed {wanted.seed}; {len(seen)} runs were seen done; at the end {dict(runs)}",
+        table,
+        faults,
+    )
+    print(f"files left over: {len(strays)}")
+    sys.exit(1 if faults else 0)
+
+
+def start_actor(home: Path, told: list[str], said: Path) -> subprocess.Popen[bytes]:
+    """An actor's process; what it says goes to a file."""
+    command = [sys.executable, "-m", "benchmarks.shared_home", "--actor", *told]
+    with said.open("wb") as out:
+        return subprocess.Popen(command, cwd=ROOT, env=environment(home), stderr=out)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a journal that may not have been begun."""
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+if __name__ == "__main__":
+    main()

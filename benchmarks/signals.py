@@ -1,0 +1,309 @@
+"""What runs make of signals at random times: `python -m benchmarks.signals [--signals 200] [--seed 0]`.
+
+A worker, the app's real server and a command line (`offcomp run`) get KILL, TERM, INT, or STOP with CONT or KILL after it. Runs
+are submitted by the command line, and in Chromium by a click on Compress, two a click. Times are drawn from the whole life of a
+run, or from the moments after it began to compress; a signal that comes too late is drawn again. After each signal:
+
+- every folder of a run is listed, and within SETTLE_SECONDS nothing is queued or running and no worker is left;
+- what is done equals the same plan in a home of its own that nobody disturbed, figures and stored tensors bit for bit;
+- what was done before is still there, and nobody wrote a traceback (but in a run's own log).
+
+At the end the app and a command line start once more and a run is made, and no file is left over: see `run_checks.strays`.
+Prints a table of outcomes by target and signal, and every fault; exit status 1 where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from benchmarks.run_checks import (
+    Reference,
+    app,
+    asked,
+    link,
+    offcomp,
+    plans,
+    report,
+    start,
+    tracebacks,
+    unreadable,
+    wait_for_rest,
+    workers,
+)
+from offcomp.plan import Plan
+from offcomp.runs import RunStore
+from tests.browser import launch_options
+
+SIGNALS = ("KILL", "TERM", "INT", "STOP CONT", "STOP KILL")
+TARGETS = {"worker of a command line": 3, "worker of the app": 3, "command line": 3, "server": 2}
+"""Who gets a signal, and how often beside the others."""
+SEEDS = 4
+"""Of the plans; there are two plans a seed."""
+SETTLE_SECONDS = 60.0
+PATIENCE = 60.0
+LATEST_STAGE = "compress"
+SHORT = 0.3
+STOPPED_SECONDS = 1.0
+OUTCOMES = ("done", "failed", "cancelled", "interrupted", "no run")
+
+
+@dataclass
+class Scene:
+    """The home that is ill-treated, with its app and browser, and what was seen so far."""
+
+    home: Path
+    reference: Reference
+    browser: Browser
+    draw: random.Random
+    log: Path
+    port: int
+    life: float = 5.0
+    server: subprocess.Popen[bytes] | None = None
+    page: Page | None = None
+    done: dict[str, str] = field(default_factory=dict)
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def store(self) -> RunStore:
+        return RunStore(self.home)
+
+    def serve(self) -> tuple[subprocess.Popen[bytes], Page]:
+        """The server, started anew where it is gone, and a browser's page."""
+        if self.server is None or self.server.poll() is not None:
+            self.stack.close()
+            self.server = self.stack.enter_context(app(self.home, self.log, self.port))
+            self.page = self.browser.new_page()
+            self.stack.callback(self.page.close)
+            self.page.set_default_timeout(1e3 * PATIENCE)
+        assert self.page
+        return self.server, self.page
+
+    def fault(self, where: str, what: str) -> None:
+        self.faults.append(f"{where}: {what}")
+        print(f"fault: {where}: {what}", file=sys.stderr, flush=True)
+
+
+def submit_by_click(scene: Scene, seed: int) -> None:
+    """Two plans by the button of Compress."""
+    _, page = scene.serve()
+    page.goto(f"http://127.0.0.1:{scene.port}{link(seed)}")
+    page.get_by_role("button", name="Run SVD").click()
+    expect(page.locator("h1")).to_contain_text("What is running", timeout=1e3 * PATIENCE)
+
+
+def forget(scene: Scene, wanted: list[Plan]) -> None:
+    """Delete ended runs of these plans, so that they are run once more."""
+    names = {asked(plan) for plan in wanted}
+    for run in scene.store.all():
+        if asked(run.plan) in names and run.ended:
+            scene.store.delete(run.id)
+            scene.done.pop(run.id, None)
+
+
+def wait(seconds: float, found: Callable[[], Any], rest: float = 0.05) -> Any:
+    """What is found within so many seconds, else what was found last."""
+    deadline = time.monotonic() + seconds
+    while not (now := found()) and time.monotonic() < deadline:
+        time.sleep(rest)
+    return now
+
+
+def moment(scene: Scene, ended: Callable[[], bool]) -> None:
+    """Wait for a random time in the life of what was submitted, or for a random moment of its last part."""
+    if scene.draw.random() < 0.5:
+        time.sleep(scene.draw.uniform(0, scene.life))
+        return
+
+    def working() -> bool:
+        return ended() or any(str(run.progress.get("stage", "")).startswith(LATEST_STAGE) for run in scene.store.all())
+
+    wait(PATIENCE, working, rest=0.01)
+    time.sleep(scene.draw.uniform(0, SHORT))
+
+
+def send(process: psutil.Process, kind: str, pause: float) -> bool:
+    """Give a process a signal, or two with a pause. False where it is gone."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        first, *then = kind.split()
+        process.send_signal(getattr(signal, f"SIG{first}"))
+        for second in then:
+            time.sleep(pause)
+            process.send_signal(getattr(signal, f"SIG{second}"))
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+@contextmanager
+def command(scene: Scene, plan: Plan) -> Iterator[subprocess.Popen[str]]:
+    """`offcomp run` at work on a plan; it is gone afterwards."""
+    process = start(scene.home, "run", "--json", "-", text=plan.to_json())
+    try:
+        yield process
+    finally:
+        with suppress(OSError):
+            process.send_signal(signal.SIGCONT)
+        try:
+            _, said = process.communicate(timeout=SETTLE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, said = process.communicate()
+            scene.fault("command line", f"still there after {SETTLE_SECONDS:.0f} s")
+        if tracebacks(said):
+            scene.fault("command line", f"a traceback: {' '.join(said.split()[-12:])}")
+
+
+def first_worker(scene: Scene, gone: Callable[[], bool]) -> psutil.Process | None:
+    """A worker, once there is one."""
+    found = wait(PATIENCE, lambda: workers(scene.home) or gone())
+    return scene.draw.choice(found) if isinstance(found, list) and found else None
+
+
+def episode(scene: Scene, target: str, kind: str) -> bool:
+    """Submit, signal, look. False where the signal came too late."""
+    seed, pause = scene.draw.randrange(SEEDS), scene.draw.uniform(0, STOPPED_SECONDS)
+    wanted = plans(seed)
+    if target in ("worker of a command line", "command line"):
+        wanted = [scene.draw.choice(wanted)]
+        forget(scene, wanted)
+        with command(scene, wanted[0]) as process:
+            hit: psutil.Process | None = psutil.Process(process.pid)
+            if target != "command line":
+                hit = first_worker(scene, lambda: process.poll() is not None)
+            moment(scene, lambda: process.poll() is not None)
+            sent = hit is not None and send(hit, kind, pause)
+    else:
+        forget(scene, wanted)
+        submit_by_click(scene, seed)
+        assert scene.server
+        hit = psutil.Process(scene.server.pid) if target == "server" else first_worker(scene, lambda: False)
+        moment(scene, lambda: not workers(scene.home))
+        sent = hit is not None and send(hit, kind, pause)
+        if target == "server" and kind != "STOP CONT":
+            with suppress(subprocess.TimeoutExpired):
+                scene.server.wait(SETTLE_SECONDS)
+            if scene.server.poll() is None:
+                scene.fault(f"{target} {kind}", f"still there after {SETTLE_SECONDS:.0f} s")
+                scene.server.kill()
+    look(scene, f"{target}, {kind}", wanted, target, kind if sent else "")
+    return sent
+
+
+def look(scene: Scene, where: str, wanted: list[Plan], target: str, kind: str) -> None:
+    """The invariants, once all is at rest; outcomes are counted where a signal was sent."""
+    for run in wait_for_rest(scene.home, SETTLE_SECONDS):
+        scene.fault(where, f"run {run.id} is still {run.status} at {run.progress.get('stage')}")
+        for process in workers(scene.home):
+            process.kill()
+    for process in workers(scene.home):
+        scene.fault(where, f"a worker is left: {process.pid}")
+        process.kill()
+    for name in unreadable(scene.home):
+        scene.fault(where, f"the folder {name} is not listed")
+    runs = {run.id: run for run in scene.store.all()}
+    for name in scene.done.keys() - runs.keys():
+        scene.fault(where, f"run {name} was done and is gone")
+    scene.done.clear()
+    for run in runs.values():
+        if run.status == "done":
+            scene.done[run.id] = run.status
+            if wrong := scene.reference.fault(run):
+                scene.fault(where, wrong)
+        elif run.status == "failed":
+            scene.fault(where, f"run {run.id} failed: {run.error}")
+    if kind:
+        by_plan = {asked(run.plan): run.status for run in runs.values()}
+        scene.counts.update((target, kind, by_plan.get(asked(plan), "no run")) for plan in wanted)
+        scene.counts[target, kind, "sent"] += 1
+
+
+def next_start(scene: Scene) -> list[str]:
+    """Start everything once more, make a run, stop; returns the files that are left over."""
+    scene.stack.close()
+    scene.server = None
+    submit_by_click(scene, 0)
+    wait_for_rest(scene.home, SETTLE_SECONDS)
+    status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(1)[0].to_json())
+    if status or json.loads(out)["status"] != "done":
+        scene.fault("next start", f"the run did not end well: {said[-300:]}")
+    offcomp(scene.home, "runs")
+    look(scene, "next start", [], "", "")
+    scene.stack.close()
+    if found := tracebacks(scene.log.read_text(errors="replace")):
+        scene.fault("server", f"{found} tracebacks in its log")
+    return scene.reference.strays(scene.home)
+
+
+def rows(counts: Counter[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """A line a target and signal, and one for all."""
+    kinds = [(target, kind) for target in TARGETS for kind in SIGNALS if counts[target, kind, "sent"]]
+    lines = [
+        {"to": target, "signal": kind} | {name: counts[target, kind, name] for name in ("sent", *OUTCOMES)}
+        for target, kind in kinds
+    ]
+    whole = {name: sum(int(line[name]) for line in lines) for name in ("sent", *OUTCOMES)}
+    return [*lines, {"to": "all", "signal": ""} | whole]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Send the signals and print the table."""
+    flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    flags.add_argument("--signals", type=int, default=200)
+    flags.add_argument("--seed", type=int, default=0)
+    asked_for = flags.parse_args()
+    began = time.monotonic()
+    with TemporaryDirectory() as folder, sync_playwright() as playwright:
+        reference = Reference(Path(folder) / "peace")
+        reference.make(plan for seed in range(SEEDS) for plan in plans(seed))
+        browser = playwright.chromium.launch(**launch_options())
+        draw = random.Random(asked_for.seed)  # noqa: S311
+        scene = Scene(Path(folder) / "home", reference, browser, draw, Path(folder) / "server.log", free_port())
+        scene.life = (time.monotonic() - began) / len(reference.digests)
+        print(f"reference: {len(reference.digests)} plans, {scene.life:.1f} s each", file=sys.stderr, flush=True)
+        targets, often = list(TARGETS), list(TARGETS.values())
+        sent = late = 0
+        while sent < asked_for.signals:
+            target, kind = draw.choices(targets, often)[0], draw.choice(SIGNALS)
+            if episode(scene, target, kind):
+                sent += 1
+                print(f"{sent}: {target}, {kind}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            else:
+                late += 1
+        strays = next_start(scene)
+        browser.close()
+    scene.faults += [f"left over: {place}" for place in strays]
+    title = f"{sent} signals in {time.monotonic() - began:.0f} s, seed {asked_for.seed}; {late} more came too late"
+    report(title, rows(scene.counts), scene.faults)
+    print(f"files left over after the next start: {len(strays)}")
+    sys.exit(1 if scene.faults else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Tables as CSV for people, who open them in a spreadsheet: no cell is a formula there.
+
+A text that begins as a formula does, with = + - @ or a tab or line end, gets an apostrophe before it, as OWASP advises against
+CSV injection; numbers stay numbers. The apostrophe is the only change, so a program that reads the file can take it away again.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+FORMULA = re.compile(r"\s*[=+@\-\t\r\n]|[\t\r\n]")
+NUMBER = re.compile(r"[+-]?(\d[\d_,.]*|\.\d+|inf|nan)(e[+-]?\d+)?( ?%)?", re.IGNORECASE)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV without its index, cells and headings neutralised.
+
+    >>> csv_text(pd.DataFrame({"text": ["=1+1", "-2.5"]})).split()
+    ['text', "'=1+1", '-2.5']
+    """
+    texts = table.select_dtypes(include=["object", "string", "category"]).columns
+    safe = table.assign(**{name: table[name].map(neutral) for name in texts}) if table.columns.is_unique else table.map(neutral)
+    return str(safe.rename(columns=neutral).to_csv(index=False))
+
+
+def neutral(cell: object) -> object:
+    """A cell that no spreadsheet takes for a formula; anything but text stays as it is."""
+    if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell

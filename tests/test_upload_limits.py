@@ -1,0 +1,103 @@
+"""A file that would unpack to more than the app's process should hold is refused by its headers, in a sentence, at once.
+
+Each is read in a process of its own, whose memory is measured at its peak.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+READ = """
+import resource, sys
+from pathlib import Path
+from offcomp.errors import InputError
+from offcomp.models.matrix_files import read_matrices
+from offcomp.ui.bring import columns_of
+
+path = Path(sys.argv[1])
+content = path.read_bytes()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    (read_matrices if path.suffix in (".npy", ".npz", ".safetensors") else columns_of)(path.name, content)
+    said = "read"
+except InputError as error:
+    said = str(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(said)
+"""
+MOST_MEGABYTES = 100
+
+
+def npy_header(shape: str, dtype: str = "<f4") -> bytes:
+    """The start of an npy document, which is all of it here."""
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def packed(**files: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(f"{name}.npy", content)
+    return stream.getvalue()
+
+
+def long_header() -> bytes:
+    """An npy document whose header claims, and has, 300 MB."""
+    return b"\x93NUMPY\x02\x00" + (300_000_000).to_bytes(4, "little") + b" " * 300_000_000
+
+
+def parquet() -> bytes:
+    stream = io.BytesIO()
+    pd.DataFrame({"text": [f"{i} " + 600 * "x" for i in range(400_000)]}).to_parquet(stream, compression="zstd")
+    return stream.getvalue()
+
+
+FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "no_rows.npy": (lambda: npy_header("(0, 9223372036854775808)"), "is 0 x 9223372036854775808, too small"),
+    "no_end.npy": (lambda: npy_header("(9223372036854775808, 9223372036854775808)"), "is cut off"),
+    "bomb.npz": (lambda: packed(w=npy_header("(11000, 11000)") + bytes(484_000_000)), "unpacks to 484 MB of matrices"),
+    "vectors.npz": (lambda: packed(w=npy_header("(121000000,)") + bytes(484_000_000)), "has 1 dimension, not 2"),
+    "header.npz": (lambda: packed(w=long_header()), "is no array of numbers"),
+    "many.npz": (lambda: packed(**{f"w{i}": b"" for i in range(11_000)}), "more than 10,000 arrays"),
+    "header.safetensors": (lambda: (40_000_000).to_bytes(8, "little") + b"[" * 40_000_000, "cut off, or too long"),
+    "wide.csv": (
+        lambda: b",".join(b"c%d" % i for i in range(100_000)) + b"\n" + 20 * (b"1," * 99_999 + b"1\n"),
+        "100,000 columns",
+    ),
+    "empty_lines.csv": (lambda: b"a\n" + 40_000_000 * b"\n", "more than 6,000,000 cells"),
+    "commas.csv": (lambda: b"a,b\n" + 40_000_000 * b",", "more than 6,000,000 cells"),
+    "lines.tsv": (lambda: b"a\tb\n" + 10_000_000 * b"x\ty\n", "more than 6,000,000 cells"),
+    "brackets.jsonl": (lambda: b'{"a": [' + 10_000_000 * b"[]," + b"[]]}\n", "more than 6,000,000 cells"),
+    "keys.jsonl": (lambda: b"".join(b'{"k%d": 1}\n' % i for i in range(5_000)), "5,000 columns"),
+    "text.parquet": (parquet, "and the app reads 200 MB at most"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_refused_by_its_headers(name: str, tmp_path: Path) -> None:
+    make, sentence = FILES[name]
+    file = tmp_path / name
+    file.write_bytes(make())
+    done = subprocess.run([sys.executable, "-c", READ, str(file)], capture_output=True, text=True, check=True)
+    megabytes, said = done.stdout.strip().split("\n")
+    assert sentence in said
+    assert name in said
+    assert int(megabytes) < MOST_MEGABYTES
+
+
+def test_matrices_below_the_limit_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "fine.npz"
+    file.write_bytes(packed(w=npy_header("(1000, 1000)") + np.ones((1000, 1000), np.float32).tobytes()))
+    done = subprocess.run([sys.executable, "-c", READ, str(file)], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == "read"
