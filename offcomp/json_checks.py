@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from offcomp.plain_text import LONGEST, is_plain, text_fault
+
 LARGEST = 1e100
 """No figure is larger; beyond it squares would leave the range of a float."""
 MOST_COUNTED = 2**53
@@ -91,6 +93,13 @@ def text(value: Any) -> None:
     """A text."""
     if not isinstance(value, str):
         raise _must_be(value, "a text")
+
+
+def line(value: Any) -> None:
+    """A text of one line that can be seen: a name, a title."""
+    text(value)
+    if len(value) > LONGEST or not is_plain(value):
+        raise Malformed(f" is {reprlib.repr(value)}, which {text_fault(value)}")
 
 
 def flag(value: Any) -> None:

@@ -17,7 +17,6 @@ from offcomp.models.identity import is_content
 from offcomp.plan import Plan
 from offcomp.run_documents import (
     LATEST_SECONDS,
-    PLAN,
     RESULT,
     read_inputs,
     read_plan,
@@ -112,10 +111,10 @@ class BadFolder:
 
 
 @lru_cache(maxsize=MOST_KEPT)
-def _ended_run(folder: Path, _result: Stamp, _plan: Stamp) -> Run | BadFolder:
-    """The run of a folder that has a result, which does not change any more; read once for each state of its files."""
+def _ended_run(folder: Path, _seen: Stamp) -> Run | BadFolder:
+    """The run of a folder that has a result, which does not change any more; read once for each state of its run.json."""
     try:
-        plan, result = read_plan(folder), read_result(folder)
+        plan, result = read_result(folder)
     except (Malformed, FileNotFoundError) as fault:
         return _bad(folder, fault)
     try:
@@ -160,6 +159,6 @@ def read_run(folder: Path) -> Run | BadFolder:
     """The run of a folder. Raises StorageError where no file can be opened any more."""
     try:
         seen = changed(folder / RESULT)
-        return _ended_run(folder, seen, changed(folder / PLAN)) if seen else _unended_run(folder)
+        return _ended_run(folder, seen) if seen else _unended_run(folder)
     except (Malformed, OSError) as fault:
         return _bad(folder, fault)
