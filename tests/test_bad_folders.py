@@ -63,8 +63,8 @@ CASES: dict[str, tuple[dict[str, bytes], str]] = {
     "half a result": ({"run": b'{"status": "do'}, "run.json is no JSON that can be used"),
     "no result": ({"run": b"{}"}, "run.json: status is missing"),
     "bytes": ({"run": b"\xff\xfe\x00"}, "run.json is no JSON that can be used"),
-    "infinity": ({"run": b'{"status": 1e400}'}, "run.json is no JSON that can be used (the number 1e400"),
-    "no number": ({"run": b'{"status": NaN}'}, "run.json is no JSON that can be used (the number NaN"),
+    "infinity": ({"worker": b'{"pid": 5, "submitted": 1e400}'}, "worker.json: submitted is inf; it must be a number"),
+    "no number": ({"run": b'{"status": NaN}'}, "run.json is no JSON that can be used (NaN is no number)"),
     "a plan of nothing": ({"plan": b"[]"}, "plan.json: it is []; it must be a JSON object"),
     "a plan without model": ({"plan": b"{}"}, "plan.json: plan lacks the field 'model'"),
     "a name of two lines": (
