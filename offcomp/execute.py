@@ -67,7 +67,7 @@ def work(worker: Worker) -> dict[str, Any]:
             with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
                 result = compress_group(source, loaded.info, group, hints=hints, seed=plan.seed, report=report)
                 check_finite(result)
-                path = save_group(result, worker.folder / "groups", make_folder=False)
+                path = save_group(result, worker.groups_folder, make_folder=False)
             compressed.append(SavedGroup(path, result.members, result.stacking))
             worker.groups.append(result.figures)
             del result  # is on disk

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from offcomp.plain_text import LONGEST, is_plain, text_fault
+
 LARGEST = 1e100
 """No figure is larger; beyond it squares would leave the range of a float."""
 MOST_COUNTED = 2**53
@@ -37,7 +39,7 @@ def read_checked(file: Path, check: Check) -> Any:
     """The value in a JSON file. Raises Malformed where it is no JSON or does not pass, and OSError."""
     content = file.read_bytes()
     try:
-        value = json.loads(content.decode(), parse_float=_float, parse_int=_int, parse_constant=_float)
+        value = json.loads(content.decode(), parse_constant=_refuse)
         if b"\\ud" in content.lower():
             json.dumps(value, ensure_ascii=False).encode()  # half of a pair of surrogates is no character
     except RecursionError:
@@ -51,28 +53,19 @@ def read_checked(file: Path, check: Check) -> Any:
     return value
 
 
-def _float(digits: str) -> float:
-    return float(_within_range(float(digits), digits))
-
-
-def _int(digits: str) -> int:
-    return int(_within_range(int(digits), digits))
-
-
-def _within_range(value: float, digits: str) -> float:
-    if not abs(value) <= LARGEST:
-        raise ValueError(f"the number {digits[:20]} is out of range")
-    return value
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
 
 
 def anything(value: Any, depth: int = DEEPEST) -> None:
-    """Any value that does not nest too deep."""
-    if not isinstance(value, (dict, list)):
-        return
-    if not depth:
-        raise Malformed(" nests too many lists or objects")
-    for item in value.values() if isinstance(value, dict) else value:
-        anything(item, depth - 1)
+    """Any value that does not nest too deep, and whose numbers are within range."""
+    if isinstance(value, (dict, list)):
+        if not depth:
+            raise Malformed(" nests too many lists or objects")
+        for item in value.values() if isinstance(value, dict) else value:
+            anything(item, depth - 1)
+    elif isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+        raise _must_be(value, "a number within range")
 
 
 def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
@@ -102,6 +95,13 @@ def text(value: Any) -> None:
         raise _must_be(value, "a text")
 
 
+def line(value: Any) -> None:
+    """A text of one line that can be seen: a name, a title."""
+    text(value)
+    if len(value) > LONGEST or not is_plain(value):
+        raise Malformed(f" is {reprlib.repr(value)}, which {text_fault(value)}")
+
+
 def flag(value: Any) -> None:
     """True or false."""
     if not isinstance(value, bool):
@@ -129,26 +129,19 @@ def each(check: Check, length: int | None = None) -> Check:
     def check_each(value: Any) -> None:
         if not isinstance(value, list) or length not in (None, len(value)):
             raise _must_be(value, "a list" if length is None else f"a list of {length}")
-        for index, item in enumerate(value):
-            try:
+        index = 0
+        try:
+            for index, item in enumerate(value):  # noqa: B007  # told where an item fails
                 check(item)
-            except Malformed as fault:
-                raise fault.within(f"[{index}]") from None
+        except Malformed as fault:
+            raise fault.within(f"[{index}]") from None
 
     return check_each
 
 
 def by_name(check: Check) -> Check:
     """An object whose every value passes, whatever its name."""
-
-    def check_values(value: Any) -> None:
-        for name, item in _object(value).items():
-            try:
-                check(item)
-            except Malformed as fault:
-                raise fault.within(f".{name[:40]}") from None
-
-    return check_values
+    return fields({}, others=check)
 
 
 def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None, others: Check = anything) -> Check:
@@ -156,22 +149,19 @@ def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None
     checks = {**(known or {}), **needed}
 
     def check_fields(value: Any) -> None:
-        for name in needed:
-            if name not in _object(value):
-                raise Malformed(" is missing", f".{name}")
-        for name, item in _object(value).items():
-            try:
+        if not isinstance(value, dict):
+            raise _must_be(value, "a JSON object")
+        if not needed.keys() <= value.keys():
+            missing = next(name for name in needed if name not in value)
+            raise Malformed(" is missing", f".{missing}")
+        name = ""
+        try:
+            for name, item in value.items():
                 checks.get(name, others)(item)
-            except Malformed as fault:
-                raise fault.within(f".{name[:40]}") from None
+        except Malformed as fault:
+            raise fault.within(f".{name[:40]}") from None
 
     return check_fields
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _must_be(value, "a JSON object")
-    return value
 
 
 def _must_be(value: Any, words: str) -> Malformed:

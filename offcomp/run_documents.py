@@ -5,6 +5,8 @@ Files of earlier versions lack some fields; fields that are not named here may b
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from offcomp.json_checks import (
     each,
     fields,
     flag,
+    line,
     maybe,
     number,
     one_of,
@@ -50,18 +53,18 @@ ERRORS = {"relative_error": SIZE, "rmse": SIZE, "mae": SIZE, "cosine_distance": 
 GROUP = fields(
     {
         "name": _group_name,
-        **dict.fromkeys(("method", "form", "size_name"), text),
-        "modules": each(text),
+        **dict.fromkeys(("method", "form", "size_name"), line),
+        "modules": each(line),
         **dict.fromkeys(("rows", "cols", "num_rows"), AT_LEAST_ONE),
         **dict.fromkeys(("num_parameters", "num_bytes", "original_parameters", "original_bytes"), AT_LEAST_ONE),
         "size": count(),
         **dict.fromkeys(("compression_ratio", "parameter_ratio", "byte_ratio", "squared_norm", "seconds"), SIZE),
         **ERRORS,
         "module_errors": by_name(fields(ERRORS)),
-        "ledger": each(fields({"name": text, "shape": each(count()), "dtype": text, "bytes": count()})),
+        "ledger": each(fields({"name": line, "shape": each(count()), "dtype": line, "bytes": count()})),
     },
     {
-        **dict.fromkeys(("stack", "unit", "dtype", "original_dtypes"), text),
+        **dict.fromkeys(("stack", "unit", "dtype", "original_dtypes"), line),
         "requested_ratio": SIZE,
         "bytes_in_own_dtype": AT_LEAST_ONE,
         "calibration": fields({}, {"rows": ROWS, "cut": maybe(CUT)}),
@@ -74,8 +77,8 @@ SIZES = fields(
     }
 )
 MODEL = fields(
-    {"name": text, "fingerprint": text, "sizes": fields(dict.fromkeys(("chosen", "matrices", "whole"), SIZES))},
-    {"reads": text, "family": maybe(text), "dtype": text, "unlisted": count()},
+    {"name": line, "fingerprint": line, "sizes": fields(dict.fromkeys(("chosen", "matrices", "whole"), SIZES))},
+    {"reads": line, "family": maybe(line), "dtype": line, "unlisted": count()},
 )
 VALUE = fields({"value": FIGURE, "standard_error": maybe(SIZE), "n": EXAMPLES})
 PAIRED = fields(
@@ -95,7 +98,7 @@ SCORE = fields(
     {
         "metric": one_of(METRICS),
         "also": by_name(fields(COMPARED)),
-        "baseline": maybe(fields({"name": text}, {"value": maybe(FIGURE)})),
+        "baseline": maybe(fields({"name": line}, {"value": maybe(FIGURE)})),
         "majority_baseline": maybe(FIGURE),
         "flips": fields({"right_to_wrong": FLIPS, "wrong_to_right": FLIPS}),
         "changes": each(fields({"text": text, "original": FIGURE, "compressed": FIGURE}, {"truth": maybe(FIGURE)})),
@@ -105,7 +108,7 @@ SCORE = fields(
         "note": each(text),
         "rows": ROWS,
         "cut": maybe(CUT),
-        **dict.fromkeys(("title", "family", "version", "split", "digest", "direction", "task"), text),
+        **dict.fromkeys(("title", "family", "version", "split", "digest", "direction", "task"), line),
         "embedding": maybe(text),
         "probe": maybe(count()),
         **dict.fromkeys(("collapsed", "unchanged"), flag),
@@ -118,42 +121,49 @@ CHECKED_RESULT = fields(
         "groups": each(GROUP),
         "model": maybe(MODEL),
         "scores": by_name(SCORE),
-        "environment": fields({"offcomp": text, "torch": text}),
+        "environment": fields({"offcomp": line, "torch": line}),
         "timings": fields({"total": SIZE}, others=SIZE),
-        "started": text,
+        "started": line,
     },
     {"error": text, "notes": each(text), "inputs": fields({}, {"calibration": text, "model": text})},
 )
 CHECKED_WORKER = fields(
     {"submitted": number(0, LATEST_SECONDS)},
-    {**dict.fromkeys(("host", "machine", "processes", "boot"), text), "pid": AT_LEAST_ONE, "started": SIZE},
+    {**dict.fromkeys(("host", "machine", "processes", "boot"), line), "pid": AT_LEAST_ONE, "started": SIZE},
 )
-CHECKED_PROGRESS = fields({"stage": text, "fraction": number(0, 1)}, {"remaining_seconds": SIZE, "elapsed_seconds": SIZE})
+CHECKED_PROGRESS = fields({"stage": line, "fraction": number(0, 1)}, {"remaining_seconds": SIZE, "elapsed_seconds": SIZE})
 CHECKED_INPUTS = fields({}, {"model": text})
 
 
 def read_plan(folder: Path) -> Plan:
-    """What a run was asked to do. Raises Malformed, and OSError.
+    """What a run was asked to do. Raises Malformed, and OSError."""
+    return _plan_of(read_checked(folder / PLAN, by_name(anything)), PLAN)
 
-    A method that this version does not have may have any options: the run was made by another one.
-    """
-    document = read_checked(folder / PLAN, by_name(anything))
+
+def _plan_of(document: Any, where: str) -> Plan:
+    """A plan that was run. A method that this version does not have may have any options: another version made the run."""
     try:
         plan = Plan.from_dict(document)
         for group in plan.groups:
             if group.method in KNOWN_METHODS:
-                make_method(group.method, group.options)
+                _check_options(group.method, json.dumps(group.options))
     except PlanError as error:
-        raise Malformed(f": {error.faults[0].rstrip('.')}", PLAN) from None
+        raise Malformed(f": {error.faults[0].rstrip('.')}", where) from None
     except InputError as error:
-        raise Malformed(f": {str(error).rstrip('.')}", PLAN) from None
+        raise Malformed(f": {str(error).rstrip('.')}", where) from None
     return plan
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """What came of a run. Raises Malformed, and OSError."""
+@lru_cache(maxsize=1024)
+def _check_options(method: str, options: str) -> None:
+    """Raise InputError for options, as JSON, that a method cannot have; many runs have the same."""
+    make_method(method, json.loads(options))
+
+
+def read_result(folder: Path) -> tuple[Plan, dict[str, Any]]:
+    """What a run was asked to do, and what came of it. Raises Malformed, and OSError."""
     result: dict[str, Any] = read_checked(folder / RESULT, _check_result)
-    return result
+    return _plan_of(result["plan"], f"{RESULT}: plan"), result
 
 
 def _check_result(value: Any) -> None:
@@ -168,6 +178,7 @@ def _check_result(value: Any) -> None:
     if value["status"] == "done" and value["model"] is None:
         raise Malformed(" is null, but the run is done", "model")
     for task, score in value["scores"].items():
+        line(task)
         _check_score(task, score)
 
 

@@ -17,7 +17,6 @@ from offcomp.models.identity import is_content
 from offcomp.plan import Plan
 from offcomp.run_documents import (
     LATEST_SECONDS,
-    PLAN,
     RESULT,
     read_inputs,
     read_plan,
@@ -39,6 +38,7 @@ ENDED = ("done", "failed", "cancelled", "interrupted")
 class Run:
     """A run as its files show it at one moment.
 
+    progress    the checked progress.json of a run that has not ended; empty where nothing is known
     result      the checked run.json (`offcomp.run_documents`) of a run that has ended by itself
     host        where it is at work, if that is not this host
     inputs      what it was submitted to read, of a run without a result
@@ -111,17 +111,17 @@ class BadFolder:
 
 
 @lru_cache(maxsize=MOST_KEPT)
-def _ended_run(folder: Path, _result: Stamp, _plan: Stamp) -> Run | BadFolder:
-    """The run of a folder that has a result, which does not change any more; read once for each state of its files."""
+def _ended_run(folder: Path, _seen: Stamp) -> Run | BadFolder:
+    """The run of a folder that has a result, which does not change any more; read once for each state of its run.json."""
     try:
-        plan, result = read_plan(folder), read_result(folder)
+        plan, result = read_result(folder)
     except (Malformed, FileNotFoundError) as fault:
         return _bad(folder, fault)
     try:
         submitted = float(read_worker(folder).get("submitted", 0.0))
     except Malformed:
         submitted = _started(result)
-    return Run(folder.name, folder, plan, result["status"], submitted, read_progress(folder), result)
+    return Run(folder.name, folder, plan, result["status"], submitted, {}, result)
 
 
 def _bad(folder: Path, fault: Malformed | OSError) -> BadFolder:
@@ -159,6 +159,6 @@ def read_run(folder: Path) -> Run | BadFolder:
     """The run of a folder. Raises StorageError where no file can be opened any more."""
     try:
         seen = changed(folder / RESULT)
-        return _ended_run(folder, seen, changed(folder / PLAN)) if seen else _unended_run(folder)
+        return _ended_run(folder, seen) if seen else _unended_run(folder)
     except (Malformed, OSError) as fault:
         return _bad(folder, fault)

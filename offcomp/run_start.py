@@ -36,10 +36,10 @@ PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 
 
 @contextmanager
-def store_lock(runs: Path) -> Iterator[None]:
-    """Be the only one who adds, replaces or removes folders of runs. Raises OSError."""
+def store_lock(runs: Path, seconds: float = STORE_SECONDS) -> Iterator[None]:
+    """Be the only one who adds, replaces or removes folders of runs. Raises OSError, at the latest after `seconds`."""
     private_folder(runs)
-    with locks.locked(runs / STORE_LOCK, STORE_SECONDS):
+    with locks.locked(runs / STORE_LOCK, seconds):
         yield
 
 

@@ -21,7 +21,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,9 +97,9 @@ class RunStore:
         return self.get(place.name)
 
     def sweep(self) -> None:
-        """Remove what killed processes left, where no other process changes runs at the moment; see `offcomp.leftovers`."""
+        """Remove what killed processes left (`offcomp.leftovers`), unless another process changes runs now. Raises OSError."""
         if self.home.is_dir():
-            with self._changing("write to"):
+            with suppress(TimeoutError), store_lock(self.folder, 0.0):
                 sweep(self.home)
 
     @contextmanager

@@ -83,7 +83,6 @@ class Worker:
         self.folder = folder
         try:
             self.plan = read_plan(folder)
-            (folder / "groups").mkdir(mode=0o700, exist_ok=True)
         except Malformed as fault:
             raise StorageError(f"the plan of {folder} cannot be read, since {fault}; remove the folder") from None
         self.started = time.time()
@@ -131,6 +130,13 @@ class Worker:
                 return True
             return False
         return True
+
+    @property
+    def groups_folder(self) -> Path:
+        """Where groups are stored, which is there once it is asked for. Raises OSError."""
+        folder = self.folder / "groups"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
     def reserve_space(self) -> None:
         """Take the space that the reason of a failure needs, where it is to be had."""

@@ -110,7 +110,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("offcomp.models.catalogue", "offcomp.models.safetensors_files", "offcomp.models.sources"),
     ),
     "offcomp.json_fields": ("offcomp.plain_text",),
-    "offcomp.json_checks": (),
+    "offcomp.json_checks": ("offcomp.plain_text",),
     "offcomp.row_counts": (),
     "offcomp.table_limits": ("offcomp.errors",),
     "offcomp.delimited_text": ("offcomp.errors", "offcomp.table_limits"),

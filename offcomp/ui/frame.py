@@ -82,7 +82,7 @@ def page(name: str, question: str) -> Iterator[None]:
 @st.cache_resource(show_spinner=False)
 def _sweep() -> None:
     """Once in this process: remove what killed processes left in the home folder; where that cannot be, a later start does."""
-    with suppress(OffcompError):
+    with suppress(OSError):
         RunStore().sweep()
 
 
