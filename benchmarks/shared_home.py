@@ -92,7 +92,11 @@ class Actor:
     def act(self, until: float, actions: dict[Callable[[], None], int]) -> None:
         """Draw actions, each as often as it weighs, until that time."""
         while time.time() < until:
-            self.draw.choices(list(actions), list(actions.values()))[0]()
+            action = self.draw.choices(list(actions), list(actions.values()))[0]
+            try:
+                action()
+            except (BrowserError, AssertionError) as error:
+                self.note("", "", f"the page: {' '.join(str(error).split()[:40])}")
 
 
 class AtCommandLine(Actor):

@@ -32,6 +32,7 @@ from typing import Any
 
 import psutil
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Error as BrowserError
 
 from benchmarks.run_checks import (
     Reference,
@@ -59,7 +60,7 @@ SEEDS = 4
 SETTLE_SECONDS = 60.0
 PATIENCE = 60.0
 LATEST_STAGE = "compress"
-SHORT = 0.3
+SHORT = 0.5
 STOPPED_SECONDS = 1.0
 OUTCOMES = ("done", "failed", "cancelled", "interrupted", "no run")
 
@@ -134,7 +135,8 @@ def moment(scene: Scene, ended: Callable[[], bool]) -> None:
         return
 
     def working() -> bool:
-        return ended() or any(str(run.progress.get("stage", "")).startswith(LATEST_STAGE) for run in scene.store.all())
+        stages = (str(run.progress.get("stage", "")) for run in scene.store.all() if not run.ended)
+        return ended() or any(stage.startswith(LATEST_STAGE) for stage in stages)
 
     wait(PATIENCE, working, rest=0.01)
     time.sleep(scene.draw.uniform(0, SHORT))
@@ -208,6 +210,18 @@ def episode(scene: Scene, target: str, kind: str) -> bool:
                 scene.server.kill()
     look(scene, f"{target}, {kind}", wanted, target, kind if sent else "")
     return sent
+
+
+def survived(scene: Scene, target: str, kind: str) -> bool:
+    """An episode; where a page does not do what it should, that is a fault, and the app starts anew."""
+    try:
+        return episode(scene, target, kind)
+    except (BrowserError, AssertionError) as error:
+        scene.fault(f"{target}, {kind}", f"the page: {' '.join(str(error).split()[:40])}")
+        scene.stack.close()
+        scene.server = None
+        look(scene, f"{target}, {kind}", [], target, "")
+        return True
 
 
 def look(scene: Scene, where: str, wanted: list[Plan], target: str, kind: str) -> None:
@@ -291,11 +305,12 @@ def main() -> None:
         sent = late = 0
         while sent < asked_for.signals:
             target, kind = draw.choices(targets, often)[0], draw.choice(SIGNALS)
-            if episode(scene, target, kind):
+            if survived(scene, target, kind):
                 sent += 1
                 print(f"{sent}: {target}, {kind}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             else:
                 late += 1
+                print(f"too late: {target}, {kind}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         strays = next_start(scene)
         browser.close()
     scene.faults += [f"left over: {place}" for place in strays]
