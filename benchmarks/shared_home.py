@@ -51,8 +51,6 @@ from offcomp.plan import Plan
 from offcomp.runs import Run, RunStore
 from tests.browser import launch_options
 
-SEEDS = 6
-"""Of the plans; runs of odd ones may be deleted."""
 SETTLE_SECONDS = 120.0
 PATIENCE = 60_000
 CLICK_MILLISECONDS = 5000
@@ -73,8 +71,8 @@ def may_go(run: Run) -> bool:
 class Actor:
     """Somebody who acts at random in a home, and writes down what was done."""
 
-    def __init__(self, home: Path, journal: Path, seed: int):
-        self.home, self.journal = home, journal
+    def __init__(self, home: Path, journal: Path, seed: int, pool: int):
+        self.home, self.journal, self.pool = home, journal, pool
         self.draw = random.Random(seed)  # noqa: S311
         self.store = RunStore(home)
 
@@ -111,7 +109,7 @@ class AtCommandLine(Actor):
             self.note("", run, f"offcomp {arguments[0]} gave {status}: {said.strip()[-200:]}")
 
     def run(self) -> None:
-        plan = self.draw.choice(plans(self.draw.randrange(SEEDS)))
+        plan = self.draw.choice(plans(self.draw.randrange(self.pool)))
         again = plan.seed % 2 == 1 and self.draw.random() < 0.5
         if again:
             self.note(MAY_BE_MADE_AGAIN, asked(plan))
@@ -137,8 +135,8 @@ class AtCommandLine(Actor):
 class AtApp(Actor):
     """A person at the pages of an app."""
 
-    def __init__(self, home: Path, journal: Path, seed: int, address: str, page: Page):
-        super().__init__(home, journal, seed)
+    def __init__(self, home: Path, journal: Path, seed: int, pool: int, address: str, page: Page):
+        super().__init__(home, journal, seed, pool)
         self.address, self.page = address, page
 
     def open(self, path: str) -> None:
@@ -149,7 +147,7 @@ class AtApp(Actor):
 
     def submit(self) -> None:
         self.note("submit")
-        self.open(link(self.draw.randrange(SEEDS)))
+        self.open(link(self.draw.randrange(self.pool)))
         self.page.get_by_role("button", name="Run SVD").click(timeout=PATIENCE)
         expect(self.page.locator("h1")).to_contain_text("What is running", timeout=PATIENCE)
 
@@ -184,15 +182,15 @@ class AtApp(Actor):
         }
 
 
-def actor(home: Path, journal: Path, seed: int, until: float, address: str) -> None:
+def actor(home: Path, journal: Path, seed: int, pool: int, until: float, address: str) -> None:
     """An actor's process: at the app of that address, without one at the command line."""
     if not address:
-        line = AtCommandLine(home, journal, seed)
+        line = AtCommandLine(home, journal, seed, pool)
         line.act(until, line.actions())
         return
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**launch_options())
-        person = AtApp(home, journal, seed, address, browser.new_page())
+        person = AtApp(home, journal, seed, pool, address, browser.new_page())
         person.act(until, person.actions())
         browser.close()
 
@@ -231,16 +229,19 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     flags.add_argument("--minutes", type=float, default=5.0)
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--actor", nargs=5, metavar=("HOME", "JOURNAL", "SEED", "UNTIL", "ADDRESS"), help=argparse.SUPPRESS)
+    flags.add_argument("--pairs", type=int, default=6, help="of plans in the pool; runs of every second pair may be deleted")
+    flags.add_argument(
+        "--actor", nargs=6, metavar=("HOME", "JOURNAL", "SEED", "PAIRS", "UNTIL", "ADDRESS"), help=argparse.SUPPRESS
+    )
     wanted = flags.parse_args()
     if wanted.actor:
-        home, journal, seed, until, address = wanted.actor
-        actor(Path(home), Path(journal), int(seed), float(until), address)
+        home, journal, seed, pairs, until, address = wanted.actor
+        actor(Path(home), Path(journal), int(seed), int(pairs), float(until), address)
         return
     with TemporaryDirectory() as folder:
         place, home = Path(folder), Path(folder) / "home"
         reference = Reference(place / "peace")
-        reference.make(plan for seed in range(SEEDS) for plan in plans(seed))
+        reference.make(plan for seed in range(wanted.pairs) for plan in plans(seed))
         with ExitStack() as stack:
             ports = {f"app {number}": free_port() for number in (1, 2)}
             for name, port in ports.items():

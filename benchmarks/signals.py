@@ -55,8 +55,6 @@ from tests.browser import launch_options
 SIGNALS = ("KILL", "TERM", "INT", "STOP CONT", "STOP KILL")
 TARGETS = {"worker of a command line": 3, "worker of the app": 3, "command line": 3, "server": 2}
 """Who gets a signal, and how often beside the others."""
-SEEDS = 4
-"""Of the plans; there are two plans a seed."""
 SETTLE_SECONDS = 60.0
 PATIENCE = 60.0
 LATEST_STAGE = "compress"
@@ -75,6 +73,7 @@ class Scene:
     draw: random.Random
     log: Path
     port: int
+    pairs: int
     life: float = 5.0
     server: subprocess.Popen[bytes] | None = None
     page: Page | None = None
@@ -184,7 +183,7 @@ def first_worker(scene: Scene, gone: Callable[[], bool]) -> psutil.Process | Non
 
 def episode(scene: Scene, target: str, kind: str) -> bool:
     """Submit, signal, look. False where the signal came too late."""
-    seed, pause = scene.draw.randrange(SEEDS), scene.draw.uniform(0, STOPPED_SECONDS)
+    seed, pause = scene.draw.randrange(scene.pairs), scene.draw.uniform(0, STOPPED_SECONDS)
     wanted = plans(seed)
     if target in ("worker of a command line", "command line"):
         wanted = [scene.draw.choice(wanted)]
@@ -258,7 +257,7 @@ def next_start(scene: Scene) -> list[str]:
     scene.server = None
     submit_by_click(scene, 0)
     wait_for_rest(scene.home, SETTLE_SECONDS)
-    status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(1)[0].to_json())
+    status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(0)[0].to_json())
     if status or json.loads(out)["status"] != "done":
         scene.fault("next start", f"the run did not end well: {said[-300:]}")
     offcomp(scene.home, "runs")
@@ -291,14 +290,17 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     flags.add_argument("--signals", type=int, default=200)
     flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--pairs", type=int, default=3, help="of plans to choose from")
     asked_for = flags.parse_args()
     began = time.monotonic()
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         reference = Reference(Path(folder) / "peace")
-        reference.make(plan for seed in range(SEEDS) for plan in plans(seed))
+        reference.make(plan for seed in range(asked_for.pairs) for plan in plans(seed))
         browser = playwright.chromium.launch(**launch_options())
         draw = random.Random(asked_for.seed)  # noqa: S311
-        scene = Scene(Path(folder) / "home", reference, browser, draw, Path(folder) / "server.log", free_port())
+        scene = Scene(
+            Path(folder) / "home", reference, browser, draw, Path(folder) / "server.log", free_port(), asked_for.pairs
+        )
         scene.life = (time.monotonic() - began) / len(reference.digests)
         print(f"reference: {len(reference.digests)} plans, {scene.life:.1f} s each", file=sys.stderr, flush=True)
         targets, often = list(TARGETS), list(TARGETS.values())
