@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -68,13 +69,23 @@ def may_go(run: Run) -> bool:
     return run.plan.seed % 2 == 1
 
 
+@dataclass(frozen=True)
+class Part:
+    """Where an actor acts and writes down what was done, what it draws from, and how many pairs of plans it knows."""
+
+    home: Path
+    journal: Path
+    seed: int
+    pairs: int
+
+
 class Actor:
     """Somebody who acts at random in a home, and writes down what was done."""
 
-    def __init__(self, home: Path, journal: Path, seed: int, pool: int):
-        self.home, self.journal, self.pool = home, journal, pool
-        self.draw = random.Random(seed)  # noqa: S311
-        self.store = RunStore(home)
+    def __init__(self, part: Part):
+        self.home, self.journal, self.pairs = part.home, part.journal, part.pairs
+        self.draw = random.Random(part.seed)  # noqa: S311
+        self.store = RunStore(part.home)
 
     def note(self, action: str, run: str = "", fault: str = "") -> None:
         """A line in the journal, before the action where it names a run."""
@@ -109,7 +120,7 @@ class AtCommandLine(Actor):
             self.note("", run, f"offcomp {arguments[0]} gave {status}: {said.strip()[-200:]}")
 
     def run(self) -> None:
-        plan = self.draw.choice(plans(self.draw.randrange(self.pool)))
+        plan = self.draw.choice(plans(self.draw.randrange(self.pairs)))
         again = plan.seed % 2 == 1 and self.draw.random() < 0.5
         if again:
             self.note(MAY_BE_MADE_AGAIN, asked(plan))
@@ -135,8 +146,8 @@ class AtCommandLine(Actor):
 class AtApp(Actor):
     """A person at the pages of an app."""
 
-    def __init__(self, home: Path, journal: Path, seed: int, pool: int, address: str, page: Page):
-        super().__init__(home, journal, seed, pool)
+    def __init__(self, part: Part, address: str, page: Page):
+        super().__init__(part)
         self.address, self.page = address, page
 
     def open(self, path: str) -> None:
@@ -147,7 +158,7 @@ class AtApp(Actor):
 
     def submit(self) -> None:
         self.note("submit")
-        self.open(link(self.draw.randrange(self.pool)))
+        self.open(link(self.draw.randrange(self.pairs)))
         self.page.get_by_role("button", name="Run SVD").click(timeout=PATIENCE)
         expect(self.page.locator("h1")).to_contain_text("What is running", timeout=PATIENCE)
 
@@ -182,15 +193,15 @@ class AtApp(Actor):
         }
 
 
-def actor(home: Path, journal: Path, seed: int, pool: int, until: float, address: str) -> None:
+def actor(part: Part, until: float, address: str) -> None:
     """An actor's process: at the app of that address, without one at the command line."""
     if not address:
-        line = AtCommandLine(home, journal, seed, pool)
+        line = AtCommandLine(part)
         line.act(until, line.actions())
         return
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**launch_options())
-        person = AtApp(home, journal, seed, pool, address, browser.new_page())
+        person = AtApp(part, address, browser.new_page())
         person.act(until, person.actions())
         browser.close()
 
@@ -236,7 +247,7 @@ def main() -> None:
     wanted = flags.parse_args()
     if wanted.actor:
         home, journal, seed, pairs, until, address = wanted.actor
-        actor(Path(home), Path(journal), int(seed), int(pairs), float(until), address)
+        actor(Part(Path(home), Path(journal), int(seed), int(pairs)), float(until), address)
         return
     with TemporaryDirectory() as folder:
         place, home = Path(folder), Path(folder) / "home"
