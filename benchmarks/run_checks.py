@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -198,6 +199,13 @@ def app(home: Path, log: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             if server.poll() is None:
                 server.terminate()
             server.wait(20)
+
+
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def tracebacks(text: str) -> int:

@@ -38,6 +38,7 @@ from benchmarks.run_checks import (
     app,
     asked,
     environment,
+    free_port,
     link,
     offcomp,
     plans,
@@ -47,16 +48,16 @@ from benchmarks.run_checks import (
     wait_for_rest,
     workers,
 )
-from benchmarks.signals import free_port
 from offcomp.plan import Plan
 from offcomp.runs import Run, RunStore
 from tests.browser import launch_options
 
 SETTLE_SECONDS = 120.0
-PATIENCE = 60_000
+PATIENCE = 120_000
 CLICK_MILLISECONDS = 5000
 LOOK_SECONDS = 0.5
 PAGES = ("", "model", "runs", "compare", "examples", "measured")
+APPS = ("app 1", "app 2")
 MAY_BE_MADE_AGAIN = "may be made again"
 EXCUSES = ("delete", "again", MAY_BE_MADE_AGAIN)
 """What takes a finished run away."""
@@ -77,6 +78,15 @@ class Part:
     journal: Path
     seed: int
     pairs: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the actors wrote down, the runs that were seen done, and what was wrong."""
+
+    lines: list[dict[str, Any]]
+    seen: dict[str, Plan]
+    faults: list[str]
 
 
 class Actor:
@@ -235,71 +245,28 @@ def check(home: Path, reference: Reference, lines: list[dict[str, Any]], seen: d
     return faults + [f"the folder {name} is not listed" for name in unreadable(home)]
 
 
-def main() -> None:
-    """Let them act and print the table."""
-    flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    flags.add_argument("--minutes", type=float, default=5.0)
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--pairs", type=int, default=6, help="of plans in the pool; runs of every second pair may be deleted")
-    flags.add_argument(
-        "--actor", nargs=6, metavar=("HOME", "JOURNAL", "SEED", "PAIRS", "UNTIL", "ADDRESS"), help=argparse.SUPPRESS
-    )
-    wanted = flags.parse_args()
-    if wanted.actor:
-        home, journal, seed, pairs, until, address = wanted.actor
-        actor(Part(Path(home), Path(journal), int(seed), int(pairs)), float(until), address)
-        return
-    with TemporaryDirectory() as folder:
-        place, home = Path(folder), Path(folder) / "home"
-        reference = Reference(place / "peace")
-        reference.make(plan for seed in range(wanted.pairs) for plan in plans(seed))
-        with ExitStack() as stack:
-            ports = {f"app {number}": free_port() for number in (1, 2)}
-            for name, port in ports.items():
-                stack.enter_context(app(home, place / f"{name}.log", port))
-            until = time.time() + 60 * wanted.minutes
-            addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()} | {"command line": ""}
-            actors = {}
-            for number, (name, address) in enumerate(addresses.items()):
-                journal, seed = str(place / f"{name}.jsonl"), str(1000 * wanted.seed + number)
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.shared_home",
-                    "--actor",
-                    str(home),
-                    journal,
-                    seed,
-                    str(until),
-                    address,
-                ]
-                actors[name] = subprocess.Popen(
-                    command, cwd=ROOT, env=environment(home), stderr=(place / f"{name}.err").open("wb")
-                )
-            seen = watch(home, until)
-            ends = {name: process.wait(4 * SETTLE_SECONDS) for name, process in actors.items()}
-            lines = [json.loads(line) | {"by": name} for name in actors for line in read_lines(place / f"{name}.jsonl")]
-            faults = check(home, reference, lines, seen)
-        faults += [f"{line['by']}: {line['fault']}" for line in lines if line["fault"]]
-        for name, status in ends.items():
-            faults += [f"{name} gave up: {(place / f'{name}.err').read_text()[-400:]}"] if status else []
-        for name in ports:
-            found = tracebacks((place / f"{name}.log").read_text(errors="replace"))
-            faults += [f"{name}: {found} tracebacks in the server's log"] if found else []
-        offcomp(home, "runs")
-        strays = reference.strays(home)
-        runs = Counter(run.status for run in RunStore(home).all())
-    faults += [f"left over: {name}" for name in strays]
-    counts = Counter((line["by"], line["action"]) for line in lines if line["action"])
-    names = sorted({action for _, action in counts} - {MAY_BE_MADE_AGAIN})
-    table = [{"actor": by} | {name: counts[by, name] for name in names} for by in actors]
-    report(
-        f"{wanted.minutes:g} minutes, seed {wanted.seed}; {len(seen)} runs were seen done; at the end {dict(runs)}",
-        table,
-        faults,
-    )
-    print(f"files left over: {len(strays)}")
-    sys.exit(1 if faults else 0)
+def act_together(place: Path, home: Path, reference: Reference, minutes: float, seed: int, pairs: int) -> Outcome:
+    """Serve two apps, let the actors act, and check the home while the servers are still there."""
+    with ExitStack() as stack:
+        ports = {name: free_port() for name in APPS}
+        for name, port in ports.items():
+            stack.enter_context(app(home, place / f"{name}.log", port))
+        until = time.time() + 60 * minutes
+        actors = {}
+        for number, name in enumerate((*APPS, "command line")):
+            address = f"http://127.0.0.1:{ports[name]}" if name in ports else ""
+            told = [str(home), str(place / f"{name}.jsonl"), str(1000 * seed + number), str(pairs), str(until), address]
+            actors[name] = start_actor(home, told, place / f"{name}.err")
+        seen = watch(home, until)
+        ends = {name: process.wait(4 * SETTLE_SECONDS) for name, process in actors.items()}
+        lines = [json.loads(line) | {"by": name} for name in actors for line in read_lines(place / f"{name}.jsonl")]
+        faults = check(home, reference, lines, seen)
+    faults += [f"{line['by']}: {line['fault']}" for line in lines if line["fault"]]
+    faults += [f"{name} gave up: {(place / f'{name}.err').read_text()[-400:]}" for name, status in ends.items() if status]
+    for name in APPS:
+        if found := tracebacks((place / f"{name}.log").read_text(errors="replace")):
+            faults.append(f"{name}: {found} tracebacks in the server's log")
+    return Outcome(lines, seen, faults)
 
 
 def start_actor(home: Path, told: list[str], said: Path) -> subprocess.Popen[bytes]:
@@ -312,6 +279,39 @@ def start_actor(home: Path, told: list[str], said: Path) -> subprocess.Popen[byt
 def read_lines(file: Path) -> list[str]:
     """The lines of a journal that may not have been begun."""
     return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+def rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How often each actor did what."""
+    counts = Counter((line["by"], line["action"]) for line in lines if line["action"])
+    names = sorted({action for _, action in counts} - {MAY_BE_MADE_AGAIN})
+    return [{"actor": by} | {name: counts[by, name] for name in names} for by in (*APPS, "command line")]
+
+
+def main() -> None:
+    """Let them act and print the table."""
+    flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    flags.add_argument("--minutes", type=float, default=5.0)
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--pairs", type=int, default=6, help="of plans in the pool; runs of every second pair may be deleted")
+    flags.add_argument("--actor", nargs=6, help=argparse.SUPPRESS)
+    wanted = flags.parse_args()
+    if wanted.actor:
+        place, journal, seed, pairs, until, address = wanted.actor
+        actor(Part(Path(place), Path(journal), int(seed), int(pairs)), float(until), address)
+        return
+    with TemporaryDirectory() as folder:
+        home, reference = Path(folder) / "home", Reference(Path(folder) / "peace")
+        reference.make(plan for pair in range(wanted.pairs) for plan in plans(pair))
+        found = act_together(Path(folder), home, reference, wanted.minutes, wanted.seed, wanted.pairs)
+        offcomp(home, "runs")
+        strays = reference.strays(home)
+        runs = Counter(run.status for run in RunStore(home).all())
+    faults = found.faults + [f"left over: {name}" for name in strays]
+    title = f"{wanted.minutes:g} minutes, seed {wanted.seed}; {len(found.seen)} runs were seen done; at the end {dict(runs)}"
+    report(title, rows(found.lines), faults)
+    print(f"files left over: {len(strays)}")
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import argparse
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -38,6 +37,7 @@ from benchmarks.run_checks import (
     Reference,
     app,
     asked,
+    free_port,
     link,
     offcomp,
     plans,
@@ -55,8 +55,8 @@ from tests.browser import launch_options
 SIGNALS = ("KILL", "TERM", "INT", "STOP CONT", "STOP KILL")
 TARGETS = {"worker of a command line": 3, "worker of the app": 3, "command line": 3, "server": 2}
 """Who gets a signal, and how often beside the others."""
-SETTLE_SECONDS = 60.0
-PATIENCE = 60.0
+SETTLE_SECONDS = 90.0
+PATIENCE = 120.0
 LATEST_STAGE = "compress"
 SHORT = 0.5
 STOPPED_SECONDS = 1.0
@@ -277,12 +277,6 @@ def rows(counts: Counter[tuple[str, str, str]]) -> list[dict[str, Any]]:
     ]
     whole = {name: sum(int(line[name]) for line in lines) for name in ("sent", *OUTCOMES)}
     return [*lines, {"to": "all", "signal": ""} | whole]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:
