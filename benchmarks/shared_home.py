@@ -245,7 +245,7 @@ def check(home: Path, reference: Reference, lines: list[dict[str, Any]], seen: d
     return faults + [f"the folder {name} is not listed" for name in unreadable(home)]
 
 
-def act_together(place: Path, home: Path, reference: Reference, minutes: float, seed: int, pairs: int) -> Outcome:
+def act_together(place: Path, home: Path, reference: Reference, *, minutes: float, seed: int, pairs: int) -> Outcome:
     """Serve two apps, let the actors act, and check the home while the servers are still there."""
     with ExitStack() as stack:
         ports = {name: free_port() for name in APPS}
@@ -303,7 +303,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         home, reference = Path(folder) / "home", Reference(Path(folder) / "peace")
         reference.make(plan for pair in range(wanted.pairs) for plan in plans(pair))
-        found = act_together(Path(folder), home, reference, wanted.minutes, wanted.seed, wanted.pairs)
+        found = act_together(Path(folder), home, reference, minutes=wanted.minutes, seed=wanted.seed, pairs=wanted.pairs)
         offcomp(home, "runs")
         strays = reference.strays(home)
         runs = Counter(run.status for run in RunStore(home).all())
