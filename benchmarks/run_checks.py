@@ -9,24 +9,28 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
-from offcomp.plan import Group, Plan
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.listing import known_info
+from offcomp.plan import Plan, make_groups
 from offcomp.runs import Run, RunStore
 
 ROOT = Path(__file__).parents[1]
 MODEL = "offcomp-gpt"
-MODULES = "key.0-1"
-MEMBERS = ("key.0", "key.1")
+KINDS, LAYERS = ("query", "key", "value"), range(4)
 METHODS = ("svd", "kronecker")
 RATIO = 2.0
 WORKER = "offcomp.execute"
@@ -38,14 +42,24 @@ UNDER_WAY = ("queued", "running")
 
 
 def plans(seed: int) -> list[Plan]:
-    """What one click on the page Compress submits, in its order: a plan a method, two matrices, no task."""
-    groups = [Group("key", MEMBERS, method=method, ratio=RATIO) for method in METHODS]
-    return [Plan(MODEL, (group,), tasks=(), seed=seed) for group in groups]
+    """What one click on the page Compress submits, in its order: a plan a method, each of twelve matrices alone, no task."""
+    groups = [make_groups(_modules(), "module", method=method, ratio=RATIO) for method in METHODS]
+    return [Plan(MODEL, each, tasks=(), seed=seed) for each in groups]
+
+
+@cache
+def _modules() -> list[ModuleSpec]:
+    with TemporaryDirectory() as home:
+        info = known_info(MODEL, Path(home))
+    assert info
+    return [info.module(f"{kind}.{layer}") for kind in KINDS for layer in LAYERS]
 
 
 def link(seed: int) -> str:
     """The address of Compress with these plans as its draft."""
-    return f"/compress?model={MODEL}&modules={MODULES}&methods={','.join(METHODS)}&ratio={RATIO:g}&tasks=none&seed={seed}"
+    modules = ",".join(f"{kind}.{LAYERS[0]}-{LAYERS[-1]}" for kind in KINDS)
+    asked_for = {"model": MODEL, "modules": modules, "together": "module", "methods": ",".join(METHODS), "ratio": f"{RATIO:g}"}
+    return "/compress?" + "&".join(f"{name}={text}" for name, text in (asked_for | {"tasks": "none", "seed": seed}).items())
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -90,8 +104,8 @@ def digest(run: Run) -> str:
 
 
 def asked(plan: Plan) -> str:
-    """A plan as a key, whatever dtypes were resolved in it."""
-    return json.dumps([[(g.name, g.method, g.ratio) for g in plan.groups], plan.seed])
+    """A plan as a key, whatever its groups are called and however their dtypes were resolved."""
+    return json.dumps([sorted((g.modules, g.method, g.ratio) for g in plan.groups), plan.seed])
 
 
 @dataclass
@@ -185,6 +199,13 @@ def app(home: Path, log: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             if server.poll() is None:
                 server.terminate()
             server.wait(20)
+
+
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def tracebacks(text: str) -> int:

@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +38,7 @@ from benchmarks.run_checks import (
     app,
     asked,
     environment,
+    free_port,
     link,
     offcomp,
     plans,
@@ -46,18 +48,16 @@ from benchmarks.run_checks import (
     wait_for_rest,
     workers,
 )
-from benchmarks.signals import free_port
 from offcomp.plan import Plan
 from offcomp.runs import Run, RunStore
 from tests.browser import launch_options
 
-SEEDS = 6
-"""Of the plans; runs of odd ones may be deleted."""
 SETTLE_SECONDS = 120.0
-PATIENCE = 60_000
+PATIENCE = 120_000
 CLICK_MILLISECONDS = 5000
 LOOK_SECONDS = 0.5
 PAGES = ("", "model", "runs", "compare", "examples", "measured")
+APPS = ("app 1", "app 2")
 MAY_BE_MADE_AGAIN = "may be made again"
 EXCUSES = ("delete", "again", MAY_BE_MADE_AGAIN)
 """What takes a finished run away."""
@@ -70,13 +70,32 @@ def may_go(run: Run) -> bool:
     return run.plan.seed % 2 == 1
 
 
+@dataclass(frozen=True)
+class Part:
+    """Where an actor acts and writes down what was done, what it draws from, and how many pairs of plans it knows."""
+
+    home: Path
+    journal: Path
+    seed: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the actors wrote down, the runs that were seen done, and what was wrong."""
+
+    lines: list[dict[str, Any]]
+    seen: dict[str, Plan]
+    faults: list[str]
+
+
 class Actor:
     """Somebody who acts at random in a home, and writes down what was done."""
 
-    def __init__(self, home: Path, journal: Path, seed: int):
-        self.home, self.journal = home, journal
-        self.draw = random.Random(seed)  # noqa: S311
-        self.store = RunStore(home)
+    def __init__(self, part: Part):
+        self.home, self.journal, self.pairs = part.home, part.journal, part.pairs
+        self.draw = random.Random(part.seed)  # noqa: S311
+        self.store = RunStore(part.home)
 
     def note(self, action: str, run: str = "", fault: str = "") -> None:
         """A line in the journal, before the action where it names a run."""
@@ -92,7 +111,11 @@ class Actor:
     def act(self, until: float, actions: dict[Callable[[], None], int]) -> None:
         """Draw actions, each as often as it weighs, until that time."""
         while time.time() < until:
-            self.draw.choices(list(actions), list(actions.values()))[0]()
+            action = self.draw.choices(list(actions), list(actions.values()))[0]
+            try:
+                action()
+            except (BrowserError, AssertionError) as error:
+                self.note("", "", f"the page: {' '.join(str(error).split()[:40])}")
 
 
 class AtCommandLine(Actor):
@@ -107,7 +130,7 @@ class AtCommandLine(Actor):
             self.note("", run, f"offcomp {arguments[0]} gave {status}: {said.strip()[-200:]}")
 
     def run(self) -> None:
-        plan = self.draw.choice(plans(self.draw.randrange(SEEDS)))
+        plan = self.draw.choice(plans(self.draw.randrange(self.pairs)))
         again = plan.seed % 2 == 1 and self.draw.random() < 0.5
         if again:
             self.note(MAY_BE_MADE_AGAIN, asked(plan))
@@ -133,8 +156,8 @@ class AtCommandLine(Actor):
 class AtApp(Actor):
     """A person at the pages of an app."""
 
-    def __init__(self, home: Path, journal: Path, seed: int, address: str, page: Page):
-        super().__init__(home, journal, seed)
+    def __init__(self, part: Part, address: str, page: Page):
+        super().__init__(part)
         self.address, self.page = address, page
 
     def open(self, path: str) -> None:
@@ -145,7 +168,7 @@ class AtApp(Actor):
 
     def submit(self) -> None:
         self.note("submit")
-        self.open(link(self.draw.randrange(SEEDS)))
+        self.open(link(self.draw.randrange(self.pairs)))
         self.page.get_by_role("button", name="Run SVD").click(timeout=PATIENCE)
         expect(self.page.locator("h1")).to_contain_text("What is running", timeout=PATIENCE)
 
@@ -180,15 +203,15 @@ class AtApp(Actor):
         }
 
 
-def actor(home: Path, journal: Path, seed: int, until: float, address: str) -> None:
+def actor(part: Part, until: float, address: str) -> None:
     """An actor's process: at the app of that address, without one at the command line."""
     if not address:
-        line = AtCommandLine(home, journal, seed)
+        line = AtCommandLine(part)
         line.act(until, line.actions())
         return
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**launch_options())
-        person = AtApp(home, journal, seed, address, browser.new_page())
+        person = AtApp(part, address, browser.new_page())
         person.act(until, person.actions())
         browser.close()
 
@@ -222,68 +245,28 @@ def check(home: Path, reference: Reference, lines: list[dict[str, Any]], seen: d
     return faults + [f"the folder {name} is not listed" for name in unreadable(home)]
 
 
-def main() -> None:
-    """Let them act and print the table."""
-    flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    flags.add_argument("--minutes", type=float, default=5.0)
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--actor", nargs=5, metavar=("HOME", "JOURNAL", "SEED", "UNTIL", "ADDRESS"), help=argparse.SUPPRESS)
-    wanted = flags.parse_args()
-    if wanted.actor:
-        home, journal, seed, until, address = wanted.actor
-        actor(Path(home), Path(journal), int(seed), float(until), address)
-        return
-    with TemporaryDirectory() as folder:
-        place, home = Path(folder), Path(folder) / "home"
-        reference = Reference(place / "peace")
-        reference.make(plan for seed in range(SEEDS) for plan in plans(seed))
-        with ExitStack() as stack:
-            ports = {f"app {number}": free_port() for number in (1, 2)}
-            for name, port in ports.items():
-                stack.enter_context(app(home, place / f"{name}.log", port))
-            until = time.time() + 60 * wanted.minutes
-            addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()} | {"command line": ""}
-            actors = {}
-            for number, (name, address) in enumerate(addresses.items()):
-                journal, seed = str(place / f"{name}.jsonl"), str(1000 * wanted.seed + number)
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.shared_home",
-                    "--actor",
-                    str(home),
-                    journal,
-                    seed,
-                    str(until),
-                    address,
-                ]
-                actors[name] = subprocess.Popen(
-                    command, cwd=ROOT, env=environment(home), stderr=(place / f"{name}.err").open("wb")
-                )
-            seen = watch(home, until)
-            ends = {name: process.wait(4 * SETTLE_SECONDS) for name, process in actors.items()}
-            lines = [json.loads(line) | {"by": name} for name in actors for line in read_lines(place / f"{name}.jsonl")]
-            faults = check(home, reference, lines, seen)
-        faults += [f"{line['by']}: {line['fault']}" for line in lines if line["fault"]]
-        for name, status in ends.items():
-            faults += [f"{name} gave up: {(place / f'{name}.err').read_text()[-400:]}"] if status else []
-        for name in ports:
-            found = tracebacks((place / f"{name}.log").read_text(errors="replace"))
-            faults += [f"{name}: {found} tracebacks in the server's log"] if found else []
-        offcomp(home, "runs")
-        strays = reference.strays(home)
-        runs = Counter(run.status for run in RunStore(home).all())
-    faults += [f"left over: {name}" for name in strays]
-    counts = Counter((line["by"], line["action"]) for line in lines if line["action"])
-    names = sorted({action for _, action in counts} - {MAY_BE_MADE_AGAIN})
-    table = [{"actor": by} | {name: counts[by, name] for name in names} for by in actors]
-    report(
-        f"{wanted.minutes:g} minutes, seed {wanted.seed}; {len(seen)} runs were seen done; at the end {dict(runs)}",
-        table,
-        faults,
-    )
-    print(f"files left over: {len(strays)}")
-    sys.exit(1 if faults else 0)
+def act_together(place: Path, home: Path, reference: Reference, *, minutes: float, seed: int, pairs: int) -> Outcome:
+    """Serve two apps, let the actors act, and check the home while the servers are still there."""
+    with ExitStack() as stack:
+        ports = {name: free_port() for name in APPS}
+        for name, port in ports.items():
+            stack.enter_context(app(home, place / f"{name}.log", port))
+        until = time.time() + 60 * minutes
+        actors = {}
+        for number, name in enumerate((*APPS, "command line")):
+            address = f"http://127.0.0.1:{ports[name]}" if name in ports else ""
+            told = [str(home), str(place / f"{name}.jsonl"), str(1000 * seed + number), str(pairs), str(until), address]
+            actors[name] = start_actor(home, told, place / f"{name}.err")
+        seen = watch(home, until)
+        ends = {name: process.wait(4 * SETTLE_SECONDS) for name, process in actors.items()}
+        lines = [json.loads(line) | {"by": name} for name in actors for line in read_lines(place / f"{name}.jsonl")]
+        faults = check(home, reference, lines, seen)
+    faults += [f"{line['by']}: {line['fault']}" for line in lines if line["fault"]]
+    faults += [f"{name} gave up: {(place / f'{name}.err').read_text()[-400:]}" for name, status in ends.items() if status]
+    for name in APPS:
+        if found := tracebacks((place / f"{name}.log").read_text(errors="replace")):
+            faults.append(f"{name}: {found} tracebacks in the server's log")
+    return Outcome(lines, seen, faults)
 
 
 def start_actor(home: Path, told: list[str], said: Path) -> subprocess.Popen[bytes]:
@@ -296,6 +279,39 @@ def start_actor(home: Path, told: list[str], said: Path) -> subprocess.Popen[byt
 def read_lines(file: Path) -> list[str]:
     """The lines of a journal that may not have been begun."""
     return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+def rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How often each actor did what."""
+    counts = Counter((line["by"], line["action"]) for line in lines if line["action"])
+    names = sorted({action for _, action in counts} - {MAY_BE_MADE_AGAIN})
+    return [{"actor": by} | {name: counts[by, name] for name in names} for by in (*APPS, "command line")]
+
+
+def main() -> None:
+    """Let them act and print the table."""
+    flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    flags.add_argument("--minutes", type=float, default=5.0)
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--pairs", type=int, default=6, help="of plans in the pool; runs of every second pair may be deleted")
+    flags.add_argument("--actor", nargs=6, help=argparse.SUPPRESS)
+    wanted = flags.parse_args()
+    if wanted.actor:
+        place, journal, seed, pairs, until, address = wanted.actor
+        actor(Part(Path(place), Path(journal), int(seed), int(pairs)), float(until), address)
+        return
+    with TemporaryDirectory() as folder:
+        home, reference = Path(folder) / "home", Reference(Path(folder) / "peace")
+        reference.make(plan for pair in range(wanted.pairs) for plan in plans(pair))
+        found = act_together(Path(folder), home, reference, minutes=wanted.minutes, seed=wanted.seed, pairs=wanted.pairs)
+        offcomp(home, "runs")
+        strays = reference.strays(home)
+        runs = Counter(run.status for run in RunStore(home).all())
+    faults = found.faults + [f"left over: {name}" for name in strays]
+    title = f"{wanted.minutes:g} minutes, seed {wanted.seed}; {len(found.seen)} runs were seen done; at the end {dict(runs)}"
+    report(title, rows(found.lines), faults)
+    print(f"files left over: {len(strays)}")
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import argparse
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,11 +31,13 @@ from typing import Any
 
 import psutil
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Error as BrowserError
 
 from benchmarks.run_checks import (
     Reference,
     app,
     asked,
+    free_port,
     link,
     offcomp,
     plans,
@@ -54,12 +55,10 @@ from tests.browser import launch_options
 SIGNALS = ("KILL", "TERM", "INT", "STOP CONT", "STOP KILL")
 TARGETS = {"worker of a command line": 3, "worker of the app": 3, "command line": 3, "server": 2}
 """Who gets a signal, and how often beside the others."""
-SEEDS = 4
-"""Of the plans; there are two plans a seed."""
-SETTLE_SECONDS = 60.0
-PATIENCE = 60.0
+SETTLE_SECONDS = 90.0
+PATIENCE = 120.0
 LATEST_STAGE = "compress"
-SHORT = 0.3
+SHORT = 0.5
 STOPPED_SECONDS = 1.0
 OUTCOMES = ("done", "failed", "cancelled", "interrupted", "no run")
 
@@ -74,6 +73,7 @@ class Scene:
     draw: random.Random
     log: Path
     port: int
+    pairs: int
     life: float = 5.0
     server: subprocess.Popen[bytes] | None = None
     page: Page | None = None
@@ -134,7 +134,8 @@ def moment(scene: Scene, ended: Callable[[], bool]) -> None:
         return
 
     def working() -> bool:
-        return ended() or any(str(run.progress.get("stage", "")).startswith(LATEST_STAGE) for run in scene.store.all())
+        stages = (str(run.progress.get("stage", "")) for run in scene.store.all() if not run.ended)
+        return ended() or any(stage.startswith(LATEST_STAGE) for stage in stages)
 
     wait(PATIENCE, working, rest=0.01)
     time.sleep(scene.draw.uniform(0, SHORT))
@@ -182,7 +183,7 @@ def first_worker(scene: Scene, gone: Callable[[], bool]) -> psutil.Process | Non
 
 def episode(scene: Scene, target: str, kind: str) -> bool:
     """Submit, signal, look. False where the signal came too late."""
-    seed, pause = scene.draw.randrange(SEEDS), scene.draw.uniform(0, STOPPED_SECONDS)
+    seed, pause = scene.draw.randrange(scene.pairs), scene.draw.uniform(0, STOPPED_SECONDS)
     wanted = plans(seed)
     if target in ("worker of a command line", "command line"):
         wanted = [scene.draw.choice(wanted)]
@@ -208,6 +209,18 @@ def episode(scene: Scene, target: str, kind: str) -> bool:
                 scene.server.kill()
     look(scene, f"{target}, {kind}", wanted, target, kind if sent else "")
     return sent
+
+
+def survived(scene: Scene, target: str, kind: str) -> bool:
+    """An episode; where a page does not do what it should, that is a fault, and the app starts anew."""
+    try:
+        return episode(scene, target, kind)
+    except (BrowserError, AssertionError) as error:
+        scene.fault(f"{target}, {kind}", f"the page: {' '.join(str(error).split()[:40])}")
+        scene.stack.close()
+        scene.server = None
+        look(scene, f"{target}, {kind}", [], target, "")
+        return True
 
 
 def look(scene: Scene, where: str, wanted: list[Plan], target: str, kind: str) -> None:
@@ -244,7 +257,7 @@ def next_start(scene: Scene) -> list[str]:
     scene.server = None
     submit_by_click(scene, 0)
     wait_for_rest(scene.home, SETTLE_SECONDS)
-    status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(1)[0].to_json())
+    status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(0)[0].to_json())
     if status or json.loads(out)["status"] != "done":
         scene.fault("next start", f"the run did not end well: {said[-300:]}")
     offcomp(scene.home, "runs")
@@ -266,36 +279,34 @@ def rows(counts: Counter[tuple[str, str, str]]) -> list[dict[str, Any]]:
     return [*lines, {"to": "all", "signal": ""} | whole]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main() -> None:
     """Send the signals and print the table."""
     flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     flags.add_argument("--signals", type=int, default=200)
     flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--pairs", type=int, default=3, help="of plans to choose from")
     asked_for = flags.parse_args()
     began = time.monotonic()
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         reference = Reference(Path(folder) / "peace")
-        reference.make(plan for seed in range(SEEDS) for plan in plans(seed))
+        reference.make(plan for seed in range(asked_for.pairs) for plan in plans(seed))
         browser = playwright.chromium.launch(**launch_options())
         draw = random.Random(asked_for.seed)  # noqa: S311
-        scene = Scene(Path(folder) / "home", reference, browser, draw, Path(folder) / "server.log", free_port())
+        scene = Scene(
+            Path(folder) / "home", reference, browser, draw, Path(folder) / "server.log", free_port(), asked_for.pairs
+        )
         scene.life = (time.monotonic() - began) / len(reference.digests)
         print(f"reference: {len(reference.digests)} plans, {scene.life:.1f} s each", file=sys.stderr, flush=True)
         targets, often = list(TARGETS), list(TARGETS.values())
         sent = late = 0
         while sent < asked_for.signals:
             target, kind = draw.choices(targets, often)[0], draw.choice(SIGNALS)
-            if episode(scene, target, kind):
+            if survived(scene, target, kind):
                 sent += 1
                 print(f"{sent}: {target}, {kind}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             else:
                 late += 1
+                print(f"too late: {target}, {kind}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         strays = next_start(scene)
         browser.close()
     scene.faults += [f"left over: {place}" for place in strays]

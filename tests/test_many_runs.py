@@ -23,7 +23,7 @@ from offcomp.ui.selection import MOST_COMPARED
 from tests.made_runs import made_group, made_run, made_score, put_in_home
 from tests.pages import opened, step, texts
 
-RUNS = 230
+RUNS = 130
 HEAVY_TRACES = 40
 _opened: list[str] | None = None
 """What is opened while somebody counts."""
@@ -48,6 +48,11 @@ def opened_files() -> Iterator[list[str]]:
         _opened = None
 
 
+def name_of(index: int) -> str:
+    """An id whose beginning tells it from the others, as that of a real run does."""
+    return 2 * f"{index:06x}"
+
+
 @pytest.fixture(scope="module")
 def full_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Many finished runs of one method, each at a ratio of its own, and a failed one."""
@@ -56,7 +61,7 @@ def full_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(RUNS):
         for group in document["plan"]["groups"]:
             group["ratio"] = 2.005 + index / 100  # none is that of a bundled run
-        put_in_home(home, document, f"{index:012x}", submitted=float(index))
+        put_in_home(home, document, name_of(index), submitted=float(index))
     put_in_home(home, document, "f" * 12, submitted=0.5, status="failed", error="Out of luck.", model=None)
     return home
 
@@ -70,7 +75,7 @@ def at_home(full_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def newest(count: int) -> list[str]:
-    return [f"{index:012x}" for index in reversed(range(RUNS - count, RUNS))]
+    return [name_of(index) for index in reversed(range(RUNS - count, RUNS))]
 
 
 def shown_runs(app: AppTest) -> list[str]:
@@ -94,7 +99,7 @@ def test_runs_are_listed_a_page_at_a_time_and_every_run_is_on_one() -> None:
 
 def test_a_page_that_is_gone_gives_way_to_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     app = opened("runs")
-    app.pagination(key="runs_page").set_value(12).run()
+    app.pagination(key="runs_page").set_value(7).run()
     everything = RunStore().all()
     monkeypatch.setattr(RunStore, "all", lambda _store: everything[:30])
     app.run()
@@ -164,7 +169,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[None]:
 
 
 def test_the_first_comparison_is_found_in_a_few_looks_at_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [made_run(f"{i:012x}", [made_group("query", 0.5, ratio=2 + i / 100)], made_score([], [])) for i in range(300)]
+    runs = [made_run(name_of(i), [made_group("query", 0.5, ratio=2 + i / 100)], made_score([], [])) for i in range(300)]
     calls = counted(monkeypatch, "modules_of")
     assert default_selection(runs, []) == [run.id for run in runs[:4]]
     assert len(calls) <= 3 * len(runs)
