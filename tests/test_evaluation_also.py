@@ -103,7 +103,7 @@ def test_interval_and_standard_error_are_those_of_scipys_bootstrap(metric: str) 
     def difference(places: NDArray[np.int64]) -> float:
         return statistic(places, second) - statistic(places)
 
-    options = {"n_resamples": 1000, "vectorized": False, "method": "percentile", "rng": np.random.default_rng(0)}
+    options = {"n_resamples": 400, "vectorized": False, "method": "percentile", "rng": np.random.default_rng(0)}
     one = scipy.stats.bootstrap((np.arange(n),), statistic, **options)
     two = scipy.stats.bootstrap((np.arange(n),), difference, **options)
     assert found["original"]["standard_error"] == pytest.approx(one.standard_error, rel=0.12)
