@@ -7,6 +7,7 @@ import sys
 from math import prod
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from offcomp.numerics.accounting import (
     STORAGE_DTYPES,
     UNITS,
     Budget,
+    Codes,
     Shapes,
     Size,
     budget_for_ratio,
@@ -22,6 +24,7 @@ from offcomp.numerics.accounting import (
     storage_layout,
     stored_size,
 )
+from offcomp.numerics.bits import pack_bits
 
 SHAPES: Shapes = {"latents": (10, 3), "bias": (7,), "weight": (7, 3)}
 
@@ -156,3 +159,12 @@ def test_the_largest_size_is_found_without_asking_for_size_zero_or_beyond_the_la
 def test_importing_the_accounting_loads_no_torch() -> None:
     code = "import sys, offcomp.numerics.accounting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("count", [1, 7, 8, 16, 24, 25])
+def test_codes_take_the_bytes_that_packing_takes_and_count_one_parameter_each(count: int, bits: int) -> None:
+    packed = pack_bits(torch.zeros(count, dtype=torch.int64), bits)
+    assert Codes(count, bits).shape == tuple(packed.shape)
+    for dtype in STORAGE_DTYPES:
+        assert stored_size({"codes": Codes(count, bits)}, dtype) == Size(count, packed.numel())

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
 
 from offcomp.allocation import (
+    _isotonic,
     allocated_plan,
     error_for_loss,
     smallest_total_for_error,
@@ -373,3 +375,12 @@ def test_a_method_that_reaches_no_ratio_is_named() -> None:
 
 def test_allocating_loads_no_torch() -> None:
     assert loaded_by("import offcomp.allocation, offcomp.suggestions, offcomp.cli_allocation") == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_losses_that_fall_are_averaged_as_isotonic_regression_does(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    errors = np.repeat(np.linspace(0.1, 0.9, 12), random.integers(1, 4, 12))
+    measured = random.permutation(np.stack([errors, random.normal(0.1 * errors, 0.05)], axis=1))
+    found, losses = _isotonic([(error, loss) for error, loss in measured])
+    np.testing.assert_allclose(losses, IsotonicRegression().fit(*measured.T).predict(found), atol=1e-12)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
 from offcomp.evaluation import open_task
@@ -15,6 +19,7 @@ from offcomp.spectra import find
 from offcomp.tasks import find_task
 
 OWN = [entry for entry in MODELS if not entry.package]
+ASSETS = Path(__file__).parents[1] / "assets"
 MEGABYTES = 25
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 KNOWS = {
@@ -52,9 +57,13 @@ def test_the_masked_models_are_small_together() -> None:
 
 
 @pytest.mark.parametrize("name", KNOWS)
-def test_it_knows_what_it_was_trained_for(name: str) -> None:
+def test_it_knows_what_it_was_trained_for(name: str, tmp_path: Path) -> None:
     task, expected = KNOWS[name]
-    score = open_task(find_task(task), load(name)).original()
+    asked = find_task(task)
+    if "prose" in task:  # a fifth of the passages shows it
+        pd.read_csv(ASSETS / "tasks" / "prose.csv").iloc[::5].to_csv(tmp_path / "prose.csv", index=False)
+        asked = replace(asked, data=str(tmp_path / "prose.csv"))
+    score = open_task(asked, load(name)).original()
     better = score["value"] <= expected if score["direction"] == "lower" else score["value"] >= expected
     assert better, f"{task}: {score['value']:.3f}"
     assert not score["collapsed"]

@@ -17,17 +17,11 @@ __all__ = ["folder", "offcomp", "pairs"]  # fixtures
 TASK = {"name": "near", "family": "similarity", "columns": {"sentence1": "a", "sentence2": "b", "score": "near"}}
 
 
-def finished(offcomp: Command, folder: Path, tmp_path: Path, pairs: str | None = None) -> str:
-    """The id of a run by the worker, scored on a file where one is given."""
-    tasks = [TASK | {"data": pairs}] if pairs else []
-    status, out, _ = offcomp("run", write(tmp_path / "plan.json", small_plan(folder, ratio=6.0) | {"tasks": tasks}), "--json")
-    assert status == 0
-    return str(json.loads(out)["id"])
-
-
 def test_a_run_is_exported_verified_and_scored_as_it_was(offcomp: Command, folder: Path, tmp_path: Path, pairs: str) -> None:
-    run = finished(offcomp, folder, tmp_path, pairs)
-    out = tmp_path / "out"
+    plan = small_plan(folder, ratio=6.0) | {"tasks": [TASK | {"data": pairs}]}
+    status, text, _ = offcomp("run", write(tmp_path / "plan.json", plan), "--json")
+    assert status == 0
+    run, out = str(json.loads(text)["id"]), tmp_path / "out"
     status, text, err = offcomp("export", run[:6], str(out), "--dense", "--json")
     document = json.loads(text)
     assert (status, err) == (0, f"writing {folder} with the reconstructions in it\n")
@@ -43,10 +37,11 @@ def test_a_run_is_exported_verified_and_scored_as_it_was(offcomp: Command, folde
     assert score["original"] == pytest.approx(before["original"])
     assert score["compressed"] == pytest.approx(before["compressed"])
     assert score["compressed"]["value"] != pytest.approx(score["original"]["value"])
+    the_text_names_groups_ratios_and_what_to_do_next(offcomp, run, tmp_path / "again")
 
 
-def test_the_text_names_groups_ratios_and_what_to_do_next(offcomp: Command, folder: Path, tmp_path: Path) -> None:
-    run, out = finished(offcomp, folder, tmp_path), str(tmp_path / "out")
+def the_text_names_groups_ratios_and_what_to_do_next(offcomp: Command, run: str, place: Path) -> None:
+    out = str(place)
     status, text, err = offcomp("export", run, out)
     assert (status, err) == (0, "")
     assert "left, right" in text and "whole model:" in text
@@ -58,7 +53,7 @@ def test_the_text_names_groups_ratios_and_what_to_do_next(offcomp: Command, fold
     status, text, err = offcomp("export", run, out)
     assert (status, text) == (2, "")
     assert err == f"offcomp: {out} is there already and not empty; name a folder that is new, or empty this one\n"
-    flip_a_byte(tmp_path / "out")
+    flip_a_byte(place)
     status, text, err = offcomp("verify", out)
     assert status == 1
     assert "files        does not hold" in text

@@ -199,8 +199,15 @@ def minilm() -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def opened(minilm: LoadedModel) -> OpenTask:
-    task = open_task(SENTIMENT, minilm)
+def third(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A third of the bundled sentences."""
+    tables = {name: split.to_pandas()[::3] for name, split in read(SENTIMENT).splits.items()}
+    return replace(SENTIMENT, data=as_files(tmp_path_factory.mktemp("third") / "data", tables))
+
+
+@pytest.fixture(scope="module")
+def opened(minilm: LoadedModel, third: Task) -> OpenTask:
+    task = open_task(third, minilm)
     task.prepare()
     return task
 
@@ -210,16 +217,16 @@ def unchanged(opened: OpenTask) -> dict[str, Any]:
     return opened.compare()
 
 
-def test_the_probe_on_minilm_is_good_but_not_perfect(unchanged: dict[str, Any]) -> None:
-    assert 0.80 <= unchanged["original"]["value"] <= 0.97
-    assert unchanged["original"]["n"] == len(read(SENTIMENT).splits["test"])
-    assert unchanged["majority_baseline"] == pytest.approx(0.5, abs=0.02)
+def test_the_probe_on_minilm_is_good_but_not_perfect(unchanged: dict[str, Any], third: Task) -> None:
+    assert 0.75 <= unchanged["original"]["value"] <= 0.97
+    assert unchanged["original"]["n"] == len(read(third).splits["test"])
+    assert unchanged["majority_baseline"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_comparison_names_its_task_version_and_split(unchanged: dict[str, Any]) -> None:
+def test_a_comparison_names_its_task_version_and_split(unchanged: dict[str, Any], third: Task) -> None:
     about = {name: unchanged[name] for name in ("task", "version", "split", "family", "digest", "settings")}
     assert about["task"] == "sentiment" and about["version"] == SENTIMENT.version and about["split"] == "test"
-    assert about["digest"] == read(SENTIMENT).digest and about["settings"] == {"refit": False}
+    assert about["digest"] == read(third).digest and about["settings"] == {"refit": False}
     json.dumps(unchanged, allow_nan=False)
 
 
@@ -265,8 +272,8 @@ def test_the_probe_is_fitted_on_training_texts_and_chosen_on_validation_texts_on
     assert np.abs(found["train"]["probabilities"] - found["none"]["probabilities"]).max() > 0.01
 
 
-def test_shuffled_labels_give_chance(minilm: LoadedModel, tmp_path: Path) -> None:
-    tables = {name: split.to_pandas() for name, split in read(SENTIMENT).splits.items()}
+def test_shuffled_labels_give_chance(minilm: LoadedModel, third: Task, tmp_path: Path) -> None:
+    tables = {name: split.to_pandas() for name, split in read(third).splits.items()}
     generator = np.random.default_rng(0)
     made = {name: table.assign(label=generator.permutation(table["label"].to_numpy())) for name, table in tables.items()}
     score = open_task(Task("shuffled", "probe", as_files(tmp_path / "data", made)), minilm).original()
@@ -287,16 +294,18 @@ def test_a_zeroed_model_does_not_pass_for_unchanged(minilm: LoadedModel, opened:
     assert result["unchanged"] is False and result["original"] == unchanged["original"]
     assert result["compressed"]["value"] < result["original"]["value"] - 0.1
     assert result["paired"]["agreement"] < 0.9 and result["paired"]["interval"][1] < 0
-    assert len(result["flips"]["right_to_wrong"]) == result["paired"]["right_to_wrong"] > 20
+    assert len(result["flips"]["right_to_wrong"]) == result["paired"]["right_to_wrong"] > 7
 
 
-def test_a_refitted_probe_reads_more_from_a_ruined_model_and_says_that_it_was_refitted(minilm: LoadedModel) -> None:
-    kept, refitted = (open_task(replace(SENTIMENT, options={"refit": refit}), minilm) for refit in (False, True))
-    kept.prepare(), refitted.prepare()
+def test_a_refitted_probe_reads_more_from_a_ruined_model_and_says_that_it_was_refitted(
+    minilm: LoadedModel, opened: OpenTask, third: Task
+) -> None:
+    refitting = open_task(replace(third, options={"refit": True}), minilm)
+    refitting.prepare()
     with ruined(minilm):
-        values = [task.compare()["compressed"]["value"] for task in (kept, refitted)]
-        assert refitted.compare()["settings"] == {"refit": True}
-    assert values[1] > values[0]
+        kept, refitted = opened.compare(), refitting.compare()
+    assert refitted["settings"] == {"refit": True}
+    assert refitted["compressed"]["value"] > kept["compressed"]["value"]
 
 
 def test_a_model_whose_hidden_states_are_constant_is_flagged_as_collapsed(minilm: LoadedModel, opened: OpenTask) -> None:
@@ -311,7 +320,7 @@ def test_a_model_whose_hidden_states_are_constant_is_flagged_as_collapsed(minilm
     finally:
         scale.copy_(before)
     assert result["collapsed"] is True and collapsed is True
-    assert result["compressed"]["value"] == pytest.approx(result["majority_baseline"], abs=0.02)
+    assert result["compressed"]["value"] == pytest.approx(result["majority_baseline"], abs=0.1)
 
 
 def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, opened: OpenTask) -> None:
@@ -324,21 +333,22 @@ def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, ope
     assert 1.0 > agreements[0] > agreements[1] + 0.05
 
 
-def test_the_originals_answers_are_kept_by_content(minilm: LoadedModel, opened: OpenTask, tmp_path: Path) -> None:
+def test_the_originals_answers_are_kept_by_content(tmp_path: Path) -> None:
     """Another task object finds them; other files, and other options, do not."""
-    open_task(SENTIMENT, minilm, cache=tmp_path).prepare()
-    (file,) = tmp_path.iterdir()
-    assert open_task(SENTIMENT, minilm, cache=tmp_path).original() == opened.original()
-    assert len(list(tmp_path.iterdir())) == 1
-    with ruined(minilm):
-        other = LoadedModel(minilm.model, minilm.tokenizer, replace(minilm.info, reads="other files"))
+    loaded, cache = saved(tmp_path, "bert_base"), tmp_path / "cache"
+    task = Task("mine", "probe", as_files(tmp_path / "data", sentiment_tables()))
+    first = open_task(task, loaded, cache=cache).original()
+    (file,) = cache.iterdir()
+    with ruined(loaded):
+        assert open_task(task, loaded, cache=cache).original() == first
+        other = LoadedModel(loaded.model, loaded.tokenizer, replace(loaded.info, reads="other files"))
         with pytest.raises(ModelError, match="changed while it was in use"):
-            open_task(SENTIMENT, other, cache=tmp_path).original()
-    assert len(list(tmp_path.iterdir())) == 1
-    open_task(replace(SENTIMENT, options={"refit": True}), minilm, cache=tmp_path).prepare()
-    assert len(list(tmp_path.iterdir())) == 2
+            open_task(task, other, cache=cache).original()
+    assert len(list(cache.iterdir())) == 1
+    open_task(replace(task, options={"refit": True}), loaded, cache=cache).prepare()
+    assert len(list(cache.iterdir())) == 2
     file.write_bytes(b"damaged")
-    assert open_task(SENTIMENT, minilm, cache=tmp_path).original() == opened.original()
+    assert open_task(task, loaded, cache=cache).original() == first
 
 
 def test_another_model_is_compared_on_the_same_examples(minilm: LoadedModel, opened: OpenTask) -> None:

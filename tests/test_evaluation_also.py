@@ -83,7 +83,7 @@ def test_a_draw_gives_the_correlation_of_the_examples_drawn() -> None:
     assert pearson(truth, 1e4 + values, counts)[0] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("metric", ["f1", "matthews", "pearson"])
+@pytest.mark.parametrize("metric", ["f1", "pearson"])
 def test_interval_and_standard_error_are_those_of_scipys_bootstrap(metric: str) -> None:
     n = 300
     if metric == "pearson":
@@ -103,7 +103,7 @@ def test_interval_and_standard_error_are_those_of_scipys_bootstrap(metric: str) 
     def difference(places: NDArray[np.int64]) -> float:
         return statistic(places, second) - statistic(places)
 
-    options = {"n_resamples": 1000, "vectorized": False, "method": "percentile", "rng": np.random.default_rng(0)}
+    options = {"n_resamples": 400, "vectorized": False, "method": "percentile", "rng": np.random.default_rng(0)}
     one = scipy.stats.bootstrap((np.arange(n),), statistic, **options)
     two = scipy.stats.bootstrap((np.arange(n),), difference, **options)
     assert found["original"]["standard_error"] == pytest.approx(one.standard_error, rel=0.12)

@@ -90,9 +90,10 @@ def assert_payload_is_the_ledger(group: CompressedGroup, folder: Path) -> None:
 # ----------------------------------------------------------------------------------------------- prediction and reality
 
 
-@pytest.mark.parametrize("stack", MODULES)
+@pytest.mark.parametrize(
+    ("name", "stack"), [*(("bert", stack) for stack in MODULES), ("gpt2", "residual"), ("llama", "columns")]
+)
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
 def test_the_prediction_is_what_is_stored(tiny: Tiny, tmp_path: Path, name: str, method: str, stack: str) -> None:
     loaded = tiny(name)
     kind, options = METHODS[method]
