@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.charts import FONT_SIZE, styled
+from offcomp.charts import FONT_SIZE, literal, literal_text, styled
 from offcomp.model_tables import GAP, error_words, number, percent, placed_table, shortened
 from offcomp.theme import KIND_TITLES, Palette
 
@@ -52,7 +52,8 @@ def map_figure(
     A stronger colour is more: parameters on a logarithmic scale, or the relative error of SVD at `ratio`. Those of the plan are
     framed, the picked one with a dotted line.
     """
-    cells = placed_table(table)
+    cells = literal(placed_table(table))
+    picked = literal_text(picked)
     columns = int(cells["x"].max()) + 1 if cells["x"].notna().any() else 1
     scale = _scale(cells)
     cells = cells.assign(value=_values(cells, colour), text=_texts(cells, colour, scale[0]), hover=_details(cells, ratio))
@@ -244,6 +245,7 @@ def row_labels(labels: pd.DataFrame) -> list[str]:
 
 def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """One bar that is the whole model, a piece a kind."""
+    table = literal(table)
     pale, dark = palette.diverging[1], palette.diverging[2]
     most = max(table["share"], default=1)
     pieces = [

@@ -15,7 +15,7 @@ STARTS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=>|(?:[-+]|#{1,6})(?:\s|$)))")
 SPACES = re.compile(r"[^\S\u00a0]+")
 """Not the one that does not break."""
 REPLACED = re.compile(
-    r"(?<=:)(?!(?<=\d\d:)\d\d(?!\d))(?=[^\s:])"  # links, emoji, icons and colours, but no times of day
+    r"(?<=:)(?!(?<=\d:)\d)(?=[^\s:])"  # links, emoji, icons and colours, but no times of day
     r"|(?<=\bwww)(?=\.)|(?<=@)(?=\w)"  # more links
     r"|(?<=-)(?=[->])|(?<=<)(?=[-=])|(?<=[>~])(?==)",  # arrows and other signs
     re.IGNORECASE,
