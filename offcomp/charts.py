@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.models.catalogue import ModelInfo
+from offcomp.plain_text import without_unseen
 from offcomp.plan import Plan
 from offcomp.prediction import GroupPrediction, predict
 from offcomp.spectra import Spectrum, relative_error
@@ -44,7 +45,9 @@ def literal(table: pd.DataFrame) -> pd.DataFrame:
 
 def literal_text(value: Any) -> Any:
     """A text of a chart that is not in a table, or a cell; anything but text stays as it is."""
-    return escape(value, quote=False).replace("%{", "%&#123;") if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return escape(without_unseen(value), quote=False).replace("%{", "%&#123;")
 
 
 def styled(

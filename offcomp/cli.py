@@ -26,7 +26,6 @@ from offcomp.cli_input import (
     check_grouping,
     describe,
     emit,
-    one_line,
     read_plan,
     say,
     say_notes,
@@ -45,6 +44,7 @@ from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS, method_of_role, own_options, role_in_plan
 from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
+from offcomp.plain_text import without_unseen
 from offcomp.plan import Plan, make_groups, validate
 from offcomp.prediction import original_dtypes, predict, resolved
 from offcomp.results import stage_times
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         parsed.action(parsed)
     except OffcompError as error:
-        say(f"offcomp: {one_line(str(error))}")
+        say(f"offcomp: {without_unseen(str(error))}")
         sys.exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,6 +14,7 @@ from offcomp.errors import InputError
 from offcomp.files import home_folder, path_of
 from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
+from offcomp.plain_text import without_unseen
 from offcomp.plan import Plan, validate
 from offcomp.plan_tasks import SUFFIXES as TABLES
 from offcomp.plan_tasks import own_task
@@ -24,12 +25,12 @@ UNKNOWN_FAMILY = "family unknown (model type '{}'): name modules with --modules,
 
 def say(text: str) -> None:
     """A message for the person, on stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(_for_terminal(text) + "\n")
 
 
-def one_line(text: str) -> str:
-    """The text without line breaks and control characters, which names in a stranger's file may hold."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def _for_terminal(text: str) -> str:
+    """Lines without the control characters that names in a stranger's file may hold: they command a terminal."""
+    return "\n".join(map(without_unseen, text.split("\n")))
 
 
 def say_notes(arguments: argparse.Namespace, notes: Iterable[str]) -> None:
@@ -40,7 +41,7 @@ def say_notes(arguments: argparse.Namespace, notes: Iterable[str]) -> None:
 
 def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:
     """The answer on stdout: JSON if asked for, else text."""
-    sys.stdout.write((json.dumps(document, indent=1) if arguments.json else text()) + "\n")
+    sys.stdout.write((json.dumps(document, indent=1) if arguments.json else _for_terminal(text())) + "\n")
 
 
 def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
