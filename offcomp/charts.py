@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from html import escape
 from math import ceil
 from textwrap import wrap
 from types import MappingProxyType
@@ -13,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.models.catalogue import ModelInfo
+from offcomp.plain_text import without_unseen
 from offcomp.plan import Plan
 from offcomp.prediction import GroupPrediction, predict
 from offcomp.spectra import Spectrum, relative_error
@@ -30,6 +32,22 @@ TITLE_PIXELS, PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 46, 270, 62, 24
 LEGEND_ABREAST = 2  # on a phone
 EDGE_DASH = "2px,2px"
 HOVER_WIDTH = 60
+
+
+def literal(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its texts written so that plotly draws them as they are: it reads tags, entities and %{templates}.
+
+    Every figure begins with it, since names, titles and texts in a table may be a stranger's.
+    """
+    texts = table.select_dtypes(exclude=["number", "bool", "datetime"]).columns
+    return table.assign(**{name: table[name].map(literal_text) for name in texts})
+
+
+def literal_text(value: Any) -> Any:
+    """A text of a chart that is not in a table, or a cell; anything but text stays as it is."""
+    if not isinstance(value, str):
+        return value
+    return escape(without_unseen(value), quote=False).replace("%{", "%&#123;")
 
 
 def styled(
@@ -91,7 +109,7 @@ def error_curve_figure(
     `points` is an `error_point_table`: measured ones are solid, estimated ones hollow with a dashed edge. `exact` is false
     where the line leaves out the rounding of the storage dtype, so that it is an estimate as well.
     """
-    figure = go.Figure()
+    figure, points = go.Figure(), literal(points)
     _curve(figure, table, ratio, palette, exact=exact)
     named = {"svd"}  # by its line
     for (role, is_estimated), part in points.groupby(["role", points["origin"] == ESTIMATED], sort=False):

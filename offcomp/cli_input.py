@@ -17,6 +17,7 @@ from offcomp.errors import InputError, OffcompError, StorageError
 from offcomp.files import REMEDIES, RIGHTS, home_folder, path_of
 from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
+from offcomp.plain_text import without_unseen
 from offcomp.plan import Plan, validate
 from offcomp.plan_tasks import SUFFIXES as TABLES
 from offcomp.plan_tasks import own_task
@@ -31,13 +32,13 @@ UNKNOWN_FAMILY = "family unknown (model type '{}'): name modules with --modules,
 def say(text: str) -> None:
     """A message for the person, on stderr; lost where that cannot be written."""
     with suppress(OSError, AttributeError):  # AttributeError: it was closed before the start
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(_for_terminal(text) + "\n")
         sys.stderr.flush()
 
 
-def one_line(text: str) -> str:
-    """The text without line breaks and control characters, which names in a stranger's file may hold."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def _for_terminal(text: str) -> str:
+    """Lines without the control characters that names in a stranger's file may hold: they command a terminal."""
+    return "\n".join(map(without_unseen, text.split("\n")))
 
 
 def say_notes(arguments: argparse.Namespace, notes: Iterable[str]) -> None:
@@ -51,7 +52,7 @@ def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) 
 
     BrokenPipeError is raised where nobody reads it any more.
     """
-    answer = json.dumps(document, indent=1) if arguments.json else text()
+    answer = json.dumps(document, indent=1) if arguments.json else _for_terminal(text())
     if sys.stdout is None:
         raise StorageError("cannot write the answer, since stdout is closed; send it to a file or a terminal")
     try:
@@ -69,7 +70,7 @@ def ended_quietly(act: Callable[[], None]) -> int:
         _keep_numbers()
         act()
     except OffcompError as error:
-        say(f"offcomp: {one_line(str(error))}")
+        say(f"offcomp: {without_unseen(str(error))}")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is left at once

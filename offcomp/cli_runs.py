@@ -6,9 +6,10 @@ import argparse
 import time
 from collections.abc import Callable
 
-from offcomp.cli_input import emit, one_line, read_plan, say, say_notes
+from offcomp.cli_input import emit, read_plan, say, say_notes
 from offcomp.errors import RunError
 from offcomp.methods import role_in_plan
+from offcomp.plain_text import without_unseen
 from offcomp.runs import OF_A_SAMPLE, Run, RunStore
 from offcomp.tables import format_table, run_text
 
@@ -77,7 +78,7 @@ def runs(arguments: argparse.Namespace) -> None:
     note = f"\n\nidentity sample: the model is {OF_A_SAMPLE}" * any(row["identity"] for row in rows)
     emit(arguments, rows, lambda: format_table(rows) + note if rows else NO_RUNS)
     for folder in bad:
-        say(one_line(f"not listed: {folder}"))
+        say(without_unseen(f"not listed: {folder}"))
 
 
 def show(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Tables as CSV for people, who open them in a spreadsheet: no cell is a formula there.
 
 A text that begins as a formula does, with = + - @ or a tab or line end, gets an apostrophe before it, as OWASP advises against
-CSV injection; numbers stay numbers. The apostrophe is the only change, so a program that reads the file can take it away again.
+CSV injection; numbers stay numbers. A program that reads the file can take it away again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 import pandas as pd
 
 FORMULA = re.compile(r"\s*[=+@\-\t\r\n]|[\t\r\n]")
+LINE_END = re.compile(r"\r\n?")
+"""A lone one would end the row, as pandas does not quote it."""
 NUMBER = re.compile(r"[+-]?(\d[\d_,.]*|\.\d+|inf|nan)(e[+-]?\d+)?( ?%)?", re.IGNORECASE)
 
 
@@ -27,6 +29,7 @@ def csv_text(table: pd.DataFrame) -> str:
 
 def neutral(cell: object) -> object:
     """A cell that no spreadsheet takes for a formula; anything but text stays as it is."""
-    if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell):
-        return f"'{cell}"
-    return cell
+    if not isinstance(cell, str):
+        return cell
+    is_formula = FORMULA.match(cell) and not NUMBER.fullmatch(cell)
+    return "'" * bool(is_formula) + LINE_END.sub("\n", cell)

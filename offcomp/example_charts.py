@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.charts import FONT_SIZE, styled
+from offcomp.charts import FONT_SIZE, literal_text, styled
 from offcomp.dot_charts import SYMBOLS
 from offcomp.numerics.mcnemar import mcnemar_p
 from offcomp.paired import change_table, flip_table, paired_difference
@@ -174,8 +174,8 @@ def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) 
 
 def _brief(text: str, longest: int = 60) -> str:
     """The start of a text, for a hover."""
-    one_line = " ".join(text.split()).replace("<", "&lt;")
-    return one_line if len(one_line) <= longest else one_line[: longest - 1] + "…"
+    one_line = " ".join(text.split())
+    return str(literal_text(one_line if len(one_line) <= longest else one_line[: longest - 1] + "…"))
 
 
 def shift_answer(run: Run, task: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.charts import FONT_SIZE, styled
+from offcomp.charts import FONT_SIZE, literal, styled
 from offcomp.dot_charts import SYMBOLS, shortened
 from offcomp.fronts import ALONE, SIZES, TOGETHER, metric_named
 from offcomp.results import role_title
@@ -43,6 +43,7 @@ def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette
     Colour and shape are the method's, the fill is the grouping's. References are broken lines, named in the legend. The picked
     run has a ring.
     """
+    table, references = literal(table), literal(references)
     metric = metric_named(table["metric"].iloc[0])
     factor = 100 if metric.percent else 1
     shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
@@ -257,6 +258,7 @@ def _size_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> None:
 
 def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """Value against relative error, a mark a run: where the two agree, the marks lie along a line."""
+    table = literal(table)
     metric = metric_named(table["metric"].iloc[0])
     factor = 100 if metric.percent else 1
     shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})

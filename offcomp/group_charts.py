@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.charts import FONT_SIZE, styled
+from offcomp.charts import FONT_SIZE, literal_text, styled
 from offcomp.group_tables import ROOM, THOUSAND, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
 from offcomp.surveys import Merge, Survey
 from offcomp.theme import Palette
@@ -69,7 +69,7 @@ def _scale(palette: Palette) -> list[list[object]]:
 
 
 def _pair_hover(row: Mapping[Any, Any]) -> str:
-    pair = f"<b>{module_words((row['first'], row['second']))}</b>"
+    pair = f"<b>{literal_text(module_words((row['first'], row['second'])))}</b>"
     if pd.isna(row["gain"]):
         return f"{pair}<br>do not fit into one matrix"
     return (
@@ -95,7 +95,7 @@ def _numbers(figure: go.Figure, grid: Sequence[Sequence[float | None]], palette:
 def _axis_words(names: Sequence[str]) -> str:
     """Of one kind the layer is enough on the ticks, and the axis tells the kind."""
     stems = {stem_and_layer(name)[0] for name in names}
-    return f"{kinds_words(names)}, layer" if len(stems) == 1 else ""
+    return f"{literal_text(kinds_words(names))}, layer" if len(stems) == 1 else ""
 
 
 def _runs(names: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -103,7 +103,7 @@ def _runs(names: Sequence[str]) -> list[tuple[str, int, int]]:
     runs, start = [], 0
     for stem, run in groupby(stem_and_layer(name)[0] for name in names):
         length = len(list(run))
-        runs.append((stem_title(stem), start, length))
+        runs.append((literal_text(stem_title(stem)), start, length))
         start += length
     return runs
 
@@ -125,7 +125,7 @@ def _layer_ticks(names: Sequence[str]) -> list[str]:
 def _module_axes(figure: go.Figure, names: Sequence[str], palette: Palette) -> None:
     across = _layer_ticks(names)
     several = len(_runs(names)) > 1
-    down = [module_words([name]) for name in names] if several and len(names) <= MOST_NUMBERS else across
+    down = [literal_text(module_words([name])) for name in names] if several and len(names) <= MOST_NUMBERS else across
     ends = (-0.5, len(names) - 0.5)
     for update, texts, limits in ((figure.update_xaxes, across, ends), (figure.update_yaxes, down, ends[::-1])):
         shown = [(place, text) for place, text in enumerate(texts) if text]
@@ -215,7 +215,7 @@ def _merge_marks(
 def _tree_axes(figure: go.Figure, leaves: pd.DataFrame, x: Sequence[float], palette: Palette) -> None:
     names = list(leaves["module"])
     under = _axis_words(names)
-    labels = [str(stem_and_layer(name)[1]) if under else module_words([name]) for name in names]
+    labels = [str(stem_and_layer(name)[1]) if under else literal_text(module_words([name])) for name in names]
     size = FONT_SIZE if len(names) <= 2 * MOST_NUMBERS else FONT_SIZE - 4
     room = ROOM * (max(x) - min(x))
     figure.update_xaxes(

@@ -7,7 +7,7 @@ from math import isfinite, log10
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.charts import FONT_SIZE, styled
+from offcomp.charts import FONT_SIZE, literal, styled
 from offcomp.dot_charts import SYMBOLS
 from offcomp.measurements import ALONE, STACKED, score_words
 from offcomp.scores import METRICS, Metric, difference_text, sentence_start
@@ -30,6 +30,7 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
 
     The original is the star with its dotted line, the baseline a dashed line with its name.
     """
+    table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
     factor = 100 if metric.percent else 1
     figure = go.Figure()
@@ -165,6 +166,7 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
     The colours end at the largest change of a matrix in a layer: embeddings may be beyond, and would make all others pale.
     """
+    table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
     layers = sorted(table["layer"].dropna().unique())
     columns = [*([WITHOUT_LAYER] if table["layer"].isna().any() else []), *(str(layer) for layer in layers)]

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.charts import FONT_SIZE, styled
+from offcomp.charts import FONT_SIZE, literal, styled
 from offcomp.model_tables import GAP, error_words, number, percent, placed_table, shortened
 from offcomp.theme import KIND_TITLES, Palette
 
@@ -52,13 +52,14 @@ def map_figure(
     A stronger colour is more: parameters on a logarithmic scale, or the relative error of SVD at `ratio`. Those of the plan are
     framed, the picked one with a dotted line.
     """
-    cells = placed_table(table)
+    placed = placed_table(table)
+    cells = literal(placed).assign(id=placed["module"])  # by which a click picks it
     columns = int(cells["x"].max()) + 1 if cells["x"].notna().any() else 1
     scale = _scale(cells)
     cells = cells.assign(value=_values(cells, colour), text=_texts(cells, colour, scale[0]), hover=_details(cells, ratio))
     limits = _limits(cells["value"], colour)
     parts = cells.groupby([cells["x"].isna(), cells["value"].isna()], sort=False)
-    framed, marked = cells[cells["in_plan"]], cells[cells["module"] == picked]
+    framed, marked = cells[cells["in_plan"]], cells[cells["id"] == picked]
     traces = [
         *(_coloured(part, columns, palette, colour, limits) for _, part in parts),
         _frames(framed, columns, {"color": palette.text, "width": 2 if columns < DENSE_FROM_COLUMNS else 1}),
@@ -164,7 +165,7 @@ def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, l
 def _points(cells: pd.DataFrame, columns: int) -> go.Scatter:
     """Invisible points that can be clicked and hovered, which the cells of a heat map cannot."""
     places = [
-        (x, cell["y"], cell["module"], cell["hover"])
+        (x, cell["y"], cell["id"], cell["hover"])
         for cell in cells.to_dict("records")
         for x in (range(columns) if pd.isna(cell["x"]) else [int(cell["x"])])
     ]
@@ -244,6 +245,7 @@ def row_labels(labels: pd.DataFrame) -> list[str]:
 
 def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """One bar that is the whole model, a piece a kind."""
+    table = literal(table)
     pale, dark = palette.diverging[1], palette.diverging[2]
     most = max(table["share"], default=1)
     pieces = [

@@ -214,14 +214,10 @@ def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
 def _chart(
     name: str, table: pd.DataFrame, figure: Callable[[pd.DataFrame, Palette], go.Figure], note: str, title: str = ""
 ) -> Chart:
-    """A chart by its own title, or by this one. What people wrote in its texts is no markup to plotly either."""
-    texts = table.select_dtypes(exclude=["number", "bool"]).columns.difference(["metric", "unit", "symbol"])
-    escaped = table.assign(
-        **{column: table[column].map(lambda value: html.escape(str(value), quote=False)) for column in texts}
-    )
-    question = title or html.unescape(figure(escaped, LIGHT).layout.title.text)
+    """A chart by its own title, or by this one."""
+    question = title or html.unescape(figure(table, LIGHT).layout.title.text)
     shown = table.drop(columns=[*DRAWN_COLUMNS, "run"], errors="ignore")
-    return Chart(name, question, shown, partial(figure, escaped), note.strip())
+    return Chart(name, question, shown, partial(figure, table), note.strip())
 
 
 def _predictions(runs: Sequence[Run]) -> list[str]:

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.answers import smaller
+from offcomp.charts import literal
 from offcomp.dot_charts import CROWDED, dots, in_rows, series_of
 from offcomp.results import result_of
 from offcomp.runs import Run
@@ -39,6 +40,7 @@ def error_table(runs: Sequence[Run], level: str = "group") -> pd.DataFrame:
 
 def error_figure(table: pd.DataFrame, palette: Palette, level: str = "group") -> go.Figure:
     """Relative error by group or module, one dot a run."""
+    table = literal(table)
     hover = "%{customdata[0]}<br>relative error %{x:.3f}, cosine distance %{customdata[1]:.3f}<br>%{customdata[2]}"
     details = table[["row", "cosine_distance", "about"]]
     top = max(1.0, float(table["relative_error"].max()) * 1.12)
@@ -65,7 +67,7 @@ def size_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def size_figure(table: pd.DataFrame, palette: Palette, unit: str) -> go.Figure:
     """The share of the original that is left, for the three denominators."""
-    shown = table[table["unit"] == unit]
+    shown = literal(table[table["unit"] == unit])
     shown = shown.assign(share=100 * shown["share"], full=shown["row"], row=shown["row"].map(SHORT_DENOMINATORS))
     hover = "%{customdata[0]}<br>%{customdata[1]:,} to %{customdata[2]:,} " + unit + ", %{customdata[3]:.3g}x smaller"
     details = shown[["full", "before", "after", "ratio"]]

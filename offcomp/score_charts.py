@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from offcomp.charts import literal
 from offcomp.dot_charts import dots, in_rows, series_of
 from offcomp.originals import model_names
 from offcomp.paired import mark_of
@@ -81,6 +82,7 @@ def _about(score: Score) -> str:
 
 def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """The scores of one task with 95 % intervals; the original is the star, the baseline a dashed line."""
+    table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
     factor = 100 if metric.percent else 1
     shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high", "baseline")})

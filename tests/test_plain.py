@@ -16,7 +16,11 @@ IMAGE = "![x](http://127.0.0.1:9/x.png)"
     ("text", "shown"),
     [
         ("word_embeddings of /some/model-2.0", "word_embeddings of /some/model-2.0"),
-        (IMAGE, r"!\[x\](http://127.0.0.1:9/x.png)"),
+        (IMAGE, "!\\[x\\](http:\u2060//127.0.0.1:9/x.png)"),
+        ("__a__ 1. b", r"\_\_a\_\_ 1. b"),
+        ("1. a", r"1\. a"),
+        ("# a -> b :smile: :red[c] at 08:15", "\\# a -\u2060> b :\u2060smile: :\u2060red\\[c\\] at 08:15"),
+        ("\u202ea\x1b[31m", r"a \[31m"),
         ("_a_ **b** `c` ~d~ <e> $f$ &lt; \\", r"\_a\_ \*\*b\*\* \`c\` \~d\~ \<e> \$f\$ \&lt; \\"),
         (" two\n\n# lines ", "two # lines"),
     ],

@@ -187,7 +187,7 @@ class ModelInfo:
             )
             return cls(**{**document, "modules": modules})
         except (KeyError, TypeError) as error:
-            raise ModelError(f"This description of a model has a missing or unknown field: {error}.") from error
+            raise ModelError(f"This description of a model has a missing or unknown field: {quoted(str(error))}.") from error
 
 
 _DEFAULTS: dict[str, Any] = {"transposed": False, "start": 0, "fused": False, "tied": ()}

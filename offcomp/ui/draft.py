@@ -21,8 +21,9 @@ import streamlit as st
 from offcomp.errors import OffcompError
 from offcomp.methods import make_method, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
+from offcomp.plain_text import quoted, without_unseen
 from offcomp.tasks import WITHOUT_TEXT
-from offcomp.ui.link import FIELDS, OWN, OwnGroup, short
+from offcomp.ui.link import FIELDS, OWN, OwnGroup, fault_of, read_options, short
 from offcomp.ui.plain import plain
 
 DEFAULT_KINDS = ("query", "key")
@@ -33,13 +34,15 @@ PROBLEMS = "draft_problems"
 
 OPTIONS = "options"
 """Of the URL: a JSON object of the options that are not as at first, by the role of their method."""
+LONGEST_REASON = 300
+LONGEST_MODEL = 60
 MOST_NAMED = 8
 """Of what there is instead of something that a link asks for."""
 
 
 def restore() -> None:
     """Follow the link that opened the page, where it asks for something new; then see that every field has a value."""
-    state, asked = st.session_state, st.query_params.to_dict()
+    state, asked = st.session_state, _asked()
     written: dict[str, str] = state.get(WRITTEN, {})
     if RUNS in written and RUNS not in asked:  # a step to another page leaves the URL bare
         st.query_params[RUNS] = written[RUNS]
@@ -51,13 +54,25 @@ def restore() -> None:
             try:
                 state[field.key] = field.read(fresh[field.parameter])
             except ValueError as error:
-                _complain(f"{field.parameter} {fresh[field.parameter]!r}", str(error))
+                _complain(f"{field.parameter} {quoted(fresh[field.parameter])}", str(error))
         state.setdefault(field.key, copy(field.default))
     if state["grouping"] == OWN and not state["draft_groups"]:
         _complain("groups of its own", "it names none")
         state["grouping"] = "kind"
     if OPTIONS in fresh:
         _read_options(fresh[OPTIONS])
+
+
+def _asked() -> dict[str, str]:
+    """The parameters of the link. What cannot be read at all is said, and is in no link from here on."""
+    asked = st.query_params.to_dict()
+    faults = {name: fault for name, text in asked.items() if (fault := fault_of(name) or fault_of(text))}
+    for name, fault in faults.items():
+        _complain(quoted(name), fault)
+    if faults:
+        asked = {name: text for name, text in asked.items() if name not in faults}
+        st.query_params.from_dict(asked)
+    return asked
 
 
 def share() -> None:
@@ -88,7 +103,7 @@ def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str
         found = {write(choice): choice for choice in choices}
         if key not in state and asked is not None and asked not in found:
             more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-            _complain(f"{name} {asked!r}", f"there are {', '.join([*found][:MOST_NAMED])}{more}")
+            _complain(f"{name} {quoted(asked)}", f"there are {', '.join([*found][:MOST_NAMED])}{more}")
         state[key] = found[asked] if asked in found else choices[0]
     note(name, write(state[key]), write(choices[0]))
 
@@ -109,7 +124,8 @@ def show_problems() -> None:
 
 def _complain(what: str, why: str) -> None:
     problems: list[str] = st.session_state.setdefault(PROBLEMS, [])
-    problems.append(f"The link asks for {what[:100]}, which is not available here: {why}. It is left out.")
+    why = without_unseen(why)[:LONGEST_REASON].rstrip(".")
+    problems.append(f"The link asks for {without_unseen(what)[:100]}, which is not available here: {why}. It is left out.")
 
 
 def summary() -> str:
@@ -119,7 +135,8 @@ def summary() -> str:
     what = "the usual modules" if wanted is None else f"{len(wanted)} weight matri{'x' if len(wanted) == 1 else 'ces'}"
     methods = [method_of_role(role).title for role in state["methods"] or []]
     by = f", {len(methods)} methods" if len(methods) > 2 else f", {' and '.join(methods)}" if methods else ""
-    return f"{model()}: {what}{by}"
+    name = model()
+    return f"{name if len(name) <= LONGEST_MODEL else '…' + name[-LONGEST_MODEL:]}: {what}{by}"
 
 
 def model() -> str:
@@ -204,11 +221,12 @@ def _changed_options() -> dict[str, dict[str, Any]]:
 
 def _read_options(text: str) -> None:
     try:
-        asked = json.loads(text)
+        asked = read_options(text)
         for role, values in asked.items():
             method = method_of_role(role)
             make_method(method.name, own_options(method) | values)  # checks names, types and ranges
-            for name, value in values.items():
-                st.session_state[option_key(role, name)] = value
-    except (OffcompError, ValueError, TypeError, AttributeError) as error:
-        _complain(f"the options {text!r}", str(error).rstrip("."))
+    except (OffcompError, ValueError) as error:
+        _complain(f"the options {quoted(text)}", str(error))
+        return
+    for role, values in asked.items():
+        st.session_state.update({option_key(role, name): value for name, value in values.items()})

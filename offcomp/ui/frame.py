@@ -35,6 +35,7 @@ PAGES = tuple(
 ICON = assets_folder() / "images" / "icon.svg"
 POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
+MOST_FAULTS, LONGEST_FAULT = 20, 1000
 _SPARED: set[str] = set()
 """Pages that this process has shown."""
 STYLE = """
@@ -140,7 +141,7 @@ def _show_jobs(active: Sequence[Run]) -> None:
 def show_error(error: OffcompError) -> None:
     """What was wrong and what to do, one line a fault."""
     faults = error.faults if isinstance(error, PlanError) else (str(error),)
-    st.error("  \n".join(map(plain, faults)), icon=":material/error:")
+    st.error("  \n".join(plain(fault[:LONGEST_FAULT]) for fault in faults[:MOST_FAULTS]), icon=":material/error:")
 
 
 def palette() -> Palette:

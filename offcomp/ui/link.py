@@ -1,7 +1,12 @@
-"""How each part of the draft is written in the URL, and read from it."""
+"""How each part of the draft is written in the URL, and read from it.
+
+Anybody can write a link. What `fault_of` finds nothing in has a length and characters that can be shown; the readers then
+raise ValueError for what means nothing here.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +18,7 @@ from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS
 from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
+from offcomp.plain_text import is_plain, text_fault
 from offcomp.tasks import TASKS
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
@@ -20,6 +26,9 @@ OWN = "own"
 """The grouping that is a list of groups, from the page Groups."""
 NONE = "none"
 MOST_LAYERS = 1000
+MOST_NAMES = 10_000
+LONGEST = 20_000
+"""Characters of one parameter of a link."""
 NUMBER = "(0|[1-9][0-9]{0,8})"  # as a layer is written; 01 is part of a name
 ONE_LAYER = re.compile(rf"(.+)\.{NUMBER}", re.DOTALL)
 LAYERS = re.compile(rf"(.+)\.{NUMBER}-{NUMBER}", re.DOTALL)
@@ -39,6 +48,37 @@ class Field:
     default: Any
     read: Callable[[str], Any]
     write: Callable[[Any], str] = str
+
+
+def fault_of(text: str) -> str:
+    """Why a parameter of a link is not read at all, in words that follow it; empty where it is."""
+    if len(text) > LONGEST:
+        return f"it has {len(text):,} characters, and {LONGEST:,} are the most"
+    return "" if is_plain(text) else "it holds characters that cannot be shown"
+
+
+def read_options(text: str) -> dict[str, dict[str, Any]]:
+    """Options by the role of their method, from JSON. Raises ValueError."""
+    try:
+        found = json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_twice)
+    except RecursionError:
+        raise ValueError("it nests too many lists or objects") from None
+    if not isinstance(found, dict) or not all(isinstance(values, dict) for values in found.values()):
+        raise ValueError('it is no object such as {"svd": {"preset": "fwsvd"}}')
+    if fault := text_fault(found):
+        raise ValueError(f"it {fault}")
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number that can be used")
+
+
+def _without_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it names something twice")
+    return found
 
 
 def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
@@ -123,6 +163,10 @@ def full(text: str) -> tuple[str, ...]:
         if not first <= last < first + MOST_LAYERS:
             raise ValueError(f"{part} is no run of layers")
         names += [f"{unquote(found[1])}.{layer}" for layer in range(first, last + 1)]
+        if len(names) > MOST_NAMES:
+            raise ValueError(f"it names more than {MOST_NAMES:,} modules")
+    if fault := text_fault(names):
+        raise ValueError(f"it {fault}")
     return tuple(dict.fromkeys(names))
 
 

@@ -9,13 +9,15 @@ import re
 
 import pandas as pd
 
+from offcomp.plain_text import without_unseen
+
 MARKUP = re.compile(r"[\\`*\[\]<~$&]|(?<![^\W_])_|_(?![^\W_])")
 STARTS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=>|(?:[-+]|#{1,6})(?:\s|$)))")
 """A heading, a quotation or a list, at the start of a text alone."""
 SPACES = re.compile(r"[^\S\u00a0]+")
 """Not the one that does not break."""
 REPLACED = re.compile(
-    r"(?<=:)(?!(?<=\d\d:)\d\d(?!\d))(?=[^\s:])"  # links, emoji, icons and colours, but no times of day
+    r"(?<=:)(?!(?<=\d:)\d)(?=[^\s:])"  # links, emoji, icons and colours, but no times of day
     r"|(?<=\bwww)(?=\.)|(?<=@)(?=\w)"  # more links
     r"|(?<=-)(?=[->])|(?<=<)(?=[-=])|(?<=[>~])(?==)",  # arrows and other signs
     re.IGNORECASE,
@@ -27,7 +29,7 @@ WORD_JOINER = "\u2060"
 
 def plain(text: object) -> str:
     """The text in one line, written so that markdown shows it as it is: no image is fetched, no link or formula made."""
-    line = REPLACED.sub(WORD_JOINER, SPACES.sub(" ", str(text)).strip(" "))
+    line = REPLACED.sub(WORD_JOINER, SPACES.sub(" ", without_unseen(str(text))).strip(" "))
     return STARTS.sub(r"\1\\", MARKUP.sub(r"\\\g<0>", line))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from offcomp.bundled import bundled_runs, origin
+from offcomp.plain_text import quoted
 from offcomp.results import default_selection, label, method_title, unfinished_siblings
 from offcomp.runs import Run, RunStore
 from offcomp.ui import draft
@@ -22,6 +23,7 @@ MOST_COMPARED = 100
 FOLDED_FROM = 9
 """More chosen runs than these are folded away, so that the page's answer stays in sight."""
 SIBLINGS_SHOWN = 3
+MOST_PROBLEMS = 5
 
 
 def choose_runs() -> list[Run]:
@@ -75,7 +77,10 @@ def _follow_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequenc
     finished = {run.id for run in [*own, *bundled]}
     names = [run.id for run in own] if asked == draft.EVERY_RUN else [name for name in dict.fromkeys(asked.split(",")) if name]
     found = [name for name in names if name in finished]
-    state[PROBLEMS] = [_problem(name, everything) for name in names if name not in finished]
+    missing = [name for name in names if name not in finished]
+    state[PROBLEMS] = [_problem(name, everything) for name in missing[:MOST_PROBLEMS]]
+    if len(missing) > MOST_PROBLEMS:
+        state[PROBLEMS].append(f"{len(missing) - MOST_PROBLEMS:,} more runs of the link cannot be shown.")
     if len(found) > MOST_COMPARED:
         which = "newest" if asked == draft.EVERY_RUN else "first"
         state[PROBLEMS].append(f"The {which} {MOST_COMPARED} of {len(found):,} runs are compared; choose others above.")
@@ -131,7 +136,7 @@ def _problem(name: str, everything: Sequence[Run]) -> str:
     """Why a run of the URL is not shown."""
     run = next((run for run in everything if run.id == name), None)
     if run is None:
-        return f"There is no run {name!r} here: it was deleted, or made on another machine."
+        return f"There is no run {quoted(name)} here: it was deleted, or made on another machine."
     if not run.ended:
         return f"Run {name} is {run.status}; it can be compared once it is done."
     return f"Run {name} has no result to compare ({run.status}). {run.error}"
