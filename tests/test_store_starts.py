@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from offcomp import files, run_start
-from offcomp.errors import OffcompError, RunError, StorageError
+from offcomp import files, locks, run_start
+from offcomp.errors import InputError, OffcompError, RunError, StorageError
 from offcomp.files import read_json, write_bytes, write_json
 from offcomp.models.listing import model_info
 from offcomp.plan import Group, Plan
@@ -216,6 +216,36 @@ def test_a_result_is_kept_where_running_again_cannot_start(store: Trial, monkeyp
         with pytest.raises(StorageError, match="close other programs"):
             store.start(again=True)
     assert store.get(run.id) == run and (run.folder / "groups" / "key.safetensors").is_file()
+
+
+def test_a_file_system_without_locks_is_told(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    with pytest.raises(StorageError, match="No locks available; set OFFCOMP_HOME to a folder on a disk of this machine"):
+        store.start()
+    assert store.entries == set()
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space"),
+        (errno.EMFILE, "Too many open files; close other programs, or raise the limit of open files"),
+        (errno.EACCES, "Permission denied; set OFFCOMP_HOME to a folder you may write"),
+        (errno.EROFS, "Read-only file system; set OFFCOMP_HOME to a folder you may write"),
+    ],
+)
+def test_what_helps_fits_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, remedy: str) -> None:
+    monkeypatch.setattr(files.os, "fsync", failing(error)(os.fsync))
+    with pytest.raises(StorageError, match=f"cannot write to {tmp_path}: {remedy}") as caught:
+        write_bytes(tmp_path / "x", b"content")
+    assert ".part" not in str(caught.value) and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(files.os, "fsync", failing(error)(os.fsync))
+    with pytest.raises(InputError, match="cannot write to out: ") as refused, files.new_folder(Path("out")):
+        raise OSError(error, os.strerror(error))
+    assert ".part" not in str(refused.value) and ("space" in str(refused.value)) == (error != errno.EMFILE)
 
 
 def test_too_little_space_is_told_with_two_figures_that_differ(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
