@@ -169,8 +169,8 @@ def named(page: str, query: str) -> str:
 def at_rest(page: Page) -> None:
     """Wait until the script has ended and all is drawn."""
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=PATIENCE)
-    expect(page.locator("[data-stale=true]")).to_have_count(0, timeout=PATIENCE)
-    expect(page.get_by_test_id("stSkeletonElement")).to_have_count(0, timeout=PATIENCE)
+    expect(page.locator("[data-stale=true]")).to_have_count(0)
+    expect(page.get_by_test_id("stSkeletonElement")).to_have_count(0)
     page.wait_for_function(DRAWN, timeout=PATIENCE)
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)))")
 
@@ -178,7 +178,7 @@ def at_rest(page: Page) -> None:
 def shown(page: Page, go: Callable[[], object], title: str) -> None:
     """Go there, and wait until all is drawn."""
     go()
-    expect(page.locator("h1")).to_contain_text(title, timeout=PATIENCE)
+    expect(page.locator("h1")).to_contain_text(title)
     at_rest(page)
 
 
@@ -198,6 +198,7 @@ def processor_seconds() -> tuple[float, float]:
 def click(browser: Browser, address: str, page: str, query: str) -> dict[str, float]:
     """From another page by the sidebar."""
     with visit(browser, address) as app:
+        app.page.set_default_timeout(PATIENCE)
         app.page.add_init_script(f"({WATCH_TASKS})()")
         app.open(named("/measured", query))
         at_rest(app.page)
@@ -214,6 +215,7 @@ def click(browser: Browser, address: str, page: str, query: str) -> dict[str, fl
 def address_seconds(browser: Browser, address: str, page: str, query: str) -> float:
     """By a link in a new session."""
     with visit(browser, address) as app:
+        app.page.set_default_timeout(PATIENCE)
         return timed(partial(shown, app.page, partial(app.page.goto, f"{address}/{named(page, query)}"), TITLES[page]))[0]
 
 
@@ -240,6 +242,7 @@ def main() -> None:
     if asked.scripts:
         print(json.dumps(script_rows()))
         return
+    expect.set_options(timeout=PATIENCE)
     with TemporaryDirectory() as folder:
         home = asked.home or Path(folder) / "home"
         if not (home / "runs").is_dir():

@@ -49,10 +49,11 @@ def plans(seed: int) -> list[Plan]:
 
 @cache
 def _modules() -> list[ModuleSpec]:
+    """In the order of the model, as the app has them."""
     with TemporaryDirectory() as home:
         info = known_info(MODEL, Path(home))
     assert info
-    return [info.module(f"{kind}.{layer}") for kind in KINDS for layer in LAYERS]
+    return [spec for spec in info.modules if spec.kind in KINDS and spec.layer in LAYERS]
 
 
 def link(seed: int) -> str:
