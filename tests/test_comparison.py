@@ -473,3 +473,16 @@ def test_another_number_of_predictions_than_examples_is_an_error() -> None:
         ranked([1, 2, 3], [1, 2, 3], [1, 2])
     with pytest.raises(TaskError, match="no example"):
         compare_ranks([], np.array([]), np.array([]), texts=[])
+
+
+def test_the_spread_of_scores_is_that_of_their_draws() -> None:
+    n, values = 30, np.random.default_rng(0).random((2, 30))
+
+    def means(counts: Any) -> Any:
+        return values @ counts.T / n
+
+    drawn = np.concatenate([means(counts) for counts in uncertainty.draws(n, 0)], axis=1)
+    widened = np.sqrt(n / (n - 1)) * np.std([*drawn, drawn[1] - drawn[0]], axis=1, ddof=1)
+    found = uncertainty.bootstrap(means, n)
+    assert found.standard_errors == pytest.approx(tuple(widened[:2]), rel=1e-6)
+    assert found.smallest_difference == pytest.approx((1.959964 + 0.841621) * widened[2], rel=1e-5)

@@ -355,7 +355,7 @@ def test_another_model_is_compared_on_the_same_examples(minilm: LoadedModel, ope
     other = load("minilm-l6")
     assert opened.compare(model=other)["unchanged"] is True
     with ruined(other):
-        assert opened.compare(model=other)["compressed"]["value"] < 0.7
+        assert opened.compare(model=other)["compressed"]["value"] < opened.original()["value"] - 0.1
     assert opened.compare()["unchanged"] is True
 
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from offcomp.errors import InputError
 from offcomp.export import export_run
 from offcomp.files import read_json
-from offcomp.manifest import MANIFEST, file_mark, read_manifest
+from offcomp.manifest import MANIFEST, file_mark, ledger_faults, read_manifest
 from offcomp.models.loading import load
 from offcomp.plan import Group
-from offcomp.verification import file_faults, verify
+from offcomp.verification import file_faults, total_faults, verify
 from tests import tiny_models
 from tests.exported import finished_run
 
@@ -108,6 +108,19 @@ def test_every_digit_of_a_checksum_and_every_byte_of_a_size_counts(sound: Path) 
         ]:
             changed = replace(manifest, files={**manifest.files, name: {**mark, **other}})
             assert [*file_faults(sound, changed)] == [name], other
+
+
+def test_every_field_of_the_ledger_and_every_total_counts(sound: Path) -> None:
+    manifest = read_manifest(sound)
+    for total in ("num_parameters", "num_bytes"):
+        for step in (1, -1):
+            assert total_faults(replace(manifest, **{total: getattr(manifest, total) + step})), (total, step)
+    for group in manifest.groups:
+        for place, entry in enumerate(group.ledger):
+            for other in ({"dtype": "float64"}, {"bytes": entry["bytes"] + 1}, {"shape": [*entry["shape"], 1]}, {"name": "x"}):
+                ledger = (*group.ledger[:place], {**entry, **other}, *group.ledger[place + 1 :])
+                found = ledger_faults(sound, replace(group, ledger=ledger))
+                assert any(repr(entry["name"]) in fault for fault in found), other
 
 
 def flip_a_byte(folder: Path, name: str = KEY) -> None:
