@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
+from playwright.sync_api import Page, expect
 
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.listing import known_info
@@ -33,6 +34,7 @@ MODEL = "offcomp-gpt"
 KINDS, LAYERS = ("query", "key", "value"), range(4)
 METHODS = ("svd", "kronecker")
 RATIO = 2.0
+AT_REST = "[data-testid=stApp][data-test-script-state=notRunning]"
 WORKER = "offcomp.execute"
 OWN_TIME = ("seconds",)
 """Figures of a group that differ between two runs of one plan."""
@@ -61,6 +63,21 @@ def link(seed: int) -> str:
     modules = ",".join(f"{kind}.{LAYERS[0]}-{LAYERS[-1]}" for kind in KINDS)
     asked_for = {"model": MODEL, "modules": modules, "together": "module", "methods": ",".join(METHODS), "ratio": f"{RATIO:g}"}
     return "/compress?" + "&".join(f"{name}={text}" for name, text in (asked_for | {"tasks": "none", "seed": seed}).items())
+
+
+def submit_by_click(page: Page, address: str, seed: int, patience: float) -> None:
+    """The plans of `plans` by the button of Compress. Raises AssertionError, with what the page says, where Runs does not come.
+
+    patience    milliseconds
+    """
+    page.goto(address + link(seed))
+    expect(page.locator(AT_REST)).to_be_visible(timeout=patience)
+    page.get_by_role("button", name="Run SVD").click(timeout=patience)
+    try:
+        expect(page.locator("h1")).to_contain_text("What is running", timeout=patience)
+    except AssertionError:
+        said = " | ".join(page.get_by_test_id("stAlert").all_inner_texts())
+        raise AssertionError(f"a click on Run led nowhere; the page says: {said or 'nothing'}") from None
 
 
 def environment(home: Path) -> dict[str, str]:

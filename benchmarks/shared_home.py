@@ -33,16 +33,17 @@ from playwright.sync_api import Error as BrowserError
 from playwright.sync_api import Page, expect, sync_playwright
 
 from benchmarks.run_checks import (
+    AT_REST,
     ROOT,
     Reference,
     app,
     asked,
     environment,
     free_port,
-    link,
     offcomp,
     plans,
     report,
+    submit_by_click,
     tracebacks,
     unreadable,
     wait_for_rest,
@@ -162,15 +163,13 @@ class AtApp(Actor):
 
     def open(self, path: str) -> None:
         self.page.goto(f"{self.address}/{path.lstrip('/')}")
-        expect(self.page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=PATIENCE)
+        expect(self.page.locator(AT_REST)).to_be_visible(timeout=PATIENCE)
         if self.page.get_by_test_id("stException").count():
             self.note("", "", f"an exception on {path}: {self.page.get_by_test_id('stException').first.inner_text()[:300]}")
 
     def submit(self) -> None:
         self.note("submit")
-        self.open(link(self.draw.randrange(self.pairs)))
-        self.page.get_by_role("button", name="Run SVD").click(timeout=PATIENCE)
-        expect(self.page.locator("h1")).to_contain_text("What is running", timeout=PATIENCE)
+        submit_by_click(self.page, self.address, self.draw.randrange(self.pairs), PATIENCE)
 
     def press(self, what: str, fits: Callable[[Run], bool]) -> None:
         """A button of a run's card; it may be gone by then."""

@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
 from benchmarks.run_checks import (
@@ -38,11 +38,11 @@ from benchmarks.run_checks import (
     app,
     asked,
     free_port,
-    link,
     offcomp,
     plans,
     report,
     start,
+    submit_by_click,
     tracebacks,
     unreadable,
     wait_for_rest,
@@ -102,12 +102,10 @@ class Scene:
         print(f"fault: {where}: {what}", file=sys.stderr, flush=True)
 
 
-def submit_by_click(scene: Scene, seed: int) -> None:
+def click(scene: Scene, seed: int) -> None:
     """Two plans by the button of Compress."""
     _, page = scene.serve()
-    page.goto(f"http://127.0.0.1:{scene.port}{link(seed)}")
-    page.get_by_role("button", name="Run SVD").click()
-    expect(page.locator("h1")).to_contain_text("What is running", timeout=1e3 * PATIENCE)
+    submit_by_click(page, f"http://127.0.0.1:{scene.port}", seed, 1e3 * PATIENCE)
 
 
 def forget(scene: Scene, wanted: list[Plan]) -> None:
@@ -196,7 +194,7 @@ def episode(scene: Scene, target: str, kind: str) -> bool:
             sent = hit is not None and send(hit, kind, pause)
     else:
         forget(scene, wanted)
-        submit_by_click(scene, seed)
+        click(scene, seed)
         assert scene.server
         hit = psutil.Process(scene.server.pid) if target == "server" else first_worker(scene, lambda: False)
         moment(scene, lambda: not workers(scene.home))
@@ -255,7 +253,7 @@ def next_start(scene: Scene) -> list[str]:
     """Start everything once more, make a run, stop; returns the files that are left over."""
     scene.stack.close()
     scene.server = None
-    submit_by_click(scene, 0)
+    click(scene, 0)
     wait_for_rest(scene.home, SETTLE_SECONDS)
     status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(0)[0].to_json())
     if status or json.loads(out)["status"] != "done":
