@@ -212,3 +212,8 @@ def test_a_delimiter_that_is_not_known_is_told(tmp_path: Path, delimiter: str) -
     file.write_text("\n".join([f"text{delimiter}label", *(f"{text}{delimiter}{label}" for text, label in rows)]))
     with pytest.raises(TaskError, match=r"has one column, .* separate its cells by a comma, a semicolon, a tab or \|"):
         read(Task("mine", "probe", str(file)))
+
+
+def test_classes_come_at_least_twice_each_on_average() -> None:
+    assert not content_of(["good", "bad", "ugly"]).is_label
+    assert content_of(["good", "bad", "ugly"] * 2).is_label

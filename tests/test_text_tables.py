@@ -585,3 +585,10 @@ def test_damaged_tables_calibrate_with_every_row_or_are_refused(tmp_path: Path) 
             continue
         rows = found.rows
         assert rows.read == made.rows == len(found.texts) + sum(rows.left_out.values()), (seed, rows)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("marks", [1, 2])
+def test_byte_order_marks_are_no_part_of_the_first_name(encoding: str, marks: int) -> None:
+    content = ("\ufeff" * marks + "text,label\nfine,1\n").encode(encoding)
+    assert parse("mine.csv", content).table.column_names == ["text", "label"]
