@@ -28,7 +28,7 @@ from offcomp.measurements import (
 )
 from offcomp.ui import draft
 from offcomp.ui.frame import palette
-from offcomp.ui.plain import plain
+from offcomp.ui.plain import code, plain
 
 COMMAND = "python -m benchmarks.measurements --model {}"
 BOTH = "both"
@@ -149,7 +149,7 @@ def show_provenance(document: Document) -> None:
     """Where the numbers come from, and how to measure them again."""
     st.caption(
         f"Bundled measurement: {plain(provenance(document))}. Nothing here was computed just now. "
-        f"{plain(COMMAND.format(document['model']))} --fresh measures it again, with `--data FOLDER` on STS-B as well."
+        f"{code(COMMAND.format(document['model']) + ' --fresh')} measures it again, with `--data FOLDER` on STS-B as well."
     )
 
 
@@ -159,7 +159,7 @@ def show_nothing() -> None:
         st.warning(plain(f"assets/runs/{file} cannot be read or is incomplete. Install offcomp again, or delete the file."))
     st.info(
         "Here six methods are shown at many sizes, measured on a model that comes with offcomp, and which matrix hurts most. "
-        f"The measurements are missing in assets/runs; {plain(COMMAND.format('minilm-l6'))} makes them."
+        f"The measurements are missing in assets/runs; {code(COMMAND.format('minilm-l6'))} makes them."
     )
     if st.button("Compress something", type="primary", key="measured_compress", icon=":material/compress:"):
         st.switch_page("pages/compress.py")
