@@ -10,6 +10,7 @@ from hypothesis import strategies as some
 from streamlit.testing.v1 import AppTest
 
 from offcomp.grouping import STACKS
+from offcomp.plain_text import is_plain
 from offcomp.ui import link
 from tests.pages import home, opened, step
 
@@ -27,7 +28,7 @@ NAMES = some.lists(
         some.builds("{}.{}".format, some.sampled_from(["query", "encoder.key"]), some.integers(0, 30)),
         some.builds("w.{:02}".format, some.integers(0, 12)),
         some.sampled_from(["word_embeddings", "pooler.dense", "none", "w.1-3", "w.1-3.1", "w.1-3.2", "a,b", "a;b~rows", "%2C"]),
-        some.text(min_size=1),
+        some.text(min_size=1).filter(is_plain),
     ),
     unique=True,
 )

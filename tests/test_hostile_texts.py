@@ -25,7 +25,7 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.plan import Plan
 from offcomp.report import comparison_tables, html_report
 from offcomp.theme import LIGHT
-from offcomp.ui.plain import WORD_JOINER, plain
+from offcomp.ui.plain import WORD_JOINER, code, plain
 from tests.made_runs import put_in_home
 from tests.markdown_sinks import faults_in, twice_in
 from tests.minilm import minilm_info
@@ -198,6 +198,11 @@ def test_a_text_that_is_not_escaped_is_noticed(line: str, tmp_path: Path) -> Non
 def test_plain_changes_nothing_that_is_seen(text: str) -> None:
     shown = plain(text).replace(WORD_JOINER, "")
     assert shown.replace("\\", "") == text
+
+
+@pytest.mark.parametrize(("text", "shown"), [("pip --x", "`pip --x`"), ("a`b``c", "```a`b``c```"), ("`a", "`` `a ``")])
+def test_code_ends_where_its_text_does(text: str, shown: str) -> None:
+    assert code(text) == shown
 
 
 def hostile_document() -> dict[str, Any]:

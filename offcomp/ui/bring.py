@@ -22,7 +22,7 @@ from offcomp.tasks import Task
 from offcomp.text_tables import parse, reason
 from offcomp.ui import draft
 from offcomp.ui.own_examples import own_tasks
-from offcomp.ui.plain import plain
+from offcomp.ui.plain import code, plain
 from offcomp.ui.roots import ROOTS
 
 MEGABYTES = 50
@@ -54,7 +54,8 @@ Weights are recognised in the families {families}. In any other the matrices are
 def bring_model() -> None:
     """How a model of one's own comes in, and an upload of matrices."""
     catalogue = "\n".join(
-        f"- {plain(entry.name)}: {plain(f'{entry.description} {entry.licence}. {entry.install}')}" for entry in MODELS
+        f"- {code(entry.name)}: {plain(f'{entry.description} {entry.licence}.')} {code(entry.install) if entry.install else ''}"
+        for entry in MODELS
     )
     families = ", ".join(plain(family.name) for family in MODEL_FAMILIES)
     with st.expander("Bring your own model or matrices"):

@@ -39,7 +39,7 @@ from offcomp.ui import draft
 from offcomp.ui.frame import palette, told
 from offcomp.ui.inspect_choices import choose_module, choose_rank
 from offcomp.ui.jobs import request_view, wait_for
-from offcomp.ui.plain import plain
+from offcomp.ui.plain import code, plain
 from offcomp.views import ORDERS, View, read_view, view_path
 
 ORDER, TIMES = "inspect_order", "inspect_times"
@@ -185,7 +185,7 @@ def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is squared length; rank r keeps the sum of the r largest "
         "squared singular values (Eckart and Young 1936). Random: normal entries, same shape and length, by the law of "
-        f"Marchenko and Pastur (1967). offcomp inspect {plain(info.model)} {plain(spec.name)} prints the same."
+        f"Marchenko and Pastur (1967). {code(f'offcomp inspect {info.model} {spec.name}')} prints the same."
     )
 
 

@@ -28,7 +28,7 @@ from offcomp.measurements import (
 )
 from offcomp.ui import draft
 from offcomp.ui.frame import palette
-from offcomp.ui.plain import plain
+from offcomp.ui.plain import code, plain
 
 COMMAND = "python -m benchmarks.measurements --model {}"
 BOTH = "both"
@@ -149,7 +149,7 @@ def show_provenance(document: Document) -> None:
     """Where the numbers come from, and how to measure them again."""
     st.caption(
         f"Bundled measurement: {plain(provenance(document))}. Nothing here was computed just now. "
-        f"{plain(COMMAND.format(document['model']))} --fresh, in a clone of offcomp, measures it again, "
+        f"{code(COMMAND.format(document['model']) + ' --fresh')}, in a clone of offcomp, measures it again, "
         "with `--data FOLDER` on STS-B as well."
     )
 
@@ -161,7 +161,7 @@ def show_nothing() -> None:
         st.warning(plain(told))
     st.info(
         "Here six methods are shown at many sizes, measured on a model that comes with offcomp, and which matrix hurts most. "
-        f"The measurements are missing; {plain(COMMAND.format('minilm-l6'))}, in a clone of offcomp, makes them."
+        f"The measurements are missing; {code(COMMAND.format('minilm-l6'))}, in a clone of offcomp, makes them."
     )
     if st.button("Compress something", type="primary", key="measured_compress", icon=":material/compress:"):
         st.switch_page("pages/compress.py")

@@ -34,7 +34,7 @@ from offcomp.ui import draft
 from offcomp.ui.choices import choose_model, choose_ratio
 from offcomp.ui.frame import palette, style, told
 from offcomp.ui.jobs import model_info, request_spectra, wait_for
-from offcomp.ui.plain import plain
+from offcomp.ui.plain import code, plain
 
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
 COLOUR_HELP = (
@@ -157,7 +157,7 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
     known = f"  \n{plain(_sentence(error_words(row, ratio)))}" if ratio else ""
     share = plain(percent(row["share"]))
     size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {share} of the model."
-    st.markdown(f"{size}{known}  \n{plain(_sentence(row['orientation']))}  \n{plain(row['path'])}")
+    st.markdown(f"{size}{known}  \n{plain(_sentence(row['orientation']))}  \n{code(row['path'])}")
     st.caption(plain(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}"))
     _actions(info, table, name)
 

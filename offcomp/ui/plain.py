@@ -29,8 +29,20 @@ WORD_JOINER = "\u2060"
 
 def plain(text: object) -> str:
     """The text in one line, written so that markdown shows it as it is: no image is fetched, no link or formula made."""
-    line = REPLACED.sub(WORD_JOINER, SPACES.sub(" ", without_unseen(str(text))).strip(" "))
+    line = REPLACED.sub(WORD_JOINER, _one_line(text))
     return STARTS.sub(r"\1\\", MARKUP.sub(r"\\\g<0>", line))
+
+
+def code(text: object) -> str:
+    """The text in one line as code, for paths and commands that people copy: not a character is added to it."""
+    line = _one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    room = " " * (line[:1] == "`" or line[-1:] == "`")
+    return f"{fence}{room}{line}{room}{fence}"
+
+
+def _one_line(text: object) -> str:
+    return SPACES.sub(" ", without_unseen(str(text))).strip(" ")
 
 
 def plain_table(table: pd.DataFrame) -> pd.DataFrame:

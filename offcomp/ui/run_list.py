@@ -15,7 +15,7 @@ from offcomp.scores import brief_difference, metric_of, on_task, sentence_start,
 from offcomp.ui import draft
 from offcomp.ui.frame import told
 from offcomp.ui.jobs import model_info
-from offcomp.ui.plain import plain
+from offcomp.ui.plain import code, plain
 from offcomp.ui.selection import MOST_COMPARED
 
 POLL_SECONDS = 0.5
@@ -55,7 +55,7 @@ def list_runs() -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
     place = str(store.folder).replace(str(Path.home()), "~", 1)
     left.markdown(
-        f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs):,} under way. They live in {plain(place)}."
+        f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs):,} under way. They live in {code(place)}."
     )
     if done:
         right.page_link(
