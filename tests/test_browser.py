@@ -184,7 +184,7 @@ def test_the_app_process_has_loaded_neither_torch_nor_transformers(app: Visit, h
     server = next(
         process
         for process in psutil.process_iter()
-        if "streamlit" in (line := " ".join(process.cmdline())) and app.address.rsplit(":", 1)[1] in line
+        if "offcomp.cli app" in (line := " ".join(process.cmdline())) and app.address.rsplit(":", 1)[1] in line
     )
     mapped = [entry.path for entry in server.memory_maps()]
     assert any("numpy" in path for path in mapped)  # the check can see libraries
