@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from offcomp.ui import jobs
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, models allowed in the folder of the test, and no caches of earlier pages."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home, models allowed in the folder of the test, no caches of earlier pages; what pages started ends with it."""
     home = tmp_path / "home"
     monkeypatch.setenv("OFFCOMP_HOME", str(home))
     monkeypatch.setenv("OFFCOMP_MODEL_ROOTS", os.pathsep.join([str(tmp_path), str(ROOT)]))
     st.cache_data.clear()
     st.cache_resource.clear()
-    return home
+    yield home
+    for job in jobs._jobs().working.values():
+        job.process.kill()
+        job.process.wait()
 
 
 def at(page: str = "", **parameters: str) -> AppTest:

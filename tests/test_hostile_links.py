@@ -46,18 +46,16 @@ def test_options_that_make_no_sense_are_said(kind: str) -> None:
     "value", [DEEP, FAR_TOO_LONG, "\x1b[31mred", "a.0-999," * 1500, "%ED%A0%80", "~rows;" * 500, "nan", "9" * 5000]
 )
 @pytest.mark.parametrize(
-    ("page", "parameter"),
+    ("page", "parameters"),
     [
-        *(
-            ("compress", name)
-            for name in ("model", "modules", "groups", "together", "methods", "ratio", "seed", "tasks", "block")
-        ),
-        *(("inspect", "module"), ("inspect", "rank"), ("groups", "kinds"), ("groups", "at"), ("compare", "runs"), ("", "x")),
-        *(("examples", "run"), ("measured", "task")),
+        ("compress", ("model",)),
+        ("compress", ("modules", "groups", "together", "methods", "ratio", "seed", "tasks", "block")),
+        *(("inspect", ("module", "rank")), ("groups", ("kinds", "at")), ("compare", ("runs",)), ("", ("x",))),
+        *(("examples", ("run",)), ("measured", ("task",))),
     ],
 )
-def test_every_parameter_of_every_page_holds(page: str, parameter: str, value: str) -> None:
-    app = opened(page, **{parameter: value})
+def test_every_parameter_of_every_page_holds(page: str, parameters: tuple[str, ...], value: str) -> None:
+    app = opened(page, **dict.fromkeys(parameters, value))
     assert app.title
     assert app.sidebar.caption
     assert len(texts(app)) < 60_000
