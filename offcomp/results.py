@@ -212,7 +212,7 @@ def _figures(score: Score) -> dict[str, Any]:
         "baseline": baseline[1] if baseline else None,
         "rows_read": score.get("rows", {}).get("read"),
         "rows_used": score.get("rows", {}).get("used"),
-        "texts_cut": score.get("cut", {}).get("texts"),
+        "texts_cut": (score.get("cut") or {}).get("texts"),
     }
     figures |= {name: paired.get(name) for name in ("agreement", "right_to_wrong", "wrong_to_right", "divergence")}
     return {name: value for name, value in figures.items() if value is not None}

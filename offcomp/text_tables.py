@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from offcomp.delimited_text import LINE_END, Rows, separated, tabbed
 from offcomp.errors import InputError
+from offcomp.parquet_tables import read_parquet
 from offcomp.table_limits import check_cells, check_columns, line_ends
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ log = logging.getLogger("offcomp")
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT_SUFFIXES = (".txt", *TABLE_SUFFIXES)
-LARGEST_FILE = 2**30  # bytes, of parquet those of its content
+LARGEST_FILE = 2**30  # bytes
 LONGEST_REASON = 300  # characters
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins like that of UTF-16
@@ -229,17 +230,10 @@ def _object(line: str, number: int) -> dict[str, Any]:
 
 
 def _parquet(content: bytes) -> TextTable:
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
-
-    file = ParquetFile(pa.BufferReader(content))
-    size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
-    if size > LARGEST_FILE:
-        raise InputError(f"it holds {size / 2**20:.0f} MiB, more than {LARGEST_FILE // 2**20}; give a part of it")
-    check_cells(file.metadata.num_rows * file.metadata.num_columns)
-    table = file.read()
+    table, left_out = read_parquet(content)
+    notes = (f"columns of lists or objects are not read: {', '.join(_names(left_out))}",) if left_out else ()
     named = table.rename_columns(_names(table.column_names)).replace_schema_metadata(table.schema.metadata)
-    return TextTable(named, table.num_rows)
+    return TextTable(named, table.num_rows, notes=notes)
 
 
 def _table(names: Sequence[str], columns: Sequence[Sequence[str]]) -> pa.Table:

@@ -42,7 +42,7 @@ DESCRIPTIONS = (
     "offcomp.task_columns",
     *("offcomp.task_files", "offcomp.task_examples", "offcomp.task_check"),
     "offcomp.head_labels",
-    *("offcomp.json_fields", "offcomp.row_counts", "offcomp.delimited_text", "offcomp.text_tables"),
+    *("offcomp.json_fields", "offcomp.row_counts", "offcomp.delimited_text", "offcomp.parquet_tables", "offcomp.text_tables"),
     "offcomp.table_limits",
     "offcomp.plan_tasks",
 )
@@ -114,7 +114,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "offcomp.row_counts": (),
     "offcomp.table_limits": ("offcomp.errors",),
     "offcomp.delimited_text": ("offcomp.errors", "offcomp.table_limits"),
-    "offcomp.text_tables": ("offcomp.errors", "offcomp.table_limits", "offcomp.delimited_text"),
+    "offcomp.parquet_tables": ("offcomp.errors", "offcomp.table_limits"),
+    "offcomp.text_tables": ("offcomp.errors", "offcomp.table_limits", "offcomp.parquet_tables", "offcomp.delimited_text"),
     "offcomp.plan_tasks": (
         *("offcomp.errors", "offcomp.plain_text", "offcomp.files", "offcomp.json_fields"),
         *("offcomp.tasks", "offcomp.text_tables"),

@@ -237,7 +237,7 @@ def test_lines_of_json_name_the_line_that_is_none() -> None:
 def test_a_file_without_rows_or_with_too_many_columns_is_one_sentence(tmp_path: Path) -> None:
     assert "is empty" in refused("mine.csv", b"\n\n")
     assert "has no rows" in refused("mine.tsv", b"text\tlabel\n")
-    assert "has 3000 columns, more than 2000" in refused("mine.csv", b",".join([b"a"] * 3000))
+    assert "has 3,000 columns, more than 2,000" in refused("mine.csv", b",".join([b"a"] * 3000))
     with pytest.raises(InputError, match=r"ends in \.csv, \.tsv, \.jsonl, \.parquet"):
         read_table(tmp_path / "mine.txt")
     with pytest.raises(InputError, match="cannot be read"):

@@ -9,6 +9,7 @@ import io
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def parquet() -> bytes:
     return stream.getvalue()
 
 
+def shared_text() -> bytes:
+    """One text of a megabyte for 300 rows, which parquet keeps once: the whole file has some hundred bytes."""
+    stream = io.BytesIO()
+    pd.DataFrame({"text": 300 * ["x" * 1_000_000]}).to_parquet(stream, compression="zstd")
+    return stream.getvalue()
+
+
+def understated() -> bytes:
+    """An npz whose directory says of 400 MB that they are 40 kB."""
+    array = npy_header("(100, 100)") + np.zeros((100, 100), np.float32).tobytes()
+    content = bytearray(packed(w=array + bytes(400_000_000)))
+    for mark, at in ((b"PK\x03\x04", 14), (b"PK\x01\x02", 16)):  # check sum, packed size, size
+        start = content.index(mark) + at
+        content[start : start + 4] = zlib.crc32(array).to_bytes(4, "little")
+        content[start + 8 : start + 12] = len(array).to_bytes(4, "little")
+    return bytes(content)
+
+
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "no_rows.npy": (lambda: npy_header("(0, 9223372036854775808)"), "is 0 x 9223372036854775808, too small"),
     "no_end.npy": (lambda: npy_header("(9223372036854775808, 9223372036854775808)"), "is cut off"),
@@ -80,7 +99,8 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "lines.tsv": (lambda: b"a\tb\n" + 10_000_000 * b"x\ty\n", "more than 6,000,000 cells"),
     "brackets.jsonl": (lambda: b'{"a": [' + 10_000_000 * b"[]," + b"[]]}\n", "more than 6,000,000 cells"),
     "keys.jsonl": (lambda: b"".join(b'{"k%d": 1}\n' % i for i in range(5_000)), "5,000 columns"),
-    "text.parquet": (parquet, "and the app reads 200 MB at most"),
+    "text.parquet": (parquet, "MB, more than 200; give a part of it"),
+    "one_text.parquet": (shared_text, "it unpacks to 300 MB, more than 200"),
 }
 
 
@@ -94,6 +114,13 @@ def test_a_file_is_refused_by_its_headers(name: str, tmp_path: Path) -> None:
     assert sentence in said
     assert name in said
     assert int(megabytes) < MOST_MEGABYTES
+
+
+def test_no_more_is_unpacked_than_an_archive_says(tmp_path: Path) -> None:
+    file = tmp_path / "understated.npz"
+    file.write_bytes(understated())
+    done = subprocess.run([sys.executable, "-c", READ, str(file)], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[0]) < MOST_MEGABYTES
 
 
 def test_matrices_below_the_limit_are_read(tmp_path: Path) -> None:

@@ -168,7 +168,8 @@ def _npz(name: str, content: bytes) -> Iterator[Entry]:
 
 def _unpacked(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
-        return archive.read(member)  # never more than the size that the archive states for it
+        with archive.open(member) as stream:
+            return stream.read(member.file_size)  # asked for so many bytes, it unpacks no more, whatever is packed
     except DAMAGED_ZIP as error:
         raise InputError(f"{name!r} is no whole npz file ({error}); save it again with numpy.savez") from None
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import streamlit as st
-from pyarrow.parquet import ParquetFile
 
-from offcomp.errors import InputError, OffcompError
+from offcomp.errors import OffcompError
 from offcomp.files import home_folder, write_bytes
 from offcomp.models.catalogue import FAMILIES as MODEL_FAMILIES
 from offcomp.models.catalogue import MODELS, ModelInfo
 from offcomp.models.matrix_files import SUFFIXES, keep_upload
 from offcomp.plan_tasks import SUFFIXES as TABLES
 from offcomp.tasks import Task
-from offcomp.text_tables import parse, reason
+from offcomp.text_tables import parse
 from offcomp.ui import draft
 from offcomp.ui.own_examples import own_tasks
 from offcomp.ui.plain import code, plain
@@ -149,17 +146,5 @@ def keep_table(name: str, content: bytes, home: Path) -> Table:
 
 
 def columns_of(name: str, content: bytes) -> list[str]:
-    """Names of the columns of a table, as a task will find them; those of parquet from its schema. Raises InputError."""
-    if Path(name).suffix.lower() != ".parquet":
-        return list(parse(name, content).table.column_names)
-    try:
-        file = ParquetFile(io.BytesIO(content))
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise InputError(f"{name!r} cannot be read as .parquet ({reason(error)}); check the file") from None
-    unpacked = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
-    if unpacked > MOST_UNPACKED_BYTES:
-        most = f"{MOST_UNPACKED_BYTES / 1e6:.0f} MB"
-        raise InputError(f"{name!r} unpacks to {unpacked / 1e6:.0f} MB, and the app reads {most} at most; give a part of it")
-    if not file.metadata.num_rows:
-        raise InputError(f"{name!r} has no row; give a table with a heading and one example a row")
-    return list(file.schema_arrow.names)
+    """Names of the columns of a table, as a task will find them. Raises InputError."""
+    return list(parse(name, content).table.column_names)

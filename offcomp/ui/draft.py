@@ -146,14 +146,15 @@ def model() -> str:
 
 def modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
     """The chosen modules, in the order of the model."""
+    known = {spec.name for spec in info.modules}
     wanted = st.session_state["draft_modules"]
+    if unknown := [name for name in wanted or () if name not in known]:
+        _complain(f"the modules {short(unknown)}", f"{info.model} has none of these names")
+        wanted = tuple(name for name in wanted if name in known) or None
+        st.session_state["draft_modules"] = wanted
     if wanted is None:
         usual = tuple(spec for spec in info.modules if spec.default and spec.kind in DEFAULT_KINDS)
         return info.modules if not usual and info.architecture in WITHOUT_TEXT else usual
-    known = {spec.name for spec in info.modules}
-    if unknown := [name for name in wanted if name not in known]:
-        _complain(f"the modules {short(unknown)}", f"{info.model} has none of these names")
-        st.session_state["draft_modules"] = tuple(name for name in wanted if name in known)
     return tuple(spec for spec in info.modules if spec.name in wanted)
 
 
