@@ -243,7 +243,7 @@ def test_a_run_that_is_not_done_in_the_end_exits_with_1(
     offcomp: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     ended = made_run("a" * 12, [made_group("key", 0.5, size_name="rank", seconds=1.0)], status=status)
-    monkeypatch.setattr(cli.RunStore, "submit", lambda store, plan, info, again: ended)
+    monkeypatch.setattr(cli.RunStore, "submit", lambda *_, **__: ended)
     code, _, err = offcomp("run", write(tmp_path / "plan.json", small_plan(folder)), "--json")
     assert code == 1
     assert err.splitlines()[-1].startswith(f"offcomp: run {ended.id} {status}: ")
