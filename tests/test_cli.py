@@ -17,6 +17,7 @@ from offcomp import cli
 from offcomp.methods import METHODS, make_method
 from offcomp.methods.base import Method
 from tests import tiny_models
+from tests.made_runs import made_group, made_run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -235,3 +236,14 @@ def test_bad_arguments_are_one_sentence_naming_the_value(offcomp: Command, argum
     assert (status, out) == (2, "")
     assert named in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "interrupted"])
+def test_a_run_that_is_not_done_in_the_end_exits_with_1(
+    offcomp: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    ended = made_run("a" * 12, [made_group("key", 0.5, size_name="rank", seconds=1.0)], status=status)
+    monkeypatch.setattr(cli.RunStore, "submit", lambda *_, **__: ended)
+    code, _, err = offcomp("run", write(tmp_path / "plan.json", small_plan(folder)), "--json")
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"offcomp: run {ended.id} {status}: ")
