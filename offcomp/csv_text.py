@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 FORMULA = re.compile(r"\s*[=+@\-\t\r\n]|[\t\r\n]")
 LINE_END = re.compile(r"\r\n?")
@@ -22,8 +23,7 @@ def csv_text(table: pd.DataFrame) -> str:
     >>> csv_text(pd.DataFrame({"text": ["=1+1", "-2.5"]})).split()
     ['text', "'=1+1", '-2.5']
     """
-    texts = table.select_dtypes(include=["object", "string", "category"]).columns
-    safe = table.assign(**{name: table[name].map(neutral) for name in texts}) if table.columns.is_unique else table.map(neutral)
+    safe = table.apply(lambda column: column if is_numeric_dtype(column) else column.map(neutral))
     return str(safe.rename(columns=neutral).to_csv(index=False))
 
 

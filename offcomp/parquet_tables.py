@@ -1,4 +1,4 @@
-"""Tables in parquet files, whose values may be kept once for many rows: how large they are is known before they are unpacked."""
+"""Tables in parquet files, which keep a value once for many rows: how large they are is known before they are unpacked."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent
 def app_folder() -> Path:
     """The folder of app.py, pages, .streamlit and assets."""
     installed = PACKAGE / "app"
-    return installed if installed.is_dir() else PACKAGE.parent
+    return installed if (installed / "app.py").is_file() else PACKAGE.parent
 
 
 def assets_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -216,7 +217,7 @@ def hostile_document() -> dict[str, Any]:
         names = [f"{MARKUP} {index}" for index, _ in enumerate(group["module_errors"])]
         group["modules"] = planned["modules"] = names
         group["module_errors"] = dict(zip(names, group["module_errors"].values(), strict=True))
-        group["name"] = MARKUP
+        group["name"] = planned["name"]  # another name is refused
     return changed
 
 
@@ -355,14 +356,15 @@ def test_the_terminal_gets_no_commands(home: Path, monkeypatch: pytest.MonkeyPat
             "module_errors": {text: next(iter(group["module_errors"].values()))},
         }
     put_in_home(other, hostile, "aaaaaaaaaaaa", submitted=1.0)
-    put_in_home(other, hostile, "bbbbbbbbbbbb", submitted=2.0, status="failed", error=text)
+    put_in_home(other, document, "bbbbbbbbbbbb", submitted=2.0, status="failed", error=text)
     monkeypatch.setenv("OFFCOMP_HOME", str(other))
     for arguments in (["runs"], ["show", "aaaaaaaaaaaa"], ["show", "bbbbbbbbbbbb"], ["compare", "aaaaaaaaaaaa"]):
-        cli.main(arguments)
-        out = capsys.readouterr().out
-        assert "red" in out or arguments == ["compare", "aaaaaaaaaaaa"]
-        assert all(character.isprintable() for character in out if character != "\n")
-    cli.main(["show", "aaaaaaaaaaaa", "--json"])
+        with suppress(SystemExit):  # names that cannot be shown are refused
+            cli.main(arguments)
+        said = "".join(capsys.readouterr())
+        assert "red" in said
+        assert all(character.isprintable() for character in said if character != "\n")
+    cli.main(["show", "bbbbbbbbbbbb", "--json"])
     assert "\x1b" not in capsys.readouterr().out
 
 

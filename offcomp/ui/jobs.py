@@ -8,15 +8,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO
 from uuid import uuid4
 
 import streamlit as st
 
-from offcomp.errors import ModelError
-from offcomp.files import home_folder
+from offcomp.errors import ModelError, RunError
+from offcomp.files import REMEDIES, home_folder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.hub import is_cached
 from offcomp.models.listing import known_info
@@ -58,7 +59,8 @@ def model_info(model: str) -> ModelInfo:
 def _listed(model: str) -> ModelInfo:
     command = [*COMMAND, "modules", "--json", "--", model]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=LISTING_SECONDS, check=False)
+        with starting():
+            done = subprocess.run(command, capture_output=True, timeout=LISTING_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise ModelError(
             f"{model!r} was not listed within {LISTING_SECONDS / 60:.0f} minutes; try again, or let "
@@ -190,14 +192,25 @@ def _ask(request: Request, found: Callable[[], bool]) -> str:
 
 
 def _start(request: Request) -> _Job:
-    """The process; what it says goes to a file, since a pipe that nobody empties would stop it."""
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115  # read when the process has ended
+    """The process; what it says goes to a file, since a pipe that nobody empties would stop it. Raises RunError."""
     command = [*COMMAND, *request.arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
+    with starting():
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115  # read when the process has ended
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
     assert process.stdin is not None  # noqa: S101  # it is a pipe
-    process.stdin.write(request.text.encode())
-    process.stdin.close()
+    with suppress(BrokenPipeError), process.stdin:  # it ended at once: `_ask` will see why
+        process.stdin.write(request.text.encode())
     return _Job(process, stderr)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Around the start of a process: RunError where the system has none to give."""
+    try:
+        yield
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "try again")
+        raise RunError(f"no process can be started: {error.strerror or error}; {remedy}") from None
 
 
 def _reason(status: int, stderr: bytes) -> str:

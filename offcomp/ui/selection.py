@@ -41,7 +41,8 @@ def choose_runs() -> list[Run]:
         _invite()
     chosen = _ask(pool, _newest(own))
     if own and st.session_state[USUAL] and len(chosen) < len(pool):
-        st.caption(f"{_which([pool[name] for name in chosen])} {len(pool) - len(chosen):,} more can be chosen above.")
+        more = f"{len(pool) - len(chosen):,} more can be chosen above."
+        st.caption(plain(f"{_which([pool[name] for name in chosen])} {more}"))
     for problem in st.session_state.get(PROBLEMS, []):
         st.warning(plain(problem), icon=":material/info:")
     _write(chosen, _newest(own))

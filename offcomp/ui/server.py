@@ -8,6 +8,7 @@ does not come from the app's own address by looking at its headers alone.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -23,12 +24,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 AHEAD = ("offcomp.ui.frame", "offcomp.answers", "offcomp.bundled", "offcomp.ui.results", "offcomp.ui.plain")
 """What Start imports. It took .8 s of the first visit, of which a browser spends more on the scripts of the page."""
 HOSTS = ("127.0.0.1", "localhost")
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
+"""This machine by name, at any port: a tunnel may lead here from another one."""
 PRIVATE: dict[str, Any] = {
     "server.address": HOSTS[0],
     "server.allowedHosts": list(HOSTS),
     "server.headless": True,
     "browser.gatherUsageStats": False,
     "client.allowedOrigins": [],
+    "server.enableAgentApi": False,
 }
 """What keeps the app on this machine: these win over any settings file."""
 POLICY = (
@@ -37,7 +41,7 @@ POLICY = (
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 """The browser itself fetches nothing from elsewhere for a page of the app, and shows none inside another page."""
-REFUSED = "This address answers the pages of offcomp alone: open http://{host}:{port} in a browser on this machine."
+REFUSED = "This address answers the pages of offcomp alone: open http://127.0.0.1:{port} in a browser on this machine."
 
 
 def serve(script: Path, port: int) -> None:
@@ -65,7 +69,7 @@ class OwnPages:
             await self.app(scope, receive, send)
         elif not is_own(scope):
             port = scope["server"][1]
-            answer = PlainTextResponse(REFUSED.format(host=HOSTS[0], port=port), 403)
+            answer = PlainTextResponse(REFUSED.format(port=port), 403)
             close: Message = {"type": "websocket.close", "code": 1008}
             await (send(close) if scope["type"] == "websocket" else answer(scope, receive, send))
         else:
@@ -73,14 +77,14 @@ class OwnPages:
 
 
 def is_own(scope: Scope) -> bool:
-    """Whether a request is for this host and port by name, and from no page but the app's own.
+    """Whether a request is for this machine by name, and from no page but the app's own.
 
     A browser names in `Origin` whose page asks, always for a websocket, and in `Sec-Fetch-Site` how far that is from here.
     Pages on other ports of this host are strangers, too. To open the app itself, a person may come from anywhere.
     """
     headers = Headers(scope=scope)
     hosts, origins = headers.getlist("host"), headers.getlist("origin")
-    if len(hosts) != 1 or hosts[0] not in {f"{host}:{scope['server'][1]}" for host in HOSTS}:
+    if len(hosts) != 1 or not OWN_HOST.fullmatch(hosts[0]):
         return False
     if origins or scope["type"] == "websocket":
         return origins == [f"http://{hosts[0]}"]
