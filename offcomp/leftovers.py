@@ -19,8 +19,8 @@ from offcomp.claims import foreign_host
 from offcomp.errors import StorageError
 from offcomp.files import read_json, remove_left_over
 from offcomp.locks import is_held
-from offcomp.run_documents import WORKER
-from offcomp.run_start import FORMER, LOCK
+from offcomp.run_documents import RESULT, WORKER
+from offcomp.run_start import FORMER, LOCK, remove_folder
 
 FOLDERS = ("digests", "evaluations", "groups", "models", "spectra", "uploads", "views")
 """The folders of the home beside that of the runs."""
@@ -57,17 +57,23 @@ def _sweep_entry(entry: Path) -> None:
     """Look at one file or folder beside or among the runs."""
     name = entry.name
     if name.endswith(FORMER) and name.startswith("."):
-        place = entry.with_name(name[1 : -len(FORMER)])
-        if place.exists():
-            shutil.rmtree(entry)
-        else:
-            entry.rename(place)
+        _sweep_former(entry, entry.with_name(name[1 : -len(FORMER)]))
     elif UNFINISHED.fullmatch(name) and entry.is_dir():
         shutil.rmtree(entry)
     elif FORMER_LOCK.fullmatch(name) or UNFINISHED.fullmatch(name):
         remove_left_over(entry)
     elif entry.is_dir():
         _sweep_run(entry)
+
+
+def _sweep_former(former: Path, place: Path) -> None:
+    """Remove a former run whose successor is in its place; but a result gives way to nothing that came to nothing."""
+    if (former / RESULT).exists() and not (place / RESULT).exists() and not is_at_work(place):
+        remove_folder(place)
+    if place.exists():
+        shutil.rmtree(former)
+    else:
+        former.rename(place)
 
 
 def _sweep_run(folder: Path) -> None:

@@ -65,7 +65,7 @@ def start_run(place: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) -
         if worker is not None:
             worker.kill()
             worker.wait()
-        _remove_made(made)
+        _take_back(made, place)
         raise
     with suppress(OSError):  # else it is swept later
         remove_folder(former_of(place))
@@ -110,12 +110,19 @@ def _put(made: Path, place: Path) -> None:
     former = former_of(place)
     if place.exists():
         place.rename(former)
-    try:
-        made.rename(place)
-    except BaseException:
-        if former.exists():
-            former.rename(place)
-        raise
+    made.rename(place)
+
+
+def _take_back(made: Path, place: Path) -> None:
+    """Undo what was done of a start, whichever step was the last: the former run is in its place again."""
+    if made.exists():
+        _remove_made(made)
+    else:
+        with suppress(OSError):  # else the next sweep prefers the former run
+            remove_folder(place)
+    former = former_of(place)
+    if former.exists() and not place.exists():
+        former.rename(place)
 
 
 def _remove_made(made: Path) -> None:

@@ -25,6 +25,7 @@ from offcomp.errors import InputError, OffcompError, RunError, StorageError
 from offcomp.files import read_json, write_bytes, write_json
 from offcomp.models.listing import model_info
 from offcomp.plan import Group, Plan
+from offcomp.run_start import start_run
 from offcomp.runs import BadFolder, Run, RunStore
 from tests import tiny_models
 from tests.test_runs import endless_plan, is_training, wait_until
@@ -216,6 +217,36 @@ def test_a_result_is_kept_where_running_again_cannot_start(store: Trial, monkeyp
         with pytest.raises(StorageError, match="close other programs"):
             store.start(again=True)
     assert store.get(run.id) == run and (run.folder / "groups" / "key.safetensors").is_file()
+
+
+@pytest.mark.parametrize("step", ["Path.rename 0", "Path.rename 1", "_put 0", "killed"])
+def test_a_start_that_is_broken_off_after_any_step_loses_no_result(
+    store: Trial, sleeping: None, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """By a key or a signal right after the step; killed, the submitter's worker ends with it."""
+    run = store.interrupted()
+    (run.folder / "run.json").write_text("a result")
+    where, what, number = (run_start, "_put", "0") if step == "killed" else (run_start, *step.split())
+    where, what = (Path, "rename") if what == "Path.rename" else (where, what)
+    real, calls = getattr(where, what), iter(range(100))
+
+    def broken_off(*arguments: Any) -> Any:
+        done = real(*arguments)
+        if next(calls) == int(number):
+            raise KeyboardInterrupt
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, broken_off)
+        if step == "killed":
+            patch.setattr(run_start, "_take_back", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            start_run(run.folder, store.plan.to_dict(), {})
+    if step == "killed":
+        assert not (run.folder / "run.json").exists()
+        store.sweep()
+    assert store.entries == {run.id} and not workers(store)
+    assert (run.folder / "run.json").read_text() == "a result"
 
 
 def test_a_file_system_without_locks_is_told(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
