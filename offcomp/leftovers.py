@@ -20,13 +20,15 @@ from offcomp.errors import StorageError
 from offcomp.files import read_json, remove_left_over
 from offcomp.locks import is_held
 from offcomp.run_documents import RESULT, WORKER
-from offcomp.run_start import FORMER, LOCK, remove_folder
+from offcomp.run_start import LOCK, remove_folder
 
 FOLDERS = ("digests", "evaluations", "groups", "models", "spectra", "uploads", "views")
 """The folders of the home beside that of the runs."""
 UNFINISHED = re.compile(r"\..+\.part")
 RUN_ID = re.compile(r"[0-9a-f]{12}")
-FORMER_LOCK = re.compile(r"\.[0-9a-f]{12}\.lock")
+FORMER_RUN = re.compile(rf"\.({RUN_ID.pattern})\.former")
+UNFINISHED_RUN = re.compile(rf"\.{RUN_ID.pattern}(\.former)?\.[a-z0-9_]{{8}}\.part")
+FORMER_LOCK = re.compile(rf"\.{RUN_ID.pattern}\.lock")
 EMPTY_SECONDS = 60.0
 """An earlier version makes the folder of a run a moment before the plan in it."""
 
@@ -56,13 +58,13 @@ def _narrow(home: Path) -> None:
 def _sweep_entry(entry: Path) -> None:
     """Look at one file or folder beside or among the runs."""
     name = entry.name
-    if name.endswith(FORMER) and name.startswith("."):
-        _sweep_former(entry, entry.with_name(name[1 : -len(FORMER)]))
-    elif UNFINISHED.fullmatch(name) and entry.is_dir():
+    if former := FORMER_RUN.fullmatch(name):
+        _sweep_former(entry, entry.with_name(former[1]))
+    elif UNFINISHED_RUN.fullmatch(name) and entry.is_dir():
         shutil.rmtree(entry)
-    elif FORMER_LOCK.fullmatch(name) or UNFINISHED.fullmatch(name):
+    elif FORMER_LOCK.fullmatch(name) or (UNFINISHED.fullmatch(name) and entry.is_file()):
         remove_left_over(entry)
-    elif entry.is_dir():
+    elif entry.is_dir() and not name.startswith("."):
         _sweep_run(entry)
 
 

@@ -471,6 +471,17 @@ def test_leftovers_are_swept_and_nothing_else(store: Trial, sleeping: None) -> N
     assert not kept[0].exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["..former", ".former", ".mine.former", ".0123456789ab.c.former", ".mine.part", ".mine.abcdefgh.part", ".mine"]
+)
+def test_folders_that_offcomp_did_not_make_are_not_touched(store: Trial, name: str) -> None:
+    file = store.folder / name / ".x.abcdefgh.part"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    store.sweep()
+    assert file.exists()
+
+
 def test_a_file_that_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever sweeps at whatever moment: the file is written whole."""
     real = os.fsync
