@@ -38,8 +38,9 @@ def sweep(home: Path) -> None:
 
     What cannot be removed stays; it is in nobody's way.
     """
-    with suppress(OSError, StorageError):
+    with suppress(OSError):
         _narrow(home)
+    with suppress(OSError, StorageError):
         for entry in list((home / "runs").iterdir()):
             with suppress(OSError, StorageError):
                 _sweep_entry(entry)
@@ -49,10 +50,15 @@ def sweep(home: Path) -> None:
 
 
 def _narrow(home: Path) -> None:
-    """Let nobody but its owner enter the home; a folder for everybody's files, such as /tmp, is left as it is."""
-    mode = home.stat().st_mode
-    if mode & 0o077 and not mode & stat.S_ISVTX and home.resolve() != Path.home().resolve():
-        home.chmod(0o700)
+    """Let nobody but its owner enter the home; of one that holds other things too, or is a group's, only the own folders."""
+    own = [home / name for name in ("runs", *FOLDERS)]
+    others = [entry for entry in home.iterdir() if entry not in own and not entry.name.startswith(".")]
+    shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID) or home.resolve() == Path.home().resolve()
+    for folder in own if others or shared else [home]:
+        with suppress(OSError):  # it is missing, or another person's
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if mode & 0o077:
+                folder.chmod(mode & ~0o077)
 
 
 def _sweep_entry(entry: Path) -> None:

@@ -553,9 +553,33 @@ def test_a_home_that_others_can_enter_is_narrowed_at_the_next_start(store: Trial
     store.home.chmod(0o755)
     store.sweep()
     assert mode(store.home) == 0o700
-    store.home.chmod(0o1777)  # as /tmp
+
+
+@pytest.mark.parametrize("case", ["sticky, as /tmp", "a group's", "with other things"])
+def test_of_a_home_that_is_not_its_owners_alone_only_its_own_folders_are_narrowed(store: Trial, case: str) -> None:
+    store.folder.mkdir(parents=True)
+    others = store.home / "papers"
+    if case == "with other things":
+        others.mkdir(mode=0o755)
+    bits = {"sticky, as /tmp": 0o1777, "a group's": 0o2775}.get(case, 0o755)
+    store.folder.chmod(0o755)
+    store.home.chmod(bits)
     store.sweep()
-    assert mode(store.home) == 0o777
+    assert (store.home.stat().st_mode & 0o7777, mode(store.folder)) == (bits, 0o700)
+    assert not others.exists() or mode(others) == 0o755
+
+
+def test_a_home_whose_rights_cannot_be_changed_is_swept(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = store.folder / ".0123456789ab.abcdefgh.part"
+    left.mkdir(parents=True)
+    store.home.chmod(0o755)
+
+    def chmod(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    store.sweep()
+    assert not left.exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------- reading
