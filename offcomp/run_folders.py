@@ -112,10 +112,13 @@ class BadFolder:
 
 @lru_cache(maxsize=MOST_KEPT)
 def _ended_run(folder: Path, _seen: Stamp) -> Run | BadFolder:
-    """The run of a folder that has a result, which does not change any more; read once for each state of its run.json."""
+    """The run of a folder that has a result, which does not change any more; read once for each state of its run.json.
+
+    Raises OSError where it cannot be opened: another look may find it.
+    """
     try:
         plan, result = read_result(folder)
-    except (Malformed, FileNotFoundError) as fault:
+    except Malformed as fault:
         return _bad(folder, fault)
     try:
         submitted = float(read_worker(folder).get("submitted", 0.0))
