@@ -86,11 +86,11 @@ def _sweep_former(former: Path, place: Path) -> None:
 
 def _sweep_run(folder: Path) -> None:
     names = {entry.name for entry in folder.iterdir()}
-    unfinished = [folder / name for name in names if UNFINISHED.fullmatch(name)]
+    unfinished = [part for place in (folder, folder / "groups") for part in place.glob(".*.part")]
     never_planned = RUN_ID.fullmatch(folder.name) and not names - {LOCK, *(part.name for part in unfinished)}
     if not (unfinished or never_planned) or is_at_work(folder):
         return
-    for part in [*unfinished, *(folder / "groups").glob(".*.part")]:
+    for part in unfinished:
         remove_left_over(part)
     if never_planned and time.time() - folder.stat().st_mtime > EMPTY_SECONDS:
         shutil.rmtree(folder)
