@@ -55,7 +55,8 @@ class RunStore:
             raise InputError(f"there is no run {name!r} in {self.folder}; 'offcomp runs' lists them")
         run = read_run(folder)
         if isinstance(run, BadFolder):
-            raise InputError(f"run {run}" if folder.is_dir() else f"run {name} was removed meanwhile; 'offcomp runs' lists the others")
+            gone = f"{name} was removed meanwhile; 'offcomp runs' lists the others"
+            raise InputError(f"run {run if folder.is_dir() else gone}")
         return run
 
     def listing(self) -> tuple[list[Run], list[BadFolder]]:

@@ -266,6 +266,9 @@ def test_a_file_system_without_locks_is_told(store: Trial, monkeypatch: pytest.M
         (errno.EMFILE, "Too many open files; close other programs, or raise the limit of open files"),
         (errno.EACCES, "Permission denied; set OFFCOMP_HOME to a folder you may write"),
         (errno.EROFS, "Read-only file system; set OFFCOMP_HOME to a folder you may write"),
+        (errno.EIO, "Input/output error$"),
+        (errno.ENOENT, "No such file or directory$"),
+        (errno.ENOTEMPTY, "Directory not empty$"),
     ],
 )
 def test_what_helps_fits_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, remedy: str) -> None:
@@ -443,6 +446,7 @@ def test_leftovers_are_swept_and_nothing_else(store: Trial, sleeping: None) -> N
         live.folder.with_name(".0123456789ab.abcdefgh.part") / "plan.json",
         store.home / "spectra" / "x" / ".y.npy.77.part",
         store.home / "evaluations" / ".y.npz.abcdefgh.part",
+        store.folder / "0123456789d2" / "groups" / ".key.safetensors.abcdefgh.part",
     ]
     kept = [
         live.folder / ".groups.abcdefgh.part",
