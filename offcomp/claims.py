@@ -15,20 +15,12 @@ from typing import Any
 import psutil
 
 MACHINE, BOOT = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
-PROCESSES = Path("/proc/self/ns/pid")
 
 
 @lru_cache(maxsize=1)
 def this_host() -> dict[str, str]:
-    """What tells hosts apart: name, machine and the space in which process ids count (containers have their own); and the boot.
-
-    Empty where a system does not say it.
-    """
-    try:
-        processes = str(PROCESSES.readlink())
-    except OSError:
-        processes = ""
-    return {"host": socket.gethostname(), "machine": _text(MACHINE), "processes": processes, "boot": _text(BOOT)}
+    """What tells hosts apart: name, machine and the boot, which containers on one kernel share. Empty where a system does not say."""
+    return {"host": socket.gethostname(), "machine": _text(MACHINE), "boot": _text(BOOT)}
 
 
 def _text(file: Path) -> str:
@@ -48,16 +40,13 @@ def claim(pid: int) -> dict[str, Any]:
 
 
 def foreign_host(worker: Mapping[str, Any]) -> str:
-    """The name of the host of a claim where that is not this one; empty also for a claim without a host."""
+    """The name of the host of a claim where that is not this one; empty also for a claim without a host.
+
+    The same boot is the same kernel, whatever host and container are called now: there the lock tells. Else it is this host,
+    perhaps started anew, where name and machine are the same.
+    """
     here = this_host()
-    if "host" not in worker or _rebooted(worker):
+    if "host" not in worker or (here["boot"] and worker.get("boot") == here["boot"]):
         return ""
-    same = all(worker.get(name, here[name]) == here[name] for name in ("host", "machine", "processes"))
+    same = all(worker.get(name, here[name]) == here[name] for name in ("host", "machine"))
     return "" if same else str(worker["host"])
-
-
-def _rebooted(worker: Mapping[str, Any]) -> bool:
-    """Whether a claim is of this host before it was started the last time."""
-    here = this_host()
-    same = worker.get("host") == here["host"] and worker.get("machine") == here["machine"]
-    return same and worker.get("boot", here["boot"]) != here["boot"]

@@ -91,7 +91,10 @@ def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     [
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "/models/w"), "cannot use /models/w: Permission denied; see that"),
         (OSError(errno.EIO, os.strerror(errno.EIO), b"/models/w"), "cannot use /models/w: Input/output error; see that"),
-        (OSError(errno.EACCES, os.strerror(errno.EACCES), "HERE/x"), "cannot write to HERE: Permission denied; set OFFCOMP_HOME"),
+        (
+            OSError(errno.EACCES, os.strerror(errno.EACCES), "HERE/x"),
+            "cannot write to HERE: Permission denied; set OFFCOMP_HOME",
+        ),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot write to HERE: No space left on device; free some space"),
         (OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)), "cannot write to HERE: Directory not empty."),
         (OSError("no tokenizer can be made"), "no tokenizer can be made. The run's log.txt"),
