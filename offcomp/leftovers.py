@@ -18,9 +18,8 @@ from pathlib import Path
 from offcomp.claims import foreign_host
 from offcomp.errors import StorageError
 from offcomp.files import read_json, remove_left_over
-from offcomp.locks import is_held
 from offcomp.run_documents import RESULT, WORKER
-from offcomp.run_start import LOCK, remove_folder
+from offcomp.run_start import LOCK, has_worker, remove_folder
 
 FOLDERS = ("digests", "evaluations", "groups", "models", "spectra", "uploads", "views")
 """The folders of the home beside that of the runs."""
@@ -99,4 +98,5 @@ def _sweep_run(folder: Path) -> None:
 def is_at_work(folder: Path) -> bool:
     """Whether somebody may work in a run's folder: a worker of this host does, or another host claims it. Raises OSError."""
     worker = read_json(folder / WORKER)
-    return is_held(folder / LOCK) or (isinstance(worker, dict) and bool(foreign_host(worker)))
+    claimed = worker if isinstance(worker, dict) else {}
+    return has_worker(folder, claimed) or bool(foreign_host(claimed))

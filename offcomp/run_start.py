@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from offcomp import locks
-from offcomp.claims import claim
+from offcomp.claims import claim, is_alive
 from offcomp.files import PART, private_folder
 from offcomp.run_documents import INPUTS, PLAN, WORKER
 
@@ -98,6 +98,12 @@ def start_worker(place: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(output)
+
+
+def has_worker(folder: Path, worker: Mapping[str, Any]) -> bool:
+    """Whether a worker of this host, which worker.json names, is at work in a run's folder. Raises OSError."""
+    lock = folder / LOCK
+    return locks.is_held(lock) or (not lock.exists() and is_alive(worker))
 
 
 def former_of(place: Path) -> Path:

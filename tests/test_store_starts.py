@@ -348,6 +348,23 @@ def test_a_run_that_no_worker_has_is_over_and_can_be_run(store: Trial, sleeping:
     assert store.start().status == "queued"
 
 
+def test_a_worker_of_an_earlier_version_which_has_no_lock_keeps_its_run(store: Trial, sleeping: None) -> None:
+    run = store.start()
+    (run.folder / "worker.lock").unlink()
+    worker = read_json(run.folder / "worker.json")
+    (run.folder / ".x.abcdefgh.part").touch()
+    store.sweep()
+    assert store.start(again=True).status == "queued" and (run.folder / ".x.abcdefgh.part").exists()
+    assert pid_of(run.folder) == worker["pid"], "no second worker was started"
+    for other in ({"started": worker["started"] + 3}, {"boot": "another"}, {"boot": ""}, {"pid": 999_999_999}, {"pid": 2**53}):
+        write_json(run.folder / "worker.json", worker | other)
+        assert store.get(run.id).status == "interrupted", other
+    write_json(run.folder / "worker.json", worker)
+    assert store.get(run.id).status == "queued"
+    os.kill(worker["pid"], signal.SIGKILL)
+    assert wait_until(store, run.id, lambda r: r.ended).status == "interrupted"
+
+
 def test_a_worker_whose_folder_is_removed_stops_and_makes_none_anew(folder: Path, store: Trial) -> None:
     run = wait_until(store, store.submit(endless_plan(folder), store.info).id, is_training)
     process = psutil.Process(pid_of(run.folder))
