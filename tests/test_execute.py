@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import offcomp.models.weights
+import offcomp.worker
 from offcomp import execute
 from offcomp.compress import CompressedGroup, check_finite, compress_group
-from offcomp.errors import ModelError, RunError
+from offcomp.errors import InputError, ModelError, RunError
 from offcomp.evaluation import OpenTask, open_task
 from offcomp.execute import Worker, _evaluate
 from offcomp.files import write_json
@@ -22,6 +23,7 @@ from offcomp.methods.svd import SVD
 from offcomp.models.loading import LoadedModel, load
 from offcomp.plan import Group, Plan
 from offcomp.tasks import find_task
+from offcomp.worker import slot
 from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
 from tests.test_evaluation import saved
@@ -121,6 +123,20 @@ def test_a_run_that_the_system_keeps_from_a_file_names_it(
     execute.main([here])
     assert len(ended) == 1 and ended[0].startswith(said.replace("HERE", here))
     assert ("OFFCOMP_HOME" in ended[0]) == (error.errno == errno.ENOSPC or "HERE: Perm" in said)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "", "two", "1.5", "1000"])
+def test_a_number_of_slots_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    write_json(run / "plan.json", Plan("tiny", (GROUP,)).to_dict())
+    monkeypatch.setenv("OFFCOMP_SLOTS", value)
+    monkeypatch.setattr(offcomp.worker.time, "sleep", lambda _: pytest.fail("it waits"))
+    with pytest.raises(InputError, match=f"OFFCOMP_SLOTS is '{value}'; set it to how many runs"), slot(Worker(run)):
+        pytest.fail("it works")
+    monkeypatch.setenv("OFFCOMP_SLOTS", " 2 ")
+    with slot(Worker(run)):
+        pass
 
 
 @pytest.mark.parametrize(
