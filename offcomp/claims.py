@@ -1,7 +1,8 @@
 """Who works on a run: host, process and its start, as worker.json names them for people and for other hosts. No torch.
 
 Whether a worker of this host lives is told by the lock that it holds (`offcomp.locks`), not by what is written here: process
-ids are given again, and clocks are set. A claim of another host is never judged: from here nobody can tell.
+ids are given again, and clocks are set. Only one of an earlier version, which has no lock, goes by its process. A claim of
+another host is never judged: from here nobody can tell.
 """
 
 from __future__ import annotations
@@ -15,20 +16,17 @@ from typing import Any
 import psutil
 
 MACHINE, BOOT = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
-PROCESSES = Path("/proc/self/ns/pid")
+START_SECONDS = 2.0
+"""The start of a process as two looks tell it differs by no more, where no clock was set."""
 
 
 @lru_cache(maxsize=1)
 def this_host() -> dict[str, str]:
-    """What tells hosts apart: name, machine and the space in which process ids count (containers have their own); and the boot.
+    """What tells hosts apart: name, machine and the boot, which containers on one kernel share.
 
     Empty where a system does not say it.
     """
-    try:
-        processes = str(PROCESSES.readlink())
-    except OSError:
-        processes = ""
-    return {"host": socket.gethostname(), "machine": _text(MACHINE), "processes": processes, "boot": _text(BOOT)}
+    return {"host": socket.gethostname(), "machine": _text(MACHINE), "boot": _text(BOOT)}
 
 
 def _text(file: Path) -> str:
@@ -48,16 +46,30 @@ def claim(pid: int) -> dict[str, Any]:
 
 
 def foreign_host(worker: Mapping[str, Any]) -> str:
-    """The name of the host of a claim where that is not this one; empty also for a claim without a host."""
+    """The name of the host of a claim where that is not this one; empty also for a claim without a host.
+
+    The same boot is the same kernel, whatever host and container are called now: there the lock tells. Else it is this host,
+    perhaps started anew, where name and machine are the same.
+    """
     here = this_host()
-    if "host" not in worker or _rebooted(worker):
+    if "host" not in worker or _is_of_this_boot(worker):
         return ""
-    same = all(worker.get(name, here[name]) == here[name] for name in ("host", "machine", "processes"))
+    same = all(worker.get(name, here[name]) == here[name] for name in ("host", "machine"))
     return "" if same else str(worker["host"])
 
 
-def _rebooted(worker: Mapping[str, Any]) -> bool:
-    """Whether a claim is of this host before it was started the last time."""
-    here = this_host()
-    same = worker.get("host") == here["host"] and worker.get("machine") == here["machine"]
-    return same and worker.get("boot", here["boot"]) != here["boot"]
+def _is_of_this_boot(worker: Mapping[str, Any]) -> bool:
+    boot = this_host()["boot"]
+    return bool(boot) and worker.get("boot") == boot
+
+
+def is_alive(worker: Mapping[str, Any]) -> bool:
+    """Whether the process of a claim lives: all there is of a worker of an earlier version. False unless it names this boot."""
+    if not _is_of_this_boot(worker):
+        return False
+    try:
+        process = psutil.Process(int(worker["pid"]))
+        ended = process.status() == psutil.STATUS_ZOMBIE
+        return not ended and abs(process.create_time() - float(worker["started"])) <= START_SECONDS
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
+        return False

@@ -149,6 +149,16 @@ def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None
         )
 
 
+def _sentence(folder: Path, error: OSError) -> str:
+    """What an error of the operating system keeps a run from: to use a file that it reads, or to write to its own folder."""
+    if error.errno is None:  # of a library
+        return f"{error}. The run's log.txt has the details."
+    name = error.filename
+    if isinstance(name, str | bytes) and not Path(os.fsdecode(name)).resolve().is_relative_to(folder):
+        return f"cannot use {os.fsdecode(name)}: {error.strerror}; see that it can be used, then run the plan again."
+    return f"{storage_error(folder, error)}."
+
+
 def main(arguments: list[str]) -> None:
     """Run the plan in the folder given as the only argument. What goes wrong is a sentence in run.json, or ends the log."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends the process as any other signal does, without a traceback
@@ -176,7 +186,7 @@ def main(arguments: list[str]) -> None:
         worker.finish("failed", error=sentence)
     except OSError as error:
         traceback.print_exc()
-        worker.finish("failed", error=f"{storage_error(folder, error)}.")
+        worker.finish("failed", error=_sentence(folder, error))
     except Exception as error:  # noqa: BLE001  # the last resort of a process: record it, with the traceback in the log
         traceback.print_exc()
         worker.finish("failed", error=f"Unexpected {type(error).__name__}: {error}. The run's log.txt has the details.")

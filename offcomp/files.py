@@ -38,6 +38,7 @@ def path_of(text: str) -> Path:
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
 """Errors that say nothing of the file: there is no descriptor left to open it with."""
+RIGHTS = "set OFFCOMP_HOME to a folder you may write"
 REMEDIES = {
     **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit of open files (ulimit -n)"),
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit of processes (ulimit -u)"),
@@ -45,15 +46,18 @@ REMEDIES = {
     errno.ETIMEDOUT: "try again, or end that process",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or set OFFCOMP_HOME to a folder on another disk"),
     **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "set OFFCOMP_HOME to a folder on a disk of this machine"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+        RIGHTS,
+    ),
 }
-"""Error of the operating system -> what helps in the home folder."""
-RIGHTS = "set OFFCOMP_HOME to a folder you may write"
+"""Error of the operating system -> what helps in the home folder; of other errors nothing is known to help."""
 
 
 def storage_error(folder: Path, error: OSError, doing: str = "write to") -> StorageError:
-    """One sentence for a folder of the home in which something could not be done, with what helps."""
-    remedy = REMEDIES.get(error.errno or 0, RIGHTS)
-    return StorageError(f"cannot {doing} {folder}: {error.strerror or error}; {remedy}")
+    """One sentence for a folder of the home in which something could not be done, with what helps where that is known."""
+    remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+    return StorageError(f"cannot {doing} {folder}: {error.strerror or error}{remedy}")
 
 
 def private_folder(folder: Path) -> None:

@@ -129,7 +129,7 @@ CHECKED_RESULT = fields(
 )
 CHECKED_WORKER = fields(
     {"submitted": number(0, LATEST_SECONDS)},
-    {**dict.fromkeys(("host", "machine", "processes", "boot"), line), "pid": AT_LEAST_ONE, "started": SIZE},
+    {**dict.fromkeys(("host", "machine", "boot"), line), "pid": AT_LEAST_ONE, "started": SIZE},
 )
 CHECKED_PROGRESS = fields({"stage": line, "fraction": number(0, 1)}, {"remaining_seconds": SIZE, "elapsed_seconds": SIZE})
 CHECKED_INPUTS = fields({}, {"model": text})

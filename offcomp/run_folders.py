@@ -12,7 +12,6 @@ from typing import Any
 from offcomp.claims import foreign_host
 from offcomp.files import changed, check_shortage
 from offcomp.json_checks import Malformed
-from offcomp.locks import is_held
 from offcomp.models.identity import is_content
 from offcomp.plan import Plan
 from offcomp.run_documents import (
@@ -24,7 +23,7 @@ from offcomp.run_documents import (
     read_result,
     read_worker,
 )
-from offcomp.run_start import LOCK, LOG
+from offcomp.run_start import LOG, has_worker
 
 MOST_KEPT = 4096
 Stamp = tuple[int, int] | None
@@ -112,10 +111,13 @@ class BadFolder:
 
 @lru_cache(maxsize=MOST_KEPT)
 def _ended_run(folder: Path, _seen: Stamp) -> Run | BadFolder:
-    """The run of a folder that has a result, which does not change any more; read once for each state of its run.json."""
+    """The run of a folder that has a result, which does not change any more; read once for each state of its run.json.
+
+    Raises OSError where it cannot be opened: another look may find it.
+    """
     try:
         plan, result = read_result(folder)
-    except (Malformed, FileNotFoundError) as fault:
+    except Malformed as fault:
         return _bad(folder, fault)
     try:
         submitted = float(read_worker(folder).get("submitted", 0.0))
@@ -145,7 +147,7 @@ def _unended_run(folder: Path) -> Run | BadFolder:
     """The run of a folder that has no result, as it is now."""
     worker = read_worker(folder)
     host = foreign_host(worker)
-    alive = bool(host) or is_held(folder / LOCK)
+    alive = bool(host) or has_worker(folder, worker)
     if not alive and changed(folder / RESULT):  # its worker ended between two looks
         return read_run(folder)
     progress = read_progress(folder)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from offcomp import locks
-from offcomp.claims import claim
+from offcomp.claims import claim, is_alive
 from offcomp.files import PART, private_folder
 from offcomp.run_documents import INPUTS, PLAN, WORKER
 
@@ -65,7 +65,7 @@ def start_run(place: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) -
         if worker is not None:
             worker.kill()
             worker.wait()
-        _remove_made(made)
+        _take_back(made, place)
         raise
     with suppress(OSError):  # else it is swept later
         remove_folder(former_of(place))
@@ -100,6 +100,12 @@ def start_worker(place: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
         os.close(output)
 
 
+def has_worker(folder: Path, worker: Mapping[str, Any]) -> bool:
+    """Whether a worker of this host, which worker.json names, is at work in a run's folder. Raises OSError."""
+    lock = folder / LOCK
+    return locks.is_held(lock) or (not lock.exists() and is_alive(worker))
+
+
 def former_of(place: Path) -> Path:
     """Where the folder of a run is while its successor takes its place."""
     return place.with_name(f".{place.name}{FORMER}")
@@ -110,12 +116,19 @@ def _put(made: Path, place: Path) -> None:
     former = former_of(place)
     if place.exists():
         place.rename(former)
-    try:
-        made.rename(place)
-    except BaseException:
-        if former.exists():
-            former.rename(place)
-        raise
+    made.rename(place)
+
+
+def _take_back(made: Path, place: Path) -> None:
+    """Undo what was done of a start, whichever step was the last: the former run is in its place again."""
+    if made.exists():
+        _remove_made(made)
+    else:
+        with suppress(OSError):  # else the next sweep prefers the former run
+            remove_folder(place)
+    former = former_of(place)
+    if former.exists() and not place.exists():
+        former.rename(place)
 
 
 def _remove_made(made: Path) -> None:

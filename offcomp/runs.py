@@ -55,7 +55,8 @@ class RunStore:
             raise InputError(f"there is no run {name!r} in {self.folder}; 'offcomp runs' lists them")
         run = read_run(folder)
         if isinstance(run, BadFolder):
-            raise InputError(f"run {run}")
+            gone = f"{name} was removed meanwhile; 'offcomp runs' lists the others"
+            raise InputError(f"run {run if folder.is_dir() else gone}")
         return run
 
     def listing(self) -> tuple[list[Run], list[BadFolder]]:
@@ -68,7 +69,8 @@ class RunStore:
             raise storage_error(self.folder, error, "read") from None
         found = [read_run(folder) for folder in folders]
         runs = sorted((run for run in found if isinstance(run, Run)), key=lambda run: run.submitted, reverse=True)
-        return runs, sorted((bad for bad in found if isinstance(bad, BadFolder)), key=lambda bad: bad.name)
+        bad = (bad for bad in found if isinstance(bad, BadFolder) and bad.folder.is_dir())  # not one removed meanwhile
+        return runs, sorted(bad, key=lambda bad: bad.name)
 
     def all(self) -> list[Run]:
         """Every run that can be read, the newest first. Raises StorageError."""

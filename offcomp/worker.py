@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 
 from offcomp import locks
 from offcomp.environment import environment
-from offcomp.errors import RunError, StorageError
+from offcomp.errors import InputError, RunError, StorageError
 from offcomp.files import PART, write_json
 from offcomp.json_checks import Malformed
 from offcomp.run_documents import PROGRESS, RESULT, RUN_SCHEMA, read_plan
@@ -32,6 +33,7 @@ WATCH_SECONDS = 0.2
 PLACE_SECONDS = 0.01
 TAKE_SECONDS = 2.0
 PROGRESS_SECONDS = 0.25
+SLOTS = re.compile(r"[1-9][0-9]{0,2}")
 RESERVED_BYTES = 256_000
 RESERVE = f".reserve{PART}"
 """Space that is given back where a disk is full, so that the run can say so."""
@@ -187,7 +189,7 @@ class Worker:
 def slot(worker: Worker) -> Iterator[None]:
     """Wait for a free slot, first come, first served; the slot is free again when the process ends."""
     store = RunStore(worker.folder.parent.parent)
-    count = int(os.environ.get("OFFCOMP_SLOTS", "1"))
+    count = _slots()
     worker.report("queued", 1.0)
     while True:
         for index in range(count):
@@ -199,6 +201,14 @@ def slot(worker: Worker) -> Iterator[None]:
             finally:
                 os.close(file)
         time.sleep(WATCH_SECONDS)
+
+
+def _slots() -> int:
+    """How many may work at once. Raises InputError where OFFCOMP_SLOTS is no such number."""
+    value = os.environ.get("OFFCOMP_SLOTS", "1")
+    if not SLOTS.fullmatch(value.strip()):
+        raise InputError(f"OFFCOMP_SLOTS is {value[:40]!r}; set it to how many runs may work at once, 1 to 999, or unset it")
+    return int(value)
 
 
 def somebody_is_before(store: RunStore, name: str) -> bool:

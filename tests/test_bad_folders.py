@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from offcomp import cli
+from offcomp import cli, run_folders
 from offcomp.errors import InputError
 from offcomp.json_checks import Malformed, count, each, fields, maybe, number, text
 from offcomp.report import html_report
@@ -113,6 +115,31 @@ def test_a_result_whose_worker_file_is_lost_or_bad_is_a_result(home: Path) -> No
     name = one_bad(home, worker=b"[[]]", run=files_of(good_documents()[0], 0.0)["run.json"])
     run = RunStore().get(name)
     assert run.status == "done" and run.submitted > 1.7e9, "the time of its start"
+
+
+def test_a_result_that_could_not_be_opened_once_is_read_the_next_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = one_bad(home, run=files_of(good_documents()[0], 1000.0)["run.json"])
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folders, "read_result", missing)
+        assert len(RunStore().listing()[1]) == 2
+    assert RunStore().get(name).status == "done" and RunStore().listing()[1] == []
+
+
+def missing(folder: Path) -> None:
+    raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder / "run.json"))
+
+
+def test_a_folder_that_is_removed_while_it_is_read_is_no_bad_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = one_bad(home, run=files_of(good_documents()[0], 1000.0)["run.json"])
+
+    def removed(folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        missing(folder)
+
+    monkeypatch.setattr(run_folders, "read_result", removed)
+    with pytest.raises(InputError, match="run bad was removed meanwhile"):
+        RunStore().get(name)
+    assert RunStore().listing() == ([], [])
 
 
 def test_250_mutated_folders_raise_nothing_and_hide_nothing(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import pytest
 import torch
 
 import offcomp.models.weights
+import offcomp.worker
+from offcomp import execute
 from offcomp.compress import CompressedGroup, check_finite, compress_group
-from offcomp.errors import ModelError, RunError
+from offcomp.errors import InputError, ModelError, RunError
 from offcomp.evaluation import OpenTask, open_task
 from offcomp.execute import Worker, _evaluate
 from offcomp.files import write_json
@@ -19,6 +23,7 @@ from offcomp.methods.svd import SVD
 from offcomp.models.loading import LoadedModel, load
 from offcomp.plan import Group, Plan
 from offcomp.tasks import find_task
+from offcomp.worker import slot
 from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
 from tests.test_evaluation import saved
@@ -81,6 +86,57 @@ def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     run.group = replace(run.group, compressed=replace(run.group.compressed, tensors=broken))
     with pytest.raises(ModelError, match="not finite"):
         run.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EACCES, os.strerror(errno.EACCES), "/models/w"), "cannot use /models/w: Permission denied; see that"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), b"/models/w"), "cannot use /models/w: Input/output error; see that"),
+        (
+            OSError(errno.EACCES, os.strerror(errno.EACCES), "HERE/x"),
+            "cannot write to HERE: Permission denied; set OFFCOMP_HOME",
+        ),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot write to HERE: No space left on device; free some space"),
+        (OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)), "cannot write to HERE: Directory not empty."),
+        (OSError("no tokenizer can be made"), "no tokenizer can be made. The run's log.txt"),
+    ],
+)
+def test_a_run_that_the_system_keeps_from_a_file_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    here = str(tmp_path.resolve() / "home" / "runs" / "one")
+    if isinstance(error.filename, str):
+        error.filename = error.filename.replace("HERE", here)
+    write_json(Path(here) / "plan.json", Plan("tiny", (GROUP,)).to_dict())
+    ended: list[str] = []
+
+    def work(_: Worker) -> None:
+        raise error
+
+    monkeypatch.setattr(execute, "work", work)
+    monkeypatch.setattr(execute.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(execute.logging, "raiseExceptions", True)  # put back afterwards
+    monkeypatch.setattr(execute.os, "nice", lambda _: None)
+    monkeypatch.setattr(Worker, "watch", lambda *_: None)
+    monkeypatch.setattr(Worker, "finish", lambda _worker, _status, error="": ended.append(error))
+    execute.main([here])
+    assert len(ended) == 1 and ended[0].startswith(said.replace("HERE", here))
+    assert ("OFFCOMP_HOME" in ended[0]) == (error.errno == errno.ENOSPC or "HERE: Perm" in said)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "", "two", "1.5", "1000"])
+def test_a_number_of_slots_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    write_json(run / "plan.json", Plan("tiny", (GROUP,)).to_dict())
+    monkeypatch.setenv("OFFCOMP_SLOTS", value)
+    monkeypatch.setattr(offcomp.worker.time, "sleep", lambda _: pytest.fail("it waits"))
+    with pytest.raises(InputError, match=f"OFFCOMP_SLOTS is '{value}'; set it to how many runs"), slot(Worker(run)):
+        pytest.fail("it works")
+    monkeypatch.setenv("OFFCOMP_SLOTS", " 2 ")
+    with slot(Worker(run)):
+        pass
 
 
 @pytest.mark.parametrize(

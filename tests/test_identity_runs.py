@@ -368,11 +368,10 @@ ELSEWHERE: tuple[dict[str, Any], ...] = (
     {"host": "other-machine", "pid": 999_999_999, "started": 1.0},
     {"host": "other-machine", "pid": os.getpid(), "started": 1.0, "machine": "0" * 32, "boot": "another"},
     {"host": socket.gethostname(), "pid": 999_999_999, "started": 1.0, "machine": "0" * 32},
-    {"host": socket.gethostname(), "pid": 999_999_999, "started": 1.0, "processes": "pid:[1]"},
 )
 
 
-@pytest.mark.parametrize("worker", ELSEWHERE, ids=["host", "host and boot", "machine of that name", "container"])
+@pytest.mark.parametrize("worker", ELSEWHERE, ids=["host", "host and boot", "machine of that name"])
 def test_a_run_at_work_on_another_host_is_left_to_it(
     folder: Path, pairs: Task, store: RunStore, worker: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -412,5 +411,20 @@ def test_a_waiting_run_of_another_host_holds_up_nobody(folder: Path, pairs: Task
 def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, store: RunStore) -> None:
     own = claim(os.getpid())
     assert not foreign_host(own) and not foreign_host(own | {"boot": "the one before"})
-    assert set(claims.this_host()) == {"host", "machine", "processes", "boot"}
+    assert set(claims.this_host()) == {"host", "machine", "boot"}
     assert claimed(store, Plan(str(folder), (GROUP,), (pairs,)), own).status == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"host": "former-name"}, {"host": "0123456789ab", "machine": "0" * 32, "processes": "pid:[1]"}],
+    ids=["renamed", "container"],
+)
+def test_a_host_of_another_name_on_the_same_boot_is_this_host(change: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that was renamed, or a container made anew: the lock decides."""
+    here = {"host": "here", "machine": "1" * 32, "boot": "this one"}
+    monkeypatch.setattr(claims, "this_host", lambda: here)
+    assert not foreign_host(claim(os.getpid()) | change)
+    assert foreign_host(claim(os.getpid()) | change | {"boot": "another"})
+    here["boot"] = ""
+    assert foreign_host(claim(os.getpid()) | change), "a system that does not tell its boot"

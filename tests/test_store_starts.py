@@ -25,6 +25,7 @@ from offcomp.errors import InputError, OffcompError, RunError, StorageError
 from offcomp.files import read_json, write_bytes, write_json
 from offcomp.models.listing import model_info
 from offcomp.plan import Group, Plan
+from offcomp.run_start import start_run
 from offcomp.runs import BadFolder, Run, RunStore
 from tests import tiny_models
 from tests.test_runs import endless_plan, is_training, wait_until
@@ -218,6 +219,36 @@ def test_a_result_is_kept_where_running_again_cannot_start(store: Trial, monkeyp
     assert store.get(run.id) == run and (run.folder / "groups" / "key.safetensors").is_file()
 
 
+@pytest.mark.parametrize("step", ["Path.rename 0", "Path.rename 1", "_put 0", "killed"])
+def test_a_start_that_is_broken_off_after_any_step_loses_no_result(
+    store: Trial, sleeping: None, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """By a key or a signal right after the step; killed, the submitter's worker ends with it."""
+    run = store.interrupted()
+    (run.folder / "run.json").write_text("a result")
+    where, what, number = (run_start, "_put", "0") if step == "killed" else (run_start, *step.split())
+    where, what = (Path, "rename") if what == "Path.rename" else (where, what)
+    real, calls = getattr(where, what), iter(range(100))
+
+    def broken_off(*arguments: Any) -> Any:
+        done = real(*arguments)
+        if next(calls) == int(number):
+            raise KeyboardInterrupt
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, broken_off)
+        if step == "killed":
+            patch.setattr(run_start, "_take_back", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            start_run(run.folder, store.plan.to_dict(), {})
+    if step == "killed":
+        assert not (run.folder / "run.json").exists()
+        store.sweep()
+    assert store.entries == {run.id} and not workers(store)
+    assert (run.folder / "run.json").read_text() == "a result"
+
+
 def test_a_file_system_without_locks_is_told(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -235,6 +266,9 @@ def test_a_file_system_without_locks_is_told(store: Trial, monkeypatch: pytest.M
         (errno.EMFILE, "Too many open files; close other programs, or raise the limit of open files"),
         (errno.EACCES, "Permission denied; set OFFCOMP_HOME to a folder you may write"),
         (errno.EROFS, "Read-only file system; set OFFCOMP_HOME to a folder you may write"),
+        (errno.EIO, "Input/output error$"),
+        (errno.ENOENT, "No such file or directory$"),
+        (errno.ENOTEMPTY, "Directory not empty$"),
     ],
 )
 def test_what_helps_fits_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, remedy: str) -> None:
@@ -312,6 +346,23 @@ def test_a_run_that_no_worker_has_is_over_and_can_be_run(store: Trial, sleeping:
     assert (found.status, found.error) == ("interrupted", "the worker ended without a result or a word; run it again")
     store.cancel(run.id)
     assert store.start().status == "queued"
+
+
+def test_a_worker_of_an_earlier_version_which_has_no_lock_keeps_its_run(store: Trial, sleeping: None) -> None:
+    run = store.start()
+    (run.folder / "worker.lock").unlink()
+    worker = read_json(run.folder / "worker.json")
+    (run.folder / ".x.abcdefgh.part").touch()
+    store.sweep()
+    assert store.start(again=True).status == "queued" and (run.folder / ".x.abcdefgh.part").exists()
+    assert pid_of(run.folder) == worker["pid"], "no second worker was started"
+    for other in ({"started": worker["started"] + 3}, {"boot": "another"}, {"boot": ""}, {"pid": 999_999_999}, {"pid": 2**53}):
+        write_json(run.folder / "worker.json", worker | other)
+        assert store.get(run.id).status == "interrupted", other
+    write_json(run.folder / "worker.json", worker)
+    assert store.get(run.id).status == "queued"
+    os.kill(worker["pid"], signal.SIGKILL)
+    assert wait_until(store, run.id, lambda r: r.ended).status == "interrupted"
 
 
 def test_a_worker_whose_folder_is_removed_stops_and_makes_none_anew(folder: Path, store: Trial) -> None:
@@ -412,6 +463,7 @@ def test_leftovers_are_swept_and_nothing_else(store: Trial, sleeping: None) -> N
         live.folder.with_name(".0123456789ab.abcdefgh.part") / "plan.json",
         store.home / "spectra" / "x" / ".y.npy.77.part",
         store.home / "evaluations" / ".y.npz.abcdefgh.part",
+        store.folder / "0123456789d2" / "groups" / ".key.safetensors.abcdefgh.part",
     ]
     kept = [
         live.folder / ".groups.abcdefgh.part",
@@ -438,6 +490,17 @@ def test_leftovers_are_swept_and_nothing_else(store: Trial, sleeping: None) -> N
     wait_until(store, live.id, lambda r: r.ended)
     store.sweep()
     assert not kept[0].exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["..former", ".former", ".mine.former", ".0123456789ab.c.former", ".mine.part", ".mine.abcdefgh.part", ".mine"]
+)
+def test_folders_that_offcomp_did_not_make_are_not_touched(store: Trial, name: str) -> None:
+    file = store.folder / name / ".x.abcdefgh.part"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    store.sweep()
+    assert file.exists()
 
 
 def test_a_file_that_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,9 +574,33 @@ def test_a_home_that_others_can_enter_is_narrowed_at_the_next_start(store: Trial
     store.home.chmod(0o755)
     store.sweep()
     assert mode(store.home) == 0o700
-    store.home.chmod(0o1777)  # as /tmp
+
+
+@pytest.mark.parametrize("case", ["sticky, as /tmp", "a group's", "with other things"])
+def test_of_a_home_that_is_not_its_owners_alone_only_its_own_folders_are_narrowed(store: Trial, case: str) -> None:
+    store.folder.mkdir(parents=True)
+    others = store.home / "papers"
+    if case == "with other things":
+        others.mkdir(mode=0o755)
+    bits = {"sticky, as /tmp": 0o1777, "a group's": 0o2775}.get(case, 0o755)
+    store.folder.chmod(0o755)
+    store.home.chmod(bits)
     store.sweep()
-    assert mode(store.home) == 0o777
+    assert (store.home.stat().st_mode & 0o7777, mode(store.folder)) == (bits, 0o700)
+    assert not others.exists() or mode(others) == 0o755
+
+
+def test_a_home_whose_rights_cannot_be_changed_is_swept(store: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = store.folder / ".0123456789ab.abcdefgh.part"
+    left.mkdir(parents=True)
+    store.home.chmod(0o755)
+
+    def chmod(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    store.sweep()
+    assert not left.exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------- reading
