@@ -12,7 +12,7 @@ import pandas as pd
 from offcomp.plain_text import without_unseen
 
 MARKUP = re.compile(r"[\\`*\[\]<~$&]|(?<![^\W_])_|_(?![^\W_])")
-STARTS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=>|(?:[-+]|#{1,6})(?:\s|$)))")
+STARTS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=>|(?:[-+]|#{1,6})(?:\s|$)|=+\s*$))")
 """A heading, a quotation or a list, at the start of a text alone."""
 SPACES = re.compile(r"[^\S\u00a0]+")
 """Not the one that does not break."""
