@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,26 @@ def test_a_result_whose_worker_file_is_lost_or_bad_is_a_result(home: Path) -> No
     name = one_bad(home, worker=b"[[]]", run=files_of(good_documents()[0], 0.0)["run.json"])
     run = RunStore().get(name)
     assert run.status == "done" and run.submitted > 1.7e9, "the time of its start"
+
+
+@pytest.mark.parametrize("file", ["run.json", "plan.json", "worker.json", "inputs.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
+def test_what_is_no_file_or_too_large_is_not_read(home: Path, file: str, kind: str) -> None:
+    name = one_bad(home)
+    place = home / "runs" / name / file
+    place.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "device":
+        place.symlink_to("/dev/zero")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        with place.open("wb") as stream:
+            stream.truncate(51_000_000)
+    said = "has 51 MB; at most 50 MB are read" if kind == "large" else "is no file but a folder, a pipe or a device"
+    (run,), (bad,) = RunStore().listing()
+    assert (run.id, bad.name, bad.reason) == (GOOD, name, f"{file} {said}")
 
 
 def test_a_result_that_could_not_be_opened_once_is_read_the_next_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
