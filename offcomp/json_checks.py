@@ -19,6 +19,7 @@ LARGEST = 1e100
 """No figure is larger; beyond it squares would leave the range of a float."""
 MOST_COUNTED = 2**53
 DEEPEST = 20
+LONGEST_NAME = 200
 MOST_BYTES = 50_000_000
 """Far more than any run writes."""
 
@@ -148,8 +149,17 @@ def each(check: Check, length: int | None = None) -> Check:
 
 
 def by_name(check: Check) -> Check:
-    """An object whose every value passes, whatever its name."""
-    return fields({}, others=check)
+    """An object whose every value passes; its names are up to whoever wrote it, but can be shown in a line."""
+    check_values = fields({}, others=check)
+
+    def check_named(value: Any) -> None:
+        for name in value if isinstance(value, dict) else ():
+            if not name.strip() or len(name) > LONGEST_NAME or not is_plain(name):
+                words = f"one line that can be seen, of at most {LONGEST_NAME} characters"
+                raise Malformed(f" has the name {reprlib.repr(name)}; a name must be {words}")
+        check_values(value)
+
+    return check_named
 
 
 def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None, others: Check = anything) -> Check:

@@ -15,7 +15,7 @@ import pytest
 
 from offcomp import cli, run_folders
 from offcomp.errors import InputError
-from offcomp.json_checks import Malformed, count, each, fields, maybe, number, text
+from offcomp.json_checks import Malformed, by_name, count, each, fields, maybe, number, text
 from offcomp.report import html_report
 from offcomp.run_documents import read_result
 from offcomp.runs import RunStore
@@ -215,6 +215,17 @@ def test_checks_say_what_is_wrong_and_where(value: Any, fault: str) -> None:
     with pytest.raises(Malformed) as caught:
         check(value)
     assert str(caught.value).startswith(fault)
+
+
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "\x1b[2J", "\u202etxt", "\ud800", "x" * 201])
+def test_a_name_that_cannot_be_shown_in_a_line_is_refused(name: str) -> None:
+    check = fields({"scores": by_name(number())})
+    with pytest.raises(Malformed, match="a name must be one line that can be seen, of at most 200 characters") as caught:
+        check({"scores": {"good": 1, name: 1}})
+    assert str(caught.value).startswith("scores has the name '") and str(caught.value).isprintable()
+    check({"scores": {"good": 1, "x" * 200: 1, "with a space, and \u00fc": 1}})
+    with pytest.raises(Malformed, match="scores.good is 'x'; it must be a number"):
+        check({"scores": {"good": "x"}})
 
 
 def test_what_a_run_writes_passes_as_do_runs_that_come_with_offcomp(tmp_path: Path) -> None:
