@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+import stat
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ LARGEST = 1e100
 """No figure is larger; beyond it squares would leave the range of a float."""
 MOST_COUNTED = 2**53
 DEEPEST = 20
+LONGEST_NAME = 200
+MOST_BYTES = 50_000_000
+"""Far more than any run writes."""
 
 Check = Callable[[Any], None]
 """Returns where a value will do, else raises Malformed."""
@@ -36,7 +40,12 @@ class Malformed(ValueError):
 
 
 def read_checked(file: Path, check: Check) -> Any:
-    """The value in a JSON file. Raises Malformed where it is no JSON or does not pass, and OSError."""
+    """The value in a JSON file. Raises Malformed where it is no file, too large, no JSON or does not pass, and OSError."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, and a device has no end
+        raise Malformed(" is no file but a folder, a pipe or a device", file.name)
+    if found.st_size > MOST_BYTES:
+        raise Malformed(f" has {found.st_size / 1e6:,.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are read", file.name)
     content = file.read_bytes()
     try:
         value = json.loads(content.decode(), parse_constant=_refuse)
@@ -140,8 +149,17 @@ def each(check: Check, length: int | None = None) -> Check:
 
 
 def by_name(check: Check) -> Check:
-    """An object whose every value passes, whatever its name."""
-    return fields({}, others=check)
+    """An object whose every value passes; its names are up to whoever wrote it, but can be shown in a line."""
+    check_values = fields({}, others=check)
+
+    def check_named(value: Any) -> None:
+        for name in value if isinstance(value, dict) else ():
+            if not name.strip() or len(name) > LONGEST_NAME or not is_plain(name):
+                words = f"one line that can be seen, of at most {LONGEST_NAME} characters"
+                raise Malformed(f" has the name {reprlib.repr(name)}; a name must be {words}")
+        check_values(value)
+
+    return check_named
 
 
 def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None, others: Check = anything) -> Check:

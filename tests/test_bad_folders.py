@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from offcomp import cli, run_folders
 from offcomp.errors import InputError
-from offcomp.json_checks import Malformed, count, each, fields, maybe, number, text
+from offcomp.json_checks import Malformed, by_name, count, each, fields, maybe, number, text
 from offcomp.report import html_report
 from offcomp.run_documents import read_result
 from offcomp.runs import RunStore
@@ -117,6 +118,26 @@ def test_a_result_whose_worker_file_is_lost_or_bad_is_a_result(home: Path) -> No
     assert run.status == "done" and run.submitted > 1.7e9, "the time of its start"
 
 
+@pytest.mark.parametrize("file", ["run.json", "plan.json", "worker.json", "inputs.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
+def test_what_is_no_file_or_too_large_is_not_read(home: Path, file: str, kind: str) -> None:
+    name = one_bad(home)
+    place = home / "runs" / name / file
+    place.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "device":
+        place.symlink_to("/dev/zero")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        with place.open("wb") as stream:
+            stream.truncate(51_000_000)
+    said = "has 51 MB; at most 50 MB are read" if kind == "large" else "is no file but a folder, a pipe or a device"
+    (run,), (bad,) = RunStore().listing()
+    assert (run.id, bad.name, bad.reason) == (GOOD, name, f"{file} {said}")
+
+
 def test_a_result_that_could_not_be_opened_once_is_read_the_next_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = one_bad(home, run=files_of(good_documents()[0], 1000.0)["run.json"])
     with monkeypatch.context() as patch:
@@ -194,6 +215,17 @@ def test_checks_say_what_is_wrong_and_where(value: Any, fault: str) -> None:
     with pytest.raises(Malformed) as caught:
         check(value)
     assert str(caught.value).startswith(fault)
+
+
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "\x1b[2J", "\u202etxt", "\ud800", "x" * 201])
+def test_a_name_that_cannot_be_shown_in_a_line_is_refused(name: str) -> None:
+    check = fields({"scores": by_name(number())})
+    with pytest.raises(Malformed, match="a name must be one line that can be seen, of at most 200 characters") as caught:
+        check({"scores": {"good": 1, name: 1}})
+    assert str(caught.value).startswith("scores has the name '") and str(caught.value).isprintable()
+    check({"scores": {"good": 1, "x" * 200: 1, "with a space, and \u00fc": 1}})
+    with pytest.raises(Malformed, match=r"scores\.good is 'x'; it must be a number"):
+        check({"scores": {"good": "x"}})
 
 
 def test_what_a_run_writes_passes_as_do_runs_that_come_with_offcomp(tmp_path: Path) -> None:
