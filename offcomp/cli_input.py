@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from offcomp.calibration_text import BUNDLED, CalibrationText
 from offcomp.errors import InputError, OffcompError, StorageError
-from offcomp.files import REMEDIES, RIGHTS, home_folder, path_of
+from offcomp.files import REMEDIES, home_folder, path_of
 from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
 from offcomp.plain_text import without_unseen
@@ -79,7 +79,8 @@ def ended_quietly(act: Callable[[], None]) -> int:
         return UNREAD
     except OSError as error:
         what = f" {error.filename}" if error.filename else ""
-        say(f"offcomp: cannot go on:{what} {error.strerror or error}; {REMEDIES.get(error.errno or 0, RIGHTS)}")
+        remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+        say(f"offcomp: cannot go on:{what} {error.strerror or error}{remedy}")
         return 1
     finally:
         _empty(sys.stdout)

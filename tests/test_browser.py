@@ -20,7 +20,7 @@ from tests.serving import Visit, served, visit
 
 pytestmark = pytest.mark.browser
 RUN_MILLISECONDS = 180_000
-START_SECONDS = 3.0
+START_SECONDS = 6.0  # twice what a quiet machine of two cores needs; `benchmarks.app_speed` measures it
 START_TRIES = 4
 
 
@@ -46,7 +46,7 @@ def choose_kinds(page: Page, *wanted: str) -> None:
             expect(box).to_be_checked(checked=title in wanted)
 
 
-def test_the_first_visit_is_complete_in_three_seconds_and_asks_only_this_machine(browser: Browser, tmp_path: Path) -> None:
+def test_the_first_visit_is_complete_in_seconds_and_asks_only_this_machine(browser: Browser, tmp_path: Path) -> None:
     tries = []
     for number in range(START_TRIES):  # a machine that is busy with something else may be slow once
         with served(tmp_path / f"home{number}") as address:

@@ -12,7 +12,6 @@ import re
 import sys
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import streamlit as st
@@ -22,7 +21,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 AHEAD = ("offcomp.ui.frame", "offcomp.answers", "offcomp.bundled", "offcomp.ui.results", "offcomp.ui.plain")
-"""What Start imports. It took .8 s of the first visit, of which a browser spends more on the scripts of the page."""
+"""What Start imports, .8 s of a first visit. Loaded beside the server's answers it would hold up each of them."""
 HOSTS = ("127.0.0.1", "localhost")
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
 """This machine by name, at any port: a tunnel may lead here from another one."""
@@ -46,15 +45,11 @@ REFUSED = "This address answers the pages of offcomp alone: open http://127.0.0.
 
 def serve(script: Path, port: int) -> None:
     """Serve the app until it is stopped. Streamlit also reads the settings beside the script, wherever it was started."""
-    Thread(target=_load_ahead, name="load ahead", daemon=True).start()
+    for name in AHEAD:
+        importlib.import_module(name)
     sys.argv = [str(script)]  # whose folder has the settings and the pages
     with suppress(KeyboardInterrupt):
         st.App(script, middleware=[Middleware(OwnPages)]).run(config=PRIVATE | {"server.port": port})
-
-
-def _load_ahead() -> None:
-    for name in AHEAD:
-        importlib.import_module(name)
 
 
 class OwnPages:
