@@ -19,7 +19,7 @@ LARGEST = 1e100
 """No figure is larger; beyond it squares would leave the range of a float."""
 MOST_COUNTED = 2**53
 DEEPEST = 20
-LONGEST_NAME = 200
+LONGEST_NAME = 1_000
 MOST_BYTES = 50_000_000
 """Far more than any run writes."""
 

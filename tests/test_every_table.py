@@ -28,7 +28,7 @@ from tests.drawn import public_functions
 from tests.made_runs import made_group, made_run
 from tests.minilm import minilm_info
 
-ELSEWHERE = {"continuation_table", "difference_table", "reference_table"}
+ELSEWHERE = {"comparison_table", "continuation_table", "difference_table", "reference_table"}
 """Tables of runs with tests of their own."""
 Z = 1.959964
 ID, OTHER = "a" * 12, "b" * 12

@@ -224,7 +224,7 @@ def test_where_the_command_takes_fewer_runs_than_are_chosen_it_is_said(
 ) -> None:
     app = opened("compare", runs=",".join(own))
     assert "Without a browser:" in texts(app)
-    monkeypatch.setattr("offcomp.ui.results.MOST_IN_DETAIL", 1)
+    monkeypatch.setattr("offcomp.ui.downloads.MOST_IN_DETAIL", 1)
     app.run()
     assert "Without a browser (the first 1 of these 2 runs):" in texts(app)
 

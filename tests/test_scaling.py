@@ -29,7 +29,7 @@ def features(count: int, shift: float, seed: int) -> NDArray[np.float32]:
     found[:, -3] = 0.7
     found[:, -2] = 0.2 + 1e-9 * random.normal(size=count)
     found[:, -1] = -3.0 + 2e-9 * random.normal(size=count)
-    found[:, -3:] += 1e-7
+    found[:, -3:] += shift
     return found.astype(np.float64)  # type: ignore[return-value]  # a spread of 1e-9 needs more than float32 near 3
 
 
@@ -104,7 +104,8 @@ def test_features_that_never_vary_are_divided_by_one():
     np.testing.assert_array_equal(center_and_scale(np.full((5, 3), 2.0))[1], 1.0)
 
 
-def test_dead_dimensions_of_a_model_change_no_more_than_one_example(tmp_path: Path):
+@pytest.mark.parametrize("shift", [1e-9, 1e-7])
+def test_dead_dimensions_of_a_model_change_no_more_than_one_example(tmp_path: Path, shift: float):
     """Three gains of the last normalisation of a BERT are 0 or 1e-9, so that those features are its biases."""
     model = tiny_models.bert_base()
     norm = model.encoder.layer[-1].output.LayerNorm
@@ -120,7 +121,7 @@ def test_dead_dimensions_of_a_model_change_no_more_than_one_example(tmp_path: Pa
     opened.prepare()
     changed = loaded.model.encoder.layer[-1].output.LayerNorm
     with torch.no_grad():
-        changed.weight[[3, 11, 20]] += 1e-7
+        changed.weight[[3, 11, 20]] += shift
     found = opened.compare()
     assert found["original"]["value"] > 0.6
     assert found["paired"]["right_to_wrong"] + found["paired"]["wrong_to_right"] <= 1

@@ -31,7 +31,7 @@ UNKNOWN, OTHER = (
 )
 GIVEN = {
     **{"runs": [KNOWN, UNKNOWN, OTHER], "run": UNKNOWN, "first": UNKNOWN, "second": KNOWN},
-    **{"task": "sentiment", "measure": "sentiment", "unit": "bytes", "documents": []},
+    **{"task": "sentiment", "measure": "sentiment", "unit": "bytes", "documents": [], "name": "groups"},
 }
 """What functions of runs are called with, by the name of the parameter."""
 
