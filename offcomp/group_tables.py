@@ -213,9 +213,9 @@ def groups_at(survey: Survey, stack: str, kept: int) -> tuple[list[Suggestion], 
 
 
 def group_words(group: Suggestion) -> str:
-    """A group with its gain and the reason: a line of a list."""
+    """What a group gains, and the reason."""
     verdict = f"gain {group.gain:.3f}" if group.gain > 0 else f"hurts, worse by {-group.gain:.3f}"
-    return f"{module_words(group.modules)}: {verdict}. {group.reason}"
+    return f"{verdict}. {group.reason}"
 
 
 def provenance(survey: Survey, origin: str) -> str:

@@ -122,7 +122,7 @@ def test_a_later_merge_that_gains_more_does_not_turn_the_tree_back() -> None:
 def test_groups_at_the_cut_say_whether_they_help() -> None:
     groups, alone = groups_at(made(), "best", 1)
     assert alone == ["query.1", "ffn_in.0"]
-    assert group_words(groups[0]).startswith("query 0 and key 0: gain 0.050. Stacked by rows")
+    assert group_words(groups[0]).startswith("gain 0.050. Stacked by rows")
     (worse,), _ = groups_at(made(), "columns", 1)
     assert "hurts, worse by 0.050" in group_words(worse) and "rises from 0.500 to 0.550" in group_words(worse)
     assert groups_at(made(), "best", 0) == ([], list(NAMES))

@@ -77,7 +77,7 @@ def test_compressible_is_exact_and_says_what_is_not_known(app: AppTest, monkeypa
     app.session_state["model_colour"] = COMPRESSIBLE
     app.run()
     assert not app.exception
-    assert "SVD keeps `key.0` best, with a relative error of 0.560" in texts(app)
+    assert "SVD keeps key.0 best, with a relative error of 0.560" in texts(app)
     assert "3 of 40 weight matrices are not known yet" in texts(app)
     assert "Exact errors of SVD, each matrix alone" in texts(app)
     app.session_state["dtype"] = "int8"

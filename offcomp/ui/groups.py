@@ -113,7 +113,7 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None
         joint = [(group.modules, group.stack) for group in groups]
         draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)], survey.ratio)
         st.switch_page("pages/compress.py")
-    lines = [f"- {plain(group_words(group))}" for group in groups[:LISTED]]
+    lines = [f"- **{plain(module_words(group.modules))}**: {plain(group_words(group))}" for group in groups[:LISTED]]
     if more := groups[LISTED:]:
         lines.append(f"- and {len(more)} more: {plain('; '.join(module_words(group.modules) for group in more))}")
     if alone:
