@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,28 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from tests import tiny_models
 
     return functools.cache(lambda name: load(str(tiny_models.save(tiny_models.shared(name), tmp_path_factory.mktemp(name)))))
+
+
+@pytest.fixture
+def offcomp(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process, in a home of its own: (exit status, stdout, stderr). Its parser is made once."""
+    from offcomp import cli
+
+    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(cli, "parser", functools.cache(cli.parser))
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        try:
+            cli.main(arguments)
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
 
 
 @pytest.fixture(scope="session")

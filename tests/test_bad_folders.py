@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from offcomp import cli, run_folders
+from offcomp import run_folders
 from offcomp.errors import InputError
 from offcomp.json_checks import Malformed, by_name, count, each, fields, maybe, number, text
 from offcomp.report import html_report
@@ -28,23 +27,6 @@ COUNT, SEED = 250, 20_231
 GOOD = "a00d00000001"
 
 Verb = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def offcomp(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verb:
-    """Runs the command line in this process: (exit status, stdout, stderr). Its parser is made once."""
-    monkeypatch.setattr(cli, "parser", functools.cache(cli.parser))
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        try:
-            cli.main(arguments)
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
 
 
 def one_bad(home: Path, **files: bytes) -> str:

@@ -22,23 +22,6 @@ from tests.made_runs import made_group, made_run
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def offcomp(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs the command line in this process: (exit status, stdout, stderr)."""
-    monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        try:
-            cli.main(arguments)
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT with a tokenizer, as a model folder."""

@@ -1,0 +1,90 @@
+"""A store with one plan to start, and workers that only sleep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from offcomp import run_start
+from offcomp.files import read_json
+from offcomp.models.listing import model_info
+from offcomp.plan import Group, Plan
+from offcomp.runs import Run, RunStore
+from tests import tiny_models
+from tests.test_runs import wait_until
+
+SLEEP = (
+    "import sys, time; from pathlib import Path; from offcomp import worker; "
+    "worker.hold_lock(Path(sys.argv[1])); time.sleep(600)"
+)
+"""A worker that holds its lock and does nothing."""
+FORMER_WORDS = "what the former run said"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save(tiny_models.bert(), tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+class Trial(RunStore):
+    """A store with one plan to start."""
+
+    def __init__(self, home: Path, folder: Path):
+        super().__init__(home)
+        self.plan = Plan(str(folder), (Group("key", ("key.0", "key.1"), ratio=2.0),), tasks=())
+        self.info = model_info(str(folder), home)
+
+    def start(self, *, again: bool = False) -> Run:
+        """Submit the plan."""
+        return self.submit(self.plan, self.info, again=again)
+
+    def interrupted(self) -> Run:
+        """The plan's run, whose worker was killed."""
+        run = self.start()
+        os.kill(pid_of(run.folder), signal.SIGKILL)
+        ended = wait_until(self, run.id, lambda r: r.ended)
+        (run.folder / "log.txt").write_text(FORMER_WORDS)
+        return ended
+
+    @property
+    def entries(self) -> set[str]:
+        """What lies in the folder of runs, beside the lock of the store."""
+        return {entry.name for entry in self.folder.glob("*")} - {".lock"}
+
+
+@pytest.fixture
+def store(tmp_path: Path, folder: Path) -> Iterator[Trial]:
+    """An empty store; workers that are left at the end are killed."""
+    made = Trial(tmp_path / "home", folder)
+    yield made
+    for child in workers(made):
+        child.kill()
+
+
+def workers(store: RunStore) -> list[psutil.Process]:
+    """The workers of a store that live."""
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in children if str(store.folder) in " ".join(child.cmdline())]
+
+
+@pytest.fixture
+def sleeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that hold their lock and sleep: they start in a moment."""
+    real = subprocess.Popen
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return real([sys.executable, "-c", SLEEP, command[-1]] if "pass_fds" in options else command, **options)
+
+    monkeypatch.setattr(run_start.subprocess, "Popen", popen)
+
+
+def pid_of(run_folder: Path) -> int:
+    return int(read_json(run_folder / "worker.json")["pid"])
