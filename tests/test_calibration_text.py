@@ -21,9 +21,7 @@ from offcomp.models.weights import read
 from offcomp.plan import Group, Plan, validate
 from offcomp.row_counts import RowCounts
 from tests import tiny_models
-from tests.test_cli import Command, offcomp
-
-__all__ = ["offcomp"]  # a fixture
+from tests.test_cli import Command
 
 SENTENCES = ["One fine day.", "Two fine days.", "Three of them."]
 WHITENED = Group("key", ("key.0",), options={"preset": "whitened"})

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.test_cli import Command, folder, offcomp, write
+from tests.test_cli import Command, folder, write
 
-__all__ = ["folder", "offcomp"]  # fixtures
+__all__ = ["folder"]  # fixtures
 
 
 def three_keys(**fields: Any) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from offcomp.plan_tasks import own_task
 from offcomp.tasks import TASKS
 from tests import tiny_models
 from tests.language_models import SPECIALS
-from tests.test_cli import Command, folder, offcomp
+from tests.test_cli import Command, folder
 
-__all__ = ["folder", "offcomp"]  # fixtures
+__all__ = ["folder"]  # fixtures
 COLUMNS = ("--column", "sentence1=a", "--column", "sentence2=b", "--column", "score=near")
 
 

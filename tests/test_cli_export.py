@@ -9,11 +9,11 @@ import pytest
 
 from offcomp.bundled import bundled_runs
 from offcomp.files import read_json
-from tests.test_cli import Command, folder, offcomp, small_plan, write
+from tests.test_cli import Command, folder, small_plan, write
 from tests.test_cli_evaluate import COLUMNS, pairs
 from tests.test_verification import flip_a_byte
 
-__all__ = ["folder", "offcomp", "pairs"]  # fixtures
+__all__ = ["folder", "pairs"]  # fixtures
 TASK = {"name": "near", "family": "similarity", "columns": {"sentence1": "a", "sentence2": "b", "score": "near"}}
 
 

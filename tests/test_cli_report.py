@@ -10,9 +10,7 @@ import pytest
 from offcomp import bundled
 from offcomp.files import read_json
 from tests.made_runs import put_in_home
-from tests.test_cli import Command, offcomp
-
-__all__ = ["offcomp"]  # a fixture
+from tests.test_cli import Command
 
 
 @pytest.fixture(autouse=True)

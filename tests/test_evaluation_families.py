@@ -20,10 +20,8 @@ from offcomp.plan import Plan, validate
 from offcomp.tasks import FAMILIES, Task, find_task, fitting_families, unfit, usual_tasks
 from tests import tiny_models
 from tests.language_models import SPECIALS, syllable_tokenizer, texts_of
-from tests.test_cli import Command, offcomp
+from tests.test_cli import Command
 from tests.tiny_models import Tiny
-
-__all__ = ["offcomp"]  # a fixture
 
 HEADED = ("bert_classifier", "xlm_roberta_classifier", "distilbert", "deberta_v2")
 MASKED = ("bert", "roberta", "albert", "electra", "mpnet")

@@ -24,9 +24,7 @@ from offcomp.models.sources import check_folder
 from offcomp.models.weights import read
 from offcomp.plan import Group, Plan, validate
 from tests import tiny_models
-from tests.test_cli import Command, offcomp
-
-__all__ = ["offcomp"]  # a fixture
+from tests.test_cli import Command
 
 QUERY = "bert.encoder.layer.{}.attention.self.query.weight"
 Arrays = dict[str, NDArray[Any]]

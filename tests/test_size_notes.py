@@ -20,10 +20,10 @@ from tests.checkpoints import DTYPES, store_as
 from tests.made_runs import made_group, made_run
 from tests.minilm import minilm_info
 from tests.pages import at, home, texts
-from tests.test_cli import Command, offcomp, small_plan, write
+from tests.test_cli import Command, small_plan, write
 from tests.test_stored_dtypes import mixtral
 
-__all__ = ["home", "offcomp"]  # fixtures
+__all__ = ["home"]  # fixtures
 QUERIES = tuple(f"query.{layer}" for layer in range(6))
 
 

@@ -14,9 +14,7 @@ from offcomp.models.listing import model_info
 from offcomp.view_making import LARGEST_SIDE, view_arrays
 from offcomp.views import MOST_CELLS, MOST_ROWS, ORDERS, View, block_starts, read_view, save_view, view_path, weights_in_a_cell
 from tests import tiny_models
-from tests.test_cli import Command, offcomp
-
-__all__ = ["offcomp"]  # a fixture
+from tests.test_cli import Command
 
 SHAPES = [(300, 140), (140, 300), (2500, 6), (20, 20), (1, 30), (30, 1), (1, 1)]
 
