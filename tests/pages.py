@@ -39,6 +39,14 @@ def at(page: str = "", **parameters: str) -> AppTest:
     return app
 
 
+def listed(folder: Path, home: Path) -> str:
+    """A model's folder as the draft's model, listed already, so that no page starts a process for it."""
+    from offcomp.models.listing import model_info
+
+    model_info(str(folder), home)
+    return str(folder)
+
+
 def opened(page: str = "", **parameters: str) -> AppTest:
     """A page as a first visit to a link; nothing on it may have raised."""
     app = at(page, **parameters).run()

@@ -14,7 +14,7 @@ from offcomp.model_charts import COMPRESSIBLE
 from offcomp.ui.model import MAP, _pick_clicked
 from tests import tiny_models
 from tests.minilm import minilm_info
-from tests.pages import at, home, texts
+from tests.pages import at, home, listed, texts
 
 __all__ = ["home"]  # a fixture
 
@@ -90,8 +90,8 @@ def test_compressible_is_exact_and_says_what_is_not_known(app: AppTest, monkeypa
     assert app.button(key="try_again").label == "Try again"
 
 
-def test_a_model_of_an_unknown_family_has_a_map_and_gets_its_spectra(app: AppTest, tmp_path: Path) -> None:
-    app.session_state["model"] = str(tiny_models.save(tiny_models.mpnet(), tmp_path / "mpnet"))
+def test_a_model_of_an_unknown_family_has_a_map_and_gets_its_spectra(app: AppTest, home: Path, tmp_path: Path) -> None:
+    app.session_state["model"] = listed(tiny_models.save(tiny_models.mpnet(), tmp_path / "mpnet"), home)
     app.session_state["model_colour"] = COMPRESSIBLE
     app.run()
     assert not app.exception

@@ -94,16 +94,15 @@ def test_a_run_ends_with_figures_scores_and_files(folder: Path, store: RunStore)
     assert run.result["model"]["sizes"]["whole"]["parameters_after"] < info_of(folder, store).num_parameters
     assert run.result["environment"]["torch"] == torch.__version__
     assert read_json(run.folder / "progress.json")["fraction"] == pytest.approx(1.0, abs=0.3)
-
-
-def test_the_same_plan_is_the_same_run_and_is_not_run_again(
-    folder: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan, info = svd_plan(folder, tasks=()), info_of(folder, store)
-    first = wait_until(store, store.submit(plan, info).id, lambda r: r.ended)
-    monkeypatch.setattr(run_start, "start_worker", lambda *_: pytest.fail("a worker was started again"))
-    second = store.submit(Plan.from_json(plan.to_json()), info)
-    assert second == first
+    (store.folder / "half").mkdir()
+    (store.folder / "half" / "plan.json").write_text("{")
+    assert [r.id for r in store.all()] == [run.id]
+    assert [bad.name for bad in store.listing()[1]] == ["half"]
+    with pytest.raises(InputError, match=r"run half cannot be read, since plan\.json is no JSON"):
+        store.get("half")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_start, "start_worker", lambda *_: pytest.fail("a worker was started again"))
+        assert store.submit(Plan.from_json(svd_plan(folder).to_json()), info_of(folder, store)) == run
 
 
 def test_the_run_id_tells_plans_and_weights_apart_but_not_folders(folder: Path, tmp_path: Path, store: RunStore) -> None:
@@ -119,8 +118,13 @@ def test_the_run_id_tells_plans_and_weights_apart_but_not_folders(folder: Path, 
     assert len(names) == 4
 
 
-def test_a_cancel_stops_training_within_two_seconds_and_keeps_finished_groups(folder: Path, store: RunStore) -> None:
+def test_a_run_at_work_tells_its_progress_and_stops_within_two_seconds_when_cancelled(folder: Path, store: RunStore) -> None:
     run = wait_until(store, store.submit(endless_plan(folder), info_of(folder, store)).id, is_training)
+    later = wait_until(store, run.id, lambda r: r.progress["fraction"] > run.progress["fraction"])
+    assert later.progress["remaining_seconds"] > 0
+    assert later.status == "running"
+    with pytest.raises(RunError, match="cancel it before"):
+        store.delete(run.id)
     asked = time.monotonic()
     store.cancel(run.id)
     ended = wait_until(store, run.id, lambda r: r.ended, seconds=10)
@@ -128,14 +132,8 @@ def test_a_cancel_stops_training_within_two_seconds_and_keeps_finished_groups(fo
     assert ended.status == "cancelled"
     assert ended.result is not None
     assert [group["name"] for group in ended.result["groups"]] == ["key"]
-
-
-def test_progress_grows_and_tells_the_remaining_time(folder: Path, store: RunStore) -> None:
-    run = wait_until(store, store.submit(endless_plan(folder), info_of(folder, store)).id, is_training)
-    later = wait_until(store, run.id, lambda r: r.progress["fraction"] > run.progress["fraction"])
-    assert later.progress["remaining_seconds"] > 0
-    assert later.status == "running"
-    store.cancel(run.id)
+    store.delete(run.id)
+    assert store.all() == []
 
 
 def test_a_killed_worker_leaves_an_interrupted_run_that_can_be_run_again(folder: Path, store: RunStore) -> None:
@@ -166,27 +164,22 @@ def test_a_killed_server_takes_its_worker_along(folder: Path, store: RunStore) -
     assert wait_until(store, run.id, lambda r: r.ended, seconds=5).status == "interrupted"
 
 
-def test_runs_queue_and_start_in_the_order_of_submission(folder: Path, store: RunStore) -> None:
+def test_runs_queue_start_in_the_order_of_submission_and_can_be_cancelled(folder: Path, store: RunStore) -> None:
     info = info_of(folder, store)
     first = wait_until(store, store.submit(endless_plan(folder), info).id, is_training)
     second = store.submit(endless_plan(folder, seed=1), info)
-    third = store.submit(svd_plan(folder, tasks=()), info)
+    third = store.submit(endless_plan(folder, seed=2), info)
+    fourth = store.submit(svd_plan(folder, tasks=()), info)
     time.sleep(1.5)
-    assert [store.get(name).status for name in (first.id, second.id, third.id)] == ["running", "queued", "queued"]
-    store.cancel(first.id)
-    wait_until(store, second.id, lambda r: r.status == "running")
-    assert store.get(third.id).status == "queued"
-    store.cancel(second.id)
-    assert wait_until(store, third.id, lambda r: r.ended).status == "done"
-
-
-def test_a_queued_run_can_be_cancelled(folder: Path, store: RunStore) -> None:
-    info = info_of(folder, store)
-    first = wait_until(store, store.submit(endless_plan(folder), info).id, is_training)
-    second = store.submit(endless_plan(folder, seed=1), info)
+    assert [store.get(run.id).status for run in (first, second, third, fourth)] == ["running", *3 * ["queued"]]
     store.cancel(second.id)
     assert wait_until(store, second.id, lambda r: r.ended, seconds=5).status == "cancelled"
     assert store.get(first.id).status == "running"
+    store.cancel(first.id)
+    wait_until(store, third.id, lambda r: r.status == "running")
+    assert store.get(fourth.id).status == "queued"
+    store.cancel(third.id)
+    assert wait_until(store, fourth.id, lambda r: r.ended).status == "done"
 
 
 def test_weights_that_are_not_finite_make_a_failed_run_with_the_reason(folder: Path, tmp_path: Path, store: RunStore) -> None:
@@ -243,30 +236,10 @@ def test_a_disk_that_fills_up_during_a_run_leaves_no_half_written_result(folder:
     assert not list(run_folder.glob(".run.json*"))
 
 
-def test_a_broken_run_folder_is_passed_over(folder: Path, store: RunStore) -> None:
-    (store.folder / "half").mkdir(parents=True)
-    (store.folder / "half" / "plan.json").write_text("{")
-    run = wait_until(store, store.submit(svd_plan(folder, tasks=()), info_of(folder, store)).id, lambda r: r.ended)
-    assert [r.id for r in store.all()] == [run.id]
-    assert [bad.name for bad in store.listing()[1]] == ["half"]
-    with pytest.raises(InputError, match=r"run half cannot be read, since plan\.json is no JSON"):
-        store.get("half")
-
-
 @pytest.mark.parametrize("name", ["", "..", "../runs", "nothing"])
 def test_a_run_that_does_not_exist_is_one_sentence(store: RunStore, name: str) -> None:
     with pytest.raises(InputError, match="there is no run"):
         store.get(name)
-
-
-def test_only_ended_runs_are_deleted(folder: Path, store: RunStore) -> None:
-    run = wait_until(store, store.submit(endless_plan(folder), info_of(folder, store)).id, is_training)
-    with pytest.raises(RunError, match="cancel it before"):
-        store.delete(run.id)
-    store.cancel(run.id)
-    wait_until(store, run.id, lambda r: r.ended)
-    store.delete(run.id)
-    assert store.all() == []
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests import tiny_models
 from tests.checkpoints import DTYPES, store_as
 from tests.made_runs import made_group, made_run
 from tests.minilm import minilm_info
-from tests.pages import at, home, texts
+from tests.pages import at, home, listed, texts
 from tests.test_cli import Command, small_plan, write
 from tests.test_stored_dtypes import mixtral
 
@@ -159,13 +159,13 @@ def test_a_report_has_the_notes_of_its_runs() -> None:
 def test_the_pages_say_what_is_in_no_matrix_and_what_a_ratio_saves(home: Path, half: Path, tmp_path: Path) -> None:
     folder = tiny_models.save(mixtral(), tmp_path / "mixtral")
     app = at("model")
-    app.session_state["model"] = str(folder)
+    app.session_state["model"] = listed(folder, home)
     app.run()
     assert not app.exception
     assert unlisted_note(describe(str(folder))) in texts(app)
     place = shutil.copytree(half, tmp_path / "half")
     app = at("compress", dtype="float32", methods="svd", modules="key.0-1", ratio="2")
-    app.session_state["model"] = str(place)
+    app.session_state["model"] = listed(place, home)
     app.run()
     assert not app.exception
     assert "in bytes, since numbers are stored as float32 where the checkpoint has bfloat16." in texts(app)
