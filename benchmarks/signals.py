@@ -284,6 +284,7 @@ def main() -> None:
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--pairs", type=int, default=3, help="of plans to choose from")
     asked_for = flags.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it, and so their children
     began = time.monotonic()
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         reference = Reference(Path(folder) / "peace")
