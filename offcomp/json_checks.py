@@ -46,10 +46,11 @@ def read_checked(file: Path, check: Check) -> Any:
         raise Malformed(" is no file but a folder, a pipe or a device", file.name)
     if found.st_size > MOST_BYTES:
         raise Malformed(f" has {found.st_size / 1e6:,.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are read", file.name)
-    content = file.read_bytes()
+    with file.open("rb", buffering=0) as opened:
+        content = opened.read()
     try:
         value = json.loads(content.decode(), parse_constant=_refuse)
-        if b"\\ud" in content.lower():
+        if b"\\u" in content and b"\\ud" in content.lower():
             json.dumps(value, ensure_ascii=False).encode()  # half of a pair of surrogates is no character
     except RecursionError:
         raise Malformed(" nests too many lists or objects", file.name) from None

@@ -18,7 +18,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
-SETTLED_MILLISECONDS = 1000
+SETTLED_MILLISECONDS = 200
+DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
+WIDTH = "Math.max(...[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth))"
 # Streamlit looks for its server below the address of a deep link first, and finds it on the second try.
 EXPECTED_404 = ("/_stcore/health", "/_stcore/host-config")
 
@@ -107,11 +109,21 @@ def title(page: Page, text: str) -> None:
     expect(page.locator("h1")).to_contain_text(text)
 
 
-def settled(page: Page) -> None:
-    """Wait until the script has ended, nothing of an earlier run is left over, and the charts are drawn."""
-    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible()
+def settled(page: Page, patience: float = 20_000) -> None:
+    """Wait until the script has ended, nothing of an earlier run is left over, and the charts are drawn.
+
+    patience    milliseconds
+    """
+    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=patience)
     expect(page.locator("[data-stale=true]")).to_have_count(0)
+    expect(page.get_by_test_id("stSkeletonElement")).to_have_count(0)
+    page.wait_for_function(DRAWN)
     page.wait_for_timeout(SETTLED_MILLISECONDS)
+
+
+def fits(page: Page, width: int) -> None:
+    """Wait until no part of the page is wider than so many pixels."""
+    page.wait_for_function(f"{WIDTH} <= {width}")
 
 
 def is_console_error(message: ConsoleMessage) -> bool:

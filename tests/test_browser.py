@@ -74,7 +74,7 @@ def test_the_main_job_from_the_model_to_the_comparison(app: Visit, home: Path, t
     expect(page.locator(".st-key-card_svd")).to_contain_text("0.621")
     with page.expect_download() as download:
         page.get_by_text("Plan and command line").click()
-        page.get_by_role("button", name="Plan of Autoencoder").click()
+        page.get_by_role("button", name="Plan of SVD").click()
     plan = tmp_path / "plan.json"
     download.value.save_as(plan)
     page.get_by_role("button", name="Run SVD and Autoencoder").click()
@@ -95,7 +95,7 @@ def test_the_main_job_from_the_model_to_the_comparison(app: Visit, home: Path, t
             expect(shown.get_by_text(text).first).to_be_visible()
         expect(shown.get_by_text(re.compile(rf"{stored:,}|{stored / 1e6:.3g} M|{stored / 1e3:.0f} k")).first).to_be_visible()
         expect(shown.get_by_text(f"{100 * accuracy:.1f} %").first).to_be_visible()
-    same_figures_by_command_line(plan, runs["autoencoder"].result, tmp_path)
+    same_figures_by_command_line(plan, runs["svd"].result, tmp_path)
 
 
 def same_figures_by_command_line(plan: Path, result: Any, tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from offcomp.theme import PALETTES
-from tests.serving import settled, visit
+from tests.serving import fits, settled, visit
 
 pytestmark = pytest.mark.browser
 PATHS = ("/", "/model", "/inspect", "/groups", "/compress", "/runs", "/compare", "/examples", "/measured")
 PHONE = {"width": 390, "height": 844}
 PAGE_COLOUR = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
-WIDTHS = "[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth)"
 TITLE_COLOURS = "[...document.querySelectorAll('.js-plotly-plot .gtitle')].map(text => getComputedStyle(text).fill)"
 
 
@@ -39,7 +38,7 @@ def test_a_page_has_no_serious_fault_its_own_colours_and_fits_a_phone(
         assert set(page.evaluate(TITLE_COLOURS)) <= {as_rgb(colours.text)}
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         settled(page)
-        assert max(page.evaluate(WIDTHS)) <= PHONE["width"]
+        fits(page, PHONE["width"])
 
 
 def as_rgb(colour: str) -> str:

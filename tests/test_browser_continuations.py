@@ -11,13 +11,12 @@ from playwright.sync_api import Browser, expect
 from offcomp import bundled
 from offcomp.files import read_json
 from tests.made_runs import made_value_score, put_in_home
-from tests.serving import settled, visit
+from tests.serving import fits, settled, visit
 
 pytestmark = pytest.mark.browser
 PHONE = {"width": 390, "height": 844}
 TASK, RUN = "causal-prose", "1" * 12
 NASTY = "<img src=x onerror=alert(1)> **a** $b$"
-WIDTHS = "[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth)"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,6 +52,6 @@ def test_what_differs_is_bold_and_a_phone_shows_cards(browser: Browser, address:
         assert [fault["id"] for fault in found if fault["impact"] in ("serious", "critical")] == []
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         settled(page)
-        assert max(page.evaluate(WIDTHS)) <= PHONE["width"]
+        fits(page, PHONE["width"])
         lefts = {round(cell["x"]) for cell in (c.bounding_box() for c in table.locator("tbody :is(th, td)").all()) if cell}
         assert len(lefts) == 1

@@ -30,7 +30,7 @@ from offcomp.ui.plain import WORD_JOINER, code, plain
 from tests.made_runs import put_in_home
 from tests.markdown_sinks import faults_in, twice_in
 from tests.minilm import minilm_info
-from tests.serving import Visit, visit
+from tests.serving import Visit, settled, visit
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKUP = (
@@ -253,10 +253,9 @@ def hostile_model(folder: Path) -> Path:
 
 def look(page: Page) -> None:
     """Open all that is folded, then see that nothing of MARKUP was taken for markup."""
-    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=60_000)
+    settled(page, 60_000)
     page.evaluate("document.querySelectorAll('details:not([open]) > summary').forEach(part => part.click())")
-    page.wait_for_timeout(1000)
-    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=60_000)
+    settled(page, 60_000)
     assert page.evaluate(RENDERED) == []
 
 

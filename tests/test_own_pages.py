@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from offcomp.runs import RunStore
-from tests.serving import Visit, served
+from tests.serving import Visit, served, settled
 from tests.test_browser import choose_kinds
 from tests.watched import outside, watched
 
@@ -151,17 +151,11 @@ def test_the_hook_sees_what_leaves(tmp_path: Path) -> None:
     assert outside(log) == ["socket.getaddrinfo example.invalid"]
 
 
-def quiet(page: Page) -> None:
-    """Wait until the page's script has ended, and what it asked for has come."""
-    expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=PATIENT)
-    page.wait_for_timeout(500)
-
-
 def test_nothing_leaves_while_every_page_uploads_and_a_run_are_used(app: Visit, home: Path, targets: Path) -> None:
     page = app.page
     for path in PATHS:
         app.open(path)
-        quiet(page)
+        settled(page, PATIENT)
     content = io.BytesIO()
     np.savez(content, left=np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32))
     table = b"sentence,verdict\n" + b"".join(b"text %d,%s\n" % (i, (b"good", b"bad")[i % 2]) for i in range(120))
@@ -180,7 +174,7 @@ def test_nothing_leaves_while_every_page_uploads_and_a_run_are_used(app: Visit, 
     expect(page.get_by_text("40 x 30").first).to_be_visible(timeout=PATIENT)
     for path in PATHS[-4:]:
         app.open(path)
-        quiet(page)
+        settled(page, PATIENT)
     knock(app.address, "http://evil.example")
     assert [run.status for run in RunStore(home).all()] == ["done"]
     assert "socket.bind 127.0.0.1" in targets.read_text()  # the hook was there
