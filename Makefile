@@ -1,7 +1,7 @@
 # Sets up, checks and starts offcomp. A machine needs Python 3.11 and make; all else goes into .venv.
 #
 #   make run              the app on http://127.0.0.1:8501 (another port: make run PORT=8600)
-#   make test             every check, as in continuous integration: the browser's tests have the machine to themselves
+#   make test             every check, as in continuous integration
 #   make lint | format    style and types only | rewrite the files in style
 #   make wheel            dist/offcomp-VERSION-py3-none-any.whl, the app and its bundled models inside
 #   make screenshots      retake the images of the documentation
@@ -30,8 +30,7 @@ run: $(BASE)
 
 test: lint
 	$(BIN)/python -m tests.browser --install
-	$(BIN)/python -m pytest -m browser
-	$(BIN)/python -m pytest -m "not browser" --numprocesses logical --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 lint: $(DEV)
 	$(BIN)/ruff check .

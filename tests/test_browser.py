@@ -20,7 +20,7 @@ from tests.serving import Visit, served, visit
 
 pytestmark = pytest.mark.browser
 RUN_MILLISECONDS = 180_000
-START_SECONDS = 6.0  # twice what a quiet machine of two cores needs; `benchmarks.app_speed` measures it
+START_SECONDS = 10.0  # other tests run beside this one; `benchmarks.app_speed` measures it
 START_TRIES = 4
 
 
@@ -128,7 +128,7 @@ def test_a_run_is_cancelled_from_the_page_and_can_be_run_again(app: Visit) -> No
     asked = time.monotonic()
     cancel.click()
     expect(page.get_by_text("cancelled").first).to_be_visible()
-    assert time.monotonic() - asked < 4  # two for the worker, two for the page to look again
+    assert time.monotonic() - asked < 8  # two for the worker and two for the page to look again, beside other tests
     expect(page.get_by_role("button", name="Run again").first).to_be_visible()
 
 
