@@ -30,7 +30,7 @@ run: $(BASE)
 
 test: lint
 	$(BIN)/python -m tests.browser --install
-	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV)
 	$(BIN)/ruff check .

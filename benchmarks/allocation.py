@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from offcomp.allocation import WEIGHTINGS, uniform, waterfill, weights_for
-from offcomp.error_curves import svd_curve, with_floor
-from offcomp.grams import Grams
+from offcomp.cli.text import format_table
 from offcomp.models.loading import load
-from offcomp.suggestions import Suggestion, all_pairs, merged
-from offcomp.tables import format_table
+from offcomp.planning.allocation import WEIGHTINGS, uniform, waterfill, weights_for
+from offcomp.planning.error_curves import svd_curve, with_floor
+from offcomp.planning.grams import Grams
+from offcomp.planning.merge_search import Suggestion, all_pairs, merged
 
 RATIOS = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 FLOOR = 0.05

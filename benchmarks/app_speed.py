@@ -19,10 +19,10 @@ from tempfile import TemporaryDirectory
 import psutil
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from offcomp.cli.text import format_table
 from offcomp.models.listing import model_info
-from offcomp.plan import Plan, make_groups
-from offcomp.runs import RunStore
-from offcomp.tables import format_table
+from offcomp.planning.plan import Plan, make_groups
+from offcomp.runs.store import RunStore
 from offcomp.ui.frame import PAGES
 from tests.browser import launch_options
 from tests.serving import served, visit

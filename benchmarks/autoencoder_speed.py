@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from offcomp.cli.text import format_table
 from offcomp.methods import Autoencoder
-from offcomp.methods.autoencoder import FAST
+from offcomp.methods.autoencoder.losses import RowLoss
+from offcomp.methods.autoencoder.method import FAST
 from offcomp.models.loading import load
 from offcomp.models.weights import read
 from offcomp.numerics.accounting import Budget
-from offcomp.numerics.losses import RowLoss
-from offcomp.tables import format_table
 
 
 class Rows(Dataset):

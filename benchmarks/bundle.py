@@ -19,15 +19,16 @@ import numpy as np
 
 from benchmarks.rekey import rekey
 from offcomp.errors import InputError
-from offcomp.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
 from offcomp.methods import method_of_role
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
 from offcomp.models.loading import describe
-from offcomp.plan import Group, Plan, make_groups
-from offcomp.prediction import resolved
-from offcomp.runs import RunStore
-from offcomp.spectra import compute, spectrum_key
+from offcomp.planning.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
+from offcomp.planning.plan import Group, Plan, make_groups
+from offcomp.planning.sizes import resolved
+from offcomp.planning.spectra import compute
+from offcomp.planning.spectrum import spectrum_key
+from offcomp.runs.store import RunStore
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FIRST = "minilm-l6"

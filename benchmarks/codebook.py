@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from offcomp.compress import read_stacked
+from offcomp.cli.text import format_table
 from offcomp.methods import make_method
 from offcomp.models.loading import load
 from offcomp.numerics.accounting import STORAGE_DTYPES, Budget
-from offcomp.tables import format_table
+from offcomp.runs.compress import read_stacked
 
 RATIOS = (12.0, 15.5, 30.0)
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")

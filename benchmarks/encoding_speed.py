@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer  # no dependency of offcom
 from offcomp.evaluation.data import read
 from offcomp.evaluation.embeddings import embed
 from offcomp.models.loading import load
-from offcomp.tasks import find_task
+from offcomp.planning.data.tasks import find_task
 
 
 def sentences() -> list[str]:

@@ -1,4 +1,4 @@
-"""What `offcomp.estimate` says of runs before they start, beside what they take: `python -m benchmarks.estimates`.
+"""What `offcomp.planning.cost` says of runs before they start, beside what they take: `python -m benchmarks.estimates`.
 
 Each run has a worker of its own with an empty home folder, so that no score of the original is kept from before. Its time is
 that of its stages, its memory the most that its process was seen to hold, looked at every 50 ms.
@@ -15,14 +15,14 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from offcomp.estimate import estimate
+from offcomp.cli.text import format_table
 from offcomp.files import read_json
 from offcomp.methods import method_of_role, own_options
 from offcomp.models.listing import model_info
-from offcomp.plan import Plan, make_groups
-from offcomp.prediction import predict
-from offcomp.runs import RunStore
-from offcomp.tables import format_table
+from offcomp.planning.cost import estimate
+from offcomp.planning.plan import Plan, make_groups
+from offcomp.planning.sizes import predict
+from offcomp.runs.store import RunStore
 
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
 JOBS: tuple[tuple[str, str, Sequence[str], float, tuple[str, ...]], ...] = (

@@ -11,11 +11,11 @@ import argparse
 import json
 
 from offcomp.files import write_bytes
-from offcomp.grams import Grams
 from offcomp.models.catalogue import KINDS, MODELS
 from offcomp.models.loading import load
-from offcomp.suggestions import survey
-from offcomp.surveys import BUNDLED
+from offcomp.planning.grams import Grams
+from offcomp.planning.merge_search import survey
+from offcomp.planning.merge_survey import BUNDLED
 
 RATIOS = (2.0, 3.0)
 CHOICES = (*((kind,) for kind in KINDS), ("query", "key"))

@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
 
+from offcomp.cli.text import format_table
 from offcomp.models.loading import LoadedModel, load
-from offcomp.tables import format_table
 
 MODELS = ("offcomp-bert", "offcomp-gpt")
 LONGEST, SHARE = 128, 0.15

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from offcomp.cli.text import format_table
 from offcomp.methods import make_method
 from offcomp.numerics.accounting import Budget
-from offcomp.tables import format_table
 
 ROWS, COLS = 4096, 11008
 CASES: tuple[tuple[str, dict[str, Any], float], ...] = (

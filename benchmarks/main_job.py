@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from offcomp.cli.text import format_table
 from offcomp.models.listing import model_info
-from offcomp.plan import Plan, make_groups
-from offcomp.results import overall_error
-from offcomp.runs import RunStore
-from offcomp.tables import format_table
+from offcomp.planning.plan import Plan, make_groups
+from offcomp.results.runs import overall_error
+from offcomp.runs.store import RunStore
 
 MODEL = "minilm-l6"
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")

@@ -34,8 +34,8 @@ import psutil
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from benchmarks.run_checks import ROOT, environment, offcomp
+from offcomp.cli.text import format_table
 from offcomp.files import read_json, write_json
-from offcomp.tables import format_table
 from tests.browser import launch_options
 from tests.serving import served, visit
 
@@ -200,7 +200,7 @@ def click(browser: Browser, address: str, page: str, query: str) -> dict[str, fl
     with visit(browser, address) as app:
         app.page.set_default_timeout(PATIENCE)
         app.page.add_init_script(f"({WATCH_TASKS})()")
-        app.open(named("/measured", query))
+        app.open(named("/atlas", query))
         at_rest(app.page)
         app.page.evaluate("window.longest = 0")
         link = app.page.get_by_test_id("stSidebar").get_by_role("link", name=page.capitalize(), exact=True)

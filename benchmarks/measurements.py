@@ -19,19 +19,19 @@ from typing import Any
 
 import torch
 
-from offcomp.compress import compress_group
-from offcomp.environment import environment
 from offcomp.errors import BudgetTooSmall
 from offcomp.evaluation import OpenTask, open_task
 from offcomp.methods import method_of_role, own_options, role_in_plan
 from offcomp.models.catalogue import ModelInfo
+from offcomp.models.environment import environment
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
 from offcomp.numerics.accounting import Size
-from offcomp.plan import Group, Plan, make_groups
-from offcomp.prediction import model_sizes
-from offcomp.results import overall_cosine, overall_error
-from offcomp.tasks import Task, find_task, usual_tasks
+from offcomp.planning.data.tasks import Task, find_task, usual_tasks
+from offcomp.planning.plan import Group, Plan, make_groups
+from offcomp.planning.sizes import model_sizes
+from offcomp.results.runs import overall_cosine, overall_error
+from offcomp.runs.compress import compress_group
 
 FOLDER = Path(__file__).parents[1] / "assets" / "runs"
 REAL = {

@@ -34,11 +34,11 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from offcomp.cli.text import format_table
 from offcomp.files import write_json
 from offcomp.models.listing import model_info
-from offcomp.numerics.allocator import give_back_free_memory, give_back_large_blocks_at_once
-from offcomp.plan import GROUPINGS, Plan, make_groups
-from offcomp.tables import format_table
+from offcomp.numerics.memory import give_back_free_memory, give_back_large_blocks_at_once
+from offcomp.planning.plan import GROUPINGS, Plan, make_groups
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("svd", {}),
@@ -147,7 +147,6 @@ def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str
     """One row of table 2, in this process: the worker's own `work`, after one on a tiny model."""
     import scipy.linalg  # noqa: F401
 
-    from offcomp import calibration, compress, evaluation, execute  # noqa: F401
     from offcomp.models.loading import load
 
     beginning = held()
@@ -176,7 +175,7 @@ def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str
 
 def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *tasks: str) -> list[dict[str, Any]]:
     """Compress a model as the worker does; returns the figures of its groups."""
-    from offcomp import execute
+    from offcomp.runs import worker as execute
 
     method, options = (METHODS | CALIBRATED)[name]
     info = model_info(model, folder)

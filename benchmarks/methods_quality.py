@@ -22,16 +22,16 @@ from sklearn.decomposition import TruncatedSVD
 from tensorly.decomposition import tucker
 
 from benchmarks.svd_routes import direct
+from offcomp.cli.text import format_table
 from offcomp.errors import BudgetTooSmall
-from offcomp.grouping import best_stack
 from offcomp.methods import METHODS, make_method, method_class, own_options
 from offcomp.methods.base import Method, choose_size
-from offcomp.methods.svd import SVD
-from offcomp.methods.tucker import Tucker
+from offcomp.methods.svd.method import SVD
+from offcomp.methods.tucker.method import Tucker
 from offcomp.models import weights
 from offcomp.models.loading import load
 from offcomp.numerics.accounting import Budget
-from offcomp.tables import format_table
+from offcomp.planning.grouping import best_stack
 
 KINDS = ("query", "value", "attention_output", "ffn_in", "ffn_out")
 RATIOS = (2.0, 3.0, 5.0, 10.0, 16.0)
@@ -48,9 +48,9 @@ def stacked_kinds() -> list[torch.Tensor]:
     matrices = []
     for kind in KINDS:
         members = [spec for spec in loaded.info.modules if spec.kind == kind]
-        turned = best_stack(members) == "columns"
+        transposed = best_stack(members) == "columns"
         parts = [weights.read(loaded.model, spec).float() for spec in members]
-        matrices.append(torch.cat([part.T if turned else part for part in parts]))
+        matrices.append(torch.cat([part.T if transposed else part for part in parts]))
     return matrices
 
 

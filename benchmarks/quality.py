@@ -30,13 +30,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.sts import MAX_TOKENS, MODEL, Case, cases, read_texts, stored
-from offcomp.environment import environment
 from offcomp.evaluation import OpenTask, open_task
 from offcomp.evaluation.embeddings import SplitEmbedder
 from offcomp.files import write_bytes
-from offcomp.methods.base import Report
+from offcomp.models.environment import environment
 from offcomp.models.loading import LoadedModel, load
-from offcomp.tasks import Task, find_task
+from offcomp.numerics.progress import Report
+from offcomp.planning.data.tasks import Task, find_task
 
 OUT = Path(__file__).parents[1] / "assets" / "measurements" / "quality-minilm-l6.json"
 ROWS = (

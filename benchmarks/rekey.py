@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from offcomp.environment import COMPUTING
 from offcomp.models.catalogue import MODELS, CatalogueModel
+from offcomp.models.environment import COMPUTING
 from offcomp.models.identity import CONFIG, Identity, identify
 from offcomp.models.safetensors_files import read_header, weight_files
 from offcomp.models.sources import check_checksum, resolve
-from offcomp.plan import Plan
-from offcomp.run_inputs import RESULTS_VERSION, inputs_of, run_id
+from offcomp.planning.plan import Plan
+from offcomp.runs.inputs import RESULTS_VERSION, inputs_of, run_id
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SAMPLE_BYTES = 65536

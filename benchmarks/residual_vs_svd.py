@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 
-from offcomp.calibration import Calibration
-from offcomp.calibration_text import CalibrationText
-from offcomp.compress import stack
-from offcomp.grouping import best_stack
+from offcomp.cli.text import format_table
 from offcomp.methods import SVD, ResidualAutoencoder
 from offcomp.methods.base import Hints, Method
-from offcomp.methods.side_metrics import PRESETS, group_metrics
+from offcomp.methods.svd.group_metrics import group_metrics
+from offcomp.methods.svd.method import PRESETS
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import load
 from offcomp.models.weights import read
 from offcomp.numerics.accounting import Budget
-from offcomp.numerics.side_weights import SideWeights
-from offcomp.tables import format_table
+from offcomp.numerics.weighted_norm import SideWeights
+from offcomp.planning.data.calibration_text import CalibrationText
+from offcomp.planning.grouping import best_stack
+from offcomp.runs.calibration import Calibration
+from offcomp.runs.compress import stack
 
 KINDS = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
 RATIOS = (2.0, 3.0, 5.0, 10.0)

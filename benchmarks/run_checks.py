@@ -26,8 +26,8 @@ from playwright.sync_api import Page, expect
 
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.listing import known_info
-from offcomp.plan import Plan, make_groups
-from offcomp.runs import Run, RunStore
+from offcomp.planning.plan import Plan, make_groups
+from offcomp.runs.store import Run, RunStore
 
 ROOT = Path(__file__).parents[1]
 MODEL = "offcomp-gpt"
@@ -35,7 +35,7 @@ KINDS, LAYERS = ("query", "key", "value"), range(4)
 METHODS = ("svd", "kronecker")
 RATIO = 2.0
 AT_REST = "[data-testid=stApp][data-test-script-state=notRunning]"
-WORKER = "offcomp.execute"
+WORKER = "offcomp.runs.worker"
 OWN_TIME = ("seconds",)
 """Figures of a group that differ between two runs of one plan."""
 OFTEN = ("cancel",)
@@ -233,7 +233,7 @@ def tracebacks(text: str) -> int:
 
 def report(title: str, rows: list[dict[str, Any]], faults: list[str], most: int = 20) -> None:
     """Print a table and what was wrong."""
-    from offcomp.tables import format_table
+    from offcomp.cli.text import format_table
 
     print(f"{title}\n\n{format_table(rows)}\n\nfaults: {len(faults)}")
     for fault in faults[:most]:

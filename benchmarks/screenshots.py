@@ -17,7 +17,7 @@ from tests.serving import served
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "assets" / "images"
-NAMES = ("start", "model", "inspect", "groups", "compress", "runs", "compare", "examples", "measured")
+NAMES = ("start", "model", "inspect", "groups", "compress", "runs", "compare", "examples", "atlas")
 PAGES = {name: "/" if name == "start" else f"/{name}" for name in NAMES}
 SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 

@@ -21,11 +21,11 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
+from offcomp.cli.text import format_table
 from offcomp.evaluation.embeddings import cosines, embed
 from offcomp.models.loading import load
 from offcomp.models.sentence_modules import POOLINGS
 from offcomp.models.sources import resolve
-from offcomp.tables import format_table
 
 MODEL = "minilm-l6"
 TASK = Path(__file__).parents[1] / "assets" / "tasks" / "similarity.csv"

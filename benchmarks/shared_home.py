@@ -49,15 +49,15 @@ from benchmarks.run_checks import (
     wait_for_rest,
     workers,
 )
-from offcomp.plan import Plan
-from offcomp.runs import Run, RunStore
+from offcomp.planning.plan import Plan
+from offcomp.runs.store import Run, RunStore
 from tests.browser import launch_options
 
 SETTLE_SECONDS = 120.0
 PATIENCE = 120_000
 CLICK_MILLISECONDS = 5000
 LOOK_SECONDS = 0.5
-PAGES = ("", "model", "runs", "compare", "examples", "measured")
+PAGES = ("", "model", "runs", "compare", "examples", "atlas")
 APPS = ("app 1", "app 2")
 MAY_BE_MADE_AGAIN = "may be made again"
 EXCUSES = ("delete", "again", MAY_BE_MADE_AGAIN)

@@ -48,8 +48,8 @@ from benchmarks.run_checks import (
     wait_for_rest,
     workers,
 )
-from offcomp.plan import Plan
-from offcomp.runs import RunStore
+from offcomp.planning.plan import Plan
+from offcomp.runs.store import RunStore
 from tests.browser import launch_options
 
 SIGNALS = ("KILL", "TERM", "INT", "STOP CONT", "STOP KILL")

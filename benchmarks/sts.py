@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from offcomp.calibration import Calibration, GroupHints
-from offcomp.compress import compress_group
+from offcomp.cli.text import format_table
 from offcomp.evaluation.embeddings import embed
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
 from offcomp.numerics.accounting import Size
-from offcomp.plan import Group, members
-from offcomp.prediction import model_sizes, original_size
-from offcomp.tables import format_table
+from offcomp.planning.plan import Group, members
+from offcomp.planning.sizes import model_sizes, original_size
+from offcomp.runs.calibration import Calibration, GroupHints
+from offcomp.runs.compress import compress_group
 
 MODEL = "minilm-l6"
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")

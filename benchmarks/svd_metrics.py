@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from offcomp.calibration import Calibration
-from offcomp.calibration_text import CalibrationText
+from offcomp.cli.text import format_table
 from offcomp.evaluation.embeddings import embed
 from offcomp.methods import make_method
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import read, substituted
 from offcomp.numerics.accounting import Budget
-from offcomp.numerics.measures import reconstruction_error
-from offcomp.tables import format_table
+from offcomp.numerics.reconstruction_error import reconstruction_error
+from offcomp.planning.data.calibration_text import CalibrationText
+from offcomp.runs.calibration import Calibration
 
 RATIOS = (2.0, 3.0, 5.0)
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

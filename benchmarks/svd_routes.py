@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from offcomp.numerics.linalg import low_rank_factors
-from offcomp.tables import format_table
+from offcomp.cli.text import format_table
+from offcomp.numerics.svd import low_rank_factors
 
 Result = TypeVar("Result")
 SHAPES = ((384, 384), (1536, 384), (2304, 384), (9216, 384), (768, 768), (3072, 768), (9216, 768), (30522, 768))

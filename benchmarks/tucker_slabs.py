@@ -15,13 +15,13 @@ from collections.abc import Iterator
 
 import torch
 
+from offcomp.cli.text import format_table
 from offcomp.methods.base import Method
-from offcomp.methods.svd import SVD
-from offcomp.methods.tucker import Tucker
+from offcomp.methods.svd.method import SVD
+from offcomp.methods.tucker.method import Tucker
 from offcomp.models import weights
 from offcomp.models.loading import load
 from offcomp.numerics.accounting import Budget
-from offcomp.tables import format_table
 
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
 RATIOS = (2.0, 3.0, 4.0, 8.0)

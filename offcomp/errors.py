@@ -1,14 +1,14 @@
-"""Every error that offcomp raises on purpose.
+"""All errors that offcomp raises deliberately.
 
-A message is one sentence that names what was wrong, the value, and what to do about it.
+A message is one sentence that says what is wrong, with which value, and what to do about it.
 
     OffcompError
-    ├── InputError            what the user gave cannot be used (command line: exit code 2)
+    ├── InputError            unusable input from the user (command line: exit code 2)
     │   ├── ModelError        a model that is unknown, unsafe or broken
-    │   ├── PlanError         a plan with one or more faults, all of them listed in `faults`
+    │   ├── PlanError         a plan with one or more faults, all listed in `faults`
     │   ├── BudgetTooSmall    even the smallest form of a method does not fit the budget
     │   └── TaskError         a task that is unknown, or does not fit the model
-    ├── StorageError          a folder of runs or an export cannot be written or read, or is not what it says
+    ├── StorageError          a folder of runs or an export cannot be written or read, or is inconsistent
     └── RunError              a run that failed, was cancelled or was interrupted
 """
 
@@ -18,11 +18,11 @@ from collections.abc import Sequence
 
 
 class OffcompError(Exception):
-    """Root of all errors raised by offcomp."""
+    """Base class of all errors raised by offcomp."""
 
 
 class InputError(OffcompError):
-    """What the user gave cannot be used."""
+    """The user's input cannot be used."""
 
 
 class ModelError(InputError):
@@ -32,7 +32,7 @@ class ModelError(InputError):
 class PlanError(InputError):
     """A plan has faults.
 
-    `faults` holds one sentence each, so that all of them can be mended in one go.
+    `faults` holds one sentence per fault, so that all can be fixed at once.
     """
 
     def __init__(self, faults: Sequence[str]):
@@ -49,7 +49,7 @@ class TaskError(InputError):
 
 
 class StorageError(OffcompError):
-    """A folder of runs or an export cannot be written or read, or does not hold what it says."""
+    """A folder of runs or an export cannot be written or read, or is inconsistent."""
 
 
 class RunError(OffcompError):
@@ -61,6 +61,6 @@ LONGEST_NAME = 80  # characters
 
 
 def shortly(names: Sequence[str], *, between: str = ", ") -> str:
-    """Names in a message, a handful of them: "a, b, c, d, e and 40 more"."""
+    """Join names for a message, truncated after a few: "a, b, c, d, e and 40 more"."""
     rest = len(names) - MOST_NAMES
     return between.join(name[:LONGEST_NAME] for name in names[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

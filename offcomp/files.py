@@ -1,19 +1,39 @@
-"""Files and folders that others read while one writes: whole or not at all. What lies in the home is its owner's alone."""
+"""Atomic writes and locks for files and folders that other processes read concurrently, and the standard locations.
+
+The home is accessible only to its owner. A lock (`flock`) ends with the process that holds it, however it ends. It belongs to
+an open file: a child that inherits the open file still holds the lock, and the system releases it when the last process that
+has the file open exits. Neither clocks nor process ids are involved. By default Python's open files are not inherited.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from offcomp.errors import InputError, StorageError
-from offcomp.locks import take
+
+PACKAGE = Path(__file__).resolve().parent
+LOCK_WAIT_SECONDS = 0.02
+
+
+def app_folder() -> Path:
+    """The folder of app.py, pages, .streamlit and assets: next to the package in a clone, `offcomp/app` in the wheel."""
+    installed = PACKAGE / "app"
+    return installed if (installed / "app.py").is_file() else PACKAGE.parent
+
+
+def assets_folder() -> Path:
+    """The folder of the bundled models, runs, spectra, surveys and tasks."""
+    return app_folder() / "assets"
 
 
 def home_folder() -> Path:
@@ -24,25 +44,25 @@ def home_folder() -> Path:
 
 
 def path_of(text: str) -> Path:
-    """The path that a person's text means, whether something is there or not. Raises InputError where it can be none."""
+    """The path for a user's input, whether it exists or not. Raises InputError if it cannot be a path."""
     try:
         path = Path(text).expanduser()
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return path  # for whoever wants it to be there to say
+        return path  # callers that need it to exist report that
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a NUL
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise InputError(f"{text[:100]!r} is no path that can be used ({reason}); give the path of a file or folder") from None
+        raise InputError(f"{text[:100]!r} is not a usable path ({reason}); give the path of a file or folder") from None
     return path
 
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
-"""Errors that say nothing of the file: there is no descriptor left to open it with."""
-RIGHTS = "set OFFCOMP_HOME to a folder you may write"
+"""Errors unrelated to the file itself: no file descriptors are left."""
+RIGHTS = "set OFFCOMP_HOME to a folder you can write to"
 REMEDIES = {
-    **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit of open files (ulimit -n)"),
-    **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit of processes (ulimit -u)"),
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit on open files (ulimit -n)"),
+    **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit on processes (ulimit -u)"),
+    errno.EFBIG: "raise the limit on file size (ulimit -f)",
     errno.ETIMEDOUT: "try again, or end that process",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or set OFFCOMP_HOME to a folder on another disk"),
     **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "set OFFCOMP_HOME to a folder on a disk of this machine"),
@@ -51,17 +71,17 @@ REMEDIES = {
         RIGHTS,
     ),
 }
-"""Error of the operating system -> what helps in the home folder; of other errors nothing is known to help."""
+"""OS error number -> remedy for an error in the home folder; other errors have no known remedy."""
 
 
 def storage_error(folder: Path, error: OSError, doing: str = "write to") -> StorageError:
-    """One sentence for a folder of the home in which something could not be done, with what helps where that is known."""
+    """One sentence about a failed operation in a folder of the home, with a remedy if one is known."""
     remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
     return StorageError(f"cannot {doing} {folder}: {error.strerror or error}{remedy}")
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder that its owner alone may enter, and in the same way those above it that are missing. Raises OSError."""
+    """Create a folder, and missing parents, with access only for the owner. Raises OSError."""
     if not folder.is_dir():
         if folder.parent != folder:
             private_folder(folder.parent)
@@ -69,9 +89,9 @@ def private_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None:
-    """Write a file of its owner's so that a reader sees the old or the new one, never a part. Raises StorageError.
+    """Write an owner-only file atomically: readers see the old or the new file, never a part. Raises StorageError.
 
-    make_folder     whether a missing folder is made; one that somebody may remove meanwhile is not to come back
+    make_folder     whether to create a missing folder; set to False if a folder removed meanwhile must stay removed
     """
     try:
         if make_folder:
@@ -93,38 +113,38 @@ def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None
 
 PATIENCE_SECONDS = 5.0
 PART = ".part"
-"""How names of unfinished files and folders end; they begin with a dot."""
+"""Suffix of unfinished files and folders, whose names begin with a dot."""
 
 
 def _new_part(path: Path) -> tuple[int, Path]:
-    """An open file beside `path`, locked while it is open: one that is not is left over (`remove_left_over`)."""
+    """An open file next to `path`, locked while open: an unlocked one is a leftover (`remove_left_over`)."""
     while True:
         file, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-        with suppress(OSError):  # a file system without locks: nothing is swept there either
-            take(file, PATIENCE_SECONDS)
+        with suppress(OSError):  # a file system without locks, where nothing is swept either
+            take_lock(file, PATIENCE_SECONDS)
         if os.fstat(file).st_nlink:
             return file, Path(name)
         os.close(file)  # swept before it was locked
 
 
 def remove_left_over(part: Path) -> None:
-    """Remove an unfinished file, unless somebody is writing it."""
+    """Remove an unfinished file, unless a process is still writing it."""
     with suppress(OSError):
         file = os.open(part, os.O_RDONLY)
         try:
-            if take(file):
+            if take_lock(file):
                 part.unlink()
         finally:
             os.close(file)
 
 
 def write_json(path: Path, document: Any, *, make_folder: bool = True) -> None:
-    """Write a JSON document as `write_bytes` does. NaN is refused with a ValueError."""
+    """Write a JSON document as `write_bytes` does. Raises ValueError for NaN."""
     write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode(), make_folder=make_folder)
 
 
 def changed(file: Path) -> tuple[int, int] | None:
-    """Time of change and size of a file, None where there is none."""
+    """Modification time and size of a file, None if it does not exist."""
     try:
         found = file.stat()
     except OSError:
@@ -133,7 +153,7 @@ def changed(file: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> Any:
-    """The document in a JSON file, None where there is none or it cannot be read. Raises StorageError where no file can be."""
+    """The document in a JSON file; None if missing or unreadable. Raises StorageError if out of file descriptors."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -144,28 +164,81 @@ def read_json(path: Path) -> Any:
 
 
 def check_shortage(folder: Path, error: OSError) -> None:
-    """Raise StorageError where a file could not be opened for want of descriptors: it is not known whether it is there."""
+    """Raise StorageError if a file could not be opened for lack of descriptors, since it may well exist."""
     if error.errno in SHORTAGES:
         raise storage_error(folder, error, "read") from None
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which has another name until the block ends well; after an error nothing of it is left.
+    """A folder to fill, under a temporary name until the block succeeds; after an error it is removed.
 
-    Raises InputError where there is something at its place already, or where it cannot be written.
+    Raises InputError if the target already exists and is not an empty folder, or if it cannot be written.
     """
     place = path_of(str(folder)).resolve()
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise InputError(f"{folder} is there already and not empty; name a folder that is new, or empty this one")
+            raise InputError(f"{folder} already exists and is not an empty folder; name a new folder, or empty this one")
         part.mkdir(parents=True)
         yield part
         part.replace(place)
     except OSError as error:
-        elsewhere = "name a folder that you may write, on a disk with free space"
+        elsewhere = "name a folder that you can write to, on a disk with free space"
         remedy = REMEDIES[error.errno] if error.errno in SHORTAGES else elsewhere
         raise InputError(f"cannot write to {folder}: {error.strerror or error}; {remedy}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def open_lock(path: Path) -> int:
+    """The descriptor of a lock file, created if missing; does not lock it yet. Raises OSError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def take_lock(file: int, seconds: float = 0.0) -> bool:
+    """Lock an open file exclusively; False if another process holds it for longer than `seconds`.
+
+    Raises OSError if the file system does not support locks.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOCK_WAIT_SECONDS)
+        else:
+            return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file; False if there is no such file. Raises OSError.
+
+    Any number of processes may check at once. A check holds a shared lock for an instant, so `take_lock` needs a short timeout
+    if others may be checking.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+@contextmanager
+def locked(path: Path, seconds: float) -> Iterator[None]:
+    """Hold the lock of a file. Raises TimeoutError if another process holds it for longer than `seconds`, and OSError."""
+    file = open_lock(path)
+    try:
+        if not take_lock(file, seconds):
+            raise TimeoutError(errno.ETIMEDOUT, f"another process has held the lock for {seconds:g} s")
+        yield
+    finally:
+        os.close(file)

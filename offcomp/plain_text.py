@@ -1,7 +1,7 @@
-"""What a text may hold that somebody else wrote, in a plan, a run, a manifest, a model or a link; and how it is quoted.
+"""Check and quote untrusted text from plans, runs, manifests, models and links.
 
-A name with control characters commands a terminal, one with marks of text direction reads as another, and one of a megabyte
-fills a page. Such texts are refused where they are read. What is left may look like markup, so whoever shows it escapes it.
+A name with control characters can control a terminal, one with text-direction marks can imitate another name, and one of a
+megabyte fills a page. Such texts are rejected on reading. The rest may still look like markup, so escape it for display.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Iterator
 from typing import Any
 
 LONGEST = 8192
-"""Characters of any text, twice those of the longest path."""
+"""Maximum characters of any text, twice the length of the longest path."""
 DEEPEST = 20
-"""Lists and objects within each other."""
+"""Maximum nesting depth of lists and objects."""
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of Unicode: control, format (text direction among them), lone surrogates, separators of lines and paragraphs."""
+"""Unicode categories: control, format (including text direction), lone surrogates, line and paragraph separators."""
 JOINERS = "\u200c\u200d"
-"""Of format, and part of words in Persian and of pictures of people."""
+"""Format characters that are allowed, since Persian words and emoji sequences use them."""
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is one line of characters that can be seen."""
+    """Whether a text is a single line without invisible characters."""
     return text.isprintable() or not any(_is_unseen(character) for character in text)
 
 
 def without_unseen(text: str) -> str:
-    """The text in one line, each character that cannot be seen as a space."""
+    """The text as one line, with each invisible character replaced by a space."""
     return text if text.isprintable() else "".join(" " if _is_unseen(character) else character for character in text)
 
 
@@ -36,23 +36,23 @@ def _is_unseen(character: str) -> bool:
 
 
 def text_fault(value: Any) -> str:
-    """What is wrong with the texts in a JSON value, names of fields among them, in words that follow it; empty for nothing.
+    """What is wrong with the texts in a JSON value, including field names, as a clause that follows its name; empty if fine.
 
     >>> text_fault({"name": ["fine", "two\\nlines"]})
     'holds a line break, a control character or a mark of text direction'
     """
     for text in _texts(value):
         if text is None:
-            return f"has more than {DEEPEST} lists and objects within each other"
+            return f"has more than {DEEPEST} nested lists and objects"
         if len(text) > LONGEST:
-            return f"holds a text of {len(text):,} characters; {LONGEST:,} are the most"
+            return f"holds a text of {len(text):,} characters; at most {LONGEST:,} are allowed"
         if not is_plain(text):
             return "holds a line break, a control character or a mark of text direction"
     return ""
 
 
 def _texts(value: Any) -> Iterator[str | None]:
-    """Every text in a JSON value; None where it nests too deep."""
+    """Every text in a JSON value; None if it is nested too deeply."""
     waiting = [(value, 0)]
     while waiting:
         found, depth = waiting.pop()
@@ -67,7 +67,7 @@ def _texts(value: Any) -> Iterator[str | None]:
 
 
 def quoted(value: Any) -> str:
-    """A value in a message: as Python writes it, which escapes what cannot be seen, and shortened where it is long."""
+    """A value for a message: its Python repr, which escapes invisible characters, shortened if long."""
     return _SHORT.repr(value)
 
 

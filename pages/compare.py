@@ -1,17 +1,17 @@
-"""Compare finished runs: which is best for its size, errors, scores, what is left to store, and what differs."""
+"""Compare finished runs: score against size, errors, task scores, stored size, and differing settings."""
 
 from collections.abc import Callable
 from functools import partial
 
 import streamlit as st
 
+from offcomp.ui.compare.origins import show_origins
+from offcomp.ui.compare.pareto import agreement_measure, show_agreement, show_front
+from offcomp.ui.compare.results import few_enough, show_answer, show_differences, show_errors, show_figures, show_size
+from offcomp.ui.compare.scores import score_panels, show_flip_counts
+from offcomp.ui.compare.selection import choose_runs
 from offcomp.ui.downloads import show_downloads
 from offcomp.ui.frame import page
-from offcomp.ui.front import agreement_measure, show_agreement, show_front
-from offcomp.ui.origins import show_origins
-from offcomp.ui.results import few_enough, show_answer, show_differences, show_errors, show_figures, show_size
-from offcomp.ui.scores import score_panels, show_flip_counts
-from offcomp.ui.selection import choose_runs
 
 with page("Compare", "Which method keeps more of the model?"):
     runs = choose_runs()

@@ -1,8 +1,8 @@
-"""A model: where its parameters are, by layer and kind. Modules are picked here, to inspect or to compress them."""
+"""Where a model's parameters are, by layer and kind. Modules picked here can be inspected or compressed."""
 
-from offcomp.ui.bring import bring_model
 from offcomp.ui.frame import page, told
-from offcomp.ui.model import show_model
+from offcomp.ui.model.page import show_model
+from offcomp.ui.uploads import bring_model
 
 with page("Model", "Where are the parameters?"):
     with told():

@@ -1,7 +1,7 @@
-"""What is running, what is done, and what went wrong."""
+"""Active, finished and failed runs."""
 
 from offcomp.ui.frame import page
-from offcomp.ui.run_list import list_runs
+from offcomp.ui.runs.page import list_runs
 
 with page("Runs", "What is running, and what came of it?"):
     list_runs()

@@ -72,7 +72,7 @@ def offcomp(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs the command line in this process, in a home of its own: (exit status, stdout, stderr). Its parser is made once."""
-    from offcomp import cli
+    from offcomp.cli import main as cli
 
     monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(cli, "parser", functools.cache(cli.parser))

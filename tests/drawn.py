@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.theme import Palette
+from offcomp.results.charts.theme import Palette
 
 PACKAGE = Path(__file__).resolve().parents[1] / "offcomp"
 FIELD = re.compile(r"%\{(\w+)(?:\[(\d+)\])?(?::([^}]*))?\}")

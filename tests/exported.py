@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from offcomp.compress import compress_group, save_group
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.accounting import Size
-from offcomp.plan import Group, Plan
-from offcomp.prediction import model_sizes
-from offcomp.runs import Run
+from offcomp.planning.plan import Group, Plan
+from offcomp.planning.sizes import model_sizes
+from offcomp.runs.compress import compress_group, save_group
+from offcomp.runs.store import Run
 
 GROUPS = (
     Group("key", ("key.0", "key.1"), ratio=3.0),

@@ -22,7 +22,7 @@ from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.causal_lm import CausalLM
 from offcomp.evaluation.masked_lm import MaskedLM
 from offcomp.models.loading import LoadedModel, load
-from offcomp.tasks import Task
+from offcomp.planning.data.tasks import Task
 from tests import tiny_models
 
 MASKED = ("bert", "roberta", "albert", "electra", "mpnet")

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from offcomp.numerics.tango import accuracy_interval
-from offcomp.plan import Group, Plan
-from offcomp.runs import Run
+from offcomp.numerics.paired_tests import accuracy_interval
+from offcomp.planning.plan import Group, Plan
+from offcomp.runs.store import Run
 
 
 def made_group(name: str, error: float, *, rmse: float = 0.1, rows: int = 10, cols: int = 4, **fields: Any) -> dict[str, Any]:

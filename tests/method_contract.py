@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from offcomp.errors import BudgetTooSmall
-from offcomp.methods import FORMS, METHODS, make_method, own_options
+from offcomp.methods import METHODS, make_method, own_options
 from offcomp.methods.base import CompressedMatrix, Method, dense_shapes, smallest_size
+from offcomp.methods.decoders import DECODERS
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, budget_for_ratio, storage_layout, stored_size
 from offcomp.numerics.storage import unpack
 
@@ -142,12 +143,12 @@ class Cancelled(Exception):
 
 
 PIECES = (
-    "offcomp.methods.autoencoder.ROWS_AT_ONCE",
-    "offcomp.methods.kronecker.PIECE_ENTRIES",
-    "offcomp.methods.pruning.PIECE_ENTRIES",
-    "offcomp.methods.quantization.ENTRIES_AT_ONCE",
-    "offcomp.methods.residual_form.ROWS_A_TIME",
-    "offcomp.numerics.codebooks.ENTRIES_AT_ONCE",
+    "offcomp.methods.autoencoder.fit.ROWS_AT_ONCE",
+    "offcomp.methods.kronecker.fit.PIECE_ENTRIES",
+    "offcomp.methods.pruning.fit.PIECE_ENTRIES",
+    "offcomp.methods.quantization.fit.ENTRIES_AT_ONCE",
+    "offcomp.methods.residual.decoder.ROWS_A_TIME",
+    "offcomp.methods.codebook.codebook.ENTRIES_AT_ONCE",
 )
 """What decoders take at a time."""
 
@@ -328,7 +329,7 @@ class MethodContract:
         content = path.read_bytes()
         header = int.from_bytes(content[:8], "little")
         assert len(content) - 8 - header == compressed.stored.num_bytes
-        decode = {form.__name__: form for form in FORMS}[compressed.form]
+        decode = {form.__name__: form for form in DECODERS}[compressed.form]
         assert torch.equal(decode(unpack(load_file(path))), compressed.reconstruct())
 
     def test_progress_never_goes_back_and_ends_at_one(self, method: Method, matrix: Tensor, budget: Budget) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from offcomp import bundled
 from offcomp.files import read_json
+from offcomp.results import bundled
 from tests.made_runs import made_group, made_run, made_score, made_value_score
 
 Files = dict[str, bytes]

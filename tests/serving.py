@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60
 SETTLED_MILLISECONDS = 200
+PATIENCE_SECONDS = 8.0
 DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
 WIDTH = "Math.max(...[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth))"
 # Streamlit looks for its server below the address of a deep link first, and finds it on the second try.
@@ -117,13 +118,21 @@ def settled(page: Page, patience: float = 20_000) -> None:
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=patience)
     expect(page.locator("[data-stale=true]")).to_have_count(0)
     expect(page.locator("[data-testid=stSkeletonElement]:visible")).to_have_count(0, timeout=patience)
-    page.wait_for_function(DRAWN)
+    holds(page, DRAWN)  # a chart that is never drawn is for the test to notice
     page.wait_for_timeout(SETTLED_MILLISECONDS)
 
 
 def fits(page: Page, width: int) -> None:
     """Wait until no part of the page is wider than so many pixels."""
-    page.wait_for_function(f"{WIDTH} <= {width}")
+    assert holds(page, f"{WIDTH} <= {width}"), f"{page.evaluate(WIDTH)} pixels wide"
+
+
+def holds(page: Page, condition: str) -> bool:
+    """Whether a JavaScript condition holds within some seconds. Playwright's own wait needs eval, which the app forbids."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := bool(page.evaluate(condition))) and time.monotonic() < deadline:
+        page.wait_for_timeout(50)
+    return found
 
 
 def is_console_error(message: ConsoleMessage) -> bool:

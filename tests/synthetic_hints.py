@@ -44,7 +44,7 @@ class SyntheticHints:
     """Hints for a matrix (rows, cols); `members` are in canonical view."""
 
     heights: tuple[int, ...]
-    turned: tuple[bool, ...]
+    transposed: tuple[bool, ...]
     members: list[ModuleStatistics]
 
     @property
@@ -61,10 +61,10 @@ class SyntheticHints:
     def release(self) -> None:
         """Nothing is kept."""
 
-    def follow(self) -> None:
+    def use_compressed_predecessors(self) -> None:
         """No group comes before this one."""
 
-    def settle(self, index: int, reconstruction: Tensor) -> None:
+    def substitute(self, index: int, reconstruction: Tensor) -> None:
         assert reconstruction.shape[0] == self.heights[index]
 
 

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.quality import KEPT, REFITTED, ROWS, completed, markdown, measured, opened, originals, with_fewer_examples
 from benchmarks.sts import Case, cases, read_texts
 from offcomp.models.loading import LoadedModel, load
-from offcomp.tasks import Task
+from offcomp.planning.data.tasks import Task
 from tests import tiny_models
 from tests.language_models import syllable_tokenizer, texts_of
 from tests.minilm import minilm_info

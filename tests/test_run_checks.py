@@ -11,7 +11,7 @@ import pytest
 from benchmarks.run_checks import Reference, asked, digest, plans, tracebacks, unreadable
 from benchmarks.shared_home import Actor as SharedActor
 from benchmarks.shared_home import Part, excused, may_go
-from offcomp.runs import Run
+from offcomp.runs.store import Run
 from tests.made_runs import made_group, made_run, made_score, put_in_home
 
 NAME = "0123456789ab"

@@ -13,17 +13,17 @@ from typing import Any
 import psutil
 import pytest
 
-from offcomp import run_start
 from offcomp.files import read_json
 from offcomp.models.listing import model_info
-from offcomp.plan import Group, Plan
-from offcomp.runs import Run, RunStore
+from offcomp.planning.plan import Group, Plan
+from offcomp.runs import start as run_start
+from offcomp.runs.store import Run, RunStore
 from tests import tiny_models
-from tests.test_runs import wait_until
+from tests.runs.test_store import wait_until
 
 SLEEP = (
-    "import sys, time; from pathlib import Path; from offcomp import worker; "
-    "worker.hold_lock(Path(sys.argv[1])); time.sleep(600)"
+    "import sys, time; from pathlib import Path; from offcomp.runs import worker_process; "
+    "worker_process.hold_lock(Path(sys.argv[1])); time.sleep(600)"
 )
 """A worker that holds its lock and does nothing."""
 FORMER_WORDS = "what the former run said"

@@ -1,4 +1,4 @@
-"""Tasks by which an original and a compressed model are compared on the same examples."""
+"""Tasks that compare an original and a compressed model on the same examples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from zipfile import BadZipFile
 import numpy as np
 
 from offcomp import __version__
-from offcomp.environment import versions
 from offcomp.errors import StorageError, TaskError
 from offcomp.evaluation.also import alone, also, check_metrics
 from offcomp.evaluation.base import Arrays, Evaluator, TaskData
@@ -30,11 +29,12 @@ from offcomp.evaluation.scaling import PROBE_VERSION
 from offcomp.evaluation.similarity import Similarity
 from offcomp.evaluation.trial import check_runs
 from offcomp.files import write_bytes
-from offcomp.head_labels import asked_of
-from offcomp.methods.base import Report, ignore_progress
+from offcomp.models.environment import versions
 from offcomp.models.listing import check_unchanged
 from offcomp.models.loading import LoadedModel, reads_text
-from offcomp.tasks import Task, unfit
+from offcomp.numerics.progress import Report, ignore_progress
+from offcomp.planning.data.head_labels import asked_of
+from offcomp.planning.data.tasks import Task, unfit
 
 EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "head": Head,
@@ -45,14 +45,14 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "masked-lm": MaskedLM,
     "causal-lm": CausalLM,
 }
-"""Family -> what runs it."""
+"""Family -> its evaluator."""
 
 ANSWERS = 4
-"""What the evaluators keep of an original; one more where that or its last digits change, so that no older file counts."""
+"""Version of the cached outputs; increment when their content or last digits change, which invalidates older files."""
 
 
 class OpenTask:
-    """A task on an original model: tokenised once, the original's predictions at hand. Comparing costs one pass a model."""
+    """A task on an original model: tokenised once, with the original's predictions cached. Each comparison costs one pass."""
 
     def __init__(self, task: Task, loaded: LoadedModel, data: TaskData, cache: Path | None):
         self.task = task
@@ -62,11 +62,11 @@ class OpenTask:
 
     @property
     def guessed(self) -> dict[str, str]:
-        """Column of the task -> column of the data, where neither the task nor the name says so."""
+        """Column of the task -> column of the data, where neither the task's settings nor equal names determine it."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
     def prepare(self, report: Report = ignore_progress) -> None:
-        """Have the original's predictions, from the cache if they are there. The model must still be the original."""
+        """Read the original's predictions from the cache, or compute them; the model must then still be the original."""
         info = self._loaded.info
         file = self._cache / f"{self._key()}.npz" if self._cache and info.reads else None
         self._reference = _kept(file)
@@ -78,7 +78,7 @@ class OpenTask:
             self._reference = found
 
     def original(self) -> dict[str, Any]:
-        """Score of the original alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
+        """Score of the original alone as JSON values: metric, direction, value, standard_error, n, baseline."""
         result = self._compared(self._evaluator, self._prepared())
         named: dict[str, Any] = {
             name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result
@@ -88,9 +88,9 @@ class OpenTask:
         return self._about(self._evaluator) | named | result["original"] | {"collapsed": result.get("collapsed", False)}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
-        """The model as it is now (or another one, read by the original's tokenizer) against the original, as JSON values.
+        """Compare the current model (or another one, with the original's tokenizer) to the original, as JSON values.
 
-        Raises TaskError where the other model cannot do the task.
+        Raises TaskError if the other model cannot do the task.
         """
         evaluator = self._evaluator
         if model is not None:
@@ -100,7 +100,7 @@ class OpenTask:
         return self._compared(evaluator, evaluator.predict(self._prepared(), report)) | self._about(evaluator)
 
     def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
-        """The comparison with the original, and the metrics that the task lists beside its family's own."""
+        """The comparison with the original, including the task's secondary metrics."""
         reference = self._prepared()
         compared = evaluator.compare(reference, predictions)
         return compared | ({"also": also(self._data, reference, predictions)} if self.task.also else {})
@@ -112,11 +112,11 @@ class OpenTask:
         return self._reference
 
     def _about(self, evaluator: Evaluator) -> dict[str, Any]:
-        """What the figures belong to: the examples, and how the model read them.
+        """The context of the scores: the examples, and how the model read them.
 
-        cut         texts that were cut, of how many, at how many tokens; only where some were
+        cut         how many texts were truncated, out of how many, at how many tokens; only if some were
         embedding   how hidden states became a sentence embedding, in words
-        probe       version of the probe, where there is one
+        probe       version of the probe, if there is one
         """
         splits = self._data.splits
         trained = {"n_train": len(splits["train"])} if "train" in splits else {}
@@ -127,7 +127,7 @@ class OpenTask:
         return about | trained | rows | {name: value for name, value in evaluator.about().items() if value}
 
     def _key(self) -> str:
-        """Stands for all that the original's predictions depend on: its files, the examples, the options, the versions."""
+        """Hash of everything that determines the original's predictions: its files, the examples, settings and versions."""
         facts = [__version__, ANSWERS, PROBE_VERSION, versions(), self.task.family, self.task.settings, self._data.digest]
         return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 
@@ -135,9 +135,9 @@ class OpenTask:
 def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | None = None) -> OpenTask:
     """Read a task's examples and tokenise them for a model.
 
-    cache    folder in which the original's predictions are kept, by the content of model and examples
+    cache    folder for the original's predictions, keyed by the content of model and examples
 
-    Raises TaskError where the model cannot do the task or the examples cannot be read.
+    Raises TaskError if the model cannot do the task or the examples cannot be read.
     """
     fault = unfit(task, loaded.info.architecture, reads_text(type(loaded.model)))
     if fault:
@@ -151,7 +151,7 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
 
 def _kept(file: Path | None) -> Arrays | None:
-    """The arrays in a file of the cache, if it is there and whole."""
+    """The arrays in a cache file, or None if it is missing or damaged."""
     if file is None or not file.is_file():
         return None
     try:
@@ -162,7 +162,7 @@ def _kept(file: Path | None) -> Arrays | None:
 
 
 def _keep(file: Path, arrays: Arrays) -> None:
-    """Write the arrays; a cache that cannot be written is made again next time."""
+    """Write the arrays to the cache. Failures are ignored: they are computed again next time."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
     try:

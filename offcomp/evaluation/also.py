@@ -1,8 +1,8 @@
-"""Metrics listed beside a family's own, as GLUE reports them: F1 and Matthews' correlation of classes, Pearson's of scores.
+"""Secondary metrics, as reported by GLUE: F1 and Matthews correlation for classes, Pearson correlation for scores.
 
-Each has a standard error, a paired interval and a baseline as the family's own metric has. All come from a paired bootstrap,
-for which the metrics are computed from counts: how often each example is there in a draw. With every count 1 they are those
-of scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`); where those are undefined, they are 0.
+Each has a standard error, a paired interval and a baseline, like a family's main metric. All come from a paired bootstrap, in
+which metrics are computed from counts: how often each example occurs in a resample. With all counts equal to 1 they match
+scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`); where those are undefined, they are 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offcomp.errors import TaskError
-from offcomp.evaluation import uncertainty
+from offcomp.evaluation import bootstrap as uncertainty
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import scored
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 def check_metrics(data: TaskData) -> None:
-    """The metrics listed beside the family's own can be had on these examples. Raises TaskError."""
+    """Check that the task's secondary metrics can be computed on these examples. Raises TaskError."""
     if "f1" in data.task.also:
         names = data.splits["test"].features["label"].names
         if len(names) != 2:
             raise TaskError(
-                f"task {data.task.name!r} lists f1, which is of two classes, but its data have {len(names)}; leave it out"
+                f"task {data.task.name!r} lists f1, which needs two classes, but its data has {len(names)}; leave it out"
             )
 
 
 def also(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-    """Metric -> original, compressed, paired and baseline, of each metric that the task lists beside its family's own."""
+    """Metric -> original, compressed, paired and baseline, for each secondary metric of the task."""
     names, test = data.task.also, data.splits["test"]
     if data.task.about.target == "label":
         return also_classes(names, np.array(test["label"]), reference["probabilities"], predictions["probabilities"])
@@ -44,7 +44,7 @@ def also(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, An
 
 
 def also_classes(names: Sequence[str], truth: Classes, original: Vector, compressed: Vector) -> dict[str, Any]:
-    """Each metric of these names for two classifiers, by their probabilities (examples, classes)."""
+    """The named metrics for two classifiers, from their probabilities (examples, classes)."""
     answers = np.asarray(truth)
     count = original.shape[1]
     majority = np.full(len(answers), np.bincount(answers, minlength=count).argmax())
@@ -62,7 +62,7 @@ def also_classes(names: Sequence[str], truth: Classes, original: Vector, compres
 
 
 def also_scores(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Any]:
-    """Each metric of these names for two sets of predicted scores (examples,)."""
+    """The named metrics for two sets of predicted scores (examples,)."""
     predictions = [np.asarray(values, dtype=np.float64) for values in (original, compressed)]
 
     def statistic(counts: Counts) -> Counts:
@@ -72,18 +72,18 @@ def also_scores(names: Sequence[str], truth: Vector, original: Vector, compresse
 
 
 def alone(also: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What such figures say of the original by itself."""
+    """The part of these results that describes the original alone."""
     return {name: found["original"] | {"baseline": found["baseline"]} for name, found in also.items()}
 
 
 def f1(tables: Tables) -> Vector:
-    """F1 of the second class (draws,) from tables (draws, truth, said) of two classes: 2 TP / (2 TP + FP + FN)."""
+    """F1 of the second class (draws,) from confusion tables (draws, truth, said) of two classes: 2 TP / (2 TP + FP + FN)."""
     hits, missed, false = tables[:, 1, 1], tables[:, 1, 0], tables[:, 0, 1]
     return _ratio(2 * hits, 2 * hits + missed + false)
 
 
 def matthews(tables: Tables) -> Vector:
-    """Matthews' correlation (draws,) from tables (draws, truth, said), for any number of classes (Gorodkin 2004)."""
+    """Matthews correlation (draws,) from confusion tables (draws, truth, said), for any number of classes (Gorodkin 2004)."""
     total, right = tables.sum((1, 2)), np.trace(tables, axis1=1, axis2=2)
     true, said = tables.sum(2), tables.sum(1)  # (draws, classes)
     spreads = (total**2 - (true**2).sum(1)) * (total**2 - (said**2).sum(1))
@@ -91,10 +91,10 @@ def matthews(tables: Tables) -> Vector:
 
 
 def pearson(truth: Vector, values: Vector, counts: Counts) -> Vector:
-    """Pearson's correlation (draws,) where example i is there counts[:, i] times."""
+    """Pearson correlation (draws,) with example i counted counts[:, i] times."""
     weights = counts.astype(np.float64)
     total = weights.sum(1)
-    left, right = truth - truth.mean(), values - values.mean()  # for the digits; a shift changes no correlation
+    left, right = truth - truth.mean(), values - values.mean()  # for precision; shifts do not change a correlation
     mean_left, mean_right = weights @ left / total, weights @ right / total
     product = weights @ (left * right) / total - mean_left * mean_right
     spreads = (weights @ left**2 / total - mean_left**2) * (weights @ right**2 / total - mean_right**2)
@@ -106,7 +106,7 @@ OF_CLASSES: Mapping[str, Callable[[Tables], Vector]] = {"f1": f1, "matthews": ma
 
 
 def _tables(truth: Classes, said: Classes, counts: Counts, classes: int) -> Tables:
-    """How often each class (second axis) is called which (third), by draw (draws, classes, classes)."""
+    """Confusion tables (draws, true classes, predicted classes)."""
     cells = np.zeros((len(truth), classes * classes), np.float32)
     cells[np.arange(len(truth)), truth * classes + said] = 1
     return (counts.astype(np.float32) @ cells).astype(np.float64).reshape(-1, classes, classes)

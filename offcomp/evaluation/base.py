@@ -1,9 +1,9 @@
-"""What the task families share: their examples, and the steps from a model to a comparison.
+"""The interface shared by all task families: their examples, and the steps from a model to a comparison.
 
 data = read(task)                              # offcomp.evaluation.data
 evaluator = Probe(loaded, data)                # tokenises, once
-reference = evaluator.reference(report)        # what the original gives; plain arrays, so that they can be kept in a file
-predictions = evaluator.predict(reference, report)   # the model as it is now: one pass over the test split
+reference = evaluator.reference(report)        # outputs of the original; plain arrays, so that they can be cached in a file
+predictions = evaluator.predict(reference, report)   # outputs of the current model: one pass over the test split
 evaluator.compare(reference, predictions)      # JSON values
 """
 
@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from offcomp.methods.base import Report
-from offcomp.row_counts import RowCounts
-from offcomp.tasks import Task
+from offcomp.numerics.progress import Report
+from offcomp.planning.data.row_counts import RowCounts
+from offcomp.planning.data.tasks import Task
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 Arrays = Mapping[str, NDArray[Any]]
-"""Named arrays: what the original model gives, or what the compressed one does."""
+"""Named arrays: the outputs of the original model or of the compressed one."""
 
 
 @dataclass(frozen=True)
 class TaskData:
     """The examples of a task.
 
-    splits      `test`, and `train` and `validation` where the family trains; columns `text` or `sentence1` and `sentence2`, and
-                `label` (a ClassLabel) or `score` (float) where the family has a target
-    digest      twelve hexadecimal digits that stand for the content of all splits
-    tested_on   the split of the source that `test` is ("test"; "validation" where the test split has no public answers)
-    rows        rows of the source that were read and are used, and why the others are not; None where that is not known
-    columns     column of the task -> the column of the source that it was taken from
+    splits      `test`, and also `train` and `validation` if the family trains; columns `text` or `sentence1` and `sentence2`,
+                and `label` (a ClassLabel) or `score` (float) if the family has a target
+    digest      twelve hexadecimal digits that identify the content of all splits
+    tested_on   the source split used as `test` ("test", or "validation" if the test split has no public answers)
+    rows        how many rows of the source were read and used, and why the others were not; None if unknown
+    columns     column of the task -> the source column that it was taken from
     """
 
     task: Task
@@ -47,18 +47,18 @@ class TaskData:
 
 
 class Evaluator(Protocol):
-    """One task on one model. `loaded.model` may change between the calls; its tokenizer and architecture do not."""
+    """One task on one model. The weights of `loaded.model` may change between calls; its tokenizer and architecture may not."""
 
     def about(self) -> dict[str, Any]:
-        """What a score of it should be read with, as JSON values: `cut`, `embedding`, `probe`; see `OpenTask`."""
+        """Context needed to interpret a score, as JSON values: `cut`, `embedding`, `probe`; see `OpenTask`."""
         ...
 
     def reference(self, report: Report) -> Arrays:
-        """What the original model gives, with what is fitted on it (a probe). Raises TaskError."""
+        """Outputs of the original model, and anything fitted on it (a probe). Raises TaskError."""
         ...
 
     def predict(self, reference: Arrays, report: Report) -> Arrays:
-        """What the model as it is now gives on the test split. Raises TaskError where values are not finite."""
+        """Outputs of the current model on the test split. Raises TaskError if values are not finite."""
         ...
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:

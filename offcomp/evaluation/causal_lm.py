@@ -1,13 +1,13 @@
-"""Telling the next word: how surprised a left-to-right language model is at each token of a text.
+"""Next-token prediction: the perplexity of a causal language model on texts.
 
-Each text stands for itself, after whatever its tokenizer puts before a text. A text longer than `context` is read in windows
-that move on by `stride`; every window is asked for the tokens that none before it was asked for. So, with a stride shorter than
-the context, each token but the first is told once, with at least `context - stride` tokens before it where the text has them.
-That is the procedure of https://huggingface.co/docs/transformers/perplexity. With equal context and stride the windows are
-disjoint, and the first token of each is not asked for. The perplexity is exp(mean surprise in nats) over the tokens asked for;
-it depends on context, stride and tokenizer, and figures of whole corpora joined into one text are lower.
+Each text is scored separately, after any special tokens that the tokenizer prepends. A text longer than `context` is read in
+overlapping windows that advance by `stride`; each window scores the tokens that no earlier window has scored. With a stride
+shorter than the context, every token but the first is scored once, with at least `context - stride` tokens of context if the
+text has them (the procedure of https://huggingface.co/docs/transformers/perplexity). With a stride equal to the context the
+windows are disjoint, and the first token of each is not scored. Perplexity is exp(mean negative log-likelihood in nats) over
+the scored tokens. It depends on context, stride and tokenizer; it is lower if the whole corpus is joined into one text.
 
-Beside the figures stands how the original and the compressed model go on from the same openings, see `continuations`.
+`continuations` shows how the original and the compressed model continue the same openings.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.batches import longest_input
 from offcomp.evaluation.continuations import Continuations
 from offcomp.evaluation.token_losses import Row, TokenTask, counted_texts, frame, logits_at, open_tokenizer
-from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
 from offcomp.models.tokens import encode
+from offcomp.numerics.progress import Report, ignore_progress
 
 TRIED_TOKENS = 16
 
 
 class CausalLM(TokenTask):
-    """See the module. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,) of the tokens asked for, and
-    `continuations` (openings, new tokens)."""
+    """See the module docstring. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,) of the scored
+    tokens, and `continuations` (openings, new tokens)."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         tokenizer = open_tokenizer(loaded, data)
         settings = dict(data.task.settings)
         context, stride = settings["context"], settings["stride"]
         if not 1 <= stride <= context or context < 2:
-            raise TaskError(f"stride {stride} does not fit context {context}: the stride is at least 1 and at most the context")
+            raise TaskError(f"stride {stride} does not fit context {context}: it must be at least 1 and at most the context")
         settings["context"] = longest_input(loaded, context)
         settings["stride"] = min(stride, settings["context"])
         texts = list(data.splits["test"]["text"])
@@ -53,7 +53,7 @@ class CausalLM(TokenTask):
         self.continuations = Continuations(loaded, encoded, before)
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """What the original makes of each token, and how it goes on from the openings."""
+        """Losses and correctness of the original for each token, and its continuations of the openings."""
         return {**super().reference(report), "continuations": self.continuations.write(self._gathers)}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class CausalLM(TokenTask):
 
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Start, end, and the first token asked for, of each window over so many tokens."""
+    """Start, end and first scored token of each window over `length` tokens."""
     told = 0
     for start in range(0, length, stride):
         end = min(start + context, length)
@@ -74,7 +74,7 @@ def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, 
 
 
 def _rows(text: int, ids: list[int], before: int, context: int, stride: int) -> Iterator[Row]:
-    """The windows of one text that begins with so many special tokens, which are not asked for."""
+    """The windows of one text that begins with `before` special tokens, which are not scored."""
     for start, end, first in windows(len(ids), context, stride):
         targets = range(max(first, before), end)
         if targets:
@@ -82,7 +82,7 @@ def _rows(text: int, ids: list[int], before: int, context: int, stride: int) -> 
 
 
 def _check_direction(loaded: LoadedModel, ids: list[int]) -> None:
-    """A model that reads the tokens it is to tell has no perplexity. Raises TaskError."""
+    """Check that the model does not attend to the tokens it must predict. Raises TaskError."""
     tried = torch.tensor([ids[:TRIED_TOKENS]], device=loaded.model.device)
     asked = torch.ones_like(tried, dtype=torch.bool)
     with torch.inference_mode():
@@ -90,6 +90,6 @@ def _check_direction(loaded: LoadedModel, ids: list[int]) -> None:
         shorter = logits_at(loaded.model, {"input_ids": tried[:, :-1]}, asked[:, :-1], gathers=False)
     if whole.isfinite().all() and not torch.allclose(whole, shorter, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
         raise TaskError(
-            f"{loaded.info.model} reads the tokens that it is to tell, so its perplexity would mean nothing; "
+            f"{loaded.info.model} attends to the tokens that it must predict, so its perplexity would be meaningless; "
             "set is_decoder in its config.json or choose another task"
         )

@@ -1,9 +1,9 @@
-"""Two sets of predictions on the same examples: scores with their uncertainty, and what changed between them.
+"""Compare two sets of predictions on the same examples: scores with their uncertainty, and what changed.
 
-Each function gives JSON values: `original` and `compressed` (value, standard error, n), the `paired` comparison, whether the
-predictions are `unchanged` to the last bit or have `collapsed` to one answer, and the examples that changed. Compressed minus
-original is the `difference`; its interval is one of 95 %; `smallest_difference` is the smallest true one that as many examples
-would show at 80 % power, 5 % two-sided. What is undefined is None. See `offcomp.evaluation.uncertainty` for the statistics.
+Each function returns JSON values: `original` and `compressed` (value, standard error, n), the `paired` comparison, whether the
+predictions are `unchanged` to the last bit or have `collapsed` to a single answer, and the examples that changed. `difference`
+is compressed minus original, with a 95 % interval; `smallest_difference` is the smallest true difference that this many
+examples would detect with 80 % power at 5 % two-sided. Undefined values are None. See `offcomp.evaluation.bootstrap`.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ from scipy.special import rel_entr
 from scipy.stats import rankdata
 
 from offcomp.errors import TaskError
-from offcomp.evaluation import uncertainty
-from offcomp.numerics.mcnemar import mcnemar_p
-from offcomp.numerics.tango import accuracy_interval
+from offcomp.evaluation import bootstrap as uncertainty
+from offcomp.numerics.paired_tests import accuracy_interval, mcnemar_p
 
 if TYPE_CHECKING:
     Vector = NDArray[np.float64]
     Counts = NDArray[np.floating[Any]]
     Flags = NDArray[np.bool_]
 
-SMALLEST_PROBABILITY = 1e-12  # below it a probability counts as this in a divergence, which would be infinite at 0
-SAME_SPREAD = 5e-3  # values within this share of the original's spread tell no two examples apart
+SMALLEST_PROBABILITY = 1e-12  # floor for probabilities in a divergence, which would be infinite at 0
+SAME_SPREAD = 5e-3  # a spread within this share of the original's does not distinguish any examples
 MOST_CHANGES = 50
 LONGEST_EXCERPT = 500  # characters of a text in the list of changes
-MOST_NATS = 300.0  # a mean loss beyond it counts as this: exp(300) is as bad as any, and its square is still a number
+MOST_NATS = 300.0  # cap on a mean loss: exp(300) is as bad as any perplexity, and its square does not overflow
 
 
 @dataclass(frozen=True)
 class Score:
-    """A figure over n examples with its standard error: sqrt(p (1 - p) / n) for an accuracy, None where n is too small."""
+    """A score over n examples with its standard error: sqrt(p (1 - p) / n) for an accuracy, None if n is too small."""
 
     value: float
     standard_error: float | None
@@ -58,13 +57,13 @@ def compare_classes(
     texts: Sequence[str],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """Two classifiers by their predicted probabilities (examples, classes). Raises TaskError where those are not finite.
+    """Compare two classifiers by their probabilities (examples, classes). Raises TaskError if those are not finite.
 
     agreement       share of examples with the same prediction
     p               McNemar's exact test of the flips
     divergence      mean over examples of KL(original ‖ compressed), in nats
     flips           examples that went from right to wrong, and from wrong to right; a margin is the probability of the true
-                    class minus the highest of another one
+                    class minus the highest among the other classes
     """
     _check(original, compressed, len(truth))
     labels = np.asarray(truth)
@@ -90,10 +89,10 @@ def compare_classes(
 def compare_ranks(
     truth: Sequence[float] | Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]
 ) -> dict[str, Any]:
-    """Two sets of predictions (n,) by Spearman's correlation with the true scores. Raises TaskError where not finite.
+    """Compare two sets of predictions (n,) by Spearman correlation with the true scores. Raises TaskError if not finite.
 
-    Constant predictions, which have no correlation, score 0 and are flagged as collapsed. The changes are the examples whose
-    rank among all predictions moved most.
+    Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. The changes are the examples
+    whose rank among all predictions moved most.
     """
     _check(original, compressed, len(truth))
     answers = np.asarray(truth, dtype=np.float64)
@@ -124,13 +123,14 @@ def compare_losses(
     correct_original: Flags | None = None,
     correct_compressed: Flags | None = None,
 ) -> dict[str, Any]:
-    """Two language models by their losses (tokens,) in nats, as perplexities exp(mean loss). Raises TaskError where not finite.
+    """Compare two language models by their losses (tokens,) in nats, as perplexities exp(mean loss).
 
-    rows            the index in `texts` of the row that each token belongs to; tokens of a row depend on each other, so it is
-                    the rows that are drawn again for the interval. `n` counts tokens, `rows` the rows that have some
+    rows            the index in `texts` of each token's row; tokens in a row are dependent, so the bootstrap resamples rows.
+                    In the result, `n` counts tokens and `rows` the rows with at least one token
     baseline        {"name", "value"} of a perplexity to compare with
-    correct_...     whether the token was the most likely one, (tokens,); gives `token_accuracy`
-    A mean loss above 300 nats counts as 300. The changes are the rows whose mean loss moved most.
+    correct_...     whether the token was the top prediction, (tokens,); gives `token_accuracy`
+    A mean loss above 300 nats counts as 300. The changes are the rows whose mean loss moved most. Raises TaskError if losses
+    are not finite.
     """
     _check(original, compressed, len(rows))
     tokens = np.bincount(rows, minlength=len(texts))
@@ -157,7 +157,7 @@ def compare_losses(
 
 def _check(original: Vector, compressed: Vector, n: int) -> None:
     if not n:
-        raise TaskError("the task has no example to compare on; give it a test split that has some")
+        raise TaskError("the task has no examples to compare on; give it a non-empty test split")
     for name, values in (("original", original), ("compressed", compressed)):
         if len(values) != n:
             raise TaskError(f"the {name} model gave {len(values)} predictions for {n} examples; run the task again")
@@ -170,7 +170,7 @@ def _frame(metric: str, direction: str, original: Vector, compressed: Vector) ->
 
 
 def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str, Any]:
-    """Predictions that are the same to the last bit leave no doubt about the difference."""
+    """The paired comparison of accuracies. If predictions are identical to the last bit, the interval has zero width."""
     return {
         "difference": (won - lost) / n,
         "interval": [0.0, 0.0] if unchanged else list(accuracy_interval(lost, won, n)),
@@ -182,7 +182,7 @@ def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str
 
 
 def scored(values: Iterable[Any], spread: uncertainty.Spread, n: int) -> dict[str, Any]:
-    """Both scores and their difference, with what resampling says of them."""
+    """Both scores and their difference, with the uncertainty found by resampling."""
     original, compressed = map(float, values)
     return {
         "original": asdict(Score(original, spread.standard_errors[0], n)),
@@ -202,7 +202,7 @@ def _divergence(original: Vector, compressed: Vector) -> float:
 
 
 def _largest(changes: Vector) -> list[int]:
-    """Places of the largest changes, at most MOST_CHANGES, without those that are 0."""
+    """Indices of the largest non-zero changes, at most MOST_CHANGES."""
     order = np.argsort(-np.abs(changes), kind="stable")[:MOST_CHANGES]
     return [int(i) for i in order if changes[i] != 0]
 
@@ -214,7 +214,7 @@ def _change(text: str, truth: float | None, original: float, compressed: float) 
 
 @dataclass(frozen=True)
 class _Flips:
-    """Describes examples that two classifiers answer differently."""
+    """Describe examples that two classifiers answer differently."""
 
     labels: NDArray[np.integer[Any]]
     original: Vector

@@ -1,8 +1,8 @@
-"""How a left-to-right model goes on from the first words of texts: the likeliest token, again and again; nothing is drawn.
+"""Continue the first words of texts with a causal language model, by greedy decoding.
 
-Openings that are equally long are read together, as a whole for every token. So nothing is padded, and no setting that a model
-has for its own generation takes part: the same weights write the same tokens. What follows an end token is no text, so it is
-taken for more of the same. The original and the compressed model go on from the same openings.
+Openings of equal length form a batch and are re-read in full for every new token. So there is no padding, and the model's own
+generation settings play no part: the same weights always write the same tokens. Everything after an end token is replaced by
+end tokens. The original and the compressed model continue the same openings.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ OPENINGS, OPENING_TOKENS, NEW_TOKENS = 8, 12, 24
 
 
 class Continuations:
-    """Openings of texts, spread evenly over those that are longer than an opening; all of them where none is.
+    """Openings spread evenly over the texts that are longer than an opening, or over all texts if none is.
 
-    prompts       what the model reads: what its tokenizer puts before a text, and at most OPENING_TOKENS tokens, whole words
-    new_tokens    how many tokens are written; together with a prompt never more than the model can read at once
+    prompts       model inputs: the tokenizer's leading special tokens, then at most OPENING_TOKENS tokens of whole words
+    new_tokens    how many tokens to generate; prompt and new tokens together fit in the model's context
     """
 
     def __init__(self, loaded: LoadedModel, encoded: BatchEncoding, before: Sequence[int]):
@@ -40,9 +40,9 @@ class Continuations:
         self.prompts = [[*before, *opening] for opening in _spread(_openings(encoded, length))] if length > 0 else []
 
     def write(self, gathers: bool) -> NDArray[np.int64]:
-        """What the model as it is now writes: tokens (openings, new_tokens).
+        """Generated tokens (openings, new_tokens) of the current model.
 
-        gathers    whether the head may be given the last place alone, see `token_losses.logits_at`
+        gathers    whether the head can be run on the last position alone, see `token_losses.logits_at`
         """
         written = np.zeros((len(self.prompts), max(0, self.new_tokens)), np.int64)
         lengths = np.array([len(prompt) for prompt in self.prompts])
@@ -59,7 +59,7 @@ class Continuations:
         return written
 
     def compare(self, original: NDArray[np.int64], compressed: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Both continuations of each opening as JSON values: texts, how many tokens agree before the first that does not."""
+        """Both continuations of each opening as JSON values: the texts, and how many leading tokens agree."""
         return [
             {
                 "opening": self._text(prompt),
@@ -79,7 +79,7 @@ class Continuations:
         return logits_at(self._loaded.model, inputs, asked, gathers).argmax(1, keepdim=True)
 
     def _text(self, prompt: list[int], new: list[int] | None = None) -> str:
-        """The prompt in words, or what is added to it: some tokenizers drop the space before a word that stands first."""
+        """Decode the prompt, or the new tokens in its context, since some tokenizers drop the space before a leading word."""
         tokenizer = tokenizer_of(self._loaded)
         parts = [prompt] if new is None else [prompt, new, prompt + new]
         opening, *rest = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
@@ -90,7 +90,7 @@ class Continuations:
 
 
 def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
-    """Each opening once: at most `length` tokens of a text, and no word cut in two unless it is longer than that."""
+    """The distinct openings: at most `length` tokens of a text, never splitting a word unless it is longer than that."""
     texts = encoded["input_ids"]
     usable = [index for index, ids in enumerate(texts) if len(ids) > length]
     found = []
@@ -102,6 +102,6 @@ def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
 
 
 def _spread(openings: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """At most OPENINGS of them, from the first to the last at equal steps."""
+    """At most OPENINGS of them, evenly spaced from first to last."""
     count = min(OPENINGS, len(openings))
     return [openings[round(place)] for place in np.linspace(0, len(openings) - 1, count)]

@@ -1,8 +1,9 @@
-"""The examples of a task: found, cleaned, and put into splits that share none of them.
+"""The examples of a task: found, cleaned, and divided into disjoint splits.
 
-A source without splits is cut in three for a family that trains (60 % train, 15 % validation, 25 % test, alike in every class)
-and is all test for the others. Where the test split has no public answers, as in GLUE, the validation split is tested on, and
-a tenth of the training split takes its place. At most LARGEST[split] examples of a split are used. All draws follow the seed.
+A source without splits is divided in three for families that train (60 % train, 15 % validation, 25 % test, stratified by
+class) and is used entirely as the test split for the others. If the test split has no public answers, as in GLUE, the
+validation split is used for testing, and a tenth of the training split for validation. At most LARGEST[split] examples of a
+split are used. All sampling is seeded.
 """
 
 from __future__ import annotations
@@ -22,27 +23,38 @@ from datasets.exceptions import DatasetsError
 from offcomp.errors import InputError, TaskError
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.splitting import cut_in_three, drawn_from, places_in_class
-from offcomp.row_counts import NOT_LEARNT, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
-from offcomp.task_columns import chosen_columns
-from offcomp.task_examples import class_names_of, contents, examples_of
-from offcomp.task_files import SPLITS, TEST, TESTED, TRAIN, VALIDATION, WHOLE, Source, files_by_split, place_of, read_source
-from offcomp.tasks import HUB, Task
-from offcomp.text_tables import reason
+from offcomp.planning.data.row_counts import NOT_LEARNT, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
+from offcomp.planning.data.task_columns import chosen_columns
+from offcomp.planning.data.task_examples import class_names_of, contents, examples_of
+from offcomp.planning.data.task_files import (
+    SPLITS,
+    TEST,
+    TESTED,
+    TRAIN,
+    VALIDATION,
+    WHOLE,
+    Source,
+    files_by_split,
+    place_of,
+    read_source,
+)
+from offcomp.planning.data.tasks import HUB, Task
+from offcomp.planning.data.text_tables import reason
 
 log = logging.getLogger("offcomp")
 
 LARGEST = {TRAIN: 20_000, VALIDATION: 5_000, TEST: 10_000}
-SMALLEST = 10  # examples of a split that is needed
+SMALLEST = 10  # examples in each required split
 TENTH = 0.1
 
 
 def read(task: Task, seed: int = 0) -> TaskData:
-    """The examples of a task. Raises TaskError where they cannot be had or do not fit the family."""
+    """Read the examples of a task. Raises TaskError if they are unavailable or do not fit the family."""
     try:
         return _read(task, seed)
     except TaskError:
         raise
-    except InputError as error:  # of the reader, which knows of no task
+    except InputError as error:  # from the reader, which knows nothing about tasks
         raise TaskError(str(error)) from None
 
 
@@ -82,16 +94,16 @@ def _source(task: Task) -> Source:
     if place is None:
         return _from_hub(task)
     if not (place.is_dir() or place.is_file()):
-        raise TaskError(f"data {task.data!r} of task {task.name!r} is not there; give the path of a file or a folder")
+        raise TaskError(f"data {task.data!r} of task {task.name!r} does not exist; give the path of a file or a folder")
     return read_source(place.name, files_by_split(place))
 
 
 def _from_hub(task: Task) -> Source:
-    """A data set of a hub: from the cache where it is there, else fetched whole."""
+    """A data set from the hub: cached, or else downloaded in full."""
     address = task.data.removeprefix(HUB)
     owner, _, rest = address.partition("/")
     name, _, config = rest.partition("/")
-    remedy = f"fetch it once by `offcomp evaluate MODEL --task {task.name}` with a network, or give a local file or folder"
+    remedy = f"run `offcomp evaluate MODEL --task {task.name}` once with network access, or give a local file or folder"
     if not owner or not name:
         raise TaskError(f"data {task.data!r} of task {task.name!r} must be hub:OWNER/NAME or hub:OWNER/NAME/CONFIG")
     disable_progress_bars()
@@ -99,10 +111,10 @@ def _from_hub(task: Task) -> Source:
         found = load_dataset(f"{owner}/{name}", config or None)
         tables = {split: part.with_format("arrow")[:] for split, part in found.items()}
     except (OSError, ValueError, RuntimeError, ImportError, DatasetsError, pa.ArrowException) as error:
-        raise TaskError(f"the data set {address!r} cannot be had from the hub: {reason(error)}; {remedy}") from None
+        raise TaskError(f"the data set {address!r} cannot be loaded from the hub: {reason(error)}; {remedy}") from None
     by_split = {split: tables[alias] for split, aliases in SPLITS.items() for alias in aliases if alias in tables}
     if not by_split:
-        raise TaskError(f"the data set {address!r} has no split train, validation or test but {', '.join(tables)}; {remedy}")
+        raise TaskError(f"the data set {address!r} has no train, validation or test split, only {', '.join(tables)}; {remedy}")
     features = next(iter(found.values())).features
     names = {column: list(kind.names) for column, kind in features.items() if isinstance(kind, ClassLabel)}
     return Source(address, by_split, names)
@@ -111,13 +123,13 @@ def _from_hub(task: Task) -> Source:
 def _arranged(
     task: Task, found: Mapping[str, pd.DataFrame], random: np.random.Generator, place: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], str]:
-    """The splits that the task needs, none too large, and the name that the source has for the one tested on.
+    """The splits that the task needs, limited in size, and the source's name for the split used for testing.
 
-    What is left out is counted.
+    Counts in `left_out` the examples that are dropped.
     """
     frames = {split: frame for split, frame in found.items() if len(frame)}
     if not frames:
-        raise TaskError(f"task {task.name!r} finds no example in {place} whose columns are all filled")
+        raise TaskError(f"task {task.name!r} finds no example in {place} without empty columns")
     tested_on = next(split for split in TESTED if split in frames)
     if len(frames) == 1 and task.about.trains:
         frames = dict(zip((TEST, VALIDATION, TRAIN), cut_in_three(frames[tested_on], random), strict=True))
@@ -131,7 +143,7 @@ def _arranged(
     if not task.about.trains:
         left_out[OTHER_SPLIT] += len(frames.pop(TRAIN, ()))
     elif TRAIN not in frames:
-        raise TaskError(f"task {task.name!r} has to be trained, but {place} has no split {TRAIN}")
+        raise TaskError(f"task {task.name!r} needs training data, but {place} has no split {TRAIN}")
     drawn = {split: drawn_from(frames[split], LARGEST[split], random) for split in SPLITS if split in frames}
     for split, frame in drawn.items():
         left_out[TOO_MANY] += len(frames[split]) - len(frame)
@@ -141,7 +153,7 @@ def _arranged(
 
 
 def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], place: str) -> dict[str, pd.DataFrame]:
-    """Nothing that is tested or validated on is trained on, and nothing tested on is validated on."""
+    """Remove repeats across splits: training examples found in validation or test, validation examples found in test."""
     kept, seen = {}, pd.Index([])
     for split in (TEST, VALIDATION, TRAIN):
         if split not in frames:
@@ -150,7 +162,7 @@ def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], place: 
         keys = pd.Series(["\0".join(texts) for texts in zip(*columns, strict=True)], frames[split].index, dtype=object)
         repeated = keys.isin(seen)
         if repeated.any():
-            log.info("%s: left out of split %s, for a later split has them: %d", place, split, int(repeated.sum()))
+            log.info("%s: left out of split %s because a later split has them: %d", place, split, int(repeated.sum()))
         kept[split] = frames[split][~repeated]
         seen = seen.append(pd.Index(keys))
     return {split: kept[split] for split in SPLITS if split in kept}
@@ -159,13 +171,13 @@ def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], place: 
 def _encoded(
     task: Task, frames: dict[str, pd.DataFrame], published: list[str], place: str
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Labels as numbers of the classes that can be learnt, or tested where nothing is learnt, and the names of those."""
+    """Labels as class indices, and the class names: the classes in training data, or in test data if nothing is trained."""
     known = frames[TRAIN if task.about.trains else TEST]["label"]
     names = class_names_of(published, list(set(known)), trains=task.about.trains)
     for split in (TRAIN, TEST):
         if split in frames and frames[split]["label"].nunique() == 1:
             only = frames[split]["label"].iloc[0]
-            raise TaskError(f"task {task.name!r} has only the class {only!r} in its {split} split of {place}; give two or more")
+            raise TaskError(f"task {task.name!r} has only the class {only!r} in the {split} split of {place}; give two or more")
     if len(names) > max(2, len(known) // 2):
         raise TaskError(f"column label of {place} has {len(names)} classes in {len(known)} examples; is it the right column?")
     encoded = {}
@@ -173,7 +185,7 @@ def _encoded(
         numbers = frame["label"].map({name: number for number, name in enumerate(names)})
         if numbers.isna().any():
             lost = int(numbers.isna().sum())
-            log.warning("%s: left out of split %s, for no class that is learnt or tested: %d", place, split, lost)
+            log.warning("%s: left out of split %s because their class is not learnt or tested: %d", place, split, lost)
         encoded[split] = frame[numbers.notna()].assign(label=numbers.dropna().astype("int64"))
     return encoded, names
 
@@ -183,8 +195,8 @@ def _check_sizes(task: Task, frames: Mapping[str, pd.DataFrame], place: str) -> 
         count = len(frames[split])
         if count < SMALLEST:
             raise TaskError(
-                f"task {task.name!r} has {count} examples for its {split} split in {place}, repeated ones left out, "
-                f"but needs {SMALLEST}; give it more"
+                f"task {task.name!r} has {count} examples for its {split} split in {place} after removing repeats, "
+                f"but needs {SMALLEST}; add more"
             )
 
 
@@ -198,6 +210,6 @@ def _as_datasets(frames: Mapping[str, pd.DataFrame], names: list[str]) -> Datase
 
 
 def _digest(splits: DatasetDict, names: list[str]) -> str:
-    """Twelve hexadecimal digits that stand for the columns, values and classes of all splits."""
+    """Hash of the columns, values and classes of all splits, as twelve hexadecimal digits."""
     content = {split: part.to_dict() for split, part in splits.items()}
     return hashlib.sha256(json.dumps([names, content], sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Sentence embeddings as the model declares them: pooled, projected and normalised, or else the mean over tokens."""
+"""Sentence embeddings as the model declares them (pooled, projected, normalised); the mean over tokens by default."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from offcomp.errors import TaskError
 from offcomp.evaluation.batches import Batches, batches, declared_limit, tokenizer_of
 from offcomp.evaluation.pooling import Pooler
-from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel, last_hidden_state
 from offcomp.models.tokens import encode
+from offcomp.numerics.progress import Report, ignore_progress
 
 if TYPE_CHECKING:
     Embeddings = NDArray[np.float32]
 
 
 def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = ignore_progress) -> Embeddings:
-    """Embeddings (texts, features). Raises TaskError where there is no tokenizer or values are not finite.
+    """Embeddings (texts, features). Raises TaskError if there is no tokenizer or values are not finite.
 
-    Raises ModelError where the model's folder declares an embedding that is not supported.
+    Raises ModelError if the model's folder declares an unsupported embedding.
     """
     ready = texts if isinstance(texts, Batches) else embedding_batches(loaded, texts)
     embeddings: Embeddings | None = None
@@ -37,19 +37,19 @@ def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = 
             embeddings = np.empty((ready.count, pooled.shape[1]), np.float32)
         embeddings[rows] = pooled
     if embeddings is None or not np.isfinite(embeddings).all():
-        raise TaskError(f"{loaded.info.model} gives embeddings that are not finite, so no task can be scored")
+        raise TaskError(f"{loaded.info.model} produces embeddings that are not finite, so no task can be scored")
     return embeddings
 
 
 def embedding_batches(loaded: LoadedModel, texts: Sequence[str]) -> Batches:
-    """Texts with the model's prompt before them, cut where the model says. Raises TaskError, ModelError."""
+    """Texts with the model's prompt prepended, truncated at the model's declared limit. Raises TaskError, ModelError."""
     modules = loaded.sentence_modules
     limit = declared_limit(loaded, modules) if modules.declared else None
     return batches(loaded, [modules.prepared(text) for text in texts], limit=limit)
 
 
 def _prompt_tokens(loaded: LoadedModel) -> int:
-    """How many tokens at the start of a text are the prompt's and are not pooled."""
+    """How many leading tokens belong to the prompt and are excluded from pooling."""
     modules = loaded.sentence_modules
     if modules.pools_prompt or not modules.prompt:
         return 0
@@ -59,7 +59,7 @@ def _prompt_tokens(loaded: LoadedModel) -> int:
 
 
 class SplitEmbedder:
-    """The texts of a split, tokenised once, each distinct text embedded once however often it occurs."""
+    """The texts of a split, tokenised once; each distinct text is embedded only once."""
 
     def __init__(self, loaded: LoadedModel, split: Dataset):
         columns = ("text",) if "text" in split.column_names else ("sentence1", "sentence2")
@@ -70,7 +70,7 @@ class SplitEmbedder:
         self.batches = embedding_batches(loaded, list(distinct))
 
     def about(self) -> dict[str, Any]:
-        """How the texts are embedded, in words, and how many are cut; a text counts as often as it occurs."""
+        """How the texts are embedded, in words, and how many are truncated, counting repeated texts each time."""
         return {"embedding": str(self._loaded.sentence_modules), "cut": self.batches.cut_figures(self._places)}
 
     def sentences(self, report: Report) -> list[Embeddings]:
@@ -79,24 +79,24 @@ class SplitEmbedder:
         return [embeddings[places] for places in self._places]
 
     def features(self, report: Report) -> Embeddings:
-        """What a probe reads: a text's embedding (examples, features), or |u - v| and u * v of a pair, twice as wide."""
+        """Inputs of a probe: text embeddings (examples, features), or |u - v| and u * v for pairs, twice as wide."""
         first, *others = self.sentences(report)
         return np.concatenate([np.abs(first - others[0]), first * others[0]], axis=1) if others else first
 
 
 def shown_texts(split: Dataset) -> list[str]:
-    """Each example as one line, a pair with a bar between its sentences."""
+    """Each example as one string; the sentences of a pair are separated by a bar."""
     if "text" in split.column_names:
         return list(split["text"])
     return [f"{first} | {second}" for first, second in zip(split["sentence1"], split["sentence2"], strict=True)]
 
 
 def cosines(first: Embeddings, second: Embeddings) -> NDArray[np.float64]:
-    """Cosine of each pair of rows (examples,); 0 where an embedding is zero."""
+    """Cosine of each pair of rows (examples,); 0 if an embedding is zero."""
     left, right = (torch.nn.functional.normalize(torch.from_numpy(part).double(), dim=1) for part in (first, second))
     return (left * right).sum(1).numpy()
 
 
 def part(report: Report, start: float, end: float) -> Report:
-    """A report for a part of the work."""
+    """Map progress within one part of the work to overall progress between `start` and `end`."""
     return lambda fraction: report(start + (end - start) * fraction)

@@ -1,9 +1,9 @@
-"""Classification by the model's own head: nothing is fitted, the model answers as it was trained to.
+"""Classification with the model's own head: nothing is fitted.
 
-The model's outputs are put in the order of the data's classes: by the names in its config, by the task's option `labels`, or,
-where the config has no real names (LABEL_0, LABEL_1), as they stand. Whether that order can be right is checked with the
-original model on the validation split; a head that is far better under another order is refused rather than scored. Without a
-validation split nothing may be chosen, so a better order on the test examples is a note beside the score.
+The model's outputs are reordered to match the data's classes: by the names in its config, by the task's option `labels`, or,
+if the config has only placeholders (LABEL_0, LABEL_1), left as they are. The order is checked with the original model on the
+validation split; a head that is far more accurate under another order is rejected rather than scored. Without a validation
+split nothing may be selected, so a better order on the test examples is only mentioned in a note next to the score.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.batches import Batches, batches, tokenizer_of
 from offcomp.evaluation.comparison import compare_classes
 from offcomp.evaluation.embeddings import shown_texts
-from offcomp.head_labels import MULTI_LABEL, ModelHead, label_order
-from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
-from offcomp.tasks import unfit
+from offcomp.numerics.progress import Report, ignore_progress
+from offcomp.planning.data.head_labels import MULTI_LABEL, ModelHead, label_order
+from offcomp.planning.data.tasks import unfit
 
 CHECKED_EXAMPLES = 1000
-FALSE_ALARMS = 0.001  # a right order is refused in one of a thousand cases at most
+FALSE_ALARMS = 0.001  # a correct order is rejected in at most one of a thousand cases
 
 
 class Head:
-    """See the module. Reference and predictions: `probabilities` (examples, classes) in the order of the data's classes."""
+    """See the module docstring. Reference and predictions: `probabilities` (examples, classes) in the data's class order."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         head = head_of(loaded, data)
@@ -51,11 +51,11 @@ class Head:
             self._validation_batches = split_batches(loaded, self._validation)
 
     def about(self) -> dict[str, Any]:
-        """How many texts are cut."""
+        """How many texts are truncated."""
         return {"cut": self._batches.cut_figures(np.arange(self._batches.count))}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """The original's probabilities. Raises TaskError where its labels look to be in the wrong order."""
+        """The original's probabilities. Raises TaskError if its labels seem to be in the wrong order."""
         start = 0.0
         if self._validation is not None:
             start = len(self._validation) / (len(self._validation) + self._batches.count)
@@ -64,11 +64,11 @@ class Head:
         return {"probabilities": self._probabilities(self._batches, lambda fraction: report(start + (1 - start) * fraction))}
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
-        """The probabilities of the model as it is now."""
+        """The current model's probabilities."""
         return {"probabilities": self._probabilities(self._batches, report)}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Accuracy and the paired comparison, with how the labels were matched and a note where their order looks wrong."""
+        """Accuracy and the paired comparison, how the labels were matched, and a note if their order looks wrong."""
         test = self._data.splits["test"]
         checked = self._validation is not None
         compared = compare_classes(
@@ -83,34 +83,34 @@ class Head:
         return compared | {"labels": {"known_by": self.order.known_by, "checked": checked}} | notes
 
     def _doubt(self, said: NDArray[np.int64]) -> str | None:
-        """What the test examples say against the order of the labels, in a sentence."""
+        """A sentence that describes the evidence in the test examples against the label order, if there is any."""
         better = better_order(np.array(self._data.splits["test"]["label"]), said)
         if better is None:
             return None
         reversed_ = list(better.outputs) == list(range(len(self._names)))[::-1]
         order = "the reversed order" if reversed_ else f"another order ({better.meant(self._names)})"
         return (
-            f"Labels in {order} would give {better.accuracy:.3f} on these test examples, but as they stand "
-            f"{better.now:.3f}, and no validation split was there to settle it; if the order is wrong, say the right one under "
-            "id2label in config.json, or by the task's option labels (--labels A,B)."
+            f"Labels in {order} would give {better.accuracy:.3f} on these test examples, compared with "
+            f"{better.now:.3f} in the current order, and there was no validation split to decide; if the order is wrong, set "
+            "the right one under id2label in config.json, or with the task's option labels (--labels A,B)."
         )
 
     def _probabilities(self, ready: Batches, report: Report) -> NDArray[np.float64]:
-        """Probabilities (examples, classes) in the order of the data's classes."""
+        """Probabilities (examples, classes) in the data's class order."""
         logits: NDArray[np.float64] = np.empty((ready.count, len(self._names)))
         for rows, inputs in ready.on(self._loaded, report):
             logits[rows] = logits_of(self._loaded, inputs).double().cpu().numpy()
         if not np.isfinite(logits).all():
-            raise TaskError(f"{self._loaded.info.model} gives values that are not finite, so no task can be scored")
+            raise TaskError(f"{self._loaded.info.model} outputs values that are not finite, so no task can be scored")
         return softmax(logits[:, self.order.outputs], axis=1)
 
 
 @dataclass(frozen=True)
 class BetterOrder:
-    """An order of labels that fits clearly better than the one in use.
+    """A label order that fits clearly better than the current one.
 
-    outputs     for each class of the data, the class that its output should stand for (classes,)
-    accuracy    under that order; `now`: under the one in use
+    outputs     for each class of the data, the class that its output should represent (classes,)
+    accuracy    under that order; `now`: under the current one
     """
 
     outputs: tuple[int, ...]
@@ -118,22 +118,21 @@ class BetterOrder:
     now: float
 
     def meant(self, names: Sequence[str]) -> str:
-        """What should be what, in words."""
+        """The corrections to the current order, in words."""
         return shortly([f"{names[i]} should be {names[j]}" for i, j in enumerate(self.outputs) if i != j], between="; ")
 
 
 def better_order(truth: NDArray[np.int64], said: NDArray[np.int64]) -> BetterOrder | None:
-    """The order of labels that beats the one in use clearly, if there is one.
+    """The label order that is clearly better than the current one, if there is one.
 
-    truth, said   classes (examples,) of the data, and of the original model under the order in use
+    truth, said   classes (examples,) in the data, and as predicted by the original model under the current order
 
-    The best other order must be better than this one, and than the largest class alone, by more than chance gives the best of
-    all orders.
+    The best alternative must beat the current order and the majority class by more than the best of all orders would by chance.
     """
     count, total = int(max(truth.max(), said.max())) + 1, len(truth)
     table = np.zeros((count, count))
     np.add.at(table, (said, truth), 1)
-    _, better = linear_sum_assignment(-table)  # better[said] is the class it should stand for
+    _, better = linear_sum_assignment(-table)  # better[said] is the class it should represent
     right, right_if_better = said == truth, better[said] == truth
     gain = right_if_better.astype(float) - right.astype(float)
     beyond = float(norm.isf(FALSE_ALARMS / factorial(min(count, 100))))
@@ -145,19 +144,19 @@ def better_order(truth: NDArray[np.int64], said: NDArray[np.int64]) -> BetterOrd
 
 
 def check_order(model: str, truth: NDArray[np.int64], said: NDArray[np.int64], names: Sequence[str]) -> None:
-    """Refuse an order of labels that another one beats clearly on the validation split. Raises TaskError."""
+    """Reject a label order that another one clearly beats on the validation split. Raises TaskError."""
     better = better_order(truth, said)
     if better is not None:
         raise TaskError(
             f"{model} is right on {better.now:.0%} of {len(truth)} validation examples, but on {better.accuracy:.0%} with "
             f"its labels in another order ({better.meant(names)}), so the order looks wrong; name the classes under id2label "
-            "in its config.json, or by the task's option labels (--labels A,B): the data's names in the order of the model's "
+            "in its config.json, or with the task's option labels (--labels A,B): the data's names in the order of the model's "
             "outputs"
         )
 
 
 def head_of(loaded: LoadedModel, data: TaskData) -> ModelHead:
-    """The head that is to do a task. Raises TaskError where the model has none."""
+    """The model's head for a task. Raises TaskError if the model has none that fits."""
     reason = unfit(data.task, loaded.info.architecture, loaded.info.reads_text)
     if reason:
         raise TaskError(reason.removesuffix("."))
@@ -165,19 +164,19 @@ def head_of(loaded: LoadedModel, data: TaskData) -> ModelHead:
 
 
 def described_head(loaded: LoadedModel) -> ModelHead:
-    """What the config of a model with a head says of it."""
+    """Describe a model's head from its config."""
     config = loaded.model.config
     names = tuple(str(config.id2label.get(index, f"LABEL_{index}")) for index in range(config.num_labels))
     return ModelHead(loaded.info.model, names, config.problem_type == MULTI_LABEL)
 
 
 def _spread(split: Dataset, most: int) -> Dataset:
-    """So many examples at equal distances, since a file may be sorted by class."""
+    """At most `most` evenly spaced examples, since a file may be sorted by class."""
     return split if len(split) <= most else split.select(np.linspace(0, len(split) - 1, most).astype(int))
 
 
 def split_batches(loaded: LoadedModel, split: Dataset) -> Batches:
-    """The texts of a split, or its pairs, each read as one input. Raises TaskError."""
+    """The texts or pairs of a split, each tokenised as one input. Raises TaskError."""
     columns = ("text",) if "text" in split.column_names else ("sentence1", "sentence2")
     return batches(loaded, *(list(split[column]) for column in columns))
 
@@ -185,8 +184,8 @@ def split_batches(loaded: LoadedModel, split: Dataset) -> Batches:
 def logits_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits (batch, classes).
 
-    A decoder reads its answer at the last token that is no padding by the config; where the tokenizer pads otherwise, each text
-    goes alone.
+    A decoder classifies at the last token that is not the config's padding token; if the tokenizer pads with another token,
+    each text is run separately.
     """
     if loaded.model.config.get_text_config().pad_token_id == tokenizer_of(loaded).pad_token_id:
         return loaded.model(**inputs).logits

@@ -1,10 +1,10 @@
-"""Telling masked words: how surprised a masked language model is at the tokens that were hidden from it.
+"""Masked-token prediction: the pseudo-perplexity of a masked language model on texts.
 
-Every text is cut into rows of at most `tokens` tokens, special ones included; texts are not mixed, and no word is cut in two.
-In each row the mask token takes the place of a `fraction` of the tokens, special and unknown ones never; with `whole_words`
-all pieces of a chosen word are hidden, as in Banaei et al. 2023, where a single hidden piece would be too easy to tell. Rows
-and masks depend on the tokenizer and the seed alone, so the original and the compressed model answer the same questions.
-The masked perplexity is exp(mean surprise in nats) over the hidden tokens: not comparable with that of a left-to-right model.
+Every text is cut into rows of at most `tokens` tokens, special tokens included; texts are not mixed, and no word is split.
+In each row the mask token replaces a `fraction` of the tokens, never special or unknown ones. With `whole_words`, all pieces
+of a chosen word are masked, as in Banaei et al. 2023, since a single masked piece is too easy to predict. Rows and masks depend
+only on the tokenizer and the seed, so the original and the compressed model are scored on the same predictions. The masked
+perplexity is exp(mean negative log-likelihood in nats) over the masked tokens; it is not comparable with a causal perplexity.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from offcomp.models.tokens import encode
 
 
 class MaskedLM(TokenTask):
-    """See the module. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,) of the hidden tokens."""
+    """See the module docstring. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,), masked tokens."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         tokenizer = open_tokenizer(loaded, data)
@@ -34,7 +34,7 @@ class MaskedLM(TokenTask):
         settings = dict(data.task.settings)
         settings["tokens"] = longest_input(loaded, settings["tokens"])
         if not 0 < settings["fraction"] <= 1:
-            raise TaskError(f"fraction is {settings['fraction']:g}, but the share of tokens to hide lies between 0 and 1")
+            raise TaskError(f"fraction is {settings['fraction']:g}, but the share of tokens to mask must be between 0 and 1")
         rows = list(_masked_rows(tokenizer, list(data.splits["test"]["text"]), settings))
         special = set(tokenizer.all_special_ids)
         counted = encode(tokenizer, counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
@@ -42,11 +42,11 @@ class MaskedLM(TokenTask):
 
 
 def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Mapping[str, Any]) -> Iterator[Row]:
-    """The rows of all texts with their hidden tokens. Raises TaskError."""
+    """The masked rows of all texts with their targets. Raises TaskError."""
     before, after = frame(tokenizer, next((text for text in texts if text.strip()), ""))
     room = settings["tokens"] - len(before) - len(after)
     if room < 1:
-        raise TaskError(f"a row of {settings['tokens']} tokens has no room for text; give the task more tokens")
+        raise TaskError(f"rows of {settings['tokens']} tokens are too short to contain any text; give the task more tokens")
     special = set(tokenizer.all_special_ids)
     number = 0
     for text, ids, words in _tokenised(tokenizer, texts, settings["whole_words"]):
@@ -68,18 +68,18 @@ def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], setti
 def _tokenised(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], whole_words: bool
 ) -> Iterator[tuple[int, list[int], list[int]]]:
-    """Of each text its index, its tokens, and for each token the number of its word. Raises TaskError."""
+    """For each text: its index, its tokens, and the word number of each token. Raises TaskError."""
     encoded = encode(tokenizer, texts, add_special_tokens=False, verbose=False)
     for index, ids in enumerate(encoded["input_ids"]):
         words = encoded.word_ids(index) if tokenizer.is_fast else list(range(len(ids)))
         splits = tokenizer.is_fast and (len(set(words)) > 1 or len(texts[index].split()) < 2)
         if whole_words and ids and not splits:
-            raise TaskError("the tokenizer does not say where words begin; set whole_words to false")
+            raise TaskError("the tokenizer does not report where words begin; set whole_words to false")
         yield index, list(ids), list(words) if splits else list(range(len(ids)))
 
 
 def cut(words: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-    """Starts and ends of rows of at most `room` tokens. A word stays whole unless it is longer than a row."""
+    """Starts and ends of rows of at most `room` tokens. A word is split only if it is longer than a row."""
     start = 0
     while start < len(words):
         end = min(start + room, len(words))
@@ -92,7 +92,7 @@ def cut(words: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
 
 
 def choose(units: Sequence[int], fraction: float, generator: np.random.Generator) -> list[int]:
-    """Ascending indices of the tokens to hide: units (tokens of one number) at random, until the fraction is reached."""
+    """Ascending indices of the tokens to mask: random units (tokens with the same number) until the fraction is reached."""
     members = [[index for index, _ in group] for _, group in groupby(enumerate(units), key=lambda pair: pair[1])]
     wanted = max(1, round(fraction * len(units)))
     hidden: list[int] = []

@@ -1,4 +1,4 @@
-"""From the last hidden states of texts to their embeddings, as `offcomp.models.sentence_modules` says."""
+"""Pool the last hidden states of texts into embeddings, as declared in `offcomp.models.sentence_modules`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Pooled = Float[Tensor, "texts hidden"]
 
 
 class Pooler:
-    """Embeddings (texts, features) of hidden states (texts, tokens, hidden), float32.
+    """Turn hidden states (texts, tokens, hidden) into embeddings (texts, features), float32.
 
-    Raises TaskError where a dense layer does not fit the width of what comes before it.
+    Raises TaskError if a dense layer does not match the width of its input.
     """
 
     def __init__(self, modules: SentenceModules, hidden: int, prompt_tokens: int = 0):
@@ -36,14 +36,14 @@ class Pooler:
                 continue
             if layer.in_features != width:
                 raise TaskError(
-                    f"'{layer.file.parent}' takes vectors of {layer.in_features} numbers, but the pooled ones have {width}; "
+                    f"'{layer.file.parent}' expects vectors of {layer.in_features} values, but its input has {width}; "
                     "restore the folder from the original model"
                 )
             self._layers.append(_applied(layer))
             width = layer.out_features
 
     def __call__(self, hidden: Hidden, mask: Mask) -> Pooled:
-        """mask     1 where a token counts, 0 at padding, which is on the right"""
+        """mask     1 for tokens, 0 for padding, which is on the right"""
         pooled_over = mask.clone()
         pooled_over[:, : self._prompt_tokens] = 0
         parts = [POOLINGS[way](hidden, pooled_over) for way in self._modules.pooling]
@@ -80,7 +80,7 @@ def _last(hidden: Hidden, mask: Mask) -> Pooled:
 
 
 def _at(hidden: Hidden, places: Int[Tensor, " texts"]) -> Pooled:
-    """The hidden state of each text at one place."""
+    """The hidden state of each text at one position."""
     return hidden[torch.arange(len(hidden), device=hidden.device), places]
 
 
@@ -102,7 +102,7 @@ def _mean_by_place(hidden: Hidden, mask: Mask) -> Pooled:
 
 
 def _weighted(hidden: Hidden, weights: Tensor, divisor: Tensor) -> Pooled:
-    """The weighted sum of a text's tokens, divided; 0 where no token counts."""
+    """The weighted sum over a text's tokens, divided by `divisor`; 0 if no token counts."""
     return (hidden * weights[..., None].to(hidden.dtype)).sum(1) / divisor.clamp_min(1)
 
 
@@ -114,4 +114,4 @@ POOLINGS: Mapping[str, Callable[[Any, Any], Tensor]] = {
     "weightedmean": _mean_by_place,
     "lasttoken": _last,
 }
-"""Way of pooling -> its formula."""
+"""Pooling mode -> its implementation."""

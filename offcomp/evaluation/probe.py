@@ -1,9 +1,9 @@
-"""Classification by a logistic-regression probe on frozen sentence embeddings.
+"""Classification with a logistic-regression probe on frozen sentence embeddings.
 
-The probe is fitted once, on the ORIGINAL model's embeddings of the training split; its strength of regularisation is chosen on
-the validation split. It is then applied, unchanged, to the embeddings of the compressed model, so the score answers: do the
-parts downstream of the model still work? With the option `refit` a second probe is fitted on the compressed model's embeddings
-instead: what could still be read from them. A pair of sentences is given to the probe as |u - v| and u * v of its embeddings.
+The probe is fitted once, on the ORIGINAL model's embeddings of the training split; its regularisation strength is chosen on
+the validation split. It is then applied, unchanged, to the compressed model's embeddings, so the score shows whether components
+downstream of the model still work. With the option `refit`, a second probe is fitted on the compressed model's embeddings
+instead, which shows what information they still contain. Sentence pairs are encoded as |u - v| and u * v of their embeddings.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import compare_classes
 from offcomp.evaluation.embeddings import SplitEmbedder, part, shown_texts
 from offcomp.evaluation.scaling import PROBE_VERSION, center_and_scale
-from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
+from offcomp.numerics.progress import Report, ignore_progress
 
 REGULARISATION = (0.001, 0.01, 0.1, 1.0)
 
 
 class Probe:
-    """See the module. Reference: the probe (center, scale, weights, bias) and its probabilities on the test split."""
+    """See the module docstring. Reference: the probe (center, scale, weights, bias) and its probabilities on the test split."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
@@ -37,12 +37,12 @@ class Probe:
         return self._embedders["test"].about() | {"probe": PROBE_VERSION}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """Fit the probe on the original model."""
+        """Fit the probe on the original model and apply it to the test split."""
         probe = self._fit(report)
         return probe | {"probabilities": _apply(probe, self._embedders["test"].features(part(report, 0.8, 1.0)))}
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
-        """Probabilities (examples, classes) of the model as it is now."""
+        """Probabilities (examples, classes) for the current model."""
         refit = self._data.task.settings["refit"]
         probe = self._fit(report) if refit else reference
         return {"probabilities": _apply(probe, self._embedders["test"].features(report))}
@@ -59,7 +59,7 @@ class Probe:
         return list(self._data.splits[split]["label"])
 
     def _fit(self, report: Report) -> dict[str, NDArray[np.float64]]:
-        """The probe whose strength of regularisation does best on the validation split."""
+        """The probe with the best regularisation strength on the validation split."""
         train = self._embedders["train"].features(part(report, 0.0, 0.6))
         validation = self._embedders["validation"].features(part(report, 0.6, 0.8))
         center, scale = center_and_scale(train)
@@ -81,7 +81,7 @@ class Probe:
 
 
 def _all_classes(model: LogisticRegression, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (classes, features) and bias (classes,) for a softmax; a class that training never showed gets -inf."""
+    """Weights (classes, features) and bias (classes,) for a softmax; classes absent from training get a bias of -inf."""
     coefficients, intercept = model.coef_, model.intercept_
     if len(coefficients) == 1:  # two classes: sigmoid(z) is softmax(0, z)
         coefficients, intercept = np.vstack([0 * coefficients, coefficients]), np.array([0.0, intercept[0]])

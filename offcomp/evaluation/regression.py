@@ -1,7 +1,7 @@
-"""Regression by a ridge probe on frozen sentence embeddings, scored by Spearman's correlation.
+"""Regression with a ridge probe on frozen sentence embeddings, scored by Spearman correlation.
 
-As the probe for classes: fitted once on the original model's embeddings, its penalty chosen on the validation split, and
-applied unchanged to the compressed model (or refitted there, with the option `refit`).
+Like the classification probe, it is fitted once on the original model's embeddings, with the penalty chosen on the validation
+split, and applied unchanged to the compressed model (or refitted there, with the option `refit`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import compare_ranks
 from offcomp.evaluation.embeddings import SplitEmbedder, part, shown_texts
 from offcomp.evaluation.scaling import PROBE_VERSION, center_and_scale
-from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
+from offcomp.numerics.progress import Report, ignore_progress
 
 PENALTIES = (10.0, 100.0, 1000.0, 10000.0)
 
 
 class Regression:
-    """See the module. Reference: the probe (center, scale, weights, bias) and its values on the test split."""
+    """See the module docstring. Reference: the probe (center, scale, weights, bias) and its values on the test split."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
@@ -35,17 +35,17 @@ class Regression:
         return self._embedders["test"].about() | {"probe": PROBE_VERSION}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """Fit the probe on the original model."""
+        """Fit the probe on the original model and apply it to the test split."""
         probe = self._fit(part(report, 0.0, 0.8))
         return probe | {"values": _apply(probe, self._embedders["test"].features(part(report, 0.8, 1.0)))}
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
-        """Values (examples,) of the model as it is now."""
+        """Values (examples,) for the current model."""
         probe = self._fit(report) if self._data.task.settings["refit"] else reference
         return {"values": _apply(probe, self._embedders["test"].features(report))}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Spearman's correlation with the true scores, and the paired comparison."""
+        """Spearman correlation with the true scores, and the paired comparison."""
         texts = shown_texts(self._data.splits["test"])
         return compare_ranks(self._scores("test"), reference["values"], predictions["values"], texts=texts)
 
@@ -53,7 +53,7 @@ class Regression:
         return np.array(self._data.splits[split]["score"], float)
 
     def _fit(self, report: Report) -> dict[str, NDArray[np.float64]]:
-        """The probe whose penalty does best on the validation split."""
+        """The probe with the best penalty on the validation split."""
         train = self._embedders["train"].features(part(report, 0.0, 0.7)).astype(np.float64)
         validation = self._embedders["validation"].features(part(report, 0.7, 1.0)).astype(np.float64)
         center, scale = center_and_scale(train)

@@ -1,8 +1,8 @@
-"""Features brought to one scale for a probe, without dividing by a spread that is all but zero.
+"""Standardise features for a probe without dividing by near-zero spreads.
 
-The last LayerNorm of a trained model may have dead gains: of MiniLM-L6's 384 dimensions three have a spread of at most 2e-9, at
-a median of .25 (before normalisation). Divided by it, a change of 1e-9, which is nothing to any model, would move a probe's
-answer. So no spread counts as less than FLOOR of the median spread; what is below DEAD of the largest spread is left out of
+The last LayerNorm of a trained model may have dead gains: of MiniLM-L6's 384 dimensions, three have a spread of at most 2e-9,
+compared with a median of 0.25 (before normalisation). Dividing by such a spread would let a negligible change of 1e-9 alter a
+probe's answer. So spreads are floored at FLOOR times the median spread; those below DEAD times the largest are excluded from
 that median.
 """
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 FLOOR = 0.1
 DEAD = 1e-4
 PROBE_VERSION = 2
-"""Raised whenever a probe would be fitted or applied in another way, so that scores of two kinds are not compared."""
+"""Incremented whenever probes are fitted or applied differently, so that incompatible scores are never compared."""
 
 
 def center_and_scale(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and floored spread of each column (features,) of (examples, features); scaled is (features - mean) / spread."""
+    """Mean and floored spread (features,) of features (examples, features), to scale them as (features - mean) / spread."""
     values = features.astype(np.float64)
     center, spread = values.mean(0), values.std(0)
     alive = spread[spread > DEAD * spread.max()]

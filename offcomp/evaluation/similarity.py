@@ -1,4 +1,4 @@
-"""Similarity of two sentences: Spearman's correlation of the cosine of their embeddings with people's scores."""
+"""Sentence similarity: Spearman correlation between embedding cosines and human scores."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import compare_ranks
 from offcomp.evaluation.embeddings import SplitEmbedder, cosines, shown_texts
-from offcomp.methods.base import Report, ignore_progress
 from offcomp.models.loading import LoadedModel
+from offcomp.numerics.progress import Report, ignore_progress
 
 
 class Similarity:
-    """See the module. Reference and predictions: the cosines (pairs,)."""
+    """See the module docstring. Reference and predictions: the cosines (pairs,)."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
@@ -29,11 +29,11 @@ class Similarity:
         return {"values": cosines(*self._embedder.sentences(report))}
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
-        """The cosines of the model as it is now."""
+        """The current model's cosines."""
         return self.reference(report)
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Spearman's correlation with the true scores, and the paired comparison."""
+        """Spearman correlation with the true scores, and the paired comparison."""
         test = self._data.splits["test"]
         truth = np.array(test["score"], float)
         return compare_ranks(truth, reference["values"], predictions["values"], texts=shown_texts(test))

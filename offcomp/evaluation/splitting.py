@@ -1,4 +1,4 @@
-"""How examples are dealt out to splits, and how many of a split are drawn, by a seed."""
+"""Divide examples into splits and subsample splits, reproducibly by seed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15
 
 
 def cut_in_three(examples: pd.DataFrame, random: np.random.Generator) -> tuple[pd.DataFrame, ...]:
-    """Examples to test, to validate and to train on, alike in every class."""
+    """Test, validation and training examples, stratified by class."""
     places = places_in_class(examples, random)
     parts = np.digitize(places, [TEST_SHARE, TEST_SHARE + VALIDATION_SHARE])
     return tuple(examples[parts == part] for part in range(3))
 
 
 def places_in_class(examples: pd.DataFrame, random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """For each example how far from 0 to 1 it is in a random order of its class (of all, where there are no classes)."""
+    """Relative position of each example, from 0 to 1, in a random order of its class (of all examples if unlabelled)."""
     order = random.permutation(len(examples))
     labels = examples["label"] if "label" in examples else pd.Series("", index=examples.index)
     classes = pd.factorize(labels.iloc[order], sort=True)[0]
@@ -28,7 +28,7 @@ def places_in_class(examples: pd.DataFrame, random: np.random.Generator) -> np.n
 
 
 def drawn_from(examples: pd.DataFrame, most: int, random: np.random.Generator) -> pd.DataFrame:
-    """At most so many examples, in their order."""
+    """A random sample of at most `most` examples, in their original order."""
     if len(examples) <= most:
         return examples
     return examples.iloc[np.sort(random.choice(len(examples), most, replace=False))]

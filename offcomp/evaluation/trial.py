@@ -1,4 +1,4 @@
-"""One short example through the model before a task begins: a model that cannot run it is told at once, in one sentence."""
+"""Run one short example before a task begins, so that a model that cannot do the task fails immediately and clearly."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import torch
 from offcomp.errors import TaskError
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.batches import batches
-from offcomp.methods.base import ignore_progress
 from offcomp.models.checkpoint import LIBRARY_FAULTS
 from offcomp.models.loading import LoadedModel, last_hidden_state
-from offcomp.tasks import fitting_families
+from offcomp.numerics.progress import ignore_progress
+from offcomp.planning.data.tasks import fitting_families
 
 LONGEST_TRIAL = 200  # characters
 
 
 def check_runs(loaded: LoadedModel, data: TaskData) -> None:
-    """The model takes the first example, and gives what the family reads. Raises TaskError."""
+    """Check that the model accepts the first example and returns the outputs the family needs. Raises TaskError."""
     split, task = data.splits["test"], data.task
     columns = [column for column in ("text", "sentence1", "sentence2") if column in split.column_names]
-    read = columns if task.about.needs else columns[:1]  # embeddings are of one text each
+    read = columns if task.about.needs else columns[:1]  # each embedding is of a single text
     ready = batches(loaded, *([split[0][column][:LONGEST_TRIAL]] for column in read))
     if not ready.inputs[0]["input_ids"].numel():
-        return  # a text without a token says nothing of the model
+        return  # an empty text tests nothing
     try:
         for _, inputs in ready.on(loaded, ignore_progress):
             if task.about.needs:
@@ -39,6 +39,6 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
 
 
 def _check_hidden(hidden: torch.Tensor, tokens: torch.Tensor) -> None:
-    """A hidden state for each token. Raises ValueError."""
+    """Check that there is a hidden state for each token. Raises ValueError."""
     if hidden.ndim != 3 or hidden.shape[:2] != tokens.shape:
-        raise ValueError(f"its hidden states have the shape {tuple(hidden.shape)}, not one of {tuple(tokens.shape)} tokens")
+        raise ValueError(f"its hidden states have shape {tuple(hidden.shape)}, which does not fit {tuple(tokens.shape)} tokens")

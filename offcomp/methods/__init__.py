@@ -1,21 +1,20 @@
-"""The compression methods. Adding one means one file here and one entry in `METHODS`. Importing needs no torch."""
+"""The compression methods. To add one, create a folder and list its class in `METHODS`, its decoder in `decoders`. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, fields
-from functools import cache
 from typing import Any
 
 from offcomp.errors import InputError
-from offcomp.methods.autoencoder import Autoencoder, decoded_latents
-from offcomp.methods.base import CompressedMatrix, Decode, Method, dense
-from offcomp.methods.codebook import CodebookAutoencoder, decoded_codes
-from offcomp.methods.kronecker import Kronecker, kronecker_sum
-from offcomp.methods.pruning import Pruning, kept_entries
-from offcomp.methods.quantization import Quantization, grid_levels
-from offcomp.methods.residual import ResidualAutoencoder, residual_columns, residual_rows
-from offcomp.methods.svd import SVD, low_rank, low_rank_directions
-from offcomp.methods.tucker import Tucker, tucker_product
+from offcomp.methods.autoencoder.method import Autoencoder
+from offcomp.methods.base import CompressedMatrix, Method
+from offcomp.methods.codebook.method import CodebookAutoencoder
+from offcomp.methods.kronecker.method import Kronecker
+from offcomp.methods.pruning.method import Pruning
+from offcomp.methods.quantization.method import Quantization
+from offcomp.methods.residual.method import ResidualAutoencoder
+from offcomp.methods.svd.method import SVD
+from offcomp.methods.tucker.method import Tucker
 
 METHODS: tuple[type[Method], ...] = (
     SVD,
@@ -27,24 +26,10 @@ METHODS: tuple[type[Method], ...] = (
     Pruning,
     Quantization,
 )
-FORMS: tuple[Decode, ...] = (
-    dense,
-    low_rank,
-    low_rank_directions,
-    decoded_latents,
-    residual_rows,
-    residual_columns,
-    decoded_codes,
-    kronecker_sum,
-    tucker_product,
-    kept_entries,
-    grid_levels,
-)
-"""Decoders by which stored tensors become a matrix again; `CompressedMatrix.form` is the name of one of them."""
 
 
 def method_class(name: str, preset: str | None = None) -> type[Method]:
-    """The method of this name; of a family the member that has this preset, without one its first. Raises InputError."""
+    """The method of this name; in a family the member with this preset, or the first without one. Raises InputError."""
     family = [method for method in METHODS if method.name == name]
     if not family:
         raise InputError(f"unknown method {name!r}; choose one of {', '.join(dict.fromkeys(m.name for m in METHODS))}")
@@ -57,7 +42,7 @@ def method_class(name: str, preset: str | None = None) -> type[Method]:
 
 
 def method_of_role(role: str) -> type[Method]:
-    """The one method of this role. Raises InputError."""
+    """The method with this role. Raises InputError if there is none."""
     for method in METHODS:
         if method.role == role:
             return method
@@ -65,7 +50,7 @@ def method_of_role(role: str) -> type[Method]:
 
 
 def role_in_plan(name: str, options: dict[str, Any]) -> str:
-    """The role of the method that a plan names so; of one that is not known, as in a plan of another version, its name."""
+    """The role of a method as a plan names it. For an unknown method, as in a plan from another version, its name."""
     try:
         return method_class(name, _preset(options)).role
     except InputError:
@@ -73,19 +58,18 @@ def role_in_plan(name: str, options: dict[str, Any]) -> str:
 
 
 def own_options(method: type[Method]) -> dict[str, Any]:
-    """The options that tell a member from the rest of its family: `preset`, where it can have but one value."""
+    """The options that tell a member apart from the rest of its family: `preset`, if it has only one possible value."""
     presets = presets_of(method)
     return {"preset": presets[0]} if len(presets) == 1 else {}
 
 
-@cache
 def presets_of(method: type[Method]) -> tuple[str, ...]:
-    """The values that the option `preset` of a method can take; none where it has no such option."""
+    """The possible values of a method's option `preset`; empty if it has no such option."""
     return next((option.metadata["choices"] for option in options_of(method) if option.name == "preset"), ())
 
 
 def make_method(name: str, options: dict[str, Any]) -> Method:
-    """A method with its options checked. Raises InputError naming the first option that is wrong."""
+    """Create a method after checking its options. Raises InputError naming the first invalid option."""
     method = method_class(name, _preset(options))
     known = {option.name: option for option in options_of(method)}
     for key, value in options.items():
@@ -103,17 +87,17 @@ def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
 
 def options_of(method: type[Method]) -> tuple[Field[Any], ...]:
     """The fields of a method, each an option with its default, help, and choices or range."""
-    return fields(method)  # type: ignore[arg-type]  # every method is a dataclass
+    return fields(method)
 
 
 def _preset(options: dict[str, Any]) -> str | None:
-    """The preset that options name; anything but a text is left to the check of the options."""
+    """The preset in these options. A value that is not a string gives None; `_check_option` reports it."""
     preset = options.get("preset")
     return preset if isinstance(preset, str) else None
 
 
 def _check_option(method: str, key: str, value: Any, default: Any, metadata: Any) -> None:
-    """Compare an option's value with the type of its default and with its choices or range."""
+    """Check an option's value against the type of its default and its choices or range."""
     kind = type(default)
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or (kind is not bool and isinstance(value, bool)):
@@ -127,7 +111,6 @@ def _check_option(method: str, key: str, value: Any, default: Any, metadata: Any
 
 
 __all__ = [
-    "FORMS",
     "METHODS",
     "SVD",
     "Autoencoder",

@@ -1,40 +1,36 @@
-"""What every compression method shares: the protocol, the compressed matrix, and its ledger."""
+"""What all compression methods share: the interface, the compressed matrix, and its ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from offcomp.errors import BudgetTooSmall
+from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.numerics.accounting import Budget, Shapes, Size, largest_size_within, stored_size
+from offcomp.numerics.progress import Report, ignore_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Decode = Callable[[Mapping[str, "Tensor"]], "Tensor"]
-Report = Callable[[float], None]
-"""Called with the fraction done, 0..1; may raise to stop the fit."""
-
-
-def ignore_progress(_fraction: float) -> None:
-    """The report of a caller who does not watch."""
 
 
 class Statistics(Protocol):
-    """The fields of `ModuleStatistics`, which may be computed when they are read."""
+    """The fields of `ModuleStatistics`, which may be computed lazily."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that were averaged."""
+        """Number of tokens averaged over."""
 
     @property
     def column_moment(self) -> Tensor | None:
-        """(cols, cols), or (cols,) where diagonal."""
+        """(cols, cols), or (cols,) if diagonal."""
 
     @property
     def row_moment(self) -> Tensor | None:
-        """(rows, rows), or (rows,) where diagonal."""
+        """(rows, rows), or (rows,) if diagonal."""
 
     @property
     def column_magnitude(self) -> Tensor | None:
@@ -51,15 +47,15 @@ class Statistics(Protocol):
 
 @dataclass(frozen=True)
 class ModuleStatistics:
-    """What calibration text says of one weight matrix W (rows, cols), in its canonical view; None is unknown.
+    """Calibration statistics of one weight matrix W (rows, cols), in its canonical view. None means unknown.
 
-    column_moment       (cols, cols), or (cols,) where diagonal: mean over tokens of x xᵀ, x what W is multiplied with
-    row_moment          (rows, rows), or (rows,) where diagonal: mean over tokens of g gᵀ, g the gradient at the output;
-                        of an embedding the share of each token
+    column_moment       (cols, cols), or (cols,) if diagonal: mean over tokens of x xᵀ, where x is the input of W
+    row_moment          (rows, rows), or (rows,) if diagonal: mean over tokens of g gᵀ, where g is the gradient at the output;
+                        for an embedding the frequency of each token
     column_magnitude    (cols,): mean over tokens of |x|
-    fisher              (rows, cols): mean over samples of the squared gradient of the log-likelihood by W
-    sensitivity         (rows, cols): mean over samples of the absolute gradient by W
-    num_tokens          tokens that were averaged
+    fisher              (rows, cols): mean over samples of the squared gradient of the log-likelihood with respect to W
+    sensitivity         (rows, cols): mean over samples of the absolute gradient with respect to W
+    num_tokens          number of tokens averaged over
     """
 
     num_tokens: int
@@ -71,67 +67,74 @@ class ModuleStatistics:
 
 
 class Hints(Protocol):
-    """Calibration of a stacked matrix, asked for member by member.
+    """Calibration statistics for a stacked matrix, requested member by member.
 
-    heights     rows of each member in the stacked matrix, from top to bottom
-    turned      whether each member stands transposed in it
-    embeddings  whether each member is a table in which tokens are looked up, so that its inputs have no second moment
-    order       the members' numbers in the order in which the model uses them
+    heights     number of rows of each member in the stacked matrix, from top to bottom
+    transposed  whether each member is transposed in the stack
+    embeddings  whether each member is an embedding table, whose inputs have no second moment
+    order       indices of the members in the order in which the model uses them
     """
 
     heights: tuple[int, ...]
-    turned: tuple[bool, ...]
+    transposed: tuple[bool, ...]
     embeddings: tuple[bool, ...]
     order: tuple[int, ...]
 
     def statistics(self, index: int) -> Statistics:
-        """Statistics of a member, in its canonical view, on inputs that settled members already shape.
+        """Statistics of a member, in its canonical view, measured with all substituted members in place.
 
-        The caller may overwrite the moments of what it is given, so each call gives others.
+        Each call returns fresh moments, which the caller may overwrite.
         """
 
     def release(self) -> None:
-        """Nothing that was asked for so far is asked for again, so it need not be kept."""
+        """Drop cached statistics; the caller will not read them again."""
 
-    def follow(self) -> None:
-        """From now on statistics are of the model with the groups that were compressed before this one."""
+    def use_compressed_predecessors(self) -> None:
+        """From now on, measure statistics on the model with all previously compressed groups in place."""
 
-    def settle(self, index: int, reconstruction: Tensor) -> None:
-        """Later statistics see a member (rows of the stacked matrix, as they stand there) as this reconstruction."""
+    def substitute(self, index: int, reconstruction: Tensor) -> None:
+        """Replace a member by this reconstruction (its rows of the stacked matrix, same orientation) in later statistics."""
 
 
-class Method(Protocol):
-    """A dataclass of options. The constructor stores them; `fit` computes; the result knows nothing of its method.
+@dataclass(frozen=True)
+class Method:
+    """A compression method: a frozen dataclass whose fields are its options. `fit` returns a result that does not depend on it.
 
-    name        the method's name in a plan; a family shares one, and its option `preset` tells its members apart
-    role        a name of its own, by which charts choose colour and shape
-    memory      roughly the most that `fit` holds beside a large matrix, in float32 matrices of its shape: `benchmarks.memory`
-    quick       options with which `fit` takes a fraction of its usual time, for a first look; none where it is quick anyway
+    A subclass sets its name, declares what it stores (`tensor_shapes`) and computes it (`fit_size`). The defaults for the rest
+    suit a data-free method with a rank.
+
+    name            the method's name in a plan; a family shares one, and the option `preset` tells its members apart
+    role            a unique name, by which charts choose colour and marker
+    memory          rough peak memory of `fit` on a large matrix, excluding the input, in float32 matrices of its shape
+                    (`benchmarks.memory`)
+    fast_options    options that cut the time of `fit` to a fraction, for a first look; empty if it is fast anyway
     """
 
     name: ClassVar[str]
     role: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
-    size_name: ClassVar[str]
-    memory: ClassVar[float]
-    quick: ClassVar[dict[str, Any]]
-
-    def __hash__(self) -> int:
-        """Of the options, as a frozen dataclass has it."""
+    size_name: ClassVar[str] = "rank"
+    memory: ClassVar[float] = 2.0
+    fast_options: ClassVar[dict[str, Any]] = {}
 
     @property
     def calibrated(self) -> bool:
-        """Whether `fit` needs hints."""
+        """Whether `fit` needs calibration hints."""
+        return False
 
     def sizes(self, rows: int, cols: int) -> range:
-        """The sizes (ranks, latent widths) that a (rows, cols) matrix can have; a larger one stores more."""
+        """The possible sizes (ranks, latent widths) for a (rows, cols) matrix; a larger one stores more."""
+        return range(1, min(rows, cols) + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
         """Every tensor stored for a (rows, cols) matrix at this size (rank, latent width)."""
+        raise NotImplementedError
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Rough time of `fit` on two cores at this size, for progress bars and warnings."""
+        """Rough time of `fit` on two cores, for progress bars and warnings. Default: a Gram matrix and its eigenvectors."""
+        side = min(rows, cols)
+        return 0.01 + 5e-11 * rows * cols * side + 1e-9 * side**3
 
     def fit(
         self,
@@ -142,19 +145,51 @@ class Method(Protocol):
         seed: int = 0,
         report: Report = ignore_progress,
     ) -> CompressedMatrix:
-        """Compress `matrix` (rows, cols) to at most `budget`. Raises BudgetTooSmall."""
+        """Compress `matrix` (rows, cols) at the largest size within the budget, or store it dense if that already fits.
+
+        Raises BudgetTooSmall, and InputError if required hints are missing or belong to another matrix.
+        """
+        rows, cols = matrix.shape
+        self._check(rows, hints)
+        size = choose_size(self, rows, cols, budget)
+        if size == 0:
+            return store_dense(matrix, budget.dtype)
+        compressed = self.fit_size(matrix.detach(), size, budget, hints=hints, seed=seed, report=report)
+        report(1.0)
+        return compressed
+
+    def fit_size(
+        self, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
+    ) -> CompressedMatrix:
+        """Compress `matrix` (rows, cols) at this size, the largest within the budget. `hints` are present if they are needed.
+
+        By default this calls `fit` in the fit.py next to the method's own file. That file may import torch at the top.
+        """
+        beside = import_module(f"{type(self).__module__.rpartition('.')[0]}.fit")
+        compressed: CompressedMatrix = beside.fit(self, matrix, size, budget, hints=hints, seed=seed, report=report)
+        return compressed
+
+    def _check(self, rows: int, hints: Hints | None) -> None:
+        if not self.calibrated:
+            return
+        if hints is None:
+            raise InputError(
+                f"{self.title} with these options needs calibration text; provide some, or leave these options out"
+            )
+        if sum(hints.heights) != rows:
+            raise InputError(f"the hints are for {sum(hints.heights)} rows but the matrix has {rows}; stack the same modules")
 
 
 @dataclass(frozen=True)
 class CompressedMatrix:
-    """A compressed (rows, cols) matrix: what is stored, and how to turn it back into a matrix.
+    """A compressed (rows, cols) matrix: what is stored, and how to decode it.
 
     tensors     exactly what the safetensors file holds, in the storage dtype
-    decode      float32 tensors by name, which it leaves as they are -> a new float32 matrix (rows, cols)
-    size        rank or latent width; 0 where the matrix is stored dense
-    history     one training loss an epoch, empty for closed forms
-    codes       name -> how many whole numbers a packed tensor holds
-    notes       what the fit found, by name, for the record: condition numbers and the like
+    decode      float32 tensors by name, which it must not modify -> a new float32 matrix (rows, cols)
+    size        rank or latent width; 0 if the matrix is stored dense
+    history     training loss per epoch, empty for closed-form methods
+    codes       name -> how many integers a packed tensor holds
+    notes       named diagnostics of the fit, such as condition numbers
     """
 
     tensors: Mapping[str, Tensor]
@@ -165,18 +200,18 @@ class CompressedMatrix:
     notes: Mapping[str, float] = field(default_factory=dict)
 
     def reconstruct(self) -> Tensor:
-        """The approximate matrix, float32 (rows, cols), computed from the stored tensors alone."""
+        """The reconstructed matrix, float32 (rows, cols), computed from the stored tensors alone."""
         from offcomp.numerics.storage import unpack
 
         return self.decode(unpack(self.tensors))
 
     @property
     def form(self) -> str:
-        """The name of the decoder, by which a saved matrix is read again."""
+        """The name of the decoder, needed to load a saved matrix."""
         return self.decode.__name__
 
     def ledger(self) -> list[dict[str, Any]]:
-        """One entry a stored tensor: name, shape, dtype, bytes."""
+        """One entry per stored tensor: name, shape, dtype, bytes."""
         return [
             {
                 "name": name,
@@ -189,37 +224,32 @@ class CompressedMatrix:
 
     @property
     def stored(self) -> Size:
-        """Stored parameters and bytes, counted from the tensors; each packed number is one parameter."""
+        """Stored parameters and bytes, counted from the tensors. Each packed integer is one parameter."""
         numbers = sum(self.codes.get(name, tensor.numel()) for name, tensor in self.tensors.items())
         return Size(numbers, sum(entry["bytes"] for entry in self.ledger()))
 
 
-def all_ranks(rows: int, cols: int) -> range:
-    """The sizes of a method that has a rank or a latent width."""
-    return range(1, min(rows, cols) + 1)
-
-
 def dense_shapes(rows: int, cols: int) -> Shapes:
-    """The matrix itself, kept where a compressed form would not be smaller."""
+    """The matrix itself, stored if a compressed form would not be smaller."""
     return {"matrix": (rows, cols)}
 
 
 def dense(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder of a matrix that is stored as it is."""
+    """Decoder of a matrix that is stored dense."""
     return tensors["matrix"].clone()
 
 
 def store_dense(matrix: Tensor, dtype: str) -> CompressedMatrix:
-    """`matrix` itself in a storage dtype."""
+    """Store `matrix` itself in a storage dtype."""
     from offcomp.numerics.storage import pack
 
     return CompressedMatrix(pack({"matrix": matrix}, dtype), dense)
 
 
 def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
-    """The largest rank or latent width within the budget; 0 where the dense matrix itself fits it.
+    """The largest rank or latent width within the budget; 0 if the dense matrix itself fits.
 
-    Raises BudgetTooSmall where not even the smallest size fits.
+    Raises BudgetTooSmall if not even the smallest size fits.
     """
     if budget.admits(dense_shapes(rows, cols)):
         return 0
@@ -228,11 +258,11 @@ def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
         smallest = smallest_size(method, rows, cols, budget.dtype).in_unit(budget.unit)
         raise BudgetTooSmall(
             f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix stores {smallest} {budget.unit} "
-            f"but the budget is {budget.limit}; lower the ratio by at least {smallest / max(1, budget.limit):.3g} times"
+            f"but the budget is {budget.limit}; lower the ratio by a factor of {smallest / max(1, budget.limit):.3g} or more"
         )
     return size
 
 
 def smallest_size(method: Method, rows: int, cols: int, dtype: str) -> Size:
-    """What the smallest form of a method stores for a (rows, cols) matrix."""
+    """What a method stores for a (rows, cols) matrix at its smallest size."""
     return stored_size(method.tensor_shapes(rows, cols, method.sizes(rows, cols).start), dtype)

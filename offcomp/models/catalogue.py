@@ -1,4 +1,4 @@
-"""What is known of a model without its weights in memory: its weight matrices, sizes and identity. No torch here."""
+"""Describe a model without loading its weights: its weight matrices, sizes and identity. No torch here."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class ModuleSpec:
     """One weight matrix W (rows, cols) = (out_features, in_features); an embedding is (tokens, hidden).
 
     Attributes:
-        name: `query.3`; encoder-decoder models prefix the part: `cross.query.3`. Heads and others: their module path.
+        name: `query.3`; in encoder-decoder models prefixed by the part: `cross.query.3`. For heads and others, the module path.
         kind: one of `KINDS` or `OTHER_KINDS`.
-        layer: index from 0, where there are layers.
+        layer: index from 0; None for matrices outside layers.
         part: `""`, `encoder`, `decoder` or `cross`.
         path: full parameter path in the instantiated model.
         rows: rows of W.
         cols: columns of W.
         transposed: the stored tensor is (in, out), as in a Conv1D.
         start: first row of W inside a fused weight.
-        fused: the stored tensor holds more than this matrix.
+        fused: the stored tensor contains other matrices too.
         tied: other parameter paths that share the stored tensor.
-        dtype: of the stored tensor: `float32`, `float16` or `bfloat16`; the narrowest where tied copies are stored in several.
+        dtype: of the stored tensor: `float32`, `float16` or `bfloat16`; the narrowest if tied copies have different dtypes.
     """
 
     name: str
@@ -90,38 +90,38 @@ class ModuleSpec:
 
     @property
     def residual_side(self) -> Side | None:
-        """The side of W on the residual stream; None where there is none or it is not known."""
+        """The side of W on the residual stream; None if there is none or it is unknown."""
         return RESIDUAL_SIDE.get(self.kind)
 
     @property
     def default(self) -> bool:
-        """Whether the module is compressed unless the user says otherwise."""
+        """Return whether the module is compressed by default."""
         return self.kind in KINDS
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as far as it is known without its weights in memory.
+    """Description of a model, available without its weights in memory.
 
     Attributes:
-        model: what the user asked for: a catalogue name, a folder or a hub id.
+        model: as given by the user: a catalogue name, a folder or a hub id.
         source: `catalogue`, `folder` or `hub`.
-        family: name in `FAMILIES`, or None where the model type is not known.
+        family: name in `FAMILIES`, or None if the model type is unknown.
         model_type: the config's.
         architecture: class that is instantiated.
-        dtype: what most values of the checkpoint are stored in: `float32`, `float16` or `bfloat16`; see `ModuleSpec.dtype`.
-        num_parameters: of the whole model, tied tensors once.
-        matrix_parameters: of all linear and embedding weights, tied tensors once.
-        num_layers: depth by the config, of the encoder where there is also a decoder; 0 where the config has none.
+        dtype: of most values in the checkpoint: `float32`, `float16` or `bfloat16`; see `ModuleSpec.dtype`.
+        num_parameters: of the whole model, tied tensors counted once.
+        matrix_parameters: of all linear and embedding weights, tied tensors counted once.
+        num_layers: depth according to the config, of the encoder if there is also a decoder; 0 if the config has none.
         fingerprint: of the weights and the config, see `offcomp.models.identity`.
         modules: every linear and embedding weight.
-        reads: of everything that is read of the model, its tokenizer and pooling as well; empty where that is not known.
-        num_bytes: of all parameters, each in the dtype that its tensor is stored in, tied ones once. 0, as in files from before
-            this was counted, is taken for `num_parameters` in `dtype`.
-        matrix_bytes: the same of all linear and embedding weights.
-        unlisted: parameters in tensors of two or more dimensions that are no linear or embedding weight, such as convolutions
-            and stacked experts. They stay as they are, as vectors (biases, norms) do.
-        reads_text: whether its input is tokens of text; not so for images or sound.
+        reads: hash of everything read from the model, including tokenizer and pooling; empty if unknown.
+        num_bytes: of all parameters in their stored dtypes, tied ones counted once. 0, as in files from before this field
+            existed, stands for `num_parameters` in `dtype`.
+        matrix_bytes: the same for all linear and embedding weights.
+        unlisted: parameters in tensors with two or more dimensions that are not linear or embedding weights, such as
+            convolutions and stacked experts. Like vectors (biases, norms), they are left unchanged.
+        reads_text: whether its input is text tokens, rather than images or audio.
     """
 
     model: str
@@ -142,7 +142,7 @@ class ModelInfo:
     reads_text: bool = True
 
     def __post_init__(self) -> None:
-        """Fill in bytes that were not counted. Raises ModelError for names that cannot be shown."""
+        """Fill in missing byte counts. Raises ModelError for names that cannot be displayed."""
         about = (self.model, self.source, self.family, self.model_type, self.architecture, self.fingerprint, self.reads)
         for name in (*about, *(text for spec in self.modules for text in (spec.name, spec.kind, spec.part, spec.path))):
             if fault := text_fault(name):
@@ -152,21 +152,21 @@ class ModelInfo:
         object.__setattr__(self, "matrix_bytes", self.matrix_bytes or self.matrix_parameters * width)
 
     def module(self, name: str) -> ModuleSpec:
-        """The module of that name.
+        """The module with that name.
 
         Raises:
-            ModelError: there is none; the message names the closest one.
+            ModelError: there is none; the message suggests the closest match.
         """
         by_name = {spec.name: spec for spec in self.modules}
         if name in by_name:
             return by_name[name]
         close = difflib.get_close_matches(name, by_name, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "list them with `offcomp modules`."
-        unknown = "" if self.family else " (family unknown, so they go by their paths)"
+        unknown = "" if self.family else " (family unknown, so modules are named by their paths)"
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only; fields of a module that have their default value, or the model's dtype, are left out."""
+        """JSON types only; module fields equal to their default, or to the model's dtype, are omitted."""
         document = asdict(self)
         document["modules"] = [_compact(spec, self.dtype) for spec in self.modules]
         if self.reads_text:
@@ -187,7 +187,7 @@ class ModelInfo:
             )
             return cls(**{**document, "modules": modules})
         except (KeyError, TypeError) as error:
-            raise ModelError(f"This description of a model has a missing or unknown field: {quoted(str(error))}.") from error
+            raise ModelError(f"This model description has a missing or unknown field: {quoted(str(error))}.") from error
 
 
 _DEFAULTS: dict[str, Any] = {"transposed": False, "start": 0, "fused": False, "tied": ()}
@@ -204,7 +204,7 @@ def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight tensor as the model stores it. `paths` holds every module path that shares it, in the model's order."""
+    """A weight tensor as the model stores it. `paths` lists every module path that shares it, in model order."""
 
     paths: tuple[str, ...]
     shape: tuple[int, int]
@@ -212,9 +212,9 @@ class StoredWeight:
 
 
 def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[ModuleSpec, ...]:
-    """Names, kinds and orientations for the stored weights of a model, in the order given; fused ones are split.
+    """Specs with names, kinds and orientations for a model's stored weights, in the order given; fused weights are split.
 
-    Weights that the family of `model_type` does not know, and all weights of an unknown family, have kind `other`.
+    Weights that the family of `model_type` does not recognise, and all weights of an unknown family, get the kind `other`.
     """
     family = family_of(model_type)
     matched = [_matched(family, weight) for weight in weights]
@@ -223,7 +223,7 @@ def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[Modu
 
 
 def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match | None]:
-    """The weight, the path that stands for it, and what that path means: a compressible kind before any other."""
+    """The weight, its representative path, and what that path means; paths of compressible kinds take precedence."""
     matches = {path: match(family, path) if family else None for path in weight.paths}
     default = [path for path, found in matches.items() if found and found.pattern.kind in KINDS]
     path = (default or list(weight.paths))[0]
@@ -231,7 +231,7 @@ def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight,
 
 
 def _specs_of(weight: StoredWeight, path: str, found: Match | None, depth_of_group: int) -> list[ModuleSpec]:
-    """One spec for a plain weight, one a piece for a fused weight."""
+    """One spec for a plain weight, one per piece for a fused weight."""
     rows, cols = reversed(weight.shape) if weight.transposed else weight.shape
     kinds: Sequence[str] = ("other",) if found is None else found.pattern.pieces or (found.pattern.kind,)
     layer = None if found is None or found.layer is None else found.group * depth_of_group + found.layer
@@ -256,7 +256,7 @@ def _specs_of(weight: StoredWeight, path: str, found: Match | None, depth_of_gro
 
 
 def _name(kind: str, part: str, layer: int | None, path: str) -> str:
-    """`query.3`, `cross.query.3`, `word_embeddings`, `pooler`, or the module path of heads and others."""
+    """`query.3`, `cross.query.3`, `word_embeddings`, `pooler`, or the module path for heads and others."""
     if kind in ("head", "other"):
         return path
     return ".".join(str(piece) for piece in (part, kind, layer) if piece not in ("", None))

@@ -1,6 +1,6 @@
-"""A model's folder, checked and opened: its config, class and stored tensors, and the model on the meta device, without values.
+"""Check and open a model folder: its config, class and stored tensors, and the model on the meta device, without values.
 
-Whatever does not fit is refused here, before anything large is allocated.
+Inconsistent files are rejected here, before anything large is allocated.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LIBRARY_FAULTS = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(RuntimeError, AssertionError, ImportError, SafetensorError, StrictDataclassError),
 )
-"""What transformers raises for a config or files that do not fit."""
+"""What transformers raises for an unsuitable config or files."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked folder, and how its model is instantiated."""
+    """A checked folder, with everything needed to instantiate its model."""
 
     source: Source
     folder: Path
@@ -48,16 +48,16 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str) -> Checkpoint:
-    """Resolve a model, check its folder, and choose the class to instantiate."""
+    """Resolve a model, check its folder, and choose the class to instantiate. Raises ModelError."""
     source = resolve(model)
     folder = source.folder or hub.snapshot(model)
-    check_folder(folder)  # says what is wrong with it before its bytes are hashed
+    check_folder(folder)  # report faults before hashing
     identity = identify(folder)
     fields = check_folder(folder)
     model_type = fields["model_type"]
     bare = model_type == MatricesConfig.model_type
     if not bare and model_type not in CONFIG_MAPPING:
-        raise ModelError(f"'{folder}' has the model type '{model_type}', which this version of transformers lacks.")
+        raise ModelError(f"'{folder}' has the model type '{model_type}', which this version of transformers does not support.")
     with refusing(folder, "read the config of"):
         config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(fields)
         architecture = Matrices if bare else _architecture(config)
@@ -70,27 +70,27 @@ def open_checkpoint(model: str) -> Checkpoint:
 
 
 def check_not_changed(checkpoint: Checkpoint) -> None:
-    """What was read belongs to the identity that was taken before. Raises ModelError."""
+    """Check that the files have not changed since they were hashed. Raises ModelError."""
     if identify(checkpoint.folder) != checkpoint.identity:
         raise ModelError(
-            f"The files of '{checkpoint.source.model}' changed while they were read; try again once they are whole."
+            f"The files of '{checkpoint.source.model}' changed while they were read; try again when they are complete."
         )
 
 
 def _architecture(config: Any) -> type[PreTrainedModel]:
-    """The class that the config names, if it is one of transformers for this config; else the base model's class."""
+    """The class that the config names if transformers has it for this config type, otherwise the base model's class."""
     named = getattr(transformers, str((config.architectures or [""])[0]), None)
     is_model = inspect.isclass(named) and issubclass(named, PreTrainedModel)
     if is_model and getattr(named, "config_class", None) is type(config):
         return cast("type[PreTrainedModel]", named)
     if type(config) not in MODEL_MAPPING:
-        raise ValueError(f"the model type '{config.model_type}' is no plain model")
+        raise ValueError(f"the model type '{config.model_type}' has no plain base model")
     base = MODEL_MAPPING[type(config)]
     return base[0] if isinstance(base, tuple) else base
 
 
 def network_on_meta(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model on the meta device, its weights tied as in the files."""
+    """The model on the meta device, with weights tied as in the files."""
     with refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
     check_names(checkpoint.folder, checkpoint.tensors, network)
@@ -100,7 +100,7 @@ def network_on_meta(checkpoint: Checkpoint) -> PreTrainedModel:
 
 @contextmanager
 def refusing(folder: Path, action: str) -> Iterator[None]:
-    """Turn what transformers raises into one sentence."""
+    """Turn what transformers raises into a one-sentence ModelError."""
     try:
         yield
     except LIBRARY_FAULTS as error:

@@ -1,7 +1,7 @@
 """Where each family of transformers keeps its weight matrices, as data.
 
 A pattern is matched against the whole module path (the parameter path without `.weight`), after at most one prefix
-such as `bert.`, which task classes have and base classes lack. Weights that no pattern knows get the kind `other`.
+such as `bert.`, which task classes have and base classes lack. Weights that match no pattern get the kind `other`.
 Named groups of a pattern: `layer` (index), `group` (ALBERT: which group of shared layers), `part` (encoder, decoder).
 """
 
@@ -11,20 +11,21 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-KINDS = (
-    "word_embeddings",
-    "query",
-    "key",
-    "value",
-    "attention_output",
-    "ffn_in",
-    "ffn_gate",
-    "ffn_out",
-)
-"""Kinds that are compressed by default."""
+KIND_TITLES = {
+    "word_embeddings": "word embeddings",
+    "query": "query",
+    "key": "key",
+    "value": "value",
+    "attention_output": "attention output",
+    "ffn_in": "FFN in",
+    "ffn_gate": "FFN gate",
+    "ffn_out": "FFN out",
+}
+"""Kinds that are compressed by default, and their display names."""
+KINDS = tuple(KIND_TITLES)
 
 OTHER_KINDS = ("pooler", "head", "other")
-"""Kinds that are listed, and never compressed by default."""
+"""Kinds that are listed but never compressed by default."""
 
 Side = Literal["rows", "columns"]
 
@@ -46,7 +47,7 @@ RESIDUAL_SIDE: dict[str, Side] = {
 class Pattern:
     """Module paths of one kind. `part` is fixed here, or captured by the regular expression's group `part`.
 
-    A pattern with `pieces` names a fused weight: its rows are that many equal blocks, of these kinds, in this order.
+    A pattern with `pieces` describes a fused weight: its rows are split into equal blocks of these kinds, in this order.
     """
 
     kind: str
@@ -66,7 +67,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Match:
-    """What a module path means in its family. `layer` counts inside `group`."""
+    """What a module path means in its family. `layer` is the index within `group`."""
 
     pattern: Pattern
     layer: int | None = None
@@ -97,7 +98,7 @@ HEADS = tuple(
 
 
 def _layered(stem: str, **paths: str) -> tuple[Pattern, ...]:
-    """One pattern a kind: the layer's path, then the module's path inside the layer."""
+    """One pattern per kind: the layer's path, then the module's path inside the layer."""
     return tuple(Pattern(kind, f"{stem}\\.{path}") for kind, path in paths.items())
 
 
@@ -227,12 +228,12 @@ FAMILIES = (
 
 
 def family_of(model_type: str) -> Family | None:
-    """The family of a config's `model_type`, or None where the catalogue does not know it."""
+    """The family of a config's `model_type`, or None if the catalogue does not know it."""
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
 def match(family: Family, path: str) -> Match | None:
-    """What a module path means in `family`; None where no pattern fits."""
+    """What a module path means in `family`, or None if no pattern matches."""
     for pattern in (*family.patterns, *HEADS):
         found = re.fullmatch(rf"(?:\w+\.)?{pattern.regex}", path)
         if found:

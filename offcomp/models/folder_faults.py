@@ -1,4 +1,4 @@
-"""What is wrong with a folder that somebody else made, and how to mend it. Neither torch nor transformers is needed here."""
+"""Find what is wrong with a model folder and suggest a fix. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 SENTENCE_MODULES = "modules.json"
 LAYERS = ("layers", "n_layer", "groups", "group_num")
-SHARED_LAYERS = 48  # an ALBERT has one set of tensors for all its layers
+SHARED_LAYERS = 48  # ALBERT shares one set of tensors among all layers
 MODULE_NAME = re.compile(rf"((encoder|decoder|cross)\.)?({'|'.join((*KINDS, *OTHER_KINDS))})(\.\d+)?")
 
 
 def is_module_name(model: str) -> bool:
-    """Whether a text is the name of a weight matrix, such as `query.0`, and so no model."""
+    """Return whether the text names a weight matrix, such as `query.0`, rather than a model."""
     return MODULE_NAME.fullmatch(model) is not None
 
 
 def check_is_whole(folder: Path) -> None:
-    """The folder holds a config, and neither an adapter nor the layout of an old sentence-transformers.
+    """Check that the folder has a config, and is neither an adapter nor in an old sentence-transformers layout.
 
     Raises:
-        ModelError: with what to give instead.
+        ModelError: the message says what to give instead.
     """
     if (folder / ADAPTER_CONFIG).exists():
         base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         named = f" ('{base}')" if isinstance(base, str) and base else ""
         raise ModelError(
-            f"'{folder}' holds an adapter, not a whole model; merge it into its base model{named} first: peft's "
+            f"'{folder}' contains an adapter, not a complete model; first merge it into its base model{named} with peft's "
             "`merge_and_unload`, then `save_pretrained`."
         )
     inside = _old_sentence_model(folder)
     if inside:
         raise ModelError(
-            f"'{folder}' has the layout of an old sentence-transformers, whose transformer lies in '{inside.name}'; save it "
-            f"anew with a current one (`SentenceTransformer('{folder}').save_pretrained('NEW')`) and give that folder, or give "
+            f"'{folder}' has an old sentence-transformers layout, with the transformer in '{inside.name}'; save it again with "
+            f"a current version (`SentenceTransformer('{folder}').save_pretrained('NEW')`) and give that folder, or give "
             f"'{inside}' for the transformer alone."
         )
     if not (folder / CONFIG).is_file():
@@ -51,7 +51,7 @@ def check_is_whole(folder: Path) -> None:
 
 
 def _old_sentence_model(folder: Path) -> Path | None:
-    """The sub-folder of the transformer (`0_Transformer`) where the folder's own config is none of a model."""
+    """The transformer's subfolder (`0_Transformer`), if the folder's own config does not describe a model."""
     if not (folder / SENTENCE_MODULES).is_file():
         return None
     if (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG):
@@ -60,41 +60,41 @@ def _old_sentence_model(folder: Path) -> Path | None:
 
 
 def _below(folder: Path) -> str:
-    """The sub-folder that was probably meant."""
+    """A hint naming the subfolder that was probably meant; empty if there is none."""
     found = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
     return f", such as '{folder / found[0]}'" if found else ""
 
 
 def check_tokenizer_settings(settings: Mapping[str, Any], file: str) -> None:
-    """The settings that are computed with have a type that can be.
+    """Check the types of tokenizer settings that are used in calculations.
 
     Raises:
-        ModelError: with the key and the value at fault.
+        ModelError: names the offending key and value.
     """
     longest = settings.get("model_max_length")
     is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
     if longest is not None and not (is_number and longest >= 1):
         raise ModelError(
-            f"'{file}' sets model_max_length to {_short(longest)}; a number of tokens is needed, or remove the key to let the "
-            "model's own length hold."
+            f"'{file}' sets model_max_length to {_short(longest)}; give a number of tokens, or remove the key to use the "
+            "model's own limit."
         )
 
 
 def _short(value: Any) -> str:
-    """A value as text, of a length that fits a sentence."""
+    """A value as text, shortened to fit in a sentence."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_depth(config: Mapping[str, Any], tensors: Collection[str]) -> None:
-    """The files hold a tensor at least for each layer of the config, since even a layer without values takes time to build.
+    """Check that the files have at least one tensor per layer of the config, since even empty layers take time to build.
 
     Raises:
-        ModelError: with the key and the value at fault.
+        ModelError: names the offending key and value.
     """
     for key, value in config.items():
         if key.endswith(LAYERS) and isinstance(value, int) and value > len(tensors) + SHARED_LAYERS:
             raise ModelError(
-                f"'{CONFIG}' sets {key} to {value}, but the files hold {len(tensors)} tensors, less than one a layer; restore "
-                "the config of this model."
+                f"'{CONFIG}' sets {key} to {value}, but the files contain {len(tensors)} tensors, fewer than one per layer; "
+                "restore the config of this model."
             )

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: the local cache first, else a download of JSON, tokenizer and safetensors files."""
+"""Models from the Hugging Face hub: read from the local cache, or else downloaded (JSON, tokenizer and safetensors files)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from offcomp.models.sources import check_config, check_folder
 SMALL_FILES = tuple(
     f"*{suffix}" for suffix in (".json", ".txt", ".model", ".bpe", ".codes", ".vocab", ".tiktoken", ".tokenizer", ".spm")
 )
-"""Configs, and what tokenizers read."""
-WEIGHTS = ("model*.safetensors",)  # of the folder itself; those of its Dense modules are asked for by name
+"""Config and tokenizer files."""
+WEIGHTS = ("model*.safetensors",)  # in the top folder; weights of Dense modules are requested by name
 FIRST_ANSWER_SECONDS = 4.0
-MISSING = (401, 403, 404)  # the hub says 401 for what is not there, unless one is signed in
+MISSING = (401, 403, 404)  # the hub answers 401 for missing repositories unless signed in
 
 
 def snapshot(model: str) -> Path:
-    """The folder of a hub model, from the cache where it is complete, else downloaded.
+    """The folder of a hub model: the cached one if it is complete, otherwise downloaded.
 
-    The config is fetched and checked before any weights are. Whether the hub can be reached and has such a model is known
-    within seconds, as the hub's own client is not: it tries again and again.
+    The config is downloaded and checked before any weights. An unreachable hub or a missing model is detected within
+    seconds, unlike with the hub's own client, which keeps retrying.
 
     Raises:
-        ModelError: it is neither cached nor reachable, or its files are unsafe or incomplete.
+        ModelError: the model is neither cached nor reachable, or its files are unsafe or incomplete.
     """
     found, fault = _in_cache(model)
     if found and not fault:
@@ -45,18 +45,18 @@ def snapshot(model: str) -> Path:
 
 
 def is_cached(model: str) -> bool:
-    """Whether a hub model can be loaded without the network."""
+    """Return whether a hub model can be loaded offline."""
     return cached_folder(model) is not None
 
 
 def cached_folder(model: str) -> Path | None:
-    """The cached folder if its files are complete and safe; None otherwise."""
+    """The cached folder if its files are complete and safe, otherwise None."""
     found, fault = _in_cache(model)
     return found if fault is None else None
 
 
 def _in_cache(model: str) -> tuple[Path | None, ModelError | None]:
-    """The cached folder if there is one, and what is wrong with it."""
+    """The cached folder, if any, and what is wrong with it, if anything."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -73,13 +73,13 @@ def _in_cache(model: str) -> tuple[Path | None, ModelError | None]:
 
 def _lacks(model: str, file: str) -> ModelError:
     return ModelError(
-        f"The cache has '{model}' without its '{file}', which its modules.json names, and it cannot be fetched from the hub; "
-        "allow the network once, or give a folder that has all files."
+        f"The cached '{model}' lacks '{file}', which its modules.json names, and that file cannot be downloaded from the hub; "
+        "connect to the network once, or give a folder with all files."
     )
 
 
 def _missing(model: str, folder: Path) -> list[str]:
-    """The weights of Dense modules that the snapshot lacks, but for those that the hub is known not to have."""
+    """Dense-module weights that the snapshot lacks, except those known to be absent from the hub too."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
     absent = [file for file in dense_files(folder) if not (folder / file).is_file()]
@@ -87,36 +87,36 @@ def _missing(model: str, folder: Path) -> list[str]:
 
 
 def _check_reachable(model: str) -> None:
-    """One request, without a second try: the hub answers, and it has such a model. Raises ModelError."""
+    """Check with a single request, no retries, that the hub is reachable and has the model. Raises ModelError."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import build_hf_headers, get_session
 
     if constants.is_offline_mode():
-        return  # the client itself says so at once
+        return  # the client itself fails immediately
     address = f"{constants.ENDPOINT}/api/models/{model}"
     try:
         answer = get_session().head(address, headers=build_hf_headers(), timeout=FIRST_ANSWER_SECONDS, follow_redirects=True)
     except (HTTPError, OSError, ValueError) as error:
         raise ModelError(_cannot_fetch(model, type(error).__name__)) from error
     if answer.status_code in MISSING:
-        raise ModelError(_cannot_fetch(model, "it has none of that name that you may read"))
+        raise ModelError(_cannot_fetch(model, "it has no model of that name that you have access to"))
 
 
 def _cannot_fetch(model: str, reason: str) -> str:
-    """Why there is no such model, and what to give instead."""
+    """Why the model is unavailable, and what to give instead."""
     from huggingface_hub import constants
 
     form = "" if "/" in model else " (a hub id has the form 'owner/name')"
-    network = "unset HF_HUB_OFFLINE, which forbids to ask it" if constants.is_offline_mode() else "the network"
+    network = "unset HF_HUB_OFFLINE, which blocks access to it" if constants.is_offline_mode() else "the network"
     return (
-        f"'{model}' is no catalogue name and no folder, and it cannot be fetched from the hub ({reason}); check the name{form} "
-        f"and {network}, or give a folder or one of: {', '.join(entry.name for entry in MODELS)}."
+        f"'{model}' is neither a catalogue name nor a folder, and it cannot be downloaded from the hub ({reason}); check the "
+        f"name{form} and {network}, or give a folder or one of: {', '.join(entry.name for entry in MODELS)}."
     )
 
 
 def _download(model: str, patterns: tuple[str, ...]) -> Path:
-    """The snapshot with the files of these patterns."""
+    """Download the files that match these patterns and return the snapshot folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError, RevisionResolutionError
 
@@ -127,7 +127,7 @@ def _download(model: str, patterns: tuple[str, ...]) -> Path:
 
 
 def _download_one(model: str, folder: Path, file: str) -> None:
-    """A file of the snapshot. Where the hub has none, its client remembers that, and what needs the file refuses later."""
+    """Download one file. If the hub lacks it, the client caches that fact, and code that needs the file raises later."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 

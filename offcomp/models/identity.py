@@ -1,12 +1,13 @@
-"""What a model is: the sha256 of every byte that is read of it, wherever its folder lies. No torch.
+"""A model's identity: the sha256 of every byte that is read from it, independent of its location. No torch.
 
-    fingerprint   of the weights and config.json: what spectra, views, surveys and listings depend on
-    reads         of these and of every file beside them but those that no model and no tokenizer reads (`_may_be_read`), and of
-                  everything in the folders that modules.json names: what scores depend on
+    fingerprint   of the weights and config.json: determines spectra, views, surveys and listings
+    reads         of those, of all other files in the folder except those that no model or tokenizer reads (`_may_be_read`), and
+                  of everything in the folders that modules.json names: determines scores
 
-A file of more than SMALL bytes is hashed once. Its sha256 is kept in the home folder beside path, size, inode and both times of
-change, so that the next look takes a stat; a smaller one is hashed faster than that could be looked up. Identities begin with
-"2-". Before, a model went by a sample of its weights; such fingerprints are plain hexadecimal digits and equal none of these.
+A file larger than SMALL bytes is hashed only once. Its sha256 is cached in the home folder with its path, size, inode,
+modification time and change time, so that the next check costs one stat; hashing a smaller file is faster than a cache lookup.
+Identities begin with "2-". Earlier versions hashed a sample of the weights; those fingerprints are plain hexadecimal digits and
+never equal one of these.
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ from offcomp.models.safetensors_files import INDEX, OTHER_FORMATS, PICKLES, WEIG
 from offcomp.models.sentence_modules import MODULES
 
 IDENTITY = 2
-"""The kind of identity that this version gives: of all bytes."""
+"""Version of the identity scheme: a hash of all bytes."""
 
 CONTENT = re.compile(rf"{IDENTITY}-[0-9a-f]{{64}}")
 NOT_READ = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")
-"""What training leaves beside a model."""
+"""Files that training leaves in a model folder."""
 PAPERS = ("license", "licence", "notice", "readme", "use_policy", "copying")
-"""Names of files for people, with whatever suffix."""
+"""Stems of human-readable documents, whatever their suffix."""
 OTHER_SUFFIXES = (
     *(".safetensors", *PICKLES, *OTHER_FORMATS, ".npz", ".npy", ".ot", ".pdparams"),  # weights
     *(".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ipynb"),  # for people
-    *(".py", ".log", ".csv", ".zip", ".gz", ".tar"),  # programs, which never run, and what they left
+    *(".py", ".log", ".csv", ".zip", ".gz", ".tar"),  # programs, which are never run, and their output
 )
-"""Of the files that no tokenizer reads. All others count: what tokenizers read has too many names to list."""
+"""Suffixes of files that no tokenizer reads. All others count: tokenizers read too many file names to list."""
 SMALL = 1 << 20
 MOST_REMEMBERED = 1000
 MOST_IN_MEMORY = 256
 SECOND = 10**9  # nanoseconds
 SETTLED = SECOND // 10
 SETTLED_WITHOUT_FRACTIONS = 2 * SECOND
-"""Nanoseconds after which another change shows in a file's times: file systems tell milliseconds, some of them seconds."""
+"""Nanoseconds after which a further change shows in a file's timestamps; file systems resolve milliseconds or just seconds."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Two digests of a model's files: see the top of this file."""
+    """Two digests of a model's files; see the module docstring."""
 
     fingerprint: str
     reads: str
@@ -59,7 +60,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What changes with a file; times in nanoseconds."""
+    """File metadata that changes whenever the file does; times in nanoseconds."""
 
     size: int
     inode: int
@@ -68,17 +69,17 @@ class _Stamp:
 
     @property
     def settled(self) -> bool:
-        """Whether a change from now on would show."""
+        """Return whether any later change would alter the timestamps."""
         latest = max(self.modified, self.changed)
         return time.time_ns() - latest > (SETTLED if latest % SECOND else SETTLED_WITHOUT_FRACTIONS)
 
 
 _memory: dict[tuple[Path, _Stamp], str] = {}
-"""What this process hashed: all there is where the home folder cannot be written."""
+"""Digests computed by this process; the only cache if the home folder is not writable."""
 
 
 def is_content(mark: str) -> bool:
-    """Whether an identity is of all bytes; those of former versions are of a sample of the weights."""
+    """Return whether an identity covers all bytes; those from earlier versions cover a sample of the weights."""
     return CONTENT.fullmatch(mark) is not None
 
 
@@ -102,20 +103,20 @@ def _digest_of(folder: Path, files: list[Path], start: str = "") -> str:
 
 
 def _beside(folder: Path) -> list[Path]:
-    """The files beside config and weights that may be read, and all files of the folders that modules.json names."""
+    """The files that may be read in addition to config and weights, and all files in the folders that modules.json names."""
     found = {file for file in folder.iterdir() if file.name != CONFIG and _may_be_read(file)}
     found |= {file for part in _module_folders(folder) for file in part.rglob("*")}
     return sorted(file for file in found if file.is_file())
 
 
 def _may_be_read(file: Path) -> bool:
-    """Whether a file that lies beside the weights may be read with the model: all that is not known to be something else."""
+    """Return whether a file in the model folder may be read with the model: any file not known to be irrelevant."""
     name, suffix = file.name.lower(), file.suffix.lower()
     return not (name.startswith(".") or name in NOT_READ or name.partition(".")[0] in PAPERS or suffix in OTHER_SUFFIXES)
 
 
 def _module_folders(folder: Path) -> Iterator[Path]:
-    """The folders of a sentence encoder's modules that lie in the model's own folder."""
+    """The module folders of a sentence encoder, limited to those inside the model's own folder."""
     modules = read_json(folder / MODULES)
     for module in modules if isinstance(modules, list) else ():
         path = PurePosixPath(str(module.get("path", "")) if isinstance(module, dict) else "")
@@ -124,9 +125,9 @@ def _module_folders(folder: Path) -> Iterator[Path]:
 
 
 def file_digest(file: Path) -> str:
-    """The sha256 of a file's bytes, as hexadecimal digits; of a large one that has not changed since, from memory.
+    """The sha256 of a file as hexadecimal digits; cached for large files that have not changed.
 
-    Raises OSError where it cannot be read, InputError where it changes meanwhile.
+    Raises OSError if the file cannot be read, InputError if it changes while being read.
     """
     seen = _stamp(file)
     if seen.size <= SMALL:
@@ -137,7 +138,7 @@ def file_digest(file: Path) -> str:
         with file.open("rb") as stream:
             known = hashlib.file_digest(stream, "sha256").hexdigest()
         if _stamp(file) != seen:
-            raise InputError(f"'{file}' changed while it was read; try again once it is whole")
+            raise InputError(f"'{file}' changed while it was read; try again when it is complete")
         if settled:
             _remember(place, seen, known)
     return known
@@ -158,7 +159,7 @@ def _document(place: Path, seen: _Stamp) -> dict[str, object]:
 
 
 def _recalled(place: Path, seen: _Stamp) -> str | None:
-    """The digest that the home folder has for a file in this state."""
+    """The digest cached in the home folder for a file in this state."""
     kept = read_json(_entry(place))
     if not isinstance(kept, dict) or kept | _document(place, seen) != kept:
         return None
@@ -167,7 +168,7 @@ def _recalled(place: Path, seen: _Stamp) -> str | None:
 
 
 def _remember(place: Path, seen: _Stamp, digest: str) -> None:
-    """Keep a digest, one file for each so that processes need not wait for each other; the oldest go where there are many."""
+    """Cache a digest in its own file, so that processes need no locking, and evict the oldest beyond MOST_REMEMBERED."""
     if len(_memory) >= MOST_IN_MEMORY:
         _memory.clear()
     _memory[place, seen] = digest

@@ -1,7 +1,8 @@
-"""What is known of a model, read from a file: bundled with offcomp, or kept in the home folder since the model was first seen.
+"""Model listings read from files: bundled with offcomp, or cached in the home folder when a model is first seen.
 
-The app's process reads listings here without loading torch. Only a model that was never seen needs `loading.describe`, which
-the app runs in a process of its own. Listings are found by content: a copy of a known model is known, wherever it lies.
+This lets the app's process read listings without loading torch. Only a model that has never been seen needs
+`loading.describe`, which the app runs in a separate process. Listings are keyed by content, so a copy of a known model is
+recognised wherever it is stored.
 
     HOME/models/FINGERPRINT-VERSIONS.json
 """
@@ -15,23 +16,23 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from offcomp.environment import versions
 from offcomp.errors import ModelError, StorageError
 from offcomp.files import read_json, write_json
 from offcomp.models import hub
 from offcomp.models.catalogue import MODELS, ModelInfo
+from offcomp.models.environment import versions
 from offcomp.models.folder_faults import check_is_whole
 from offcomp.models.identity import Identity, identify
 from offcomp.models.sources import bundled_info, resolve
 
 LISTING = 3
-"""Raised whenever the same files would be listed otherwise, so that listings of former versions are made anew."""
+"""Incremented whenever the same files would be listed differently, which invalidates listings from earlier versions."""
 
 
 def identity_of(model: str) -> Identity | None:
-    """What the files of a model are now; None for one of a hub that was not fetched yet.
+    """The identity of a model's current files; None for a hub model that has not been downloaded.
 
-    Raises ModelError where there is no such model, or its files cannot be read.
+    Raises ModelError if there is no such model or its files cannot be read.
     """
     folder = resolve(model).folder or hub.cached_folder(model)
     if folder is None:
@@ -41,15 +42,15 @@ def identity_of(model: str) -> Identity | None:
 
 
 def check_unchanged(info: ModelInfo) -> None:
-    """Raise ModelError where the files of a model are no longer those that it was described or loaded from."""
+    """Raise ModelError if a model's files have changed since it was described or loaded."""
     if identity_of(info.model) != Identity(info.fingerprint, info.reads):
-        raise ModelError(f"The files of '{info.model}' changed while it was in use; try again once they are whole.")
+        raise ModelError(f"The files of '{info.model}' changed while it was in use; try again when they are complete.")
 
 
 def known_info(model: str, home: Path) -> ModelInfo | None:
-    """The listing of a model whose weights and config have not changed since it was made, or None.
+    """The existing listing of a model with the same weights and config, or None.
 
-    Raises ModelError where there is no such model, or its files are damaged or unsafe.
+    Raises ModelError if there is no such model, or its files are damaged or unsafe.
     """
     identity = identity_of(model)
     if identity is None:
@@ -59,11 +60,11 @@ def known_info(model: str, home: Path) -> ModelInfo | None:
 
 
 def model_info(model: str, home: Path) -> ModelInfo:
-    """The listing of a model, made with torch and kept in the home folder where it is not known yet. Raises ModelError."""
+    """The listing of a model; if there is none yet, create it with torch and cache it in the home folder. Raises ModelError."""
     info = known_info(model, home)
     if info is None:
         if resolve(model).source == "hub":
-            hub.snapshot(model)  # what cannot be had is told before torch is loaded
+            hub.snapshot(model)  # fails before torch is loaded if the model is unavailable
         from offcomp.models.loading import describe
 
         info = describe(model)
@@ -73,13 +74,13 @@ def model_info(model: str, home: Path) -> ModelInfo:
 
 @lru_cache(maxsize=1)
 def _bundled() -> dict[str, ModelInfo]:
-    """The descriptions that come with offcomp, by fingerprint, so that listing these models needs no torch."""
+    """The descriptions shipped with offcomp, by fingerprint, so that listing these models needs no torch."""
     infos = (bundled_info(entry.name) for entry in MODELS)
     return {info.fingerprint: info for info in infos if info is not None}
 
 
 def _path(home: Path, mark: str) -> Path:
-    """Where a listing is; how weights are listed is up to transformers and to offcomp."""
+    """The file of a listing; its name includes the versions of transformers and of the listing format."""
     made_by = json.dumps([LISTING, versions()["transformers"]])
     return home / "models" / f"{mark}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}.json"
 
@@ -94,6 +95,6 @@ def _kept_info(home: Path, mark: str) -> ModelInfo | None:
 
 
 def _keep(home: Path, info: ModelInfo) -> None:
-    """A listing that cannot be kept is made again next time, so a full disk is no reason to stop here."""
+    """Cache a listing. Failures such as a full disk are ignored: the listing is created again next time."""
     with suppress(StorageError):
         write_json(_path(home, info.fingerprint), info.to_dict())

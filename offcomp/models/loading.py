@@ -1,6 +1,6 @@
-"""Describe a model without its weights, or load it: safetensors only, no code of the model's own, no surprises.
+"""Describe a model without its weights, or load it: safetensors only, never custom code.
 
-A folder or catalogue model never touches the network. Nothing is printed.
+Folder and catalogue models never touch the network. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from offcomp.models.weights import check_finite, list_modules
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An ordinary transformers model in float32 and evaluation mode, without gradients.
+    """A standard transformers model in float32 and evaluation mode, without gradients.
 
-    `tokenizer` is None where the folder has none. `folder` is where its files are; None for one that was made in memory.
+    `tokenizer` is None if the folder has none. `folder` contains its files; None for a model created in memory.
     """
 
     model: PreTrainedModel
@@ -46,15 +46,15 @@ class LoadedModel:
 
     @cached_property
     def sentence_modules(self) -> SentenceModules:
-        """How hidden states become sentence embeddings. Raises ModelError where the folder asks for what is not supported."""
+        """How hidden states become sentence embeddings. Raises ModelError if the folder requests something unsupported."""
         return SentenceModules() if self.folder is None else sentence_modules(self.folder)
 
 
 def describe(model: str) -> ModelInfo:
-    """What is known of a model without its weights: built on the meta device, which allocates nothing.
+    """Describe a model without loading its weights: it is built on the meta device, which allocates nothing.
 
     Args:
-        model: a catalogue name, a folder or a hub id. A hub model is fetched first, unless it is cached.
+        model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
 
     Raises:
         ModelError: the model is unknown, unsafe, damaged, too large or unsupported.
@@ -67,14 +67,14 @@ def describe(model: str) -> ModelInfo:
 
 
 def load(model: str, *, checked: bool = False) -> LoadedModel:
-    """The model in float32, ready to evaluate, with its tokenizer and description.
+    """Load the model in float32, ready to evaluate, with its tokenizer and description.
 
     Args:
-        model: a catalogue name, a folder or a hub id. A hub model is fetched first, unless it is cached.
-        checked: its values were looked at when it was loaded before, so that only those that are used come into memory now.
+        model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
+        checked: skip the checks of the values, because an earlier load did them; then only values that are used enter memory.
 
     Raises:
-        ModelError: as `describe`, and where the weights are not all there, not finite, or not the pinned ones.
+        ModelError: as `describe`, or the weights are incomplete, not finite, or not the pinned ones.
     """
     with _quiet():
         checkpoint = open_checkpoint(model)
@@ -91,7 +91,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
 
 
 def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
-    """The folder of a model, and for every parameter path the tensors of its files that transformers makes it of.
+    """The folder of a model, and for every parameter path the stored tensors from which transformers builds it.
 
     Raises:
         ModelError: as `describe`.
@@ -104,7 +104,7 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
     """The encoder's or base model's last hidden states (batch, tokens, hidden) for a tokenised batch.
 
-    Of an encoder-decoder only the encoder runs. `labels` and `decoder_*` are left out. Gradients are up to the caller.
+    For an encoder-decoder only the encoder runs. `labels` and `decoder_*` inputs are dropped. The caller controls gradients.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels" and not key.startswith("decoder_")}
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
@@ -113,7 +113,7 @@ def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars, log lines or warnings of transformers; its settings are as before afterwards."""
+    """Suppress transformers' progress bars, log lines and warnings, and restore its settings afterwards."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
@@ -129,7 +129,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _described(checkpoint: Checkpoint) -> ModelInfo:
-    """The description, from an instance on the meta device."""
+    """The description of a model, from an instance on the meta device."""
     network = network_on_meta(checkpoint)
     check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
@@ -156,7 +156,7 @@ def _described(checkpoint: Checkpoint) -> ModelInfo:
 
 
 def reads_text(architecture: type[PreTrainedModel]) -> bool:
-    """Whether the input of this class is tokens of text; not so for images, sound or series."""
+    """Return whether this class takes text tokens as input, rather than images, audio or time series."""
     if issubclass(architecture, Matrices):
         return False
     takes_tokens = "input_ids" in inspect.signature(architecture.forward).parameters
@@ -164,7 +164,7 @@ def reads_text(architecture: type[PreTrainedModel]) -> bool:
 
 
 def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model with all its weights from the files."""
+    """Instantiate the model with its weights. Raises ModelError if any are missing or have the wrong shape."""
     attention = "sdpa" if checkpoint.architecture._supports_sdpa else "eager"
     with refusing(checkpoint.folder, "load"):
         network, report = checkpoint.architecture.from_pretrained(
@@ -176,14 +176,14 @@ def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported, and refused below with the names
+            ignore_mismatched_sizes=True,  # reported below, with names
             **checkpoint.arguments,
         )
     for fault in ("missing_keys", "mismatched_keys"):
         names = sorted(item if isinstance(item, str) else item[0] for item in report[fault])
         if names:
             raise ModelError(
-                f"The files of '{checkpoint.folder}' do not fit its {checkpoint.architecture.__name__}: "
+                f"The files in '{checkpoint.folder}' do not match its {checkpoint.architecture.__name__}: "
                 f"{fault.replace('_', ' ')} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}."
             )
     return network.requires_grad_(False)  # in evaluation mode already

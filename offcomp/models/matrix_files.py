@@ -1,8 +1,8 @@
-"""Matrices of a person's own: read from a safetensors, npz or npy file and kept as a model folder. No torch, nothing unpickled.
+"""Uploaded matrices: read from a safetensors, npz or npy file and saved as a model folder. No torch, nothing is unpickled.
 
-The folder has the config of a `matrix_model.Matrices`, so it is listed, compressed and measured as any model; it reads no text.
-A matrix is taken as it is stored, W (rows, cols) = (out_features, in_features). Where the names are those of a known family,
-its kinds and layers are recognised.
+The folder has the config of a `matrix_model.Matrices`, so it is listed, compressed and measured like any other model, except
+that it takes no text. A matrix is used as stored, W (rows, cols) = (out_features, in_features). If the names follow a known
+family, its kinds and layers are recognised.
 
     HOME/uploads/DIGEST/config.json          names and shapes
     HOME/uploads/DIGEST/model.safetensors    the matrices, as "matrices.0.weight" and so on
@@ -38,7 +38,7 @@ from offcomp.models.safetensors_files import WEIGHTS, header_entries
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
 MOST_BYTES = 100_000_000
-"""Of all matrices of a file once they are unpacked, twice the largest upload: the app's own process reads them."""
+"""Total size of a file's matrices after unpacking, twice the largest upload: they are read in the app's own process."""
 MOST_MATRICES = 1000
 MOST_ARRAYS = 10_000
 MOST_HEADER_BYTES = 1_000_000
@@ -57,12 +57,12 @@ DAMAGED_ZIP = (
 DAMAGED_HEADER = (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
 NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""safetensors dtype -> how numpy reads its bytes; numpy has no bfloat16, so that one is read as its bits."""
+"""safetensors dtype -> numpy dtype; numpy has no bfloat16, so its raw bits are read."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix (rows, cols) as its file stores it. `dtype` is that of safetensors; float64 is kept as float32."""
+    """One matrix (rows, cols) as its file stores it. `dtype` is the safetensors name; float64 is converted to float32."""
 
     rows: int
     cols: int
@@ -77,20 +77,20 @@ class Matrix:
 
 @dataclass(frozen=True)
 class MatrixFile:
-    """What a file holds: its matrices by name, and by name why anything else in it is left out."""
+    """The contents of a file: its matrices by name, and for every other entry the reason why it is left out."""
 
     matrices: dict[str, Matrix] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
 def read_matrices(name: str, content: bytes) -> MatrixFile:
-    """The matrices in a file of this name; what it unpacks to is known from its headers, before anything is unpacked.
+    """The matrices in a file of this name. Sizes are checked from the headers before anything is unpacked.
 
-    Raises InputError where it cannot be read, holds none, or is too large.
+    Raises InputError if the file cannot be read, holds no usable matrix, or is too large.
     """
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{name!r} is no file of matrices; give one that ends in {', '.join(SUFFIXES)}")
+        raise InputError(f"{name!r} is not a supported matrix file; give one that ends in {', '.join(SUFFIXES)}")
     found = MatrixFile()
     usable: dict[str, Entry] = {}
     taken: set[str] = set()
@@ -109,14 +109,14 @@ def read_matrices(name: str, content: bytes) -> MatrixFile:
             found.matrices[title] = _kept(entry.dtype, entry.shape, stored)
     if not found.matrices:
         reasons = [f"{title} {reason}" for title, reason in list(found.skipped.items())[:NAMED_REASONS]]
-        raise InputError(f"{name!r} holds no matrix that can be compressed: {'; '.join(reasons) or 'it is empty'}")
+        raise InputError(f"{name!r} contains no matrix that can be compressed: {'; '.join(reasons) or 'it is empty'}")
     return found
 
 
 class Entry(NamedTuple):
-    """What a header says of one array: its name, dtype (of safetensors; numpy's for what is no float) and shape.
+    """One array as described by its header: name, dtype (safetensors name for floats, numpy name otherwise) and shape.
 
-    `read` unpacks it: its bytes in C order, little-endian.
+    `read` unpacks it and returns its bytes, little-endian in C order.
     """
 
     name: str
@@ -126,22 +126,22 @@ class Entry(NamedTuple):
 
 
 def _check_size(name: str, entries: Collection[Entry]) -> None:
-    """Raises InputError where the matrices are too many, or too large together."""
+    """Raise InputError if there are too many matrices, or their total size is too large."""
     if len(entries) > MOST_MATRICES:
-        raise InputError(f"{name!r} holds {len(entries):,} matrices; at most {MOST_MATRICES:,} are read")
+        raise InputError(f"{name!r} contains {len(entries):,} matrices; at most {MOST_MATRICES:,} are supported")
     size = sum(prod(entry.shape) * np.dtype(FLOATS[entry.dtype]).itemsize for entry in entries)
     if size > MOST_BYTES:
-        raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB of matrices; at most {MOST_BYTES / 1e6:.0f} MB are read")
+        raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB of matrices; at most {MOST_BYTES / 1e6:.0f} MB is supported")
 
 
 def _safetensors(name: str, content: bytes) -> Iterator[Entry]:
     length = int.from_bytes(content[:8], "little")
     header = content[8 : 8 + length] if length <= MOST_HEADER_BYTES else b""
     if len(header) != length:
-        raise InputError(f"{name!r} is no whole safetensors file (its header is cut off, or too long); copy it again")
+        raise InputError(f"{name!r} is not a complete safetensors file (its header is truncated, or too long); copy it again")
     tensors = header_entries(Path(name), header)
     if len(content) != max((tensor.end for tensor in tensors.values()), default=8 + length):
-        raise InputError(f"{name!r} is no whole safetensors file (it is not as long as its header says); copy it again")
+        raise InputError(f"{name!r} is not a complete safetensors file (its length does not match its header); copy it again")
     for key, tensor in tensors.items():
         yield Entry(key, tensor.dtype, tensor.shape, partial(_part, content, tensor.start, tensor.end))
 
@@ -153,25 +153,25 @@ def _part(content: bytes, start: int, end: int) -> bytes:
 def _npz(name: str, content: bytes) -> Iterator[Entry]:
     try:
         if content.count(ZIP_ENTRY) > MOST_ARRAYS:
-            raise InputError(f"{name!r} holds more than {MOST_ARRAYS:,} arrays; leave out what is no matrix")
-        archive = zipfile.ZipFile(io.BytesIO(content))  # in memory, and read until the last of its entries is
+            raise InputError(f"{name!r} contains more than {MOST_ARRAYS:,} arrays; leave out everything that is not a matrix")
+        archive = zipfile.ZipFile(io.BytesIO(content))  # in memory; stays open until the last entry has been read
         for member in archive.infolist():
             if member.compress_type not in PACKED:
-                raise zipfile.BadZipFile(f"{member.filename} is packed by another method than numpy's")
+                raise zipfile.BadZipFile(f"{member.filename} uses a compression method that numpy does not write")
             with archive.open(member) as stream:
                 head = stream.read(MOST_NPY_HEADER_BYTES)
             key = member.filename.removesuffix(".npy")
             yield _npy_entry(name, key, head, member.file_size, partial(_unpacked, name, archive, member))
     except DAMAGED_ZIP as error:
-        raise InputError(f"{name!r} is no whole npz file ({error}); save it again with numpy.savez") from None
+        raise InputError(f"{name!r} is not a valid npz file ({error}); save it again with numpy.savez") from None
 
 
 def _unpacked(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(member) as stream:
-            return stream.read(member.file_size)  # asked for so many bytes, it unpacks no more, whatever is packed
+            return stream.read(member.file_size)  # the explicit size bounds how much is unpacked, whatever the archive holds
     except DAMAGED_ZIP as error:
-        raise InputError(f"{name!r} is no whole npz file ({error}); save it again with numpy.savez") from None
+        raise InputError(f"{name!r} is not a valid npz file ({error}); save it again with numpy.savez") from None
 
 
 def _npy(name: str, content: bytes) -> Iterator[Entry]:
@@ -182,17 +182,19 @@ _READERS: dict[str, Callable[[str, bytes], Iterator[Entry]]] = {".safetensors": 
 
 
 def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], bytes]) -> Entry:
-    """One npy document of so many bytes, by how it begins. Raises InputError where its header does not fit its size."""
+    """The entry for an npy document of `size` bytes that starts with `head`. Raises InputError if header and size disagree."""
     stream = io.BytesIO(head)
     try:
         shape, by_columns, dtype = NPY_HEADERS[npy.read_magic(stream)](stream)
     except DAMAGED_HEADER:
-        raise InputError(f"{key!r} in {file!r} is no array of numbers; save it again with numpy.save") from None
+        raise InputError(f"{key!r} in {file!r} is not an array of numbers; save it again with numpy.save") from None
     start = stream.tell()
     if dtype.hasobject:
         return Entry(key, "pickled objects", shape, bytes)
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != size - start:
-        raise InputError(f"{key!r} in {file!r} is cut off: {shape} of {dtype} do not take {size - start} bytes; copy it again")
+        raise InputError(
+            f"{key!r} in {file!r} is truncated: shape {shape} of {dtype} does not match {size - start} bytes; copy it again"
+        )
 
     def values() -> bytes:
         stored = np.frombuffer(read(), dtype, offset=start).reshape(shape, order="F" if by_columns else "C")
@@ -203,24 +205,24 @@ def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], b
 
 
 def _unusable(dtype: str, shape: tuple[int, ...]) -> str:
-    """Why something is no matrix to compress, in words that follow its name; empty where it is one."""
+    """Why an array cannot be compressed, as a phrase that follows its name; empty if it can."""
     if len(shape) != 2:
         return f"has {len(shape)} dimension{'' if len(shape) == 1 else 's'}, not 2"
     if min(shape) < 2:
         return f"is {shape[0]} x {shape[1]}, too small to compress"
     if max(shape) > LONGEST_SIDE:
-        return f"is {shape[0]} x {shape[1]}; a side has at most {LONGEST_SIDE:,}"
+        return f"is {shape[0]} x {shape[1]}; each side may be at most {LONGEST_SIDE:,}"
     return "" if dtype in FLOATS else f"is stored as {dtype}, not as floating-point numbers"
 
 
 def _values(dtype: str, content: bytes) -> NDArray[Any]:
-    """The numbers of a safetensors tensor, flat."""
+    """The values of a safetensors tensor, flattened."""
     stored = np.frombuffer(content, FLOATS[dtype])
     return (stored.astype("<u4") << 16).view("<f4") if dtype == "BF16" else stored
 
 
 def _not_finite(dtype: str, content: bytes) -> str:
-    """How many values are NaN or infinite as they would be kept, in words that follow the name; empty where none is."""
+    """How many values are not finite once stored as float32, as a phrase that follows the name; empty if none."""
     values = _values(dtype, content)
     with np.errstate(over="ignore"):
         bad = values.size - int(np.isfinite(values.astype("<f4", copy=False)).sum())
@@ -235,7 +237,7 @@ def _kept(dtype: str, shape: tuple[int, ...], content: bytes) -> Matrix:
 
 
 def _free_name(key: str, taken: set[str]) -> str:
-    """A name that a plan and a link can hold: without the usual ending, of plain characters, unlike those before it."""
+    """A unique name that is safe in plans and links: plain characters only, without a trailing `.weight`."""
     plain = re.sub(r"[^A-Za-z0-9._+-]", "-", key.removesuffix(".weight")).strip(".-")[:LONGEST_NAME] or "matrix"
     name, number = plain, 2
     while name in taken:
@@ -245,9 +247,9 @@ def _free_name(key: str, taken: set[str]) -> str:
 
 
 def keep_upload(name: str, content: bytes, home: Path) -> Path:
-    """Keep the matrices of a file as a model folder of this home; the same file has the same folder. Raises InputError.
+    """Save the matrices of a file as a model folder under `home`. The same file always gets the same folder.
 
-    StorageError is raised where it cannot be written.
+    Raises InputError if the file is unusable, StorageError if the folder cannot be written.
     """
     found = read_matrices(name, content)
     folder = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]
@@ -258,7 +260,7 @@ def keep_upload(name: str, content: bytes, home: Path) -> Path:
 
 
 def _written(matrices: Sequence[Matrix]) -> bytes:
-    """A safetensors file: the length of its header, the header, and the bytes of one matrix after the other."""
+    """A safetensors file: the header length, the header, then the bytes of each matrix in turn."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for index, matrix in enumerate(matrices):
@@ -272,7 +274,7 @@ def _written(matrices: Sequence[Matrix]) -> bytes:
 
 
 def _config(file: str, found: MatrixFile) -> dict[str, Any]:
-    """What `matrix_model.MatricesConfig` reads. `names_of` is the model type whose names these are, or empty."""
+    """The config for `matrix_model.MatricesConfig`. `names_of` is the model type whose naming scheme is used, or empty."""
     weights = [StoredWeight((name,), (matrix.rows, matrix.cols)) for name, matrix in found.matrices.items()]
     listed = [{"name": name, "rows": matrix.rows, "cols": matrix.cols} for name, matrix in found.matrices.items()]
     about = {"file": file[:LONGEST_NAME], "left_out": [f"{name} {reason}" for name, reason in found.skipped.items()]}
@@ -283,9 +285,9 @@ def _config(file: str, found: MatrixFile) -> dict[str, Any]:
 
 
 def recognised(weights: Sequence[StoredWeight]) -> str:
-    """The model type whose family knows most of these names as kinds to compress; empty where none knows any.
+    """The model type whose family recognises the most names as compressible kinds; empty if no family recognises any.
 
-    A family with fused or transposed weights is left out: a bare matrix does not say how it was stored.
+    Families with fused or transposed weights are skipped: a bare matrix does not reveal how it was stored.
     """
     best, most = "", 0
     for family in FAMILIES:

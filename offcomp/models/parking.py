@@ -1,4 +1,4 @@
-"""Fitting needs matrices and no model: they are read from its files one at a time, while it is out of memory."""
+"""Offload a model while its matrices are compressed: they are read from its files one at a time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.models.safetensors_files import StoredTensor, find_tensor, stored_tensors, weight_files
 from offcomp.models.sources import resolve
 from offcomp.models.weights import canonical_view, read
-from offcomp.numerics.allocator import give_back_free_memory
+from offcomp.numerics.memory import give_back_free_memory
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class StoredMatrices:
-    """The matrices of some modules of a model, read from its files each time."""
+    """The matrices of selected modules, read from the model's files on every access."""
 
     device = torch.device("cpu")
 
     def __init__(self, loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> None:
-        """Find where the matrices of a loaded model lie; those that its files hold in another form are copied."""
+        """Locate the matrices of a loaded model in its files; any that are stored in another form are copied into memory."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
         self._digests = {file: file_digest(file) for file in {tensor.file for tensor in tensors.values()}}
@@ -49,7 +49,7 @@ class StoredMatrices:
         return set(self._kept)
 
     def read(self, spec: ModuleSpec) -> Tensor:
-        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError where its file has changed."""
+        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError if its file has changed."""
         if spec in self._kept:
             return self._kept[spec].clone()
         stored = self._stored[spec]
@@ -60,7 +60,7 @@ class StoredMatrices:
 
 
 def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Tensor:
-    """A contiguous float32 copy of a module's matrix W (rows, cols), wherever the model is."""
+    """A contiguous float32 copy of a module's matrix W (rows, cols), whether the model is loaded or offloaded."""
     return model.read(spec) if isinstance(model, StoredMatrices) else read(model, spec)
 
 
@@ -69,18 +69,18 @@ def _values(stored: StoredTensor) -> Tensor:
     try:
         values = np.fromfile(stored.file, np.uint8, stored.end - stored.start, offset=stored.start)
         return torch.from_numpy(values).view(DTYPES[stored.dtype]).view(stored.shape).float()
-    except (OSError, RuntimeError) as error:  # it is gone, or shorter than it was
+    except (OSError, RuntimeError) as error:  # deleted or truncated in the meantime
         raise ModelError(f"'{stored.file}' cannot be read ({error}); run the plan again.") from error
 
 
 @contextmanager
-def parked(loaded: LoadedModel) -> Iterator[None]:
+def offloaded(loaded: LoadedModel) -> Iterator[None]:
     """Free the memory of a model's parameters inside the block.
 
-    Afterwards the model is loaded again, into the same modules, as it was when it was loaded first.
+    Afterwards the original weights are reloaded into the same modules.
 
     Raises:
-        ModelError: its files have changed meanwhile.
+        ModelError: its files have changed in the meantime.
     """
     for parameter in loaded.model.parameters():
         parameter.data = parameter.data.new_empty(0)
@@ -88,17 +88,17 @@ def parked(loaded: LoadedModel) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OffcompError, MemoryError):  # what went wrong first is what counts
+        with suppress(OffcompError, MemoryError):  # report the first error
             _load_again(loaded)
         raise
     _load_again(loaded)
 
 
 def _load_again(loaded: LoadedModel) -> None:
-    """Give every parameter its values back."""
+    """Reload the values of every parameter. Raises ModelError if the files have changed."""
     give_back_free_memory()
     fresh = load(loaded.info.model, checked=True)
     if fresh.info.reads != loaded.info.reads:
-        raise ModelError(f"The files of '{loaded.info.model}' changed while it was compressed; run the plan again.")
+        raise ModelError(f"The files of '{loaded.info.model}' changed while it was being compressed; run the plan again.")
     for parameter, values in zip(loaded.model.parameters(), fresh.model.parameters(), strict=True):
         parameter.data = values.data

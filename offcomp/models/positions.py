@@ -1,19 +1,19 @@
-"""How many tokens a model's position embeddings have room for."""
+"""How many tokens a model's position embeddings can cover."""
 
 from __future__ import annotations
 
 from torch import nn
 from transformers import PreTrainedModel
 
-SPARE_POSITIONS = 2  # left free since the first version, so that figures stay comparable
+SPARE_POSITIONS = 2  # left unused since the first version, so that scores stay comparable
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Tokens that a text may have; None where the config sets no limit (relative positions, XLNet's -1).
+    """Maximum tokens per text; None if the config sets no limit (relative positions, XLNet's -1).
 
-    RoBERTa and its kin count positions from the padding index + 1: their table has max_position_embeddings rows, and a
-    padding row, so that a text has max_position_embeddings - pad_token_id - 1 tokens. The table tells them apart, not a name.
+    RoBERTa-style models count positions from the padding index + 1: of the max_position_embeddings rows of their table, only
+    max_position_embeddings - pad_token_id - 1 are usable. They are recognised by the table's padding index, not by name.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
@@ -26,7 +26,7 @@ def position_limit(model: PreTrainedModel) -> int | None:
 
 
 def longest_text(model: PreTrainedModel, wanted: int) -> int:
-    """Tokens of a text where nothing else says how many: `wanted`, or what the positions have room for."""
+    """Default maximum tokens per text: `wanted`, or fewer if the position embeddings cover fewer."""
     limit = position_limit(model)
     if limit is None:
         return wanted

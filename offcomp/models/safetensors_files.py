@@ -1,4 +1,4 @@
-"""The safetensors files of a model folder, read without torch: eight bytes of header length, JSON, then the tensors."""
+"""Read the safetensors files of a model folder without torch: eight bytes of header length, JSON, then the tensors."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ BITS = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
     **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
 }
-"""Bits a value of each dtype that a safetensors file can have."""
+"""Bits per value for each safetensors dtype."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: `start` and `end` are byte offsets in `file`."""
+    """Location of one tensor: `start` and `end` are byte offsets in `file`."""
 
     file: Path
     dtype: str
@@ -53,10 +53,10 @@ class StoredTensor:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
-        ModelError: the file cannot be read, is unreasonably large, or is no JSON object.
+        ModelError: the file cannot be read, is unreasonably large, or does not contain a JSON object.
     """
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
@@ -65,12 +65,12 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
     if not isinstance(document, dict):
-        raise ModelError(f"'{file}' holds no JSON object; restore it from the original model.")
+        raise ModelError(f"'{file}' does not contain a JSON object; restore it from the original model.")
     return document
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files that make up the model: one, or all shards of the index.
+    """The safetensors files that make up the model: a single file, or all shards in the index.
 
     Raises:
         ModelError: there are none, they are pickles, or a shard is missing.
@@ -83,7 +83,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _no_weights(folder: Path) -> str:
-    """What is there instead of the weights, and how to come by them."""
+    """What the folder has instead of safetensors weights, and how to obtain them."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
@@ -97,28 +97,28 @@ def _no_weights(folder: Path) -> str:
     others = [name for name in names if Path(name).suffix in OTHER_FORMATS]
     if others:
         return (
-            f"The weights in '{folder}' are those of {OTHER_FORMATS[Path(others[0]).suffix]} ('{others[0]}'), and offcomp "
+            f"The weights in '{folder}' are in {OTHER_FORMATS[Path(others[0]).suffix]} format ('{others[0]}'), and offcomp "
             "reads safetensors only; give the model as transformers saves it with `save_pretrained`."
         )
     return f"The folder '{folder}' has no weights: '{WEIGHTS}' or '{INDEX}' is needed."
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
-    """The files an index names, each checked to lie in the folder itself."""
+    """The files that the index names, each checked to be in the folder itself."""
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"'{folder / INDEX}' has no 'weight_map'; restore it from the original model.")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError(f"'{folder / INDEX}' names '{name}', which is no safetensors file of that folder.")
+            raise ModelError(f"'{folder / INDEX}' names '{name}', which is not a safetensors file in that folder.")
         if not (folder / name).is_file():
             raise ModelError(f"The shard '{name}' is missing from '{folder}'; copy the model again.")
     return tuple(folder / name for name in names)
 
 
 def read_header(file: Path) -> bytes:
-    """The header's JSON bytes.
+    """The JSON bytes of a file's header.
 
     Raises:
         ModelError: the file is too short for its header, or cannot be read.
@@ -130,15 +130,15 @@ def read_header(file: Path) -> bytes:
     except OSError as error:
         raise ModelError(f"'{file}' cannot be read ({error}).") from error
     if not header or len(header) != length:
-        raise ModelError(f"'{file}' is no complete safetensors file: its header is cut off; copy the model again.")
+        raise ModelError(f"'{file}' is not a complete safetensors file: its header is truncated; copy the model again.")
     return header
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """Every tensor of the files by its key, with each file's size checked against its header.
+    """Every tensor in the files by key; each file's size is checked against its header.
 
     Raises:
-        ModelError: a header is unreadable, a file is not as long as its header says, or two tensors share a key or bytes.
+        ModelError: a header is unreadable, a file's size does not match its header, or two tensors share a key or overlap.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in files:
@@ -153,13 +153,13 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
             )
         twice = sorted(tensors.keys() & found.keys())
         if twice:
-            raise ModelError(f"'{file}' and '{tensors[twice[0]].file}' both hold '{twice[0]}'; copy the model again.")
+            raise ModelError(f"'{file}' and '{tensors[twice[0]].file}' both contain '{twice[0]}'; copy the model again.")
         tensors |= found
     return tensors
 
 
 def header_entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
-    """The tensors of one header, each as long as its shape says, one behind the other. Raises ModelError."""
+    """The tensors in one header, checked to be contiguous and to match their shapes. Raises ModelError."""
     payload = 8 + len(header)
     try:
         found = [
@@ -178,7 +178,7 @@ def header_entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object in which no key occurs twice; ValueError where one does."""
+    """Build a JSON object. Raises ValueError if a key occurs twice."""
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"the key '{twice[0]}' occurs twice")
@@ -186,7 +186,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(file: Path, key: str, entry: Mapping[str, Any], payload: int) -> StoredTensor:
-    """One tensor of a header. Raises ValueError, TypeError or KeyError where it is none."""
+    """Parse one tensor of a header. Raises ValueError, TypeError or KeyError if it is invalid."""
     start, end = (int(offset) for offset in entry["data_offsets"])
     shape = tuple(int(size) for size in entry["shape"])
     dtype = str(entry["dtype"])
@@ -198,15 +198,15 @@ def _entry(file: Path, key: str, entry: Mapping[str, Any], payload: int) -> Stor
 
 
 def find_tensor(tensors: Mapping[str, StoredTensor], prefix: str, path: str) -> StoredTensor | None:
-    """The stored tensor of a parameter path, whether or not the file has the base model's prefix."""
+    """The stored tensor for a parameter path, with or without the base model's prefix."""
     return tensors.get(path) or tensors.get(path.removeprefix(f"{prefix}.")) or tensors.get(f"{prefix}.{path}")
 
 
 def stored_dtype(folder: Path) -> str:
-    """`float32`, `float16` or `bfloat16`: what most of the floating-point values of a folder are stored in.
+    """`float32`, `float16` or `bfloat16`: the dtype of most floating-point values in a folder.
 
     Raises:
-        ModelError: weights have another type, see `check_dtypes`, or the files are damaged.
+        ModelError: weights have another dtype, see `check_dtypes`, or the files are damaged.
     """
     tensors = stored_tensors(weight_files(folder))
     check_dtypes(folder, {key: tensor for key, tensor in tensors.items() if key.endswith("weight")})
@@ -215,15 +215,15 @@ def stored_dtype(folder: Path) -> str:
         sizes[tensor.dtype] += tensor.num_parameters
     floats = {name: size for name, size in sizes.items() if name in FLOATS and size}
     if not floats:
-        raise ModelError(f"The files of '{folder}' hold no weights of float32, float16 or bfloat16; copy the model again.")
+        raise ModelError(f"The files in '{folder}' contain no float32, float16 or bfloat16 weights; copy the model again.")
     return FLOATS[max(floats, key=lambda name: floats[name])]
 
 
 def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
-    """Every weight is stored in float32, float16 or bfloat16, so that none changes its meaning by a cast.
+    """Check that every weight is stored in float32, float16 or bfloat16, so that casting it is safe.
 
     Raises:
-        ModelError: one is float64, or of a type that only a quantisation makes, which no config explains.
+        ModelError: a weight is float64, or has a dtype that only quantisation produces without a config to interpret it.
     """
     for key, tensor in weights.items():
         if tensor.dtype in FLOATS:
@@ -231,7 +231,7 @@ def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
         remedy = "save the model in float32: `model.float().save_pretrained(folder)`"
         if tensor.dtype != "F64":
             name = _named(tensor.dtype)
-            remedy = f"give the model before it was quantised, since no config explains these {name} weights"
+            remedy = f"give the unquantised model, since no config explains these {name} weights"
         raise ModelError(
             f"The weight '{key}' in '{folder}' is stored as {tensor.dtype}, and offcomp reads float32, float16 and bfloat16; "
             f"{remedy}."
@@ -245,7 +245,7 @@ def _named(dtype: str) -> str:
 
 
 def same_values(left: StoredTensor, right: StoredTensor) -> bool:
-    """Whether two stored tensors hold the same values once both are float32; stops at the first chunk that differs."""
+    """Return whether two stored tensors are equal after conversion to float32; stops at the first chunk that differs."""
     if left.shape != right.shape:
         return False
     return all(
@@ -254,7 +254,7 @@ def same_values(left: StoredTensor, right: StoredTensor) -> bool:
 
 
 def _as_float32(tensor: StoredTensor, start: int) -> NDArray[Any]:
-    """Up to `CHUNK` values of a stored tensor from its value `start` on; of another dtype than `FLOATS`, its bytes."""
+    """Up to `CHUNK` values of a stored tensor from index `start` on; for dtypes not in `FLOATS`, its raw bytes."""
     size = min(CHUNK, tensor.num_parameters - start)
     width = (tensor.end - tensor.start) // max(tensor.num_parameters, 1)
     values = np.fromfile(tensor.file, np.uint8, size * width, offset=tensor.start + start * width)

@@ -1,11 +1,11 @@
-"""How a sentence-transformers folder says that its model becomes sentence embeddings. No torch here.
+"""Parse how a sentence-transformers folder turns hidden states into sentence embeddings. No torch here.
 
-`modules.json` lists what follows the transformer: Pooling (one or several ways, side by side), Dense layers, Normalize.
-`sentence_bert_config.json` limits the tokens of a text, `config_sentence_transformers.json` names a prompt that is put before
-each. A folder without `modules.json` is read as mean pooling, as sentence-transformers reads it. A module or an option that is
-not known is refused by its name, since an embedding without it would be another model's.
+`modules.json` lists the modules after the transformer: Pooling (one mode, or several concatenated), Dense layers, Normalize.
+`sentence_bert_config.json` limits the tokens per text, and `config_sentence_transformers.json` names a prompt to prepend to
+each text. Like sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules and options
+are rejected by name, since ignoring them would give the embeddings of a different model.
 
-Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults are those of its version 6.2.
+Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults follow version 6.2.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ POOLINGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-"""Way of pooling -> its flag in a folder saved before version 5.4. Several are put side by side in this order."""
+"""Pooling mode -> its flag in folders saved before version 5.4. Several modes are concatenated in this order."""
 TITLES = {
     "cls": "the first token",
     "max": "the maximum over tokens",
     "mean": "the mean over tokens",
-    "mean_sqrt_len_tokens": "the sum over tokens by the square root of their number",
-    "weightedmean": "the mean over tokens weighted by their place",
+    "mean_sqrt_len_tokens": "the sum over tokens divided by the square root of their number",
+    "weightedmean": "the mean over tokens weighted by position",
     "lasttoken": "the last token",
 }
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish")
-"""Classes of torch.nn that take no arguments, and that a Dense module may name."""
+"""Argument-free torch.nn classes that a Dense module may name."""
 NO_EFFECT = ("Dropout",)  # in evaluation
 
 
 @dataclass(frozen=True)
 class Dense:
-    """activation(weight x + bias); `file` has weight (out_features, in_features) and bias as linear.weight and linear.bias.
+    """activation(weight x + bias); `file` stores weight (out_features, in_features) and bias as linear.weight and linear.bias.
 
     Attributes:
-        residual: whether x, or residual.weight x where the widths differ, is added.
+        residual: whether x is added to the output (residual.weight x if the widths differ).
     """
 
     file: Path
@@ -73,16 +73,16 @@ class Normalize:
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """From the last hidden states of a text to its embedding.
+    """How the last hidden states of a text become its embedding.
 
     Attributes:
         pooling: keys of `POOLINGS`, in order.
-        layers: what is applied to the pooled vector, in order.
-        declared: whether the folder says so; False is the mean by default.
-        max_tokens: tokens of a text, special ones included; None where the folder sets no limit.
-        prompt: what is put before each text.
-        pools_prompt: whether the tokens of the prompt are pooled as well.
-        lower_case: whether texts are read in lower case, whatever the tokenizer does.
+        layers: layers applied to the pooled vector, in order.
+        declared: whether the folder declares this; False for the default, mean pooling.
+        max_tokens: maximum tokens per text, special tokens included; None if the folder sets no limit.
+        prompt: prepended to each text.
+        pools_prompt: whether the prompt's tokens are pooled too.
+        lower_case: whether texts are lower-cased before they reach the tokenizer.
     """
 
     pooling: tuple[str, ...] = ("mean",)
@@ -94,7 +94,7 @@ class SentenceModules:
     lower_case: bool = False
 
     def __str__(self) -> str:
-        """In words, such as: the mean over tokens, then normalised."""
+        """A description in words, such as "the mean over tokens, then normalised"."""
         words = " and ".join(TITLES[way] for way in self.pooling)
         for layer in self.layers:
             if isinstance(layer, Dense):
@@ -104,15 +104,15 @@ class SentenceModules:
         return words
 
     def prepared(self, text: str) -> str:
-        """The text as the tokenizer gets it."""
+        """The text as passed to the tokenizer."""
         return (self.prompt + text).lower() if self.lower_case else self.prompt + text
 
 
 def sentence_modules(folder: Path) -> SentenceModules:
-    """What the folder declares; mean pooling where it declares nothing.
+    """The modules that the folder declares; mean pooling if it declares none.
 
     Raises:
-        ModelError: a file is damaged, or asks for what is not supported; the message names it.
+        ModelError: a file is damaged or requests something unsupported; the message names it.
     """
     if not (folder / MODULES).is_file():
         return SentenceModules()
@@ -121,8 +121,8 @@ def sentence_modules(folder: Path) -> SentenceModules:
         raise ModelError(f"'{folder / MODULES}' must begin with a Transformer, not {entries[0][0] if entries else 'nothing'}.")
     if PurePosixPath(entries[0][1]).parts:
         raise ModelError(
-            f"'{folder / MODULES}' has its Transformer in '{entries[0][1]}', but the model that is read is that of the folder "
-            "itself; move the files of the Transformer there and set its path to '', or remove modules.json."
+            f"'{folder / MODULES}' has its Transformer in '{entries[0][1]}', but offcomp reads the model from the folder "
+            "itself; move the Transformer's files there and set its path to '', or remove modules.json."
         )
     pooling: tuple[tuple[str, ...], bool] | None = None
     layers: list[Dense | Normalize] = []
@@ -133,8 +133,8 @@ def sentence_modules(folder: Path) -> SentenceModules:
             layers.append(_dense(folder / path) if kind == "Dense" else _normalize(folder / path))
         elif kind not in NO_EFFECT:
             raise ModelError(
-                f"'{folder / MODULES}' has the module {kind} at '{path}', which is not supported there; supported are one "
-                "Pooling after the Transformer, then Dense and Normalize."
+                f"'{folder / MODULES}' has the module {kind} at '{path}', which is not supported there; after the Transformer, "
+                "offcomp supports one Pooling, then Dense and Normalize."
             )
     if pooling is None:
         raise ModelError(f"'{folder / MODULES}' names no Pooling, so there is no sentence embedding; add 1_Pooling.")
@@ -144,16 +144,16 @@ def sentence_modules(folder: Path) -> SentenceModules:
 
 
 def dense_files(folder: Path) -> tuple[str, ...]:
-    """The weights of the Dense modules that a folder names, as paths in it; none where modules.json is missing or damaged."""
+    """Relative paths of the weights of a folder's Dense modules; empty if modules.json is missing or damaged."""
     try:
         entries = _entries(folder / MODULES) if (folder / MODULES).is_file() else []
     except ModelError:
-        return ()  # told where embeddings are asked for
+        return ()  # reported when embeddings are needed
     return tuple((PurePosixPath(path) / WEIGHTS).as_posix() for kind, path in entries if kind == "Dense")
 
 
 def _entries(file: Path) -> list[tuple[str, str]]:
-    """(name of the class, folder below the model's) of each module, in order. Raises ModelError."""
+    """(class name, subfolder) of each module, in order. Raises ModelError."""
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
             raise ModelError(f"'{file}' is too large for a list of modules; restore it from the original model.")
@@ -161,7 +161,7 @@ def _entries(file: Path) -> list[tuple[str, str]]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
     if not isinstance(document, list):
-        raise ModelError(f"'{file}' holds no list of modules; restore it from the original model.")
+        raise ModelError(f"'{file}' does not contain a list of modules; restore it from the original model.")
     return [_entry(file, entry) for entry in document]
 
 
@@ -170,20 +170,20 @@ def _entry(file: Path, entry: Any) -> tuple[str, str]:
     if not isinstance(kind, str) or not isinstance(path, str):
         raise ModelError(f"'{file}' has the entry {str(entry)[:80]!r}; each needs a 'type' and a 'path'.")
     if not kind.startswith(PACKAGE):
-        raise ModelError(f"'{file}' names the module '{kind[:80]}', which is code of its own; offcomp does not run such code.")
+        raise ModelError(f"'{file}' names the module '{kind[:80]}', which is custom code; offcomp does not run custom code.")
     if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
-        raise ModelError(f"'{file}' names the folder '{path[:80]}', which does not lie in the model's own.")
+        raise ModelError(f"'{file}' names the folder '{path[:80]}', which is not inside the model's own folder.")
     return kind.rpartition(".")[2], path
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The config of a module, empty where it needs none."""
+    """The config of a module; empty if it has none."""
     file = folder / "config.json"
     return read_json(file) if file.is_file() else {}
 
 
 def _pooling(folder: Path) -> tuple[tuple[str, ...], bool]:
-    """(ways, whether the prompt is pooled)."""
+    """(pooling modes, whether the prompt is pooled)."""
     config = _config(folder)
     asked = config.get("pooling_mode")
     if asked is None:
@@ -196,14 +196,14 @@ def _pooling(folder: Path) -> tuple[tuple[str, ...], bool]:
     unknown = [way for way in ways if not isinstance(way, str) or way not in POOLINGS]
     unknown += [key for key in config if key.startswith("pooling_mode_") and key not in POOLINGS.values() and config[key]]
     if unknown:
-        raise ModelError(f"'{folder / 'config.json'}' pools by {unknown[0]!r}; supported are {', '.join(POOLINGS)}.")
+        raise ModelError(f"'{folder / 'config.json'}' pools by {unknown[0]!r}; supported modes are {', '.join(POOLINGS)}.")
     return tuple(ways), _flag(folder / "config.json", config, "include_prompt", True)
 
 
 def _flag(file: Path, config: Mapping[str, Any], name: str, default: bool) -> bool:
     value = config.get(name, default)
     if not isinstance(value, bool):
-        raise ModelError(f"'{file}' sets {name} to {value!r}; true or false is needed.")
+        raise ModelError(f"'{file}' sets {name} to {value!r}; it must be true or false.")
     return value
 
 
@@ -213,10 +213,12 @@ def _normalize(folder: Path) -> Normalize:
 
 
 def _check_names(folder: Path, config: Mapping[str, Any]) -> None:
-    """Only sentence embeddings are read and written."""
+    """Check that the module reads and writes sentence embeddings only. Raises ModelError."""
     for name in ("module_input_name", "module_output_name"):
         if config.get(name) not in (None, "sentence_embedding"):
-            raise ModelError(f"'{folder / 'config.json'}' sets {name} to {config[name]!r}; 'sentence_embedding' is supported.")
+            raise ModelError(
+                f"'{folder / 'config.json'}' sets {name} to {config[name]!r}; only 'sentence_embedding' is supported."
+            )
 
 
 def _dense(folder: Path) -> Dense:
@@ -225,13 +227,13 @@ def _dense(folder: Path) -> Dense:
     sizes = [config.get(name) for name in ("in_features", "out_features")]
     if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
         raise ModelError(
-            f"'{file}' must give in_features and out_features as positive whole numbers, not {sizes[0]!r}, {sizes[1]!r}."
+            f"'{file}' must set in_features and out_features to positive integers, not {sizes[0]!r} and {sizes[1]!r}."
         )
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     name = str(activation).rpartition(".")[2]
     if not str(activation).startswith("torch.nn.") or name not in ACTIVATIONS:
         raise ModelError(
-            f"'{file}' names the activation {activation!r}; supported are those of torch.nn: {', '.join(ACTIVATIONS)}."
+            f"'{file}' names the activation {activation!r}; supported torch.nn activations are {', '.join(ACTIVATIONS)}."
         )
     flags = _flag(file, config, "bias", True), _flag(file, config, "use_residual", False)
     dense = Dense(folder / WEIGHTS, int(sizes[0] or 0), int(sizes[1] or 0), flags[0], name, flags[1])
@@ -240,17 +242,17 @@ def _dense(folder: Path) -> Dense:
 
 
 def _check_dense(dense: Dense) -> None:
-    """Its file holds what its config says. Raises ModelError."""
+    """Check that the layer's file matches its config. Raises ModelError."""
     if not dense.file.is_file():
         raise ModelError(
-            f"'{dense.file.parent}' has no '{WEIGHTS}', and pickled weights are not read; copy that file from the original "
-            "model, or save the model again where it has none."
+            f"'{dense.file.parent}' has no '{WEIGHTS}', and pickled weights are not supported; copy that file from the "
+            "original model, or if that has none either, save the model again."
         )
     stored = {name: tensor.shape for name, tensor in stored_tensors([dense.file]).items()}
     for name, shape in dense_shapes(dense):
         if stored.get(name) != shape:
             found = stored.get(name, "nothing")
-            raise ModelError(f"'{dense.file}' holds {found} as {name}, but its config says {shape}; copy the model again.")
+            raise ModelError(f"'{dense.file}' has {found} for {name}, but its config says {shape}; copy the model again.")
 
 
 def dense_shapes(dense: Dense) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -263,32 +265,32 @@ def dense_shapes(dense: Dense) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _transformer(folder: Path) -> tuple[int | None, bool]:
-    """(tokens of a text at most, whether in lower case)."""
+    """(maximum tokens per text, whether to lower-case texts)."""
     files = [file for name in (TRANSFORMER_CONFIG, *OLD_TRANSFORMER_CONFIGS) if (file := folder / name).is_file()]
     if not files:
         return None, False
     config = read_json(files[0])
     for name, usual in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
         if config.get(name) not in (None, usual):
-            raise ModelError(f"'{files[0]}' sets {name} to {config[name]!r}; {usual!r} is supported.")
+            raise ModelError(f"'{files[0]}' sets {name} to {config[name]!r}; only {usual!r} is supported.")
     if set(config.get("modality_config") or {}) - {"text"}:
-        raise ModelError(f"'{files[0]}' asks for {', '.join(config['modality_config'])}; models that read text are supported.")
+        raise ModelError(f"'{files[0]}' lists the inputs {', '.join(config['modality_config'])}; only text is supported.")
     for name in ("query_length", "document_length", "query_expansion", "processing_kwargs"):
         if config.get(name):
-            raise ModelError(f"'{files[0]}' sets {name}, which is not supported; remove it to score the model without it.")
+            raise ModelError(f"'{files[0]}' sets {name}, which is not supported; remove it to evaluate the model without it.")
     limit = config.get("max_seq_length")
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise ModelError(f"'{files[0]}' sets max_seq_length to {limit!r}; a positive whole number is needed.")
+        raise ModelError(f"'{files[0]}' sets max_seq_length to {limit!r}; it must be a positive integer.")
     return limit, _flag(files[0], config, "do_lower_case", False)
 
 
 def _prompt(folder: Path) -> str:
-    """The prompt that is used where none is named."""
+    """The default prompt."""
     file = folder / PROMPTS
     config = read_json(file) if file.is_file() else {}
     name, prompts = config.get("default_prompt_name"), config.get("prompts") or {}
     if name is None:
         return ""
     if not isinstance(prompts, dict) or not isinstance(prompts.get(name) if isinstance(name, str) else None, str):
-        raise ModelError(f"'{file}' names the default prompt {name!r}, but its prompts do not have it as a text.")
+        raise ModelError(f"'{file}' names the default prompt {name!r}, but its prompts contain no such text.")
     return str(prompts[name])

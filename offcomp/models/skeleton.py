@@ -1,4 +1,4 @@
-"""Whether a model on the meta device, as its config makes it, is the one that its files hold."""
+"""Check that a model built from its config on the meta device matches the tensors in its files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
 
 
 def untie(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None:
-    """Give a weight its own tensor where the files hold other values than for the weight it is tied to by default.
+    """Untie a weight if the files store different values for it than for the weight it is tied to by default.
 
-    transformers does so while loading: a T5 v1.1 checkpoint has a head of its own, whatever its config says.
+    transformers does the same while loading: a T5 v1.1 checkpoint has a separate head, whatever its config says.
     """
     stored = partial(find_tensor, tensors, network.base_model_prefix)
     for target, origin in network.all_tied_weights_keys.items():
@@ -34,25 +34,25 @@ def untie(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None
 
 
 def check_memory(folder: Path, tensors: Mapping[str, StoredTensor], network: PreTrainedModel) -> None:
-    """The model is about as large as its files, so that a config cannot exhaust the memory. Raises ModelError."""
+    """Check that the model is about as large as its files, so that a config cannot exhaust memory. Raises ModelError."""
     needed = sum(parameter.numel() for parameter in network.parameters())
     stored = sum(tensor.num_parameters for tensor in tensors.values())
     buffers = sum(buffer.nbytes for buffer in network.buffers())
     if needed > MAX_PARAMETERS or buffers > MAX_BUFFER_BYTES or needed > 1.5 * stored + 10**6:
         raise ModelError(
             f"The config of '{folder}' describes {needed:,} parameters and {buffers:,} bytes of buffers, "
-            f"but its files hold {stored:,} values, and at most {MAX_PARAMETERS:,} parameters are supported."
+            f"but its files contain {stored:,} values, and at most {MAX_PARAMETERS:,} parameters are supported."
         )
 
 
 def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreTrainedModel) -> None:
-    """The files call the parameters as the model does.
+    """Check that the files use the model's parameter names.
 
-    A model that was saved from inside a wrapper has one name more in front of each: `_orig_mod.` of torch.compile, `module.` of
-    DataParallel, `model.` of one's own class. transformers finds none of them.
+    A model saved from inside a wrapper has an extra prefix on every name: `_orig_mod.` from torch.compile, `module.` from
+    DataParallel, `model.` from a custom class. transformers then finds none of its parameters.
 
     Raises:
-        ModelError: the names fit once something is taken off them; the message says what, and how.
+        ModelError: the names would match without such a prefix; the message says which one, and how to remove it.
     """
     prefix = network.base_model_prefix
     missing = [path for path, _ in network.named_parameters() if find_tensor(tensors, prefix, path) is None]
@@ -62,15 +62,15 @@ def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreT
         if mended and 2 * len(mended) >= len(missing):
             example = next(key for key in tensors if extra in key)
             raise ModelError(
-                f"The weights in '{folder}' have '{extra}' in their names ('{example}'), as of a model saved from inside "
-                f"{WRAPPERS.get(extra, 'another one')}; save the model within it, or rename them: `from safetensors.torch "
+                f"The weights in '{folder}' have '{extra}' in their names ('{example}'), as if the model was saved from inside "
+                f"{WRAPPERS.get(extra, 'a wrapper')}; save the inner model instead, or rename them: `from safetensors.torch "
                 "import load_file, save_file; w = load_file(f); "
                 f"save_file({{k.replace('{extra}', ''): v for k, v in w.items()}}, f)`."
             )
 
 
 def _extra_names(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """What may be too much in the keys: torch.compile's mark anywhere, or the names that all keys begin with, 3 at most."""
+    """Name parts that may be superfluous: torch.compile's marker anywhere, or the first 1 to 3 parts if all keys share them."""
     found = [COMPILED] if any(COMPILED in key for key in tensors) else []
     split = [key.split(".") for key in tensors]
     for depth in range(1, 4):

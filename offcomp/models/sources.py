@@ -1,7 +1,7 @@
-"""Where a model comes from, and whether its files may be loaded. Neither torch nor transformers is needed here.
+"""Resolve where a model comes from and check that its files are safe to load. Needs neither torch nor transformers.
 
-Nothing of a model is instantiated before `check_folder` has passed: its JSON could name remote code, another file or
-sizes that exhaust the memory.
+No part of a model is instantiated before `check_folder` has passed: its JSON could name remote code, other files, or sizes
+that exhaust memory.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from offcomp.errors import ModelError
+from offcomp.files import assets_folder
 from offcomp.models.catalogue import MODELS, CatalogueModel, ModelInfo, catalogue_model
 from offcomp.models.folder_faults import CONFIG, check_is_whole, check_tokenizer_settings, is_module_name
 from offcomp.models.identity import file_digest
@@ -26,7 +27,6 @@ from offcomp.models.safetensors_files import (
     stored_dtype,
     weight_files,
 )
-from offcomp.resources import assets_folder
 
 __all__ = [
     "Source",
@@ -56,23 +56,23 @@ MAX_HUB_ID = 96
 MAX_PARAMETERS = 20 * 10**9
 MAX_SIZE = 10**7
 LIMITS = {"layers": 1000, "n_layer": 1000, "groups": 1000, "group_num": 1000, "num_labels": 10**5, "theta": 10**12}
-"""Largest whole number for config keys that end so; `MAX_SIZE` for every other key."""
+"""Largest integer for config keys with these suffixes; `MAX_SIZE` for all other keys."""
 
 MAX_DEPTH = 8
 SHARES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
 OWN_CODE = (
-    "asks for code of its own; where the model_type is one of transformers itself, remove the key from the file and the folder "
-    "is read without that code, else this model is not supported"
+    "requests custom code; if transformers supports the model_type natively, remove the key from the file to load the model "
+    "without that code, otherwise the model is not supported"
 )
 REFUSED = {
     "auto_map": OWN_CODE,
     "trust_remote_code": OWN_CODE,
-    "transformers_weights": "redirects the weights to another file; name that 'model.safetensors' and remove the key",
-    "fusion_config": "asks for patched modules; remove the key to load the plain model",
-    "quantization_config": "describes weights that are already quantised; give the model before it was quantised",
+    "transformers_weights": "redirects the weights to another file; rename that file to 'model.safetensors' and remove the key",
+    "fusion_config": "requests patched modules; remove the key to load the plain model",
+    "quantization_config": "describes weights that are already quantised; give the unquantised model",
 }
-"""Config keys that are refused at any depth, and why."""
+"""Config keys that are rejected at any depth, and why."""
 
 REFUSED_PREFIXES = ("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation")
 HARMLESS = "_attn_implementation_autoset"  # a flag that transformers 4.46 to 4.51 wrote into every config
@@ -83,7 +83,7 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from. `folder` is None for a hub id, whose files are not known to be here."""
+    """Where a model comes from. `folder` is None for a hub id, whose files may not be local."""
 
     model: str
     source: Literal["catalogue", "folder", "hub"]
@@ -91,7 +91,7 @@ class Source:
 
 
 def resolve(model: str) -> Source:
-    """The source that a catalogue name, a folder or a hub id means, in this order. Nothing is read or downloaded.
+    """Resolve a catalogue name, a folder or a hub id, tried in this order. Nothing is read or downloaded.
 
     Raises:
         ModelError: it is none of the three, or the package of a catalogue model is not installed.
@@ -103,7 +103,7 @@ def resolve(model: str) -> Source:
     if path and path.is_dir():
         return Source(model, "folder", path)
     if path:
-        raise ModelError(f"'{model}' is a file; give the folder that holds it together with its '{CONFIG}'.")
+        raise ModelError(f"'{model}' is a file; give the folder that contains it and its '{CONFIG}'.")
     names = [entry.name for entry in MODELS]
     close = difflib.get_close_matches(model, names, n=1, cutoff=0.75)
     if close:
@@ -117,19 +117,19 @@ def resolve(model: str) -> Source:
     if is_hub_id and not model.endswith((*PICKLES, ".safetensors", ".json")):
         return Source(model, "hub")
     raise ModelError(
-        f"'{model[:200]}' is no model: give a catalogue name ({', '.join(names)}), an existing folder, "
+        f"'{model[:200]}' is not a model: give a catalogue name ({', '.join(names)}), an existing folder, "
         "or a hub id such as 'owner/name'."
     )
 
 
 def may_have_tokenizer(info: ModelInfo) -> bool:
-    """False for a folder without the files of a tokenizer; what a model from elsewhere has is seen when it is loaded."""
+    """False for a local folder without tokenizer files; for any other source this is only known once the model is loaded."""
     folder = _existing(info.model) if info.source == "folder" else None
     return folder is None or any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _existing(model: str) -> Path | None:
-    """The path that a text means, if there is something."""
+    """The path, if it exists."""
     try:
         path = Path(model).expanduser()
         return path if model.strip() and path.exists() else None
@@ -138,7 +138,7 @@ def _existing(model: str) -> Path | None:
 
 
 def _folder_of(entry: CatalogueModel) -> Path:
-    """The folder of a catalogue model: our own, or `model` in an installed package, found without importing it."""
+    """The folder of a catalogue model: bundled, or `model` in an installed package, located without importing it."""
     if not entry.package:
         return BUNDLED / entry.name
     found = importlib.util.find_spec(entry.package)
@@ -149,7 +149,7 @@ def _folder_of(entry: CatalogueModel) -> Path:
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a ModelError."""
+    """Turn an OSError into a ModelError."""
     try:
         yield
     except OSError as error:
@@ -157,7 +157,7 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """The checked config of a model folder whose files are complete and safe to load.
+    """Check that a model folder is complete and safe to load, and return its config.
 
     Raises:
         ModelError: the folder, its config or its weights are missing, damaged, unsafe or unsupported.
@@ -177,15 +177,15 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse a config that asks for code or kernels, nests another model, or describes an absurd size.
+    """Reject a config that requests custom code or kernels, nests another model, or describes an absurd size.
 
     Raises:
-        ModelError: with the key and the value at fault.
+        ModelError: names the offending key and value.
     """
     _check_keys(config, CONFIG)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
-        raise ModelError(f"'{CONFIG}' names no 'model_type' ({model_type!r}); add the one that transformers uses.")
+        raise ModelError(f"'{CONFIG}' has no valid 'model_type' ({model_type!r}); add the one that transformers uses.")
     for key, nested in config.items():
         if isinstance(nested, Mapping) and ("model_type" in nested or "architectures" in nested):
             raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp loads plain language models only.")
@@ -193,12 +193,12 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def _check_keys(document: Mapping[str, Any], file: str) -> None:
-    """No refused key at any depth."""
+    """Reject forbidden keys at any depth. Raises ModelError."""
     for key, value in _items(document):
         if key in REFUSED and value is not None:
             raise ModelError(f"'{file}' has the key '{key}', which {REFUSED[key]}.")
         if key.startswith(REFUSED_PREFIXES) and not (key == HARMLESS and isinstance(value, bool)):
-            raise ModelError(f"'{file}' has the key '{key}', which chooses the code that runs; remove it to load the model.")
+            raise ModelError(f"'{file}' has the key '{key}', which selects the code to run; remove it to load the model.")
 
 
 def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -215,17 +215,17 @@ def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
-    """Sizes are positive and small enough, before anything is built with them; numbers are finite, and shares are shares."""
+    """Check that sizes are positive and not too large, numbers finite, and rates between 0 and 1. Raises ModelError."""
     for key, value in config.items():
         is_share = key.endswith(SHARES) and isinstance(value, int | float)
         if (isinstance(value, float) and not isfinite(value)) or (is_share and not 0 <= value <= 1):
             allowed = "from 0 to 1" if is_share else "that is finite"
-            raise ModelError(f"'{CONFIG}' sets {key} to {value}; a number {allowed} is needed.")
+            raise ModelError(f"'{CONFIG}' sets {key} to {value}; it must be a number {allowed}.")
         limit = next((limit for suffix, limit in LIMITS.items() if key.endswith(suffix)), MAX_SIZE)
         if isinstance(value, int) and abs(value) > limit:
             raise ModelError(f"'{CONFIG}' sets {key} to {value}; at most {limit} is supported.")
         if key in (*WIDTHS, *DEPTHS, "vocab_size") and (not isinstance(value, int) or value < 1 or value is True):
-            raise ModelError(f"'{CONFIG}' sets {key} to {value!r}; a positive whole number is needed.")
+            raise ModelError(f"'{CONFIG}' sets {key} to {value!r}; it must be a positive integer.")
     width, depth = (max((config[key] for key in keys if key in config), default=1) for keys in (WIDTHS, DEPTHS))
     estimate = 12 * depth * width**2 + config.get("vocab_size", 1) * width
     if estimate > MAX_PARAMETERS:
@@ -236,10 +236,10 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
 
 
 def check_checksum(entry: CatalogueModel, folder: Path) -> None:
-    """The installed weights are the pinned ones.
+    """Check that the installed weights have the pinned checksum.
 
     Raises:
-        ModelError: they differ.
+        ModelError: they do not.
     """
     (file,) = weight_files(folder)
     with _readable(folder):
@@ -252,6 +252,6 @@ def check_checksum(entry: CatalogueModel, folder: Path) -> None:
 
 
 def bundled_info(model: str) -> ModelInfo | None:
-    """The description of a catalogue model that comes with offcomp, so that listing it needs no torch; else None."""
+    """The description shipped with offcomp for a catalogue model, so that listing it needs no torch; None for others."""
     file = BUNDLED / f"{model}.json"
     return ModelInfo.from_dict(read_json(file)) if catalogue_model(model) and file.is_file() else None

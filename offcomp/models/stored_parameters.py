@@ -1,7 +1,7 @@
-"""In what dtype the files of a model store each of its parameters, and how many bytes that is.
+"""The dtype and size in bytes of each parameter as a model's files store it.
 
-transformers may rename tensors while it loads them, and may merge several into one parameter, as the experts of a Mixtral. Its
-own renaming says here as well which tensors a parameter comes from.
+While loading, transformers may rename tensors and merge several into one parameter (the experts of Mixtral, for example). The
+same renaming rules are used here to find the tensors behind each parameter.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from offcomp.numerics.accounting import STORED, storage_dtype
 
 @dataclass(frozen=True)
 class StoredParameters:
-    """What the files say of a model's parameters, tied ones once.
+    """How the files store a model's parameters, tied ones counted once.
 
     modules         the specs of the listed matrices, each with the dtype of its tensor
-    num_bytes       of all parameters
-    unlisted        parameters in tensors of two or more dimensions that are no listed matrix
+    num_bytes       size of all parameters
+    unlisted        number of parameters in tensors with two or more dimensions that are not listed matrices
     """
 
     modules: tuple[ModuleSpec, ...]
@@ -36,15 +36,14 @@ class StoredParameters:
 def stored_parameters(
     network: PreTrainedModel, modules: Iterable[ModuleSpec], tensors: Mapping[str, StoredTensor], usual: str
 ) -> StoredParameters:
-    """What the files store of a model (on any device, meta too) and its listed matrices.
+    """How the files store the parameters of a model (on any device, including meta) and its listed matrices.
 
     Args:
-        tensors: every tensor of the files by its key.
-        usual: the dtype of a parameter for which no tensor is found under its name, such as one of several that are cut out of
-            one tensor.
+        tensors: every tensor in the files, by key.
+        usual: the dtype to assume for a parameter with no tensor under its name, such as one of several sliced from one tensor.
 
     Raises:
-        ModelError: a parameter is stored as numbers that offcomp does not read.
+        ModelError: a parameter is stored in a dtype that offcomp does not read.
     """
     sources = tensors_of(network, tensors)
     listed = {path for spec in modules for path in (spec.path, *spec.tied)}
@@ -61,11 +60,11 @@ def stored_parameters(
 
 
 Sources = list[tuple[str, StoredTensor]]
-"""Keys and tensors that make up one parameter."""
+"""The (key, tensor) pairs that make up one parameter."""
 
 
 def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, Sources]:
-    """Parameter path -> the keys and tensors that transformers makes it of."""
+    """Parameter path -> the stored tensors, with their keys, from which transformers builds it."""
     transforms = get_model_conversion_mapping(network)
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
@@ -78,7 +77,7 @@ def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) ->
 
 
 def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
-    """Every parameter once, with all paths that share it."""
+    """Each parameter once, with all paths that share it."""
     ties: dict[int, tuple[list[str], nn.Parameter]] = {}
     for path, parameter in network.named_parameters(remove_duplicate=False):
         ties.setdefault(id(parameter), ([], parameter))[0].append(path)
@@ -86,7 +85,7 @@ def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]
 
 
 def _dtype(parts: Sources) -> str:
-    """The dtype that holds the values of all parts. Raises ModelError where one is stored as other numbers."""
+    """The dtype that can hold the values of all parts. Raises ModelError if one is stored in an unsupported dtype."""
     for key, part in parts:
         check_dtypes(part.file.parent, {key: part})
     return storage_dtype(STORED, (FLOATS[part.dtype] for _, part in parts))

@@ -1,7 +1,7 @@
-"""The tokenizer of a model folder, and what it makes of texts: the one place where the tokenizers library is called.
+"""Load and call a model folder's tokenizer. The tokenizers library is called nowhere else.
 
-What that library raises for files that do not fit is a bare `Exception`, or the panic of its Rust code, which is no `Exception`
-at all; both become one sentence here.
+For files that it cannot handle, that library raises a bare `Exception`, or a Rust panic that does not even derive from
+`Exception`; both become a one-sentence ModelError here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from offcomp.models.sources import TOKENIZER_FILES
 
 
 def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer, None where it has none. Raises ModelError where its files are damaged."""
+    """The folder's tokenizer, or None if it has none. Raises ModelError if its files are damaged."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
     with _told(f"transformers cannot load the tokenizer of '{folder}'"):
@@ -26,49 +26,49 @@ def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **options: Any) -> BatchEncoding:
-    """What the tokenizer makes of texts, called with these options. Raises ModelError where it fails."""
+    """Tokenise texts with these options. Raises ModelError if the tokenizer fails."""
     with _told("the tokenizer of this model cannot read the texts"):
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
 def can_pad(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether it has a token to pad with; where it names none, one that it has serves."""
+    """Return whether the tokenizer can pad. If it names no padding token, its end or unknown token is set as one."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer.pad_token is not None
 
 
 def longer_than(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> int:
-    """How many texts have more than so many tokens, special ones included. Raises ModelError as `encode` does."""
+    """How many texts are longer than `limit` tokens, special tokens included. Raises ModelError as `encode` does."""
     return sum(len(ids) > limit for ids in encode(tokenizer, texts, verbose=False)["input_ids"]) if texts else 0
 
 
 def check_known(model: PreTrainedModel, ids: Iterable[Iterable[int]]) -> None:
-    """The model has an embedding for each token number of some texts. Raises ModelError where it has not."""
+    """Check that the model has an embedding for every token id. Raises ModelError if not."""
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
     largest = max((int(max(each, default=-1)) for each in ids), default=-1)
     if known is not None and largest >= known:
         raise ModelError(
-            f"the tokenizer gives the token number {largest}, but the model knows {known} tokens only; use the tokenizer that "
+            f"the tokenizer produces the token id {largest}, but the model has only {known} tokens; use the tokenizer that "
             "belongs to the model"
         )
 
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Turn whatever the libraries raise into one sentence."""
+    """Turn whatever the libraries raise into a one-sentence ModelError."""
     try:
         yield
     except (OffcompError, MemoryError):
         raise
-    except Exception as error:  # see the module: tokenizers raises the bare class
+    except Exception as error:  # tokenizers raises the bare class, see the module docstring
         raise ModelError(_sentence(what, error)) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of pyo3, which offers no class to name here
+        if type(error).__name__ != "PanicException":  # pyo3 exports no class to catch
             raise
         raise ModelError(_sentence(what, error)) from None
 
 
 def _sentence(what: str, error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{what} ({lines[0][:300]}); copy its tokenizer's files again from the original model."
+    return f"{what} ({lines[0][:300]}); copy the tokenizer files again from the original model."

@@ -1,7 +1,7 @@
 """Read and write weight matrices of an instantiated model, always by full parameter path and in canonical view.
 
-The canonical view of a weight is W (rows, cols) = (out_features, in_features): a Conv1D is seen transposed, a fused
-weight is seen one piece at a time. No module is ever swapped: the model that is evaluated is the ordinary one.
+The canonical view of a weight is W (rows, cols) = (out_features, in_features): a Conv1D is viewed transposed, a fused
+weight one piece at a time. Modules are never replaced, so evaluation runs the original architecture.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MATRIX_MODULES = (nn.Linear, nn.Embedding, Conv1D)
 
 
 def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
-    """Every Linear, Conv1D and Embedding weight of a model, on any device (meta too), tied weights once.
+    """Every Linear, Conv1D and Embedding weight of a model on any device (including meta), tied weights once, in model order.
 
-    The order is the model's own. `model.config.model_type` selects the family.
+    `model.config.model_type` selects the family.
     """
     if isinstance(model, Matrices):
         return model.specs()
@@ -44,7 +44,7 @@ def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
 
 
 def _parameter(model: nn.Module, path: str) -> nn.Parameter:
-    """The parameter at a full path; ModelError where there is none."""
+    """The parameter at a full path. Raises ModelError if there is none."""
     try:
         return model.get_parameter(path)
     except AttributeError as error:
@@ -52,17 +52,17 @@ def _parameter(model: nn.Module, path: str) -> nn.Parameter:
 
 
 def stored_view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
-    """The canonical view of a module's stored values: writing into it writes into the model."""
+    """The canonical view of a module's stored values; writing to it modifies the model."""
     return canonical_view(_parameter(model, spec.path).detach(), spec)
 
 
 def canonical_view(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
-    """The matrix of a module in the stored tensor that holds it. Raises ModelError where it does not fit in there."""
+    """The view of a module's matrix in its stored tensor. Raises ModelError if the shapes do not match."""
     canonical = stored.T if spec.transposed else stored
     view = canonical[spec.start : spec.start + spec.rows]
     if tuple(view.shape) != spec.shape or (not spec.fused and canonical.shape != view.shape):
         raise ModelError(
-            f"'{spec.path}' has the shape {tuple(stored.shape)}, in which {spec.name} {spec.shape} does not fit; "
+            f"'{spec.path}' has the shape {tuple(stored.shape)}, which does not match {spec.name} {spec.shape}; "
             "list the modules of this model again."
         )
     return view
@@ -88,7 +88,7 @@ def write(model: nn.Module, spec: ModuleSpec, matrix: Float[Tensor, "rows cols"]
 
 
 def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
-    """A checked (rows, cols) matrix in the dtype and on the device of the stored one."""
+    """The matrix (rows, cols), checked and cast to the dtype and device of the stored one. Raises ModelError."""
     if tuple(matrix.shape) != spec.shape:
         raise ModelError(f"{spec.name} has the shape {spec.shape}, but the new matrix has {tuple(matrix.shape)}.")
     cast = matrix.detach().to(view)
@@ -99,10 +99,10 @@ def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
 
 
 def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
-    """Write matrices (rows, cols) into the model for good, and check that each weight holds its own and tied paths follow.
+    """Write matrices (rows, cols) into the model permanently, then check every weight and the paths tied to it.
 
     Raises:
-        ModelError: a matrix does not fit (see `write`), two of them overlap, or a tied weight does not follow.
+        ModelError: a matrix is rejected (see `write`), two of them overlap, or a tied weight is not updated.
     """
     for spec, matrix in matrices.items():
         write(model, spec, matrix)
@@ -112,7 +112,7 @@ def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
 
 @contextmanager
 def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iterator[None]:
-    """The model with other matrices (rows, cols) inside the block; every original bit is back after it, come what may.
+    """Substitute matrices (rows, cols) inside the block; the original values are always restored bit for bit afterwards.
 
     Raises:
         ModelError: as `replace`.
@@ -120,7 +120,7 @@ def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iter
     kept = {spec: stored_view(model, spec).clone() for spec in matrices}
     try:
         replace(model, matrices)
-        del matrices  # they may be large, and the block long
+        del matrices  # they may be large, and the block may run for long
         yield
     finally:
         for spec, original in kept.items():
@@ -128,10 +128,10 @@ def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iter
 
 
 def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:
-    """The weight holds the matrix, and so do the paths tied to it."""
+    """Check that the weight and the paths tied to it hold the matrix. Raises ModelError."""
     view = stored_view(model, spec)
     if not torch.equal(view, _as_stored(view, spec, matrix)):
-        raise ModelError(f"{spec.name} was overwritten by another module of the same substitution; list it once.")
+        raise ModelError(f"{spec.name} was overwritten by another module in the same substitution; list it only once.")
     stored = _parameter(model, spec.path)
     for path in spec.tied:
         tied = _parameter(model, path)
@@ -140,10 +140,10 @@ def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:
 
 
 def check_finite(model: nn.Module) -> None:
-    """No parameter holds NaN or an infinite value.
+    """Check that no parameter contains NaN or infinite values.
 
     Raises:
-        ModelError: with the first weight at fault and how many of its values are not finite.
+        ModelError: names the first faulty weight and how many of its values are not finite.
     """
     for path, parameter in model.named_parameters():
         bad = num_not_finite(parameter)

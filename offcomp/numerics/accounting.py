@@ -1,13 +1,13 @@
-"""What is stored, and how much of it fits a budget. Integers only: no torch, so that a page can ask at once.
+"""What is stored, and how much of it fits a budget. Integer arithmetic without torch, so that pages can call it without delay.
 
-A method states the tensors it stores as `Shapes`: name -> shape. A storage dtype turns these into a layout: name -> shape
-and dtype. Both the prediction of a size and the ledger of a finished group go through `storage_layout`, so they agree.
+A method declares the tensors it stores as `Shapes`: name -> shape. A storage dtype turns these into a layout: name -> shape
+and dtype. Both the predicted size and the ledger of a compressed group go through `storage_layout`, so they agree.
 
     float32, bfloat16, float16    every tensor in that dtype
-    int8                          matrices as int8 codes, one float32 scale a row (`NAME.scale`); vectors stay float32
+    int8                          matrices as int8 codes with one float32 scale per row (`NAME.scale`); vectors stay float32
 
-Whole numbers (`Codes`: indices, masks, quantized entries) are packed without gaps into bytes, whatever the storage dtype. Each
-of them counts as one stored parameter, so that packing saves bytes and never parameters.
+Integers (`Codes`: indices, masks, quantized entries) are bit-packed into bytes, whatever the storage dtype. Each of them counts
+as one stored parameter, so packing saves bytes but never parameters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Codes:
-    """`count` whole numbers of `bits` each, packed without gaps into a uint8 tensor (`numerics.bits`)."""
+    """`count` integers of `bits` bits each, packed without gaps into a uint8 tensor (`numerics.bits`)."""
 
     count: int
     bits: int
@@ -39,7 +39,7 @@ Shapes = Mapping[str, Shape | Codes]
 BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 STORAGE_DTYPES = ("float32", "bfloat16", "float16", "int8")
 STORED = "stored"
-"""What a plan says for the dtype of the checkpoint's own tensors; `storage_dtype` tells which that is."""
+"""A plan's name for the dtype of the checkpoint's own tensors, which `storage_dtype` resolves."""
 DTYPE_CHOICES = (STORED, *STORAGE_DTYPES)
 UNITS = ("parameters", "bytes")
 SCALE_SUFFIX = ".scale"
@@ -47,7 +47,7 @@ SCALE_SUFFIX = ".scale"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is stored: numbers of any kind (codes, scales and norms count), and their bytes."""
+    """How much is stored: numbers of any kind (including codes, scales and norms), and their bytes."""
 
     num_parameters: int
     num_bytes: int
@@ -65,22 +65,22 @@ class Size:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a compressed matrix may store: `limit` in `unit`, with tensors kept in `dtype`."""
+    """The most that a compressed matrix may store: `limit` in `unit`, with tensors stored in `dtype`."""
 
     limit: int
     unit: str = "parameters"
     dtype: str = "float32"
 
     def admits(self, shapes: Shapes) -> bool:
-        """Whether these tensors, stored in `dtype`, stay within the limit."""
+        """Whether these tensors, stored in `dtype`, are within the limit."""
         return stored_size(shapes, self.dtype).in_unit(self.unit) <= self.limit
 
 
 def storage_dtype(asked: str, own: Iterable[str]) -> str:
-    """The storage dtype that a plan asks for, given the dtypes of the tensors that are compressed.
+    """Resolve the storage dtype that a plan asks for, given the dtypes of the tensors to be compressed.
 
-    "stored" is the dtype that all of them have, or else the narrowest that holds the values of each: float32, since neither
-    bfloat16 nor float16 holds all of the other's.
+    "stored" is their common dtype. If they differ it is float32, the narrowest that represents every value, since neither
+    bfloat16 nor float16 covers the other.
     """
     if asked != STORED:
         return asked
@@ -89,7 +89,7 @@ def storage_dtype(asked: str, own: Iterable[str]) -> str:
 
 
 def storage_layout(shapes: Shapes, dtype: str) -> dict[str, tuple[Shape, str]]:
-    """Name -> (shape, dtype) of every tensor that is really written to disk."""
+    """Name -> (shape, dtype) of every tensor that is actually written to disk."""
     layout: dict[str, tuple[Shape, str]] = {}
     for name, shape in shapes.items():
         if isinstance(shape, Codes):
@@ -115,19 +115,19 @@ def stored_size(shapes: Shapes, dtype: str) -> Size:
 
 
 def code_counts(shapes: Shapes) -> dict[str, int]:
-    """How many whole numbers each packed tensor holds."""
+    """How many integers each packed tensor holds."""
     return {name: shape.count for name, shape in shapes.items() if isinstance(shape, Codes)}
 
 
 def budget_for_ratio(original: Size, ratio: float, unit: str, dtype: str) -> Budget:
-    """The budget of a requested compression ratio: floor(original / ratio).
+    """The budget for a requested compression ratio: floor(original / ratio).
 
-    The ratio is read as the decimal number that was typed, so that 1100 / 1.1 is 1000 and not 999.
+    The ratio is treated as the decimal number the user typed, so that 1100 / 1.1 is 1000 and not 999.
     """
     return Budget(int(original.in_unit(unit) / Fraction(str(ratio))), unit, dtype)
 
 
 def largest_size_within(budget: Budget, shapes_of: Callable[[int], Shapes], sizes: range) -> int | None:
-    """The largest of `sizes` (ranks, latent widths) whose tensors fit, given that larger ones store more; else None."""
+    """The largest of `sizes` (ranks, latent widths) whose tensors fit, or None. Assumes that larger sizes store more."""
     fitting = bisect_left(sizes, True, key=lambda size: not budget.admits(shapes_of(size)))
     return sizes[fitting - 1] if fitting else None

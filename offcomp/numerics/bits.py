@@ -1,4 +1,4 @@
-"""Whole numbers packed without gaps: n numbers of b bits take ceil(n b / 8) bytes. The first number fills the lowest bits."""
+"""Integers packed without gaps: n integers of b bits take ceil(n b / 8) bytes. The first integer fills the lowest bits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from jaxtyping import Integer, UInt8
 from torch import Tensor
 
 CHUNK = 1 << 16
-"""Numbers packed at a time; a multiple of 8, so that every chunk but the last ends on a byte."""
+"""Integers packed at a time; a multiple of 8, so that every chunk but the last ends on a byte boundary."""
 
 
 def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " bytes"]:
-    """Numbers in 0 .. 2^bits - 1 as bytes."""
+    """Pack integers in 0 .. 2^bits - 1 into bytes."""
     numbers = values.cpu().numpy()
     places = np.arange(bits)
     parts = []
@@ -24,8 +24,8 @@ def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " b
 
 
 def unpack_bits(packed: UInt8[Tensor, " bytes"], bits: int, count: int, start: int = 0) -> Integer[Tensor, " count"]:
-    """Numbers `start` to `start + count` of what `pack_bits` packed, int64."""
-    before = start % 8  # the last number that begins with a byte comes so much earlier
+    """Integers `start` to `start + count` (exclusive) from the output of `pack_bits`, as int64."""
+    before = start % 8  # how far back the nearest integer that starts on a byte boundary is
     content, total = packed.cpu().numpy()[(start - before) * bits // 8 :], before + count
     weights = 1 << np.arange(bits, dtype=np.int64)
     numbers = np.empty(total, np.int64)

@@ -1,12 +1,12 @@
 """Gram matrices in float64, and singular values from them.
 
 The Gram matrix of a matrix M (rows, cols) is MᵀM (cols, cols); its eigenvalues are the squared singular values of M. The Gram
-matrix of members that stand one above the other is the sum of theirs, so that the spectrum of any stacked group follows from
-matrices that are made once. Squaring halves the exact digits, so sums are taken in float64: singular values are exact to
-about 1e-8 of the largest one. In float32 they would be exact to 3e-4 only.
+matrix of vertically stacked members is the sum of their Gram matrices, so the spectrum of any stacked group follows from
+matrices that are computed once per member. Squaring halves the number of accurate digits, so sums are accumulated in float64:
+singular values are accurate to about 1e-8 of the largest one. In float32 it would be only 3e-4.
 
-A matrix is widened to float64 piece by piece, and blocks below the diagonal are copied, not computed: this takes less than
-half the time of the plain product of a tall matrix, and next to no memory.
+A matrix is converted to float64 in chunks, and blocks below the diagonal are copied, not computed: for a tall matrix this takes
+less than half the time of the plain product, and almost no extra memory.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from offcomp.numerics.fitting import one_thread_if
+from offcomp.numerics.training import one_thread_if
 
-PIECE_ENTRIES = 1 << 17  # 1 MB in float64, which stays in the cache
-COLUMN_BLOCKS = 6  # of the upper triangle: 7/12 of the work of the whole square
-SMALL_SIDE = 512  # eigenvalues up to this side are found on one thread: a second one gains nothing there
+PIECE_ENTRIES = 1 << 17  # 1 MB in float64, which fits in the cache
+COLUMN_BLOCKS = 6  # of the upper triangle: 7/12 of the work of the full square
+SMALL_SIDE = 512  # matrices up to this size are decomposed on one thread: a second one does not help
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def gram(matrix: Float[Tensor, "rows cols"]) -> Float64[Tensor, "cols cols"]:
-    """MᵀM in float64. Give `matrix.T` for MMᵀ."""
+    """MᵀM in float64. Pass `matrix.T` for MMᵀ."""
     rows, cols = matrix.shape
     height = max(1, PIECE_ENTRIES // cols)
     return gram_of_pieces((_widened(matrix, slice(top, top + height)) for top in range(0, rows, height)), cols, matrix.device)
 
 
 def eigen_in_place(symmetric: Float64[Tensor, "side side"]) -> tuple[Float64[Tensor, " side"], Float64[Tensor, "side side"]]:
-    """Eigenvalues in increasing order, and eigenvectors as columns, which overwrite the argument: half the peak memory."""
-    vectors = symmetric.T  # LAPACK works on columns: the transposed view is what it can overwrite
+    """Eigenvalues in increasing order, and eigenvectors as columns. Overwrites the argument, which halves peak memory."""
+    vectors = symmetric.T  # LAPACK is column-major: it can overwrite the transposed view
     values = torch.empty(len(symmetric), dtype=symmetric.dtype, device=symmetric.device)
     torch.linalg.eigh(vectors, out=(values, vectors))
     return values, vectors
@@ -48,7 +48,7 @@ def eigen_in_place(symmetric: Float64[Tensor, "side side"]) -> tuple[Float64[Ten
 def gram_of_pieces(
     pieces: Iterable[Float64[Tensor, "_ cols"]], cols: int, device: torch.device
 ) -> Float64[Tensor, "cols cols"]:
-    """MᵀM of a matrix that comes as pieces one above the other, in float64."""
+    """MᵀM, in float64, of a matrix that arrives as chunks of rows."""
     total = torch.zeros(cols, cols, dtype=torch.float64, device=device)
     width = -(-cols // COLUMN_BLOCKS)
     for piece in pieces:
@@ -60,12 +60,12 @@ def gram_of_pieces(
 
 
 def _widened(matrix: Float[Tensor, "rows cols"], rows: slice) -> Float64[Tensor, "height cols"]:
-    """Some rows in float64, read in the order in which they lie in memory: many times faster where that is the other one."""
+    """A slice of rows in float64, read in memory order: many times faster for column-major matrices."""
     return matrix.T[:, rows].double().T if matrix.T.is_contiguous() else matrix[rows].double()
 
 
 def cross_gram(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows_too cols"]) -> Float64[Tensor, "rows rows_too"]:
-    """A Bᵀ in float64: the block of the Gram matrix of rows that two members share."""
+    """A Bᵀ in float64: the off-diagonal block for two members in the Gram matrix of rows."""
     total = torch.zeros(len(one), len(other), dtype=torch.float64, device=one.device)
     width = max(1, PIECE_ENTRIES // max(len(one), len(other)))
     for left in range(0, one.shape[1], width):
@@ -76,7 +76,7 @@ def cross_gram(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows_too c
 def gram_of_rows(
     members: Sequence[Float[Tensor, "_ cols"]], diagonal: Sequence[Float64[Tensor, "_ _"]]
 ) -> Float64[Tensor, "side side"]:
-    """SSᵀ of the stack S of members one above the other, given the M Mᵀ of each; S itself is never made."""
+    """SSᵀ for the vertical stack S of the members, given the M Mᵀ of each. S itself is never materialised."""
     starts = [0, *accumulate(len(member) for member in members)]
     places = [slice(*pair) for pair in pairwise(starts)]
     total = torch.empty(starts[-1], starts[-1], dtype=torch.float64, device=members[0].device)
@@ -89,19 +89,19 @@ def gram_of_rows(
 
 
 def spectrum_of_gram(gram_matrix: Float64[Tensor, "side side"], count: int) -> Float64[Tensor, " count"]:
-    """The `count` largest singular values behind a Gram matrix, in decreasing order."""
+    """The `count` largest singular values of the matrix behind a Gram matrix, in decreasing order."""
     with one_thread_if(len(gram_matrix) <= SMALL_SIDE):
         return torch.linalg.eigvalsh(gram_matrix).flip(0)[:count].clamp_min(0).sqrt()
 
 
 def in_parallel(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`action` of every item, each on one thread, as many at once as torch has threads; results in the order of the items.
+    """Apply `action` to every item, one thread per item, as many in parallel as torch has threads. Results keep the item order.
 
-    Eigenvalues of small matrices gain little from a second thread; a second matrix beside the first gains all of it.
+    The eigenvalues of one small matrix gain little from a second thread; two matrices in parallel take full advantage of it.
     """
     workers = min(torch.get_num_threads(), len(items))
     if workers <= 1:
         return [action(item) for item in items]
-    # Each thread of the pool must be told too: the linear algebra library keeps a number of threads for each.
+    # Set the limit in every thread of the pool too: the linear algebra library keeps a thread count for each.
     with one_thread_if(True), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return list(pool.map(action, items))

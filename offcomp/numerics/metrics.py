@@ -1,10 +1,10 @@
-"""A metric of one side of a matrix: how much each row or column, or each combination of them, matters.
+"""A metric on one side of a matrix: how much each row or column, or each linear combination of them, matters.
 
-    M symmetric positive semidefinite (n, n): diagonal, full, or block-diagonal with blocks of both sorts
+    M symmetric positive semidefinite (n, n): diagonal, full, or block-diagonal with blocks of both kinds
 
-Only M^½ and its inverse are ever applied, from an eigendecomposition in float64. A moment of few tokens is singular, so
-eigenvalues are raised to `FLOOR` times their mean: no Cholesky factor that may not exist, and no shift that depends on the
-scale. Shrinkage draws M to the identity of the same trace: (1 - s)·M + s·(tr M / n)·I.
+Only M^½ and its inverse are ever applied, via an eigendecomposition in float64. A moment estimated from few tokens is singular,
+so eigenvalues below `FLOOR` times their mean are raised to it. This avoids both a Cholesky factor that may not exist and a
+shift that depends on the scale. Shrinkage pulls M toward the identity of the same trace: (1 - s)·M + s·(tr M / n)·I.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from offcomp.numerics.grams import eigen_in_place
 from offcomp.numerics.spool import Spool
 
 FLOOR = 1e-8
-"""Of the mean eigenvalue: condition numbers stay below n / FLOOR, so that some digits of float64 are left."""
+"""Relative to the mean eigenvalue. Condition numbers stay below n / FLOOR, which leaves some accurate digits in float64."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A diagonal block V diag(values) Vᵀ of positive values (k,), vectors V (k, k); None where it is diagonal itself."""
+    """One block V diag(values) Vᵀ: positive values (k,), vectors V (k, k), or None if the block is diagonal."""
 
     values: Tensor
     vectors: Tensor | None = None
@@ -37,7 +37,7 @@ class Block:
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The smallest and the largest value."""
+        """The smallest and the largest eigenvalue."""
         low, high = self.values.aminmax()
         return low.item(), high.item()
 
@@ -46,7 +46,7 @@ class Block:
         return self
 
     def apply(self, matrix: Tensor, power: float) -> Tensor:
-        """The block to this power times `matrix` (k, cols), in float64."""
+        """Raise the block to `power` and multiply it by `matrix` (k, cols), in float64."""
         scale = self.values.pow(power)[:, None]
         if self.vectors is None:
             return scale * matrix.double()
@@ -55,7 +55,7 @@ class Block:
 
 @dataclass(frozen=True)
 class DeferredBlock:
-    """A block that is made anew for each use, where the blocks of all members would together outweigh their matrix."""
+    """A block that is recomputed for each use, because the blocks of all members would take more memory than their matrix."""
 
     size: int
     make: Callable[[], Block]
@@ -63,23 +63,23 @@ class DeferredBlock:
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The smallest and the largest value, remembered from the first use."""
+        """The smallest and the largest eigenvalue, cached on first use."""
         if not self._seen:
             self.whole()
         return self._seen[0]
 
     def whole(self) -> Block:
-        """The block, to be used and dropped."""
+        """Compute the block, for one use."""
         block = self.make()
         self._seen[:] = [block.extremes]
         return block
 
     def kept_in(self, spool: Spool) -> Block | DeferredBlock:
-        """The same, made once and read from there for each use; a diagonal one stays in memory."""
+        """The same block, computed once and read from the spool for each use. A diagonal block stays in memory."""
         block = self.whole()
         if block.vectors is None:
             return block
-        values, read = block.values, spool.put(block.vectors.T)  # which is contiguous
+        values, read = block.values, spool.put(block.vectors.T)  # the transpose is contiguous
         return DeferredBlock(self.size, lambda: Block(values, read().T), [block.extremes])
 
 
@@ -96,7 +96,7 @@ class Metric:
 
     @property
     def condition(self) -> float:
-        """The largest eigenvalue over the smallest, after the floor."""
+        """Condition number: the largest eigenvalue over the smallest, after the floor."""
         lows, highs = zip(*(block.extremes for block in self.blocks), strict=True)
         return max(highs) / min(lows)
 
@@ -105,7 +105,7 @@ class Metric:
         return self._apply(matrix, 0.5)
 
     def root_pieces(self, matrix: Float[Tensor, "rows cols"], height: int, less: Tensor | None = None) -> Iterator[Tensor]:
-        """The rows of `root(matrix - less)` in pieces: `height` rows of a diagonal block at a time, full blocks whole."""
+        """Yield `root(matrix - less)` in chunks of rows: `height` rows of a diagonal block at a time, full blocks whole."""
         others = [None] * len(self.blocks) if less is None else less.split(self.sizes)
         for deferred, part, other in zip(self.blocks, matrix.split(self.sizes), others, strict=True):
             block = deferred.whole()
@@ -116,7 +116,7 @@ class Metric:
                     yield Block(block.values[some]).apply(rest, 0.5)
             else:
                 piece = block.apply(difference(part, other), 0.5)
-                del block  # before the next one is made
+                del block  # before the next one is computed
                 yield piece
 
     def inverse_root(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
@@ -124,11 +124,11 @@ class Metric:
         return self._apply(matrix, -0.5)
 
     def kept_in(self, spool: Spool) -> Metric:
-        """The metric with deferred blocks read from there for each use."""
+        """The metric with its deferred blocks read from the spool for each use."""
         return Metric(tuple(block.kept_in(spool) if isinstance(block, DeferredBlock) else block for block in self.blocks))
 
     def held(self) -> Metric:
-        """The metric with every block in memory, for many uses."""
+        """The metric with every block in memory, for repeated use."""
         return Metric(tuple(block.whole() for block in self.blocks))
 
     def _apply(self, matrix: Tensor, power: float) -> Tensor:
@@ -137,32 +137,32 @@ class Metric:
 
 
 def difference(matrix: Tensor, less: Tensor | None) -> Tensor:
-    """A matrix less another one, in float64; less nothing as it is."""
+    """`matrix - less` in float64; `matrix` unchanged if `less` is None."""
     return matrix if less is None else matrix.double() - less
 
 
 def diagonal_metric(weights: Float[Tensor, " n"], shrinkage: float = 0.0) -> Metric:
-    """A metric that weighs each row or column by a number of at least 0. Where all are 0 they count alike."""
+    """A metric with one non-negative weight per row or column. All-zero weights give the identity."""
     return Metric((_block(weights, shrinkage),))
 
 
 def full_metric(moment: Float[Tensor, "n n"], shrinkage: float = 0.0, *, overwrite: bool = False) -> Metric:
-    """The metric of a second moment, whatever its rank, in whose place it may be worked out. A zero one is the identity."""
+    """The metric of a second moment of any rank. With `overwrite` it reuses the moment's memory. Zero gives the identity."""
     return Metric((_block(moment, shrinkage, overwrite=overwrite),))
 
 
 def deferred_metric(size: int, moment: Callable[[], Tensor], shrinkage: float = 0.0) -> Metric:
-    """The metric of a moment (size, size), or (size,) where diagonal, that is asked for at each use, and overwritten."""
+    """The metric of a moment (size, size), or (size,) if diagonal, that is requested anew for each use and overwritten."""
     return Metric((DeferredBlock(size, lambda: _block(moment(), shrinkage, overwrite=True)),))
 
 
 def stacked_metric(metrics: Sequence[Metric]) -> Metric:
-    """The block-diagonal metric of members that stand one above the other."""
+    """The block-diagonal metric of vertically stacked members."""
     return Metric(tuple(block for metric in metrics for block in metric.blocks))
 
 
 def _block(moment: Tensor, shrinkage: float, *, overwrite: bool = False) -> Block:
-    """The block of a moment (n, n), or (n,) where diagonal."""
+    """The block of a moment (n, n), or (n,) if diagonal."""
     if moment.ndim == 1:
         return Block(_lifted(moment.double(), shrinkage))
     values, vectors = eigen_in_place(moment.to(torch.float64, copy=not overwrite))

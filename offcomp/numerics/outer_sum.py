@@ -1,4 +1,4 @@
-"""The sum of x xᵀ over vectors that come some at a time: what a second moment is made of."""
+"""Accumulate Σ x xᵀ over batches of vectors, as needed for a second moment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from offcomp.numerics.spool import Spool
 
 
 class OuterSum:
-    """Σ x xᵀ of vectors (width,) in float64, 8 · width² bytes.
+    """Σ x xᵀ over vectors (width,), in float64: 8 · width² bytes.
 
-    With a spool the vectors wait on disk, so that the sum takes no memory before it is asked for.
+    With a spool the vectors are kept on disk, so the sum takes no memory until it is requested.
     """
 
     def __init__(self, width: int, device: torch.device, spool: Spool | None = None) -> None:
@@ -25,14 +25,14 @@ class OuterSum:
         self._total = None if spool else self._zeros()
 
     def add(self, vectors: Float64[Tensor, "count width"]) -> None:
-        """Add some vectors. Raises StorageError where there is no room on disk for those that are to wait there."""
+        """Add a batch of vectors. Raises StorageError if they go to the spool and the disk is full."""
         if self._spool:
             self._waiting.append(self._spool.put(vectors))
         elif self._total is not None:
             self._total.addmm_(vectors.T, vectors)
 
     def result(self) -> Float64[Tensor, "width width"]:
-        """The sum, which is not kept here: for one use."""
+        """Return the sum and drop it from this object; call it only once."""
         total, self._total = self._zeros() if self._total is None else self._total, None
         for read in self._waiting:
             vectors = read()

@@ -1,8 +1,8 @@
-"""Sorted positions as an Elias-Fano code: k numbers below n take about k (2 + log2(n / k)) bits, close to the fewest possible.
+"""Sorted positions as an Elias-Fano code: k integers below n take about k (2 + log2(n / k)) bits, close to the optimum.
 
-The low bits of every position are stored as they are. The high parts, which never fall, are counted in unary: position number i
-with high part u sets bit u + i of one long number. (Elias, "Efficient storage and retrieval by content and address of static
-files", J. ACM 1974; Fano 1971.) No torch is needed for the sizes.
+The low bits of every position are stored verbatim. The high parts, which never decrease, are coded in unary: position number i
+with high part u sets bit u + i of one long bit string. (Elias, "Efficient storage and retrieval by content and address of
+static files", J. ACM 1974; Fano 1971.) Computing sizes needs no torch.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def position_shapes(count: int, total: int) -> dict[str, Codes]:
-    """`low` holds the low bits of `count` positions below `total`, `high` all high parts as one number of many bits."""
+    """`low` holds the low bits of `count` positions below `total`, `high` all high parts as one bit string."""
     bits = _low_bits(count, total)
     return {"low": Codes(count, bits), "high": Codes(1, count + -(-total // 2**bits))}
 
 
 def _low_bits(count: int, total: int) -> int:
-    """The number of low bits, at least 1, that makes the code shortest."""
+    """The number of low bits, at least 1, that minimises the code length."""
     return min(range(1, max(2, total.bit_length() + 1)), key=lambda bits: count * bits + count + -(-total // 2**bits))
 
 
 def encode_positions(positions: Tensor, total: int) -> dict[str, Tensor]:
-    """Increasing positions (count,) below `total` as the packed tensors of `position_shapes`."""
+    """Encode increasing positions (count,) below `total` as the packed tensors of `position_shapes`."""
     import torch
 
     from offcomp.numerics.bits import CHUNK, pack_bits
@@ -42,7 +42,7 @@ def encode_positions(positions: Tensor, total: int) -> dict[str, Tensor]:
 
 
 def decode_positions(low: Tensor, high: Tensor, count: int, total: int) -> Tensor:
-    """The positions (count,), int64, that `encode_positions` was given."""
+    """Recover the positions (count,), int64, that were passed to `encode_positions`."""
     import numpy as np
     import torch
 
@@ -50,7 +50,7 @@ def decode_positions(low: Tensor, high: Tensor, count: int, total: int) -> Tenso
 
     bits = _low_bits(count, total)
     found = np.flatnonzero(np.unpackbits(high.cpu().numpy(), bitorder="little", count=count + -(-total // 2**bits)))
-    for start in range(0, count, CHUNK):  # a multiple of 8, so that each part of `low` starts on a byte
+    for start in range(0, count, CHUNK):  # a multiple of 8, so that each part of `low` starts on a byte boundary
         part = found[start : start + CHUNK]
         part -= np.arange(start, start + len(part))
         part <<= bits

@@ -1,4 +1,4 @@
-"""Tensors that are used again and again and would together outweigh what a run may hold: on disk meanwhile."""
+"""Disk storage for tensors that are used repeatedly but would not all fit in memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from offcomp.errors import StorageError
 
 
 class Spool:
-    """A file without a name in the folder for temporary files (TMPDIR), gone with its last reader however the process ends.
+    """An unnamed file in the temporary folder (TMPDIR), removed with its last reader however the process ends.
 
-    It is there from the first tensor on, and for one thread at a time.
+    It is created with the first tensor. Not thread-safe.
     """
 
     def put(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Write a tensor; returns what reads it again, anew each time, with dimensions in the same order in memory.
+        """Write a tensor and return a function that reads a fresh copy at each call, with the same memory layout.
 
-        Raises StorageError where there is no room.
+        Raises StorageError if the disk is full.
         """
         order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
         laid_out, device = tensor.detach().permute(order), tensor.device
@@ -35,8 +35,8 @@ class Spool:
             start = self._write(values.reshape(-1).view(np.uint8).data)
         except OSError as error:
             raise StorageError(
-                f"the folder for temporary files has no room for {values.nbytes / 1e6:.1f} MB ({error}); free some "
-                "space, or set TMPDIR to another folder"
+                f"the temporary folder has no space for {values.nbytes / 1e6:.1f} MB ({error}); free some space, or set "
+                "TMPDIR to another folder"
             ) from error
         del laid_out, values
 
@@ -51,7 +51,7 @@ class Spool:
         return TemporaryFile(buffering=0)
 
     def _write(self, content: memoryview) -> int:
-        """Write all of it at the end; returns where that is."""
+        """Append all of `content` and return its offset."""
         start = self._file.seek(0, os.SEEK_END)
         while content:
             content = content[self._file.write(content) :]

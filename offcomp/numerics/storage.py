@@ -1,4 +1,4 @@
-"""Tensors <-> what is written to disk, in a storage dtype. The layout is that of `accounting.storage_layout`."""
+"""Convert tensors to and from what is written to disk in a storage dtype. The layout is that of `accounting.storage_layout`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ALIGNMENT = 64  # bytes
 
 
 def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Tensors as they are stored: contiguous, on the CPU, floats in `dtype`, packed codes (uint8) as they are.
+    """Tensors as they are stored: contiguous, on the CPU, floats in `dtype`, packed codes (uint8) unchanged.
 
-    The result shares no memory with the input. Raises InputError where a value is not finite, or does not fit the dtype
-    (beyond 65504 in float16).
+    The result shares no memory with the input. Raises InputError if a value is not finite or overflows the dtype (beyond 65504
+    in float16).
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -29,7 +29,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
             continue
         value = tensor.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
         if num_not_finite(value):
-            raise InputError(f"{name} has values that are not finite, so it cannot be stored; check the weights")
+            raise InputError(f"{name} has values that are not finite and cannot be stored; check the weights")
         if dtype == "int8" and value.ndim == 2:
             scale = value.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_LEVELS
             stored[name] = (value / scale[:, None]).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8)
@@ -39,7 +39,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
             if num_not_finite(stored[name]):
                 largest = torch.finfo(HALVES[dtype]).max
                 raise InputError(
-                    f"{name} reaches {value.abs().max():.3g}, beyond the largest {dtype} number {largest:.5g}; "
+                    f"{name} reaches {value.abs().max():.3g}, beyond the largest {dtype} value {largest:.5g}; "
                     "store it as float32"
                 )
         else:
@@ -48,17 +48,17 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def num_not_finite(values: Tensor) -> int:
-    """How many entries are infinite or not a number, looked at a piece at a time."""
+    """How many entries are infinite or NaN, counted in chunks."""
     rows = values if values.ndim > 1 else values.reshape(-1)
     height = max(1, PIECE_ENTRIES // max(1, rows[:1].numel()))
     return rows.numel() - sum(int(piece.isfinite().sum()) for piece in rows.split(height))
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that stored ones stand for, floats in float32; the inverse of `pack` up to its rounding.
+    """Decode stored tensors, floats as float32; the inverse of `pack` up to its rounding.
 
-    Those that are stored as they are may be the stored ones themselves, so they are not to be written into. Where these begin
-    at an address that no tensor of torch has, as in a mapped file, they are copied: sums would differ in their last digits.
+    Tensors that need no conversion may share memory with the stored ones, so do not write to them. They are copied only if
+    their address is not aligned like torch's own, as in a memory-mapped file: sums would differ in the last digits.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in stored.items():

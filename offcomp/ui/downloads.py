@@ -1,4 +1,4 @@
-"""What people take away of a comparison: the report, its tables, and the commands that write the same and the weights."""
+"""Downloads of a comparison: the report, its tables, and the commands that export the same and the weights."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from functools import partial
 
 import streamlit as st
 
-from offcomp.answers import provenance
-from offcomp.csv_text import csv_text
-from offcomp.report import comparison_document, comparison_table, comparison_tables, html_report, table_names
-from offcomp.runs import Run
-from offcomp.ui.plain import plain
-from offcomp.ui.results import MOST_CARDS, MOST_IN_DETAIL
+from offcomp.results.csv_text import csv_text
+from offcomp.results.report import comparison_document, comparison_table, comparison_tables, html_report, table_names
+from offcomp.results.sentences import provenance
+from offcomp.runs.store import Run
+from offcomp.ui.compare.results import MOST_CARDS, MOST_IN_DETAIL
+from offcomp.ui.escape import plain
 
 EXPORTS_PIXELS = 140
-FORMULAS = "In CSV, a text that a spreadsheet would take for a formula has an apostrophe before it."
+FORMULAS = "In the CSV files, text that a spreadsheet would read as a formula is prefixed with an apostrophe."
 
 
 def show_downloads(runs: Sequence[Run]) -> None:
-    """The tables with run, plan, seed and versions in every row."""
-    st.subheader("Take the numbers along")
+    """Offer the report and the tables, with run, plan, seed and versions in every row, and show the export commands."""
+    st.subheader("Export results")
     with st.container(horizontal=True):
         st.download_button(
             "Report, HTML",
-            partial(html_report, runs),  # made when it is asked for, in a second or two
+            partial(html_report, runs),  # built on click, in a second or two
             "offcomp-report.html",
             "text/html",
             key="compare_report",
@@ -35,7 +35,7 @@ def show_downloads(runs: Sequence[Run]) -> None:
         for name in table_names(runs):
             st.download_button(
                 plain(f"{name.capitalize()}, CSV"),
-                partial(_as_csv, runs, name),  # made when it is asked for
+                partial(_as_csv, runs, name),  # built on click
                 f"offcomp-{name}.csv",
                 "text/csv",
                 key=f"compare_csv_{name}",
@@ -51,8 +51,8 @@ def show_downloads(runs: Sequence[Run]) -> None:
         )
     st.caption(
         plain(
-            "The report is one file that opens anywhere without a network. Every row of the tables names its run, plan, seed "
-            f"and versions. {FORMULAS} First run: {provenance(runs)}. Without a browser{_limited(runs)}:"
+            "The report is a single file that opens offline. Every table row names its run, plan, seed "
+            f"and versions. {FORMULAS} First run: {provenance(runs)}. On the command line{_limited(runs)}:"
         )
     )
     st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
@@ -64,11 +64,11 @@ def _limited(runs: Sequence[Run]) -> str:
 
 
 def _show_exports(runs: Sequence[Run]) -> None:
-    """The command that writes the compressed weights of each run to a folder; bundled runs have none."""
+    """Show the command that exports each run's compressed weights to a folder; bundled runs have no weights."""
     if runs:
         st.caption(
-            "The compressed weights of your own runs, each in a folder with a list of every stored tensor. `--dense` adds the "
-            "whole model, which transformers loads; `offcomp verify` checks the folder."
+            "Export the compressed weights of your own runs, one folder per run with a list of every stored tensor. `--dense` "
+            "adds the whole model, loadable with transformers; `offcomp verify` checks the folder."
         )
         lines = "\n".join(f"offcomp export {run.id} offcomp-{run.id}" for run in runs)
         st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
@@ -79,5 +79,5 @@ def _as_csv(runs: Sequence[Run], name: str) -> str:
 
 
 def _as_json(runs: Sequence[Run]) -> str:
-    """Several tables as one JSON document, a list of rows each."""
+    """All tables as one JSON document, each a list of rows."""
     return json.dumps(comparison_document(comparison_tables(runs)), indent=1)

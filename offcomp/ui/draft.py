@@ -1,12 +1,12 @@
-"""The draft: which modules of which model to compress, together, how, to what size. One place, in the session and in the URL.
+"""The draft plan, kept in the session and in the URL: model, modules, grouping, methods and target ratio.
 
-Widgets on any page read and write these keys of the session. The URL names everything that is not as it is at first, so a link
-opens the same draft in another browser:
+Widgets on all pages read and write these session keys. The URL names every value that differs from its default, so a link opens
+the same draft in another browser:
 
     model=minilm-l6  modules=query.0-5,key.2  together=kind  methods=svd,codebook  ratio=4  module=query.3
 
-A link is followed where it differs from what was last written, so a link within the app works as one from outside. What it asks
-for and cannot be had is said on the page, and left out.
+A link is applied where it differs from the URL last written, so links within the app work like external ones. Values that are
+not available are reported on the page and ignored.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from offcomp.errors import OffcompError
 from offcomp.methods import make_method, method_of_role, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.plain_text import quoted, without_unseen
-from offcomp.tasks import WITHOUT_TEXT
+from offcomp.planning.data.tasks import WITHOUT_TEXT
+from offcomp.ui.escape import plain
 from offcomp.ui.link import FIELDS, OWN, OwnGroup, fault_of, read_options, short
-from offcomp.ui.plain import plain
 
 DEFAULT_KINDS = ("query", "key")
 RUNS, EVERY_RUN = "runs", "all"
-"""Of the URL: the runs that are compared, which `selection` reads and writes, and the newest. All pages keep them."""
+"""URL parameter with the compared runs, which `selection` reads and writes, and its value for the newest. All pages keep it."""
 WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 
 OPTIONS = "options"
-"""Of the URL: a JSON object of the options that are not as at first, by the role of their method."""
+"""URL parameter: a JSON object of the options that differ from their defaults, keyed by method role."""
 LONGEST_REASON = 300
 LONGEST_MODEL = 60
 MOST_NAMED = 8
-"""Of what there is instead of something that a link asks for."""
+"""How many alternatives are listed when a link asks for an unavailable value."""
 
 
 def restore() -> None:
-    """Follow the link that opened the page, where it asks for something new; then see that every field has a value."""
+    """Apply whatever is new in the link that opened the page, then give every remaining field its default."""
     state, asked = st.session_state, _asked()
     written: dict[str, str] = state.get(WRITTEN, {})
-    if RUNS in written and RUNS not in asked:  # a step to another page leaves the URL bare
+    if RUNS in written and RUNS not in asked:  # navigating to another page clears the URL
         st.query_params[RUNS] = written[RUNS]
     fresh = {name: text for name, text in asked.items() if written.get(name) != text}
     if "model" in fresh and fresh["model"] != state.get("model"):
@@ -57,14 +57,14 @@ def restore() -> None:
                 _complain(f"{field.parameter} {quoted(fresh[field.parameter])}", str(error))
         state.setdefault(field.key, copy(field.default))
     if state["grouping"] == OWN and not state["draft_groups"]:
-        _complain("groups of its own", "it names none")
+        _complain("custom groups", "it names none")
         state["grouping"] = "kind"
     if OPTIONS in fresh:
         _read_options(fresh[OPTIONS])
 
 
 def _asked() -> dict[str, str]:
-    """The parameters of the link. What cannot be read at all is said, and is in no link from here on."""
+    """Return the link's parameters. Unreadable ones are reported and removed from the URL."""
     asked = st.query_params.to_dict()
     faults = {name: fault for name, text in asked.items() if (fault := fault_of(name) or fault_of(text))}
     for name, fault in faults.items():
@@ -76,7 +76,7 @@ def _asked() -> dict[str, str]:
 
 
 def share() -> None:
-    """Write the draft into the URL. Other parameters, such as the runs of a comparison, are left as they are."""
+    """Write the draft into the URL. Other parameters, such as the compared runs, stay unchanged."""
     state = st.session_state
     values = [(field, state.get(field.key)) for field in FIELDS]
     texts = {field.parameter: field.write(value) for field, value in values if value not in (None, field.default)}
@@ -93,23 +93,23 @@ def share() -> None:
 
 
 def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str] = str) -> None:
-    """Before a widget with this key: at first it is as the link says, and from then on the link says how it is.
+    """Call before creating a widget with this key: initialises it from the link, then keeps the link up to date.
 
-    The first of the choices is the usual one, which the link does not name; a choice that is no longer there gives way to it.
-    `write` gives the text of a choice in the link.
+    The first choice is the default, which the link omits; a choice that is no longer available falls back to it.
+    `write` returns the text of a choice in the link.
     """
     state, asked = st.session_state, st.query_params.get(name)
     if state.get(key) not in choices:
         found = {write(choice): choice for choice in choices}
         if key not in state and asked is not None and asked not in found:
             more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-            _complain(f"{name} {quoted(asked)}", f"there are {', '.join([*found][:MOST_NAMED])}{more}")
+            _complain(f"{name} {quoted(asked)}", f"the choices are {', '.join([*found][:MOST_NAMED])}{more}")
         state[key] = found[asked] if asked in found else choices[0]
     note(name, write(state[key]), write(choices[0]))
 
 
 def note(name: str, text: str, usual: str) -> None:
-    """Have the link say this, where it is not the usual."""
+    """Write this value to the link, or remove it from the link if it is the default."""
     if text == usual:
         st.query_params.pop(name, None)
     else:
@@ -117,7 +117,7 @@ def note(name: str, text: str, usual: str) -> None:
 
 
 def show_problems() -> None:
-    """What a link asked for and could not be had."""
+    """Show which values that a link asked for are not available."""
     for problem in st.session_state.pop(PROBLEMS, []):
         st.warning(plain(problem), icon=":material/link_off:")
 
@@ -125,14 +125,15 @@ def show_problems() -> None:
 def _complain(what: str, why: str) -> None:
     problems: list[str] = st.session_state.setdefault(PROBLEMS, [])
     why = without_unseen(why)[:LONGEST_REASON].rstrip(".")
-    problems.append(f"The link asks for {without_unseen(what)[:100]}, which is not available here: {why}. It is left out.")
+    problems.append(f"The link asks for {without_unseen(what)[:100]}, which is not available here: {why}. It is ignored.")
 
 
 def summary() -> str:
-    """The draft in a line, as every page shows it. Not the ratio: its slider moves without the page, and this line stays."""
+    """The draft in one line, as shown on every page. Omits the ratio: its slider does not rerun the page, so this line would
+    go stale."""
     state = st.session_state
     wanted = state["draft_modules"]
-    what = "the usual modules" if wanted is None else f"{len(wanted)} weight matri{'x' if len(wanted) == 1 else 'ces'}"
+    what = "the default modules" if wanted is None else f"{len(wanted)} weight matri{'x' if len(wanted) == 1 else 'ces'}"
     methods = [method_of_role(role).title for role in state["methods"] or []]
     by = f", {len(methods)} methods" if len(methods) > 2 else f", {' and '.join(methods)}" if methods else ""
     name = model()
@@ -145,11 +146,11 @@ def model() -> str:
 
 
 def modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
-    """The chosen modules, in the order of the model."""
+    """The chosen modules, in model order."""
     known = {spec.name for spec in info.modules}
     wanted = st.session_state["draft_modules"]
     if unknown := [name for name in wanted or () if name not in known]:
-        _complain(f"the modules {short(unknown)}", f"{info.model} has none of these names")
+        _complain(f"the modules {short(unknown)}", f"{info.model} has no modules with these names")
         wanted = tuple(name for name in wanted if name in known) or None
         st.session_state["draft_modules"] = wanted
     if wanted is None:
@@ -159,58 +160,58 @@ def modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
 
 
 def choose(info: ModelInfo, names: Iterable[str]) -> None:
-    """Take exactly these modules."""
+    """Select exactly these modules."""
     taken = set(names)
     st.session_state["draft_modules"] = tuple(spec.name for spec in info.modules if spec.name in taken)
 
 
 def replace(info: ModelInfo, old: Iterable[str], new: Iterable[str]) -> None:
-    """Of these old ones take only the new ones; all other modules stay as they are."""
+    """Replace the selection among the `old` modules with `new`; all other modules keep their state."""
     choose(info, ({spec.name for spec in modules(info)} - set(old)) | set(new))
 
 
 def use_groups(info: ModelInfo, groups: Iterable[OwnGroup], ratio: float) -> None:
-    """Compress these groups, each in its stacking, at the ratio at which they were found; nothing else is in the plan."""
+    """Make these groups, each with its stacking, the whole plan, at the ratio at which they were found."""
     kept = tuple((tuple(names), stack) for names, stack in groups)
     choose(info, [name for names, _ in kept for name in names])
     st.session_state.update({"draft_groups": kept, "grouping": OWN, "ratio": ratio})
 
 
 def groups() -> tuple[OwnGroup, ...]:
-    """The groups of one's own, whether the grouping is OWN or not."""
+    """The custom groups, whether or not the grouping is OWN."""
     return tuple(st.session_state["draft_groups"])
 
 
 def inspected(info: ModelInfo) -> str:
-    """The module that is looked at: the one asked for, else the first chosen, else the first of the model."""
+    """The inspected module: the requested one, else the first chosen, else the model's first."""
     name = st.session_state["inspected"]
     if name in {spec.name for spec in info.modules}:
         return str(name)
     if name is not None:
-        _complain(f"the module {name!r}", f"{info.model} has none of this name")
+        _complain(f"the module {name!r}", f"{info.model} has no module with this name")
         st.session_state["inspected"] = None
     return (modules(info) or info.modules)[0].name
 
 
 def inspect(name: str) -> None:
-    """Look at this module."""
+    """Select this module for inspection."""
     st.session_state["inspected"] = name
 
 
 def forget_modules() -> None:
-    """After a change of the model: its modules go by other names."""
+    """Reset all module selections, because the new model has other module names."""
     st.session_state.update({"draft_modules": None, "draft_groups": (), "inspected": None})
     if st.session_state.get("grouping") == OWN:
         st.session_state["grouping"] = "kind"
 
 
 def option_key(role: str, name: str) -> str:
-    """The session's key of a method's option."""
+    """The session key of a method's option."""
     return f"option_{role}_{name}"
 
 
 def _changed_options() -> dict[str, dict[str, Any]]:
-    """Options that are not as at first, of the chosen methods."""
+    """Options of the chosen methods that differ from their defaults."""
     changed: dict[str, dict[str, Any]] = {}
     for role in st.session_state.get("methods") or []:
         for option in options_of(method_of_role(role)):

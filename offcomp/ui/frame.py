@@ -1,4 +1,4 @@
-"""The frame of every page: settings, navigation, the jobs chip, the question as title, and errors as one sentence."""
+"""The frame of every page: settings, navigation, job progress, the question as title, and error messages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import streamlit as st
 
 from offcomp import __version__
 from offcomp.errors import OffcompError, PlanError
-from offcomp.resources import app_folder, assets_folder
-from offcomp.runs import Run, RunStore
-from offcomp.theme import PALETTES, Palette
+from offcomp.files import app_folder, assets_folder
+from offcomp.results.charts.theme import PALETTES, Palette
+from offcomp.runs.store import Run, RunStore
 from offcomp.ui import draft
-from offcomp.ui.plain import plain
-from offcomp.ui.selection import compared
+from offcomp.ui.compare.selection import compared
+from offcomp.ui.escape import plain
 
 PAGES = tuple(
     entry
@@ -28,7 +28,7 @@ PAGES = tuple(
         ("pages/runs.py", "Runs", ":material/list_alt:"),
         ("pages/compare.py", "Compare", ":material/compare_arrows:"),
         ("pages/examples.py", "Examples", ":material/rule:"),
-        ("pages/measured.py", "Measured", ":material/monitoring:"),
+        ("pages/atlas.py", "Atlas", ":material/monitoring:"),
     )
     if (app_folder() / entry[0]).is_file()
 )
@@ -37,7 +37,7 @@ POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
 MOST_FAULTS, LONGEST_FAULT = 20, 1000
 _SPARED: set[str] = set()
-"""Pages that this process has shown."""
+"""Pages that this process has already shown."""
 STYLE = """
 [data-testid="stElementContainer"]:has(> [data-testid="stHtml"] > style) {position: absolute}
 .stMainBlockContainer {max-width: 1200px; padding: 3.9rem 2rem 4rem}
@@ -55,7 +55,7 @@ STYLE = """
 
 @contextmanager
 def page(name: str, question: str) -> Iterator[None]:
-    """Draw the frame, then the page inside it. An OffcompError of the page is shown as a sentence; nothing is lost."""
+    """Draw the frame and the page inside it. An OffcompError raised by the page is shown as a message; the draft is kept."""
     st.set_page_config(page_title=f"{name} - offcomp", page_icon=str(ICON), layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
     style(STYLE)
     _sweep()
@@ -82,16 +82,16 @@ def page(name: str, question: str) -> Iterator[None]:
 
 @st.cache_resource(show_spinner=False)
 def _sweep() -> None:
-    """Once in this process: remove what killed processes left in the home folder; where that cannot be, a later start does."""
+    """Once per process, remove files that killed processes left in the home folder; if that fails, a later start retries."""
     with suppress(OSError):
         RunStore().sweep()
 
 
 def _spare_what_is_loaded(name: str) -> None:
-    """Leave what the first visit of a page has loaded out of the garbage collector's rounds.
+    """Exclude everything loaded by a page's first visit from garbage collection.
 
-    Streamlit makes a full round after every run of a script. With all libraries in it, that was half of the server's work on a
-    moved slider.
+    Streamlit runs a full collection after every script run. With all libraries included, that was half of the server's work
+    per slider move.
     """
     if name not in _SPARED:
         _SPARED.add(name)
@@ -100,13 +100,13 @@ def _spare_what_is_loaded(name: str) -> None:
 
 
 def style(rules: str) -> None:
-    """Rules of CSS for this page. Beside an element: a style alone takes another way to the browser, which loses some."""
+    """Add CSS rules to this page. The empty element matters: Streamlit sends a lone style another way, which loses some."""
     st.html(f"<style>{rules}</style><span hidden></span>")
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """An OffcompError inside becomes a sentence. Fragments and callbacks need one of their own: they run without the page."""
+    """Show an OffcompError raised inside as a message. Fragments and callbacks need their own: they run outside the page."""
     try:
         yield
     except OffcompError as error:
@@ -114,7 +114,7 @@ def told() -> Iterator[None]:
 
 
 def jobs_chip() -> None:
-    """What is at work, on every page; looks again while there is something."""
+    """Show active runs, on every page; polls as long as there are any."""
     busy = any(not run.ended for run in RunStore().all())
     st.fragment(_jobs, run_every=POLL_SECONDS if busy else None)()
 
@@ -139,11 +139,11 @@ def _show_jobs(active: Sequence[Run]) -> None:
 
 
 def show_error(error: OffcompError) -> None:
-    """What was wrong and what to do, one line a fault."""
+    """Show what was wrong and what to do, one line per fault."""
     faults = error.faults if isinstance(error, PlanError) else (str(error),)
     st.error("  \n".join(plain(fault[:LONGEST_FAULT]) for fault in faults[:MOST_FAULTS]), icon=":material/error:")
 
 
 def palette() -> Palette:
-    """The colours of the theme in which the reader sees the app."""
+    """The colours of the theme in which the user sees the app."""
     return PALETTES["dark" if st.context.theme.type == "dark" else "light"]

@@ -1,4 +1,4 @@
-"""Things the app asks other processes to do: list a model that is not known yet, compute spectra, compare modules, draw one."""
+"""Work the app delegates to other processes: list an unknown model, compute spectra, compare modules, draw a module."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.hub import is_cached
 from offcomp.models.listing import known_info
 from offcomp.models.sources import resolve
-from offcomp.plan import Plan
-from offcomp.spectra import missing
-from offcomp.surveys import find_survey
+from offcomp.planning.matrix_view import read_view, view_path
+from offcomp.planning.merge_survey import find_survey
+from offcomp.planning.plan import Plan
+from offcomp.planning.spectra import missing
+from offcomp.ui.escape import plain
 from offcomp.ui.frame import told
-from offcomp.ui.plain import plain
-from offcomp.ui.roots import check_place
-from offcomp.views import read_view, view_path
+from offcomp.ui.model_roots import check_place
 
 LISTING_SECONDS = 600
 RETRY_SECONDS = 30.0
 POLL_SECONDS = 1.0
-COMMAND = (sys.executable, "-P", "-m", "offcomp.cli")  # -P: a numpy.py in the folder where the app was started is not ours
+COMMAND = (sys.executable, "-P", "-m", "offcomp.cli")  # -P: import nothing from the start folder
 WORKING = "working"
-LOST = "it ended well but left nothing that can be read; is the disk full?"
+LOST = "the process succeeded but left no readable result; is the disk full?"
 
 
 def model_info(model: str) -> ModelInfo:
-    """What is known of a model; one that was never seen is listed by a process of its own.
+    """What is known about a model; a new model is listed by a separate process.
 
-    Raises ModelError: for a folder outside of the roots, a model of the hub that the person has not asked to download, and for
-    whatever else is wrong with it.
+    Raises ModelError for a folder outside the roots, for a hub model whose download the user has not confirmed, and for any
+    other fault of the model.
     """
     check_place(model)
     info = known_info(model, home_folder())
@@ -51,8 +51,8 @@ def model_info(model: str) -> ModelInfo:
     remote = resolve(model).source == "hub" and not is_cached(model)
     if remote and not st.button(f"Download {plain(model)} from the hub", key="download", icon=":material/download:"):
         raise ModelError(f"{model!r} is not on this machine: download it from the hub, or choose another model")
-    doing = f"Downloading {plain(model)}" if remote else f"Looking at {plain(model)}"
-    with st.spinner(f"{doing}: its config is read, its weights are not loaded yet."):
+    doing = f"Downloading {plain(model)}" if remote else f"Opening {plain(model)}"
+    with st.spinner(f"{doing}: reading its config; no weights are loaded yet."):
         return _listed(model)
 
 
@@ -63,8 +63,8 @@ def _listed(model: str) -> ModelInfo:
             done = subprocess.run(command, capture_output=True, timeout=LISTING_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise ModelError(
-            f"{model!r} was not listed within {LISTING_SECONDS / 60:.0f} minutes; try again, or let "
-            f"`offcomp modules {model}` do it on the command line, which waits for as long as it takes"
+            f"{model!r} was not listed within {LISTING_SECONDS / 60:.0f} minutes; try again, or run "
+            f"`offcomp modules {model}` on the command line, which has no time limit"
         ) from None
     if done.returncode:
         raise ModelError(_reason(done.returncode, done.stderr))
@@ -73,7 +73,7 @@ def _listed(model: str) -> ModelInfo:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line is asked to do in the background, and the text it gets as its input."""
+    """A command to run in the background: its arguments, and the text passed on standard input."""
 
     arguments: tuple[str, ...]
     text: str = ""
@@ -81,7 +81,7 @@ class Request:
 
 @dataclass(frozen=True)
 class _Job:
-    """A process at work, the file of what it says, and the sessions that wait for it."""
+    """A running process, the file with its stderr, and the sessions waiting for it."""
 
     process: subprocess.Popen[bytes]
     stderr: IO[bytes]
@@ -89,7 +89,7 @@ class _Job:
 
 
 class _Jobs:
-    """The processes at work, and when and why requests failed lately; one for all sessions, used under its lock."""
+    """The running processes, and when and why requests failed recently; shared by all sessions, used under its lock."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -103,23 +103,23 @@ def _jobs() -> _Jobs:
 
 
 def request_spectra(info: ModelInfo, plan: Plan) -> str:
-    """See that the spectra of a plan's groups get computed in the background: WORKING, "" once done, or why it failed."""
+    """Have the spectra of a plan's groups computed in the background. Returns WORKING, "" when done, or why it failed."""
     return _ask(Request(("spectra", "--json", "-"), plan.to_json()), lambda: not missing(plan, info, home_folder()))
 
 
 def request_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> str:
-    """See that a survey of these modules gets made in the background. Answers as `request_spectra` does."""
+    """Have these modules surveyed in the background. Returns the same as `request_spectra`."""
     return _ask(_survey(info, specs, ratio), lambda: find_survey(info, specs, ratio, home_folder()) is not None)
 
 
 def request_view(info: ModelInfo, spec: ModuleSpec) -> str:
-    """See that the file from which a module is drawn gets made in the background; answers as `request_spectra`."""
+    """Have the file from which a module is drawn made in the background. Returns the same as `request_spectra`."""
     request = Request(("inspect", "--json", "--", info.model, spec.name))
     return _ask(request, lambda: read_view(view_path(info, spec, home_folder()), spec.shape) is not None)
 
 
 def end_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> None:
-    """This session waits for a survey no more; it is ended where no other session does."""
+    """Stop waiting for a survey in this session; if no other session waits for it, terminate it."""
     jobs, request = _jobs(), _survey(info, specs, ratio)
     with jobs.lock:
         if job := jobs.working.get(request):
@@ -130,7 +130,7 @@ def end_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> No
 
 
 def _session() -> str:
-    """A name for this session that no other has."""
+    """A unique name for this session."""
     return str(st.session_state.setdefault("session", uuid4().hex))
 
 
@@ -140,7 +140,7 @@ def _survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Reque
 
 
 def wait_for(ask: Callable[[], str], show: Callable[[], object]) -> None:
-    """In the place of what a process makes: `show`, and a look each second until `ask` says it is there; or why it failed."""
+    """While a process works, call `show` and poll `ask` every second; rerun the page when it is done, or show why it failed."""
     problem = ask()
     if problem == WORKING:
         show()
@@ -153,7 +153,7 @@ def wait_for(ask: Callable[[], str], show: Callable[[], object]) -> None:
 
 
 def _look_again(ask: Callable[[], str]) -> None:
-    """Draw the page anew once there is something new to show."""
+    """Rerun the page as soon as there is something new to show."""
     with told():
         if ask() != WORKING:
             st.rerun()
@@ -166,10 +166,10 @@ def _forget_failures() -> None:
 
 
 def _ask(request: Request, found: Callable[[], bool]) -> str:
-    """Let a process of its own do what the command line does, unless what it makes is found already.
+    """Run the command line in a separate process, unless its result already exists.
 
-    Returns WORKING; "" once it is found; or why the process failed. One process a request, however many sessions ask; after a
-    failure another is started only when RETRY_SECONDS have passed, or `_forget_failures` was called.
+    Returns WORKING; "" when the result exists; or why the process failed. All sessions share one process per request; after a
+    failure, another is started only after RETRY_SECONDS or a call of `_forget_failures`.
     """
     jobs = _jobs()
     with jobs.lock:
@@ -192,32 +192,32 @@ def _ask(request: Request, found: Callable[[], bool]) -> str:
 
 
 def _start(request: Request) -> _Job:
-    """The process; what it says goes to a file, since a pipe that nobody empties would stop it. Raises RunError."""
+    """Start the process. Its stderr goes to a file, since a pipe that nobody reads would block it. Raises RunError."""
     command = [*COMMAND, *request.arguments]
     with starting():
-        stderr = tempfile.TemporaryFile()  # noqa: SIM115  # read when the process has ended
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115  # read after the process has ended
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
     assert process.stdin is not None  # noqa: S101  # it is a pipe
-    with suppress(BrokenPipeError), process.stdin:  # it ended at once: `_ask` will see why
+    with suppress(BrokenPipeError), process.stdin:  # it ended immediately: `_ask` will report why
         process.stdin.write(request.text.encode())
     return _Job(process, stderr)
 
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Around the start of a process: RunError where the system has none to give."""
+    """Wrap the start of a process; raises RunError if the system cannot start one."""
     try:
         yield
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "try again")
-        raise RunError(f"no process can be started: {error.strerror or error}; {remedy}") from None
+        raise RunError(f"cannot start a process: {error.strerror or error}; {remedy}") from None
 
 
 def _reason(status: int, stderr: bytes) -> str:
-    """Why a process failed: the last line that it said. An unexpected error ends in a traceback, whose last line names it."""
+    """Why a process failed: the last line of its stderr. After an unexpected error, that line of the traceback names it."""
     said = stderr.decode(errors="replace").strip().splitlines()
     if status < 0:
-        return f"the process was ended from outside (signal {-status}); is there enough memory?"
+        return f"the process was killed (signal {-status}); is there enough memory?"
     if not status:
         return LOST
-    return said[-1].removeprefix("offcomp: ") if said else f"the process ended without a word (status {status})"
+    return said[-1].removeprefix("offcomp: ") if said else f"the process ended without an error message (status {status})"

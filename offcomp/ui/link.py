@@ -1,7 +1,7 @@
-"""How each part of the draft is written in the URL, and read from it.
+"""How each part of the draft is written to the URL and read from it.
 
-Anybody can write a link. What `fault_of` finds nothing in has a length and characters that can be shown; the readers then
-raise ValueError for what means nothing here.
+Links are untrusted. `fault_of` rejects text that is too long or not displayable; the readers then raise ValueError for values
+that are not valid here.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import quote, unquote
 
-from offcomp.grouping import GROUPINGS, STACKS
 from offcomp.methods import METHODS
 from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.plain_text import is_plain, text_fault
-from offcomp.tasks import TASKS
+from offcomp.planning.data.tasks import TASKS
+from offcomp.planning.grouping import GROUPINGS, STACKS
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 OWN = "own"
-"""The grouping that is a list of groups, from the page Groups."""
+"""The grouping given as a list of groups, from the Groups page."""
 NONE = "none"
 MOST_LAYERS = 1000
 MOST_NAMES = 10_000
 LONGEST = 20_000
-"""Characters of one parameter of a link."""
-NUMBER = "(0|[1-9][0-9]{0,8})"  # as a layer is written; 01 is part of a name
+"""Maximum number of characters in one link parameter."""
+NUMBER = "(0|[1-9][0-9]{0,8})"  # the format of a layer; 01 is part of a name
 ONE_LAYER = re.compile(rf"(.+)\.{NUMBER}", re.DOTALL)
 LAYERS = re.compile(rf"(.+)\.{NUMBER}-{NUMBER}", re.DOTALL)
 OwnGroup = tuple[tuple[str, ...], str]
-"""Names of the modules, and their stacking."""
+"""Module names, and their stacking."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One part of the draft: its name in the URL, its key in the session, what it is at first, and how it is written.
+    """One part of the draft: its URL parameter, its session key, its default, and how it is read and written.
 
-    `read` raises ValueError where the text means nothing here.
+    `read` raises ValueError if the text is not valid here.
     """
 
     parameter: str
@@ -51,33 +51,33 @@ class Field:
 
 
 def fault_of(text: str) -> str:
-    """Why a parameter of a link is not read at all, in words that follow it; empty where it is."""
+    """Why a link parameter is not read at all, phrased to follow its name; empty if it can be read."""
     if len(text) > LONGEST:
-        return f"it has {len(text):,} characters, and {LONGEST:,} are the most"
-    return "" if is_plain(text) else "it holds characters that cannot be shown"
+        return f"it has {len(text):,} characters; at most {LONGEST:,} are allowed"
+    return "" if is_plain(text) else "it contains characters that cannot be displayed"
 
 
 def read_options(text: str) -> dict[str, dict[str, Any]]:
-    """Options by the role of their method, from JSON. Raises ValueError."""
+    """Options keyed by method role, from JSON. Raises ValueError."""
     try:
         found = json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_twice)
     except RecursionError:
-        raise ValueError("it nests too many lists or objects") from None
+        raise ValueError("its lists or objects are nested too deeply") from None
     if not isinstance(found, dict) or not all(isinstance(values, dict) for values in found.values()):
-        raise ValueError('it is no object such as {"svd": {"preset": "fwsvd"}}')
+        raise ValueError('it is not an object such as {"svd": {"preset": "fwsvd"}}')
     if fault := text_fault(found):
         raise ValueError(f"it {fault}")
     return found
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number that can be used")
+    raise ValueError(f"{text} is not a valid number")
 
 
 def _without_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("it names something twice")
+        raise ValueError("it has duplicate keys")
     return found
 
 
@@ -86,7 +86,7 @@ def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in allowed:
-            raise ValueError(f"there are {', '.join(allowed)}")
+            raise ValueError(f"the choices are {', '.join(allowed)}")
         return text
 
     return read
@@ -100,7 +100,7 @@ def _some_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
 def _ratio(text: str) -> float:
     value = float(text)
     if value not in RATIOS:
-        raise ValueError(f"there are {', '.join(f'{ratio:g}' for ratio in RATIOS)}")
+        raise ValueError(f"the choices are {', '.join(f'{ratio:g}' for ratio in RATIOS)}")
     return value
 
 
@@ -108,7 +108,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         value = int(text)
         if not low <= value <= high:
-            raise ValueError(f"it lies between {low} and {high}")
+            raise ValueError(f"it must be between {low} and {high}")
         return value
 
     return read
@@ -119,7 +119,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def short(names: Iterable[str]) -> str:
-    """Names of modules in short: runs of layers as `query.0-5`. What has a meaning in a list is written as in a URL, `%2C`."""
+    """Abbreviated module names: runs of layers as `query.0-5`; characters with a meaning in the list percent-encoded, `%2C`."""
     parts: list[str] = []
     for stem, members in groupby((_stem_and_layer(name) for name in names), key=lambda pair: pair[0]):
         run: list[int] = []
@@ -141,7 +141,7 @@ def _stem_and_layer(name: str) -> tuple[str, int | None]:
 
 
 def _alone(name: str) -> str:
-    """A name that is no layer of a run. Where it looks like a run, or like none at all, its last character is quoted."""
+    """A name without a layer. If it could be read as a run or as NONE, its last character is percent-encoded."""
     if name == NONE or LAYERS.fullmatch(name):
         return f"{_quoted(name[:-1])}%{ord(name[-1]):02X}"
     return _quoted(name)
@@ -152,7 +152,7 @@ def _quoted(text: str) -> str:
 
 
 def full(text: str) -> tuple[str, ...]:
-    """The names that `short` wrote. Raises ValueError for a run of layers that is none."""
+    """Expand the names written by `short`. Raises ValueError for an invalid run of layers."""
     names: list[str] = []
     for part in [] if text == NONE else text.split(","):
         found = LAYERS.fullmatch(part)
@@ -161,7 +161,7 @@ def full(text: str) -> tuple[str, ...]:
             continue
         first, last = int(found[2]), int(found[3])
         if not first <= last < first + MOST_LAYERS:
-            raise ValueError(f"{part} is no run of layers")
+            raise ValueError(f"{part} is not a run of layers")
         names += [f"{unquote(found[1])}.{layer}" for layer in range(first, last + 1)]
         if len(names) > MOST_NAMES:
             raise ValueError(f"it names more than {MOST_NAMES:,} modules")

@@ -1,4 +1,4 @@
-"""What sizes do not say of themselves, under the sizes: on Compress before a run, on Compare after it."""
+"""Notes that qualify the sizes shown above them: on Compress before a run, on Compare after it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import streamlit as st
 
 from offcomp.methods import method_of_role
 from offcomp.models.catalogue import ModelInfo
-from offcomp.prediction import Prediction
-from offcomp.results import result_of, short_names
-from offcomp.runs import Run
-from offcomp.size_notes import size_notes, unlisted_note
-from offcomp.ui.plain import plain
+from offcomp.planning.size_notes import size_notes, unlisted_note
+from offcomp.planning.sizes import Prediction
+from offcomp.results.runs import result_of, short_names
+from offcomp.runs.store import Run
+from offcomp.ui.escape import plain
 
 MOST_RUNS = 4
 
 
 def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction]) -> None:
-    """A line a method, and what of the model is in no matrix."""
+    """One line per method with notes, and one for parameters that are in no matrix."""
     for role, prediction in predictions.items():
         if prediction.notes:
             st.caption(f"**{plain(method_of_role(role).title)}.** {plain(' '.join(prediction.notes))}")
@@ -27,10 +27,10 @@ def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction])
 
 
 def show_measured_notes(runs: Sequence[Run]) -> None:
-    """A line a run, of the first few that have something to say."""
+    """One line per run, for the first few runs with notes."""
     names = short_names(runs)
     noted = [(names[run.id], notes) for run in runs if (notes := size_notes(result_of(run)["groups"]))]
     for name, notes in noted[:MOST_RUNS]:
         st.caption(plain(f"{name}: {' '.join(notes)}"))
     if len(noted) > MOST_RUNS:
-        st.caption(f"Sizes of {len(noted) - MOST_RUNS} more runs have notes; 'offcomp show' has them, and so has the report.")
+        st.caption(f"Notes on the sizes of {len(noted) - MOST_RUNS} more runs are in 'offcomp show' and in the report.")

@@ -1,8 +1,8 @@
-"""The app's server: Streamlit in this process, answering pages of the app itself and nobody else.
+"""The app's server: Streamlit in this process, answering only the app's own pages.
 
-Streamlit lets every page on localhost, whatever its port, open the websocket that drives the app, and before it refuses a page
-from elsewhere it asks an outside service for the address of this machine. `OwnPages` stands before all of it, and refuses what
-does not come from the app's own address by looking at its headers alone.
+Streamlit lets any page on localhost, on any port, open the websocket that drives the app, and before it rejects a page from
+elsewhere, it asks an external service for this machine's address. `OwnPages` runs before all of that and rejects, from the
+headers alone, requests that do not come from the app's own address.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-AHEAD = ("offcomp.ui.frame", "offcomp.answers", "offcomp.bundled", "offcomp.ui.results", "offcomp.ui.plain")
-"""What Start imports, .8 s of a first visit. Loaded beside the server's answers it would hold up each of them."""
+AHEAD = (
+    "offcomp.ui.frame",
+    "offcomp.results.sentences",
+    "offcomp.results.bundled",
+    "offcomp.ui.compare.results",
+    "offcomp.ui.escape",
+)
+"""Imports of the Start page, 0.8 s of a first visit. Loading them while the server responds would slow every response."""
 HOSTS = ("127.0.0.1", "localhost")
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
-"""This machine by name, at any port: a tunnel may lead here from another one."""
+"""This machine by name, on any port, since a tunnel may use another one."""
 PRIVATE: dict[str, Any] = {
     "server.address": HOSTS[0],
     "server.allowedHosts": list(HOSTS),
@@ -33,18 +39,18 @@ PRIVATE: dict[str, Any] = {
     "client.allowedOrigins": [],
     "server.enableAgentApi": False,
 }
-"""What keeps the app on this machine: these win over any settings file."""
+"""Settings that keep the app on this machine; they override any settings file."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' ws://{host}; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-"""The browser itself fetches nothing from elsewhere for a page of the app, and shows none inside another page."""
-REFUSED = "This address answers the pages of offcomp alone: open http://127.0.0.1:{port} in a browser on this machine."
+"""Forbids the browser to fetch anything from other hosts for a page of the app, or to embed the app in another site."""
+REFUSED = "This address serves only offcomp's own pages: open http://127.0.0.1:{port} in a browser on this machine."
 
 
 def serve(script: Path, port: int) -> None:
-    """Serve the app until it is stopped. Streamlit also reads the settings beside the script, wherever it was started."""
+    """Serve the app until it is stopped. Streamlit also reads the settings in the script's folder, wherever it was started."""
     for name in AHEAD:
         importlib.import_module(name)
     sys.argv = [str(script)]  # whose folder has the settings and the pages
@@ -53,13 +59,13 @@ def serve(script: Path, port: int) -> None:
 
 
 class OwnPages:
-    """ASGI middleware that lets through what pages of the app ask, and who opens its address or follows a link to it."""
+    """ASGI middleware that admits requests from the app's own pages, and users who open its address or follow a link to it."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it with status 403."""
+        """Pass a request on, or reject it with status 403."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif not is_own(scope):
@@ -72,10 +78,10 @@ class OwnPages:
 
 
 def is_own(scope: Scope) -> bool:
-    """Whether a request is for this machine by name, and from no page but the app's own.
+    """Whether a request names this machine as its host and comes from one of the app's own pages.
 
-    A browser names in `Origin` whose page asks, always for a websocket, and in `Sec-Fetch-Site` how far that is from here.
-    Pages on other ports of this host are strangers, too. To open the app itself, a person may come from anywhere.
+    Browsers send the requesting page in `Origin`, always for websockets, and its relation to this host in `Sec-Fetch-Site`.
+    Pages on other ports of this host are foreign, too. A user may open the app itself from anywhere.
     """
     headers = Headers(scope=scope)
     hosts, origins = headers.getlist("host"), headers.getlist("origin")
@@ -88,7 +94,7 @@ def is_own(scope: Scope) -> bool:
 
 
 def _with_policy(send: Send, host: str) -> Send:
-    """Answers over HTTP say what the browser may fetch for them."""
+    """Add the content security policy to HTTP responses."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,0 +1,16 @@
+"""`offcomp` and `python -m offcomp.cli`: the command line. Ctrl-C while its modules are still loading exits quietly."""
+
+import signal
+
+
+def main() -> None:
+    """Entry point. See `offcomp.cli.main.main`."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from offcomp.cli.main import main as verbs
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    verbs()
+
+
+if __name__ == "__main__":
+    main()

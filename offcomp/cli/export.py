@@ -1,0 +1,92 @@
+"""Command-line verbs that export a run to a folder, and check an exported folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from offcomp.cli.compare import full_id, known_runs
+from offcomp.cli.inputs import describe, emit, say
+from offcomp.cli.text import format_table, sizes_text
+from offcomp.errors import StorageError
+
+if TYPE_CHECKING:
+    from offcomp.runs.manifest import Manifest
+    from offcomp.runs.verify import Check
+
+Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+RESULTS = {True: "holds", False: "does not hold", None: "not checked"}
+
+
+def add_verbs(verb: Verb) -> None:
+    """Add `export` and `verify`."""
+    exporting = verb("export", export)
+    exporting.add_argument("run", help="run id or unique prefix")
+    exporting.add_argument("folder", metavar="DIR", help="a new or empty folder")
+    exporting.add_argument(
+        "--dense",
+        action="store_true",
+        help="also write the whole model with the reconstructions in it, keeping dtypes and all other files; "
+        "transformers can load it, and it is as large as the original",
+    )
+    verifying = verb("verify", verify)
+    verifying.add_argument("folder", metavar="DIR", help="a folder that 'offcomp export' wrote")
+    verifying.add_argument("--original", metavar="MODEL", help="where the original is, if it is not where the manifest says")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Export a finished run to a folder: its tensors as safetensors, and a manifest with every tensor and checksum."""
+    from offcomp.runs.export import export_run
+
+    pool = known_runs()
+    run = pool[full_id(arguments.run, pool)]
+    if arguments.dense:
+        say(f"writing {run.plan.model} with the reconstructions in it")
+    manifest = export_run(run, describe(run.plan.model), Path(arguments.folder), dense=arguments.dense)
+    if manifest.left_out:
+        say(f"left out, since they hold the original weights or are not part of the model: {', '.join(manifest.left_out)}")
+    emit(
+        arguments,
+        {"folder": arguments.folder, **manifest.to_dict()},
+        lambda: f"{stored_text(manifest)}\n\nwrote {arguments.folder}; 'offcomp verify {arguments.folder}' checks it",
+    )
+
+
+def stored_text(manifest: Manifest) -> str:
+    """One line per group, and the three ratios."""
+    rows = [
+        {
+            "group": group.name,
+            "matrix": f"{group.rows} x {group.cols}",
+            "form": group.form,
+            "tensors": ", ".join(entry["name"] for entry in group.ledger),
+            "parameters": group.num_parameters,
+            "bytes": group.num_bytes,
+            "relative_error": group.relative_error,
+        }
+        for group in manifest.groups
+    ]
+    return f"{format_table(rows)}\n\n{sizes_text(dict(manifest.sizes))}"
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Check an exported folder against its manifest and the original. Raises StorageError if a check fails."""
+    from offcomp.runs.verify import verify as checks_of
+
+    checks = checks_of(Path(arguments.folder), arguments.original)
+    faults = [f"{check.name}: {fault}" for check in checks for fault in check.faults]
+    rows = [{"name": c.name, "about": c.about, "holds": c.holds, "faults": c.faults, "left_out": c.left_out} for c in checks]
+    emit(arguments, {"folder": arguments.folder, "holds": not faults, "checks": rows}, lambda: checks_text(checks))
+    if faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise StorageError(f"{arguments.folder} does not match its manifest: {faults[0]}{more}")
+
+
+def checks_text(checks: list[Check]) -> str:
+    """One line per check; then a sentence for each fault and each skipped check."""
+    rows = [{"check": check.name, "result": RESULTS[check.holds], "about": check.about} for check in checks]
+    faults = [f"{check.name}: {fault}." for check in checks for fault in check.faults]
+    left_out = [f"{check.name}, not checked: {check.left_out}." for check in checks if check.left_out]
+    return "\n".join([format_table(rows), "", *faults, *left_out]).rstrip()

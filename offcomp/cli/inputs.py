@@ -1,0 +1,225 @@
+"""Shared by the command-line verbs: read models and plans, select modules, and print answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from offcomp.errors import InputError, OffcompError, StorageError
+from offcomp.files import REMEDIES, home_folder, path_of
+from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
+from offcomp.models.listing import model_info
+from offcomp.plain_text import without_unseen
+from offcomp.planning.data.calibration_text import BUNDLED, CalibrationText
+from offcomp.planning.data.task_fields import SUFFIXES as TABLES
+from offcomp.planning.data.task_fields import own_task
+from offcomp.planning.data.tasks import FAMILIES, Task
+from offcomp.planning.plan import Plan, validate
+
+STDERR = 2
+STOPPED, UNREAD = 130, 141
+"""Exit status after Ctrl-C, and if nobody reads the answer, as shells report SIGINT and SIGPIPE."""
+UNKNOWN_FAMILY = "family unknown (model type '{}'): name modules with --modules, as listed by"
+
+
+def say(text: str) -> None:
+    """Print a message for the user on stderr; dropped if that cannot be written."""
+    with suppress(OSError, AttributeError):  # AttributeError: stderr was closed at startup
+        sys.stderr.write(_for_terminal(text) + "\n")
+        sys.stderr.flush()
+
+
+def _for_terminal(text: str) -> str:
+    """The lines without control characters, since names in untrusted files could use them to control the terminal."""
+    return "\n".join(map(without_unseen, text.split("\n")))
+
+
+def say_notes(arguments: argparse.Namespace, notes: Iterable[str]) -> None:
+    """Print notes on stderr if the answer is JSON; a text answer includes them."""
+    for note in notes if arguments.json else ():
+        say(note)
+
+
+def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:
+    """Print the answer on stdout: JSON if requested, else text. Raises StorageError if it cannot be written.
+
+    Raises BrokenPipeError if the reader has closed the pipe.
+    """
+    answer = json.dumps(document, indent=1) if arguments.json else _for_terminal(text())
+    if sys.stdout is None:
+        raise StorageError("cannot write the answer, since stdout is closed; send it to a file or a terminal")
+    try:
+        sys.stdout.write(answer + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write the answer to stdout: {error.strerror}; send it elsewhere") from None
+
+
+def ended_quietly(act: Callable[[], None]) -> int:
+    """Run a command and return its exit status. Errors are printed as one line on stderr, without a traceback."""
+    try:
+        _keep_numbers()
+        act()
+    except OffcompError as error:
+        say(f"offcomp: {without_unseen(str(error))}")
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the cleanup at once
+        return STOPPED
+    except BrokenPipeError:
+        return UNREAD
+    except OSError as error:
+        what = f" {error.filename}" if error.filename else ""
+        remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+        say(f"offcomp: cannot continue:{what} {error.strerror or error}{remedy}")
+        return 1
+    finally:
+        _empty(sys.stdout)
+        _empty(sys.stderr)
+    return 0
+
+
+def _keep_numbers() -> None:
+    """Open the null device as stdin, stdout or stderr if closed, so that no file of a run gets their descriptors."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(file)
+
+
+def _empty(stream: TextIO | None) -> None:
+    """Flush a stream, or discard its buffer, so that the interpreter does not try again at exit."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
+    """The modules selected by --modules or by --kinds and --layers. Raises InputError if there are none."""
+    if arguments.modules:
+        return [info.module(name) for name in arguments.modules.split(",")]
+    kinds = arguments.kinds.split(",") if arguments.kinds else [kind for kind in KINDS if kind != "word_embeddings"]
+    present = {spec.kind for spec in info.modules}
+    for kind in kinds:
+        if arguments.kinds and kind not in present:
+            raise InputError(f"{info.model} has no module of kind {kind!r}; it has {', '.join(sorted(present))}")
+    layers = layer_numbers(arguments.layers)
+    chosen = [s for s in info.modules if s.kind in kinds and (layers is None or s.layer in layers)]
+    if not chosen:
+        hint = UNKNOWN_FAMILY.format(info.model_type) if info.family is None else "see"
+        raise InputError(f"no module of {info.model} matches; {hint} 'offcomp modules {info.model}'")
+    return chosen
+
+
+def check_grouping(info: ModelInfo, specs: Sequence[ModuleSpec], grouping: str) -> None:
+    """Check that kinds and layers are known if a grouping needs them; otherwise it would silently make one group per module.
+
+    Raises:
+        InputError: kinds and layers are unknown.
+    """
+    if grouping in ("qkv", "blocks") and all(spec.kind == "other" for spec in specs) and info.family is None:
+        raise InputError(
+            f"--group {grouping} needs kinds and layers, which are unknown for {info.model}: "
+            f"{UNKNOWN_FAMILY.format(info.model_type)} 'offcomp modules {info.model}', and choose --group module, kind or all"
+        )
+
+
+def layer_numbers(text: str | None) -> set[int] | None:
+    """The layer numbers in a comma-separated list; None for all."""
+    try:
+        return {int(layer) for layer in text.split(",")} if text else None
+    except ValueError:
+        raise InputError(f"--layers {text!r} must be comma-separated layer numbers, such as 0,1,2") from None
+
+
+def describe(model: str) -> ModelInfo:
+    """The listing of a model, from the cache on disk if present."""
+    return model_info(model, home_folder())
+
+
+def read_plan(path: str) -> tuple[Plan, ModelInfo]:
+    """Read and validate a plan file; return it with its model."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"cannot read the plan {path}: {reason}") from None
+    asked = Plan.from_json(text)
+    info = describe(asked.model)
+    validate(asked, info)
+    return asked, info
+
+
+def write_plan(path: str | None, made: Plan) -> None:
+    """Write a plan to a file, if one is given. Raises InputError if that fails."""
+    if path is None:
+        return
+    try:
+        Path(path).write_text(made.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write the plan {path}: {error.strerror}") from None
+    say(f"wrote {path}")
+
+
+def calibration_text(path: str | None) -> CalibrationText:
+    """Calibration text from a file, as an absolute path since the worker runs elsewhere; by default the bundled text.
+
+    Raises InputError if it is not a valid path.
+    """
+    if path is None or path == BUNDLED:
+        return CalibrationText()
+    return CalibrationText(str(path_of(path).absolute()))
+
+
+def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
+    """The flags that `tasks_asked` reads."""
+    flags.add_argument("--task", action="append", metavar="NAME", help=f"task, see 'offcomp tasks'; default: {default}")
+    flags.add_argument(
+        "--data", metavar="PATH", help=f"a task of your own: a file ({', '.join(TABLES)}) or a folder with splits"
+    )
+    flags.add_argument("--family", choices=tuple(FAMILIES), help="with --data: the task family")
+    flags.add_argument(
+        "--column", action="append", default=[], metavar="OURS=YOURS", help="with --data: column mapping, such as text=body"
+    )
+    flags.add_argument(
+        "--labels", metavar="A,B", help="with --data and a head: class names in the order of the model's outputs"
+    )
+
+
+def tasks_asked(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
+    """The named tasks, and the one from the user's own file. Raises InputError for incompatible flags."""
+    named = tuple(arguments.task or ())
+    if not arguments.data:
+        for flag, value in (("--family", arguments.family), ("--column", arguments.column), ("--labels", arguments.labels)):
+            if value:
+                raise InputError(f"{flag} describes a task of your own, so it needs --data PATH")
+        return named
+    if not arguments.family:
+        raise InputError(f"--data {arguments.data} needs --family, one of {', '.join(FAMILIES)}")
+    pairs = [text.partition("=") for text in arguments.column]
+    for ours, separator, yours in pairs:
+        if not (ours and separator and yours):
+            raise InputError(f"--column {ours + separator + yours!r} must be OURS=YOURS, such as text=body")
+    options = {"labels": [name.strip() for name in arguments.labels.split(",")]} if arguments.labels else {}
+    columns = {ours: yours for ours, _, yours in pairs}
+    return (*named, own_task(arguments.data, arguments.family, columns, options=options))
+
+
+def selection_flags(flags: argparse.ArgumentParser) -> None:
+    """The flags that `select` reads."""
+    flags.add_argument("model", help="catalogue name, folder or hub id")
+    flags.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; default: all but word_embeddings")
+    flags.add_argument("--layers", help="comma-separated layer numbers, from 0; default: all")
+    flags.add_argument("--modules", help="comma-separated module names, instead of --kinds")

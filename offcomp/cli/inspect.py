@@ -1,0 +1,58 @@
+"""Command-line verb that inspects one weight matrix: what SVD keeps of it at each rank."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from offcomp.cli.inputs import describe, emit
+from offcomp.cli.text import format_table
+from offcomp.errors import InputError
+from offcomp.files import home_folder
+
+Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+LISTED = 12
+COLUMNS = ["rank", "singular_value", "energy_kept", "relative_error", "stored_parameters", "random_energy_kept"]
+
+
+def add_verbs(verb: Verb) -> None:
+    """Add `inspect`."""
+    looking = verb("inspect", inspect)
+    looking.add_argument("model", help="catalogue name, folder or hub id")
+    looking.add_argument("module", help="a weight matrix by its name, as `offcomp modules` lists it, such as query.3")
+    looking.add_argument("--rank", type=int, help="rank to report on; default: where SVD stores half of the parameters")
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Show what SVD keeps of one weight matrix at each rank, and save the file that the app plots."""
+    import numpy as np
+
+    from offcomp.planning.matrix_view import view_path
+    from offcomp.planning.matrix_view_fit import make_view
+    from offcomp.planning.spectrum import MatrixSpectrum
+    from offcomp.results.inspect import break_even, spectrum_answer, spectrum_table
+
+    info = describe(arguments.model)
+    spec = info.module(arguments.module)
+    most = min(spec.shape)
+    rank = int(break_even(*spec.shape) / 2) if arguments.rank is None else arguments.rank
+    if arguments.rank is not None and not 1 <= rank <= most:
+        raise InputError(f"--rank {rank} is out of reach: a ({spec.rows}, {spec.cols}) matrix has the ranks 1 to {most}")
+    home = home_folder()
+    view = make_view(info, spec, home)
+    table = spectrum_table(MatrixSpectrum(*spec.shape, view.values))
+    rank = max(1, rank)
+    document = {
+        "model": info.model,
+        "module": spec.name,
+        "rows": spec.rows,
+        "cols": spec.cols,
+        "break_even_rank": break_even(*spec.shape),
+        "rank": rank,
+        "answer": spectrum_answer(table, spec.name, rank),
+        "file": str(view_path(info, spec, home)),
+        "ranks": table.to_dict("records"),
+    }
+    listed = table.iloc[np.unique(np.linspace(0, most - 1, min(most, LISTED)).round().astype(int))]
+    rows = [{str(name): value for name, value in row.items()} for row in listed[COLUMNS].to_dict("records")]
+    emit(arguments, document, lambda: f"{document['answer']}\n\n{format_table(rows)}")

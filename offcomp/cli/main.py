@@ -1,0 +1,212 @@
+"""The command line: the same verbs as the app, and the same runs.
+
+With --json, stdout gets exactly one JSON document; messages go to stderr. Exit status: 0 ok, 2 bad input (one clear sentence
+on stderr), 1 a run that did not finish or an answer that could not be written, 130 after Ctrl-C, 141 if the reader closes the
+pipe before the end of the answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from offcomp import __version__
+from offcomp.cli.allocate import add_verbs
+from offcomp.cli.compare import add_verbs as add_report_verbs
+from offcomp.cli.evaluate import add_verbs as add_task_verbs
+from offcomp.cli.export import add_verbs as add_export_verbs
+from offcomp.cli.inputs import (
+    calibration_text,
+    check_grouping,
+    describe,
+    emit,
+    ended_quietly,
+    read_plan,
+    say_notes,
+    select,
+    selection_flags,
+    task_flags,
+    tasks_asked,
+    write_plan,
+)
+from offcomp.cli.inspect import add_verbs as add_inspect_verbs
+from offcomp.cli.runs import add_verbs as add_run_verbs
+from offcomp.cli.text import format_table, prediction_text
+from offcomp.errors import InputError
+from offcomp.files import app_folder, home_folder
+from offcomp.methods import METHODS, method_of_role, own_options
+from offcomp.models.catalogue import MODELS
+from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
+from offcomp.planning.cost import duration, estimate, gigabytes
+from offcomp.planning.data.calibration_text import SUFFIXES
+from offcomp.planning.data.tasks import usual_tasks
+from offcomp.planning.grouping import GROUPINGS, STACKS
+from offcomp.planning.plan import Plan, make_groups, validate
+from offcomp.planning.size_notes import unlisted_note
+from offcomp.planning.sizes import original_dtypes, predict, resolved
+from offcomp.runs.store import RunStore
+
+
+def models(arguments: argparse.Namespace) -> None:
+    """List the models in the catalogue."""
+    rows = [{"name": m.name, "title": m.title, "description": m.description, "licence": m.licence} for m in MODELS]
+    emit(arguments, rows, lambda: format_table(rows))
+
+
+def modules(arguments: argparse.Namespace) -> None:
+    """List the weight matrices of a model."""
+    info = describe(arguments.model)
+    rows = [
+        {
+            "name": m.name,
+            "kind": m.kind,
+            "shape": f"{m.rows} x {m.cols}",
+            "parameters": m.num_parameters,
+            "dtype": m.dtype,
+            "path": m.path,
+        }
+        for m in info.modules
+    ]
+    dtypes = original_dtypes(info.modules) or info.dtype
+    size = f"{info.num_parameters:,} parameters in {info.num_bytes:,} bytes, matrices in {dtypes}"
+    head = "\n".join(filter(None, [f"{info.model}: {info.architecture}, {size}", unlisted_note(info)]))
+    emit(arguments, info.to_dict(), lambda: f"{head}\n\n{format_table(rows)}")
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Make a plan for selected modules of a model."""
+    info = describe(arguments.model)
+    method = method_of_role(arguments.method)
+    specs = select(info, arguments)
+    check_grouping(info, specs, arguments.group)
+    groups = make_groups(
+        specs,
+        arguments.group,
+        stack=arguments.stack,
+        block=arguments.block,
+        method=method.name,
+        options=own_options(method) | dict(option_value(text) for text in arguments.option),
+        ratio=arguments.ratio,
+        unit=arguments.unit,
+        dtype=arguments.dtype,
+    )
+    usual = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
+    calibration = calibration_text(arguments.calibration)
+    made = Plan(arguments.model, groups, tasks_asked(arguments) or usual, arguments.seed, calibration)
+    made = Plan.from_dict(made.to_dict())
+    validate(made, info)
+    write_plan(arguments.out, made)
+    say_notes(arguments, predict(made, info).notes)
+    emit(arguments, made.to_dict(), lambda: prediction_text(made, info))
+
+
+def option_value(text: str) -> tuple[str, Any]:
+    """Parse KEY=VALUE; the value is parsed as JSON if possible."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"option {text!r} must be KEY=VALUE, such as epochs=30")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def predict_plan(arguments: argparse.Namespace) -> None:
+    """Predict what a plan will store and roughly what it will cost, without running it."""
+    from offcomp.results.runs import stage_times
+
+    asked, info = read_plan(arguments.plan)
+    prediction = predict(asked, info)
+    cost = estimate(asked, info, prediction, stage_times(resolved(asked, info), info.fingerprint, RunStore().all()))
+    told = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
+    emit(
+        arguments,
+        prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()},
+        lambda: f"{prediction_text(asked, info)}\n\n{told}",
+    )
+
+
+def spectra(arguments: argparse.Namespace) -> None:
+    """Compute and cache the singular values of a plan's groups, and show the exact error of SVD at each group's size."""
+    from offcomp.planning.spectra import compute
+    from offcomp.planning.spectrum import relative_error
+
+    asked, info = read_plan(arguments.plan)
+    found = compute(asked, home_folder())
+    rows = [
+        {"group": g.name, "rank": g.size, "relative_error": relative_error([found[g.name]], [g.size or None])}
+        for g in predict(replace(asked, groups=tuple(replace(g, method="svd", options={}) for g in asked.groups)), info).groups
+    ]
+    emit(arguments, rows, lambda: format_table(rows))
+
+
+def app(arguments: argparse.Namespace) -> None:
+    """Start the app and serve it until it is stopped."""
+    script = app_folder() / "app.py"
+    if not script.is_file():
+        raise InputError(f"{script}, a file of offcomp, is missing; install offcomp again")
+    from offcomp.ui.server import serve
+
+    serve(script, arguments.port)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their flags."""
+    top = argparse.ArgumentParser(prog="offcomp", description="See what offline compression does to a transformer.")
+    top.add_argument("--version", action="version", version=f"offcomp {__version__}")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=action.__doc__, description=action.__doc__)
+        added.add_argument("--json", action="store_true", help="one JSON document on stdout")
+        added.set_defaults(action=action)
+        return added
+
+    verb("models", models)
+    verb("modules", modules).add_argument("model", help="catalogue name, folder or hub id")
+    _plan_flags(verb("plan", plan))
+    verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
+    verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")
+    add_run_verbs(verb)
+    add_verbs(verb)
+    add_task_verbs(verb)
+    add_inspect_verbs(verb)
+    add_report_verbs(verb)
+    add_export_verbs(verb)
+    verb("app", app).add_argument("--port", type=int, default=8501)
+    return top
+
+
+def _plan_flags(flags: argparse.ArgumentParser) -> None:
+    selection_flags(flags)
+    flags.add_argument("--group", default="kind", choices=tuple(GROUPINGS), help="which modules are compressed together")
+    flags.add_argument("--block", type=int, default=2, help="layers per block, with --group blocks")
+    flags.add_argument("--stack", default="best", choices=("best", *STACKS), help="how a group becomes one matrix")
+    flags.add_argument("--method", default="svd", choices=[method.role for method in METHODS])
+    flags.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="method option")
+    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
+    flags.add_argument("--unit", default="parameters", choices=UNITS)
+    flags.add_argument("--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; stored: the checkpoint's own")
+    task_flags(flags, "sentiment")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--calibration", metavar="FILE", help=f"text for calibrated methods: {', '.join(SUFFIXES)}")
+    flags.add_argument("--out", help="also write the plan to this file")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with the status of the command line contract."""
+    if status := ended_quietly(lambda: _act(arguments)):
+        sys.exit(status)
+
+
+def _act(arguments: Sequence[str] | None) -> None:
+    parsed = parser().parse_args(arguments)
+    parsed.action(parsed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Command-line verbs for runs: start one and wait for it, list them, show one, stop one."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+from offcomp.cli.inputs import emit, read_plan, say, say_notes
+from offcomp.cli.text import format_table, run_text
+from offcomp.errors import RunError
+from offcomp.methods import role_in_plan
+from offcomp.plain_text import without_unseen
+from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore
+
+Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+POLL_SECONDS = 0.2
+NO_RUNS = "no runs yet; make a plan and run it: offcomp plan --help"
+
+
+def add_verbs(verb: Verb) -> None:
+    """Add `run`, `runs`, `show` and `cancel`."""
+    running = verb("run", run)
+    running.add_argument("plan", help="plan file, or - for standard input")
+    running.add_argument("--again", action="store_true", help="run even if this plan has already been run")
+    verb("runs", runs)
+    verb("show", show).add_argument("run", help="run id")
+    verb("cancel", cancel).add_argument("run", help="run id")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run a plan and wait for it. Raises RunError if it does not finish."""
+    asked, info = read_plan(arguments.plan)
+    store = RunStore()
+    current = store.submit(asked, info, again=arguments.again)
+    try:
+        current = wait(store, current)
+    except KeyboardInterrupt:
+        store.cancel(current.id)
+        say(f"offcomp: run {current.id} is cancelled")
+        raise
+    say_notes(arguments, (current.result or {}).get("notes", ()))
+    emit(arguments, current.result or {"id": current.id, "status": current.status}, lambda: run_text(current))
+    if current.status != "done":
+        raise RunError(f"run {current.id} {current.status}: {current.error}")
+
+
+def wait(store: RunStore, current: Run) -> Run:
+    """Follow a run to its end, printing each new stage."""
+    shown = ""
+    while not current.ended:
+        stage = str(current.progress.get("stage", "queued"))
+        if stage != shown:
+            say(f"{current.id} {stage}")
+            shown = stage
+        time.sleep(POLL_SECONDS)
+        current = store.get(current.id)
+    return current
+
+
+def runs(arguments: argparse.Namespace) -> None:
+    """List all runs, newest first; folders that cannot be read are reported on stderr."""
+    found, bad = RunStore().listing()
+    rows = [
+        {
+            "run": r.id,
+            "status": r.status,
+            "host": r.host,
+            "model": r.plan.model,
+            "methods": ", ".join(sorted({role_in_plan(g.method, g.options) for g in r.plan.groups})),
+            "groups": len(r.plan.groups),
+            "submitted": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r.submitted)),
+            "identity": "sample" if r.of_a_sample else "",
+            "error": r.error,
+        }
+        for r in found
+    ]
+    note = f"\n\nidentity sample: the model is {OF_A_SAMPLE}" * any(row["identity"] for row in rows)
+    emit(arguments, rows, lambda: format_table(rows) + note if rows else NO_RUNS)
+    for folder in bad:
+        say(without_unseen(f"not listed: {folder}"))
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Show one run."""
+    found = RunStore().get(arguments.run)
+    document = found.result or {
+        "id": found.id,
+        "status": found.status,
+        "host": found.host,
+        "plan": found.plan.to_dict(),
+        "progress": found.progress,
+    }
+    emit(arguments, document, lambda: run_text(found))
+
+
+def cancel(arguments: argparse.Namespace) -> None:
+    """Ask a run to stop; a run that has ended or been interrupted is left unchanged."""
+    store = RunStore()
+    store.cancel(arguments.run)
+    found = store.get(arguments.run)
+    said = f"run {found.id} {f'has ended: {found.status}' if found.ended else 'was asked to stop'}"
+    emit(arguments, {"id": found.id, "status": found.status}, lambda: said)

@@ -1,0 +1,102 @@
+"""Predictions and runs as plain text, for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.data.row_counts import calibration_reading, reading_text
+from offcomp.planning.plan import Plan
+from offcomp.planning.size_notes import size_notes, unlisted_note, unlisted_words
+from offcomp.planning.sizes import predict
+from offcomp.results.scores import Score, against_original, metric_of, notes, others_text, score_text
+from offcomp.runs.store import OF_A_SAMPLE, Run
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format rows as aligned columns under a header; numbers are right-aligned, empty columns omitted."""
+    if not rows:
+        return ""
+    keys = [key for key in rows[0] if any(row[key] not in ("", None) for row in rows)]
+    numeric = {key: all(isinstance(row[key], (int, float)) for row in rows) for key in keys}
+    cells = [[_cell(row[key]) for key in keys] for row in rows]
+    widths = [max(len(key), *(len(line[i]) for line in cells)) for i, key in enumerate(keys)]
+    lines = [keys, ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if numeric[key] else cell.ljust(width)
+            for cell, width, key in zip(line, widths, keys, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def prediction_text(asked: Plan, info: ModelInfo) -> str:
+    """A table of the predicted groups, the three ratios, and notes that qualify them."""
+    prediction = predict(asked, info)
+    rows = [
+        {
+            "group": g.name,
+            "matrix": f"{g.rows} x {g.cols}",
+            "form": f"{g.size_name} {g.size}" if g.form == "compressed" else g.form,
+            "stored parameters": g.num_parameters,
+            "stored bytes": g.num_bytes,
+            "ratio": f"{g.compression_ratio:.3f}",
+            "break-even": g.break_even_size,
+            "note": g.note,
+        }
+        for g in prediction.groups
+    ]
+    notes = [*prediction.notes, *filter(None, [unlisted_note(info)])]
+    return "\n\n".join([format_table(rows), sizes_text(prediction.model), *notes])
+
+
+def sizes_text(sizes: dict[str, Any]) -> str:
+    """The sizes for the three denominators, one line each."""
+    titles = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
+    return "\n".join(
+        f"{titles[name]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
+        f"smaller), {s['bytes_before']:,} -> {s['bytes_after']:,} bytes ({s['byte_ratio']:.2f}x smaller)"
+        for name, s in sizes.items()
+    )
+
+
+def run_text(found: Run) -> str:
+    """A run's figures as text."""
+    head = f"run {found.id}: {found.at_work_on}" + (f", {found.error}" if found.error else "")
+    head += f"\nits model is {OF_A_SAMPLE}" * found.of_a_sample
+    if not found.result or not found.result["groups"]:
+        return head
+    keys = ("name", "method", "size_name", "size", "compression_ratio", "num_parameters", "num_bytes", "relative_error")
+    rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in found.result["groups"]]
+    lines = [head, "", format_table(rows), ""]
+    if found.result["model"]:
+        sizes = found.result["model"]["sizes"]
+        lines += [sizes_text(sizes), ""]
+        unlisted = unlisted_words(found.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
+        for note in [*size_notes(found.result["groups"]), *filter(None, [unlisted])]:
+            lines += [note, ""]
+    for task, score in found.result["scores"].items():
+        lines += [f"{task}: {score_line(score)}", *notes(task, score)]
+    if reading := calibration_reading(found.result["groups"]):
+        lines.append(f"calibration: {reading}")
+    return "\n".join(lines).rstrip()
+
+
+def score_line(score: Score) -> str:
+    """A task's score before and after, with 95 % intervals, and what changed."""
+    metric, paired = metric_of(score), score["paired"]
+    parts = [f"{metric.word} {score_text(score, 'original')} -> {score_text(score)}", against_original(score)]
+    if "agreement" in paired:
+        parts.append(f"agreement {paired['agreement']:.3f}")
+    if "right_to_wrong" in paired:
+        parts.append(f"{paired['right_to_wrong']} right to wrong, {paired['wrong_to_right']} wrong to right")
+    line = ", ".join([*parts, *others_text(score), f"n = {score['compressed']['n']}"])
+    return "; ".join(filter(None, (line, reading_text(score))))

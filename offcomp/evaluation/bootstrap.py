@@ -1,0 +1,116 @@
+"""Uncertainty of a difference measured on the same examples: power and resampling. Plain numbers in and out.
+
+accuracies      the power formula of Miettinen and Connor, which, like McNemar's test and Tango's interval in
+                `offcomp.numerics`, depends only on how many examples exactly one of the two models gets right
+other scores    a paired bootstrap: examples are resampled, and both scores computed from the same resample
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, t
+
+from offcomp.numerics.paired_tests import Z_95
+
+if TYPE_CHECKING:
+    Vector = NDArray[np.float64]
+    Counts = NDArray[np.floating[Any]]
+    Statistic = Callable[[Counts], Counts]
+    """Counts (draws, examples) -> scores (2, draws): the original's and the compressed model's, from the same draws."""
+
+Z_POWER = float(norm.ppf(0.8))  # power 80 %
+DRAWS = 1000
+CELLS = 100_000  # entries per table of counts, which bounds memory
+
+
+def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
+    """The smallest true difference of two accuracies that n examples detect with 80 % power; None if there is none.
+
+    McNemar's test at 5 % two-sided has that power when d, the share of examples that only one model gets right, and the
+    difference satisfy  difference √n = z₁ √d + z₂ √(d − difference²)  (Miettinen 1968, Biometrics 24:339; Connor 1987,
+    Biometrics 43:207), so  difference = k √d  with  k = (z₁ √n + z₂ √(n + z₂² − z₁²)) / (n + z₂²).  A difference cannot exceed
+    d, so if too few examples flipped, the result is the difference that equals d:  k².
+    """
+    rest = n + Z_POWER**2 - Z_95**2
+    if rest <= 0:
+        return None
+    slope = (Z_95 * sqrt(n) + Z_POWER * sqrt(rest)) / (n + Z_POWER**2)
+    difference = slope * sqrt(max(discordant / n, slope**2))
+    return difference if difference <= 1 else None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Bootstrap results for two scores. All None with fewer than two examples, the last also if nothing varies.
+
+    standard_errors         of the original's and the compressed model's scores
+    interval                95 % interval of compressed minus original
+    smallest_difference     2.8 standard errors of the difference: z for 5 % two-sided plus z for 80 % power
+    """
+
+    standard_errors: tuple[float | None, float | None] = (None, None)
+    interval: tuple[float, float] | None = None
+    smallest_difference: float | None = None
+
+
+def bootstrap(statistic: Statistic, n: int, seed: int = 0) -> Spread:
+    """The spread of two scores over resamples of n out of n examples, with replacement.
+
+    The interval uses percentiles of the differences, widened for small n just as a t interval is wider than a normal one
+    (Hesterberg 2015, The American Statistician 69:371, "expanded percentile"); standard errors are widened likewise.
+    """
+    if n < 2:
+        return Spread()
+    scores = np.concatenate([statistic(counts) for counts in draws(n, seed)], axis=1)
+    widen = sqrt(n / (n - 1))
+    original, compressed = (float(value) * widen for value in scores.std(1, ddof=1))
+    difference = scores[1] - scores[0]
+    tail = float(norm.cdf(widen * t.ppf(0.025, n - 1)))
+    low, high = np.quantile(difference, [tail, 1 - tail])
+    shown = (Z_95 + Z_POWER) * float(difference.std(ddof=1)) * widen
+    return Spread((original, compressed), (float(low), float(high)), shown or None)
+
+
+def draws(n: int, seed: int) -> Iterator[Counts]:
+    """How often each of n examples occurs in each resample: tables (some draws, n) with DRAWS rows in total."""
+    generator = np.random.default_rng(seed)
+    at_once = max(1, CELLS // n)
+    for start in range(0, DRAWS, at_once):
+        rows = min(at_once, DRAWS - start)
+        places = generator.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(places.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
+
+
+def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Counts) -> Counts:
+    """Spearman correlation of each prediction (examples,) with the truth, with example i counted counts[:, i] times.
+
+    Returns (predictions, draws) in the precision of `counts`; 0 if either side is constant.
+    """
+    expected = _centred_ranks(truth, counts)
+    spread = np.einsum("di,di,di->d", counts, expected, expected)
+    expected *= counts
+    found = np.zeros((len(predictions), len(counts)), counts.dtype)
+    for values, row in zip(predictions, found, strict=True):
+        ranks = _centred_ranks(values, counts)
+        norm_squared = spread * np.einsum("di,di,di->d", counts, ranks, ranks)
+        np.divide(np.einsum("di,di->d", expected, ranks), np.sqrt(norm_squared), out=row, where=norm_squared > 0)
+    return found
+
+
+def _centred_ranks(values: Vector, counts: Counts) -> Counts:
+    """Ranks (draws, examples) minus their mean; ties get their average rank."""
+    _, tie, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    upto = counts.take(np.argsort(tie, kind="stable"), axis=1).cumsum(1, dtype=counts.dtype)
+    if len(sizes) < len(values):
+        upto = upto.take(sizes.cumsum() - 1, axis=1)  # (draws, different values)
+    ranks = upto.copy()
+    ranks[:, 1:] += upto[:, :-1]
+    ranks -= upto[:, -1:]
+    ranks /= 2
+    return ranks.take(tie, axis=1)

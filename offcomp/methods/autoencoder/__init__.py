@@ -1,0 +1,1 @@
+"""Autoencoder over weight rows, as in the paper."""

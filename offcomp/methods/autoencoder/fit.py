@@ -1,0 +1,117 @@
+"""Training of encoder and decoder, and the decoder for the stored tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from math import cos, pi
+
+import torch
+from torch import Generator, Tensor
+
+from offcomp.methods.autoencoder.coefficients import group_coefficients
+from offcomp.methods.autoencoder.losses import RowLoss, rescale_rows
+from offcomp.methods.autoencoder.method import Autoencoder
+from offcomp.methods.autoencoder.svd_start import start_as_svd
+from offcomp.methods.autoencoder.training import RowTask, refine
+from offcomp.methods.base import CompressedMatrix, Hints
+from offcomp.numerics.accounting import Budget
+from offcomp.numerics.mlp import Network
+from offcomp.numerics.progress import Report
+from offcomp.numerics.storage import pack
+from offcomp.numerics.training import train
+
+ANNEALED_EPOCHS = 2 / 3  # the official run anneals over 20 of its 30 epochs
+PAPER_SEED = 1
+ROWS_AT_ONCE = 1024  # limits the memory of hidden activations
+
+
+def fit(
+    method: Autoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
+) -> CompressedMatrix:
+    """Train at this latent width, on the device of `matrix`."""
+    task = _task(method, matrix, hints)
+    generator = torch.Generator().manual_seed(PAPER_SEED + seed)
+    encoder, decoder = _networks(method, task, size, generator)
+    refined = method.refine_epochs / (method.epochs + method.refine_epochs)
+    history = train(
+        decoder.parameters + encoder.parameters,
+        lambda batch, epoch: task.through_both(encoder, decoder, batch, epoch),
+        tables=task.tables,
+        epochs=method.epochs,
+        batch_size=method.batch_size,
+        learning_rate=partial(learning_rate, method),
+        generator=generator,
+        report=lambda done: report((1 - refined) * done),
+    )
+    latents = torch.cat([encoder(part) for part in task.samples.split(ROWS_AT_ONCE)])
+    if method.refine_epochs:
+        latents, losses = refine(
+            task,
+            decoder,
+            latents,
+            epoch=method.epochs,
+            steps=method.refine_epochs,
+            learning_rate=method.learning_rate,
+            report=lambda done: report(1 - refined + refined * done),
+        )
+        history += losses
+    tensors = {"latents": latents}
+    for index, (weight, bias) in enumerate(decoder.layers):
+        tensors |= {f"decoder.{index}.weight": weight, f"decoder.{index}.bias": bias}
+    if method.enforce_norm:
+        tensors["row_norms"] = task.norms
+    return CompressedMatrix(pack(tensors, budget.dtype), decoded_latents, size, tuple(history))
+
+
+def _task(method: Autoencoder, matrix: Tensor, hints: Hints | None) -> RowTask:
+    """The training target, on the device of the matrix."""
+    samples = matrix.float()
+    coefficients = None
+    if method.calibrated and hints is not None:
+        coefficients = group_coefficients(hints, method.coefficients).to(samples.device)
+    norms = samples.double().norm(dim=1).float()
+    return RowTask(samples, norms, coefficients, method.enforce_norm, partial(_loss, method))
+
+
+def _networks(method: Autoencoder, task: RowTask, latent: int, generator: Generator) -> tuple[Network, Network]:
+    """Initialised encoder and decoder."""
+    cols, device = task.samples.shape[1], task.samples.device
+    decoder = Network.new(method.decoder_widths(latent, cols), _last(method.decoder, "tanh"), generator, device)
+    encoder = Network.new(method.encoder_widths(latent, cols), _last(method.encoder, "leaky_relu"), generator, device)
+    if method.init == "svd":
+        start_as_svd(encoder, decoder, task.samples, directions=method.enforce_norm)
+    return encoder, decoder
+
+
+def learning_rate(method: Autoencoder, epoch: int) -> float:
+    """The learning rate of an epoch."""
+    if method.schedule == "cosine":
+        return method.learning_rate * (0.5 + 0.5 * cos(pi * epoch / method.epochs))
+    return method.learning_rate * 0.8 ** (epoch // 10)
+
+
+def _loss(method: Autoencoder, epoch: int) -> RowLoss:
+    """Weighted sum of cosine distance, RMSE and power-L1 (paper, section 3; official `losses/`)."""
+    annealed = min(1.0, epoch / max(1.0, ANNEALED_EPOCHS * method.epochs))
+    return RowLoss(method.cosine_weight, method.rmse_weight, method.l1_weight, power=1 - 0.9 * annealed)
+
+
+def _last(kind: str, activation: str) -> str:
+    """The activation after the final layer: none in a linear network."""
+    return activation if kind == "nonlinear" else "identity"
+
+
+def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder of stored latents, in chunks of rows."""
+    count = sum(name.endswith(".weight") for name in tensors)
+    layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))
+    network = Network(layers, "tanh" if count > 1 else "identity")
+    latents = tensors["latents"]
+    matrix, start = latents.new_empty(len(latents), len(layers[-1][0])), 0
+    for place, part in zip(matrix.split(ROWS_AT_ONCE), latents.split(ROWS_AT_ONCE), strict=True):
+        output = network(part)
+        norms = tensors["row_norms"][start : start + len(part)] if "row_norms" in tensors else None
+        place.copy_(output if norms is None else rescale_rows(output, norms))
+        start += len(part)
+    return matrix

@@ -1,0 +1,108 @@
+"""Losses over the rows of a matrix, with explicit gradients. A test checks them against autograd.
+
+Each row, or each entry, may have a coefficient c. With e = output - target, over a batch of rows:
+
+    cosine · mean(c̄ (1 - cos)) + rmse · √mean(c e²) + l1 · mean(c |e|^power)
+
+where c̄ is the mean coefficient of a row, since the cosine cannot weight individual entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TINY = 1e-12
+COSINE_EPSILON = 1e-6  # as in the official loss
+
+
+def rescale_rows(output: Float[Tensor, "rows cols"], norms: Float[Tensor, " rows"]) -> Float[Tensor, "rows cols"]:
+    """Rescale every row to a given norm."""
+    return output * (norms / output.norm(dim=1).clamp_min(TINY))[:, None]
+
+
+def through_rescaling(
+    gradient: Float[Tensor, "rows cols"], output: Float[Tensor, "rows cols"], norms: Float[Tensor, " rows"]
+) -> Float[Tensor, "rows cols"]:
+    """Backpropagate through `rescale_rows`: only the component orthogonal to each row remains."""
+    lengths = output.norm(dim=1).clamp_min(TINY)[:, None]
+    unit = output / lengths
+    along = (unit * gradient).sum(1, keepdim=True)
+    return (gradient - unit * along) * (norms[:, None] / lengths)
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """Weights of the three terms, and the exponent of the last."""
+
+    cosine: float
+    rmse: float
+    l1: float
+    power: float = 1.0
+
+    def with_gradient(
+        self,
+        output: Float[Tensor, "rows cols"],
+        target: Float[Tensor, "rows cols"],
+        coefficients: Float[Tensor, "rows _"] | None = None,
+    ) -> tuple[Tensor, Float[Tensor, "rows cols"]]:
+        """The loss of a batch and its gradient with respect to the output; coefficients are (rows, 1) or (rows, cols)."""
+        rows = len(output)
+        lengths = output.norm(dim=1, keepdim=True)
+        clamped = lengths.clamp_min(COSINE_EPSILON)
+        scale = 1 / (clamped * target.norm(dim=1, keepdim=True).clamp_min(COSINE_EPSILON))
+        cosine = (output * target).sum(1, keepdim=True) * scale
+        share = self.cosine / rows if coefficients is None else coefficients.mean(1, keepdim=True) * (self.cosine / rows)
+        loss = (share * (1 - cosine)).sum()
+        along = cosine * (lengths > COSINE_EPSILON) / clamped.square()
+        gradient = (along * output - scale * target) * share
+        difference = output - target
+        if self.rmse:
+            weighted = difference if coefficients is None else difference * coefficients
+            rmse = ((weighted * difference).mean() + TINY**2).sqrt()
+            loss = loss + self.rmse * rmse
+            gradient += weighted * (self.rmse / (difference.numel() * rmse))
+        if self.l1:
+            size = difference.abs() + 1e-10
+            slope = (self.l1 * self.power / difference.numel()) * size.pow(self.power - 1) * difference.sign()
+            powered = size.pow(self.power)
+            loss = loss + self.l1 * (powered if coefficients is None else coefficients * powered).mean()
+            gradient += slope if coefficients is None else coefficients * slope
+        return loss, gradient
+
+    def of_rescaled(
+        self,
+        output: Float[Tensor, "rows cols"],
+        target: Float[Tensor, "rows cols"],
+        norms: Float[Tensor, " rows"],
+        coefficients: Float[Tensor, "rows _"] | None = None,
+    ) -> tuple[Tensor, Float[Tensor, "rows cols"]]:
+        """The loss of `rescale_rows(output, norms)` and its gradient with respect to `output`; norms are the target's."""
+        if not self.l1 and (coefficients is None or coefficients.shape[1] == 1):
+            return self._of_directions(output, target, norms[:, None], coefficients)
+        loss, gradient = self.with_gradient(rescale_rows(output, norms), target, coefficients)
+        return loss, through_rescaling(gradient, output, norms)
+
+    def _of_directions(
+        self, output: Tensor, target: Tensor, norms: Tensor, coefficients: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`of_rescaled` without the l1 term, in fewer operations.
+
+        With rows u of the output and t of the target at unit length, 1 - cos = |u - t|² / 2, and the squared error of a row is
+        |w|² |u - t|²: both terms depend on one number per row. Rows too short to have a direction get a cosine of 0.
+        """
+        rows, cols = output.shape
+        short = norms <= COSINE_EPSILON
+        lengths = torch.linalg.vector_norm(output, dim=1, keepdim=True).clamp_min_(TINY)
+        unit = output / lengths
+        difference = torch.addcdiv(unit, target, norms.clamp_min(COSINE_EPSILON), value=-1)
+        apart = torch.linalg.vector_norm(difference, dim=1, keepdim=True).square_().mul_(0.5)  # (rows, 1)
+        weights = torch.full_like(norms, 1 / rows) if coefficients is None else coefficients / rows
+        energies = weights * norms * norms * (2 / cols)  # (rows, 1)
+        rmse = ((energies * apart).sum() + TINY**2).sqrt()
+        loss = self.cosine * (weights * apart.masked_fill(short, 1.0)).sum() + self.rmse * rmse
+        factor = (self.cosine * weights.masked_fill(short, 0.0) + energies * (0.5 * self.rmse / rmse)) / lengths
+        return loss, difference.addcmul_(apart, unit, value=-1).mul_(factor)

@@ -1,0 +1,107 @@
+"""Choose codes on calibration text, one member at a time, each on the inputs produced by the members coded before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+
+from torch import Tensor
+from torch.nn import functional
+
+from offcomp.errors import InputError
+from offcomp.methods.base import Hints
+from offcomp.methods.codebook.codebook import (
+    Codebook,
+    decode_scales,
+    encode_scales,
+    least_squares_scales,
+    root_mean_square,
+    scaled,
+)
+from offcomp.methods.codebook.gptq import damped_order_and_factor, round_with_feedback
+from offcomp.numerics.progress import Report
+
+
+def with_feedback(
+    book: Codebook,
+    coded: Callable[[slice], Tensor],
+    codes: Tensor,
+    scales: Tensor,
+    *,
+    exact: Tensor,
+    hints: Hints,
+    damping: float,
+    report: Report,
+) -> None:
+    """Choose new codes (rows, pieces, stages) and scale codes (rows,) for a stacked matrix (rows, cols), in place.
+
+    `coded` returns rows of the matrix `exact` minus everything that is stored in addition to the codes; the model sees those
+    parts too. Members whose inputs have no moment (embeddings) keep their codes.
+    """
+    order = list(hints.order)
+    while order and hints.embeddings[order[-1]]:
+        order.pop()  # no later member depends on it
+    if not order:
+        return
+    hints.use_compressed_predecessors()
+    ends = list(accumulate(hints.heights))
+    for number, index in enumerate(order, 1):
+        rows = slice(ends[index] - hints.heights[index], ends[index])
+        if hints.embeddings[index]:
+            matrix = coded(rows)
+            part = book.decode(codes[rows], scales[rows], matrix.shape[1])
+        else:
+            length = 1 if hints.transposed[index] else book.length
+            code = _code_turned if hints.transposed[index] else _code_upright
+            ordered = damped_order_and_factor(_moment(hints, index, length), damping, length)
+            matrix = coded(rows)
+            part = code(book, matrix, codes[rows], scales[rows], ordered=ordered)
+            del ordered
+        if number < len(order):
+            hints.substitute(index, part.add_(exact[rows]).sub_(matrix))
+        del part, matrix  # before the next moment is computed
+        report(number / len(order))
+
+
+def _moment(hints: Hints, index: int, length: int) -> Tensor:
+    """The moment of a member's inputs, float64 and writable, padded with zeros to a multiple of the step length."""
+    moment = hints.statistics(index).column_moment
+    if moment is None:
+        raise InputError("the hints have no column moment, which feedback needs; calibrate with text, or set feedback to false")
+    missing = -len(moment) % length
+    return (functional.pad(moment, (0, missing, 0, missing)) if missing else moment).double()
+
+
+def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
+    """Code a member (outputs, inputs): pieces run along the inputs, so a step covers one piece of every row."""
+    cols, length = matrix.shape[1], book.length
+    missing = -cols % length
+    order, factor = ordered[0].to(matrix.device), ordered[1]
+    row_scales = book.round_scales(root_mean_square(matrix))
+    scales.copy_(encode_scales(row_scales, book.limits))
+
+    def rounding(inputs: Tensor, weights: Tensor, corner: Tensor) -> Tensor:
+        chosen, values = book.quantize(scaled(weights.T, row_scales), corner)
+        codes[:, int(inputs[0]) // length] = chosen.to(codes.dtype)
+        return (values * row_scales[:, None]).T
+
+    padded = functional.pad(matrix, (0, missing)) if missing else matrix
+    return round_with_feedback(padded.T, order, factor, length, rounding).T[:, :cols]
+
+
+def _code_turned(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
+    """Code a transposed member (inputs, outputs): a step is one row, whose pieces run along the outputs."""
+    cols, length = matrix.shape[1], book.length
+    order, factor = ordered[0].to(matrix.device), ordered[1]
+
+    def rounding(inputs: Tensor, weights: Tensor, corner: Tensor) -> Tensor:
+        del corner  # a scalar for one input: it scales all distances equally
+        row_scale = book.round_scales(root_mean_square(weights))
+        padded = functional.pad(scaled(weights, row_scale), (0, -cols % length))
+        chosen, values = book.quantize(padded.reshape(-1, length))
+        directions = values.reshape(1, -1)[:, :cols]
+        best = encode_scales(least_squares_scales(weights, directions), book.limits)
+        codes[inputs], scales[inputs] = chosen[None].to(codes.dtype), best
+        return directions * decode_scales(best, book.limits)[:, None]
+
+    return round_with_feedback(matrix, order, factor, 1, rounding)

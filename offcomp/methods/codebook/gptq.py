@@ -1,0 +1,97 @@
+"""Rounding with error feedback: the weights of later inputs compensate for the rounding errors of earlier ones.
+
+Let V = Wᵀ (inputs, outputs) and let H (inputs, inputs) be the second moment of the inputs. Rounding the inputs one by one, and
+moving the remaining weights to the least-squares optimum after each, minimises tr((V-V̂)ᵀ H (V-V̂)) greedily. With H⁻¹ = UᵀU, U
+upper triangular, the correction after a step b is
+
+    V_rest -= (U_bb⁻¹ U_b,rest)ᵀ (V_b - V̂_b)
+
+(Frantar et al., GPTQ, ICLR 2023, algorithm 1; van Baalen et al., GPTVQ, 2024, for several inputs per step.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Integer
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri
+from torch import Tensor
+
+from offcomp.errors import InputError
+
+PANEL = 96
+"""Inputs between two updates of all remaining weights; a multiple of every usual step."""
+
+Rounding = Callable[[Integer[Tensor, " step"], Tensor, Tensor], Tensor]
+"""(inputs, their weights (step, outputs), U_bb (step, step)) -> the rounded weights (step, outputs)."""
+
+
+def damped_order_and_factor(
+    moment: Float64[Tensor, "inputs inputs"], damping: float, step: int
+) -> tuple[Integer[Tensor, " inputs"], Float64[Tensor, "inputs inputs"]]:
+    """The order in which inputs are rounded, by decreasing total moment of each `step` neighbours, and U for that order.
+
+    `damping` times the mean of the diagonal is added to the diagonal, so that U exists for every moment. A zero moment is
+    treated as the identity. U is computed on the CPU and overwrites the moment.
+    """
+    size = len(moment)
+    strength = moment.diagonal().reshape(-1, step).sum(1)
+    steps = strength.argsort(descending=True, stable=True)
+    order = (steps[:, None] * step + torch.arange(step, device=steps.device)).reshape(-1)
+    level = strength.sum() / size
+    _reorder(moment, order)
+    if level > 0:
+        moment.div_(level).diagonal().add_(damping)
+    else:
+        moment.zero_().diagonal().add_(1 + damping)
+    return order.cpu(), _inverse_factor(moment.cpu().numpy())
+
+
+def _reorder(symmetric: Float[Tensor, "side side"], order: Integer[Tensor, " side"]) -> None:
+    """Permute rows and columns in place, in chunks."""
+    for matrix in (symmetric, symmetric.T):
+        for rows in matrix.split(PANEL):
+            rows.copy_(rows[:, order])
+
+
+def _inverse_factor(matrix: NDArray[np.float64]) -> Float64[Tensor, "inputs inputs"]:
+    """U with matrix⁻¹ = UᵀU, for a positive definite matrix, which is overwritten. LAPACK gets its transpose."""
+    factor, failed = dpotrf(matrix.T, lower=False, overwrite_a=True)
+    inverse, missed = dpotri(factor, lower=False, overwrite_c=True)
+    upper, lost = dpotrf(inverse, lower=False, clean=True, overwrite_a=True)
+    if failed or missed or lost:
+        raise InputError("the second moment of the inputs cannot be factorised; raise the damping, or provide more text")
+    return torch.from_numpy(upper)
+
+
+def round_with_feedback(
+    weights: Float[Tensor, "inputs outputs"],
+    order: Integer[Tensor, " inputs"],
+    factor: Float[Tensor, "inputs inputs"],
+    step: int,
+    rounding: Rounding,
+) -> Float[Tensor, "inputs outputs"]:
+    """The rounded weights. `rounding` is called once per step, in the given order."""
+    rest = weights[order]  # rounded weights replace it from the top
+    panel = max(step, PANEL // step * step)
+    for first in range(0, len(rest), panel):
+        last = min(first + panel, len(rest))
+        upper = factor[first:last, first:].to(rest)
+        errors = torch.empty_like(rest[first:last])
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            here, later = slice(start - first, stop - first), slice(stop - first, last - first)
+            corner = upper[here, here]
+            rounded = rounding(order[start:stop], rest[start:stop], corner)
+            difference = rest[start:stop] - rounded
+            rest[start:stop] = rounded
+            error = torch.linalg.solve_triangular(corner.T, difference, upper=False)  # U_bbᵀ⁻¹ (V_b - V̂_b)
+            errors[here] = error
+            rest[stop:last] -= upper[here, later].T @ error
+        rest[last:] -= upper[:, last - first :].T @ errors
+    result = torch.empty_like(rest)
+    result[order] = rest
+    return result

@@ -1,0 +1,141 @@
+"""Autoencoder with discrete latents: a row is cut into short pieces, each stored as the index of its nearest codeword.
+
+    ŵ_i = s_i · [ c(k_i1) | c(k_i2) | ... ] + o_i        (+ a_i B with a low-rank part)
+
+The encoder is the nearest-codeword search, the latents k are integers of b bits, and the decoder is the codebook c of 2^b
+codewords of length d, shared by all rows of the group, with a scale s_i per row. A group pays for its codebook only once.
+With several stages, each codes the residual of the ones before. Stored for n rows, m columns, S stages and rank r:
+
+    codes          n · ⌈m/d⌉ · S integers of b bits, packed
+    codewords      S · 2^b · d
+    row_scales     n integers of 8 bits (`codebook.py`)
+    layout         7 numbers of 32 bits: n, m, d, b, S, and the bounds of the scale range
+    outliers       for the fraction of entries with the largest coding error: their residuals (o) and their positions
+                   (`numerics.positions`); a few transformer weights are 20 times the usual size
+    left, right    r · (n + m)
+
+d and b follow from the budget (up to 10 bits per weight), or only b if `codeword_length` is set. The scale of a row is its root
+mean square, so that one codebook fits all module kinds and layers; after coding it is refitted by least squares.
+
+Without data this is product quantization (Jégou, Douze, Schmid 2011) of rows, or residual quantization with several stages.
+Van den Oord et al. 2017 (arXiv 1711.00937) train a similar codebook with gradients; we use k-means. With `feedback`, codes are
+chosen on calibration text as in GPTQ (Frantar et al. 2023, arXiv 2210.17323) and GPTVQ (van Baalen et al. 2024, arXiv
+2402.15319). Differences from those: the codewords are learned from the weights alone, the moments exclude special tokens and
+weight tokens by their output (raw moments ruin encoders), and each member is coded on the inputs produced by the members coded
+before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from offcomp.methods.base import Method
+from offcomp.numerics.accounting import Codes, Shapes, Size, stored_size
+from offcomp.numerics.positions import position_shapes
+
+LENGTHS = {16: 1.2, 12: 1.25, 8: 1.33, 6: 1.47, 4: 1.7, 3: 1.9, 2: 2.2, 1: 2.7}
+"""Codeword length -> G: the squared error at b bits is about G · 2^(-2b/length) (measured on MiniLM-L6; always G >= 1)."""
+USUAL_BITS = 10
+"""More codewords hardly help, and each further bit doubles the time."""
+CODEBOOK_SHARE = 0.25
+"""Maximum size of the codewords relative to the codes."""
+NOTICEABLE = 0.87
+"""A step must cut the squared error to this fraction; smaller gains vanish in the tails, which few codewords cannot cover."""
+LARGEST_BITS = 12
+LARGEST_LENGTH = 32
+LAYOUT_NUMBERS = 7
+
+
+@dataclass(frozen=True)
+class CodebookAutoencoder(Method):
+    """Pieces of rows stored as indices of shared codewords."""
+
+    name: ClassVar[str] = "autoencoder"
+    role: ClassVar[str] = "codebook"
+    title: ClassVar[str] = "Autoencoder, codebook"
+    paper: ClassVar[str] = "Jégou et al. 2011; van Baalen et al. 2024, arXiv 2402.15319"
+    size_name: ClassVar[str] = "rate step"
+    memory: ClassVar[float] = 0.9
+    fast_options: ClassVar[dict[str, Any]] = {"iterations": 5}
+
+    preset: str = field(default="codebook", metadata={"help": "Discrete latents, shared codebook.", "choices": ("codebook",)})
+    codeword_length: int = field(
+        default=0,
+        metadata={"help": "Weights per codeword; 0 lets the budget choose.", "range": (0, LARGEST_LENGTH)},
+    )
+    stages: int = field(default=1, metadata={"help": "Codes per piece, each for the residual of the last.", "range": (1, 4)})
+    rank: int = field(default=0, metadata={"help": "Rank of an additional low-rank part.", "range": (0, 1024)})
+    outliers: float = field(
+        default=0.0003,
+        metadata={"help": "Fraction of entries, those with the largest error, stored exactly.", "range": (0.0, 0.05)},
+    )
+    iterations: int = field(default=15, metadata={"help": "Iterations of k-means for the codewords.", "range": (1, 200)})
+    feedback: bool = field(
+        default=False,
+        metadata={"help": "Choose codes on calibration text, each compensating for earlier errors."},
+    )
+    damping: float = field(
+        default=0.3,
+        metadata={"help": "Feedback damping, relative to the mean moment. Higher trusts text less.", "range": (1e-3, 100.0)},
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """True only with feedback."""
+        return self.feedback
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """The rate steps available for this shape, from 1."""
+        return range(1, len(rate_steps(self, rows, cols)) + 1)
+
+    def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
+        """Codes, codewords, scales and layout, plus outliers and low-rank factors if there are any."""
+        return _shapes(self, rows, cols, *rate_steps(self, rows, cols)[size - 1])
+
+    def seconds(self, rows: int, cols: int, size: int) -> float:
+        """Distances from pieces to codewords; with feedback also the passes over the text and the corrections."""
+        length, bits = rate_steps(self, rows, cols)[max(size, 1) - 1]
+        pieces = self.stages * rows * cols / length
+        learning = self.iterations * min(pieces, 128 << bits)
+        feedback = rows * cols * 2e-6 if self.feedback else 0.0
+        return 0.05 + (pieces + learning) * 2**bits * (3e-9 + 5e-11 * length) + feedback
+
+
+def num_outliers(method: CodebookAutoencoder, rows: int, cols: int) -> int:
+    """Number of entries stored exactly."""
+    return round(method.outliers * rows * cols)
+
+
+def _shapes(method: CodebookAutoencoder, rows: int, cols: int, length: int, bits: int) -> Shapes:
+    shapes: dict[str, tuple[int, ...] | Codes] = {
+        "codes": Codes(rows * -(-cols // length) * method.stages, bits),
+        "row_scales": Codes(rows, 8),
+        "codewords": (method.stages * length << bits,),
+        "layout": Codes(LAYOUT_NUMBERS, 32),
+    }
+    if count := num_outliers(method, rows, cols):
+        shapes["outliers"] = (count,)
+        shapes |= {f"outlier_{part}": codes for part, codes in position_shapes(count, rows * cols).items()}
+    if method.rank:
+        shapes |= {"left": (rows, method.rank), "right": (method.rank, cols)}
+    return shapes
+
+
+@lru_cache(maxsize=256)
+def rate_steps(method: CodebookAutoencoder, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
+    """(codeword length, bits) of each size. Each stores more than the one before, in either unit, and has a smaller error."""
+    if method.codeword_length:
+        return tuple((method.codeword_length, bits) for bits in range(1, LARGEST_BITS + 1))
+    steps: list[tuple[int, int]] = []
+    before, error = Size(0, 0), 1 / NOTICEABLE
+    for step in ((length, bits) for length in LENGTHS for bits in range(1, USUAL_BITS + 1)):
+        shapes = _shapes(method, rows, cols, *step)
+        stored, expected = stored_size(shapes, "float32"), min(1.0, LENGTHS[step[0]] * 4.0 ** (-step[1] / step[0]))
+        codes, codewords = (stored_size({name: shapes[name]}, "float32").num_bytes for name in ("codes", "codewords"))
+        larger = stored.num_bytes > before.num_bytes and stored.num_parameters >= before.num_parameters
+        if larger and codewords <= CODEBOOK_SHARE * codes and expected <= NOTICEABLE * error:
+            steps.append(step)
+            before, error = stored, expected
+    return tuple(steps) or ((1, 1),)

@@ -1,0 +1,1 @@
+"""Magnitude pruning: the largest entries and their positions."""

@@ -1,0 +1,79 @@
+"""Magnitude pruning: keep the entries of largest absolute value and set all others to zero.
+
+    minimise ‖W - Ŵ‖_F over Ŵ with `kept` nonzero entries
+
+The minimiser keeps the largest entries unchanged; the squared error is the sum of the squares of the others. This is the
+oldest criterion (Han et al., "Learning both Weights and Connections", NeurIPS 2015, section 3), without their retraining.
+
+Stored: the kept values, their positions, and the shape of the matrix. Positions are a mask, one bit per entry, or indices: how
+many entries each row keeps, and the column of each in ⌈log2 cols⌉ bits (cheaper than a flat index, which needs log2(rows) more
+bits). Each bit of the mask and each index counts as one stored number:
+
+    mask       2 + kept + rows · cols          parameters, 1 bit per entry
+    indices    2 + kept + kept + rows          parameters, ⌈log2 cols⌉ bits per column, ⌈log2(cols + 1)⌉ bits per row count
+
+`positions="auto"` takes whichever needs fewer bytes: the mask if more than about one entry in ⌈log2 cols⌉ is kept. A mask alone
+counts as many parameters as the matrix, so if the ratio counts parameters, only indices save anything.
+
+The official repository of arXiv 2302.04045 counts only the kept values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from offcomp.methods.base import Method
+from offcomp.numerics.accounting import Codes, Shapes
+
+SIDE_BITS = 32
+
+
+@dataclass(frozen=True)
+class Pruning(Method):
+    """Keep the largest entries."""
+
+    name: ClassVar[str] = "pruning"
+    role: ClassVar[str] = "pruning"
+    title: ClassVar[str] = "Pruning"
+    paper: ClassVar[str] = "Han et al. 2015, arXiv 1506.02626"
+    size_name: ClassVar[str] = "kept entries"
+    memory: ClassVar[float] = 0.65
+
+    positions: str = field(
+        default="auto",
+        metadata={
+            "help": "How positions are stored. auto minimises bytes; if the ratio counts parameters, indices keep more.",
+            "choices": ("auto", "mask", "indices"),
+        },
+    )
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """1 .. rows · cols kept entries."""
+        return range(1, rows * cols + 1)
+
+    def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
+        """Values in one row, so that int8 storage has a single scale, the two sides, and mask or indices."""
+        mask = {"mask": Codes(rows * cols, 1)}
+        indices = {"columns": Codes(size, column_bits(cols)), "row_counts": Codes(rows, count_bits(cols))}
+        chosen = {"mask": mask, "indices": indices, "auto": min(mask, indices, key=_packed_bytes)}[self.positions]
+        return {"values": (1, size), "sides": Codes(2, SIDE_BITS), **chosen}
+
+    def seconds(self, rows: int, cols: int, size: int) -> float:
+        """Selection of the largest entries and packing of positions."""
+        return 0.01 + 6e-8 * rows * cols
+
+
+def column_bits(cols: int) -> int:
+    """Bits of a column index."""
+    return max(1, (cols - 1).bit_length())
+
+
+def count_bits(cols: int) -> int:
+    """Bits of the number of entries kept in a row."""
+    return cols.bit_length()
+
+
+def _packed_bytes(positions: Mapping[str, Codes]) -> int:
+    return sum(codes.shape[0] for codes in positions.values())

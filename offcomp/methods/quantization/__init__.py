@@ -1,0 +1,1 @@
+"""Uniform quantization to a few bits, with one scale per block."""

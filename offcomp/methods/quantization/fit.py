@@ -1,0 +1,96 @@
+"""Codes on the grid of each row or block, and the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from offcomp.methods.base import CompressedMatrix, Hints
+from offcomp.methods.quantization.grids import nearest_codes, searched_grid, spanning_grid, symmetric_lowest
+from offcomp.methods.quantization.method import ABOUT_BITS, Quantization
+from offcomp.numerics.accounting import Budget, code_counts
+from offcomp.numerics.bits import pack_bits, unpack_bits
+from offcomp.numerics.progress import Report
+from offcomp.numerics.storage import pack
+
+ENTRIES_AT_ONCE = 1 << 20
+
+
+def fit(
+    method: Quantization, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
+) -> CompressedMatrix:
+    """Round to `size` bits. The seed is not used: nothing is random."""
+    entries = matrix.float()
+    shapes = method.tensor_shapes(len(matrix), matrix.shape[1], size)
+    grid = _grid(method, entries, size, lambda fraction: report(0.8 * fraction))
+    tensors = grid | _codes(entries, size, method.width(matrix.shape[1]), grid)
+    stored = pack({name: tensors[name] for name in shapes}, budget.dtype)
+    return CompressedMatrix(stored, grid_levels, size, codes=code_counts(shapes))
+
+
+def _grid(method: Quantization, entries: Tensor, bits: int, report: Report) -> dict[str, Tensor]:
+    """Scales of every block, and zero points if asymmetric."""
+    width = method.width(entries.shape[1])
+    scales = entries.new_empty(len(entries), -(-entries.shape[1] // width))
+    zeros = entries.new_empty(scales.shape)
+    make = searched_grid if method.search else spanning_grid
+    for rows, cols, blocks in _parts(entries.shape, width):
+        scale, lowest = make(entries[rows, cols].reshape(-1, _block_width(cols, width)), bits, method.symmetric)
+        scales[rows, blocks], zeros[rows, blocks] = (part.reshape(scales[rows, blocks].shape) for part in (scale, lowest))
+        report(rows.stop / len(entries))
+    shape = scales.shape if scales.shape[1] > 1 else scales.shape[:1]
+    grid = {"scales": scales.reshape(shape), "zeros": zeros.reshape(shape)}
+    return {"scales": grid["scales"]} if method.symmetric else grid
+
+
+def _codes(entries: Tensor, bits: int, width: int, grid: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Packed codes on this grid, and the layout that the decoder needs."""
+    codes = torch.empty(entries.shape, dtype=torch.uint8)
+    scales, zeros = _scales_and_zeros(grid, bits)
+    for rows, cols, blocks in _parts(entries.shape, width):
+        part = entries[rows, cols].reshape(-1, _block_width(cols, width))
+        nearest = nearest_codes(part, scales[rows, blocks].flatten(), zeros[rows, blocks].flatten(), bits)
+        codes[rows, cols] = nearest.reshape(codes[rows, cols].shape).cpu()
+    about = pack_bits(torch.tensor([entries.shape[1], bits, width]), ABOUT_BITS)
+    return {"codes": pack_bits(codes.flatten(), bits), "about": about}
+
+
+def grid_levels(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder: the level of each code on the grid of its block."""
+    cols, bits, width = unpack_bits(tensors["about"], ABOUT_BITS, 3).tolist()
+    scales, zeros = _scales_and_zeros(tensors, bits)
+    count = len(scales) * cols
+    flat = torch.empty(count)
+    for start in range(0, count, ENTRIES_AT_ONCE):
+        place = flat[start : start + ENTRIES_AT_ONCE]
+        place.copy_(unpack_bits(tensors["codes"], bits, len(place), start))
+    matrix = flat.reshape(-1, cols)
+    for rows, columns, blocks in _parts(matrix.shape, width):
+        part = matrix[rows, columns]
+        levels = part.reshape(len(part), -1, _block_width(columns, width))  # (rows, blocks, width)
+        part[:] = torch.addcmul(zeros[rows, blocks, None], levels, scales[rows, blocks, None]).reshape(part.shape)
+    return matrix
+
+
+def _scales_and_zeros(grid: Mapping[str, Tensor], bits: int) -> tuple[Tensor, Tensor]:
+    """Both as (rows, blocks); for a symmetric grid the zero points follow from the scales."""
+    scales = grid["scales"].reshape(len(grid["scales"]), -1)
+    return scales, grid["zeros"].reshape(scales.shape) if "zeros" in grid else symmetric_lowest(scales, bits)
+
+
+def _parts(shape: Sequence[int], width: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Bands of rows of limited size: (rows, columns, blocks) for the full-width blocks, then for the shorter last one."""
+    rows, cols = shape
+    whole = cols // width
+    height = max(1, ENTRIES_AT_ONCE // cols)
+    for top in range(0, rows, height):
+        band = slice(top, min(top + height, rows))
+        yield band, slice(0, whole * width), slice(0, whole)
+        if whole * width < cols:
+            yield band, slice(whole * width, cols), slice(whole, whole + 1)
+
+
+def _block_width(columns: slice, width: int) -> int:
+    return min(width, columns.stop - columns.start)

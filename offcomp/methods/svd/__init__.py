@@ -1,0 +1,1 @@
+"""Truncated SVD, plain or in a metric from calibration text."""

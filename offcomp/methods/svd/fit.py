@@ -1,0 +1,78 @@
+"""The truncated SVD in a metric of rows and columns, and its decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from offcomp.methods.base import CompressedMatrix, Hints
+from offcomp.methods.svd.group_metrics import group_metrics
+from offcomp.methods.svd.method import SVD
+from offcomp.numerics.accounting import Budget
+from offcomp.numerics.metrics import Metric
+from offcomp.numerics.progress import Report
+from offcomp.numerics.storage import pack
+from offcomp.numerics.svd import low_rank_factors
+
+PIECE_ENTRIES = 1 << 18  # converted to float64 at a time
+
+Metrics = tuple[Metric | None, Metric | None]
+"""Metrics of rows and columns; None is the identity."""
+
+
+def fit(
+    method: SVD, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
+) -> CompressedMatrix:
+    """Truncate to this rank. The seed is not used: the result is unique."""
+    metrics: Metrics = (None, None)
+    if hints is not None and method.calibrated:
+        metrics = group_metrics(hints, method.sources, method.shrinkage, matrix.device)
+    report(0.3)
+    return truncated(method, metrics, matrix, size, budget.dtype)
+
+
+def truncated(method: SVD, metrics: Metrics, matrix: Tensor, rank: int, dtype: str) -> CompressedMatrix:
+    """Store the best matrix of this rank in these metrics."""
+    target = matrix.float()
+    norms = _row_norms(target)
+    if method.preset == "direction":
+        target = _unit_rows(target, norms)
+    left, right = low_rank_factors(target, rank, *metrics)
+    stored = {"left": left, "right": right}
+    if method.preset == "direction":
+        stored["row_norms"] = norms
+    decode = low_rank_directions if method.preset == "direction" else low_rank
+    return CompressedMatrix(pack(stored, dtype), decode, rank, notes=_notes(metrics, method.shrinkage))
+
+
+def _notes(metrics: tuple[Metric | None, Metric | None], shrinkage: float) -> dict[str, float]:
+    """Condition numbers of the metrics that are not the identity, and their shrinkage."""
+    named = {"row_condition": metrics[0], "column_condition": metrics[1]}
+    conditions = {name: metric.condition for name, metric in named.items() if metric is not None}
+    return conditions | {"shrinkage": shrinkage} if conditions else {}
+
+
+def _row_norms(matrix: Tensor) -> Tensor:
+    """Row norms, computed in float64 chunk by chunk: squares of tiny entries underflow in float32."""
+    pieces = matrix.split(max(1, PIECE_ENTRIES // matrix.shape[1]))
+    return torch.cat([piece.double().norm(dim=1) for piece in pieces]).float()
+
+
+def _unit_rows(matrix: Tensor, norms: Tensor) -> Tensor:
+    """Normalise rows to unit length; zero rows stay zero."""
+    return matrix / norms.where(norms > 0, float("inf"))[:, None]
+
+
+def low_rank(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder: (rows, rank) times (rank, cols)."""
+    return tensors["left"] @ tensors["right"]
+
+
+def low_rank_directions(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Decoder: (rows, rank) times (rank, cols), with each row rescaled to its stored norm."""
+    product = low_rank(tensors)
+    lengths = product.norm(dim=1)
+    scale = torch.where(lengths > 0, tensors["row_norms"] / lengths, 0.0)
+    return product.mul_(scale[:, None])

@@ -1,0 +1,106 @@
+"""Truncated singular value decomposition in a row metric and a column metric.
+
+    minimise ‖R^½ (W - A B) C^½‖_F over A (rows, rank), B (rank, cols)
+
+Stored: A and B, rank · (rows + cols) parameters; with preset "direction" also the row norms, rank · (rows + cols) + rows. Below
+the break-even rank this is less than the matrix itself; above it the matrix stays dense. The squared error in the metrics is
+the tail of the spectrum, Σ_{j > rank} σ_j² (Eckart and Young 1936). W is (outputs, inputs), as in PyTorch; R and C are
+
+    preset            R                  C                 source
+    plain             1                  1                 Eckart and Young, Psychometrika 1936
+    fwsvd_rows        diag Σ_j F_ij      1                 Hsu et al., "Language model compression with weighted
+    fwsvd_columns     1                  diag Σ_i F_ij     low-rank factorization", ICLR 2022 (arXiv 2207.00112)
+    l1_sensitivity    diag Σ_j S_ij      1                 Banaei et al. (arXiv 2302.04045), official code
+    asvd              1                  diag mean |x_j|   Yuan et al., "ASVD" (arXiv 2312.05821), α = ½
+    whitened          1                  mean x xᵀ         Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR 2025
+    two_sided         mean g gᵀ          mean x xᵀ         the K-FAC quadratic (Martens and Grosse, ICML 2015)
+
+where x are the inputs, g the gradients at the outputs, F the mean over texts of the squared gradient of the log-likelihood (per
+text, never the square of a batch mean), and S the same for the absolute gradient. The FWSVD paper writes y = x W, so its "rows"
+are inputs: that is `fwsvd_columns`. The official code of Banaei et al. weights the rows of PyTorch's W: `fwsvd_rows`. For
+absolute gradients it multiplies a row by Σ_j S_ij, which is the square of our R.
+
+Preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2021) truncates the matrix of unit rows u_i and then
+restores the length of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i on the span of B,
+this maximises Σ_i cos²(w_i, ŵ_i) exactly. Zero rows stay zero.
+
+The SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD with the number of iterations chosen on test
+perplexity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from offcomp.methods.base import Method
+from offcomp.numerics.accounting import Shapes
+
+SOURCES = ("none", "diagonal", "full")
+PRESETS = {
+    "plain": ("none", "none"),
+    "direction": ("none", "none"),
+    "fwsvd_rows": ("fisher", "none"),
+    "fwsvd_columns": ("none", "fisher"),
+    "l1_sensitivity": ("sensitivity", "none"),
+    "asvd": ("none", "magnitude"),
+    "whitened": ("none", "full"),
+    "two_sided": ("full", "full"),
+}
+"""Preset -> sources of a weight's row metric and column metric."""
+PRESET_HELP = (
+    "What is minimised: plain weight error; direction of rows; Fisher weights on outputs (fwsvd_rows, official code) or inputs "
+    "(fwsvd_columns, FWSVD paper); absolute gradients; mean inputs (asvd); output error (whitened); both sides (two_sided)."
+)
+SIDE_CHOICES = ("preset", *SOURCES)
+
+
+@dataclass(frozen=True)
+class SVD(Method):
+    """Best low-rank approximation of the stacked matrix, in the metrics of a preset."""
+
+    name: ClassVar[str] = "svd"
+    role: ClassVar[str] = "svd"
+    title: ClassVar[str] = "SVD"
+    paper: ClassVar[str] = "Eckart and Young 1936"
+    memory: ClassVar[float] = 1.75
+
+    preset: str = field(default="plain", metadata={"help": PRESET_HELP, "choices": tuple(PRESETS)})
+    row_metric: str = field(
+        default="preset",
+        metadata={
+            "help": "Metric of the rows of each weight, its outputs: the preset's, none, or from gradients at the outputs.",
+            "choices": SIDE_CHOICES,
+        },
+    )
+    column_metric: str = field(
+        default="preset",
+        metadata={
+            "help": "Metric of the columns of each weight, its inputs: the preset's, none, or from second moments of inputs.",
+            "choices": SIDE_CHOICES,
+        },
+    )
+    shrinkage: float = field(
+        default=0.0,
+        metadata={
+            "help": "Shrinkage toward the identity metric. 0 is the papers'; 0.1 is more robust on small calibration sets.",
+            "range": (0.0, 1.0),
+        },
+    )
+
+    @property
+    def sources(self) -> tuple[str, str]:
+        """The sources of the row and column metrics: the preset's, unless overridden."""
+        chosen = (self.row_metric, self.column_metric)
+        rows, columns = (own if own != "preset" else given for own, given in zip(chosen, PRESETS[self.preset], strict=True))
+        return rows, columns
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a metric comes from calibration text."""
+        return self.sources != ("none", "none")
+
+    def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
+        """The two factors of rank `size`, and the row norms with preset "direction"."""
+        factors = {"left": (rows, size), "right": (size, cols)}
+        return factors | {"row_norms": (rows,)} if self.preset == "direction" else factors

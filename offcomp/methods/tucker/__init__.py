@@ -1,0 +1,1 @@
+"""Tucker decomposition of the stacked modules of a group."""

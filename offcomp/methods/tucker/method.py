@@ -1,0 +1,114 @@
+"""Tucker decomposition of the group as a stack of slabs.
+
+The (rows, cols) matrix is cut into equal horizontal slabs and reshaped to a tensor T (slabs, height, cols): with six slabs, six
+stacked (384, 384) matrices become (6, 384, 384). The slabs share one basis for their rows and one for their columns:
+
+    minimise ‖T - core ×₁ P ×₂ L ×₃ R‖_F over core (p, l, r), P (slabs, p), L (height, l), R (cols, r)
+
+Stored at a single size s, with l = min(s, height) and r = min(s, cols), both capped at the largest rank the other sides allow:
+
+    p · l · r + height · l + cols · r                     p = slabs: P is a rotation and is absorbed into the core
+    p · l · r + height · l + cols · r + slabs · p         p = `slab_rank` < slabs
+
+The higher-order SVD (De Lathauwer et al., "A multilinear singular value decomposition", 2000) is the start. A fixed number of
+rounds of higher-order orthogonal iteration (same authors, "On the best rank-1 and rank-(R1, ..., RN) approximation", 2000,
+section 4) improves it. Singular vectors come from Gram matrices that are accumulated slab by slab. A single slab gives the SVD
+with its diagonal core stored in full, which is never better than the SVD itself.
+
+By default slabs are about 16 rows high. From size 16 on L then has full rank, and the result is the SVD at the cost of 256 more
+numbers. For the query, key and value weights of MiniLM-L6, individually and as groups, no taller slabs lose less at 2, 3 and 4
+times fewer parameters. At 8 times fewer, the group of value matrices has an error of .835, against .828 with one slab per
+matrix; at 20 times it is .925 against .912. Use one slab per matrix there (`benchmarks/tucker_slabs.py`).
+
+The official repository of arXiv 2302.04045 uses the attention heads of a matrix as slabs, those of all layers if they form one
+group, and square slabs of word embeddings, padded with rows of zeros. Its ranks are given for all three sides; it starts from
+tensorly's `tucker`, and Adam trains core and factors on the autoencoder's losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from offcomp.methods.base import Method
+from offcomp.numerics.accounting import Shapes
+
+MOST_SLABS = 4096
+USUAL_HEIGHT = 16
+"""Rows per slab if the options do not set the number of slabs (`benchmarks/tucker_slabs.py`)."""
+
+
+@dataclass(frozen=True)
+class Tucker(Method):
+    """Slabs of rows that share a basis for each side."""
+
+    name: ClassVar[str] = "tucker"
+    role: ClassVar[str] = "tucker"
+    title: ClassVar[str] = "Tucker"
+    paper: ClassVar[str] = "De Lathauwer, De Moor and Vandewalle 2000"
+    memory: ClassVar[float] = 1.65
+
+    slabs: int = field(
+        default=0,
+        metadata={
+            "help": "Equal slabs of rows, rounded down to a divisor of the rows. 0 makes them about 16 rows high.",
+            "range": (0, MOST_SLABS),
+        },
+    )
+    slab_rank: int = field(
+        default=0,
+        metadata={"help": "Rank along the slabs. 0 keeps full rank, the number of slabs.", "range": (0, MOST_SLABS)},
+    )
+    iterations: int = field(
+        default=5, metadata={"help": "Rounds of orthogonal iteration after the higher-order SVD.", "range": (0, 100)}
+    )
+
+    def tensor_sides(self, rows: int, cols: int) -> tuple[int, int, int]:
+        """(slabs, height, cols) of the tensor to which a (rows, cols) matrix is reshaped."""
+        slabs = _divisor_below(rows, self.slabs) if self.slabs else rows // _divisor_near(rows, USUAL_HEIGHT)
+        return slabs, rows // slabs, cols
+
+    def ranks(self, rows: int, cols: int, size: int) -> tuple[int, int, int]:
+        """(p, l, r) at this size."""
+        slabs, height, _ = self.tensor_sides(rows, cols)
+        mixtures = min(self.slab_rank or slabs, slabs)
+        left, right = min(size, height), min(size, cols)
+        left, right = min(left, mixtures * right), min(right, mixtures * left)
+        return slabs if self.absorbs_slabs(slabs) else min(mixtures, left * right), left, right
+
+    def sizes(self, rows: int, cols: int) -> range:
+        """Ranks from 1 to the last one that still enlarges either basis."""
+        slabs, height, _ = self.tensor_sides(rows, cols)
+        mixtures = min(self.slab_rank or slabs, slabs)
+        return range(1, max(min(height, mixtures * cols), min(cols, mixtures * height)) + 1)
+
+    def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
+        """The core with its first two modes merged as rows, the two bases, and the slab basis P unless absorbed."""
+        slabs, height, _ = self.tensor_sides(rows, cols)
+        mixtures, left, right = self.ranks(rows, cols, size)
+        shapes = {"core": (mixtures * left, right), "left": (height, left), "right": (cols, right)}
+        return shapes if self.absorbs_slabs(slabs) else shapes | {"mixing": (slabs, mixtures)}
+
+    def absorbs_slabs(self, slabs: int) -> bool:
+        """Whether the slab rank is full, so that the slab basis P need not be stored."""
+        return self.slab_rank == 0 or self.slab_rank >= slabs
+
+    def seconds(self, rows: int, cols: int, size: int) -> float:
+        """An SVD of both unfoldings at the start and a narrower one in every round."""
+        slabs, height, _ = self.tensor_sides(rows, cols)
+        mixtures, left, right = self.ranks(rows, cols, size)
+        a_round = slabs * height * cols * (left + right) + height**2 * slabs * right + cols**2 * slabs * left
+        rounds = self.iterations if (mixtures < slabs) + (left < height) + (right < cols) > 1 else 0
+        return 0.05 + 2e-10 * (rows * cols * (height + cols) + rounds * a_round)
+
+
+def _divisor_below(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return next(divisor for divisor in range(min(limit, number), 0, -1) if number % divisor == 0)
+
+
+def _divisor_near(number: int, wanted: int) -> int:
+    """The divisor of `number` that is nearest to `wanted` by ratio; the smaller one in a tie."""
+    above = next((divisor for divisor in range(wanted, number + 1) if number % divisor == 0), number)
+    below = _divisor_below(number, wanted)
+    return below if below * above >= wanted**2 else above

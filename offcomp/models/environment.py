@@ -1,0 +1,33 @@
+"""Record the versions and machine behind a measurement."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from functools import lru_cache
+from typing import Any
+
+from offcomp import __version__
+
+COMPUTING = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn")
+"""Packages that results depend on: a different version of one makes a different run."""
+PACKAGES = (*COMPUTING, "datasets")
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Package -> version for `COMPUTING`; cached, as it cannot change during the life of a process."""
+    return {package: importlib.metadata.version(package) for package in COMPUTING}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    return {
+        "offcomp": __version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in PACKAGES},
+        "device": "cpu",
+        "threads": os.cpu_count(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }

@@ -1,0 +1,97 @@
+"""Estimate what a run will cost before it starts: seconds per stage, and peak memory. No torch.
+
+    memory = the process with its libraries + the larger of
+             the model in float32, plus the weights being decoded and written back, or the statistics during calibration
+             the largest group in float32, plus `Method.memory`: the model is not in memory while a group is fitted
+
+Seconds are for two cores without a GPU; `python -m benchmarks.estimates` compares both estimates with real runs. If an earlier
+run has completed a stage, its measured time is more accurate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from offcomp.methods import make_method
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.plan import Plan
+from offcomp.planning.sizes import Prediction
+
+LOAD_SECONDS = 6.0
+EMBED_SECONDS_PER_PARAMETER = 2e-7
+CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model: forward passes over some 250 short texts, with accumulation
+PROCESS_BYTES = 600_000_000
+WRITTEN_BACK, WITH_TEXT = 2, 3  # copies of the largest group in memory in addition to the model
+FLOAT32_BYTES = 4
+COUNTED_SECONDS = 90
+"""Longer times are shown in minutes."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Estimated cost of a run.
+
+    stages      seconds per stage, by its name in `progress.json`, in execution order
+    memory      peak memory of the process in bytes
+    """
+
+    stages: Mapping[str, float]
+    memory: int
+
+    @property
+    def seconds(self) -> float:
+        """Total seconds of the run."""
+        return sum(self.stages.values())
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON values."""
+        return {"seconds": self.seconds, "stages": dict(self.stages), "memory_bytes": self.memory}
+
+
+def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping[str, float] | None = None) -> Estimate:
+    """Estimate time and memory of a valid plan. `known` maps stage names to seconds measured in an earlier run."""
+    embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
+    names = [task.name for task in plan.asked_tasks]
+    stages = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
+    reading = 3 * CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters if plan.calibrated else 0.0
+    stages |= {f"compress {group.name}": group.seconds + reading for group in prediction.groups}
+    stages |= {f"evaluate {name}": embed for name in names}
+    stages |= {name: seconds for name, seconds in (known or {}).items() if name in stages}
+    return Estimate(stages, PROCESS_BYTES + _held(plan, info, prediction))
+
+
+def _held(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
+    """Peak bytes of matrices in memory."""
+    groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
+    beside = [make_method(group.method, group.options).memory for group in plan.groups]
+    fits = [size * (1 + share) for size, share in zip(groups, beside, strict=True)]
+    model = FLOAT32_BYTES * info.num_parameters + (WITH_TEXT if plan.calibrated else WRITTEN_BACK) * max(groups, default=0)
+    return round(max([model, *fits]))
+
+
+def free_memory() -> int | None:
+    """Bytes of memory available to a new process on this machine, or None if unknown."""
+    try:
+        return int(psutil.virtual_memory().available)
+    except (OSError, RuntimeError, psutil.Error):
+        return None
+
+
+def roughly(seconds: float) -> int:
+    """Seconds rounded to a whole number below ten, and to a multiple of five above."""
+    return max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)
+
+
+def duration(seconds: float) -> str:
+    """A rough duration as text: "8 s", "35 s", "4 min", "2.5 h"."""
+    if seconds < COUNTED_SECONDS:
+        return f"{roughly(seconds)} s"
+    return f"{round(seconds / 60)} min" if seconds < 60 * COUNTED_SECONDS else f"{seconds / 3600:.1f} h"
+
+
+def gigabytes(count: int) -> str:
+    """A rough byte count as text: "0.9 GB", "24 GB"."""
+    return f"{count / 1e9:.1f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"

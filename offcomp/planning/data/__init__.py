@@ -1,0 +1,1 @@
+"""Read, count and check user-supplied tasks, texts and tables. No torch."""

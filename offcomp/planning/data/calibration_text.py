@@ -1,0 +1,140 @@
+"""The text for methods that need calibration, and how it is read. No torch.
+
+A file holds one text per line (.txt), or a table with a text column (.csv, .tsv, .jsonl, .parquet).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from offcomp.errors import InputError
+from offcomp.files import assets_folder, path_of
+from offcomp.planning.data.row_counts import EMPTY, NOT_DRAWN, OTHER_SPLIT, RowCounts
+from offcomp.planning.data.text_tables import TEXT_SUFFIXES as SUFFIXES
+from offcomp.planning.data.text_tables import column_text, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BUNDLED = "bundled"
+BUNDLED_FILE = assets_folder() / "tasks" / "sentiment.csv"
+WEIGHTINGS = ("output", "equal")
+LONGEST_TEXT = 20_000  # characters; no model reads further
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """The calibration text, and which parts of it are used.
+
+    text            "bundled" (the training split of the bundled sentiment task) or a local file
+    column          the column of a table; "" takes the column named text, or the only one that holds text
+    num_texts       number of texts to draw, using the plan's seed
+    max_tokens      length to which each text is truncated
+    special_tokens  whether to include tokens that the tokenizer adds, such as [CLS]; a few of them have activations so large
+                    that they outweigh all others
+    weighting       "output" weights each token by 1 / ‖output of the module‖², like the normalisation that follows it; "equal"
+                    is the plain mean used in the papers
+    """
+
+    text: str = BUNDLED
+    column: str = ""
+    num_texts: int = 256
+    max_tokens: int = 128
+    special_tokens: bool = False
+    weighting: str = "output"
+
+    def fault(self) -> str | None:
+        """What is wrong with the file, without reading it, in one sentence."""
+        if self.text == BUNDLED:
+            return None
+        try:
+            path = path_of(self.text)
+        except InputError as error:
+            return f"calibration text {error}."
+        if path.suffix.lower() not in SUFFIXES:
+            return f"calibration text {self.text!r} must be 'bundled' or a file that ends in {', '.join(SUFFIXES)}."
+        if not path.is_file():
+            return f"calibration text {self.text!r} is not there; give the path of a file, or 'bundled'."
+        return None
+
+    def read(self, seed: int) -> CalibrationTexts:
+        """Draw `num_texts` texts with the seed, keeping their order. Raises InputError."""
+        import numpy as np
+
+        found, num_read, left_out, notes = self._all()
+        texts = [text for text in found if text.strip()]
+        if not texts:
+            raise InputError(f"calibration text {self.text!r} contains no text; give a file with at least one line of text")
+        drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
+        used = [texts[index] for index in sorted(drawn.tolist())]
+        if cut := sum(len(text) > LONGEST_TEXT for text in used):
+            notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} cut at {LONGEST_TEXT:,} characters")
+        left_out = left_out | {EMPTY: len(found) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
+        rows = RowCounts(num_read, len(drawn), {why: count for why, count in left_out.items() if count}, notes)
+        return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
+
+    def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
+        """Every text of the source ("" for missing ones), rows read, rows left out by reason, and notes."""
+        if self.text == BUNDLED:
+            table = read_table(BUNDLED_FILE).table.to_pandas()
+            found = table[table["split"] == "train"]["text"]
+            return list(found), len(table), {OTHER_SPLIT: len(table) - len(found)}, ()
+        if fault := self.fault():
+            raise InputError(fault.removesuffix("."))
+        place = f"calibration text {self.text!r}"
+        read = read_table(path_of(self.text), SUFFIXES)
+        texts = column_text(read.table, self._column_of(read.table.to_pandas(), place), place)
+        return list(texts.fillna("")), read.rows_read, dict(read.left_out), read.notes
+
+    def _column_of(self, table: pd.DataFrame, place: str) -> str:
+        """The column that holds the texts."""
+        names = [str(name) for name in table.columns]
+        textual = [name for index, name in enumerate(names) if _holds_words(table.iloc[:, index])]
+        if self.column in names:
+            return self.column
+        if not self.column and "text" in names:
+            return "text"
+        if not self.column and len(textual) == 1:
+            return textual[0]
+        wanted = f"has no column {self.column!r}" if self.column else "has several columns that could be used"
+        raise InputError(f"{place} {wanted}; choose one of {', '.join(names)}")
+
+
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """The calibration texts, and counts of the rows they come from."""
+
+    texts: list[str]
+    rows: RowCounts
+
+
+def _holds_words(values: pd.Series) -> bool:
+    """Whether a column has text that is not a number."""
+    import pandas as pd
+
+    texts = values[values.map(lambda value: isinstance(value, str) and value.strip() != "")].astype("str")
+    return bool(pd.to_numeric(texts, errors="coerce").isna().any())
+
+
+def digest(texts: Sequence[str]) -> str:
+    """Twelve hexadecimal digits that identify the texts in the record of a run."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+
+
+def is_whole(low: int, high: int) -> Callable[[Any], bool]:
+    """Whether a value is a whole number in this range."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+CALIBRATION_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "text": (lambda value: isinstance(value, str) and value != "", "'bundled' or a file"),
+    "column": (lambda value: isinstance(value, str), "the name of a column"),
+    "num_texts": (is_whole(1, 100_000), "a whole number from 1 to 100000"),
+    "max_tokens": (is_whole(3, 8192), "a whole number from 3 to 8192"),
+    "special_tokens": (lambda value: isinstance(value, bool), "true or false"),
+    "weighting": (lambda value: value in WEIGHTINGS, f"one of {', '.join(WEIGHTINGS)}"),
+}
+"""Field -> (predicate that accepts a JSON value, description of what the value must be)."""

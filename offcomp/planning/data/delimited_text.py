@@ -1,0 +1,300 @@
+"""Parse delimiter-separated rows, with or without quoting as in RFC 4180. Standard library only.
+
+No row is dropped silently. RFC 4180 requires a closing quotation mark to precede a delimiter or a line end. An opening mark
+that is not closed in this way is read as a character if its line forms a row by itself; otherwise it raises an error that names
+the row. The same applies to a mark that is closed too late, so that the cell swallows lines that are rows themselves. Rows
+whose number of cells differs from the heading are left out and counted; if there are many, an error names the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+from offcomp.errors import InputError
+from offcomp.planning.data.table_limits import check_cells, check_columns, line_ends
+
+DELIMITERS = (",", ";", "\t", "|")
+MARK = '"'
+SAMPLE = 2**16  # characters used to detect the delimiter
+MOST_RAGGED = 0.1  # fraction of the rows
+MOST_CLASSES = 50  # distinct values of a column that is recognised by its values
+MOST_SHAPES = 5  # distinct patterns, digits aside, in a column of identifiers
+LINE_END = re.compile(r"\r\n|\n|\r")
+NUMBER = re.compile(r"\s*[-+]?[\d.,]+(?:[eE][-+]?\d+)?\s*")
+CLOSED_WRONGLY = (
+    "has a quotation mark that opens a cell and is not closed before the next {}; double the marks within a cell, "
+    "or remove those that do not quote"
+)
+
+
+@dataclass
+class Rows:
+    """Rows as parsed.
+
+    cells       cells of each row, as many as in the heading
+    stray       numbers of the rows, from 1, in which a quotation mark is read as a character
+    ragged      numbers of the rows that are left out because they have too few or too many cells
+    """
+
+    heading: list[str]
+    delimiter: str
+    cells: list[list[str]] = field(default_factory=list)
+    stray: list[int] = field(default_factory=list)
+    ragged: list[int] = field(default_factory=list)
+
+    @property
+    def num_read(self) -> int:
+        """Rows of the text, excluding the heading."""
+        return len(self.cells) + len(self.ragged)
+
+
+class Record(NamedTuple):
+    """The text between two line ends outside quotes, from line number `line` (starting at 1).
+
+    quoted      whether a cell is quoted
+    closed      whether quotes are closed as RFC 4180 requires
+    """
+
+    cells: list[str]
+    line: int
+    text: str
+    quoted: bool = False
+    closed: bool = True
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it is an empty line, or one with spaces only."""
+        return len(self.cells) == 1 and not self.text.strip()
+
+    @property
+    def lines(self) -> list[str]:
+        """Its lines; more than one if a quoted cell contains line ends."""
+        return LINE_END.split(self.text) if self.quoted else [self.text]
+
+
+def separated(text: str) -> Rows:
+    """The rows of a .csv: its delimiter is detected, and cells may be quoted. Raises InputError."""
+    named = re.match(r"sep=(.)(?:\r\n|\n|\r)", text)  # as Excel writes it
+    if named:
+        return _rows(text[named.end() :], named[1], quoting=True)
+    return _rows(text, _delimiter(text), quoting=True)
+
+
+def tabbed(text: str) -> tuple[Rows, bool]:
+    """The rows of a .tsv, and whether cells are quoted: only if it makes no sense otherwise. Raises InputError."""
+    start = LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0].split("\t")
+    if all(len(name) > 1 and name[0] == name[-1] == MARK for name in start):
+        return _rows(text, "\t", quoting=True), True
+    try:
+        rows = _rows(text, "\t", quoting=False)
+    except InputError:
+        quoted = _quoted_throughout(text)
+        if quoted is None:
+            raise
+        return quoted, True
+    quoted = _quoted_throughout(text) if rows.ragged or MARK * 2 in text else None
+    return (rows, False) if quoted is None else (quoted, True)
+
+
+def _quoted_throughout(text: str) -> Rows | None:
+    """The rows of a tab-separated text if it parses without faults with quoting, else None."""
+    try:
+        rows = _rows(text, "\t", quoting=True)
+    except InputError:
+        return None
+    return None if rows.ragged or rows.stray else rows
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that gives most rows as many cells as the heading; empty if the heading has one cell."""
+    sample = text if len(text) <= SAMPLE else text[: max(text.rfind("\n", 0, SAMPLE), text.rfind("\r", 0, SAMPLE)) + 1]
+    best, found = (0.0, 0), ""
+    for delimiter in DELIMITERS:
+        records = list(_records(sample or text[:SAMPLE], delimiter, quoting=True))
+        width = len(records[0].cells) if records else 1
+        if width > 1:
+            even = sum(len(_trimmed(record.cells, width)) == width for record in records) / len(records)
+            best, found = max((best, found), ((even, width), delimiter), key=lambda pair: pair[0])
+    return found
+
+
+def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
+    check_cells(line_ends(text) + (text.count(delimiter) if delimiter else 0))
+    records = _records(text, delimiter, quoting)
+    first = next(records, None)
+    if first is None:
+        raise InputError("it is empty")
+    width = len(first.cells)
+    check_columns(width)
+    others = list(records)
+    rows = Rows([" ".join(name.split()) for name in first.cells], delimiter)
+    judge = _Judge(others, width, delimiter)
+    for record in others:
+        if width > 1 and record.is_blank:
+            continue
+        for part in judge.parts(record, rows.num_read + 1):
+            cells = _trimmed(part.cells, width)
+            if len(cells) != width and not part.closed:
+                raise InputError(_place(rows.num_read + 1, part.line) + CLOSED_WRONGLY.format(_named(delimiter)))
+            if len(cells) != width:
+                rows.ragged.append(rows.num_read + 1)
+                continue
+            rows.cells.append(cells)
+            if not part.closed:
+                rows.stray.append(rows.num_read)
+    _check_even(rows, others)
+    return rows
+
+
+def _check_even(rows: Rows, records: Sequence[Record]) -> None:
+    """Raise InputError if many rows differ in length from the heading."""
+    width = len(rows.heading)
+    if len(rows.ragged) <= MOST_RAGGED * rows.num_read:
+        return
+    odd = next(record for record in records if not record.is_blank and len(_trimmed(record.cells, width)) != width)
+    raise InputError(
+        f"{_place(rows.ragged[0], odd.line)}has {len(odd.cells)} cells but the heading has {width}; {len(rows.ragged)} of "
+        f"{rows.num_read} rows do not match. Cells are assumed to end at {_named(rows.delimiter)}; quote those that contain it"
+    )
+
+
+def _place(row: int, line: int) -> str:
+    return f"row {row} (line {line}) "
+
+
+def _named(delimiter: str) -> str:
+    return {"\t": "tab", "": "line end"}.get(delimiter, repr(delimiter))
+
+
+def _trimmed(cells: list[str], width: int) -> list[str]:
+    """Drop empty cells beyond the heading, which spreadsheets add."""
+    while len(cells) > width and not cells[-1]:
+        cells = cells[:-1]
+    return cells
+
+
+class _Judge:
+    """Tells multi-line cells from rows that a quotation mark has swallowed, by what columns hold elsewhere."""
+
+    def __init__(self, records: Sequence[Record], width: int, delimiter: str):
+        self.width, self.delimiter = width, delimiter
+        several = {id(record) for record in records if record.quoted and LINE_END.search(record.text)}
+        self.num_quoted = sum(record.quoted for record in records)
+        fitting = [record.cells for record in records if len(record.cells) == width and id(record) not in several]
+        self.tests = [_test_of([cells[place] for cells in fitting]) for place in range(width)] if several else []
+
+    def parts(self, record: Record, row: int) -> list[Record]:
+        """The rows in a record, normally only itself. Raises InputError if its lines should be rows but are not."""
+        lines = record.lines
+        fits = len(_trimmed(record.cells, self.width)) == self.width
+        if len(lines) == 1 or (fits and not self._swallows(lines, _place(row, record.line))):
+            return [record]
+        parts = []
+        for number, line in enumerate(lines):
+            cells = _split(line, self.delimiter)
+            if len(_trimmed(cells, self.width)) != self.width:
+                raise InputError(_place(row, record.line) + CLOSED_WRONGLY.format("row"))
+            parts.append(Record(cells, record.line + number, line, closed=MARK not in line))
+        return parts
+
+    def _swallows(self, lines: Sequence[str], place: str) -> bool:
+        """Whether lines of a record are rows themselves. Raises InputError if this cannot be decided."""
+        inner = lines[1:-1] or lines
+        split = [_split(line, self.delimiter) for line in inner]
+        if any(self.tests):
+            found = [self._is_row(cells) for cells in split]
+            return all(found) if inner is lines else any(found)
+        if all(len(cells) == self.width for cells in split) and self.num_quoted == 1:
+            raise InputError(
+                f"{place}opens a quotation mark that is closed {len(lines) - 1} lines later, so its lines may be separate "
+                "rows; remove the marks, or give multi-line texts as .jsonl or .parquet"
+            )
+        return False
+
+    def _is_row(self, cells: Sequence[str]) -> bool:
+        """Whether cells match what their columns hold elsewhere; the first free-text column may contain the delimiter."""
+        if len(cells) < self.width or (len(cells) > self.width and all(self.tests)):
+            return False
+        free = next((place for place, test in enumerate(self.tests) if test is None), 0)
+        return all(test(cells[place if place < free else place - self.width]) for place, test in enumerate(self.tests) if test)
+
+
+def _test_of(values: Sequence[str]) -> Callable[[str], bool] | None:
+    """A test that recognises values of this column; None if it holds free text, or there is too little data."""
+    distinct = {value.strip() for value in values}
+    if len(values) < 2 or not distinct - {""}:
+        return None
+    if len(distinct) <= min(MOST_CLASSES, len(values) // 2):
+        return lambda value: value.strip() in distinct
+    if all(NUMBER.fullmatch(value) for value in distinct if value):
+        return lambda value: NUMBER.fullmatch(value) is not None
+    shapes = {_shape(value) for value in distinct}
+    return (lambda value: _shape(value) in shapes) if len(shapes) <= min(MOST_SHAPES, len(values) // 2) else None
+
+
+def _shape(value: str) -> str:
+    return re.sub(r"\d+", "0", value.strip())
+
+
+def _records(text: str, delimiter: str, quoting: bool) -> Iterator[Record]:
+    """Yield every record, starting with the first that is not blank."""
+    position, number, end, started = 0, 1, len(text), False
+    while position < end:
+        match = LINE_END.search(text, position)
+        stop, after = match.span() if match else (end, end)
+        line = text[position:stop]
+        found = _record(text, position, delimiter) if quoting and MARK in line else None
+        if found is None:
+            record = Record(_split(line, delimiter), number, line, closed=not (quoting and MARK in line))
+        else:
+            cells, stop, quoted = found
+            record = Record(cells, number, text[position:stop], quoted)
+            after = stop + (2 if text.startswith("\r\n", stop) else 1)
+        number += len(record.lines)
+        position = after
+        started = started or not record.is_blank
+        if started:
+            yield record
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    return line.split(delimiter) if delimiter else [line]
+
+
+def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, bool] | None:
+    """Cells of the record starting here, its end, and whether any is quoted; None if a mark is not closed properly."""
+    cells, quoted = [], False
+    plain = _plain(delimiter)
+    while True:
+        if text.startswith(MARK, position):
+            close = _closing(text, position + 1)
+            if close < 0 or text[close + 1 : close + 2] not in ("", "\r", "\n", delimiter):
+                return None
+            cells.append(text[position + 1 : close].replace(MARK * 2, MARK))
+            position, quoted = close + 1, True
+        else:
+            match = plain.match(text, position)
+            assert match is not None  # noqa: S101  # it also matches the empty string
+            cells.append(match.group())
+            position = match.end()
+        if not delimiter or not text.startswith(delimiter, position):
+            return cells, position, quoted
+        position += 1
+
+
+def _closing(text: str, start: int) -> int:
+    """Index of the mark that ends a quoted cell; -1 if there is none. Doubled marks are content."""
+    place = text.find(MARK, start)
+    while place >= 0 and text.startswith(MARK, place + 1):
+        place = text.find(MARK, place + 2)
+    return place
+
+
+@cache
+def _plain(delimiter: str) -> re.Pattern[str]:
+    """Pattern of an unquoted cell."""
+    return re.compile(rf"[^{re.escape(delimiter)}\r\n]*")

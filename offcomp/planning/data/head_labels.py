@@ -1,0 +1,132 @@
+"""Match the outputs of a model's own head to the classes of the data, or report why they do not fit. No torch.
+
+They are matched by the names in the model's config, by the task's option `labels` or, if one side has only generic names
+(LABEL_0, 0), by index.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from offcomp.errors import TaskError, shortly
+from offcomp.planning.data.tasks import ALSO, Task
+
+MULTI_LABEL = "multi_label_classification"
+SYNONYMS = (
+    ("positive", "pos"),
+    ("negative", "neg"),
+    ("neutral", "neu"),
+    ("yes", "true"),
+    ("no", "false"),
+    ("entailment", "entail", "entails", "entailed"),
+    ("notentailment", "nonentailment", "notentail", "notentailed"),
+    ("contradiction", "contradict", "contradicts"),
+    ("equivalent", "paraphrase", "duplicate"),
+    ("notequivalent", "nonequivalent", "notparaphrase", "notduplicate"),
+    ("acceptable", "grammatical"),
+    ("unacceptable", "ungrammatical"),
+)
+SAME = {name: names[0] for names in SYNONYMS for name in names}
+
+
+@dataclass(frozen=True)
+class ModelHead:
+    """The head described by a model's config: the names of its outputs, in order, and whether a text may have several."""
+
+    model: str
+    names: tuple[str, ...]
+    multi_label: bool = False
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether it outputs one number instead of classes."""
+        return len(self.names) == 1
+
+    @staticmethod
+    def from_config(model: str, config: Mapping[str, Any]) -> ModelHead | None:
+        """The head that a config.json describes; None if that is unclear."""
+        named = config.get("id2label")
+        if named is None:
+            count = config.get("num_labels", 2)
+            named = {str(i): f"LABEL_{i}" for i in range(count)} if isinstance(count, int) else None
+        if not isinstance(named, Mapping) or not named:
+            return None
+        names = tuple(str(named[key]) for key in map(str, range(len(named))) if key in named)
+        several = config.get("problem_type") == MULTI_LABEL
+        return ModelHead(model, names, several) if len(names) == len(named) else None
+
+
+@dataclass(frozen=True)
+class LabelOrder:
+    """The model output for each of the data's classes (classes,), and how it was determined: name, option or index."""
+
+    outputs: tuple[int, ...]
+    known_by: str
+
+
+def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | None = None) -> LabelOrder:
+    """The model's outputs in the order of the data's classes. Raises TaskError if they do not match.
+
+    names     class names of the data
+    labels    the task's option: the same names in the order of the model's outputs
+    """
+    check_kind(head, regression=False)
+    model, own, count = head.model, head.names, len(head.names)
+    if count != len(names):
+        raise TaskError(
+            f"the head of {model} has {count} classes, but the data have {len(names)}: {shortly(names)}; "
+            "is this the right label column?"
+        )
+    if labels is not None:
+        if sorted(labels) != sorted(names):
+            raise TaskError(f"labels names {shortly(labels)}, but the classes of the data are {shortly(names)}")
+        return LabelOrder(tuple(list(labels).index(name) for name in names), "option")
+    ours, theirs = [_normal(name) for name in names], [_normal(name) for name in own]
+    if sorted(ours) == sorted(theirs) and len(set(ours)) == count:
+        return LabelOrder(tuple(theirs.index(name) for name in ours), "name")
+    if not (_are_generic(theirs) or _are_generic(ours)):
+        raise TaskError(
+            f"the classes of {model} are {shortly(own)}, those of the data {shortly(names)}; match them with the "
+            "task's option labels (--labels A,B): the data's names in the order of the model's outputs"
+        )
+    return LabelOrder(tuple(range(count)), "index")
+
+
+def asked_of(task: Task, head: ModelHead | None) -> Task:
+    """The task adapted to this head: one that outputs a number is evaluated on scores, whose column may be called label."""
+    if task.family != "head" or head is None or not head.is_regression or head.multi_label:
+        return task
+    columns = {"score" if ours == "label" else ours: named for ours, named in task.columns.items()}
+    also = tuple(name for name in task.also if name in ALSO["spearman"])
+    return replace(task, family="head-regression", columns=columns, options={}, also=also)
+
+
+def check_kind(head: ModelHead, *, regression: bool) -> None:
+    """Check that the head solves this kind of task: regression, or single-label classification. Raises TaskError."""
+    if head.multi_label:
+        raise TaskError(
+            f"the head of {head.model} assigns a text any number of labels (problem_type {MULTI_LABEL}), which is not "
+            "supported; choose the family probe"
+        )
+    if head.is_regression and not regression:
+        raise TaskError(
+            f"the head of {head.model} outputs one number, not classes; choose the family head-regression and a score column"
+        )
+    if regression and not head.is_regression:
+        raise TaskError(
+            f"the head of {head.model} has {len(head.names)} classes ({shortly(head.names)}) and does not output a single "
+            "number; choose the family head"
+        )
+
+
+def _normal(name: str) -> str:
+    """The name without case, spaces and punctuation, with synonyms unified, and LABEL_0 as a bare number."""
+    plain = re.sub(r"^(label|class)(?=\d+$)", "", re.sub(r"[\W_]", "", name.casefold()))
+    return SAME.get(plain, plain)
+
+
+def _are_generic(names: Sequence[str]) -> bool:
+    return all(name.isdecimal() for name in names)

@@ -1,0 +1,161 @@
+"""How task metrics are displayed: names, axes, units, and number formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor, inf, log10
+
+MOST_DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is displayed.
+
+    word        its name within a sentence
+    axis        its axis label, which says what it is a share or a number of
+    question    its chart title; takes the task
+    counts      what the number of examples counts
+    least       the smallest possible value; `most`: the largest
+    percent     whether values are shown in %, and differences in points
+    """
+
+    name: str
+    title: str
+    word: str
+    axis: str
+    question: str
+    help: str
+    counts: str
+    least: float
+    most: float
+    direction: str = "higher"
+    percent: bool = False
+
+    @property
+    def better(self) -> str:
+        """Which direction is better on an axis from left to right."""
+        return "right is better" if self.direction == "higher" else "lower is better"
+
+    def number(self, value: float) -> str:
+        """A value as text: "83.2 %", "0.820", "12.3"."""
+        if self.percent:
+            return f"{100 * value:.1f} %"
+        return f"{value:.3f}" if self.most == 1 else _digits(value, 3)
+
+    def change(self, value: float) -> str:
+        """A difference between two values, with its unit: "+0.7 points", "-0.012", "+1.34"."""
+        return f"{self.bare_change(value)} points" if self.percent else self.bare_change(value)
+
+    def bare_change(self, value: float) -> str:
+        """The same without its unit."""
+        if self.percent:
+            return f"{100 * value:+.1f}"
+        sign = "-" if value < 0 else "+"
+        return f"{value:+.3f}" if self.most == 1 else sign + _digits(abs(value), 3)
+
+    def margin(self, value: float) -> str:
+        """The half-width of an interval, without its unit: "4.4", "0.021", "0.98"."""
+        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}" if self.most == 1 else _digits(value, 2)
+
+    def ranked(self, value: float) -> float:
+        """A number that grows as the value gets better."""
+        return value if self.direction == "higher" else -value
+
+
+def _digits(value: float, digits: int) -> str:
+    """A non-negative number with `digits` significant digits, never with an exponent."""
+    behind = digits - 1 - floor(log10(value)) if value > 0 else digits - 1
+    return f"{value:,.{max(0, min(behind, MOST_DECIMALS))}f}"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "accuracy",
+            "Accuracy",
+            "accuracy",
+            "Accuracy (share of test sentences, in %)",
+            "How much of the accuracy on {} is retained?",
+            "Share of the test sentences that the compressed model gets right, with its 95 % interval.",
+            "sentences",
+            0.0,
+            1.0,
+            percent=True,
+        ),
+        Metric(
+            "spearman",
+            "Correlation",
+            "Spearman correlation",
+            "Spearman correlation",
+            "How much of the correlation on {} is retained?",
+            "Spearman's rank correlation between the model's scores and human ratings, with its 95 % interval. "
+            "1 means the same order, 0 no correlation.",
+            "examples",
+            -1.0,
+            1.0,
+        ),
+        Metric(
+            "masked perplexity",
+            "Masked perplexity",
+            "masked perplexity",
+            "Perplexity of masked tokens",
+            "How high is the perplexity on {}?",
+            "The number of equally likely tokens that the model is effectively guessing among at each masked position, with "
+            "its 95 % interval. Lower is better; 1 is certainty.",
+            "masked tokens",
+            1.0,
+            inf,
+            "lower",
+        ),
+        Metric(
+            "perplexity",
+            "Perplexity",
+            "perplexity",
+            "Perplexity of next tokens",
+            "How high is the perplexity on {}?",
+            "The number of equally likely tokens that the model is effectively guessing among for the next one, with its "
+            "95 % interval. Lower is better; 1 is certainty.",
+            "tokens",
+            1.0,
+            inf,
+            "lower",
+        ),
+        Metric(
+            "f1",
+            "F1",
+            "F1",
+            "F1 of the second class",
+            "How much of F1 on {} is retained?",
+            "The harmonic mean of precision and recall for the second class, with its 95 % interval. 1 is best.",
+            "examples",
+            0.0,
+            1.0,
+        ),
+        Metric(
+            "matthews",
+            "Matthews correlation",
+            "Matthews correlation",
+            "Matthews correlation",
+            "How much of the Matthews correlation on {} is retained?",
+            "The Matthews correlation between predicted and true classes, with its 95 % interval. 1 is perfect, 0 is no better "
+            "than chance.",
+            "examples",
+            -1.0,
+            1.0,
+        ),
+        Metric(
+            "pearson",
+            "Pearson correlation",
+            "Pearson correlation",
+            "Pearson correlation",
+            "How much of the Pearson correlation on {} is retained?",
+            "Pearson's correlation between the model's scores and human ratings, with its 95 % interval. 1 is a perfect linear "
+            "relation, 0 no linear relation.",
+            "examples",
+            -1.0,
+            1.0,
+        ),
+    )
+}

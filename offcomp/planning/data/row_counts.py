@@ -1,0 +1,63 @@
+"""Count the rows of user-supplied data that were read, used and left out, and the texts that were cut; report it as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EMPTY = "empty"
+OTHER_SPLIT = "in a split that is not used"
+NOT_PUBLISHED = "without a published answer"
+REPEATED = "repeated in a later split"
+NOT_LEARNT = "of a class that is not learnt or tested"
+TOO_MANY = "beyond the largest size of a split"
+NOT_DRAWN = "not drawn"
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Number of rows read; used and left-out rows add up to it.
+
+    left_out    reason -> rows
+    notes       deviations from reading the data literally, a clause each
+    """
+
+    read: int = 0
+    used: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; notes only if there are any."""
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {"read": self.read, "used": self.used, "left_out": dict(self.left_out)} | notes
+
+
+def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
+    """ "300 rows read, 298 used: 2 empty"; empty if nothing is known, as for runs of earlier versions."""
+    if not rows:
+        return ""
+    read, used = rows["read"], rows["used"]
+    said = f"{read:,} {what if read == 1 else what + 's'} read, {'all' if used == read else f'{used:,}'} used"
+    left_out = ", ".join(f"{count:,} {why}" for why, count in rows["left_out"].items() if count)
+    return "; ".join([f"{said}: {left_out}" if left_out else said, *rows.get("notes", ())])
+
+
+def cut_text(cut: Mapping[str, Any] | None) -> str:
+    """ "40 of 40 texts cut at 126 tokens"; empty if none was cut, or nothing is known."""
+    if not cut or not cut["texts"]:
+        return ""
+    return f"{cut['texts']:,} of {cut['of']:,} texts cut at {cut['tokens']:,} tokens"
+
+
+def reading_text(score: Mapping[str, Any]) -> str:
+    """How a score's examples were read: rows and cut texts; empty if nothing is known."""
+    return "; ".join(filter(None, (rows_text(score.get("rows")), cut_text(score.get("cut")))))
+
+
+def calibration_reading(groups: Iterable[Mapping[str, Any]]) -> str:
+    """The same for the calibration text of a run's groups: "60 texts read, all used"; empty if none needed text."""
+    texts = (group.get("calibration", {}) for group in groups)
+    found = ("; ".join(filter(None, (rows_text(text.get("rows"), "text"), cut_text(text.get("cut"))))) for text in texts)
+    return next(filter(None, found), "")

@@ -1,0 +1,26 @@
+"""Size limits for user-supplied tables, checked before memory is allocated for them."""
+
+from __future__ import annotations
+
+from offcomp.errors import InputError
+
+MOST_COLUMNS = 2_000
+MOST_CELLS = 6_000_000
+"""About sixty bytes of memory each."""
+
+
+def check_columns(count: int) -> None:
+    """Raise InputError if there are more columns than can be read."""
+    if count > MOST_COLUMNS:
+        raise InputError(f"it has {count:,} columns, more than {MOST_COLUMNS:,}; leave out those that no task reads")
+
+
+def check_cells(count: int) -> None:
+    """Raise InputError if there are more cells than can be read."""
+    if count > MOST_CELLS:
+        raise InputError(f"it has more than {MOST_CELLS:,} cells; use a smaller part of it")
+
+
+def line_ends(text: str) -> int:
+    """Number of line ends in a text, in any convention."""
+    return max(text.count("\n"), text.count("\r"))

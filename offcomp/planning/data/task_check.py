@@ -1,0 +1,161 @@
+"""Check a task before a run starts: its columns, and its classes against the model's own head. No torch.
+
+Files are re-read only when they change. Files too large for a quick check, and data from a hub, are checked during the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from offcomp.errors import InputError, ModelError, TaskError
+from offcomp.models.catalogue import ModelInfo
+from offcomp.models.identity import file_digest
+from offcomp.models.safetensors_files import read_json
+from offcomp.models.sources import CONFIG, resolve
+from offcomp.planning.data.head_labels import ModelHead, asked_of, check_kind, label_order
+from offcomp.planning.data.task_columns import Content, chosen_columns, class_counts
+from offcomp.planning.data.task_examples import class_names_of, contents, examples_of
+from offcomp.planning.data.task_files import TESTED, WHOLE, Source, files_by_split, place_of, read_source
+from offcomp.planning.data.tasks import FAMILIES, Task
+from offcomp.planning.data.text_tables import loose_text, read_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LARGEST_CHECKED = 50 * 2**20  # bytes, over all files of a task
+FIRST_ROWS = 3
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A summary of a table: how many rows it has, the first ones, and what each column holds."""
+
+    rows: int
+    first: tuple[Mapping[str, str], ...]
+    contents: Mapping[str, Content]
+
+    @staticmethod
+    def of(table: pa.Table) -> TableView:
+        """The view of a table; a column that holds neither text nor numbers is shown empty."""
+        top = table.slice(0, FIRST_ROWS)
+        shown = {name: _shown(column) for name, column in reversed([*zip(top.column_names, top.columns, strict=True)])}
+        first = tuple({name: shown[name][i] for name in table.column_names} for i in range(top.num_rows))
+        return TableView(table.num_rows, first, contents(table))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The current files of a task; files with other contents compare unequal.
+
+    place    their name in error messages
+    files    split, path and SHA-256 of each
+    """
+
+    place: str
+    files: tuple[tuple[str, Path, str], ...]
+
+    @staticmethod
+    def of(place: Path, files: Mapping[str, Path]) -> _Files:
+        """Raises InputError if one cannot be read."""
+        try:
+            return _Files(place.name, tuple((split, file, file_digest(file)) for split, file in files.items()))
+        except OSError as error:
+            raise InputError(f"{place} cannot be read: {error.strerror}") from None
+
+
+def view_of(path: Path) -> TableView:
+    """The view of a table in a file. Raises InputError."""
+    return _view(_Files.of(path, {WHOLE: path}))
+
+
+def classes_of(path: Path, columns: Mapping[str, str]) -> dict[str, int]:
+    """How often each class occurs in the test rows, given a task's columns of the table. Raises InputError."""
+    return dict(_classes(_Files.of(path, {WHOLE: path}), path.stem, "head", tuple(columns.items()))[0])
+
+
+def head_of_model(info: ModelInfo) -> ModelHead | None:
+    """The model's own head according to its config.json; None if it has none, or the model is not available locally."""
+    if not info.architecture.endswith(FAMILIES["head"].needs):
+        return None
+    try:
+        folder = resolve(info.model).folder
+        return ModelHead.from_config(info.model, read_json(folder / CONFIG)) if folder else None
+    except (ModelError, OSError):
+        return None  # errors in the model are reported when it is loaded
+
+
+def task_checks(tasks: Sequence[Task], info: ModelInfo) -> list[str]:
+    """The faults of tasks on this model, a sentence each."""
+    return [fault for task in tasks if (fault := task_fault(task, info))]
+
+
+def task_fault(task: Task, info: ModelInfo) -> str | None:
+    """Why this model cannot do a task, as far as can be seen without loading it; None if no fault is found."""
+    head = head_of_model(info) if task.family.startswith("head") else None
+    try:
+        asked = asked_of(task, head)
+        if head is not None:
+            check_kind(head, regression=asked.family == "head-regression")
+        files = _files_of(asked)
+        if files is None or (task.bundled and head is None):
+            return None
+        chosen_columns(asked, _contents(files), files.place)
+        if head is not None and asked.family == "head":
+            counts, published = _classes(files, asked.name, asked.family, tuple(asked.columns.items()))
+            label_order(head, class_names_of(published, counts, trains=False), asked.settings["labels"])
+    except (TaskError, InputError) as error:
+        said = str(error)
+        return said if said.endswith((".", "?")) else f"{said}."
+    return None
+
+
+def _files_of(task: Task) -> _Files | None:
+    """The files of a task; None if they are not local or too large for a quick check. Raises InputError."""
+    place = place_of(task)
+    if place is None or not (place.is_dir() or place.is_file()):
+        return None
+    files = files_by_split(place)
+    if sum(file.stat().st_size for file in files.values()) > LARGEST_CHECKED:
+        return None
+    return _Files.of(place, files)
+
+
+def _shown(column: pa.ChunkedArray) -> list[str]:
+    """The values of a column as text, "" where there is nothing to show."""
+    return [text or "" for text in loose_text(column) or [None] * len(column)]
+
+
+@lru_cache(maxsize=2)
+def _source(files: _Files) -> Source:
+    return read_source(files.place, {split: file for split, file, _ in files.files})
+
+
+@lru_cache(maxsize=32)
+def _view(files: _Files) -> TableView:
+    return TableView.of(read_table(files.files[0][1]).table)
+
+
+@lru_cache(maxsize=32)
+def _contents(files: _Files) -> Mapping[str, Content]:
+    """What each column of the largest table holds."""
+    return contents(_source(files).largest)
+
+
+@lru_cache(maxsize=64)
+def _classes(
+    files: _Files, name: str, family: str, renamed: tuple[tuple[str, str], ...]
+) -> tuple[Mapping[str, int], tuple[str, ...]]:
+    """Class counts in the test rows of a task of this name, and class names given by the source. Raises InputError."""
+    task, source = Task(name, family, "", columns=dict(renamed)), _source(files)
+    columns = chosen_columns(task, _contents(files), files.place)
+    for split in TESTED:
+        if split in source.tables:
+            labels = examples_of(task, source, source.tables[split], columns, Counter())["label"]
+            if len(labels):
+                return class_counts(labels), tuple(source.names.get(columns["label"], ()))
+    raise TaskError(f"task {name!r} finds no example in {files.place} with all columns filled")

@@ -1,0 +1,298 @@
+"""Match the columns of a table to those of a task: as the task says, else by an obvious name, else by what the columns hold.
+
+A text has words and rarely repeats, a class has few values that repeat, and a score is a number that varies; row numbers and
+codes that are unique to each row are none of the three. If several columns qualify, a common name decides ("body", "stars"),
+then, among texts, a clearly greater length; otherwise the user has to choose.
+
+A table is a mapping: column name -> its values as text, None where one is missing. Needs neither torch nor a file reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+from math import isfinite
+from statistics import median
+
+from offcomp.errors import TaskError, shortly
+from offcomp.planning.data.tasks import ONE, PAIR, Task, TaskFamily
+
+Columns = Mapping[str, Sequence[str | None]]
+
+SPLIT = "split"
+LOOKED_AT = 2000  # rows, sampled evenly from the table
+ALIASES = {"text": ("sentence",), "label": ("labels",), "score": ("similarity",)}
+USUAL = {
+    "text": ("body", "review", "comment", "content", "message", "tweet", "post", "document", "utterance", "description"),
+    "label": ("class", "category", "sentiment", "target", "stars", "rating", "verdict", "topic", "intent", "emotion", "gold"),
+    "score": ("label", "labels", "rating", "stars", "target", "gold", "relevance", "similarity_score", "value"),
+}
+"""Column of a task -> names that decide between columns with the same kind of content."""
+PAIRS = (
+    ("premise", "hypothesis"),
+    ("question", "answer"),
+    ("question", "sentence"),
+    ("query", "passage"),
+    ("query", "document"),
+)
+FEW_WORDS = 5  # per value: from here on a column is text, however often it repeats
+LONGER = 3  # times as many words: this column is the text, the other a title
+ROWS_A_CLASS = 8
+NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")  # scripts without spaces
+PLAIN_WORD = re.compile(r"\W*[^\W\d_]+(?:['’.-][^\W\d_]+)*\W*")
+DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d+)$")
+MOST_MARKS = 100  # in more rows than this, whole numbers that never repeat are codes
+WHOLE = re.compile(r"^(-?\d+)\.0+$")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a column holds.
+
+    filled, distinct    number of values present, and of different ones
+    words               median number of tokens with a letter per value
+    plain               share of values that are one word without digits and symbols, or several words
+    numbers             whether every value is a finite number; `whole`: a whole number
+    counting            whether they are whole numbers that never repeat and only identify rows
+    """
+
+    filled: int
+    distinct: int
+    words: float
+    plain: float
+    numbers: bool
+    whole: bool
+    counting: bool
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it has few distinct values, each of them often."""
+        few = self.distinct <= max(3, self.filled // ROWS_A_CLASS)
+        return few and self.distinct >= 2 and self.filled >= 2 * self.distinct
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds sentences, or at least a few words."""
+        return self.distinct >= 2 and (self.words >= FEW_WORDS or (self.words >= 2 and not self.repeats))
+
+    @property
+    def is_word(self) -> bool:
+        """Whether it holds single words that rarely repeat: used as text if there is nothing better."""
+        return self.distinct >= 2 and self.words >= 1 and self.plain >= 0.5 and not self.repeats
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it holds classes, by name or by number."""
+        return self.repeats and self.words < FEW_WORDS and (self.whole or not self.numbers)
+
+    @property
+    def is_score(self) -> bool:
+        """Whether it holds numbers that vary and do not just count rows."""
+        return self.numbers and self.distinct >= 2 and not self.counting
+
+
+class LazyContents(Mapping[str, Content]):
+    """What the columns of a table hold, each computed on first access."""
+
+    def __init__(self, names: Sequence[str], values: Callable[[str], Sequence[str | None]]):
+        self._names = dict.fromkeys(names)
+        self._values = values
+        self._known: dict[str, Content] = {}
+
+    def __getitem__(self, name: str) -> Content:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._known:
+            self._known[name] = content_of(self._values(name))
+        return self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def content_of(values: Sequence[str | None]) -> Content:
+    """What a column holds, from evenly sampled rows."""
+    step = max(1, len(values) // LOOKED_AT)
+    shown = [text for value in values[::step] if value is not None and (text := value.strip())]
+    numbers = [_number(text) for text in shown]
+    given = [number for number in numbers if number is not None]
+    all_numbers = bool(shown) and len(given) == len(shown)
+    whole = all_numbers and all(number % 1 == 0 for number in given)
+    distinct = len(set(shown))
+    return Content(
+        filled=len(shown),
+        distinct=distinct,
+        words=median([_words(text) for text in shown]) if shown else 0,
+        plain=sum(bool(PLAIN_WORD.fullmatch(text)) or " " in text for text in shown) / max(1, len(shown)),
+        numbers=all_numbers,
+        whole=whole,
+        counting=whole and distinct == len(shown) and _counts(given),
+    )
+
+
+def _number(text: str) -> float | None:
+    """The text as a finite number with a decimal point or comma; None if it is not one."""
+    try:
+        number = float(DECIMAL_COMMA.sub(r"\1.\2", text))
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+def _words(text: str) -> int:
+    """Number of tokens with a letter; in scripts without spaces, two characters count as a word."""
+    unspaced = len(NO_SPACES.findall(text))
+    return unspaced // 2 if unspaced > 1 else sum(any(sign.isalpha() for sign in token) for token in text.split())
+
+
+def _counts(numbers: Sequence[float]) -> bool:
+    """Whether distinct whole numbers rise or fall from row to row, leave no gap, or are too many to be ratings."""
+    steps = [after > before for before, after in pairwise(numbers)]
+    return len(set(steps)) < 2 or max(numbers) - min(numbers) < len(numbers) or len(numbers) > MOST_MARKS
+
+
+def chosen_columns(task: Task, contents: Mapping[str, Content], place: str) -> dict[str, str]:
+    """Column of the task -> column of the table. Raises TaskError, listing the candidates if several would fit.
+
+    contents    what each column of the table holds; computed only if names do not decide
+    place       the table's name in error messages
+    """
+    family, available = task.about, list(contents)
+    known = [*dict.fromkeys(column for inputs in family.inputs for column in inputs), *_target(family)]
+    for column, meant in task.columns.items():
+        if column not in known:
+            raise TaskError(f"task {task.name!r} names a column {column!r}, but a {family.name} task has {', '.join(known)}")
+        if meant not in contents:
+            raise TaskError(f"task {task.name!r} takes {column!r} from {meant!r}, but {place} has {shortly(available)}")
+    found = {column: named for column in known if (named := task.columns.get(column) or _obvious(column, available))}
+    mapped = {column for column in task.columns if column != family.target}
+    possible = [inputs for inputs in family.inputs if mapped <= {*inputs}]
+    complete = [inputs for inputs in possible if all(column in found for column in inputs)]
+    missing = _missing(task, available, place)
+    if len(complete) > 1 or not possible:
+        raise TaskError(missing)
+    guess = _Guess(task, contents, place, missing)
+    inputs = {column: found[column] for column in complete[0]} if complete else guess.inputs(possible, found)
+    targets = {column: found.get(column) or guess.target(column, [*inputs.values()]) for column in _target(family)}
+    return inputs | targets
+
+
+def _target(family: TaskFamily) -> list[str]:
+    return [family.target] if family.target else []
+
+
+def _obvious(column: str, available: Sequence[str]) -> str | None:
+    """The column of this name, or the only one with an unambiguous alias."""
+    if column in available:
+        return column
+    names = (column, *ALIASES.get(column, ()))
+    alike = [name for name in available if name.strip().lower() in names]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _missing(task: Task, available: Sequence[str], place: str) -> str:
+    """The error message if columns cannot be found."""
+    family = task.about
+    if len(available) == 1 and re.search(r"\w[^\w\s'’.,()-]\w", available[0]):
+        return f"{place} has one column, {available[0]!r}; separate its cells by a comma, a semicolon, a tab or |"
+    wanted = " or ".join(" and ".join((*inputs, *_target(family))) for inputs in family.inputs)
+    return (
+        f"task {task.name!r} needs the columns {wanted}, but {place} has {shortly(available)}; specify which to use: "
+        f'--column {family.inputs[0][0]}={available[0]}, or in a plan "columns": {{"{family.inputs[0][0]}": "{available[0]}"}}'
+    )
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """Choose columns by what they hold.
+
+    contents    content of each column
+    missing     error message if none fits
+    """
+
+    task: Task
+    contents: Mapping[str, Content]
+    place: str
+    missing: str
+
+    def inputs(self, possible: Sequence[tuple[str, ...]], found: Mapping[str, str]) -> dict[str, str]:
+        """The text column, or the pair of text columns. Raises TaskError."""
+        free = self._free(found.values())
+        texts = [name for name in free if free[name].is_text] or [name for name in free if free[name].is_word]
+        begun = next((inputs for inputs in possible if len(inputs) > 1 and any(column in found for column in inputs)), None)
+        if begun:
+            return {column: found.get(column) or self._only("text", texts, column) for column in begun}
+        pair = _named_pair(texts) if PAIR in possible else None
+        if pair is None and ONE not in possible and len(texts) == 2:
+            pair = (texts[0], texts[1])
+        if pair:
+            return dict(zip(PAIR, pair, strict=True))
+        if ONE in possible:
+            return {"text": self._only("text", texts)}
+        raise TaskError(self._several(PAIR[0], texts) if len(texts) > 2 else self.missing)
+
+    def target(self, column: str, taken: Collection[str]) -> str:
+        """The column of classes or scores. Raises TaskError."""
+        free = self._free(taken)
+        return self._only(
+            column, [name for name in free if (free[name].is_label if column == "label" else free[name].is_score)]
+        )
+
+    def _free(self, taken: Collection[str]) -> dict[str, Content]:
+        """The columns not taken yet, except `split`, which assigns rows to splits."""
+        return {name: self.contents[name] for name in self.contents if name not in taken and name.strip().lower() != SPLIT}
+
+    def _only(self, kind: str, names: Sequence[str], column: str = "") -> str:
+        """The one column among these to use for this kind of content. Raises TaskError if that is ambiguous."""
+        if not names:
+            raise TaskError(self.missing)
+        for known in ((kind, *ALIASES[kind]), USUAL[kind]):
+            usual = [name for name in names if name.strip().lower() in known]
+            if len(usual) == 1:
+                return usual[0]
+        longest, *others = sorted(names, key=lambda name: -self.contents[name].words)
+        words = self.contents[longest].words
+        if not others or FEW_WORDS <= words >= LONGER * self.contents[others[0]].words:
+            return longest
+        raise TaskError(self._several(column or kind, names))
+
+    def _several(self, column: str, names: Sequence[str]) -> str:
+        """The error message if several columns would fit."""
+        return (
+            f"task {self.task.name!r} could take {column} from several columns of {self.place}, {shortly(names)}; "
+            f'specify which: --column {column}={names[0]}, or in a plan "columns": {{"{column}": "{names[0]}"}}'
+        )
+
+
+def _named_pair(texts: Sequence[str]) -> tuple[str, str] | None:
+    """The two columns whose names mark them as a pair, if there is exactly one such pair."""
+    pairs = [pair for pair in permutations(texts, 2) if _are_pair(*(name.strip().lower() for name in pair))]
+    return pairs[0] if len(pairs) == 1 else None
+
+
+def _are_pair(first: str, second: str) -> bool:
+    """Whether the names are a known pair, or differ only in a final 1 and 2 (or a and b)."""
+    return (first, second) in PAIRS or (first[:-1] == second[:-1] and first[-1:] + second[-1:] in ("12", "ab"))
+
+
+def class_counts(labels: Iterable[str | None]) -> dict[str, int]:
+    """How often each class occurs, in class order; 1, 1.0 and "1" are one class."""
+    counts = Counter(plain for label in labels if label is not None and (plain := WHOLE.sub(r"\1", label.strip())))
+    return {name: counts[name] for name in in_order(counts)}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort class names: numerically if all are numbers, else alphabetically."""
+    try:
+        return sorted(names, key=int)
+    except ValueError:
+        return sorted(names)

@@ -1,0 +1,293 @@
+"""Read user-supplied tables and text files: .csv, .tsv, .jsonl, .parquet, and .txt with one text per line. No torch.
+
+A .csv uses the delimiter that fits its heading (, ; tab |) and may quote cells as in RFC 4180; a .tsv has no quoting. Cells of
+both stay text: NA, null and None are words, and only an empty cell is missing. Text is UTF-8, UTF-16 or UTF-32 with a byte
+order mark, or else Windows-1252, which is reported. Rows read, rows left out and deviations from literal reading are counted.
+
+    >>> parse("mine.csv", b"text;label\\nfine;1\\n").table.column_names
+    ['text', 'label']
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offcomp.errors import InputError
+from offcomp.planning.data.delimited_text import LINE_END, Rows, separated, tabbed
+from offcomp.planning.data.parquet_tables import read_parquet
+from offcomp.planning.data.table_limits import check_cells, check_columns, line_ends
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+log = logging.getLogger("offcomp")
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+TEXT_SUFFIXES = (".txt", *TABLE_SUFFIXES)
+LARGEST_FILE = 2**30  # bytes
+LONGEST_REASON = 300  # characters
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # starts like that of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+RAGGED = "with too few or too many cells"
+DECIMAL_COMMA = r"[-+]?\d*(?:,\d+)?"
+THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}"
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table as read.
+
+    table       every column of a .csv, .tsv or .txt is large_string, "" where a cell is empty
+    rows_read   rows of the file, excluding the heading
+    left_out    reason -> rows that are not in `table`; together with its rows they add up to `rows_read`
+    encoding    of a text file
+    delimiter   of a .csv or .tsv; empty if there is one column
+    notes       deviations from reading the file literally, a clause each
+    """
+
+    table: pa.Table
+    rows_read: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    encoding: str = ""
+    delimiter: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_table(path: Path, suffixes: Sequence[str] = TABLE_SUFFIXES) -> TextTable:
+    """The table in a file whose name ends in one of `suffixes`. Raises InputError."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} is not a readable table; give a file that ends in {', '.join(suffixes)}")
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise InputError(f"{path} is {size / 2**20:.0f} MiB, more than {LARGEST_FILE // 2**20}; use a smaller part of it")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}") from None
+    return parse(str(path), content)
+
+
+def parse(name: str, content: bytes) -> TextTable:
+    """The table in the content of a file with this name. Raises InputError."""
+    import pyarrow as pa
+
+    suffix = Path(name).suffix.lower()
+    try:
+        found = READERS[suffix](content)
+    except (OSError, ValueError, InputError, pa.ArrowException, OverflowError, RecursionError) as error:
+        raise InputError(f"{name} cannot be read as a {suffix} table: {reason(error)}") from None
+    if not found.rows_read:
+        raise InputError(f"{name} has no rows; give a table with a heading and at least one row")
+    for note in found.notes:
+        _warn(name, note)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _warn(name: str, note: str) -> None:
+    """Log a note once, however often the file is read."""
+    log.warning("%s: %s", name, note)
+
+
+def class_names(table: pa.Table) -> dict[str, list[str]]:
+    """Column -> names of its classes, if the table's metadata gives them, as in tables saved by `datasets`."""
+    try:
+        about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = about.get("info", {}).get("features", {})
+        return {column: list(map(str, kind["names"])) for column, kind in features.items() if kind.get("_type") == "ClassLabel"}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return {}  # not written by `datasets` after all
+
+
+def column_text(table: pa.Table, name: str, place: str) -> pd.Series:
+    """A column as text, NaN where a value is missing.
+
+    Raises InputError if several columns have this name, or it holds neither text nor numbers.
+    """
+    import pyarrow as pa
+
+    if table.column_names.count(name) > 1:
+        raise InputError(f"{place} has {table.column_names.count(name)} columns {name!r}; give each a unique name")
+    try:
+        return as_text(table[name]).to_pandas().astype("str")
+    except (pa.ArrowException, UnicodeError) as error:
+        raise InputError(f"column {name!r} of {place} holds no text or numbers: {reason(error)}") from None
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values as large_string, null where one is missing. Raises ArrowException if they are neither text nor numbers."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if pa.types.is_floating(column.type):
+        column = compute.if_else(compute.is_nan(column), None, column)
+    return column.cast(pa.large_string())
+
+
+def loose_text(column: pa.ChunkedArray) -> list[str | None]:
+    """Values as text, None where one is missing; empty if the column holds neither text nor numbers."""
+    import pyarrow as pa
+
+    try:
+        return list(as_text(column).to_pylist())
+    except (pa.ArrowException, UnicodeError):
+        return []
+
+
+def as_numbers(values: pd.Series) -> pd.Series:
+    """Text as float64, NaN where it is not a number; 1,5 is read as 1.5 if the column uses decimal commas throughout.
+
+    Raises InputError if every comma could also be a thousands separator.
+    """
+    import pandas as pd
+
+    plain = values.str.strip()
+    with_comma = plain[plain.str.contains(",", regex=False)]
+    if len(with_comma) and plain.str.fullmatch(DECIMAL_COMMA).all():
+        if with_comma.str.fullmatch(THOUSANDS).all():
+            raise InputError(
+                f"{with_comma.iloc[0]!r} may be a fraction or a number of thousands; write a decimal point, or no comma"
+            )
+        plain = plain.str.replace(",", ".", regex=False)
+    return pd.to_numeric(plain, errors="coerce").astype("float64")
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error message, shortened."""
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return said[0][:LONGEST_REASON].rstrip(".")
+
+
+def _separated(content: bytes) -> TextTable:
+    text, encoding, notes = _decoded(content)
+    return _of_rows(separated(text), encoding, notes)
+
+
+def _tabbed(content: bytes) -> TextTable:
+    text, encoding, notes = _decoded(content)
+    rows, quoted = tabbed(text)
+    return _of_rows(rows, encoding, [*notes, "cells are quoted, as in a .csv"] if quoted else notes)
+
+
+def _of_rows(rows: Rows, encoding: str, notes: Sequence[str]) -> TextTable:
+    columns = list(zip(*rows.cells, strict=True)) or [()] * len(rows.heading)
+    if rows.stray:
+        which = ("row" if len(rows.stray) == 1 else f"{len(rows.stray)} rows, the first of them row") + f" {rows.stray[0]}"
+        notes = [*notes, f"an unclosed quotation mark is read as a character in {which}"]
+    left_out = {RAGGED: len(rows.ragged)} if rows.ragged else {}
+    return TextTable(_table(rows.heading, columns), rows.num_read, left_out, encoding, rows.delimiter, tuple(notes))
+
+
+def _lines(content: bytes) -> TextTable:
+    text, encoding, notes = _decoded(content)
+    check_cells(line_ends(text))
+    lines = LINE_END.split(text)
+    if not lines[-1]:
+        lines.pop()  # the text ends with a line end
+    return TextTable(_table(["text"], [lines]), len(lines), {}, encoding, "", tuple(notes))
+
+
+def _lines_of_json(content: bytes) -> TextTable:
+    import pyarrow as pa
+
+    text, encoding, notes = _decoded(content)
+    check_cells(sum(map(text.count, "{[\n")))
+    objects = [_object(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    columns = []
+    names = list(dict.fromkeys(name for found in objects for name in found))
+    check_columns(len(names))
+    check_cells(len(objects) * len(names))
+    for name in names:
+        try:
+            columns.append(pa.array([found.get(name) for found in objects], from_pandas=True))
+        except (pa.ArrowException, OverflowError, UnicodeError) as error:
+            raise InputError(f"column {name!r} does not hold values of one type: {reason(error)}") from None
+    return TextTable(pa.table(columns, _names(names)), len(objects), {}, encoding, "", tuple(notes))
+
+
+def _object(line: str, number: int) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"line {number} is not valid JSON: {reason(error)}") from None
+    if not isinstance(found, dict):
+        raise InputError(f'line {number} is not a JSON object; give one per line, such as {{"text": "fine", "label": 1}}')
+    return found
+
+
+def _parquet(content: bytes) -> TextTable:
+    table, left_out = read_parquet(content)
+    notes = (f"columns of lists or objects are not read: {', '.join(_names(left_out))}",) if left_out else ()
+    named = table.rename_columns(_names(table.column_names)).replace_schema_metadata(table.schema.metadata)
+    return TextTable(named, table.num_rows, notes=notes)
+
+
+def _table(names: Sequence[str], columns: Sequence[Sequence[str]]) -> pa.Table:
+    """A table of text columns."""
+    import pyarrow as pa
+
+    return pa.table([pa.array(column, pa.large_string()) for column in columns], _names(names))
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """Column names, each on one line."""
+    return [" ".join(name.split()) for name in names]
+
+
+def _decoded(content: bytes) -> tuple[str, str, list[str]]:
+    """The decoded text, its encoding, and notes on it. Raises InputError or UnicodeError."""
+    notes = []
+    encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+    if encoding.startswith("utf-8") and b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise InputError(f"it contains null bytes, the first in line {line}; save it as UTF-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8":
+            said = encoding.removesuffix("-sig").upper()
+            raise InputError(f"it starts as {said} but contains invalid bytes; save it as UTF-8") from None
+        text, encoding = _as_windows(content, error), "cp1252"
+        notes.append("it is not UTF-8 and is read as Windows-1252")
+    if "\0" in text:
+        raise InputError("it contains null characters; save it as UTF-8")
+    return text.lstrip("\ufeff"), encoding.removesuffix("-sig"), notes
+
+
+def _as_windows(content: bytes, error: UnicodeDecodeError) -> str:
+    """Content that is not UTF-8 as Windows-1252. Raises InputError if it is neither, or is damaged UTF-8."""
+    line = content.count(b"\n", 0, error.start) + 1
+    if error.end == len(content) and error.reason == "unexpected end of data":
+        raise InputError("it ends in the middle of a character, so it is cut off or not UTF-8; give the complete file as UTF-8")
+    lenient = content.decode("utf-8", errors="replace")
+    damaged = lenient.count("\ufffd") - content.count("\ufffd".encode())
+    if len(re.findall(r"[^\x00-\x7f]", lenient)) > 2 * damaged:
+        raise InputError(f"line {line} contains a damaged character, though the rest is UTF-8; fix that line")
+    try:
+        return content.decode("cp1252")
+    except UnicodeDecodeError:
+        raise InputError(f"line {line} is neither UTF-8 nor Windows-1252; save it as UTF-8") from None
+
+
+READERS: dict[str, Callable[[bytes], TextTable]] = {
+    ".txt": _lines,
+    ".csv": _separated,
+    ".tsv": _tabbed,
+    ".jsonl": _lines_of_json,
+    ".parquet": _parquet,
+}
+"""File suffix -> reader."""

@@ -1,0 +1,134 @@
+"""Error curves: the sizes a group can store and its squared error at each. They let any method take part in an allocation.
+
+For SVD the curve follows in closed form from the spectrum, at every rank. For other methods it is measured (`measured_curve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offcomp.errors import InputError
+from offcomp.methods import SVD
+from offcomp.methods.base import dense_shapes
+from offcomp.numerics.accounting import Size, stored_size
+from offcomp.planning.spectrum import MatrixSpectrum
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCurve:
+    """The sizes a group can store and the squared error at each; build it with `error_curve`.
+
+    name        group name
+    sizes       stored sizes in the unit of the budget, increasing
+    errors      squared error ‖W-Ŵ‖² at each, decreasing
+    energy      ‖W‖²
+    original    size of the uncompressed group in the same unit
+    is_dense    whether the last point is the dense matrix
+    """
+
+    name: str
+    sizes: NDArray[np.int64]
+    errors: NDArray[np.float64]
+    energy: float
+    original: int
+    is_dense: bool = False
+
+    @cached_property
+    def hull(self) -> NDArray[np.int64]:
+        """Indices of the points on the lower convex hull, from the smallest size to the largest."""
+        hull: list[int] = []
+        sizes, errors = self.sizes.tolist(), self.errors.tolist()
+        for index, (size, error) in enumerate(zip(sizes, errors, strict=True)):
+            while len(hull) > 1:
+                last, before = hull[-1], hull[-2]
+                fall = (errors[before] - errors[last]) * (size - sizes[last])
+                if fall > (errors[last] - error) * (sizes[last] - sizes[before]):
+                    break
+                hull.pop()
+            hull.append(index)
+        return np.array(hull)
+
+    @cached_property
+    def without_dense(self) -> ErrorCurve:
+        """The curve without its dense point; unchanged if it has none, or no other point."""
+        if not self.is_dense or len(self.sizes) == 1:
+            return self
+        return replace(self, sizes=self.sizes[:-1], errors=self.errors[:-1], is_dense=False)
+
+    def largest_within(self, size: float) -> int:
+        """Index of the largest point of at most this size; -1 if there is none."""
+        return int(np.searchsorted(self.sizes, size, side="right")) - 1
+
+
+def error_curve(
+    name: str, sizes: Sequence[int], errors: Sequence[float], *, energy: float, original: int, is_dense: bool = False
+) -> ErrorCurve:
+    """Build a curve from points in any order, dropping those that store more than another without a smaller error.
+
+    `is_dense` marks the last point given as the dense matrix. Raises InputError if there are no points, or a value is negative
+    or not finite.
+    """
+    points = np.array([sizes, errors, range(len(sizes))], dtype=np.float64)
+    if not points.size or not np.isfinite(points).all() or (points < 0).any():
+        raise InputError(f"the error curve of {name!r} needs one or more points with sizes and errors of 0 or more")
+    order = np.lexsort((points[1], points[0]))
+    points = points[:, order]
+    best_before = np.minimum.accumulate(np.append(np.inf, points[1][:-1]))
+    kept = points[:, points[1] < best_before]
+    last_is_dense = is_dense and int(kept[2, -1]) == len(sizes) - 1
+    return ErrorCurve(name, kept[0].astype(np.int64), kept[1], float(energy), int(original), last_is_dense)
+
+
+def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:
+    """Drop the points that store less than this fraction of the original, but always keep the largest point.
+
+    Raises InputError if the fraction is not between 0 and 1.
+    """
+    if not 0 <= kept_fraction <= 1:
+        raise InputError(f"floor {kept_fraction:g} must lie between 0 and 1: it is the fraction of the original that is kept")
+    first = min(int(np.searchsorted(curve.sizes, kept_fraction * curve.original)), len(curve.sizes) - 1)
+    return replace(curve, sizes=curve.sizes[first:], errors=curve.errors[first:])
+
+
+def svd_curve(
+    name: str,
+    spectrum: MatrixSpectrum,
+    *,
+    unit: str = "parameters",
+    dtype: str = "float32",
+    original_bytes: int | None = None,
+) -> ErrorCurve:
+    """The curve of plain SVD: every rank that stores less than the dense matrix, and the dense matrix itself.
+
+    Points that store more than the original are left out. Errors are exact up to rounding in the storage dtype.
+    `original_bytes` is the size of the original weights; the default is float32.
+    """
+    rows, cols = spectrum.shape
+    whole = Size(rows * cols, 4 * rows * cols if original_bytes is None else original_bytes)
+    original = whole.in_unit(unit)
+    low_rank = svd_sizes(spectrum.shape, unit, dtype)
+    dense = stored_size(dense_shapes(rows, cols), dtype).in_unit(unit)
+    ranks = int(np.searchsorted(low_rank, min(dense, original + 1)))
+    sizes, errors = low_rank[:ranks].tolist(), spectrum.squared_errors[1 : ranks + 1].tolist()
+    fits = dense <= original
+    return error_curve(
+        name,
+        [*sizes, dense] if fits else sizes,
+        [*errors, 0.0] if fits else errors,
+        energy=float(spectrum.squared_errors[0]),
+        original=original,
+        is_dense=fits,
+    )
+
+
+@lru_cache(maxsize=256)
+def svd_sizes(shape: tuple[int, int], unit: str, dtype: str) -> NDArray[np.int64]:
+    """Stored size of plain SVD at ranks 1, 2, .. min(rows, cols)."""
+    method = SVD()
+    sizes = [stored_size(method.tensor_shapes(*shape, rank), dtype).in_unit(unit) for rank in method.sizes(*shape)]
+    return np.array(sizes, dtype=np.int64)

@@ -1,0 +1,120 @@
+"""Which modules are compressed together, and how they are laid out as one matrix. Works on shapes; no torch.
+
+A group is one matrix: its members stacked vertically, each transposed or not, so all need the same number of columns.
+
+    stack="rows"        none is transposed: the members share their input side
+    stack="columns"     all are transposed: they share their output side
+    stack="residual"    each is transposed if needed to make its residual-stream side the columns; any kind and layer fits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+
+from offcomp.errors import InputError
+from offcomp.models.catalogue import ModuleSpec
+
+STACKS = ("rows", "columns", "residual")
+STACK_HELP = {
+    "best": "Share the side that faces the residual stream: rows for query, key, value and FFN in, "
+    "columns for attention output and FFN out, residual for a mix.",
+    "rows": "Members stacked vertically; they share their input side.",
+    "columns": "Members transposed, then stacked vertically; they share their output side.",
+    "residual": "Members transposed where needed to share their residual-stream side; any kinds fit.",
+}
+
+
+def is_transposed(spec: ModuleSpec, stack: str) -> bool:
+    """Whether a member is transposed in its group. Raises InputError if "residual" is undefined for its kind."""
+    if stack != "residual":
+        return stack == "columns"
+    if spec.residual_side is None:
+        raise InputError(f"{spec.name} ({spec.kind}) has no known residual-stream side; stack its group by rows or columns")
+    return spec.residual_side == "rows"
+
+
+def group_shape(specs: Sequence[ModuleSpec], stack: str) -> tuple[int, int]:
+    """(rows, cols) of the stacked matrix. Raises InputError naming the members that do not fit."""
+    shapes = [spec.shape[::-1] if is_transposed(spec, stack) else spec.shape for spec in specs]
+    for spec, shape in zip(specs, shapes, strict=True):
+        if shape[1] != shapes[0][1]:
+            raise InputError(
+                f"{specs[0].name} {specs[0].shape} and {spec.name} {spec.shape} cannot be stacked by {stack}: "
+                f"{shapes[0][1]} columns against {shape[1]}; choose another stacking or put them in separate groups"
+            )
+    return sum(shape[0] for shape in shapes), shapes[0][1]
+
+
+def best_stack(specs: Sequence[ModuleSpec]) -> str:
+    """The stacking that shares the side facing the residual stream, chosen by kind."""
+    sides = {spec.residual_side for spec in specs}
+    if sides == {"columns"}:
+        return "rows"
+    if sides == {"rows"}:
+        return "columns"
+    if None not in sides:
+        return "residual"
+    return "rows" if len({spec.cols for spec in specs}) == 1 else "columns"
+
+
+def _by_key(specs: Iterable[ModuleSpec], key: Callable[[ModuleSpec], tuple[str, ...]]) -> list[tuple[str, list[ModuleSpec]]]:
+    """Group specs by key, in order of first appearance; each name joins the parts of its key."""
+    order: dict[tuple[str, ...], int] = {}
+    keyed = [(key(spec), spec) for spec in specs]
+    for name, _ in keyed:
+        order.setdefault(name, len(order))
+    keyed.sort(key=lambda pair: order[pair[0]])
+    return [
+        ("-".join(part for part in name if part), [spec for _, spec in members])
+        for name, members in groupby(keyed, key=lambda pair: pair[0])
+    ]
+
+
+def _shape_tag(spec: ModuleSpec) -> str:
+    """Embeddings and unknown weights are only grouped with weights of the same shape."""
+    return "" if spec.layer is not None and spec.default else f"{spec.rows}x{spec.cols}"
+
+
+def one_per_module(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec]]]:
+    """Each module alone: the paper's "separated" setting."""
+    return [(spec.name, [spec]) for spec in specs]
+
+
+def one_per_kind(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec]]]:
+    """One group per kind across all layers: the paper's "concatenated" setting."""
+    return _by_key(specs, lambda spec: (spec.part, spec.kind, "" if spec.default else _shape_tag(spec)))
+
+
+def attention_inputs_per_layer(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec]]]:
+    """Query, key and value of each layer together; every other module alone."""
+    trio = {"query", "key", "value"}
+    return _by_key(specs, lambda spec: (spec.part, f"qkv.{spec.layer}") if spec.kind in trio else (spec.name,))
+
+
+def blocks_of_layers(specs: Sequence[ModuleSpec], layers: int = 2) -> list[tuple[str, list[ModuleSpec]]]:
+    """One group per kind and block of `layers` consecutive layers. Raises InputError if `layers` is below 1."""
+    if layers < 1:
+        raise InputError(f"a block of {layers} layers is empty; choose 1 or more")
+
+    def key(spec: ModuleSpec) -> tuple[str, ...]:
+        if spec.layer is None:
+            return (spec.name,)
+        first = spec.layer // layers * layers
+        return (spec.part, spec.kind, "layers", str(first), str(first + layers - 1), _shape_tag(spec))
+
+    return _by_key(specs, key)
+
+
+def all_together(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec]]]:
+    """One group of all modules, which must share a residual stream."""
+    return [("all", list(specs))] if specs else []
+
+
+GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], list[tuple[str, list[ModuleSpec]]]]]] = {
+    "module": ("Each module alone", one_per_module),
+    "kind": ("One group per kind", one_per_kind),
+    "qkv": ("QKV of each layer", attention_inputs_per_layer),
+    "blocks": ("Blocks of layers", blocks_of_layers),
+    "all": ("All in one group", all_together),
+}

@@ -1,0 +1,187 @@
+"""Composable checks of JSON values: whether a document has the structure that code relies on, and if not, where it fails.
+
+check = fields({"name": text, "sizes": each(number(0))}, {"note": maybe(text)})
+check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number of 0 or more
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import stat
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from offcomp.plain_text import LONGEST, is_plain, text_fault
+
+LARGEST = 1e100
+"""Largest number accepted, so that squares stay within the range of a float."""
+MOST_COUNTED = 2**53
+DEEPEST = 20
+LONGEST_NAME = 1_000
+MOST_BYTES = 50_000_000
+"""Far more than any run writes."""
+
+Check = Callable[[Any], None]
+"""Returns if the value is acceptable, else raises Malformed."""
+
+
+class Malformed(ValueError):
+    """An invalid JSON value. The message says where it is, what it is, and what it must be."""
+
+    def __init__(self, what: str, where: str = ""):
+        super().__init__((where.removeprefix(".") or "it") + what)
+        self.what, self.where = what, where
+
+    def within(self, place: str) -> Malformed:
+        """The same error, located within the enclosing value."""
+        return Malformed(self.what, place + self.where)
+
+
+def read_checked(file: Path, check: Check) -> Any:
+    """The value in a JSON file. Raises OSError, or Malformed if it is not a file, too large, not JSON, or fails the check."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe would block, and a device may never end
+        raise Malformed(" is not a file but a folder, a pipe or a device", file.name)
+    if found.st_size > MOST_BYTES:
+        raise Malformed(f" is {found.st_size / 1e6:,.0f} MB; the limit is {MOST_BYTES / 1e6:.0f} MB", file.name)
+    with file.open("rb", buffering=0) as opened:
+        content = opened.read()
+    try:
+        value = json.loads(content.decode(), parse_constant=_refuse)
+        if b"\\u" in content and b"\\ud" in content.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not a character
+    except RecursionError:
+        raise Malformed(" nests too many lists or objects", file.name) from None
+    except ValueError as error:
+        raise Malformed(f" is not usable JSON ({error})", file.name) from None
+    try:
+        check(value)
+    except Malformed as fault:
+        raise Malformed(f": {fault}", file.name) from None
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a finite number")
+
+
+def anything(value: Any, depth: int = DEEPEST) -> None:
+    """Any value that is not nested too deeply and whose numbers are within range."""
+    if isinstance(value, (dict, list)):
+        if not depth:
+            raise Malformed(" nests too many lists or objects")
+        for item in value.values() if isinstance(value, dict) else value:
+            anything(item, depth - 1)
+    elif isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+        raise _must_be(value, "a number within range")
+
+
+def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
+    """A number in a range."""
+    words = "a number" if least == -LARGEST else f"a number of {least:g} " + ("or more" if most == LARGEST else f"to {most:g}")
+
+    def check(value: Any) -> None:
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise _must_be(value, words)
+
+    return check
+
+
+def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
+    """A whole number."""
+
+    def check(value: Any) -> None:
+        if type(value) is not int or not least <= value <= most:
+            raise _must_be(value, f"a whole number of {least} or more")
+
+    return check
+
+
+def text(value: Any) -> None:
+    """A string."""
+    if not isinstance(value, str):
+        raise _must_be(value, "a string")
+
+
+def line(value: Any) -> None:
+    """A single line of visible characters, such as a name or a title."""
+    text(value)
+    if len(value) > LONGEST or not is_plain(value):
+        raise Malformed(f" is {reprlib.repr(value)}, which {text_fault(value)}")
+
+
+def flag(value: Any) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise _must_be(value, "true or false")
+
+
+def one_of(choices: Collection[str]) -> Check:
+    """One of the given strings."""
+
+    def check(value: Any) -> None:
+        if not isinstance(value, str) or value not in choices:
+            raise _must_be(value, f"one of {', '.join(choices)}")
+
+    return check
+
+
+def maybe(check: Check) -> Check:
+    """Null, or a value that passes `check`."""
+    return lambda value: None if value is None else check(value)
+
+
+def each(check: Check, length: int | None = None) -> Check:
+    """A list whose items pass `check`, of exactly `length` items if given."""
+
+    def check_each(value: Any) -> None:
+        if not isinstance(value, list) or length not in (None, len(value)):
+            raise _must_be(value, "a list" if length is None else f"a list of {length}")
+        index = 0
+        try:
+            for index, item in enumerate(value):  # noqa: B007  # reported if an item fails
+                check(item)
+        except Malformed as fault:
+            raise fault.within(f"[{index}]") from None
+
+    return check_each
+
+
+def by_name(check: Check) -> Check:
+    """An object whose values all pass `check`; any names are allowed that can be shown on one line."""
+    check_values = fields({}, others=check)
+
+    def check_named(value: Any) -> None:
+        for name in value if isinstance(value, dict) else ():
+            if not name.strip() or len(name) > LONGEST_NAME or not is_plain(name):
+                words = f"one line of at most {LONGEST_NAME} visible characters"
+                raise Malformed(f" has the name {reprlib.repr(name)}; a name must be {words}")
+        check_values(value)
+
+    return check_named
+
+
+def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None, others: Check = anything) -> Check:
+    """An object with all needed fields; known fields are checked if present, and any others must pass `others`."""
+    checks = {**(known or {}), **needed}
+
+    def check_fields(value: Any) -> None:
+        if not isinstance(value, dict):
+            raise _must_be(value, "a JSON object")
+        if not needed.keys() <= value.keys():
+            missing = next(name for name in needed if name not in value)
+            raise Malformed(" is missing", f".{missing}")
+        name = ""
+        try:
+            for name, item in value.items():
+                checks.get(name, others)(item)
+        except Malformed as fault:
+            raise fault.within(f".{name[:40]}") from None
+
+    return check_fields
+
+
+def _must_be(value: Any, words: str) -> Malformed:
+    return Malformed(f" is {reprlib.repr(value)}; it must be {words}")

@@ -1,0 +1,66 @@
+"""Read the fields of a dataclass from JSON values, with one sentence for each fault."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from offcomp.plain_text import quoted, text_fault
+
+FieldTypes = Mapping[str, tuple[Callable[[Any], bool], str]]
+"""Field -> (predicate that accepts a JSON value, description of what the value must be)."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, the first a letter or digit"
+
+
+def is_name(value: Any) -> bool:
+    """Whether the value is a name that is safe in file names, links and command lines."""
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def is_text(value: Any) -> bool:
+    """Whether the value is a non-empty string."""
+    return isinstance(value, str) and value != ""
+
+
+def is_text_list(value: Any) -> bool:
+    """Whether the value is a list of non-empty strings."""
+    return isinstance(value, (list, tuple)) and all(is_text(item) for item in value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def read_fields(
+    kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str], *, parts: Collection[str] = ()
+) -> dict[str, Any]:
+    """Read the fields of a dataclass from JSON values, lists as tuples; faults are appended to `faults`.
+
+    No text in any field, at any depth, may contain invisible characters. `parts` are fields whose objects are read separately.
+    """
+    values: dict[str, Any] = {}
+    for key in document:
+        if key not in types:
+            faults.append(f"{where} has an unknown field {quoted(key)}; it takes {', '.join(types)}.")
+    for option in fields(kind):
+        if option.name not in document:
+            if option.default is MISSING and option.default_factory is MISSING:
+                faults.append(f"{where} lacks the field {option.name!r}.")
+            continue
+        value = document[option.name]
+        accepts, wanted = types[option.name]
+        if option.name not in parts and (fault := text_fault(value)):
+            faults.append(f"{where} has {option.name} {quoted(value)}, which {fault}.")
+        elif not accepts(value):
+            faults.append(f"{where} has {option.name} {quoted(value)}; it must be {wanted}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(option.default, float):
+            value = float(value)
+        values[option.name] = value
+    return values

@@ -1,0 +1,165 @@
+"""Create the small file from which a weight matrix is drawn at every rank; `matrix_view` describes its contents.
+
+The basis V comes from the smaller Gram matrix in float64, and L = W V from the weights, one chunk of rows at a time: only block
+sums of L and the squared entries of some rows are kept. A wide matrix is handled as its transpose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offcomp.errors import InputError
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.planning.matrix_view import MOST_ENTRIES, MOST_ROWS, ORDERS, View, block_starts, read_view, save_view, view_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_SIDE = 16384  # a Gram matrix of this side takes 2 GB
+PIECE_ENTRIES = 1 << 22  # 32 MB in float64
+
+
+def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
+    """The view of a module in stored order, read from its file, which is created if missing.
+
+    Raises ModelError if the model cannot be loaded or has non-finite values, InputError if the matrix is too large, and
+    StorageError if the file cannot be written.
+    """
+    path = view_path(info, spec, home)
+    found = read_view(path, spec.shape)
+    if found is None:
+        from offcomp.models.loading import load
+        from offcomp.models.weights import stored_view
+
+        save_view(path, spec.shape, view_arrays(stored_view(load(info.model).model, spec)))
+        found = read_view(path, spec.shape)
+    if found is None:
+        raise InputError(f"{path} was written but cannot be read back; free some space, or delete it and try again")
+    return found
+
+
+def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
+    """All arrays in the file of a (rows, cols) matrix. Raises InputError if it is empty or its smaller side is too large."""
+    from offcomp.numerics.grams import gram
+    from offcomp.numerics.svd import leading_eigenvectors
+
+    rows, cols = matrix.shape
+    side = min(rows, cols)
+    if not 1 <= side <= LARGEST_SIDE:
+        raise InputError(f"a ({rows}, {cols}) matrix cannot be drawn: its smaller side must be from 1 to {LARGEST_SIDE}")
+    transposed = rows < cols
+    tall = matrix.T if transposed else matrix
+    product = gram(tall)
+    inner = _Side(product.diagonal().clamp_min(0).sqrt())
+    outer = _Side(tall.double().norm(dim=1) if tall.shape[0] * side <= PIECE_ENTRIES else tall.norm(dim=1).double())
+    basis = leading_eigenvectors(product, side)  # (side, side)
+    sampled = np.unique(np.linspace(0, rows - 1, min(rows, MOST_ROWS, max(1, MOST_ENTRIES // side))).round().astype(np.int32))
+    sums = _Sums.over(tall, basis, outer, sampled=None if transposed else sampled)
+    arrays: dict[str, NDArray[np.generic]] = {"values": sums.values(), "sampled": sampled}
+    arrays |= {
+        "norms": (inner if transposed else outer).norms.numpy()[sampled].astype(np.float32),
+        "kept": _kept(basis[sampled].square() * sums.squares if transposed else sums.of_rows),
+    }
+    for order in ORDERS:
+        arrays |= _ordered(order, sums, basis, (outer, inner), transposed=transposed)
+    return arrays
+
+
+@dataclass(eq=False)
+class _Side:
+    """The blocks along one side of the matrix in each order, from the norms of its rows."""
+
+    norms: Tensor
+    blocks: dict[str, Tensor] = field(init=False)
+    """Order -> block index of each row, in stored order."""
+
+    sizes: Tensor = field(init=False)
+    """Rows per block, as a column vector."""
+
+    def __post_init__(self) -> None:
+        import torch
+
+        sizes = np.diff(block_starts(len(self.norms)))
+        block = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+        by_norm = torch.empty_like(block)
+        by_norm[self.norms.argsort(descending=True, stable=True)] = block
+        self.blocks = dict(zip(ORDERS, (block, by_norm), strict=True))
+        self.sizes = torch.from_numpy(sizes).double()[:, None]
+
+    def sums(self, values: Tensor, order: str) -> Tensor:
+        """Sum the rows of `values` within each block."""
+        empty = values.new_zeros(len(self.sizes), values.shape[1])
+        return empty.index_add_(0, self.blocks[order], values)
+
+
+@dataclass(eq=False)
+class _Sums:
+    """Sums over row blocks of the weights, of L = W V and of its squared entries; and the squared entries of some rows of L."""
+
+    weights: dict[str, Tensor]
+    left: dict[str, Tensor]
+    energy: dict[str, Tensor]
+    of_rows: Tensor
+
+    @classmethod
+    def over(cls, tall: Tensor, basis: Tensor, outer: _Side, sampled: NDArray[np.int32] | None) -> _Sums:
+        """Accumulate the sums in one pass over the matrix, a chunk at a time."""
+        import torch
+
+        blocks, side = len(outer.sizes), basis.shape[1]
+        weights, lefts, energy = ({order: basis.new_zeros(blocks, side) for order in ORDERS} for _ in range(3))
+        chosen = torch.zeros(len(tall), dtype=torch.bool)
+        if sampled is not None:
+            chosen[torch.from_numpy(sampled).long()] = True
+        kept, height, top = [], max(1, PIECE_ENTRIES // side), 0
+        for piece in tall.split(height):
+            wide = piece.double()
+            left = wide @ basis
+            squares = left.square()
+            for order in ORDERS:
+                block = outer.blocks[order][top : top + len(piece)]
+                for total, part in ((weights, wide), (lefts, left), (energy, squares)):
+                    total[order].index_add_(0, block, part)
+            kept.append(squares[chosen[top : top + len(piece)]])
+            top += len(piece)
+        return cls(weights, lefts, energy, torch.cat(kept))
+
+    @property
+    def squares(self) -> Tensor:
+        """Squared singular values, as squared norms of the columns of L, which stay accurate where eigenvalues are noise."""
+        return next(iter(self.energy.values())).sum(0)
+
+    def values(self) -> NDArray[np.float32]:
+        """Singular values."""
+        return np.asarray(self.squares.sqrt().numpy(), dtype=np.float32)
+
+
+def _kept(squares: Tensor) -> NDArray[np.float16]:
+    """The fraction of each row's squared length kept at each rank, from its squared components."""
+    sums = squares.cumsum(1)
+    total = sums[:, -1:].clamp_min(np.finfo(np.float64).tiny)
+    return np.asarray((sums / total).numpy(), dtype=np.float16)
+
+
+def _ordered(
+    order: str, sums: _Sums, basis: Tensor, sides: tuple[_Side, _Side], *, transposed: bool
+) -> dict[str, NDArray[np.generic]]:
+    """The arrays for one order, with rows and columns as in the given matrix."""
+    outer, inner = sides
+    original = inner.sums(sums.weights[order].T.contiguous(), order) / inner.sizes / outer.sizes.T
+    long = (sums.left[order] / outer.sizes, sums.energy[order])
+    short = (inner.sums(basis, order) / inner.sizes, inner.sums(basis.square(), order) * sums.squares)
+    (left, row_energy), (right, column_energy) = (short, long) if transposed else (long, short)
+    found = {
+        "original": original if transposed else original.T,
+        "left": left,
+        "right": right,
+        "row_energy": row_energy,
+        "column_energy": column_energy,
+    }
+    return {f"{order}_{name}": np.ascontiguousarray(array.numpy(), dtype=np.float32) for name, array in found.items()}

@@ -1,0 +1,230 @@
+"""The gain from compressing modules together, for every pair and for a full sequence of merges, as stored in files. No torch.
+
+`merge_search.survey` computes a survey (`offcomp suggest MODEL --survey`), which is saved in the home folder; surveys of
+MiniLM-L6 for each kind are bundled. All errors are exact SVD errors, joint versus separate at the same stored parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from offcomp.errors import InputError
+from offcomp.files import assets_folder, read_json, write_json
+from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
+from offcomp.planning.grouping import STACKS, group_shape
+
+BUNDLED = assets_folder() / "groups"
+SCHEMA = 1
+BEST = "best"
+DIGITS = 6
+SHARED = {
+    "rows": "they share one basis of their {cols}-wide input side",
+    "columns": "they share one basis of their {cols}-wide output side",
+    "residual": "they share one basis of the {cols}-wide residual stream",
+}
+SECONDS_TO_LOAD = 5.0
+SECONDS_A_CUBE = 6e-10  # per cubed side of a Gram matrix, for the pairs and the merges that follow
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Modules for which one SVD of their stack beats separate SVDs at the same stored size, or loses to them (gain < 0).
+
+    stored_parameters   what the separate parts store; the joint matrix stores at most this
+    gain                separate_error - joint_error, both relative to the norm of all members
+    """
+
+    modules: tuple[str, ...]
+    stack: str
+    ratio: float
+    stored_parameters: int
+    separate_error: float
+    joint_error: float
+    cols: int
+
+    @property
+    def gain(self) -> float:
+        """Reduction of the relative error."""
+        return self.separate_error - self.joint_error
+
+    @property
+    def reason(self) -> str:
+        """One human-readable sentence."""
+        verb = "falls" if self.gain > 0 else "rises"
+        return (
+            f"Stacked by {self.stack}, {SHARED[self.stack].format(cols=self.cols)}: the relative error {verb} from "
+            f"{self.separate_error:.3f} to {self.joint_error:.3f} at the same {self.stored_parameters:,} parameters."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, including gain and reason."""
+        return asdict(self) | {"modules": list(self.modules), "gain": self.gain, "reason": self.reason}
+
+    def compact(self) -> dict[str, Any]:
+        """As compact JSON values, without derived fields."""
+        errors = {name: round(getattr(self, name), DIGITS) for name in ("separate_error", "joint_error")}
+        return asdict(self) | errors | {"modules": list(self.modules)}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Suggestion:
+        """The inverse of `to_dict` and of `compact`. Raises KeyError or TypeError."""
+        fields = {name: document[name] for name in cls.__dataclass_fields__}
+        return cls(**fields | {"modules": tuple(document["modules"])})
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One step of agglomerative merging.
+
+    parts   nodes merged: 0, 1, .. are the modules of the survey in order, followed by the merges in order
+    gain    reduction of the relative error over the merged weights in this step; negative if it rises
+    joint   the merged group versus all its modules alone
+    error   relative error over all modules of the survey after this step
+    """
+
+    parts: tuple[int, int]
+    gain: float
+    joint: Suggestion
+    error: float
+
+    def to_dict(self, compact: bool = False) -> dict[str, Any]:
+        """As JSON values."""
+        if not compact:
+            return {"parts": list(self.parts), "gain": self.gain, "error": self.error, "joint": self.joint.to_dict()}
+        figures = {"gain": round(self.gain, DIGITS), "error": round(self.error, DIGITS)}
+        return {"parts": list(self.parts), **figures, "joint": self.joint.compact()}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Merge:
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError."""
+        one, other = document["parts"]
+        return cls((one, other), document["gain"], Suggestion.from_dict(document["joint"]), document["error"])
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All results on compressing some modules of a model together, at one compression ratio.
+
+    pairs       every two modules, in every stacking in which they fit
+    together    all modules as one matrix, in every stacking in which they all fit
+    merges      stacking, or "best" for the best one at each step -> all merges, including losing ones
+    error       relative error over all modules, each compressed alone
+    """
+
+    model: str
+    fingerprint: str
+    ratio: float
+    modules: tuple[str, ...]
+    error: float
+    pairs: tuple[Suggestion, ...]
+    together: tuple[Suggestion, ...]
+    merges: dict[str, tuple[Merge, ...]]
+    environment: dict[str, Any] = field(default_factory=dict)
+    measured: str = ""
+
+    def to_dict(self, compact: bool = False) -> dict[str, Any]:
+        """As JSON values."""
+        written = Suggestion.compact if compact else Suggestion.to_dict
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "ratio": self.ratio,
+            "modules": list(self.modules),
+            "error": self.error,
+            "pairs": [written(each) for each in self.pairs],
+            "together": [written(each) for each in self.together],
+            "merges": {stack: [step.to_dict(compact) for step in steps] for stack, steps in self.merges.items()},
+            "environment": self.environment,
+            "measured": self.measured,
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Survey:
+        """The inverse of `to_dict`. Raises InputError."""
+        try:
+            if document["schema"] != SCHEMA:
+                raise InputError(f"a survey of groups has schema {document['schema']!r}; this version reads {SCHEMA}")
+            return cls(
+                document["model"],
+                document["fingerprint"],
+                document["ratio"],
+                tuple(document["modules"]),
+                document["error"],
+                tuple(Suggestion.from_dict(each) for each in document["pairs"]),
+                tuple(Suggestion.from_dict(each) for each in document["together"]),
+                {stack: tuple(map(Merge.from_dict, steps)) for stack, steps in document["merges"].items()},
+                document["environment"],
+                document["measured"],
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"a survey of groups has a missing or unknown field: {error}") from None
+
+
+def in_order(specs: Iterable[ModuleSpec]) -> list[ModuleSpec]:
+    """Sort modules in survey order: by part, kind and layer."""
+    kinds = {kind: place for place, kind in enumerate(KINDS)}
+    return sorted(specs, key=lambda spec: (spec.part, kinds.get(spec.kind, len(kinds)), spec.layer or 0))
+
+
+def groups_after(merges: Sequence[Merge], kept: int, modules: int) -> list[Suggestion]:
+    """The groups of two or more modules that exist after the first `kept` merges, largest gain first."""
+    gone = {part - modules for step in merges[:kept] for part in step.parts}
+    groups = [step.joint for index, step in enumerate(merges[:kept]) if index not in gone]
+    return sorted(groups, key=lambda group: -group.gain)
+
+
+def best_cut(survey: Survey, stack: str) -> int:
+    """The number of merges that minimises the relative error over all modules."""
+    errors = [survey.error, *(step.error for step in survey.merges.get(stack, ()))]
+    return min(range(len(errors)), key=errors.__getitem__)
+
+
+def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
+    """About how long a survey of these modules takes on one core."""
+    cubes = 0
+    for index, one in enumerate(specs):
+        for other in specs[:index]:
+            for stack in STACKS:
+                try:
+                    cubes += min(group_shape((one, other), stack)) ** 3
+                except InputError:
+                    continue
+    return SECONDS_TO_LOAD + SECONDS_A_CUBE * cubes
+
+
+def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home: Path) -> tuple[Survey, str] | None:
+    """(survey, "bundled" or "yours") for these modules at this ratio, or None if there is none."""
+    wanted = tuple(spec.name for spec in in_order(specs))
+    for file in sorted(BUNDLED.glob("*.json")):
+        for survey in _bundled(file):
+            if (survey.fingerprint, survey.ratio, survey.modules) == (info.fingerprint, ratio, wanted):
+                return survey, "bundled"
+    try:
+        return Survey.from_dict(read_json(_path(home, info.fingerprint, wanted, ratio))), "yours"
+    except InputError:
+        return None
+
+
+def keep_survey(survey: Survey, home: Path) -> None:
+    """Save a survey where `find_survey` looks for it. Raises StorageError."""
+    write_json(_path(home, survey.fingerprint, survey.modules, survey.ratio), survey.to_dict(compact=True))
+
+
+@lru_cache(maxsize=4)
+def _bundled(path: Path) -> tuple[Survey, ...]:
+    """The surveys in a bundled file; empty if it is missing or cannot be read."""
+    try:
+        return tuple(Survey.from_dict(each) for each in read_json(path) or ())
+    except InputError:
+        return ()
+
+
+def _path(home: Path, fingerprint: str, modules: Sequence[str], ratio: float) -> Path:
+    name = hashlib.sha256("\n".join((*modules, f"{ratio:g}")).encode()).hexdigest()[:20]
+    return home / "groups" / fingerprint / f"{name}.json"

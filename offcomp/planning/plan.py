@@ -1,0 +1,279 @@
+"""A plan says what to do: which modules of a model to compress together, by which method, to what size.
+
+A plan is plain JSON, both as a file and as the state of the app. It can be checked, and its sizes predicted, without torch and
+without the model's weights: `validate` lists all faults at once, and `offcomp.planning.sizes` predicts the sizes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from offcomp.errors import InputError, ModelError, PlanError
+from offcomp.methods import default_options, make_method
+from offcomp.models import hub
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.sentence_modules import sentence_modules
+from offcomp.models.sources import may_have_tokenizer, resolve
+from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
+from offcomp.plain_text import quoted
+from offcomp.planning.data.calibration_text import CALIBRATION_TYPES, CalibrationText
+from offcomp.planning.data.task_check import task_checks
+from offcomp.planning.data.task_fields import read_tasks, task_faults
+from offcomp.planning.data.tasks import Task, find_task
+from offcomp.planning.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
+from offcomp.planning.json_fields import NAME_WORDS, is_name, is_number, is_text, is_text_list, read_fields
+
+PLAN_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules compressed as one matrix. `ratio` is the requested compression ratio original / stored, in `unit`.
+
+    `dtype` is the dtype of the stored numbers: "stored" means the dtype of the checkpoint's own tensors.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    stack: str = "rows"
+    method: str = "svd"
+    options: dict[str, Any] = field(default_factory=dict)
+    ratio: float = 2.0
+    unit: str = "parameters"
+    dtype: str = STORED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Groups of one model, and the tasks on which the original and compressed models are compared. No groups: the baseline.
+
+    A task is given by its name in `offcomp.planning.data.tasks.TASKS`, or as a full description.
+    """
+
+    model: str
+    groups: tuple[Group, ...] = ()
+    tasks: tuple[str | Task, ...] = ("sentiment",)
+    seed: int = 0
+    calibration: CalibrationText = field(default_factory=CalibrationText)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether any group needs calibration text. Options must be valid."""
+        return any(make_method(group.method, group.options).calibrated for group in self.groups)
+
+    @property
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """Every task with its family and data. Raises TaskError for an unknown name."""
+        return tuple(find_task(task) if isinstance(task, str) else task for task in self.tasks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values, with every default written out except that of the calibration text."""
+        groups = [asdict(group) | {"modules": list(group.modules)} for group in self.groups]
+        calibration = {} if self.calibration == CalibrationText() else {"calibration": asdict(self.calibration)}
+        return {
+            "schema": PLAN_SCHEMA,
+            "model": self.model,
+            "seed": self.seed,
+            "tasks": [task if isinstance(task, str) else task.to_dict() for task in self.tasks],
+            "groups": [entry | {"options": _all_options(entry)} for entry in groups],
+            **calibration,
+        }
+
+    def to_json(self) -> str:
+        """The plan as a JSON document."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @staticmethod
+    def from_dict(document: Any) -> Plan:
+        """Read a plan. Raises PlanError with one sentence for each field that is wrong."""
+        faults: list[str] = []
+        if not isinstance(document, dict):
+            raise PlanError([f"a plan is a JSON object, not {type(document).__name__}."])
+        schema = document.get("schema", PLAN_SCHEMA)
+        if schema != PLAN_SCHEMA:
+            faults.append(f"plan schema {quoted(schema)} is not known; this version reads {PLAN_SCHEMA}.")
+        values = read_fields(
+            Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults, parts=PLAN_PARTS
+        )
+        groups = []
+        entries = values.get("groups", ())
+        for index, entry in enumerate(entries if isinstance(entries, tuple) else ()):
+            if isinstance(entry, dict):
+                groups.append(read_fields(Group, entry, f"group {quoted(entry.get('name', index))}", GROUP_TYPES, faults))
+            else:
+                faults.append(f"group {index} is {quoted(entry)}; it must be a JSON object.")
+        entries = values.get("tasks", Plan.tasks)
+        tasks = read_tasks(entries, faults) if isinstance(entries, tuple) else ()
+        calibration: dict[str, Any] = {}
+        if isinstance(values.get("calibration"), dict):
+            calibration = read_fields(CalibrationText, values["calibration"], "calibration", CALIBRATION_TYPES, faults)
+        if faults:
+            raise PlanError(faults)
+        made = {"groups": tuple(Group(**group) for group in groups), "calibration": CalibrationText(**calibration)}
+        return Plan(**values | made | {"tasks": tasks})
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan from a JSON document. Raises PlanError."""
+        try:
+            return Plan.from_dict(json.loads(text))
+        except RecursionError:
+            raise PlanError(["the plan nests too many lists or objects."]) from None
+        except ValueError as error:
+            raise PlanError([f"the plan is not valid JSON: {error}."]) from None
+
+
+def _all_options(group: dict[str, Any]) -> dict[str, Any]:
+    """A group's options with its method's defaults, numbers cast to their types, so that equal plans serialise identically."""
+    try:
+        defaults = default_options(group["method"], group["options"].get("preset"))
+    except InputError:
+        return dict(group["options"])
+    given = {
+        key: float(value) if isinstance(defaults.get(key), float) and is_number(value) else value
+        for key, value in group["options"].items()
+    }
+    return defaults | given
+
+
+PLAN_TYPES = {
+    "model": (is_text, "a model name, folder or hub id"),
+    "groups": (lambda value: isinstance(value, (list, tuple)), "a list of groups"),
+    "tasks": (lambda value: isinstance(value, (list, tuple)), "a list of task names and descriptions"),
+    "seed": (
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31,
+        "a whole number from 0 to 2147483647",
+    ),
+    "calibration": (lambda value: isinstance(value, dict), "a JSON object"),
+}
+PLAN_PARTS = ("groups", "tasks", "calibration")
+GROUP_TYPES = {
+    "name": (is_name, NAME_WORDS),
+    "modules": (lambda value: is_text_list(value) and len(value) > 0, "a list of one or more module names"),
+    "stack": (lambda value: value in STACKS, f"one of {', '.join(STACKS)}"),
+    "method": (is_text, "a method's name"),
+    "options": (lambda value: isinstance(value, dict), "a JSON object"),
+    "ratio": (is_number, "a number of 1 or more"),
+    "unit": (lambda value: value in UNITS, f"one of {', '.join(UNITS)}"),
+    "dtype": (lambda value: value in DTYPE_CHOICES, f"one of {', '.join(DTYPE_CHOICES)}"),
+}
+
+
+def validate(plan: Plan, info: ModelInfo) -> None:
+    """Check a plan against its model. Raises PlanError listing every fault; infeasible budgets are left to `predict`."""
+    known = {spec.name for spec in info.modules}
+    faults = task_faults(plan.tasks, info.architecture, info.reads_text)
+    faults += [] if faults else task_checks(plan.asked_tasks, info)
+    owner: dict[str, str] = {}
+    names: set[str] = set()
+    for group in plan.groups:
+        faults += _group_faults(group, info, known, owner, names)
+    faults += [] if faults else [*_calibration_faults(plan, info), *_embedding_faults(plan, info)]
+    if faults:
+        raise PlanError(faults)
+
+
+def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
+    """Reasons why groups that need calibration cannot be calibrated, assuming that the groups themselves are valid."""
+    needing = [group for group in plan.groups if make_method(group.method, group.options).calibrated]
+    if not needing:
+        return []
+    faults = [plan.calibration.fault()]
+    if not may_have_tokenizer(info):
+        faults.append(
+            f"group {needing[0].name!r} needs calibration text, but {info.model} has no tokenizer to read it with; "
+            "add tokenizer.json to its folder, or choose a method that needs only the weights."
+        )
+    return [fault for fault in faults if fault is not None]
+
+
+def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
+    """Reasons why tasks cannot embed sentences as the model's folder declares."""
+    embedding = [task.name for task in plan.asked_tasks if task.about.embeds]
+    try:
+        folder = (resolve(info.model).folder or hub.cached_folder(info.model)) if embedding else None
+        if folder is not None:
+            sentence_modules(folder)
+    except ModelError as error:
+        return [f"task {embedding[0]!r} embeds sentences, but {error}"]
+    return []
+
+
+def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[str, str], names: set[str]) -> list[str]:
+    """Faults in one group, given the names and modules already used by earlier groups (both are updated)."""
+    where = f"group {quoted(group.name)}"
+    faults = []
+    if not is_name(group.name):
+        faults.append(f"{where}: a name is {NAME_WORDS}.")
+    if group.name in names:
+        faults.append(f"{where} appears twice; give each group its own name.")
+    names.add(group.name)
+    if group.ratio < 1:
+        faults.append(f"{where} asks for ratio {group.ratio:g}; original / stored must be 1 or more.")
+    try:
+        make_method(group.method, group.options)
+    except InputError as error:
+        faults.append(f"{where}: {error}.")
+    for module in group.modules:
+        if module not in known:
+            close = difflib.get_close_matches(module, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"see 'offcomp modules {info.model}'."
+            unknown = "" if info.family else " (family unknown, so its modules are named by their paths)"
+            faults.append(f"{where} names {module!r}, which {info.model} does not have{unknown}; {hint}")
+        elif module in owner:
+            faults.append(f"{where} names {module!r}, which is already in group {owner[module]!r}.")
+        owner.setdefault(module, group.name)
+    if all(module in known for module in group.modules):
+        try:
+            group_shape(members(group, info), group.stack)
+        except InputError as error:
+            faults.append(f"{where}: {error}.")
+    return faults
+
+
+def members(group: Group, info: ModelInfo) -> list[ModuleSpec]:
+    """The modules of a group, in order. Raises ModelError for an unknown one."""
+    return [info.module(name) for name in group.modules]
+
+
+def make_groups(
+    specs: Sequence[ModuleSpec],
+    grouping: str,
+    *,
+    stack: str = "best",
+    block: int = 2,
+    method: str = "svd",
+    options: dict[str, Any] | None = None,
+    ratio: float = 2.0,
+    unit: str = "parameters",
+    dtype: str = STORED,
+) -> tuple[Group, ...]:
+    """Groups of `specs` by a preset of `GROUPINGS`, all with one method and ratio. Raises InputError."""
+    if grouping not in GROUPINGS:
+        raise InputError(f"unknown grouping {grouping!r}; choose one of {', '.join(GROUPINGS)}")
+    gathered = blocks_of_layers(specs, block) if grouping == "blocks" else GROUPINGS[grouping][1](specs)
+    groups = []
+    for name, part in gathered:
+        chosen = best_stack(part) if stack == "best" else stack
+        modules = tuple(spec.name for spec in part)
+        groups.append(Group(_safe(name), modules, chosen, method, dict(options or {}), ratio, unit, dtype))
+    return tuple(groups)
+
+
+def name_groups(parts: Sequence[Sequence[ModuleSpec]]) -> list[str]:
+    """A name for each group: its module's, or its kinds with a number, as in query+key-2."""
+    names = []
+    for number, specs in enumerate(parts, 1):
+        kinds = "+".join(dict.fromkeys(spec.kind for spec in specs))
+        names.append(_safe(specs[0].name if len(specs) == 1 else f"{kinds[:90]}-{number}"))
+    return names
+
+
+def _safe(name: str) -> str:
+    """Replace characters that are not allowed in a group's name."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name)

@@ -1,0 +1,116 @@
+"""Caveats that sizes alone do not show, one sentence each, for predictions and finished runs. No torch.
+
+A ratio in parameters may save less in bytes; bytes may be saved by a narrower dtype rather than by the method; a method whose
+sizes come in coarse steps may store much less than requested; and a relative error above 1 is worse than a matrix of zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from offcomp.models.catalogue import ModelInfo
+
+Group = Mapping[str, Any]
+"""Figures of one group: a `GroupPrediction` as a dictionary, or an entry of `groups` in run.json."""
+
+NOTICEABLE = 1.05
+"""Ratios of bytes and of parameters that differ by less than this factor count as equal."""
+FAR = 1.1
+"""A ratio that exceeds the requested one by this factor gets a note."""
+NAMED = 3
+
+
+def size_notes(groups: Sequence[Group]) -> list[str]:
+    """The notes on these groups, one sentence per kind of note. Older runs that lack a figure do not get its note."""
+    kept = [group for group in groups if group["form"] != "infeasible"]
+    notes = (_sentence([g for g in kept if needed <= g.keys()], applies, words) for needed, applies, words in NOTES)
+    return [note for note in notes if note]
+
+
+def unlisted_note(info: ModelInfo) -> str:
+    """How much of a model is in tensors that are not listed, as a sentence; empty if none is."""
+    return unlisted_words(info.unlisted, info.num_parameters)
+
+
+def unlisted_words(unlisted: int, num_parameters: int) -> str:
+    """See `unlisted_note`."""
+    if not unlisted:
+        return ""
+    share = 100 * unlisted / num_parameters
+    return (
+        f"{unlisted:,} parameters, {share:.2g} % of the model, are in tensors that are not matrices (convolutions, "
+        "stacked experts and so on) and stay unchanged; they count only towards the whole model."
+    )
+
+
+def _sentence(groups: Sequence[Group], applies: Callable[[Group], bool], words: Callable[[Sequence[Group]], str]) -> str:
+    """A note on the groups to which it applies, prefixed with their names."""
+    found = [group for group in groups if applies(group)]
+    if not found:
+        return ""
+    names = ", ".join(group["name"] for group in found[:NAMED])
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return f"{names}{more}: {words(found)}."
+
+
+def _ratio(groups: Sequence[Group], what: str, stored: str = "") -> float:
+    """original / stored over all of these groups, in "parameters" or "bytes"."""
+    return float(sum(group[f"original_{what}"] for group in groups) / sum(group[stored or f"num_{what}"] for group in groups))
+
+
+def _saves_less_in_bytes(group: Group) -> bool:
+    return group["unit"] == "parameters" and _ratio([group], "bytes") * NOTICEABLE < _ratio([group], "parameters")
+
+
+def _fewer_bytes(groups: Sequence[Group]) -> str:
+    stored = " and ".join(dict.fromkeys(group["dtype"] for group in groups))
+    own = " and ".join(dict.fromkeys(group["original_dtypes"] for group in groups))
+    less = f"{_ratio(groups, 'parameters'):.3g}x in parameters is {_ratio(groups, 'bytes'):.3g}x in bytes"
+    return f"{less}, since numbers are stored as {stored} where the checkpoint has {own}"
+
+
+def _is_narrower(group: Group) -> bool:
+    return bool(group["bytes_in_own_dtype"] > NOTICEABLE * group["num_bytes"])
+
+
+def _narrower(groups: Sequence[Group]) -> str:
+    stored, own = (" and ".join(dict.fromkeys(group[key] for group in groups)) for key in ("dtype", "original_dtypes"))
+    whole, compressed = _ratio(groups, "bytes"), _ratio(groups, "bytes", "bytes_in_own_dtype")
+    return (
+        f"of {whole:.3g}x in bytes, {whole / compressed:.3g}x comes from storing {stored} instead of {own}, and only "
+        f"{compressed:.3g}x from the method"
+    )
+
+
+def _is_far_from_asked(group: Group) -> bool:
+    return bool(group["compression_ratio"] > FAR * group["requested_ratio"])
+
+
+def _asked(groups: Sequence[Group]) -> str:
+    asked, stored = (_range([group[key] for group in groups]) for key in ("requested_ratio", "compression_ratio"))
+    return f"requested {asked}, stored {stored} smaller, since the method has no size between that and the budget"
+
+
+def _range(ratios: Sequence[float]) -> str:
+    low, high = f"{min(ratios):.3g}x", f"{max(ratios):.3g}x"
+    return low if low == high else f"{low} to {high}"
+
+
+def _is_worse_than_nothing(group: Group) -> bool:
+    return bool(group["relative_error"] > 1)
+
+
+def _worse_than_nothing(groups: Sequence[Group]) -> str:
+    errors = [group["relative_error"] for group in groups]
+    return f"relative error {max(errors):.3g}, and above 1 a matrix of zeros would be closer to the original"
+
+
+SIZES = {"original_parameters", "original_bytes", "num_parameters", "num_bytes", "bytes_in_own_dtype"}
+NOTES: tuple[tuple[set[str], Callable[[Group], bool], Callable[[Sequence[Group]], str]], ...] = (
+    ({"unit", "dtype", "original_dtypes"} | SIZES, _saves_less_in_bytes, _fewer_bytes),
+    ({"dtype", "original_dtypes"} | SIZES, _is_narrower, _narrower),
+    ({"compression_ratio", "requested_ratio"}, _is_far_from_asked, _asked),
+    ({"relative_error"}, _is_worse_than_nothing, _worse_than_nothing),
+)
+"""(figures that the note needs, predicate for the groups it applies to, its text)."""

@@ -1,0 +1,227 @@
+"""Predict what a plan will store before anything runs: rank or latent width, sizes, ratios, and infeasible budgets.
+
+Uses the same shapes and layouts as the methods themselves, so a prediction equals the ledger of the finished run. No torch.
+Results that depend only on method, shape and budget are cached: sliders request them repeatedly, and modules share shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from offcomp.errors import BudgetTooSmall
+from offcomp.methods import make_method
+from offcomp.methods.base import Method, choose_size, dense_shapes, smallest_size
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.numerics.accounting import (
+    STORED,
+    Budget,
+    Size,
+    budget_for_ratio,
+    largest_size_within,
+    storage_dtype,
+    stored_size,
+)
+from offcomp.planning.grouping import group_shape
+from offcomp.planning.plan import Group, Plan, members
+from offcomp.planning.size_notes import size_notes
+
+
+@dataclass(frozen=True)
+class GroupPrediction:
+    """Predicted sizes of one group.
+
+    form                "compressed", "dense" (it fits the budget as it is) or "infeasible"
+    size                rank or latent width; 0 if dense or infeasible
+    break_even_size     the largest rank or latent width that still stores less than the original, in the group's unit
+    largest_ratio       the largest ratio that can be requested, usually that of rank or latent width 1
+    dtype               dtype of the stored numbers; never "stored", but what that resolves to for these modules
+    original_dtypes     dtypes of the modules in the checkpoint
+    bytes_in_own_dtype  what `num_bytes` would be in the checkpoint's own dtype
+    seconds             rough time on two cores
+    """
+
+    name: str
+    method: str
+    rows: int
+    cols: int
+    unit: str
+    dtype: str
+    original_dtypes: str
+    form: str
+    size_name: str
+    size: int
+    budget: int
+    num_parameters: int
+    num_bytes: int
+    bytes_in_own_dtype: int
+    original_parameters: int
+    original_bytes: int
+    requested_ratio: float
+    compression_ratio: float
+    break_even_size: int
+    largest_ratio: float
+    seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted sizes of a plan. `model` holds sizes before and after for three denominators; see `model_sizes`."""
+
+    groups: tuple[GroupPrediction, ...]
+    model: dict[str, Any]
+    seconds: float
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every group fits its budget."""
+        return all(group.form != "infeasible" for group in self.groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"feasible": self.feasible, "notes": self.notes}
+
+    @property
+    def notes(self) -> list[str]:
+        """Caveats about these sizes, one sentence each."""
+        return size_notes([asdict(group) for group in self.groups])
+
+
+def original_size(specs: Iterable[ModuleSpec]) -> Size:
+    """Size of matrices as the checkpoint stores them, each in its own dtype."""
+    return sum((Size(spec.num_parameters, spec.num_bytes) for spec in specs), Size(0, 0))
+
+
+def dtype_of(group: Group, info: ModelInfo) -> str:
+    """The dtype that a group is stored in: "stored" becomes the dtype of its modules' own tensors."""
+    return storage_dtype(group.dtype, (spec.dtype for spec in members(group, info)))
+
+
+def resolved(plan: Plan, info: ModelInfo) -> Plan:
+    """The plan with each group's dtype resolved to the one it will actually be stored in."""
+    return replace(plan, groups=tuple(replace(group, dtype=dtype_of(group, info)) for group in plan.groups))
+
+
+def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
+    """The dtypes of these modules in the checkpoint: "bfloat16", or "bfloat16 and float32"."""
+    return " and ".join(sorted({spec.dtype for spec in specs}))
+
+
+def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, cols: int, size: int) -> int:
+    """Bytes of the stored form of modules stacked to (rows, cols), with numbers in the checkpoint's own dtype.
+
+    Next to the bytes actually stored, it separates the method's savings from those of a narrower dtype. `size` 0 is dense.
+    """
+    shapes = method.tensor_shapes(rows, cols, size) if size else dense_shapes(rows, cols)
+    return stored_size(shapes, storage_dtype(STORED, (spec.dtype for spec in specs))).num_bytes
+
+
+def group_budget(group: Group, info: ModelInfo) -> Budget:
+    """The maximum size that a group may store."""
+    return budget_for_ratio(original_size(members(group, info)), group.ratio, group.unit, dtype_of(group, info))
+
+
+def predict(plan: Plan, info: ModelInfo) -> Prediction:
+    """Sizes of every group and of the model. The plan must be valid (`plan.validate`)."""
+    groups = tuple(predict_group(group, info) for group in plan.groups)
+    stored = [
+        (Size(group.original_parameters, group.original_bytes), Size(group.num_parameters, group.num_bytes)) for group in groups
+    ]
+    return Prediction(groups, model_sizes(stored, info), sum(group.seconds for group in groups))
+
+
+def predict_group(group: Group, info: ModelInfo) -> GroupPrediction:
+    """Sizes of one group."""
+    method = make_method(group.method, group.options)
+    specs = members(group, info)
+    rows, cols = group_shape(specs, group.stack)
+    original = original_size(specs)
+    budget = group_budget(group, info)
+    form, size, stored, note = _fitted(method, rows, cols, budget)
+    return GroupPrediction(
+        name=group.name,
+        method=group.method,
+        rows=rows,
+        cols=cols,
+        unit=group.unit,
+        dtype=budget.dtype,
+        original_dtypes=original_dtypes(specs),
+        form=form,
+        size_name=method.size_name,
+        size=size,
+        budget=budget.limit,
+        num_parameters=stored.num_parameters,
+        num_bytes=stored.num_bytes,
+        bytes_in_own_dtype=bytes_in_own_dtype(method, specs, rows, cols, size if form == "compressed" else 0),
+        original_parameters=original.num_parameters,
+        original_bytes=original.num_bytes,
+        requested_ratio=group.ratio,
+        compression_ratio=ratio_of(original, stored, group.unit),
+        break_even_size=break_even_size(method, rows, cols, original, budget),
+        largest_ratio=ratio_of(original, _smallest(method, rows, cols, budget.dtype, group.unit), group.unit),
+        seconds=method.seconds(rows, cols, size),
+        note=note,
+    )
+
+
+@lru_cache(maxsize=8192)
+def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, int, Size, str]:
+    """(form, size, stored, note) of a method under a budget."""
+    try:
+        size = choose_size(method, rows, cols, budget)
+    except BudgetTooSmall as error:
+        return "infeasible", 0, smallest_size(method, rows, cols, budget.dtype), str(error)
+    if size == 0:
+        stored = stored_size(dense_shapes(rows, cols), budget.dtype)
+        return "dense", 0, stored, "the matrix itself fits the budget, so it is stored as it is"
+    return "compressed", size, stored_size(method.tensor_shapes(rows, cols, size), budget.dtype), ""
+
+
+@lru_cache(maxsize=8192)
+def break_even_size(method: Method, rows: int, cols: int, original: Size, budget: Budget) -> int:
+    """The largest rank or latent width that stores less than the original matrix."""
+    below = Budget(original.in_unit(budget.unit) - 1, budget.unit, budget.dtype)
+    return largest_size_within(below, lambda size: method.tensor_shapes(rows, cols, size), method.sizes(rows, cols)) or 0
+
+
+@lru_cache(maxsize=8192)
+def _smallest(method: Method, rows: int, cols: int, dtype: str, unit: str) -> Size:
+    """The smallest size that can be stored, compressed or dense."""
+    sizes = smallest_size(method, rows, cols, dtype), stored_size(dense_shapes(rows, cols), dtype)
+    return min(sizes, key=lambda size: size.in_unit(unit))
+
+
+def ratio_of(original: Size, stored: Size, unit: str) -> float:
+    """original / stored."""
+    return original.in_unit(unit) / stored.in_unit(unit)
+
+
+def model_sizes(groups: Iterable[tuple[Size, Size]], info: ModelInfo) -> dict[str, Any]:
+    """Sizes before and after, and the ratios, for three denominators.
+
+    `groups` yields (original size, stored size) for each group. `chosen` counts the modules of the plan, `matrices` all linear
+    and embedding weights, `whole` the whole model. Uncompressed weights keep their own dtype.
+    """
+    pairs = list(groups)
+    replaced = sum((original for original, _ in pairs), Size(0, 0))
+    stored = sum((size for _, size in pairs), Size(0, 0))
+    totals = {
+        "chosen": replaced,
+        "matrices": Size(info.matrix_parameters, info.matrix_bytes),
+        "whole": Size(info.num_parameters, info.num_bytes),
+    }
+    sizes: dict[str, Any] = {}
+    for name, before in totals.items():
+        after = before - replaced + stored
+        sizes[name] = {
+            "parameters_before": before.num_parameters,
+            "parameters_after": after.num_parameters,
+            "bytes_before": before.num_bytes,
+            "bytes_after": after.num_bytes,
+            "parameter_ratio": ratio_of(before, after, "parameters") if after.num_parameters else 1.0,
+            "byte_ratio": ratio_of(before, after, "bytes") if after.num_bytes else 1.0,
+        }
+    return sizes

@@ -1,0 +1,201 @@
+"""Many plans measured on one model, read from `assets/runs/MODEL-sweep.json`: result tables, and sentences about them.
+
+A document has a `sweep` (all linear weights, for each method, grouping and ratio) and a `sensitivity` (each matrix compressed
+alone). Each row is one compressed model. `python -m benchmarks.measurements` writes these files. Reading them needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from math import log, nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from offcomp.files import assets_folder, changed, read_json
+from offcomp.methods import role_in_plan
+from offcomp.results.runs import TITLES, VERSIONS
+from offcomp.results.scores import METRICS, baseline_of, difference_text, metric_of, task_title, within_noise, within_sentence
+
+Document = Mapping[str, Any]
+FOLDER = assets_folder() / "runs"
+PATTERN = "*-sweep.json"
+SCHEMA = 1
+DENOMINATORS = ("chosen", "matrices", "whole")
+ALONE, STACKED = "each alone", "stacked by kind"
+TYPICAL_RATIO = 4.0
+"""`sweep_answer` reports on this requested ratio, or on the nearest one measured."""
+
+FIGURES = ("relative_error", "score", "standard_error", "difference", "low", "high", "n")
+ABOUT_SCORE = ("original", "baseline", "baseline_name", "title", "metric")
+SWEEP_COLUMNS = (
+    *("method", "role", "grouping", "requested_ratio", "unit", "byte_ratio", "parameter_ratio"),
+    *FIGURES,
+    *ABOUT_SCORE,
+)
+SENSITIVITY_COLUMNS = (
+    *("module", "kind", "layer", "method", "requested_ratio"),
+    *FIGURES,
+    "told_apart",
+    *ABOUT_SCORE,
+)
+
+
+def read_measurements(folder: Path = FOLDER) -> dict[str, Document]:
+    """Model -> its document, for every valid file in the folder."""
+    found = (document for file in sorted(folder.glob(PATTERN)) if (document := _read(file)) is not None)
+    return {document["model"]: document for document in found}
+
+
+def unreadable_files(folder: Path = FOLDER) -> list[str]:
+    """Names of the files whose measurements are missing or incomplete."""
+    return [file.name for file in sorted(folder.glob(PATTERN)) if _read(file) is None]
+
+
+def _read(file: Path) -> Document | None:
+    return _document(file, changed(file))
+
+
+@lru_cache(maxsize=16)
+def _document(file: Path, seen: tuple[int, int] | None) -> Document | None:
+    """The document in a file as of its last change; None unless every table can be built from it."""
+    document: Any = read_json(file) if seen else None
+    try:
+        if document["schema"] != SCHEMA or not tasks_of(document):
+            return None
+        for task in tasks_of(document):
+            exported(sweep_table(document, task), document, "sweep")
+            exported(sensitivity_table(document, task), document, "sensitivity")
+        provenance(document)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
+    return document if isinstance(document["model"], str) else None
+
+
+def tasks_of(document: Document) -> dict[str, str]:
+    """Task -> its title, for the tasks that at least one row of the sweep was scored on."""
+    scored = {task for row in document["sweep"] for task in row["scores"]}
+    return {task: task_title(task, score) for task, score in document["originals"].items() if task in scored}
+
+
+def sweep_table(document: Document, task: str, denominator: str = "chosen") -> pd.DataFrame:
+    """One row per method, grouping and ratio that the task was scored on, indexed by the row's position in the document.
+
+    `byte_ratio` and `parameter_ratio` are original / stored, for the chosen modules, for all linear and embedding weights
+    (`matrices`), or for the `whole` model. `low` and `high` bound the 95 % interval of the paired difference.
+    """
+    rows = {}
+    for place, row in enumerate(document["sweep"]):
+        if task in row["scores"]:
+            groups, sizes = row["plan"]["groups"], row["sizes"][denominator]
+            role = role_in_plan(groups[0]["method"], groups[0]["options"])
+            grouping = ALONE if all(len(group["modules"]) == 1 for group in groups) else STACKED
+            made = TITLES.get(role, groups[0]["method"]), role, grouping, groups[0]["ratio"], groups[0]["unit"]
+            rows[place] = (*made, sizes["byte_ratio"], sizes["parameter_ratio"], *_figures(row, task), *_about(document, task))
+    return _table(rows, SWEEP_COLUMNS)
+
+
+def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
+    """One row per matrix compressed alone. `layer` is missing if the matrix belongs to none.
+
+    `told_apart` is True if the 95 % interval of the paired difference excludes zero.
+    """
+    rows = {}
+    for place, row in enumerate(document.get("sensitivity", ())):
+        if task in row["scores"]:
+            (group,) = row["plan"]["groups"]
+            (module,) = group["modules"]
+            kind, _, layer = module.rpartition(".")
+            where = (module, kind, int(layer)) if layer.isdigit() else (module, module, None)
+            method = TITLES.get(role_in_plan(group["method"], group["options"]), group["method"])
+            interval = row["scores"][task]["paired"]["interval"]
+            apart = interval is not None and not within_noise(interval)
+            rows[place] = (*where, method, group["ratio"], *_figures(row, task), apart, *_about(document, task))
+    return _table(rows, SENSITIVITY_COLUMNS).astype({"layer": "Int64"})
+
+
+def _figures(row: Mapping[str, Any], task: str) -> tuple[Any, ...]:
+    """The FIGURES of a row; NaN if there are too few examples for a standard error or an interval."""
+    score = row["scores"][task]
+    value, paired = score["compressed"], score["paired"]
+    error = nan if value["standard_error"] is None else value["standard_error"]
+    low, high = paired["interval"] or (nan, nan)
+    return row["relative_error"], value["value"], error, paired["difference"], low, high, value["n"]
+
+
+def _about(document: Document, task: str) -> tuple[Any, ...]:
+    """The values of ABOUT_SCORE, which all rows of a task share."""
+    original = document["originals"][task]
+    name, value = baseline_of(original) or ("", nan)
+    return original["value"], value, name, task_title(task, original), metric_of(original).name
+
+
+def _table(rows: dict[int, tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows.values()), index=list(rows), columns=list(columns))
+
+
+def exported(table: pd.DataFrame, document: Document, purpose: str) -> pd.DataFrame:
+    """A `sweep` or `sensitivity` table with the model, seed, versions, date and plan added to each row."""
+    environment = document["environment"]
+    about = {"origin": "bundled", "model": document["model"], "fingerprint": document["fingerprint"], "seed": document["seed"]}
+    about |= {"measured": document["measured"], "machine": environment["machine"], "threads": environment["threads"]}
+    about |= {f"version_{name}": environment.get(name, "") for name in VERSIONS}
+    plans = [json.dumps(document[purpose][place]["plan"]) for place in table.index]
+    return table.assign(**about, plan=plans)
+
+
+def score_words(table: pd.DataFrame) -> str:
+    """What a table's scores measure, worded for the middle of a sentence: "accuracy on sentiment"."""
+    return f"{METRICS[table['metric'].iloc[0]].word} on {within_sentence(table['title'].iloc[0])}"
+
+
+def sweep_answer(table: pd.DataFrame) -> str:
+    """One sentence: the best setting at the typical ratio, how certain that is, and the worst setting."""
+    ratio = min(table["requested_ratio"], key=lambda asked: abs(log(asked / TYPICAL_RATIO)))
+    asked = table[table["requested_ratio"] == ratio]
+    metric = METRICS[table["metric"].iloc[0]]
+    ordered = asked.sort_values("score", key=lambda scores: scores.map(metric.ranked), kind="stable")
+    worst, best = ordered.iloc[0], ordered.iloc[-1]
+    change = metric.change(best["difference"]) + " from the original"
+    if not pd.isna(best["low"]):
+        change = difference_text(metric, best["difference"], best["low"], best["high"], against=" from the original")
+    start = (
+        f"At a requested {ratio:g}x, {_setting(best)} has the best {score_words(table)}: "
+        f"{metric.number(best['score'])}, {change}"
+    )
+    if len(asked) == 1:
+        return f"{start}."
+    alike = int(((asked["low"] <= 0) & (asked["high"] >= 0)).sum())
+    return (
+        f"{start}; {alike or 'none'} of {len(asked)} settings {'is' if alike < 2 else 'are'} within noise of the original, "
+        f"and {_setting(worst)} is last with {metric.number(worst['score'])}."
+    )
+
+
+def _setting(row: pd.Series) -> str:
+    return f"{row['method']} ({row['grouping']})"
+
+
+def sensitivity_answer(table: pd.DataFrame) -> str:
+    """One sentence: how many matrices change the score by more than noise when compressed alone, and which changes it most."""
+    metric, count, apart = METRICS[table["metric"].iloc[0]], len(table), table[table["told_apart"]]
+    how = f"{table['method'].iloc[0]} at {table['requested_ratio'].iloc[0]:g}x"
+    start = (
+        f"With one matrix stored by {how}, {len(apart) or 'none'} of {count} change the {score_words(table)} by more than noise"
+    )
+    chance = f"about {0.05 * count:.0f} would appear to by chance alone"
+    if apart.empty:
+        return f"{start}; {chance}."
+    most = apart.iloc[apart["difference"].abs().argmax()]
+    return f"{start}, {most['module']} most ({metric.change(most['difference'])}); {chance}."
+
+
+def provenance(document: Document) -> str:
+    """One line on where the measurements come from."""
+    environment = document["environment"]
+    versions = ", ".join(f"{name} {environment[name]}" for name in ("offcomp", "torch", "transformers"))
+    machine = f"{environment['machine']}, {environment['device']}, {environment['threads']} threads"
+    return f"{document['model']}, seed {document['seed']}, {document['measured'][:10]}, {versions}, {machine}"

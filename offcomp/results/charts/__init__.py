@@ -1,0 +1,1 @@
+"""The figures: `charts.X` draws what `results.X` tabulates."""

@@ -1,0 +1,132 @@
+"""Shared by the charts of runs: dots on horizontal lines, so that names of any length and any number of rows stay legible.
+
+A method keeps its colour and shape; runs that would otherwise look alike differ by fill.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from math import ceil, inf
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from offcomp.results.charts.style import FONT_SIZE, styled
+from offcomp.results.charts.theme import LIGHT, MARKERS, Palette, marker
+from offcomp.results.runs import role_of, short_names
+from offcomp.runs.store import Run
+
+FILLS = ("", "-open", "-open-dot")
+MORE_FILLS = (*FILLS, "-x-open", "-cross-open")  # these shapes have more fills
+FULL_SHAPES = ("circle", "diamond", "square")
+SYMBOLS = MARKERS | {"reference": "cross", "quantization": "x"}  # line markers are hard to see among dots
+MARKER_SIZE = 11
+LABELLED_POINTS = 8  # more would overlap
+ROW_PIXELS = 44
+DENSE_ROW_PIXELS = 24
+DENSE_FROM_ROWS = 8
+FRAME_PIXELS = 130
+TITLE_PIXELS = 46
+LEGEND_ROW_PIXELS = 22
+LEGEND_PIXELS = 330  # width of a legend on a phone
+LONGEST_ROW_NAME = 26
+CROWDED = 0.75  # fraction of the axis beyond which labels go to the left of their markers
+
+
+def series_of(runs: Sequence[Run]) -> dict[str, tuple[str, str, str]]:
+    """Run -> (name, role, marker symbol)."""
+    names, seen = short_names(runs), Counter[tuple[str, str]]()
+    series = {}
+    for run in runs:
+        role = role_of(run)
+        symbol = marker(role, SYMBOLS)
+        fills = MORE_FILLS if symbol in FULL_SHAPES else FILLS
+        look = LIGHT.colour(role), symbol
+        series[run.id] = (names[run.id], role, symbol + fills[seen[look] % len(fills)])
+        seen[look] += 1
+    return series
+
+
+def dots(
+    table: pd.DataFrame,
+    palette: Palette,
+    x: str,
+    *,
+    number: Callable[[float], str],
+    details: pd.DataFrame,
+    hover: str,
+    crowded: float = inf,
+    intervals: bool = False,
+) -> go.Figure:
+    """One trace per series; series that share rows are slightly offset, and points are labelled if there are few."""
+    rows = {row: index for index, row in enumerate(dict.fromkeys(table["row"]))}
+    series = list(dict.fromkeys(zip(table["name"], table["role"], table["symbol"], strict=True)))
+    shared = len(table) > len(rows) and len(series) > 1
+    figure = go.Figure()
+    for index, (name, role, symbol) in enumerate(series):
+        part = table[table["name"] == name]
+        apart = 0.5 * (index / (len(series) - 1) - 0.5) if shared else 0.0
+        heights = [rows[row] + apart for row in part["row"]]
+        colour, size = palette.colour(role), MARKER_SIZE + 4 * (role == "original")
+        errors = {"array": part["high"] - part[x], "arrayminus": part[x] - part["low"]} if intervals else None
+        figure.add_scatter(
+            x=part[x],
+            y=heights,
+            mode="markers",
+            marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": colour}},
+            error_x=errors and errors | {"color": colour, "thickness": 2, "width": 6},
+            customdata=details.loc[part.index],
+            hovertemplate=hover + f"<extra>{name}</extra>",
+            name=name,
+        )
+        if len(table) <= LABELLED_POINTS:
+            ends, texts = part["high" if intervals else x], [number(value) for value in part[x]]
+            _label(figure, palette, ends, heights, texts, crowded=crowded)
+    return figure
+
+
+def _label(
+    figure: go.Figure, palette: Palette, ends: pd.Series, heights: list[float], texts: list[str], *, crowded: float
+) -> None:
+    """Add numbers to the right of `ends`, or to the left beyond `crowded`, near the right edge."""
+    left = ends > crowded
+    figure.add_scatter(
+        x=ends,
+        y=heights,
+        mode="text",
+        text=[f"{text}   " if on_left else f"   {text}" for text, on_left in zip(texts, left, strict=True)],
+        textposition=["middle left" if on_left else "middle right" for on_left in left],
+        textfont={"size": FONT_SIZE - 1, "color": palette.text},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def in_rows(
+    figure: go.Figure, table: pd.DataFrame, palette: Palette, *, title: str, legend: bool = True, below: float = 0.0
+) -> go.Figure:
+    """Apply the common style, with a labelled line for every row and a height that fits them."""
+    rows = list(dict.fromkeys(table["row"]))
+    pixels = DENSE_ROW_PIXELS if len(rows) > DENSE_FROM_ROWS else ROW_PIXELS
+    names = [f"{name:8}" for name in dict.fromkeys(table["name"])] if legend else []
+    widest = max((45 + 8 * len(name) for name in names), default=1)  # plotly gives every entry the width of the widest
+    legend_rows = ceil(len(names) / max(1, LEGEND_PIXELS // widest))
+    top = TITLE_PIXELS + LEGEND_ROW_PIXELS * legend_rows
+    height = max(300, FRAME_PIXELS + LEGEND_ROW_PIXELS * legend_rows + pixels * len(rows))
+    figure = styled(figure, palette, title=title, height=height)
+    figure.update_layout(showlegend=legend, margin_t=top)
+    figure.update_layout(title={"yref": "container", "y": 1 - 10 / height, "yanchor": "top"})
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))),
+        ticktext=[shortened(row) for row in rows],
+        range=[len(rows) - 0.4 + below, -0.6],
+        zeroline=False,
+    )
+    return figure
+
+
+def shortened(name: str, longest: int = LONGEST_ROW_NAME) -> str:
+    """Shorten a long name in the middle, so that both ends still distinguish it."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"

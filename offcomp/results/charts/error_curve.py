@@ -1,0 +1,119 @@
+"""Relative error against compression ratio: SVD as a line, known errors of other methods as markers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from textwrap import wrap
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from offcomp.results.charts.style import FONT_SIZE, literal, styled
+from offcomp.results.charts.theme import MARKERS, Palette, marker
+from offcomp.results.known_errors import ESTIMATED
+
+RATIO_TICKS = (1.25, 2, 3, 5, 10, 20, 50)
+MARK_SHAPES = MARKERS | {"tucker": "x", "pruning": "hourglass", "quantization": "bowtie", "reference": "hexagon"}
+"""For points in a plane, where line markers and shared shapes are not distinct enough."""
+POINT_SIZE = 12
+TITLE_PIXELS, PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 46, 270, 62, 24
+LEGEND_ABREAST = 2  # on a phone
+EDGE_DASH = "2px,2px"
+HOVER_WIDTH = 60
+
+
+def error_curve_figure(
+    table: pd.DataFrame, points: pd.DataFrame, ratio: float, unit: str, palette: Palette, *, exact: bool = True
+) -> go.Figure:
+    """Relative error against achieved compression ratio (log): SVD as a line, other known errors as markers.
+
+    `points` is an `error_point_table`: measured points are solid, estimated ones hollow with a dashed edge. `exact` is False
+    if the line ignores the rounding of the storage dtype, so that it is an estimate as well.
+    """
+    figure, points = go.Figure(), literal(points)
+    _curve(figure, table, ratio, palette, exact=exact)
+    named = {"svd"}  # the line has the legend entry
+    for (role, is_estimated), part in points.groupby(["role", points["origin"] == ESTIMATED], sort=False):
+        figure.add_trace(_points(part, str(role), bool(is_estimated), palette, named=role not in named))
+        named.add(str(role))
+    rows = ceil(len(named) / LEGEND_ABREAST) if len(points) else 0
+    below = AXIS_PIXELS + LEGEND_ROW_PIXELS * rows
+    edge = {"color": palette.muted, "width": 1, "dash": "dot"}
+    layout = {
+        "shapes": [{"type": "line", "x0": ratio, "x1": ratio, "y0": 0, "y1": 1, "yref": "y domain", "line": edge}],
+        "xaxis": {
+            "title": {"text": f"compression ratio in {unit}, log scale", "font": {"size": FONT_SIZE}},
+            "type": "log",
+            "tickvals": RATIO_TICKS,
+            "ticktext": [f"{tick:g}x" for tick in RATIO_TICKS],
+        },
+        "yaxis": {"title": {"text": "relative error: lower is better", "font": {"size": FONT_SIZE}}, "range": [0, 1]},
+        "legend": {"y": -AXIS_PIXELS / PLOT_PIXELS, "yanchor": "top"},
+        "margin": {"t": TITLE_PIXELS, "b": below},
+        "showlegend": len(points) > 0,
+    }
+    height = TITLE_PIXELS + PLOT_PIXELS + below
+    return styled(figure, palette, title="How much error at each ratio?", height=height, on_top=layout)
+
+
+def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palette, *, exact: bool) -> None:
+    """Add the SVD line, with a larger marker at the chosen ratio."""
+    colour, name = palette.roles["svd"], "SVD, exact" if exact else "SVD, before rounding"
+    chosen = table[table["requested_ratio"] == ratio]
+    edge = {"width": 2, "color": colour, "dash": "solid" if exact else EDGE_DASH}
+    symbol = MARK_SHAPES["svd"] + ("" if exact else "-open")
+    hover = "%{x:.3g}x smaller: relative error %{y:.3f}<br>%{customdata[0]:,} parameters, %{customdata[1]:.2f} MB"
+    figure.add_scatter(
+        x=table["ratio"],
+        y=table["relative_error"],
+        customdata=table[["stored_parameters", "stored_megabytes"]],
+        mode="lines+markers",
+        line={"color": colour, "width": 2, "dash": "solid" if exact else "dash"},
+        marker={"symbol": symbol, "size": 6},
+        hovertemplate=f"{hover}<extra>{name}</extra>",
+        name=name,
+    )
+    figure.add_scatter(
+        x=chosen["ratio"],
+        y=chosen["relative_error"],
+        mode="markers+text",
+        marker={"symbol": symbol, "size": POINT_SIZE + 2, "color": colour, "line": edge},
+        text=[f" {error:.3f} at {ratio:g}x" for error in chosen["relative_error"]],
+        textposition="bottom right",
+        textfont={"size": FONT_SIZE, "color": palette.text},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def _points(part: pd.DataFrame, role: str, is_estimated: bool, palette: Palette, *, named: bool) -> go.Scatter:
+    """The measured or the estimated points of one method."""
+    colour = palette.colour(role)
+    edge = {"width": 2, "color": colour, "dash": EDGE_DASH} if is_estimated else {"width": 1, "color": palette.surface}
+    symbol = marker(role, MARK_SHAPES) + ("-open" if is_estimated else "")
+    return go.Scatter(
+        x=part["ratio"],
+        y=part["relative_error"],
+        mode="markers",
+        marker={"symbol": symbol, "size": POINT_SIZE, "color": colour, "line": edge},
+        customdata=[_point_details(row) for row in part.to_dict("records")],
+        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3)) + "<extra></extra>",
+        hoverlabel={"align": "left"},
+        name=part["method"].iloc[0],
+        legendgroup=role,
+        showlegend=named,
+    )
+
+
+def _point_details(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+    """The hover text of a point."""
+    error = f"about {row['relative_error']:.2f}" if row["origin"] == ESTIMATED else f"{row['relative_error']:.3f}"
+    asked = "" if pd.isna(row["requested_ratio"]) else f" (requested {row['requested_ratio']:g}x)"
+    source = f"run {row['run']}, seed {row['seed']}" if row["run"] else "<br>".join(wrap(row["about"], HOVER_WIDTH))
+    return (
+        f"<b>{row['method']}</b>, {row['origin']}",
+        f"{row['ratio']:.3g}x smaller{asked}: relative error {error}",
+        source,
+    )

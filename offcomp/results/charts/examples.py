@@ -1,0 +1,250 @@
+"""Which individual predictions changed: tables for one run and task, or for two runs side by side, with sentences and charts.
+
+`run.json` lists every flipped prediction and, for tasks without classes, the examples that changed most. Unchanged predictions
+are counted, not listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from offcomp.numerics.paired_tests import mcnemar_p
+from offcomp.results.charts.dots import SYMBOLS
+from offcomp.results.charts.style import FONT_SIZE, literal_text, styled
+from offcomp.results.charts.theme import Palette, marker
+from offcomp.results.paired import change_table, flip_table, paired_difference
+from offcomp.results.runs import method_title, result_of, role_of
+from offcomp.results.scores import Score, against_original, difference_text, metric_of, on_task, score_text
+from offcomp.runs.store import Run
+
+STAYED_RIGHT, LOST, WON, STAYED_WRONG = "stayed right", "right to wrong", "wrong to right", "stayed wrong"
+CELLS = {STAYED_RIGHT: ("right", "right"), LOST: ("right", "wrong"), WON: ("wrong", "right"), STAYED_WRONG: ("wrong", "wrong")}
+"""Outcome of an answer -> (before, after)."""
+LISTED = (LOST, WON)
+TABLE_PIXELS, SHIFT_PIXELS = 270, 400
+
+
+def has_classes(score: Score) -> bool:
+    """Whether the task's answers are right or wrong."""
+    return "flips" in score
+
+
+def score_of(run: Run, task: str) -> Score:
+    """The score of a task that the run has."""
+    found: Score = result_of(run)["scores"][task]
+    return found
+
+
+def outcome_table(score: Score) -> pd.DataFrame:
+    """One row per outcome in CELLS: before, after, number of answers, their share, and how many have their text listed."""
+    n, paired = score["compressed"]["n"], score["paired"]
+    lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
+    right = round(score["original"]["value"] * n)
+    counts = {STAYED_RIGHT: right - lost, LOST: lost, WON: won, STAYED_WRONG: n - right - won}
+    listed = {change: len(score["flips"][change.replace(" ", "_")]) for change in LISTED}
+    rows = [(change, *CELLS[change], count, count / n, listed.get(change, 0)) for change, count in counts.items()]
+    return pd.DataFrame(rows, columns=["change", "before", "after", "count", "share", "listed"])
+
+
+def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> str:
+    """How many of the chosen outcomes are counted but not listed; empty if all are listed."""
+    part = table[table["change"].isin(chosen)]
+    missing = int((part["count"] - part["listed"]).sum())
+    if not missing:
+        return ""
+    total = int(part["count"].sum())
+    said = f"Texts are only kept for flipped answers: {missing:,} of the chosen {total:,} are counted but not listed."
+    elsewhere = round((1 - score["paired"]["agreement"]) * score["compressed"]["n"])
+    elsewhere -= score["paired"]["right_to_wrong"] + score["paired"]["wrong_to_right"]
+    if STAYED_WRONG in chosen and elsewhere > 0:
+        said += f" {elsewhere:,} of those that stayed wrong are now wrong in a different way."
+    return said
+
+
+def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette) -> go.Figure:
+    """The four outcomes as a 2 x 2 table: lost answers red, won ones blue; the chosen outcomes are framed."""
+    worse, same, better = palette.diverging
+    colours = {LOST: worse, WON: better}
+    figure = go.Figure()
+    for row in table.to_dict("records"):
+        x, y = int(row["after"] == "wrong"), int(row["before"] == "wrong")
+        ends = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.47, "y1": y + 0.47}
+        frame = {"color": palette.text, "width": 3} if row["change"] in chosen else {"color": palette.grid, "width": 1}
+        figure.add_shape(type="rect", **ends, fillcolor=colours.get(row["change"], same), line=frame, layer="below")
+    figure.add_scatter(
+        x=(table["after"] == "wrong").astype(int),
+        y=(table["before"] == "wrong").astype(int),
+        mode="text",
+        text=[
+            f"<b>{count:,}</b><br>{change}<br>{100 * share:.1f} %"
+            for change, count, share in table[["change", "count", "share"]].itertuples(index=False)
+        ],
+        textfont={"size": FONT_SIZE, "color": palette.text},
+        hoverinfo="skip",
+    )
+    figure = styled(figure, palette, title="How did the answers change?", height=TABLE_PIXELS)
+    figure.update_xaxes(
+        tickvals=[0, 1],
+        ticktext=["right", "wrong"],
+        title={"text": "compressed", "font": {"size": FONT_SIZE}},
+        range=[-0.52, 1.52],
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    figure.update_yaxes(
+        tickvals=[0, 1],
+        ticktext=["right", "wrong"],
+        title={"text": "original", "font": {"size": FONT_SIZE}},
+        range=[1.52, -0.52],
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    figure.update_layout(showlegend=False, margin_t=44)
+    return figure
+
+
+def outcome_answer(run: Run, task: str) -> str:
+    """One sentence: how many answers flipped each way, the effect on the score, and McNemar's p."""
+    score = score_of(run, task)
+    n, paired = score["compressed"]["n"], score["paired"]
+    lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
+    if not lost + won:
+        return f"{method_title(run)} changed none of {n:,} answers from right to wrong or back."
+    return (
+        f"{method_title(run)} changed {lost + won:,} of {n:,} answers: {lost} right to wrong, {won} wrong to right; "
+        f"{against_original(score)} (McNemar p {written_p(mcnemar_p(lost, won))})."
+    )
+
+
+def written_p(p: float) -> str:
+    """ "= .42", "< .001"."""
+    return "< .001" if p < 0.001 else f"= {p:.2g}".replace("0.", ".", 1) if p < 1 else "= 1"
+
+
+def shift_table(run: Run, task: str) -> pd.DataFrame:
+    """One row per listed example: text, truth or true label, before, after, and difference, the largest first.
+
+    before, after    the probability of the true label; a similarity or predicted score; or a loss in nats per token
+    """
+    table = (flip_table if has_classes(score_of(run, task)) else change_table)([run])
+    table = table[table["task"] == task].reset_index(drop=True)
+    return table.rename(columns={"label": "truth"}) if "label" in table else table.assign(change="", predicted="")
+
+
+def found_in(table: pd.DataFrame, words: str) -> pd.DataFrame:
+    """The rows whose text contains these words, ignoring case."""
+    return table[table["text"].str.contains(words.strip(), case=False, regex=False)] if words.strip() else table
+
+
+def shift_words(score: Score) -> str:
+    """What the values before and after are."""
+    if has_classes(score):
+        return "probability of the true label"
+    return "loss in nats per token" if metric_of(score).direction == "lower" else "score given by the model"
+
+
+def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) -> go.Figure:
+    """After against before, one marker per example; examples on the line did not change."""
+    colour, symbol = palette.colour(role_of(run)), marker(role_of(run), SYMBOLS)
+    values = pd.concat([table["before"], table["after"]])
+    room = 0.06 * ((values.max() - values.min()) or 1.0)
+    ends = [values.min() - room, values.max() + room]
+    figure = go.Figure()
+    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": palette.muted, "width": 1, "dash": "dot"}, hoverinfo="skip")
+    figure.add_scatter(
+        x=table["before"],
+        y=table["after"],
+        mode="markers",
+        marker={"symbol": symbol, "size": 9, "color": colour, "line": {"width": 1, "color": palette.surface}},
+        customdata=list(zip(map(_brief, table["text"]), map("{:+.3f}".format, table["difference"]), strict=True)),
+        hovertemplate="%{customdata[0]}<br>%{x:.3f} to %{y:.3f} (%{customdata[1]})<extra></extra>",
+    )
+    figure = styled(figure, palette, title="How far did they move?", height=SHIFT_PIXELS)
+    what = shift_words(score)
+    figure.update_xaxes(title={"text": f"{what}, original", "font": {"size": FONT_SIZE}}, range=ends, zeroline=False)
+    figure.update_yaxes(title={"text": f"{what},<br>compressed", "font": {"size": FONT_SIZE}}, range=ends, zeroline=False)
+    figure.update_layout(showlegend=False, margin_t=44)
+    return figure
+
+
+def _brief(text: str, longest: int = 60) -> str:
+    """The start of a text, for the hover text."""
+    one_line = " ".join(text.split())
+    return str(literal_text(one_line if len(one_line) <= longest else one_line[: longest - 1] + "…"))
+
+
+def shift_answer(run: Run, task: str) -> str:
+    """One sentence: how the score of a task without classes changed, and which way the listed examples moved."""
+    score, table = score_of(run, task), shift_table(run, task)
+    text = (
+        f"{method_title(run)} moved {on_task(task, score)} from {score_text(score, 'original')} to {score_text(score)}: "
+        f"{against_original(score)}"
+    )
+    if table.empty:
+        return f"{text}; no single example changed."
+    up = int((table["difference"] > 0).sum())
+    what = "loss" if metric_of(score).direction == "lower" else "score"
+    return f"{text}; of the {len(table)} examples that changed most, the {what} rose in {up} and fell in {len(table) - up}."
+
+
+def beside_table(first: Run, second: Run, task: str) -> pd.DataFrame:
+    """One row per example that either run lists: the values of the original and of both runs, the most different first.
+
+    Both were scored on the same examples. A value is missing if its run does not list the example: it then answers like the
+    original, or, on a task without classes, changed less than every example that it lists.
+    """
+    tables = [shift_table(run, task).drop_duplicates("text").set_index("text") for run in (first, second)]
+    texts = list(dict.fromkeys(text for table in tables for text in table.index))
+    known = [table.reindex(texts) for table in tables]
+    both = pd.DataFrame(
+        {
+            "text": texts,
+            "truth": known[0]["truth"].combine_first(known[1]["truth"]).to_list(),
+            "original": known[0]["before"].combine_first(known[1]["before"]).to_list(),
+            "first": known[0]["after"].to_list(),
+            "second": known[1]["after"].to_list(),
+        }
+    )
+    filled = [both[name].fillna(both["original"]) for name in ("first", "second")]
+    both["difference"] = filled[1] - filled[0]
+    if has_classes(score_of(first, task)):
+        for name, table in zip(("first", "second"), known, strict=True):
+            both[f"{name}_flip"] = table["change"].fillna("same as the original").to_list()
+    order = both["difference"].abs().sort_values(ascending=False, kind="stable").index
+    return both.loc[order].reset_index(drop=True)
+
+
+def beside_words(table: pd.DataFrame) -> pd.DataFrame:
+    """`beside_table` for display: what each of the two runs does in words, including examples that it does not list."""
+    shown = table.copy()
+    for name in ("first", "second"):
+        values = table[name].map("{:.3f}".format, na_action="ignore")
+        if f"{name}_flip" in table:
+            shown[name] = table[f"{name}_flip"] + (", " + values).fillna("")
+        else:
+            shown[name] = values.fillna("not listed")
+    return shown
+
+
+def beside_answer(first: Run, second: Run, names: tuple[str, str], task: str) -> str:
+    """One sentence: how often two runs differ, and which is right more often."""
+    score, table = score_of(first, task), beside_table(first, second, task)
+    if not has_classes(score):
+        shared = int(table[["first", "second"]].notna().all(axis=1).sum())
+        return f"Of the examples that changed most, {shared} are listed by both and {len(table) - shared} by one of them."
+    flipped = [table[f"{name}_flip"] for name in ("first", "second")]
+    signs = [flips.map({LOST: -1, WON: 1}).fillna(0) for flips in flipped]
+    ahead, behind = (int((signs[a] > signs[b]).sum()) for a, b in ((0, 1), (1, 0)))
+    n = score["compressed"]["n"]
+    text = f"On {ahead + behind:,} of {n:,} answers one is right and the other wrong: {names[0]} is right on {ahead}, "
+    text += f"{names[1]} on {behind}"
+    difference = paired_difference(first, second, task)
+    if difference is None:
+        return f"{text}."
+    metric = metric_of(score)
+    return f"{text}. The difference in {metric.word} is {difference_text(metric, *difference)}."

@@ -1,0 +1,272 @@
+"""Charts of one weight matrix under truncated SVD. Tables and sentences: `results.inspect`; views at a rank: `matrix_view`."""
+
+from __future__ import annotations
+
+from math import ceil, floor, log10
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from offcomp.planning.matrix_view import Array, block_starts, weights_in_a_cell
+from offcomp.results.charts.style import FONT_SIZE, styled
+from offcomp.results.charts.theme import MARKERS, Palette
+from offcomp.results.inspect import median_table
+
+SPECTRUM_PIXELS = 310
+MAP_PIXELS = 388
+ROWS_PIXELS = 380
+MAP_SHARE = 0.86  # of the side of a chart; the bars take the rest
+MOST_DECADES = 4
+MOST_STORED = 1.05  # of the parameters: lines are not drawn beyond this
+PERCENTILE = 99.5
+MOST_DOTS = 400
+"""Most rows drawn: a browser redraws every dot each time the slider moves."""
+SMALL_FONT = FONT_SIZE - 2
+LEGEND_TOP = 68
+MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
+
+
+def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
+    """Singular values (log), the kept ones filled, next to those of a random matrix; shaded where nothing is saved."""
+    values, noise = table["singular_value"].to_numpy(), table["random_value"].to_numpy()
+    top = float(max(values[0], noise[0], np.finfo(np.float32).tiny))
+    positive = values[values > 0]
+    bottom = max(float(positive[-1]) if len(positive) else top / 10, top / 10**MOST_DECADES) * 0.8
+    colour, ranks = palette.roles["svd"], table["rank"].to_numpy()
+    unseen = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "x": ranks[:rank]}
+    data = [
+        unseen | {"y": np.full(rank, bottom)},
+        unseen | {"y": values[:rank].clip(min=bottom), "fill": "tonexty", "fillcolor": _faint(colour, 0.25)},
+        _line(ranks, _above(noise, bottom), palette.roles["reference"], "dash")
+        | {"hovertemplate": "value %{x}: %{y:.3g}<extra>random matrix</extra>"},
+        _line(ranks, _above(values, bottom), colour, "solid")
+        | {"hovertemplate": "value %{x}: %{y:.3g}<extra>this matrix</extra>", "mode": "lines" if len(table) > 1 else "markers"},
+    ]
+    middle = int(0.4 * len(table))
+    about_noise = {
+        "x": middle + 1,
+        "y": log10(max(bottom, noise[middle])),
+        "yanchor": "bottom",
+        "xanchor": "left",
+        "text": "dashed: a random matrix",
+        **_small(palette),
+    }
+    yaxis = {
+        "title": _axis_title("singular value (log scale)"),
+        "type": "log",
+        "range": [log10(bottom), log10(top) + 0.06 * log10(top / bottom)],
+        "tickformat": "~g",
+        "dtick": "D2" if top / bottom < 10**2 else 1,
+    }
+    layout = _rank_layout(table, rank, palette)
+    layout["annotations"].append(about_noise)
+    figure = go.Figure(data, layout | {"yaxis": yaxis, "showlegend": False})
+    return _finished(figure, palette, "How fast do the singular values fall?", SPECTRUM_PIXELS)
+
+
+def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
+    """Energy kept and parameters stored at each rank, in per cent of the matrix."""
+    colour, here = palette.roles["svd"], table.iloc[rank - 1]
+    lines = (
+        ("energy_kept", "energy kept", colour, "solid"),
+        ("random_energy_kept", "if random", palette.roles["reference"], "dash"),
+        ("stored_fraction", "parameters stored", palette.text, "dot"),
+    )
+    data = []
+    for column, name, line_colour, dash in lines:
+        shown = table[table[column] <= MOST_STORED]
+        hover = {"hovertemplate": f"rank %{{x}}: %{{y:.1f}} %<extra>{name}</extra>", "name": name}
+        data.append(_line([0, *shown["rank"]], [0, *100 * shown[column]], line_colour, dash) | hover)
+    for column, symbol, mark_colour in (("energy_kept", MARKERS["svd"], colour), ("stored_fraction", "square", palette.text)):
+        if here[column] <= MOST_STORED:
+            marker = {"symbol": symbol, "size": 10, "color": mark_colour, "line": {"width": 2, "color": palette.surface}}
+            place = {"x": [rank], "y": [100 * here[column]], "mode": "markers"}
+            data.append(place | {"marker": marker, "hoverinfo": "skip", "showlegend": False})
+    yaxis = {"title": _axis_title("% of the matrix"), "range": [0, 105], "tickvals": [0, 25, 50, 75, 100]}
+    figure = go.Figure(data, _rank_layout(table, rank, palette, height=0.34) | {"yaxis": yaxis})
+    corner = {"x": 0.99, "xanchor": "right", "y": 0.02, "yanchor": "bottom", "orientation": "v", "bgcolor": "rgba(0,0,0,0)"}
+    return _finished(figure, palette, "What does each rank keep, and store?", SPECTRUM_PIXELS, legend=corner)
+
+
+def _line(x: Any, y: Any, colour: str, dash: str) -> dict[str, Any]:
+    return {"x": x, "y": y, "mode": "lines", "line": {"color": colour, "width": 2, "dash": dash}}
+
+
+def _above(values: Array, bottom: float) -> Array:
+    """The values, with NaN for those below the axis, which are not drawn."""
+    return np.where(values >= bottom, values, np.nan)
+
+
+def _small(palette: Palette) -> dict[str, Any]:
+    return {"showarrow": False, "font": {"size": SMALL_FONT, "color": palette.muted}}
+
+
+def _axis_title(text: str) -> dict[str, Any]:
+    return {"text": text, "font": {"size": SMALL_FONT}, "standoff": 6}
+
+
+def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: float = 0.02) -> dict[str, Any]:
+    """An axis of ranks from 0, the chosen rank as a labelled line, and ranks beyond break-even shaded."""
+    most = len(table)
+    dense = float(1 / table["stored_fraction"].iloc[0])
+    end = most * 1.01 if most > 1 else 1.2
+    narrow, right = most - dense < 0.15 * most, rank > 0.75 * most
+    saves_nothing = {
+        "x": dense if narrow else (dense + most) / 2,
+        "y": height,
+        "yref": "y domain",
+        "yanchor": "bottom",
+        "xanchor": "right" if narrow else "center",
+        "align": "right" if narrow else "center",
+        "text": f"from rank {ceil(dense)} on<br>nothing saved" if narrow else "nothing<br>saved",
+        **_small(palette),
+    }
+    name = {
+        "x": rank,
+        "y": 1,
+        "yref": "y domain",
+        "yanchor": "top",
+        "xanchor": "right" if right else "left",
+        "xshift": -4 if right else 4,
+        "text": f"rank {rank}",
+        "showarrow": False,
+    }
+    whole = {"yref": "y domain", "y0": 0, "y1": 1}
+    shade = {"type": "rect", "x0": dense, "x1": end, "fillcolor": palette.muted, "opacity": 0.14, "line": {"width": 0}, **whole}
+    line = {"type": "line", "x0": rank, "x1": rank, "line": {"color": palette.text, "width": 2}, **whole}
+    xaxis = {"title": _axis_title(f"rank, of {most}"), "range": [0, end]}
+    return {"xaxis": xaxis, "shapes": [shade, line], "annotations": [saves_nothing, name]}
+
+
+def _finished(figure: go.Figure, palette: Palette, title: str, height: int, **layout: Any) -> go.Figure:
+    """Apply the common style, with the title at the top edge and a small legend."""
+    head = {"yref": "container", "y": 1 - 10 / height, "yanchor": "top"}
+    legend = {"font": {"size": SMALL_FONT}} | layout.pop("legend", {})
+    ours: dict[str, Any] = {"uirevision": "same", "margin": {"t": 46}, "title": head, "legend": legend}
+    return styled(figure, palette, title=title, height=height, on_top=ours | layout)
+
+
+def _faint(colour: str, opacity: float) -> str:
+    """A translucent version of a colour."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+def colour_limit(original: Array) -> float:
+    """The symmetric colour limit of all three maps; a few cells of the original exceed it."""
+    return float(np.percentile(np.abs(original), PERCENTILE)) or 1.0
+
+
+def map_figure(
+    values: Array, blocks: pd.DataFrame, *, part: str, limit: float, shape: tuple[int, int], title: str, palette: Palette
+) -> go.Figure:
+    """A map of block means between -limit and limit, with bars for the energy in each block of rows and of columns.
+
+    `blocks` is the `block_table`; `part` is its column that the bars show: energy, kept or residual.
+    """
+    starts = [block_starts(length) for length in shape]
+    total = max(float(blocks["energy"].sum()) / 2, np.finfo(np.float64).tiny)
+    heat = {
+        "type": "heatmap",
+        "x": starts[1][:-1],
+        "y": starts[0][:-1],
+        "z": values.astype(np.float32),
+        "zmin": -limit,
+        "zmax": limit,
+        "colorscale": [[step / (len(palette.weights) - 1), colour] for step, colour in enumerate(palette.weights)],
+        "colorbar": _colour_bar(limit, palette),
+        "hovertemplate": "from row %{y}, column %{x}<br>mean %{z:.4f}<extra></extra>",
+    }
+    colour = {"energy": palette.roles["original"], "kept": palette.roles["svd"]}.get(part, palette.muted)
+    share = {
+        side: 100 * blocks.loc[blocks["side"] == side, [part, "energy"]].to_numpy() / total for side in ("rows", "columns")
+    }
+    bars = [_bars(share[side][:, 0], start, side, colour) for side, start in zip(share, starts, strict=True)]
+    plain: dict[str, Any] = {"showgrid": False, "zeroline": False, "automargin": False, "nticks": 5, "tickformat": "~s"}
+    bare = plain | {"showticklabels": False, "fixedrange": True, "domain": [MAP_SHARE + 0.02, 1]}
+    axes: dict[str, Any] = {}
+    for name, length, start in (("yaxis", shape[0], starts[0]), ("xaxis", shape[1], starts[1])):
+        half = length / (len(start) - 1) / 2
+        ends = [-half, length - half] if name == "xaxis" else [length - half, -half]
+        words = _axis_title(f"{'column' if name == 'xaxis' else 'row'}, of {length:,}") | {"standoff": 2}
+        axes[name] = plain | {"domain": [0, MAP_SHARE], "title": words, "range": ends}
+    for name, side, anchor in (("xaxis2", "rows", "y"), ("yaxis2", "columns", "x")):
+        axes[name] = bare | {"anchor": anchor, "range": [0, 1.05 * float(share[side][:, 1].max()) or 1.0]}
+    figure = go.Figure([heat, *bars], axes | {"showlegend": False})
+    fixed = {name: {"automargin": False} for name in axes}  # so that all three maps have the same size
+    return _finished(figure, palette, title, MAP_PIXELS, margin=MAP_MARGINS, **fixed)
+
+
+def _bars(share: NDArray[np.float64], starts: NDArray[np.int64], side: str, colour: str) -> dict[str, Any]:
+    """Energy of the blocks of a side as one filled step line, which a browser draws faster than many bars."""
+    half = (starts[1] - starts[0]) / 2
+    places, lengths = starts - half, np.append(share, share[-1])
+    rows = side == "rows"
+    return {
+        "x": lengths if rows else places,
+        "y": places if rows else lengths,
+        "xaxis": "x2" if rows else "x",
+        "yaxis": "y" if rows else "y2",
+        "mode": "lines",
+        "line": {"width": 0, "shape": "vh" if rows else "hv"},
+        "fill": "tozerox" if rows else "tozeroy",
+        "fillcolor": colour,
+        "hovertemplate": f"%{{{'x' if rows else 'y'}:.2f}} % of the energy of the matrix<extra></extra>",
+    }
+
+
+def _colour_bar(limit: float, palette: Palette) -> dict[str, object]:
+    """A thin colour bar below a map."""
+    digits = max(0, 1 - floor(log10(limit)))
+    return {
+        "orientation": "h",
+        "thickness": 8,
+        "len": MAP_SHARE,
+        "x": 0,
+        "xanchor": "left",
+        "y": -40 / (MAP_PIXELS - MAP_MARGINS["t"] - MAP_MARGINS["b"]),
+        "yanchor": "top",
+        "outlinewidth": 0,
+        "tickvals": [-limit, 0, limit],
+        "ticktext": [f"−{limit:.{digits}f}", "0", f"{limit:.{digits}f}"],
+        "tickfont": {"size": SMALL_FONT, "color": palette.muted},
+    }
+
+
+def cell_words(shape: tuple[int, int]) -> str:
+    """What each cell of the maps stands for."""
+    tall, wide = map(weights_in_a_cell, shape)
+    if tall == wide == "1":
+        return "Each cell is one weight."
+    about = "about " if "about" in tall + wide else ""
+    return f"Each cell averages {about}{tall.removeprefix('about ')} x {wide.removeprefix('about ')} weights."
+
+
+def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
+    """Cosine between rows and their reconstruction against row length (log), with the median of each tenth of the rows."""
+    colour, medians = palette.roles["svd"], median_table(table)
+    drawn = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_DOTS)).round().astype(int))]
+    dots = {
+        "x": drawn["norm"],
+        "y": drawn["cosine"],
+        "customdata": drawn["row"],
+        "mode": "markers",
+        "marker": {"color": colour, "size": 5, "opacity": 0.45, "symbol": MARKERS["svd"]},
+        "hovertemplate": "row %{customdata}<br>length %{x:.3g}, cosine %{y:.3f}<extra></extra>",
+        "name": "a row" if len(drawn) == len(table) else f"a row, {len(drawn)} of {len(table):,} drawn",
+    }
+    line = _line(medians["norm"], medians["cosine"], palette.text, "solid") | {
+        "mode": "lines+markers",
+        "marker": {"size": 7, "color": palette.text},
+        "hovertemplate": "median of a tenth: length %{x:.3g}, cosine %{y:.3f}<extra></extra>",
+        "name": "median of each tenth",
+    }
+    low = float(table["cosine"].min()) if len(table) else 0.0
+    xaxis = {"title": _axis_title("length of the row, as stored (log scale)"), "type": "log", "tickformat": "~g", "nticks": 6}
+    lowest = floor(10 * low - 0.2) / 10 if low > 0.1 else -0.02
+    yaxis = {"title": _axis_title("cosine: higher is better"), "range": [lowest, 1.02]}
+    figure = go.Figure([dots, line], {"xaxis": xaxis, "yaxis": yaxis, "showlegend": True})
+    return _finished(figure, palette, "Do short rows lose their direction first?", ROWS_PIXELS, margin={"t": LEGEND_TOP})

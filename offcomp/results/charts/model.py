@@ -1,0 +1,299 @@
+"""Charts of a model: where its parameters are, by layer and kind, or how much of each matrix SVD loses.
+
+Their tables come from `results.model`.
+"""
+
+from __future__ import annotations
+
+from math import isnan, log10
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from offcomp.models.families import KIND_TITLES
+from offcomp.results.charts.style import FONT_SIZE, literal, styled
+from offcomp.results.charts.theme import Palette
+from offcomp.results.model import GAP, error_words, number, percent, placed_table, shortened
+
+PARAMETERS, COMPRESSIBLE = "parameters", "compressible"
+TITLES = {PARAMETERS: "How many parameters does each matrix have?", COMPRESSIBLE: "Which matrices can SVD make smaller?"}
+SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
+DECADES = 2.3  # of sizes that the colours distinguish
+LONGEST_LABEL = 24
+LONGEST_LINE = 14
+MOST_TICKS = 26
+ROW_PIXELS = 33
+DENSE_ROW_PIXELS, DENSE_FROM_ROWS = 24, 14
+CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # the minimum for a number
+DENSE_FROM_COLUMNS = 16
+LABEL_PIXELS = 110
+FRAME_PIXELS = 148
+TITLE_PIXELS = 46
+MAP_TITLE_PIXELS = 92
+SHARE_PIXELS = 190
+UNKNOWN, OUT_OF_REACH = "?", "-"
+LONGEST_HOVER = 60
+NO_LIMITS = 0.0, 1.0
+TOO_NARROW = 0.015
+NARROW = 0.09  # share of the model below which a piece of the bar has its name rotated
+
+
+def map_pixels(table: pd.DataFrame) -> int:
+    """The width below which the numbers do not fit in their cells."""
+    columns = int(table["layer"].max()) + 1 if table["layer"].notna().any() else 1
+    return LABEL_PIXELS + columns * (CELL_PIXELS if columns < DENSE_FROM_COLUMNS else DENSE_CELL_PIXELS)
+
+
+def map_figure(
+    table: pd.DataFrame, palette: Palette, colour: str = PARAMETERS, picked: str = "", ratio: float = 0
+) -> go.Figure:
+    """Layer by kind, with the matrices outside the layers on top. Every cell has its number, and a point to pick it by.
+
+    A stronger colour means more: parameters on a logarithmic scale, or the relative error of SVD at `ratio`. Matrices in the
+    plan are framed, the picked one with a dotted line.
+    """
+    placed = placed_table(table)
+    cells = literal(placed).assign(id=placed["module"])  # identifies the cell when it is clicked
+    columns = int(cells["x"].max()) + 1 if cells["x"].notna().any() else 1
+    scale = _scale(cells)
+    cells = cells.assign(value=_values(cells, colour), text=_texts(cells, colour, scale[0]), hover=_details(cells, ratio))
+    limits = _limits(cells["value"], colour)
+    parts = cells.groupby([cells["x"].isna(), cells["value"].isna()], sort=False)
+    framed, marked = cells[cells["in_plan"]], cells[cells["id"] == picked]
+    traces = [
+        *(_coloured(part, columns, palette, colour, limits) for _, part in parts),
+        _frames(framed, columns, {"color": palette.text, "width": 2 if columns < DENSE_FROM_COLUMNS else 1}),
+        _frames(marked, columns, {"color": palette.text, "width": 5, "dash": "2px,4px"}),
+        _points(cells, columns),
+    ]
+    labels = cells.drop_duplicates("y").sort_values("y")
+    pixels = ROW_PIXELS if len(labels) < DENSE_FROM_ROWS else DENSE_ROW_PIXELS
+    height = FRAME_PIXELS + round(pixels * (len(labels) + GAP))
+    figure = styled(go.Figure(traces), palette, title=TITLES[colour], height=height)
+    _axes(figure, labels, columns)
+    figure.update_layout(
+        title_subtitle={"text": _subtitle(colour, ratio, scale[1], limits), "font": {"size": FONT_SIZE - 1}},
+        title={"yref": "container", "y": 1 - 8 / height, "yanchor": "top"},
+        margin_t=MAP_TITLE_PIXELS,
+        showlegend=False,
+        hovermode="closest",
+        hoverdistance=-1,
+        dragmode=False,
+    )
+    return figure
+
+
+def _scale(cells: pd.DataFrame) -> tuple[float, str]:
+    """The largest unit that does not exceed the largest matrix in a layer."""
+    inside = cells.loc[cells["x"].notna(), "parameters"]
+    most = max(inside if len(inside) else cells["parameters"], default=1)
+    return next((scale for scale in SCALES if most >= scale[0]), SCALES[-1])
+
+
+def _values(cells: pd.DataFrame, colour: str) -> list[float]:
+    """The value that sets each cell's colour; NaN if unknown."""
+    if colour == COMPRESSIBLE:
+        return list(cells["relative_error"])
+    return [log10(max(1, size)) for size in cells["parameters"]]
+
+
+def _limits(values: pd.Series, colour: str) -> tuple[float, float]:
+    """The values of the palest and the darkest cell."""
+    known = values.dropna()
+    if known.empty:
+        return NO_LIMITS
+    low, high = float(known.min()), float(known.max())
+    return (high - DECADES, high) if colour == PARAMETERS else (low - 1e-6, high)
+
+
+def _texts(cells: pd.DataFrame, colour: str, scale: float) -> list[str]:
+    """The number in each cell: brief in a layer, since the subtitle gives the unit."""
+    if colour == COMPRESSIBLE:
+        return [
+            (f"{error:.2f}" if not isnan(error) else OUT_OF_REACH if known else UNKNOWN)
+            for error, known in zip(cells["relative_error"], cells["known_error"], strict=True)
+        ]
+    return [
+        f"{number(size)}, {percent(share)}" if pd.isna(x) else f"{size / scale:.{3 if size >= 100 * scale else 2}g}"
+        for size, share, x in zip(cells["parameters"], cells["share"], cells["x"], strict=True)
+    ]
+
+
+def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
+    """The hover text of each cell."""
+    return [
+        "<br>".join(
+            (
+                f"<b>{shortened(cell['module'], LONGEST_HOVER)}</b>",
+                f"{cell['rows']:,} x {cell['cols']:,} = {cell['parameters']:,} parameters",
+                f"{percent(cell['share'])} of the model, {cell['status']}",
+                *([error_words(cell, ratio)] if ratio else []),
+            )
+        )
+        for cell in cells.to_dict("records")
+    ]
+
+
+def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, limits: tuple[float, float]) -> go.Heatmap:
+    """Cells of one sort. Explicit edges make a single row or column as large as any other."""
+    spans, unknown = bool(part["x"].isna().all()), bool(part["value"].isna().all())
+    first, width = float(part["y"].min()), 1 if spans else columns
+    height = round(float(part["y"].max()) - first) + 1
+    values: list[list[float | None]] = [[None] * width for _ in range(height)]
+    texts = [[""] * width for _ in range(height)]
+    for x, y, value, text in part[["x", "y", "value", "text"]].itertuples(index=False):
+        row, column = round(y - first), 0 if spans else int(x)
+        values[row][column], texts[row][column] = 0.0 if unknown else value, text
+    dark = palette.diverging[2 if colour == PARAMETERS else 0]
+    return go.Heatmap(
+        x=[-0.5, columns - 0.5] if spans else [edge - 0.5 for edge in range(columns + 1)],
+        y=[first - 0.5 + edge for edge in range(height + 1)],
+        z=values,
+        text=texts,
+        texttemplate="%{text}",
+        textfont={"size": FONT_SIZE - (2 if spans or columns < DENSE_FROM_COLUMNS else 4), "color": palette.text},
+        colorscale=[[0, palette.grid], [1, palette.grid]] if unknown else [[0, palette.diverging[1]], [1, dark]],
+        zmin=limits[0],
+        zmax=limits[1],
+        showscale=False,
+        xgap=3 if columns < DENSE_FROM_COLUMNS else 2,
+        ygap=3,
+        hoverinfo="skip",
+    )
+
+
+def _points(cells: pd.DataFrame, columns: int) -> go.Scatter:
+    """Invisible points that can be clicked and hovered, unlike the cells of a heat map."""
+    places = [
+        (x, cell["y"], cell["id"], cell["hover"])
+        for cell in cells.to_dict("records")
+        for x in (range(columns) if pd.isna(cell["x"]) else [int(cell["x"])])
+    ]
+    hidden = {"marker": {"opacity": 0}}
+    return go.Scatter(
+        x=[place[0] for place in places],
+        y=[place[1] for place in places],
+        customdata=[[place[2]] for place in places],
+        hovertext=[place[3] for place in places],
+        hovertemplate="%{hovertext}<extra></extra>",
+        mode="markers",
+        marker={"size": ROW_PIXELS - 3, "symbol": "square", "opacity": 0},
+        selected=hidden,
+        unselected=hidden,
+    )
+
+
+def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatter:
+    """A frame around each of these cells, all in one line with gaps: hundreds of shapes would be slow."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    half = 0.5 - min(0.03, 0.005 * columns)  # of a cell that may be very wide
+    for layer, row in zip(cells["x"], cells["y"], strict=True):
+        left, right = (0, columns - 1) if pd.isna(layer) else (int(layer), int(layer))
+        start, end = left - half, right + half
+        x += [start, end, end, start, start, None]
+        y += [row - 0.46, row - 0.46, row + 0.46, row + 0.46, row - 0.46, None]
+    return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
+
+
+def _subtitle(colour: str, ratio: float, unit: str, limits: tuple[float, float]) -> str:
+    """What the numbers and colours mean."""
+    if colour == COMPRESSIBLE:
+        limited = f"stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}" if limits != NO_LIMITS else "none known yet"
+        return f"relative error of SVD at {ratio:g}x, each alone;<br>{limited}"
+    return f"{unit + ' of ' if unit else ''}parameters; stronger colour: more,<br>on a logarithmic scale"
+
+
+def _axes(figure: go.Figure, labels: pd.DataFrame, columns: int) -> None:
+    """Rows from the top, layers from the left, no grid."""
+    names = row_labels(labels)
+    dense = len(labels) >= DENSE_FROM_ROWS
+    bottom = float(labels["y"].max()) + 0.5 if len(labels) else 0.5
+    layered = bool(labels["x"].notna().any())
+    still = {"showgrid": False, "zeroline": False, "fixedrange": True}
+    figure.update_xaxes(
+        title={"text": "layer" if layered else "", "font": {"size": FONT_SIZE}},
+        tickvals=list(range(0, columns, 1 if columns <= MOST_TICKS else 4)) if layered else [],
+        range=[-0.5, columns - 0.5],
+        tickangle=0,
+        **still,
+    )
+    figure.update_yaxes(
+        tickvals=list(labels["y"]),
+        ticktext=[shortened(name, LONGEST_LABEL) if dense else _wrapped(shortened(name, LONGEST_LABEL)) for name in names],
+        tickfont={"size": FONT_SIZE - (2 if dense else 1)},
+        range=[bottom, -0.5],
+        **still,
+    )
+
+
+def _wrapped(name: str) -> str:
+    """A long name on two lines, since phones are narrow."""
+    first, _, last = name.rpartition(" ")
+    return f"{first}<br>{last}" if first and len(name) > LONGEST_LINE else name
+
+
+def row_labels(labels: pd.DataFrame) -> list[str]:
+    """The name of each row: its kind, or the part of its path after the layer or the last dot; the full path if not unique."""
+    full = [row["row"] or row["module"] for row in labels.to_dict("records")]
+    brief = [
+        kind if kind in KIND_TITLES.values() and not row else name.rpartition("*." if row else ".")[2].replace("_", " ")
+        for name, row, kind in zip(full, labels["row"], labels["kind"], strict=True)
+    ]
+    return [short if brief.count(short) == 1 else name for short, name in zip(brief, full, strict=True)]
+
+
+def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
+    """One bar for the whole model, with one piece per kind."""
+    table = literal(table)
+    pale, dark = palette.diverging[1], palette.diverging[2]
+    most = max(table["share"], default=1)
+    pieces = [
+        go.Bar(
+            x=[100 * row["share"]],
+            y=[""],
+            orientation="h",
+            name=row["kind"],
+            text=_piece_name(row["kind"], row["share"]),
+            textangle=-90 if row["share"] < NARROW else 0,
+            textposition="inside",
+            insidetextanchor="middle",
+            textfont={"color": palette.text, "size": FONT_SIZE - 2},
+            marker={"color": _between(pale, dark, row["share"] / most), "line": {"color": palette.muted, "width": 1}},
+            hovertemplate=f"<b>{row['kind']}</b><br>{row['parameters']:,} parameters, {percent(row['share'])}<br>"
+            f"{_matrices(row['matrices'])}<extra></extra>",
+        )
+        for row in table.sort_values("share", ascending=False, kind="stable").to_dict("records")
+    ]
+    figure = styled(go.Figure(pieces), palette, title="How is the model made up?", height=SHARE_PIXELS)
+    title = {"text": "share of all parameters, in %", "font": {"size": FONT_SIZE}}
+    figure.update_xaxes(title=title, range=[0, 100], fixedrange=True)
+    figure.update_yaxes(visible=False, fixedrange=True)
+    figure.update_layout(
+        barmode="stack",
+        showlegend=False,
+        margin={"t": TITLE_PIXELS, "r": 24},
+        dragmode=False,
+        uniformtext={"mode": "hide", "minsize": FONT_SIZE - 4},
+        hovermode="closest",
+    )
+    return figure
+
+
+def _piece_name(kind: str, share: float) -> str:
+    """The name of a piece of the bar; empty if it does not fit."""
+    if share < NARROW:
+        return f"{kind.replace(' ', '<br>', 1)} {percent(share)}" if share >= TOO_NARROW else ""
+    return f"{kind}<br>{percent(share)}"
+
+
+def _matrices(count: int) -> str:
+    return "no matrices" if not count else "1 matrix" if count == 1 else f"{count} matrices"
+
+
+def _between(pale: str, dark: str, part: float) -> str:
+    """A colour between pale and dark."""
+    ends = [[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in (pale, dark)]
+    mixed = [round(start + part * (end - start)) for start, end in zip(*ends, strict=True)]
+    return "#" + "".join(f"{value:02x}" for value in mixed)

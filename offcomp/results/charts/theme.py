@@ -1,0 +1,93 @@
+"""Colours and shapes, defined once for charts and pages: a method looks the same everywhere, in light and dark themes.
+
+Colour-blind safe (Okabe and Ito's palette); every colour has its own shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of one theme.
+
+    diverging    worse, no change, better: text is legible on all of them
+    weights      weights from the most negative to the most positive, zero in the middle
+    """
+
+    text: str
+    muted: str
+    grid: str
+    surface: str
+    diverging: tuple[str, str, str]
+    weights: tuple[str, ...]
+    roles: dict[str, str]
+
+    def colour(self, role: str) -> str:
+        """The colour of a role; a neutral grey for unknown roles."""
+        return self.roles.get(role, self.muted)
+
+
+LIGHT = Palette(
+    text="#1f2430",
+    muted="#5a6070",
+    grid="#dfe3ea",
+    surface="#ffffff",
+    diverging=("#e58a5c", "#f1f3f7", "#6cb0dd"),
+    weights=("#1f5d9e", "#86b9de", "#f7f8fa", "#f2a987", "#b03a20"),
+    roles={
+        "original": "#1f2430",
+        "svd": "#0072b2",
+        "autoencoder": "#d55e00",
+        "residual": "#cc79a7",
+        "codebook": "#009e73",
+        "kronecker": "#8c6d1f",
+        "tucker": "#8c6d1f",
+        "pruning": "#8c6d1f",
+        "quantization": "#7a7f8c",
+        "reference": "#7a7f8c",
+    },
+)
+DARK = Palette(
+    text="#e8eaf0",
+    muted="#a4abba",
+    grid="#333a48",
+    surface="#12151c",
+    diverging=("#a8481a", "#242a35", "#20659c"),
+    weights=("#9fd2f7", "#2f73ad", "#171b24", "#ab4a2e", "#f9b79f"),
+    roles={
+        "original": "#e8eaf0",
+        "svd": "#56b4e9",
+        "autoencoder": "#f0803c",
+        "residual": "#e39ac2",
+        "codebook": "#35c79a",
+        "kronecker": "#e0c060",
+        "tucker": "#e0c060",
+        "pruning": "#e0c060",
+        "quantization": "#9aa0ae",
+        "reference": "#9aa0ae",
+    },
+)
+PALETTES = {"light": LIGHT, "dark": DARK}
+
+MARKERS = {
+    "original": "star",
+    "svd": "circle",
+    "autoencoder": "diamond",
+    "residual": "triangle-up",
+    "codebook": "square",
+    "kronecker": "cross",
+    "tucker": "cross",
+    "pruning": "cross",
+    "quantization": "line-ew",
+    "reference": "line-ew",
+}
+"""plotly marker symbols by role. Roles that share colour and shape are distinguished by fill."""
+UNKNOWN_MARKER = "hexagram"
+
+
+def marker(role: str, shapes: Mapping[str, str] = MARKERS) -> str:
+    """The marker symbol of a role; UNKNOWN_MARKER for unknown roles."""
+    return shapes.get(role, UNKNOWN_MARKER)

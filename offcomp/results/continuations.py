@@ -1,0 +1,82 @@
+"""How the original and the compressed model continue the same openings: a table of runs, and sentences about it.
+
+The scores of next-token tasks have `continuations`, except in runs of earlier versions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+import pandas as pd
+
+from offcomp.results.runs import method_title, result_of, short_names
+from offcomp.results.scores import Score, metric_of
+from offcomp.runs.store import Run
+
+COLUMNS = ("run", "name", "task", "opening", "original", "compressed", "same_tokens", "tokens")
+BEFORE_THEM = "{} was measured before offcomp recorded continuations; run its plan again to see what both models write."
+
+
+def tells_next_words(score: Score) -> bool:
+    """Whether a model for this task can continue an opening."""
+    return metric_of(score).name == "perplexity"
+
+
+def continuation_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per run, task and opening: both continuations, how many leading tokens agree, and out of how many."""
+    names = short_names(runs)
+    rows = [
+        (run.id, names[run.id], task, *(entry[name] for name in COLUMNS[3:]))
+        for run in runs
+        for task, score in result_of(run)["scores"].items()
+        for entry in score.get("continuations", [])
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def of_task(run: Run, task: str) -> list[dict[str, Any]]:
+    """The continuations of one run and task, each with its opening."""
+    return list(result_of(run)["scores"][task].get("continuations", []))
+
+
+def side_by_side(runs: Sequence[Run], task: str) -> list[tuple[Mapping[str, Any], ...]]:
+    """For each opening that all of these runs continued, the continuation of each run."""
+    by_opening = [{(entry["opening"], entry["original"]): entry for entry in of_task(run, task)} for run in runs]
+    return [
+        tuple(entries[key] for entries in by_opening) for key in by_opening[0] if all(key in entries for entries in by_opening)
+    ]
+
+
+def first_difference(original: str, compressed: str) -> int:
+    """Index in the compressed model's text where the first differing word begins; the end of the text if none differs."""
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(original, compressed, strict=False)))
+    within_a_word = any(text[shared : shared + 1].isalnum() for text in (original, compressed))
+    return len(re.sub(r"\w+$", "", compressed[:shared])) if within_a_word else shared
+
+
+def continuation_answer(runs: Sequence[Run], names: Mapping[str, str], task: str) -> str:
+    """One sentence: the mean number of tokens before the first difference, and how many continuations are identical.
+
+    runs    one or two that continued the same openings
+    names   run -> its name in the comparison
+    """
+    columns = list(zip(*side_by_side(runs, task), strict=True))
+    total, count = columns[0][0]["tokens"], len(columns[0])
+    called = [method_title(runs[0])] if len(runs) == 1 else [names[run.id] for run in runs]
+    means = [sum(entry["same_tokens"] for entry in column) / count for column in columns]
+    alike = [sum(entry["same_tokens"] == entry["tokens"] for entry in column) for column in columns]
+    text = f"{called[0]} writes the same first {means[0]:.1f} of {total} tokens as the original on average"
+    if len(runs) > 1:
+        return f"{text}, and {called[1]} {means[1]:.1f}; {alike[0]} and {alike[1]} of {count} continuations are identical."
+    return f"{text}; {alike[0] or 'none'} of {count} continuations {'are' if alike[0] > 1 else 'is'} identical."
+
+
+def agreement_text(entry: Mapping[str, Any]) -> str:
+    """How far the compressed model agrees with the original, in words."""
+    same, total = entry["same_tokens"], entry["tokens"]
+    if same == total:
+        return f"all {total} tokens the same"
+    return f"first {same} of {total} tokens the same" if same else "differs from the first token on"

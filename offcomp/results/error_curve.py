@@ -1,0 +1,56 @@
+"""Predictions for a plan: SVD's exact error at each ratio, and each group's sizes. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.plan import Plan
+from offcomp.planning.sizes import GroupPrediction, predict
+from offcomp.planning.spectrum import Spectrum, relative_error
+
+CURVE_COLUMNS = ("requested_ratio", "ratio", "relative_error", "stored_parameters", "stored_megabytes")
+
+
+def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], ratios: Sequence[float]) -> pd.DataFrame:
+    """SVD's exact relative error over all chosen weights at each requested ratio, and what it stores.
+
+    `spectra` belong to the plan's groups; `ratio` is the achieved one, in their unit. Requested ratios that some group cannot
+    reach are left out.
+    """
+    rows = []
+    for ratio in ratios:
+        prediction = predict(replace(plan, groups=tuple(replace(group, ratio=ratio) for group in plan.groups)), info)
+        if prediction.feasible:
+            ranks = [group.size if group.form != "dense" else None for group in prediction.groups]
+            error, stored = relative_error(spectra, ranks), prediction.model["chosen"]
+            achieved = stored[f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
+            rows.append((ratio, achieved, error, stored["parameters_after"], stored["bytes_after"] / 1e6))
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+
+
+def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectrum] | None = None) -> pd.DataFrame:
+    """One row per group: rank or latent width, sizes, ratio, break-even; with `spectra`, SVD's error if feasible."""
+    rows = []
+    for index, group in enumerate(groups):
+        row = {
+            "group": group.name,
+            "matrix": f"{group.rows} x {group.cols}",
+            group.size_name: str(group.size) if group.form == "compressed" else group.form,
+            "stored parameters": group.num_parameters,
+            "stored kB": group.num_bytes / 1e3,
+            "compression ratio": group.compression_ratio,
+            f"break-even {group.size_name}": group.break_even_size,
+            "note": group.note,
+        }
+        if spectra is not None:
+            rank = None if group.form == "dense" else group.size
+            row["relative error"] = None if group.form == "infeasible" else relative_error([spectra[index]], [rank])
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for column in table.columns.intersection(["rank", "latent width"]):
+        table[column] = table[column].fillna("")
+    return table

@@ -1,0 +1,236 @@
+"""The effect of compressing modules together, from a survey: tables of pairs and merges, the merge tree, and sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from math import nan
+from typing import Any
+
+import pandas as pd
+
+from offcomp.models.families import KIND_TITLES
+from offcomp.planning.merge_survey import BEST, Merge, Suggestion, Survey, best_cut, groups_after
+
+ROOM = 0.08
+"""Free space at each end of the tree's axis, as a fraction of its length."""
+THOUSAND = 1000
+VERSIONS = ("offcomp", "torch", "numpy")
+PAIR_COLUMNS = ("first", "second", "stack", "gain", "separate_error", "joint_error", "stored_parameters")
+MERGE_COLUMNS = (
+    *("merge", "one", "other", "stack", "modules", "gain", "error"),
+    *("group_gain", "separate_error", "joint_error", "stored_parameters"),
+)
+
+
+def stem_and_layer(name: str) -> tuple[str, int | None]:
+    """ "query.3" as ("query", 3)."""
+    found = re.fullmatch(r"(.+)\.(\d+)", name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def stem_title(stem: str) -> str:
+    """The display title of a kind, prefixed with its part of the model if it has one."""
+    part, _, kind = stem.rpartition(".")
+    return f"{part} {KIND_TITLES[kind]}".strip() if kind in KIND_TITLES else stem
+
+
+def module_words(names: Iterable[str]) -> str:
+    """Module names for display: "query 0-3 and key 1"."""
+    layers_of: dict[str, list[int]] = {}
+    for stem, layer in map(stem_and_layer, names):
+        layers_of.setdefault(stem, []).extend([] if layer is None else [layer])
+    parts = []
+    for stem, layers in layers_of.items():
+        runs: list[list[int]] = []
+        for layer in sorted(layers):
+            if runs and layer == runs[-1][-1] + 1:
+                runs[-1].append(layer)
+            else:
+                runs.append([layer])
+        shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        parts.append(f"{stem_title(stem)} {shown}".strip())
+    return " and ".join(parts)
+
+
+def kinds_words(names: Iterable[str]) -> str:
+    """ "query and key", from the modules' names."""
+    titles = list(dict.fromkeys(stem_title(stem_and_layer(name)[0]) for name in names))
+    return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+
+
+def _all_words(names: Sequence[str]) -> str:
+    """ "attention output of all 6 layers", or "all 12 modules of query and key"."""
+    if len({stem_and_layer(name)[0] for name in names}) == 1 and len(names) > 1:
+        return f"{kinds_words(names)} of all {len(names)} layers"
+    return f"all {len(names)} modules of {kinds_words(names)}"
+
+
+def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
+    """One row per pair: in this stacking, or in the best one that fits. Figures are missing if the two cannot be stacked."""
+    found: dict[frozenset[str], Suggestion] = {}
+    for pair in survey.pairs:
+        known = found.get(frozenset(pair.modules))
+        if stack in (BEST, pair.stack) and (known is None or pair.gain > known.gain):
+            found[frozenset(pair.modules)] = pair
+    rows = []
+    for index, first in enumerate(survey.modules):
+        for second in survey.modules[index + 1 :]:
+            each = found.get(frozenset((first, second)))
+            figures = (
+                (each.stack, each.gain, each.separate_error, each.joint_error, each.stored_parameters)
+                if each
+                else ("", nan, nan, nan, None)
+            )
+            rows.append((first, second, *figures))
+    return pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).astype({"stored_parameters": "Int64"})
+
+
+def merge_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
+    """One row per merge, in order: what is merged, its gain, and the relative error of all modules after it.
+
+    `group_gain` and the columns after it compare the whole merged group with its modules compressed alone.
+    """
+    merges = survey.merges.get(stack, ())
+    rows = []
+    for number, step in enumerate(merges, 1):
+        one, other = (" ".join(_members(survey, merges, part)) for part in step.parts)
+        joint = step.joint
+        about_step = number, one, other, joint.stack, len(joint.modules), step.gain, step.error
+        rows.append((*about_step, joint.gain, joint.separate_error, joint.joint_error, joint.stored_parameters))
+    return pd.DataFrame(rows, columns=list(MERGE_COLUMNS))
+
+
+def _members(survey: Survey, merges: Sequence[Merge], node: int) -> tuple[str, ...]:
+    count = len(survey.modules)
+    return (survey.modules[node],) if node < count else merges[node - count].joint.modules
+
+
+def tree_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
+    """Coordinates of each node of the tree, in the order of `Merge.parts`: the modules, then the merges.
+
+    `x` decreases from the modules to the roots: it is the smallest gain up to and including a merge, in thousandths. A vertical
+    line can therefore cut the tree after any number of merges. `y` are row positions, with merged modules next to each other.
+    """
+    merges, count = survey.merges.get(stack, ()), len(survey.modules)
+    gains = [THOUSAND * step.gain for step in merges]
+    start = max([*gains, 0.0]) + ROOM * spread_of(gains) * 2
+    inner = {part for step in merges for part in step.parts}
+    roots = [node for node in range(count + len(merges)) if node not in inner]
+    order = [
+        leaf
+        for root in sorted(roots, key=lambda node: _leaves(node, merges, count)[0])
+        for leaf in _leaves(root, merges, count)
+    ]
+    x, y = [start] * count, [float(order.index(leaf)) for leaf in range(count)]
+    for step, gain in zip(merges, gains, strict=True):
+        x.append(min(gain, *x[count:]) if len(x) > count else gain)
+        y.append(sum(y[part] for part in step.parts) / 2)
+    names = [*survey.modules, *("" for _ in merges)]
+    return pd.DataFrame({"node": range(len(x)), "module": names, "x": x, "y": y})
+
+
+def spread_of(gains: Sequence[float]) -> float:
+    """Length of the gain axis: from the largest gain to the smallest, including zero."""
+    return (max([*gains, 0.0]) - min([*gains, 0.0])) or 1.0
+
+
+def _leaves(node: int, merges: Sequence[Merge], count: int) -> list[int]:
+    """Modules below a node; the part that contains the first module comes first."""
+    if node < count:
+        return [node]
+    below = [_leaves(part, merges, count) for part in merges[node - count].parts]
+    return [leaf for part in sorted(below, key=min) for leaf in part]
+
+
+def survey_answer(survey: Survey, stack: str = BEST) -> str:
+    """One sentence: what stacking all modules does to the error in this stacking, or the best one, and in the others."""
+    whole = {each.stack: each for each in survey.together}
+    words = _all_words(survey.modules)
+    if not whole or (stack != BEST and stack not in whole):
+        return _pair_answer(survey, stack, words)
+    chosen = whole[stack] if stack != BEST else max(whole.values(), key=lambda each: each.gain)
+    same = f"{_change(chosen.separate_error, chosen.joint_error)} at the same size"
+    others = [each for each in whole.values() if abs(each.joint_error - chosen.joint_error) > 1e-6]
+    distinct = {round(each.joint_error, 6): each for each in reversed(others)}
+    more = "; ".join(f"stacked by {each.stack} it {_to(each)}" for each in distinct.values())
+    answer = f"Stacked by {chosen.stack}, the relative error of {words} {same}{f'; {more}' if more else ''}."
+    return answer + _smaller_groups(survey, stack, chosen.joint_error)
+
+
+def _smaller_groups(survey: Survey, stack: str, error: float) -> str:
+    """What the best cut of the tree achieves, if that beats both all together and each alone."""
+    cut = best_cut(survey, stack)
+    least = survey.merges[stack][cut - 1].error if cut else survey.error
+    if cut and round(least, 3) < round(min(error, survey.error), 3):
+        return f" In the best groups of the tree it falls to {least:.3f}."
+    if round(survey.error, 3) >= round(error, 3):
+        return ""
+    return " Each alone is best." if stack == BEST else f" No merge by {stack} lowers it."
+
+
+def _pair_answer(survey: Survey, stack: str, words: str) -> str:
+    """For modules that do not all fit into one matrix: the best pair, if any."""
+    how = "in any stacking" if stack == BEST else f"stacked by {stack}"
+    start = f"{words[0].upper()}{words[1:]} do not fit into one matrix {how}"
+    pairs = [pair for pair in survey.pairs if stack in (BEST, pair.stack)]
+    if not pairs:
+        return f"{start}, and no two of them do."
+    best = max(pairs, key=lambda pair: pair.gain)
+    which = f"{module_words(best.modules)}, stacked by {best.stack}"
+    change = _change(best.separate_error, best.joint_error)
+    return f"{start}; of the pairs that fit, the best is {which}: its relative error {change}."
+
+
+def _to(each: Suggestion) -> str:
+    """ "rises to 0.583"."""
+    return re.sub(r"from \S+ ", "", _change(each.separate_error, each.joint_error))
+
+
+def _change(before: float, after: float) -> str:
+    """ "falls from 0.519 to 0.500"; "stays at" if both agree to three digits."""
+    if f"{before:.3f}" == f"{after:.3f}":
+        return f"stays at {before:.3f}"
+    return f"{'falls' if after < before else 'rises'} from {before:.3f} to {after:.3f}"
+
+
+def cut_answer(survey: Survey, stack: str, kept: int) -> str:
+    """One sentence: how the groups at the cut change the error over all modules."""
+    merges = survey.merges[stack]
+    if not kept:
+        return f"No merges: with each module alone, their overall relative error is {survey.error:.3f}."
+    number = "the first merge" if kept == 1 else f"the first {kept} merges"
+    if kept == len(merges):
+        number = "the only merge" if kept == 1 else f"all {kept} merges"
+    return f"With {number}, the relative error of {_all_words(survey.modules)} {_change(survey.error, merges[kept - 1].error)}."
+
+
+def groups_at(survey: Survey, stack: str, kept: int) -> tuple[list[Suggestion], list[str]]:
+    """The groups of two or more modules after `kept` merges, largest gain first, and the modules left alone."""
+    groups = groups_after(survey.merges.get(stack, ()), kept, len(survey.modules))
+    grouped = {name for group in groups for name in group.modules}
+    return groups, [name for name in survey.modules if name not in grouped]
+
+
+def group_words(group: Suggestion) -> str:
+    """What a group gains, and why."""
+    verdict = f"gain {group.gain:.3f}" if group.gain > 0 else f"hurts, worse by {-group.gain:.3f}"
+    return f"{verdict}. {group.reason}"
+
+
+def provenance(survey: Survey, origin: str) -> str:
+    """One line on where the numbers come from."""
+    versions = ", ".join(f"{name} {survey.environment[name]}" for name in VERSIONS if name in survey.environment)
+    return f"{origin.capitalize()}: {survey.model} at {survey.ratio:g}x, {versions}, {survey.measured[:10]}"
+
+
+def exported(table: pd.DataFrame, survey: Survey, origin: str) -> pd.DataFrame:
+    """A table of pairs or merges with the model, ratio, versions and date added to each row."""
+    about: dict[str, Any] = {
+        "origin": origin,
+        "model": survey.model,
+        "fingerprint": survey.fingerprint,
+        "requested_ratio": survey.ratio,
+    }
+    about |= {"measured": survey.measured} | {f"version_{name}": survey.environment.get(name, "") for name in VERSIONS}
+    return table.assign(**about)

@@ -1,0 +1,150 @@
+"""One weight matrix under truncated SVD, as tables and sentences: what each rank keeps, for which rows, and what it stores."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from offcomp import __version__
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.planning.marchenko_pastur import random_spectrum
+from offcomp.planning.matrix_view import View, block_starts
+from offcomp.planning.spectrum import MatrixSpectrum
+
+TENTHS = 10
+SPECTRUM_COLUMNS = {
+    "rank": "Rank",
+    "singular_value": "Singular value",
+    "energy_kept": "Energy kept",
+    "relative_error": "Relative error",
+    "stored_parameters": "Stored parameters",
+    "stored_fraction": "Stored / original",
+    "random_value": "Singular value, random",
+    "random_energy_kept": "Energy kept, random",
+}
+"""Columns of `spectrum_table` -> their display names."""
+
+
+def break_even(rows: int, cols: int) -> float:
+    """The rank at which two factors store as much as the matrix: r (rows + cols) = rows cols."""
+    return rows * cols / (rows + cols)
+
+
+def spectrum_table(spectrum: MatrixSpectrum) -> pd.DataFrame:
+    """One row per rank, 1 to min(rows, cols), compared with a random matrix of the same shape and norm."""
+    rows, cols = spectrum.shape
+    ranks = np.arange(1, min(rows, cols) + 1)
+    squared_error = spectrum.squared_errors
+    norm = float(np.sqrt(squared_error[0]))
+    noise = random_spectrum(rows, cols, norm)
+    lost = squared_error[1:] / squared_error[0] if norm > 0 else np.zeros(len(ranks))
+    return pd.DataFrame(
+        {
+            "rank": ranks,
+            "singular_value": spectrum.values.astype(np.float64),
+            "energy_kept": 1 - lost,
+            "relative_error": np.sqrt(lost),
+            "stored_parameters": ranks * (rows + cols),
+            "stored_fraction": ranks / break_even(rows, cols),
+            "random_value": noise,
+            "random_energy_kept": np.cumsum(noise**2) / norm**2 if norm > 0 else 1.0,
+        },
+        columns=list(SPECTRUM_COLUMNS),
+    )
+
+
+def spectrum_answer(table: pd.DataFrame, name: str, rank: int) -> str:
+    """How compressible the matrix is, in one or two sentences."""
+    here, most = table.iloc[rank - 1], len(table)
+    if not table["singular_value"].any():
+        return f"{name} contains only zeros: every rank keeps all of it."
+    kept, stored = percent(here["energy_kept"]), percent(here["stored_fraction"])
+    noise = f"A random matrix of its shape would keep {percent(here['random_energy_kept'])}."
+    if here["stored_fraction"] < 1:
+        return f"At rank {rank} of {most}, {name} keeps {kept} of its energy and stores {stored} of its parameters. {noise}"
+    saving = int((table["stored_fraction"] < 1).sum())
+    why = f"from rank {saving + 1} on nothing is saved" if saving else "no rank of so narrow a matrix saves anything"
+    return f"At rank {rank} of {most}, {name} keeps {kept} of its energy but stores {stored} of its parameters: {why}. {noise}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a whole percentage, with more digits only if it is close to, but not exactly, 0 or 1."""
+    value = 100 * float(fraction)
+    if value in (0.0, 100.0) or 1 <= value <= 99 or value > 100:
+        return f"{value:.0f} %"
+    text = f"{value:.1f}" if 0.1 <= value <= 99.9 else f"{value:.2g}" if value < 1 else "more than 99.9"
+    return f"{text} %"
+
+
+def row_table(view: View, rank: int) -> pd.DataFrame:
+    """For each sampled row, its length and the cosine between it and its reconstruction; rows of zeros are left out."""
+    table = pd.DataFrame({"row": view.sampled, "norm": view.norms.astype(np.float64), "cosine": view.cosines(rank)})
+    return table.dropna().reset_index(drop=True)
+
+
+def median_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Median length and median cosine of each tenth of the rows by length; fewer parts if there are few rows."""
+    values = rows[["norm", "cosine"]].to_numpy()[rows["norm"].to_numpy().argsort(kind="stable")]
+    parts = min(TENTHS, len(values) // 3)
+    cuts = np.arange(parts + 1) * len(values) // max(1, parts)
+    medians = [np.median(values[start:end], axis=0) for start, end in pairwise(cuts)]
+    return pd.DataFrame(medians, columns=["norm", "cosine"])
+
+
+def rows_answer(rows: pd.DataFrame, view: View, rank: int) -> str:
+    """One sentence: which rows keep their direction, and which rows were sampled."""
+    shown = len(view.sampled)
+    which = f"all {shown:,} rows" if shown == view.rows else f"{shown:,} of {view.rows:,} rows, evenly spaced"
+    zeros = shown - len(rows)
+    left_out = f", {zeros} all-zero rows left out" if zeros else ""
+    if rows.empty:
+        return f"Every row is zero: none has a direction ({which})."
+    medians = median_table(rows)
+    typical = f"At rank {rank} the median cosine is {rows['cosine'].median():.2f}"
+    if len(medians) == TENTHS:
+        first, last = medians["cosine"].iloc[[0, -1]]
+        typical += f": {first:.2f} among the shortest tenth of rows, {last:.2f} among the longest"
+    return f"{typical} ({which}{left_out})."
+
+
+def block_table(view: View, rank: int) -> pd.DataFrame:
+    """Energy (squared length) of each block of rows and of columns: in total, kept by the rank, and in the residual.
+
+    `first` and `last` are row or column indices in the order of the view.
+    """
+    parts = []
+    for side, energy, length in (("rows", view.row_energy, view.rows), ("columns", view.column_energy, view.cols)):
+        starts = block_starts(length)
+        total, lost = energy.sum(1, dtype=np.float64), energy[:, rank:].sum(1, dtype=np.float64)
+        part = {"side": side, "first": starts[:-1], "last": starts[1:] - 1}
+        parts.append(pd.DataFrame(part | {"energy": total, "kept": total - lost, "residual": lost}))
+    table = pd.concat(parts, ignore_index=True)
+    table["relative_error"] = np.sqrt(table["residual"] / table["energy"].where(table["energy"] > 0, 1.0))
+    return table
+
+
+def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
+    """One sentence: the energy of the residual, and the blocks of rows and of columns that lose most."""
+    rows = blocks[blocks["side"] == "rows"]
+    energy, lost = float(rows["energy"].sum()), float(rows["residual"].sum())
+    if lost <= 1e-9 * energy:
+        return "The residual is zero: the matrix is kept in full."
+    words = f"The residual holds {percent(lost / energy)} of the energy"
+    worst = []
+    for side, one in (("rows", "row"), ("columns", "column")):
+        part = blocks[(blocks["side"] == side) & (blocks["energy"] > 0)]
+        if len(part) > 1:
+            block = part.iloc[int(part["relative_error"].to_numpy().argmax())]
+            first, last = int(block["first"]), int(block["last"])
+            which = f"{one} {first:,}" if first == last else f"{side} {first:,} to {last:,}"
+            worst.append(f"{percent(block['relative_error'] ** 2)} of {which}")
+    counted = ", counted from the longest" if order == "norm" else ""
+    return f"{words}; at worst {' and '.join(worst)}{counted}." if worst else f"{words}."
+
+
+def exported(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> pd.DataFrame:
+    """A table for export, with what it was computed from in every row."""
+    about = {"model": info.model, "fingerprint": info.fingerprint, "module": spec.name, "offcomp": __version__}
+    return table.assign(**about)

@@ -1,0 +1,247 @@
+"""Known relative errors of the chosen groups, besides SVD's exact ones: measured by finished runs, or estimated from them.
+
+    error(ratio) ≈ svd(ratio) · f(ratio)        log f linear in log ratio between measured ratios, constant slightly beyond them
+
+svd is SVD's exact error on the chosen groups. f is how the method compares with SVD. It comes from measurements with the same
+options, unit, storage dtype and calibration text: on the same groups if a nearby ratio was measured, otherwise on other groups
+of the same model where SVD was measured too, such as those of the bundled sweep. Ratios are achieved ones. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property, lru_cache
+from math import nan
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from offcomp.errors import InputError
+from offcomp.methods import default_options
+from offcomp.planning.plan import Plan
+from offcomp.results.atlas import Document, read_measurements
+from offcomp.results.bundled import FOLDER, bundled_runs, origin
+from offcomp.results.runs import method_title, modules_title, overall_error, plan_as_stored, result_of, role_of
+from offcomp.results.sentences import origin_text
+from offcomp.runs.inputs import calibration_digest, run_id
+from offcomp.runs.store import Run
+
+ESTIMATED = "estimated"
+"""The origin of a point that was not measured."""
+BEYOND = 1.5
+"""Estimates extend beyond the highest and the lowest measured ratio by up to this factor."""
+NO_ERROR = 1e-3
+"""If SVD's own error is smaller, the quotient of another method's error and SVD's says nothing about other ratios."""
+PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
+"""Method and options."""
+POINT_COLUMNS = ("method", "role", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run with its relative error over all chosen weights."""
+
+    run: Run
+    relative_error: float
+
+    @cached_property
+    def groups(self) -> frozenset[Any]:
+        """See `groups_of`."""
+        return groups_of(self.run.plan)
+
+    @cached_property
+    def settings(self) -> tuple[str, ...] | None:
+        """See `settings_of`; uses the text that calibrated the run, not the current one."""
+        return _settings(plan_as_stored(self.run), self._calibration)
+
+    @property
+    def _calibration(self) -> str:
+        read = result_of(self.run).get("inputs", {}).get("calibration")
+        return _calibration(self.run.plan, read)
+
+    @cached_property
+    def mark(self) -> str:
+        """Identical for the same plan with the same dtypes and calibration text, wherever its model is stored."""
+        plan = plan_as_stored(self.run).to_dict() | {"model": ""}
+        return json.dumps([plan, self._calibration], sort_keys=True)
+
+    def ratio(self, unit: str) -> float:
+        """Original / stored of the chosen modules, counted in `unit`."""
+        return float(result_of(self.run)["model"]["sizes"]["chosen"][f"{unit.removesuffix('s')}_ratio"])
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """An estimated relative error of a plan at the ratio it will achieve, and in words what the estimate is based on."""
+
+    plan: Plan
+    ratio: float
+    relative_error: float
+    about: str
+
+
+def groups_of(plan: Plan) -> frozenset[Any]:
+    """What is compressed together; equal for the same groups under different names or in a different order."""
+    return frozenset((frozenset(g.modules), g.stack if len(g.modules) > 1 else "") for g in plan.groups)
+
+
+def settings_of(plan: Plan) -> tuple[str, ...] | None:
+    """Method, options, unit and dtype of a resolved plan, and its current calibration text: everything but the ratio.
+
+    None if its groups differ in any of them.
+    """
+    return _settings(plan, _calibration(plan, calibration_digest(plan)))
+
+
+def _settings(plan: Plan, calibration: str) -> tuple[str, ...] | None:
+    groups = plan.to_dict()["groups"]
+    found = {(g["method"], json.dumps(g["options"], sort_keys=True), g["unit"], g["dtype"], calibration) for g in groups}
+    return found.pop() if len(found) == 1 else None
+
+
+def _calibration(plan: Plan, digest: str | None) -> str:
+    """Which text calibrates a plan, and how it is read; empty if the plan is not calibrated. `digest` is None if unknown."""
+    try:
+        calibrated = plan.calibrated
+    except InputError:  # a run of a version with different methods or options
+        calibrated = True
+    return json.dumps([asdict(plan.calibration), digest], sort_keys=True) if calibrated else ""
+
+
+def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
+    """Every finished run on these weights that compressed something, one per plan: the user's own before the bundled ones."""
+    bundled = [_of_run(run) for run in bundled_runs() if _fits(run, fingerprint)]
+    sweeps = [m for m in _of_documents(_stamps()) if _fits(m.run, fingerprint)]
+    own = [_of_run(run) for run in runs if _fits(run, fingerprint)]
+    found: dict[str, Measured] = {}
+    for m in (*own, *bundled, *sweeps):
+        found.setdefault(m.mark, m)
+    return list(found.values())
+
+
+def _fits(run: Run, fingerprint: str) -> bool:
+    return run.status == "done" and bool(run.plan.groups) and result_of(run)["model"]["fingerprint"] == fingerprint
+
+
+def _of_run(run: Run) -> Measured:
+    return Measured(run, overall_error(result_of(run)["groups"]))
+
+
+def _stamps() -> tuple[tuple[str, int], ...]:
+    """The files of bundled measurements and their modification times."""
+    return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(FOLDER.glob("*.json")))
+
+
+@lru_cache(maxsize=1)
+def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
+    """Every row of the bundled sweeps as a run; cached until the files change."""
+    documents = read_measurements().values() if stamps else ()
+    return tuple(m for document in documents for part in ("sweep", "sensitivity") for m in _of_rows(document, part))
+
+
+def _of_rows(document: Document, part: str) -> list[Measured]:
+    """The rows of a document as finished runs, each with its own id."""
+    mark, made = document["fingerprint"], {"environment": document["environment"], "started": document["measured"]}
+    when = datetime.fromisoformat(document["measured"]).timestamp()
+    found = []
+    for row in document.get(part, ()):
+        plan = Plan.from_dict(row["plan"])
+        result = made | {"groups": row["groups"], "model": {"fingerprint": mark, "sizes": row["sizes"]}}
+        run = Run(run_id(plan, {"model": mark}), FOLDER, plan, "done", when, {}, result)
+        found.append(Measured(run, row["relative_error"]))
+    return found
+
+
+def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
+    """The measurement of exactly these groups, settings, ratio and seed, with any tasks; the first match in `measured`.
+
+    The plan must be resolved: see `planning.sizes.resolved`.
+    """
+    groups, settings, ratios = groups_of(plan), settings_of(plan), {group.ratio for group in plan.groups}
+    for m in measured:
+        same_plan = m.run.plan.seed == plan.seed and {group.ratio for group in m.run.plan.groups} == ratios
+        if same_plan and m.groups == groups and settings is not None and m.settings == settings:
+            return m
+    return None
+
+
+def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.DataFrame) -> Estimated | None:
+    """Estimate the error of a resolved plan that achieves `ratio` in its unit; None if nothing close enough was measured.
+
+    `curve` is SVD's exact error on the same groups: columns `ratio`, in the plan's unit, and `relative_error`.
+    """
+    settings, groups, unit = settings_of(plan), groups_of(plan), plan.groups[0].unit
+    alike = [m for m in measured if m.settings == settings and m.relative_error > 0] if settings else []
+    elsewhere, reference = _beside_svd([m for m in alike if m.groups != groups], plan, measured, unit)
+    sources = (
+        ([m for m in alike if m.groups == groups], curve, "these groups at other ratios"),
+        (elsewhere, reference, f"{_named(elsewhere)} of the same model, each compared with SVD there"),
+    )
+    for used, svd, about in sources if len(curve) else ():
+        exact = [(m, at(svd, m.ratio(unit))) for m in used]
+        factors = {m.ratio(unit): m.relative_error / error for m, error in exact if error > NO_ERROR}
+        if factors and min(factors) / BEYOND <= ratio <= max(factors) * BEYOND:
+            ratios = sorted(factors)
+            factor = np.exp(np.interp(np.log(ratio), np.log(ratios), np.log([factors[each] for each in ratios])))
+            count = f"{len(factors)} measurement{'s' * (len(factors) != 1)}"
+            return Estimated(plan, ratio, min(1.0, float(factor) * at(curve, ratio)), f"Estimated from {count} of {about}.")
+    return None
+
+
+def at(curve: pd.DataFrame, ratio: float) -> float:
+    """The error of a curve at a ratio: interpolated between its points, constant beyond the ends."""
+    ordered = curve.sort_values("ratio")
+    return float(np.interp(np.log(ratio), np.log(ordered["ratio"]), ordered["relative_error"]))
+
+
+def _beside_svd(
+    alike: Sequence[Measured], plan: Plan, measured: Sequence[Measured], unit: str
+) -> tuple[list[Measured], pd.DataFrame]:
+    """The measurements in `alike` on the most informative groups, and SVD's errors there.
+
+    Most informative are groups that are all single modules if and only if the plan's are; ties go to the most measurements.
+    Groups without an SVD measurement are skipped; both results are empty if none remain.
+    """
+    dtypes = ("float32", *{m.settings[3] for m in alike if m.settings})
+    svd = [m for m in measured if m.settings is not None and m.settings[:2] == PLAIN_SVD and m.settings[3] in dtypes]
+    counts = Counter(m.groups for m in alike if any(other.groups == m.groups for other in svd))
+    alone = _alone(groups_of(plan))
+    best = max(counts, key=lambda groups: (_alone(groups) == alone, counts[groups]), default=None)
+    rows = [(m.ratio(unit), m.relative_error) for m in svd if m.groups == best and m.relative_error > 0]
+    found = [m for m in alike if m.groups == best] if rows else []
+    return found, pd.DataFrame(rows, columns=["ratio", "relative_error"])
+
+
+def _alone(groups: frozenset[Any]) -> bool:
+    return all(len(modules) == 1 for modules, _ in groups)
+
+
+def _named(measured: Sequence[Measured]) -> str:
+    """A short description of the groups that these measurements share."""
+    if not measured:
+        return ""
+    run = measured[0].run
+    return f"{modules_title(run)} {'(each alone)' if _alone(measured[0].groups) else f'(in {len(run.plan.groups)} groups)'}"
+
+
+def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimated], unit: str) -> pd.DataFrame:
+    """One row per measurement or estimate, with its origin. `ratio` is counted in `unit`.
+
+    `role` sets colour and shape; `requested_ratio` is missing if the groups differ in it.
+    """
+    rows = [_row(m.run, origin(m.run), m.ratio(unit), m.relative_error, origin_text(m.run)) for m in measured]
+    for e in estimates:
+        run = Run("", FOLDER, e.plan, "", 0.0, {}, None)
+        rows.append(_row(run, ESTIMATED, e.ratio, e.relative_error, e.about))
+    return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+
+
+def _row(run: Run, source: str, ratio: float, error: float, about: str) -> tuple[Any, ...]:
+    asked = {group.ratio for group in run.plan.groups}
+    requested = asked.pop() if len(asked) == 1 else nan
+    return method_title(run), role_of(run), source, requested, ratio, error, run.id, run.plan.seed, about

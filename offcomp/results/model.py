@@ -1,0 +1,292 @@
+"""Where the parameters of a model are: tables by matrix and by kind, and sentences about them. Uses its listing; no torch.
+
+Each matrix in a layer belongs to a row of the map: its kind, or, if the family does not know it, its path without the layer.
+All others are outside the layers: embeddings, poolers, heads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
+from offcomp.models.families import KIND_TITLES
+from offcomp.numerics.accounting import STORED, storage_dtype
+from offcomp.planning.plan import Group, Plan
+from offcomp.planning.spectra import find
+from offcomp.planning.spectrum import MatrixSpectrum, errors_at
+
+OUTSIDE = ""
+"""The `row` value of matrices that belong to no layer."""
+
+PARTS = ("", "encoder", "decoder", "cross")
+TITLES = KIND_TITLES | {"pooler": "pooler", "head": "head", "other": "not recognised"}
+NORMS = "norms, biases, vectors"
+UNLISTED = "tensors that are not matrices"
+GROUPS = {
+    "word embeddings": ("word_embeddings",),
+    "FFN": ("ffn_in", "ffn_gate", "ffn_out"),
+    "attention": ("query", "key", "value", "attention_output"),
+}
+"""The totals that `parameters_answer` reports."""
+
+RECOGNISED, LISTED, UNKNOWN = "recognised", "known, left alone by default", "not recognised"
+STATUS = {"pooler": LISTED, "head": LISTED, "other": UNKNOWN}
+NAMES_IN_ANSWER = 3
+MOST_ROWS, MOST_OUTSIDE = 40, 8  # of the map
+GAP = 0.5  # in rows, between the matrices outside the layers and the layers
+LOADING_SECONDS, OPERATIONS_A_SECOND = 8.0, 3e10
+LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+MAP_COLUMNS = (
+    *("module", "kind", "row", "layer", "parameters", "share", "rows", "cols"),
+    *("relative_error", "known_error", "in_plan", "status", "path", "orientation"),
+)
+SHARE_COLUMNS = ("kind", "matrices", "parameters", "share")
+
+
+def map_table(info: ModelInfo, chosen: Collection[str] = (), errors: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """One row per weight matrix: its row and layer in the map, its size, and what is known about it.
+
+    `relative_error` is missing if the spectrum is unknown (`known_error` is False) or if SVD cannot make it that small.
+    """
+    errors = errors or {}
+    placed = [
+        (
+            *(spec.name, TITLES[spec.kind], row, layer, spec.num_parameters, spec.num_parameters / info.num_parameters),
+            *(spec.rows, spec.cols, errors.get(spec.name, nan), spec.name in errors, spec.name in chosen),
+            *(status(spec), spec.path, orientation(spec)),
+        )
+        for spec, (row, layer) in zip(info.modules, _places(info.modules), strict=True)
+    ]
+    return pd.DataFrame(placed, columns=list(MAP_COLUMNS)).astype({"layer": "Int64", "known_error": bool, "in_plan": bool})
+
+
+def _places(specs: Sequence[ModuleSpec]) -> list[tuple[str, int | None]]:
+    """(row, layer) of each matrix. A path unknown to the family becomes a row if several layers have it."""
+    patterns = Counter(_without_layer(spec.name) for spec in specs)
+    places: list[tuple[str, int | None]] = []
+    for spec in specs:
+        if spec.layer is not None and spec.default:
+            places.append((f"{spec.part} {KIND_TITLES[spec.kind]}".strip(), spec.layer))
+        elif spec.kind == "other" and patterns[_without_layer(spec.name)] > 1 and (found := LAYER.search(spec.name)):
+            places.append((_without_layer(spec.name), int(found[0])))
+        else:
+            places.append((OUTSIDE, None))
+    return places
+
+
+def _without_layer(name: str) -> str:
+    """`encoder.*.attention.q` for `encoder.0.attention.q`."""
+    return LAYER.sub("*", name, count=1)
+
+
+def rows_of(table: pd.DataFrame) -> list[str]:
+    """The rows of the map in reading order: parts and kinds, then unrecognised paths."""
+    titles = [f"{part} {title}".strip() for part in PARTS for title in KIND_TITLES.values()]
+    present = [row for row in dict.fromkeys(table["row"]) if row != OUTSIDE]
+    return sorted(present, key=lambda row: titles.index(row) if row in titles else len(titles))
+
+
+def same_row(table: pd.DataFrame, module: str) -> list[str]:
+    """The modules of the same kind in all layers; just the module itself if it belongs to no layer."""
+    row = table.loc[table["module"] == module, "row"].iloc[0]
+    return list(table.loc[table["row"] == row, "module"]) if row != OUTSIDE else [module]
+
+
+def outside_of_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """The matrices that belong to no layer: word embeddings first, then the largest."""
+    outside = table[table["row"] == OUTSIDE]
+    words = outside["kind"] == KIND_TITLES["word_embeddings"]
+    order = outside.assign(words=~words).sort_values(["words", "parameters"], ascending=[True, False], kind="stable").index
+    return outside.loc[order]
+
+
+def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """(matrices outside the layers, rows of the layers) that fit in the map: the largest."""
+    rows, outside = rows_of(table), outside_of_layers(table)
+    if len(rows) > MOST_ROWS:
+        sizes = table.groupby("row")["parameters"].sum()
+        largest = set(sorted(rows, key=lambda row: sizes[row], reverse=True)[:MOST_ROWS])
+        rows = [row for row in rows if row in largest]
+    return outside.head(MOST_OUTSIDE if rows else MOST_ROWS), rows
+
+
+def placed_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The cells of the map: `x` is the layer, missing if a cell spans all of them; `y` counts rows from the top."""
+    outside, rows = shown_rows(table)
+    first = len(outside) + (GAP if len(outside) else 0.0)
+    places = {module: float(place) for place, module in enumerate(outside["module"])}
+    inside = table[table["row"].isin(rows)]
+    places |= {module: first + rows.index(row) for module, row in zip(inside["module"], inside["row"], strict=True)}
+    cells = pd.concat([outside, inside])
+    return cells.assign(x=cells["layer"], y=cells["module"].map(places))
+
+
+def share_table(info: ModelInfo) -> pd.DataFrame:
+    """One row per kind, with its share of the whole model: compressible kinds, other matrices, and everything else."""
+    rows = []
+    for kind, title in TITLES.items():
+        sizes = [spec.num_parameters for spec in info.modules if spec.kind == kind]
+        if sizes:
+            rows.append((title, len(sizes), sum(sizes), sum(sizes) / info.num_parameters))
+    vectors = info.num_parameters - sum(row[2] for row in rows) - info.unlisted
+    for title, size in ((UNLISTED, info.unlisted), (NORMS, vectors)):
+        if size > 0:
+            rows.append((title, 0, size, size / info.num_parameters))
+    return pd.DataFrame(rows, columns=list(SHARE_COLUMNS))
+
+
+def orientation(spec: ModuleSpec) -> str:
+    """How W is laid out in the stored tensor, which side faces the residual stream, and which modules share it."""
+    parts = ["one row per token" if spec.kind == "word_embeddings" else "rows are outputs, columns inputs"]
+    if spec.residual_side:
+        parts.append(f"residual stream on its {spec.residual_side}")
+    if spec.fused:
+        parts.append(f"rows {spec.start:,} to {spec.start + spec.rows - 1:,} of a fused weight")
+    if spec.transposed:
+        parts.append("stored transposed, as (inputs, outputs)")
+    if spec.tied:
+        parts.append(f"the same tensor as {', '.join(spec.tied)}")
+    return "; ".join(parts)
+
+
+def number(value: float) -> str:
+    """A count of parameters to three digits: 11.7 M, 590 k."""
+    for scale, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if value >= 0.9995 * scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def percent(share: float) -> str:
+    """A share to two digits, with a non-breaking space."""
+    return f"{100 * share:.0f}\u00a0%" if share >= 0.0995 or share == 0 else f"{100 * share:.2g}\u00a0%"
+
+
+def parameters_answer(info: ModelInfo) -> str:
+    """One sentence: the share of the model in each group of weights, largest first."""
+    total = f"the {number(info.num_parameters)} parameters"
+    sizes = {title: sum(spec.num_parameters for spec in info.modules if spec.kind in kinds) for title, kinds in GROUPS.items()}
+    ordered = sorted(((size / info.num_parameters, title) for title, size in sizes.items() if size), reverse=True)
+    if not info.modules:
+        return f"None of {total} is in a weight matrix that can be compressed."
+    if not ordered:
+        largest = max(info.modules, key=lambda spec: spec.num_parameters)
+        share, most = info.matrix_parameters / info.num_parameters, largest.num_parameters / info.num_parameters
+        return (
+            f"The family of this model is not known: {_counted(len(info.modules))} hold {percent(share)} of {total}, "
+            f"{shortened(largest.name, 60)} alone {percent(most)}."
+        )
+    (share, first), *others = ordered
+    verb = "hold" if first == "word embeddings" else "holds"
+    rest = ", ".join(f"{title} {percent(part)}" for part, title in others)
+    return f"{first[0].upper()}{first[1:]} {verb} {percent(share)} of {total}{'; ' if rest else ''}{rest}."
+
+
+def _counted(count: int) -> str:
+    return "1 weight matrix" if count == 1 else f"{count} weight matrices"
+
+
+def recognised_answer(info: ModelInfo) -> str:
+    """One sentence: how many matrices are recognised, only listed, or not recognised, with a few names."""
+    names = {word: [spec.name for spec in info.modules if status(spec) == word] for word in (RECOGNISED, LISTED, UNKNOWN)}
+    count = len(names[RECOGNISED])
+    texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} recognised, and compressed when you choose a kind"]
+    if names[LISTED]:
+        texts.append(f"{_named(names[LISTED])} {_is(len(names[LISTED]))} known, but left alone unless chosen by name")
+    if names[UNKNOWN]:
+        texts.append(f"{_named(names[UNKNOWN])} {_is(len(names[UNKNOWN]))} not recognised, and can be chosen by name")
+    return "; ".join(texts) + "."
+
+
+def status(spec: ModuleSpec) -> str:
+    """Whether the family knows a matrix, and compresses it by default."""
+    return STATUS.get(spec.kind, RECOGNISED)
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _named(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    shown = ", ".join(shortened(name, 60) for name in names[:NAMES_IN_ANSWER])
+    return shown + (f" and {len(names) - NAMES_IN_ANSWER} more" if len(names) > NAMES_IN_ANSWER else "")
+
+
+def shortened(name: str, most: int) -> str:
+    """Shorten a long name from the left, since the last parts of a path say more than the first."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameters", dtype: str = STORED) -> dict[str, float]:
+    """Module -> relative error of SVD on it alone, for known spectra; NaN if SVD cannot make the module that small.
+
+    It never can if a side is 1. Rounding to the storage dtype is ignored.
+    """
+    errors = {spec.name: nan for spec in info.modules if min(spec.shape) == 1}
+    for own in dict.fromkeys(spec.dtype for spec in info.modules):
+        found = {spec: find(info, [spec], "rows", home) for spec in compressible(info) if spec.dtype == own}
+        spectra = {
+            spec.name: MatrixSpectrum(spec.rows, spec.cols, values) for spec, values in found.items() if values is not None
+        }
+        stored, width = storage_dtype(dtype, [own]), BYTES_PER_VALUE[own]
+        table = errors_at(list(spectra.values()), [ratio], unit=unit, dtype=stored, bytes_per_value=width)
+        errors |= dict(zip(spectra, map(float, table.relative_errors[:, 0]), strict=True))
+    return errors
+
+
+def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
+    """The matrices with a non-trivial spectrum."""
+    return tuple(spec for spec in info.modules if min(spec.shape) > 1)
+
+
+def spectra_plan(info: ModelInfo, known: Collection[str]) -> Plan:
+    """A plan with one group per matrix whose spectrum is not known yet, for computing the missing spectra."""
+    wanted = [spec.name for spec in compressible(info) if spec.name not in known]
+    return Plan(info.model, tuple(Group(f"matrix-{place}", (name,)) for place, name in enumerate(wanted)), ())
+
+
+def spectra_seconds(info: ModelInfo, plan: Plan) -> float:
+    """A rough time on two cores: loading the model, then a Gram matrix and its eigenvalues for each matrix."""
+    shapes = [sorted(info.module(name).shape) for group in plan.groups for name in group.modules]
+    operations = sum(2 * long * short**2 + 10 * short**3 for short, long in shapes)
+    return LOADING_SECONDS + operations / OPERATIONS_A_SECOND
+
+
+def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
+    """One or two sentences: which matrix SVD keeps best and worst at a ratio, and how many are not known."""
+    known = table[table["relative_error"].notna()].sort_values("relative_error", kind="stable")
+    unknown = int((~table["known_error"]).sum())
+    if known.empty:
+        return f"What SVD loses at {ratio:g}x is not known yet for any of {_counted(unknown)}."
+    best, worst = known.iloc[0], known.iloc[-1]
+    answer = f"At {ratio:g}x SVD keeps {best['module']} best, with a relative error of {best['relative_error']:.3f}"
+    answer += f", and {worst['module']} worst ({worst['relative_error']:.3f})." if len(known) > 1 else "."
+    return answer + (f" {unknown} of {_counted(len(table))} {_is(unknown)} not known yet." if unknown else "")
+
+
+def error_words(cell: Mapping[Any, Any] | pd.Series, ratio: float) -> str:
+    """What is known about SVD on one matrix alone."""
+    if not cell["known_error"]:
+        return "its spectrum is not known"
+    if isnan(cell["relative_error"]):
+        return f"SVD cannot store it {ratio:g}x smaller"
+    return f"relative error {cell['relative_error']:.3f} by SVD at {ratio:g}x"
+
+
+def exported(table: pd.DataFrame, info: ModelInfo, **about: str | float) -> pd.DataFrame:
+    """A table with the model, its identity and the settings in `about` in every row."""
+    made: dict[str, str | float] = {
+        "model": info.model,
+        "fingerprint": info.fingerprint,
+        "architecture": info.architecture,
+        "dtype": info.dtype,
+    }
+    return table.assign(**made | about)

@@ -1,0 +1,37 @@
+"""Which model a run started from. No torch.
+
+Models are identified by content: a copy is the same model, and a folder that was overwritten holds a different one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from offcomp.runs.store import Run
+
+DIGITS = 6
+
+
+def original_of(run: Run) -> str:
+    """The identity of everything that the scores of a run's original depend on; for old runs, of the weights alone.
+
+    A run without a result has the identity it was submitted with.
+    """
+    model = (run.result or {}).get("model") or {}
+    return str(model.get("reads") or model.get("fingerprint") or run.inputs.get("model") or run.plan.model)
+
+
+def model_titles(runs: Sequence[Run]) -> dict[str, str]:
+    """The requested model of each run, by run id; copies of one model all take the first one's name."""
+    first: dict[str, str] = {}
+    return {run.id: first.setdefault(original_of(run), run.plan.model) for run in runs}
+
+
+def model_names(runs: Sequence[Run]) -> dict[str, str]:
+    """The display name of each run's model, by run id: the same name for the same model, and for no other."""
+    originals, titles = {run.id: original_of(run) for run in runs}, model_titles(runs)
+    named = {originals[run]: title for run, title in titles.items()}
+    taken = Counter(named.values())
+    names = {mark: name if taken[name] == 1 else f"{name} {mark.split('-', 1)[-1][:DIGITS]}" for mark, name in named.items()}
+    return {run: names[mark] for run, mark in originals.items()}

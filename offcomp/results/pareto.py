@@ -1,0 +1,299 @@
+"""Score against size: which runs can share an axis, which are on the Pareto front, and whether two metrics agree.
+
+A run is on the front if no other run, nor the original, is at most as large and at least as good, and better in one of the two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import combinations
+from math import inf, isfinite
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from offcomp.results.atlas import Document
+from offcomp.results.originals import original_of
+from offcomp.results.paired import mark_of
+from offcomp.results.runs import modules_of, overall_cosine, overall_error, result_of, role_of, short_names
+from offcomp.results.scores import (
+    METRICS,
+    Metric,
+    Score,
+    against_original,
+    interval_of,
+    metric_of,
+    task_title,
+    within_noise,
+    within_sentence,
+)
+from offcomp.runs.store import OF_A_SAMPLE, Run
+
+ERROR = Metric(
+    "relative error",
+    "Relative error",
+    "relative error",
+    "Relative error",
+    "How large is the {}?",
+    "Norm of the difference between original and stored weights, divided by the norm of the original.",
+    "weights",
+    0.0,
+    1.0,
+    "lower",
+)
+"""The metric used if no task was scored."""
+
+ALONE, TOGETHER = "each alone", "stacked"
+SIZES = {"bytes": ("MB", 1e6), "parameters": ("M parameters", 1e6)}
+"""Unit of the size -> its display name, and how many make one."""
+FEWEST_TO_JUDGE = 10
+"""Fewest pairs of runs for a verdict on whether error and score agree."""
+EIGHT_BITS, FEW_BITS = 8, 4
+FRONT_COLUMNS = (
+    *("run", "name", "role", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error"),
+    *("about", "within_noise", "on_front", "metric", "title", "unit"),
+)
+SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
+"""The columns shown to readers."""
+REASONS = {
+    "scored by a different metric": ("family", "metric"),
+    "scored with its texts embedded differently": ("embedding",),
+    "scored by a different version of the probe": ("probe",),
+    "scored with different task settings": ("settings",),
+    "scored on different examples": ("version", "split", "digest"),
+}
+"""Why two scores on the same model are not comparable: message -> the fields that differ, most telling first."""
+REFERENCE_COLUMNS = ("name", "value", "size")
+
+
+def metric_named(name: str) -> Metric:
+    """The score metric with this name, else ERROR."""
+    return METRICS.get(name, ERROR)
+
+
+def measures_of(runs: Sequence[Run]) -> dict[str, str]:
+    """What the runs can be judged by: task -> its title, in plan order, with the relative error last."""
+    titles = {task: task_title(task, score) for run in runs for task, score in result_of(run)["scores"].items()}
+    return titles | {ERROR.name: ERROR.title}
+
+
+def sharing_an_axis(runs: Sequence[Run], measure: str) -> tuple[list[Run], dict[str, list[Run]]]:
+    """The largest set of runs that can share an axis, and the runs left out, grouped by reason.
+
+    Scores need the same original on the same examples, errors the same weights; otherwise the numbers are not comparable.
+    """
+    marks = {run.id: _mark(run, measure) for run in runs}
+    kinds = Counter(mark for mark in marks.values() if mark is not None)
+    if not kinds:
+        return [], {_missing(measure): list(runs)}
+    chosen = kinds.most_common(1)[0][0]
+    shown = [run for run in runs if marks[run.id] == chosen]
+    left_out: dict[str, list[Run]] = {}
+    for run in runs:
+        if marks[run.id] != chosen:
+            left_out.setdefault(_reason(run, shown[0], measure, marks[run.id]), []).append(run)
+    return shown, left_out
+
+
+def _mark(run: Run, measure: str) -> Hashable | None:
+    """What runs on one axis have in common; None if the run lacks this number."""
+    if measure == ERROR.name:
+        return (_fingerprint(run), modules_of(run)) if run.plan.groups else None
+    score = result_of(run)["scores"].get(measure)
+    value = score["compressed"]["value"] if score else None
+    return mark_of(run, measure) if value is not None and isfinite(value) else None
+
+
+def _fingerprint(run: Run) -> str:
+    return str(result_of(run)["model"]["fingerprint"])
+
+
+def _missing(measure: str) -> str:
+    return "nothing was compressed" if measure == ERROR.name else "no score on this task"
+
+
+def _reason(run: Run, shown: Run, measure: str, mark: Hashable | None) -> str:
+    """Why a run cannot share the axis of `shown`."""
+    if mark is None:
+        return _missing(measure)
+    if run.of_a_sample != shown.of_a_sample:
+        return f"{'its model is' if run.of_a_sample else 'the model of the others is'} {OF_A_SAMPLE}"
+    if _fingerprint(run) != _fingerprint(shown):
+        return f"of a different model ({run.plan.model})"
+    if measure == ERROR.name:
+        return "different weights, so the errors are not comparable"
+    if original_of(run) != original_of(shown):
+        return "the same weights with other files changed, such as the tokenizer or the pooling"
+    ours, theirs = (result_of(each)["scores"][measure] for each in (run, shown))
+    differing = (why for why, names in REASONS.items() if any(ours.get(name) != theirs.get(name) for name in names))
+    return next(differing, "its original has a different score")
+
+
+def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One row per run, after the original: size of the whole model, value with its 95 % interval, and front membership.
+
+    `runs` share an axis. `about` gives the difference from the original in words, `within_noise` whether it could be chance.
+    """
+    if not runs:
+        return pd.DataFrame(columns=list(FRONT_COLUMNS))
+    names = names or short_names(runs)
+    rows = [_original(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
+    table = pd.DataFrame(rows)
+    table["on_front"] = _undominated(table["size"], table["value"].map(metric_named(table["metric"].iloc[0]).ranked))
+    return table[list(FRONT_COLUMNS)]
+
+
+def _row(run: Run, measure: str, unit: str, name: str) -> dict[str, Any]:
+    result = result_of(run)
+    sizes, error = result["model"]["sizes"]["whole"], overall_error(result["groups"])
+    alone = all(len(group.modules) == 1 for group in run.plan.groups)
+    about: dict[str, Any] = {"title": ERROR.title, "metric": ERROR.name, "value": error, "low": error, "high": error, "n": 0}
+    about |= {"about": f"cosine distance {overall_cosine(result['groups']):.3f}", "within_noise": False}
+    if measure != ERROR.name:
+        score = result["scores"][measure]
+        about = _scored(measure, score, "compressed") | {
+            "about": against_original(score),
+            "within_noise": within_noise(score["paired"]["interval"]),
+        }
+    return {
+        "run": run.id,
+        "name": name,
+        "role": role_of(run),
+        "grouping": ALONE if alone else TOGETHER,
+        "size": sizes[f"{unit}_after"] / SIZES[unit][1],
+        "ratio": sizes[f"{unit.removesuffix('s')}_ratio"],
+        "relative_error": error,
+        "unit": unit,
+    } | about
+
+
+def _scored(task: str, score: Score, which: str) -> dict[str, Any]:
+    low, high = interval_of(score, which)
+    kind = {"title": task_title(task, score), "metric": metric_of(score).name}
+    return kind | {"value": score[which]["value"], "low": low, "high": high, "n": score[which]["n"]}
+
+
+def _original(run: Run, measure: str, unit: str) -> dict[str, Any]:
+    """The row of the original model."""
+    result = result_of(run)
+    size = result["model"]["sizes"]["whole"][f"{unit}_before"] / SIZES[unit][1]
+    about: dict[str, Any] = {"title": ERROR.title, "metric": ERROR.name, "value": 0.0, "low": 0.0, "high": 0.0, "n": 0}
+    if measure != ERROR.name:
+        about = _scored(measure, result["scores"][measure], "original")
+    place = {"run": "", "name": "Original", "role": "original", "grouping": "", "size": size, "ratio": 1.0, "unit": unit}
+    return place | about | {"relative_error": 0.0, "about": "not compressed", "within_noise": True}
+
+
+def _undominated(sizes: Iterable[float], ranked: Iterable[float]) -> list[bool]:
+    """For each point, whether no other is at most as large and at least as good, and smaller or better."""
+    size, good = np.asarray(list(sizes)), np.asarray(list(ranked))
+    kept, best = np.zeros(len(size), dtype=bool), -inf
+    for value in np.unique(size):  # from the smallest on
+        here = size == value
+        top = good[here].max()
+        if top > best:
+            kept |= here & (good == top)
+            best = top
+    return [bool(flag) for flag in kept]
+
+
+def front_answer(table: pd.DataFrame) -> str:
+    """One sentence: how many runs are on the front, and the smallest run within noise of the original."""
+    runs = table[table["run"] != ""]
+    metric = metric_named(table["metric"].iloc[0])
+    on_front = runs[runs["on_front"]]
+    count = f"{len(on_front) or 'None'} of {len(runs)} runs {'is' if len(on_front) < 2 else 'are'} on the front"
+    start = "" if len(runs) == 1 else f"{count}: no other is as small and as good. "
+    if metric is ERROR:
+        best = runs.sort_values(["value", "size"]).iloc[0]
+        return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, {_sized(best)}."
+    where = f"{metric.word} on {within_sentence(table['title'].iloc[0])}"
+    kept = runs[runs["within_noise"]].sort_values("size", kind="stable")
+    if len(kept):
+        first = kept.iloc[0]
+        told = "" if len(runs) == 1 else "The smallest within noise of the original is "
+        return f"{start}{told}{first['name']}, {_sized(first)}: {where} {metric.number(first['value'])}, {first['about']}."
+    best = runs.iloc[runs["value"].map(metric.ranked).argmax()]
+    told = "" if len(runs) == 1 else "None is known to be within noise of the original; the best is "
+    return f"{start}{told}{best['name']}, {_sized(best)}: {where} {metric.number(best['value'])}, {best['about']}."
+
+
+def _sized(row: pd.Series) -> str:
+    factor = f"{row['ratio']:.3g}x smaller" if row["ratio"] >= 1 else f"{1 / row['ratio']:.3g}x larger"
+    return f"{row['size']:.3g} {SIZES[row['unit']][0]} ({factor})"
+
+
+def reference_table(documents: Iterable[Document], run: Run, measure: str, unit: str) -> pd.DataFrame:
+    """Plain rounding of every linear weight, measured on the same model and examples: at 8 bits, and at 4 or fewer.
+
+    Empty if nothing matches. For the relative error the run must have compressed exactly these weights.
+    """
+    found: dict[int, tuple[str, float, float]] = {}
+    for document in documents:
+        if not _same_original(document, run, measure):
+            continue
+        for row in document["sweep"]:
+            groups, bits = row["plan"]["groups"], {group["size"] for group in row["groups"]}
+            if {group["method"] for group in groups} != {"quantization"} or len(bits) != 1:
+                continue
+            (width,) = bits
+            if (width == EIGHT_BITS or width <= FEW_BITS) and (value := _value(row, run, measure)) is not None:
+                found.setdefault(width, (f"int{width}", value, row["sizes"]["whole"][f"{unit}_after"] / SIZES[unit][1]))
+    return pd.DataFrame([found[width] for width in sorted(found, reverse=True)], columns=list(REFERENCE_COLUMNS))
+
+
+def _same_original(document: Document, run: Run, measure: str) -> bool:
+    if measure == ERROR.name:
+        return bool(document["fingerprint"] == _fingerprint(run))
+    if document.get("reads", document["fingerprint"]) != original_of(run):
+        return False
+    theirs, ours = document["originals"].get(measure, {}), result_of(run)["scores"][measure]
+    same = ("metric", "version", "split", "digest", "probe", "embedding")
+    return bool(theirs) and all(theirs.get(name) == ours.get(name) for name in same)
+
+
+def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:
+    if measure != ERROR.name:
+        return row["scores"][measure]["compressed"]["value"] if measure in row["scores"] else None
+    modules = frozenset(name for group in row["plan"]["groups"] for name in group["modules"])
+    return float(row["relative_error"]) if modules == modules_of(run) else None
+
+
+def concordance(table: pd.DataFrame) -> tuple[int, int]:
+    """Number of run pairs in which the smaller error has the better value, and of all pairs that differ in both."""
+    rank = metric_named(table["metric"].iloc[0]).ranked
+    points = [(error, rank(value)) for error, value in zip(table["relative_error"], table["value"], strict=True)]
+    pairs = [(a, b) for a, b in combinations(points, 2) if a[0] != b[0] and a[1] != b[1]]
+    return sum((a[0] < b[0]) == (a[1] > b[1]) for a, b in pairs), len(pairs)
+
+
+def agreement_answer(table: pd.DataFrame) -> str:
+    """One sentence: whether a smaller error goes with a better score."""
+    agreeing, pairs = concordance(table)
+    metric = metric_named(table["metric"].iloc[0])
+    if not pairs:
+        return f"No two runs differ in both relative error and {metric.word}."
+    share = agreeing / pairs
+    verdict = "they mostly agree" if share >= 0.75 else "they disagree" if share <= 0.25 else "the error is a poor guide"
+    return (
+        f"In {agreeing:,} of {pairs:,} pairs of runs, the one with the smaller relative error has the better {metric.word} "
+        f"as well{f': {verdict}' if pairs >= FEWEST_TO_JUDGE else ''}."
+    )
+
+
+def of_the_same_weights(runs: Sequence[Run]) -> list[Run]:
+    """The runs that compress the most common choice of modules: only errors on the same weights can be ranked."""
+    choices = Counter(modules_of(run) for run in runs)
+    return [run for run in runs if modules_of(run) == choices.most_common(1)[0][0]]
+
+
+def left_out_text(left_out: Mapping[str, Sequence[Run]], names: Mapping[str, str], most: int = 5) -> str:
+    """The runs that are not on the axis, grouped by reason; at most `most` names per reason."""
+    parts = []
+    for reason, runs in left_out.items():
+        named = ", ".join(names[run.id] for run in runs[:most])
+        more = f" and {len(runs) - most} more" if len(runs) > most else ""
+        parts.append(f"{named}{more} ({reason})")
+    return "; ".join(parts)

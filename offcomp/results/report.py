@@ -1,0 +1,290 @@
+"""Exports of a comparison: its tables with full provenance, and a self-contained HTML report to open from disk."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from offcomp import __version__
+from offcomp.errors import InputError
+from offcomp.planning.data.row_counts import calibration_reading, reading_text
+from offcomp.planning.size_notes import size_notes, unlisted_words
+from offcomp.results.atlas import read_measurements
+from offcomp.results.charts.pareto import front_figure
+from offcomp.results.charts.runs import UNITS, error_figure, error_table, size_figure, size_table
+from offcomp.results.charts.scores import score_figure, score_table, scores_of
+from offcomp.results.charts.theme import LIGHT, Palette
+from offcomp.results.continuations import continuation_table
+from offcomp.results.originals import model_names, model_titles
+from offcomp.results.paired import change_table, flip_count_table, flip_table
+from offcomp.results.pareto import (
+    ERROR,
+    SHOWN,
+    front_answer,
+    front_table,
+    left_out_text,
+    measures_of,
+    reference_table,
+    sharing_an_axis,
+)
+from offcomp.results.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, section, table_of
+from offcomp.results.runs import (
+    VERSIONS,
+    difference_table,
+    label,
+    result_of,
+    run_table,
+    short_names,
+    warnings_of,
+    with_provenance,
+)
+from offcomp.results.scores import (
+    against_original,
+    brief_difference,
+    metric_of,
+    on_task,
+    others_of,
+    score_text,
+    sentence_start,
+    task_title,
+    visible_difference,
+    within_sentence,
+)
+from offcomp.results.sentences import answer, megabytes, smaller
+from offcomp.runs.store import OF_A_SAMPLE, Run
+
+DRAWN_COLUMNS = ["role", "symbol"]  # how a row is drawn, not what it says
+MOST_ABREAST = 4
+FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
+SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # depending on the kinds of tasks
+TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
+    "runs": run_table,
+    "groups": error_table,
+    "scores": score_table,
+    "sizes": size_table,
+    "flips": flip_table,
+    "changes": change_table,
+    "continuations": continuation_table,
+}
+
+
+def comparison_tables(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """Every table of a comparison, by name; each row includes its run, plan, seed and versions."""
+    return {name: comparison_table(runs, name) for name in table_names(runs)}
+
+
+def table_names(runs: Sequence[Run]) -> list[str]:
+    """Which tables a comparison of these runs has."""
+    return [name for name, make in TABLES.items() if name not in SOMETIMES_EMPTY or len(make(runs))]
+
+
+def comparison_table(runs: Sequence[Run], name: str) -> pd.DataFrame:
+    """One of the tables of a comparison."""
+    return with_provenance(TABLES[name](runs).drop(columns=DRAWN_COLUMNS, errors="ignore"), runs)
+
+
+def comparison_document(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """The same tables as JSON values, each a list of rows."""
+    return {name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()}
+
+
+def figures_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Stored sizes, errors and scores of runs, as text: one figure per row, one run per column; transposed for many runs."""
+    table = pd.DataFrame([_figures(run, row) for run, row in zip(runs, run_table(runs).to_dict("records"), strict=True)])
+    table = table.fillna("")
+    if len(runs) > MOST_ABREAST:
+        return table
+    return table.set_index("Run").T.rename_axis("Figure", axis="index").rename_axis(None, axis="columns").reset_index()
+
+
+def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
+    """The figures of one run, given its row of `run_table`."""
+    figures = {
+        "Run": row["name"],
+        "Run id": run.id,
+        "Stored parameters": f"{row['stored_parameters']:,}",
+        "By parameters": smaller(row["parameter_ratio"]),
+        "Stored bytes": megabytes(row["stored_bytes"]),
+        "By bytes": smaller(row["byte_ratio"]),
+        "Relative error": f"{row['relative_error']:.3f}",
+        "Cosine distance": f"{row['cosine_distance']:.3f}",
+    }
+    for task, score in result_of(run)["scores"].items():
+        name = sentence_start(on_task(task, score))
+        figures |= {name: score_text(score), f"{name}, from original": brief_difference(score)}
+        for other in others_of(score).values():
+            figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
+        if "agreement" in score["paired"]:
+            agreement = metric_of(score).number(score["paired"]["agreement"])
+            figures[f"Agreement on {within_sentence(task_title(task, score))}"] = agreement
+        if reading := reading_text(score):
+            figures[f"Read for {within_sentence(task_title(task, score))}"] = reading
+    if reading := calibration_reading(result_of(run)["groups"]):
+        figures["Read for calibration"] = reading
+    return figures
+
+
+def html_report(runs: Sequence[Run], *, made: datetime | None = None) -> str:
+    """A report of finished runs as one HTML file that needs no network. Raises InputError if there are no runs.
+
+    made    its creation time; now by default
+    """
+    if not runs:
+        raise InputError("a report needs at least one finished run; choose one")
+    models = list(dict.fromkeys(model_names(runs).values()))
+    what = "How well does compression preserve" if len(runs) == 1 else "Which method keeps more of"
+    title = f"{what} {models[0] if len(models) == 1 else 'the model'}?"
+    charts = list(_charts(runs))
+    parts = [heading(1, title), paragraph(answer(runs), "answer"), *_warnings(runs), paragraph(_about(runs, made), "about")]
+    parts += [heading(2, "What are the figures?"), table_of(figures_table(runs), "Figures of each run")]
+    parts += [heading(2, "What was lost, and what was kept?"), section([chart(each) for each in charts], "charts")]
+    parts += [*_predictions(runs), *_differences(runs)]
+    parts += [heading(2, "How was each run made?"), *(_made(run, name) for run, name in _named(runs))]
+    return document(title, parts, charts)
+
+
+def _named(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    names = short_names(runs)
+    return [(run, names[run.id]) for run in runs]
+
+
+def _about(runs: Sequence[Run], made: datetime | None) -> str:
+    """When and with which version the report was made."""
+    day = made or datetime.now().astimezone()
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return (
+        f"{count}. Made on {day.day} {day:%B %Y} with offcomp {__version__}. This file is self-contained and makes no "
+        "network requests."
+    )
+
+
+def _warnings(runs: Sequence[Run]) -> list[Markup]:
+    """Caveats about the fairness of the answer, and about what the sizes leave out."""
+    notes = [
+        paragraph(f"{name}: {note}", "warning") for run, name in _named(runs) for note in size_notes(result_of(run)["groups"])
+    ]
+    names = model_names(runs)
+    models = {names[run.id]: result_of(run)["model"] for run in runs}
+    whole = [
+        paragraph(f"{name}: {note}", "warning")
+        for name, model in models.items()
+        if (note := unlisted_words(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]))
+    ]
+    return [*notes, *whole, *(paragraph(sentence, "warning") for sentence in warnings_of(runs))]
+
+
+def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
+    """The charts of the Compare page, each with its table."""
+    yield from _fronts(runs)
+    groups, modules = error_table(runs), error_table(runs, "module")
+    if len(groups):
+        yield _chart("errors", groups, partial(error_figure, level="group"), "Relative error by group, one marker per run.")
+    for index, (_, part) in enumerate(score_table(runs).groupby(["task", "metric"], sort=False)):
+        yield _score_chart(f"score-{index}", runs, part)
+    sizes = size_table(runs)
+    for unit in UNITS:
+        note = f"Share of {unit} that remains: of the chosen modules, all linear and embedding weights, and the whole model."
+        title = f"How many {unit} remain to be stored?"
+        yield _chart(f"{unit}-left", sizes[sizes["unit"] == unit], partial(size_figure, unit=unit), note, title)
+    if len(modules) > len(groups):
+        note = "Relative error by module, one marker per run."
+        yield _chart("module-errors", modules, partial(error_figure, level="module"), note)
+
+
+def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
+    """Score against size, one chart per task; relative error against size if no task was scored. Only for runs of one model."""
+    measures = measures_of(runs)
+    tasks, documents = [measure for measure in measures if measure != ERROR.name], list(read_measurements().values())
+    for index, measure in enumerate(tasks or [ERROR.name]):
+        shown, left_out = sharing_an_axis(runs, measure)
+        if not shown or len({*model_titles(runs).values()}) > 1:
+            continue
+        names = short_names(runs)
+        table = front_table(shown, measure, "bytes", names)
+        references = reference_table(documents, shown[0], measure, "bytes")
+        note = f"{front_answer(table)} {len(shown)} of {len(runs)} runs shown."
+        note += f" Not on this axis: {left_out_text(left_out, names)}." if left_out else ""
+        note += " Dashed lines: bundled measurements of rounding every linear weight." if len(references) else ""
+        title = f"Which run is best for its size on {within_sentence(measures[measure])}?" if tasks else ""
+        chart = _chart(f"front-{index}", table, partial(_front, references=references), note, title)
+        yield replace(chart, table=table[SHOWN].rename(columns={"size": "size in MB"}), wide=True)
+
+
+def _front(table: pd.DataFrame, palette: Palette, references: pd.DataFrame) -> go.Figure:
+    return front_figure(table, references, palette)
+
+
+def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
+    task = str(table["task"].iloc[0])
+    scores = scores_of(runs, table)
+    note = f"{sentence_start(on_task(task, scores[0]))} of the original and of each run, with 95 % intervals. "
+    return _chart(name, table, score_figure, note + visible_difference(scores))
+
+
+def _chart(
+    name: str, table: pd.DataFrame, figure: Callable[[pd.DataFrame, Palette], go.Figure], note: str, title: str = ""
+) -> Chart:
+    """A chart with this title, by default the figure's own."""
+    question = title or html.unescape(figure(table, LIGHT).layout.title.text)
+    shown = table.drop(columns=[*DRAWN_COLUMNS, "run"], errors="ignore")
+    return Chart(name, question, shown, partial(figure, table), note.strip())
+
+
+def _predictions(runs: Sequence[Run]) -> list[Markup]:
+    """Which individual predictions flipped or changed."""
+    counts, flips, changes = flip_count_table(runs), flip_table(runs), change_table(runs)
+    parts = []
+    if len(counts):
+        parts += [heading(2, "How many predictions flipped?"), table_of(counts.drop(columns="run"), "Flips of each run")]
+        parts += [paragraph("Equal accuracies can hide many flips. p is from McNemar's exact test.")]
+    if len(flips):
+        unknown = [] if flips["predicted"].any() else ["predicted"]
+        shown = flips[FLIP_COLUMNS].drop(columns=unknown)
+        parts += [heading(2, "Which predictions flipped?"), table_of(shown, "Flipped predictions")]
+        parts += [
+            paragraph("Before and after: the probability that the original and the compressed model give the true label.")
+        ]
+    if len(changes):
+        shown = changes[["text", "truth", "before", "after", "difference", "name", "task"]]
+        parts += [heading(2, "What changed most?"), table_of(shown, "Most changed examples")]
+    written = continuation_table(runs)
+    if len(written):
+        shown = written[["opening", "original", "compressed", "same_tokens", "tokens", "name", "task"]]
+        parts += [heading(2, "How do they go on from the same openings?"), table_of(shown, "Continuations")]
+        parts += [paragraph("Both models decode greedily; the count is of leading tokens that are the same.")]
+    return parts
+
+
+def _differences(runs: Sequence[Run]) -> list[Markup]:
+    """What differs between the runs, with identical settings collapsed below."""
+    question = "What differs between the runs?" if len(runs) > 1 else "What is known about this run?"
+    parts = [heading(2, question), table_of(difference_table(runs), question)]
+    if len(runs) > 1:
+        everything = table_of(difference_table(runs, show_all=True), "All properties of the runs")
+        parts.append(details("Identical settings", everything))
+    return parts
+
+
+def _made(run: Run, name: str) -> Markup:
+    """Provenance of a run, and how to reproduce it."""
+    result = result_of(run)
+    versions, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
+    listed = {
+        "Run": label(run),
+        "Run id": run.id,
+        "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}{sampled}",
+        "Seed": str(run.plan.seed),
+        "Versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)),
+        "Machine": ", ".join(f"{key} {versions[key]}" for key in ("machine", "device", "threads") if versions.get(key)),
+        "Measured": f"{result['started']}, in {result['timings']['total']:.1f} seconds",
+    }
+    return Markup().join([heading(3, name), facts(listed), plan_text(run.plan.to_json(), f"plan-{run.id}.json")])

@@ -1,0 +1,283 @@
+"""Finished runs as names and tables: one row per run, or per property of the runs. All runs given must be done.
+
+A relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). `run.json` gives both for each
+group: the residual is rmse^2 * entries, the squared weights are (rmse / relative_error)^2 * entries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from itertools import islice
+from math import sqrt
+from typing import Any
+
+import pandas as pd
+
+from offcomp.methods import METHODS, default_options, role_in_plan
+from offcomp.planning.data.task_fields import task_name
+from offcomp.planning.plan import Group, Plan
+from offcomp.results.originals import model_names, original_of
+from offcomp.results.scores import Score, baseline_of, concerns, metric_of, notes
+from offcomp.runs.store import Run
+
+SHORT_ID = 6
+NAMED_KINDS = 3
+FEW = 4
+"""Runs that a comparison starts with if no two runs differ in the method alone."""
+TITLES = {method.role: method.title for method in METHODS}
+VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """The result document of a finished run."""
+    return run.result or {}
+
+
+def method_title(run: Run) -> str:
+    """ "SVD"; "SVD + Autoencoder" if the groups differ; "Original" for a plan without groups."""
+    return " + ".join(dict.fromkeys(group_title(group) for group in run.plan.groups)) or "Original"
+
+
+def group_title(group: Group) -> str:
+    """The title of a group's method, followed by its preset if that is not the default."""
+    role, preset = role_in_plan(group.method, group.options), group.options.get("preset")
+    if role not in TITLES:
+        return group.method
+    usual = default_options(group.method, preset).get("preset")
+    return TITLES[role] if preset in (None, usual) else f"{TITLES[role]} {preset}"
+
+
+def role_of(run: Run) -> str:
+    """The role that sets a run's colour and shape: its method, "original" without groups, "reference" for several methods."""
+    roles = {role_in_plan(group.method, group.options) for group in run.plan.groups}
+    if not roles:
+        return "original"
+    return roles.pop() if len(roles) == 1 else "reference"
+
+
+def role_title(role: str) -> str:
+    """The title of a role's method; the bare role if this version does not know it."""
+    return "Several methods" if role == "reference" else TITLES.get(role, role)
+
+
+def modules_of(run: Run) -> frozenset[str]:
+    """The names of all modules that a run compressed."""
+    return frozenset(module for group in run.plan.groups for module in group.modules)
+
+
+def modules_title(run: Run) -> str:
+    """ "query+key", the one module, or "5 kinds"."""
+    names = [module for group in run.plan.groups for module in group.modules]
+    if len(names) == 1:
+        return names[0]
+    kinds = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in names))
+    return "+".join(kinds) if len(kinds) <= NAMED_KINDS else f"{len(kinds)} kinds"
+
+
+def ratio_title(run: Run) -> str:
+    """The requested ratio, "3.0x", or "2.0x to 4.0x"."""
+    ratios = [group.ratio for group in run.plan.groups]
+    ends = list(dict.fromkeys(f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.3g}x" for ratio in (min(ratios), max(ratios))))
+    return " to ".join(ends)
+
+
+def label(run: Run) -> str:
+    """A run in one line: "SVD, query+key, 3.0x, e18348"."""
+    about = [modules_title(run), ratio_title(run)] if run.plan.groups else ["nothing compressed"]
+    return ", ".join([method_title(run), *about, run.id[:SHORT_ID]])
+
+
+def short_names(runs: Sequence[Run]) -> dict[str, str]:
+    """The shortest name of each run, by id, that distinguishes it from the others: "SVD", "SVD query at 3.0x", "SVD e18348"."""
+    models = model_names(runs)
+    many_models = len({*models.values()}) > 1
+    rivals: dict[str, list[Run]] = {}
+    for run in runs:
+        rivals.setdefault(method_title(run), []).append(run)
+    names = {}
+    for title, alike in rivals.items():
+        compressed = [run for run in alike if run.plan.groups]
+        many_choices, many_ratios = (len(set(map(about, compressed))) > 1 for about in (modules_of, ratio_title))
+        for run in alike:
+            name = f"{models[run.id]} {title}" if many_models else title
+            name += f" {modules_title(run)}" if many_choices else ""
+            name += f" at {ratio_title(run)}" if many_ratios else ""
+            names[run.id] = name
+    taken = Counter(names.values())
+    return {run.id: names[run.id] + (f" {run.id[:SHORT_ID]}" if taken[names[run.id]] > 1 else "") for run in runs}
+
+
+def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
+    """Ids of the newest run of each method on the same weights at the same ratio; without such a pair, of the newest few runs.
+
+    Those few are all on the weights of the newest run.
+    """
+    newest: dict[Hashable, dict[str, str]] = {}
+    for run in (*own, *bundled):
+        newest.setdefault(_question(run), {}).setdefault(method_title(run), run.id)
+    asked = own or bundled
+    pairs = (list(found.values()) for run in asked if len(found := newest[_question(run)]) > 1)
+    alike = (run.id for run in asked if _question(run)[:2] == _question(asked[0])[:2])
+    return next(pairs, list(islice(alike, FEW)))
+
+
+def unfinished_siblings(chosen: Sequence[Run], everything: Sequence[Run]) -> list[Run]:
+    """Runs that answer the same question as a chosen one but have no result: failed, cancelled or still running."""
+    questions = {_question(run) for run in chosen}
+    return [run for run in everything if run.status != "done" and _question(run) in questions]
+
+
+def _question(run: Run) -> tuple[Any, ...]:
+    """What two runs must share to answer the same question."""
+    sizes = frozenset((group.ratio, group.unit) for group in run.plan.groups)
+    return original_of(run), modules_of(run), sizes
+
+
+def plan_as_stored(run: Run) -> Plan:
+    """A finished run's plan with the dtypes that its groups are stored in, as in a plan from `planning.sizes.resolved`."""
+    dtypes = {group["name"]: group["dtype"] for group in result_of(run)["groups"] if "dtype" in group}
+    return replace(run.plan, groups=tuple(replace(g, dtype=dtypes.get(g.name, g.dtype)) for g in run.plan.groups))
+
+
+def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, float]:
+    """Stage -> seconds it took in finished runs on these weights, for a resolved plan; the newest run takes precedence.
+
+    Loading and scoring times do not depend on what is compressed; compression times only count if all groups are the same.
+    """
+    known: dict[str, float] = {}
+    groups = plan.to_dict()["groups"]
+    for run in sorted(runs, key=lambda run: run.submitted):
+        if run.status == "done" and result_of(run)["model"]["fingerprint"] == fingerprint:
+            same = plan_as_stored(run).to_dict()["groups"] == groups
+            known |= {name: s for name, s in result_of(run)["timings"].items() if same or not name.startswith("compress ")}
+    return known
+
+
+def overall_error(groups: Sequence[dict[str, Any]]) -> float:
+    """Relative error over all weights of `groups` together."""
+    residual = sum(group["rmse"] ** 2 * group["rows"] * group["cols"] for group in groups)
+    energy = sum(group["squared_norm"] for group in groups)
+    return sqrt(residual / energy) if energy else 0.0
+
+
+def overall_cosine(groups: Sequence[dict[str, Any]]) -> float:
+    """Cosine distance over all rows of `groups` together."""
+    rows = sum(group["num_rows"] for group in groups)
+    return sum(group["cosine_distance"] * group["num_rows"] for group in groups) / rows if rows else 0.0
+
+
+def run_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per run: errors over all chosen weights, their stored size, and the scores of each task."""
+    names = short_names(runs)
+    rows = []
+    for run in runs:
+        result = result_of(run)
+        chosen = result["model"]["sizes"]["chosen"]
+        scores = {
+            f"{task}_{name}": value for task, score in result["scores"].items() for name, value in _figures(score).items()
+        }
+        rows.append(
+            {
+                "run": run.id,
+                "name": names[run.id],
+                "model": run.plan.model,
+                "relative_error": overall_error(result["groups"]),
+                "cosine_distance": overall_cosine(result["groups"]),
+                "stored_parameters": chosen["parameters_after"],
+                "parameter_ratio": chosen["parameter_ratio"],
+                "stored_bytes": chosen["bytes_after"],
+                "byte_ratio": chosen["byte_ratio"],
+            }
+            | scores
+        )
+    return pd.DataFrame(rows)
+
+
+def _figures(score: Score) -> dict[str, Any]:
+    """The figures of one task, by name, without those that its metric or its version lacks."""
+    paired, compressed, baseline = score["paired"], score["compressed"], baseline_of(score)
+    figures = {
+        "metric": metric_of(score).name,
+        "score": compressed["value"],
+        "standard_error": compressed["standard_error"],
+        "n": compressed["n"],
+        "original_score": score["original"]["value"],
+        "difference": paired["difference"],
+        "difference_low": paired["interval"] and paired["interval"][0],
+        "difference_high": paired["interval"] and paired["interval"][1],
+        "smallest_difference": paired.get("smallest_difference"),
+        "baseline": baseline[1] if baseline else None,
+        "rows_read": score.get("rows", {}).get("read"),
+        "rows_used": score.get("rows", {}).get("used"),
+        "texts_cut": (score.get("cut") or {}).get("texts"),
+    }
+    figures |= {name: paired.get(name) for name in ("agreement", "right_to_wrong", "wrong_to_right", "divergence")}
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def warnings_of(runs: Sequence[Run]) -> list[str]:
+    """Caveats about a comparison: concerns about the compressed models, and doubts about the original's score."""
+    names = short_names(runs)
+    scores = [(run, task, score) for run in runs for task, score in result_of(run)["scores"].items()]
+    said = [
+        f"{names[run.id]} {concern}"
+        for run, task, score in scores
+        for concern in concerns(task, score, compressed=bool(run.plan.groups))
+    ]
+    return [*said, *dict.fromkeys(note for _, task, score in scores for note in notes(task, score))]
+
+
+def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:
+    """Facts about the runs, one property per row and one run per column; only what differs if there are several."""
+    columns = {f"{name} ({run[:SHORT_ID]})": run for run, name in short_names(runs).items()}
+    facts = {run.id: _facts(run) for run in runs}
+    properties = list(dict.fromkeys(name for fact in sorted(facts.values(), key=len, reverse=True) for name in fact))
+    rows = [
+        {"Property": name} | {column: facts[run].get(name, "-") for column, run in columns.items()}
+        for name in properties
+        if show_all or len(runs) == 1 or len({fact.get(name, "") for fact in facts.values()}) > 1
+    ]
+    return pd.DataFrame(rows, columns=["Property", *columns])
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Plan and figures of a run, all as text. If the groups differ in a value, all its values are listed."""
+    result, plan = result_of(run), run.plan.to_dict()
+    tasks = ", ".join(map(task_name, run.plan.tasks))
+    facts = {"model": plan["model"], "seed": plan["seed"], "tasks": tasks, "groups": len(plan["groups"])}
+    for field in ("name", "modules", "stack", "method", "ratio", "unit", "dtype"):
+        facts[f"group {field}"] = _listed([group[field] for group in plan["groups"]])
+    for option in dict.fromkeys(name for group in plan["groups"] for name in group["options"]):
+        facts[f"option {option}"] = _listed([group["options"].get(option, "") for group in plan["groups"]])
+    for field in ("form", "size", "compression_ratio", "relative_error", "rmse", "mae", "cosine_distance"):
+        facts[f"group {field}".replace("_", " ")] = _listed([group[field] for group in result["groups"]])
+    for column, value in run_table([run]).iloc[0].drop(["run", "name", "model"]).items():
+        facts[f"{column}".replace("_", " ")] = value
+    facts |= {name: result["environment"].get(name, "") for name in (*VERSIONS, "device", "threads", "machine")}
+    facts |= {"started": result["started"], "seconds": result["timings"]["total"], "run": run.id}
+    return {name: _text(value) for name, value in facts.items()}
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """The distinct values, separated by commas."""
+    return ", ".join(dict.fromkeys(_text(value) for value in values))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return _listed(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def with_provenance(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    """Add the model, seed, plan and versions of its run to each row of a table with a `run` column."""
+    known = []
+    for run in runs:
+        result = result_of(run)
+        versions = {f"version_{name}": result["environment"].get(name, "") for name in VERSIONS}
+        about = {"run": run.id, "fingerprint": result["model"]["fingerprint"], "seed": run.plan.seed}
+        known.append(about | versions | {"started": result["started"], "plan": json.dumps(run.plan.to_dict())})
+    return table.merge(pd.DataFrame(known), on="run", how="left")

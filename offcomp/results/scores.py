@@ -1,0 +1,162 @@
+"""How scores are named and formatted, in one place for charts, pages and the command line.
+
+A score is the document of one task in `run.json`. Runs of earlier versions lack some of its fields: they only have accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from offcomp.planning.data.metrics import METRICS, Metric
+from offcomp.planning.data.tasks import TASKS
+
+Z_95 = 1.959964  # two-sided 95 % of the normal distribution
+Score = Mapping[str, Any]
+
+
+BASELINES = {"majority class": "always the same answer", "unigram": "word frequencies alone"}
+TITLES = {task.name: task.title for task in TASKS}
+
+
+def metric_of(score: Score) -> Metric:
+    """The metric of a score."""
+    return METRICS[score.get("metric", "accuracy")]
+
+
+def task_title(task: str, score: Score) -> str:
+    """The title of a task; its name if it has none."""
+    return str(score.get("title") or TITLES.get(task) or task)
+
+
+def within_sentence(title: str) -> str:
+    """A title for the middle of a sentence: "topics" and "masked words in prose", but "STS-B" and "CoLA"."""
+    first = title.split(" ", maxsplit=1)[0]
+    return title[:1].lower() + title[1:] if first[1:].islower() else title
+
+
+def sentence_start(text: str) -> str:
+    """The text with its first letter capitalised."""
+    return text[:1].upper() + text[1:]
+
+
+def on_task(task: str, score: Score) -> str:
+    """ "accuracy on sentiment"."""
+    return f"{metric_of(score).word} on {within_sentence(task_title(task, score))}"
+
+
+def value_of(score: Score, which: str = "compressed") -> float:
+    """The value of the compressed model, or of the original."""
+    return float(score[which]["value"])
+
+
+def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
+    """The 95 % interval of a value, clipped to the metric's range; zero width if there are too few examples for one.
+
+    If all answers are right, or all wrong, the standard error is 0 and uninformative, so Wilson's interval is used.
+    """
+    metric, value, margin = metric_of(score), value_of(score, which), Z_95 * float(score[which]["standard_error"] or 0.0)
+    if metric.percent and value in (0, 1):
+        margin = Z_95**2 / (score[which]["n"] + Z_95**2)
+    return max(metric.least, value - margin), min(metric.most, value + margin)
+
+
+def score_text(score: Score, which: str = "compressed") -> str:
+    """A value with its 95 % interval, if there is one: "83.2 % ± 4.4", "0.820 ± 0.021", "100 % (≥ 96.3)"."""
+    metric, value, (low, high) = metric_of(score), value_of(score, which), interval_of(score, which)
+    if metric.percent and value in (0, 1):
+        return f"100 % (≥ {metric.margin(low)})" if value else f"0 % (≤ {metric.margin(high)})"
+    error = score[which]["standard_error"]
+    return metric.number(value) + ("" if error is None else f" ± {metric.margin(Z_95 * float(error))}")
+
+
+def baseline_of(score: Score) -> tuple[str, float] | None:
+    """The baseline that ignores the text, in words, and its score; None if the metric has no baseline."""
+    baseline = score.get("baseline")
+    if baseline is None and "majority_baseline" in score:
+        baseline = {"name": "majority class", "value": score["majority_baseline"]}
+    if not baseline or baseline.get("value") is None:
+        return None
+    return BASELINES.get(baseline["name"], str(baseline["name"])), float(baseline["value"])
+
+
+def within_noise(interval: Sequence[float] | None) -> bool:
+    """Whether the 95 % interval of a difference contains 0. False without an interval."""
+    return interval is not None and interval[0] <= 0 <= interval[1]
+
+
+def difference_text(metric: Metric, value: float, low: float, high: float, *, against: str = "") -> str:
+    """A difference of two scores: "+0.7 points (95 % interval -2.1 to +3.5), within noise"."""
+    noise = ", within noise" if within_noise((low, high)) else ""
+    interval = f"{metric.bare_change(low)} to {metric.bare_change(high)}"
+    return f"{metric.change(value)}{against} (95 % interval {interval}){noise}"
+
+
+def against_original(score: Score) -> str:
+    """The paired difference from the original model, in words."""
+    metric, paired = metric_of(score), score["paired"]
+    if paired["interval"] is None:
+        return f"{metric.change(paired['difference'])} from the original, on too few examples for an interval"
+    return difference_text(metric, paired["difference"], *paired["interval"], against=" from the original")
+
+
+def brief_difference(score: Score) -> str:
+    """`against_original` without the interval: "+0.7 points, within noise"."""
+    paired = score["paired"]
+    noise = ", within noise" if within_noise(paired["interval"]) else ""
+    return metric_of(score).change(paired["difference"]) + noise
+
+
+def visible_difference(scores: Sequence[Score]) -> str:
+    """One sentence: the smallest true difference that the task can detect in all of these runs; empty if any lacks it."""
+    smallest = [score["paired"].get("smallest_difference") for score in scores]
+    if not scores or None in smallest:
+        return ""
+    metric, counts = metric_of(scores[0]), [score["compressed"]["n"] for score in scores]
+    n = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+    amount = metric.change(max(smallest)).removeprefix("+")
+    return f"With these {n} {metric.counts}, a true difference of {amount} would show in four of five such tests."
+
+
+def others_of(score: Score) -> dict[str, Score]:
+    """Metric -> the score by it, for the metrics that the task reports in addition to its own."""
+    return {name: {**score, "metric": name, **found} for name, found in score.get("also", {}).items()}
+
+
+def others_text(score: Score) -> list[str]:
+    """One clause for each of those scores: before, after, and the difference."""
+    return [
+        f"{metric_of(other).word} {score_text(other, 'original')} -> {score_text(other)}, {against_original(other)}"
+        for other in others_of(score).values()
+    ]
+
+
+def notes(task: str, score: Score) -> list[str]:
+    """Caveats about the original's own score, one sentence each: label order, or worse than a constant answer."""
+    said = [f"{sentence_start(task_title(task, score))}: {note}" for note in score.get("note", ())]
+    own, baseline = score.get("original", score), baseline_of(score)
+    if not said and baseline and "value" in own and metric_of(score).name == "accuracy" and own["value"] < baseline[1]:
+        number = metric_of(score).number
+        said.append(
+            f"{sentence_start(task_title(task, score))}: the original's {number(own['value'])} is below the "
+            f"{number(baseline[1])} of always giving the same answer."
+        )
+    return said
+
+
+def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
+    """Why a score may not mean what it seems to, one clause each, to follow the model's name.
+
+    compressed    True if anything was compressed, so that predictions should differ
+    """
+    title = within_sentence(task_title(task, score))
+    said = []
+    if score.get("collapsed") and "flips" in score:
+        said.append(f"gives the same answer to every {title} sentence.")
+    elif score.get("collapsed"):
+        said.append(f"can no longer tell the examples of {title} apart: all outputs are alike.")
+    if compressed and score.get("unchanged"):
+        said.append(
+            f"gives exactly the original's answers on {title}, to the last bit: the task does not use the compressed weights."
+        )
+    return said

@@ -1,0 +1,153 @@
+"""Results in words: the sentence that answers a page's question, with differences, their intervals and their provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offcomp.planning.data.task_fields import task_name
+from offcomp.results.bundled import origin
+from offcomp.results.originals import model_titles
+from offcomp.results.paired import paired_difference, same_test
+from offcomp.results.runs import method_title, modules_of, modules_title, ratio_title, result_of, run_table, short_names
+from offcomp.results.scores import (
+    Score,
+    against_original,
+    difference_text,
+    interval_of,
+    metric_of,
+    on_task,
+    score_text,
+    value_of,
+)
+from offcomp.runs.store import Run
+
+ALIKE = 1.1
+"""Sizes that differ by less than this factor count as the same size."""
+NAMED_GROUPS = 6
+
+
+def megabytes(count: int) -> str:
+    """Bytes, in the most readable unit: "2.34 MB", "86.1 MB", "12.3 kB"."""
+    return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"
+
+
+def smaller(ratio: float) -> str:
+    """A compression ratio: "3.02x smaller", "1.5x larger" if it is below 1."""
+    return f"{ratio:.3g}x smaller" if ratio >= 1 else f"{1 / ratio:.3g}x larger"
+
+
+def answer(runs: Sequence[Run]) -> str:
+    """The answer to "Which method keeps more of the model?" in one sentence."""
+    models = list(dict.fromkeys(model_titles(runs).values()))
+    if len(models) > 1:
+        return (
+            f"These runs are not ranked: they are of different models ({', '.join(models)}), and an error or a score "
+            "is only meaningful relative to its own original."
+        )
+    return _answer_for_one(runs[0]) if len(runs) == 1 else _answer_for_many(runs)
+
+
+def _answer_for_one(run: Run) -> str:
+    figures = run_table([run]).iloc[0]
+    start = (
+        f"{method_title(run)} stores {modules_title(run)} {smaller(figures['parameter_ratio'])} "
+        f"with a relative error of {figures['relative_error']:.3g}"
+        if run.plan.groups
+        else "Nothing was compressed, so this is the original model"
+    )
+    clauses = [_score_clause(task, score) for task, score in result_of(run)["scores"].items()]
+    return "; ".join([start, *clauses]) + "." + ("" if clauses else " No task was scored.")
+
+
+def _score_clause(task: str, score: Score) -> str:
+    """How one score changed."""
+    metric = metric_of(score)
+    lower = " (lower is better)" if metric.direction == "lower" else ""
+    return f"{on_task(task, score)} is {metric.number(value_of(score))}{lower}, {against_original(score)}"
+
+
+def _answer_for_many(runs: Sequence[Run]) -> str:
+    return "; ".join([_error_clause(runs), *_score_clauses(runs)]) + "."
+
+
+def _error_clause(runs: Sequence[Run]) -> str:
+    """Which run has the smallest error, if that is a fair question."""
+    if len({(result_of(run)["model"]["fingerprint"], modules_of(run)) for run in runs}) > 1:
+        return "The runs compress different weights, so their errors are not ranked"
+    table = run_table(runs).sort_values("relative_error", kind="stable")
+    best, worst = table.iloc[0], table.iloc[-1]
+    low, high = table["parameter_ratio"].min(), table["parameter_ratio"].max()
+    sizes = f"{low:.3g}x" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g}x to {high:.3g}x"
+    if best["relative_error"] == worst["relative_error"]:
+        return f"All have a relative error of {best['relative_error']:.3g}, at {sizes} fewer parameters"
+    errors = f"(relative error {best['relative_error']:.3g} against {worst['relative_error']:.3g} for {worst['name']})"
+    if high > ALIKE * low:
+        return f"The sizes differ, {sizes} fewer parameters; {best['name']} has the smallest error {errors}"
+    return f"At {sizes} fewer stored parameters, {best['name']} has the lower reconstruction error {errors}"
+
+
+def _score_clauses(runs: Sequence[Run]) -> list[str]:
+    """For each task that all runs share: the best against the worst, on the same examples."""
+    return [
+        _best_and_worst(runs, task)
+        for task in result_of(runs[0])["scores"]
+        if all(same_test(runs[0], run, task) for run in runs)
+    ]
+
+
+def _best_and_worst(runs: Sequence[Run], task: str) -> str:
+    """How far the best run of a task is from the worst, and how certain that is."""
+    names, scores = short_names(runs), {run.id: result_of(run)["scores"][task] for run in runs}
+    metric, where = metric_of(scores[runs[0].id]), on_task(task, scores[runs[0].id])
+    ordered = sorted(runs, key=lambda run: metric.ranked(value_of(scores[run.id])))
+    worst, best = ordered[0], ordered[-1]
+    difference = paired_difference(best, worst, task)
+    if difference is None:
+        first, last = (f"{names[run.id]} has {score_text(scores[run.id])}" for run in (best, worst))
+        (low, high), (lowest, highest) = (interval_of(scores[run.id]) for run in (best, worst))
+        return f"in {where}, {first} and {last}; the intervals {'' if low <= highest and lowest <= high else 'do not '}overlap"
+    return f"in {where}, {names[best.id]} minus {names[worst.id]} is {difference_text(metric, *difference)}"
+
+
+def provenance(runs: Sequence[Run]) -> str:
+    """One line on where a measurement comes from."""
+    result = result_of(runs[0])
+    versions = result["environment"]
+    return (
+        f"{runs[0].plan.model}, seed {runs[0].plan.seed}, {result['started'][:10]}, "
+        f"offcomp {versions['offcomp']}, torch {versions['torch']}"
+    )
+
+
+def origin_text(run: Run) -> str:
+    """Where the numbers of a run come from: bundled or the user's own, plan, seed, versions and machine."""
+    environment, groups = result_of(run)["environment"], run.plan.groups
+    whose = "Bundled measurement" if origin(run) == "bundled" else "Your run"
+    names = ", ".join(group.name for group in groups[:NAMED_GROUPS])
+    more = f" and {len(groups) - NAMED_GROUPS} more" if len(groups) > NAMED_GROUPS else ""
+    dtypes = {group.get("dtype") for group in result_of(run)["groups"]} - {None} or {group.dtype for group in groups}
+    stored = f"stored as {' and '.join(sorted(dtypes))}"
+    how = f"{names}{more}, at {ratio_title(run)} in {groups[0].unit}, {stored}" if groups else "nothing"
+    made = f"{environment['machine']}, {environment['threads']} threads" if "machine" in environment else "machine unknown"
+    tasks = ", ".join(map(task_name, run.plan.tasks)) or "no task"
+    return f"{whose} {run.id}: {provenance([run])}, {made}. Compressed by {method_title(run)}: {how}. Scored on {tasks}."
+
+
+def first_impression(runs: Sequence[Run]) -> str:
+    """What compression did to the model, for a first-time visitor."""
+    ratio = run_table(runs)["parameter_ratio"].min()
+    start = f"With the {modules_title(runs[0])} weights of {runs[0].plan.model} stored {smaller(ratio)}"
+    agreements = [found for run in runs if (found := _agreement(run))]
+    if not agreements:
+        return f"{start}, these are the errors."
+    first, n, method = agreements[0]
+    others = "".join(f", {agreement} with {title}" for agreement, _, title in agreements[1:])
+    return f"{start}, {first} of its decisions on {n} sentences stay the same with {method}{others}."
+
+
+def _agreement(run: Run) -> tuple[str, int, str] | None:
+    """Agreement with the original on the first task with classes, its number of sentences, and the method."""
+    for score in result_of(run)["scores"].values():
+        if "agreement" in score["paired"]:
+            return metric_of(score).number(score["paired"]["agreement"]), score["compressed"]["n"], method_title(run)
+    return None

@@ -1,0 +1,103 @@
+"""Turn text into batches of tokens, with a mask of the tokens that count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from offcomp.errors import InputError, ModelError
+from offcomp.models.loading import LoadedModel
+from offcomp.models.positions import longest_text
+from offcomp.models.tokens import can_pad, check_known, encode, longer_than
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Texts of similar length, padded on the right.
+
+    inputs      the model's inputs: input_ids, attention_mask and so on, each (texts, tokens)
+    counted     (texts, tokens) bool: tokens that moments are computed over; never padding
+    num_cut     number of truncated texts
+    """
+
+    inputs: dict[str, Tensor]
+    counted: Tensor
+    num_cut: int = 0
+
+    @property
+    def real(self) -> Tensor:
+        """(texts, tokens) bool: all tokens except padding."""
+        return self.inputs["attention_mask"].bool()
+
+    def parts(self, num_tokens: int, at_least: int = 1) -> Iterator[TokenBatch]:
+        """Split into batches of similar height, each of at most `num_tokens` tokens but at least `at_least` texts."""
+        texts = len(self.counted)
+        height = max(1, num_tokens // self.counted.shape[1])
+        number = min(-(-texts // height), max(1, texts // at_least))
+        for start, end in pairwise(texts * index // number for index in range(number + 1)):
+            inputs = {name: tensor[start:end] for name, tensor in self.inputs.items()}
+            yield TokenBatch(inputs, self.counted[start:end])
+
+
+def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:
+    """Batch `texts`, each truncated to `max_tokens`; special tokens count only if `special_tokens` is set.
+
+    Texts are preprocessed as a sentence-transformers folder declares, for example with a prompt or in lower case.
+
+    Raises InputError if the model has no tokenizer, or if its tokenizer has no padding token.
+    """
+    tokenizer = loaded.tokenizer
+    if tokenizer is None:
+        raise InputError(f"{loaded.info.model} has no tokenizer, so it cannot read calibration text; add tokenizer.json")
+    if not can_pad(tokenizer):
+        raise InputError(f"the tokenizer of {loaded.info.model} has no padding token; add a pad_token to its config")
+    limit = longest_text(loaded.model, max_tokens)
+    ordered = sorted(_prepared(loaded, texts), key=len)
+    batches = []
+    for start in range(0, len(ordered), BATCH_SIZE):
+        chosen = ordered[start : start + BATCH_SIZE]
+        encoded = encode(
+            tokenizer,
+            chosen,
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=limit,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        check_known(loaded.model, encoded["input_ids"].tolist())
+        inputs = {name: tensor.to(loaded.model.device) for name, tensor in encoded.items()}
+        special = inputs.pop("special_tokens_mask").bool()
+        real = inputs["attention_mask"].bool()
+        if inputs["input_ids"].shape[1]:
+            full = [text for text, length in zip(chosen, real.sum(1).tolist(), strict=True) if length >= limit]
+            counted = real if special_tokens else real & ~special
+            batches.append(TokenBatch(_with_decoder(loaded, inputs), counted, longer_than(tokenizer, full, limit)))
+    return batches
+
+
+def _prepared(loaded: LoadedModel, texts: Sequence[str]) -> list[str]:
+    """The texts, preprocessed as the model's folder declares."""
+    try:
+        return [loaded.sentence_modules.prepared(text) for text in texts]
+    except ModelError:
+        return list(texts)  # unsupported sentence modules; embedding tasks reject them, but the model itself is usable
+
+
+def _with_decoder(loaded: LoadedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add decoder inputs for an encoder-decoder: the same text, shifted right by one token."""
+    config = loaded.model.config
+    if not config.is_encoder_decoder:
+        return inputs
+    tokens = inputs["input_ids"]
+    first = torch.full_like(tokens[:, :1], config.decoder_start_token_id or 0)
+    shifted = torch.cat([first, tokens[:, :-1]], 1)
+    return inputs | {"decoder_input_ids": shifted, "decoder_attention_mask": inputs["attention_mask"]}

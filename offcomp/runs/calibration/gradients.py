@@ -1,0 +1,192 @@
+"""Per-text gradients of the model's log-likelihood w.r.t. its weights, and second moments of gradients at outputs.
+
+The gradient of one text w.r.t. W is G = Σ_t g_t x_tᵀ over its tokens, with g the gradient at the output of W and x its input.
+The texts of a batch are independent, so one backward pass of the summed log-likelihoods gives every g, and G is formed text by
+text: the Fisher information is the mean of the squared G, never the square of a mean. If a module is used several times (shared
+layers), its uses are summed before squaring. For an embedding tied to a head, only its use as an embedding counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import PreTrainedModel
+
+from offcomp.errors import InputError
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.numerics.outer_sum import OuterSum
+from offcomp.numerics.spool import Spool
+from offcomp.runs.calibration.batches import TokenBatch
+from offcomp.runs.calibration.moments import counted_tokens, is_embedding, modules_of
+
+TOKENS_AT_ONCE = 64
+"""Activations for the backward pass are kept for at most this many tokens, or for one text if it is longer."""
+PIECE_ENTRIES = 1 << 19
+"""How many entries of a text's gradient are computed at a time."""
+
+LogLikelihood = Callable[[TokenBatch], Tensor]
+"""A batch -> the log-likelihood of each text (texts,), with its autograd graph."""
+
+
+@dataclass
+class GradientSums:
+    """Sums for one weight W (rows, cols) over texts or, for the moment, tokens; holds only the requested statistics.
+
+    fisher, sensitivity     in `sums`, (rows, cols): squared and absolute gradients
+    row_moment              (rows, rows) float64: g gᵀ
+    """
+
+    spec: ModuleSpec
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    row_moment: OuterSum | None = None
+    num_texts: int = 0
+    num_tokens: int = 0
+
+    def add_texts(self, uses: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Add the gradients of the texts of a batch, from pairs of inputs and gradients (texts, tokens, width)."""
+        self.num_texts += len(uses[0][0])
+        for text in range(len(uses[0][0])):
+            for rows, gradient in _gradient([(inputs[text], at_output[text]) for inputs, at_output in uses]):
+                if "fisher" in self.sums:
+                    self.sums["fisher"][rows] += gradient.square()
+                if "sensitivity" in self.sums:
+                    self.sums["sensitivity"][rows] += gradient.abs_()
+
+    def add_tokens(self, gradients: Tensor) -> None:
+        """Add gradients at the output (tokens, rows) to the moment, if it was requested."""
+        if self.row_moment is not None:
+            self.num_tokens += len(gradients)
+            self.row_moment.add(gradients.double())
+
+    def means(self) -> dict[str, Tensor]:
+        """The means of the requested statistics; call once, as it overwrites the sums. Raises InputError without any text."""
+        if not (self.num_texts or self.num_tokens):
+            raise InputError(f"no gradient reaches {self.spec.name}, so its metric is unknown; choose another module or metric")
+        means = {name: total.div_(self.num_texts) for name, total in self.sums.items()}
+        if self.row_moment is not None:
+            means["row_moment"] = self.row_moment.result().div_(self.num_tokens)
+        return means
+
+
+def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+    """Yield (row indices, these rows of G) for one text over all uses; for an embedding only rows of tokens that occur."""
+    if not uses[0][0].is_floating_point():
+        tokens, place = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
+        at_outputs = torch.cat([at_output for _, at_output in uses])
+        yield tokens, at_outputs.new_zeros(len(tokens), at_outputs.shape[1]).index_add_(0, place, at_outputs)
+        return
+    num_rows, height = uses[0][1].shape[1], max(1, PIECE_ENTRIES // uses[0][0].shape[1])
+    for start in range(0, num_rows, height):
+        rows = slice(start, start + height)
+        inputs, at_output = uses[0]
+        gradient = at_output[:, rows].T @ inputs
+        for inputs, at_output in uses[1:]:
+            gradient.addmm_(at_output[:, rows].T, inputs)
+        yield rows, gradient
+
+
+def sum_gradients(
+    model: PreTrainedModel,
+    specs: Sequence[ModuleSpec],
+    batches: Sequence[TokenBatch],
+    names: Sequence[str],
+    likelihood: LogLikelihood,
+    *,
+    spool: Spool | None = None,
+    saves_on_disk: bool = False,
+) -> dict[ModuleSpec, GradientSums]:
+    """Sums of the named statistics ("fisher", "sensitivity", "row_moment") per module, from forward and backward passes.
+
+    See `OuterSum` for the spool. With `saves_on_disk`, tensors saved for the backward pass are kept on disk as well.
+    """
+    totals = {}
+    for spec in specs:
+        sums = {name: torch.zeros(spec.shape, device=model.device) for name in names if name != "row_moment"}
+        moment = OuterSum(spec.rows, model.device, spool) if "row_moment" in names else None
+        totals[spec] = GradientSums(spec, sums, moment)
+    for batch in batches:
+        for part in batch.parts(TOKENS_AT_ONCE):
+            _Backward(model, part, totals).run(likelihood, saves_on_disk=saves_on_disk)
+    return totals
+
+
+class _Backward:
+    """One forward and backward pass over a batch."""
+
+    def __init__(self, model: PreTrainedModel, batch: TokenBatch, totals: dict[ModuleSpec, GradientSums]) -> None:
+        self.model = model
+        self.batch = batch
+        self.totals = totals
+        self._awaited = dict.fromkeys(totals, 0)
+        self._uses: dict[ModuleSpec, list[tuple[Tensor, Tensor]]] = {spec: [] for spec in totals}
+
+    def run(self, likelihood: LogLikelihood, *, saves_on_disk: bool) -> None:
+        """Add the batch to the totals."""
+        with ExitStack() as stack, torch.enable_grad():
+            for spec in self.totals:
+                for module in modules_of(self.model, spec):
+                    stack.callback(module.register_forward_hook(self._forward_hook(spec)).remove)
+            if saves_on_disk:
+                stack.enter_context(_saved_on_disk(self.model))
+            total = likelihood(self.batch).sum()
+            if total.requires_grad:
+                total.backward()
+        for spec, uses in self._uses.items():
+            self._add(spec, uses)  # leftover uses: some got no gradient, for example in a branch outside the likelihood
+
+    def _forward_hook(self, spec: ModuleSpec) -> Any:
+        def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not output.requires_grad:  # weights have requires_grad=False, so the graph starts at the first hooked output
+                output = output.requires_grad_().clone()  # the model may modify it in place, which a leaf forbids
+            inputs = arguments[0].detach()
+            self._awaited[spec] += 1
+            output.register_hook(lambda gradient: self._collect(spec, is_embedding(module), inputs, gradient))
+            return output
+
+        return see
+
+    def _collect(self, spec: ModuleSpec, numbers: bool, inputs: Tensor, gradient: Tensor) -> None:
+        """Called in the backward pass with the gradient at an output; adds up the uses as soon as all have arrived."""
+        own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
+        total = self.totals[spec]
+        total.add_tokens(counted_tokens(own, self.batch.counted))
+        if not total.sums:
+            return
+        self._uses[spec].append((self._by_text(spec, inputs, numbers), self._by_text(spec, own, False)))
+        if len(self._uses[spec]) == self._awaited[spec]:
+            self._add(spec, self._uses[spec])
+            self._uses[spec] = []
+
+    def _add(self, spec: ModuleSpec, uses: list[tuple[Tensor, Tensor]]) -> None:
+        if uses:
+            self.totals[spec].add_texts(uses)
+
+    def _by_text(self, spec: ModuleSpec, values: Tensor, numbers: bool) -> Tensor:
+        """Reshape values to (texts, tokens, width), or (texts, tokens) for token ids.
+
+        Raises InputError if they do not belong to single texts, as position vectors do not.
+        """
+        texts = len(self.batch.counted)
+        width = () if numbers else values.shape[-1:]
+        leading = values.shape if numbers else values.shape[:-1]
+        if leading and leading[0] in (texts, self.batch.counted.numel()):
+            return values.reshape(texts, -1, *width)
+        raise InputError(f"gradients of {spec.name} cannot be separated by text; choose another module or a metric of inputs")
+
+
+def _saved_on_disk(model: PreTrainedModel) -> saved_tensors_hooks:
+    """Keep tensors saved for the backward pass on disk, except the model's own."""
+    spool = Spool()
+    own = {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
+
+    def put(tensor: Tensor) -> Callable[[], Tensor]:
+        return (lambda: tensor) if tensor.untyped_storage().data_ptr() in own else spool.put(tensor)
+
+    return saved_tensors_hooks(put, lambda read: read())

@@ -1,0 +1,208 @@
+"""Text statistics of the members of a group, computed on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from math import sqrt
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.loading import LoadedModel
+from offcomp.planning.data.row_counts import RowCounts
+from offcomp.planning.grouping import is_transposed
+from offcomp.runs.calibration.batches import TokenBatch
+from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules_of
+
+Changes = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
+"""Returns replacements for a model's own matrices, for example the reconstructions of one group after the other."""
+
+
+class TextStatistics(Protocol):
+    """What `GroupHints` needs from a model and text; see `offcomp.runs.calibration.passes.Calibration`."""
+
+    loaded: LoadedModel
+    batches: list[TokenBatch]
+    held_out: list[TokenBatch]
+    rows: RowCounts | None
+    weighting: str
+    digest: str
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """How many texts are truncated."""
+
+    def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
+        """Moments of the inputs of the first module."""
+
+    def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
+        """A statistic of the gradients of the first module."""
+
+    def owned(self, statistic: Tensor) -> Tensor:
+        """A statistic that the caller may overwrite."""
+
+    def output_errors(
+        self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
+    ) -> Mapping[ModuleSpec, tuple[float, float]]:
+        """Squared errors and norms of outputs."""
+
+    def model_loaded(self) -> AbstractContextManager[None]:
+        """Keep the model in memory inside the block."""
+
+    def change(self, matrices: Changes) -> None:
+        """Replace matrices of the model."""
+
+    def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
+        """Replace one matrix of the model."""
+
+    def restore(self) -> None:
+        """Restore the model's own matrices."""
+
+    def forget(self) -> None:
+        """Drop cached statistics."""
+
+
+class GroupHints:
+    """The `Hints` of a group of modules of a loaded model."""
+
+    def __init__(
+        self,
+        calibration: TextStatistics,
+        specs: Sequence[ModuleSpec],
+        stack: str,
+        *,
+        before: Changes,
+        cache_bytes: int,
+    ) -> None:
+        self._before = before
+        self.specs = tuple(specs)
+        self.transposed = tuple(is_transposed(spec, stack) for spec in specs)
+        self.heights = tuple(spec.cols if turn else spec.rows for spec, turn in zip(specs, self.transposed, strict=True))
+        self.embeddings = tuple(is_embedding(modules_of(calibration.loaded.model, spec)[0]) for spec in specs)
+        place = {spec.name: number for number, spec in enumerate(calibration.loaded.info.modules)}
+        self.order = tuple(sorted(range(len(specs)), key=lambda index: place[specs[index].name]))
+        self.cache_bytes = cache_bytes
+        self.has_substitutes = False
+        self.calibration = calibration
+
+    def statistics(self, index: int) -> MemberStatistics:
+        """Statistics of a member on inputs that reflect the substituted members, each computed when it is read."""
+        return MemberStatistics(self, self.specs[index], self.embeddings[index])
+
+    def release(self) -> None:
+        """Drop the cached statistics."""
+        self.calibration.forget()
+
+    def use_compressed_predecessors(self) -> None:
+        """From now on compute statistics on the model with the previously compressed groups in it."""
+        self.has_substitutes = True
+        self.calibration.change(self._before)
+
+    def substitute(self, index: int, reconstruction: Tensor) -> None:
+        """From now on compute statistics with a member's reconstruction, given in its stacked orientation, in the model."""
+        self.has_substitutes = True
+        self.calibration.substitute(self.specs[index], reconstruction.T if self.transposed[index] else reconstruction)
+
+    def restore(self) -> None:
+        """Undo all substitutions."""
+        if self.has_substitutes:
+            self.has_substitutes = False
+            self.calibration.restore()
+
+    def output_error(self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool) -> float | None:
+        """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members, X the inputs in the original model, tokens weighted as for the moments.
+
+        Measured on held-out text or on the text used for fitting. None if there is no such text, or if the outputs are zero.
+        Undoes all substitutions.
+        """
+        self.restore()
+        return share_of_outputs(self.calibration.output_errors(reconstructions, held_out=held_out).values())
+
+    def summary(self) -> dict[str, Any]:
+        """For the record: the amount of text, and tokens per dimension of the widest member input."""
+        calibration = self.calibration
+        num_tokens = sum(int(batch.counted.sum()) for batch in calibration.batches)
+        width = max(spec.rows if lookup else spec.cols for spec, lookup in zip(self.specs, self.embeddings, strict=True))
+        rows = {"rows": calibration.rows.to_dict()} if calibration.rows else {}
+        cut = {"cut": calibration.cut} if calibration.cut else {}
+        return (
+            {
+                "num_texts": sum(len(batch.counted) for batch in calibration.batches),
+                "num_held_out": sum(len(batch.counted) for batch in calibration.held_out),
+                "num_tokens": num_tokens,
+                "tokens_per_dimension": num_tokens / width,
+                "weighting": calibration.weighting,
+                "digest": calibration.digest,
+            }
+            | rows
+            | cut
+        )
+
+    def moments(self, spec: ModuleSpec) -> InputMoments:
+        """Moments of the inputs of one member."""
+        return self.calibration.moments(self._likely_next(spec), self.cache_bytes)
+
+    def second_moment(self, spec: ModuleSpec) -> Tensor:
+        """The second moment of the inputs of one member, which the caller may overwrite."""
+        return self.calibration.owned(self.moments(spec).second)
+
+    def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
+        """ "fisher", "sensitivity" or "row_moment" of one member; an embedding has no row moment of gradients."""
+        first, *others = self._likely_next(spec)
+        lookups = {each for each, lookup in zip(self.specs, self.embeddings, strict=True) if lookup}
+        wanted = [first, *(each for each in others if name != "row_moment" or each not in lookups)]
+        return self.calibration.gradients(wanted, name, self.cache_bytes)
+
+    def _likely_next(self, spec: ModuleSpec) -> tuple[ModuleSpec, ...]:
+        """A member and, if nothing is substituted, those after it, which are likely to be needed next."""
+        place = self.specs.index(spec)
+        return self.specs[place : place + 1] if self.has_substitutes else self.specs[place:]
+
+
+def share_of_outputs(sums: Collection[tuple[float, float]]) -> float | None:
+    """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ from (squared error, squared norm) of each member; None if there are no outputs, or all are zero."""
+    exact = sum(energy for _, energy in sums)
+    return sqrt(sum(error for error, _ in sums) / exact) if exact else None
+
+
+class MemberStatistics:
+    """The `Statistics` of one member."""
+
+    def __init__(self, hints: GroupHints, spec: ModuleSpec, is_embedding: bool) -> None:
+        self._hints = hints
+        self._spec = spec
+        self._is_embedding = is_embedding
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the text that reached the module."""
+        return self._hints.moments(self._spec).num_tokens
+
+    @property
+    def column_moment(self) -> Tensor | None:
+        """(cols, cols) float64; None for an embedding."""
+        return None if self._is_embedding else self._hints.second_moment(self._spec)
+
+    @property
+    def row_moment(self) -> Tensor | None:
+        """(rows, rows) float64, from gradients; for an embedding (rows,), the relative frequency of each token."""
+        if self._is_embedding:
+            return self._hints.second_moment(self._spec)
+        return self._hints.calibration.owned(self._hints.gradients(self._spec, "row_moment"))
+
+    @property
+    def fisher(self) -> Tensor | None:
+        """(rows, cols), mean squared gradient of a text's log-likelihood."""
+        return self._hints.gradients(self._spec, "fisher")
+
+    @property
+    def sensitivity(self) -> Tensor | None:
+        """(rows, cols), mean absolute gradient of a text's log-likelihood."""
+        return self._hints.gradients(self._spec, "sensitivity")
+
+    @property
+    def column_magnitude(self) -> Tensor | None:
+        """(cols,) float64; None for an embedding."""
+        return self._hints.moments(self._spec).magnitude

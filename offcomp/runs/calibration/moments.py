@@ -1,0 +1,252 @@
+"""Second moments of the inputs of weight matrices, from forward passes with hooks.
+
+A full moment of inputs of width d is a (d, d) matrix in float64, 8 d² bytes, which for a wide layer exceeds its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from offcomp.errors import InputError
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.weights import stored_view
+from offcomp.numerics.outer_sum import OuterSum
+from offcomp.numerics.spool import Spool
+from offcomp.runs.calibration.batches import TokenBatch
+
+PIECE_ENTRIES = 1 << 19  # 4 MB in float64
+TOKENS_AT_ONCE = 256  # at most, per forward pass, so that activations stay small next to the model
+SHORTEST = 0.1
+"""Smallest output length in token weights, as a share of the median length; see `token_weights`."""
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Sums in float64 over the tokens that reached a weight matrix W (rows, cols).
+
+    second      (cols, cols): weighted mean of x xᵀ; for an embedding (rows,): the relative frequency of each token
+    magnitude   (cols,): mean of |x|; None for an embedding
+    """
+
+    num_tokens: int
+    second: Tensor
+    magnitude: Tensor | None = None
+
+
+class Watcher(Protocol):
+    """Called for each use of a module in a forward pass."""
+
+    def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        """`inputs` (tokens, cols), for an embedding token ids (tokens,); `output` (tokens, rows or hidden)."""
+
+
+def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
+    """The modules that hold a weight: one, or several tied embeddings. A head tied to an embedding is not included."""
+    tied = [model.get_submodule(path.rpartition(".")[0]) for path in (spec.path, *spec.tied)]
+    alike = [module for module in tied if is_embedding(module) == is_embedding(tied[0])]
+    return list(dict.fromkeys(alike))
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass after the last watched module."""
+
+
+@dataclass
+class Watch:
+    """Forward passes in which each use of the watched modules calls `watcher` with the tokens that count.
+
+    The first pass counts the uses; later passes stop after the last one, which saves half of the time on average if a
+    single module is watched.
+    """
+
+    model: PreTrainedModel
+    specs: Sequence[ModuleSpec]
+    watcher: Watcher
+    uses: int | None = None
+
+    def run(self, batches: Sequence[TokenBatch]) -> None:
+        """Run forward passes over all batches, without gradients.
+
+        Values that do not belong to a text, such as position vectors, are the same in every part of a batch and count once.
+        They are recognised by their shape, so no part may be a single text.
+        """
+        for batch in batches:
+            for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
+                self._pass(part, with_others=number == 0)
+
+    def _pass(self, batch: TokenBatch, *, with_others: bool) -> None:
+        seen = 0
+
+        def hook(spec: ModuleSpec) -> Any:
+            def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+                nonlocal seen
+                own = output[..., spec.start : spec.start + spec.rows] if spec.fused else output
+                if with_others or len(output) in (len(batch.counted), batch.counted.numel()):
+                    inputs = counted_tokens(arguments[0], batch.counted, is_embedding(module))
+                    self.watcher(spec, inputs, counted_tokens(own, batch.counted))
+                seen += 1
+                if seen == self.uses:
+                    raise _AllSeen
+
+            return see
+
+        with ExitStack() as stack, suppress(_AllSeen):
+            for spec in self.specs:
+                for module in modules_of(self.model, spec):
+                    stack.callback(module.register_forward_hook(hook(spec)).remove)
+            run(self.model, self.specs, batch)
+        self.uses = seen
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """Whether a module takes token ids instead of vectors."""
+    return isinstance(module, nn.Embedding)
+
+
+def counted_tokens(values: Tensor, counted: Tensor, numbers: bool = False) -> Tensor:
+    """Select the vectors (tokens, width), or numbers (tokens,), of the tokens that count.
+
+    Values that are not laid out by text and token (pooled vectors, position vectors) are all selected.
+    """
+    by_token = values.shape if numbers else values.shape[:-1]
+    flat = values.reshape(-1) if numbers else values.reshape(-1, values.shape[-1])
+    return flat[counted.reshape(-1)] if tuple(by_token) in {tuple(counted.shape), (counted.numel(),)} else flat
+
+
+def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> None:
+    """Run a forward pass through these modules; the head is skipped if none of them is in it."""
+    base = model.base_model
+    inside = {id(module) for module in base.modules()}
+    whole = any(id(module) not in inside for spec in specs for module in modules_of(model, spec))
+    with torch.no_grad():
+        (model if whole else base)(**batch.inputs)
+
+
+class MomentSums:
+    """A watcher that sums moments, weighting tokens equally or by 1 / ‖output‖²; see `OuterSum` for the spool."""
+
+    def __init__(self, weighting: str, spool: Spool | None = None) -> None:
+        self._by_output = weighting == "output"
+        self._spool = spool
+        self._second: dict[ModuleSpec, OuterSum] = {}
+        self._magnitude: dict[ModuleSpec, Tensor] = {}
+        self._occurrences: dict[ModuleSpec, Tensor] = {}
+        self._weight: dict[ModuleSpec, float] = {}
+        self._tokens: dict[ModuleSpec, int] = {}
+
+    def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        """Add the tokens of one use."""
+        if not inputs.is_floating_point():
+            counts = torch.bincount(inputs, minlength=spec.rows).double()
+            self._occurrences[spec] = self._occurrences[spec].add_(counts) if spec in self._occurrences else counts
+            self._count(spec, len(inputs), len(inputs))
+            return
+        if spec not in self._second:
+            width = inputs.shape[1]
+            self._second[spec] = OuterSum(width, inputs.device, self._spool)
+            self._magnitude[spec] = torch.zeros(width, dtype=torch.float64, device=inputs.device)
+        height = max(1, PIECE_ENTRIES // max(inputs.shape[1], output.shape[1]))
+        for part, result in zip(inputs.split(height), output.split(height), strict=True):
+            self._add(spec, part.double(), result)
+
+    def _add(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        """Add some tokens; overwrites `inputs` (tokens, cols), float64."""
+        self._magnitude[spec] += inputs.abs().sum(0)
+        weight = float(len(inputs))
+        if self._by_output:
+            weights = token_weights(output)
+            inputs.mul_(weights.sqrt()[:, None])
+            weight = float(weights.sum())
+        self._second[spec].add(inputs)
+        self._count(spec, weight, len(inputs))
+
+    def _count(self, spec: ModuleSpec, weight: float, tokens: int) -> None:
+        self._weight[spec] = self._weight.get(spec, 0.0) + weight
+        self._tokens[spec] = self._tokens.get(spec, 0) + tokens
+
+    def means(self, spec: ModuleSpec) -> InputMoments:
+        """The means of a module; call once, as it overwrites the sums. Raises InputError if no token reached it."""
+        tokens, weight = self._tokens.get(spec, 0), self._weight.get(spec) or 1.0
+        if tokens == 0:
+            raise InputError(f"no token of the calibration text reaches {spec.name}; choose another module or longer text")
+        if spec in self._occurrences:
+            return InputMoments(tokens, self._occurrences[spec] / weight)
+        return InputMoments(tokens, self._second.pop(spec).result().div_(weight), self._magnitude[spec].div_(tokens))
+
+
+def sum_moments(
+    model: PreTrainedModel,
+    specs: Sequence[ModuleSpec],
+    batches: Sequence[TokenBatch],
+    weighting: str,
+    *,
+    spool: Spool | None = None,
+) -> MomentSums:
+    """Moments of the inputs of each module over all batches, in one pass over the text."""
+    sums = MomentSums(weighting, spool)
+    Watch(model, specs, sums).run(batches)
+    return sums
+
+
+def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> dict[ModuleSpec, ModuleSpec]:
+    """Each module -> the first module that gets the same input tensor, as query, key and value of a layer do."""
+    seen: dict[int, tuple[ModuleSpec, Tensor]] = {}  # keep the tensors alive, so that no two share an id
+    first: dict[ModuleSpec, ModuleSpec] = {}
+
+    def hook(spec: ModuleSpec) -> Any:
+        def see(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            owner, _ = seen.setdefault(id(arguments[0]), (spec, arguments[0]))
+            first.setdefault(spec, owner)
+
+        return see
+
+    with ExitStack() as stack:
+        for spec in specs:
+            for module in modules_of(model, spec):
+                stack.callback(module.register_forward_pre_hook(hook(spec)).remove)
+        run(model, specs, batch)
+    return first
+
+
+def output_errors(
+    model: PreTrainedModel,
+    reconstructions: Mapping[ModuleSpec, Tensor],
+    batches: Sequence[TokenBatch],
+    weighting: str,
+) -> dict[ModuleSpec, tuple[float, float]]:
+    """Per module, the sums of ‖(W-Ŵ)x‖² and ‖Wx‖² over tokens, weighted as for the moments; the model is not changed."""
+    sums = {spec: [0.0, 0.0] for spec in reconstructions}
+
+    def watcher(spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
+        original, reconstruction = stored_view(model, spec), reconstructions[spec]
+        if inputs.is_floating_point():
+            exact, error = inputs @ original.T, inputs @ (original - reconstruction).T
+        else:
+            exact, error = original[inputs], original[inputs] - reconstruction[inputs]
+        weights = token_weights(output) if weighting == "output" else torch.ones(len(exact), device=exact.device)
+        for place, vectors in enumerate((error, exact)):
+            sums[spec][place] += float((_squared_lengths(vectors) * weights).sum())
+
+    Watch(model, list(reconstructions), watcher).run(batches)
+    return {spec: (error, exact) for spec, (error, exact) in sums.items()}
+
+
+def token_weights(output: Tensor) -> Tensor:
+    """1 / ‖y‖² of each token's output y (tokens, rows), in float64; 0 where y is 0.
+
+    Lengths are clamped to at least SHORTEST of the median; otherwise a token with near-zero output would dominate.
+    """
+    lengths = _squared_lengths(output)
+    return torch.where(lengths > 0, lengths.clamp_min(SHORTEST**2 * lengths.median()).reciprocal(), 0.0)
+
+
+def _squared_lengths(vectors: Tensor) -> Tensor:
+    """‖·‖² of each row, in float64."""
+    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).square()

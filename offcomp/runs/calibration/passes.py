@@ -1,0 +1,276 @@
+"""Calibration: statistics from passes of text through a model, and control of when the model is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offcomp.errors import InputError
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.loading import LoadedModel
+from offcomp.models.parking import offloaded
+from offcomp.models.positions import longest_text
+from offcomp.models.weights import replace, substituted
+from offcomp.numerics.spool import Spool
+from offcomp.planning.data.calibration_text import digest
+from offcomp.planning.data.row_counts import RowCounts
+from offcomp.runs.calibration.batches import token_batches
+from offcomp.runs.calibration.gradients import sum_gradients
+from offcomp.runs.calibration.hints import Changes, GroupHints
+from offcomp.runs.calibration.likelihood import Likelihood
+from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules_of, output_errors, shared_inputs, sum_moments
+
+HELD_OUT_SHARE = 0.2
+FLOAT32_BYTES = 4
+
+Gather = Callable[[list[ModuleSpec], Spool | None], Callable[[ModuleSpec], Any]]
+"""Runs passes over the text for some modules; returns a function that gives the statistic of each, to be called once."""
+
+
+class Calibration:
+    """A loaded model with calibration text. Statistics are cached within the budget until a weight is substituted.
+
+    If the statistics of a group's members exceed the budget, they are gathered in several passes over the text.
+
+    Args:
+        texts: a seeded fifth is held out, to measure errors on text that was not used for fitting.
+        max_tokens: each text is truncated to this length.
+        special_tokens: whether tokens that the tokenizer adds, such as [CLS], count. A few of them have activations so
+            large that they would dominate all others.
+        weighting: "output" weights each token by 1 / ‖output of the module‖², because the normalisation that follows
+            equalises the tokens; "equal" is the plain mean used in the papers.
+        rows: counts of the rows that the texts were read from, for the record.
+        cache_bytes: budget for cached statistics in bytes; half the size of a group's matrix if that is larger.
+        ahead: modules of all groups. One pass over the text gathers statistics for as many as fit in the cache, where they
+            stay from group to group. If empty, statistics are dropped as soon as a group no longer needs them.
+
+    Raises InputError if the model has no tokenizer or the text has no tokens.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        texts: Sequence[str],
+        *,
+        max_tokens: int = 128,
+        special_tokens: bool = False,
+        weighting: str = "output",
+        seed: int = 0,
+        rows: RowCounts | None = None,
+        cache_bytes: int = 0,
+        ahead: Sequence[ModuleSpec] = (),
+    ) -> None:
+        self.cache_bytes = cache_bytes
+        self._ahead = tuple(ahead)
+        self._is_changed = False
+        self.rows = rows
+        self.loaded = loaded
+        self.weighting = weighting
+        self.seed = seed
+        self.digest = digest(texts)
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+        num_held_out = round(HELD_OUT_SHARE * len(texts)) if len(texts) > 1 else 0
+        fitted, held_out = [texts[i] for i in sorted(order[num_held_out:])], [texts[i] for i in sorted(order[:num_held_out])]
+        self.batches = token_batches(loaded, fitted, max_tokens, special_tokens)
+        self.held_out = token_batches(loaded, held_out, max_tokens, special_tokens)
+        self.limit = longest_text(loaded.model, max_tokens)
+        if not any(batch.counted.any() for batch in self.batches):
+            raise InputError("the calibration text has no tokens; give at least one text with a word in it")
+        self._kept: dict[tuple[ModuleSpec, str], Any] = {}
+        self._offloaded: ExitStack | None = None
+        self._users = 0
+        self._changes: list[Changes] = []
+        self._spool = Spool()
+        self._originals = ExitStack()
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """How many texts are truncated, out of how many, and to how many tokens; empty if none is."""
+        batches = [*self.batches, *self.held_out]
+        cut, texts = sum(batch.num_cut for batch in batches), sum(len(batch.counted) for batch in batches)
+        return {"texts": cut, "of": texts, "tokens": self.limit} if cut else {}
+
+    @contextmanager
+    def offloaded(self) -> Iterator[None]:
+        """Offload the model inside the block, except while text runs through it."""
+        with ExitStack() as stack:
+            stack.enter_context(offloaded(self.loaded))
+            self._offloaded = stack
+            try:
+                yield
+            finally:
+                self._offloaded = None
+
+    @contextmanager
+    def model_loaded(self) -> Iterator[None]:
+        """Keep the model in memory inside the block."""
+        self._users += 1
+        try:
+            if self._offloaded and self._users == 1:
+                self._offloaded.close()
+                for matrices in self._changes:
+                    self._write(matrices)
+            yield
+        finally:
+            self._users -= 1
+            if self._offloaded and not self._users:
+                self._offloaded.enter_context(offloaded(self.loaded))
+
+    def change(self, matrices: Changes) -> None:
+        """Replace matrices of the model until `restore`; they are written again each time the model is loaded."""
+        self._kept.clear()
+        self._is_changed = True
+        if self._offloaded:
+            self._changes.append(matrices)
+        if self._users or not self._offloaded:
+            self._write(matrices)
+
+    def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
+        """`change` for one module; if the model is offloaded, its new matrix is kept on disk too."""
+        read = self._spool.put(matrix) if self._offloaded else lambda: matrix
+        self.change(lambda: [{spec: read()}])
+
+    def restore(self) -> None:
+        """Restore the model's own matrices, bit for bit."""
+        if not self._is_changed:
+            return
+        self._kept.clear()
+        self._is_changed = False
+        self._changes.clear()
+        self._spool = Spool()
+        self._originals.close()
+        if self._offloaded and self._users:
+            with offloaded(self.loaded):
+                pass  # loads it again on exit
+
+    def _write(self, changes: Changes) -> None:
+        for matrices in changes():
+            if self._offloaded:
+                replace(self.loaded.model, matrices)
+            else:
+                self._originals.enter_context(substituted(self.loaded.model, matrices))
+            del matrices  # free them before the next ones are decoded
+
+    @contextmanager
+    def hints(self, specs: Sequence[ModuleSpec], stack: str, before: Changes = tuple) -> Iterator[GroupHints]:
+        """Hints for modules stacked as a group; `before` gives the reconstructions of groups compressed earlier.
+
+        Every substituted weight is restored after the block, bit for bit.
+        """
+        cache_bytes = max(self.cache_bytes, FLOAT32_BYTES * sum(spec.num_parameters for spec in specs) // 2)
+        hints = GroupHints(self, specs, stack, before=before, cache_bytes=cache_bytes)
+        try:
+            yield hints
+        finally:
+            hints.restore()
+
+    def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
+        """Moments of the inputs of the first module; the same pass also gathers those of the next ones that fit the cache."""
+
+        def gather(owners: list[ModuleSpec], spool: Spool | None) -> Callable[[ModuleSpec], InputMoments]:
+            return sum_moments(self.loaded.model, owners, self.batches, self.weighting, spool=spool).means
+
+        return self._first([self._owner(spec) for spec in (*specs, *self._later)], "inputs", cache_bytes, gather)
+
+    def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
+        """ "fisher", "sensitivity" or "row_moment" of the first module; see `moments`."""
+
+        def gather(wanted: list[ModuleSpec], spool: Spool | None) -> Callable[[ModuleSpec], Tensor]:
+            likelihood = Likelihood(self.loaded.model, self.loaded.tokenizer, self.seed)
+            sparing = self._offloaded is not None
+            sums = sum_gradients(
+                self.loaded.model, wanted, self.batches, [name], likelihood, spool=spool, saves_on_disk=sparing
+            )
+            return lambda spec: sums[spec].means()[name]
+
+        is_lookup = {spec: is_embedding(modules_of(self.loaded.model, spec)[0]) for spec in self._later}
+        later = [spec for spec in self._later if name != "row_moment" or not is_lookup[spec]]
+        return self._first([*specs, *later], name, cache_bytes, gather)
+
+    @property
+    def _later(self) -> tuple[ModuleSpec, ...]:
+        """Modules to gather statistics for in advance; none for a changed model, since it will change again."""
+        return () if self._is_changed else self._ahead
+
+    def _first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:
+        """A statistic of the first module, from the cache or gathered together with those likely to be needed next.
+
+        A second moment that does not fit in memory next to the model is summed after the model is offloaded again.
+        """
+        if (specs[0], name) not in self._kept:
+            missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self._kept]
+            sizes = accumulate(_num_bytes(spec, name) for spec in missing)
+            wanted = [spec for spec, size in zip(missing, sizes, strict=True) if spec == specs[0] or size <= cache_bytes]
+            needed = sum(_num_bytes(spec, name) for spec in wanted)
+            if sum(_num_bytes(*key) for key in self._kept) + needed > cache_bytes:
+                self._kept.clear()
+            spool = Spool() if needed > cache_bytes and self._offloaded and not self._users else None
+            with self.model_loaded():
+                means = gather(wanted, spool)
+            found = {(specs[0], name): means(specs[0])}
+            for spec in wanted[1:]:
+                with suppress(InputError):  # it may never be requested; if it is, the error is raised then
+                    found[spec, name] = means(spec)
+            if needed > cache_bytes:
+                return found[specs[0], name]
+            self._kept |= found
+        return self._kept[specs[0], name]
+
+    def owned(self, statistic: Tensor) -> Tensor:
+        """A statistic that the caller may overwrite: a copy if the original is cached."""
+        kept = (each.second if isinstance(each, InputMoments) else each for each in self._kept.values())
+        return statistic.clone() if any(statistic is each for each in kept) else statistic
+
+    def output_errors(
+        self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
+    ) -> Mapping[ModuleSpec, tuple[float, float]]:
+        """`moments.output_errors` on held-out text or on the text used for fitting."""
+        self.forget()  # free memory for the reconstructions
+        batches = self.held_out if held_out else self.batches
+        with self.model_loaded():
+            return output_errors(self.loaded.model, reconstructions, batches, self.weighting)
+
+    def forget(self) -> None:
+        """Drop cached statistics to free memory, unless they are kept across groups (`ahead`)."""
+        if not self._ahead:
+            self._kept.clear()
+
+    def _owner(self, spec: ModuleSpec) -> ModuleSpec:
+        """The module whose moments are cached for this one: with equal weighting, the first with the same input."""
+        return self._shared.get(spec, spec) if self.weighting == "equal" else spec
+
+    @cached_property
+    def _shared(self) -> dict[ModuleSpec, ModuleSpec]:
+        with self.model_loaded():
+            return shared_inputs(self.loaded.model, self.loaded.info.modules, next(self.batches[0].parts(1)))
+
+
+@contextmanager
+def calibrate(
+    loaded: LoadedModel,
+    texts: Sequence[str],
+    specs: Sequence[ModuleSpec],
+    stack: str,
+    *,
+    max_tokens: int = 128,
+    special_tokens: bool = False,
+    weighting: str = "output",
+    seed: int = 0,
+) -> Iterator[GroupHints]:
+    """Hints for one group; see `Calibration`. Substituted weights are restored at the end of the block."""
+    calibration = Calibration(
+        loaded, texts, max_tokens=max_tokens, special_tokens=special_tokens, weighting=weighting, seed=seed
+    )
+    with calibration.hints(specs, stack) as hints:
+        yield hints
+
+
+def _num_bytes(spec: ModuleSpec, name: str) -> int:
+    """Approximate size of a statistic in bytes."""
+    return {"inputs": 8 * spec.cols**2, "row_moment": 8 * spec.rows**2}.get(name, FLOAT32_BYTES * spec.num_parameters)

@@ -1,0 +1,257 @@
+"""Compress the groups of a plan: stack the members, fit the method, measure the errors, and save the stored tensors.
+
+Each group is saved as a safetensors file of exactly the tensors in its ledger, so that its payload is the reported size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from offcomp.errors import RunError, StorageError
+from offcomp.files import write_bytes
+from offcomp.methods import CompressedMatrix, make_method
+from offcomp.methods.base import Method
+from offcomp.methods.decoders import DECODERS
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.parking import StoredMatrices, read_matrix
+from offcomp.numerics.memory import give_back_free_memory
+from offcomp.numerics.progress import Report, ignore_progress
+from offcomp.numerics.reconstruction_error import reconstruction_error
+from offcomp.numerics.storage import num_not_finite
+from offcomp.numerics.weighted_norm import squared_norm
+from offcomp.planning.grouping import group_shape, is_transposed
+from offcomp.planning.plan import Group, members
+from offcomp.planning.sizes import bytes_in_own_dtype, group_budget, original_dtypes, original_size, ratio_of
+from offcomp.runs.calibration import Calibration, GroupHints
+from offcomp.runs.calibration.hints import share_of_outputs
+
+HEADER_LENGTH_BYTES = 8  # layout of a safetensors file: header length, header, payload
+
+
+@dataclass(frozen=True)
+class CompressedGroup:
+    """A compressed group: its stored tensors, its members, and its figures for `run.json`."""
+
+    compressed: CompressedMatrix
+    members: tuple[ModuleSpec, ...]
+    stacking: str
+    figures: dict[str, Any]
+
+    @property
+    def reconstructions(self) -> dict[ModuleSpec, Tensor]:
+        """See `written_back`. Decoded on every access, so that only the stored tensors stay in memory."""
+        return written_back(self.compressed, self.members, self.stacking)
+
+
+@dataclass(frozen=True)
+class SavedGroup:
+    """A compressed group that exists only on disk, so that a run keeps one group in memory at a time."""
+
+    path: Path
+    members: tuple[ModuleSpec, ...]
+    stacking: str
+
+    @property
+    def reconstructions(self) -> dict[ModuleSpec, Tensor]:
+        """See `written_back`. Read and decoded on every access."""
+        return written_back(load_group(self.path)[1], self.members, self.stacking)
+
+
+def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
+    """Stack members (rows, cols) vertically, transposed as `how` requires: (sum of rows, cols)."""
+    return torch.cat([matrix.T if is_transposed(spec, how) else matrix for spec, matrix in matrices.items()])
+
+
+def read_stacked(model: PreTrainedModel | StoredMatrices, specs: Sequence[ModuleSpec], how: str) -> Tensor:
+    """`stack` for a model's weights, with only one member in memory at a time in addition to the stacked matrix."""
+    rows, cols = group_shape(specs, how)
+    stacked, start = torch.empty(rows, cols, device=model.device), 0
+    for spec in specs:
+        part = read_matrix(model, spec)
+        part = part.T if is_transposed(spec, how) else part
+        stacked[start : start + len(part)] = part
+        start += len(part)
+    return stacked
+
+
+def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
+    """The inverse of `stack`: a view of each member in its canonical (rows, cols)."""
+    transposed = [is_transposed(spec, how) for spec in specs]
+    heights = [spec.cols if turn else spec.rows for spec, turn in zip(specs, transposed, strict=True)]
+    parts = stacked.split(heights)
+    return {spec: part.T if turn else part for spec, part, turn in zip(specs, parts, transposed, strict=True)}
+
+
+def written_back(compressed: CompressedMatrix, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
+    """The members' approximate matrices (rows, cols) as stored in the compressed model: see `in_own_dtype`."""
+    return in_own_dtype(unstack(compressed.reconstruct(), specs, how))
+
+
+def in_own_dtype(matrices: Mapping[ModuleSpec, Tensor]) -> dict[ModuleSpec, Tensor]:
+    """Matrices rounded to their dtypes in the checkpoint, as float32.
+
+    This way a run measures exactly the model that `export --dense` writes, in which every tensor keeps its dtype.
+    """
+    return {spec: matrix.to(getattr(torch, spec.dtype)).float() for spec, matrix in matrices.items()}
+
+
+def compress_group(
+    model: PreTrainedModel | StoredMatrices,
+    info: ModelInfo,
+    group: Group,
+    *,
+    hints: GroupHints | None = None,
+    seed: int = 0,
+    report: Report = ignore_progress,
+    measure_outputs: bool = True,
+) -> CompressedGroup:
+    """Compress one group of a model. The model is not modified.
+
+    `hints` are passed to the method if it is calibrated. For any method they also give the output error on held-out text;
+    set `measure_outputs=False` if `add_output_errors` will measure all groups later.
+
+    Raises BudgetTooSmall, and InputError if the group does not fit its model or lacks the hints it needs.
+    """
+    started = perf_counter()
+    specs = tuple(members(group, info))
+    matrix = read_stacked(model, specs, group.stack)
+    rows, cols = matrix.shape
+    budget = group_budget(group, info)
+    method = make_method(group.method, group.options)
+    compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
+    energy = squared_norm(matrix)
+    del matrix
+    give_back_free_memory()
+    if hints is not None:
+        hints.restore()  # a method may have substituted members, and errors are relative to the original weights
+    reconstructions = written_back(compressed, specs, group.stack)
+    errors = reconstruction_error((read_matrix(model, spec), found) for spec, found in reconstructions.items())
+    module_errors = {
+        spec.name: asdict(reconstruction_error([(read_matrix(model, spec), found)])) for spec, found in reconstructions.items()
+    }
+    original, stored = original_size(specs), compressed.stored
+    figures = {
+        "name": group.name,
+        "modules": list(group.modules),
+        "stack": group.stack,
+        "method": group.method,
+        "options": asdict(method),
+        "unit": group.unit,
+        "dtype": budget.dtype,
+        "original_dtypes": original_dtypes(specs),
+        "rows": rows,
+        "cols": cols,
+        "form": compressed.form,
+        "size_name": method.size_name,
+        "size": compressed.size,
+        "budget": budget.limit,
+        "requested_ratio": group.ratio,
+        "compression_ratio": ratio_of(original, stored, group.unit),
+        "parameter_ratio": ratio_of(original, stored, "parameters"),
+        "byte_ratio": ratio_of(original, stored, "bytes"),
+        "num_parameters": stored.num_parameters,
+        "num_bytes": stored.num_bytes,
+        "bytes_in_own_dtype": bytes_in_own_dtype(method, specs, rows, cols, compressed.size),
+        "original_parameters": original.num_parameters,
+        "original_bytes": original.num_bytes,
+        **asdict(errors),
+        "num_rows": sum(spec.rows for spec in specs),
+        "squared_norm": energy,
+        "module_errors": module_errors,
+        **_on_text(hints, method, compressed, reconstructions if measure_outputs else None),
+        "history": list(compressed.history),
+        "ledger": compressed.ledger(),
+        "seconds": perf_counter() - started,
+    }
+    return CompressedGroup(compressed, specs, group.stack, figures)
+
+
+def check_finite(group: CompressedGroup) -> None:
+    """Raise RunError if a group has non-finite values, either as decoded or after rounding to the checkpoint's dtype."""
+    figures = group.figures
+    if all(isfinite(figures[name]) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
+        return
+    if not num_not_finite(group.compressed.reconstruct()):
+        dtypes = " and ".join(dict.fromkeys(spec.dtype for spec in group.members))
+        raise RunError(
+            f"group {figures['name']!r} has values that overflow {dtypes}, the dtype of its weights in the model; "
+            "choose another method or a smaller ratio, or save the model in float32 first"
+        )
+    raise RunError(f"group {figures['name']!r} has values that are not finite; lower the learning rate, or use float32")
+
+
+def _on_text(
+    hints: GroupHints | None,
+    method: Method,
+    compressed: CompressedMatrix,
+    reconstructions: Mapping[ModuleSpec, Tensor] | None,
+) -> dict[str, Any]:
+    """Figures that need text: the output error, and for a calibrated method a summary of its calibration."""
+    if hints is None:
+        return {}
+    if reconstructions is None:
+        return {"calibration": hints.summary() | dict(compressed.notes)} if method.calibrated else {}
+    with hints.calibration.model_loaded():
+        held_out = hints.output_error(reconstructions, held_out=True)
+        if not method.calibrated:
+            return {"output_error": held_out}
+        fitted = {"output_error_fitted": hints.output_error(reconstructions, held_out=False)}
+    return {"output_error": held_out, "calibration": hints.summary() | fitted | dict(compressed.notes)}
+
+
+def add_output_errors(calibration: Calibration, groups: Sequence[SavedGroup], figures: Sequence[dict[str, Any]]) -> None:
+    """Add output errors to the figures of each group, in one pass over the text; all reconstructions must fit in memory."""
+    found = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
+    held_out = calibration.output_errors(found, held_out=True)
+    calibrated = any("calibration" in each for each in figures)
+    fitted = calibration.output_errors(found, held_out=False) if calibrated else {}
+    for group, each in zip(groups, figures, strict=True):
+        each["output_error"] = share_of_outputs([held_out[spec] for spec in group.members])
+        if "calibration" in each:
+            each["calibration"]["output_error_fitted"] = share_of_outputs([fitted[spec] for spec in group.members])
+
+
+def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True) -> Path:
+    """Write the stored tensors to FOLDER/NAME.safetensors and check that the payload size equals the ledger's total.
+
+    Raises StorageError if the file cannot be written or does not match the ledger.
+    """
+    figures = group.figures
+    path = folder / f"{figures['name']}.safetensors"
+    manifest = {key: figures[key] for key in ("name", "modules", "stack", "method", "form", "rows", "cols")}
+    manifest["codes"] = dict(group.compressed.codes)
+    write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}), make_folder=make_folder)
+    payload = payload_bytes(path)
+    if payload != figures["num_bytes"]:
+        raise StorageError(f"{path} holds {payload} bytes of tensors but its ledger says {figures['num_bytes']}")
+    return path
+
+
+def payload_bytes(path: Path) -> int:
+    """Bytes of tensor data in a safetensors file, excluding the header."""
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
+    return path.stat().st_size - HEADER_LENGTH_BYTES - header
+
+
+def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
+    """Manifest and compressed matrix of a saved group. Raises StorageError if its form is unknown."""
+    with safe_open(path, framework="pt") as file:
+        manifest = json.loads(file.metadata()["offcomp"])
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
+    decode = next((form for form in DECODERS if form.__name__ == manifest["form"]), None)
+    if decode is None:
+        raise StorageError(f"{path} has the form {manifest['form']!r}, which this version does not know; use a newer offcomp")
+    return manifest, CompressedMatrix(tensors, decode, codes=manifest.get("codes", {}))

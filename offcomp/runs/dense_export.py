@@ -1,0 +1,122 @@
+"""Export the whole compressed model as a copy of its original folder in which only the compressed weights differ.
+
+Every file is copied byte for byte. Then each compressed weight overwrites the original's bytes in the copy, in the dtype and
+layout of the existing tensor, so keys, shards, tied copies, dtypes and file sizes stay the same. Some files are left out and
+listed: weights in other formats (they are the original's), files of an earlier export, broken links, and links to a folder
+that contains them. Other links within the model's folder are replaced by copies of their targets.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offcomp.errors import InputError, ModelError
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.loading import stored_weights
+from offcomp.models.parking import DTYPES
+from offcomp.models.safetensors_files import INDEX, PICKLES, WEIGHTS, StoredTensor
+from offcomp.models.weights import canonical_view
+from offcomp.numerics.storage import num_not_finite
+from offcomp.runs.manifest import MANIFEST
+
+OTHER_WEIGHTS = (*PICKLES, ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".tflite", ".ot")
+TOOLS = (".git", ".cache", "__pycache__")
+GROUPS = "groups"
+
+
+class DenseModel:
+    """A copy of a model's folder that compressed weights are written into.
+
+    left_out    files of the original that were not copied, as paths relative to its folder
+    """
+
+    def __init__(self, model: str, copy: Path) -> None:
+        """Copy a model's folder. Raises ModelError as `describe` does, and InputError if a link points outside the folder."""
+        folder, self._sources = stored_weights(model)
+        self._copy = copy
+        weights = {tensor.file.name for parts in self._sources.values() for _, tensor in parts}
+        self.left_out: tuple[str, ...] = tuple(
+            name for name, file in files_of(folder) if not _copied(name, file, copy / name, weights)
+        )
+
+    def write(self, matrices: Mapping[ModuleSpec, Tensor]) -> None:
+        """Overwrite the originals with matrices (rows, cols), in every tensor that holds them.
+
+        Raises ModelError if no tensor in the files is exactly this matrix, or if a value overflows the tensor's dtype.
+        """
+        for spec, matrix in matrices.items():
+            parts = [self._sources.get(path, []) for path in (spec.path, *spec.tied)]
+            if not any(parts) or any(len(part) > 1 for part in parts):
+                raise ModelError(
+                    f"{spec.name} is not a separate tensor in the model's files: transformers builds it from others at load "
+                    "time, so it cannot be written back; export without --dense."
+                )
+            for _, tensor in (entry for part in parts for entry in part):
+                _overwrite(self._copy / tensor.file.name, tensor, spec, matrix)
+
+
+def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (relative path, path) of everything in a model's folder except folders; tool folders are skipped.
+
+    Includes broken links and links to a folder that contains them. Raises InputError if a link points outside the folder.
+    """
+    root, pending = _root(folder), [(folder, {folder.resolve()})]
+    while pending:
+        place, above = pending.pop()
+        for entry in sorted(place.iterdir()):
+            target = _target(entry)
+            if target and not target.is_relative_to(root):
+                raise InputError(
+                    f"{entry} is a link to {target}, which is outside the model's folder and would be exported too; "
+                    f"make a copy without links, cp -rL {folder} COPY, and compress that"
+                )
+            if target is None or target in above or not target.is_dir():
+                yield entry.relative_to(folder).as_posix(), entry
+            elif entry.name not in TOOLS:
+                pending.append((entry, above | {target}))
+
+
+def _root(folder: Path) -> Path:
+    """The root that links must stay in: the folder; in a hub cache the folder above, which holds both snapshots and blobs."""
+    own = folder.resolve()
+    if own.parent.name == "snapshots" and (own.parents[1] / "blobs").is_dir():
+        return own.parents[1]
+    return own
+
+
+def _target(entry: Path) -> Path | None:
+    """The resolved path of a folder entry; None for a broken or circular link."""
+    try:
+        return entry.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return None
+
+
+def _copied(name: str, file: Path, place: Path, weights: set[str]) -> bool:
+    """Copy a file unless it must be left out. Return whether it was copied."""
+    is_other = name.endswith(OTHER_WEIGHTS) or (name.endswith(".safetensors") and "/" not in name and name not in weights)
+    is_stale = name == INDEX and weights == {WEIGHTS}
+    if is_other or is_stale or name == MANIFEST or name.startswith(f"{GROUPS}/") or not file.is_file():
+        return False
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, place)
+    return True
+
+
+def _overwrite(file: Path, stored: StoredTensor, spec: ModuleSpec, matrix: Tensor) -> None:
+    """Write a matrix into the bytes of the tensor that holds it; the rest of the tensor stays unchanged."""
+    content = np.fromfile(file, np.uint8, stored.end - stored.start, offset=stored.start)
+    values = torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape)
+    view = canonical_view(values, spec)
+    view.copy_(matrix)
+    if bad := num_not_finite(view):
+        raise ModelError(f"{bad} values of the compressed {spec.name} overflow {stored.dtype}, its dtype in the model.")
+    with file.open("r+b") as stream:
+        stream.seek(stored.start)
+        stream.write(content.tobytes())

@@ -1,0 +1,105 @@
+"""Export a finished run to a self-contained folder: its stored groups with a manifest, and optionally the whole model.
+
+`runs.manifest` describes the folder's layout. The stored tensors and the original are enough to rebuild the compressed model:
+call `weights.replace(model, reconstructions(folder, manifest, group))` for every group.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from offcomp import __version__
+from offcomp.errors import InputError, StorageError
+from offcomp.files import new_folder
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.listing import check_unchanged
+from offcomp.planning.plan import Plan, members
+from offcomp.runs.compress import SavedGroup
+from offcomp.runs.dense_export import GROUPS, DenseModel
+from offcomp.runs.manifest import MANIFEST, Manifest, StoredGroup, file_mark, ledger_faults
+from offcomp.runs.store import Run
+
+
+def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = False) -> Manifest:
+    """Write a finished run to a new folder, completely or not at all. `original` is the current listing of its model.
+
+    Raises InputError if the run has no weights here, its model has changed, or the folder cannot be used; StorageError
+    if the run's own files are damaged.
+    """
+    figures = _figures(run, original)
+    with new_folder(folder) as part:
+        (part / GROUPS).mkdir()
+        groups = tuple(_copied_group(run, entry, part) for entry in figures["groups"])
+        dense_model = DenseModel(run.plan.model, part) if dense else None
+        manifest = Manifest(
+            offcomp=__version__,
+            run=run.id,
+            plan=run.plan,
+            original=replace(original, modules=_targeted(run.plan, original)),
+            groups=groups,
+            num_parameters=sum(group.num_parameters for group in groups),
+            num_bytes=sum(group.num_bytes for group in groups),
+            sizes=figures["model"]["sizes"],
+            dense=dense,
+            files={},
+            left_out=dense_model.left_out if dense_model else (),
+        )
+        if dense_model:
+            for group in manifest.groups:
+                dense_model.write(reconstructions(part, manifest, group))
+        files = {file.relative_to(part).as_posix(): file_mark(file) for file in sorted(part.rglob("*")) if file.is_file()}
+        manifest = replace(manifest, files=files)
+        (part / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        check_unchanged(original)
+    return manifest
+
+
+def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
+    """The result of a run, if the run can be exported. Raises InputError otherwise."""
+    if run.result is None or run.status != "done":
+        raise InputError(f"run {run.id} is {run.status} and has no compressed weights; choose a finished run")
+    if not run.plan.groups:
+        raise InputError(f"run {run.id} compresses nothing, so there is nothing to export; choose a run with groups")
+    if not run.has_weights:
+        raise InputError(
+            f"run {run.id} has only figures, no compressed weights; 'offcomp show {run.id} --json' prints its plan, "
+            "which 'offcomp run --again' can run again"
+        )
+    if run.of_a_sample:
+        raise InputError(
+            f"run {run.id} was made by a version that identified {original.model} by a sample of its weights, so there is no "
+            "way to check that it is still the model that was compressed; run the plan again"
+        )
+    if run.result["model"].get("reads") != original.reads:
+        raise InputError(
+            f"{original.model} is no longer the model that run {run.id} compressed, since its files have changed; "
+            "restore them, or run the plan again"
+        )
+    return run.result
+
+
+def _targeted(plan: Plan, original: ModelInfo) -> tuple[ModuleSpec, ...]:
+    return tuple(spec for group in plan.groups for spec in members(group, original))
+
+
+def _copied_group(run: Run, figures: Mapping[str, Any], part: Path) -> StoredGroup:
+    """Copy the stored tensors of a group. Raises StorageError if the run's file does not match its ledger."""
+    name = figures["name"]
+    kept = {field.name: figures[field.name] for field in fields(StoredGroup) if field.name not in ("file", "ledger")}
+    group = StoredGroup(**kept, file=f"{GROUPS}/{name}.safetensors", ledger=tuple(figures["ledger"]))
+    shutil.copyfile(run.group_file(name), part / group.file)
+    if faults := ledger_faults(part, group):
+        raise StorageError(f"run {run.id} is damaged, since {faults[0]}; run its plan again with --again")
+    return group
+
+
+def reconstructions(folder: Path, manifest: Manifest, group: StoredGroup) -> dict[ModuleSpec, Tensor]:
+    """The approximate matrices (rows, cols) of a group's modules, decoded from an export; see `written_back`."""
+    return SavedGroup(folder / group.file, manifest.members(group), manifest.planned(group).stack).reconstructions

@@ -1,0 +1,166 @@
+"""A snapshot of a run read from its folder, or an unreadable folder, which does not affect other runs. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from offcomp.files import changed, check_shortage
+from offcomp.models.identity import is_content
+from offcomp.planning.json_checks import Malformed
+from offcomp.planning.plan import Plan
+from offcomp.runs.claims import foreign_host
+from offcomp.runs.documents import (
+    LATEST_SECONDS,
+    RESULT,
+    read_inputs,
+    read_plan,
+    read_progress,
+    read_result,
+    read_worker,
+)
+from offcomp.runs.start import LOG, has_worker
+
+MOST_KEPT = 4096
+Stamp = tuple[int, int] | None
+"""What `files.changed` returns for a file."""
+OF_A_SAMPLE = "identified by a sample of its weights, not by all of them, as in earlier versions"
+"""How a model's identity is described if `Run.of_a_sample`."""
+ENDED = ("done", "failed", "cancelled", "interrupted")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A snapshot of a run, read from its files.
+
+    progress    the checked progress.json of a run that has not ended; empty if unknown
+    result      the checked run.json (`offcomp.runs.documents`), if the run has written one
+    host        the host it is running on, if that is not this host
+    inputs      the inputs it was submitted with, for a run without a result
+    """
+
+    id: str
+    folder: Path
+    plan: Plan
+    status: str
+    submitted: float
+    progress: dict[str, Any]
+    result: dict[str, Any] | None
+    host: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def of_a_sample(self) -> bool:
+        """Whether it identifies its model by a sample of the weights, as earlier versions did, rather than by all bytes."""
+        model = (self.result or {}).get("model") or {}
+        return "fingerprint" in model and not is_content(str(model["fingerprint"]))
+
+    @property
+    def at_work_on(self) -> str:
+        """Its status in words, with the host if that is another one."""
+        return f"{self.status} on {self.host}" if self.host else self.status
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.status in ENDED
+
+    def group_file(self, name: str) -> Path:
+        """Path of the file with a group's stored tensors."""
+        return self.folder / "groups" / f"{name}.safetensors"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the stored tensors of its groups are present: bundled runs and baselines have only figures."""
+        return bool(self.plan.groups) and all(self.group_file(group.name).is_file() for group in self.plan.groups)
+
+    @property
+    def error(self) -> str:
+        """Why it did not finish, in a sentence; empty if it did."""
+        if self.result and self.result.get("error"):
+            return str(self.result["error"])
+        if self.status != "interrupted":
+            return ""
+        words = self.last_log_line
+        return f"the worker ended without a result{f'. Its last log line: {words}' if words else ' or output'}; run it again"
+
+    @property
+    def last_log_line(self) -> str:
+        """The last line that the worker logged; empty if it logged nothing."""
+        try:
+            return (self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+        except (OSError, IndexError):
+            return ""
+
+
+@dataclass(frozen=True)
+class BadFolder:
+    """A folder among the runs that cannot be read as a run, with the reason as a clause."""
+
+    name: str
+    folder: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} cannot be read, since {self.reason}; run its plan again, or remove {self.folder}"
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def _ended_run(folder: Path, _seen: Stamp) -> Run | BadFolder:
+    """The run in a folder that has a result and so no longer changes; cached per state of its run.json.
+
+    Raises OSError if it cannot be opened, which is not cached, since a later read may succeed.
+    """
+    try:
+        plan, result = read_result(folder)
+    except Malformed as fault:
+        return _bad(folder, fault)
+    try:
+        submitted = float(read_worker(folder).get("submitted", 0.0))
+    except Malformed:
+        submitted = _started(result)
+    return Run(folder.name, folder, plan, result["status"], submitted, {}, result)
+
+
+def _bad(folder: Path, fault: Malformed | OSError) -> BadFolder:
+    if isinstance(fault, OSError):
+        check_shortage(folder, fault)
+        name = Path(fault.filename).name if fault.filename else "it"
+        return BadFolder(folder.name, folder, f"{name} cannot be opened ({fault.strerror})")
+    return BadFolder(folder.name, folder, str(fault))
+
+
+def _started(result: Mapping[str, Any]) -> float:
+    """When a run started, in seconds since 1970; 0 if unknown."""
+    try:
+        seconds = datetime.fromisoformat(result["started"]).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), LATEST_SECONDS)
+
+
+def _unended_run(folder: Path) -> Run | BadFolder:
+    """The current state of a run that has no result yet."""
+    worker = read_worker(folder)
+    host = foreign_host(worker)
+    alive = bool(host) or has_worker(folder, worker)
+    if not alive and changed(folder / RESULT):  # its worker ended between the two checks
+        return read_run(folder)
+    progress = read_progress(folder)
+    waiting = progress.get("stage", "queued") == "queued"
+    status = ("queued" if waiting else "running") if alive else "interrupted"
+    about = read_plan(folder), status, worker.get("submitted", 0.0), progress
+    return Run(folder.name, folder, *about, None, host, read_inputs(folder))
+
+
+def read_run(folder: Path) -> Run | BadFolder:
+    """The run in a folder. Raises StorageError if the process is out of file descriptors."""
+    try:
+        seen = changed(folder / RESULT)
+        return _ended_run(folder, seen) if seen else _unended_run(folder)
+    except (Malformed, OSError) as fault:
+        return _bad(folder, fault)

@@ -1,0 +1,116 @@
+"""The inputs of a run: everything besides its plan that its figures depend on, and the run id derived from both. No torch.
+
+The same plan on the same inputs is the same run. Files are identified by their bytes, regardless of path and modification time;
+a hub data set is identified by its address and by the revision in the `datasets` cache, where a worker finds it.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.constants import HF_HOME
+
+from offcomp.errors import ModelError, RunError
+from offcomp.files import check_shortage, path_of, read_json
+from offcomp.models.catalogue import ModelInfo
+from offcomp.models.environment import versions
+from offcomp.models.identity import IDENTITY, file_digest
+from offcomp.models.listing import identity_of
+from offcomp.planning.data.calibration_text import BUNDLED, BUNDLED_FILE
+from offcomp.planning.data.task_files import all_files, place_of
+from offcomp.planning.data.tasks import HUB, Task
+from offcomp.planning.plan import Plan
+
+RESULTS_VERSION = 3
+"""Incremented whenever the same plan would give different figures, so that old results are not mistaken for new ones."""
+
+WORDS = {
+    "model": "the files of its model",
+    "calibration": "its calibration text",
+    "tasks": "the examples of its tasks",
+    "environment": "the versions of the libraries",
+}
+"""Input -> its name in messages."""
+
+
+def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
+    """The inputs of a plan as JSON values.
+
+    model    the identity of all files read from the model, `ModelInfo.reads`
+    """
+    return {
+        "identity": IDENTITY,
+        "results": RESULTS_VERSION,
+        "model": model,
+        "calibration": calibration_digest(plan),
+        "tasks": {task.name: [task.version, _task_digests(task)] for task in plan.asked_tasks},
+        "environment": versions(),
+    }
+
+
+def run_id(plan: Plan, inputs: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits, the same for the same plan on the same inputs. The model's location does not matter."""
+    asked = {"plan": plan.to_dict() | {"model": ""}, "inputs": inputs}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None:
+    """Raise RunError unless the loaded model and the files now on disk match the inputs of a run."""
+    try:
+        identity = identity_of(info.model)
+    except ModelError:  # missing, or partially written
+        identity = None
+    now = inputs_of(plan, identity.reads if identity else "") if identity and identity.reads == info.reads else {}
+    differing = [name for name in (now or {"model": ""}) if now.get(name) != inputs.get(name)]
+    if differing:
+        changed = " and ".join(WORDS.get(name, f"its {name}") for name in differing)
+        raise RunError(f"{changed} changed after the run was submitted, so its figures are not valid; run the plan again")
+
+
+def calibration_digest(plan: Plan) -> str:
+    """The sha256 of a plan's calibration text as it is now; empty if it has none, or if it cannot be read."""
+    if not plan.calibrated:
+        return ""
+    text = plan.calibration.text
+    return _digest(BUNDLED_FILE if text == BUNDLED else path_of(text))
+
+
+def _task_digests(task: Task) -> dict[str, str]:
+    """File name -> sha256 of each file a task's examples may come from; for a hub data set, folder -> revision."""
+    if task.data.startswith(HUB):
+        return _cached_revision(task.data.removeprefix(HUB))
+    place = place_of(task)
+    return {} if place is None else {file.name: _digest(file) for file in sorted(all_files(place))}
+
+
+def _cached_revision(address: str) -> dict[str, str]:
+    """CONFIG/VERSION -> revision of the newest copy of OWNER/NAME[/CONFIG] in the `datasets` cache; empty if there is none.
+
+    This is the copy that `datasets` uses offline. The cache layout is OWNER___NAME/CONFIG/VERSION/REVISION.
+    """
+    owner, _, rest = address.partition("/")
+    name, _, config = rest.partition("/")
+    if not owner or not name:
+        return {}
+    snake = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
+    home = os.getenv("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets"
+    places = (Path(home).expanduser() / f"{owner}___{snake}").glob(f"{glob.escape(config) or '*'}/*/*")
+    found = [place for place in places if (read_json(place / "dataset_info.json") or {}).get("config_name") == place.parts[-3]]
+    newest = max(found, key=lambda place: place.stat().st_mtime_ns, default=None)
+    return {} if newest is None else {"/".join(newest.parts[-3:-1]): newest.name}
+
+
+def _digest(file: Path) -> str:
+    """The sha256 of a file; empty if it cannot be read, which the run itself will report."""
+    try:
+        return file_digest(file)
+    except OSError as error:
+        check_shortage(file.parent, error)
+        return ""

@@ -1,0 +1,102 @@
+"""Remove what killed processes left in the home folder: only files made by offcomp that no process is using. No torch.
+
+.NAME.XXXXXXXX.part     a file or a run's folder that was being written; the writer of a file holds its lock
+runs/.ID.former         a run that was about to be replaced by its successor
+runs/.ID.lock           the lock that earlier versions held while starting a run
+runs/ID                 without a plan: an earlier version was about to start a run
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from offcomp.errors import StorageError
+from offcomp.files import read_json, remove_left_over
+from offcomp.runs.claims import foreign_host
+from offcomp.runs.documents import RESULT, WORKER
+from offcomp.runs.start import LOCK, has_worker, remove_folder
+
+FOLDERS = ("digests", "evaluations", "groups", "models", "spectra", "uploads", "views")
+"""The folders of the home, excluding the one of the runs."""
+UNFINISHED = re.compile(r"\..+\.part")
+RUN_ID = re.compile(r"[0-9a-f]{12}")
+FORMER_RUN = re.compile(rf"\.({RUN_ID.pattern})\.former")
+UNFINISHED_RUN = re.compile(rf"\.{RUN_ID.pattern}(\.former)?\.[a-z0-9_]{{8}}\.part")
+FORMER_LOCK = re.compile(rf"\.{RUN_ID.pattern}\.lock")
+EMPTY_SECONDS = 60.0
+"""Earlier versions create the folder of a run shortly before writing its plan."""
+
+
+def sweep(home: Path) -> None:
+    """Remove leftovers from a home folder, and restore a run that was moved aside. The caller holds the `store_lock`.
+
+    Leftovers that cannot be removed stay; they do no harm.
+    """
+    with suppress(OSError):
+        _narrow(home)
+    with suppress(OSError, StorageError):
+        for entry in list((home / "runs").iterdir()):
+            with suppress(OSError, StorageError):
+                _sweep_entry(entry)
+    for name in FOLDERS:
+        for part in (home / name).rglob(".*.part"):
+            remove_left_over(part)
+
+
+def _narrow(home: Path) -> None:
+    """Make the home accessible only to its owner; if it is shared or holds other files too, only offcomp's own folders."""
+    own = [home / name for name in ("runs", *FOLDERS)]
+    others = [entry for entry in home.iterdir() if entry not in own and not entry.name.startswith(".")]
+    shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID) or home.resolve() == Path.home().resolve()
+    for folder in own if others or shared else [home]:
+        with suppress(OSError):  # missing, or owned by someone else
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if mode & 0o077:
+                folder.chmod(mode & ~0o077)
+
+
+def _sweep_entry(entry: Path) -> None:
+    """Remove or restore one entry of the runs folder, if it is a leftover."""
+    name = entry.name
+    if former := FORMER_RUN.fullmatch(name):
+        _sweep_former(entry, entry.with_name(former[1]))
+    elif UNFINISHED_RUN.fullmatch(name) and entry.is_dir():
+        shutil.rmtree(entry)
+    elif FORMER_LOCK.fullmatch(name) or (UNFINISHED.fullmatch(name) and entry.is_file()):
+        remove_left_over(entry)
+    elif entry.is_dir() and not name.startswith("."):
+        _sweep_run(entry)
+
+
+def _sweep_former(former: Path, place: Path) -> None:
+    """Remove a former run that has been replaced; but restore one with a result if its successor died without a result."""
+    if (former / RESULT).exists() and not (place / RESULT).exists() and not is_at_work(place):
+        remove_folder(place)
+    if place.exists():
+        shutil.rmtree(former)
+    else:
+        former.rename(place)
+
+
+def _sweep_run(folder: Path) -> None:
+    names = {entry.name for entry in folder.iterdir()}
+    unfinished = [part for place in (folder, folder / "groups") for part in place.glob(".*.part")]
+    never_planned = RUN_ID.fullmatch(folder.name) and not names - {LOCK, *(part.name for part in unfinished)}
+    if not (unfinished or never_planned) or is_at_work(folder):
+        return
+    for part in unfinished:
+        remove_left_over(part)
+    if never_planned and time.time() - folder.stat().st_mtime > EMPTY_SECONDS:
+        shutil.rmtree(folder)
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether a run's folder may be in use: a worker on this host is alive, or another host claims it. Raises OSError."""
+    worker = read_json(folder / WORKER)
+    claimed = worker if isinstance(worker, dict) else {}
+    return has_worker(folder, claimed) or bool(foreign_host(claimed))

@@ -1,0 +1,241 @@
+"""The manifest of an export, in JSON: the contents of its folder and where they come from. No torch.
+
+DIR/offcomp.json               the manifest: run, plan, original, the ledger of every group, checksums
+DIR/groups/NAME.safetensors    the stored tensors of a group, exactly those in its ledger
+DIR/config.json and so on      dense exports only: every file of the original, with the reconstructions written into its weights
+                               in the dtype of each; an ordinary transformers folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from offcomp.errors import InputError, ModelError, PlanError
+from offcomp.files import read_json
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.safetensors_files import FLOATS, read_header, stored_tensors
+from offcomp.planning.json_fields import is_number, is_text, is_text_list, read_fields
+from offcomp.planning.plan import Group, Plan, members
+
+MANIFEST = "offcomp.json"
+MANIFEST_SCHEMA = 1
+DTYPES = FLOATS | {"I8": "int8", "U8": "uint8"}
+HEADER_LENGTH_BYTES = 8
+NAMED_FAULTS = 3
+
+
+@dataclass(frozen=True)
+class StoredGroup:
+    """What is stored for a group of the plan.
+
+    form        the decoder that turns the tensors into one matrix (rows, cols) of vertically stacked members
+    ledger      every tensor: name, shape, dtype, bytes
+    """
+
+    name: str
+    file: str
+    form: str
+    rows: int
+    cols: int
+    num_parameters: int
+    num_bytes: int
+    original_parameters: int
+    original_bytes: int
+    relative_error: float
+    ledger: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of an export and where they come from.
+
+    offcomp     version that wrote it
+    run         id of the run
+    original    the model that was compressed, listing only the modules of the plan
+    sizes       parameters, bytes and ratios before and after, for the three denominators of a run
+    dense       whether the folder also holds the whole model with the reconstructions
+    files       path in the folder -> bytes and sha256
+    left_out    files of the original that a dense export omits, as paths relative to the original's folder
+    """
+
+    offcomp: str
+    run: str
+    plan: Plan
+    original: ModelInfo
+    groups: tuple[StoredGroup, ...]
+    num_parameters: int
+    num_bytes: int
+    sizes: Mapping[str, Any]
+    dense: bool
+    files: Mapping[str, Mapping[str, Any]]
+    left_out: tuple[str, ...] = ()
+
+    def planned(self, group: StoredGroup) -> Group:
+        """The group as defined in the plan."""
+        return next(planned for planned in self.plan.groups if planned.name == group.name)
+
+    def members(self, group: StoredGroup) -> tuple[ModuleSpec, ...]:
+        """The modules of a group, in the order in which they are stacked."""
+        return tuple(members(self.planned(group), self.original))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        groups = [asdict(group) | {"ledger": list(group.ledger)} for group in self.groups]
+        parts = {"plan": self.plan.to_dict(), "original": self.original.to_dict(), "groups": groups}
+        parts["left_out"] = list(self.left_out)
+        return {"schema": MANIFEST_SCHEMA} | values | parts
+
+    @staticmethod
+    def from_dict(document: Any) -> Manifest:
+        """Read a manifest. Raises InputError with one clause for each field that is wrong."""
+        if not isinstance(document, dict):
+            raise InputError("it is not a JSON object")
+        if document.get("schema") != MANIFEST_SCHEMA:
+            raise InputError(f"its schema is {document.get('schema')!r}, and this version reads {MANIFEST_SCHEMA}")
+        faults: list[str] = []
+        stated = {name: value for name, value in document.items() if name != "schema"}
+        values = read_fields(Manifest, stated, "it", MANIFEST_TYPES, faults, parts=PARTS)
+        entries = [read_fields(StoredGroup, entry, "a group", GROUP_TYPES, faults) for entry in values.get("groups", ())]
+        if faults:
+            raise InputError(" ".join(faults[:NAMED_FAULTS]).rstrip("."))
+        try:
+            parts = {"plan": Plan.from_dict(values["plan"]), "original": ModelInfo.from_dict(values["original"])}
+        except (PlanError, ModelError) as error:
+            raise InputError(str(error).rstrip(".")) from None
+        found = Manifest(**values | parts | {"groups": tuple(StoredGroup(**entry) for entry in entries)})
+        found.check_names()
+        return found
+
+    def check_names(self) -> None:
+        """Check that the groups are those of the plan and that all files are inside the folder. Raises InputError."""
+        if [group.name for group in self.groups] != [group.name for group in self.plan.groups]:
+            raise InputError("its groups are not those of its plan")
+        for name in [*self.files, *(group.file for group in self.groups)]:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise InputError(f"it names the file {name!r}, which is not in the folder")
+        for group in self.groups:
+            self.members(group)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def _is_ledger(value: Any) -> bool:
+    return _is_objects(value) and all(
+        is_text(entry.get("name"))
+        and isinstance(entry.get("shape"), list)
+        and all(map(_is_count, entry["shape"]))
+        and is_text(entry.get("dtype"))
+        and _is_count(entry.get("bytes"))
+        for entry in value
+    )
+
+
+def _is_model(value: Any) -> bool:
+    """Whether a value has the model fields that shapes are computed from; `ModelInfo.from_dict` checks the rest."""
+    return isinstance(value, dict) and all(
+        _is_count(spec.get("rows")) and _is_count(spec.get("cols")) and is_text(spec.get("name")) and is_text(spec.get("path"))
+        for spec in (value.get("modules", []) if _is_objects(value.get("modules", [])) else [{}])
+    )
+
+
+def _is_files(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(mark, dict) and set(mark) == {"bytes", "sha256"} for mark in value.values()
+    )
+
+
+COUNT = (_is_count, "a whole number of 0 or more")
+TEXT = (is_text, "a text")
+OBJECT = (lambda value: isinstance(value, dict), "a JSON object")
+MANIFEST_TYPES = {
+    "offcomp": TEXT,
+    "run": TEXT,
+    "plan": OBJECT,
+    "original": (_is_model, "the listing of a model"),
+    "groups": (_is_objects, "a list of groups"),
+    "num_parameters": COUNT,
+    "num_bytes": COUNT,
+    "sizes": OBJECT,
+    "dense": (lambda value: isinstance(value, bool), "true or false"),
+    "files": (_is_files, "bytes and sha256 by file"),
+    "left_out": (is_text_list, "a list of files"),
+}
+PARTS = ("plan", "original", "groups")
+GROUP_TYPES = {
+    **dict.fromkeys(("name", "file", "form"), TEXT),
+    **dict.fromkeys(("rows", "cols", "num_parameters", "num_bytes", "original_parameters", "original_bytes"), COUNT),
+    "relative_error": (is_number, "a number"),
+    "ledger": (_is_ledger, "a list of tensors, each with name, shape, dtype and bytes"),
+}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an export. Raises InputError if it is missing or cannot be read."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give one that 'offcomp export' wrote")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} has no {MANIFEST}; give a folder that 'offcomp export' wrote")
+    try:
+        return Manifest.from_dict(read_json(path))
+    except (InputError, RecursionError) as error:
+        raise InputError(f"{path} is not a valid export manifest: {error}; export the run again") from None
+
+
+def file_mark(file: Path) -> dict[str, Any]:
+    """Bytes and sha256 of a file."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+Tensors = Mapping[str, tuple[tuple[int, ...], str, int]]
+"""Name -> shape, dtype, bytes."""
+
+
+def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
+    """Differences between a group's file and its ledger, one clause each: every tensor, their total, and the payload size."""
+    file, where = folder / group.file, f"group {group.name!r}"
+    try:
+        stored = stored_tensors([file])
+        payload = file.stat().st_size - HEADER_LENGTH_BYTES - len(read_header(file))
+    except (ModelError, OSError) as error:
+        return [f"{where} cannot be read: {str(error).rstrip('.')}"]
+    found = {name: (part.shape, DTYPES.get(part.dtype, part.dtype), part.end - part.start) for name, part in stored.items()}
+    listed = {entry["name"]: (tuple(entry["shape"]), entry["dtype"], entry["bytes"]) for entry in group.ledger}
+    faults = _tensor_faults(where, found, listed)
+    total = sum(entry["bytes"] for entry in group.ledger)
+    if total != group.num_bytes:
+        faults.append(f"{where} claims {group.num_bytes:,} bytes, but the tensors of its ledger have {total:,}")
+    if payload != group.num_bytes:
+        faults.append(f"{where} claims {group.num_bytes:,} bytes, but {group.file} holds {payload:,} bytes of tensors")
+    return faults
+
+
+def _tensor_faults(where: str, found: Tensors, listed: Tensors) -> list[str]:
+    """Tensors that are stored but not listed, listed but not stored, or stored with another shape, dtype or size."""
+    lacking = [f"{where} lacks the tensor {name!r} of its ledger" for name in listed if name not in found]
+    unlisted = [f"{where} stores the tensor {name!r}, which its ledger lacks" for name in found if name not in listed]
+    other = [
+        f"{where} stores {name!r} as {_words(found[name])}, but its ledger says {_words(listed[name])}"
+        for name in listed
+        if name in found and listed[name] != found[name]
+    ]
+    return [*lacking, *unlisted, *other]
+
+
+def _words(tensor: tuple[tuple[int, ...], str, int]) -> str:
+    shape, dtype, size = tensor
+    return f"{' x '.join(map(str, shape))} {dtype} in {size:,} bytes"

@@ -1,0 +1,150 @@
+"""Start a run: create its folder under a temporary name with its worker's lock held, then rename it into place. No torch.
+
+    runs/.ID.XXXXXXXX.part     the folder while it is being created; its worker waits until it has its final name
+    runs/.ID.former            the folder of the former run with that id, until the new one has replaced it
+
+Other processes therefore never see a partial run, or one without a worker. If any step fails, the former run is restored and
+nothing else is left behind. Hold the `store_lock` to change folders of runs. Leftovers of killed processes are swept at the
+next start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from offcomp import files
+from offcomp.files import PART, private_folder
+from offcomp.runs.claims import claim, is_alive
+from offcomp.runs.documents import INPUTS, PLAN, WORKER
+
+LOG, LOCK = "log.txt", "worker.lock"
+FORMER = ".former"
+STORE_LOCK = ".lock"
+STORE_SECONDS = 30.0
+PARENT_VARIABLE, LOCK_VARIABLE = "OFFCOMP_PARENT", "OFFCOMP_LOCK"
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+"""Keep a worker's threads from spin-waiting: next to another busy process that would make them a hundred times slower."""
+
+
+@contextmanager
+def store_lock(runs: Path, seconds: float = STORE_SECONDS) -> Iterator[None]:
+    """Hold the exclusive right to add, replace or remove folders of runs. Raises OSError, within `seconds` if locked."""
+    private_folder(runs)
+    with files.locked(runs / STORE_LOCK, seconds):
+        yield
+
+
+def start_run(place: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Start a worker on a plan in the folder `place`, replacing any former run there. The caller holds the `store_lock`.
+
+    Raises OSError if a step fails; the previous state is then restored.
+    """
+    made = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=PART, dir=place.parent))
+    worker = None
+    try:
+        _write(made / PLAN, plan)
+        _write(made / INPUTS, inputs)
+        lock = files.open_lock(made / LOCK)
+        try:
+            files.take_lock(lock)
+            worker = start_worker(place, made / LOG, lock)
+        finally:
+            os.close(lock)  # the worker still holds it
+        _write(made / WORKER, claim(worker.pid) | {"submitted": time.time()})
+        _put(made, place)
+    except BaseException:
+        if worker is not None:
+            worker.kill()
+            worker.wait()
+        _take_back(made, place)
+        raise
+    with suppress(OSError):  # if this fails, it is swept later
+        remove_folder(former_of(place))
+
+
+def _write(file: Path, document: Mapping[str, Any]) -> None:
+    """Write a file in a folder that is not visible to others yet."""
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
+        json.dump(document, stream, indent=1, allow_nan=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def start_worker(place: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
+    """Start `python -m offcomp.runs.worker PLACE` in a new session; it holds the lock until it exits.
+
+    The worker exits with its parent (it compares OFFCOMP_PARENT with its parent's id), so it cannot keep running unnoticed.
+    """
+    environment = PATIENT_THREADS | os.environ | {PARENT_VARIABLE: str(os.getpid()), LOCK_VARIABLE: str(lock)}
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "offcomp.runs.worker", str(place)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment | {"HF_HUB_OFFLINE": "1"},
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(output)
+
+
+def has_worker(folder: Path, worker: Mapping[str, Any]) -> bool:
+    """Whether a worker on this host, as named in worker.json, is working in a run's folder. Raises OSError."""
+    lock = folder / LOCK
+    return files.is_locked(lock) or (not lock.exists() and is_alive(worker))
+
+
+def former_of(place: Path) -> Path:
+    """Temporary path of a run's folder while its successor replaces it."""
+    return place.with_name(f".{place.name}{FORMER}")
+
+
+def _put(made: Path, place: Path) -> None:
+    """Rename a folder to its final name; the folder that had this name is moved to `former_of`."""
+    former = former_of(place)
+    if place.exists():
+        place.rename(former)
+    made.rename(place)
+
+
+def _take_back(made: Path, place: Path) -> None:
+    """Undo a start that failed at any step, and move the former run back."""
+    if made.exists():
+        _remove_made(made)
+    else:
+        with suppress(OSError):  # if this fails, the next sweep restores the former run
+            remove_folder(place)
+    former = former_of(place)
+    if former.exists() and not place.exists():
+        former.rename(place)
+
+
+def _remove_made(made: Path) -> None:
+    """Remove a folder that never got its final name; file by file, since walking it would need file descriptors."""
+    for name in (PLAN, INPUTS, WORKER, LOG, LOCK):
+        with suppress(OSError):
+            (made / name).unlink()
+    with suppress(OSError):
+        made.rmdir()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove the folder of a run: rename it first, then delete its files. Raises OSError if it cannot be renamed."""
+    if not folder.exists():
+        return
+    gone = Path(tempfile.mkdtemp(prefix=f".{folder.name.strip('.')}.", suffix=PART, dir=folder.parent))
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)

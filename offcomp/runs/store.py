@@ -1,0 +1,170 @@
+"""Runs on disk: one folder each, written atomically, readable by several processes at once. No torch.
+
+    RUN/plan.json       the plan
+    RUN/inputs.json     its inputs: model, calibration text, examples, versions
+    RUN/worker.json     who works on it: host, process id, process start; time of submission
+    RUN/worker.lock     locked by the worker until it exits
+    RUN/progress.json   stage, fraction, remaining seconds, while it works
+    RUN/cancel          present after a request to cancel
+    RUN/groups/         the stored tensors of the compressed groups
+    RUN/run.json        the result, written last
+    RUN/log.txt         output of the worker
+
+The status is derived from these files and from whether the lock is held; no state is kept in memory. A run's id is a digest of
+its plan and its inputs (`offcomp.runs.inputs`), so that the same plan on the same inputs is the same run. A folder that cannot
+be read is a `BadFolder` and does not affect the others.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from offcomp.errors import InputError, PlanError, RunError, StorageError
+from offcomp.files import home_folder, storage_error, write_json
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.plan import Plan, validate
+from offcomp.planning.sizes import predict, resolved
+from offcomp.runs.documents import PLAN, RESULT
+from offcomp.runs.folders import OF_A_SAMPLE, BadFolder, Run, read_run
+from offcomp.runs.inputs import inputs_of, run_id
+from offcomp.runs.leftovers import is_at_work, sweep
+from offcomp.runs.start import remove_folder, start_run, store_lock
+
+__all__ = ["OF_A_SAMPLE", "BadFolder", "Run", "RunStore", "check"]
+
+FREE_BYTES_NEEDED = 20_000_000
+
+
+class RunStore:
+    """All runs of a home folder."""
+
+    def __init__(self, home: Path | None = None):
+        self.home = home or home_folder()
+        self.folder = self.home / "runs"
+
+    def get(self, name: str) -> Run:
+        """The run with this id. Raises InputError if there is none, or if its folder cannot be read."""
+        folder = self.folder / name
+        if not name or name.startswith(".") or Path(name).name != name or not os.path.isdir(folder):  # noqa: PTH112  # any text
+            raise InputError(f"there is no run {name!r} in {self.folder}; 'offcomp runs' lists them")
+        run = read_run(folder)
+        if isinstance(run, BadFolder):
+            gone = f"{name} has just been removed; 'offcomp runs' lists the others"
+            raise InputError(f"run {run if folder.is_dir() else gone}")
+        return run
+
+    def listing(self) -> tuple[list[Run], list[BadFolder]]:
+        """Every run, newest first, and every folder that cannot be read as a run, sorted by name. Raises StorageError."""
+        try:
+            folders = [Path(entry.path) for entry in os.scandir(self.folder) if entry.name[0] != "." and entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return [], []
+        except OSError as error:
+            raise storage_error(self.folder, error, "read") from None
+        found = [read_run(folder) for folder in folders]
+        runs = sorted((run for run in found if isinstance(run, Run)), key=lambda run: run.submitted, reverse=True)
+        bad = (bad for bad in found if isinstance(bad, BadFolder) and bad.folder.is_dir())  # skip folders removed meanwhile
+        return runs, sorted(bad, key=lambda bad: bad.name)
+
+    def all(self) -> list[Run]:
+        """Every run that can be read, newest first. Raises StorageError."""
+        return self.listing()[0]
+
+    def submit(self, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
+        """Start a plan, or return its run if it is done or in progress (`again` restarts a run that has ended).
+
+        A failed start leaves everything as it was. Raises PlanError if the plan is faulty or infeasible, StorageError
+        if it cannot be started, RunError if another host is working on it.
+        """
+        check(plan, info)
+        inputs = inputs_of(plan, info.reads)
+        place = self.folder / run_id(resolved(plan, info), inputs)
+        with self._changing("start a run in"):
+            sweep(self.home)
+            run = read_run(place) if place.is_dir() else None
+            if isinstance(run, Run) and (not run.ended or (run.status == "done" and not again)):
+                _leave_to_its_host(run)
+                _name_model(run, plan.model)
+            elif isinstance(run, BadFolder) and is_at_work(place):
+                raise RunError(f"run {place.name} is in progress but cannot be read; wait for it, or end its process")
+            else:
+                self._check_space(plan, info)
+                start_run(place, plan.to_dict(), inputs)
+        return self.get(place.name)
+
+    def sweep(self) -> None:
+        """Remove leftovers of killed processes (`runs.leftovers`), unless another process is changing runs. Raises OSError."""
+        if self.home.is_dir():
+            with suppress(TimeoutError), store_lock(self.folder, 0.0):
+                sweep(self.home)
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """Hold the exclusive right to change folders of runs. An OSError becomes a StorageError."""
+        try:
+            with store_lock(self.folder):
+                yield
+        except OSError as error:
+            raise storage_error(self.folder, error, what) from None
+
+    def _check_space(self, plan: Plan, info: ModelInfo) -> None:
+        needed = FREE_BYTES_NEEDED + sum(group.num_bytes for group in predict(plan, info).groups)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:  # round one down and the other up, so that they differ
+            raise StorageError(
+                f"{self.folder} has {math.floor(free / 1e6)} MB free but the run needs {math.ceil(needed / 1e6)} MB; "
+                "free some space, or set OFFCOMP_HOME to a folder on another disk"
+            )
+
+    def cancel(self, name: str) -> None:
+        """Ask a run to stop; its worker stops within a second. Raises StorageError."""
+        run = self.get(name)
+        if not run.ended:
+            try:
+                (run.folder / "cancel").touch(mode=0o600)
+            except OSError as error:
+                raise storage_error(run.folder, error) from None
+
+    def delete(self, name: str) -> None:
+        """Remove an ended run and all its files. Raises RunError if it has not ended."""
+        with self._changing("remove a run from"):
+            run = self.get(name)
+            _leave_to_its_host(run)
+            if not run.ended:
+                raise RunError(f"run {name} is {run.status}; cancel it before deleting it")
+            remove_folder(run.folder)
+
+
+def _name_model(run: Run, model: str) -> None:
+    """Update a finished run to the name its model was last requested by, since the folder it had before may be gone.
+
+    The run's id guarantees that both are the same model at this moment.
+    """
+    if run.result is None or run.plan.model == model:
+        return
+    result = run.result | {"plan": run.result["plan"] | {"model": model}, "model": run.result["model"] | {"name": model}}
+    write_json(run.folder / PLAN, replace(run.plan, model=model).to_dict())
+    write_json(run.folder / RESULT, result)
+
+
+def _leave_to_its_host(run: Run | None) -> None:
+    """Raise RunError for a run that another host is working on: from here its process cannot be checked."""
+    if run and run.host:
+        raise RunError(
+            f"run {run.id} is in progress on {run.host}, which shares this folder of runs; wait for it or cancel it, or, if "
+            f"nothing is working on it there any more, remove {run.folder}"
+        )
+
+
+def check(plan: Plan, info: ModelInfo) -> None:
+    """Raise PlanError listing everything that would keep a plan from running."""
+    validate(plan, info)
+    faults = [f"group {group.name!r}: {group.note}." for group in predict(plan, info).groups if group.form == "infeasible"]
+    if faults:
+        raise PlanError(faults)

@@ -1,0 +1,237 @@
+"""Check that an export matches its manifest by re-reading, decoding and measuring its files.
+
+Five checks: the files match their checksums; the ledgers match the stored tensors, byte for byte; every group decodes to a
+finite matrix of its shape; the errors against the original match the manifest; the dense model is the original with exactly
+these matrices in it. If the original cannot be loaded, the checks that need it are skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isclose
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from offcomp.errors import InputError, ModelError, OffcompError
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.identity import is_content
+from offcomp.models.loading import LoadedModel, load
+from offcomp.models.weights import read, write
+from offcomp.numerics.reconstruction_error import reconstruction_error
+from offcomp.numerics.storage import num_not_finite
+from offcomp.planning.grouping import group_shape
+from offcomp.runs.compress import in_own_dtype, load_group, unstack
+from offcomp.runs.manifest import Manifest, StoredGroup, file_mark, ledger_faults, read_manifest
+
+ERROR_TOLERANCE = 1e-4  # relative: other machines sum in another order
+ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
+"""Absolute differences between relative errors that rounding to a dtype can explain."""
+SAME_WEIGHT = {"float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
+"""Relative error up to which two decodings count as equal: on another machine a value may round the other way."""
+DECODING_FAULTS = (OffcompError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+"""What reading and decoding raise for tensors that do not fit their form."""
+
+
+@dataclass
+class Check:
+    """The outcome of one check: what was checked, a clause for each fault, or why it was skipped."""
+
+    name: str
+    about: str
+    faults: list[str] = field(default_factory=list)
+    left_out: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        """None if it was not checked."""
+        return None if self.left_out else not self.faults
+
+
+def verify(folder: Path, original: str | None = None) -> list[Check]:
+    """Check an export. `original` is the location of the original model, if not the one in the manifest.
+
+    Raises InputError if there is no manifest, or if `original` is given but cannot be loaded or is another model.
+    """
+    manifest = read_manifest(folder)
+    damaged = file_faults(folder, manifest)
+    about = f"{len(manifest.files)} files, bytes and checksum"
+    files = Check("files", about, [f"{name} {clause}" for name, clause in damaged.items()])
+    ledger = Check("ledger", f"{manifest.num_bytes:,} bytes of tensors", total_faults(manifest))
+    whole = []
+    for group in manifest.groups:
+        faults = ledger_faults(folder, group)
+        ledger.faults += faults
+        if not faults and group.file not in damaged:
+            whole.append(group)
+    contents = _Contents(folder, manifest, original)
+    for group in whole:
+        contents.check(group)
+    contents.finish()
+    return [files, ledger, contents.decoding, contents.errors, contents.dense]
+
+
+def file_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """File -> what is wrong with it, as a clause that follows its name."""
+    faults = {group.file: "has no checksum" for group in manifest.groups if group.file not in manifest.files}
+    for name, said in manifest.files.items():
+        try:
+            found = file_mark(folder / name)
+        except OSError as error:
+            faults[name] = f"cannot be read: {error.strerror}"
+            continue
+        if found["bytes"] != said["bytes"]:
+            faults[name] = f"has {found['bytes']} bytes, not {said['bytes']}"
+        elif found["sha256"] != said["sha256"]:
+            faults[name] = f"has been modified: its sha256 begins with {found['sha256'][:12]}"
+    return faults
+
+
+def total_faults(manifest: Manifest) -> list[str]:
+    """Totals that differ from the sums over the groups."""
+    sums = {name: sum(getattr(group, name) for group in manifest.groups) for name in ("num_parameters", "num_bytes")}
+    return [
+        f"the total {name} is {getattr(manifest, name):,}, but the groups have {found:,} in total"
+        for name, found in sums.items()
+        if found != getattr(manifest, name)
+    ]
+
+
+class _Contents:
+    """The checks that decode groups, one at a time, so that only the two models and one group are in memory."""
+
+    def __init__(self, folder: Path, manifest: Manifest, original: str | None):
+        self.folder = folder
+        self.manifest = manifest
+        self.decoding, self.errors, self.dense = Check("decoding", ""), Check("errors", ""), Check("dense model", "")
+        self.original = self._load_original(original)
+        self.model = self._load_dense()
+        self._decoded: list[StoredGroup] = []
+        self._open = set(manifest.original.modules)  # modules whose weights have not been found correct
+
+    def _load_original(self, given: str | None) -> LoadedModel | None:
+        """The model that was compressed, or None with the reason recorded in the check of errors."""
+        said = self.manifest.original
+        try:
+            loaded = load(given or said.model)
+            if is_content(said.fingerprint) and loaded.info.fingerprint != said.fingerprint:
+                raise ModelError(f"{loaded.info.model} is not the model that was compressed: its files differ")
+        except ModelError as error:
+            if given:
+                raise
+            self.errors.left_out = f"{str(error).rstrip('.')}; name the original with --original"
+            return None
+        return loaded
+
+    def _load_dense(self) -> LoadedModel | None:
+        """The whole model in the folder; None if there is none, or if it cannot be loaded, which is a fault."""
+        if not self.manifest.dense:
+            self.dense.left_out = "the export holds only the stored tensors"
+            return None
+        try:
+            return load(str(self.folder.resolve()))
+        except ModelError as error:
+            self.dense.faults.append(str(error).rstrip("."))
+            return None
+
+    def check(self, group: StoredGroup) -> None:
+        """Decode a group, then measure its error and compare it with the dense model."""
+        specs = self.manifest.members(group)
+        try:
+            matrices = in_own_dtype(unstack(self._decode(group, specs), specs, self.manifest.planned(group).stack))
+        except DECODING_FAULTS as error:
+            self.decoding.faults.append(f"group {group.name!r} cannot be decoded: {str(error) or type(error).__name__}")
+            return
+        self._decoded.append(group)
+        if self.original:
+            self._compare_error(self.original.model, group, matrices)
+        if self.model:
+            for spec, part in matrices.items():
+                self._compare_weight(self.model.model, spec, part)
+        if self.original:
+            for spec, part in matrices.items():
+                write(self.original.model, spec, part)
+
+    def _decode(self, group: StoredGroup, specs: Sequence[ModuleSpec]) -> Tensor:
+        """The matrix (rows, cols) of a group. Raises one of DECODING_FAULTS if it does not match the manifest."""
+        saved, compressed = load_group(self.folder / group.file)
+        planned = self.manifest.planned(group)
+        said = {"name": group.name, "form": group.form, "rows": group.rows, "cols": group.cols}
+        said |= {"modules": list(planned.modules), "stack": planned.stack, "method": planned.method}
+        for key, value in said.items():
+            if saved.get(key) != value:
+                raise InputError(f"its file gives {key} as {saved.get(key)!r}, but the manifest as {value!r}")
+        if compressed.stored.num_parameters != group.num_parameters:
+            raise InputError(f"it stores {compressed.stored.num_parameters:,} parameters, not {group.num_parameters:,}")
+        matrix = compressed.reconstruct()
+        for shape in (group_shape(specs, planned.stack), (group.rows, group.cols)):
+            if tuple(matrix.shape) != shape:
+                raise InputError(f"it decodes to a matrix of {tuple(matrix.shape)}, not {shape}")
+        bad = num_not_finite(matrix)
+        if bad:
+            raise InputError(f"{bad} of its values are not finite")
+        return matrix
+
+    def _compare_error(self, original: nn.Module, group: StoredGroup, matrices: Mapping[ModuleSpec, Tensor]) -> None:
+        found = reconstruction_error([(read(original, spec), part) for spec, part in matrices.items()]).relative_error
+        rounding = max(ROUNDING[spec.dtype] for spec in matrices)
+        if not isclose(found, group.relative_error, rel_tol=ERROR_TOLERANCE, abs_tol=rounding):
+            self.errors.faults.append(
+                f"group {group.name!r} has the relative error {found:.6g}, but the manifest says {group.relative_error:.6g}"
+            )
+
+    def _compare_weight(self, model: nn.Module, spec: ModuleSpec, decoded: Tensor) -> None:
+        """Check that the dense model holds the decoded matrix, not the original one, at each of its paths."""
+        try:
+            weight = read(model, spec)
+            copies = [path for path in spec.tied if not torch.equal(model.get_parameter(path), model.get_parameter(spec.path))]
+        except (ModelError, AttributeError) as error:
+            self.dense.faults.append(f"{spec.name} is missing: {error}")
+            return
+        exact = read(self.original.model, spec) if self.original else decoded
+        if torch.equal(weight, exact) and not torch.equal(exact, decoded):
+            self.dense.faults.append(f"{spec.name} is still the original, not compressed")
+        elif not _same(decoded, weight, SAME_WEIGHT[spec.dtype]):
+            self.dense.faults.append(f"{spec.name} is not the stored matrix")
+        elif copies:
+            self.dense.faults.append(f"{copies[0]} does not hold the values of {spec.name}, to which it is tied")
+        else:
+            self._open.discard(spec)
+
+    def finish(self) -> None:
+        """Check the weights outside all groups, and record how many groups were checked (not those with damaged files)."""
+        self._check_rest()
+        groups = f"{len(self._decoded)} of {len(self.manifest.groups)} groups"
+        self.decoding.about = f"shapes and finite values of {groups}"
+        sampled = (
+            "" if is_content(self.manifest.original.fingerprint) else ", which the manifest identifies by a sample of weights"
+        )
+        self.errors.about = f"relative error of {groups} against the original{sampled}"
+        self.dense.about = f"the original with the matrices of {groups} in it"
+        if not self._decoded:
+            for check in (self.decoding, self.errors):
+                check.left_out = "" if check.faults else check.left_out or "no group could be decoded"
+
+    def _check_rest(self) -> None:
+        """Compare the dense model with the original holding the decoded groups: all other weights must match bit for bit."""
+        if not self.original or not self.model:
+            return
+        own = dict(self.model.model.named_parameters(remove_duplicate=False))
+        told = {path for spec in self._open for path in (spec.path, *spec.tied)}
+        specs = self.manifest.original.modules
+        compressed = {path: SAME_WEIGHT[spec.dtype] for spec in specs for path in (spec.path, *spec.tied)}
+        for path, expected in self.original.model.named_parameters(remove_duplicate=False):
+            if path not in own:
+                self.dense.faults.append(f"{path} is missing")
+            elif path not in told and not _same(expected, own[path], compressed.get(path, 0.0)):
+                self.dense.faults.append(f"{path} differs from the original although no group compresses it")
+
+
+def _same(expected: Tensor, found: Tensor, tolerance: float) -> bool:
+    """Whether a weight equals the expected one up to this relative error."""
+    if torch.equal(expected, found):
+        return True
+    return tolerance > 0 and reconstruction_error([(expected, found)]).relative_error <= tolerance

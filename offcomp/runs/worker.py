@@ -1,0 +1,218 @@
+"""The worker: `python -m offcomp.runs.worker RUN_DIR` executes RUN_DIR/plan.json, and writes RUN_DIR/run.json last."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offcomp.errors import OffcompError, RunError
+from offcomp.files import storage_error
+from offcomp.methods import make_method
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.listing import model_info
+from offcomp.numerics.accounting import Size
+from offcomp.numerics.memory import give_back_free_memory, give_back_large_blocks_at_once
+from offcomp.planning.cost import FLOAT32_BYTES, estimate, free_memory
+from offcomp.planning.json_checks import Malformed
+from offcomp.planning.plan import Group, Plan, members
+from offcomp.planning.size_notes import size_notes
+from offcomp.planning.sizes import model_sizes, predict
+from offcomp.runs.documents import read_inputs
+from offcomp.runs.inputs import check_inputs, inputs_of
+from offcomp.runs.worker_process import Worker, hold_lock, slot
+
+if TYPE_CHECKING:
+    from offcomp.evaluation import OpenTask
+    from offcomp.models.loading import LoadedModel
+    from offcomp.runs.calibration import Calibration, GroupHints
+    from offcomp.runs.compress import SavedGroup
+
+log = logging.getLogger("offcomp")
+
+NOTICEABLE_ERROR = 1e-3
+SMALL_SHARE = 0.25
+"""A model of at most this share of the free memory stays loaded, and statistics of text may use the same amount."""
+
+
+def work(worker: Worker) -> dict[str, Any]:
+    """Load, compress, evaluate. Returns the fields of run.json, excluding the groups."""
+    plan = worker.plan
+    info = model_info(plan.model, worker.folder.parent.parent)
+    worker.expect(estimate(plan, info, predict(plan, info)).stages)
+    with worker.stage("load the model"):
+        from offcomp.evaluation import open_task
+        from offcomp.models.loading import load
+        from offcomp.models.parking import StoredMatrices, offloaded
+        from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
+
+        loaded = load(plan.model)
+    inputs = read_inputs(worker.folder) or inputs_of(plan, loaded.info.reads)
+    check_inputs(plan, loaded.info, inputs)
+    tasks = []
+    cache = worker.folder.parent.parent / "evaluations"
+    for task in plan.asked_tasks:
+        with worker.stage(f"score the original on {task.name}") as report:
+            opened = open_task(task, loaded, seed=plan.seed, cache=cache)
+            opened.prepare(report)
+            tasks.append(opened)
+    compressed: list[SavedGroup] = []
+    stays, specs = _is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
+    source = loaded.model if stays else StoredMatrices(loaded, specs)
+    calibration = _calibration(plan, loaded, stays=stays)
+    with nullcontext() if stays else calibration.offloaded() if calibration else offloaded(loaded):
+        for group in plan.groups:
+            with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
+                result = compress_group(
+                    source, loaded.info, group, hints=hints, seed=plan.seed, report=report, measure_outputs=not stays
+                )
+                check_finite(result)
+                path = save_group(result, worker.groups_folder, make_folder=False)
+            compressed.append(SavedGroup(path, result.members, result.stacking))
+            worker.groups.append(result.figures)
+            del result  # it is on disk
+            give_back_free_memory()
+    if calibration and stays:
+        with worker.stage("measure outputs on text"):
+            add_output_errors(calibration, compressed, worker.groups)
+    scores = _evaluate(worker, loaded, tasks, compressed)
+    try:
+        check_inputs(plan, loaded.info, inputs)
+    except RunError:
+        worker.groups.clear()  # figures valid for neither the old files nor the new ones
+        raise
+    stored = [
+        (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
+    ]
+    info = loaded.info
+    about = {name: getattr(info, name) for name in ("family", "fingerprint", "reads", "dtype", "unlisted")}
+    model = {"name": info.model, **about, "sizes": model_sizes(stored, info)}
+    return {"model": model, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
+
+
+def _is_small(info: ModelInfo) -> bool:
+    """Whether a model takes a small share of the free memory, so that it can stay loaded."""
+    return FLOAT32_BYTES * info.num_parameters <= SMALL_SHARE * (free_memory() or 0)
+
+
+def _calibration(plan: Plan, loaded: LoadedModel, *, stays: bool) -> Calibration | None:
+    """The calibration of a run, if a group needs one."""
+    if not plan.calibrated:
+        return None
+    from offcomp.runs.calibration import Calibration
+
+    asked = plan.calibration
+    found = asked.read(plan.seed)
+    largest = max(sum(spec.num_parameters for spec in members(group, loaded.info)) for group in plan.groups)
+    return Calibration(
+        loaded,
+        found.texts,
+        max_tokens=asked.max_tokens,
+        special_tokens=asked.special_tokens,
+        weighting=asked.weighting,
+        seed=plan.seed,
+        rows=found.rows,
+        cache_bytes=int(SMALL_SHARE * (free_memory() or 0)) if stays else FLOAT32_BYTES * largest // 2,
+        ahead=_calibrated_members(plan, loaded.info) if stays else (),
+    )
+
+
+def _calibrated_members(plan: Plan, info: ModelInfo) -> list[ModuleSpec]:
+    """Members of the groups whose methods need statistics."""
+    groups = [group for group in plan.groups if make_method(group.method, group.options).calibrated]
+    return [spec for group in groups for spec in members(group, info)]
+
+
+@contextmanager
+def _hints(calibration: Calibration | None, group: Group, compressed: list[SavedGroup]) -> Iterator[GroupHints | None]:
+    """The hints of a group, if the run is calibrated."""
+    if calibration is None:
+        yield None
+        return
+    specs = members(group, calibration.loaded.info)
+    with calibration.hints(specs, group.stack, lambda: (each.reconstructions for each in compressed)) as hints:
+        yield hints
+
+
+def _evaluate(
+    worker: Worker,
+    loaded: LoadedModel,
+    tasks: list[OpenTask],
+    compressed: list[SavedGroup],
+) -> dict[str, Any]:
+    """Scores by task of the model with every group's reconstruction in it. This overwrites the original weights."""
+    from offcomp.models.weights import replace
+
+    scores = {}
+    for group in compressed:
+        replace(loaded.model, group.reconstructions)
+        give_back_free_memory()
+    for opened in tasks:
+        with worker.stage(f"evaluate {opened.task.name}") as report:
+            scores[opened.task.name] = opened.compare(report)
+    _check_changed(worker.groups, scores)
+    return scores
+
+
+def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None:
+    """Raise RunError if the weights changed but all answers are bit-identical: the model was not really compressed."""
+    error = max((group["relative_error"] for group in groups), default=0.0)
+    if error > NOTICEABLE_ERROR and scores and all(score["unchanged"] for score in scores.values()):
+        raise RunError(
+            f"the compressed weights differ from the original by up to {error:.2%}, but all answers are bit-identical, "
+            "so the model does not use them; choose modules that it uses in these tasks"
+        )
+
+
+def _sentence(folder: Path, error: OSError) -> str:
+    """Describe an operating-system error: the run could not use an input file, or could not write to its own folder."""
+    if error.errno is None:  # raised by a library
+        return f"{error}. The run's log.txt has the details."
+    name = error.filename
+    if isinstance(name, str | bytes) and not Path(os.fsdecode(name)).resolve().is_relative_to(folder):
+        return f"cannot use {os.fsdecode(name)}: {error.strerror}; make sure that it can be used, then run the plan again."
+    return f"{storage_error(folder, error)}."
+
+
+def main(arguments: list[str]) -> None:
+    """Run the plan in the folder given as the only argument. Failures are reported in run.json, or as the last log line."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end the process without a traceback, as other signals do
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.raiseExceptions = False  # failing to write the log does not fail the run
+    give_back_large_blocks_at_once()
+    folder = Path(arguments[0]).resolve()
+    try:
+        lock = hold_lock(folder)
+        worker = Worker(folder)
+    except (OSError, OffcompError) as error:
+        log.error("%s", error)
+        sys.exit(1)
+    threading.Thread(target=worker.watch, args=(lock,), daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(10)  # the app's process comes first
+    try:
+        worker.reserve_space()
+        with slot(worker):
+            fields = work(worker)
+            worker.finish("done", **fields)
+    except (OffcompError, Malformed, MemoryError) as error:
+        log.info("%s", error)
+        sentence = str(error) or "The machine ran out of memory; choose fewer modules or a smaller batch."
+        worker.finish("failed", error=sentence)
+    except OSError as error:
+        traceback.print_exc()
+        worker.finish("failed", error=_sentence(folder, error))
+    except Exception as error:  # noqa: BLE001  # last resort: record it, with the traceback in the log
+        traceback.print_exc()
+        worker.finish("failed", error=f"Unexpected {type(error).__name__}: {error}. The run's log.txt has the details.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

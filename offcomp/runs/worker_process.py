@@ -1,0 +1,218 @@
+"""The worker process of a run: its lock, its progress and result, and its place in the queue of workers.
+
+A watcher thread reacts to a cancel file, the death of the parent and the loss of the run's folder even while torch is busy, so
+stopping takes well under a second. Runs that wait for a slot start in order of submission; OFFCOMP_SLOTS (default 1) sets how
+many may run at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from offcomp import files
+from offcomp.errors import InputError, RunError, StorageError
+from offcomp.files import PART, write_json
+from offcomp.models.environment import environment
+from offcomp.planning.json_checks import Malformed
+from offcomp.runs.documents import PROGRESS, RESULT, RUN_SCHEMA, read_plan
+from offcomp.runs.start import LOCK, LOCK_VARIABLE, PARENT_VARIABLE
+from offcomp.runs.store import RunStore
+
+log = logging.getLogger("offcomp")
+
+WATCH_SECONDS = 0.2
+PLACE_SECONDS = 0.01
+TAKE_SECONDS = 2.0
+PROGRESS_SECONDS = 0.25
+SLOTS = re.compile(r"[1-9][0-9]{0,2}")
+RESERVED_BYTES = 256_000
+RESERVE = f".reserve{PART}"
+"""A file that is deleted to free space if the disk is full, so that the run can still report it."""
+
+
+def parent_is_gone() -> bool:
+    """Whether the process that started this worker has ended."""
+    parent = int(os.environ.get(PARENT_VARIABLE, "0"))
+    return bool(parent) and os.getppid() != parent
+
+
+def hold_lock(folder: Path) -> int:
+    """The descriptor of a run folder's lock, which this process holds from now on; its children do not inherit it.
+
+    The process that starts a run takes the lock, hands it over and then renames the folder into place; this function waits for
+    the rename. A worker started by hand takes the lock itself. Raises RunError if another worker holds it, and OSError.
+    """
+    handed = os.environ.pop(LOCK_VARIABLE, "")
+    if not handed:
+        lock = files.open_lock(folder / LOCK)
+        if not files.take_lock(lock, TAKE_SECONDS):
+            raise RunError(f"another worker is running in {folder}; wait for it, or cancel its run")
+        return lock
+    lock = int(handed)
+    os.set_inheritable(lock, False)
+    while not is_in_place(folder, lock):
+        if parent_is_gone():
+            os._exit(1)
+        time.sleep(PLACE_SECONDS)
+    return lock
+
+
+def is_in_place(folder: Path, lock: int) -> bool:
+    """Whether the folder exists with this lock, that is, it has been neither removed nor replaced by another run."""
+    try:
+        return os.path.samestat((folder / LOCK).stat(), os.fstat(lock))
+    except OSError:
+        return False
+
+
+class Worker:
+    """One run from its plan to its result. `finish` may be called from any thread; the first call wins.
+
+    The worker never recreates its folder: after the folder is removed, nothing more can be written. Raises StorageError for a
+    plan that cannot be read.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            self.plan = read_plan(folder)
+        except Malformed as fault:
+            raise StorageError(f"the plan of {folder} cannot be read, since {fault}; remove the folder") from None
+        self.started = time.time()
+        self.groups: list[dict[str, Any]] = []
+        self.timings: dict[str, float] = {}
+        self._costs: Mapping[str, float] = {}
+        self._done_cost = 0.0
+        self._last_write = 0.0
+        self._working_since = self.started
+        self._lock = threading.Lock()
+
+    def finish(self, status: str, **fields: Any) -> None:
+        """Write run.json and end the process; results so far are kept."""
+        with self._lock:
+            document = {
+                "schema": RUN_SCHEMA,
+                "id": self.folder.name,
+                "status": status,
+                "error": "",
+                "plan": self.plan.to_dict(),
+                "groups": self.groups,
+                "model": None,
+                "scores": {},
+                "environment": environment(),
+                "timings": self.timings | {"total": time.time() - self.started},
+                "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            }
+            if not self._write_result(document | fields):
+                status = "interrupted"
+            logging.shutdown()
+            os._exit(0 if status == "done" else 1)
+
+    def _write_result(self, document: dict[str, Any]) -> bool:
+        """Write run.json, or only the reason if that fails, as on a full disk. Return whether anything could be written."""
+        reserve = self.folder / RESERVE
+        try:
+            reserve.unlink(missing_ok=True)
+            write_json(self.folder / RESULT, document, make_folder=False)
+        except (OSError, StorageError) as error:
+            log.error("%s", error)  # the last log line of a run that will show as interrupted
+            nothing: dict[str, Any] = {"groups": [], "scores": {}, "model": None}
+            reason = {"status": "failed", "error": document["error"] or f"{error}."}
+            with suppress(StorageError):
+                write_json(self.folder / RESULT, document | nothing | reason, make_folder=False)
+                return True
+            return False
+        return True
+
+    @property
+    def groups_folder(self) -> Path:
+        """The folder of the stored groups, created on first access. Raises OSError."""
+        folder = self.folder / "groups"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def reserve_space(self) -> None:
+        """Reserve the space needed to report a failure, if available."""
+        reserve = self.folder / RESERVE
+        with suppress(OSError):
+            reserve.touch(mode=0o600)
+            reserve.write_bytes(bytes(RESERVED_BYTES))
+
+    def expect(self, costs: Mapping[str, float]) -> None:
+        """Set the upcoming stages and their estimated seconds, which weight the progress."""
+        self._costs = costs
+        self._working_since = time.time()
+
+    def report(self, stage: str, fraction: float) -> None:
+        """Write progress.json, at most four times a second."""
+        now = time.time()
+        if fraction < 1 and now - self._last_write < PROGRESS_SECONDS:
+            return
+        self._last_write = now
+        total = sum(self._costs.values()) or 1.0
+        done = min(self._done_cost + self._costs.get(stage, 0.0) * fraction, total)
+        elapsed = now - self._working_since
+        pace = elapsed / done if done > 1 else 1.0  # real seconds per expected second
+        progress = {"stage": stage, "fraction": done / total, "remaining_seconds": (total - done) * pace}
+        write_json(self.folder / PROGRESS, progress | {"elapsed_seconds": elapsed}, make_folder=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """A stage of the run: yields its report, and records its time."""
+        self._last_write = 0.0
+        self.report(name, 0.0)
+        began = time.perf_counter()
+        yield lambda fraction: self.report(name, fraction)
+        self.timings[name] = time.perf_counter() - began
+        self._done_cost += self._costs.get(name, 0.0)
+
+    def watch(self, lock: int) -> None:
+        """Stop at once on a cancel request, or if the parent (the run is then interrupted) or the folder is gone."""
+        while True:
+            if parent_is_gone() or not is_in_place(self.folder, lock):
+                os._exit(1)
+            if (self.folder / "cancel").exists():
+                self.finish("cancelled", error="Cancelled.")
+            time.sleep(WATCH_SECONDS)
+
+
+@contextmanager
+def slot(worker: Worker) -> Iterator[None]:
+    """Wait for a free slot, first come, first served; the slot is free again when the process ends."""
+    store = RunStore(worker.folder.parent.parent)
+    count = _slots()
+    worker.report("queued", 1.0)
+    while True:
+        for index in range(count):
+            file = files.open_lock(store.home / f".slot-{index}.lock")
+            try:
+                if files.take_lock(file) and not somebody_is_before(store, worker.folder.name):
+                    yield
+                    return
+            finally:
+                os.close(file)
+        time.sleep(WATCH_SECONDS)
+
+
+def _slots() -> int:
+    """How many runs may work at once. Raises InputError if OFFCOMP_SLOTS is invalid."""
+    value = os.environ.get("OFFCOMP_SLOTS", "1")
+    if not SLOTS.fullmatch(value.strip()):
+        raise InputError(f"OFFCOMP_SLOTS is {value[:40]!r}; set it to how many runs may work at once, 1 to 999, or unset it")
+    return int(value)
+
+
+def somebody_is_before(store: RunStore, name: str) -> bool:
+    """Whether a run submitted earlier on this host is still waiting."""
+    waiting = [run for run in store.all() if run.status == "queued" and not run.host]
+    mine = next((run.submitted for run in waiting if run.id == name), 0.0)
+    return any(run.submitted < mine for run in waiting)

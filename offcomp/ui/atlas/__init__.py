@@ -1,0 +1,1 @@
+"""The Atlas page: bundled measurements for every module, method and ratio."""

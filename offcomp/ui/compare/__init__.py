@@ -1,0 +1,1 @@
+"""The Compare page: which run is better, and by how much."""

@@ -1,0 +1,165 @@
+"""The main chart of Compare, score against size, and the smaller one that shows whether error and score agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.results.atlas import read_measurements
+from offcomp.results.charts.pareto import MOST_BARS, RUN, agreement_figure, front_figure
+from offcomp.results.originals import model_titles
+from offcomp.results.pareto import (
+    ERROR,
+    SHOWN,
+    SIZES,
+    agreement_answer,
+    front_answer,
+    front_table,
+    left_out_text,
+    measures_of,
+    metric_named,
+    of_the_same_weights,
+    reference_table,
+    sharing_an_axis,
+)
+from offcomp.results.runs import short_names
+from offcomp.results.scores import within_sentence
+from offcomp.runs.store import Run
+from offcomp.ui.compare.results import SIZE_UNITS, UNIT, chosen_unit, show_chart
+from offcomp.ui.escape import plain
+from offcomp.ui.examples.page import RUN as EXAMPLES_RUN
+from offcomp.ui.frame import palette
+
+FRONT, MEASURE, MODEL = "compare_front", "compare_measure", "compare_model"
+FEWEST_TO_AGREE = 3
+UNIT_NAMES = {"bytes": "MB", "parameters": "parameters"}
+
+
+def show_front(runs: Sequence[Run]) -> None:
+    """Show which run is best for its size: chart, answer, table, and which runs are left out and why."""
+    runs, others = _of_one_model(runs)
+    names, measures = short_names(runs), measures_of(runs)
+    measure = _choose_measure(measures)
+    shown, left_out = sharing_an_axis(runs, measure)
+    said = f"{len(shown)} of {len(runs) + len(others)} runs shown."
+    if others:
+        kept = f"{len(others)} of other models are not: sizes and scores can only be compared for the same original."
+        said += f" {kept[0].upper()}{kept[1:]}"
+    if left_out:
+        said += f" Not on this axis: {left_out_text(left_out, names)}."
+    if not shown:
+        st.info(plain(f"No run has a value to plot here. {said}"))
+        return
+    unit = chosen_unit()
+    table = front_table(shown, measure, unit, names)
+    references = reference_table(read_measurements().values(), shown[0], measure, unit)
+    metric = metric_named(table["metric"].iloc[0])
+    what = metric.word if metric is ERROR else f"{metric.word} on {within_sentence(measures[measure])}"
+    alt = f"The {what} of each run against the size of the whole model, with the original; the table below has the numbers."
+    place = st.container()
+    _show_picked(shown, names)
+    st.markdown(plain(front_answer(table)))
+    st.caption(plain(f"{said} {_reading(table, references)}"))
+    figure = front_figure(table, references, palette(), _picked(shown))
+    show_chart(place, figure, _as_shown(table), key=FRONT, alt=alt, on_click=_pick_clicked)
+
+
+def _picked(runs: Sequence[Run]) -> str:
+    """Id of the run picked for the Examples page; empty if it is not one of these."""
+    name = st.session_state.get(EXAMPLES_RUN)
+    return next((run.id for run in runs if run.id == name), "")
+
+
+def _pick_clicked() -> None:
+    """Pick the run of the clicked mark. Redrawing the chart clears the selection; then the picked run stays."""
+    known = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
+    if known:
+        st.session_state[EXAMPLES_RUN] = known[0][RUN]
+
+
+def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
+    """Show the picked run, and a link to its predictions."""
+    picked = _picked(runs)
+    if not picked:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"Picked: **{plain(names[picked])}**, run {plain(picked)}.", width="content")
+        icon, query = ":material/rule:", {"run": picked}
+        st.page_link("pages/examples.py", label="Its predictions", icon=icon, query_params=query, width="content")
+
+
+def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Split the runs into those of the chosen model and the rest; asks only if there are several models."""
+    titles = model_titles(runs)
+    models = list(dict.fromkeys(titles.values()))
+    if len(models) == 1:
+        return list(runs), []
+    model = st.selectbox("Model", models, key=MODEL, persist_state="session")
+    return [run for run in runs if titles[run.id] == model], [run for run in runs if titles[run.id] != model]
+
+
+def _choose_measure(measures: Mapping[str, str]) -> str:
+    """Ask for the measure to judge runs by, and for the unit of their size."""
+    if st.session_state.get(MEASURE) not in measures:
+        st.session_state[MEASURE] = next(iter(measures))
+    with st.container(horizontal=True, gap="small"):
+        measure = st.segmented_control(
+            "Judged by",
+            list(measures),
+            key=MEASURE,
+            format_func=lambda name: plain(measures[name]),
+            required=True,
+            persist_state="session",
+        )
+        st.session_state.setdefault(UNIT, SIZE_UNITS[0])
+        st.segmented_control(
+            "Size in", SIZE_UNITS, key=UNIT, format_func=UNIT_NAMES.__getitem__, required=True, persist_state="session"
+        )
+    return str(measure)
+
+
+def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A chart's table with the unit in the name of the size column."""
+    return table[SHOWN].rename(columns={"size": f"size in {SIZES[table['unit'].iloc[0]][0]}", "ratio": "times smaller"})
+
+
+def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
+    """How to read the marks."""
+    runs = table[table["run"] != ""]
+    parts = ["Click a mark to pick its run."]
+    if not runs["on_front"].all():
+        parts.append(
+            "Pale: another run is as small and as good, and better in one of the two; if bars overlap, that may be chance."
+        )
+    if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
+        parts.append("With this many runs, only those on the front show their 95 % interval.")
+    if len(references):
+        parts.append("Dashed lines: bundled measurements of rounding every linear weight, with the resulting size.")
+    return " ".join(parts)
+
+
+def agreement_measure(runs: Sequence[Run]) -> str | None:
+    """The task whose score is plotted against the error: the chosen one, else the first with enough runs."""
+    scored = [measure for measure in measures_of(runs) if measure != ERROR.name]
+    asked = st.session_state.get(MEASURE)
+    ordered = sorted(scored, key=lambda measure: measure != asked)
+    enough = (measure for measure in ordered if len(_of_the_same(runs, measure)) >= FEWEST_TO_AGREE)
+    return next(enough, None)
+
+
+def _of_the_same(runs: Sequence[Run], measure: str) -> list[Run]:
+    return of_the_same_weights(sharing_an_axis(runs, measure)[0])
+
+
+def show_agreement(runs: Sequence[Run], measure: str) -> None:
+    """Plot score against error, to show whether a smaller error means a better score."""
+    shown = _of_the_same(runs, measure)
+    table = front_table(shown, measure, "bytes", short_names(runs)).iloc[1:]
+    metric = metric_named(table["metric"].iloc[0])
+    alt = f"The {metric.word} of each run against its relative error; the table below has the numbers."
+    place = st.container()
+    st.caption(plain(f"{agreement_answer(table)} {len(shown)} of {len(runs)} runs: those with a score on the same weights."))
+    as_shown = table[["name", "relative_error", "value", "low", "high"]]
+    show_chart(place, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)

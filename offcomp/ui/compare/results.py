@@ -1,0 +1,246 @@
+"""Finished runs on a page: the answer, each run's key figures, charts with their tables, and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from pandas.api.types import is_float_dtype, is_numeric_dtype
+from streamlit.delta_generator import DeltaGenerator
+
+from offcomp.planning.data.row_counts import calibration_reading, reading_text
+from offcomp.results.bundled import origin
+from offcomp.results.charts.runs import LEVELS, error_figure, error_table, size_figure, size_table
+from offcomp.results.charts.start_svg import error_svg
+from offcomp.results.originals import model_names
+from offcomp.results.report import DRAWN_COLUMNS
+from offcomp.results.runs import difference_table, label, method_title, result_of, run_table, warnings_of
+from offcomp.results.scores import (
+    METRICS,
+    Score,
+    against_original,
+    brief_difference,
+    metric_of,
+    on_task,
+    others_text,
+    score_text,
+    sentence_start,
+    task_title,
+)
+from offcomp.results.sentences import answer, megabytes, origin_text, smaller
+from offcomp.runs.store import Run
+from offcomp.ui.escape import plain, plain_table
+from offcomp.ui.frame import palette
+from offcomp.ui.notes import show_measured_notes
+
+MOST_CARDS = 4
+MOST_CONCERNS = 4
+MOST_IN_DETAIL = 40
+"""With more runs, a mark or a column for each would be illegible and slow."""
+METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
+WIDE_METRIC_PIXELS = 158
+BRIEF_METRIC_PIXELS = 200
+TALL_CHART_PIXELS = 640
+UNIT = "compare_unit"
+SIZE_UNITS = ("bytes", "parameters")
+HELP = {
+    **{metric.title: metric.help for metric in METRICS.values()},
+    "Score": "How well the compressed model still performs a task.",
+    "Agreement": "Share of the test sentences on which the compressed and the original model give the same answer.",
+    "Relative error": "Norm of the difference between original and stored weights, divided by the norm of the original, "
+    "over all chosen weights. 0 is exact, 1 is as bad as storing zeros.",
+    "Cosine distance": "1 minus the cosine between an original row of weights and its reconstruction, averaged over the rows.",
+    "Stored parameters": "All numbers that must be stored for the chosen modules: factors, latents, decoder, row norms.",
+    "Stored bytes": "The same in bytes, so that a smaller dtype counts as well.",
+}
+
+
+def show_answer(runs: Sequence[Run]) -> None:
+    """Answer the page's question in one sentence, and warn about anything that makes the comparison unfair."""
+    st.markdown(plain(answer(runs)))
+    told = warnings_of(runs)
+    for sentence in told[:MOST_CONCERNS]:
+        st.warning(plain(sentence), icon=":material/warning:")
+    if len(told) > MOST_CONCERNS:
+        st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
+    show_measured_notes(runs)
+
+
+def few_enough(runs: Sequence[Run]) -> bool:
+    """Whether a chart can have a mark for every run and group; if not, shows a caption that says so."""
+    if len(runs) > MOST_IN_DETAIL:
+        st.caption(f"Charts of individual groups and of differences are shown for up to {MOST_IN_DETAIL} runs; choose fewer.")
+    return len(runs) <= MOST_IN_DETAIL
+
+
+def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) -> None:
+    """Show each run's key figures: one card per run, or a table if there are many."""
+    if len(runs) > MOST_CARDS:
+        table = run_table(runs).drop(columns=["run", "model"])
+        st.dataframe(_readable(table), hide_index=True, key="compare_figures", column_config=_formats(table))
+        return
+    models = model_names(runs)
+    for start in range(0, len(runs), abreast):
+        for column, run in zip(st.columns(abreast), runs[start : start + abreast], strict=False):
+            with column:
+                _card(run, brief=brief, model=models[run.id] if len({*models.values()}) > 1 else "")
+
+
+def _formats(table: pd.DataFrame) -> dict[str, Any]:
+    """Three decimals for fractions, thousands separators for integers."""
+    return {
+        _words(name): st.column_config.NumberColumn(format="%.3f" if is_float_dtype(table[name]) else "localized")
+        for name in table.columns
+        if is_numeric_dtype(table[name])
+    }
+
+
+def _card(run: Run, *, brief: bool, model: str) -> None:
+    """Key figures of one run; `brief` leaves out the less important ones. `model` is empty if all runs share one."""
+    with st.container(border=True, key=f"card_{run.id}"):
+        about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
+        st.markdown(f"**{plain(method_title(run))}** {plain(about)}, {plain(origin(run))}", help=plain(origin_text(run)))
+        with st.container(horizontal=True, gap="small"):
+            for name, kind, value, note in _metrics(run, brief):
+                usual = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
+                width = BRIEF_METRIC_PIXELS if brief or name != kind else usual
+                st.metric(
+                    plain(name),
+                    plain(value),
+                    plain(note),
+                    delta_color="off",
+                    delta_arrow="off",
+                    help=plain(HELP[kind]),
+                    width=width,
+                )
+        if not brief:
+            for task, score in result_of(run)["scores"].items():
+                st.caption(plain(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}."))
+                for other in others_text(score):
+                    st.caption(plain(f"{other}."))
+                if reading := reading_text(score):
+                    st.caption(plain(f"{sentence_start(reading)}."))
+            if reading := calibration_reading(result_of(run)["groups"]):
+                st.caption(plain(f"Calibration: {reading}."))
+
+
+def _agreeing(run: Run, score: Score) -> str:
+    """Share of answers that agree with the original's, if several tasks leave no space for a separate figure."""
+    agreement = score["paired"].get("agreement")
+    several = len(result_of(run)["scores"]) > 1
+    return f"; {metric_of(score).number(agreement)} of the answers agree" if several and agreement is not None else ""
+
+
+def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
+    """Name, kind, value and note of each figure; if there are several scores, they are named after their tasks."""
+    scores = result_of(run)["scores"]
+    if not scores:
+        yield "Score", "Score", "not scored", "no task in plan"
+    for task, score in scores.items():
+        metric, paired = metric_of(score), score["paired"]
+        note = brief_difference(score) if brief else f"{score['compressed']['n']:,} {metric.counts}"
+        if len(scores) > 1:
+            yield task_title(task, score), metric.title, score_text(score), note
+            continue
+        yield metric.title, metric.title, score_text(score), note
+        if "agreement" in paired:
+            flips = paired["right_to_wrong"] + paired["wrong_to_right"]
+            yield "Agreement", "Agreement", metric.number(paired["agreement"]), f"{flips} flips"
+    row = run_table([run]).iloc[0]
+    figures = [("Relative error", f"{row['relative_error']:.3f}", "chosen weights")]
+    if not brief:
+        figures.append(("Cosine distance", f"{row['cosine_distance']:.3f}", "mean over rows"))
+        figures.append(("Stored bytes", megabytes(row["stored_bytes"]), smaller(row["byte_ratio"])))
+    figures.append(("Stored parameters", f"{row['stored_parameters']:,}", smaller(row["parameter_ratio"])))
+    yield from ((name, name, value, note) for name, value, note in figures)
+
+
+def show_first_errors(runs: Sequence[Run]) -> None:
+    """Show the relative error of every module as a static image, which appears immediately, with its table."""
+    table = error_table(runs, "module")
+    title = "Which modules lose more?"
+    alt = f"{title} Relative error of each module, one mark per run; the table below has the numbers."
+    st.image(error_svg(table, palette(), title=title), width="stretch", alt=alt)
+    with st.expander("The same as a table"):
+        wide = table.pivot_table("relative_error", "row", "name", sort=False).map("{:.3f}".format)
+        st.table(plain_table(wide.rename_axis(index=None, columns=None)))
+
+
+def show_errors(runs: Sequence[Run]) -> None:
+    """Chart and table of the relative error, by group or by module."""
+    chart = st.container()
+    level = _switch("Errors by", LEVELS, "compare_level")
+    table = error_table(runs, level)
+    if table.empty:
+        st.caption("Nothing was compressed, so there is no error to show.")
+        return
+    alt = f"Relative error of each {level}, one dot per run; the table below has the numbers."
+    show_chart(chart, error_figure(table, palette(), level), table, key="compare_errors", alt=alt)
+
+
+def _switch(name: str, options: tuple[str, ...], key: str) -> str:
+    """Ask for one of a few ways to draw a chart."""
+    chosen = st.segmented_control(
+        plain(name),
+        options,
+        default=options[0],
+        key=key,
+        required=True,
+        label_visibility="collapsed",
+        format_func="by {}".format,
+    )
+    return chosen or options[0]
+
+
+def chosen_unit() -> str:
+    """The unit of sizes, as set by the switch of the first chart."""
+    return str(st.session_state.get(UNIT) or SIZE_UNITS[0])
+
+
+def show_size(runs: Sequence[Run]) -> None:
+    """Chart and table of the remaining size, for three denominators."""
+    chart = st.container()
+    unit = chosen_unit()
+    table = size_table(runs)
+    alt = (
+        f"Share of the {unit} that remains of the chosen modules, of all weights and of the model; numbers in the table below."
+    )
+    show_chart(chart, size_figure(table, palette(), unit), table, key="compare_size", alt=alt)
+
+
+def show_chart(
+    place: DeltaGenerator,
+    figure: go.Figure,
+    table: pd.DataFrame,
+    *,
+    key: str,
+    alt: str,
+    on_click: Callable[[], None] | Literal["ignore"] = "ignore",
+) -> None:
+    """Draw a chart in `place`, its table collapsed below it; a very tall one scrolls. `on_click` handles clicks on marks."""
+    tall = figure.layout.height > TALL_CHART_PIXELS
+    config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+    with place.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
+        st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, on_select=on_click, selection_mode="points")
+    with st.expander("The same as a table"):
+        shown = table.drop(columns=DRAWN_COLUMNS, errors="ignore")
+        st.dataframe(_readable(shown), hide_index=True, key=f"{key}_table", column_config=_formats(shown))
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with readable column names."""
+    return table.rename(columns=_words)
+
+
+def _words(name: str) -> str:
+    return sentence_start(name.replace("_", " "))
+
+
+def show_differences(runs: Sequence[Run]) -> None:
+    """Table of the settings and figures in which the runs differ."""
+    st.subheader("What differs between the runs?" if len(runs) > 1 else "What is known about this run?")
+    everything = len(runs) > 1 and st.toggle("Show identical settings", key="compare_show_all")
+    st.dataframe(difference_table(runs, show_all=everything), hide_index=True, key="compare_differences")

@@ -1,0 +1,1 @@
+"""The Compress page: choose modules, methods and a budget, preview the result, start runs."""

@@ -1,0 +1,267 @@
+"""The choices that make up a plan: model, modules, grouping, methods. Widgets keep their state across pages; see `Choices`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from offcomp.methods import METHODS, method_of_role, options_of, own_options
+from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
+from offcomp.models.families import KIND_TITLES
+from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS, storage_dtype
+from offcomp.planning.data.task_check import task_fault
+from offcomp.planning.data.tasks import Task, find_task, usual_tasks
+from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS
+from offcomp.planning.plan import Group, Plan, make_groups, name_groups
+from offcomp.ui import draft
+from offcomp.ui.escape import plain
+from offcomp.ui.link import OWN, RATIOS, OwnGroup
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The user's choices, from which one plan per method is made. Methods and their options are keyed by role."""
+
+    info: ModelInfo
+    specs: tuple[ModuleSpec, ...]
+    grouping: str
+    stack: str
+    block: int
+    methods: tuple[str, ...]
+    options: dict[str, dict[str, Any]]
+    unit: str
+    dtype: str
+    seed: int
+    tasks: tuple[str | Task, ...] = ("sentiment",)
+    own: tuple[OwnGroup, ...] = ()
+
+    @property
+    def rounded_to(self) -> str:
+        """The dtypes to which stored values are rounded; empty for float32, which rounds nothing."""
+        dtypes = sorted({storage_dtype(self.dtype, [spec.dtype]) for spec in self.specs} - {"float32"})
+        return " and ".join(dtypes)
+
+    def plan(self, role: str, ratio: float) -> Plan:
+        """The plan of one method at one ratio. Raises InputError."""
+        method = method_of_role(role)
+        settings: dict[str, Any] = {
+            "method": method.name,
+            "options": own_options(method) | self.options.get(role, {}),
+            "ratio": ratio,
+            "unit": self.unit,
+            "dtype": self.dtype,
+        }
+        if self.grouping == OWN:
+            groups = self._own_groups(settings)
+        else:
+            groups = make_groups(self.specs, self.grouping, stack=self.stack, block=self.block, **settings)
+        return Plan(self.info.model, groups, self.tasks, self.seed)
+
+    def _own_groups(self, settings: dict[str, Any]) -> tuple[Group, ...]:
+        """The custom groups, limited to chosen modules; every other chosen module is its own group."""
+        chosen = {spec.name: spec for spec in self.specs}
+        parts = [([chosen.pop(name) for name in names if name in chosen], stack) for names, stack in self.own]
+        parts = [(specs, stack) for specs, stack in parts if specs] + [([spec], "rows") for spec in chosen.values()]
+        names = name_groups([specs for specs, _ in parts])
+        return tuple(
+            Group(name, tuple(spec.name for spec in specs), stack, **settings)
+            for name, (specs, stack) in zip(names, parts, strict=True)
+        )
+
+
+def choose_model() -> str:
+    """Ask for a model: one of the catalogue, or any folder or hub id."""
+    titles = {entry.name: entry.title for entry in MODELS}
+    known = list(dict.fromkeys([*titles, st.session_state["model"]]))
+    chosen = st.selectbox(
+        "Model",
+        known,
+        format_func=lambda name: titles.get(name, name),
+        key="model",
+        accept_new_options=True,
+        persist_state="session",
+        on_change=draft.forget_modules,
+        help="A catalogue model, or type a hub id or the path of a folder with config.json and safetensors files.",
+    )
+    return str(chosen or MODELS[0].name)
+
+
+def choose_ratio(of: str) -> float:
+    """Ask for the draft's ratio; `of` completes the help text."""
+    ratio = st.select_slider(
+        "Compression ratio",
+        RATIOS,
+        key="ratio",
+        format_func=lambda value: f"{value:g}x",
+        persist_state="session",
+        help=plain(f"Original size divided by stored size, for {of}."),
+    )
+    return float(ratio)
+
+
+def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
+    """The grid's rows: the modules of each part and kind that are compressed by default."""
+    rows: dict[tuple[str, str], list[ModuleSpec]] = {}
+    for spec in info.modules:
+        if spec.default:
+            rows.setdefault((spec.part, spec.kind), []).append(spec)
+    parts, kinds = ("", "encoder", "decoder", "cross"), list(KIND_TITLES)
+    return dict(sorted(rows.items(), key=lambda row: (parts.index(row[0][0]), kinds.index(row[0][1]))))
+
+
+def choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
+    """Layer x kind grid: a checkbox per kind, a pill per layer; other weights are collapsed below."""
+    names = {spec.name for spec in draft.modules(info)}
+    for (part, kind), specs in _rows(info).items():
+        title = f"{part} {KIND_TITLES[kind]}".strip()
+        _choose_row(info, f"{info.fingerprint[:8]}_{part}_{kind}", title, specs, names)
+    others = {spec.name: spec for spec in info.modules if not spec.default and min(spec.shape) > 1}
+    if others:
+        with st.expander("Other weights", expanded=not _rows(info)):
+            key = f"others_{info.fingerprint[:8]}"
+            st.session_state[key] = [name for name in others if name in names]
+            st.multiselect(
+                "Poolers, heads, positions and unknown weights",
+                list(others),
+                key=key,
+                on_change=lambda: draft.replace(info, others, st.session_state[key]),
+                help="Listed by their path in the model. They are not compressed unless you choose them.",
+            )
+    return draft.modules(info)
+
+
+def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpec], names: set[str]) -> None:
+    """One kind in the grid. The checkbox selects or clears all layers; it is on while any layer is selected."""
+    by_layer = {spec.layer if spec.layer is not None else "all": spec for spec in specs}
+    tick, pills = f"kind_{key}", f"layers_{key}"
+    st.session_state[pills] = [layer for layer, spec in by_layer.items() if spec.name in names]
+    st.session_state[tick] = bool(st.session_state[pills])
+    row = [spec.name for spec in specs]
+
+    def take_or_drop() -> None:
+        draft.replace(info, row, row if st.session_state[tick] else ())
+
+    def take() -> None:
+        draft.replace(info, row, [by_layer[layer].name for layer in st.session_state[pills]])
+
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"row_{key}"):
+        st.checkbox(plain(title), key=tick, on_change=take_or_drop, width=150)
+        st.pills(
+            plain(f"{title}: layers"),
+            list(by_layer),
+            selection_mode="multi",
+            key=pills,
+            on_change=take,
+            label_visibility="collapsed",
+        )
+
+
+def choose_grouping() -> tuple[str, str, int]:
+    """Ask for (grouping, stack, layers per block)."""
+    left, right = st.columns([3, 2])
+    own = [OWN] if draft.groups() else []
+    grouping = left.selectbox(
+        "Compress together",
+        [*own, *GROUPINGS],
+        format_func=lambda name: GROUPINGS[name][0] if name in GROUPINGS else f"Own groups ({len(draft.groups())})",
+        key="grouping",
+        persist_state="session",
+        help="Modules in one group are compressed as one matrix and share a basis or a decoder.",
+    )
+    stack = right.selectbox(
+        "Stacking",
+        ["best", *STACKS],
+        key="stack",
+        persist_state="session",
+        disabled=grouping == OWN,
+        help="  \n".join(f"**{plain(name)}**: {plain(text)}" for name, text in STACK_HELP.items()),
+    )
+    block = 2
+    if grouping == "blocks":
+        block = st.number_input("Layers per block", 1, 48, key="block", persist_state="session")
+    return grouping, stack, int(block)
+
+
+def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """Ask for the methods to compare and their options, taken from each method's fields."""
+    chosen = st.pills(
+        "Methods to compare",
+        [method.role for method in METHODS],
+        selection_mode="multi",
+        format_func=lambda role: plain(method_of_role(role).title),
+        key="methods",
+        persist_state="session",
+        wrap=True,
+    )
+    selected = [method for method in METHODS if method.role in (chosen or [])]
+    options = {}
+    for method in selected:
+        shown = [option for option in options_of(method) if option.name not in own_options(method)]
+        if shown:
+            with st.expander(plain(f"{method.title} options")):
+                st.caption(plain(method.paper))
+                options[method.role] = {
+                    option.name: _option_widget(method.role, option.name, option.default, option.metadata) for option in shown
+                }
+    return tuple(method.role for method in selected), options
+
+
+def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
+    """The widget for one option, derived from its default's type, its choices or range, and its help."""
+    key, label = draft.option_key(role, name), plain(name.replace("_", " "))
+    help_text = plain(metadata["help"]) if "help" in metadata else None
+    if isinstance(default, bool):
+        return st.checkbox(label, default, key=key, help=help_text, persist_state="session")
+    if "choices" in metadata:
+        choices = list(metadata["choices"])
+        return st.selectbox(
+            label, choices, choices.index(default), key=key, help=help_text, persist_state="session", disabled=len(choices) == 1
+        )
+    low, high = metadata["range"]
+    step = 1 if isinstance(default, int) else None
+    shown = "%d" if step else "%.4g"
+    return st.number_input(label, low, high, default, step=step, format=shown, key=key, help=help_text, persist_state="session")
+
+
+def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
+    """Ask for the bundled tasks to score the result on, among those this model can do."""
+    usual = usual_tasks(info.architecture, info.reads_text)
+    fitting = tuple(name for name in usual if task_fault(find_task(name), info) is None)
+    st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
+    chosen = st.multiselect(
+        "Tasks",
+        fitting,
+        format_func=lambda name: find_task(name).title,
+        key="tasks",
+        persist_state="session",
+        placeholder="No task: errors and sizes only",
+        help="The model is scored on these before and after, on the same examples. Each adds a few seconds to a run. "
+        "To use a task from a data hub, edit the plan or use the command line: see `offcomp tasks`.",
+    )
+    return tuple(task for task in fitting if task in chosen)
+
+
+def choose_storage() -> tuple[str, str, int]:
+    """Ask for (unit, storage dtype, seed), in a collapsed section."""
+    with st.expander("Budget and storage"):
+        unit = st.radio(
+            "The ratio counts",
+            UNITS,
+            key="unit",
+            horizontal=True,
+            persist_state="session",
+            help="Parameters are the paper's measure; bytes are what takes up disk space.",
+        )
+        dtype = st.radio(
+            "Store numbers as",
+            DTYPE_CHOICES,
+            key="dtype",
+            horizontal=True,
+            persist_state="session",
+            help="stored: the dtype of the checkpoint, so that all savings come from the method.",
+        )
+        seed = st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
+    return str(unit), str(dtype), int(seed)

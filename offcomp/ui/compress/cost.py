@@ -1,0 +1,181 @@
+"""Estimated cost of the runs on Compress, below the Run button: one line, a warning, and a button for a cheaper alternative."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import streamlit as st
+
+from offcomp.errors import OffcompError
+from offcomp.methods import method_of_role
+from offcomp.planning.cost import Estimate, duration, estimate, free_memory, gigabytes, roughly
+from offcomp.planning.plan import Plan
+from offcomp.planning.sizes import Prediction, predict, resolved
+from offcomp.results.runs import result_of, stage_times
+from offcomp.runs.inputs import inputs_of, run_id
+from offcomp.runs.store import Run
+from offcomp.ui import draft
+from offcomp.ui.compress.choices import Choices
+from offcomp.ui.escape import plain
+
+LONG_SECONDS = 60
+WORTH_IT = 0.7
+"""A cheaper alternative that still takes long is offered if it takes at most this fraction of the time."""
+HELP = (
+    "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run after "
+    "another. If an earlier run did the same here, its time is used. Memory is that of the libraries plus the larger of two: "
+    "the model with the new weights, or the largest group with the working memory of its method."
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimates for what has yet to be run, and the existing runs, both keyed by role."""
+
+    estimates: Mapping[str, Estimate]
+    there: Mapping[str, Run]
+
+    @property
+    def seconds(self) -> float:
+        """Total time of all runs, one after another."""
+        return sum(each.seconds for each in self.estimates.values())
+
+    @property
+    def memory(self) -> int:
+        """Peak memory in bytes, the largest of all runs."""
+        return max((each.memory for each in self.estimates.values()), default=0)
+
+    def fits(self, free: int | None) -> bool:
+        """Whether that much memory is free; also true if the free memory is unknown."""
+        return free is None or self.memory <= free
+
+
+@dataclass(frozen=True)
+class Cheaper:
+    """Choices that cost less, their description, and what they change in the session."""
+
+    label: str
+    about: str
+    choices: Choices
+    changes: Mapping[str, Any]
+
+
+def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]) -> Cost:
+    """What running these plans costs, apart from those with an existing run."""
+    info = choices.info
+    kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
+    names = {role: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for role, plan in plans.items()}
+    there = {role: kept[name] for role, name in names.items() if name in kept}
+    estimates = {
+        role: estimate(plan, info, predictions[role], stage_times(resolved(plan, info), info.fingerprint, runs))
+        for role, plan in plans.items()
+        if role not in there
+    }
+    return Cost(estimates, there)
+
+
+def show_cost(
+    choices: Choices, ratio: float, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]
+) -> None:
+    """Show time and memory; warn if memory is short, and offer a cheaper alternative if memory is short or time is long."""
+    cost, free = cost_of(choices, plans, predictions, runs), free_memory()
+    if text := cost_text(cost):
+        st.caption(plain(text), help=HELP)
+    if not cost.fits(free):
+        st.warning(
+            plain(
+                f"About {gigabytes(cost.memory)} of memory is needed, but only {gigabytes(free or 0)} is free: this may fail."
+            ),
+            icon=":material/memory:",
+        )
+    if cost.seconds > LONG_SECONDS or not cost.fits(free):
+        _offer(choices, ratio, cost, free, runs)
+
+
+def cost_text(cost: Cost) -> str:
+    """The line shown: "About 40 s and 0.9 GB in all: SVD 10 s, Autoencoder 30 s. Already run (cached): Pruning (20 s)." """
+    told = [f"{_title(role)} {duration(each.seconds)}" for role, each in cost.estimates.items()]
+    whole = sum(roughly(each.seconds) for each in cost.estimates.values())  # so that the displayed parts add up
+    about = f"About {duration(whole)} and {gigabytes(cost.memory)}"
+    parts = [f"{about} in all: {', '.join(told)}."] if len(told) > 1 else [f"{about} of memory."] if told else []
+    before = [f"{_title(role)} ({duration(_seconds(run))})" for role, run in cost.there.items() if run.status == "done"]
+    at_work = [_title(role) for role, run in cost.there.items() if run.status != "done"]
+    parts += [f"Already run (cached): {', '.join(before)}."] if before else []
+    parts += [f"At work: {', '.join(at_work)}."] if at_work else []
+    return " ".join(parts)
+
+
+def _seconds(run: Run) -> float:
+    """The duration of a finished run, excluding the time it waited for others."""
+    return sum(seconds for stage, seconds in result_of(run)["timings"].items() if stage != "total")
+
+
+def _title(role: str) -> str:
+    return method_of_role(role).title
+
+
+def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: Sequence[Run]) -> None:
+    """Offer the first cheaper alternative that is short and fits in memory, else the cheapest that is worth it."""
+    found = []
+    for way in cheaper_ways(choices, cost):
+        try:
+            plans = {role: way.choices.plan(role, ratio) for role in way.choices.methods}
+            predictions = {role: predict(plan, way.choices.info) for role, plan in plans.items()}
+        except OffcompError:
+            continue  # these modules cannot be grouped that way
+        if all(prediction.feasible for prediction in predictions.values()):
+            found.append((way, cost_of(way.choices, plans, predictions, runs)))
+    good = [pair for pair in found if pair[1].seconds <= LONG_SECONDS and pair[1].fits(free)]
+    worth = [pair for pair in found if _is_worth_it(pair[1], cost, free)]
+    best = good[:1] or sorted(worth, key=lambda pair: (not pair[1].fits(free), pair[1].seconds))[:1]
+    for way, then in best:
+        label = f"{way.label}: about {duration(then.seconds)}" if then.estimates else f"{way.label}: no wait"
+        label += "" if cost.fits(free) else f", {gigabytes(then.memory)}"
+        if st.button(
+            plain(label),
+            key="cheaper",
+            icon=":material/speed:",
+            help=plain(way.about),
+            on_click=_change,
+            args=(dict(way.changes),),
+        ):
+            st.rerun()  # to update the widgets outside the fragment
+
+
+def _is_worth_it(then: Cost, now: Cost, free: int | None) -> bool:
+    """Whether it fits in memory when the current choices do not, or is much cheaper."""
+    if then.fits(free) != now.fits(free):
+        return then.fits(free)
+    return then.seconds <= WORTH_IT * now.seconds or (not now.fits(free) and then.memory <= WORTH_IT * now.memory)
+
+
+def _change(changes: dict[str, Any]) -> None:
+    st.session_state.update(changes)
+
+
+def cheaper_ways(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
+    """Cheaper ways to answer the same question, smallest loss first."""
+    slowest = max(cost.estimates, key=lambda role: cost.estimates[role].seconds)
+    method, title = method_of_role(slowest), _title(slowest)
+    options = choices.options.get(slowest, {})
+    if any(options.get(name) != value for name, value in method.fast_options.items()):
+        fast_options = choices.options | {slowest: options | method.fast_options}
+        listed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in method.fast_options.items())
+        changes = {draft.option_key(slowest, name): value for name, value in method.fast_options.items()}
+        yield Cheaper(f"{title}, quick settings", f"Sets {listed}.", replace(choices, options=fast_options), changes)
+    if choices.tasks and all(isinstance(task, str) for task in choices.tasks):
+        about = "Errors and sizes only; nothing is scored."
+        yield Cheaper("Without tasks", about, replace(choices, tasks=()), {"tasks": []})
+    if choices.grouping != "module":
+        about = "The largest matrix in memory is then one module; nothing is shared between modules."
+        yield Cheaper("Each module alone", about, replace(choices, grouping="module"), {"grouping": "module"})
+    if len(choices.methods) > 1:
+        rest = tuple(role for role in choices.methods if role != slowest)
+        yield Cheaper(
+            f"Without {title}", "Runs only the other methods.", replace(choices, methods=rest), {"methods": list(rest)}
+        )
+    elif slowest != "svd":
+        about = "Runs only SVD, whose error is known in advance."
+        yield Cheaper("SVD instead", about, replace(choices, methods=("svd",)), {"methods": ["svd"]})

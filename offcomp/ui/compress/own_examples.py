@@ -1,0 +1,117 @@
+"""An uploaded table as a task: its first rows, which column is which, its classes, and the check against the model's head.
+
+Nothing here reads a file: table views come from `offcomp.planning.data.task_check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import streamlit as st
+
+from offcomp.errors import InputError, TaskError, shortly
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.data.head_labels import ModelHead
+from offcomp.planning.data.task_check import TableView, classes_of, head_of_model, task_fault, view_of
+from offcomp.planning.data.task_columns import chosen_columns
+from offcomp.planning.data.task_fields import own_task
+from offcomp.planning.data.tasks import FAMILIES, ONE, PAIR, Task, TaskFamily, fitting_families
+from offcomp.ui.escape import plain
+
+
+def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
+    """The task made from an uploaded table: shows how the table was read, for correction, and checks that the model can do it.
+
+    Empty while a column is missing, or if the model's own head does not fit.
+    """
+    head = head_of_model(info)
+    fitting = [name for name in fitting_families(info.architecture, info.reads_text) if _fits_head(name, head)]
+    if not fitting:
+        st.caption("This model reads no text, so the table is ignored.")
+        return ()
+    try:
+        view = view_of(path)
+    except InputError as error:
+        st.error(plain(f"{error}."), icon=":material/error:")
+        return ()
+    if st.session_state.get("upload_family") not in fitting:
+        st.session_state["upload_family"] = fitting[0]
+    chosen_family = st.selectbox(
+        "What the model does",
+        fitting,
+        format_func=lambda name: FAMILIES[name].title,
+        key="upload_family",
+        persist_state="session",
+    )
+    st.dataframe([*view.first], hide_index=True, key="upload_rows")
+    columns = _chosen_columns(FAMILIES[str(chosen_family)], path, view)
+    if columns is None:
+        st.caption(f"{view.rows:,} rows; the first {len(view.first)} are above.")
+        return ()
+    renamed = {column: named for column, named in columns.items() if column != named}
+    task = own_task(str(path), str(chosen_family), renamed, source="Uploaded")
+    st.caption(plain(_understood(view, path, columns)))
+    if fault := task_fault(task, info):
+        st.error(plain(fault), icon=":material/error:")
+        return ()
+    return (task,)
+
+
+def _fits_head(family: str, head: ModelHead | None) -> bool:
+    """Whether the model's own head is of the kind that a task family needs, if it needs one."""
+    if head is None or not family.startswith("head"):
+        return True
+    return not head.multi_label and head.is_regression == (family == "head-regression")
+
+
+def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str, str] | None:
+    """Column of the task -> column of the table, guessed from content, corrected by the user; None until all are assigned."""
+    digest, columns = path.parent.name, list(view.contents)
+    try:
+        guessed = chosen_columns(Task(path.stem, family.name, str(path)), view.contents, path.name)
+        doubt = ""
+    except TaskError as error:
+        guessed, doubt = {}, str(error)
+    pair = PAIR in family.inputs
+    if pair and ONE in family.inputs:
+        pair = st.toggle(
+            "Two texts per example", PAIR[0] in guessed, key=f"upload_pair_{family.name}_{digest}", persist_state="session"
+        )
+    wanted = [*(PAIR if pair else ONE), *([family.target] if family.target else [])]
+    chosen: dict[str, str | None] = {}
+    with st.container(horizontal=True):
+        for column in wanted:
+            named = guessed.get(column)
+            chosen[column] = st.selectbox(
+                plain(column),
+                columns,
+                None if named is None else columns.index(named),
+                key=f"upload_column_{family.name}_{column}_{digest}",
+                placeholder="choose",
+                persist_state="session",
+            )
+    found = {column: named for column, named in chosen.items() if named is not None}
+    if len(found) < len(wanted):
+        said = doubt.split("; say ")[0] or f"{path.name} needs a column for each of {', '.join(wanted)}"
+        st.warning(plain(f"{said}: choose above."))
+        return None
+    if len({*found.values()}) < len(found):
+        st.warning(plain(f"One column is used for {' and '.join(found)}; choose a different column for each."))
+        return None
+    return found
+
+
+def _understood(view: TableView, path: Path, columns: Mapping[str, str]) -> str:
+    """Number of rows, and the classes with their counts: "120 rows, 2 classes (bad 40, good 80)."."""
+    said = f"{view.rows:,} rows"
+    if "label" in columns:
+        try:
+            counts = classes_of(path, columns)
+        except InputError:  # the task check reports it
+            return f"{said}. The first {len(view.first)} are above."
+        total = sum(counts.values())
+        tested = "" if total == view.rows else f", of which {total:,} are used for testing"
+        shown = shortly([f"{name} {count:,}" for name, count in counts.items()])
+        said += f"{tested}, {len(counts):,} classes ({shown})"
+    return f"{said}. The first {len(view.first)} are above."

@@ -1,0 +1,257 @@
+"""The live preview on Compress: exact SVD error and sizes at a ratio, other known errors, and the Run button."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import ROUND_FLOOR, Context
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.files import home_folder
+from offcomp.methods import method_of_role
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.plan import Plan, members, validate
+from offcomp.planning.sizes import Prediction, predict, resolved
+from offcomp.planning.spectra import find
+from offcomp.planning.spectrum import Spectrum, relative_error
+from offcomp.results.charts.error_curve import error_curve_figure
+from offcomp.results.csv_text import csv_text
+from offcomp.results.error_curve import error_curve_table, prediction_table
+from offcomp.results.known_errors import (
+    ESTIMATED,
+    Measured,
+    error_point_table,
+    estimated,
+    groups_of,
+    measured_of,
+    measurement_of,
+)
+from offcomp.results.runs import with_provenance
+from offcomp.runs.inputs import run_id
+from offcomp.runs.store import Run, RunStore
+from offcomp.ui import draft
+from offcomp.ui.compress.cards import Known, answer_of, show_answers
+from offcomp.ui.compress.choices import Choices, choose_ratio
+from offcomp.ui.compress.cost import show_cost
+from offcomp.ui.escape import plain
+from offcomp.ui.frame import palette, told
+from offcomp.ui.jobs import request_spectra, wait_for
+from offcomp.ui.link import RATIOS
+from offcomp.ui.notes import show_predicted_notes
+
+COMPUTING = "Computing the singular values of these groups; this happens only once. The exact error appears in a few seconds."
+NAMED_METHODS = 3
+HIGHEST_DRAWN = 50
+MOST_SOURCES = 20
+
+
+def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
+    """The singular values of all groups; None if some are not known yet."""
+    home = home_folder()
+    found = [find(choices.info, members(group, choices.info), group.stack, home) for group in plan.groups]
+    known = [spectrum for spectrum in found if spectrum is not None]
+    return known if len(known) == len(found) else None
+
+
+def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
+    """Relative error of SVD over all chosen weights, at the predicted ranks."""
+    return relative_error(spectra, [group.size if group.form != "dense" else None for group in prediction.groups])
+
+
+def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
+    """Everything measured on these weights; recomputed only when the runs have changed."""
+    stamp = tuple((run.id, run.status, run.submitted) for run in runs)
+    return _measurements(stamp, fingerprint, runs)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _measurements(
+    stamp: tuple[tuple[str, str, float], ...],  # noqa: ARG001  # identifies the runs, which have no hash
+    fingerprint: str,
+    _runs: Sequence[Run],
+) -> list[Measured]:
+    return measured_of(_runs, fingerprint)
+
+
+def curve(info: ModelInfo, reference: Plan, spectra: Sequence[Spectrum]) -> pd.DataFrame:
+    """The error of SVD at every ratio, regardless of the slider's position."""
+    groups = tuple(replace(group, ratio=RATIOS[0]) for group in reference.groups)
+    plan = replace(reference, groups=groups)
+    return _curve(run_id(plan, {"model": info.fingerprint}), len(spectra), info, reference, spectra)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _curve(
+    plan: str,  # noqa: ARG001  # identifies the groups, and thereby the spectra
+    known: int,  # noqa: ARG001
+    _info: ModelInfo,
+    _reference: Plan,
+    _spectra: Sequence[Spectrum],
+) -> pd.DataFrame:
+    return error_curve_table(_info, _reference, _spectra, [r for r in RATIOS if r <= HIGHEST_DRAWN and _spectra])
+
+
+def what_if(choices: Choices) -> None:
+    """The ratio slider and everything that depends on it."""
+    with told():
+        _what_if(choices)
+    draft.share()
+
+
+def _what_if(choices: Choices) -> None:
+    ratio = choose_ratio("the chosen modules")
+    plans = {role: choices.plan(role, ratio) for role in choices.methods}
+    reference = replace(choices, options={}).plan("svd", ratio)
+    for plan in (reference, *plans.values()):
+        validate(plan, choices.info)
+    spectra = known_spectra(reference, choices)
+    predictions = {role: predict(plan, choices.info) for role, plan in plans.items()}
+    usual = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
+    exact = spectra if usual else None  # the spectrum does not give the error of other SVD presets
+    runs = RunStore().all()
+    measured = measurements(runs, choices.info.fingerprint)
+    table = curve(choices.info, reference, spectra or [])
+    known = {
+        role: _known(resolved(plans[role], choices.info), predictions[role], exact if role == "svd" else None, measured, table)
+        for role in plans
+    }
+    st.markdown(plain(_sentence(choices, predictions, exact, ratio)))
+    show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
+    show_predicted_notes(choices.info, predictions)
+    _run_button(choices, ratio, plans, predictions, runs)
+    if spectra is None:
+        wait_for(partial(request_spectra, choices.info, reference), partial(st.info, COMPUTING))
+    else:
+        same = [m for m in measured if m.groups == groups_of(reference)]
+        _show_errors(choices, ratio, table, same, list(known.values()))
+    _details(plans, predictions, exact)
+
+
+def _known(
+    plan: Plan, prediction: Prediction, spectra: list[Spectrum] | None, measured: Sequence[Measured], table: pd.DataFrame
+) -> Known:
+    """What is known about a plan's error. It is estimated only if nothing better is known."""
+    if not prediction.feasible:
+        return Known()
+    exact = svd_error(spectra, prediction) if spectra is not None else None
+    found = measurement_of(plan, measured)
+    if exact is not None or found is not None:
+        return Known(exact, found)
+    achieved = prediction.model["chosen"][f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
+    return Known(estimated=estimated(plan, achieved, measured, table))
+
+
+def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list[Measured], known: Sequence[Known]) -> None:
+    """Plot SVD's error with the measured and estimated errors of these groups, and show their sources."""
+    points = error_point_table(same, [each.estimated for each in known if each.estimated], choices.unit)
+    exact = not choices.rounded_to
+    figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
+    alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
+    st.plotly_chart(figure, theme=None, key="error_curve", alt=alt, config={"displaylogo": False})
+    st.caption(plain(_reading(points, exact)))
+    if len(points):
+        _sources(choices, points, same)
+
+
+def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured]) -> None:
+    """Show the source of each mark in the chart, and offer all of them as a file."""
+    with st.expander("Where each mark comes from"):
+        shown = points.tail(MOST_SOURCES)
+        for row in shown.to_dict("records"):
+            st.caption(
+                f"**{plain(row['method'])}**, {row['ratio']:.2f}x smaller, {row['relative_error']:.3f}. {plain(row['about'])}"
+            )
+        if len(points) > len(shown):
+            st.caption(f"{len(shown)} of {len(points)} are shown; the file has all of them.")
+        st.download_button(
+            "All, with plan, seed and versions, CSV",
+            partial(_as_csv, points, measured),
+            f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv",
+            "text/csv",
+            key="error_points_csv",
+            on_click="ignore",
+        )
+
+
+def _as_csv(points: pd.DataFrame, measured: Sequence[Measured]) -> str:
+    return csv_text(with_provenance(points.drop(columns="seed"), [m.run for m in measured]))
+
+
+def _reading(points: pd.DataFrame, exact: bool) -> str:
+    """What the line and the solid and hollow marks mean, and how many marks there are of each."""
+    line = "Line: SVD, exact." if exact else "Dashed line: SVD before rounding, an estimate."
+    counts = points["origin"].value_counts()
+    solid = [f"{counts[name]} {name}" for name in ("yours", "bundled") if name in counts]
+    parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "No run of these groups has been measured yet."]
+    if ESTIMATED in counts:
+        parts.append("Hollow: estimated; a run turns it solid.")
+    return " ".join(parts)
+
+
+def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: list[Spectrum] | None, ratio: float) -> str:
+    """The answer in one sentence."""
+    chosen = f"{len(choices.specs)} weight matrices" if len(choices.specs) > 1 else choices.specs[0].name
+    dense = [group.name for prediction in predictions.values() for group in prediction.groups if group.form == "dense"]
+    if dense:
+        return f"At {ratio:g}x nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage fits the budget."
+    if spectra is None or "svd" not in predictions:
+        return f"{chosen} at {ratio:g}x: run the methods to see what the model keeps."
+    if not predictions["svd"].feasible:
+        return f"{chosen} at {ratio:g}x: SVD cannot get that small."
+    kept = 1 - svd_error(spectra, predictions["svd"]) ** 2
+    return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared length) of {chosen}."
+
+
+def _run_button(
+    choices: Choices, ratio: float, plans: dict[str, Plan], predictions: dict[str, Prediction], runs: Sequence[Run]
+) -> None:
+    """Button that starts one run per method and opens the Runs page; below it, the estimated cost."""
+    refusals = [sentence for role, prediction in predictions.items() for sentence in _refusals(role, prediction, choices.unit)]
+    for sentence in refusals:
+        st.error(plain(sentence))
+    titles = [method_of_role(role).title for role in plans]
+    named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+    label = f"Run {named}" if len(titles) <= NAMED_METHODS else f"Run {len(titles)} methods"
+    if st.button(plain(label if plans else "Choose a method"), type="primary", disabled=not plans or bool(refusals), key="run"):
+        store = RunStore()
+        for plan in plans.values():
+            store.submit(plan, choices.info)
+        st.switch_page("pages/runs.py")
+    if not refusals:
+        show_cost(choices, ratio, plans, predictions, runs)
+
+
+def _refusals(role: str, prediction: Prediction, unit: str) -> list[str]:
+    """Why a method cannot reach this size, for the first few groups."""
+    title = method_of_role(role).title
+    impossible = [group for group in prediction.groups if group.form == "infeasible"]
+    if impossible and unit == "parameters" and all(group.largest_ratio <= 1 for group in impossible):
+        return [f"{title} saves bytes, not parameters: set the ratio to count bytes, under Budget and storage."]
+    return [f"{group.name}, {title}: {group.note} ({_rounded_down(group.largest_ratio)}x at most)." for group in impossible[:3]]
+
+
+def _rounded_down(ratio: float) -> str:
+    """A ratio to three digits, rounded down, so that the ratio shown is attainable."""
+    return f"{Context(prec=3, rounding=ROUND_FLOOR).create_decimal_from_float(ratio):f}"
+
+
+def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra: list[Spectrum] | None) -> None:
+    """Each group's details, and how to do the same without a browser; built when opened, to keep the slider fast."""
+    groups = st.expander("Groups: ranks, sizes and break-even", key="groups_open", on_change="rerun")
+    if groups.open:
+        for role, prediction in predictions.items():
+            groups.caption(plain(method_of_role(role).title))
+            table = prediction_table(prediction.groups, spectra if role == "svd" else None)
+            groups.dataframe(table, hide_index=True, key=f"groups_{role}")
+    commands = st.expander("Plan and command line", key="commands_open", on_change="rerun")
+    if commands.open:
+        for role, plan in plans.items():
+            name = f"{role}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{role}.json"
+            commands.download_button(
+                plain(f"Plan of {method_of_role(role).title}"), plan.to_json, name, "application/json", key=f"plan_{role}"
+            )
+            commands.code(f"offcomp run {shlex.quote(name)} --json", language="bash")

@@ -1,0 +1,1 @@
+"""The Examples page: which predictions changed."""

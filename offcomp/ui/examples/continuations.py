@@ -1,0 +1,106 @@
+"""Continuations of the same openings by several models: a table of texts that becomes cards on narrow screens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from html import escape
+from typing import Any
+
+import streamlit as st
+
+from offcomp.results.charts.theme import Palette
+from offcomp.results.continuations import (
+    BEFORE_THEM,
+    agreement_text,
+    continuation_answer,
+    continuation_table,
+    first_difference,
+    of_task,
+    side_by_side,
+)
+from offcomp.results.csv_text import csv_text
+from offcomp.results.runs import role_of, with_provenance
+from offcomp.runs.store import Run
+from offcomp.ui.escape import plain
+from offcomp.ui.frame import palette, style
+
+NOTHING = "<i>(the end)</i>"
+STYLE = """
+.continuations {{border-collapse: collapse; width: 100%; table-layout: fixed; font-size: .9rem; line-height: 1.45}}
+.continuations caption {{position: absolute; clip-path: inset(50%); height: 1px; overflow: hidden; white-space: nowrap}}
+.continuations :is(th, td) {{border: 0; border-bottom: 1px solid {grid}; padding: .5rem .9rem .5rem 0; text-align: left}}
+.continuations :is(th, td) {{vertical-align: top; overflow-wrap: anywhere; font-weight: 400}}
+.continuations thead th {{font-weight: 600; border-bottom: 3px solid {grid}}}
+.continuations tbody th {{color: {muted}}}
+.continuations mark {{background: none; color: inherit; font-weight: 700}}
+.continuations small {{display: block; color: {muted}; font-size: .8rem; margin-top: .15rem}}
+@media (max-width: 640px) {{
+.continuations thead {{position: absolute; clip-path: inset(50%)}}
+.continuations :is(table, tbody, tr, th, td) {{display: block; border-bottom: 0; padding: .15rem 0}}
+.continuations tr {{border-bottom: 1px solid {grid}; padding: .6rem 0}}
+.continuations td::before {{content: attr(data-who) ": "; color: {muted}}}
+}}
+"""
+
+
+def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[str, str]) -> None:
+    """Show how the original and one or two runs continue each opening, and how far they agree."""
+    st.subheader("How do they go on from the same openings?")
+    if not of_task(run, task):
+        st.caption(plain(BEFORE_THEM.format(names[run.id])))
+        return
+    runs = [run] if second is None or not side_by_side([run, second], task) else [run, second]
+    st.markdown(plain(continuation_answer(runs, names, task)))
+    if second is not None and len(runs) == 1:
+        st.caption(plain(BEFORE_THEM.format(names[second.id])))
+    style(STYLE.format(grid=palette().grid, muted=palette().muted))
+    st.html(continuations_html(runs, names, task, palette()))
+    st.caption(
+        "Greedy decoding: each model always writes its most likely token, so small models soon repeat themselves. Bold: "
+        "everything from the first word that differs from the original."
+    )
+    st.download_button(
+        "These continuations, CSV",
+        partial(_as_csv, runs, task),
+        f"offcomp-continuations-{task.replace('/', '-')}.csv",
+        "text/csv",
+        key="examples_continuations_csv",
+        on_click="ignore",
+    )
+
+
+def _as_csv(runs: Sequence[Run], task: str) -> str:
+    table = continuation_table(runs)
+    return csv_text(with_provenance(table[table["task"] == task], runs))
+
+
+def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str, colours: Palette) -> str:
+    """The table as HTML. Texts and names are escaped, since both may come from an untrusted file."""
+    called = [names[run.id] for run in runs]
+    roles = ["original", *map(role_of, runs)]
+    heads = [
+        f'<th scope="col" style="border-bottom-color: {colours.colour(role)}">{escape(name)}</th>'
+        for role, name in zip(roles, ["Original", *called], strict=True)
+    ]
+    rows = []
+    for entries in side_by_side(runs, task):
+        cells = "".join(_cell(name, entry) for name, entry in zip(called, entries, strict=True))
+        original = escape(entries[0]["original"].strip()) or NOTHING
+        opening = escape(entries[0]["opening"].strip())
+        rows.append(f'<tr><th scope="row">{opening} …</th><td data-who="Original">{original}</td>{cells}</tr>')
+    return (
+        '<table class="continuations"><caption>Openings and continuations by model</caption><thead><tr><th scope="col">Opening'
+        f"</th>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _cell(name: str, entry: Mapping[str, Any]) -> str:
+    """One run's text; the part that differs from the original is marked."""
+    text = entry["compressed"]
+    place = first_difference(entry["original"], text)
+    same, other = escape(text[:place]), escape(text[place:])
+    if not other.strip() and entry["original"][place:].strip():
+        other = f" {NOTHING}"
+    written = f"{same}<mark>{other}</mark>" if other.strip() else same
+    return f'<td data-who="{escape(name)}">{written.strip() or NOTHING}<small>{agreement_text(entry)}</small></td>'

@@ -1,0 +1,1 @@
+"""The Groups page: which modules are better compressed together."""

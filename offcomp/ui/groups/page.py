@@ -1,0 +1,160 @@
+"""The Groups page: all pairs, the merge tree with its cut, their tables, and the button that copies groups to the draft."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.errors import InputError
+from offcomp.files import home_folder
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.planning.grouping import best_stack
+from offcomp.planning.merge_survey import Survey, best_cut, find_survey
+from offcomp.results.charts.groups import pair_figure, tree_figure
+from offcomp.results.csv_text import csv_text
+from offcomp.results.groups import (
+    cut_answer,
+    exported,
+    group_words,
+    groups_at,
+    merge_table,
+    module_words,
+    pair_table,
+    provenance,
+    survey_answer,
+)
+from offcomp.ui import draft
+from offcomp.ui.escape import plain
+from offcomp.ui.frame import palette, told
+from offcomp.ui.groups.choices import explain_misfit, explain_too_few, wait
+
+MOST_MODULES = 64
+LISTED = 5
+
+
+def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: str) -> None:
+    """Show the answer, both charts and their tables, or why there are none."""
+    if len(specs) < 2:
+        explain_too_few(info, specs)
+        return
+    if len(specs) > MOST_MODULES:
+        count = len(specs) * (len(specs) - 1) // 2
+        raise InputError(f"{len(specs)} modules make {count:,} pairs; choose fewer kinds, {MOST_MODULES} modules at most")
+    found = find_survey(info, specs, ratio, home_folder())
+    if found is None:
+        wait(info, specs, ratio)
+        return
+    survey, origin = found
+    st.markdown(plain(survey_answer(survey, stack)))
+    if stack not in survey.merges:
+        explain_misfit(specs, stack)
+        return
+    pairs, tree = st.columns(2, gap="large")
+    with pairs:
+        _show_pairs(survey, stack, origin)
+    with tree:
+        st.fragment(_show_tree)(info, survey, stack, origin)
+    _show_provenance(info, survey, origin)
+
+
+def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
+    table = pair_table(survey, stack)
+    alt = (
+        "Heat map, module by module: by how much the relative error falls when the two are compressed as one matrix of the "
+        "same stored size; the table below has the numbers."
+    )
+    st.plotly_chart(pair_figure(table, palette()), theme=None, key="groups_pairs", alt=alt, config={"displaylogo": False})
+    helping, fitting = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
+    st.caption(plain(f"{helping or 'None'} of {fitting} pairs gain." + _unfit(len(table) - fitting)))
+    _table(table, survey, "pairs", origin)
+
+
+def _unfit(count: int) -> str:
+    return f" {count} pairs do not fit into one matrix; their cells are empty." if count else ""
+
+
+def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None:
+    """Show the tree with its cut, the groups at the cut, and the button that uses them."""
+    with told():
+        merges = survey.merges[stack]
+        shown = repr((survey.fingerprint, survey.modules, survey.ratio, stack))
+        key = f"groups_cut_{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
+        st.session_state.setdefault(key, best_cut(survey, stack))
+        chart = st.container()
+        kept = st.slider(
+            "Merges before the cut",
+            0,
+            len(merges),
+            key=key,
+            persist_state="session",
+            help="The tree merges modules in order of gain. The default cut minimises the error over all modules.",
+        )
+        alt = (
+            f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {kept}; "
+            "the table below has the numbers."
+        )
+        chart.plotly_chart(
+            tree_figure(survey, stack, kept, palette()), theme=None, key="groups_tree", alt=alt, config={"displaylogo": False}
+        )
+        st.markdown(plain(cut_answer(survey, stack, kept)))
+        _show_groups(info, survey, stack, kept)
+        _table(merge_table(survey, stack), survey, "merges", origin)
+
+
+def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None:
+    """List the groups at the cut, each with gain, stacking and reason, and offer to use them in the draft."""
+    groups, alone = groups_at(survey, stack, kept)
+    if st.button("Use these groups", type="primary", key="groups_use", icon=":material/compress:"):
+        joint = [(group.modules, group.stack) for group in groups]
+        draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)], survey.ratio)
+        st.switch_page("pages/compress.py")
+    lines = [f"- **{plain(module_words(group.modules))}**: {plain(group_words(group))}" for group in groups[:LISTED]]
+    if more := groups[LISTED:]:
+        lines.append(f"- and {len(more)} more: {plain('; '.join(module_words(group.modules) for group in more))}")
+    if alone:
+        lines.append(f"- Alone: {plain(module_words(alone))}")
+    st.markdown("\n".join(lines))
+
+
+def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> None:
+    """A chart's table, with a download that says where every row comes from."""
+    with st.expander("The same as a table"):
+        names = {name: name.replace("_", " ").capitalize() for name in map(str, table.columns)}
+        st.dataframe(table.rename(columns=names), hide_index=True, key=f"groups_{purpose}_table", column_config=_formats(names))
+        st.download_button(
+            plain(f"{purpose.capitalize()}, CSV"),
+            partial(_as_csv, table, survey, origin),
+            f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv",
+            "text/csv",
+            key=f"groups_csv_{purpose}",
+            on_click="ignore",
+        )
+
+
+def _as_csv(table: pd.DataFrame, survey: Survey, origin: str) -> str:
+    return csv_text(exported(table, survey, origin))
+
+
+def _formats(names: dict[str, str]) -> dict[str, Any]:
+    three = ("gain", "error", "group_gain", "separate_error", "joint_error")
+    return {title: st.column_config.NumberColumn(format="%.3f") for name, title in names.items() if name in three}
+
+
+def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
+    st.caption(
+        plain(
+            f"{provenance(survey, origin)}. Errors are exact, for SVD; joint storage needs at most as many parameters as "
+            "separate storage. Other methods may rank groups differently."
+        )
+    )
+    kinds = ",".join(dict.fromkeys(info.module(name).kind for name in survey.modules))
+    with st.expander("Command line"):
+        st.code(
+            f"offcomp suggest {shlex.quote(info.model)} --kinds {kinds} --ratio {survey.ratio:g} --survey --json",
+            language="bash",
+        )

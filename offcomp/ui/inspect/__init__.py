@@ -1,0 +1,1 @@
+"""The Inspect page: one weight matrix, and how compressible it is."""

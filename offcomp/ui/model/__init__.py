@@ -1,0 +1,1 @@
+"""The Model page: where a model's parameters are."""

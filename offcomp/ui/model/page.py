@@ -1,0 +1,252 @@
+"""The Model page: the parameter map, the module picked in it, and which weights are recognised."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from offcomp.files import home_folder
+from offcomp.models.catalogue import ModelInfo
+from offcomp.numerics.accounting import storage_dtype
+from offcomp.planning.plan import Plan
+from offcomp.planning.size_notes import unlisted_note
+from offcomp.results.charts.model import COMPRESSIBLE, PARAMETERS, map_figure, map_pixels, share_figure
+from offcomp.results.csv_text import csv_text
+from offcomp.results.model import (
+    RECOGNISED,
+    compressible_answer,
+    error_words,
+    exported,
+    map_table,
+    parameters_answer,
+    percent,
+    recognised_answer,
+    same_row,
+    share_table,
+    shown_rows,
+    spectra_plan,
+    spectra_seconds,
+    svd_errors,
+)
+from offcomp.ui import draft
+from offcomp.ui.compress.choices import choose_model, choose_ratio
+from offcomp.ui.escape import code, plain
+from offcomp.ui.frame import palette, style, told
+from offcomp.ui.jobs import model_info, request_spectra, wait_for
+
+COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
+COLOUR_HELP = "Colour the cells by parameter count, or by the relative error of SVD on each matrix alone at the draft's ratio."
+MAP, MODULE, ASKED = "model_map", "model_module", "model_spectra"
+MOST_LAYERS_BESIDE = 12  # a deeper model needs the full width for its map
+TEXT_PIXELS = 175
+NAMES = {"cols": "Columns", "in_plan": "In your plan", "relative_error": "Relative error of SVD"}
+HIDDEN = ["row", "known_error"]
+FORMATS = {
+    "Module": st.column_config.TextColumn(width=TEXT_PIXELS),
+    "Share": st.column_config.NumberColumn("Share, %", format="%.2f"),
+    "Parameters": st.column_config.NumberColumn(format="localized"),
+    "Relative error of SVD": st.column_config.NumberColumn(format="%.3f"),
+}
+SPECTRA_HELP = "Computes the singular values of each matrix from its weights, in a background process, and caches them."
+
+
+def show_model() -> None:
+    """Draw the whole page except the section on using your own model."""
+    with st.container(horizontal=True, vertical_alignment="bottom", key="model_controls"):
+        info = model_info(choose_model())
+        colour = st.segmented_control(
+            "Colour",
+            list(COLOURS),
+            default=PARAMETERS,
+            format_func=COLOURS.__getitem__,
+            key="model_colour",
+            required=True,
+            persist_state="session",
+            help=COLOUR_HELP,
+        )
+    if not info.modules:
+        st.info(f"{plain(info.model)} has no weight matrix: nothing in it can be compressed.")
+        return
+    st.fragment(_explore)(info, str(colour))
+    _show_shares(info)
+    _show_recognised(info)
+
+
+def _explore(info: ModelInfo, colour: str) -> None:
+    """The map and the module picked in it; a fragment, so that clicks respond immediately."""
+    with told():
+        answer = st.empty()
+        deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_BESIDE
+        left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
+        with left:
+            ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
+            errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
+            table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
+            answer.markdown(plain(compressible_answer(table, ratio) if ratio else parameters_answer(info)))
+            _show_map(info, table, colour, ratio)
+            if ratio:
+                _offer_spectra(info, errors)
+        with right:
+            _show_picked(info, table, ratio)
+    draft.share()
+
+
+def _storage() -> tuple[str, str]:
+    """What the draft's ratio counts, and the storage dtype."""
+    return st.session_state["unit"], st.session_state["dtype"]
+
+
+def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -> None:
+    """The map, wide enough for its numbers, and its table."""
+    box = f".st-key-{MAP}_box"
+    style(f"{box} {{overflow-x: auto}} {box} .st-key-{MAP} {{min-width: {map_pixels(table)}px}}")
+    picked = draft.inspected(info)
+    figure = map_figure(table, palette(), colour, picked, ratio)
+    what = (
+        "parameters of each weight matrix"
+        if colour == PARAMETERS
+        else f"relative error of SVD at {ratio:g}x on each weight matrix"
+    )
+    with st.container(key=f"{MAP}_box"):
+        st.plotly_chart(
+            figure,
+            theme=None,
+            key=MAP,
+            on_select=partial(_pick_clicked, info),
+            selection_mode="points",
+            config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+            alt=f"Map of the {what}, by kind and layer; the Module selector and the table below have the same data.",
+        )
+    layers = table["layer"].nunique()
+    aside = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_BESIDE else ""
+    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{plain(aside)}")
+    about: dict[str, str | float] = (
+        {"ratio": ratio, "unit": _storage()[0], "storage": _storage()[1]} if colour == COMPRESSIBLE else {}
+    )
+    _show_table(info, table if colour == COMPRESSIBLE else table.drop(columns="relative_error"), colour, **about)
+    outside, rows = shown_rows(table)
+    drawn = len(outside) + int(table["row"].isin(rows).sum())
+    if drawn < len(table):
+        st.caption(f"The map shows only the largest weight matrices, {drawn} of {len(table)}. The table has all of them.")
+
+
+def _pick_clicked(info: ModelInfo) -> None:
+    """Pick the module of the clicked cell. Redrawing the map clears the selection; then the picked module stays."""
+    points = st.session_state[MAP].selection.points
+    names = [point["customdata"][0] for point in points]
+    if names and names[0] in {spec.name for spec in info.modules}:
+        draft.inspect(names[0])
+
+
+def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
+    """The picked module, which can be chosen by name as well as by a click: its properties and actions."""
+    name = draft.inspected(info)
+    st.session_state[MODULE] = name
+    st.selectbox(
+        "Module",
+        [spec.name for spec in info.modules],
+        key=MODULE,
+        on_change=lambda: draft.inspect(st.session_state[MODULE]),
+        help="Click a cell in the map, or choose here.",
+    )
+    row = table[table["module"] == name].iloc[0]
+    known = f"  \n{plain(_sentence(error_words(row, ratio)))}" if ratio else ""
+    share = plain(percent(row["share"]))
+    size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {share} of the model."
+    st.markdown(f"{size}{known}  \n{plain(_sentence(row['orientation']))}  \n{code(row['path'])}")
+    st.caption(plain(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}"))
+    _actions(info, table, name)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
+    """Buttons that inspect the picked module, or compress it or all modules of its kind."""
+    kind = same_row(table, name)
+    with st.container(horizontal=True):
+        if st.button("Inspect it", type="primary", key="model_inspect", icon=":material/search:"):
+            draft.inspect(name)
+            st.switch_page("pages/inspect.py")
+        if st.button("Compress it", key="model_compress", icon=":material/compress:", help="Compress only this module."):
+            _compress(info, [name])
+        if len(kind) > 1 and st.button(
+            "Compress its kind",
+            key="model_compress_kind",
+            icon=":material/view_column:",
+            help=plain(f"Compress only these {len(kind)} modules: {', '.join(kind[:6])}{', ...' if len(kind) > 6 else ''}"),
+        ):
+            _compress(info, kind)
+
+
+def _compress(info: ModelInfo, names: list[str]) -> None:
+    draft.choose(info, names)
+    st.switch_page("pages/compress.py")
+
+
+def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
+    """On request, compute the missing spectra in a separate process, and poll until they are ready."""
+    asked: Plan | None = st.session_state.get(ASKED)
+    plan = spectra_plan(info, errors)
+    unknown = {group.modules for group in plan.groups}
+    if asked is not None and asked.model == info.model and unknown & {group.modules for group in asked.groups}:
+        doing = f"Computing {_spectra(asked)}. The map fills in when this is done."
+        wait_for(partial(request_spectra, info, asked), partial(st.info, doing))
+    elif plan.groups:
+        seconds = spectra_seconds(info, plan)
+        label = f"Compute {_spectra(plan)} (about {seconds:.0f} s)"
+        if st.button(plain(label), key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
+            st.session_state[ASKED] = plan
+            st.rerun()
+    dtypes = sorted({storage_dtype(_storage()[1], [spec.dtype]) for spec in info.modules} - {"float32"})
+    what = f"Errors of SVD before rounding to {' and '.join(dtypes)}" if dtypes else "Exact errors of SVD"
+    st.caption(plain(f"{what}, each matrix alone, from singular values that are bundled or were computed and cached here."))
+
+
+def _spectra(plan: Plan) -> str:
+    return f"{len(plan.groups)} missing spectra" if len(plan.groups) > 1 else "the missing spectrum"
+
+
+def _show_shares(info: ModelInfo) -> None:
+    """The whole model as one bar, divided by kind."""
+    table = share_table(info)
+    alt = "Share of all parameters by kind, as one bar; the table below has the numbers."
+    config = {"displayModeBar": False}
+    st.plotly_chart(share_figure(table, palette()), theme=None, key="model_shares", alt=alt, config=config)
+    _show_table(info, table, "shares")
+    if note := unlisted_note(info):
+        st.caption(plain(note))
+
+
+def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **about: str | float) -> None:
+    """A chart's table, with a download that names the model and the settings."""
+    with st.expander("The same as a table"):
+        shown = table.drop(columns=HIDDEN, errors="ignore")
+        if "share" in shown:
+            shown = shown.assign(share=100 * shown["share"])
+        st.dataframe(shown.rename(columns=_words), hide_index=True, key=f"model_{purpose}_table", column_config=FORMATS)
+        st.download_button(
+            plain(f"{purpose.capitalize()}, CSV"),
+            lambda: csv_text(exported(table, info, **about)),  # built on click
+            f"offcomp-model-{purpose}.csv",
+            "text/csv",
+            key=f"model_csv_{purpose}",
+            on_click="ignore",
+        )
+
+
+def _words(name: str) -> str:
+    return NAMES.get(name, name.replace("_", " ").capitalize())
+
+
+def _show_recognised(info: ModelInfo) -> None:
+    """Which weights the model family recognises by name; unrecognised ones first."""
+    with st.expander("Which weights are recognised?", expanded=not info.family):
+        st.markdown(plain(recognised_answer(info)))
+        table = map_table(info)
+        order = table.assign(known=table["status"] == RECOGNISED).sort_values("known", kind="stable").index
+        listed = table.loc[order, ["module", "status", "kind", "rows", "cols", "path"]]
+        st.dataframe(listed.rename(columns=_words), hide_index=True, key="model_recognised_table", column_config=FORMATS)

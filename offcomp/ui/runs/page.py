@@ -1,0 +1,169 @@
+"""The list of runs: progress, cancelling, retrying, and failures with their reasons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from offcomp.planning.data.row_counts import reading_text
+from offcomp.results.runs import method_title, overall_error, result_of
+from offcomp.results.scores import brief_difference, metric_of, on_task, sentence_start, value_of
+from offcomp.runs.store import OF_A_SAMPLE, BadFolder, Run, RunStore
+from offcomp.ui import draft
+from offcomp.ui.compare.selection import MOST_COMPARED
+from offcomp.ui.escape import code, plain
+from offcomp.ui.frame import told
+from offcomp.ui.jobs import model_info
+
+POLL_SECONDS = 0.5
+RUNS_A_PAGE = 20
+BAD_NAMED = 3
+STATUS_ICONS = {
+    "queued": ":material/hourglass_empty:",
+    "running": ":material/progress_activity:",
+    "done": ":material/check_circle:",
+    "failed": ":material/error:",
+    "cancelled": ":material/cancel:",
+    "interrupted": ":material/power_off:",
+}
+
+
+def describe_run(run: Run) -> str:
+    """A run in a few words: methods, groups, ratio."""
+    methods = method_title(run) if run.plan.groups else "baseline"
+    names = [group.name for group in run.plan.groups]
+    groups = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    ratios = sorted({group.ratio for group in run.plan.groups})
+    return f"{methods}: {groups} at {', '.join(f'{ratio:g}x' for ratio in ratios)}"
+
+
+def list_runs() -> None:
+    """List all runs, newest first; polls while any is active."""
+    store = RunStore()
+    runs, bad = store.listing()
+    if bad:
+        st.warning(plain(left_out_text(bad)), icon=":material/folder_off:")
+    busy = any(not run.ended for run in runs)
+    if not runs:
+        st.info("No runs yet. Choose some weights and start one: it takes a few seconds with SVD.")
+        st.page_link("pages/compress.py", label="Compress something", icon=":material/compress:")
+        return
+    done = sum(run.status == "done" for run in runs)
+    left, right = st.columns([3, 1], vertical_alignment="center")
+    place = str(store.folder).replace(str(Path.home()), "~", 1)
+    left.markdown(
+        f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs):,} under way. Stored in {code(place)}."
+    )
+    if done:
+        right.page_link(
+            "pages/compare.py",
+            label="Compare the finished ones" if done <= MOST_COMPARED else f"Compare the newest {MOST_COMPARED}",
+            icon=":material/compare_arrows:",
+            query_params={draft.RUNS: draft.EVERY_RUN},
+        )
+    st.fragment(_cards, run_every=POLL_SECONDS if busy else None)(busy)
+
+
+def left_out_text(bad: Sequence[BadFolder]) -> str:
+    """Name the folders that are not listed, and why, in one line."""
+    start = "1 folder cannot be read and is" if len(bad) == 1 else f"{len(bad)} folders cannot be read and are"
+    named = "; ".join(f"{each.name[:40]} ({each.reason[:120]})" for each in bad[:BAD_NAMED])
+    return f"{start} left out: {named}{f' and {len(bad) - BAD_NAMED} more' if len(bad) > BAD_NAMED else ''}."
+
+
+def _cards(was_busy: bool) -> None:
+    runs = RunStore().all()
+    if was_busy and all(run.ended for run in runs):
+        st.rerun()
+    cards, pages = st.container(), -(-len(runs) // RUNS_A_PAGE)
+    page = st.pagination(pages, key="runs_page", persist_state="session") if pages > 1 else 1
+    shown = runs[(page - 1) * RUNS_A_PAGE : page * RUNS_A_PAGE]
+    for run in shown:
+        with cards.container(border=True, key=f"run_{run.id}"):
+            _card(run)
+    if pages > 1:
+        first = (page - 1) * RUNS_A_PAGE
+        st.caption(f"Runs {first + 1:,} to {first + len(shown):,} of {len(runs):,}, newest first.")
+
+
+def _card(run: Run) -> None:
+    left, right = st.columns([3, 1], vertical_alignment="center")
+    with left:
+        st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.at_work_on)}** · {plain(describe_run(run))}")
+        submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
+        st.caption(plain(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_took(run)}"))
+        if run.status in ("queued", "running"):
+            _progress(run)
+        elif run.status == "done":
+            st.markdown(plain(what_came_of_it(run)))
+            if run.of_a_sample:
+                st.caption(f"Its model is {OF_A_SAMPLE}.")
+            for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
+                st.caption(plain(f"{sentence_start(reading)}."))
+        elif run.error and run.status != "cancelled":
+            st.error(plain(run.error), icon=":material/error:")
+    with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
+        _actions(run)
+
+
+def what_came_of_it(run: Run) -> str:
+    """Error and scores in one line."""
+    result = result_of(run)
+    parts = [f"relative error {overall_error(result['groups']):.3f}"] if result["groups"] else []
+    for task, score in result["scores"].items():
+        parts.append(f"{on_task(task, score)} {metric_of(score).number(value_of(score))} ({brief_difference(score)})")
+    return sentence_start("; ".join(parts))
+
+
+def _took(run: Run) -> str:
+    seconds = (run.result or {}).get("timings", {}).get("total")
+    return f" · {seconds:.0f} s" if seconds is not None and run.status == "done" else ""
+
+
+def _progress(run: Run) -> None:
+    stage = str(run.progress.get("stage", "queued"))
+    fraction = float(run.progress.get("fraction", 0.0)) if stage != "queued" else 0.0
+    remaining = run.progress.get("remaining_seconds")
+    text = "waiting for the previous run" if stage == "queued" else stage
+    if stage != "queued" and remaining is not None:
+        text += f", about {max(1, round(remaining))} s left"
+    st.progress(min(1.0, fraction), text=plain(text))
+
+
+def _actions(run: Run) -> None:
+    if run.ended:
+        if run.status == "done":
+            alone, icon = {draft.RUNS: run.id}, ":material/compare_arrows:"
+            st.page_link("pages/compare.py", label="Compare", icon=icon, query_params=alone, width="content")
+        else:
+            st.button("Run again", key=f"again_{run.id}", on_click=_again, args=(run,))
+        st.button(
+            "Delete",
+            key=f"delete_{run.id}",
+            on_click=_delete,
+            args=(run.id,),
+            type="tertiary",
+            icon=":material/delete:",
+        )
+    elif (run.folder / "cancel").exists():
+        st.caption("stopping")
+    else:
+        st.button("Cancel", key=f"cancel_{run.id}", on_click=_cancel, args=(run.id,))
+
+
+def _again(run: Run) -> None:
+    with told():
+        RunStore().submit(run.plan, model_info(run.plan.model), again=True)
+
+
+def _delete(name: str) -> None:
+    with told():
+        RunStore().delete(name)
+
+
+def _cancel(name: str) -> None:
+    with told():
+        RunStore().cancel(name)

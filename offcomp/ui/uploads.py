@@ -1,0 +1,149 @@
+"""The user's own models, matrix files and tables of examples. Uploads stay in the home folder on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from offcomp.errors import OffcompError
+from offcomp.files import home_folder, write_bytes
+from offcomp.models.catalogue import FAMILIES as MODEL_FAMILIES
+from offcomp.models.catalogue import MODELS, ModelInfo
+from offcomp.models.matrix_files import SUFFIXES, keep_upload
+from offcomp.planning.data.task_fields import SUFFIXES as TABLES
+from offcomp.planning.data.tasks import Task
+from offcomp.planning.data.text_tables import parse
+from offcomp.ui import draft
+from offcomp.ui.compress.own_examples import own_tasks
+from offcomp.ui.escape import code, plain
+from offcomp.ui.model_roots import ROOTS
+
+MEGABYTES = 50
+"""Largest upload in MB, the same as in .streamlit/config.toml. Larger files are given by path."""
+LONGEST_NAME = 100
+DIGEST_DIGITS = 12
+MATRICES_PROBLEM, TABLE, TABLE_PROBLEM = "upload_matrices_problem", "upload_table", "upload_table_problem"
+BRING = """**A catalogue model** comes with its module list and its spectra:
+
+{catalogue}
+
+**A folder** on this machine with `config.json` and the weights as `.safetensors`, as written by `save_pretrained`. Type its
+path under *Model* above. It must be inside your home folder or the folder where the app was started; folders listed in the
+environment variable `{roots}` replace these two. If the folder includes the tokenizer files, tasks can be run as well. Pickled
+weights (`.bin`, `.pt`) and models that require custom code are rejected.
+
+**A file of matrices**, uploaded below, becomes a model: every matrix in it can be inspected, grouped and compressed.
+
+**A hub id** such as `owner/name`: a copy in the local cache is used if there is one; otherwise the model is downloaded after
+you confirm.
+
+Weights are recognised in the families {families}. In other models, matrices are listed by path and chosen by name.
+`offcomp modules MODEL` prints the same list on the command line.
+"""
+
+
+def bring_model() -> None:
+    """Explain how to use your own model, and offer an upload of matrices."""
+    catalogue = "\n".join(
+        f"- {code(entry.name)}: {plain(f'{entry.description} {entry.licence}.')} {code(entry.install) if entry.install else ''}"
+        for entry in MODELS
+    )
+    families = ", ".join(plain(family.name) for family in MODEL_FAMILIES)
+    with st.expander("Bring your own model or matrices"):
+        st.markdown(BRING.format(catalogue=catalogue, families=families, roots=ROOTS))
+        file = st.file_uploader(
+            plain(f"Matrices: {', '.join(SUFFIXES)}, at most {MEGABYTES} MB"),
+            [suffix.removeprefix(".") for suffix in SUFFIXES],
+            key="upload_matrices",
+            max_upload_size=MEGABYTES,
+            on_change=_take_matrices,
+        )
+        _show_problem(MATRICES_PROBLEM, file)
+
+
+def _show_problem(key: str, file: object) -> None:
+    """Show why the uploaded file could not be used."""
+    if file is not None and (problem := st.session_state.get(key)):
+        st.error(plain(problem), icon=":material/error:")
+
+
+def _take_matrices() -> None:
+    """Store the file as a model, and use it in the draft."""
+    state, file = st.session_state, st.session_state["upload_matrices"]
+    state[MATRICES_PROBLEM] = ""
+    if file is None:
+        return
+    try:
+        folder = keep_upload(file.name, file.getvalue(), home_folder())
+    except OffcompError as error:
+        state[MATRICES_PROBLEM] = f"{error}."
+        return
+    state["model"] = str(folder)
+    draft.forget_modules()
+    state["grouping"] = "module"  # nothing says which unrecognised matrices belong together
+
+
+@dataclass(frozen=True)
+class Table:
+    """An uploaded table: its path in the home folder, and its columns. It belongs to the draft and persists across pages."""
+
+    path: Path
+    columns: tuple[str, ...]
+
+
+def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
+    """The task made from an uploaded table, in addition to the bundled tasks; none while it is incomplete."""
+    table: Table | None = st.session_state.get(TABLE)
+    with st.expander("Examples of your own", expanded=table is not None):
+        file = st.file_uploader(
+            plain(f"A table: {', '.join(TABLES)}, at most {MEGABYTES} MB"),
+            [suffix.removeprefix(".") for suffix in TABLES],
+            key="upload_examples",
+            max_upload_size=MEGABYTES,
+            on_change=_take_examples,
+            help="One example per row. A column named split assigns rows to train, validation or test; without it, the "
+            "split is automatic.",
+        )
+        _show_problem(TABLE_PROBLEM, file)
+        if table is None:
+            return ()
+        if file is None:  # an uploader loses its file when the user leaves the page
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{plain(table.path.name)}**", width="stretch")
+                st.button("Remove", key="upload_remove", icon=":material/close:", on_click=lambda: st.session_state.pop(TABLE))
+        return own_tasks(info, table.path)
+
+
+def _take_examples() -> None:
+    """Store the table in the home folder and its columns in the session, so that it is read only once."""
+    state, file = st.session_state, st.session_state["upload_examples"]
+    state.pop(TABLE, None)
+    state[TABLE_PROBLEM] = ""
+    if file is None:
+        return
+    try:
+        state[TABLE] = keep_table(file.name, file.getvalue(), home_folder())
+    except OffcompError as error:
+        state[TABLE_PROBLEM] = f"{error}."
+
+
+def keep_table(name: str, content: bytes, home: Path) -> Table:
+    """Store a table in this home folder; the same file always gets the same path.
+
+    Raises InputError, and StorageError if the table cannot be written.
+    """
+    columns = tuple(columns_of(name, content))
+    stem, suffix = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).stem).strip(".-"), Path(name).suffix.lower()
+    path = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS] / f"{stem[:LONGEST_NAME] or 'table'}{suffix}"
+    if not path.is_file():
+        write_bytes(path, content)
+    return Table(path, columns)
+
+
+def columns_of(name: str, content: bytes) -> list[str]:
+    """Column names of a table, as a task will see them. Raises InputError."""
+    return list(parse(name, content).table.column_names)

@@ -1,0 +1,177 @@
+"""Text that goes through a model in parts, and statistics that take several passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from offcomp.models.loading import load
+from offcomp.models.weights import read
+from offcomp.runs.calibration import Calibration, calibrate
+from offcomp.runs.calibration import moments as moments_module
+from offcomp.runs.calibration.batches import token_batches
+from offcomp.runs.calibration.moments import InputMoments, output_errors, sum_moments
+from tests import tiny_models
+from tests.calibration_texts import PLENTY, TEXTS, spec_of
+from tests.tiny_models import Tiny
+
+
+@pytest.mark.parametrize(("cache_bytes", "passes"), [(PLENTY, 1), (2 * 8 * 24**2, 2), (0, 4)])
+def test_statistics_that_outweigh_the_cache_take_more_passes_and_are_the_same(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, passes: int
+) -> None:
+    loaded = tiny("bert")
+    specs = [spec_of(loaded, name) for name in ("query.0", "key.0", "query.1", "key.1")]
+    gathered: list[int] = []
+
+    def counted(model: Any, wanted: Any, *rest: Any, **named: Any) -> Any:
+        gathered.append(len(wanted))
+        return sum_moments(model, wanted, *rest, **named)
+
+    monkeypatch.setattr("offcomp.runs.calibration.passes.sum_moments", counted)
+    calibration = Calibration(loaded, TEXTS)
+    with calibration.hints(specs, "rows") as hints:
+        hints.cache_bytes = cache_bytes
+        found = [hints.statistics(index).column_moment for index in range(4)]
+    alone = [sum_moments(loaded.model, [spec], calibration.batches, "output").means(spec).second for spec in specs]
+    assert len(gathered) == passes and sum(gathered) == 4
+    assert sum(8 * width**2 for width in [24] * len(calibration._kept)) <= max(cache_bytes, 0)
+    assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
+
+
+@pytest.mark.parametrize(("ahead", "passes"), [(True, 1), (False, 4)])
+def test_one_pass_serves_all_groups_where_the_cache_holds_their_statistics(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, ahead: bool, passes: int
+) -> None:
+    loaded = tiny("bert")
+    specs = [spec_of(loaded, name) for name in ("query.0", "key.0", "query.1", "key.1")]
+    gathered: list[int] = []
+
+    def counted(model: Any, wanted: Any, *rest: Any, **named: Any) -> Any:
+        gathered.append(len(wanted))
+        return sum_moments(model, wanted, *rest, **named)
+
+    monkeypatch.setattr("offcomp.runs.calibration.passes.sum_moments", counted)
+    calibration = Calibration(loaded, TEXTS, cache_bytes=PLENTY if ahead else 0, ahead=specs if ahead else ())
+    for spec in specs:
+        with calibration.hints([spec], "rows") as hints:
+            found = hints.statistics(0).column_moment
+            calibration.output_errors({spec: read(loaded.model, spec)}, held_out=True)  # keeps what later groups need
+            hints.release()
+        assert found is not None
+        alone = sum_moments(loaded.model, [spec], calibration.batches, "output").means(spec).second
+        assert torch.equal(found, alone)
+    assert len(gathered) == passes and sum(gathered) == 4
+
+
+def test_statistics_of_a_changed_model_are_gathered_anew_and_those_of_the_original_after_it(tiny: Tiny) -> None:
+    loaded = tiny("bert")
+    first, second = (spec_of(loaded, name) for name in ("query.0", "query.1"))
+    calibration = Calibration(loaded, TEXTS, cache_bytes=PLENTY, ahead=[first, second])
+    with calibration.hints([first, second], "rows") as hints:
+        before = hints.statistics(1).column_moment
+        hints.substitute(0, torch.zeros(first.rows, first.cols))
+        changed = hints.statistics(1).column_moment
+        hints.restore()
+        after = hints.statistics(1).column_moment
+    assert before is not None and changed is not None and after is not None
+    assert torch.equal(before, after) and not torch.equal(before, changed)
+
+
+@pytest.mark.parametrize("name", ["fisher", "row_moment"])
+def test_gradients_are_the_same_in_one_pass_and_in_several(tiny: Tiny, name: str) -> None:
+    loaded = tiny("bert")
+    specs = [spec_of(loaded, module) for module in ("query.0", "key.0", "query.1")]
+
+    def found(cache_bytes: int) -> list[Tensor]:
+        with calibrate(loaded, TEXTS, specs, "rows") as hints:
+            hints.cache_bytes = cache_bytes
+            return [getattr(hints.statistics(index), name) for index in range(3)]
+
+    assert all(torch.equal(one, other) for one, other in zip(found(PLENTY), found(0), strict=True))
+
+
+@pytest.mark.parametrize("cache_bytes", [0, PLENTY])
+@pytest.mark.parametrize("name", ["column_moment", "row_moment"])
+def test_a_moment_may_be_overwritten_and_comes_whole_the_next_time(tiny: Tiny, name: str, cache_bytes: int) -> None:
+    loaded = tiny("bert")
+    with calibrate(loaded, TEXTS, [spec_of(loaded, module) for module in ("query.0", "word_embeddings")], "rows") as hints:
+        hints.cache_bytes = cache_bytes
+        for index in (0, 1) if name == "row_moment" else (0,):
+            first = getattr(hints.statistics(index), name)
+            expected = first.clone()
+            first.zero_()
+            torch.testing.assert_close(getattr(hints.statistics(index), name), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("limit", "heights"), [(1000, [6]), (16, [2, 2, 2]), (1, [1] * 6)])
+def test_a_batch_comes_apart_into_whole_texts(tiny: Tiny, limit: int, heights: list[int]) -> None:
+    (batch,) = token_batches(tiny("bert"), TEXTS, 6, False)
+    parts = list(batch.parts(limit))
+    assert [len(part.counted) for part in parts] == heights
+    assert torch.equal(torch.cat([part.counted for part in parts]), batch.counted)
+    for name, tensor in batch.inputs.items():
+        assert torch.equal(torch.cat([part.inputs[name] for part in parts]), tensor)
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokens", "heights"), [(6, 16, [2, 2, 2]), (5, 1, [2, 3]), (3, 8, [3]), (1, 1, [1]), (2, 1, [2]), (6, 32, [3, 3])]
+)
+def test_parts_have_at_least_so_many_texts(tiny: Tiny, texts: int, tokens: int, heights: list[int]) -> None:
+    (batch,) = token_batches(tiny("bert"), [TEXTS[0]] * texts, 8, False)
+    assert [len(part.counted) for part in batch.parts(tokens, at_least=2)] == heights
+
+
+@pytest.mark.parametrize("weighting", ["equal", "output"])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("bert", "ffn_in.0"),
+        ("bert", "word_embeddings"),
+        ("bert", "bert.embeddings.position_embeddings"),
+        ("bert", "pooler"),
+        ("deberta_v2", "key.0"),
+        ("t5", "encoder.query.0"),
+    ],
+)
+def test_a_batch_says_the_same_in_parts(
+    tiny: Tiny,
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    module: str,
+    weighting: str,
+) -> None:
+    """Vectors of positions belong to no text: they go through a DeBERTa's key projection once a pass."""
+    shared_keys = name == "deberta_v2"
+    loaded = load(str(tiny_models.save(tiny_models.deberta_v2(share_att_key=True), tmp_path))) if shared_keys else tiny(name)
+    spec = spec_of(loaded, module)
+    batches = token_batches(loaded, TEXTS, 16, special_tokens=False)
+    error = {spec: read(loaded.model, spec) * 0.9}
+
+    def found() -> tuple[InputMoments, tuple[float, float]]:
+        moments = sum_moments(loaded.model, [spec], batches, weighting).means(spec)
+        return moments, output_errors(loaded.model, error, batches, weighting)[spec]
+
+    (whole, whole_error), parts = found(), []
+    monkeypatch.setattr("offcomp.runs.calibration.moments.TOKENS_AT_ONCE", 16)
+    run = moments_module.run
+    monkeypatch.setattr("offcomp.runs.calibration.moments.run", lambda *pass_: (parts.append(pass_), run(*pass_)))
+    split, split_error = found()
+    assert len(parts) == 6
+    assert split.num_tokens == whole.num_tokens
+    torch.testing.assert_close(split.second, whole.second, rtol=1e-5, atol=1e-7)
+    assert split_error == pytest.approx(whole_error, rel=1e-5)
+
+
+@pytest.mark.parametrize(("cache_bytes", "expected"), [(0, 4 * 24 * 24), (100_000, 100_000)])
+def test_half_the_matrix_of_a_group_is_kept_or_as_much_as_is_told(tiny: Tiny, cache_bytes: int, expected: int) -> None:
+    loaded = tiny("bert")
+    specs = [spec_of(loaded, name) for name in ("query.0", "key.0")]
+    with Calibration(loaded, TEXTS, cache_bytes=cache_bytes).hints(specs, "rows") as hints:
+        assert hints.cache_bytes == expected

@@ -1,0 +1,47 @@
+"""Every page in a real Chromium, in light and dark, for everyone: no serious fault by axe, and no wider than a phone."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+
+from offcomp.results.charts.theme import PALETTES
+from tests.serving import fits, settled, visit
+
+pytestmark = pytest.mark.browser
+PATHS = ("/", "/model", "/inspect", "/groups", "/compress", "/runs", "/compare", "/examples", "/atlas")
+PHONE = {"width": 390, "height": 844}
+PAGE_COLOUR = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+TITLE_COLOURS = "[...document.querySelectorAll('.js-plotly-plot .gtitle')].map(text => getComputedStyle(text).fill)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_page_has_no_serious_fault_its_own_colours_and_fits_a_phone(
+    browser: Browser, address: str, path: str, scheme: str
+) -> None:
+    with visit(browser, address, color_scheme=scheme) as app:
+        page = app.page
+        app.open(path)
+        settled(page)
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        serious = [
+            f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
+            for fault in found
+            if fault["impact"] in ("serious", "critical")
+            for node in fault["nodes"]
+        ]
+        assert not serious, "\n".join(serious)
+        colours = PALETTES[scheme]
+        assert page.evaluate(PAGE_COLOUR) == as_rgb(colours.surface)
+        assert set(page.evaluate(TITLE_COLOURS)) <= {as_rgb(colours.text)}
+        page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        settled(page)
+        fits(page, PHONE["width"])
+
+
+def as_rgb(colour: str) -> str:
+    """A colour as a browser writes it."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgb({red}, {green}, {blue})"

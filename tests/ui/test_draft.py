@@ -1,0 +1,116 @@
+"""The draft: what a link says, what it restores, and what it cannot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from streamlit.testing.v1 import AppTest
+
+from offcomp.plain_text import is_plain
+from offcomp.planning.grouping import STACKS
+from offcomp.ui import link
+from tests.pages import home, opened, step
+
+__all__ = ["home"]  # a fixture
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def link_of(app: AppTest) -> dict[str, str]:
+    """The parameters of the URL that the app has written."""
+    return {name: value if isinstance(value, str) else value[0] for name, value in app.query_params.items()}
+
+
+NAMES = some.lists(
+    some.one_of(
+        some.builds("{}.{}".format, some.sampled_from(["query", "encoder.key"]), some.integers(0, 30)),
+        some.builds("w.{:02}".format, some.integers(0, 12)),
+        some.sampled_from(["word_embeddings", "pooler.dense", "none", "w.1-3", "w.1-3.1", "w.1-3.2", "a,b", "a;b~rows", "%2C"]),
+        some.text(min_size=1).filter(is_plain),
+    ),
+    unique=True,
+)
+
+
+@given(NAMES)
+def test_names_in_short_are_the_same_names(names: list[str]) -> None:
+    assert link.full(link.short(names)) == tuple(names)
+
+
+@given(some.lists(some.tuples(NAMES.filter(len).map(tuple), some.sampled_from(STACKS)), min_size=1))
+def test_groups_in_a_link_are_the_same_groups(groups: list[link.OwnGroup]) -> None:
+    assert link._read_groups(link._write_groups(groups)) == tuple(groups)
+
+
+def test_a_whole_kind_is_short() -> None:
+    assert link.short(["encoder.query.10", "encoder.query.11", "key.01"]) == "encoder.query.10-11,key.01"
+    assert link.short([f"query.{layer}" for layer in range(48)]) == "query.0-47"
+
+
+def test_a_first_visit_has_a_bare_address() -> None:
+    assert link_of(opened("compress")) == {}
+
+
+def test_a_link_opens_the_same_draft_in_another_browser() -> None:
+    app = opened("compress")
+    app.button_group(key="methods").set_value(["svd", "codebook"]).run()
+    app.select_slider(key="ratio").set_value(8.0).run()
+    app.selectbox(key="grouping").set_value("module").run()
+    link = link_of(app)
+    assert link == {"methods": "svd,codebook", "ratio": "8", "together": "module"}
+    other = opened("compress", **link)
+    assert link_of(other) == link
+    assert other.session_state["ratio"] == 8.0
+    assert [metric.value for metric in other.metric] == [metric.value for metric in app.metric]
+
+
+def test_the_draft_goes_along_to_every_page() -> None:
+    app = opened("compress", modules="value.0-2", ratio="4")
+    step(app, "runs")
+    assert link_of(app) == {"modules": "value.0-2", "ratio": "4"}
+    assert any("3 weight matrices" in caption.value for caption in app.caption)
+
+
+def test_the_line_of_the_draft_says_what_stays_true() -> None:
+    app = opened("compress", ratio="5", methods="svd,svd,codebook,svd")
+    assert app.button_group(key="methods").value == ["svd", "codebook"]
+    app.select_slider(key="ratio").set_value(8.0).run()
+    drafts = [caption.value for caption in app.caption if caption.value.startswith("Draft")]
+    assert drafts == ["Draft: minilm-l6: the default modules, SVD and Autoencoder, codebook"]
+
+
+def test_options_of_a_method_are_part_of_the_link() -> None:
+    options = json.dumps({"svd": {"preset": "direction"}})
+    app = opened("compress", options=options)
+    assert app.selectbox(key="option_svd_preset").value == "direction"
+    assert json.loads(link_of(app)["options"]) == json.loads(options)
+
+
+def test_own_groups_are_the_plan() -> None:
+    app = opened(
+        "compress", groups="key.0-1~columns;value.0-1~rows", together="own", modules="key.0-1,value.0-1", methods="svd"
+    )
+    assert "2 groups" in " ".join(caption.value for caption in app.caption) or app.selectbox(key="grouping").value == link.OWN
+    assert not app.error
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text", "why"),
+    [
+        ("ratio", "7.77", "the choices are 1.25, 1.5"),
+        ("methods", "svd,magic", "the choices are svd"),
+        ("modules", "query.0,nothing.3", "has no modules with these names"),
+        ("module", "nothing.3", "has no module with this name"),
+        ("together", "own", "it names none"),
+        ("seed", "-1", "it must be between 0 and"),
+        ("options", '{"svd":{"preset":"magic"}}', "choose one of"),
+        ("options", "[1]", "not available here"),
+        ("modules", "query.5-2", "is not a run of layers"),
+    ],
+)
+def test_what_a_link_asks_for_in_vain_is_said(parameter: str, text: str, why: str) -> None:
+    app = opened("inspect" if parameter == "module" else "compress", **{parameter: text})
+    assert any(why in warning.value for warning in app.warning), [warning.value for warning in app.warning]
+    assert link_of(app).get(parameter, "") in ("", "query.0")

@@ -1,0 +1,312 @@
+"""Compress and Runs without a browser: every family, empty and broken states, runs of every status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from offcomp.files import open_lock, take_lock, write_json
+from offcomp.methods import METHODS, options_of, own_options
+from offcomp.planning.plan import Group, Plan
+from offcomp.results.bundled import bundled_runs
+from offcomp.runs.start import LOCK
+from offcomp.runs.store import RunStore
+from offcomp.ui.compress.preview import _rounded_down
+from tests import tiny_models
+from tests.made_runs import put_in_home
+from tests.pages import ROOT, home, listed, opened, step, texts
+
+__all__ = ["home"]  # a fixture
+FAMILIES = ("gpt2", "t5", "mpnet")
+
+
+@pytest.fixture
+def app(home: Path) -> AppTest:
+    """The app with an empty home, at its Start page."""
+    return opened()
+
+
+def test_the_defaults_give_a_picture_at_once(app: AppTest) -> None:
+    step(app, "compress")
+    assert not app.error
+    shown = {metric.label: metric.value for metric in reversed(app.metric)}
+    assert shown["Stored parameters"] == "585,984"
+    assert shown["Relative error"] == "0.621"
+    assert [button.label for button in app.button if button.key == "run"] == ["Run SVD and Autoencoder"]
+
+
+def test_the_ratio_changes_the_exact_error(app: AppTest) -> None:
+    step(app, "compress")
+    errors = []
+    for ratio in (2.0, 10.0):
+        app.select_slider(key="ratio").set_value(ratio).run()
+        errors.append(float(next(metric.value for metric in app.metric if metric.label == "Relative error")))
+    assert errors == [pytest.approx(0.4995, abs=2e-3), pytest.approx(0.82, abs=2e-2)]
+
+
+def test_more_than_two_methods_are_lines_of_a_table(app: AppTest) -> None:
+    step(app, "compress")
+    app.button_group(key="methods").set_value(["svd", "kronecker", "tucker", "residual"]).run()
+    assert not app.exception
+    assert not app.error
+    table = app.table[0].value
+    assert list(table["Method"]) == ["SVD", "Autoencoder, residual", "Kronecker", "Tucker"]
+    exact, estimated, unknown, _ = table["Relative error"]
+    assert exact == "0.621, exact"
+    assert re.fullmatch(r"about 0\.\d\d, estimated", estimated)
+    assert unknown == "run it to measure it"
+    assert next(button.label for button in app.button if button.key == "run") == "Run 4 methods"
+
+
+def test_quantization_asks_for_a_ratio_of_bytes(app: AppTest) -> None:
+    step(app, "compress")
+    app.button_group(key="methods").set_value(["quantization"]).run()
+    assert [error.value.split(":")[0] for error in app.error] == ["Quantization saves bytes, not parameters"]
+    app.radio(key="unit").set_value("bytes").run()
+    assert not app.error
+    assert next(metric.value for metric in app.metric if metric.label == "Stored bytes").endswith("MB")
+    assert not next(button for button in app.button if button.key == "run").disabled
+
+
+@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
+def test_every_method_shows_its_options_but_not_what_tells_it_from_its_family(app: AppTest, method: Any) -> None:
+    step(app, "compress")
+    app.button_group(key="methods").set_value([method.role]).run()
+    assert not app.exception
+    drawn = {str(widget.key) for kind in (app.selectbox, app.checkbox, app.number_input) for widget in kind}
+    wanted = {f"option_{method.role}_{option.name}" for option in options_of(method) if option.name not in own_options(method)}
+    assert {key for key in drawn if key.startswith("option_")} == wanted
+
+
+def test_tasks_that_fit_the_model_go_into_the_plan_and_stay_chosen(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[Plan] = []
+    monkeypatch.setattr(RunStore, "submit", lambda _store, plan, _info: submitted.append(plan))
+    app.session_state["tasks"] = ["causal-prose", "sentiment"]  # the first needs a head that this model lacks
+    step(app, "compress")
+    tasks = app.multiselect(key="tasks")
+    assert (tasks.value, tasks.options) == (["sentiment"], ["Sentiment", "Topics", "Similarity"])
+    tasks.set_value(["similarity", "sentiment"]).run()
+    shown = [metric.value for metric in app.metric if metric.label == "Relative error"]
+    assert "not measured" not in shown  # an error does not depend on tasks, and bundled runs have it
+    app.button(key="run").click().run()
+    step(app, "compress")
+    app.button(key="run").click().run()
+    assert [plan.tasks for plan in submitted] == [("sentiment", "similarity")] * 4
+    step(app, "compress")
+    app.multiselect(key="tasks").set_value([]).run()
+    app.button(key="run").click().run()
+    assert submitted[-1].tasks == ()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_any_family_can_be_chosen(app: AppTest, home: Path, tmp_path: Path, family: str) -> None:
+    folder = tiny_models.save(tiny_models.TINY[family](), tmp_path / family)
+    app.session_state["model"] = str(folder) if family == "gpt2" else listed(folder, home)  # one is listed by the page
+    step(app, "compress")
+    assert not app.error
+    if family == "mpnet":
+        assert "family is unknown" in app.info[0].value
+        assert app.multiselect[0].options
+    else:
+        assert any(metric.label == "Stored parameters" for metric in app.metric)
+
+
+@pytest.mark.parametrize(
+    ("model", "named"), [("no-such-model-x", "no-such-model-x"), ("/nowhere", "/nowhere"), (str(ROOT / "tests"), "config.json")]
+)
+def test_a_bad_model_is_one_sentence(app: AppTest, model: str, named: str) -> None:
+    app.session_state["model"] = model
+    step(app, "compress")
+    (error,) = app.error
+    assert named in error.value
+
+
+def test_an_impossible_ratio_says_why_and_offers_no_run(app: AppTest, home: Path, tmp_path: Path) -> None:
+    app.session_state["model"] = listed(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), home)
+    app.session_state["ratio"] = 100.0
+    step(app, "compress")
+    assert "budget" in app.error[0].value
+    assert next(button for button in app.button if button.key == "run").disabled
+
+
+def test_where_svd_cannot_get_so_small_no_share_of_the_energy_is_named(home: Path) -> None:
+    app = opened("compress", model="offcomp-gpt", modules="key.0-1", together="module", methods="svd", ratio="100")
+    assert "2 weight matrices at 100x: SVD cannot get that small." in texts(app)
+    assert "% of the energy" not in texts(app)
+    assert "(64x at most)" in app.error[0].value
+    assert [_rounded_down(ratio) for ratio in (14.777, 64.0, 1.2399, 1234.5)] == ["14.7", "64", "1.23", "1230"]
+
+
+def test_no_module_and_no_method_are_told_kindly(app: AppTest) -> None:
+    step(app, "compress")
+    app.button_group(key="methods").set_value([]).run()
+    assert not app.exception
+    for box in [box for box in app.checkbox if box.value and str(box.key).startswith("kind_")]:
+        app.checkbox(key=box.key).uncheck()
+    app.run()
+    assert not app.exception
+    assert "No module is selected" in app.info[0].value
+
+
+def cost(app: AppTest) -> str:
+    """The line under the button that says what the runs cost."""
+    return next(caption.value for caption in app.caption if caption.value.startswith(("About", "Already run", "At work")))
+
+
+def seconds(line: str) -> int:
+    """What the line says of the time, where it is told in seconds."""
+    found = re.match(r"About (\d+) s and", line)
+    assert found, line
+    return int(found[1])
+
+
+def marks(app: AppTest) -> dict[str, list[str]]:
+    """Name of each trace of the error chart that is no line -> its shapes."""
+    (chart,) = app.get("plotly_chart")
+    found: dict[str, list[str]] = {}
+    for trace in json.loads(chart.proto.spec)["data"][2:]:
+        found.setdefault(trace["name"], []).append(trace["marker"]["symbol"])
+    return found
+
+
+def test_time_and_memory_are_told_before_the_start(app: AppTest) -> None:
+    step(app, "compress")
+    assert re.fullmatch(r"About \d+ s and 0\.\d GB in all: SVD \d+ s, Autoencoder \d+ s\.", cost(app))
+    app.button_group(key="methods").set_value(["svd"]).run()
+    assert re.fullmatch(r"About \d+ s and 0\.\d GB of memory\.", cost(app))
+    assert "cheaper" not in {button.key for button in app.button}
+    assert not app.warning
+
+
+def test_what_has_been_run_is_said_with_its_time(app: AppTest, home: Path) -> None:
+    run = bundled_runs()[0]
+    put_in_home(home, run.result or {}, run.id, submitted=1.0)
+    step(app, "compress")
+    text = cost(app)
+    assert "in all" not in text
+    assert text.endswith("Already run (cached): SVD (35 s).")
+    app.button_group(key="methods").set_value(["svd"]).run()
+    assert cost(app) == "Already run (cached): SVD (35 s)."
+
+
+def test_a_long_run_comes_with_a_shorter_way_that_changes_the_draft(app: AppTest) -> None:
+    app.session_state["methods"] = ["autoencoder"]
+    app.session_state["draft_modules"] = tuple(f"ffn_in.{layer}" for layer in range(6))
+    step(app, "compress")
+    assert seconds(cost(app)) > 60
+    (button,) = [button for button in app.button if button.key == "cheaper"]
+    assert re.fullmatch(r"Autoencoder, quick settings: about \d+ s", button.label)
+    button.click().run()
+    assert not app.exception
+    assert app.number_input(key="option_autoencoder_epochs").value == 10
+    assert app.selectbox(key="option_autoencoder_init").value == "svd"
+    assert "cheaper" not in {button.key for button in app.button}
+    assert seconds(cost(app)) <= 60
+
+
+def test_short_memory_is_a_warning_with_a_way_out(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    app.session_state["grouping"] = "all"
+    monkeypatch.setattr("offcomp.ui.compress.cost.free_memory", lambda: 700_000_000)
+    step(app, "compress")
+    assert [warning.value for warning in app.warning] == [
+        "About 0.7 GB of memory is needed, but only 0.7 GB is free: this may fail."
+    ]
+    button = app.button(key="cheaper")
+    assert button.label.startswith("Each module alone: about ") and button.label.endswith("0.7 GB")
+    button.click().run()
+    assert app.selectbox(key="grouping").value == "module"
+    assert not app.warning
+    monkeypatch.setattr("offcomp.ui.compress.cost.free_memory", lambda: None)
+    app.run()
+    assert not app.warning
+
+
+def test_no_cost_is_told_of_what_cannot_be_run(app: AppTest) -> None:
+    app.session_state["methods"] = ["quantization"]
+    step(app, "compress")
+    assert app.error
+    assert not [caption for caption in app.caption if caption.value.startswith("About")]
+
+
+def test_an_estimate_is_hollow_until_a_run_makes_it_solid(app: AppTest, home: Path) -> None:
+    step(app, "compress")
+    app.select_slider(key="ratio").set_value(4.0).run()
+    assert marks(app) == {"SVD": ["circle"], "Autoencoder": ["diamond", "diamond-open"]}
+    shown = [(metric.value, metric.delta) for metric in app.metric if metric.label == "Relative error"]
+    assert shown[1][0].startswith("about 0.") and shown[1][1] == "estimated"
+    assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated; a run turns it solid." in texts(app)
+    document = json.loads(json.dumps(bundled_runs()[1].result))
+    for group in document["plan"]["groups"]:
+        group["ratio"] = 4.0
+    put_in_home(home, document, "0123456789ab", submitted=1.0)
+    app.run()
+    assert marks(app) == {"SVD": ["circle"], "Autoencoder": ["diamond"]}
+    shown = [(metric.value, metric.delta) for metric in app.metric if metric.label == "Relative error"]
+    assert shown[1] == ("0.816", "measured by you")
+    assert "Solid: measured (1 yours, 2 bundled)." in texts(app)
+
+
+def test_every_error_says_where_it_comes_from(app: AppTest) -> None:
+    step(app, "compress")
+    first, second = [metric for metric in app.metric if metric.label == "Relative error"]
+    assert (first.delta, second.delta) == ("exact", "bundled measurement")
+    assert first.help.startswith("Exact. Computed from the singular values")
+    for part in ("Bundled measurement 08ca6297cab3", "seed 0", "offcomp 0.1.0", "torch 2.13.0", "at 3.0x in parameters"):
+        assert part in second.help
+        assert part in texts(app)  # and under the chart
+    app.radio(key="dtype").set_value("float16").run()
+    first, second = [metric for metric in app.metric if metric.label == "Relative error"]
+    assert first.delta == "estimated: before rounding to float16"
+    assert (second.value, second.delta) == ("not measured", "run it to measure it")
+
+
+def test_runs_is_never_an_empty_page(app: AppTest) -> None:
+    step(app, "runs")
+    assert "No runs yet" in app.info[0].value
+
+
+def planted_run(home: Path, name: str, status: str, error: str = "") -> None:
+    """A run folder as a worker leaves it, or has it: then this process holds its lock."""
+    folder = home / "runs" / name
+    if status in ("done", "failed", "cancelled"):
+        document = json.loads((ROOT / "assets" / "runs" / "minilm-l6-svd.json").read_text())
+        put_in_home(home, document, name, submitted=time.time(), status=status, error=error)
+        return
+    write_json(folder / "plan.json", Plan("minilm-l6", (Group("x" * 100, ("key.0",)),), seed=len(name)).to_dict())
+    write_json(folder / "worker.json", {"pid": os.getpid(), "started": 0, "submitted": time.time()})
+    if status != "interrupted":
+        take_lock(open_lock(folder / LOCK))
+        stage = "queued" if status == "queued" else "compress x"
+        write_json(folder / "progress.json", {"stage": stage, "fraction": 0.4, "remaining_seconds": 12.3})
+
+
+def test_runs_of_every_status_are_shown_with_their_reason(app: AppTest, home: Path) -> None:
+    for status in ("running", "queued", "done", "cancelled", "interrupted"):
+        planted_run(home, status, status)
+    planted_run(home, "failed", "failed", "The weight 'x' has 3 values that are NaN.")
+    step(app, "runs")
+    text = " ".join(element.value for element in app.markdown)
+    assert all(f"**{status}**" in text for status in ("running", "queued", "done", "failed", "cancelled", "interrupted"))
+    assert "6 runs: 1 done, 2 under way" in text
+    errors = [error.value for error in app.error]
+    assert any("3 values that are NaN" in error for error in errors)
+    assert any("ended without a result" in error for error in errors)
+    labels = [button.label for button in app.button]
+    assert labels.count("Cancel") == 2
+    assert labels.count("Run again") == 3
+    assert labels.count("Delete") == 4
+
+
+def test_an_ended_run_is_deleted_from_the_page(app: AppTest, home: Path) -> None:
+    planted_run(home, "old", "failed", "reason")
+    step(app, "runs")
+    app.button(key="delete_old").click().run()
+    assert not (home / "runs" / "old").exists()
+    assert not app.exception
