@@ -49,6 +49,7 @@ STYLE = """
 [class*="st-key-row_"] [data-testid="stButtonGroup"] button {padding: .1rem .55rem; min-height: 1.9rem}
 [data-testid^="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #12151c)}
 [data-testid="stCaptionContainer"] {opacity: .8}
+[data-testid="stElementToolbarButton"]:has([aria-label^="Download as CSV"]) {display: none}  /* leaves formulas as they are */
 @media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}
 """
 

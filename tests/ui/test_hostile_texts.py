@@ -291,6 +291,22 @@ def test_a_page_of_hostile_runs_shows_their_texts_as_they_are(app: Visit, path: 
 
 
 @pytest.mark.browser
+def test_no_table_offers_a_download_that_leaves_formulas_as_they_are(app: Visit) -> None:
+    app.open("/compare?runs=aaaaaaaaaaaa,bbbbbbbbbbbb")
+    look(app.page)
+    app.page.get_by_test_id("stDataFrame").locator("visible=true").first.hover()
+    expect(app.page.get_by_label("Fullscreen").locator("visible=true").first).to_be_visible()  # its other tools are there
+    assert app.page.get_by_label("Download as CSV").count()
+    assert not app.page.get_by_label("Download as CSV").locator("visible=true").count()
+
+
+def test_every_data_card_says_how_downloads_write_formulas() -> None:
+    cards = list((ROOT / "assets" / "tasks").glob("*.md"))
+    assert len(cards) == 4
+    assert all("apostrophe" in " ".join(card.read_text().split()) for card in cards)
+
+
+@pytest.mark.browser
 def test_pages_of_a_hostile_model_show_its_names_as_they_are(browser: Browser, tmp_path: Path) -> None:
     from tests.serving import served
 
