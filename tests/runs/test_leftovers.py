@@ -102,6 +102,14 @@ def test_leftovers_are_swept_and_nothing_else(store: Trial, sleeping: None) -> N
     assert not kept[0].exists()
 
 
+def test_the_next_start_of_a_run_sweeps(store: Trial, sleeping: None) -> None:
+    left = store.folder / ".0123456789ab.abcdefgh.part" / "plan.json"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    store.start()
+    assert not left.parent.exists()
+
+
 @pytest.mark.parametrize(
     "name", ["..former", ".former", ".mine.former", ".0123456789ab.c.former", ".mine.part", ".mine.abcdefgh.part", ".mine"]
 )

@@ -135,8 +135,9 @@ def test_a_run_is_cancelled_from_the_page_and_can_be_run_again(app: Visit) -> No
 
 def test_choices_survive_a_look_at_another_page(app: Visit) -> None:
     page = app.page
-    app.open("/compress")
-    choose_kinds(page, "value")
+    app.open("/compress?modules=value.0-5")
+    expect(page.get_by_role("checkbox", name="value")).to_be_checked()
+    settled(page)
     set_slider(page, "5x")
     expect(page.get_by_text("at 5x").first).to_be_visible(timeout=60_000)
     settled(page)
