@@ -20,12 +20,8 @@ from tests.calibration_texts import PLENTY, TEXTS, spec_of
 from tests.tiny_models import Tiny
 
 
-@pytest.mark.parametrize(("cache_bytes", "passes"), [(PLENTY, 1), (2 * 8 * 24**2, 2), (0, 4)])
-def test_statistics_that_outweigh_the_cache_take_more_passes_and_are_the_same(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, passes: int
-) -> None:
-    loaded = tiny("bert")
-    specs = [spec_of(loaded, name) for name in ("query.0", "key.0", "query.1", "key.1")]
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of modules of each pass that gathers moments from now on."""
     gathered: list[int] = []
 
     def counted(model: Any, wanted: Any, *rest: Any, **named: Any) -> Any:
@@ -33,6 +29,16 @@ def test_statistics_that_outweigh_the_cache_take_more_passes_and_are_the_same(
         return sum_moments(model, wanted, *rest, **named)
 
     monkeypatch.setattr("offcomp.runs.calibration.passes.sum_moments", counted)
+    return gathered
+
+
+@pytest.mark.parametrize(("cache_bytes", "passes"), [(PLENTY, 1), (2 * 8 * 24**2, 2), (0, 4)])
+def test_statistics_that_outweigh_the_cache_take_more_passes_and_are_the_same(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, passes: int
+) -> None:
+    loaded = tiny("bert")
+    specs = [spec_of(loaded, name) for name in ("query.0", "key.0", "query.1", "key.1")]
+    gathered = count_passes(monkeypatch)
     calibration = Calibration(loaded, TEXTS)
     with calibration.hints(specs, "rows") as hints:
         hints.cache_bytes = cache_bytes
@@ -49,13 +55,7 @@ def test_one_pass_serves_all_groups_where_the_cache_holds_their_statistics(
 ) -> None:
     loaded = tiny("bert")
     specs = [spec_of(loaded, name) for name in ("query.0", "key.0", "query.1", "key.1")]
-    gathered: list[int] = []
-
-    def counted(model: Any, wanted: Any, *rest: Any, **named: Any) -> Any:
-        gathered.append(len(wanted))
-        return sum_moments(model, wanted, *rest, **named)
-
-    monkeypatch.setattr("offcomp.runs.calibration.passes.sum_moments", counted)
+    gathered = count_passes(monkeypatch)
     calibration = Calibration(loaded, TEXTS, cache_bytes=PLENTY if ahead else 0, ahead=specs if ahead else ())
     for spec in specs:
         with calibration.hints([spec], "rows") as hints:
