@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.rekey import rekey
 from offcomp.errors import InputError
-from offcomp.methods import method_of_role
+from offcomp.methods import method_of_style_key
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
 from offcomp.models.loading import describe
@@ -61,7 +61,7 @@ def preset_groups(info: ModelInfo) -> Iterator[tuple[list[ModuleSpec], str]]:
 def run_examples(info: ModelInfo) -> None:
     """Measure the runs of the Start page: query and key, one group per kind, at 3x."""
     specs = [spec for spec in info.modules if spec.kind in ("query", "key")]
-    for method in map(method_of_role, EXAMPLES):
+    for method in map(method_of_style_key, EXAMPLES):
         with TemporaryDirectory() as home:
             store = RunStore(Path(home))
             plan = resolved(Plan(FIRST, make_groups(specs, "kind", method=method.name, ratio=3.0)), info)
@@ -69,7 +69,7 @@ def run_examples(info: ModelInfo) -> None:
             while not run.ended:
                 sleep(0.2)
                 run = store.get(run.id)
-            shutil.copy(run.folder / "run.json", ASSETS / "runs" / f"{FIRST}-{method.role}.json")
+            shutil.copy(run.folder / "run.json", ASSETS / "runs" / f"{FIRST}-{method.style_key}.json")
             print(f"{method.title}: run {run.id} {run.status}")
 
 

@@ -17,7 +17,7 @@ import psutil
 
 from offcomp.cli.text import format_table
 from offcomp.files import read_json
-from offcomp.methods import method_of_role, own_options
+from offcomp.methods import method_of_style_key, own_options
 from offcomp.models.listing import model_info
 from offcomp.planning.cost import estimate
 from offcomp.planning.plan import Plan, make_groups
@@ -36,10 +36,10 @@ JOBS: tuple[tuple[str, str, Sequence[str], float, tuple[str, ...]], ...] = (
 )
 
 
-def measure(model: str, role: str, kinds: Sequence[str], ratio: float, tasks: tuple[str, ...]) -> dict[str, object]:
+def measure(model: str, style_key: str, kinds: Sequence[str], ratio: float, tasks: tuple[str, ...]) -> dict[str, object]:
     """One run with a group a kind."""
     with TemporaryDirectory() as folder:
-        store, method = RunStore(Path(folder)), method_of_role(role)
+        store, method = RunStore(Path(folder)), method_of_style_key(style_key)
         info = model_info(model, store.home)
         specs = [spec for spec in info.modules if spec.kind in kinds]
         groups = make_groups(specs, "kind", method=method.name, options=own_options(method), ratio=ratio)
@@ -55,10 +55,10 @@ def measure(model: str, role: str, kinds: Sequence[str], ratio: float, tasks: tu
         assert run.status == "done", run.error
         timings = (run.result or {})["timings"]
     for name, seconds in expected.stages.items():
-        print(f"{model} {role}, {name}: expected {seconds:.1f} s, took {timings[name]:.1f} s", file=sys.stderr)
+        print(f"{model} {style_key}, {name}: expected {seconds:.1f} s, took {timings[name]:.1f} s", file=sys.stderr)
     return {
         "model": model,
-        "method": role,
+        "method": style_key,
         "kinds": "all linear" if kinds == LINEAR else ", ".join(kinds),
         "tasks": len(tasks),
         "expected s": expected.seconds,

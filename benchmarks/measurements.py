@@ -21,7 +21,7 @@ import torch
 
 from offcomp.errors import BudgetTooSmall
 from offcomp.evaluation import OpenTask, open_task
-from offcomp.methods import method_of_role, own_options, role_in_plan
+from offcomp.methods import method_of_style_key, own_options, style_key_in_plan
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import environment
 from offcomp.models.loading import LoadedModel, load
@@ -60,8 +60,8 @@ KEPT_OF_A_GROUP = ("name", "form", "size", "compression_ratio", "relative_error"
 def sweep(info: ModelInfo) -> Iterator[Plan]:
     """Every linear weight by each method, grouping and ratio."""
     specs = [spec for spec in info.modules if spec.default and spec.layer is not None]
-    for role, groupings in METHODS.items():
-        method = method_of_role(role)
+    for style_key, groupings in METHODS.items():
+        method = method_of_style_key(style_key)
         for grouping in groupings:
             for ratio in RATIOS:
                 groups = make_groups(
@@ -70,7 +70,7 @@ def sweep(info: ModelInfo) -> Iterator[Plan]:
                     method=method.name,
                     options=own_options(method),
                     ratio=ratio,
-                    unit=UNITS.get(role, "parameters"),
+                    unit=UNITS.get(style_key, "parameters"),
                 )
                 yield Plan(info.model, groups, (), SEED)
 
@@ -186,8 +186,8 @@ def _at(task: Task, folder: Path) -> Task:
 def _line(row: dict[str, Any]) -> str:
     groups = row["plan"]["groups"]
     scores = "  ".join(f"{name} {score['compressed']['value']:.3f}" for name, score in row["scores"].items())
-    role = role_in_plan(groups[0]["method"], groups[0]["options"])
-    about = f"{role:12} {len(groups):2} groups of {groups[0]['name']:10} at {groups[0]['ratio']:4}"
+    style_key = style_key_in_plan(groups[0]["method"], groups[0]["options"])
+    about = f"{style_key:12} {len(groups):2} groups of {groups[0]['name']:10} at {groups[0]['ratio']:4}"
     return f"{about}  error {row['relative_error']:.3f}  {scores}  {row['seconds']:.1f} s"
 
 

@@ -3,8 +3,8 @@
 Each kind is one group, in its best stacking, float32 storage. Each method takes the largest size within original bytes / ratio;
 the recipes (scikit-learn's TruncatedSVD and torch.linalg.svd at the rank of our SVD, tensorly's `tucker` at our Tucker's ranks)
 run on the same matrices in the same process. Errors are over all weights of the kinds together, seconds are their sum.
-Methods that need calibration text are left out. `--ratios 5 10` measures those alone, `--without ROLE` leaves slow methods out;
-the autoencoder of the paper takes minutes and is only measured by `--without` no role at all.
+Methods that need calibration text are left out. `--ratios 5 10` measures those alone, `--without METHOD` skips slow methods;
+the autoencoder of the paper takes minutes and is only measured by an empty `--without`.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def recipes(without: Sequence[str]) -> dict[str, Recipe]:
     """Name -> what makes a reconstruction within a budget."""
     ours: dict[str, Recipe] = {}
     for method in METHODS:
-        for options in VARIANTS.get(method.role, [{}]):
+        for options in VARIANTS.get(method.style_key, [{}]):
             made = make_method(method.name, own_options(method) | options)
-            if method.role not in without and not made.calibrated:
+            if method.style_key not in without and not made.calibrated:
                 assert type(made) is method_class(method.name, getattr(made, "preset", None))
-                ours[" ".join([method.role, *(f"{key}={value}" for key, value in options.items())])] = of_method(made)
+                ours[" ".join([method.style_key, *(f"{key}={value}" for key, value in options.items())])] = of_method(made)
     plain: dict[str, Recipe] = {
         "scikit-learn TruncatedSVD": truncated_svd,
         "torch.linalg.svd": direct_svd,
@@ -119,7 +119,7 @@ def main() -> None:
     """Print the table: a line a method, its error and seconds at each ratio."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
-    parser.add_argument("--without", nargs="*", default=SLOW, choices=[method.role for method in METHODS])
+    parser.add_argument("--without", nargs="*", default=SLOW, choices=[method.style_key for method in METHODS])
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)  # tensorly's, about its own ranks
     matrices = stacked_kinds()

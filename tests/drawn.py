@@ -66,8 +66,8 @@ class Marks:
             else np.broadcast_to(self.table.eval(text), len(self.table))
             for part, text in self.parts.items()
         }
-        if "role" in self.table:
-            columns["colour"] = [palette.colour(role) for role in self.table["role"]]
+        if "style_key" in self.table:
+            columns["colour"] = [palette.colour(style_key) for style_key in self.table["style_key"]]
         return pd.DataFrame(columns).to_dict("records")
 
 

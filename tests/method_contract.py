@@ -56,7 +56,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "pruning": [{}, {"positions": "mask"}, {"positions": "indices"}],
     "quantization": [{}, {"block": 24, "symmetric": True}, {"block": 16}, {"symmetric": True, "search": False}],
 }
-"""Options by role."""
+"""Options by style key."""
 ROWS, COLS = 96, 32
 SAVING = 0.6
 STORAGES = [(dtype, UNITS[(row + column) % 2]) for row in range(2) for column, dtype in enumerate(STORAGE_DTYPES)]
@@ -68,10 +68,10 @@ def variants() -> list[Any]:
     return [
         pytest.param(
             (method.name, own_options(method) | options),
-            id="-".join([method.role, *(str(value) for value in options.values())]),
+            id="-".join([method.style_key, *(str(value) for value in options.values())]),
         )
         for method in METHODS
-        for options in VARIANTS.get(method.role, [{}])
+        for options in VARIANTS.get(method.style_key, [{}])
     ]
 
 
@@ -82,11 +82,11 @@ def covering(pairs: int) -> list[Any]:
     """
     found, seen = [], Counter[str]()
     for variant in variants():
-        role = variant.id.partition("-")[0]
+        style_key = variant.id.partition("-")[0]
         for _ in range(pairs):
-            dtype, unit = STORAGES[seen[role] % len(STORAGES)]
+            dtype, unit = STORAGES[seen[style_key] % len(STORAGES)]
             found.append(pytest.param(variant.values[0], dtype, unit, id=f"{variant.id}-{dtype}-{unit}"))
-            seen[role] += 1
+            seen[style_key] += 1
     return found
 
 
@@ -229,7 +229,7 @@ class MethodContract:
         exact = method.fit(matrix, Budget(stored_size(shapes, "float32").in_unit(budget.unit), budget.unit))
         assert exact.size == stored.size
         worse = {"float32": 0.0, "float16": 2e-3, "bfloat16": 0.02, "int8": 0.05}[dtype]
-        if method.role == "codebook":  # a rounded codeword can tip a piece to another one that is as near
+        if method.style_key == "codebook":  # a rounded codeword can tip a piece to another one that is as near
             assert relative_error(matrix, stored.reconstruct()) <= relative_error(matrix, exact.reconstruct()) + worse
         else:
             assert relative_error(exact.reconstruct(), stored.reconstruct()) <= worse

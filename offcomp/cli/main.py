@@ -38,7 +38,7 @@ from offcomp.cli.runs import add_verbs as add_run_verbs
 from offcomp.cli.text import format_table, prediction_text
 from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
-from offcomp.methods import METHODS, method_of_role, own_options
+from offcomp.methods import METHODS, method_of_style_key, own_options
 from offcomp.models.catalogue import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.planning.cost import duration, estimate, gigabytes
@@ -80,7 +80,7 @@ def modules(arguments: argparse.Namespace) -> None:
 def plan(arguments: argparse.Namespace) -> None:
     """Make a plan for selected modules of a model."""
     info = describe(arguments.model)
-    method = method_of_role(arguments.method)
+    method = method_of_style_key(arguments.method)
     specs = select(info, arguments)
     check_grouping(info, specs, arguments.group)
     groups = make_groups(
@@ -186,7 +186,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--group", default="kind", choices=tuple(GROUPINGS), help="which modules are compressed together")
     flags.add_argument("--block", type=int, default=2, help="layers per block, with --group blocks")
     flags.add_argument("--stack", default="best", choices=("best", *STACKS), help="how a group becomes one matrix")
-    flags.add_argument("--method", default="svd", choices=[method.role for method in METHODS])
+    flags.add_argument("--method", default="svd", choices=[method.style_key for method in METHODS])
     flags.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="method option")
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
     flags.add_argument("--unit", default="parameters", choices=UNITS)

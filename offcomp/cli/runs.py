@@ -9,7 +9,7 @@ from collections.abc import Callable
 from offcomp.cli.inputs import emit, read_plan, say, say_notes
 from offcomp.cli.text import format_table, run_text
 from offcomp.errors import RunError
-from offcomp.methods import role_in_plan
+from offcomp.methods import style_key_in_plan
 from offcomp.plain_text import without_unseen
 from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore
 
@@ -67,7 +67,7 @@ def runs(arguments: argparse.Namespace) -> None:
             "status": r.status,
             "host": r.host,
             "model": r.plan.model,
-            "methods": ", ".join(sorted({role_in_plan(g.method, g.options) for g in r.plan.groups})),
+            "methods": ", ".join(sorted({style_key_in_plan(g.method, g.options) for g in r.plan.groups})),
             "groups": len(r.plan.groups),
             "submitted": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r.submitted)),
             "identity": "sample" if r.of_a_sample else "",

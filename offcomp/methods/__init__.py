@@ -41,18 +41,18 @@ def method_class(name: str, preset: str | None = None) -> type[Method]:
     return next((method for method in family if preset in presets_of(method)), family[0])
 
 
-def method_of_role(role: str) -> type[Method]:
-    """The method with this role. Raises InputError if there is none."""
+def method_of_style_key(style_key: str) -> type[Method]:
+    """The method with this style key. Raises InputError if there is none."""
     for method in METHODS:
-        if method.role == role:
+        if method.style_key == style_key:
             return method
-    raise InputError(f"unknown method {role!r}; choose one of {', '.join(method.role for method in METHODS)}")
+    raise InputError(f"unknown method {style_key!r}; choose one of {', '.join(method.style_key for method in METHODS)}")
 
 
-def role_in_plan(name: str, options: dict[str, Any]) -> str:
-    """The role of a method as a plan names it. For an unknown method, as in a plan from another version, its name."""
+def style_key_in_plan(name: str, options: dict[str, Any]) -> str:
+    """The style key of a method as a plan names it. For an unknown method, as in a plan from another version, its name."""
     try:
-        return method_class(name, _preset(options)).role
+        return method_class(name, _preset(options)).style_key
     except InputError:
         return name
 
@@ -118,7 +118,7 @@ __all__ = [
     "default_options",
     "make_method",
     "method_class",
-    "method_of_role",
+    "method_of_style_key",
     "options_of",
     "own_options",
     "presets_of",

@@ -104,14 +104,14 @@ class Method:
     suit a data-free method with a rank.
 
     name            the method's name in a plan; a family shares one, and the option `preset` tells its members apart
-    role            a unique name, by which charts choose colour and marker
+    style_key       a unique name, by which charts choose colour and marker
     memory          rough peak memory of `fit` on a large matrix, excluding the input, in float32 matrices of its shape
                     (`benchmarks.memory`)
     fast_options    options that cut the time of `fit` to a fraction, for a first look; empty if it is fast anyway
     """
 
     name: ClassVar[str]
-    role: ClassVar[str]
+    style_key: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
     size_name: ClassVar[str] = "rank"

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from offcomp.files import assets_folder, changed, read_json
-from offcomp.methods import role_in_plan
+from offcomp.methods import style_key_in_plan
 from offcomp.results.runs import TITLES, VERSIONS
 from offcomp.results.scores import METRICS, baseline_of, difference_text, metric_of, task_title, within_noise, within_sentence
 
@@ -32,7 +32,7 @@ TYPICAL_RATIO = 4.0
 FIGURES = ("relative_error", "score", "standard_error", "difference", "low", "high", "n")
 ABOUT_SCORE = ("original", "baseline", "baseline_name", "title", "metric")
 SWEEP_COLUMNS = (
-    *("method", "role", "grouping", "requested_ratio", "unit", "byte_ratio", "parameter_ratio"),
+    *("method", "style_key", "grouping", "requested_ratio", "unit", "byte_ratio", "parameter_ratio"),
     *FIGURES,
     *ABOUT_SCORE,
 )
@@ -91,9 +91,9 @@ def sweep_table(document: Document, task: str, denominator: str = "chosen") -> p
     for place, row in enumerate(document["sweep"]):
         if task in row["scores"]:
             groups, sizes = row["plan"]["groups"], row["sizes"][denominator]
-            role = role_in_plan(groups[0]["method"], groups[0]["options"])
+            style_key = style_key_in_plan(groups[0]["method"], groups[0]["options"])
             grouping = ALONE if all(len(group["modules"]) == 1 for group in groups) else STACKED
-            made = TITLES.get(role, groups[0]["method"]), role, grouping, groups[0]["ratio"], groups[0]["unit"]
+            made = TITLES.get(style_key, groups[0]["method"]), style_key, grouping, groups[0]["ratio"], groups[0]["unit"]
             rows[place] = (*made, sizes["byte_ratio"], sizes["parameter_ratio"], *_figures(row, task), *_about(document, task))
     return _table(rows, SWEEP_COLUMNS)
 
@@ -110,7 +110,7 @@ def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
             (module,) = group["modules"]
             kind, _, layer = module.rpartition(".")
             where = (module, kind, int(layer)) if layer.isdigit() else (module, module, None)
-            method = TITLES.get(role_in_plan(group["method"], group["options"]), group["method"])
+            method = TITLES.get(style_key_in_plan(group["method"], group["options"]), group["method"])
             interval = row["scores"][task]["paired"]["interval"]
             apart = interval is not None and not within_noise(interval)
             rows[place] = (*where, method, group["ratio"], *_figures(row, task), apart, *_about(document, task))

@@ -26,7 +26,7 @@ from offcomp.methods import default_options
 from offcomp.planning.plan import Plan
 from offcomp.results.atlas import Document, read_measurements
 from offcomp.results.bundled import FOLDER, bundled_runs, origin
-from offcomp.results.runs import method_title, modules_title, overall_error, plan_as_stored, result_of, role_of
+from offcomp.results.runs import method_title, modules_title, overall_error, plan_as_stored, result_of, style_key_of
 from offcomp.results.sentences import origin_text
 from offcomp.runs.inputs import calibration_digest, run_id
 from offcomp.runs.store import Run
@@ -39,7 +39,7 @@ NO_ERROR = 1e-3
 """If SVD's own error is smaller, the quotient of another method's error and SVD's says nothing about other ratios."""
 PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
 """Method and options."""
-POINT_COLUMNS = ("method", "role", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
+POINT_COLUMNS = ("method", "style_key", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _named(measured: Sequence[Measured]) -> str:
 def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimated], unit: str) -> pd.DataFrame:
     """One row per measurement or estimate, with its origin. `ratio` is counted in `unit`.
 
-    `role` sets colour and shape; `requested_ratio` is missing if the groups differ in it.
+    `style key` sets colour and shape; `requested_ratio` is missing if the groups differ in it.
     """
     rows = [_row(m.run, origin(m.run), m.ratio(unit), m.relative_error, origin_text(m.run)) for m in measured]
     for e in estimates:
@@ -244,4 +244,4 @@ def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimate
 def _row(run: Run, source: str, ratio: float, error: float, about: str) -> tuple[Any, ...]:
     asked = {group.ratio for group in run.plan.groups}
     requested = asked.pop() if len(asked) == 1 else nan
-    return method_title(run), role_of(run), source, requested, ratio, error, run.id, run.plan.seed, about
+    return method_title(run), style_key_of(run), source, requested, ratio, error, run.id, run.plan.seed, about

@@ -17,7 +17,7 @@ import pandas as pd
 from offcomp.results.atlas import Document
 from offcomp.results.originals import original_of
 from offcomp.results.paired import mark_of
-from offcomp.results.runs import modules_of, overall_cosine, overall_error, result_of, role_of, short_names
+from offcomp.results.runs import modules_of, overall_cosine, overall_error, result_of, short_names, style_key_of
 from offcomp.results.scores import (
     METRICS,
     Metric,
@@ -52,7 +52,7 @@ FEWEST_TO_JUDGE = 10
 """Fewest pairs of runs for a verdict on whether error and score agree."""
 EIGHT_BITS, FEW_BITS = 8, 4
 FRONT_COLUMNS = (
-    *("run", "name", "role", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error"),
+    *("run", "name", "style_key", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error"),
     *("about", "within_noise", "on_front", "metric", "title", "unit"),
 )
 SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
@@ -160,7 +160,7 @@ def _row(run: Run, measure: str, unit: str, name: str) -> dict[str, Any]:
     return {
         "run": run.id,
         "name": name,
-        "role": role_of(run),
+        "style_key": style_key_of(run),
         "grouping": ALONE if alone else TOGETHER,
         "size": sizes[f"{unit}_after"] / SIZES[unit][1],
         "ratio": sizes[f"{unit.removesuffix('s')}_ratio"],
@@ -182,7 +182,7 @@ def _original(run: Run, measure: str, unit: str) -> dict[str, Any]:
     about: dict[str, Any] = {"title": ERROR.title, "metric": ERROR.name, "value": 0.0, "low": 0.0, "high": 0.0, "n": 0}
     if measure != ERROR.name:
         about = _scored(measure, result["scores"][measure], "original")
-    place = {"run": "", "name": "Original", "role": "original", "grouping": "", "size": size, "ratio": 1.0, "unit": unit}
+    place = {"run": "", "name": "Original", "style_key": "original", "grouping": "", "size": size, "ratio": 1.0, "unit": unit}
     return place | about | {"relative_error": 0.0, "about": "not compressed", "within_noise": True}
 
 

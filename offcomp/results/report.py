@@ -62,7 +62,7 @@ from offcomp.results.scores import (
 from offcomp.results.sentences import answer, megabytes, smaller
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
-DRAWN_COLUMNS = ["role", "symbol"]  # how a row is drawn, not what it says
+DRAWN_COLUMNS = ["style_key", "symbol"]  # how a row is drawn, not what it says
 MOST_ABREAST = 4
 FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
 SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # depending on the kinds of tasks

@@ -57,7 +57,7 @@ def document(title: str, parts: Sequence[Markup], charts: Sequence[Chart]) -> st
 
 def _colours(palette: Palette) -> str:
     colours = {"text": palette.text, "muted": palette.muted, "grid": palette.grid, "surface": palette.surface}
-    colours |= {"link": palette.roles["svd"], "warning": palette.roles["autoencoder"]}
+    colours |= {"link": palette.series["svd"], "warning": palette.series["autoencoder"]}
     return "; ".join(f"--{name}: {colour}" for name, colour in colours.items())
 
 

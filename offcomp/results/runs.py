@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from offcomp.methods import METHODS, default_options, role_in_plan
+from offcomp.methods import METHODS, default_options, style_key_in_plan
 from offcomp.planning.data.task_fields import task_name
 from offcomp.planning.plan import Group, Plan
 from offcomp.results.originals import model_names, original_of
@@ -27,7 +27,7 @@ SHORT_ID = 6
 NAMED_KINDS = 3
 FEW = 4
 """Runs that a comparison starts with if no two runs differ in the method alone."""
-TITLES = {method.role: method.title for method in METHODS}
+TITLES = {method.style_key: method.title for method in METHODS}
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
 
 
@@ -43,24 +43,24 @@ def method_title(run: Run) -> str:
 
 def group_title(group: Group) -> str:
     """The title of a group's method, followed by its preset if that is not the default."""
-    role, preset = role_in_plan(group.method, group.options), group.options.get("preset")
-    if role not in TITLES:
+    style_key, preset = style_key_in_plan(group.method, group.options), group.options.get("preset")
+    if style_key not in TITLES:
         return group.method
     usual = default_options(group.method, preset).get("preset")
-    return TITLES[role] if preset in (None, usual) else f"{TITLES[role]} {preset}"
+    return TITLES[style_key] if preset in (None, usual) else f"{TITLES[style_key]} {preset}"
 
 
-def role_of(run: Run) -> str:
-    """The role that sets a run's colour and shape: its method, "original" without groups, "reference" for several methods."""
-    roles = {role_in_plan(group.method, group.options) for group in run.plan.groups}
-    if not roles:
+def style_key_of(run: Run) -> str:
+    """The style key of a run: that of its method, "original" without groups, "reference" for several methods."""
+    style_keys = {style_key_in_plan(group.method, group.options) for group in run.plan.groups}
+    if not style_keys:
         return "original"
-    return roles.pop() if len(roles) == 1 else "reference"
+    return style_keys.pop() if len(style_keys) == 1 else "reference"
 
 
-def role_title(role: str) -> str:
-    """The title of a role's method; the bare role if this version does not know it."""
-    return "Several methods" if role == "reference" else TITLES.get(role, role)
+def title_of_style_key(style_key: str) -> str:
+    """The title of a style key's method; the bare style key if this version does not know it."""
+    return "Several methods" if style_key == "reference" else TITLES.get(style_key, style_key)
 
 
 def modules_of(run: Run) -> frozenset[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import streamlit as st
 
 from offcomp.errors import OffcompError
-from offcomp.methods import make_method, method_of_role, options_of, own_options
+from offcomp.methods import make_method, method_of_style_key, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.plain_text import quoted, without_unseen
 from offcomp.planning.data.tasks import WITHOUT_TEXT
@@ -33,7 +33,7 @@ WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 
 OPTIONS = "options"
-"""URL parameter: a JSON object of the options that differ from their defaults, keyed by method role."""
+"""URL parameter: a JSON object of the options that differ from their defaults, keyed by style key."""
 LONGEST_REASON = 300
 LONGEST_MODEL = 60
 MOST_NAMED = 8
@@ -134,7 +134,7 @@ def summary() -> str:
     state = st.session_state
     wanted = state["draft_modules"]
     what = "the default modules" if wanted is None else f"{len(wanted)} weight matri{'x' if len(wanted) == 1 else 'ces'}"
-    methods = [method_of_role(role).title for role in state["methods"] or []]
+    methods = [method_of_style_key(style_key).title for style_key in state["methods"] or []]
     by = f", {len(methods)} methods" if len(methods) > 2 else f", {' and '.join(methods)}" if methods else ""
     name = model()
     return f"{name if len(name) <= LONGEST_MODEL else '…' + name[-LONGEST_MODEL:]}: {what}{by}"
@@ -205,30 +205,30 @@ def forget_modules() -> None:
         st.session_state["grouping"] = "kind"
 
 
-def option_key(role: str, name: str) -> str:
+def option_key(style_key: str, name: str) -> str:
     """The session key of a method's option."""
-    return f"option_{role}_{name}"
+    return f"option_{style_key}_{name}"
 
 
 def _changed_options() -> dict[str, dict[str, Any]]:
     """Options of the chosen methods that differ from their defaults."""
     changed: dict[str, dict[str, Any]] = {}
-    for role in st.session_state.get("methods") or []:
-        for option in options_of(method_of_role(role)):
-            value = st.session_state.get(option_key(role, option.name), option.default)
-            if value != option.default and option.name not in own_options(method_of_role(role)):
-                changed.setdefault(role, {})[option.name] = value
+    for style_key in st.session_state.get("methods") or []:
+        for option in options_of(method_of_style_key(style_key)):
+            value = st.session_state.get(option_key(style_key, option.name), option.default)
+            if value != option.default and option.name not in own_options(method_of_style_key(style_key)):
+                changed.setdefault(style_key, {})[option.name] = value
     return changed
 
 
 def _read_options(text: str) -> None:
     try:
         asked = read_options(text)
-        for role, values in asked.items():
-            method = method_of_role(role)
+        for style_key, values in asked.items():
+            method = method_of_style_key(style_key)
             make_method(method.name, own_options(method) | values)  # checks names, types and ranges
     except (OffcompError, ValueError) as error:
         _complain(f"the options {quoted(text)}", str(error))
         return
-    for role, values in asked.items():
-        st.session_state.update({option_key(role, name): value for name, value in values.items()})
+    for style_key, values in asked.items():
+        st.session_state.update({option_key(style_key, name): value for name, value in values.items()})

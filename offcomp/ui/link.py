@@ -58,7 +58,7 @@ def fault_of(text: str) -> str:
 
 
 def read_options(text: str) -> dict[str, dict[str, Any]]:
-    """Options keyed by method role, from JSON. Raises ValueError."""
+    """Options keyed by style key, from JSON. Raises ValueError."""
     try:
         found = json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_twice)
     except RecursionError:
@@ -189,7 +189,7 @@ FIELDS = (
     Field("together", "grouping", "kind", _one_of((*GROUPINGS, OWN))),
     Field("stack", "stack", "best", _one_of(("best", *STACKS))),
     Field("block", "block", 2, _whole(1, 48)),
-    Field("methods", "methods", ["svd", "autoencoder"], _some_of(method.role for method in METHODS), _listed),
+    Field("methods", "methods", ["svd", "autoencoder"], _some_of(method.style_key for method in METHODS), _listed),
     Field("ratio", "ratio", 3.0, _ratio, "{:g}".format),
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
     Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from offcomp.methods import method_of_role
+from offcomp.methods import method_of_style_key
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.size_notes import size_notes, unlisted_note
 from offcomp.planning.sizes import Prediction
@@ -19,9 +19,9 @@ MOST_RUNS = 4
 
 def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction]) -> None:
     """One line per method with notes, and one for parameters that are in no matrix."""
-    for role, prediction in predictions.items():
+    for style_key, prediction in predictions.items():
         if prediction.notes:
-            st.caption(f"**{plain(method_of_role(role).title)}.** {plain(' '.join(prediction.notes))}")
+            st.caption(f"**{plain(method_of_style_key(style_key).title)}.** {plain(' '.join(prediction.notes))}")
     if note := unlisted_note(info):
         st.caption(plain(note))
 

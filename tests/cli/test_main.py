@@ -72,9 +72,9 @@ def test_a_plan_is_written_read_and_predicted(offcomp: Command, tmp_path: Path) 
     assert text.rstrip().splitlines()[-1].startswith("about ") and "GB of memory to run" in text
 
 
-@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
-def test_a_plan_of_every_method_is_made_by_its_role(offcomp: Command, method: type[Method]) -> None:
-    flags = ("--kinds", "query", "--unit", "bytes", "--ratio", "4", "--method", method.role)
+@pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
+def test_a_plan_of_every_method_is_made_by_its_style_key(offcomp: Command, method: type[Method]) -> None:
+    flags = ("--kinds", "query", "--unit", "bytes", "--ratio", "4", "--method", method.style_key)
     status, out, _ = offcomp("plan", "minilm-l6", *flags, "--json")
     (group,) = json.loads(out)["groups"]
     assert status == 0

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from offcomp.errors import BudgetTooSmall, InputError
-from offcomp.methods import METHODS, default_options, make_method, method_class, method_of_role, own_options, presets_of
+from offcomp.methods import METHODS, default_options, make_method, method_class, method_of_style_key, own_options, presets_of
 from offcomp.methods.base import Method, choose_size, dense_shapes
 from offcomp.methods.decoders import DECODERS
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, storage_layout, stored_size
 from tests.method_contract import MethodContract, covering, layout_of, share_of_dense, variants
 from tests.synthetic_hints import with_hints
 
-ROLES = [method.role for method in METHODS]
+STYLE_KEYS = [method.style_key for method in METHODS]
 LARGEST_HALF = torch.finfo(torch.float16).max
 
 
@@ -43,9 +43,9 @@ class TestEveryMethod(MethodContract):
     """All of the contract, for all methods."""
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_the_contract_meets_every_method_in_every_dtype_and_unit(role: str) -> None:
-    met = [case.values[1:] for case in covering(2) if case.id.partition("-")[0] == role]
+@pytest.mark.parametrize("style_key", STYLE_KEYS)
+def test_the_contract_meets_every_method_in_every_dtype_and_unit(style_key: str) -> None:
+    met = [case.values[1:] for case in covering(2) if case.id.partition("-")[0] == style_key]
     for index, values in enumerate((STORAGE_DTYPES, UNITS)):
         assert {pair[index] for pair in met} == {*values}
 
@@ -219,15 +219,15 @@ def test_a_dense_int8_matrix_counts_its_scales() -> None:
 # Names and options
 
 
-def test_roles_of_methods_and_names_of_forms_are_unique() -> None:
-    assert len(set(ROLES)) == len(ROLES)
+def test_style_keys_of_methods_and_names_of_forms_are_unique() -> None:
+    assert len(set(STYLE_KEYS)) == len(STYLE_KEYS)
     assert len({form.__name__ for form in DECODERS}) == len(DECODERS)
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_a_role_and_the_name_and_preset_of_a_method_lead_to_the_same_class(role: str) -> None:
-    method = method_of_role(role)
-    assert method.role == role
+@pytest.mark.parametrize("style_key", STYLE_KEYS)
+def test_a_style_key_and_the_name_and_preset_of_a_method_lead_to_the_same_class(style_key: str) -> None:
+    method = method_of_style_key(style_key)
+    assert method.style_key == style_key
     presets = presets_of(method) or (None,)
     assert all(method_class(method.name, preset) is method for preset in presets)
     assert type(make_method(method.name, own_options(method))) is method
@@ -240,11 +240,11 @@ def test_members_of_a_family_share_no_preset() -> None:
         assert len(presets) >= sum(method.name == name for method in METHODS) or not presets
 
 
-def test_an_unknown_role_is_named_with_the_known_ones() -> None:
+def test_an_unknown_style_key_is_named_with_the_known_ones() -> None:
     with pytest.raises(InputError) as raised:
-        method_of_role("banaei")
+        method_of_style_key("banaei")
     assert "'banaei'" in str(raised.value)
-    assert all(role in str(raised.value) for role in ROLES)
+    assert all(style_key in str(raised.value) for style_key in STYLE_KEYS)
 
 
 def test_importing_the_methods_loads_no_torch() -> None:
@@ -252,20 +252,20 @@ def test_importing_the_methods_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+@pytest.mark.parametrize("method", METHODS, ids=STYLE_KEYS)
 def test_a_method_says_what_it_is_and_where_it_comes_from(method: type[Method]) -> None:
     for text in (method.title, method.paper, method.size_name, method.__doc__):
         assert text and text.strip()
 
 
-@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+@pytest.mark.parametrize("method", METHODS, ids=STYLE_KEYS)
 def test_default_options_are_the_defaults_of_the_dataclass(method: Any) -> None:
     defaults = default_options(method.name, own_options(method).get("preset"))
     assert defaults == {option.name: getattr(method(), option.name) for option in fields(method)}
     assert make_method(method.name, defaults) == method() == make_method(method.name, own_options(method))
 
 
-@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+@pytest.mark.parametrize("method", METHODS, ids=STYLE_KEYS)
 def test_every_option_has_a_help_sentence_and_a_default_that_it_allows(method: Any) -> None:
     for option in fields(method):
         assert option.metadata["help"].endswith("."), option.name
@@ -279,7 +279,7 @@ def test_every_option_has_a_help_sentence_and_a_default_that_it_allows(method: A
             assert "range" in option.metadata, f"{option.name} is a number without a range"
 
 
-@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+@pytest.mark.parametrize("method", METHODS, ids=STYLE_KEYS)
 def test_a_method_is_frozen(method: type[Method]) -> None:
     with pytest.raises(FrozenInstanceError):
         method().epochs = 3  # type: ignore[attr-defined]
@@ -336,7 +336,7 @@ def test_a_wrong_option_is_refused_with_its_value_and_what_is_allowed(
         assert part in str(raised.value)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=ROLES)
+@pytest.mark.parametrize("method", METHODS, ids=STYLE_KEYS)
 def test_both_ends_of_every_range_and_every_choice_are_allowed(method: Any) -> None:
     for option in fields(method):
         for value in (*option.metadata.get("choices", ()), *option.metadata.get("range", ())):

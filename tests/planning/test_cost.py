@@ -60,7 +60,7 @@ def test_every_task_and_reading_text_cost_time() -> None:
     assert plain > estimated(replace(plan_of(), tasks=())).seconds + 10
 
 
-@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
+@pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
 def test_memory_is_that_of_the_model_or_of_a_fit_whichever_is_more(method: Any) -> None:
     plan = plan_of(("query", "ffn_in"), method=method.name, options=own_options(method), ratio=2.0, unit="bytes")
     largest, model = 4 * 6 * 1536 * 384, 4 * INFO.num_parameters
@@ -91,7 +91,7 @@ def test_a_stage_that_was_seen_before_takes_its_time() -> None:
     assert after.to_dict()["seconds"] == after.seconds
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method.fast_options], ids=lambda method: method.role)
+@pytest.mark.parametrize("method", [method for method in METHODS if method.fast_options], ids=lambda method: method.style_key)
 def test_quick_options_are_options_and_take_a_fraction_of_the_time(method: Any) -> None:
     own = own_options(method)
     usual, fast_options = (

@@ -108,7 +108,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_row_a_setting() -> None:
     table = sweep_table(made_document(), "sentiment", "matrices")
     assert table["method"].tolist() == ["SVD", "SVD", "SVD", "Quantization"]
-    assert table["role"].tolist() == ["svd", "svd", "svd", "quantization"]
+    assert table["style_key"].tolist() == ["svd", "svd", "svd", "quantization"]
     assert table["grouping"].tolist() == ["each alone", "each alone", "stacked by kind", "each alone"]
     assert table["requested_ratio"].tolist() == [2, 4, 4, 4]
     assert table["byte_ratio"].tolist() == [1.5, 2.5, 2.5, 2.5]
@@ -188,7 +188,7 @@ def test_figures(palette: Palette, task: str) -> None:
     figure = sweep_figure(sweep_table(document, task, "whole"), palette, "whole")
     json.loads(figure.to_json())
     lines = {trace.name: trace for trace in figure.data if trace.x[0] is not None}
-    assert lines["SVD"].line.color == palette.roles["svd"]
+    assert lines["SVD"].line.color == palette.series["svd"]
     assert {trace.line.dash for trace in figure.data if trace.legendgroup == "SVD"} == {"solid", "dash"}
     assert "whole model" in figure.layout.xaxis.title.text
     assert figure.layout.title.text.endswith("?")

@@ -116,7 +116,7 @@ def test_what_differs_is_marked_and_texts_stay_texts(palette: Palette) -> None:
     assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt; **bold** $x$ …</th>" in made
     assert "a man <mark>stood up</mark><small>first 2 of 4 tokens the same</small>" in made
     assert made.count("<mark>") == 3 and made.count("<mark> <i>(the end)</i></mark>") == 1
-    assert made.count("<tr>") == 6 and f"border-bottom-color: {palette.roles['svd']}" in made
+    assert made.count("<tr>") == 6 and f"border-bottom-color: {palette.series['svd']}" in made
 
 
 def test_the_report_and_the_tables_to_take_along_have_them() -> None:

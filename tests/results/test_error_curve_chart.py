@@ -93,8 +93,8 @@ def test_without_ratios_the_table_is_empty_and_has_its_columns() -> None:
 
 
 def points_of(*rows: tuple[str, str, str, float, float]) -> pd.DataFrame:
-    """An error_point_table of (method, role, origin, ratio, error)."""
-    table = pd.DataFrame(rows, columns=["method", "role", "origin", "ratio", "relative_error"])
+    """An error_point_table of (method, style key, origin, ratio, error)."""
+    table = pd.DataFrame(rows, columns=["method", "style_key", "origin", "ratio", "relative_error"])
     run = ["" if origin == "estimated" else "0123456789ab" for origin in table["origin"]]
     return table.assign(requested_ratio=3.0, run=run, seed=5, about="Estimated from 2 measurements of these groups.")
 
@@ -119,7 +119,7 @@ def test_the_error_curve_draws_its_table_and_marks_the_chosen_ratio(palette: str
     assert list(chosen.x) == list(table.loc[table["requested_ratio"] == 3.0, "ratio"])
     (label,) = chosen.text
     assert f"{table.set_index('requested_ratio').loc[3.0, 'relative_error']:.3f} at 3x" in label
-    assert curve.line.color == PALETTES[palette].roles["svd"]
+    assert curve.line.color == PALETTES[palette].series["svd"]
     assert curve.name == "SVD, exact" and curve.line.dash == "solid"
     assert figure.layout.xaxis.type == "log" and "parameters" in figure.layout.xaxis.title.text
     assert "lower is better" in figure.layout.yaxis.title.text
@@ -144,8 +144,8 @@ def test_what_is_measured_is_solid_and_what_is_estimated_hollow_with_a_dashed_ed
         hollow = trace.marker.symbol.endswith("-open")
         assert hollow == (trace.marker.line.dash is not None) == ("estimated" in trace.customdata[0][0])
     by_name = {(trace.name, trace.marker.symbol): trace for trace in marks}
-    for role, name in (("autoencoder", "Autoencoder"), ("pruning", "Pruning")):
-        assert {t.marker.color for (title, _), t in by_name.items() if title == name} == {LIGHT.roles[role]}
+    for style_key, name in (("autoencoder", "Autoencoder"), ("pruning", "Pruning")):
+        assert {t.marker.color for (title, _), t in by_name.items() if title == name} == {LIGHT.series[style_key]}
     assert list(by_name["Autoencoder", "diamond"].y) == [0.8, 0.9]
     assert list(by_name["Autoencoder", "diamond-open"].y) == [0.85]
     json.loads(figure.to_json())
@@ -191,12 +191,16 @@ def test_a_ratio_that_is_not_in_the_table_is_not_marked() -> None:
 
 
 def test_methods_that_share_a_colour_have_shapes_of_their_own_on_a_plane() -> None:
-    looks = [(LIGHT.roles[role], MARK_SHAPES[role]) for role in LIGHT.roles if role not in ("original", "reference")]
+    looks = [
+        (LIGHT.series[style_key], MARK_SHAPES[style_key])
+        for style_key in LIGHT.series
+        if style_key not in ("original", "reference")
+    ]
     assert len(set(looks)) == len(looks)
 
 
-def test_both_themes_know_the_same_roles_and_every_role_has_a_shape() -> None:
-    assert LIGHT.roles.keys() == DARK.roles.keys() == MARKERS.keys()
+def test_both_themes_know_the_same_style_keys_and_every_style_key_has_a_shape() -> None:
+    assert LIGHT.series.keys() == DARK.series.keys() == MARKERS.keys()
 
 
 # ------------------------------------------------------------------------------------------------------ prediction table

@@ -43,7 +43,7 @@ HELPERS = {"style.styled", "dots.dots", "dots.in_rows"}
 """What figures are drawn with."""
 UNHEARD_OF = "magic"
 Case = Callable[[str, Palette], Drawn]
-"""A figure of runs of a role."""
+"""A figure of runs of a style key."""
 
 
 def table_of(columns: Any, *rows: tuple[Any, ...]) -> pd.DataFrame:
@@ -64,13 +64,13 @@ def with_mode(mode: str) -> Callable[[Any], bool]:
     return lambda trace: trace.mode == mode
 
 
-def error_curve(role: str, palette: Palette) -> Drawn:
+def error_curve(style_key: str, palette: Palette) -> Drawn:
     curve = table_of(CURVE_COLUMNS, (1.2, 1.3, 0.12, 9000, 0.031), (2.0, 2.1, 0.34, 6000, 0.022), (4.0, 4.2, 0.61, 3000, 0.013))
     points = table_of(
-        ("method", "role", "origin", "ratio", "relative_error", "requested_ratio", "run", "seed", "about"),
-        ("Magic", role, "bundled", 3.05, 0.81, 3.5, "0123456789ab", 5, ""),
+        ("method", "style_key", "origin", "ratio", "relative_error", "requested_ratio", "run", "seed", "about"),
+        ("Magic", style_key, "bundled", 3.05, 0.81, 3.5, "0123456789ab", 5, ""),
         ("Pruning", "pruning", "yours", 2.9, 0.52, 2.5, "ba9876543210", 7, ""),
-        ("Magic", role, "estimated", 4.02, 0.85, 4.4, "", 8, "Estimated from two runs."),
+        ("Magic", style_key, "estimated", 4.02, 0.85, 4.4, "", 8, "Estimated from two runs."),
     )
     said = "<b>{method}</b>, {origin}<br>{ratio:.3g}x smaller (requested {requested_ratio:g}x): relative error "
     measured, estimated = points[points["run"] != ""], points[points["run"] == ""]
@@ -109,17 +109,17 @@ def dots_of(
         "dots": Marks(
             placed, {"x": x, "y": "height", "hover": hover, "name": "{name}"} | interval, lambda t: "markers" in t.mode
         ),
-        "numbers": Marks(placed.drop(columns="role"), {"x": end or x, "y": "height", "text": text}, with_mode("text")),
+        "numbers": Marks(placed.drop(columns="style_key"), {"x": end or x, "y": "height", "text": text}, with_mode("text")),
     }
 
 
-def errors(role: str, palette: Palette) -> Drawn:
+def errors(style_key: str, palette: Palette) -> Drawn:
     table = table_of(
         ERROR_COLUMNS,
         ("a", "SVD", "svd", "circle", "query", 0.31, 0.11, "4 modules"),
         ("a", "SVD", "svd", "circle", "key", 0.42, 0.23, "5 modules"),
-        ("b", "Magic", role, marker(role, SYMBOLS), "query", 0.53, 0.35, "6 modules"),
-        ("b", "Magic", role, marker(role, SYMBOLS), "key", 0.64, 0.47, "7 modules"),
+        ("b", "Magic", style_key, marker(style_key, SYMBOLS), "query", 0.53, 0.35, "6 modules"),
+        ("b", "Magic", style_key, marker(style_key, SYMBOLS), "key", 0.64, 0.47, "7 modules"),
     )
     hover = (
         "{row}<br>relative error {relative_error:.3f}, cosine distance {cosine_distance:.3f}<br>{about}<extra>{name}</extra>"
@@ -128,12 +128,12 @@ def errors(role: str, palette: Palette) -> Drawn:
     return Drawn(error_figure(table, palette, "module"), marks)
 
 
-def sizes(role: str, palette: Palette) -> Drawn:
+def sizes(style_key: str, palette: Palette) -> Drawn:
     table = table_of(
         SIZE_COLUMNS,
-        ("a", "Magic", role, marker(role, SYMBOLS), "chosen modules", "parameters", 1000, 300, 3.1, 0.29),
-        ("a", "Magic", role, marker(role, SYMBOLS), "chosen modules", "bytes", 4000, 900, 4.1, 0.21),
-        ("a", "Magic", role, marker(role, SYMBOLS), "whole model", "parameters", 9000, 5000, 1.8, 0.55),
+        ("a", "Magic", style_key, marker(style_key, SYMBOLS), "chosen modules", "parameters", 1000, 300, 3.1, 0.29),
+        ("a", "Magic", style_key, marker(style_key, SYMBOLS), "chosen modules", "bytes", 4000, 900, 4.1, 0.21),
+        ("a", "Magic", style_key, marker(style_key, SYMBOLS), "whole model", "parameters", 9000, 5000, 1.8, 0.55),
     )
     shown = in_percent(table[table["unit"] == "parameters"], "share")
     hover = "{row}<br>{before:,} to {after:,} parameters, {ratio:.3g}x smaller<extra>{name}</extra>"
@@ -141,9 +141,9 @@ def sizes(role: str, palette: Palette) -> Drawn:
     return Drawn(size_figure(table, palette, "parameters"), marks, {("x", 100)})
 
 
-def scores(role: str, palette: Palette) -> Drawn:
+def scores(style_key: str, palette: Palette) -> Drawn:
     about = ("sentiment", "Sentiment", "accuracy")
-    original, series = ("Original", "original", "star"), ("Magic", role, marker(role, SYMBOLS))
+    original, series = ("Original", "original", "star"), ("Magic", style_key, marker(style_key, SYMBOLS))
     table = in_percent(
         table_of(
             SCORE_COLUMNS,
@@ -161,9 +161,9 @@ def scores(role: str, palette: Palette) -> Drawn:
     return Drawn(score_figure(table, palette), marks, {("x", 83), ("x", 52)})
 
 
-def perplexities(role: str, palette: Palette) -> Drawn:
+def perplexities(style_key: str, palette: Palette) -> Drawn:
     about = ("prose", "Masked words", "masked perplexity")
-    original, series = ("Original", "original", "star"), ("Magic", role, marker(role, SYMBOLS))
+    original, series = ("Original", "original", "star"), ("Magic", style_key, marker(style_key, SYMBOLS))
     table = table_of(
         SCORE_COLUMNS,
         ("", *original, *about, "Original", 12.3, 11.9, 13.1, 900, 450.0, "unigram", "not compressed"),
@@ -174,13 +174,13 @@ def perplexities(role: str, palette: Palette) -> Drawn:
     return Drawn(score_figure(table, palette), marks, {("x", 12.3), ("x", 450)})
 
 
-def runs_on_a_front(role: str, metric: str, values: list[tuple[float, float, float]]) -> pd.DataFrame:
+def runs_on_a_front(style_key: str, metric: str, values: list[tuple[float, float, float]]) -> pd.DataFrame:
     """The original and three runs, the second of them stacked and not on the front."""
     of, (original, first, second, third) = (metric, "Sentiment", "bytes"), values
     return table_of(
         FRONT_COLUMNS,
         ("", "Original", "original", "", 90.0, 1.0, *original, 1200, 0.0, "not compressed", True, True, *of),
-        ("a1", "Magic", role, "each alone", 20.0, 4.5, *first, 1100, 0.71, "-22 points (noise)", False, True, *of),
+        ("a1", "Magic", style_key, "each alone", 20.0, 4.5, *first, 1100, 0.71, "-22 points (noise)", False, True, *of),
         ("b2", "Pruning", "pruning", "stacked", 70.0, 1.3, *second, 1000, 0.46, "-13 points (noise)", False, False, *of),
         ("c3", "SVD", "svd", "each alone", 45.0, 2.1, *third, 900, 0.57, "-9 points (noise)", False, True, *of),
     )
@@ -195,20 +195,20 @@ RUN_SAID = (
 )
 
 
-def front(role: str, palette: Palette) -> Drawn:
+def front(style_key: str, palette: Palette) -> Drawn:
     return front_of(
-        in_percent(runs_on_a_front(role, "accuracy", ACCURACIES), "value"), palette, "100 * {}", "{value_percent:.1f} %"
+        in_percent(runs_on_a_front(style_key, "accuracy", ACCURACIES), "value"), palette, "100 * {}", "{value_percent:.1f} %"
     )
 
 
-def front_of_perplexities(role: str, palette: Palette) -> Drawn:
-    return front_of(runs_on_a_front(role, "masked perplexity", PERPLEXITIES), palette, "{}", "{value:.3g}")
+def front_of_perplexities(style_key: str, palette: Palette) -> Drawn:
+    return front_of(runs_on_a_front(style_key, "masked perplexity", PERPLEXITIES), palette, "{}", "{value:.3g}")
 
 
 def front_of(table: pd.DataFrame, palette: Palette, unit: str, number: str) -> Drawn:
     runs = table[table["run"] != ""].assign(words=table["about"].str.replace(" (", "<br>("))
     word, counts = ("accuracy", "sentences") if "%" in number else ("masked perplexity", "masked tokens")
-    y, bare = unit.format("value"), runs.drop(columns="role")
+    y, bare = unit.format("value"), runs.drop(columns="style_key")
     references = pd.DataFrame({"name": ["int8", "int4"], "value": [0.79, 0.58], "size": [31.0, 17.0]})
     factor = 100 if "%" in number else 1
     ends = pd.DataFrame({"x": [20 - 0.08 * 70, 90 + 0.08 * 70]})
@@ -230,7 +230,7 @@ def front_of(table: pd.DataFrame, palette: Palette, unit: str, number: str) -> D
             place | {"hover": f"<b>Original</b>, not compressed<br>{word} {number}<br>{{size:.4g}} MB<extra></extra>"},
             lambda trace: trace.name == "Original",
         ),
-        "front": Marks(steps.drop(columns="role"), place, lambda trace: trace.line.shape == "hv"),
+        "front": Marks(steps.drop(columns="style_key"), place, lambda trace: trace.line.shape == "hv"),
     }
     for row in references.to_dict("records"):
         said = f"every linear weight rounded to {row['name']}: {row['size']:.3g} MB<br>bundled measurement<extra></extra>"
@@ -243,8 +243,8 @@ def front_of(table: pd.DataFrame, palette: Palette, unit: str, number: str) -> D
     return Drawn(front_figure(table, references, palette, "b2"), marks, {("y", factor * original)})
 
 
-def agreement(role: str, palette: Palette) -> Drawn:
-    table = in_percent(runs_on_a_front(role, "accuracy", ACCURACIES), "value")[1:]
+def agreement(style_key: str, palette: Palette) -> Drawn:
+    table = in_percent(runs_on_a_front(style_key, "accuracy", ACCURACIES), "value")[1:]
     table = table.assign(words=table["about"].str.replace(" (", "<br>("))
     told = RUN_SAID[1] + "accuracy {value_percent:.1f} %, {n:,} sentences" + RUN_SAID[2] + RUN_SAID[0]
     return Drawn(
@@ -257,10 +257,10 @@ ABOUT_SCORE = (0.83, 0.52, "majority", "Sentiment", "accuracy")
 CHANGE = "{difference_percent:+.1f} points from the original<br> (95 % interval {low_percent:+.1f} to {high_percent:+.1f})"
 
 
-def sweep(role: str, palette: Palette) -> Drawn:
+def sweep(style_key: str, palette: Palette) -> Drawn:
     rows = (
-        ("Magic", role, "each alone", 2.0, "bytes", 2.1, 2.2, 0.31, 0.79, 0.015, -0.041, -0.062, -0.013, 1200),
-        ("Magic", role, "each alone", 4.0, "bytes", 4.1, 4.3, 0.42, 0.73, 0.017, -0.102, -0.133, -0.084, 1100),
+        ("Magic", style_key, "each alone", 2.0, "bytes", 2.1, 2.2, 0.31, 0.79, 0.015, -0.041, -0.062, -0.013, 1200),
+        ("Magic", style_key, "each alone", 4.0, "bytes", 4.1, 4.3, 0.42, 0.73, 0.017, -0.102, -0.133, -0.084, 1100),
         ("Pruning", "pruning", "stacked by kind", 4.0, "parameters", 3.7, 4.4, 0.56, 0.66, 0.019, -0.173, -0.205, -0.121, 1000),
     )
     figures = ("score", "difference", "low", "high")
@@ -287,7 +287,7 @@ def sweep(role: str, palette: Palette) -> Drawn:
     )
 
 
-def sensitivity(_role: str, palette: Palette) -> Drawn:
+def sensitivity(_style_key: str, palette: Palette) -> Drawn:
     rows = (
         ("word_embeddings", "word_embeddings", None, "SVD", 2.0, 0.31, 0.79, 0.015, -0.041, -0.062, -0.013, 1200, True),
         ("query.0", "query", 0, "SVD", 2.5, 0.42, 0.73, 0.017, -0.102, -0.133, 0.084, 1100, False),
@@ -316,7 +316,7 @@ def sensitivity(_role: str, palette: Palette) -> Drawn:
     )
 
 
-def outcomes(_role: str, palette: Palette) -> Drawn:
+def outcomes(_style_key: str, palette: Palette) -> Drawn:
     table = table_of(
         ("change", "before", "after", "count", "share", "listed"),
         ("stayed right", "right", "right", 780, 0.62, 0),
@@ -332,27 +332,29 @@ def outcomes(_role: str, palette: Palette) -> Drawn:
     )
 
 
-def run_of(role: str) -> Run:
-    """A run whose method has this role, as a plan of another version names it."""
-    return made_run("a" * 12, [made_group("query", 0.5, method=role)], made_score(["one", "two"], ["three"]))
+def run_of(style_key: str) -> Run:
+    """A run whose method has this style key, as a plan of another version names it."""
+    return made_run("a" * 12, [made_group("query", 0.5, method=style_key)], made_score(["one", "two"], ["three"]))
 
 
-def shifts(role: str, palette: Palette) -> Drawn:
+def shifts(style_key: str, palette: Palette) -> Drawn:
     table = table_of(("text", "before", "after", "difference"), ("one", 0.62, 0.31, -0.33), ("two", 0.41, 0.73, 0.29))
     room = 0.06 * (0.73 - 0.31)
     diagonal = pd.DataFrame({"end": [0.31 - room, 0.73 + room]})
     hover = "{text}<br>{before:.3f} to {after:.3f} ({difference:+.3f})<extra></extra>"
-    run = run_of(role)
+    run = run_of(style_key)
     return Drawn(
         shift_figure(table, run, score_of(run, "sentiment"), palette),
         {
-            "examples": Marks(table.assign(role=role), {"x": "before", "y": "after", "hover": hover}, with_mode("markers")),
+            "examples": Marks(
+                table.assign(style_key=style_key), {"x": "before", "y": "after", "hover": hover}, with_mode("markers")
+            ),
             "unchanged": Marks(diagonal, {"x": "end", "y": "end"}, with_mode("lines")),
         },
     )
 
 
-def pairs(_role: str, palette: Palette) -> Drawn:
+def pairs(_style_key: str, palette: Palette) -> Drawn:
     table = table_of(
         PAIR_COLUMNS,
         ("query.0", "query.1", "rows", 0.012, 0.51, 0.49, 1000),
@@ -377,7 +379,7 @@ def pairs(_role: str, palette: Palette) -> Drawn:
     )
 
 
-def merges(_role: str, palette: Palette) -> Drawn:
+def merges(_style_key: str, palette: Palette) -> Drawn:
     names = ("query.0", "query.1", "key.0", "ffn_in.0")
     steps = (
         Merge((0, 2), 0.05, Suggestion(("query.0", "key.0"), "rows", 2.0, 1000, 0.53, 0.45, 16), 0.47),
@@ -409,11 +411,11 @@ def merges(_role: str, palette: Palette) -> Drawn:
     )
 
 
-def model_map(_role: str, palette: Palette) -> Drawn:
+def model_map(_style_key: str, palette: Palette) -> Drawn:
     return map_of(model_charts.PARAMETERS, palette)
 
 
-def model_map_of_errors(_role: str, palette: Palette) -> Drawn:
+def model_map_of_errors(_style_key: str, palette: Palette) -> Drawn:
     return map_of(model_charts.COMPRESSIBLE, palette)
 
 
@@ -462,7 +464,7 @@ def map_of(colour: str, palette: Palette) -> Drawn:
     )
 
 
-def shares(_role: str, palette: Palette) -> Drawn:
+def shares(_style_key: str, palette: Palette) -> Drawn:
     table = table_of(SHARE_COLUMNS, ("word embeddings", 1, 12_000, 0.53), ("query", 6, 7_000, 0.31), ("norms", 0, 400, 0.16))
     shown = in_percent(table, "share").assign(matrices=["1 matrix", "6 matrices", "no matrices"], y="")
     hover = "<b>{kind}</b><br>{parameters:,} parameters, {share_percent:.0f}\u00a0%<br>{matrices}<extra></extra>"
@@ -492,7 +494,7 @@ SPECTRUM = table_of(
 )
 
 
-def spectrum(_role: str, palette: Palette) -> Drawn:
+def spectrum(_style_key: str, palette: Palette) -> Drawn:
     kept = SPECTRUM[:2].assign(bottom=0.8 * 1.7)
     return Drawn(
         inspect_charts.spectrum_figure(SPECTRUM, 2, palette),
@@ -514,7 +516,7 @@ def spectrum(_role: str, palette: Palette) -> Drawn:
     )
 
 
-def energy(_role: str, palette: Palette) -> Drawn:
+def energy(_style_key: str, palette: Palette) -> Drawn:
     nothing = pd.DataFrame({column: [0] for column in SPECTRUM}) * 1.0
     table = in_percent(
         pd.concat([nothing, SPECTRUM], ignore_index=True).astype({"rank": int}),
@@ -538,7 +540,7 @@ def energy(_role: str, palette: Palette) -> Drawn:
     return Drawn(inspect_charts.energy_figure(SPECTRUM, 2, palette), marks, {("x", 2)})
 
 
-def blocks(_role: str, palette: Palette) -> Drawn:
+def blocks(_style_key: str, palette: Palette) -> Drawn:
     table = table_of(
         ("side", "first", "last", "energy", "kept", "residual"),
         *(("rows", 0.1, 0.2, 8.0, 6.5, 1.5), ("rows", 1.1, 1.2, 4.0, 2.75, 1.25), ("rows", 2.1, 2.2, 2.0, 0.25, 1.75)),
@@ -577,7 +579,7 @@ def blocks(_role: str, palette: Palette) -> Drawn:
     )
 
 
-def rows(_role: str, palette: Palette) -> Drawn:
+def rows(_style_key: str, palette: Palette) -> Drawn:
     table = table_of(("row", "norm", "cosine"), *((row, 2.0 + row, 0.5 + 0.03 * row) for row in range(5, 11)))
     medians = pd.DataFrame({"norm": [8.0, 11.0], "cosine": [0.5 + 0.03 * 6, 0.5 + 0.03 * 9]})
     said = "length {norm:.3g}, cosine {cosine:.3f}<extra></extra>"
@@ -632,7 +634,7 @@ def test_a_method_that_charts_have_not_heard_of_is_drawn_neutrally(case: Case) -
     marks = [trace for trace in drawn.figure.data if points_of(trace) and "colour" in points_of(trace)[0]]
     grey = [trace for trace in marks if trace.marker.color == LIGHT.muted and list(trace.x) != [None]]
     assert all(trace.marker.symbol.startswith(UNKNOWN_MARKER) for trace in grey)
-    assert bool(grey) == any("role" in marks.table for marks in drawn.marks.values())
+    assert bool(grey) == any("style_key" in marks.table for marks in drawn.marks.values())
 
 
 def test_the_first_chart_shows_its_table() -> None:
@@ -649,9 +651,12 @@ def test_the_first_chart_shows_its_table() -> None:
             text: (float(x), float(y)) for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', drawn)
         }
         zero, one, width = places["0"][0], places["1"][0], float(drawn.split('width="')[1].split('"')[0])
-        for role, start in (("svd", r'<circle cx="([\d.]+)" cy="([\d.]+)"'), (UNHEARD_OF, r'<path d="M([\d.]+) ([\d.]+)m0 -8')):
-            marks = re.findall(rf'{start}[^>]*fill="{palette.colour(role)}"', drawn)[1:]  # the first is that of the legend
-            part = table[table["role"] == role]
+        for style_key, start in (
+            ("svd", r'<circle cx="([\d.]+)" cy="([\d.]+)"'),
+            (UNHEARD_OF, r'<path d="M([\d.]+) ([\d.]+)m0 -8'),
+        ):
+            marks = re.findall(rf'{start}[^>]*fill="{palette.colour(style_key)}"', drawn)[1:]  # the first is that of the legend
+            part = table[table["style_key"] == style_key]
             assert [(float(x) - zero) / (one - zero) for x, _ in marks] == pytest.approx(list(part["relative_error"]), abs=1e-3)
             assert all(zero <= float(x) < width for x, _ in marks)
             assert [float(y) + 4 for _, y in marks] == pytest.approx([places[row][1] for row in part["row"]], abs=0.2)

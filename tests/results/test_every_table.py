@@ -107,7 +107,7 @@ def made(name: str = ID, method: str = "svd", **fields: Any) -> Run:
 RUN = made()
 SECOND = made(OTHER, "autoencoder", flips={"right_to_wrong": [flip("lost", 0.64, 0.38)], "wrong_to_right": []})
 ABOUT = {"run": ID, "name": "SVD"}
-SERIES = ABOUT | {"role": "svd", "symbol": "circle"}
+SERIES = ABOUT | {"style_key": "svd", "symbol": "circle"}
 
 
 def sizes() -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def changed(text: str, truth: float, before: float, after: float) -> dict[str, A
 
 
 def scored(which: str, value: float, error: float, n: int, about: str) -> dict[str, Any]:
-    series = SERIES if which == "SVD" else {"run": "", "name": "Original", "role": "original", "symbol": "star"}
+    series = SERIES if which == "SVD" else {"run": "", "name": "Original", "style_key": "original", "symbol": "star"}
     kind = {"task": "sentiment", "title": "Sentiment", "metric": "accuracy", "row": which, "baseline": 0.52}
     ends = {"value": value, "low": value - Z * error, "high": value + Z * error, "n": n}
     return series | kind | ends | {"baseline_name": "always the same answer", "about": about}
@@ -243,7 +243,9 @@ EXPECTED: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     "front_table": (
         front_table([RUN], "sentiment", "parameters"),
         [
-            placed(run="", name="Original", role="original", grouping="", size=0.048, ratio=1.0, relative_error=0.0, n=1200)
+            placed(
+                run="", name="Original", style_key="original", grouping="", size=0.048, ratio=1.0, relative_error=0.0, n=1200
+            )
             | {
                 "value": 0.83,
                 "low": 0.83 - Z * 0.011,
@@ -251,7 +253,7 @@ EXPECTED: dict[str, tuple[Any, list[dict[str, Any]]]] = {
                 "about": "not compressed",
                 "within_noise": True,
             },
-            placed(run=ID, name="SVD", role="svd", grouping="stacked", size=0.021, ratio=5.1, relative_error=0.53, n=1100)
+            placed(run=ID, name="SVD", style_key="svd", grouping="stacked", size=0.021, ratio=5.1, relative_error=0.53, n=1100)
             | {"value": 0.71, "low": 0.71 - Z * 0.023, "high": 0.71 + Z * 0.023, "within_noise": False}
             | {"about": "-12.0 points from the original (95 % interval -15.0 to -8.0)"},
         ],

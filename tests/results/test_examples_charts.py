@@ -126,7 +126,7 @@ def test_charts(palette: Palette) -> None:
     for task in ("sentiment", "pairs", "prose"):
         moved = shift_figure(shift_table(FIRST, task), FIRST, score_of(FIRST, task), palette)
         json.loads(moved.to_json())
-        assert moved.data[1].marker.color == palette.roles["svd"]
+        assert moved.data[1].marker.color == palette.series["svd"]
         assert list(moved.data[0].x) == list(moved.data[0].y)
         assert moved.layout.xaxis.range == moved.layout.yaxis.range
 

@@ -213,7 +213,7 @@ def test_the_table_has_every_measurement_and_estimate_with_its_origin() -> None:
     table = error_point_table([own, bundled], [guess], "bytes")
     assert tuple(table.columns) == POINT_COLUMNS
     assert list(table["method"]) == ["Pruning", "SVD", "Pruning"]
-    assert list(table["role"]) == ["pruning", "svd", "pruning"]
+    assert list(table["style_key"]) == ["pruning", "svd", "pruning"]
     assert list(table["origin"]) == ["yours", "bundled", "estimated"]
     assert list(table["requested_ratio"]) == [2.0, 4.0, 3.0]
     assert list(table["ratio"]) == [4.0, 8.0, 3.0]

@@ -192,10 +192,10 @@ def test_the_chart(palette: Palette) -> None:
     assert figure.layout.yaxis.title.text == "Accuracy on sentiment, in %"
     marks = [trace for trace in figure.data if trace.error_y.array is not None]
     assert {(m.marker.color, m.opacity) for m in marks} == {
-        (palette.roles["svd"], 1),
-        (palette.roles["autoencoder"], 1),
-        (palette.roles["svd"], PALE),
-        (palette.roles["pruning"], 1),
+        (palette.series["svd"], 1),
+        (palette.series["autoencoder"], 1),
+        (palette.series["svd"], PALE),
+        (palette.series["pruning"], 1),
     }
     assert {str(m.marker.symbol).endswith(FILLS["stacked"]) for m in marks} == {True, False}
     star = next(trace for trace in figure.data if trace.marker.symbol == "star")

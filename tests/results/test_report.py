@@ -155,7 +155,7 @@ def test_every_row_to_take_away_names_its_run_seed_and_plan() -> None:
     document: dict[str, Any] = comparison_document(comparison_tables(runs))
     assert list(document) == ["runs", "groups", "scores", "sizes", "flips", "changes"]
     assert [row["relative_error"] for row in document["runs"]] == [0.5, 0.3]
-    assert document["flips"][0]["seed"] in (0, 3) and "role" not in document["groups"][0]
+    assert document["flips"][0]["seed"] in (0, 3) and "style_key" not in document["groups"][0]
     plans = {json.loads(row["plan"])["seed"] for row in document["sizes"]}
     assert plans == {0, 3}
     assert "flips" not in comparison_tables([made_run("a", [made_group("key", 0.5)])])

@@ -26,9 +26,9 @@ from offcomp.results.runs import (
     method_title,
     overall_cosine,
     overall_error,
-    role_of,
     run_table,
     short_names,
+    style_key_of,
     unfinished_siblings,
     with_provenance,
 )
@@ -156,23 +156,23 @@ def test_names_are_as_long_as_needed() -> None:
     assert list(short_names([SVD, OTHER_MODEL]).values())[1].startswith("other SVD")
 
 
-def test_label_and_role() -> None:
+def test_label_and_style_key() -> None:
     assert label(SVD) == "SVD, query+key, 2.0x, aaaaaa"
     assert label(BASELINE) == "Original, nothing compressed, dddddd"
     mixed = made_run("1" * 12, [made_group("query", 0.1), made_group("key", 0.1, method="autoencoder", ratio=12.5)])
     assert label(mixed) == "SVD + Autoencoder, query+key, 2.0x to 12.5x, 111111"
-    assert [role_of(run) for run in (SVD, AUTOENCODER, BASELINE, mixed)] == ["svd", "autoencoder", "original", "reference"]
+    assert [style_key_of(run) for run in (SVD, AUTOENCODER, BASELINE, mixed)] == ["svd", "autoencoder", "original", "reference"]
     many = made_run("1" * 12, [made_group(kind, 0.1) for kind in ("query", "key", "value", "ffn_in")])
     assert "4 kinds" in label(many)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
-def test_a_member_of_a_family_has_its_own_title_and_role(method: type[Method]) -> None:
+@pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
+def test_a_member_of_a_family_has_its_own_title_and_style_key(method: type[Method]) -> None:
     run = made_run("1" * 12, [made_group("query", 0.5, method=method.name, options=own_options(method))])
-    assert (method_title(run), role_of(run)) == (method.title, method.role)
+    assert (method_title(run), style_key_of(run)) == (method.title, method.style_key)
     for palette in PALETTES.values():
-        assert method.role in palette.roles
-    assert method.role in MARKERS
+        assert method.style_key in palette.series
+    assert method.style_key in MARKERS
 
 
 def test_an_unusual_preset_is_named_and_a_method_of_another_version_too() -> None:
@@ -318,7 +318,7 @@ def test_numbers_in_words() -> None:
 
 def test_bundled_runs_are_those_of_this_version() -> None:
     runs = bundled_runs()
-    assert [role_of(run) for run in runs] == ["svd", "autoencoder"]
+    assert [style_key_of(run) for run in runs] == ["svd", "autoencoder"]
     assert missing_files() == []
     for run in runs:
         assert run.result is not None

@@ -17,7 +17,7 @@ from offcomp.results import bundled
 from offcomp.results.charts.dots import series_of
 from offcomp.results.charts.theme import PALETTES, UNKNOWN_MARKER
 from offcomp.results.report import html_report
-from offcomp.results.runs import label, role_of
+from offcomp.results.runs import label, style_key_of
 from tests.drawn import PACKAGE, public_functions
 from tests.made_runs import made_group, made_run, made_score, put_in_home
 from tests.pages import home, opened, texts
@@ -51,16 +51,16 @@ def tables_of_runs() -> list[Any]:
 def test_every_table_of_runs_takes_one(make: Callable[..., pd.DataFrame]) -> None:
     needed = [name for name, each in inspect.signature(make).parameters.items() if each.default is each.empty]
     table = make(**{name: GIVEN[name] for name in needed})
-    if "role" in table:
-        assert {"magic", "sorcery"} <= set(table["role"])
+    if "style_key" in table:
+        assert {"magic", "sorcery"} <= set(table["style_key"])
 
 
 def test_it_is_called_by_its_name_and_two_of_them_differ_by_fill() -> None:
-    assert (role_of(UNKNOWN), label(UNKNOWN)) == ("magic", "magic, query.0, 2.0x, bbbbbb")
+    assert (style_key_of(UNKNOWN), label(UNKNOWN)) == ("magic", "magic, query.0, 2.0x, bbbbbb")
     series = series_of([KNOWN, UNKNOWN, OTHER])
     assert [symbol for _, _, symbol in series.values()] == ["circle", UNKNOWN_MARKER, f"{UNKNOWN_MARKER}-open"]
     for palette in PALETTES.values():
-        assert palette.colour("magic") not in palette.roles.values()
+        assert palette.colour("magic") not in palette.series.values()
 
 
 def test_the_report_and_the_pages_show_it(home: Path) -> None:

@@ -37,7 +37,7 @@ FAMILIES = {
     "qwen2": ("word_embeddings", "ffn_gate.0"),
     "albert": ("word_embeddings", "query.0"),
 }
-CHEAP = {role: options[0] for role, options in VARIANTS.items()} | {"residual": {"steps": 5}}
+CHEAP = {style_key: options[0] for style_key, options in VARIANTS.items()} | {"residual": {"steps": 5}}
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +131,10 @@ def test_bare_matrices_are_exported_as_well(tmp_path: Path) -> None:
     assert held(tmp_path / "out") == [True] * 5
 
 
-@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
+@pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
 def test_what_any_method_stores_is_exported_and_decoded_again(tiny: Tiny, tmp_path: Path, method: type[Method]) -> None:
     loaded = tiny("bert")
-    options = own_options(method) | CHEAP[method.role]
+    options = own_options(method) | CHEAP[method.style_key]
     group = Group("some", ("ffn_in.0", "ffn_in.1"), method=method.name, options=options, ratio=2.0, unit="bytes", dtype="int8")
     manifest = export_run(finished_run(loaded, tmp_path / "run", [group]), loaded.info, tmp_path / "out")
     assert 0 < manifest.groups[0].relative_error < 1

@@ -75,13 +75,15 @@ def test_quantization_asks_for_a_ratio_of_bytes(app: AppTest) -> None:
     assert not next(button for button in app.button if button.key == "run").disabled
 
 
-@pytest.mark.parametrize("method", METHODS, ids=[method.role for method in METHODS])
+@pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
 def test_every_method_shows_its_options_but_not_what_tells_it_from_its_family(app: AppTest, method: Any) -> None:
     step(app, "compress")
-    app.button_group(key="methods").set_value([method.role]).run()
+    app.button_group(key="methods").set_value([method.style_key]).run()
     assert not app.exception
     drawn = {str(widget.key) for kind in (app.selectbox, app.checkbox, app.number_input) for widget in kind}
-    wanted = {f"option_{method.role}_{option.name}" for option in options_of(method) if option.name not in own_options(method)}
+    wanted = {
+        f"option_{method.style_key}_{option.name}" for option in options_of(method) if option.name not in own_options(method)
+    }
     assert {key for key in drawn if key.startswith("option_")} == wanted
 
 

@@ -62,7 +62,7 @@ class Autoencoder(Method):
     """Rows as samples; latents and decoder are stored, the encoder is discarded."""
 
     name: ClassVar[str] = "autoencoder"
-    role: ClassVar[str] = "autoencoder"
+    style_key: ClassVar[str] = "autoencoder"
     title: ClassVar[str] = "Autoencoder"
     paper: ClassVar[str] = "Banaei et al. 2023, arXiv 2302.04045"
     size_name: ClassVar[str] = "latent width"

@@ -53,7 +53,7 @@ class CodebookAutoencoder(Method):
     """Pieces of rows stored as indices of shared codewords."""
 
     name: ClassVar[str] = "autoencoder"
-    role: ClassVar[str] = "codebook"
+    style_key: ClassVar[str] = "codebook"
     title: ClassVar[str] = "Autoencoder, codebook"
     paper: ClassVar[str] = "Jégou et al. 2011; van Baalen et al. 2024, arXiv 2402.15319"
     size_name: ClassVar[str] = "rate step"

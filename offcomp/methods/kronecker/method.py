@@ -36,7 +36,7 @@ class Kronecker(Method):
     """Best sum of Kronecker products of two small matrices."""
 
     name: ClassVar[str] = "kronecker"
-    role: ClassVar[str] = "kronecker"
+    style_key: ClassVar[str] = "kronecker"
     title: ClassVar[str] = "Kronecker"
     paper: ClassVar[str] = "Van Loan and Pitsianis 1993"
     size_name: ClassVar[str] = "terms"

@@ -35,7 +35,7 @@ class Pruning(Method):
     """Keep the largest entries."""
 
     name: ClassVar[str] = "pruning"
-    role: ClassVar[str] = "pruning"
+    style_key: ClassVar[str] = "pruning"
     title: ClassVar[str] = "Pruning"
     paper: ClassVar[str] = "Han et al. 2015, arXiv 1506.02626"
     size_name: ClassVar[str] = "kept entries"

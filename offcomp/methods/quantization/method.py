@@ -39,7 +39,7 @@ class Quantization(Method):
     """Integers of 2 to 8 bits and a scale for each row or block."""
 
     name: ClassVar[str] = "quantization"
-    role: ClassVar[str] = "quantization"
+    style_key: ClassVar[str] = "quantization"
     title: ClassVar[str] = "Quantization"
     paper: ClassVar[str] = "Banner et al. 2019, arXiv 1810.05723"
     size_name: ClassVar[str] = "bits"

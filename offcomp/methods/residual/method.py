@@ -51,7 +51,7 @@ class ResidualAutoencoder(Method):
     """Latents, a decoder whose hidden units start at zero output, sparse latents; weight error never larger than the SVD's."""
 
     name: ClassVar[str] = "autoencoder"
-    role: ClassVar[str] = "residual"
+    style_key: ClassVar[str] = "residual"
     title: ClassVar[str] = "Autoencoder, residual"
     paper: ClassVar[str] = "after Banaei et al. 2023, arXiv 2302.04045; Zhou and Tao 2011"
     size_name: ClassVar[str] = "latent width"

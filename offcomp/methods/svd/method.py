@@ -60,7 +60,7 @@ class SVD(Method):
     """Best low-rank approximation of the stacked matrix, in the metrics of a preset."""
 
     name: ClassVar[str] = "svd"
-    role: ClassVar[str] = "svd"
+    style_key: ClassVar[str] = "svd"
     title: ClassVar[str] = "SVD"
     paper: ClassVar[str] = "Eckart and Young 1936"
     memory: ClassVar[float] = 1.75

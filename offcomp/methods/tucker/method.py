@@ -43,7 +43,7 @@ class Tucker(Method):
     """Slabs of rows that share a basis for each side."""
 
     name: ClassVar[str] = "tucker"
-    role: ClassVar[str] = "tucker"
+    style_key: ClassVar[str] = "tucker"
     title: ClassVar[str] = "Tucker"
     paper: ClassVar[str] = "De Lathauwer, De Moor and Vandewalle 2000"
     memory: ClassVar[float] = 1.65

@@ -76,9 +76,9 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
 
 def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
     """One method and grouping across ratios; hovering shows the full setting."""
-    method, role, grouping = part.iloc[0][["method", "role", "grouping"]]
+    method, style_key, grouping = part.iloc[0][["method", "style_key", "grouping"]]
     dash, fill = LOOKS[grouping]
-    colour, factor = palette.colour(role), 100 if metric.percent else 1
+    colour, factor = palette.colour(style_key), 100 if metric.percent else 1
     details = [
         (
             f"{row['requested_ratio']:g}x in {row['unit']} requested, {row['byte_ratio']:.3g}x in bytes achieved",
@@ -92,7 +92,7 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
         y=factor * part["score"],
         mode="lines+markers",
         line={"color": colour, "width": 2, "dash": dash},
-        marker={"symbol": marker(role, SYMBOLS) + fill, "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
+        marker={"symbol": marker(style_key, SYMBOLS) + fill, "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
         customdata=details,
         hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3))
         + f"<br>bundled measurement<extra>{method}<br>{grouping}</extra>",
@@ -125,7 +125,7 @@ def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
 def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric: Metric) -> None:
     """Add the original as a star at 1x with its line, and the baseline as a labelled line."""
     factor, original, baseline = 100 if metric.percent else 1, table["original"].iloc[0], table["baseline"].iloc[0]
-    colour = palette.roles["original"]
+    colour = palette.series["original"]
     figure.add_hline(y=factor * original, line={"color": colour, "width": 1, "dash": "dot"})
     figure.add_scatter(
         x=[1],
@@ -138,7 +138,7 @@ def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric
     if isfinite(baseline):
         figure.add_hline(
             y=factor * baseline,
-            line={"color": palette.roles["reference"], "width": 2, "dash": "dash"},
+            line={"color": palette.series["reference"], "width": 2, "dash": "dash"},
             annotation={
                 "text": f"{table['baseline_name'].iloc[0]}: {metric.number(baseline)}",
                 "font": {"color": palette.muted},

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from offcomp.results.charts.style import FONT_SIZE, styled
 from offcomp.results.charts.theme import LIGHT, MARKERS, Palette, marker
-from offcomp.results.runs import role_of, short_names
+from offcomp.results.runs import short_names, style_key_of
 from offcomp.runs.store import Run
 
 FILLS = ("", "-open", "-open-dot")
@@ -35,15 +35,15 @@ CROWDED = 0.75  # fraction of the axis beyond which labels go to the left of the
 
 
 def series_of(runs: Sequence[Run]) -> dict[str, tuple[str, str, str]]:
-    """Run -> (name, role, marker symbol)."""
+    """Run -> (name, style key, marker symbol)."""
     names, seen = short_names(runs), Counter[tuple[str, str]]()
     series = {}
     for run in runs:
-        role = role_of(run)
-        symbol = marker(role, SYMBOLS)
+        style_key = style_key_of(run)
+        symbol = marker(style_key, SYMBOLS)
         fills = MORE_FILLS if symbol in FULL_SHAPES else FILLS
-        look = LIGHT.colour(role), symbol
-        series[run.id] = (names[run.id], role, symbol + fills[seen[look] % len(fills)])
+        look = LIGHT.colour(style_key), symbol
+        series[run.id] = (names[run.id], style_key, symbol + fills[seen[look] % len(fills)])
         seen[look] += 1
     return series
 
@@ -61,14 +61,14 @@ def dots(
 ) -> go.Figure:
     """One trace per series; series that share rows are slightly offset, and points are labelled if there are few."""
     rows = {row: index for index, row in enumerate(dict.fromkeys(table["row"]))}
-    series = list(dict.fromkeys(zip(table["name"], table["role"], table["symbol"], strict=True)))
+    series = list(dict.fromkeys(zip(table["name"], table["style_key"], table["symbol"], strict=True)))
     shared = len(table) > len(rows) and len(series) > 1
     figure = go.Figure()
-    for index, (name, role, symbol) in enumerate(series):
+    for index, (name, style_key, symbol) in enumerate(series):
         part = table[table["name"] == name]
         apart = 0.5 * (index / (len(series) - 1) - 0.5) if shared else 0.0
         heights = [rows[row] + apart for row in part["row"]]
-        colour, size = palette.colour(role), MARKER_SIZE + 4 * (role == "original")
+        colour, size = palette.colour(style_key), MARKER_SIZE + 4 * (style_key == "original")
         errors = {"array": part["high"] - part[x], "arrayminus": part[x] - part["low"]} if intervals else None
         figure.add_scatter(
             x=part[x],

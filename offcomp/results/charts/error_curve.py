@@ -35,9 +35,9 @@ def error_curve_figure(
     figure, points = go.Figure(), literal(points)
     _curve(figure, table, ratio, palette, exact=exact)
     named = {"svd"}  # the line has the legend entry
-    for (role, is_estimated), part in points.groupby(["role", points["origin"] == ESTIMATED], sort=False):
-        figure.add_trace(_points(part, str(role), bool(is_estimated), palette, named=role not in named))
-        named.add(str(role))
+    for (style_key, is_estimated), part in points.groupby(["style_key", points["origin"] == ESTIMATED], sort=False):
+        figure.add_trace(_points(part, str(style_key), bool(is_estimated), palette, named=style_key not in named))
+        named.add(str(style_key))
     rows = ceil(len(named) / LEGEND_ABREAST) if len(points) else 0
     below = AXIS_PIXELS + LEGEND_ROW_PIXELS * rows
     edge = {"color": palette.muted, "width": 1, "dash": "dot"}
@@ -60,7 +60,7 @@ def error_curve_figure(
 
 def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palette, *, exact: bool) -> None:
     """Add the SVD line, with a larger marker at the chosen ratio."""
-    colour, name = palette.roles["svd"], "SVD, exact" if exact else "SVD, before rounding"
+    colour, name = palette.series["svd"], "SVD, exact" if exact else "SVD, before rounding"
     chosen = table[table["requested_ratio"] == ratio]
     edge = {"width": 2, "color": colour, "dash": "solid" if exact else EDGE_DASH}
     symbol = MARK_SHAPES["svd"] + ("" if exact else "-open")
@@ -88,11 +88,11 @@ def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palett
     )
 
 
-def _points(part: pd.DataFrame, role: str, is_estimated: bool, palette: Palette, *, named: bool) -> go.Scatter:
+def _points(part: pd.DataFrame, style_key: str, is_estimated: bool, palette: Palette, *, named: bool) -> go.Scatter:
     """The measured or the estimated points of one method."""
-    colour = palette.colour(role)
+    colour = palette.colour(style_key)
     edge = {"width": 2, "color": colour, "dash": EDGE_DASH} if is_estimated else {"width": 1, "color": palette.surface}
-    symbol = marker(role, MARK_SHAPES) + ("-open" if is_estimated else "")
+    symbol = marker(style_key, MARK_SHAPES) + ("-open" if is_estimated else "")
     return go.Scatter(
         x=part["ratio"],
         y=part["relative_error"],
@@ -102,7 +102,7 @@ def _points(part: pd.DataFrame, role: str, is_estimated: bool, palette: Palette,
         hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3)) + "<extra></extra>",
         hoverlabel={"align": "left"},
         name=part["method"].iloc[0],
-        legendgroup=role,
+        legendgroup=style_key,
         showlegend=named,
     )
 

@@ -16,7 +16,7 @@ from offcomp.results.charts.dots import SYMBOLS
 from offcomp.results.charts.style import FONT_SIZE, literal_text, styled
 from offcomp.results.charts.theme import Palette, marker
 from offcomp.results.paired import change_table, flip_table, paired_difference
-from offcomp.results.runs import method_title, result_of, role_of
+from offcomp.results.runs import method_title, result_of, style_key_of
 from offcomp.results.scores import Score, against_original, difference_text, metric_of, on_task, score_text
 from offcomp.runs.store import Run
 
@@ -150,7 +150,7 @@ def shift_words(score: Score) -> str:
 
 def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) -> go.Figure:
     """After against before, one marker per example; examples on the line did not change."""
-    colour, symbol = palette.colour(role_of(run)), marker(role_of(run), SYMBOLS)
+    colour, symbol = palette.colour(style_key_of(run)), marker(style_key_of(run), SYMBOLS)
     values = pd.concat([table["before"], table["after"]])
     room = 0.06 * ((values.max() - values.min()) or 1.0)
     ends = [values.min() - room, values.max() + room]

@@ -161,9 +161,9 @@ def tree_figure(survey: Survey, stack: str, kept: int, palette: Palette) -> go.F
     figure.add_trace(_merge_marks(survey, merges, x[count:], y[count:], palette))
     figure.add_vline(x=0, line={"color": palette.muted, "width": 1})
     cut = _cut_place(x[:1] + x[count:], kept, spread_of(x[count:]))
-    figure.add_vline(x=cut, line={"color": palette.roles["svd"], "width": 2, "dash": "dash"})
+    figure.add_vline(x=cut, line={"color": palette.series["svd"], "width": 2, "dash": "dash"})
     figure.add_annotation(
-        x=cut, yref="paper", y=1.0, yanchor="bottom", text="cut", showarrow=False, font={"color": palette.roles["svd"]}
+        x=cut, yref="paper", y=1.0, yanchor="bottom", text="cut", showarrow=False, font={"color": palette.series["svd"]}
     )
     height = max(TREE_PIXELS[0], min(TREE_PIXELS[1], FRAME_PIXELS + LEAF_PIXELS * count))
     figure = styled(figure, palette, title="Which merges pay off?", height=height)

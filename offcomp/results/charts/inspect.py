@@ -35,12 +35,12 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
     top = float(max(values[0], noise[0], np.finfo(np.float32).tiny))
     positive = values[values > 0]
     bottom = max(float(positive[-1]) if len(positive) else top / 10, top / 10**MOST_DECADES) * 0.8
-    colour, ranks = palette.roles["svd"], table["rank"].to_numpy()
+    colour, ranks = palette.series["svd"], table["rank"].to_numpy()
     unseen = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "x": ranks[:rank]}
     data = [
         unseen | {"y": np.full(rank, bottom)},
         unseen | {"y": values[:rank].clip(min=bottom), "fill": "tonexty", "fillcolor": _faint(colour, 0.25)},
-        _line(ranks, _above(noise, bottom), palette.roles["reference"], "dash")
+        _line(ranks, _above(noise, bottom), palette.series["reference"], "dash")
         | {"hovertemplate": "value %{x}: %{y:.3g}<extra>random matrix</extra>"},
         _line(ranks, _above(values, bottom), colour, "solid")
         | {"hovertemplate": "value %{x}: %{y:.3g}<extra>this matrix</extra>", "mode": "lines" if len(table) > 1 else "markers"},
@@ -69,10 +69,10 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
 
 def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
     """Energy kept and parameters stored at each rank, in per cent of the matrix."""
-    colour, here = palette.roles["svd"], table.iloc[rank - 1]
+    colour, here = palette.series["svd"], table.iloc[rank - 1]
     lines = (
         ("energy_kept", "energy kept", colour, "solid"),
-        ("random_energy_kept", "if random", palette.roles["reference"], "dash"),
+        ("random_energy_kept", "if random", palette.series["reference"], "dash"),
         ("stored_fraction", "parameters stored", palette.text, "dot"),
     )
     data = []
@@ -180,7 +180,7 @@ def map_figure(
         "colorbar": _colour_bar(limit, palette),
         "hovertemplate": "from row %{y}, column %{x}<br>mean %{z:.4f}<extra></extra>",
     }
-    colour = {"energy": palette.roles["original"], "kept": palette.roles["svd"]}.get(part, palette.muted)
+    colour = {"energy": palette.series["original"], "kept": palette.series["svd"]}.get(part, palette.muted)
     share = {
         side: 100 * blocks.loc[blocks["side"] == side, [part, "energy"]].to_numpy() / total for side in ("rows", "columns")
     }
@@ -247,7 +247,7 @@ def cell_words(shape: tuple[int, int]) -> str:
 
 def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """Cosine between rows and their reconstruction against row length (log), with the median of each tenth of the rows."""
-    colour, medians = palette.roles["svd"], median_table(table)
+    colour, medians = palette.series["svd"], median_table(table)
     drawn = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_DOTS)).round().astype(int))]
     dots = {
         "x": drawn["norm"],

@@ -14,7 +14,7 @@ from offcomp.results.charts.scores import LOG_FROM
 from offcomp.results.charts.style import FONT_SIZE, literal, styled
 from offcomp.results.charts.theme import MARKERS, Palette, marker
 from offcomp.results.pareto import ALONE, SIZES, TOGETHER, metric_named
-from offcomp.results.runs import role_title
+from offcomp.results.runs import title_of_style_key
 from offcomp.results.scores import Metric, sentence_start, within_sentence
 
 FRONT_PIXELS = 400
@@ -47,18 +47,18 @@ def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette
     metric = metric_named(table["metric"].iloc[0])
     factor = 100 if metric.percent else 1
     shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
-    original, runs = shown[shown["role"] == "original"].iloc[:1], shown[shown["run"] != ""]
+    original, runs = shown[shown["style_key"] == "original"].iloc[:1], shown[shown["run"] != ""]
     figure = go.Figure()
     _original_band(figure, original, palette)
     _reference_lines(figure, references.assign(value=factor * references["value"]), shown, palette)
     _step_line(figure, shown, palette)
     labelled = _has_room(shown)
-    for (role, grouping, on_front), part in runs.groupby(["role", "grouping", "on_front"], sort=False):
+    for (style_key, grouping, on_front), part in runs.groupby(["style_key", "grouping", "on_front"], sort=False):
         bars = len(runs) <= MOST_BARS or bool(on_front)
-        figure.add_trace(_marks(part, str(role), str(grouping), palette, metric, pale=not on_front, bars=bars))
+        figure.add_trace(_marks(part, str(style_key), str(grouping), palette, metric, pale=not on_front, bars=bars))
     _ring(figure, runs[runs["run"] == picked], palette)
-    for role in [] if labelled else runs["role"].unique():
-        figure.add_trace(_method_key(str(role), palette))
+    for style_key in [] if labelled else runs["style_key"].unique():
+        figure.add_trace(_method_key(str(style_key), palette))
     _star(figure, original, palette, metric)
     if labelled:
         _names(figure, runs, (shown["size"].min() + shown["size"].max()) / 2, palette)
@@ -72,7 +72,7 @@ def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette
 
 def _original_band(figure: go.Figure, original: pd.DataFrame, palette: Palette) -> None:
     """Add the value of the original, with its 95 % interval as a band behind everything."""
-    colour = palette.roles["original"]
+    colour = palette.series["original"]
     for row in original.to_dict("records"):
         if row["high"] > row["low"]:
             figure.add_hrect(y0=row["low"], y1=row["high"], fillcolor=colour, opacity=0.07, line_width=0, layer="below")
@@ -96,12 +96,12 @@ def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None
 
 
 def _marks(
-    part: pd.DataFrame, role: str, grouping: str, palette: Palette, metric: Metric, *, pale: bool, bars: bool
+    part: pd.DataFrame, style_key: str, grouping: str, palette: Palette, metric: Metric, *, pale: bool, bars: bool
 ) -> go.Scatter:
     """The runs of one method and grouping; hovering shows each in full."""
-    colour = palette.colour(role)
+    colour = palette.colour(style_key)
     errors = {"array": part["high"] - part["value"], "arrayminus": part["value"] - part["low"]}
-    symbol = marker(role, SYMBOLS) + FILLS.get(grouping, "")
+    symbol = marker(style_key, SYMBOLS) + FILLS.get(grouping, "")
     return go.Scatter(
         x=part["size"],
         y=part["value"],
@@ -148,7 +148,7 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
         x=original["size"],
         y=original["value"],
         mode="markers",
-        marker={"symbol": MARKERS["original"], "size": STAR_SIZE, "color": palette.roles["original"]},
+        marker={"symbol": MARKERS["original"], "size": STAR_SIZE, "color": palette.series["original"]},
         hovertemplate=f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>",
         unselected={"marker": {"opacity": 1.0}},
         name="Original",
@@ -185,11 +185,11 @@ def _names(figure: go.Figure, runs: pd.DataFrame, middle: float, palette: Palett
         )
 
 
-def _method_key(role: str, palette: Palette) -> go.Scatter:
+def _method_key(style_key: str, palette: Palette) -> go.Scatter:
     """The legend entry of a method, kept short for narrow phones."""
-    title = role_title(role).rpartition(", ")[2]
-    colour = palette.colour(role)
-    return _key(marker(role, SYMBOLS), colour, sentence_start(title))
+    title = title_of_style_key(style_key).rpartition(", ")[2]
+    colour = palette.colour(style_key)
+    return _key(marker(style_key, SYMBOLS), colour, sentence_start(title))
 
 
 def _key(symbol: str, colour: str, name: str) -> go.Scatter:
@@ -206,7 +206,7 @@ def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.Data
             x=ends,
             y=[row["value"], row["value"]],
             mode="lines",
-            line={"color": palette.roles["reference"], "width": 2, "dash": dash},
+            line={"color": palette.series["reference"], "width": 2, "dash": dash},
             name=f"{row['name']}, {row['size']:.3g} {SIZES[shown['unit'].iloc[0]][0].split()[0]}",
             hovertemplate=f"every linear weight rounded to {row['name']}: {row['size']:.3g} "
             f"{SIZES[shown['unit'].iloc[0]][0]}<br>bundled measurement<extra></extra>",
@@ -263,11 +263,11 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     factor = 100 if metric.percent else 1
     shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
     figure = go.Figure()
-    for (role, grouping), part in shown.groupby(["role", "grouping"], sort=False):
-        mark = _marks(part, str(role), str(grouping), palette, metric, pale=False, bars=False)
+    for (style_key, grouping), part in shown.groupby(["style_key", "grouping"], sort=False):
+        mark = _marks(part, str(style_key), str(grouping), palette, metric, pale=False, bars=False)
         figure.add_trace(mark.update(x=part["relative_error"]))
-    for role in shown["role"].unique():
-        figure.add_trace(_method_key(str(role), palette))
+    for style_key in shown["style_key"].unique():
+        figure.add_trace(_method_key(str(style_key), palette))
     _value_axis(figure, shown, pd.DataFrame({"value": []}), metric)
     better = "up" if metric.direction == "higher" else "down"
     text = f"relative error of the chosen weights<br>left and {better} is better"

@@ -19,7 +19,7 @@ UNITS = ("parameters", "bytes")
 DENOMINATORS = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
 SHORT_DENOMINATORS = {"chosen modules": "chosen", "all linear and embedding weights": "all weights", "whole model": "model"}
 
-ERROR_COLUMNS = ("run", "name", "role", "symbol", "row", "relative_error", "cosine_distance", "about")
+ERROR_COLUMNS = ("run", "name", "style_key", "symbol", "row", "relative_error", "cosine_distance", "about")
 
 
 def error_table(runs: Sequence[Run], level: str = "group") -> pd.DataFrame:
@@ -49,7 +49,7 @@ def error_figure(table: pd.DataFrame, palette: Palette, level: str = "group") ->
     return in_rows(figure, table, palette, title=f"Which {level}s lose more?")
 
 
-SIZE_COLUMNS = ("run", "name", "role", "symbol", "row", "unit", "before", "after", "ratio", "share")
+SIZE_COLUMNS = ("run", "name", "style_key", "symbol", "row", "unit", "before", "after", "ratio", "share")
 
 
 def size_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -73,6 +73,6 @@ def size_figure(table: pd.DataFrame, palette: Palette, unit: str) -> go.Figure:
     details = shown[["full", "before", "after", "ratio"]]
     right = max(112.0, float(shown["share"].max()) * 1.12)
     figure = dots(shown, palette, "share", number="{:.3g} %".format, details=details, hover=hover, crowded=CROWDED * right)
-    figure.add_vline(x=100, line={"color": palette.roles["original"], "width": 1, "dash": "dot"})
+    figure.add_vline(x=100, line={"color": palette.series["original"], "width": 1, "dash": "dot"})
     figure.update_xaxes(title=f"{unit} remaining, in % of the original<br>left is smaller", range=[0, right])
     return in_rows(figure, shown, palette, title="How much remains to be stored?")

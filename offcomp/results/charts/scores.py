@@ -34,7 +34,7 @@ from offcomp.runs.store import Run
 LOG_FROM = 8
 """Ratio of the highest to the lowest value above which an axis of perplexities becomes logarithmic."""
 SCORE_COLUMNS = (
-    *("run", "name", "role", "symbol", "task", "title", "metric", "row", "value", "low", "high", "n"),
+    *("run", "name", "style_key", "symbol", "task", "title", "metric", "row", "value", "low", "high", "n"),
     *("baseline", "baseline_name", "about"),
 )
 
@@ -49,7 +49,7 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
     many_models = len({*models.values()}) > 1
     tasks = dict.fromkeys(task for run in runs for task in result_of(run)["scores"])
     several = {task for task in tasks if len({mark_of(run, task) for run in runs} - {None}) > 1}
-    for run, (name, role, symbol) in zip(runs, series_of(runs).values(), strict=True):
+    for run, (name, style_key, symbol) in zip(runs, series_of(runs).values(), strict=True):
         for task, score in result_of(run)["scores"].items():
             original = (
                 f"Original, {models[run.id]}" if many_models else f"Original of {name}" if task in several else "Original"
@@ -57,7 +57,7 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
             star = (original, "original", MARKERS["original"])
             for key, series, which in (
                 ((task, mark_of(run, task)), star, "original"),
-                ((task, run.id), (name, role, symbol), "compressed"),
+                ((task, run.id), (name, style_key, symbol), "compressed"),
             ):
                 owner, about = (run.id, _about(score)) if which == "compressed" else ("", "not compressed")
                 baseline, value = baseline_of(score) or ("", nan), score[which]["value"]
@@ -98,11 +98,11 @@ def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
     figure = dots(shown, palette, "value", number=number, details=details, hover=hover, intervals=True)
     log = _score_axis(figure, shown, metric)
-    for original in shown.loc[shown["role"] == "original", "value"]:
-        figure.add_vline(x=original, line={"color": palette.roles["original"], "width": 1, "dash": "dot"})
+    for original in shown.loc[shown["style_key"] == "original", "value"]:
+        figure.add_vline(x=original, line={"color": palette.series["original"], "width": 1, "dash": "dot"})
     for words, value in dict.fromkeys(zip(shown["baseline_name"], shown["baseline"], strict=True)):
         if isfinite(value):
-            figure.add_vline(x=value, line={"color": palette.roles["reference"], "width": 2, "dash": "dash"})
+            figure.add_vline(x=value, line={"color": palette.series["reference"], "width": 2, "dash": "dash"})
             _name_line(figure, palette, log10(value) if log else value, f"{words}: {number(value)}")
     title = metric.question.format(within_sentence(shown["title"].iloc[0]))
     return in_rows(figure, shown, palette, title=title, legend=False, below=0.4)

@@ -40,24 +40,24 @@ def error_svg(table: pd.DataFrame, palette: Palette, *, title: str) -> str:
     parts.append(_text(across(0.5 * top), foot + 40, "relative error (left is better)", palette.text, anchor="middle"))
     for row, index in rows.items():
         parts.append(_text(LEFT - 8, TOP + ROW * (index + 0.5) + 4, str(row), palette.muted, anchor="end"))
-    for row, role, error in table[["row", "role", "relative_error"]].itertuples(index=False, name=None):
-        parts.append(_shape(role, across(error), TOP + ROW * (rows[row] + 0.5), palette))
+    for row, style_key, error in table[["row", "style_key", "relative_error"]].itertuples(index=False, name=None):
+        parts.append(_shape(style_key, across(error), TOP + ROW * (rows[row] + 0.5), palette))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         f'font-family="{FONT}">{"".join(parts)}</svg>'
     )
 
 
-def _shape(role: str, x: float, y: float, palette: Palette) -> str:
+def _shape(style_key: str, x: float, y: float, palette: Palette) -> str:
     """The marker of a method, as in every chart."""
-    return SHAPES.get(marker(role), SHAPES[UNKNOWN_MARKER]).format(x=x, y=y, colour=palette.colour(role))
+    return SHAPES.get(marker(style_key), SHAPES[UNKNOWN_MARKER]).format(x=x, y=y, colour=palette.colour(style_key))
 
 
 def _legend(table: pd.DataFrame, palette: Palette) -> list[str]:
     """Marker and name of each run, in one line under the title."""
     parts, x = [], LEFT + 10.0
-    for (name, role), _ in table.groupby(["name", "role"], sort=False):
-        parts += [_shape(str(role), x, 46, palette), _text(x + 14, 51, str(name), palette.text)]
+    for (name, style_key), _ in table.groupby(["name", "style_key"], sort=False):
+        parts += [_shape(str(style_key), x, 46, palette), _text(x + 14, 51, str(name), palette.text)]
         x += 40 + 8 * len(str(name))
     return parts
 

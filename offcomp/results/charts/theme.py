@@ -13,6 +13,7 @@ from dataclasses import dataclass
 class Palette:
     """The colours of one theme.
 
+    series       by style key: methods, "original", "reference"
     diverging    worse, no change, better: text is legible on all of them
     weights      weights from the most negative to the most positive, zero in the middle
     """
@@ -23,11 +24,11 @@ class Palette:
     surface: str
     diverging: tuple[str, str, str]
     weights: tuple[str, ...]
-    roles: dict[str, str]
+    series: dict[str, str]
 
-    def colour(self, role: str) -> str:
-        """The colour of a role; a neutral grey for unknown roles."""
-        return self.roles.get(role, self.muted)
+    def colour(self, style_key: str) -> str:
+        """The colour of a style key; a neutral grey for unknown style keys."""
+        return self.series.get(style_key, self.muted)
 
 
 LIGHT = Palette(
@@ -37,7 +38,7 @@ LIGHT = Palette(
     surface="#ffffff",
     diverging=("#e58a5c", "#f1f3f7", "#6cb0dd"),
     weights=("#1f5d9e", "#86b9de", "#f7f8fa", "#f2a987", "#b03a20"),
-    roles={
+    series={
         "original": "#1f2430",
         "svd": "#0072b2",
         "autoencoder": "#d55e00",
@@ -57,7 +58,7 @@ DARK = Palette(
     surface="#12151c",
     diverging=("#a8481a", "#242a35", "#20659c"),
     weights=("#9fd2f7", "#2f73ad", "#171b24", "#ab4a2e", "#f9b79f"),
-    roles={
+    series={
         "original": "#e8eaf0",
         "svd": "#56b4e9",
         "autoencoder": "#f0803c",
@@ -84,10 +85,10 @@ MARKERS = {
     "quantization": "line-ew",
     "reference": "line-ew",
 }
-"""plotly marker symbols by role. Roles that share colour and shape are distinguished by fill."""
+"""plotly marker symbols by style key. Style keys that share colour and shape are distinguished by fill."""
 UNKNOWN_MARKER = "hexagram"
 
 
-def marker(role: str, shapes: Mapping[str, str] = MARKERS) -> str:
-    """The marker symbol of a role; UNKNOWN_MARKER for unknown roles."""
-    return shapes.get(role, UNKNOWN_MARKER)
+def marker(style_key: str, shapes: Mapping[str, str] = MARKERS) -> str:
+    """The marker symbol of a style key; UNKNOWN_MARKER for unknown style keys."""
+    return shapes.get(style_key, UNKNOWN_MARKER)

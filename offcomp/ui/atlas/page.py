@@ -36,7 +36,7 @@ MODEL, TASK, SIZE, MATRICES = "measured_model", "measured_task", "measured_size"
 BRIEF_SIZES = {"chosen": "linear", "matrices": "with embeddings", "whole": "model"}
 BRIEF_GROUPINGS = {BOTH: "both", ALONE: "each alone", STACKED: "stacked"}
 TEXT_PIXELS = 175
-IN_EVERY_ROW = ("role", "original", "baseline", "baseline_name", "title", "metric")
+IN_EVERY_ROW = ("style_key", "original", "baseline", "baseline_name", "title", "metric")
 NAMES = {"n": "Examples", "low": "95 % from", "high": "95 % to", "told_apart": "Distinguishable from zero"}
 DENOMINATOR_HELP = (
     "Which bytes are counted: those of the compressed linear weights, of these plus the embeddings, or of the whole model."

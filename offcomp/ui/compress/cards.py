@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from offcomp.methods import method_of_role
+from offcomp.methods import method_of_style_key
 from offcomp.planning.sizes import Prediction
 from offcomp.results.bundled import origin
 from offcomp.results.known_errors import Estimated, Measured
@@ -28,7 +28,7 @@ NO_MEASUREMENT = "No measurement with these options is close enough for an estim
 class Answer:
     """What is known about one method at the chosen ratio, as text. `about` gives the error's source briefly, `help` in full."""
 
-    role: str
+    style_key: str
     title: str
     parameters: str
     megabytes: str
@@ -47,12 +47,12 @@ class Known:
     estimated: Estimated | None = None
 
 
-def answer_of(role: str, choices: Choices, prediction: Prediction, known: Known) -> Answer:
+def answer_of(style_key: str, choices: Choices, prediction: Prediction, known: Known) -> Answer:
     """Build the answer of one method."""
     sizes = prediction.model["chosen"]
     return Answer(
-        role,
-        method_of_role(role).title,
+        style_key,
+        method_of_style_key(style_key).title,
         f"{sizes['parameters_after']:,}",
         f"{sizes['bytes_after'] / 1e6:.2f}",
         f"{sizes[choices.unit.removesuffix('s') + '_ratio']:.2f}x",
@@ -86,7 +86,7 @@ def show_answers(answers: Sequence[Answer], ratio: float, unit: str) -> None:
         st.table(plain_table(pd.DataFrame([_line(answer) for answer in answers])), hide_index=True, border="horizontal")
         return
     for column, answer in zip(st.columns(max(1, len(answers))), answers, strict=False):
-        with column.container(border=True, key=f"card_{answer.role}"):
+        with column.container(border=True, key=f"card_{answer.style_key}"):
             _card(answer, ratio, unit)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from offcomp.methods import METHODS, method_of_role, options_of, own_options
+from offcomp.methods import METHODS, method_of_style_key, options_of, own_options
 from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
 from offcomp.models.families import KIND_TITLES
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS, storage_dtype
@@ -23,7 +23,7 @@ from offcomp.ui.link import OWN, RATIOS, OwnGroup
 
 @dataclass(frozen=True)
 class Choices:
-    """The user's choices, from which one plan per method is made. Methods and their options are keyed by role."""
+    """The user's choices, from which one plan per method is made. Methods and their options are keyed by style key."""
 
     info: ModelInfo
     specs: tuple[ModuleSpec, ...]
@@ -44,12 +44,12 @@ class Choices:
         dtypes = sorted({storage_dtype(self.dtype, [spec.dtype]) for spec in self.specs} - {"float32"})
         return " and ".join(dtypes)
 
-    def plan(self, role: str, ratio: float) -> Plan:
+    def plan(self, style_key: str, ratio: float) -> Plan:
         """The plan of one method at one ratio. Raises InputError."""
-        method = method_of_role(role)
+        method = method_of_style_key(style_key)
         settings: dict[str, Any] = {
             "method": method.name,
-            "options": own_options(method) | self.options.get(role, {}),
+            "options": own_options(method) | self.options.get(style_key, {}),
             "ratio": ratio,
             "unit": self.unit,
             "dtype": self.dtype,
@@ -189,29 +189,30 @@ def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     """Ask for the methods to compare and their options, taken from each method's fields."""
     chosen = st.pills(
         "Methods to compare",
-        [method.role for method in METHODS],
+        [method.style_key for method in METHODS],
         selection_mode="multi",
-        format_func=lambda role: plain(method_of_role(role).title),
+        format_func=lambda style_key: plain(method_of_style_key(style_key).title),
         key="methods",
         persist_state="session",
         wrap=True,
     )
-    selected = [method for method in METHODS if method.role in (chosen or [])]
+    selected = [method for method in METHODS if method.style_key in (chosen or [])]
     options = {}
     for method in selected:
         shown = [option for option in options_of(method) if option.name not in own_options(method)]
         if shown:
             with st.expander(plain(f"{method.title} options")):
                 st.caption(plain(method.paper))
-                options[method.role] = {
-                    option.name: _option_widget(method.role, option.name, option.default, option.metadata) for option in shown
+                options[method.style_key] = {
+                    option.name: _option_widget(method.style_key, option.name, option.default, option.metadata)
+                    for option in shown
                 }
-    return tuple(method.role for method in selected), options
+    return tuple(method.style_key for method in selected), options
 
 
-def _option_widget(role: str, name: str, default: Any, metadata: Any) -> Any:
+def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> Any:
     """The widget for one option, derived from its default's type, its choices or range, and its help."""
-    key, label = draft.option_key(role, name), plain(name.replace("_", " "))
+    key, label = draft.option_key(style_key, name), plain(name.replace("_", " "))
     help_text = plain(metadata["help"]) if "help" in metadata else None
     if isinstance(default, bool):
         return st.checkbox(label, default, key=key, help=help_text, persist_state="session")

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from offcomp.errors import OffcompError
-from offcomp.methods import method_of_role
+from offcomp.methods import method_of_style_key
 from offcomp.planning.cost import Estimate, duration, estimate, free_memory, gigabytes, roughly
 from offcomp.planning.plan import Plan
 from offcomp.planning.sizes import Prediction, predict, resolved
@@ -32,7 +32,7 @@ HELP = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Estimates for what has yet to be run, and the existing runs, both keyed by role."""
+    """Estimates for what has yet to be run, and the existing runs, both keyed by style key."""
 
     estimates: Mapping[str, Estimate]
     there: Mapping[str, Run]
@@ -66,12 +66,12 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
     """What running these plans costs, apart from those with an existing run."""
     info = choices.info
     kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
-    names = {role: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for role, plan in plans.items()}
-    there = {role: kept[name] for role, name in names.items() if name in kept}
+    names = {style_key: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for style_key, plan in plans.items()}
+    there = {style_key: kept[name] for style_key, name in names.items() if name in kept}
     estimates = {
-        role: estimate(plan, info, predictions[role], stage_times(resolved(plan, info), info.fingerprint, runs))
-        for role, plan in plans.items()
-        if role not in there
+        style_key: estimate(plan, info, predictions[style_key], stage_times(resolved(plan, info), info.fingerprint, runs))
+        for style_key, plan in plans.items()
+        if style_key not in there
     }
     return Cost(estimates, there)
 
@@ -96,12 +96,14 @@ def show_cost(
 
 def cost_text(cost: Cost) -> str:
     """The line shown: "About 40 s and 0.9 GB in all: SVD 10 s, Autoencoder 30 s. Already run (cached): Pruning (20 s)." """
-    told = [f"{_title(role)} {duration(each.seconds)}" for role, each in cost.estimates.items()]
+    told = [f"{_title(style_key)} {duration(each.seconds)}" for style_key, each in cost.estimates.items()]
     whole = sum(roughly(each.seconds) for each in cost.estimates.values())  # so that the displayed parts add up
     about = f"About {duration(whole)} and {gigabytes(cost.memory)}"
     parts = [f"{about} in all: {', '.join(told)}."] if len(told) > 1 else [f"{about} of memory."] if told else []
-    before = [f"{_title(role)} ({duration(_seconds(run))})" for role, run in cost.there.items() if run.status == "done"]
-    at_work = [_title(role) for role, run in cost.there.items() if run.status != "done"]
+    before = [
+        f"{_title(style_key)} ({duration(_seconds(run))})" for style_key, run in cost.there.items() if run.status == "done"
+    ]
+    at_work = [_title(style_key) for style_key, run in cost.there.items() if run.status != "done"]
     parts += [f"Already run (cached): {', '.join(before)}."] if before else []
     parts += [f"At work: {', '.join(at_work)}."] if at_work else []
     return " ".join(parts)
@@ -112,8 +114,8 @@ def _seconds(run: Run) -> float:
     return sum(seconds for stage, seconds in result_of(run)["timings"].items() if stage != "total")
 
 
-def _title(role: str) -> str:
-    return method_of_role(role).title
+def _title(style_key: str) -> str:
+    return method_of_style_key(style_key).title
 
 
 def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: Sequence[Run]) -> None:
@@ -121,8 +123,8 @@ def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: S
     found = []
     for way in cheaper_ways(choices, cost):
         try:
-            plans = {role: way.choices.plan(role, ratio) for role in way.choices.methods}
-            predictions = {role: predict(plan, way.choices.info) for role, plan in plans.items()}
+            plans = {style_key: way.choices.plan(style_key, ratio) for style_key in way.choices.methods}
+            predictions = {style_key: predict(plan, way.choices.info) for style_key, plan in plans.items()}
         except OffcompError:
             continue  # these modules cannot be grouped that way
         if all(prediction.feasible for prediction in predictions.values()):
@@ -157,8 +159,8 @@ def _change(changes: dict[str, Any]) -> None:
 
 def cheaper_ways(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
     """Cheaper ways to answer the same question, smallest loss first."""
-    slowest = max(cost.estimates, key=lambda role: cost.estimates[role].seconds)
-    method, title = method_of_role(slowest), _title(slowest)
+    slowest = max(cost.estimates, key=lambda style_key: cost.estimates[style_key].seconds)
+    method, title = method_of_style_key(slowest), _title(slowest)
     options = choices.options.get(slowest, {})
     if any(options.get(name) != value for name, value in method.fast_options.items()):
         fast_options = choices.options | {slowest: options | method.fast_options}
@@ -172,7 +174,7 @@ def cheaper_ways(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
         about = "The largest matrix in memory is then one module; nothing is shared between modules."
         yield Cheaper("Each module alone", about, replace(choices, grouping="module"), {"grouping": "module"})
     if len(choices.methods) > 1:
-        rest = tuple(role for role in choices.methods if role != slowest)
+        rest = tuple(style_key for style_key in choices.methods if style_key != slowest)
         yield Cheaper(
             f"Without {title}", "Runs only the other methods.", replace(choices, methods=rest), {"methods": list(rest)}
         )

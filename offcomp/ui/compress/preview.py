@@ -12,7 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.files import home_folder
-from offcomp.methods import method_of_role
+from offcomp.methods import method_of_style_key
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan, members, validate
 from offcomp.planning.sizes import Prediction, predict, resolved
@@ -104,23 +104,31 @@ def what_if(choices: Choices) -> None:
 
 def _what_if(choices: Choices) -> None:
     ratio = choose_ratio("the chosen modules")
-    plans = {role: choices.plan(role, ratio) for role in choices.methods}
+    plans = {style_key: choices.plan(style_key, ratio) for style_key in choices.methods}
     reference = replace(choices, options={}).plan("svd", ratio)
     for plan in (reference, *plans.values()):
         validate(plan, choices.info)
     spectra = known_spectra(reference, choices)
-    predictions = {role: predict(plan, choices.info) for role, plan in plans.items()}
+    predictions = {style_key: predict(plan, choices.info) for style_key, plan in plans.items()}
     usual = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
     exact = spectra if usual else None  # the spectrum does not give the error of other SVD presets
     runs = RunStore().all()
     measured = measurements(runs, choices.info.fingerprint)
     table = curve(choices.info, reference, spectra or [])
     known = {
-        role: _known(resolved(plans[role], choices.info), predictions[role], exact if role == "svd" else None, measured, table)
-        for role in plans
+        style_key: _known(
+            resolved(plans[style_key], choices.info),
+            predictions[style_key],
+            exact if style_key == "svd" else None,
+            measured,
+            table,
+        )
+        for style_key in plans
     }
     st.markdown(plain(_sentence(choices, predictions, exact, ratio)))
-    show_answers([answer_of(role, choices, predictions[role], known[role]) for role in plans], ratio, choices.unit)
+    show_answers(
+        [answer_of(style_key, choices, predictions[style_key], known[style_key]) for style_key in plans], ratio, choices.unit
+    )
     show_predicted_notes(choices.info, predictions)
     _run_button(choices, ratio, plans, predictions, runs)
     if spectra is None:
@@ -210,10 +218,12 @@ def _run_button(
     choices: Choices, ratio: float, plans: dict[str, Plan], predictions: dict[str, Prediction], runs: Sequence[Run]
 ) -> None:
     """Button that starts one run per method and opens the Runs page; below it, the estimated cost."""
-    refusals = [sentence for role, prediction in predictions.items() for sentence in _refusals(role, prediction, choices.unit)]
+    refusals = [
+        sentence for style_key, prediction in predictions.items() for sentence in _refusals(style_key, prediction, choices.unit)
+    ]
     for sentence in refusals:
         st.error(plain(sentence))
-    titles = [method_of_role(role).title for role in plans]
+    titles = [method_of_style_key(style_key).title for style_key in plans]
     named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
     label = f"Run {named}" if len(titles) <= NAMED_METHODS else f"Run {len(titles)} methods"
     if st.button(plain(label if plans else "Choose a method"), type="primary", disabled=not plans or bool(refusals), key="run"):
@@ -225,9 +235,9 @@ def _run_button(
         show_cost(choices, ratio, plans, predictions, runs)
 
 
-def _refusals(role: str, prediction: Prediction, unit: str) -> list[str]:
+def _refusals(style_key: str, prediction: Prediction, unit: str) -> list[str]:
     """Why a method cannot reach this size, for the first few groups."""
-    title = method_of_role(role).title
+    title = method_of_style_key(style_key).title
     impossible = [group for group in prediction.groups if group.form == "infeasible"]
     if impossible and unit == "parameters" and all(group.largest_ratio <= 1 for group in impossible):
         return [f"{title} saves bytes, not parameters: set the ratio to count bytes, under Budget and storage."]
@@ -243,15 +253,19 @@ def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra
     """Each group's details, and how to do the same without a browser; built when opened, to keep the slider fast."""
     groups = st.expander("Groups: ranks, sizes and break-even", key="groups_open", on_change="rerun")
     if groups.open:
-        for role, prediction in predictions.items():
-            groups.caption(plain(method_of_role(role).title))
-            table = prediction_table(prediction.groups, spectra if role == "svd" else None)
-            groups.dataframe(table, hide_index=True, key=f"groups_{role}")
+        for style_key, prediction in predictions.items():
+            groups.caption(plain(method_of_style_key(style_key).title))
+            table = prediction_table(prediction.groups, spectra if style_key == "svd" else None)
+            groups.dataframe(table, hide_index=True, key=f"groups_{style_key}")
     commands = st.expander("Plan and command line", key="commands_open", on_change="rerun")
     if commands.open:
-        for role, plan in plans.items():
-            name = f"{role}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{role}.json"
+        for style_key, plan in plans.items():
+            name = f"{style_key}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{style_key}.json"
             commands.download_button(
-                plain(f"Plan of {method_of_role(role).title}"), plan.to_json, name, "application/json", key=f"plan_{role}"
+                plain(f"Plan of {method_of_style_key(style_key).title}"),
+                plan.to_json,
+                name,
+                "application/json",
+                key=f"plan_{style_key}",
             )
             commands.code(f"offcomp run {shlex.quote(name)} --json", language="bash")

@@ -20,7 +20,7 @@ from offcomp.results.continuations import (
     side_by_side,
 )
 from offcomp.results.csv_text import csv_text
-from offcomp.results.runs import role_of, with_provenance
+from offcomp.results.runs import style_key_of, with_provenance
 from offcomp.runs.store import Run
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette, style
@@ -78,10 +78,10 @@ def _as_csv(runs: Sequence[Run], task: str) -> str:
 def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str, colours: Palette) -> str:
     """The table as HTML. Texts and names are escaped, since both may come from an untrusted file."""
     called = [names[run.id] for run in runs]
-    roles = ["original", *map(role_of, runs)]
+    style_keys = ["original", *map(style_key_of, runs)]
     heads = [
-        f'<th scope="col" style="border-bottom-color: {colours.colour(role)}">{escape(name)}</th>'
-        for role, name in zip(roles, ["Original", *called], strict=True)
+        f'<th scope="col" style="border-bottom-color: {colours.colour(style_key)}">{escape(name)}</th>'
+        for style_key, name in zip(style_keys, ["Original", *called], strict=True)
     ]
     rows = []
     for entries in side_by_side(runs, task):
