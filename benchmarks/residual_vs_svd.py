@@ -57,8 +57,8 @@ def case(matrix: torch.Tensor, hints: Hints, metric: str, ratio: float) -> dict[
         "% by interpolation": 100 * (1 - found["linear"] / found["svd"]),
         "% by the rest": 100 * (found["linear"] - found["residual"]) / found["svd"],
         "width": compressed.size,
-        "hidden": int(compressed.notes.get("hidden_units", 0)),
-        "entries": int(compressed.notes.get("sparse_entries", 0)),
+        "hidden": int(compressed.diagnostics.get("hidden_units", 0)),
+        "entries": int(compressed.diagnostics.get("sparse_entries", 0)),
         "seconds": perf_counter() - started,
     }
 

@@ -142,17 +142,6 @@ class Cancelled(Exception):
     """Raised by a report, as the worker does when a run is cancelled."""
 
 
-PIECES = (
-    "offcomp.methods.autoencoder.fit.ROWS_AT_ONCE",
-    "offcomp.methods.kronecker.fit.PIECE_ENTRIES",
-    "offcomp.methods.pruning.fit.PIECE_ENTRIES",
-    "offcomp.methods.quantization.fit.ENTRIES_AT_ONCE",
-    "offcomp.methods.residual.decoder.ROWS_A_TIME",
-    "offcomp.methods.codebook.codebook.ENTRIES_AT_ONCE",
-)
-"""What decoders take at a time."""
-
-
 class MethodContract:
     """Tests that every method passes. Those whose outcome hangs on how things are stored are run in two ways a variant."""
 
@@ -264,16 +253,6 @@ class MethodContract:
         compressed.reconstruct().zero_()
         assert torch.equal(compressed.reconstruct(), before)
 
-    def test_decoding_in_small_pieces_gives_the_same_matrix(
-        self, method: Method, matrix: Tensor, budget: Budget, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        compressed = method.fit(matrix, budget)
-        whole = compressed.reconstruct()
-        for entries in (1, 8, 40, 200):
-            for constant in PIECES:
-                monkeypatch.setattr(constant, entries)
-            torch.testing.assert_close(compressed.reconstruct(), whole, rtol=1e-5, atol=1e-6)
-
     @pytest.mark.parametrize("given", [torch.bfloat16, torch.float64])
     def test_a_matrix_of_another_float_dtype_is_taken_as_its_float32_copy(
         self, method: Method, matrix: Tensor, budget: Budget, given: torch.dtype
@@ -306,7 +285,7 @@ class MethodContract:
     def test_ratio_one_in_float32_keeps_the_matrix_exactly(self, method: Method, matrix: Tensor, unit: str) -> None:
         original = stored_size(dense_shapes(ROWS, COLS), "float32")
         compressed = method.fit(matrix, budget_for_ratio(original, 1.0, unit, "float32"))
-        assert (compressed.form, compressed.size, compressed.history) == ("dense", 0, ())
+        assert (compressed.decoder, compressed.size, compressed.history) == ("dense", 0, ())
         assert compressed.stored == original
         assert torch.equal(compressed.reconstruct(), matrix)
 
@@ -314,7 +293,7 @@ class MethodContract:
         self, method: Method, matrix: Tensor, unit: str, dtype: str
     ) -> None:
         compressed = method.fit(matrix, share_of_dense(1.0, unit, dtype))
-        assert compressed.form == "dense"
+        assert compressed.decoder == "dense"
         assert layout_of(compressed) == storage_layout(dense_shapes(ROWS, COLS), dtype)
         worst = {"float32": 0.0, "float16": 1e-3, "bfloat16": 8e-3, "int8": 1e-2}[dtype]
         assert relative_error(matrix, compressed.reconstruct()) <= worst
@@ -329,7 +308,7 @@ class MethodContract:
         content = path.read_bytes()
         header = int.from_bytes(content[:8], "little")
         assert len(content) - 8 - header == compressed.stored.num_bytes
-        decode = {form.__name__: form for form in DECODERS}[compressed.form]
+        decode = {form.__name__: form for form in DECODERS}[compressed.decoder]
         assert torch.equal(decode(unpack(load_file(path))), compressed.reconstruct())
 
     def test_progress_never_goes_back_and_ends_at_one(self, method: Method, matrix: Tensor, budget: Budget) -> None:

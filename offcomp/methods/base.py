@@ -81,10 +81,7 @@ class Hints(Protocol):
     order: tuple[int, ...]
 
     def statistics(self, index: int) -> Statistics:
-        """Statistics of a member, in its canonical view, measured with all substituted members in place.
-
-        Each call returns fresh moments, which the caller may overwrite.
-        """
+        """Statistics of a member, in its canonical view, measured with all substituted members in place."""
 
     def release(self) -> None:
         """Drop cached statistics; the caller will not read them again."""
@@ -165,8 +162,8 @@ class Method:
 
         By default this calls `fit` in the fit.py next to the method's own file. That file may import torch at the top.
         """
-        beside = import_module(f"{type(self).__module__.rpartition('.')[0]}.fit")
-        compressed: CompressedMatrix = beside.fit(self, matrix, size, budget, hints=hints, seed=seed, report=report)
+        module = import_module(f"{type(self).__module__.rpartition('.')[0]}.fit")
+        compressed: CompressedMatrix = module.fit(self, matrix, size, budget, hints=hints, seed=seed, report=report)
         return compressed
 
     def _check(self, rows: int, hints: Hints | None) -> None:
@@ -184,12 +181,12 @@ class Method:
 class CompressedMatrix:
     """A compressed (rows, cols) matrix: what is stored, and how to decode it.
 
-    tensors     exactly what the safetensors file holds, in the storage dtype
-    decode      float32 tensors by name, which it must not modify -> a new float32 matrix (rows, cols)
-    size        rank or latent width; 0 if the matrix is stored dense
-    history     training loss per epoch, empty for closed-form methods
-    codes       name -> how many integers a packed tensor holds
-    notes       named diagnostics of the fit, such as condition numbers
+    tensors         exactly what the safetensors file holds, in the storage dtype
+    decode          float32 tensors by name, which it must not modify -> a new float32 matrix (rows, cols)
+    size            rank or latent width; 0 if the matrix is stored dense
+    history         training loss per epoch, empty for closed-form methods
+    codes           name -> how many integers a packed tensor holds
+    diagnostics     named figures of the fit, such as condition numbers
     """
 
     tensors: Mapping[str, Tensor]
@@ -197,7 +194,7 @@ class CompressedMatrix:
     size: int = 0
     history: tuple[float, ...] = ()
     codes: Mapping[str, int] = field(default_factory=dict)
-    notes: Mapping[str, float] = field(default_factory=dict)
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
 
     def reconstruct(self) -> Tensor:
         """The reconstructed matrix, float32 (rows, cols), computed from the stored tensors alone."""
@@ -206,7 +203,7 @@ class CompressedMatrix:
         return self.decode(unpack(self.tensors))
 
     @property
-    def form(self) -> str:
+    def decoder(self) -> str:
         """The name of the decoder, needed to load a saved matrix."""
         return self.decode.__name__
 

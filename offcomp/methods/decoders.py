@@ -1,4 +1,4 @@
-"""All decoders, which turn stored tensors back into a matrix. `CompressedMatrix.form` is the name of one of them."""
+"""All decoders, which turn stored tensors back into a matrix. `CompressedMatrix.decoder` is the name of one of them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ less than half the time of the plain product, and almost no extra memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from typing import TypeVar
@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from offcomp.numerics.chunks import chunk_height, float64_chunks
 from offcomp.numerics.training import one_thread_if
 
-PIECE_ENTRIES = 1 << 17  # 1 MB in float64, which fits in the cache
 COLUMN_BLOCKS = 6  # of the upper triangle: 7/12 of the work of the full square
 SMALL_SIDE = 512  # matrices up to this size are decomposed on one thread: a second one does not help
 
@@ -32,42 +32,21 @@ Result = TypeVar("Result")
 
 def gram(matrix: Float[Tensor, "rows cols"]) -> Float64[Tensor, "cols cols"]:
     """MᵀM in float64. Pass `matrix.T` for MMᵀ."""
-    rows, cols = matrix.shape
-    height = max(1, PIECE_ENTRIES // cols)
-    return gram_of_pieces((_widened(matrix, slice(top, top + height)) for top in range(0, rows, height)), cols, matrix.device)
-
-
-def eigen_in_place(symmetric: Float64[Tensor, "side side"]) -> tuple[Float64[Tensor, " side"], Float64[Tensor, "side side"]]:
-    """Eigenvalues in increasing order, and eigenvectors as columns. Overwrites the argument, which halves peak memory."""
-    vectors = symmetric.T  # LAPACK is column-major: it can overwrite the transposed view
-    values = torch.empty(len(symmetric), dtype=symmetric.dtype, device=symmetric.device)
-    torch.linalg.eigh(vectors, out=(values, vectors))
-    return values, vectors
-
-
-def gram_of_pieces(
-    pieces: Iterable[Float64[Tensor, "_ cols"]], cols: int, device: torch.device
-) -> Float64[Tensor, "cols cols"]:
-    """MᵀM, in float64, of a matrix that arrives as chunks of rows."""
-    total = torch.zeros(cols, cols, dtype=torch.float64, device=device)
+    cols = matrix.shape[1]
+    total = torch.zeros(cols, cols, dtype=torch.float64, device=matrix.device)
     width = -(-cols // COLUMN_BLOCKS)
-    for piece in pieces:
+    for rows in float64_chunks(matrix):
         for left in range(0, cols, width):
-            total[left : left + width, left:].addmm_(piece[:, left : left + width].T, piece[:, left:])
+            total[left : left + width, left:].addmm_(rows[:, left : left + width].T, rows[:, left:])
     for left in range(0, cols, width):
         total[left + width :, left : left + width] = total[left : left + width, left + width :].T
     return total
 
 
-def _widened(matrix: Float[Tensor, "rows cols"], rows: slice) -> Float64[Tensor, "height cols"]:
-    """A slice of rows in float64, read in memory order: many times faster for column-major matrices."""
-    return matrix.T[:, rows].double().T if matrix.T.is_contiguous() else matrix[rows].double()
-
-
 def cross_gram(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows_too cols"]) -> Float64[Tensor, "rows rows_too"]:
     """A Bᵀ in float64: the off-diagonal block for two members in the Gram matrix of rows."""
     total = torch.zeros(len(one), len(other), dtype=torch.float64, device=one.device)
-    width = max(1, PIECE_ENTRIES // max(len(one), len(other)))
+    width = chunk_height(max(len(one), len(other)))
     for left in range(0, one.shape[1], width):
         total.addmm_(one[:, left : left + width].double(), other[:, left : left + width].double().T)
     return total
@@ -78,13 +57,13 @@ def gram_of_rows(
 ) -> Float64[Tensor, "side side"]:
     """SSᵀ for the vertical stack S of the members, given the M Mᵀ of each. S itself is never materialised."""
     starts = [0, *accumulate(len(member) for member in members)]
-    places = [slice(*pair) for pair in pairwise(starts)]
+    ranges = [slice(*pair) for pair in pairwise(starts)]
     total = torch.empty(starts[-1], starts[-1], dtype=torch.float64, device=members[0].device)
     for i, one in enumerate(members):
-        total[places[i], places[i]] = diagonal[i]
+        total[ranges[i], ranges[i]] = diagonal[i]
         for j in range(i):
             block = cross_gram(one, members[j])
-            total[places[i], places[j]], total[places[j], places[i]] = block, block.T
+            total[ranges[i], ranges[j]], total[ranges[j], ranges[i]] = block, block.T
     return total
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-PIECE_ENTRIES = 1 << 20  # 8 MB in float64
+from offcomp.numerics.chunks import float64_chunks
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,6 @@ def _row_cosine_distances(
     return torch.where(both_zero, 0.0, 1 - cosine.clamp(-1, 1))
 
 
-def _pieces(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pairs in float64, a few rows at a time, so that large matrices are never copied in full."""
-    for original, reconstruction in pairs:
-        height = max(1, PIECE_ENTRIES // original.shape[1])
-        for exact, approximate in zip(original.split(height), reconstruction.split(height), strict=True):
-            yield exact.double(), approximate.double()
-
-
 def reconstruction_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> ReconstructionError:
     """Errors over all entries and rows of `pairs`, each (original, reconstruction) of equal shape (rows, cols).
 
@@ -52,13 +44,14 @@ def reconstruction_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> Reconstructi
     """
     squared = absolute = energy = distance = 0.0
     entries = rows = 0
-    for exact, approximate in _pieces(pairs):
-        difference = exact - approximate
-        squared += difference.square().sum().item()
-        absolute += difference.abs().sum().item()
-        energy += exact.square().sum().item()
-        distance += _row_cosine_distances(exact, approximate).sum().item()
-        entries += exact.numel()
-        rows += exact.shape[0]
+    for original, reconstruction in pairs:
+        entries += original.numel()
+        rows += len(original)
+        for exact, approximate in zip(float64_chunks(original), float64_chunks(reconstruction), strict=True):
+            difference = exact - approximate
+            squared += difference.square().sum().item()
+            absolute += difference.abs().sum().item()
+            energy += exact.square().sum().item()
+            distance += _row_cosine_distances(exact, approximate).sum().item()
     relative = sqrt(squared / energy) if energy else (0.0 if squared == 0 else float("inf"))
     return ReconstructionError(relative, sqrt(squared / entries), absolute / entries, distance / rows)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from offcomp.errors import InputError
 from offcomp.numerics.accounting import SCALE_SUFFIX
+from offcomp.numerics.chunks import row_chunks
 
 INT8_LEVELS = 127
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-PIECE_ENTRIES = 1 << 18
 ALIGNMENT = 64  # bytes
 
 
@@ -48,10 +48,9 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def num_not_finite(values: Tensor) -> int:
-    """How many entries are infinite or NaN, counted in chunks."""
-    rows = values if values.ndim > 1 else values.reshape(-1)
-    height = max(1, PIECE_ENTRIES // max(1, rows[:1].numel()))
-    return rows.numel() - sum(int(piece.isfinite().sum()) for piece in rows.split(height))
+    """How many entries are infinite or NaN."""
+    rows = values if values.ndim > 1 else values.reshape(-1, 1)
+    return values.numel() - sum(int(chunk.isfinite().sum()) for chunk in row_chunks(rows))
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

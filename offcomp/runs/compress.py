@@ -25,12 +25,11 @@ from offcomp.methods import CompressedMatrix, make_method
 from offcomp.methods.base import Method
 from offcomp.methods.decoders import DECODERS
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.parking import StoredMatrices, read_matrix
-from offcomp.numerics.memory import give_back_free_memory
+from offcomp.models.offloading import StoredMatrices, read_matrix
+from offcomp.numerics.chunks import squared_norm
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.numerics.reconstruction_error import reconstruction_error
 from offcomp.numerics.storage import num_not_finite
-from offcomp.numerics.weighted_norm import squared_norm
 from offcomp.planning.grouping import group_shape, is_transposed
 from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import bytes_in_own_dtype, group_budget, original_dtypes, original_size, ratio_of
@@ -133,7 +132,6 @@ def compress_group(
     compressed = method.fit(matrix, budget, hints=hints if method.calibrated else None, seed=seed, report=report)
     energy = squared_norm(matrix)
     del matrix
-    give_back_free_memory()
     if hints is not None:
         hints.restore()  # a method may have substituted members, and errors are relative to the original weights
     reconstructions = written_back(compressed, specs, group.stack)
@@ -153,7 +151,7 @@ def compress_group(
         "original_dtypes": original_dtypes(specs),
         "rows": rows,
         "cols": cols,
-        "form": compressed.form,
+        "form": compressed.decoder,
         "size_name": method.size_name,
         "size": compressed.size,
         "budget": budget.limit,
@@ -202,13 +200,13 @@ def _on_text(
     if hints is None:
         return {}
     if reconstructions is None:
-        return {"calibration": hints.summary() | dict(compressed.notes)} if method.calibrated else {}
+        return {"calibration": hints.summary() | dict(compressed.diagnostics)} if method.calibrated else {}
     with hints.calibration.model_loaded():
         held_out = hints.output_error(reconstructions, held_out=True)
         if not method.calibrated:
             return {"output_error": held_out}
         fitted = {"output_error_fitted": hints.output_error(reconstructions, held_out=False)}
-    return {"output_error": held_out, "calibration": hints.summary() | fitted | dict(compressed.notes)}
+    return {"output_error": held_out, "calibration": hints.summary() | fitted | dict(compressed.diagnostics)}
 
 
 def add_output_errors(calibration: Calibration, groups: Sequence[SavedGroup], figures: Sequence[dict[str, Any]]) -> None:
@@ -251,7 +249,7 @@ def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
     with safe_open(path, framework="pt") as file:
         manifest = json.loads(file.metadata()["offcomp"])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
-    decode = next((form for form in DECODERS if form.__name__ == manifest["form"]), None)
+    decode = next((decode for decode in DECODERS if decode.__name__ == manifest["form"]), None)
     if decode is None:
         raise StorageError(f"{path} has the form {manifest['form']!r}, which this version does not know; use a newer offcomp")
     return manifest, CompressedMatrix(tensors, decode, codes=manifest.get("codes", {}))

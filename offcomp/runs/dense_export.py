@@ -19,7 +19,7 @@ from torch import Tensor
 from offcomp.errors import InputError, ModelError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import stored_weights
-from offcomp.models.parking import DTYPES
+from offcomp.models.offloading import DTYPES
 from offcomp.models.safetensors_files import INDEX, PICKLES, WEIGHTS, StoredTensor
 from offcomp.models.weights import canonical_view
 from offcomp.numerics.storage import num_not_finite

@@ -19,7 +19,6 @@ from offcomp.methods import make_method
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import Size
-from offcomp.numerics.memory import give_back_free_memory, give_back_large_blocks_at_once
 from offcomp.planning.cost import FLOAT32_BYTES, estimate, free_memory
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.plan import Group, Plan, members
@@ -50,7 +49,7 @@ def work(worker: Worker) -> dict[str, Any]:
     with worker.stage("load the model"):
         from offcomp.evaluation import open_task
         from offcomp.models.loading import load
-        from offcomp.models.parking import StoredMatrices, offloaded
+        from offcomp.models.offloading import StoredMatrices, offloaded
         from offcomp.runs.compress import SavedGroup, add_output_errors, check_finite, compress_group, save_group
 
         loaded = load(plan.model)
@@ -77,8 +76,6 @@ def work(worker: Worker) -> dict[str, Any]:
                 path = save_group(result, worker.groups_folder, make_folder=False)
             compressed.append(SavedGroup(path, result.members, result.stacking))
             worker.groups.append(result.figures)
-            del result  # it is on disk
-            give_back_free_memory()
     if calibration and stays:
         with worker.stage("measure outputs on text"):
             add_output_errors(calibration, compressed, worker.groups)
@@ -153,7 +150,6 @@ def _evaluate(
     scores = {}
     for group in compressed:
         replace(loaded.model, group.reconstructions)
-        give_back_free_memory()
     for opened in tasks:
         with worker.stage(f"evaluate {opened.task.name}") as report:
             scores[opened.task.name] = opened.compare(report)
@@ -186,7 +182,6 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # end the process without a traceback, as other signals do
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.raiseExceptions = False  # failing to write the log does not fail the run
-    give_back_large_blocks_at_once()
     folder = Path(arguments[0]).resolve()
     try:
         lock = hold_lock(folder)

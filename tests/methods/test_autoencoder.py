@@ -400,9 +400,7 @@ def test_rows_with_a_larger_coefficient_are_fitted_better(of: str) -> None:
     )
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 3, 1024])
-def test_coefficients_of_a_turned_member_are_transposed(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("offcomp.methods.autoencoder.coefficients.ROWS_AT_ONCE", rows_at_once)
+def test_coefficients_of_a_transposed_member_are_transposed() -> None:
     hints = synthetic_hints(10, 6)
     expected = torch.cat([hints.members[0].fisher, hints.members[1].fisher.T])
     torch.testing.assert_close(group_coefficients(hints, "fisher_entries"), expected / expected.mean())

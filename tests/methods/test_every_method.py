@@ -142,7 +142,7 @@ def test_an_autoencoder_of_a_degenerate_matrix_is_finite_and_within_budget(
 def test_svd_of_a_constant_matrix_is_nearly_exact_in_every_storage_dtype(rows: int, cols: int, dtype: str) -> None:
     matrix = torch.ones(rows, cols)
     compressed = make_method("svd", {}).fit(matrix, share_of_dense(0.99, "parameters", dtype, rows, cols))
-    assert compressed.form == "low_rank"
+    assert compressed.decoder == "low_rank"
     torch.testing.assert_close(compressed.reconstruct(), matrix, rtol=0, atol=0.02)
 
 
@@ -211,7 +211,7 @@ def sizes_to_try(sizes: range, chosen: int) -> list[int]:
 
 def test_a_dense_int8_matrix_counts_its_scales() -> None:
     compressed = make_method("svd", {}).fit(torch.ones(6, 4), Budget(30, "parameters", "int8"))
-    assert compressed.form == "dense"
+    assert compressed.decoder == "dense"
     assert compressed.stored == stored_size(dense_shapes(6, 4), "int8")
     assert (compressed.stored.num_parameters, compressed.stored.num_bytes) == (6 * 4 + 6, 6 * 4 + 4 * 6)
 

@@ -125,7 +125,7 @@ def test_sizes_are_those_of_the_formula(symmetric: bool, block: int) -> None:
 def test_a_matrix_of_many_bands_is_rounded_like_its_rows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix, method = randn(50, 40), Quantization(16)
     whole = fit(method, matrix, 3)
-    monkeypatch.setattr("offcomp.methods.quantization.fit.ENTRIES_AT_ONCE", 80)
+    monkeypatch.setattr("offcomp.numerics.chunks.CHUNK_ENTRIES", 80)
     banded = fit(method, matrix, 3)
     assert all(torch.equal(tensor, banded.tensors[name]) for name, tensor in whole.tensors.items())
     assert torch.equal(whole.reconstruct(), banded.reconstruct())

@@ -16,15 +16,15 @@ from offcomp.methods import SVD, ResidualAutoencoder
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.methods.decoders import DECODERS
 from offcomp.methods.residual import alternation
-from offcomp.methods.residual.alternation import Decoder, Target
 from offcomp.methods.residual.pivots import LARGEST, interpolate
-from offcomp.methods.residual.sparse import Sparse, best_entries, largest_entries
-from offcomp.methods.residual.training import write_gradients
+from offcomp.methods.residual.sparse import Sparse, best_entries
+from offcomp.methods.residual.training import Decoder, gradients
 from offcomp.methods.svd.group_metrics import group_metrics
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, stored_size
 from offcomp.numerics.mlp import SLOPE
 from offcomp.numerics.positions import decode_positions, encode_positions, position_shapes
 from offcomp.numerics.storage import unpack
+from offcomp.numerics.svd import low_rank_factors
 from offcomp.numerics.weighted_norm import SideWeights
 from tests.method_contract import share_of_dense
 from tests.methods.test_every_method import degenerate_matrices
@@ -86,7 +86,7 @@ def test_it_is_strictly_better_on_a_matrix_with_heavy_tails(shape: tuple[int, in
     matrix = heavy_tailed(*shape)
     budget = share_of_dense(0.5, unit, dtype, *shape)
     compressed = ResidualAutoencoder(steps=30).fit(matrix, budget)
-    assert compressed.form == ("residual_columns" if shape[0] < shape[1] else "residual_rows")
+    assert compressed.decoder == ("residual_columns" if shape[0] < shape[1] else "residual_rows")
     assert error(matrix, compressed) < 0.9 * error(matrix, SVD().fit(matrix, budget))
 
 
@@ -117,7 +117,7 @@ def test_svd_itself_is_stored_where_nothing_beats_it() -> None:
     matrix = randn(40, 2) @ randn(2, 30, seed=1)  # exact at rank 2, so that only rounding is left
     budget = Budget(stored_size(SVD().tensor_shapes(40, 30, 2), "int8").num_bytes, "bytes", "int8")
     compressed, plain = ResidualAutoencoder(steps=5).fit(matrix, budget), SVD().fit(matrix, budget)
-    assert compressed.form == plain.form == "low_rank"
+    assert compressed.decoder == plain.decoder == "low_rank"
     assert error(matrix, compressed) == error(matrix, plain)
 
 
@@ -137,7 +137,7 @@ def test_hidden_units_help_where_rows_lie_on_a_bent_surface() -> None:
     matrix = torch.nn.functional.leaky_relu(latents @ randn(2, 12, seed=1) + randn(12, seed=2)) @ randn(12, 24, seed=3)
     budget = share_of_dense(0.2, "parameters", "float32", 400, 24)
     bent = ResidualAutoencoder(sparse_share=0.0, hidden_share=0.25, steps=300).fit(matrix, budget)
-    assert bent.notes["hidden_units"] > 0
+    assert bent.diagnostics["hidden_units"] > 0
     assert error(matrix, bent) < 0.8 * error(matrix, LINEAR.fit(matrix, budget))
     assert bent.history[-1] < bent.history[0]
 
@@ -154,7 +154,7 @@ def test_stored_parameters_follow_the_formula_of_the_docstring(method: ResidualA
     hidden_share = method.hidden_share if n >= 2 * m else 0.0
     units = (r - 1) * (n + m - r) / (1 - method.sparse_share - hidden_share)
     h, k = int(hidden_share * units / (r + m + 1)), int(method.sparse_share * units / 2)
-    assert dict(compressed.notes) == {"hidden_units": h, "sparse_entries": k}
+    assert dict(compressed.diagnostics) == {"hidden_units": h, "sparse_entries": k}
     expected = (n - r) * r + r * m + r + h * (r + m + 1) + (2 * k + 1 if k else 0)
     assert compressed.stored.num_parameters == expected
 
@@ -169,7 +169,7 @@ def test_its_smallest_form_is_no_larger_than_that_of_svd(rows: int, cols: int, d
 @pytest.mark.parametrize("shape", [(90, 30), (30, 90), (40, 40)])
 def test_a_saved_matrix_decodes_to_the_same_reconstruction(shape: tuple[int, int]) -> None:
     compressed = ResidualAutoencoder(steps=5).fit(heavy_tailed(*shape), share_of_dense(0.5, "bytes", "float16", *shape))
-    decode = {form.__name__: form for form in DECODERS}[compressed.form]
+    decode = {form.__name__: form for form in DECODERS}[compressed.decoder]
     read = load(save(dict(compressed.tensors)))
     assert torch.equal(decode(unpack(read)), compressed.reconstruct())
 
@@ -214,20 +214,6 @@ def test_swaps_bound_coefficients_that_pivoted_qr_leaves_large() -> None:
     torch.testing.assert_close(coefficients @ factor[pivots].double(), factor.double(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 999, 1000])
-def test_the_largest_entries_are_those_of_a_full_sort(count: int) -> None:
-    matrix = randn(40, 25) ** 3
-    expected = matrix.abs().flatten().topk(count).indices.sort().values
-    assert torch.equal(largest_entries(matrix, count), expected)
-
-
-def test_the_largest_entries_are_found_where_the_sample_misses_them_all() -> None:
-    matrix = torch.zeros(2000, 400)
-    matrix.view(-1)[1 : 600 * 3 : 3] = 1.0
-    expected = torch.arange(1, 600 * 3, 3)
-    assert torch.equal(largest_entries(matrix, 600), expected)
-
-
 def some_weights(rows: int, cols: int) -> SideWeights:
     return SideWeights.of(*group_metrics(synthetic_hints(rows, cols), ("full", "full"), 0.1, torch.device("cpu")))
 
@@ -267,38 +253,32 @@ def test_without_metrics_the_sparse_part_is_the_largest_entries_as_they_are() ->
     assert (left == 0).sum() == 10
 
 
-def test_written_gradients_equal_autograd() -> None:
-    target = Target(randn(12, 9), 5, SideWeights())
+def test_gradients_equal_autograd() -> None:
+    target, latents = randn(12, 9), randn(12, 3, seed=4)
     decoder = Decoder(randn(3, 9), randn(3, 4, seed=1), randn(4, seed=2), randn(4, 9, seed=3))
-    latents = randn(12, 3, seed=4)
     positions = torch.tensor([2, 30, 31, 70, 107])
-    tensors = [latents, decoder.linear, decoder.inner, decoder.bias, decoder.outer]
-    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    leaves = [tensor.clone().requires_grad_() for tensor in (latents, *decoder.parameters)]
     hidden = torch.nn.functional.leaky_relu(leaves[0] @ leaves[2] + leaves[3], SLOPE)
     free = torch.ones(108)
     free[positions] = 0
-    loss = ((target.matrix - leaves[0] @ leaves[1] - hidden @ leaves[4]) * free.view(12, 9)).square().mean() / 2
+    loss = ((target - leaves[0] @ leaves[1] - hidden @ leaves[4]) * free.view(12, 9)).square().mean() / 2
     expected = torch.autograd.grad(loss, leaves)
-    for tensor in tensors[1:]:
-        tensor.grad = torch.zeros_like(tensor)
-    of_latents = torch.cat(list(write_gradients(target, latents, decoder, positions)))
-    found = [of_latents, *(tensor.grad for tensor in tensors[1:])]
-    torch.testing.assert_close(found, list(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients(target, latents, decoder, positions), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("best", [0, 1, 3])
-def test_the_best_turn_is_the_one_that_is_kept(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = Target(heavy_tailed(30, 20), 12, SideWeights())
-    turn, errors = alternation._turn, iter([3.0 - number if number <= best else 9.0 for number in range(4)])
-    turns: list[tuple[Tensor, Tensor]] = []
+def test_the_best_round_is_kept(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([3.0 - number if number <= best else 9.0 for number in range(4)])
+    rounds: list[tuple[Tensor, Tensor]] = []
 
-    def told(*arguments: Any) -> Any:
-        left, right, sparse, _ = turn(*arguments)
-        turns.append((left.clone(), right.clone()))
-        return left, right, sparse, next(errors, 0.0)
+    def recorded(matrix: Tensor, rank: int, *metrics: Any) -> tuple[Tensor, Tensor]:
+        rounds.append(low_rank_factors(matrix, rank, *metrics))
+        return rounds[-1]
 
-    monkeypatch.setattr(alternation, "_turn", told)
-    left, right, sparse = alternation.fit_linear(target, 3, 4, lambda _done: None)
-    assert torch.equal(left, turns[best][0]) and torch.equal(right, turns[best][1])
-    assert len(turns) == 4 + (best != 3) and len(sparse.positions) == 12
-    assert not torch.equal(turns[0][0], turns[1][0])
+    monkeypatch.setattr(alternation, "low_rank_factors", recorded)
+    monkeypatch.setattr(SideWeights, "squared_in_float32", lambda *_: next(errors))
+    target = heavy_tailed(30, 20)
+    latents, linear, sparse = alternation.fit_linear(target, 3, 12, 4, weights=SideWeights(), report=lambda _done: None)
+    assert latents is rounds[best][0] and linear is rounds[best][1]
+    assert len(rounds) == 4 and len(sparse.positions) == 12
+    assert not torch.equal(rounds[0][0], rounds[1][0])

@@ -16,7 +16,6 @@ from offcomp.methods import SVD
 from offcomp.methods.base import ModuleStatistics, choose_size, dense_shapes
 from offcomp.methods.svd.group_metrics import group_metrics
 from offcomp.numerics.accounting import Budget, Size, budget_for_ratio, stored_size
-from offcomp.numerics.metrics import Block
 from tests.synthetic_hints import SyntheticHints, member_statistics, synthetic_hints
 
 
@@ -94,7 +93,7 @@ def test_the_rank_stays_below_the_break_even_rank() -> None:
     break_even = rows * cols / (rows + cols)  # 24 exactly: it stores as much as the matrix, so the matrix stays dense
     just_below = SVD().fit(randn(rows, cols), Budget(rows * cols - 1))
     assert just_below.size == break_even - 1
-    assert SVD().fit(randn(rows, cols), Budget(rows * cols)).form == "dense"
+    assert SVD().fit(randn(rows, cols), Budget(rows * cols)).decoder == "dense"
 
 
 @pytest.mark.parametrize(
@@ -302,8 +301,8 @@ def test_a_full_metric_of_an_embeddings_rows_is_that_of_its_tokens(transposed: b
     shape = (12, 60) if transposed else (60, 12)
     hints = SyntheticHints((shape[0],), (transposed,), [ModuleStatistics(100, row_moment=share)])
     sides = group_metrics(hints, ("full", "none"), 0.0, torch.device("cpu"))
-    (block,) = (sides[1] if transposed else sides[0]).blocks
-    assert isinstance(block, Block) and block.vectors is None and block.size == 60
+    (block,) = (sides[1] if transposed else sides[0]).blocks()
+    assert block.vectors is None and len(block.values) == 60
     assert sides[0 if transposed else 1] is None
 
 
@@ -360,9 +359,9 @@ def test_moments_that_are_not_finite_are_refused() -> None:
 
 def test_the_notes_hold_condition_numbers_and_shrinkage() -> None:
     hints = one_member(50, 30)
-    notes = SVD(preset="two_sided", shrinkage=0.1).fit(randn(50, 30), Budget(700), hints=hints).notes
+    notes = SVD(preset="two_sided", shrinkage=0.1).fit(randn(50, 30), Budget(700), hints=hints).diagnostics
     assert set(notes) == {"row_condition", "column_condition", "shrinkage"}
     values = torch.linalg.eigvalsh(hints.members[0].column_moment)
     shrunk = 0.9 * values + 0.1 * values.mean()
     assert notes["column_condition"] == pytest.approx((shrunk[-1] / shrunk[0]).item(), rel=1e-6)
-    assert SVD().fit(randn(50, 30), Budget(700)).notes == {}
+    assert SVD().fit(randn(50, 30), Budget(700)).diagnostics == {}

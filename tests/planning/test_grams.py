@@ -13,7 +13,7 @@ from offcomp.errors import InputError
 from offcomp.models import weights
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import list_modules
-from offcomp.numerics import grams as numerics
+from offcomp.numerics import chunks
 from offcomp.numerics.grams import cross_gram, gram, gram_of_rows, in_parallel, spectrum_of_gram
 from offcomp.planning import grams as grams_module
 from offcomp.planning.grams import Grams
@@ -50,7 +50,7 @@ def assert_equal_spectra(found: np.ndarray, expected: np.ndarray) -> None:
 def test_a_gram_matrix_is_the_plain_product_in_float64(rows: int, cols: int, seed: int, transposed: bool, piece: int) -> None:
     matrix = random_matrix(cols, rows, seed).T if transposed else random_matrix(rows, cols, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numerics, "PIECE_ENTRIES", piece)  # many pieces even of a small matrix
+        patch.setattr(chunks, "CHUNK_ENTRIES", piece)  # many pieces even of a small matrix
         found = gram(matrix)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, matrix.double().T @ matrix.double(), rtol=1e-12, atol=1e-12)
@@ -64,7 +64,7 @@ def test_the_gram_matrix_of_the_rows_of_a_stack_is_put_together_from_its_members
 ) -> None:
     members = [random_matrix(height, cols, seed) for seed, height in enumerate(heights)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numerics, "PIECE_ENTRIES", piece)
+        patch.setattr(chunks, "CHUNK_ENTRIES", piece)
         found = gram_of_rows(members, [gram(member.T) for member in members])
     stacked = torch.cat(members).double()
     torch.testing.assert_close(found, stacked @ stacked.T, rtol=1e-12, atol=1e-12)

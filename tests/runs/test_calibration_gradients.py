@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, last_hidden_state
-from offcomp.numerics.spool import Spool
 from offcomp.runs.calibration import calibrate
 from offcomp.runs.calibration.batches import TokenBatch, token_batches
 from offcomp.runs.calibration.gradients import sum_gradients
@@ -87,31 +85,6 @@ def test_the_fisher_information_is_the_mean_of_squared_gradients_of_single_texts
     torch.testing.assert_close(found["sensitivity"], gradients.abs().mean(0), rtol=1e-3, atol=1e-5 * scale)
     mean = gradients.sum(0).square() / len(TEXTS)
     assert (found["fisher"] - mean).norm() > 0.1 * mean.norm(), "the square of the summed gradient would pass as well"
-    again = sum_gradients(loaded.model, [spec], batches, names, likelihood, saves_on_disk=True)[spec].means()
-    assert all(torch.equal(found[each], again[each]) for each in names)
-
-
-def test_what_the_backward_pass_needs_waits_on_disk_but_for_the_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = tiny("bert_base")
-    spec = spec_of(loaded, "query.0")
-    batches = token_batches(loaded, TEXTS, 16, special_tokens=True)
-    likelihood = fixed_likelihood(loaded)
-    weights = {weight.untyped_storage().data_ptr() for weight in loaded.model.parameters()}
-    saved: list[torch.Size] = []
-    written: list[torch.Size] = []
-
-    def save(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in weights:
-            saved.append(tensor.shape)
-        return tensor
-
-    put = Spool.put
-    monkeypatch.setattr(Spool, "put", lambda spool, tensor: (written.append(tensor.shape), put(spool, tensor))[1])
-    with saved_tensors_hooks(save, lambda tensor: tensor):
-        sum_gradients(loaded.model, [spec], batches, ["fisher"], likelihood)
-    assert saved and not written
-    sum_gradients(loaded.model, [spec], batches, ["fisher"], likelihood, saves_on_disk=True)
-    assert written == saved
 
 
 def test_a_module_that_no_gradient_reaches_is_refused(tiny: Tiny) -> None:

@@ -95,19 +95,6 @@ def test_gradients_are_the_same_in_one_pass_and_in_several(tiny: Tiny, name: str
     assert all(torch.equal(one, other) for one, other in zip(found(PLENTY), found(0), strict=True))
 
 
-@pytest.mark.parametrize("cache_bytes", [0, PLENTY])
-@pytest.mark.parametrize("name", ["column_moment", "row_moment"])
-def test_a_moment_may_be_overwritten_and_comes_whole_the_next_time(tiny: Tiny, name: str, cache_bytes: int) -> None:
-    loaded = tiny("bert")
-    with calibrate(loaded, TEXTS, [spec_of(loaded, module) for module in ("query.0", "word_embeddings")], "rows") as hints:
-        hints.cache_bytes = cache_bytes
-        for index in (0, 1) if name == "row_moment" else (0,):
-            first = getattr(hints.statistics(index), name)
-            expected = first.clone()
-            first.zero_()
-            torch.testing.assert_close(getattr(hints.statistics(index), name), expected, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize(("limit", "heights"), [(1000, [6]), (16, [2, 2, 2]), (1, [1] * 6)])
 def test_a_batch_comes_apart_into_whole_texts(tiny: Tiny, limit: int, heights: list[int]) -> None:
     (batch,) = token_batches(tiny("bert"), TEXTS, 6, False)

@@ -18,8 +18,6 @@ from offcomp.errors import InputError
 from offcomp.methods.autoencoder.method import SOURCES
 from offcomp.methods.base import Hints
 
-ROWS_AT_ONCE = 1024
-
 
 def group_coefficients(hints: Hints, option: str) -> Tensor:
     """Coefficients (rows, 1) or (rows, cols), float32, with mean 1; all ones if the statistic is zero everywhere.
@@ -27,23 +25,14 @@ def group_coefficients(hints: Hints, option: str) -> Tensor:
     Raises InputError if the hints lack the statistic.
     """
     statistic, of = SOURCES[option]
-    top, total = 0, 0.0
+    parts = []
     for index, transposed in enumerate(hints.transposed):
         known = getattr(hints.statistics(index), statistic)
         if known is None:
             raise InputError(f"the hints have no {statistic}, which coefficients {option!r} need; calibrate with text")
         upright = known.T if transposed else known
-        if index == 0:
-            shape = sum(hints.heights), 1 if of == "rows" else upright.shape[1]
-            stacked = torch.empty(shape, device=known.device)
-        for piece in upright.split(ROWS_AT_ONCE):
-            wide = piece.double().mean(1, keepdim=True) if of == "rows" else piece.double()
-            total += float(wide.sum())
-            stacked[top : top + len(piece)] = wide
-            top += len(piece)
-        del known, upright, piece  # before the next one is requested
+        parts.append(upright.mean(1, keepdim=True, dtype=torch.float64).float() if of == "rows" else upright.float())
     hints.release()
-    mean = total / stacked.numel()
-    for piece in stacked.split(ROWS_AT_ONCE):
-        piece.copy_(piece.double() / mean if mean > 0 else torch.ones_like(piece))
-    return stacked
+    stacked = torch.cat(parts)
+    mean = float(stacked.mean(dtype=torch.float64))
+    return stacked / mean if mean > 0 else torch.ones_like(stacked)

@@ -23,7 +23,6 @@ from offcomp.numerics.training import train
 
 ANNEALED_EPOCHS = 2 / 3  # the official run anneals over 20 of its 30 epochs
 PAPER_SEED = 1
-ROWS_AT_ONCE = 1024  # limits the memory of hidden activations
 
 
 def fit(
@@ -44,7 +43,7 @@ def fit(
         generator=generator,
         report=lambda done: report((1 - refined) * done),
     )
-    latents = torch.cat([encoder(part) for part in task.samples.split(ROWS_AT_ONCE)])
+    latents = encoder(task.samples)
     if method.refine_epochs:
         latents, losses = refine(
             task,
@@ -103,15 +102,8 @@ def _last(kind: str, activation: str) -> str:
 
 
 def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder of stored latents, in chunks of rows."""
+    """Decoder of stored latents."""
     count = sum(name.endswith(".weight") for name in tensors)
     layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))
-    network = Network(layers, "tanh" if count > 1 else "identity")
-    latents = tensors["latents"]
-    matrix, start = latents.new_empty(len(latents), len(layers[-1][0])), 0
-    for place, part in zip(matrix.split(ROWS_AT_ONCE), latents.split(ROWS_AT_ONCE), strict=True):
-        output = network(part)
-        norms = tensors["row_norms"][start : start + len(part)] if "row_norms" in tensors else None
-        place.copy_(output if norms is None else rescale_rows(output, norms))
-        start += len(part)
-    return matrix
+    output = Network(layers, "tanh" if count > 1 else "identity")(tensors["latents"])
+    return rescale_rows(output, tensors["row_norms"]) if "row_norms" in tensors else output

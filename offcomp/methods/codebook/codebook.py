@@ -16,13 +16,13 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from offcomp.numerics.bits import pack_bits, unpack_bits
+from offcomp.numerics.chunks import chunk_height
 from offcomp.numerics.storage import pack, unpack
+from offcomp.numerics.top_k import largest_entries
 
 SCALE_STEPS = 255
 SCORES_AT_ONCE = 1 << 19
 """Distances computed at a time: 2 MiB of float32, which fit in the cache."""
-ENTRIES_AT_ONCE = 1 << 20
-"""Matrix entries coded at a time."""
 
 
 def learn_codewords(
@@ -83,11 +83,8 @@ def decode_scales(codes: Integer[Tensor, " rows"], limits: Float[Tensor, " two"]
 
 def root_mean_square(matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, " rows"]:
     """The root mean square of each row."""
-    roots = []
-    for part in matrix.split(max(1, ENTRIES_AT_ONCE // matrix.shape[1])):
-        largest = part.abs().amax(1, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
-        roots.append((part / largest).square().mean(1).sqrt() * largest[:, 0])
-    return torch.cat(roots)
+    largest = matrix.abs().amax(1, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
+    return (matrix / largest).square_().mean(1).sqrt() * largest[:, 0]
 
 
 def least_squares_scales(matrix: Float[Tensor, "rows cols"], directions: Float[Tensor, "rows cols"]) -> Float[Tensor, " rows"]:
@@ -148,7 +145,7 @@ class Codebook:
         narrow = torch.int16 if number <= 1 << 15 else torch.int32
         codes = torch.empty(rows, -(-cols // length), stages, dtype=narrow, device=matrix.device)
         scales = torch.empty(rows, dtype=torch.int64, device=matrix.device)
-        step = max(1, ENTRIES_AT_ONCE // cols)
+        step = chunk_height(cols)
         for start in range(0, rows, step):
             part = matrix[start : start + step]
             unit = scaled(part, self.round_scales(root_mean_square(part)))
@@ -182,37 +179,21 @@ def decode_codes(tensors: Mapping[str, Tensor]) -> Tensor:
     rows, cols, length, bits, stages = layout[:5].tolist()
     codewords = tensors["codewords"].reshape(stages, 1 << bits, length)
     pieces = -(-cols // length)
+    codes = unpack_bits(tensors["codes"], bits, rows * pieces * stages).reshape(-1, stages)
+    values = codewords[0][codes[:, 0]]
+    for stage in range(1, stages):
+        values += codewords[stage][codes[:, stage]]
     scales = decode_scales(unpack_bits(tensors["row_scales"], 8, rows), layout[5:].view(torch.float32))
-    matrix, start = codewords.new_empty(rows, cols), 0
-    for part in matrix.split(max(1, ENTRIES_AT_ONCE // cols)):
-        numbers = pieces * stages  # per row
-        codes = unpack_bits(tensors["codes"], bits, len(part) * numbers, start * numbers).reshape(-1, stages)
-        values = codewords[0][codes[:, 0]]
-        for stage in range(1, stages):
-            values += codewords[stage][codes[:, stage]]
-        torch.mul(values.reshape(len(part), -1)[:, :cols], scales[start : start + len(part), None], out=part)
-        start += len(part)
-    return matrix
+    return values.reshape(rows, -1)[:, :cols] * scales[:, None]
 
 
 def largest_misses(
     book: Codebook, matrix: Float[Tensor, "rows cols"], codes: Tensor, scales: Tensor, *, count: int
 ) -> tuple[Integer[Tensor, " count"], Float[Tensor, " count"]]:
     """Positions (increasing) and values of the `count` largest-magnitude entries of the matrix minus its decoded codes."""
-    rows, cols = matrix.shape
-    positions = torch.zeros(0, dtype=torch.int64, device=matrix.device)
-    values = torch.zeros(0, device=matrix.device)
-    step = max(1, ENTRIES_AT_ONCE // cols)
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        missed = (matrix[part] - book.decode(codes[part], scales[part], cols)).reshape(-1)
-        places = missed.abs().topk(min(count, len(missed))).indices
-        positions, values = torch.cat([positions, places + start * cols]), torch.cat([values, missed[places]])
-        if len(values) > count:
-            best = values.abs().topk(count).indices
-            positions, values = positions[best], values[best]
-    order = positions.argsort()
-    return positions[order], values[order]
+    missed = matrix - book.decode(codes, scales, matrix.shape[1])
+    positions = largest_entries(missed, count)
+    return positions, missed.reshape(-1)[positions]
 
 
 def scaled(matrix: Float[Tensor, "rows cols"], scales: Float[Tensor, " rows"]) -> Float[Tensor, "rows cols"]:

@@ -52,14 +52,12 @@ def with_feedback(
             part = book.decode(codes[rows], scales[rows], matrix.shape[1])
         else:
             length = 1 if hints.transposed[index] else book.length
-            code = _code_turned if hints.transposed[index] else _code_upright
+            code = _code_transposed if hints.transposed[index] else _code_upright
             ordered = damped_order_and_factor(_moment(hints, index, length), damping, length)
             matrix = coded(rows)
             part = code(book, matrix, codes[rows], scales[rows], ordered=ordered)
-            del ordered
         if number < len(order):
             hints.substitute(index, part.add_(exact[rows]).sub_(matrix))
-        del part, matrix  # before the next moment is computed
         report(number / len(order))
 
 
@@ -89,7 +87,9 @@ def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor,
     return round_with_feedback(padded.T, order, factor, length, rounding).T[:, :cols]
 
 
-def _code_turned(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
+def _code_transposed(
+    book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]
+) -> Tensor:
     """Code a transposed member (inputs, outputs): a step is one row, whose pieces run along the outputs."""
     cols, length = matrix.shape[1], book.length
     order, factor = ordered[0].to(matrix.device), ordered[1]

@@ -35,26 +35,19 @@ def damped_order_and_factor(
     """The order in which inputs are rounded, by decreasing total moment of each `step` neighbours, and U for that order.
 
     `damping` times the mean of the diagonal is added to the diagonal, so that U exists for every moment. A zero moment is
-    treated as the identity. U is computed on the CPU and overwrites the moment.
+    treated as the identity. U is computed on the CPU.
     """
     size = len(moment)
     strength = moment.diagonal().reshape(-1, step).sum(1)
     steps = strength.argsort(descending=True, stable=True)
     order = (steps[:, None] * step + torch.arange(step, device=steps.device)).reshape(-1)
     level = strength.sum() / size
-    _reorder(moment, order)
+    moment = moment[order][:, order]
     if level > 0:
         moment.div_(level).diagonal().add_(damping)
     else:
         moment.zero_().diagonal().add_(1 + damping)
     return order.cpu(), _inverse_factor(moment.cpu().numpy())
-
-
-def _reorder(symmetric: Float[Tensor, "side side"], order: Integer[Tensor, " side"]) -> None:
-    """Permute rows and columns in place, in chunks."""
-    for matrix in (symmetric, symmetric.T):
-        for rows in matrix.split(PANEL):
-            rows.copy_(rows[:, order])
 
 
 def _inverse_factor(matrix: NDArray[np.float64]) -> Float64[Tensor, "inputs inputs"]:

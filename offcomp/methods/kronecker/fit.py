@@ -9,13 +9,11 @@ from torch import Tensor
 
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.methods.kronecker.method import HEIGHT_BITS, Kronecker
-from offcomp.methods.kronecker.rearrangement import rearranged_factors
 from offcomp.numerics.accounting import Budget, code_counts
 from offcomp.numerics.bits import pack_bits, unpack_bits
 from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
-
-PIECE_ENTRIES = 1 << 20  # decoded at a time
+from offcomp.numerics.svd import low_rank_factors
 
 
 def fit(
@@ -24,7 +22,8 @@ def fit(
     """The best sum of `size` terms. It is unique up to signs, so the seed is not used."""
     rows, cols = matrix.shape
     (m1, n1), (m2, n2) = method.factor_shapes(rows, cols)
-    left, right = rearranged_factors(matrix.float(), (m1, n1), (m2, n2), size)
+    blocks = matrix.float().reshape(m1, m2, n1, n2).transpose(1, 2)  # (m1, n1, m2, n2)
+    left, right = low_rank_factors(blocks.reshape(m1 * n1, m2 * n2), size)
     heights = pack_bits(torch.tensor([m1, m2]), HEIGHT_BITS)
     tensors = pack({"left": left.T, "right": right, "heights": heights}, budget.dtype)
     return CompressedMatrix(tensors, kronecker_sum, size, codes=code_counts(method.tensor_shapes(rows, cols, size)))
@@ -35,8 +34,5 @@ def kronecker_sum(tensors: Mapping[str, Tensor]) -> Tensor:
     left, right = tensors["left"], tensors["right"]
     m1, m2 = unpack_bits(tensors["heights"], HEIGHT_BITS, 2).tolist()
     n1, n2 = left.shape[1] // m1, right.shape[1] // m2
-    total = left.new_empty(m1, m2, n1, n2)
-    height = max(1, PIECE_ENTRIES // (m2 * n1 * n2))
-    for place, part in zip(total.split(height), left.T.split(height * n1), strict=True):
-        place.copy_((part @ right).reshape(-1, n1, m2, n2).transpose(1, 2))
-    return total.reshape(m1 * m2, n1 * n2)
+    blocks = (left.T @ right).reshape(m1, n1, m2, n2)
+    return blocks.transpose(1, 2).reshape(m1 * m2, n1 * n2)

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.methods.quantization.grids import nearest_codes, searched_grid, spanning_grid, symmetric_lowest
-from offcomp.methods.quantization.method import ABOUT_BITS, Quantization
+from offcomp.methods.quantization.method import LAYOUT_BITS, Quantization
 from offcomp.numerics.accounting import Budget, code_counts
 from offcomp.numerics.bits import pack_bits, unpack_bits
+from offcomp.numerics.chunks import chunk_height
 from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
-
-ENTRIES_AT_ONCE = 1 << 20
 
 
 def fit(
@@ -53,20 +52,15 @@ def _codes(entries: Tensor, bits: int, width: int, grid: Mapping[str, Tensor]) -
         part = entries[rows, cols].reshape(-1, _block_width(cols, width))
         nearest = nearest_codes(part, scales[rows, blocks].flatten(), zeros[rows, blocks].flatten(), bits)
         codes[rows, cols] = nearest.reshape(codes[rows, cols].shape).cpu()
-    about = pack_bits(torch.tensor([entries.shape[1], bits, width]), ABOUT_BITS)
-    return {"codes": pack_bits(codes.flatten(), bits), "about": about}
+    layout = pack_bits(torch.tensor([entries.shape[1], bits, width]), LAYOUT_BITS)
+    return {"codes": pack_bits(codes.flatten(), bits), "about": layout}
 
 
 def grid_levels(tensors: Mapping[str, Tensor]) -> Tensor:
     """Decoder: the level of each code on the grid of its block."""
-    cols, bits, width = unpack_bits(tensors["about"], ABOUT_BITS, 3).tolist()
+    cols, bits, width = unpack_bits(tensors["about"], LAYOUT_BITS, 3).tolist()
     scales, zeros = _scales_and_zeros(tensors, bits)
-    count = len(scales) * cols
-    flat = torch.empty(count)
-    for start in range(0, count, ENTRIES_AT_ONCE):
-        place = flat[start : start + ENTRIES_AT_ONCE]
-        place.copy_(unpack_bits(tensors["codes"], bits, len(place), start))
-    matrix = flat.reshape(-1, cols)
+    matrix = unpack_bits(tensors["codes"], bits, len(scales) * cols).float().reshape(-1, cols)
     for rows, columns, blocks in _parts(matrix.shape, width):
         part = matrix[rows, columns]
         levels = part.reshape(len(part), -1, _block_width(columns, width))  # (rows, blocks, width)
@@ -84,7 +78,7 @@ def _parts(shape: Sequence[int], width: int) -> Iterator[tuple[slice, slice, sli
     """Bands of rows of limited size: (rows, columns, blocks) for the full-width blocks, then for the shorter last one."""
     rows, cols = shape
     whole = cols // width
-    height = max(1, ENTRIES_AT_ONCE // cols)
+    height = chunk_height(cols)
     for top in range(0, rows, height):
         band = slice(top, min(top + height, rows))
         yield band, slice(0, whole * width), slice(0, whole)

@@ -31,7 +31,7 @@ from offcomp.methods.base import Method
 from offcomp.numerics.accounting import Codes, Shapes
 
 BITS = range(2, 9)
-ABOUT_BITS = 32
+LAYOUT_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Quantization(Method):
         blocks = -(-cols // width)
         scales = (rows,) if blocks == 1 else (rows, blocks)
         zeros = {} if self.symmetric else {"zeros": scales}
-        return {"codes": Codes(rows * cols, size), "scales": scales, **zeros, "about": Codes(3, ABOUT_BITS)}
+        return {"codes": Codes(rows * cols, size), "scales": scales, **zeros, "about": Codes(3, LAYOUT_BITS)}
 
     def width(self, cols: int) -> int:
         """Number of entries in a block."""

@@ -9,19 +9,14 @@ Sci. Comput. 1996; Goreinov et al., "How to find a good submatrix", 2010).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.linalg.lapack import dgeqp3
+from scipy.linalg import qr, solve_triangular
 from torch import Tensor
 
 LARGEST = 1.5
 NEGLIGIBLE = 1e-12
-ROWS_A_TIME = 256
-BLOCK = 32
-"""LAPACK's block size in columns."""
 
 
 def interpolate(
@@ -31,19 +26,14 @@ def interpolate(
 
     A rank-deficient factor is also reproduced up to rounding: pivots beyond its rank get no weight in other rows.
     """
-    wide = factor.detach().cpu().to(torch.float64, copy=True).numpy().T
-    rank = len(wide)
-    triangle, order, *_ = dgeqp3(wide, lwork=3 * wide.shape[1] + BLOCK * (wide.shape[1] + 1), overwrite_a=True)
-    order = order - 1
+    wide = factor.detach().cpu().double().numpy().T
+    rank, rows = wide.shape
+    triangle, order = qr(wide, mode="r", pivoting=True)
     diagonal = np.abs(np.diag(triangle))
     known = int((diagonal > NEGLIGIBLE * max(diagonal[0], np.finfo(np.float64).tiny)).sum())
-    coefficients = np.zeros((wide.shape[1], rank))
+    coefficients = np.zeros((rows, rank))
     if known:
-        square = torch.from_numpy(triangle[:known, :known])
-        for start in range(rank, len(order), ROWS_A_TIME):
-            rest = torch.from_numpy(triangle[:known, start : start + ROWS_A_TIME])
-            found = torch.linalg.solve_triangular(square, rest, upper=True)
-            coefficients[order[start : start + ROWS_A_TIME], :known] = found.numpy().T
+        coefficients[order[rank:], :known] = solve_triangular(triangle[:known, :known], triangle[:known, rank:]).T
     coefficients[order[:rank], np.arange(rank)] = 1
     pivots = order[:rank].astype(np.int64)
     _swap_until_bounded(coefficients, pivots)
@@ -55,18 +45,16 @@ def _swap_until_bounded(coefficients: np.ndarray, pivots: np.ndarray) -> None:
     rank = len(pivots)
     for _ in range(2 * rank):
         ends = int(coefficients.argmax()), int(coefficients.argmin())
-        row, place = divmod(max(ends, key=lambda end: abs(coefficients.flat[end])), rank)
-        largest = coefficients[row, place]
+        row, column = divmod(max(ends, key=lambda end: abs(coefficients.flat[end])), rank)
+        largest = coefficients[row, column]
         if abs(largest) <= LARGEST:
             return
         change = -coefficients[row] / largest
-        change[place] = (1 - largest) / largest
-        column = coefficients[:, place].copy()
-        for start in range(0, len(coefficients), ROWS_A_TIME):
-            coefficients[start : start + ROWS_A_TIME] += np.outer(column[start : start + ROWS_A_TIME], change)
+        change[column] = (1 - largest) / largest
+        coefficients += np.outer(coefficients[:, column], change)
         coefficients[row] = 0
-        coefficients[row, place] = 1
-        pivots[place] = row
+        coefficients[row, column] = 1
+        pivots[column] = row
 
 
 def other_rows(pivots: Int64[Tensor, " rank"], rows: int) -> Int64[Tensor, " others"]:
@@ -76,15 +64,9 @@ def other_rows(pivots: Int64[Tensor, " rank"], rows: int) -> Int64[Tensor, " oth
     return free.nonzero()[:, 0]
 
 
-def with_pivots(others: Float[Tensor, "rank others"], pivots: Int64[Tensor, " rank"], height: int) -> Iterator[Tensor]:
-    """The full coefficients, `height` rows at a time, from the non-pivot rows (as columns of `others`) and the pivots."""
-    rank, rows = len(others), sum(others.shape)
-    taken = 0
-    for start in range(0, rows, height):
-        piece = torch.zeros(min(height, rows - start), rank)
-        mine = ((pivots >= start) & (pivots < start + len(piece))).nonzero()[:, 0]
-        piece[pivots[mine] - start, mine] = 1
-        free = other_rows(pivots[mine] - start, len(piece))
-        piece[free] = others[:, taken : taken + len(free)].T
-        taken += len(free)
-        yield piece
+def with_pivots(others: Float[Tensor, "others rank"], pivots: Int64[Tensor, " rank"]) -> Float[Tensor, "rows rank"]:
+    """The full coefficients, from the rows that are not pivots and the pivots."""
+    full = others.new_zeros(sum(others.shape), len(pivots))
+    full[pivots, torch.arange(len(pivots))] = 1
+    full[other_rows(pivots, len(full))] = others
+    return full

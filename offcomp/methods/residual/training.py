@@ -1,96 +1,110 @@
 """Joint training of all parts of the residual autoencoder: latents, linear decoder, hidden units and sparse part.
 
-The output of the hidden units starts at zero. Full-batch Adam, with explicit gradients computed in chunks of rows; the sparse
-part is chosen again every few steps. The best parts seen are kept.
+The output of the hidden units starts at zero. Full-batch Adam with explicit gradients; the sparse part is chosen again every
+few steps. The best parts seen are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from math import cos, inf, pi, sqrt
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Integer
+from torch import Generator, Tensor
+from torch.nn import functional
 
-from offcomp.methods.residual.alternation import Decoder, Target
-from offcomp.methods.residual.sparse import clear, largest_of
-from offcomp.numerics.memory import give_back_free_memory
+from offcomp.numerics.chunks import squared_norm
 from offcomp.numerics.mlp import SLOPE
 from offcomp.numerics.progress import Report
+from offcomp.numerics.top_k import largest_entries
 
 PEAK_RATE = 2e-2
 WARM_UP = 0.2
 CHOOSE_EVERY = 10
-ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Maps latents (rows, rank) to rows (rows, cols), without the sparse part.
+
+    linear      (rank, cols)
+    inner       (rank, hidden)
+    bias        (hidden,)
+    outer       (hidden, cols)
+    """
+
+    linear: Tensor
+    inner: Tensor
+    bias: Tensor
+    outer: Tensor
+
+    @staticmethod
+    def new(linear: Float[Tensor, "rank cols"], hidden: int, generator: Generator) -> Decoder:
+        """Random hidden units with zero output weights."""
+        rank, cols = linear.shape
+        inner = torch.randn(rank, hidden, generator=generator) / sqrt(rank)
+        bias = torch.randn(hidden, generator=generator)
+        return Decoder(linear, inner.to(linear), bias.to(linear), linear.new_zeros(hidden, cols))
+
+    @property
+    def hidden(self) -> int:
+        """The number of hidden units."""
+        return len(self.bias)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All tensors."""
+        return [self.linear, self.inner, self.bias, self.outer]
+
+    def units(self, latents: Float[Tensor, "rows rank"]) -> Float[Tensor, "rows hidden"]:
+        """The hidden activations."""
+        return functional.leaky_relu_(torch.addmm(self.bias, latents, self.inner), SLOPE)
+
+    def error(
+        self, target: Float[Tensor, "rows cols"], latents: Float[Tensor, "rows rank"], units: Float[Tensor, "rows hidden"]
+    ) -> Float[Tensor, "rows cols"]:
+        """The target minus the decoded rows."""
+        return torch.addmm(target, latents, self.linear, alpha=-1).addmm_(units, self.outer, alpha=-1)
+
+    def in_basis(self, basis: Float[Tensor, "rank rank"]) -> Decoder:
+        """An equivalent decoder for latents Z T⁻¹ instead of Z, given T."""
+        return replace(self, linear=(basis @ self.linear.double()).float(), inner=(basis @ self.inner.double()).float())
 
 
 def train(
-    target: Target, latents: Tensor, decoder: Decoder, *, steps: int, report: Report
-) -> tuple[Tensor, Decoder, list[float]]:
+    target: Float[Tensor, "rows cols"],
+    entries: int,
+    latents: Float[Tensor, "rows rank"],
+    decoder: Decoder,
+    *,
+    steps: int,
+    report: Report,
+) -> tuple[Float[Tensor, "rows rank"], Decoder, list[float]]:
     """Train latents and decoder jointly, without metrics. The positions of S are chosen again every few steps.
 
-    Returns the best parts seen, including the start, and the history of root mean square errors. Overwrites `latents`.
+    Returns the best parts seen, including the start, and the history of root mean square errors.
     """
-    scale = _root_mean_square(latents)
-    latents.div_(scale)
-    decoder = replace(decoder, linear=decoder.linear * scale[:, None])
-    shared = [decoder.linear, decoder.inner, decoder.bias, decoder.outer]
-    for tensor in shared:
-        tensor.grad = torch.zeros_like(tensor)
-    steppers = [_Stepper([latents[start:end]]) for start, end in target.ranges()]
-    best, least = [tensor.clone() for tensor in (latents, *shared)], inf
-    history, for_shared = [], _Stepper(shared)
+    scale = latents.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    latents, decoder = latents / scale, replace(decoder, linear=decoder.linear * scale[:, None])
+    parameters = [latents, *decoder.parameters]
+    optimizer = torch.optim.Adam(parameters, lr=PEAK_RATE, fused=True)
+    history, least = [], inf
     for step in range(steps):
         report(step / steps)
         if step % CHOOSE_EVERY == 0:
-            positions = torch.empty(0)  # frees memory for the next ones
-            positions = largest_of(partial(target.errors, latents, decoder), target.matrix, target.entries).positions
-            give_back_free_memory()
-            error = target.squared(latents, decoder, positions)
-            history.append(sqrt(error / target.matrix.numel()))
-            if error < least:
-                least = error
-                for kept, tensor in zip(best, (latents, *shared), strict=True):
-                    kept.copy_(tensor)
-        rate = PEAK_RATE * _schedule(step / steps)
-        for gradient, stepper in zip(write_gradients(target, latents, decoder, positions), steppers, strict=True):
-            stepper.step(rate, [gradient])
-        for_shared.step(rate)
-    for stepper in (*steppers, for_shared):
-        stepper.release()
+            error = decoder.error(target, latents, decoder.units(latents))
+            positions = largest_entries(error, entries)
+            error.view(-1)[positions] = 0
+            squared = squared_norm(error)
+            history.append(sqrt(squared / target.numel()))
+            if step == 0 or squared < least:
+                least, best = squared, [tensor.clone() for tensor in parameters]
+        optimizer.param_groups[0]["lr"] = PEAK_RATE * _schedule(step / steps)
+        for tensor, gradient in zip(parameters, gradients(target, latents, decoder, positions), strict=True):
+            tensor.grad = gradient
+        optimizer.step()
     return best[0], Decoder(*best[1:]), history
-
-
-def _root_mean_square(latents: Float[Tensor, "rows rank"]) -> Float[Tensor, " rank"]:
-    """The root mean square of each latent dimension, at least the smallest normal float32."""
-    squares = sum(piece.square().sum(0) for piece in latents.split(ROWS_AT_ONCE))
-    return (squares / len(latents)).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-
-
-class _Stepper:
-    """Adam for some tensors, whose gradients may be supplied just for one step."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._tensors = tensors
-        self._adam = torch.optim.Adam(tensors, lr=PEAK_RATE, fused=True)
-
-    def step(self, rate: float, gradients: list[Tensor] | None = None) -> None:
-        """Take one step with this learning rate."""
-        if gradients is not None:
-            for tensor, gradient in zip(self._tensors, gradients, strict=True):
-                tensor.grad = gradient
-        self._adam.param_groups[0]["lr"] = rate
-        self._adam.step()
-        if gradients is not None:
-            self._adam.zero_grad()
-
-    def release(self) -> None:
-        """Drop all tensors: an optimiser is part of a reference cycle, so they would live until the next garbage collection."""
-        self._adam.state.clear()
-        self._adam.param_groups.clear()
 
 
 def _schedule(done: float) -> float:
@@ -98,29 +112,17 @@ def _schedule(done: float) -> float:
     return done / WARM_UP + 0.01 if done < WARM_UP else 0.5 + 0.5 * cos(pi * (done - WARM_UP) / (1 - WARM_UP))
 
 
-def write_gradients(target: Target, latents: Tensor, decoder: Decoder, positions: Tensor) -> Iterator[Tensor]:
-    """Gradients of half the mean squared error. S absorbs the error at its positions, so those entries contribute nothing.
+def gradients(
+    target: Float[Tensor, "rows cols"], latents: Float[Tensor, "rows rank"], decoder: Decoder, positions: Integer[Tensor, " k"]
+) -> tuple[Tensor, ...]:
+    """Gradients of half the mean squared error with respect to the latents and the decoder's parameters.
 
-    Yields the gradient with respect to the latents in chunks of rows; the caller may update a chunk as soon as it is yielded.
-    The decoder's gradients accumulate in its `grad` and are complete at the end.
+    S absorbs the error at its positions, so those entries contribute nothing.
     """
-    for shared in (decoder.linear, decoder.inner, decoder.bias, decoder.outer):
-        shared.grad.zero_()  # type: ignore[union-attr]  # made by the caller
-    for start, end in target.ranges():
-        yield _add_gradients(target, latents[start:end], decoder, positions, (start, end))
-
-
-def _add_gradients(target: Target, piece: Tensor, decoder: Decoder, positions: Tensor, rows: tuple[int, int]) -> Tensor:
-    """For a chunk of rows, add to the decoder's gradients and return the gradient with respect to its latents."""
-    start, end = rows
-    error = target.piece(start, end)
-    units = decoder.units(piece)
-    error.addmm_(piece, decoder.linear, alpha=-1).addmm_(units, decoder.outer, alpha=-1)
-    clear(error, positions, start * error.shape[1])
-    error.mul_(-1 / target.matrix.numel())
-    decoder.linear.grad.addmm_(piece.T, error)  # type: ignore[union-attr]  # made by the caller, as are the others
-    decoder.outer.grad.addmm_(units.T, error)  # type: ignore[union-attr]
+    units = decoder.units(latents)
+    error = decoder.error(target, latents, units)
+    error.view(-1)[positions] = 0
+    error.mul_(-1 / target.numel())
     to_units = torch.ops.aten.leaky_relu_backward(error @ decoder.outer.T, units, SLOPE, True)
-    decoder.inner.grad.addmm_(piece.T, to_units)  # type: ignore[union-attr]
-    decoder.bias.grad.add_(to_units.sum(0))  # type: ignore[union-attr]
-    return (error @ decoder.linear.T).addmm_(to_units, decoder.inner.T)
+    to_latents = (error @ decoder.linear.T).addmm_(to_units, decoder.inner.T)
+    return to_latents, latents.T @ error, latents.T @ to_units, to_units.sum(0), units.T @ error

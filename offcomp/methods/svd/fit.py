@@ -16,8 +16,6 @@ from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
 from offcomp.numerics.svd import low_rank_factors
 
-PIECE_ENTRIES = 1 << 18  # converted to float64 at a time
-
 Metrics = tuple[Metric | None, Metric | None]
 """Metrics of rows and columns; None is the identity."""
 
@@ -44,10 +42,10 @@ def truncated(method: SVD, metrics: Metrics, matrix: Tensor, rank: int, dtype: s
     if method.preset == "direction":
         stored["row_norms"] = norms
     decode = low_rank_directions if method.preset == "direction" else low_rank
-    return CompressedMatrix(pack(stored, dtype), decode, rank, notes=_notes(metrics, method.shrinkage))
+    return CompressedMatrix(pack(stored, dtype), decode, rank, diagnostics=_diagnostics(metrics, method.shrinkage))
 
 
-def _notes(metrics: tuple[Metric | None, Metric | None], shrinkage: float) -> dict[str, float]:
+def _diagnostics(metrics: tuple[Metric | None, Metric | None], shrinkage: float) -> dict[str, float]:
     """Condition numbers of the metrics that are not the identity, and their shrinkage."""
     named = {"row_condition": metrics[0], "column_condition": metrics[1]}
     conditions = {name: metric.condition for name, metric in named.items() if metric is not None}
@@ -55,9 +53,8 @@ def _notes(metrics: tuple[Metric | None, Metric | None], shrinkage: float) -> di
 
 
 def _row_norms(matrix: Tensor) -> Tensor:
-    """Row norms, computed in float64 chunk by chunk: squares of tiny entries underflow in float32."""
-    pieces = matrix.split(max(1, PIECE_ENTRIES // matrix.shape[1]))
-    return torch.cat([piece.double().norm(dim=1) for piece in pieces]).float()
+    """Row norms, computed in float64: squares of tiny entries underflow in float32."""
+    return torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).float()
 
 
 def _unit_rows(matrix: Tensor, norms: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ The input of an embedding is the token: an input metric weights its rows by each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor, device
 
 from offcomp.errors import InputError
 from offcomp.methods.base import Hints, Statistics
-from offcomp.numerics.metrics import Metric, deferred_metric, diagonal_metric, full_metric, stacked_metric
+from offcomp.numerics.metrics import Block, Metric, metric_of
 from offcomp.numerics.storage import num_not_finite
 
 FROM_GRADIENTS = ("fisher", "sensitivity")
@@ -38,7 +38,7 @@ def group_metrics(
 ) -> tuple[Metric | None, Metric | None]:
     """Metrics of the rows and columns of a stacked matrix, on `device`; None is the identity.
 
-    Moments are requested member by member and none is kept: full row blocks are computed when they are used.
+    Full row blocks are computed for each use: all of them can take several times as much memory as the matrix.
 
     Raises InputError if the hints lack what a source needs.
     """
@@ -64,10 +64,6 @@ class _Side:
     def moment(self) -> Tensor:
         """The moment or weights of this side, in float64. Raises InputError if the hints lack them."""
         return (_of_rows if self.of_rows else _of_columns)(self.hints.statistics(self.index), self.source)
-
-    def moment_on(self, device: device) -> Callable[[], Tensor]:
-        """A function that recomputes the moment at each call."""
-        return lambda: self.moment().to(device)
 
 
 def _sides(hints: Hints, index: int, sources: tuple[str, str]) -> tuple[_Side | None, _Side | None]:
@@ -107,7 +103,7 @@ def _narrowed(moment: Tensor, source: str) -> Tensor:
 
 
 def _normalised(moment: Tensor) -> Tensor:
-    """A moment divided by its mean eigenvalue, in float64, in place if it is full; a zero moment stays zero.
+    """A moment divided by its mean eigenvalue, in float64; a zero moment stays zero.
 
     Raises InputError if it is not finite.
     """
@@ -115,9 +111,7 @@ def _normalised(moment: Tensor) -> Tensor:
     if num_not_finite(wide):
         raise InputError("the calibration text gives moments that are not finite; check the model's weights")
     mean = (wide if wide.ndim == 1 else wide.diagonal()).mean()
-    if not mean > 0:
-        return wide
-    return wide / mean if wide.ndim == 1 else wide.div_(mean)
+    return wide / mean if mean > 0 else wide
 
 
 def _row_metric(sides: Sequence[_Side | None], heights: Sequence[int], shrinkage: float, device: device) -> Metric | None:
@@ -128,16 +122,14 @@ def _row_metric(sides: Sequence[_Side | None], heights: Sequence[int], shrinkage
     known = [vector for vector in vectors if vector is not None]
     scale = torch.cat(known).mean() if known else torch.ones((), dtype=torch.float64, device=device)
     diagonals = [scale.expand(height) if vector is None else vector for vector, height in zip(vectors, heights, strict=True)]
+
+    def block(index: int) -> Block:
+        side = sides[index]
+        return Block.of(side.moment().to(device) if side and side.is_full else diagonals[index], shrinkage)
+
     if not any(side and side.is_full for side in sides):
-        return diagonal_metric(torch.cat(diagonals), shrinkage)
-    return stacked_metric(
-        [
-            deferred_metric(len(diagonal), side.moment_on(device), shrinkage)
-            if side and side.is_full
-            else diagonal_metric(diagonal, shrinkage)
-            for side, diagonal in zip(sides, diagonals, strict=True)
-        ]
-    )
+        return metric_of(torch.cat(diagonals), shrinkage)
+    return Metric(heights, block)
 
 
 def _column_metric(sides: Sequence[_Side | None], shrinkage: float, device: device) -> Metric | None:
@@ -145,10 +137,7 @@ def _column_metric(sides: Sequence[_Side | None], shrinkage: float, device: devi
     known = [side for side in sides if side]
     if not known:
         return None
-    for number, side in enumerate(known):
-        part = side.moment().to(device)
-        if number == 0:
-            total = part.new_zeros([len(part)] * (2 if any(each.is_full for each in known) else 1))
-        (total if total.ndim == part.ndim else total.diagonal()).add_(part, alpha=1 / len(known))
-        del part  # before the next one is requested
-    return full_metric(total, shrinkage, overwrite=True) if total.ndim == 2 else diagonal_metric(total, shrinkage)
+    is_full = any(side.is_full for side in known)
+    moments = (side.moment().to(device) for side in known)
+    total = sum((torch.diag(part) if is_full and part.ndim == 1 else part for part in moments), torch.zeros(()))
+    return metric_of(total / len(known), shrinkage)

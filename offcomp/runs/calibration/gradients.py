@@ -8,28 +8,22 @@ layers), its uses are summed before squaring. For an embedding tied to a head, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.numerics.outer_sum import OuterSum
-from offcomp.numerics.spool import Spool
 from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.moments import counted_tokens, is_embedding, modules_of
 
 TOKENS_AT_ONCE = 64
 """Activations for the backward pass are kept for at most this many tokens, or for one text if it is longer."""
-PIECE_ENTRIES = 1 << 19
-"""How many entries of a text's gradient are computed at a time."""
 
 LogLikelihood = Callable[[TokenBatch], Tensor]
 """A batch -> the log-likelihood of each text (texts,), with its autograd graph."""
@@ -45,7 +39,7 @@ class GradientSums:
 
     spec: ModuleSpec
     sums: dict[str, Tensor] = field(default_factory=dict)
-    row_moment: OuterSum | None = None
+    row_moment: Tensor | None = None
     num_texts: int = 0
     num_tokens: int = 0
 
@@ -53,17 +47,18 @@ class GradientSums:
         """Add the gradients of the texts of a batch, from pairs of inputs and gradients (texts, tokens, width)."""
         self.num_texts += len(uses[0][0])
         for text in range(len(uses[0][0])):
-            for rows, gradient in _gradient([(inputs[text], at_output[text]) for inputs, at_output in uses]):
-                if "fisher" in self.sums:
-                    self.sums["fisher"][rows] += gradient.square()
-                if "sensitivity" in self.sums:
-                    self.sums["sensitivity"][rows] += gradient.abs_()
+            rows, gradient = _gradient([(inputs[text], at_output[text]) for inputs, at_output in uses])
+            if "fisher" in self.sums:
+                self.sums["fisher"][rows] += gradient.square()
+            if "sensitivity" in self.sums:
+                self.sums["sensitivity"][rows] += gradient.abs()
 
     def add_tokens(self, gradients: Tensor) -> None:
         """Add gradients at the output (tokens, rows) to the moment, if it was requested."""
         if self.row_moment is not None:
             self.num_tokens += len(gradients)
-            self.row_moment.add(gradients.double())
+            vectors = gradients.double()
+            self.row_moment.addmm_(vectors.T, vectors)
 
     def means(self) -> dict[str, Tensor]:
         """The means of the requested statistics; call once, as it overwrites the sums. Raises InputError without any text."""
@@ -71,25 +66,17 @@ class GradientSums:
             raise InputError(f"no gradient reaches {self.spec.name}, so its metric is unknown; choose another module or metric")
         means = {name: total.div_(self.num_texts) for name, total in self.sums.items()}
         if self.row_moment is not None:
-            means["row_moment"] = self.row_moment.result().div_(self.num_tokens)
+            means["row_moment"] = self.row_moment.div_(self.num_tokens)
         return means
 
 
-def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
-    """Yield (row indices, these rows of G) for one text over all uses; for an embedding only rows of tokens that occur."""
-    if not uses[0][0].is_floating_point():
-        tokens, place = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
-        at_outputs = torch.cat([at_output for _, at_output in uses])
-        yield tokens, at_outputs.new_zeros(len(tokens), at_outputs.shape[1]).index_add_(0, place, at_outputs)
-        return
-    num_rows, height = uses[0][1].shape[1], max(1, PIECE_ENTRIES // uses[0][0].shape[1])
-    for start in range(0, num_rows, height):
-        rows = slice(start, start + height)
-        inputs, at_output = uses[0]
-        gradient = at_output[:, rows].T @ inputs
-        for inputs, at_output in uses[1:]:
-            gradient.addmm_(at_output[:, rows].T, inputs)
-        yield rows, gradient
+def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
+    """(row indices, these rows of G) for one text over all uses; for an embedding only the rows of tokens that occur."""
+    if uses[0][0].is_floating_point():
+        return slice(None), sum((at_output.T @ inputs for inputs, at_output in uses), torch.zeros(()))
+    tokens, row = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
+    at_outputs = torch.cat([at_output for _, at_output in uses])
+    return tokens, at_outputs.new_zeros(len(tokens), at_outputs.shape[1]).index_add_(0, row, at_outputs)
 
 
 def sum_gradients(
@@ -98,22 +85,17 @@ def sum_gradients(
     batches: Sequence[TokenBatch],
     names: Sequence[str],
     likelihood: LogLikelihood,
-    *,
-    spool: Spool | None = None,
-    saves_on_disk: bool = False,
 ) -> dict[ModuleSpec, GradientSums]:
-    """Sums of the named statistics ("fisher", "sensitivity", "row_moment") per module, from forward and backward passes.
-
-    See `OuterSum` for the spool. With `saves_on_disk`, tensors saved for the backward pass are kept on disk as well.
-    """
+    """Sums of the named statistics ("fisher", "sensitivity", "row_moment") per module, from forward and backward passes."""
     totals = {}
     for spec in specs:
         sums = {name: torch.zeros(spec.shape, device=model.device) for name in names if name != "row_moment"}
-        moment = OuterSum(spec.rows, model.device, spool) if "row_moment" in names else None
+        square = (spec.rows, spec.rows)
+        moment = torch.zeros(square, dtype=torch.float64, device=model.device) if "row_moment" in names else None
         totals[spec] = GradientSums(spec, sums, moment)
     for batch in batches:
         for part in batch.parts(TOKENS_AT_ONCE):
-            _Backward(model, part, totals).run(likelihood, saves_on_disk=saves_on_disk)
+            _Backward(model, part, totals).run(likelihood)
     return totals
 
 
@@ -127,14 +109,12 @@ class _Backward:
         self._awaited = dict.fromkeys(totals, 0)
         self._uses: dict[ModuleSpec, list[tuple[Tensor, Tensor]]] = {spec: [] for spec in totals}
 
-    def run(self, likelihood: LogLikelihood, *, saves_on_disk: bool) -> None:
+    def run(self, likelihood: LogLikelihood) -> None:
         """Add the batch to the totals."""
         with ExitStack() as stack, torch.enable_grad():
             for spec in self.totals:
                 for module in modules_of(self.model, spec):
                     stack.callback(module.register_forward_hook(self._forward_hook(spec)).remove)
-            if saves_on_disk:
-                stack.enter_context(_saved_on_disk(self.model))
             total = likelihood(self.batch).sum()
             if total.requires_grad:
                 total.backward()
@@ -179,14 +159,3 @@ class _Backward:
         if leading and leading[0] in (texts, self.batch.counted.numel()):
             return values.reshape(texts, -1, *width)
         raise InputError(f"gradients of {spec.name} cannot be separated by text; choose another module or a metric of inputs")
-
-
-def _saved_on_disk(model: PreTrainedModel) -> saved_tensors_hooks:
-    """Keep tensors saved for the backward pass on disk, except the model's own."""
-    spool = Spool()
-    own = {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
-
-    def put(tensor: Tensor) -> Callable[[], Tensor]:
-        return (lambda: tensor) if tensor.untyped_storage().data_ptr() in own else spool.put(tensor)
-
-    return saved_tensors_hooks(put, lambda read: read())

@@ -40,9 +40,6 @@ class TextStatistics(Protocol):
     def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
         """A statistic of the gradients of the first module."""
 
-    def owned(self, statistic: Tensor) -> Tensor:
-        """A statistic that the caller may overwrite."""
-
     def output_errors(
         self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
     ) -> Mapping[ModuleSpec, tuple[float, float]]:
@@ -79,10 +76,10 @@ class GroupHints:
         self._before = before
         self.specs = tuple(specs)
         self.transposed = tuple(is_transposed(spec, stack) for spec in specs)
-        self.heights = tuple(spec.cols if turn else spec.rows for spec, turn in zip(specs, self.transposed, strict=True))
+        self.heights = tuple(spec.cols if swap else spec.rows for spec, swap in zip(specs, self.transposed, strict=True))
         self.embeddings = tuple(is_embedding(modules_of(calibration.loaded.model, spec)[0]) for spec in specs)
-        place = {spec.name: number for number, spec in enumerate(calibration.loaded.info.modules)}
-        self.order = tuple(sorted(range(len(specs)), key=lambda index: place[specs[index].name]))
+        position = {spec.name: number for number, spec in enumerate(calibration.loaded.info.modules)}
+        self.order = tuple(sorted(range(len(specs)), key=lambda index: position[specs[index].name]))
         self.cache_bytes = cache_bytes
         self.has_substitutes = False
         self.calibration = calibration
@@ -144,10 +141,6 @@ class GroupHints:
         """Moments of the inputs of one member."""
         return self.calibration.moments(self._likely_next(spec), self.cache_bytes)
 
-    def second_moment(self, spec: ModuleSpec) -> Tensor:
-        """The second moment of the inputs of one member, which the caller may overwrite."""
-        return self.calibration.owned(self.moments(spec).second)
-
     def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
         """ "fisher", "sensitivity" or "row_moment" of one member; an embedding has no row moment of gradients."""
         first, *others = self._likely_next(spec)
@@ -157,8 +150,8 @@ class GroupHints:
 
     def _likely_next(self, spec: ModuleSpec) -> tuple[ModuleSpec, ...]:
         """A member and, if nothing is substituted, those after it, which are likely to be needed next."""
-        place = self.specs.index(spec)
-        return self.specs[place : place + 1] if self.has_substitutes else self.specs[place:]
+        first = self.specs.index(spec)
+        return self.specs[first : first + 1] if self.has_substitutes else self.specs[first:]
 
 
 def share_of_outputs(sums: Collection[tuple[float, float]]) -> float | None:
@@ -183,14 +176,14 @@ class MemberStatistics:
     @property
     def column_moment(self) -> Tensor | None:
         """(cols, cols) float64; None for an embedding."""
-        return None if self._is_embedding else self._hints.second_moment(self._spec)
+        return None if self._is_embedding else self._hints.moments(self._spec).second
 
     @property
     def row_moment(self) -> Tensor | None:
         """(rows, rows) float64, from gradients; for an embedding (rows,), the relative frequency of each token."""
         if self._is_embedding:
-            return self._hints.second_moment(self._spec)
-        return self._hints.calibration.owned(self._hints.gradients(self._spec, "row_moment"))
+            return self._hints.moments(self._spec).second
+        return self._hints.gradients(self._spec, "row_moment")
 
     @property
     def fisher(self) -> Tensor | None:

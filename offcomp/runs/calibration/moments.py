@@ -17,11 +17,8 @@ from transformers import PreTrainedModel
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import stored_view
-from offcomp.numerics.outer_sum import OuterSum
-from offcomp.numerics.spool import Spool
 from offcomp.runs.calibration.batches import TokenBatch
 
-PIECE_ENTRIES = 1 << 19  # 4 MB in float64
 TOKENS_AT_ONCE = 256  # at most, per forward pass, so that activations stay small next to the model
 SHORTEST = 0.1
 """Smallest output length in token weights, as a share of the median length; see `token_weights`."""
@@ -130,12 +127,11 @@ def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) 
 
 
 class MomentSums:
-    """A watcher that sums moments, weighting tokens equally or by 1 / ‖output‖²; see `OuterSum` for the spool."""
+    """A watcher that sums moments, weighting tokens equally or by 1 / ‖output‖²."""
 
-    def __init__(self, weighting: str, spool: Spool | None = None) -> None:
+    def __init__(self, weighting: str) -> None:
         self._by_output = weighting == "output"
-        self._spool = spool
-        self._second: dict[ModuleSpec, OuterSum] = {}
+        self._second: dict[ModuleSpec, Tensor] = {}
         self._magnitude: dict[ModuleSpec, Tensor] = {}
         self._occurrences: dict[ModuleSpec, Tensor] = {}
         self._weight: dict[ModuleSpec, float] = {}
@@ -148,24 +144,16 @@ class MomentSums:
             self._occurrences[spec] = self._occurrences[spec].add_(counts) if spec in self._occurrences else counts
             self._count(spec, len(inputs), len(inputs))
             return
+        vectors = inputs.to(torch.float64, copy=True)
         if spec not in self._second:
-            width = inputs.shape[1]
-            self._second[spec] = OuterSum(width, inputs.device, self._spool)
-            self._magnitude[spec] = torch.zeros(width, dtype=torch.float64, device=inputs.device)
-        height = max(1, PIECE_ENTRIES // max(inputs.shape[1], output.shape[1]))
-        for part, result in zip(inputs.split(height), output.split(height), strict=True):
-            self._add(spec, part.double(), result)
-
-    def _add(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
-        """Add some tokens; overwrites `inputs` (tokens, cols), float64."""
-        self._magnitude[spec] += inputs.abs().sum(0)
-        weight = float(len(inputs))
-        if self._by_output:
-            weights = token_weights(output)
-            inputs.mul_(weights.sqrt()[:, None])
-            weight = float(weights.sum())
-        self._second[spec].add(inputs)
-        self._count(spec, weight, len(inputs))
+            width = vectors.shape[1]
+            self._second[spec] = vectors.new_zeros(width, width)
+            self._magnitude[spec] = vectors.new_zeros(width)
+        self._magnitude[spec] += vectors.abs().sum(0)
+        weights = token_weights(output) if self._by_output else vectors.new_ones(len(vectors))
+        vectors *= weights.sqrt()[:, None]
+        self._second[spec].addmm_(vectors.T, vectors)
+        self._count(spec, float(weights.sum()), len(vectors))
 
     def _count(self, spec: ModuleSpec, weight: float, tokens: int) -> None:
         self._weight[spec] = self._weight.get(spec, 0.0) + weight
@@ -178,19 +166,14 @@ class MomentSums:
             raise InputError(f"no token of the calibration text reaches {spec.name}; choose another module or longer text")
         if spec in self._occurrences:
             return InputMoments(tokens, self._occurrences[spec] / weight)
-        return InputMoments(tokens, self._second.pop(spec).result().div_(weight), self._magnitude[spec].div_(tokens))
+        return InputMoments(tokens, self._second.pop(spec).div_(weight), self._magnitude[spec].div_(tokens))
 
 
 def sum_moments(
-    model: PreTrainedModel,
-    specs: Sequence[ModuleSpec],
-    batches: Sequence[TokenBatch],
-    weighting: str,
-    *,
-    spool: Spool | None = None,
+    model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], weighting: str
 ) -> MomentSums:
     """Moments of the inputs of each module over all batches, in one pass over the text."""
-    sums = MomentSums(weighting, spool)
+    sums = MomentSums(weighting)
     Watch(model, specs, sums).run(batches)
     return sums
 

@@ -14,10 +14,9 @@ from torch import Tensor
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel
-from offcomp.models.parking import offloaded
+from offcomp.models.offloading import offloaded
 from offcomp.models.positions import longest_text
 from offcomp.models.weights import replace, substituted
-from offcomp.numerics.spool import Spool
 from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.row_counts import RowCounts
 from offcomp.runs.calibration.batches import token_batches
@@ -29,7 +28,7 @@ from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules
 HELD_OUT_SHARE = 0.2
 FLOAT32_BYTES = 4
 
-Gather = Callable[[list[ModuleSpec], Spool | None], Callable[[ModuleSpec], Any]]
+Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
 """Runs passes over the text for some modules; returns a function that gives the statistic of each, to be called once."""
 
 
@@ -86,7 +85,6 @@ class Calibration:
         self._offloaded: ExitStack | None = None
         self._users = 0
         self._changes: list[Changes] = []
-        self._spool = Spool()
         self._originals = ExitStack()
 
     @property
@@ -132,9 +130,8 @@ class Calibration:
             self._write(matrices)
 
     def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
-        """`change` for one module; if the model is offloaded, its new matrix is kept on disk too."""
-        read = self._spool.put(matrix) if self._offloaded else lambda: matrix
-        self.change(lambda: [{spec: read()}])
+        """`change` for one module."""
+        self.change(lambda: [{spec: matrix}])
 
     def restore(self) -> None:
         """Restore the model's own matrices, bit for bit."""
@@ -143,7 +140,6 @@ class Calibration:
         self._kept.clear()
         self._is_changed = False
         self._changes.clear()
-        self._spool = Spool()
         self._originals.close()
         if self._offloaded and self._users:
             with offloaded(self.loaded):
@@ -155,7 +151,6 @@ class Calibration:
                 replace(self.loaded.model, matrices)
             else:
                 self._originals.enter_context(substituted(self.loaded.model, matrices))
-            del matrices  # free them before the next ones are decoded
 
     @contextmanager
     def hints(self, specs: Sequence[ModuleSpec], stack: str, before: Changes = tuple) -> Iterator[GroupHints]:
@@ -173,20 +168,17 @@ class Calibration:
     def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
         """Moments of the inputs of the first module; the same pass also gathers those of the next ones that fit the cache."""
 
-        def gather(owners: list[ModuleSpec], spool: Spool | None) -> Callable[[ModuleSpec], InputMoments]:
-            return sum_moments(self.loaded.model, owners, self.batches, self.weighting, spool=spool).means
+        def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
+            return sum_moments(self.loaded.model, owners, self.batches, self.weighting).means
 
         return self._first([self._owner(spec) for spec in (*specs, *self._later)], "inputs", cache_bytes, gather)
 
     def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
         """ "fisher", "sensitivity" or "row_moment" of the first module; see `moments`."""
 
-        def gather(wanted: list[ModuleSpec], spool: Spool | None) -> Callable[[ModuleSpec], Tensor]:
+        def gather(wanted: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
             likelihood = Likelihood(self.loaded.model, self.loaded.tokenizer, self.seed)
-            sparing = self._offloaded is not None
-            sums = sum_gradients(
-                self.loaded.model, wanted, self.batches, [name], likelihood, spool=spool, saves_on_disk=sparing
-            )
+            sums = sum_gradients(self.loaded.model, wanted, self.batches, [name], likelihood)
             return lambda spec: sums[spec].means()[name]
 
         is_lookup = {spec: is_embedding(modules_of(self.loaded.model, spec)[0]) for spec in self._later}
@@ -199,10 +191,7 @@ class Calibration:
         return () if self._is_changed else self._ahead
 
     def _first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:
-        """A statistic of the first module, from the cache or gathered together with those likely to be needed next.
-
-        A second moment that does not fit in memory next to the model is summed after the model is offloaded again.
-        """
+        """A statistic of the first module, from the cache or gathered together with those likely to be needed next."""
         if (specs[0], name) not in self._kept:
             missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self._kept]
             sizes = accumulate(_num_bytes(spec, name) for spec in missing)
@@ -210,9 +199,8 @@ class Calibration:
             needed = sum(_num_bytes(spec, name) for spec in wanted)
             if sum(_num_bytes(*key) for key in self._kept) + needed > cache_bytes:
                 self._kept.clear()
-            spool = Spool() if needed > cache_bytes and self._offloaded and not self._users else None
             with self.model_loaded():
-                means = gather(wanted, spool)
+                means = gather(wanted)
             found = {(specs[0], name): means(specs[0])}
             for spec in wanted[1:]:
                 with suppress(InputError):  # it may never be requested; if it is, the error is raised then
@@ -221,11 +209,6 @@ class Calibration:
                 return found[specs[0], name]
             self._kept |= found
         return self._kept[specs[0], name]
-
-    def owned(self, statistic: Tensor) -> Tensor:
-        """A statistic that the caller may overwrite: a copy if the original is cached."""
-        kept = (each.second if isinstance(each, InputMoments) else each for each in self._kept.values())
-        return statistic.clone() if any(statistic is each for each in kept) else statistic
 
     def output_errors(
         self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool

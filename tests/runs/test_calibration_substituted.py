@@ -1,4 +1,4 @@
-"""Statistics of a model with settled weights, and the model restored and parked."""
+"""Statistics of a model with substituted weights, and the model restored and offloaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import read, substituted
-from offcomp.numerics.outer_sum import OuterSum
 from offcomp.runs.calibration import Calibration, calibrate
 from tests.calibration_texts import TEXTS, spec_of
 from tests.tiny_models import Tiny
@@ -59,11 +58,11 @@ def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: 
     assert all(torch.equal(weights[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 
-def is_parked(loaded: LoadedModel) -> bool:
+def is_offloaded(loaded: LoadedModel) -> bool:
     return all(parameter.numel() == 0 for parameter in loaded.model.parameters())
 
 
-def test_a_parked_model_has_what_was_settled_each_time_it_is_in_memory(tiny: Tiny) -> None:
+def test_an_offloaded_model_has_what_was_settled_each_time_it_is_in_memory(tiny: Tiny) -> None:
     loaded = tiny("gpt2")
     before = bits_of(loaded)
     names = ("key.0", "ffn_out.0", "ffn_in.1", "query.1")
@@ -81,24 +80,24 @@ def test_a_parked_model_has_what_was_settled_each_time_it_is_in_memory(tiny: Tin
             assert hints.transposed == (False, True)
             hints.use_compressed_predecessors()
             hints.substitute(0, matrices[spec])
-            assert is_parked(loaded) and not decoded
+            assert is_offloaded(loaded) and not decoded
             hints.substitute(1, matrices[transposed].T)
             for _ in range(2):
                 with calibration.model_loaded():
                     assert all(torch.equal(read(loaded.model, each), matrix) for each, matrix in matrices.items())
-                assert is_parked(loaded)
+                assert is_offloaded(loaded)
             assert len(decoded) == 2
             with calibration.model_loaded():
                 hints.restore()
                 assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
-            assert is_parked(loaded)
+            assert is_offloaded(loaded)
             hints.substitute(0, matrices[spec])
         with calibration.model_loaded():
             assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 
-def test_a_parked_model_says_what_one_in_memory_says(tiny: Tiny) -> None:
+def test_an_offloaded_model_says_what_one_in_memory_says(tiny: Tiny) -> None:
     loaded = tiny("bert")
     before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
     half = 0.5 * read(loaded.model, spec)
@@ -109,45 +108,22 @@ def test_a_parked_model_says_what_one_in_memory_says(tiny: Tiny) -> None:
             for _ in range(2):
                 statistics = hints.statistics(0)
                 values += [statistics.column_moment, statistics.row_moment, statistics.fisher]
-                assert is_parked(loaded) == offloaded
+                assert is_offloaded(loaded) == offloaded
                 hints.substitute(0, half)
             return [*values, hints.output_error({spec: half}, held_out=True)]
 
     expected = found(Calibration(loaded, TEXTS), offloaded=False)
     calibration = Calibration(loaded, TEXTS)
     with calibration.offloaded():
-        assert is_parked(loaded)
+        assert is_offloaded(loaded)
         again = found(calibration, offloaded=True)
-        assert is_parked(loaded)
+        assert is_offloaded(loaded)
     for one, other in zip(expected, again, strict=True):
         torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(other), rtol=0, atol=0)
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
 
 
-@pytest.mark.parametrize(("cache_bytes", "summed_up_beside"), [(0, [0]), (8 * 24**2, [1])])
-@pytest.mark.parametrize("name", ["column_moment", "row_moment"])
-def test_a_moment_beyond_the_cache_is_summed_up_when_the_model_is_gone(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, *, name: str, cache_bytes: int, summed_up_beside: list[int]
-) -> None:
-    loaded = tiny("bert")
-    spec = spec_of(loaded, "query.0")
-    with calibrate(loaded, TEXTS, [spec], "rows") as hints:
-        expected = getattr(hints.statistics(0), name)
-    beside: list[int] = []
-    result, parameter = OuterSum.result, next(loaded.model.parameters())
-    monkeypatch.setattr(OuterSum, "result", lambda total: (beside.append(int(total._total is not None)), result(total))[1])
-    calibration = Calibration(loaded, TEXTS)
-    with calibration.offloaded(), calibration.hints([spec], "rows") as hints:
-        hints.cache_bytes = cache_bytes
-        assert torch.equal(getattr(hints.statistics(0), name), expected)
-        assert beside == summed_up_beside
-        assert parameter.numel() == 0
-        hints.substitute(0, torch.zeros(spec.shape))
-        getattr(hints.statistics(0), name)
-    assert beside == 2 * summed_up_beside
-
-
-def test_a_parked_model_is_whole_after_an_exception(tiny: Tiny) -> None:
+def test_an_offloaded_model_is_whole_after_an_exception(tiny: Tiny) -> None:
     loaded = tiny("bert")
     before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
     calibration = Calibration(loaded, TEXTS)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from offcomp.errors import ModelError
 from offcomp.models.loading import LoadedModel, load
-from offcomp.models.parking import StoredMatrices, offloaded, read_matrix
+from offcomp.models.offloading import StoredMatrices, offloaded, read_matrix
 from offcomp.models.weights import read
 from tests import tiny_models
 

@@ -18,7 +18,6 @@ from offcomp.models.loading import LoadedModel, load
 from offcomp.models.safetensors_files import StoredTensor, find_tensor, stored_tensors, weight_files
 from offcomp.models.sources import resolve
 from offcomp.models.weights import canonical_view, read
-from offcomp.numerics.memory import give_back_free_memory
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -84,7 +83,6 @@ def offloaded(loaded: LoadedModel) -> Iterator[None]:
     """
     for parameter in loaded.model.parameters():
         parameter.data = parameter.data.new_empty(0)
-    give_back_free_memory()
     try:
         yield
     except BaseException:
@@ -96,7 +94,6 @@ def offloaded(loaded: LoadedModel) -> Iterator[None]:
 
 def _load_again(loaded: LoadedModel) -> None:
     """Reload the values of every parameter. Raises ModelError if the files have changed."""
-    give_back_free_memory()
     fresh = load(loaded.info.model, checked=True)
     if fresh.info.reads != loaded.info.reads:
         raise ModelError(f"The files of '{loaded.info.model}' changed while it was being compressed; run the plan again.")
