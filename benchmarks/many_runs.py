@@ -37,7 +37,7 @@ from benchmarks.run_checks import ROOT, environment, offcomp
 from offcomp.cli.text import format_table
 from offcomp.files import read_json, write_json
 from tests.browser import launch_options
-from tests.serving import served, visit
+from tests.serving import holds, served, visit
 
 MODEL = "offcomp-bert-sentiment"
 MODULES = ",".join(f"{kind}.{layer}" for kind in ("query", "key") for layer in range(4))
@@ -170,8 +170,8 @@ def at_rest(page: Page) -> None:
     """Wait until the script has ended and all is drawn."""
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=PATIENCE)
     expect(page.locator("[data-stale=true]")).to_have_count(0)
-    expect(page.get_by_test_id("stSkeletonElement")).to_have_count(0)
-    page.wait_for_function(DRAWN, timeout=PATIENCE)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    assert holds(page, DRAWN)
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)))")
 
 

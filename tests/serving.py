@@ -117,7 +117,7 @@ def settled(page: Page, patience: float = 20_000) -> None:
     """
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=patience)
     expect(page.locator("[data-stale=true]")).to_have_count(0)
-    expect(page.locator("[data-testid=stSkeletonElement]:visible")).to_have_count(0, timeout=patience)
+    expect(page.locator("[data-testid=stSkeleton]")).to_have_count(0, timeout=patience)
     holds(page, DRAWN)  # a chart that is never drawn is for the test to notice
     page.wait_for_timeout(SETTLED_MILLISECONDS)
 

@@ -14,11 +14,11 @@ CHUNK = 1 << 16
 def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " bytes"]:
     """Pack integers in 0 .. 2^bits - 1 into bytes."""
     numbers = values.cpu().numpy()
-    places = np.arange(bits)
+    shifts = np.arange(bits)
     parts = []
     for start in range(0, len(numbers), CHUNK):
         chunk = numbers[start : start + CHUNK].astype(np.int64)
-        binary = ((chunk[:, None] >> places) & 1).astype(np.uint8)  # (chunk, bits)
+        binary = ((chunk[:, None] >> shifts) & 1).astype(np.uint8)  # (chunk, bits)
         parts.append(np.packbits(binary.reshape(-1), bitorder="little"))
     return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, np.uint8))
 

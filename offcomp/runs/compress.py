@@ -87,10 +87,9 @@ def read_stacked(model: PreTrainedModel | StoredMatrices, specs: Sequence[Module
 
 def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
     """The inverse of `stack`: a view of each member in its canonical (rows, cols)."""
-    transposed = [is_transposed(spec, how) for spec in specs]
-    heights = [spec.cols if turn else spec.rows for spec, turn in zip(specs, transposed, strict=True)]
-    parts = stacked.split(heights)
-    return {spec: part.T if turn else part for spec, part, turn in zip(specs, parts, transposed, strict=True)}
+    swapped = [is_transposed(spec, how) for spec in specs]
+    parts = stacked.split([spec.cols if swap else spec.rows for spec, swap in zip(specs, swapped, strict=True)])
+    return {spec: part.T if swap else part for spec, part, swap in zip(specs, parts, swapped, strict=True)}
 
 
 def written_back(compressed: CompressedMatrix, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:

@@ -89,8 +89,8 @@ def work(worker: Worker) -> dict[str, Any]:
         (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
     ]
     info = loaded.info
-    about = {name: getattr(info, name) for name in ("family", "fingerprint", "reads", "dtype", "unlisted")}
-    model = {"name": info.model, **about, "sizes": model_sizes(stored, info)}
+    facts = {name: getattr(info, name) for name in ("family", "fingerprint", "reads", "dtype", "unlisted")}
+    model = {"name": info.model, **facts, "sizes": model_sizes(stored, info)}
     return {"model": model, "scores": scores, "inputs": inputs, "notes": size_notes(worker.groups)}
 
 

@@ -78,9 +78,9 @@ def refine(
     latents = latents.clone()
 
     def step(batch: Batch, _epoch: int) -> Tensor:
-        places = batch[0]
-        loss, gradient = task.through_decoder(decoder, latents[places], batch[1:], epoch)
-        cast("Tensor", latents.grad)[places] = gradient
+        rows = batch[0]
+        loss, gradient = task.through_decoder(decoder, latents[rows], batch[1:], epoch)
+        cast("Tensor", latents.grad)[rows] = gradient
         return loss
 
     losses = train(

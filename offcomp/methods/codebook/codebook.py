@@ -53,9 +53,9 @@ def nearest(pieces: Float[Tensor, "count length"], codewords: Float[Tensor, "num
     chosen = torch.empty(len(pieces), dtype=torch.int64, device=pieces.device)
     step = max(1, SCORES_AT_ONCE // len(codewords))
     scores = torch.empty(min(step, len(pieces)), len(codewords), dtype=pieces.dtype, device=pieces.device)
-    for some, places in zip(pieces.split(step), chosen.split(step), strict=True):
-        torch.addmm(half, some, codewords.T, out=scores[: len(some)])  # p·c - |c|²/2, largest for the nearest
-        torch.argmax(scores[: len(some)], 1, out=places)
+    for part, indices in zip(pieces.split(step), chosen.split(step), strict=True):
+        torch.addmm(half, part, codewords.T, out=scores[: len(part)])  # p·c - |c|²/2, largest for the nearest
+        torch.argmax(scores[: len(part)], 1, out=indices)
     return chosen
 
 

@@ -52,8 +52,8 @@ def decoded_codes(tensors: Mapping[str, Tensor]) -> Tensor:
         matrix.addmm_(tensors["left"], tensors["right"])
     if "outliers" in tensors:
         values = tensors["outliers"]
-        places = decode_positions(tensors["outlier_low"], tensors["outlier_high"], len(values), matrix.numel())
-        matrix.view(-1)[places] += values
+        positions = decode_positions(tensors["outlier_low"], tensors["outlier_high"], len(values), matrix.numel())
+        matrix.view(-1)[positions] += values
     return matrix
 
 

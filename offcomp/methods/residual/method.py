@@ -107,8 +107,8 @@ class ResidualAutoencoder(Method):
         if hidden:
             shapes |= {"hidden.inner": (hidden, size), "hidden.bias": (hidden,), "hidden.outer": (hidden, short)}
         if entries:
-            places = position_shapes(entries, long * short)
-            shapes |= {"sparse.values": (1, entries), **{f"sparse.{name}": codes for name, codes in places.items()}}
+            positions = position_shapes(entries, long * short)
+            shapes |= {"sparse.values": (1, entries), **{f"sparse.{name}": codes for name, codes in positions.items()}}
         return shapes
 
     def seconds(self, rows: int, cols: int, size: int) -> float:

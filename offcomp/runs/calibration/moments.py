@@ -214,8 +214,8 @@ def output_errors(
         else:
             exact, error = original[inputs], original[inputs] - reconstruction[inputs]
         weights = token_weights(output) if weighting == "output" else torch.ones(len(exact), device=exact.device)
-        for place, vectors in enumerate((error, exact)):
-            sums[spec][place] += float((_squared_lengths(vectors) * weights).sum())
+        for index, vectors in enumerate((error, exact)):
+            sums[spec][index] += float((_squared_lengths(vectors) * weights).sum())
 
     Watch(model, list(reconstructions), watcher).run(batches)
     return {spec: (error, exact) for spec, (error, exact) in sums.items()}
