@@ -51,12 +51,12 @@ def tasks(arguments: argparse.Namespace) -> None:
             "name": task.name,
             "title": task.title,
             "family": task.family,
-            "metric": task.about.metric,
-            "better": task.about.direction,
+            "metric": task.kind.metric,
+            "better": METRICS[task.kind.metric].direction,
             "data": task.data,
             "source": task.source,
             "licence": task.licence,
-            "head": " or ".join(task.about.needs),
+            "head": " or ".join(task.kind.needs),
         }
         for task in TASKS
     ]
@@ -81,7 +81,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         try:
             scores[task.name] = score(task, original, other, seed=arguments.seed)
         except (TaskError, ModelError) as error:
-            if tasks_asked(arguments) or (isinstance(error, ModelError) and not task.about.embeds):
+            if tasks_asked(arguments) or (isinstance(error, ModelError) and not task.kind.embeds):
                 raise
             say(f"left out: {error}")  # a default task that turns out not to fit
     if not scores:

@@ -83,8 +83,8 @@ def draws(n: int, seed: int) -> Iterator[Counts]:
     at_once = max(1, CELLS // n)
     for start in range(0, DRAWS, at_once):
         rows = min(at_once, DRAWS - start)
-        places = generator.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
-        yield np.bincount(places.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
+        cells = generator.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(cells.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
 
 
 def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Counts) -> Counts:

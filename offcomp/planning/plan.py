@@ -194,7 +194,7 @@ def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
 
 def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
     """Reasons why tasks cannot embed sentences as the model's folder declares."""
-    embedding = [task.name for task in plan.asked_tasks if task.about.embeds]
+    embedding = [task.name for task in plan.asked_tasks if task.kind.embeds]
     try:
         folder = (resolve(info.model).folder or hub.cached_folder(info.model)) if embedding else None
         if folder is not None:
