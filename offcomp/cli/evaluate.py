@@ -12,7 +12,7 @@ from offcomp.cli.text import format_table, score_line
 from offcomp.errors import InputError, ModelError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.planning.data.row_counts import reading_text
-from offcomp.planning.data.task_check import task_checks
+from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.task_fields import task_faults
 from offcomp.planning.data.tasks import TASKS, Task, find_task, fitting_families, usual_tasks
 from offcomp.results.scores import METRICS, baseline_of, concerns, notes, others_of
@@ -109,7 +109,8 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
     if faults:
         raise PlanError(list(faults))
     chosen = [find_task(task) if isinstance(task, str) else task for task in asked]
-    faults = dict.fromkeys(task_checks(chosen, infos[-1]))  # labels are matched with the head of the original
+    original = infos[-1]  # labels are matched with its head
+    faults = dict.fromkeys(filter(None, [task_fault(task, original) for task in chosen]))
     if faults:
         raise PlanError(list(faults))
     return chosen

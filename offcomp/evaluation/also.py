@@ -61,17 +61,16 @@ def also_classes(names: Sequence[str], truth: Classes, original: Vector, compres
 
 def also_scores(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Any]:
     """The named metrics for two sets of predicted scores (examples,)."""
-    predictions = [np.asarray(values, dtype=np.float64) for values in (original, compressed)]
 
     def statistic(counts: Counts) -> Counts:
-        return np.stack([pearson(np.asarray(truth, dtype=np.float64), each, counts) for each in predictions])
+        return np.stack([pearson(truth, values, counts) for values in (original, compressed)])
 
     return {name: _document(statistic, len(truth)) | {"baseline": None} for name in names}
 
 
 def alone(also: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The part of these results that describes the original alone."""
-    return {name: found["original"] | {"baseline": found["baseline"]} for name, found in also.items()}
+    return {name: result["original"] | {"baseline": result["baseline"]} for name, result in also.items()}
 
 
 def f1(tables: Tables) -> Vector:

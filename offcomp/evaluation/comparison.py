@@ -90,29 +90,25 @@ def compare_classes(
     }
 
 
-def compare_ranks(
-    truth: Sequence[float] | Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]
-) -> dict[str, Any]:
+def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]) -> dict[str, Any]:
     """Compare two sets of predictions (n,) by Spearman correlation with the true scores. Raises TaskError if not finite.
 
     Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. The changes are the examples
     whose rank among all predictions moved most.
     """
     _check(original, compressed, len(truth))
-    answers = np.asarray(truth, dtype=np.float64)
-    predictions = [np.asarray(values, dtype=np.float64) for values in (original, compressed)]
 
     def correlations(counts: Counts) -> Counts:
-        return uncertainty.rank_correlations(answers, predictions, counts)
+        return uncertainty.rank_correlations(truth, (original, compressed), counts)
 
-    before, after = (rankdata(values) for values in predictions)
-    spread = uncertainty.bootstrap(correlations, len(answers))
+    spread = uncertainty.bootstrap(correlations, len(truth))
+    moves = rankdata(compressed) - rankdata(original)
     return {
         **_frame("spearman", "higher", original, compressed),
-        **scored(correlations(np.ones((1, len(answers))))[:, 0], spread, len(answers)),
+        **scored(correlations(np.ones((1, len(truth))))[:, 0], spread, len(truth)),
         "baseline": None,
-        "collapsed": len(answers) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(answers) > 0),
-        "changes": [_change(texts[i], float(answers[i]), original[i], compressed[i]) for i in _largest(after - before)],
+        "collapsed": len(truth) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(truth) > 0),
+        "changes": [_change(texts[i], float(truth[i]), original[i], compressed[i]) for i in _largest(moves)],
     }
 
 

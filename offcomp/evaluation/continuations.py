@@ -92,12 +92,12 @@ def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
     """The distinct openings: at most `length` tokens of a text, never splitting a word unless it is longer than that."""
     texts = encoded["input_ids"]
     usable = [index for index, ids in enumerate(texts) if len(ids) > length]
-    found = []
+    openings = []
     for index in usable or [index for index, ids in enumerate(texts) if ids]:
         words = encoded.word_ids(index) if encoded.is_fast else range(len(texts[index]))
         _, end = next(cut(list(words), length))
-        found.append(tuple(texts[index][:end]))
-    return list(dict.fromkeys(found))
+        openings.append(tuple(texts[index][:end]))
+    return list(dict.fromkeys(openings))
 
 
 def _spread(openings: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -106,26 +106,26 @@ def _from_hub(task: Task) -> Source:
         raise TaskError(f"data {task.data!r} of task {task.name!r} must be hub:OWNER/NAME or hub:OWNER/NAME/CONFIG")
     disable_progress_bars()
     try:
-        found = load_dataset(f"{owner}/{name}", config or None)
-        tables = {split: part.with_format("arrow")[:] for split, part in found.items()}
+        dataset = load_dataset(f"{owner}/{name}", config or None)
+        tables = {split: part.with_format("arrow")[:] for split, part in dataset.items()}
     except (OSError, ValueError, RuntimeError, ImportError, DatasetsError, pa.ArrowException) as error:
         raise TaskError(f"the data set {address!r} cannot be loaded from the hub: {reason(error)}; {remedy}") from None
     by_split = {split: tables[alias] for split, aliases in SPLITS.items() for alias in aliases if alias in tables}
     if not by_split:
         raise TaskError(f"the data set {address!r} has no train, validation or test split, only {', '.join(tables)}; {remedy}")
-    features = next(iter(found.values())).features
+    features = next(iter(dataset.values())).features
     names = {column: list(kind.names) for column, kind in features.items() if isinstance(kind, ClassLabel)}
     return Source(address, by_split, names)
 
 
 def _arranged(
-    task: Task, found: Mapping[str, pd.DataFrame], random: np.random.Generator, origin: str, left_out: Counter[str]
+    task: Task, examples: Mapping[str, pd.DataFrame], random: np.random.Generator, origin: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], str]:
     """The splits that the task needs, limited in size, and the source's name for the split used for testing.
 
     Counts in `left_out` the examples that are dropped.
     """
-    frames = {split: frame for split, frame in found.items() if len(frame)}
+    frames = {split: frame for split, frame in examples.items() if len(frame)}
     if not frames:
         raise TaskError(f"task {task.name!r} finds no example in {origin} without empty columns")
     tested_on = next(split for split in TESTED if split in frames)

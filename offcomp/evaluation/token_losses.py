@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from offcomp.errors import TaskError
@@ -26,7 +27,7 @@ from offcomp.evaluation.base import Arrays, Evaluator, TaskData
 from offcomp.evaluation.batches import BATCH_SIZE, tokenizer_of
 from offcomp.evaluation.comparison import compare_losses
 from offcomp.models.loading import LoadedModel
-from offcomp.models.tokens import encode
+from offcomp.models.tokens import check_known, encode
 from offcomp.numerics.progress import Report, ignore_progress
 
 MAX_LOGITS = 2**22  # values that the head computes at once: 16 MiB
@@ -156,13 +157,7 @@ class _Batch:
 def _head(loaded: LoadedModel, rows: Sequence[Row]) -> tuple[int, bool]:
     """Size of the model's vocabulary, and whether its head can be run on the target positions alone. Raises TaskError."""
     model = loaded.model
-    largest = max(max(row.ids) for row in rows)
-    known = model.get_input_embeddings().num_embeddings
-    if largest >= known:
-        raise TaskError(
-            f"the tokenizer of {loaded.info.model} produces the token id {largest}, but the model has only {known} tokens; "
-            "use the tokenizer that belongs to the model"
-        )
+    check_known(model, [row.ids for row in rows])
     longest = max(rows, key=lambda row: len(row.ids))
     (batch,) = _batches([longest], 1, False, 0)
     inputs = {name: tensor.to(model.device) for name, tensor in batch.inputs.items()}
@@ -239,12 +234,10 @@ def _batches(rows: Sequence[Row], vocabulary: int, gathers: bool, pad: int) -> l
 
 def _batch(rows: Sequence[Row], starts: Sequence[int], pad: int) -> _Batch:
     """These rows as tensors; the results of each row begin at `starts`."""
-    length = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), length), pad)
-    attention, is_target = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+    ids = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True, padding_value=pad)
+    attention = pad_sequence([torch.ones(len(row.ids), dtype=torch.long) for row in rows], batch_first=True)
+    is_target = torch.zeros_like(ids, dtype=torch.bool)
     for index, row in enumerate(rows):
-        ids[index, : len(row.ids)] = torch.tensor(row.ids)
-        attention[index, : len(row.ids)] = 1
         is_target[index, row.positions] = True
     targets = torch.tensor([target for row in rows for target in row.targets])
     indices = np.concatenate([np.arange(start, start + len(row.targets)) for row, start in zip(rows, starts, strict=True)])

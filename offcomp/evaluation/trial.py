@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from offcomp.errors import TaskError
 from offcomp.evaluation.base import TaskData, text_columns
 from offcomp.evaluation.batches import batches
@@ -36,16 +34,13 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
             if task.kind.needs:
                 loaded.model(**inputs)
             else:
-                _check_hidden(last_hidden_state(loaded.model, **inputs), inputs["input_ids"])
+                hidden, tokens = last_hidden_state(loaded.model, **inputs), inputs["input_ids"]
+                if hidden.ndim != 3 or hidden.shape[:2] != tokens.shape:
+                    shape = tuple(hidden.shape)
+                    raise ValueError(f"its hidden states have shape {shape}, which does not fit {tuple(tokens.shape)} tokens")
     except LIBRARY_FAULTS as error:
         others = [name for name in fitting_families(loaded.info.architecture) if name != task.family]
         raise TaskError(
             f"task {task.name!r} does not run on {loaded.info.model}, a {loaded.info.architecture}: {reason(error)}; choose "
             f"another family of tasks ({', '.join(others)}), or leave the tasks out"
         ) from error
-
-
-def _check_hidden(hidden: torch.Tensor, tokens: torch.Tensor) -> None:
-    """Check that there is a hidden state for each token. Raises ValueError."""
-    if hidden.ndim != 3 or hidden.shape[:2] != tokens.shape:
-        raise ValueError(f"its hidden states have shape {tuple(hidden.shape)}, which does not fit {tuple(tokens.shape)} tokens")

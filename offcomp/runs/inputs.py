@@ -50,7 +50,7 @@ def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
         "results": RESULTS_VERSION,
         "model": model,
         "calibration": calibration_digest(plan),
-        "tasks": {task.name: [task.version, _task_digests(task)] for task in plan.asked_tasks},
+        "tasks": {task.name: [task.version, _task_digests(task)] for task in plan.resolved_tasks},
         "environment": versions(),
     }
 

@@ -65,15 +65,15 @@ class CalibrationText:
         """Draw `num_texts` texts with the seed, keeping their order. Raises InputError."""
         import numpy as np
 
-        found, num_read, left_out, notes = self._all()
-        texts = [text for text in found if text.strip()]
+        available, num_read, left_out, notes = self._all()
+        texts = [text for text in available if text.strip()]
         if not texts:
             raise InputError(f"calibration text {self.text!r} contains no text; give a file with at least one line of text")
         drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
         used = [texts[index] for index in sorted(drawn.tolist())]
         if cut := sum(len(text) > LONGEST_TEXT for text in used):
             notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} cut at {LONGEST_TEXT:,} characters")
-        left_out = left_out | {EMPTY: len(found) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
+        left_out = left_out | {EMPTY: len(available) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
         rows = RowCounts(num_read, len(drawn), {why: count for why, count in left_out.items() if count}, notes)
         return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
@@ -81,8 +81,8 @@ class CalibrationText:
         """Every text of the source ("" for missing ones), rows read, rows left out by reason, and notes."""
         if self.text == BUNDLED:
             table = read_table(BUNDLED_FILE).table.to_pandas()
-            found = table[table["split"] == "train"]["text"]
-            return list(found), len(table), {OTHER_SPLIT: len(table) - len(found)}, ()
+            available = table[table["split"] == "train"]["text"]
+            return list(available), len(table), {OTHER_SPLIT: len(table) - len(available)}, ()
         if fault := self.fault():
             raise InputError(fault.removesuffix("."))
         name = f"calibration text {self.text!r}"

@@ -247,11 +247,11 @@ def _records(text: str, delimiter: str, quoting: bool) -> Iterator[Record]:
         match = LINE_END.search(text, position)
         stop, after = match.span() if match else (end, end)
         line = text[position:stop]
-        found = _record(text, position, delimiter) if quoting and MARK in line else None
-        if found is None:
+        parsed = _record(text, position, delimiter) if quoting and MARK in line else None
+        if parsed is None:
             record = Record(_split(line, delimiter), number, line, closed=not (quoting and MARK in line))
         else:
-            cells, stop, quoted = found
+            cells, stop, quoted = parsed
             record = Record(cells, number, text[position:stop], quoted)
             after = stop + (2 if text.startswith("\r\n", stop) else 1)
         number += len(record.lines)

@@ -6,7 +6,7 @@ Files are re-read only when they change. Files too large for a quick check, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -79,11 +79,6 @@ def head_of_model(info: ModelInfo) -> ModelHead | None:
         return ModelHead.from_config(info.model, read_json(folder / CONFIG)) if folder else None
     except (ModelError, OSError):
         return None  # errors in the model are reported when it is loaded
-
-
-def task_checks(tasks: Sequence[Task], info: ModelInfo) -> list[str]:
-    """The faults of tasks on this model, a sentence each."""
-    return [fault for task in tasks if (fault := task_fault(task, info))]
 
 
 def task_fault(task: Task, info: ModelInfo) -> str | None:

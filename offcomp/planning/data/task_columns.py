@@ -106,9 +106,6 @@ class LazyContents(Mapping[str, Content]):
             raise KeyError(name)
         return self._content(name)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -170,16 +167,16 @@ def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> d
             raise TaskError(f"task {task.name!r} names a column {column!r}, but a {family.name} task has {', '.join(known)}")
         if meant not in contents:
             raise TaskError(f"task {task.name!r} takes {column!r} from {meant!r}, but {table} has {shortly(available)}")
-    found = {column: named for column in known if (named := task.columns.get(column) or _obvious(column, available))}
+    assigned = {column: named for column in known if (named := task.columns.get(column) or _obvious(column, available))}
     mapped = {column for column in task.columns if column != family.target}
     possible = [inputs for inputs in family.inputs if mapped <= {*inputs}]
-    complete = [inputs for inputs in possible if all(column in found for column in inputs)]
+    complete = [inputs for inputs in possible if all(column in assigned for column in inputs)]
     missing = _missing(task, available, table)
     if len(complete) > 1 or not possible:
         raise TaskError(missing)
     guess = _Guess(task, contents, table, missing)
-    inputs = {column: found[column] for column in complete[0]} if complete else guess.inputs(possible, found)
-    targets = {column: found.get(column) or guess.target(column, [*inputs.values()]) for column in family.targets}
+    inputs = {column: assigned[column] for column in complete[0]} if complete else guess.inputs(possible, assigned)
+    targets = {column: assigned.get(column) or guess.target(column, [*inputs.values()]) for column in family.targets}
     return inputs | targets
 
 
@@ -193,7 +190,7 @@ def _obvious(column: str, available: Sequence[str]) -> str | None:
 
 
 def _missing(task: Task, available: Sequence[str], table: str) -> str:
-    """The error message if columns cannot be found."""
+    """The error message if columns cannot be assigned."""
     family = task.kind
     if len(available) == 1 and re.search(r"\w[^\w\s'’.,()-]\w", available[0]):
         return f"{table} has one column, {available[0]!r}; separate its cells by a comma, a semicolon, a tab or |"
@@ -217,13 +214,13 @@ class _Guess:
     table: str
     missing: str
 
-    def inputs(self, possible: Sequence[tuple[str, ...]], found: Mapping[str, str]) -> dict[str, str]:
+    def inputs(self, possible: Sequence[tuple[str, ...]], assigned: Mapping[str, str]) -> dict[str, str]:
         """The text column, or the pair of text columns. Raises TaskError."""
-        free = self._free(found.values())
+        free = self._free(assigned.values())
         texts = [name for name in free if free[name].is_text] or [name for name in free if free[name].is_word]
-        begun = next((inputs for inputs in possible if len(inputs) > 1 and any(column in found for column in inputs)), None)
+        begun = next((inputs for inputs in possible if len(inputs) > 1 and any(column in assigned for column in inputs)), None)
         if begun:
-            return {column: found.get(column) or self._only("text", texts, column) for column in begun}
+            return {column: assigned.get(column) or self._only("text", texts, column) for column in begun}
         pair = _named_pair(texts) if PAIR in possible else None
         if pair is None and ONE not in possible and len(texts) == 2:
             pair = (texts[0], texts[1])

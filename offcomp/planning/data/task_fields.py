@@ -10,48 +10,35 @@ from typing import Any
 from offcomp.errors import InputError, TaskError
 from offcomp.files import path_of
 from offcomp.plain_text import quoted, text_fault
+from offcomp.planning import json_fields
 from offcomp.planning.data.tasks import ALSO, BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
 from offcomp.planning.data.text_tables import TABLE_SUFFIXES as SUFFIXES
-from offcomp.planning.json_fields import (
-    NAME_WORDS,
-    Accepts,
-    FieldTypes,
-    is_flag,
-    is_name,
-    is_number,
-    is_object,
-    is_string,
-    is_text,
-    is_text_list,
-    one_of,
-    read_fields,
-    whole,
-)
+from offcomp.planning.json_fields import NAME_WORDS, is_name, read_fields
 
 LONGEST_STEM = 90
 
 
 def _is_text_object(value: Any) -> bool:
-    return isinstance(value, dict) and all(is_text(item) for pair in value.items() for item in pair)
+    return isinstance(value, dict) and all(json_fields.is_text(item) for pair in value.items() for item in pair)
 
 
-TASK_TYPES: FieldTypes = {
+TASK_TYPES: json_fields.FieldTypes = {
     "name": (is_name, NAME_WORDS),
-    "family": one_of(FAMILIES),
-    "data": (is_text, "a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'"),
-    "title": (is_string, "text"),
+    "family": json_fields.one_of(FAMILIES),
+    "data": (json_fields.is_text, "a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'"),
+    "title": (json_fields.is_string, "text"),
     "columns": (_is_text_object, "a JSON object of column names"),
-    "options": (is_object, "a JSON object"),
-    "version": (is_string, "text"),
-    "source": (is_string, "text"),
-    "licence": (is_string, "text"),
-    "also": (is_text_list, "a list of metrics"),
+    "options": (json_fields.is_object, "a JSON object"),
+    "version": (json_fields.is_string, "text"),
+    "source": (json_fields.is_string, "text"),
+    "licence": (json_fields.is_string, "text"),
+    "also": (json_fields.is_text_list, "a list of metrics"),
 }
-OPTION_TYPES: Mapping[type, tuple[Accepts, str]] = {
-    type(None): (lambda value: value is None or is_text_list(value), "a list of class names"),
-    bool: (is_flag, "true or false"),
-    int: (whole(0), "a whole number of 0 or more"),
-    float: (lambda value: is_number(value) and value >= 0, "a number of 0 or more"),
+OPTION_TYPES: Mapping[type, tuple[json_fields.Accepts, str]] = {
+    type(None): (lambda value: value is None or json_fields.is_text_list(value), "a list of class names"),
+    bool: (json_fields.is_flag, "true or false"),
+    int: (json_fields.whole(0), "a whole number of 0 or more"),
+    float: (lambda value: json_fields.is_number(value) and value >= 0, "a number of 0 or more"),
 }
 """Type of an option's default -> (predicate that accepts a JSON value, description of what the value must be)."""
 
@@ -61,11 +48,11 @@ def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, .
     tasks: list[str | Task] = []
     for index, entry in enumerate(entries):
         if isinstance(entry, dict):
-            found: list[str] = []
-            values = read_fields(Task, entry, f"task {quoted(entry.get('name', index))}", TASK_TYPES, found)
-            tasks += [] if found else [Task(**values)]
-            faults += found
-        elif is_text(entry) and not text_fault(entry):
+            own_faults: list[str] = []
+            values = read_fields(Task, entry, f"task {quoted(entry.get('name', index))}", TASK_TYPES, own_faults)
+            tasks += [] if own_faults else [Task(**values)]
+            faults += own_faults
+        elif json_fields.is_text(entry) and not text_fault(entry):
             tasks.append(entry)
         else:
             faults.append(f"task {index} is {quoted(entry)}; it must be the name of a task or a JSON object.")

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 TASK_FOLDER = assets_folder() / "tasks"
 TRAIN, VALIDATION, TEST, WHOLE = "train", "validation", "test", "whole"
-SPLITS = {
-    TRAIN: ("train", "training"),
-    VALIDATION: ("validation", "valid", "val", "dev"),
-    TEST: ("test", "testing"),
-}
+SPLITS = {TRAIN: ("train", "training"), VALIDATION: ("validation", "valid", "val", "dev"), TEST: ("test", "testing")}
 """Split -> its names in a folder, a column `split` or a data hub, the most common first."""
 TESTED = (TEST, VALIDATION, TRAIN, WHOLE)
 """The first of these that has examples is used for testing."""
@@ -72,13 +68,13 @@ def files_by_split(path: Path) -> dict[str, Path]:
     """
     if not path.is_dir():
         return {WHOLE: path}
-    found = {split: files for split in SPLITS if (files := _files_of_split(path, split))}
-    for files in found.values():
+    by_split = {split: files for split in SPLITS if (files := _files_of_split(path, split))}
+    for files in by_split.values():
         if len(files) > 1:
             raise TaskError(f"{path} has both {files[0].name} and {files[1].name}; keep one file for each split")
-    if not found:
+    if not by_split:
         raise TaskError(f"{path} has no file train, validation or test that ends in {', '.join(TABLE_SUFFIXES)}; rename yours")
-    return {split: files[0] for split, files in found.items()}
+    return {split: files[0] for split, files in by_split.items()}
 
 
 def _files_of_split(folder: Path, split: str) -> list[Path]:

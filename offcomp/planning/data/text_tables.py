@@ -83,14 +83,14 @@ def parse(name: str, content: bytes) -> TextTable:
 
     suffix = Path(name).suffix.lower()
     try:
-        found = _parquet(content) if suffix == ".parquet" else _text_table(content, suffix)
+        table = _parquet(content) if suffix == ".parquet" else _text_table(content, suffix)
     except (OSError, ValueError, InputError, pa.ArrowException, OverflowError, RecursionError) as error:
         raise InputError(f"{name} cannot be read as a {suffix} table: {reason(error)}") from None
-    if not found.rows_read:
+    if not table.rows_read:
         raise InputError(f"{name} has no rows; give a table with a heading and at least one row")
-    for note in found.notes:
+    for note in table.notes:
         _warn(name, note)
-    return found
+    return table
 
 
 @lru_cache(maxsize=1024)
