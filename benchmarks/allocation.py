@@ -24,7 +24,10 @@ def main() -> None:
     loaded = load("minilm-l6")
     specs = [spec for spec in loaded.info.modules if spec.default and spec.layer is not None]
     grams = Grams.of_model(loaded.model)
-    curves = [svd_curve(name, spectrum) for name, spectrum in grams.all_spectra(specs).items()]
+    curves = [
+        svd_curve(spec.name, spectrum)
+        for spec, spectrum in zip(specs, grams.spectra([((spec,), "rows") for spec in specs]), strict=True)
+    ]
     original = sum(curve.original for curve in curves)
     rows = []
     for weighting in WEIGHTINGS:

@@ -73,9 +73,9 @@ class Remembered:
         self._embedder = embedder
         self._features: NDArray[np.float32] | None = None
 
-    def about(self) -> dict[str, Any]:
-        """As `SplitEmbedder.about`."""
-        return self._embedder.about()
+    def details(self) -> dict[str, Any]:
+        """As `SplitEmbedder.details`."""
+        return self._embedder.details()
 
     def features(self, report: Report) -> NDArray[np.float32]:
         """As `SplitEmbedder.features`."""
@@ -107,7 +107,7 @@ def opened(loaded: LoadedModel, tasks: Sequence[Task], data: Path, most: Mapping
             if not task.bundled:
                 with_fewer_examples(data / task.data, folder, most)
             there = task if task.bundled else replace(task, data=str(folder))
-            modes = {KEPT: {"refit": False}, REFITTED: {"refit": True}} if task.about.trains else {KEPT: {}}
+            modes = {KEPT: {"refit": False}, REFITTED: {"refit": True}} if task.kind.trains else {KEPT: {}}
             found[task.name] = {
                 mode: open_task(replace(there, options=options), loaded, seed=SEED) for mode, options in modes.items()
             }

@@ -136,7 +136,7 @@ class Rekeying:
 
     def _former_inputs(self, document: Mapping[str, Any], plan: Plan, file: Path) -> dict[str, Any]:
         """The inputs of a run that was made before they were written down; versions that it does not tell are empty."""
-        examples = [[task.version, []] for task in plan.asked_tasks]
+        examples = [[task.version, []] for task in plan.resolved_tasks]
         if document["id"] != former_run_id(plan, self.sampled, examples):
             raise OtherModelError(f"{file} was made by another version of the results or on other examples; make it anew")
         told = document["environment"]

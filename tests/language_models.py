@@ -118,4 +118,4 @@ def own_loss(loaded: LoadedModel, ids: list[int], labels: list[int]) -> float:
 
 
 def by_row(evaluator: MaskedLM | CausalLM, losses: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    return np.split(losses, np.cumsum([len(row.places) for row in evaluator.rows])[:-1])
+    return np.split(losses, np.cumsum([len(row.positions) for row in evaluator.rows])[:-1])

@@ -12,7 +12,7 @@ from offcomp.cli.text import format_table, score_line
 from offcomp.errors import InputError, ModelError, PlanError, TaskError
 from offcomp.files import home_folder
 from offcomp.planning.data.row_counts import reading_text
-from offcomp.planning.data.task_check import task_checks
+from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.task_fields import task_faults
 from offcomp.planning.data.tasks import TASKS, Task, find_task, fitting_families, usual_tasks
 from offcomp.results.scores import METRICS, baseline_of, concerns, notes, others_of
@@ -51,12 +51,12 @@ def tasks(arguments: argparse.Namespace) -> None:
             "name": task.name,
             "title": task.title,
             "family": task.family,
-            "metric": task.about.metric,
-            "better": task.about.direction,
+            "metric": task.kind.metric,
+            "better": METRICS[task.kind.metric].direction,
             "data": task.data,
             "source": task.source,
             "licence": task.licence,
-            "head": " or ".join(task.about.needs),
+            "head": " or ".join(task.kind.needs),
         }
         for task in TASKS
     ]
@@ -81,7 +81,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         try:
             scores[task.name] = score(task, original, other, seed=arguments.seed)
         except (TaskError, ModelError) as error:
-            if tasks_asked(arguments) or (isinstance(error, ModelError) and not task.about.embeds):
+            if tasks_asked(arguments) or (isinstance(error, ModelError) and not task.kind.embeds):
                 raise
             say(f"left out: {error}")  # a default task that turns out not to fit
     if not scores:
@@ -109,7 +109,8 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
     if faults:
         raise PlanError(list(faults))
     chosen = [find_task(task) if isinstance(task, str) else task for task in asked]
-    faults = dict.fromkeys(task_checks(chosen, infos[-1]))  # labels are matched with the head of the original
+    original = infos[-1]  # labels are matched with its head
+    faults = dict.fromkeys(filter(None, [task_fault(task, original) for task in chosen]))
     if faults:
         raise PlanError(list(faults))
     return chosen

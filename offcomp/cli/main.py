@@ -73,7 +73,9 @@ def modules(arguments: argparse.Namespace) -> None:
     ]
     dtypes = original_dtypes(info.modules) or info.dtype
     size = f"{info.num_parameters:,} parameters in {info.num_bytes:,} bytes, matrices in {dtypes}"
-    head = "\n".join(filter(None, [f"{info.model}: {info.architecture}, {size}", unlisted_note(info)]))
+    head = "\n".join(
+        filter(None, [f"{info.model}: {info.architecture}, {size}", unlisted_note(info.unlisted, info.num_parameters)])
+    )
     emit(arguments, info.to_dict(), lambda: f"{head}\n\n{format_table(rows)}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.row_counts import calibration_reading, reading_text
 from offcomp.planning.plan import Plan
-from offcomp.planning.size_notes import size_notes, unlisted_note, unlisted_words
+from offcomp.planning.size_notes import size_notes, unlisted_note
 from offcomp.planning.sizes import predict
 from offcomp.results.scores import Score, against_original, metric_of, notes, others_text, score_text
 from offcomp.runs.store import OF_A_SAMPLE, Run
@@ -54,7 +54,7 @@ def prediction_text(asked: Plan, info: ModelInfo) -> str:
         }
         for g in prediction.groups
     ]
-    notes = [*prediction.notes, *filter(None, [unlisted_note(info)])]
+    notes = [*prediction.notes, *filter(None, [unlisted_note(info.unlisted, info.num_parameters)])]
     return "\n\n".join([format_table(rows), sizes_text(prediction.model), *notes])
 
 
@@ -80,7 +80,7 @@ def run_text(found: Run) -> str:
     if found.result["model"]:
         sizes = found.result["model"]["sizes"]
         lines += [sizes_text(sizes), ""]
-        unlisted = unlisted_words(found.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
+        unlisted = unlisted_note(found.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
         for note in [*size_notes(found.result["groups"]), *filter(None, [unlisted])]:
             lines += [note, ""]
     for task, score in found.result["scores"].items():

@@ -7,6 +7,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from offcomp import __version__
-from offcomp.errors import StorageError, TaskError
+from offcomp.errors import StorageError
 from offcomp.evaluation.also import alone, also, check_metrics
 from offcomp.evaluation.base import Arrays, Evaluator, TaskData
 from offcomp.evaluation.causal_lm import CausalLM
@@ -27,14 +28,14 @@ from offcomp.evaluation.probe import Probe
 from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.scaling import PROBE_VERSION
 from offcomp.evaluation.similarity import Similarity
-from offcomp.evaluation.trial import check_runs
+from offcomp.evaluation.trial import check_fits, check_runs
 from offcomp.files import write_bytes
 from offcomp.models.environment import versions
 from offcomp.models.listing import check_unchanged
-from offcomp.models.loading import LoadedModel, reads_text
+from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
-from offcomp.planning.data.head_labels import asked_of
-from offcomp.planning.data.tasks import Task, unfit
+from offcomp.planning.data.head_labels import adapted_to
+from offcomp.planning.data.tasks import Task
 
 EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "head": Head,
@@ -69,23 +70,20 @@ class OpenTask:
         """Read the original's predictions from the cache, or compute them; the model must then still be the original."""
         info = self._loaded.info
         file = self._cache / f"{self._key()}.npz" if self._cache and info.reads else None
-        self._reference = _kept(file)
+        self._reference = _cached(file) if file and file.is_file() else None
         if self._reference is None:
-            found = self._evaluator.reference(report)
-            if file is not None:
+            reference = self._evaluator.reference(report)
+            if file:
                 check_unchanged(info)  # a loaded model may still read its files
-                _keep(file, found)
-            self._reference = found
+                _write_cache(file, reference)
+            self._reference = reference
 
     def original(self) -> dict[str, Any]:
         """Score of the original alone as JSON values: metric, direction, value, standard_error, n, baseline."""
         result = self._compared(self._evaluator, self._prepared())
-        named: dict[str, Any] = {
-            name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result
-        }
-        if "also" in result:
-            named["also"] = alone(result["also"])
-        return self._about(self._evaluator) | named | result["original"] | {"collapsed": result.get("collapsed", False)}
+        shared = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
+        secondary = {"also": alone(result["also"])} if "also" in result else {}
+        return self._context(self._evaluator) | shared | secondary | result["original"] | {"collapsed": result["collapsed"]}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
         """Compare the current model (or another one, with the original's tokenizer) to the original, as JSON values.
@@ -94,16 +92,17 @@ class OpenTask:
         """
         evaluator = self._evaluator
         if model is not None:
-            other = replace(model, tokenizer=self._loaded.tokenizer)
-            check_runs(other, self._data)
-            evaluator = EVALUATORS[self.task.family](other, self._data)
-        return self._compared(evaluator, evaluator.predict(self._prepared(), report)) | self._about(evaluator)
+            compared = replace(model, tokenizer=self._loaded.tokenizer)
+            check_fits(compared, self.task)
+            check_runs(compared, self._data)
+            evaluator = EVALUATORS[self.task.family](compared, self._data)
+        return self._compared(evaluator, evaluator.predict(self._prepared(), report)) | self._context(evaluator)
 
     def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
         """The comparison with the original, including the task's secondary metrics."""
         reference = self._prepared()
-        compared = evaluator.compare(reference, predictions)
-        return compared | ({"also": also(self._data, reference, predictions)} if self.task.also else {})
+        secondary = {"also": also(self._data, reference, predictions)} if self.task.also else {}
+        return evaluator.compare(reference, predictions) | secondary
 
     def _prepared(self) -> Arrays:
         if self._reference is None:
@@ -111,20 +110,20 @@ class OpenTask:
         assert self._reference is not None  # noqa: S101  # prepare has set it
         return self._reference
 
-    def _about(self, evaluator: Evaluator) -> dict[str, Any]:
+    def _context(self, evaluator: Evaluator) -> dict[str, Any]:
         """The context of the scores: the examples, and how the model read them.
 
         cut         how many texts were truncated, out of how many, at how many tokens; only if some were
         embedding   how hidden states became a sentence embedding, in words
         probe       version of the probe, if there is one
         """
-        splits = self._data.splits
-        trained = {"n_train": len(splits["train"])} if "train" in splits else {}
-        about: dict[str, Any] = {"task": self.task.name, "title": self.task.title or self.task.name, "family": self.task.family}
-        about |= {"version": self.task.version, "split": self._data.tested_on, "digest": self._data.digest}
-        about |= {"columns": dict(self._data.columns), "settings": self.task.settings}
-        rows = {"rows": self._data.rows.to_dict()} if self._data.rows else {}
-        return about | trained | rows | {name: value for name, value in evaluator.about().items() if value}
+        task, data = self.task, self._data
+        context: dict[str, Any] = {"task": task.name, "title": task.title or task.name, "family": task.family}
+        context |= {"version": task.version, "split": data.tested_on, "digest": data.digest}
+        context |= {"columns": dict(data.columns), "settings": task.settings}
+        trained = {"n_train": len(data.splits["train"])} if "train" in data.splits else {}
+        rows = {"rows": data.rows.to_dict()} if data.rows else {}
+        return context | trained | rows | {name: value for name, value in evaluator.details().items() if value}
 
     def _key(self) -> str:
         """Hash of everything that determines the original's predictions: its files, the examples, settings and versions."""
@@ -139,21 +138,17 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
     Raises TaskError if the model cannot do the task or the examples cannot be read.
     """
-    fault = unfit(task, loaded.info.architecture, reads_text(type(loaded.model)))
-    if fault:
-        raise TaskError(fault.removesuffix("."))
+    check_fits(loaded, task)
     if task.family == "head":
-        task = asked_of(task, described_head(loaded))
+        task = adapted_to(task, described_head(loaded))
     data = read(task, seed)
     check_metrics(data)
     check_runs(loaded, data)
     return OpenTask(task, loaded, data, cache)
 
 
-def _kept(file: Path | None) -> Arrays | None:
-    """The arrays in a cache file, or None if it is missing or damaged."""
-    if file is None or not file.is_file():
-        return None
+def _cached(file: Path) -> Arrays | None:
+    """The arrays in a cache file, or None if it is damaged."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -161,11 +156,9 @@ def _kept(file: Path | None) -> Arrays | None:
         return None
 
 
-def _keep(file: Path, arrays: Arrays) -> None:
+def _write_cache(file: Path, arrays: Arrays) -> None:
     """Write the arrays to the cache. Failures are ignored: they are computed again next time."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
-    try:
+    with suppress(StorageError):
         write_bytes(file, buffer.getvalue())
-    except StorageError:
-        return

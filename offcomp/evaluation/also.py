@@ -8,6 +8,7 @@ scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`); where tho
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,66 +29,62 @@ if TYPE_CHECKING:
 def check_metrics(data: TaskData) -> None:
     """Check that the task's secondary metrics can be computed on these examples. Raises TaskError."""
     if "f1" in data.task.also:
-        names = data.splits["test"].features["label"].names
-        if len(names) != 2:
-            raise TaskError(
-                f"task {data.task.name!r} lists f1, which needs two classes, but its data has {len(names)}; leave it out"
-            )
+        count = len(data.class_names)
+        if count != 2:
+            task = data.task.name
+            raise TaskError(f"task {task!r} lists f1, which needs two classes, but its data has {count}; leave it out")
 
 
 def also(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
     """Metric -> original, compressed, paired and baseline, for each secondary metric of the task."""
-    names, test = data.task.also, data.splits["test"]
-    if data.task.about.target == "label":
-        return also_classes(names, np.array(test["label"]), reference["probabilities"], predictions["probabilities"])
-    return also_scores(names, np.array(test["score"], float), reference["values"], predictions["values"])
+    names, truth = data.task.also, data.answers()
+    if data.task.kind.target == "label":
+        return also_classes(names, truth, reference["probabilities"], predictions["probabilities"])
+    return also_scores(names, truth, reference["values"], predictions["values"])
 
 
 def also_classes(names: Sequence[str], truth: Classes, original: Vector, compressed: Vector) -> dict[str, Any]:
     """The named metrics for two classifiers, from their probabilities (examples, classes)."""
-    answers = np.asarray(truth)
-    count = original.shape[1]
-    majority = np.full(len(answers), np.bincount(answers, minlength=count).argmax())
+    classes = original.shape[1]
+    majority = np.full(len(truth), np.bincount(truth).argmax())
+
+    def values(metric: Callable[[Tables], Vector], predictions: Sequence[Classes], counts: Counts) -> Counts:
+        return np.stack([metric(_tables(truth, predicted, counts, classes)) for predicted in predictions])
 
     def compared(metric: Callable[[Tables], Vector]) -> dict[str, Any]:
-        said = [original.argmax(1), compressed.argmax(1)]
-
-        def statistic(counts: Counts) -> Counts:
-            return np.stack([metric(_tables(answers, each, counts, count)) for each in said])
-
-        baseline = float(metric(_tables(answers, majority, np.ones((1, len(answers))), count))[0])
-        return _document(statistic, len(answers)) | {"baseline": {"name": "majority class", "value": baseline}}
+        baseline = float(values(metric, [majority], np.ones((1, len(truth)))).item())
+        scores = _document(partial(values, metric, [original.argmax(1), compressed.argmax(1)]), len(truth))
+        return scores | {"baseline": {"name": "majority class", "value": baseline}}
 
     return {name: compared(OF_CLASSES[name]) for name in names}
 
 
 def also_scores(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Any]:
     """The named metrics for two sets of predicted scores (examples,)."""
-    predictions = [np.asarray(values, dtype=np.float64) for values in (original, compressed)]
 
     def statistic(counts: Counts) -> Counts:
-        return np.stack([pearson(np.asarray(truth, dtype=np.float64), each, counts) for each in predictions])
+        return np.stack([pearson(truth, values, counts) for values in (original, compressed)])
 
     return {name: _document(statistic, len(truth)) | {"baseline": None} for name in names}
 
 
 def alone(also: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The part of these results that describes the original alone."""
-    return {name: found["original"] | {"baseline": found["baseline"]} for name, found in also.items()}
+    return {name: result["original"] | {"baseline": result["baseline"]} for name, result in also.items()}
 
 
 def f1(tables: Tables) -> Vector:
-    """F1 of the second class (draws,) from confusion tables (draws, truth, said) of two classes: 2 TP / (2 TP + FP + FN)."""
+    """F1 of the second class (draws,), 2 TP / (2 TP + FP + FN), from confusion tables (draws, truth, predicted) of two."""
     hits, missed, false = tables[:, 1, 1], tables[:, 1, 0], tables[:, 0, 1]
     return _ratio(2 * hits, 2 * hits + missed + false)
 
 
 def matthews(tables: Tables) -> Vector:
-    """Matthews correlation (draws,) from confusion tables (draws, truth, said), for any number of classes (Gorodkin 2004)."""
+    """Matthews correlation (draws,) from confusion tables (draws, truth, predicted) of any size (Gorodkin 2004)."""
     total, right = tables.sum((1, 2)), np.trace(tables, axis1=1, axis2=2)
-    true, said = tables.sum(2), tables.sum(1)  # (draws, classes)
-    spreads = (total**2 - (true**2).sum(1)) * (total**2 - (said**2).sum(1))
-    return _ratio(right * total - (true * said).sum(1), np.sqrt(np.maximum(spreads, 0)))
+    true, predicted = tables.sum(2), tables.sum(1)  # (draws, classes)
+    spreads = (total**2 - (true**2).sum(1)) * (total**2 - (predicted**2).sum(1))
+    return _ratio(right * total - (true * predicted).sum(1), np.sqrt(np.maximum(spreads, 0)))
 
 
 def pearson(truth: Vector, values: Vector, counts: Counts) -> Vector:
@@ -105,10 +102,10 @@ def pearson(truth: Vector, values: Vector, counts: Counts) -> Vector:
 OF_CLASSES: Mapping[str, Callable[[Tables], Vector]] = {"f1": f1, "matthews": matthews}
 
 
-def _tables(truth: Classes, said: Classes, counts: Counts, classes: int) -> Tables:
+def _tables(truth: Classes, predicted: Classes, counts: Counts, classes: int) -> Tables:
     """Confusion tables (draws, true classes, predicted classes)."""
     cells = np.zeros((len(truth), classes * classes), np.float32)
-    cells[np.arange(len(truth)), truth * classes + said] = 1
+    cells[np.arange(len(truth)), truth * classes + predicted] = 1
     return (counts.astype(np.float32) @ cells).astype(np.float64).reshape(-1, classes, classes)
 
 

@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
-from offcomp.numerics.progress import Report
+from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.row_counts import RowCounts
 from offcomp.planning.data.tasks import Task
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
 Arrays = Mapping[str, NDArray[Any]]
 """Named arrays: the outputs of the original model or of the compressed one."""
@@ -45,21 +46,41 @@ class TaskData:
     rows: RowCounts | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
 
+    def answers(self, split: str = "test") -> NDArray[Any]:
+        """The true class index or score of each example of a split."""
+        return np.array(self.splits[split][self.task.kind.target])
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of their indices."""
+        return list(self.splits["test"].features["label"].names)
+
+    @property
+    def texts(self) -> list[str]:
+        """Each test example as one string; the sentences of a pair are separated by a bar."""
+        return [" | ".join(texts) for texts in zip(*text_columns(self.splits["test"]), strict=True)]
+
+
+def text_columns(split: Dataset) -> list[list[str]]:
+    """The texts of a split, or the first and the second sentences of its pairs."""
+    names = ("text",) if "text" in split.column_names else ("sentence1", "sentence2")
+    return [list(split[name]) for name in names]
+
 
 class Evaluator(Protocol):
     """One task on one model. The weights of `loaded.model` may change between calls; its tokenizer and architecture may not."""
 
-    def about(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """Context needed to interpret a score, as JSON values: `cut`, `embedding`, `probe`; see `OpenTask`."""
+        return {}
+
+    def reference(self, report: Report = ignore_progress) -> Arrays:
+        """Outputs of the original model, and anything fitted on it (a probe). Raises TaskError if values are not finite."""
         ...
 
-    def reference(self, report: Report) -> Arrays:
-        """Outputs of the original model, and anything fitted on it (a probe). Raises TaskError."""
-        ...
-
-    def predict(self, reference: Arrays, report: Report) -> Arrays:
-        """Outputs of the current model on the test split. Raises TaskError if values are not finite."""
-        ...
+    def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
+        """Outputs of the current model on the test split; by default it gives the same outputs as `reference`."""
+        return self.reference(report)
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
         """Scores and the paired comparison as JSON values, see `offcomp.evaluation.comparison`."""

@@ -33,11 +33,6 @@ def tokenizer_of(loaded: LoadedModel) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def longest_input(loaded: LoadedModel, wanted: int = MAX_TOKENS) -> int:
-    """Maximum tokens per text if the model's folder declares none: `wanted`, or fewer if the model supports fewer."""
-    return longest_text(loaded.model, wanted)
-
-
 def declared_limit(loaded: LoadedModel, modules: SentenceModules) -> int:
     """Maximum tokens per text for a sentence-transformers folder: its limit, else the tokenizer's, capped by the positions."""
     limits = [modules.max_tokens or tokenizer_of(loaded).model_max_length, position_limit(loaded.model)]
@@ -57,10 +52,10 @@ class Batches:
     cut: NDArray[np.bool_]
     limit: int
 
-    def cut_figures(self, places: NDArray[np.integer]) -> dict[str, int]:
-        """How many of the texts at these indices are truncated, of how many, at how many tokens; empty if none is."""
-        cut = int(self.cut[places].sum())
-        return {"texts": cut, "of": places.size, "tokens": self.limit} if cut else {}
+    def cut_figures(self, indices: NDArray[np.integer] | None = None) -> dict[str, int]:
+        """How many of the texts (at these indices) are truncated, of how many, at how many tokens; empty if none is."""
+        cut = self.cut if indices is None else self.cut[indices]
+        return {"texts": int(cut.sum()), "of": cut.size, "tokens": self.limit} if cut.any() else {}
 
     def on(self, loaded: LoadedModel, report: Report) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
         """Yield each batch on the model's device, in inference mode; progress is reported after each."""
@@ -77,18 +72,16 @@ def batches(
 ) -> Batches:
     """Tokenise texts, or pairs that the model reads as one input, and batch them by length. Raises TaskError.
 
-    limit   maximum tokens per text, special tokens included; by default `longest_input`
+    limit   maximum tokens per text, special tokens included; by default MAX_TOKENS, or fewer if the model supports fewer
     """
-    tokenizer, limit = tokenizer_of(loaded), limit or longest_input(loaded)
+    tokenizer, limit = tokenizer_of(loaded), limit or longest_text(loaded.model, MAX_TOKENS)
     encoded, cut = _encoded(tokenizer, first, second, limit)
     check_known(loaded.model, [*encoded["input_ids"], [tokenizer.pad_token_id]])
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     order = np.argsort(-lengths, kind="stable")  # longest first, so that any out-of-memory error comes at once
     rows = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    inputs = []
-    for chosen in rows:
-        inputs.append({name: _padded([values[i] for i in chosen], fill.get(name, 0)) for name, values in encoded.items()})
+    inputs = [{name: _padded(values, batch, fill.get(name, 0)) for name, values in encoded.items()} for batch in rows]
     return Batches(rows, inputs, len(lengths), cut, limit)
 
 
@@ -96,18 +89,17 @@ def _encoded(
     tokenizer: PreTrainedTokenizerBase, first: Sequence[str], second: Sequence[str] | None, limit: int
 ) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:
     """The encoding of each text, and which texts were truncated: all are encoded in full first, long ones then again."""
-    pair = {} if second is None else {"text_pair": list(second)}
-    encoded = dict(encode(tokenizer, first, **pair, verbose=False))
+    encoded = dict(encode(tokenizer, first, text_pair=second, verbose=False))
     long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
     if long:
-        texts, *others = [[column[i] for i in long] for column in (first, second) if column is not None]
-        again = encode(tokenizer, texts, **({"text_pair": others[0]} if others else {}), truncation=True, max_length=limit)
-        for name, values in again.items():
-            for place, i in enumerate(long):
-                encoded[name][i] = values[place]
+        pairs = None if second is None else [second[i] for i in long]
+        cut = encode(tokenizer, [first[i] for i in long], text_pair=pairs, truncation=True, max_length=limit)
+        for name, values in cut.items():
+            for i, value in zip(long, values, strict=True):
+                encoded[name][i] = value
     return encoded, np.isin(np.arange(len(first)), long)
 
 
-def _padded(values: list[list[int]], fill: int) -> Tensor:
-    """Rows of unequal length, padded on the right (rows, tokens)."""
-    return pad_sequence([torch.tensor(row) for row in values], batch_first=True, padding_value=fill)
+def _padded(values: list[list[int]], batch: NDArray[np.int64], fill: int) -> Tensor:
+    """The values of one batch, padded on the right (batch, tokens)."""
+    return pad_sequence([torch.tensor(values[i]) for i in batch], batch_first=True, padding_value=fill)

@@ -83,8 +83,8 @@ def draws(n: int, seed: int) -> Iterator[Counts]:
     at_once = max(1, CELLS // n)
     for start in range(0, DRAWS, at_once):
         rows = min(at_once, DRAWS - start)
-        places = generator.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
-        yield np.bincount(places.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
+        cells = generator.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(cells.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
 
 
 def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Counts) -> Counts:
@@ -95,12 +95,12 @@ def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Coun
     expected = _centred_ranks(truth, counts)
     spread = np.einsum("di,di,di->d", counts, expected, expected)
     expected *= counts
-    found = np.zeros((len(predictions), len(counts)), counts.dtype)
-    for values, row in zip(predictions, found, strict=True):
+    correlations = np.zeros((len(predictions), len(counts)), counts.dtype)
+    for values, row in zip(predictions, correlations, strict=True):
         ranks = _centred_ranks(values, counts)
         norm_squared = spread * np.einsum("di,di,di->d", counts, ranks, ranks)
         np.divide(np.einsum("di,di->d", expected, ranks), np.sqrt(norm_squared), out=row, where=norm_squared > 0)
-    return found
+    return correlations
 
 
 def _centred_ranks(values: Vector, counts: Counts) -> Counts:

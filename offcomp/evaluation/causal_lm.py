@@ -19,11 +19,11 @@ import torch
 
 from offcomp.errors import TaskError
 from offcomp.evaluation.base import Arrays, TaskData
-from offcomp.evaluation.batches import longest_input
+from offcomp.evaluation.batches import tokenizer_of
 from offcomp.evaluation.continuations import Continuations
-from offcomp.evaluation.token_losses import Row, TokenTask, counted_texts, frame, logits_at, open_tokenizer
+from offcomp.evaluation.token_losses import Row, TokenTask, bare_tokens, counted_tokens, frame, logits_at
 from offcomp.models.loading import LoadedModel
-from offcomp.models.tokens import encode
+from offcomp.models.positions import longest_text
 from offcomp.numerics.progress import Report, ignore_progress
 
 TRIED_TOKENS = 16
@@ -34,21 +34,19 @@ class CausalLM(TokenTask):
     tokens, and `continuations` (openings, new tokens)."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
-        tokenizer = open_tokenizer(loaded, data)
+        tokenizer = tokenizer_of(loaded)
         settings = dict(data.task.settings)
         context, stride = settings["context"], settings["stride"]
         if not 1 <= stride <= context or context < 2:
             raise TaskError(f"stride {stride} does not fit context {context}: it must be at least 1 and at most the context")
-        settings["context"] = longest_input(loaded, context)
+        settings["context"] = longest_text(loaded.model, context)
         settings["stride"] = min(stride, settings["context"])
-        texts = list(data.splits["test"]["text"])
-        before, _ = frame(tokenizer, next((text for text in texts if text.strip()), ""))
+        before, _ = frame(tokenizer, data.texts)
         rows: list[Row] = []
-        encoded = encode(tokenizer, texts, add_special_tokens=False, verbose=False)
+        encoded = bare_tokens(tokenizer, data.texts)
         for index, ids in enumerate(encoded["input_ids"]):
             rows += _rows(index, [*before, *ids], len(before), settings["context"], settings["stride"])
-        counted = encode(tokenizer, counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
-        super().__init__(loaded, data, rows, [token for ids in counted for token in ids], settings)
+        super().__init__(loaded, data, rows, list(counted_tokens(tokenizer, data)), settings)
         _check_direction(loaded, max(rows, key=lambda row: len(row.ids)).ids)
         self.continuations = Continuations(loaded, encoded, before)
 
@@ -64,11 +62,11 @@ class CausalLM(TokenTask):
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """Start, end and first scored token of each window over `length` tokens."""
-    told = 0
+    scored = 0
     for start in range(0, length, stride):
         end = min(start + context, length)
-        yield start, end, max(told, start + 1)
-        told = end
+        yield start, end, max(scored, start + 1)
+        scored = end
         if end == length:
             break
 
@@ -84,10 +82,10 @@ def _rows(text: int, ids: list[int], before: int, context: int, stride: int) -> 
 def _check_direction(loaded: LoadedModel, ids: list[int]) -> None:
     """Check that the model does not attend to the tokens it must predict. Raises TaskError."""
     tried = torch.tensor([ids[:TRIED_TOKENS]], device=loaded.model.device)
-    asked = torch.ones_like(tried, dtype=torch.bool)
+    everywhere = torch.ones_like(tried, dtype=torch.bool)
     with torch.inference_mode():
-        whole = logits_at(loaded.model, {"input_ids": tried}, asked, gathers=False)[:-1]
-        shorter = logits_at(loaded.model, {"input_ids": tried[:, :-1]}, asked[:, :-1], gathers=False)
+        whole = logits_at(loaded.model, {"input_ids": tried}, everywhere, gathers=False)[:-1]
+        shorter = logits_at(loaded.model, {"input_ids": tried[:, :-1]}, everywhere[:, :-1], gathers=False)
     if whole.isfinite().all() and not torch.allclose(whole, shorter, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
         raise TaskError(
             f"{loaded.info.model} attends to the tokens that it must predict, so its perplexity would be meaningless; "

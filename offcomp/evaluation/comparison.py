@@ -8,8 +8,7 @@ examples would detect with 80 % power at 5 % two-sided. Undefined values are Non
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -34,19 +33,10 @@ LONGEST_EXCERPT = 500  # characters of a text in the list of changes
 MOST_NATS = 300.0  # cap on a mean loss: exp(300) is as bad as any perplexity, and its square does not overflow
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score over n examples with its standard error: sqrt(p (1 - p) / n) for an accuracy, None if n is too small."""
-
-    value: float
-    standard_error: float | None
-    n: int
-
-    @staticmethod
-    def accuracy(correct: Flags) -> Score:
-        """Fraction of correct predictions."""
-        value, n = float(correct.mean()), len(correct)
-        return Score(value, sqrt(value * (1 - value) / n), n)
+def accuracy(correct: Flags) -> dict[str, Any]:
+    """Fraction of correct predictions, with its standard error sqrt(p (1 - p) / n)."""
+    value, n = float(correct.mean()), len(correct)
+    return {"value": value, "standard_error": sqrt(value * (1 - value) / n), "n": n}
 
 
 def compare_classes(
@@ -70,45 +60,55 @@ def compare_classes(
     before, after = original.argmax(1), compressed.argmax(1)
     right_before, right_after = before == labels, after == labels
     lost, won = right_before & ~right_after, ~right_before & right_after
-    counts = np.bincount(labels, minlength=len(names))
-    majority = float(counts.max() / counts.sum())
-    flips = _Flips(labels, original, compressed, texts, names)
+    majority = float(np.bincount(labels).max() / len(labels))
+
+    def flip(i: int) -> dict[str, Any]:
+        label = int(labels[i])
+        return {
+            "text": texts[i],
+            "label": names[label],
+            "predicted": names[int(after[i])],
+            "original_probability": float(original[i, label]),
+            "compressed_probability": float(compressed[i, label]),
+            "original_margin": _margin(original[i], label),
+            "compressed_margin": _margin(compressed[i], label),
+        }
+
     return {
         **_frame("accuracy", "higher", original, compressed),
-        "original": asdict(Score.accuracy(right_before)),
-        "compressed": asdict(Score.accuracy(right_after)),
+        "original": accuracy(right_before),
+        "compressed": accuracy(right_after),
         "baseline": {"name": "majority class", "value": majority},
         "majority_baseline": majority,
         "collapsed": len(np.unique(after)) == 1 and len(np.unique(labels)) > 1,
         "paired": _paired_accuracies(int(lost.sum()), int(won.sum()), len(labels), np.array_equal(original, compressed))
         | {"agreement": float((before == after).mean()), "divergence": _divergence(original, compressed)},
-        "flips": {"right_to_wrong": flips.listed(lost), "wrong_to_right": flips.listed(won)},
+        "flips": {
+            "right_to_wrong": [flip(i) for i in np.flatnonzero(lost).tolist()],
+            "wrong_to_right": [flip(i) for i in np.flatnonzero(won).tolist()],
+        },
     }
 
 
-def compare_ranks(
-    truth: Sequence[float] | Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]
-) -> dict[str, Any]:
+def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]) -> dict[str, Any]:
     """Compare two sets of predictions (n,) by Spearman correlation with the true scores. Raises TaskError if not finite.
 
     Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. The changes are the examples
     whose rank among all predictions moved most.
     """
     _check(original, compressed, len(truth))
-    answers = np.asarray(truth, dtype=np.float64)
-    predictions = [np.asarray(values, dtype=np.float64) for values in (original, compressed)]
 
     def correlations(counts: Counts) -> Counts:
-        return uncertainty.rank_correlations(answers, predictions, counts)
+        return uncertainty.rank_correlations(truth, (original, compressed), counts)
 
-    before, after = (rankdata(values) for values in predictions)
-    spread = uncertainty.bootstrap(correlations, len(answers))
+    spread = uncertainty.bootstrap(correlations, len(truth))
+    moves = rankdata(compressed) - rankdata(original)
     return {
         **_frame("spearman", "higher", original, compressed),
-        **scored(correlations(np.ones((1, len(answers))))[:, 0], spread, len(answers)),
+        **scored(correlations(np.ones((1, len(truth))))[:, 0], spread, len(truth)),
         "baseline": None,
-        "collapsed": len(answers) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(answers) > 0),
-        "changes": [_change(texts[i], float(answers[i]), original[i], compressed[i]) for i in _largest(after - before)],
+        "collapsed": len(truth) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(truth) > 0),
+        "changes": [_change(texts[i], float(truth[i]), original[i], compressed[i]) for i in _largest(moves)],
     }
 
 
@@ -119,16 +119,14 @@ def compare_losses(
     rows: NDArray[np.integer[Any]],
     texts: Sequence[str],
     metric: str,
-    baseline: Mapping[str, Any] | None,
-    correct_original: Flags | None = None,
-    correct_compressed: Flags | None = None,
+    baseline: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Compare two language models by their losses (tokens,) in nats, as perplexities exp(mean loss).
 
     rows            the index in `texts` of each token's row; tokens in a row are dependent, so the bootstrap resamples rows.
                     In the result, `n` counts tokens and `rows` the rows with at least one token
     baseline        {"name", "value"} of a perplexity to compare with
-    correct_...     whether the token was the top prediction, (tokens,); gives `token_accuracy`
+
     A mean loss above 300 nats counts as 300. The changes are the rows whose mean loss moved most. Raises TaskError if losses
     are not finite.
     """
@@ -142,17 +140,14 @@ def compare_losses(
 
     means = sums / tokens[present]
     spread = uncertainty.bootstrap(perplexities, len(present))
-    found = {
+    return {
         **_frame(metric, "lower", original, compressed),
         **scored(perplexities(np.ones((1, len(present))))[:, 0], spread, len(rows)),
         "rows": len(present),
-        "baseline": dict(baseline) if baseline else None,
+        "baseline": baseline,
         "collapsed": False,
         "changes": [_change(texts[present[i]], None, means[0, i], means[1, i]) for i in _largest(means[1] - means[0])],
     }
-    if correct_original is not None and correct_compressed is not None:
-        found["token_accuracy"] = {"original": float(correct_original.mean()), "compressed": float(correct_compressed.mean())}
-    return found
 
 
 def _check(original: Vector, compressed: Vector, n: int) -> None:
@@ -185,8 +180,8 @@ def scored(values: Iterable[Any], spread: uncertainty.Spread, n: int) -> dict[st
     """Both scores and their difference, with the uncertainty found by resampling."""
     original, compressed = map(float, values)
     return {
-        "original": asdict(Score(original, spread.standard_errors[0], n)),
-        "compressed": asdict(Score(compressed, spread.standard_errors[1], n)),
+        "original": {"value": original, "standard_error": spread.standard_errors[0], "n": n},
+        "compressed": {"value": compressed, "standard_error": spread.standard_errors[1], "n": n},
         "paired": {
             "difference": compressed - original,
             "interval": list(spread.interval) if spread.interval else None,
@@ -210,32 +205,6 @@ def _largest(changes: Vector) -> list[int]:
 def _change(text: str, truth: float | None, original: float, compressed: float) -> dict[str, Any]:
     excerpt = text if len(text) <= LONGEST_EXCERPT else text[: LONGEST_EXCERPT - 1] + "…"
     return {"text": excerpt, "truth": truth, "original": float(original), "compressed": float(compressed)}
-
-
-@dataclass(frozen=True)
-class _Flips:
-    """Describe examples that two classifiers answer differently."""
-
-    labels: NDArray[np.integer[Any]]
-    original: Vector
-    compressed: Vector
-    texts: Sequence[str]
-    names: Sequence[str]
-
-    def listed(self, mask: Flags) -> list[dict[str, Any]]:
-        return [self._described(int(i)) for i in np.flatnonzero(mask)]
-
-    def _described(self, i: int) -> dict[str, Any]:
-        label = int(self.labels[i])
-        return {
-            "text": self.texts[i],
-            "label": self.names[label],
-            "predicted": self.names[int(self.compressed[i].argmax())],
-            "original_probability": float(self.original[i, label]),
-            "compressed_probability": float(self.compressed[i, label]),
-            "original_margin": _margin(self.original[i], label),
-            "compressed_margin": _margin(self.compressed[i], label),
-        }
 
 
 def _margin(probabilities: Vector, label: int) -> float:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BatchEncoding
 
-from offcomp.evaluation.batches import longest_input, tokenizer_of
+from offcomp.evaluation.batches import tokenizer_of
 from offcomp.evaluation.masked_lm import cut
 from offcomp.evaluation.token_losses import logits_at
 from offcomp.models.loading import LoadedModel
+from offcomp.models.positions import longest_text
 
 OPENINGS, OPENING_TOKENS, NEW_TOKENS = 8, 12, 24
 
@@ -34,9 +35,9 @@ class Continuations:
 
     def __init__(self, loaded: LoadedModel, encoded: BatchEncoding, before: Sequence[int]):
         self._loaded = loaded
-        room = longest_input(loaded, len(before) + OPENING_TOKENS + NEW_TOKENS) - len(before)
-        length = min(OPENING_TOKENS, room // 3)
-        self.new_tokens = min(NEW_TOKENS, room - length)
+        tokens = longest_text(loaded.model, len(before) + OPENING_TOKENS + NEW_TOKENS) - len(before)
+        length = min(OPENING_TOKENS, tokens // 3)
+        self.new_tokens = min(NEW_TOKENS, tokens - length)
         self.prompts = [[*before, *opening] for opening in _spread(_openings(encoded, length))] if length > 0 else []
 
     def write(self, gathers: bool) -> NDArray[np.int64]:
@@ -47,12 +48,12 @@ class Continuations:
         written = np.zeros((len(self.prompts), max(0, self.new_tokens)), np.int64)
         lengths = np.array([len(prompt) for prompt in self.prompts])
         for length in np.unique(lengths):
-            where = np.flatnonzero(lengths == length)
-            read = torch.tensor([self.prompts[index] for index in where], device=self._loaded.model.device)
+            batch = np.flatnonzero(lengths == length)
+            read = torch.tensor([self.prompts[index] for index in batch], device=self._loaded.model.device)
             with torch.inference_mode():
                 for _ in range(self.new_tokens):
                     read = torch.cat([read, self._likeliest(read, gathers)], dim=1)
-            written[where] = read[:, length:].cpu().numpy()
+            written[batch] = read[:, length:].cpu().numpy()
         end = tokenizer_of(self._loaded).eos_token_id
         if end is not None:
             written[np.logical_or.accumulate(written == end, axis=1)] = end
@@ -62,9 +63,9 @@ class Continuations:
         """Both continuations of each opening as JSON values: the texts, and how many leading tokens agree."""
         return [
             {
-                "opening": self._text(prompt),
-                "original": self._text(prompt, before),
-                "compressed": self._text(prompt, after),
+                "opening": self._decoded(prompt),
+                "original": self._continued(prompt, before),
+                "compressed": self._continued(prompt, after),
                 "same_tokens": sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))),
                 "tokens": len(before),
             }
@@ -73,35 +74,33 @@ class Continuations:
 
     def _likeliest(self, read: Tensor, gathers: bool) -> Tensor:
         """The likeliest token after each row (rows, 1)."""
-        asked = torch.zeros_like(read, dtype=torch.bool)
-        asked[:, -1] = True
+        is_last = torch.zeros_like(read, dtype=torch.bool)
+        is_last[:, -1] = True
         inputs = {"input_ids": read, "attention_mask": torch.ones_like(read)}
-        return logits_at(self._loaded.model, inputs, asked, gathers).argmax(1, keepdim=True)
+        return logits_at(self._loaded.model, inputs, is_last, gathers).argmax(1, keepdim=True)
 
-    def _text(self, prompt: list[int], new: list[int] | None = None) -> str:
-        """Decode the prompt, or the new tokens in its context, since some tokenizers drop the space before a leading word."""
-        tokenizer = tokenizer_of(self._loaded)
-        parts = [prompt] if new is None else [prompt, new, prompt + new]
-        opening, *rest = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
-        if not rest:
-            return opening
-        alone, whole = rest
-        return whole.removeprefix(opening) if whole.startswith(opening) else alone
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(tokenizer_of(self._loaded).decode(tokens, skip_special_tokens=True))
+
+    def _continued(self, prompt: list[int], new: list[int]) -> str:
+        """Decode new tokens in the context of the prompt, since some tokenizers drop the space before a leading word."""
+        opening, whole = self._decoded(prompt), self._decoded(prompt + new)
+        return whole.removeprefix(opening) if whole.startswith(opening) else self._decoded(new)
 
 
 def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
     """The distinct openings: at most `length` tokens of a text, never splitting a word unless it is longer than that."""
     texts = encoded["input_ids"]
     usable = [index for index, ids in enumerate(texts) if len(ids) > length]
-    found = []
+    openings = []
     for index in usable or [index for index, ids in enumerate(texts) if ids]:
         words = encoded.word_ids(index) if encoded.is_fast else range(len(texts[index]))
         _, end = next(cut(list(words), length))
-        found.append(tuple(texts[index][:end]))
-    return list(dict.fromkeys(found))
+        openings.append(tuple(texts[index][:end]))
+    return list(dict.fromkeys(openings))
 
 
 def _spread(openings: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """At most OPENINGS of them, evenly spaced from first to last."""
     count = min(OPENINGS, len(openings))
-    return [openings[round(place)] for place in np.linspace(0, len(openings) - 1, count)]
+    return [openings[round(index)] for index in np.linspace(0, len(openings) - 1, count)]

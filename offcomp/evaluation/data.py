@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetsError
 
 from offcomp.errors import InputError, TaskError
 from offcomp.evaluation.base import TaskData
-from offcomp.evaluation.splitting import cut_in_three, drawn_from, places_in_class
+from offcomp.evaluation.splitting import cut_in_three, drawn_from, positions_in_class
 from offcomp.planning.data.row_counts import NOT_LEARNT, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
 from offcomp.planning.data.task_columns import chosen_columns
 from offcomp.planning.data.task_examples import class_names_of, contents, examples_of
@@ -35,7 +35,7 @@ from offcomp.planning.data.task_files import (
     WHOLE,
     Source,
     files_by_split,
-    place_of,
+    location_of,
     read_source,
 )
 from offcomp.planning.data.tasks import HUB, Task
@@ -52,8 +52,6 @@ def read(task: Task, seed: int = 0) -> TaskData:
     """Read the examples of a task. Raises TaskError if they are unavailable or do not fit the family."""
     try:
         return _read(task, seed)
-    except TaskError:
-        raise
     except InputError as error:  # from the reader, which knows nothing about tasks
         raise TaskError(str(error)) from None
 
@@ -64,21 +62,21 @@ def _read(task: Task, seed: int) -> TaskData:
     for file in source.files:
         left_out.update(file.left_out)
     num_read = sum(table.num_rows for table in source.tables.values()) + left_out.total()
-    columns = chosen_columns(task, contents(source.largest), source.place)
+    columns = chosen_columns(task, contents(source.largest), source.name)
     frames = {split: examples_of(task, source, table, columns, left_out) for split, table in source.tables.items()}
-    names = source.names.get(columns["label"], []) if task.about.target == "label" else []
-    frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.place, left_out)
-    inputs = [name for name in map(str, frames[TEST]) if name != task.about.target]
+    names = source.class_names.get(columns["label"], []) if task.kind.target == "label" else []
+    frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.name, left_out)
+    inputs = [name for name in map(str, frames[TEST]) if name != task.kind.target]
     before = _size(frames)
-    frames = _without_repeats(frames, inputs, source.place)
+    frames = _without_repeats(frames, inputs, source.name)
     left_out[REPEATED] += before - _size(frames)
-    if task.about.target == "label":
+    if task.kind.target == "label":
         before = _size(frames)
-        frames, names = _encoded(task, frames, names, source.place)
+        frames, names = _encoded(task, frames, names, source.name)
         left_out[NOT_LEARNT] += before - _size(frames)
-    _check_sizes(task, frames, source.place)
-    if task.about.target == "score" and frames[TEST]["score"].nunique() == 1:
-        raise TaskError(f"task {task.name!r} has the same score in every test example of {source.place}; give one that varies")
+    _check_sizes(task, frames, source.name)
+    if task.kind.target == "score" and frames[TEST]["score"].nunique() == 1:
+        raise TaskError(f"task {task.name!r} has the same score in every test example of {source.name}; give one that varies")
     splits = _as_datasets(frames, names)
     notes = tuple(note for file in source.files for note in file.notes)
     rows = RowCounts(num_read, _size(frames), dict(+left_out), notes)
@@ -90,12 +88,12 @@ def _size(frames: Mapping[str, pd.DataFrame]) -> int:
 
 
 def _source(task: Task) -> Source:
-    place = place_of(task)
-    if place is None:
+    location = location_of(task)
+    if location is None:
         return _from_hub(task)
-    if not (place.is_dir() or place.is_file()):
+    if not (location.is_dir() or location.is_file()):
         raise TaskError(f"data {task.data!r} of task {task.name!r} does not exist; give the path of a file or a folder")
-    return read_source(place.name, files_by_split(place))
+    return read_source(location.name, files_by_split(location))
 
 
 def _from_hub(task: Task) -> Source:
@@ -108,94 +106,96 @@ def _from_hub(task: Task) -> Source:
         raise TaskError(f"data {task.data!r} of task {task.name!r} must be hub:OWNER/NAME or hub:OWNER/NAME/CONFIG")
     disable_progress_bars()
     try:
-        found = load_dataset(f"{owner}/{name}", config or None)
-        tables = {split: part.with_format("arrow")[:] for split, part in found.items()}
+        dataset = load_dataset(f"{owner}/{name}", config or None)
+        tables = {split: part.with_format("arrow")[:] for split, part in dataset.items()}
     except (OSError, ValueError, RuntimeError, ImportError, DatasetsError, pa.ArrowException) as error:
         raise TaskError(f"the data set {address!r} cannot be loaded from the hub: {reason(error)}; {remedy}") from None
     by_split = {split: tables[alias] for split, aliases in SPLITS.items() for alias in aliases if alias in tables}
     if not by_split:
         raise TaskError(f"the data set {address!r} has no train, validation or test split, only {', '.join(tables)}; {remedy}")
-    features = next(iter(found.values())).features
+    features = next(iter(dataset.values())).features
     names = {column: list(kind.names) for column, kind in features.items() if isinstance(kind, ClassLabel)}
     return Source(address, by_split, names)
 
 
 def _arranged(
-    task: Task, found: Mapping[str, pd.DataFrame], random: np.random.Generator, place: str, left_out: Counter[str]
+    task: Task, examples: Mapping[str, pd.DataFrame], random: np.random.Generator, origin: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], str]:
     """The splits that the task needs, limited in size, and the source's name for the split used for testing.
 
     Counts in `left_out` the examples that are dropped.
     """
-    frames = {split: frame for split, frame in found.items() if len(frame)}
+    frames = {split: frame for split, frame in examples.items() if len(frame)}
     if not frames:
-        raise TaskError(f"task {task.name!r} finds no example in {place} without empty columns")
+        raise TaskError(f"task {task.name!r} finds no example in {origin} without empty columns")
     tested_on = next(split for split in TESTED if split in frames)
-    if len(frames) == 1 and task.about.trains:
+    if len(frames) == 1 and task.kind.trains:
         frames = dict(zip((TEST, VALIDATION, TRAIN), cut_in_three(frames[tested_on], random), strict=True))
     elif len(frames) == 1:
         frames = {TEST: frames[tested_on]}
     if TEST not in frames:
         frames[TEST] = frames.pop(VALIDATION)
     if VALIDATION not in frames and TRAIN in frames:
-        places = places_in_class(frames[TRAIN], random)
-        frames |= {VALIDATION: frames[TRAIN][places < TENTH], TRAIN: frames[TRAIN][places >= TENTH]}
-    if not task.about.trains:
+        positions = positions_in_class(frames[TRAIN], random)
+        frames |= {VALIDATION: frames[TRAIN][positions < TENTH], TRAIN: frames[TRAIN][positions >= TENTH]}
+    if not task.kind.trains:
         left_out[OTHER_SPLIT] += len(frames.pop(TRAIN, ()))
     elif TRAIN not in frames:
-        raise TaskError(f"task {task.name!r} needs training data, but {place} has no split {TRAIN}")
+        raise TaskError(f"task {task.name!r} needs training data, but {origin} has no split {TRAIN}")
     drawn = {split: drawn_from(frames[split], LARGEST[split], random) for split in SPLITS if split in frames}
     for split, frame in drawn.items():
         left_out[TOO_MANY] += len(frames[split]) - len(frame)
         if len(frame) < len(frames[split]):
-            log.info("%s: %d of %d examples of split %s are used", place, len(frame), len(frames[split]), split)
+            log.info("%s: %d of %d examples of split %s are used", origin, len(frame), len(frames[split]), split)
     return drawn, TEST if tested_on == WHOLE else tested_on
 
 
-def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], place: str) -> dict[str, pd.DataFrame]:
+def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], origin: str) -> dict[str, pd.DataFrame]:
     """Remove repeats across splits: training examples found in validation or test, validation examples found in test."""
     kept, seen = {}, pd.Index([])
     for split in (TEST, VALIDATION, TRAIN):
         if split not in frames:
             continue
-        columns = [frames[split][name] for name in inputs]
+        columns = [frames[split][column] for column in inputs]
         keys = pd.Series(["\0".join(texts) for texts in zip(*columns, strict=True)], frames[split].index, dtype=object)
         repeated = keys.isin(seen)
         if repeated.any():
-            log.info("%s: left out of split %s because a later split has them: %d", place, split, int(repeated.sum()))
+            log.info("%s: left out of split %s because a later split has them: %d", origin, split, int(repeated.sum()))
         kept[split] = frames[split][~repeated]
         seen = seen.append(pd.Index(keys))
     return {split: kept[split] for split in SPLITS if split in kept}
 
 
 def _encoded(
-    task: Task, frames: dict[str, pd.DataFrame], published: list[str], place: str
+    task: Task, frames: dict[str, pd.DataFrame], published: list[str], origin: str
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Labels as class indices, and the class names: the classes in training data, or in test data if nothing is trained."""
-    known = frames[TRAIN if task.about.trains else TEST]["label"]
-    names = class_names_of(published, list(set(known)), trains=task.about.trains)
+    known = frames[TRAIN if task.kind.trains else TEST]["label"]
+    names = class_names_of(published, list(set(known)), trains=task.kind.trains)
     for split in (TRAIN, TEST):
         if split in frames and frames[split]["label"].nunique() == 1:
             only = frames[split]["label"].iloc[0]
-            raise TaskError(f"task {task.name!r} has only the class {only!r} in the {split} split of {place}; give two or more")
+            raise TaskError(
+                f"task {task.name!r} has only the class {only!r} in the {split} split of {origin}; give two or more"
+            )
     if len(names) > max(2, len(known) // 2):
-        raise TaskError(f"column label of {place} has {len(names)} classes in {len(known)} examples; is it the right column?")
+        raise TaskError(f"column label of {origin} has {len(names)} classes in {len(known)} examples; is it the right column?")
     encoded = {}
     for split, frame in frames.items():
         numbers = frame["label"].map({name: number for number, name in enumerate(names)})
         if numbers.isna().any():
             lost = int(numbers.isna().sum())
-            log.warning("%s: left out of split %s because their class is not learnt or tested: %d", place, split, lost)
+            log.warning("%s: left out of split %s because their class is not learnt or tested: %d", origin, split, lost)
         encoded[split] = frame[numbers.notna()].assign(label=numbers.dropna().astype("int64"))
     return encoded, names
 
 
-def _check_sizes(task: Task, frames: Mapping[str, pd.DataFrame], place: str) -> None:
-    for split in (TRAIN, VALIDATION, TEST) if task.about.trains else (TEST,):
+def _check_sizes(task: Task, frames: Mapping[str, pd.DataFrame], origin: str) -> None:
+    for split in (TRAIN, VALIDATION, TEST) if task.kind.trains else (TEST,):
         count = len(frames[split])
         if count < SMALLEST:
             raise TaskError(
-                f"task {task.name!r} has {count} examples for its {split} split in {place} after removing repeats, "
+                f"task {task.name!r} has {count} examples for its {split} split in {origin} after removing repeats, "
                 f"but needs {SMALLEST}; add more"
             )
 

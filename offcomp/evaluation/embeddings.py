@@ -11,6 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from offcomp.errors import TaskError
+from offcomp.evaluation.base import text_columns
 from offcomp.evaluation.batches import Batches, batches, declared_limit, tokenizer_of
 from offcomp.evaluation.pooling import Pooler
 from offcomp.models.loading import LoadedModel, last_hidden_state
@@ -62,33 +63,23 @@ class SplitEmbedder:
     """The texts of a split, tokenised once; each distinct text is embedded only once."""
 
     def __init__(self, loaded: LoadedModel, split: Dataset):
-        columns = ("text",) if "text" in split.column_names else ("sentence1", "sentence2")
-        texts = [text for column in columns for text in split[column]]
-        distinct, inverse = np.unique(np.array(texts, dtype=object), return_inverse=True)
+        distinct, self._indices = np.unique(np.array(text_columns(split), dtype=object), return_inverse=True)
         self._loaded = loaded
-        self._places = inverse.reshape(len(columns), len(split))
         self.batches = embedding_batches(loaded, list(distinct))
 
-    def about(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """How the texts are embedded, in words, and how many are truncated, counting repeated texts each time."""
-        return {"embedding": str(self._loaded.sentence_modules), "cut": self.batches.cut_figures(self._places)}
+        return {"embedding": str(self._loaded.sentence_modules), "cut": self.batches.cut_figures(self._indices)}
 
     def sentences(self, report: Report) -> list[Embeddings]:
         """Embeddings (examples, features) of the text, or of both sentences of a pair."""
         embeddings = embed(self._loaded, self.batches, report)
-        return [embeddings[places] for places in self._places]
+        return [embeddings[indices] for indices in self._indices]
 
     def features(self, report: Report) -> Embeddings:
         """Inputs of a probe: text embeddings (examples, features), or |u - v| and u * v for pairs, twice as wide."""
         first, *others = self.sentences(report)
         return np.concatenate([np.abs(first - others[0]), first * others[0]], axis=1) if others else first
-
-
-def shown_texts(split: Dataset) -> list[str]:
-    """Each example as one string; the sentences of a pair are separated by a bar."""
-    if "text" in split.column_names:
-        return list(split["text"])
-    return [f"{first} | {second}" for first, second in zip(split["sentence1"], split["sentence2"], strict=True)]
 
 
 def cosines(first: Embeddings, second: Embeddings) -> NDArray[np.float64]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.special import softmax
@@ -23,45 +22,44 @@ from scipy.stats import norm
 from torch import Tensor
 
 from offcomp.errors import TaskError, shortly
-from offcomp.evaluation.base import Arrays, TaskData
+from offcomp.evaluation.base import Arrays, Evaluator, TaskData, text_columns
 from offcomp.evaluation.batches import Batches, batches, tokenizer_of
 from offcomp.evaluation.comparison import compare_classes
-from offcomp.evaluation.embeddings import shown_texts
+from offcomp.evaluation.embeddings import part
 from offcomp.models.loading import LoadedModel
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.head_labels import MULTI_LABEL, ModelHead, label_order
-from offcomp.planning.data.tasks import unfit
 
 CHECKED_EXAMPLES = 1000
 FALSE_ALARMS = 0.001  # a correct order is rejected in at most one of a thousand cases
 
 
-class Head:
+class Head(Evaluator):
     """See the module docstring. Reference and predictions: `probabilities` (examples, classes) in the data's class order."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
-        head = head_of(loaded, data)
         self._loaded, self._data = loaded, data
-        self._names = list(data.splits["test"].features["label"].names)
-        self.order = label_order(head, self._names, data.task.settings.get("labels"))
-        self._batches = split_batches(loaded, data.splits["test"])
-        self._validation: Dataset | None = None
-        if self.order.known_by != "option" and "validation" in data.splits:
-            self._validation = _spread(data.splits["validation"], CHECKED_EXAMPLES)
-            self._validation_batches = split_batches(loaded, self._validation)
+        self.order = label_order(described_head(loaded), data.class_names, data.task.settings.get("labels"))
+        self._batches = batches(loaded, *text_columns(data.splits["test"]))
+        self._checks_order = self.order.known_by != "option" and "validation" in data.splits
+        if self._checks_order:
+            split = data.splits["validation"]  # may be sorted by class, so the checked examples are evenly spaced
+            self._checked = np.linspace(0, len(split) - 1, min(len(split), CHECKED_EXAMPLES)).astype(int)
+            self._validation_batches = batches(loaded, *text_columns(split.select(self._checked)))
 
-    def about(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """How many texts are truncated."""
-        return {"cut": self._batches.cut_figures(np.arange(self._batches.count))}
+        return {"cut": self._batches.cut_figures()}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
         """The original's probabilities. Raises TaskError if its labels seem to be in the wrong order."""
         start = 0.0
-        if self._validation is not None:
-            start = len(self._validation) / (len(self._validation) + self._batches.count)
-            checked = self._probabilities(self._validation_batches, lambda fraction: report(start * fraction))
-            check_order(self._loaded.info.model, np.array(self._validation["label"]), checked.argmax(1), self._names)
-        return {"probabilities": self._probabilities(self._batches, lambda fraction: report(start + (1 - start) * fraction))}
+        if self._checks_order:
+            start = len(self._checked) / (len(self._checked) + self._batches.count)
+            predicted = self._probabilities(self._validation_batches, part(report, 0.0, start)).argmax(1)
+            truth = self._data.answers("validation")[self._checked]
+            check_order(self._loaded.info.model, truth, predicted, self._data.class_names)
+        return {"probabilities": self._probabilities(self._batches, part(report, start, 1.0))}
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
         """The current model's probabilities."""
@@ -69,39 +67,27 @@ class Head:
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
         """Accuracy and the paired comparison, how the labels were matched, and a note if their order looks wrong."""
-        test = self._data.splits["test"]
-        checked = self._validation is not None
-        compared = compare_classes(
-            list(test["label"]),
-            reference["probabilities"],
-            predictions["probabilities"],
-            texts=shown_texts(test),
-            names=self._names,
-        )
-        doubt = None if checked or self.order.known_by == "option" else self._doubt(reference["probabilities"].argmax(1))
-        notes = {"note": [doubt]} if doubt else {}
-        return compared | {"labels": {"known_by": self.order.known_by, "checked": checked}} | notes
+        data, before, after = self._data, reference["probabilities"], predictions["probabilities"]
+        compared = compare_classes(data.answers(), before, after, texts=data.texts, names=data.class_names)
+        compared["labels"] = {"known_by": self.order.known_by, "checked": self._checks_order}
+        certain = self._checks_order or self.order.known_by == "option"
+        better = None if certain else better_order(data.answers(), before.argmax(1))
+        return compared if better is None else compared | {"note": [self._doubt(better)]}
 
-    def _doubt(self, said: NDArray[np.int64]) -> str | None:
-        """A sentence that describes the evidence in the test examples against the label order, if there is any."""
-        better = better_order(np.array(self._data.splits["test"]["label"]), said)
-        if better is None:
-            return None
-        reversed_ = list(better.outputs) == list(range(len(self._names)))[::-1]
-        order = "the reversed order" if reversed_ else f"another order ({better.meant(self._names)})"
+    def _doubt(self, better: BetterOrder) -> str:
+        """A sentence that describes the evidence in the test examples against the label order."""
+        names = self._data.class_names
+        is_reversed = list(better.outputs) == list(range(len(names)))[::-1]
+        order = "the reversed order" if is_reversed else f"another order ({better.corrections(names)})"
         return (
             f"Labels in {order} would give {better.accuracy:.3f} on these test examples, compared with "
             f"{better.now:.3f} in the current order, and there was no validation split to decide; if the order is wrong, set "
             "the right one under id2label in config.json, or with the task's option labels (--labels A,B)."
         )
 
-    def _probabilities(self, ready: Batches, report: Report) -> NDArray[np.float64]:
+    def _probabilities(self, texts: Batches, report: Report) -> NDArray[np.float64]:
         """Probabilities (examples, classes) in the data's class order."""
-        logits: NDArray[np.float64] = np.empty((ready.count, len(self._names)))
-        for rows, inputs in ready.on(self._loaded, report):
-            logits[rows] = logits_of(self._loaded, inputs).double().cpu().numpy()
-        if not np.isfinite(logits).all():
-            raise TaskError(f"{self._loaded.info.model} outputs values that are not finite, so no task can be scored")
+        logits = head_outputs(self._loaded, texts, len(self.order.outputs), report)
         return softmax(logits[:, self.order.outputs], axis=1)
 
 
@@ -117,23 +103,23 @@ class BetterOrder:
     accuracy: float
     now: float
 
-    def meant(self, names: Sequence[str]) -> str:
+    def corrections(self, names: Sequence[str]) -> str:
         """The corrections to the current order, in words."""
         return shortly([f"{names[i]} should be {names[j]}" for i, j in enumerate(self.outputs) if i != j], between="; ")
 
 
-def better_order(truth: NDArray[np.int64], said: NDArray[np.int64]) -> BetterOrder | None:
+def better_order(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> BetterOrder | None:
     """The label order that is clearly better than the current one, if there is one.
 
-    truth, said   classes (examples,) in the data, and as predicted by the original model under the current order
+    truth, predicted    classes (examples,) in the data, and by the original model under the current order
 
     The best alternative must beat the current order and the majority class by more than the best of all orders would by chance.
     """
-    count, total = int(max(truth.max(), said.max())) + 1, len(truth)
+    count, total = int(max(truth.max(), predicted.max())) + 1, len(truth)
     table = np.zeros((count, count))
-    np.add.at(table, (said, truth), 1)
-    _, better = linear_sum_assignment(-table)  # better[said] is the class it should represent
-    right, right_if_better = said == truth, better[said] == truth
+    np.add.at(table, (predicted, truth), 1)
+    _, better = linear_sum_assignment(-table)  # better[predicted] is the class it should represent
+    right, right_if_better = predicted == truth, better[predicted] == truth
     gain = right_if_better.astype(float) - right.astype(float)
     beyond = float(norm.isf(FALSE_ALARMS / factorial(min(count, 100))))
     majority = float(np.bincount(truth).max()) / total
@@ -143,24 +129,16 @@ def better_order(truth: NDArray[np.int64], said: NDArray[np.int64]) -> BetterOrd
     return None
 
 
-def check_order(model: str, truth: NDArray[np.int64], said: NDArray[np.int64], names: Sequence[str]) -> None:
+def check_order(model: str, truth: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str]) -> None:
     """Reject a label order that another one clearly beats on the validation split. Raises TaskError."""
-    better = better_order(truth, said)
+    better = better_order(truth, predicted)
     if better is not None:
         raise TaskError(
             f"{model} is right on {better.now:.0%} of {len(truth)} validation examples, but on {better.accuracy:.0%} with "
-            f"its labels in another order ({better.meant(names)}), so the order looks wrong; name the classes under id2label "
-            "in its config.json, or with the task's option labels (--labels A,B): the data's names in the order of the model's "
-            "outputs"
+            f"its labels in another order ({better.corrections(names)}), so the order looks wrong; name the classes under "
+            "id2label in its config.json, or with the task's option labels (--labels A,B): the data's names in the order of "
+            "the model's outputs"
         )
-
-
-def head_of(loaded: LoadedModel, data: TaskData) -> ModelHead:
-    """The model's head for a task. Raises TaskError if the model has none that fits."""
-    reason = unfit(data.task, loaded.info.architecture, loaded.info.reads_text)
-    if reason:
-        raise TaskError(reason.removesuffix("."))
-    return described_head(loaded)
 
 
 def described_head(loaded: LoadedModel) -> ModelHead:
@@ -170,15 +148,14 @@ def described_head(loaded: LoadedModel) -> ModelHead:
     return ModelHead(loaded.info.model, names, config.problem_type == MULTI_LABEL)
 
 
-def _spread(split: Dataset, most: int) -> Dataset:
-    """At most `most` evenly spaced examples, since a file may be sorted by class."""
-    return split if len(split) <= most else split.select(np.linspace(0, len(split) - 1, most).astype(int))
-
-
-def split_batches(loaded: LoadedModel, split: Dataset) -> Batches:
-    """The texts or pairs of a split, each tokenised as one input. Raises TaskError."""
-    columns = ("text",) if "text" in split.column_names else ("sentence1", "sentence2")
-    return batches(loaded, *(list(split[column]) for column in columns))
+def head_outputs(loaded: LoadedModel, texts: Batches, width: int, report: Report) -> NDArray[np.float64]:
+    """Outputs (examples, width) of the head. Raises TaskError if values are not finite."""
+    outputs: NDArray[np.float64] = np.empty((texts.count, width))
+    for rows, inputs in texts.on(loaded, report):
+        outputs[rows] = logits_of(loaded, inputs).double().cpu().numpy()
+    if not np.isfinite(outputs).all():
+        raise TaskError(f"{loaded.info.model} outputs values that are not finite, so no task can be scored")
+    return outputs
 
 
 def logits_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:

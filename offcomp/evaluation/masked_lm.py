@@ -18,58 +18,57 @@ from transformers import PreTrainedTokenizerBase
 
 from offcomp.errors import TaskError
 from offcomp.evaluation.base import TaskData
-from offcomp.evaluation.batches import longest_input
-from offcomp.evaluation.token_losses import Row, TokenTask, counted_texts, frame, open_tokenizer
+from offcomp.evaluation.batches import tokenizer_of
+from offcomp.evaluation.token_losses import Row, TokenTask, bare_tokens, counted_tokens, frame
 from offcomp.models.loading import LoadedModel
-from offcomp.models.tokens import encode
+from offcomp.models.positions import longest_text
 
 
 class MaskedLM(TokenTask):
     """See the module docstring. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,), masked tokens."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
-        tokenizer = open_tokenizer(loaded, data)
+        tokenizer = tokenizer_of(loaded)
         if tokenizer.mask_token_id is None:
             raise TaskError(f"the tokenizer of {loaded.info.model} has no mask token; add mask_token to tokenizer_config.json")
         settings = dict(data.task.settings)
-        settings["tokens"] = longest_input(loaded, settings["tokens"])
+        settings["tokens"] = longest_text(loaded.model, settings["tokens"])
         if not 0 < settings["fraction"] <= 1:
             raise TaskError(f"fraction is {settings['fraction']:g}, but the share of tokens to mask must be between 0 and 1")
-        rows = list(_masked_rows(tokenizer, list(data.splits["test"]["text"]), settings))
+        rows = list(_masked_rows(tokenizer, data.texts, settings))
         special = set(tokenizer.all_special_ids)
-        counted = encode(tokenizer, counted_texts(data), add_special_tokens=False, verbose=False)["input_ids"]
-        super().__init__(loaded, data, rows, [token for ids in counted for token in ids if token not in special], settings)
+        counted = [token for token in counted_tokens(tokenizer, data) if token not in special]
+        super().__init__(loaded, data, rows, counted, settings)
 
 
 def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Mapping[str, Any]) -> Iterator[Row]:
     """The masked rows of all texts with their targets. Raises TaskError."""
-    before, after = frame(tokenizer, next((text for text in texts if text.strip()), ""))
-    room = settings["tokens"] - len(before) - len(after)
-    if room < 1:
+    before, after = frame(tokenizer, texts)
+    width = settings["tokens"] - len(before) - len(after)
+    if width < 1:
         raise TaskError(f"rows of {settings['tokens']} tokens are too short to contain any text; give the task more tokens")
     special = set(tokenizer.all_special_ids)
     number = 0
     for text, ids, words in _tokenised(tokenizer, texts, settings["whole_words"]):
-        for start, end in cut(words, room):
+        for start, end in cut(words, width):
             generator = np.random.default_rng([settings["seed"], number])
             number += 1
-            free = [place for place in range(start, end) if ids[place] not in special]
-            units = [words[place] if settings["whole_words"] else place for place in free]
-            hidden = choose(units, settings["fraction"], generator)
-            if hidden:
+            free = [index for index in range(start, end) if ids[index] not in special]
+            units = [words[index] if settings["whole_words"] else index for index in free]
+            masked = [free[unit] for unit in choose(units, settings["fraction"], generator)]
+            if masked:
                 shown = ids[start:end]
-                places = [free[index] - start for index in hidden]
-                targets = [shown[place] for place in places]
-                for place in places:
-                    shown[place] = tokenizer.mask_token_id
-                yield Row(text, [*before, *shown, *after], [place + len(before) for place in places], targets)
+                for index in masked:
+                    shown[index - start] = tokenizer.mask_token_id
+                positions = [index - start + len(before) for index in masked]
+                yield Row(text, [*before, *shown, *after], positions, [ids[index] for index in masked])
 
 
 def _tokenised(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], whole_words: bool
 ) -> Iterator[tuple[int, list[int], list[int]]]:
     """For each text: its index, its tokens, and the word number of each token. Raises TaskError."""
-    encoded = encode(tokenizer, texts, add_special_tokens=False, verbose=False)
+    encoded = bare_tokens(tokenizer, texts)
     for index, ids in enumerate(encoded["input_ids"]):
         words = encoded.word_ids(index) if tokenizer.is_fast else list(range(len(ids)))
         splits = tokenizer.is_fast and (len(set(words)) > 1 or len(texts[index].split()) < 2)
@@ -78,11 +77,11 @@ def _tokenised(
         yield index, list(ids), list(words) if splits else list(range(len(ids)))
 
 
-def cut(words: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-    """Starts and ends of rows of at most `room` tokens. A word is split only if it is longer than a row."""
+def cut(words: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
+    """Starts and ends of rows of at most `width` tokens. A word is split only if it is longer than a row."""
     start = 0
     while start < len(words):
-        end = min(start + room, len(words))
+        end = min(start + width, len(words))
         whole = end
         while start < whole < len(words) and words[whole - 1] == words[whole]:
             whole -= 1

@@ -61,17 +61,13 @@ def _applied(dense: Dense) -> Callable[[Tensor], Tensor]:
     def apply(vectors: Tensor) -> Tensor:
         tensors = {name: tensor.to(vectors.device) for name, tensor in stored.items()}
         bias = tensors["linear.bias"] if dense.bias else None
-        found: Tensor = activation(nn.functional.linear(vectors, tensors["linear.weight"], bias))
+        output: Tensor = activation(nn.functional.linear(vectors, tensors["linear.weight"], bias))
         if not dense.residual:
-            return found
+            return output
         same = dense.in_features == dense.out_features
-        return found + (vectors if same else vectors @ tensors["residual.weight"].T)
+        return output + (vectors if same else vectors @ tensors["residual.weight"].T)
 
     return apply
-
-
-def _first(hidden: Hidden, mask: Mask) -> Pooled:
-    return _at(hidden, mask.int().argmax(1))
 
 
 def _last(hidden: Hidden, mask: Mask) -> Pooled:
@@ -79,24 +75,12 @@ def _last(hidden: Hidden, mask: Mask) -> Pooled:
     return _at(hidden, mask.shape[1] - 1 - backwards.argmax(1)) * backwards.amax(1, keepdim=True)
 
 
-def _at(hidden: Hidden, places: Int[Tensor, " texts"]) -> Pooled:
+def _at(hidden: Hidden, positions: Int[Tensor, " texts"]) -> Pooled:
     """The hidden state of each text at one position."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), places]
+    return hidden[torch.arange(len(hidden), device=hidden.device), positions]
 
 
-def _largest(hidden: Hidden, mask: Mask) -> Pooled:
-    return hidden.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
-
-
-def _mean(hidden: Hidden, mask: Mask) -> Pooled:
-    return _weighted(hidden, mask, mask.sum(1, keepdim=True))
-
-
-def _by_square_root(hidden: Hidden, mask: Mask) -> Pooled:
-    return _weighted(hidden, mask, mask.sum(1, keepdim=True).float().sqrt())
-
-
-def _mean_by_place(hidden: Hidden, mask: Mask) -> Pooled:
+def _mean_by_position(hidden: Hidden, mask: Mask) -> Pooled:
     weights = mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return _weighted(hidden, weights, weights.sum(1, keepdim=True))
 
@@ -107,11 +91,11 @@ def _weighted(hidden: Hidden, weights: Tensor, divisor: Tensor) -> Pooled:
 
 
 POOLINGS: Mapping[str, Callable[[Any, Any], Tensor]] = {
-    "cls": _first,
-    "max": _largest,
-    "mean": _mean,
-    "mean_sqrt_len_tokens": _by_square_root,
-    "weightedmean": _mean_by_place,
+    "cls": lambda hidden, mask: _at(hidden, mask.int().argmax(1)),
+    "max": lambda hidden, mask: hidden.masked_fill(mask[..., None] == 0, -torch.inf).amax(1),
+    "mean": lambda hidden, mask: _weighted(hidden, mask, mask.sum(1, keepdim=True)),
+    "mean_sqrt_len_tokens": lambda hidden, mask: _weighted(hidden, mask, mask.sum(1, keepdim=True).float().sqrt()),
+    "weightedmean": _mean_by_position,
     "lasttoken": _last,
 }
 """Pooling mode -> its implementation."""

@@ -10,21 +10,21 @@ TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15
 
 def cut_in_three(examples: pd.DataFrame, random: np.random.Generator) -> tuple[pd.DataFrame, ...]:
     """Test, validation and training examples, stratified by class."""
-    places = places_in_class(examples, random)
-    parts = np.digitize(places, [TEST_SHARE, TEST_SHARE + VALIDATION_SHARE])
+    positions = positions_in_class(examples, random)
+    parts = np.digitize(positions, [TEST_SHARE, TEST_SHARE + VALIDATION_SHARE])
     return tuple(examples[parts == part] for part in range(3))
 
 
-def places_in_class(examples: pd.DataFrame, random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def positions_in_class(examples: pd.DataFrame, random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Relative position of each example, from 0 to 1, in a random order of its class (of all examples if unlabelled)."""
     order = random.permutation(len(examples))
     labels = examples["label"] if "label" in examples else pd.Series("", index=examples.index)
     classes = pd.factorize(labels.iloc[order], sort=True)[0]
     sizes = np.bincount(classes)
     rank = pd.Series(classes).groupby(classes).cumcount().to_numpy()
-    places = np.empty(len(examples))
-    places[order] = (rank + random.random(len(sizes))[classes]) / sizes[classes]
-    return places
+    positions = np.empty(len(examples))
+    positions[order] = (rank + random.random(len(sizes))[classes]) / sizes[classes]
+    return positions
 
 
 def drawn_from(examples: pd.DataFrame, most: int, random: np.random.Generator) -> pd.DataFrame:

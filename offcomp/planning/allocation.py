@@ -18,7 +18,7 @@ the floors, and mixing methods in one budget are additions made here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Decimal
@@ -81,38 +81,34 @@ def weights_for(
     return weights * [sensitivities[curve.name] for curve in curves]
 
 
-def uniform(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64] | None = None) -> Allocation:
+def uniform(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Allocation:
     """The same ratio for every group: each gets the largest point within its share of `total`.
 
     Raises BudgetTooSmall naming the first group whose smallest point exceeds its share.
     """
-    return _allocation(curves, _uniform(curves, total), _default(curves, weights))
-
-
-def _default(curves: Sequence[ErrorCurve], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    return weights_for(curves) if weights is None else np.asarray(weights, dtype=np.float64)
+    return _allocation(curves, _uniform(curves, total), weights)
 
 
 def _uniform(curves: Sequence[ErrorCurve], total: int) -> Choice:
     original = sum(curve.original for curve in curves)
-    shares = [total * curve.original // original for curve in curves]
-    choice = np.array([curve.largest_within(share) for curve, share in zip(curves, shares, strict=True)], dtype=np.int64)
-    for curve, share, index in zip(curves, shares, choice, strict=True):
-        if index < 0:
+    choice = []
+    for curve in curves:
+        share = total * curve.original // original
+        choice.append(curve.largest_within(share))
+        if choice[-1] < 0:
             raise BudgetTooSmall(
                 f"group {curve.name!r} stores at least {curve.sizes[0]}, but its share of the total is {share}; "
                 "lower the total ratio or its floor"
             )
-    return choice
+    return np.array(choice, dtype=np.int64)
 
 
-def waterfill(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64] | None = None) -> Allocation:
-    """Minimise the weighted error within `total` (optimal up to the last step); `weights` default to "relative".
+def waterfill(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Allocation:
+    """Minimise the weighted error within `total` (optimal up to the last step).
 
     Never worse than `uniform` at the same total, if that is feasible. Raises BudgetTooSmall if even the smallest points
     exceed the total.
     """
-    weights = _default(curves, weights)
     least = sum(int(curve.sizes[0]) for curve in curves)
     if least > total:
         raise BudgetTooSmall(
@@ -121,8 +117,8 @@ def waterfill(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.floa
     starts = [_greedy(curves, total, weights), _greedy([curve.without_dense for curve in curves], total, weights)]
     with suppress(BudgetTooSmall):  # uniform may be infeasible even if water-filling is not
         starts.append(_uniform(curves, total))
-    filled = [_fill(curves, start, total, weights) for start in starts]
-    return min((_allocation(curves, choice, weights) for choice in filled), key=lambda found: (found.objective, found.total))
+    filled = [_allocation(curves, _fill(curves, start, total, weights), weights) for start in starts]
+    return min(filled, key=lambda allocation: (allocation.objective, allocation.total))
 
 
 def _greedy(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Choice:
@@ -162,9 +158,9 @@ def _fill(curves: Sequence[ErrorCurve], choice: Choice, total: int, weights: NDA
             costs = curve.sizes[reach] - curve.sizes[index]
             if costs.size:
                 gains = weight * (curve.errors[index] - curve.errors[reach]) / costs
-                at = int(gains.argmax())
-                if gains[at] > best_gain:
-                    best, best_gain, best_target = number, float(gains[at]), index + 1 + at
+                steepest = int(gains.argmax())
+                if gains[steepest] > best_gain:
+                    best, best_gain, best_target = number, float(gains[steepest]), index + 1 + steepest
         if best < 0:
             return choice
         left -= int(curves[best].sizes[best_target] - curves[best].sizes[choice[best]])
@@ -180,49 +176,36 @@ def _allocation(curves: Sequence[ErrorCurve], choice: Choice, weights: NDArray[n
     return Allocation(tuple(curve.name for curve in curves), sizes, errors, objective, relative)
 
 
-def smallest_total_for_error(
-    curves: Sequence[ErrorCurve], relative_error: float, weights: NDArray[np.float64] | None = None
-) -> Allocation:
+def smallest_total_for_error(curves: Sequence[ErrorCurve], relative_error: float, weights: NDArray[np.float64]) -> Allocation:
     """The water-filled allocation with the smallest total whose weighted relative error is at most `relative_error`.
 
-    Raises InputError if the error is negative or not a number, or no total reaches it.
+    Found by bisection, which assumes that a larger total is never worse. Raises InputError if the error is negative or not a
+    number, or no total reaches it.
     """
-    weights = _default(curves, weights)
-    largest = waterfill(curves, sum(int(curve.sizes[-1]) for curve in curves), weights)
-    if not relative_error >= largest.relative_error:
+    best = waterfill(curves, sum(int(curve.sizes[-1]) for curve in curves), weights)
+    if not relative_error >= best.relative_error:
         raise InputError(
-            f"a relative error of {relative_error:g} is out of reach: at the largest sizes it is {largest.relative_error:.3g}"
+            f"a relative error of {relative_error:g} is out of reach: at the largest sizes it is {best.relative_error:.3g}"
         )
-    return _bisect_total(
-        lambda total: waterfill(curves, total, weights),
-        lambda found: found.relative_error <= relative_error,
-        sum(int(curve.sizes[0]) for curve in curves),
-        largest,
-    )
-
-
-def _bisect_total(
-    allocate: Callable[[int], Allocation], enough: Callable[[Allocation], bool], least: int, largest: Allocation
-) -> Allocation:
-    """Bisect for the smallest sufficient total. `largest` must be sufficient; larger totals are assumed never to be worse."""
-    low, best = least - 1, largest
-    while best.total - low > 1:
-        found = allocate((low + best.total) // 2)
-        if enough(found):
-            best = found
+    too_small = sum(int(curve.sizes[0]) for curve in curves) - 1
+    while best.total - too_small > 1:
+        middle = (too_small + best.total) // 2
+        allocation = waterfill(curves, middle, weights)
+        if allocation.relative_error <= relative_error:
+            best = allocation
         else:
-            low = (low + best.total) // 2
+            too_small = middle
     return best
 
 
-def allocated_plan(plan: Plan, found: Allocation, info: ModelInfo, unit: str) -> Plan:
+def allocated_plan(plan: Plan, allocation: Allocation, info: ModelInfo, unit: str) -> Plan:
     """The plan with each group's ratio, in `unit`, set so that the group stores exactly its allocated size.
 
     Raises InputError if the groups are not those of the allocation, or a method cannot store exactly the allocated size.
     """
-    if found.names != tuple(group.name for group in plan.groups):
-        raise InputError(f"the allocation is for the groups {', '.join(found.names)}, which are not those of the plan")
-    groups = (_with_size(group, size, info, unit) for group, size in zip(plan.groups, found.sizes, strict=True))
+    if allocation.names != tuple(group.name for group in plan.groups):
+        raise InputError(f"the allocation is for the groups {', '.join(allocation.names)}, which are not those of the plan")
+    groups = (_with_size(group, size, info, unit) for group, size in zip(plan.groups, allocation.sizes, strict=True))
     return replace(plan, groups=tuple(groups))
 
 
@@ -233,10 +216,10 @@ def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
     for digits in range(3, LONGEST_RATIO):
         step = Decimal(1).scaleb(Decimal(exact).adjusted() + 1 - digits)
         ratio = max(1.0, float(Decimal(exact).quantize(step, ROUND_DOWN)))
-        asked = replace(group, ratio=ratio, unit=unit)
-        stored = predict_group(asked, info)
+        candidate = replace(group, ratio=ratio, unit=unit)
+        stored = predict_group(candidate, info)
         if stored.form != "infeasible" and Size(stored.num_parameters, stored.num_bytes).in_unit(unit) == size:
-            return asked
+            return candidate
     raise InputError(f"group {group.name!r} cannot store exactly {size} {unit}; allocate with the curve of its own method")
 
 
@@ -253,25 +236,16 @@ def error_for_loss(measured: Sequence[tuple[float, float]], loss: float) -> floa
             f"an accuracy loss of {loss:g} is outside the measured range, {losses[0]:.3g} to {losses[-1]:.3g}; "
             "measure runs on both sides of it"
         )
-    right = int(np.searchsorted(losses, loss, side="right"))
-    if right == len(losses):
-        return float(errors[-1])
-    share = (loss - losses[right - 1]) / (losses[right] - losses[right - 1])
-    return float(errors[right - 1] + share * (errors[right] - errors[right - 1]))
+    return float(np.interp(loss, losses, errors))  # of errors with the same loss, this gives the largest
 
 
 def _isotonic(measured: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(errors, losses), ascending, by pool adjacent violators (Ayer et al. 1955). Runs of equal error are averaged first."""
+    from scipy.optimize import isotonic_regression
+
     points = np.array(measured, dtype=np.float64).reshape(-1, 2)
     errors, inverse = np.unique(points[:, 0], return_inverse=True)
     if len(errors) < 2 or not np.isfinite(points).all():
         raise InputError(f"{len(errors)} different relative errors were measured; give two or more with finite losses")
     counts = np.bincount(inverse).astype(np.float64)
-    pools: list[list[float]] = []  # mean loss, runs, errors
-    for mean, count in zip(np.bincount(inverse, points[:, 1]) / counts, counts, strict=True):
-        pools.append([float(mean), float(count), 1.0])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            last, before = pools.pop(), pools.pop()
-            runs = before[1] + last[1]
-            pools.append([(before[0] * before[1] + last[0] * last[1]) / runs, runs, before[2] + last[2]])
-    return errors, np.repeat([pool[0] for pool in pools], [int(pool[2]) for pool in pools])
+    return errors, isotonic_regression(np.bincount(inverse, points[:, 1]) / counts, weights=counts).x

@@ -54,7 +54,7 @@ class Estimate:
 def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping[str, float] | None = None) -> Estimate:
     """Estimate time and memory of a valid plan. `known` maps stage names to seconds measured in an earlier run."""
     embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
-    names = [task.name for task in plan.asked_tasks]
+    names = [task.name for task in plan.resolved_tasks]
     stages = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
     reading = 3 * CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters if plan.calibrated else 0.0
     stages |= {f"compress {group.name}": group.seconds + reading for group in prediction.groups}
@@ -66,8 +66,8 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
 def _held(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
     """Peak bytes of matrices in memory."""
     groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
-    beside = [make_method(group.method, group.options).memory for group in plan.groups]
-    fits = [size * (1 + share) for size, share in zip(groups, beside, strict=True)]
+    workspaces = [make_method(group.method, group.options).memory for group in plan.groups]
+    fits = [size * (1 + workspace) for size, workspace in zip(groups, workspaces, strict=True)]
     model = FLOAT32_BYTES * info.num_parameters + (WITH_TEXT if plan.calibrated else WRITTEN_BACK) * max(groups, default=0)
     return round(max([model, *fits]))
 

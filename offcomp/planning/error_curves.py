@@ -96,12 +96,7 @@ def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:
 
 
 def svd_curve(
-    name: str,
-    spectrum: MatrixSpectrum,
-    *,
-    unit: str = "parameters",
-    dtype: str = "float32",
-    original_bytes: int | None = None,
+    name: str, spectrum: MatrixSpectrum, *, unit: str = "parameters", dtype: str = "float32", original_bytes: int | None = None
 ) -> ErrorCurve:
     """The curve of plain SVD: every rank that stores less than the dense matrix, and the dense matrix itself.
 

@@ -5,12 +5,14 @@ WᵀW over the weights, "columns" sums WWᵀ, and "residual" sums the Gram matri
 spectrum of any group is therefore a small eigenvalue problem. If the stack has fewer rows than columns, SSᵀ is smaller; its
 diagonal blocks are known, and the off-diagonal blocks are products of two members.
 
-Memory: Gram matrices are cached up to a total of `KEPT_BYTES`; any beyond that are recomputed on every request.
+Memory: Gram matrices are cached up to a total of `CACHE_BYTES`; any beyond that are recomputed on every request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,13 +20,13 @@ import numpy as np
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.planning.grouping import group_shape, is_transposed
-from offcomp.planning.spectrum import MatrixSpectrum, spectrum_key
+from offcomp.planning.spectrum import MatrixSpectrum, Spectrum, spectrum_key
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-KEPT_BYTES = 256 * 2**20
+CACHE_BYTES = 256 * 2**20
 LARGEST_SIDE = 16384  # a Gram matrix of this side takes 2 GB
 
 
@@ -34,8 +36,8 @@ class Grams:
     def __init__(self, read: Callable[[ModuleSpec], Tensor]):
         self.read = read
         self._grams: dict[tuple[ModuleSpec, str], Tensor] = {}
-        self._spectra: dict[str, MatrixSpectrum] = {}
-        self._kept_bytes = 0
+        self._spectra: dict[str, Spectrum] = {}
+        self._cached_bytes = 0
 
     @staticmethod
     def of_model(model: PreTrainedModel) -> Grams:
@@ -44,33 +46,25 @@ class Grams:
 
         return Grams(lambda spec: stored_view(model, spec))
 
-    @staticmethod
-    def of_matrices(matrices: Mapping[ModuleSpec, Tensor]) -> Grams:
-        """Build from matrices in memory."""
-        return Grams(matrices.__getitem__)
-
     def gram(self, spec: ModuleSpec, side: str) -> Tensor:
         """Float64 Gram matrix of a module's "columns", WᵀW (cols, cols), or of its "rows", WWᵀ (rows, rows)."""
         from offcomp.numerics.grams import gram
 
-        known = self._grams.get((spec, side))
-        if known is None:
-            matrix = self.read(spec)
-            known = gram(matrix if side == "columns" else matrix.T)
-            if self._kept_bytes + known.nbytes <= KEPT_BYTES:
-                self._kept_bytes += known.nbytes
-                self._grams[spec, side] = known
-        return known
+        if (spec, side) in self._grams:
+            return self._grams[spec, side]
+        matrix = self.read(spec)
+        product = gram(matrix if side == "columns" else matrix.T)
+        if self._cached_bytes + product.nbytes <= CACHE_BYTES:
+            self._cached_bytes += product.nbytes
+            self._grams[spec, side] = product
+        return product
 
     def spectrum(self, specs: Sequence[ModuleSpec], stack: str) -> MatrixSpectrum:
         """The singular values of a stacked group. Raises InputError if the members cannot be stacked."""
-        shape = group_shape(specs, stack)
-        key = spectrum_key(specs, stack)
-        known = self._spectra.get(key)
-        if known is None or known.shape != shape:
-            values = known.values if known else self._singular_values(specs, stack, shape)
-            known = self._spectra[key] = MatrixSpectrum(*shape, values)
-        return known
+        shape, key = group_shape(specs, stack), spectrum_key(specs, stack)
+        if key not in self._spectra:
+            self._spectra[key] = self._singular_values(specs, stack, shape)
+        return MatrixSpectrum(*shape, self._spectra[key])
 
     def spectra(self, groups: Sequence[tuple[Sequence[ModuleSpec], str]]) -> list[MatrixSpectrum]:
         """The singular values of many stacked groups, given as (members, stack), computed on all threads."""
@@ -80,15 +74,7 @@ class Grams:
         in_parallel(lambda group: self.spectrum(*group), list(different.values()))
         return [self.spectrum(*group) for group in groups]
 
-    def all_spectra(self, specs: Iterable[ModuleSpec]) -> dict[str, MatrixSpectrum]:
-        """Module name -> its singular values."""
-        modules = list(specs)
-        largest_first = sorted(modules, key=lambda spec: -spec.num_parameters * min(spec.shape))
-        found = self.spectra([((spec,), "rows") for spec in largest_first])
-        by_name = {spec.name: spectrum for spec, spectrum in zip(largest_first, found, strict=True)}
-        return {spec.name: by_name[spec.name] for spec in modules}
-
-    def _singular_values(self, specs: Sequence[ModuleSpec], stack: str, shape: tuple[int, int]) -> np.ndarray:
+    def _singular_values(self, specs: Sequence[ModuleSpec], stack: str, shape: tuple[int, int]) -> Spectrum:
         """Singular values from the smaller of the two Gram matrices of the stacked (rows, cols) matrix."""
         from offcomp.numerics.grams import spectrum_of_gram
 
@@ -98,22 +84,18 @@ class Grams:
             raise InputError(
                 f"the spectrum of {names} needs a Gram matrix of side {side}, above {LARGEST_SIDE}; split the group"
             )
-        gram_matrix = self._sum_of_columns(specs, stack) if shape[1] <= shape[0] else self._of_rows(specs, stack)
+        gram_matrix = self._of_columns(specs, stack) if shape[1] <= shape[0] else self._of_rows(specs, stack)
         return spectrum_of_gram(gram_matrix, side).cpu().numpy().astype(np.float32)
 
-    def _sum_of_columns(self, specs: Sequence[ModuleSpec], stack: str) -> Tensor:
-        sides = ["rows" if is_transposed(spec, stack) else "columns" for spec in specs]
-        total = self.gram(specs[0], sides[0])
-        for spec, side in zip(specs[1:], sides[1:], strict=True):
-            total = total + self.gram(spec, side)
-        return total
+    def _of_columns(self, specs: Sequence[ModuleSpec], stack: str) -> Tensor:
+        return reduce(add, (self.gram(spec, "rows" if is_transposed(spec, stack) else "columns") for spec in specs))
 
     def _of_rows(self, specs: Sequence[ModuleSpec], stack: str) -> Tensor:
         from offcomp.numerics.grams import gram_of_rows
 
         transposed = [is_transposed(spec, stack) for spec in specs]
-        diagonal = [self.gram(spec, "columns" if turn else "rows") for spec, turn in zip(specs, transposed, strict=True)]
+        diagonal = [self.gram(spec, "columns" if flip else "rows") for spec, flip in zip(specs, transposed, strict=True)]
         if len(specs) == 1:
             return diagonal[0]
-        matrices = [self.read(spec) for spec in specs]
-        return gram_of_rows([m.T if turn else m for m, turn in zip(matrices, transposed, strict=True)], diagonal)
+        matrices = [self.read(spec).T if flip else self.read(spec) for spec, flip in zip(specs, transposed, strict=True)]
+        return gram_of_rows(matrices, diagonal)

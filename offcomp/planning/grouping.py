@@ -10,11 +10,11 @@ A group is one matrix: its members stacked vertically, each transposed or not, s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 
+NamedGroups = list[tuple[str, list[ModuleSpec]]]
 STACKS = ("rows", "columns", "residual")
 STACK_HELP = {
     "best": "Share the side that faces the residual stream: rows for query, key, value and FFN in, "
@@ -58,17 +58,12 @@ def best_stack(specs: Sequence[ModuleSpec]) -> str:
     return "rows" if len({spec.cols for spec in specs}) == 1 else "columns"
 
 
-def _by_key(specs: Iterable[ModuleSpec], key: Callable[[ModuleSpec], tuple[str, ...]]) -> list[tuple[str, list[ModuleSpec]]]:
+def _by_key(specs: Iterable[ModuleSpec], key: Callable[[ModuleSpec], tuple[str, ...]]) -> NamedGroups:
     """Group specs by key, in order of first appearance; each name joins the parts of its key."""
-    order: dict[tuple[str, ...], int] = {}
-    keyed = [(key(spec), spec) for spec in specs]
-    for name, _ in keyed:
-        order.setdefault(name, len(order))
-    keyed.sort(key=lambda pair: order[pair[0]])
-    return [
-        ("-".join(part for part in name if part), [spec for _, spec in members])
-        for name, members in groupby(keyed, key=lambda pair: pair[0])
-    ]
+    groups: dict[tuple[str, ...], list[ModuleSpec]] = {}
+    for spec in specs:
+        groups.setdefault(key(spec), []).append(spec)
+    return [("-".join(filter(None, name)), members) for name, members in groups.items()]
 
 
 def _shape_tag(spec: ModuleSpec) -> str:
@@ -76,23 +71,18 @@ def _shape_tag(spec: ModuleSpec) -> str:
     return "" if spec.layer is not None and spec.default else f"{spec.rows}x{spec.cols}"
 
 
-def one_per_module(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec]]]:
-    """Each module alone: the paper's "separated" setting."""
-    return [(spec.name, [spec]) for spec in specs]
-
-
-def one_per_kind(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec]]]:
+def one_per_kind(specs: Sequence[ModuleSpec]) -> NamedGroups:
     """One group per kind across all layers: the paper's "concatenated" setting."""
     return _by_key(specs, lambda spec: (spec.part, spec.kind, "" if spec.default else _shape_tag(spec)))
 
 
-def attention_inputs_per_layer(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec]]]:
+def attention_inputs_per_layer(specs: Sequence[ModuleSpec]) -> NamedGroups:
     """Query, key and value of each layer together; every other module alone."""
     trio = {"query", "key", "value"}
     return _by_key(specs, lambda spec: (spec.part, f"qkv.{spec.layer}") if spec.kind in trio else (spec.name,))
 
 
-def blocks_of_layers(specs: Sequence[ModuleSpec], layers: int = 2) -> list[tuple[str, list[ModuleSpec]]]:
+def blocks_of_layers(specs: Sequence[ModuleSpec], layers: int = 2) -> NamedGroups:
     """One group per kind and block of `layers` consecutive layers. Raises InputError if `layers` is below 1."""
     if layers < 1:
         raise InputError(f"a block of {layers} layers is empty; choose 1 or more")
@@ -106,15 +96,10 @@ def blocks_of_layers(specs: Sequence[ModuleSpec], layers: int = 2) -> list[tuple
     return _by_key(specs, key)
 
 
-def all_together(specs: Sequence[ModuleSpec]) -> list[tuple[str, list[ModuleSpec]]]:
-    """One group of all modules, which must share a residual stream."""
-    return [("all", list(specs))] if specs else []
-
-
-GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], list[tuple[str, list[ModuleSpec]]]]]] = {
-    "module": ("Each module alone", one_per_module),
+GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], NamedGroups]]] = {
+    "module": ("Each module alone", lambda specs: [(spec.name, [spec]) for spec in specs]),  # "separated" in the paper
     "kind": ("One group per kind", one_per_kind),
     "qkv": ("QKV of each layer", attention_inputs_per_layer),
     "blocks": ("Blocks of layers", blocks_of_layers),
-    "all": ("All in one group", all_together),
+    "all": ("All in one group", lambda specs: [("all", list(specs))] if specs else []),  # they must share a residual stream
 }

@@ -34,18 +34,18 @@ class Malformed(ValueError):
         super().__init__((where.removeprefix(".") or "it") + what)
         self.what, self.where = what, where
 
-    def within(self, place: str) -> Malformed:
+    def within(self, where: str) -> Malformed:
         """The same error, located within the enclosing value."""
-        return Malformed(self.what, place + self.where)
+        return Malformed(self.what, where + self.where)
 
 
 def read_checked(file: Path, check: Check) -> Any:
     """The value in a JSON file. Raises OSError, or Malformed if it is not a file, too large, not JSON, or fails the check."""
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):  # reading a pipe would block, and a device may never end
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block, and a device may never end
         raise Malformed(" is not a file but a folder, a pipe or a device", file.name)
-    if found.st_size > MOST_BYTES:
-        raise Malformed(f" is {found.st_size / 1e6:,.0f} MB; the limit is {MOST_BYTES / 1e6:.0f} MB", file.name)
+    if status.st_size > MOST_BYTES:
+        raise Malformed(f" is {status.st_size / 1e6:,.0f} MB; the limit is {MOST_BYTES / 1e6:.0f} MB", file.name)
     with file.open("rb", buffering=0) as opened:
         content = opened.read()
     try:
@@ -78,31 +78,29 @@ def anything(value: Any, depth: int = DEEPEST) -> None:
         raise _must_be(value, "a number within range")
 
 
-def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
-    """A number in a range."""
-    words = "a number" if least == -LARGEST else f"a number of {least:g} " + ("or more" if most == LARGEST else f"to {most:g}")
+def satisfies(accepts: Callable[[Any], bool], words: str) -> Check:
+    """A value that `accepts` returns true for; `words` say what it must be."""
 
     def check(value: Any) -> None:
-        if type(value) not in (int, float) or not least <= value <= most:
+        if not accepts(value):
             raise _must_be(value, words)
 
     return check
 
 
+def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
+    """A number in a range."""
+    words = "a number" if least == -LARGEST else f"a number of {least:g} " + ("or more" if most == LARGEST else f"to {most:g}")
+    return satisfies(lambda value: type(value) in (int, float) and least <= value <= most, words)
+
+
 def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
     """A whole number."""
-
-    def check(value: Any) -> None:
-        if type(value) is not int or not least <= value <= most:
-            raise _must_be(value, f"a whole number of {least} or more")
-
-    return check
+    return satisfies(lambda value: type(value) is int and least <= value <= most, f"a whole number of {least} or more")
 
 
-def text(value: Any) -> None:
-    """A string."""
-    if not isinstance(value, str):
-        raise _must_be(value, "a string")
+text = satisfies(lambda value: isinstance(value, str), "a string")
+flag = satisfies(lambda value: isinstance(value, bool), "true or false")
 
 
 def line(value: Any) -> None:
@@ -112,20 +110,9 @@ def line(value: Any) -> None:
         raise Malformed(f" is {reprlib.repr(value)}, which {text_fault(value)}")
 
 
-def flag(value: Any) -> None:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise _must_be(value, "true or false")
-
-
 def one_of(choices: Collection[str]) -> Check:
     """One of the given strings."""
-
-    def check(value: Any) -> None:
-        if not isinstance(value, str) or value not in choices:
-            raise _must_be(value, f"one of {', '.join(choices)}")
-
-    return check
+    return satisfies(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
 
 
 def maybe(check: Check) -> Check:

@@ -6,11 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
+from math import inf
 from typing import Any
 
 from offcomp.plain_text import quoted, text_fault
 
-FieldTypes = Mapping[str, tuple[Callable[[Any], bool], str]]
+Accepts = Callable[[Any], bool]
+FieldTypes = Mapping[str, tuple[Accepts, str]]
 """Field -> (predicate that accepts a JSON value, description of what the value must be)."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, the first a letter or digit"
@@ -21,19 +23,49 @@ def is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
+def is_string(value: Any) -> bool:
+    """Whether the value is a string."""
+    return isinstance(value, str)
+
+
 def is_text(value: Any) -> bool:
     """Whether the value is a non-empty string."""
     return isinstance(value, str) and value != ""
 
 
+def is_flag(value: Any) -> bool:
+    """Whether the value is true or false."""
+    return isinstance(value, bool)
+
+
+def is_list(value: Any) -> bool:
+    """Whether the value is a list."""
+    return isinstance(value, (list, tuple))
+
+
+def is_object(value: Any) -> bool:
+    """Whether the value is a JSON object."""
+    return isinstance(value, dict)
+
+
 def is_text_list(value: Any) -> bool:
     """Whether the value is a list of non-empty strings."""
-    return isinstance(value, (list, tuple)) and all(is_text(item) for item in value)
+    return is_list(value) and all(is_text(item) for item in value)
 
 
 def is_number(value: Any) -> bool:
     """Whether the value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def whole(low: int, high: float = inf) -> Accepts:
+    """A test for whole numbers in a range."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def one_of(choices: Collection[str]) -> tuple[Accepts, str]:
+    """The entry of `FieldTypes` for one of these strings."""
+    return lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}"
 
 
 def read_fields(

@@ -31,6 +31,6 @@ def _distribution(ratio: float) -> tuple[NDArray[np.float64], NDArray[np.float64
     With x = middle - 2 √λ cos θ the density becomes 2 sin² θ / (π x), which has no steep ends.
     """
     angles = (np.arange(STEPS) + 0.5) * np.pi / STEPS
-    places = 1 + ratio - 2 * np.sqrt(ratio) * np.cos(angles)
-    sums = np.cumsum(np.sin(angles) ** 2 / places)
-    return sums / sums[-1], places
+    points = 1 + ratio - 2 * np.sqrt(ratio) * np.cos(angles)
+    sums = np.cumsum(np.sin(angles) ** 2 / points)
+    return sums / sums[-1], points

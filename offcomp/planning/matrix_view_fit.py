@@ -6,7 +6,7 @@ sums of L and the squared entries of some rows are kept. A wide matrix is handle
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.planning.grams import LARGEST_SIDE
 from offcomp.planning.matrix_view import MOST_ENTRIES, MOST_ROWS, ORDERS, View, block_starts, read_view, save_view, view_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST_SIDE = 16384  # a Gram matrix of this side takes 2 GB
 PIECE_ENTRIES = 1 << 22  # 32 MB in float64
 
 
@@ -31,16 +31,16 @@ def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
     StorageError if the file cannot be written.
     """
     path = view_path(info, spec, home)
-    found = read_view(path, spec.shape)
-    if found is None:
+    view = read_view(path, spec.shape)
+    if view is None:
         from offcomp.models.loading import load
         from offcomp.models.weights import stored_view
 
         save_view(path, spec.shape, view_arrays(stored_view(load(info.model).model, spec)))
-        found = read_view(path, spec.shape)
-    if found is None:
+        view = read_view(path, spec.shape)
+    if view is None:
         raise InputError(f"{path} was written but cannot be read back; free some space, or delete it and try again")
-    return found
+    return view
 
 
 def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
@@ -60,8 +60,9 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
     basis = leading_eigenvectors(product, side)  # (side, side)
     sampled = np.unique(np.linspace(0, rows - 1, min(rows, MOST_ROWS, max(1, MOST_ENTRIES // side))).round().astype(np.int32))
     sums = _Sums.over(tall, basis, outer, sampled=None if transposed else sampled)
-    arrays: dict[str, NDArray[np.generic]] = {"values": sums.values(), "sampled": sampled}
-    arrays |= {
+    arrays: dict[str, NDArray[np.generic]] = {
+        "values": sums.squares.sqrt().numpy().astype(np.float32),
+        "sampled": sampled,
         "norms": (inner if transposed else outer).norms.numpy()[sampled].astype(np.float32),
         "kept": _kept(basis[sampled].square() * sums.squares if transposed else sums.of_rows),
     }
@@ -70,24 +71,21 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-@dataclass(eq=False)
 class _Side:
-    """The blocks along one side of the matrix in each order, from the norms of its rows."""
+    """The blocks along one side of the matrix in each order, from the norms of its rows.
 
-    norms: Tensor
-    blocks: dict[str, Tensor] = field(init=False)
-    """Order -> block index of each row, in stored order."""
+    blocks    order -> block index of each row, in stored order
+    sizes     rows per block, as a column vector
+    """
 
-    sizes: Tensor = field(init=False)
-    """Rows per block, as a column vector."""
-
-    def __post_init__(self) -> None:
+    def __init__(self, norms: Tensor):
         import torch
 
-        sizes = np.diff(block_starts(len(self.norms)))
+        sizes = np.diff(block_starts(len(norms)))
         block = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
         by_norm = torch.empty_like(block)
-        by_norm[self.norms.argsort(descending=True, stable=True)] = block
+        by_norm[norms.argsort(descending=True, stable=True)] = block
+        self.norms = norms
         self.blocks = dict(zip(ORDERS, (block, by_norm), strict=True))
         self.sizes = torch.from_numpy(sizes).double()[:, None]
 
@@ -134,10 +132,6 @@ class _Sums:
         """Squared singular values, as squared norms of the columns of L, which stay accurate where eigenvalues are noise."""
         return next(iter(self.energy.values())).sum(0)
 
-    def values(self) -> NDArray[np.float32]:
-        """Singular values."""
-        return np.asarray(self.squares.sqrt().numpy(), dtype=np.float32)
-
 
 def _kept(squares: Tensor) -> NDArray[np.float16]:
     """The fraction of each row's squared length kept at each rank, from its squared components."""
@@ -155,11 +149,11 @@ def _ordered(
     long = (sums.left[order] / outer.sizes, sums.energy[order])
     short = (inner.sums(basis, order) / inner.sizes, inner.sums(basis.square(), order) * sums.squares)
     (left, row_energy), (right, column_energy) = (short, long) if transposed else (long, short)
-    found = {
+    arrays = {
         "original": original if transposed else original.T,
         "left": left,
         "right": right,
         "row_energy": row_energy,
         "column_energy": column_energy,
     }
-    return {f"{order}_{name}": np.ascontiguousarray(array.numpy(), dtype=np.float32) for name, array in found.items()}
+    return {f"{order}_{name}": np.ascontiguousarray(array.numpy(), dtype=np.float32) for name, array in arrays.items()}

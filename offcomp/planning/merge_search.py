@@ -11,7 +11,8 @@ different ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
@@ -43,11 +44,9 @@ def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float) -> list[S
 
     Raises BudgetTooSmall if a module cannot reach the ratio, as do all functions here.
     """
-    parts = [_alone(grams, spec, ratio) for spec in specs]
-    candidates = _candidates(list(combinations(parts, 2)))
-    _prepare(grams, candidates)
-    found = [_suggestion(pair, _joined(grams, pair, stack), ratio) for pair, stack in candidates]
-    return sorted(found, key=lambda suggestion: -suggestion.gain)
+    pairs = list(combinations([_alone(grams, spec, ratio) for spec in specs], 2))
+    suggestions = [_suggestion(pair, joint, ratio) for pair, joint in _all_joined(grams, pairs, STACKS)]
+    return sorted(suggestions, key=lambda suggestion: -suggestion.gain)
 
 
 def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold: float = 0.001) -> list[Suggestion]:
@@ -79,10 +78,9 @@ def merge_steps(
         open_merges += _merges(grams, [(part, (node, best.joint)) for part in parts.items()], stacks)
         parts[node] = best.joint
         members = tuple(spec for spec in specs if spec in best.joint.specs)
-        joint = replace(best.joint, specs=members)
-        group = _suggestion([alone[spec] for spec in members], joint, ratio)
-        left = _relative(sum(part.squared_error for part in parts.values()), energy)
-        steps.append(Merge(best.nodes, best.gain, group, left))
+        group = _suggestion([alone[spec] for spec in members], replace(best.joint, specs=members), ratio)
+        error = _relative(sum(part.squared_error for part in parts.values()), energy)
+        steps.append(Merge(best.nodes, best.gain, group, error))
     return steps
 
 
@@ -90,14 +88,13 @@ def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: fl
     """Every pair, all modules as one matrix, and all merges: in each stacking that fits, and in the best one at each step."""
     specs = in_order(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
-    pairs = list(combinations(parts, 2))
-    candidates = [candidate for stack in STACKS for candidate in _candidates(pairs, (stack,))]
-    _prepare(grams, candidates)
-    whole = [candidate for stack in STACKS for candidate in (_candidates([parts], (stack,)) if pairs else [])]
-    found, together = (
-        tuple(_suggestion(group, _joined(grams, group, stack), ratio) for group, stack in each) for each in (candidates, whole)
-    )
-    fitting = [stack for stack in STACKS if any(pair.stack == stack for pair in found)]
+
+    def suggestions(groups: Sequence[Sequence[_Part]]) -> tuple[Suggestion, ...]:
+        joined = [each for stack in STACKS for each in _all_joined(grams, groups, (stack,))]
+        return tuple(_suggestion(group, joint, ratio) for group, joint in joined)
+
+    pairs = suggestions(list(combinations(parts, 2)))
+    fitting = [stack for stack in STACKS if any(pair.stack == stack for pair in pairs)]
     merges = {stack: tuple(merge_steps(grams, specs, ratio, stacks=(stack,))) for stack in fitting}
     if fitting:
         merges = {BEST: tuple(merge_steps(grams, specs, ratio))} | merges
@@ -107,8 +104,8 @@ def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: fl
         ratio,
         tuple(spec.name for spec in specs),
         _relative(sum(part.squared_error for part in parts), sum(part.energy for part in parts)),
-        found,
-        together,
+        pairs,
+        suggestions([parts] if len(parts) > 1 else []),
         merges,
         environment(),
         datetime.now(UTC).isoformat(timespec="seconds"),
@@ -123,10 +120,9 @@ def _alone(grams: Grams, spec: ModuleSpec, ratio: float) -> _Part:
         raise BudgetTooSmall(
             f"rank 1 of {spec.name} {spec.shape} stores {sum(spec.shape)} parameters, more than ratio {ratio:g} allows"
         )
-    energy = float(spectrum.squared_errors[0])
-    if rank == DENSE:
-        return _Part((spec,), "rows", spec.num_parameters, 0.0, energy)
-    return _Part((spec,), "rows", rank * sum(spec.shape), float(spectrum.squared_errors[rank]), energy)
+    budget = spec.num_parameters if rank == DENSE else rank * sum(spec.shape)
+    error = 0.0 if rank == DENSE else float(spectrum.squared_errors[rank])
+    return _Part((spec,), "rows", budget, error, float(spectrum.squared_errors[0]))
 
 
 def _joined(grams: Grams, parts: Sequence[_Part], stack: str) -> _Part:
@@ -145,27 +141,23 @@ def squared_error_within(spectrum: MatrixSpectrum, budget: int) -> float:
     return float(spectrum.squared_errors[rank])
 
 
-def _candidates(groups: Sequence[Sequence[_Part]], stacks: Sequence[str] = STACKS) -> list[tuple[Sequence[_Part], str]]:
+def _candidates(groups: Iterable[Sequence[_Part]], stacks: Sequence[str]) -> Iterator[tuple[Sequence[_Part], str]]:
     """Each set of parts with every stacking in which all its modules fit, skipping stackings that give the same matrix."""
-    found = []
     for parts in groups:
         specs = [spec for part in parts for spec in part.specs]
-        keys: set[str] = set()
+        by_matrix: dict[str, str] = {}
         for stack in stacks:
-            try:
+            with suppress(InputError):  # they do not fit
                 group_shape(specs, stack)
-            except InputError:
-                continue
-            key = spectrum_key(specs, stack)
-            if key not in keys:
-                keys.add(key)
-                found.append((parts, stack))
-    return found
+                by_matrix.setdefault(spectrum_key(specs, stack), stack)
+        yield from ((parts, stack) for stack in by_matrix.values())
 
 
-def _prepare(grams: Grams, candidates: Sequence[tuple[Sequence[_Part], str]]) -> None:
-    """Compute all spectra on all threads; `grams` caches them."""
+def _all_joined(grams: Grams, groups: Iterable[Sequence[_Part]], stacks: Sequence[str]) -> list[tuple[Sequence[_Part], _Part]]:
+    """Each set of parts with its joint matrix in each of its stackings; the spectra are computed on all threads."""
+    candidates = list(_candidates(groups, stacks))
     grams.spectra([([spec for part in parts for spec in part.specs], stack) for parts, stack in candidates])
+    return [(parts, _joined(grams, parts, stack)) for parts, stack in candidates]
 
 
 @dataclass(frozen=True)
@@ -182,16 +174,13 @@ _Node = tuple[int, _Part]
 
 def _merges(grams: Grams, pairs: Sequence[tuple[_Node, _Node]], stacks: Sequence[str]) -> list[_OpenMerge]:
     """Every possible merge of these pairs of parts."""
-    nodes = {id(one): index for pair in pairs for index, one in pair}
-    candidates = _candidates([(one, other) for (_, one), (_, other) in pairs], stacks)
-    _prepare(grams, candidates)
-    found = []
-    for (one, other), stack in candidates:
-        joint = _joined(grams, (one, other), stack)
-        before = _relative(one.squared_error + other.squared_error, joint.energy)
+    nodes = {id(part): node for pair in pairs for node, part in pair}
+    merges = []
+    for (first, second), joint in _all_joined(grams, [(first, second) for (_, first), (_, second) in pairs], stacks):
+        before = _relative(first.squared_error + second.squared_error, joint.energy)
         gain = before - _relative(joint.squared_error, joint.energy)
-        found.append(_OpenMerge(gain, (nodes[id(one)], nodes[id(other)]), joint))
-    return found
+        merges.append(_OpenMerge(gain, (nodes[id(first)], nodes[id(second)]), joint))
+    return merges
 
 
 def _relative(squared_error: float, energy: float) -> float:

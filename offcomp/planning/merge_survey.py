@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +104,8 @@ class Merge:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Merge:
         """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError."""
-        one, other = document["parts"]
-        return cls((one, other), document["gain"], Suggestion.from_dict(document["joint"]), document["error"])
+        first, second = document["parts"]
+        return cls((first, second), document["gain"], Suggestion.from_dict(document["joint"]), document["error"])
 
 
 @dataclass(frozen=True)
@@ -130,19 +132,16 @@ class Survey:
     def to_dict(self, compact: bool = False) -> dict[str, Any]:
         """As JSON values."""
         written = Suggestion.compact if compact else Suggestion.to_dict
-        return {
-            "schema": SCHEMA,
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "ratio": self.ratio,
-            "modules": list(self.modules),
-            "error": self.error,
-            "pairs": [written(each) for each in self.pairs],
-            "together": [written(each) for each in self.together],
-            "merges": {stack: [step.to_dict(compact) for step in steps] for stack, steps in self.merges.items()},
-            "environment": self.environment,
-            "measured": self.measured,
-        }
+        return (
+            {"schema": SCHEMA}
+            | vars(self)
+            | {
+                "modules": list(self.modules),
+                "pairs": list(map(written, self.pairs)),
+                "together": list(map(written, self.together)),
+                "merges": {stack: [step.to_dict(compact) for step in steps] for stack, steps in self.merges.items()},
+            }
+        )
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Survey:
@@ -150,32 +149,27 @@ class Survey:
         try:
             if document["schema"] != SCHEMA:
                 raise InputError(f"a survey of groups has schema {document['schema']!r}; this version reads {SCHEMA}")
-            return cls(
-                document["model"],
-                document["fingerprint"],
-                document["ratio"],
-                tuple(document["modules"]),
-                document["error"],
-                tuple(Suggestion.from_dict(each) for each in document["pairs"]),
-                tuple(Suggestion.from_dict(each) for each in document["together"]),
-                {stack: tuple(map(Merge.from_dict, steps)) for stack, steps in document["merges"].items()},
-                document["environment"],
-                document["measured"],
-            )
+            converted = {
+                "modules": tuple(document["modules"]),
+                "pairs": tuple(map(Suggestion.from_dict, document["pairs"])),
+                "together": tuple(map(Suggestion.from_dict, document["together"])),
+                "merges": {stack: tuple(map(Merge.from_dict, steps)) for stack, steps in document["merges"].items()},
+            }
+            return cls(**{name: document[name] for name in cls.__dataclass_fields__} | converted)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"a survey of groups has a missing or unknown field: {error}") from None
 
 
 def in_order(specs: Iterable[ModuleSpec]) -> list[ModuleSpec]:
     """Sort modules in survey order: by part, kind and layer."""
-    kinds = {kind: place for place, kind in enumerate(KINDS)}
+    kinds = {kind: index for index, kind in enumerate(KINDS)}
     return sorted(specs, key=lambda spec: (spec.part, kinds.get(spec.kind, len(kinds)), spec.layer or 0))
 
 
 def groups_after(merges: Sequence[Merge], kept: int, modules: int) -> list[Suggestion]:
     """The groups of two or more modules that exist after the first `kept` merges, largest gain first."""
-    gone = {part - modules for step in merges[:kept] for part in step.parts}
-    groups = [step.joint for index, step in enumerate(merges[:kept]) if index not in gone]
+    absorbed = {part - modules for step in merges[:kept] for part in step.parts}
+    groups = [step.joint for index, step in enumerate(merges[:kept]) if index not in absorbed]
     return sorted(groups, key=lambda group: -group.gain)
 
 
@@ -188,13 +182,9 @@ def best_cut(survey: Survey, stack: str) -> int:
 def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
     """About how long a survey of these modules takes on one core."""
     cubes = 0
-    for index, one in enumerate(specs):
-        for other in specs[:index]:
-            for stack in STACKS:
-                try:
-                    cubes += min(group_shape((one, other), stack)) ** 3
-                except InputError:
-                    continue
+    for pair, stack in product(combinations(specs, 2), STACKS):
+        with suppress(InputError):  # the two do not fit
+            cubes += min(group_shape(pair, stack)) ** 3
     return SECONDS_TO_LOAD + SECONDS_A_CUBE * cubes
 
 

@@ -21,12 +21,13 @@ from offcomp.models.sentence_modules import sentence_modules
 from offcomp.models.sources import may_have_tokenizer, resolve
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.plain_text import quoted
+from offcomp.planning import json_fields
 from offcomp.planning.data.calibration_text import CALIBRATION_TYPES, CalibrationText
-from offcomp.planning.data.task_check import task_checks
+from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.task_fields import read_tasks, task_faults
 from offcomp.planning.data.tasks import Task, find_task
 from offcomp.planning.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape
-from offcomp.planning.json_fields import NAME_WORDS, is_name, is_number, is_text, is_text_list, read_fields
+from offcomp.planning.json_fields import NAME_WORDS, is_name, read_fields
 
 PLAN_SCHEMA = 1
 
@@ -67,7 +68,7 @@ class Plan:
         return any(make_method(group.method, group.options).calibrated for group in self.groups)
 
     @property
-    def asked_tasks(self) -> tuple[Task, ...]:
+    def resolved_tasks(self) -> tuple[Task, ...]:
         """Every task with its family and data. Raises TaskError for an unknown name."""
         return tuple(find_task(task) if isinstance(task, str) else task for task in self.tasks)
 
@@ -114,8 +115,8 @@ class Plan:
             calibration = read_fields(CalibrationText, values["calibration"], "calibration", CALIBRATION_TYPES, faults)
         if faults:
             raise PlanError(faults)
-        made = {"groups": tuple(Group(**group) for group in groups), "calibration": CalibrationText(**calibration)}
-        return Plan(**values | made | {"tasks": tasks})
+        parts = {"groups": tuple(Group(**group) for group in groups), "calibration": CalibrationText(**calibration)}
+        return Plan(**values | parts | {"tasks": tasks})
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -135,32 +136,29 @@ def _all_options(group: dict[str, Any]) -> dict[str, Any]:
     except InputError:
         return dict(group["options"])
     given = {
-        key: float(value) if isinstance(defaults.get(key), float) and is_number(value) else value
+        key: float(value) if isinstance(defaults.get(key), float) and json_fields.is_number(value) else value
         for key, value in group["options"].items()
     }
     return defaults | given
 
 
 PLAN_TYPES = {
-    "model": (is_text, "a model name, folder or hub id"),
-    "groups": (lambda value: isinstance(value, (list, tuple)), "a list of groups"),
-    "tasks": (lambda value: isinstance(value, (list, tuple)), "a list of task names and descriptions"),
-    "seed": (
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31,
-        "a whole number from 0 to 2147483647",
-    ),
-    "calibration": (lambda value: isinstance(value, dict), "a JSON object"),
+    "model": (json_fields.is_text, "a model name, folder or hub id"),
+    "groups": (json_fields.is_list, "a list of groups"),
+    "tasks": (json_fields.is_list, "a list of task names and descriptions"),
+    "seed": (json_fields.whole(0, 2**31 - 1), "a whole number from 0 to 2147483647"),
+    "calibration": (json_fields.is_object, "a JSON object"),
 }
 PLAN_PARTS = ("groups", "tasks", "calibration")
 GROUP_TYPES = {
     "name": (is_name, NAME_WORDS),
-    "modules": (lambda value: is_text_list(value) and len(value) > 0, "a list of one or more module names"),
-    "stack": (lambda value: value in STACKS, f"one of {', '.join(STACKS)}"),
-    "method": (is_text, "a method's name"),
-    "options": (lambda value: isinstance(value, dict), "a JSON object"),
-    "ratio": (is_number, "a number of 1 or more"),
-    "unit": (lambda value: value in UNITS, f"one of {', '.join(UNITS)}"),
-    "dtype": (lambda value: value in DTYPE_CHOICES, f"one of {', '.join(DTYPE_CHOICES)}"),
+    "modules": (lambda value: json_fields.is_text_list(value) and len(value) > 0, "a list of one or more module names"),
+    "stack": json_fields.one_of(STACKS),
+    "method": (json_fields.is_text, "a method's name"),
+    "options": (json_fields.is_object, "a JSON object"),
+    "ratio": (json_fields.is_number, "a number of 1 or more"),
+    "unit": json_fields.one_of(UNITS),
+    "dtype": json_fields.one_of(DTYPE_CHOICES),
 }
 
 
@@ -168,7 +166,7 @@ def validate(plan: Plan, info: ModelInfo) -> None:
     """Check a plan against its model. Raises PlanError listing every fault; infeasible budgets are left to `predict`."""
     known = {spec.name for spec in info.modules}
     faults = task_faults(plan.tasks, info.architecture, info.reads_text)
-    faults += [] if faults else task_checks(plan.asked_tasks, info)
+    faults += [] if faults else filter(None, [task_fault(task, info) for task in plan.resolved_tasks])
     owner: dict[str, str] = {}
     names: set[str] = set()
     for group in plan.groups:
@@ -194,7 +192,7 @@ def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
 
 def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
     """Reasons why tasks cannot embed sentences as the model's folder declares."""
-    embedding = [task.name for task in plan.asked_tasks if task.about.embeds]
+    embedding = [task.name for task in plan.resolved_tasks if task.kind.embeds]
     try:
         folder = (resolve(info.model).folder or hub.cached_folder(info.model)) if embedding else None
         if folder is not None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from offcomp.models.catalogue import ModelInfo
-
 Group = Mapping[str, Any]
 """Figures of one group: a `GroupPrediction` as a dictionary, or an entry of `groups` in run.json."""
 
@@ -28,13 +26,8 @@ def size_notes(groups: Sequence[Group]) -> list[str]:
     return [note for note in notes if note]
 
 
-def unlisted_note(info: ModelInfo) -> str:
+def unlisted_note(unlisted: int, num_parameters: int) -> str:
     """How much of a model is in tensors that are not listed, as a sentence; empty if none is."""
-    return unlisted_words(info.unlisted, info.num_parameters)
-
-
-def unlisted_words(unlisted: int, num_parameters: int) -> str:
-    """See `unlisted_note`."""
     if not unlisted:
         return ""
     share = 100 * unlisted / num_parameters
@@ -46,12 +39,12 @@ def unlisted_words(unlisted: int, num_parameters: int) -> str:
 
 def _sentence(groups: Sequence[Group], applies: Callable[[Group], bool], words: Callable[[Sequence[Group]], str]) -> str:
     """A note on the groups to which it applies, prefixed with their names."""
-    found = [group for group in groups if applies(group)]
-    if not found:
+    concerned = [group for group in groups if applies(group)]
+    if not concerned:
         return ""
-    names = ", ".join(group["name"] for group in found[:NAMED])
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return f"{names}{more}: {words(found)}."
+    names = ", ".join(group["name"] for group in concerned[:NAMED])
+    more = f" and {len(concerned) - NAMED} more" if len(concerned) > NAMED else ""
+    return f"{names}{more}: {words(concerned)}."
 
 
 def _ratio(groups: Sequence[Group], what: str, stored: str = "") -> float:
@@ -59,23 +52,20 @@ def _ratio(groups: Sequence[Group], what: str, stored: str = "") -> float:
     return float(sum(group[f"original_{what}"] for group in groups) / sum(group[stored or f"num_{what}"] for group in groups))
 
 
-def _saves_less_in_bytes(group: Group) -> bool:
-    return group["unit"] == "parameters" and _ratio([group], "bytes") * NOTICEABLE < _ratio([group], "parameters")
+def _dtypes(groups: Sequence[Group]) -> tuple[str, str]:
+    """Stored dtypes and those of the checkpoint."""
+    stored, own = (" and ".join(dict.fromkeys(group[key] for group in groups)) for key in ("dtype", "original_dtypes"))
+    return stored, own
 
 
 def _fewer_bytes(groups: Sequence[Group]) -> str:
-    stored = " and ".join(dict.fromkeys(group["dtype"] for group in groups))
-    own = " and ".join(dict.fromkeys(group["original_dtypes"] for group in groups))
+    stored, own = _dtypes(groups)
     less = f"{_ratio(groups, 'parameters'):.3g}x in parameters is {_ratio(groups, 'bytes'):.3g}x in bytes"
     return f"{less}, since numbers are stored as {stored} where the checkpoint has {own}"
 
 
-def _is_narrower(group: Group) -> bool:
-    return bool(group["bytes_in_own_dtype"] > NOTICEABLE * group["num_bytes"])
-
-
 def _narrower(groups: Sequence[Group]) -> str:
-    stored, own = (" and ".join(dict.fromkeys(group[key] for group in groups)) for key in ("dtype", "original_dtypes"))
+    stored, own = _dtypes(groups)
     whole, compressed = _ratio(groups, "bytes"), _ratio(groups, "bytes", "bytes_in_own_dtype")
     return (
         f"of {whole:.3g}x in bytes, {whole / compressed:.3g}x comes from storing {stored} instead of {own}, and only "
@@ -83,13 +73,9 @@ def _narrower(groups: Sequence[Group]) -> str:
     )
 
 
-def _is_far_from_asked(group: Group) -> bool:
-    return bool(group["compression_ratio"] > FAR * group["requested_ratio"])
-
-
-def _asked(groups: Sequence[Group]) -> str:
-    asked, stored = (_range([group[key] for group in groups]) for key in ("requested_ratio", "compression_ratio"))
-    return f"requested {asked}, stored {stored} smaller, since the method has no size between that and the budget"
+def _smaller_than_requested(groups: Sequence[Group]) -> str:
+    requested, stored = (_range([group[key] for group in groups]) for key in ("requested_ratio", "compression_ratio"))
+    return f"requested {requested}, stored {stored} smaller, since the method has no size between that and the budget"
 
 
 def _range(ratios: Sequence[float]) -> str:
@@ -97,20 +83,24 @@ def _range(ratios: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _is_worse_than_nothing(group: Group) -> bool:
-    return bool(group["relative_error"] > 1)
-
-
-def _worse_than_nothing(groups: Sequence[Group]) -> str:
-    errors = [group["relative_error"] for group in groups]
-    return f"relative error {max(errors):.3g}, and above 1 a matrix of zeros would be closer to the original"
+def _worse_than_zeros(groups: Sequence[Group]) -> str:
+    worst = max(group["relative_error"] for group in groups)
+    return f"relative error {worst:.3g}, and above 1 a matrix of zeros would be closer to the original"
 
 
 SIZES = {"original_parameters", "original_bytes", "num_parameters", "num_bytes", "bytes_in_own_dtype"}
 NOTES: tuple[tuple[set[str], Callable[[Group], bool], Callable[[Sequence[Group]], str]], ...] = (
-    ({"unit", "dtype", "original_dtypes"} | SIZES, _saves_less_in_bytes, _fewer_bytes),
-    ({"dtype", "original_dtypes"} | SIZES, _is_narrower, _narrower),
-    ({"compression_ratio", "requested_ratio"}, _is_far_from_asked, _asked),
-    ({"relative_error"}, _is_worse_than_nothing, _worse_than_nothing),
+    (
+        {"unit", "dtype", "original_dtypes"} | SIZES,
+        lambda g: g["unit"] == "parameters" and _ratio([g], "bytes") * NOTICEABLE < _ratio([g], "parameters"),
+        _fewer_bytes,
+    ),
+    ({"dtype", "original_dtypes"} | SIZES, lambda g: g["bytes_in_own_dtype"] > NOTICEABLE * g["num_bytes"], _narrower),
+    (
+        {"compression_ratio", "requested_ratio"},
+        lambda g: g["compression_ratio"] > FAR * g["requested_ratio"],
+        _smaller_than_requested,
+    ),
+    ({"relative_error"}, lambda g: g["relative_error"] > 1, _worse_than_zeros),
 )
 """(figures that the note needs, predicate for the groups it applies to, its text)."""

@@ -15,15 +15,7 @@ from offcomp.errors import BudgetTooSmall
 from offcomp.methods import make_method
 from offcomp.methods.base import Method, choose_size, dense_shapes, smallest_size
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.numerics.accounting import (
-    STORED,
-    Budget,
-    Size,
-    budget_for_ratio,
-    largest_size_within,
-    storage_dtype,
-    stored_size,
-)
+from offcomp.numerics.accounting import STORED, Budget, Size, budget_for_ratio, largest_size_within, storage_dtype, stored_size
 from offcomp.planning.grouping import group_shape
 from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.size_notes import size_notes
@@ -115,8 +107,12 @@ def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, c
 
     Next to the bytes actually stored, it separates the method's savings from those of a narrower dtype. `size` 0 is dense.
     """
-    shapes = method.tensor_shapes(rows, cols, size) if size else dense_shapes(rows, cols)
-    return stored_size(shapes, storage_dtype(STORED, (spec.dtype for spec in specs))).num_bytes
+    return _stored(method, rows, cols, size, storage_dtype(STORED, (spec.dtype for spec in specs))).num_bytes
+
+
+def _stored(method: Method, rows: int, cols: int, size: int, dtype: str) -> Size:
+    """What is stored at this size; 0 is dense."""
+    return stored_size(method.tensor_shapes(rows, cols, size) if size else dense_shapes(rows, cols), dtype)
 
 
 def group_budget(group: Group, info: ModelInfo) -> Budget:
@@ -155,7 +151,7 @@ def predict_group(group: Group, info: ModelInfo) -> GroupPrediction:
         budget=budget.limit,
         num_parameters=stored.num_parameters,
         num_bytes=stored.num_bytes,
-        bytes_in_own_dtype=bytes_in_own_dtype(method, specs, rows, cols, size if form == "compressed" else 0),
+        bytes_in_own_dtype=bytes_in_own_dtype(method, specs, rows, cols, size),
         original_parameters=original.num_parameters,
         original_bytes=original.num_bytes,
         requested_ratio=group.ratio,
@@ -174,10 +170,10 @@ def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, 
         size = choose_size(method, rows, cols, budget)
     except BudgetTooSmall as error:
         return "infeasible", 0, smallest_size(method, rows, cols, budget.dtype), str(error)
-    if size == 0:
-        stored = stored_size(dense_shapes(rows, cols), budget.dtype)
-        return "dense", 0, stored, "the matrix itself fits the budget, so it is stored as it is"
-    return "compressed", size, stored_size(method.tensor_shapes(rows, cols, size), budget.dtype), ""
+    stored = _stored(method, rows, cols, size, budget.dtype)
+    if size:
+        return "compressed", size, stored, ""
+    return "dense", 0, stored, "the matrix itself fits the budget, so it is stored as it is"
 
 
 @lru_cache(maxsize=8192)
@@ -190,7 +186,7 @@ def break_even_size(method: Method, rows: int, cols: int, original: Size, budget
 @lru_cache(maxsize=8192)
 def _smallest(method: Method, rows: int, cols: int, dtype: str, unit: str) -> Size:
     """The smallest size that can be stored, compressed or dense."""
-    sizes = smallest_size(method, rows, cols, dtype), stored_size(dense_shapes(rows, cols), dtype)
+    sizes = smallest_size(method, rows, cols, dtype), _stored(method, rows, cols, 0, dtype)
     return min(sizes, key=lambda size: size.in_unit(unit))
 
 

@@ -64,9 +64,9 @@ def compute(plan: Plan, home: Path) -> dict[str, Spectrum]:
     info = loaded.info
     specs = {group.name: members(group, info) for group in plan.groups}
     known = {group.name: find(info, specs[group.name], group.stack, home) for group in plan.groups}
-    wanted = [group for group in plan.groups if known[group.name] is None]
-    found = Grams.of_model(loaded.model).spectra([(specs[group.name], group.stack) for group in wanted])
-    for group, spectrum in zip(wanted, found, strict=True):
+    unknown = [group for group in plan.groups if known[group.name] is None]
+    computed = Grams.of_model(loaded.model).spectra([(specs[group.name], group.stack) for group in unknown])
+    for group, spectrum in zip(unknown, computed, strict=True):
         known[group.name] = spectrum.values
         _keep(_path(home, info, spectrum_key(specs[group.name], group.stack)), spectrum.values)
     return {name: values for name, values in known.items() if values is not None}

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from offcomp import __version__
 from offcomp.errors import InputError
 from offcomp.planning.data.row_counts import calibration_reading, reading_text
-from offcomp.planning.size_notes import size_notes, unlisted_words
+from offcomp.planning.size_notes import size_notes, unlisted_note
 from offcomp.results.atlas import read_measurements
 from offcomp.results.charts.pareto import front_figure
 from offcomp.results.charts.runs import UNITS, error_figure, error_table, size_figure, size_table
@@ -177,7 +177,7 @@ def _warnings(runs: Sequence[Run]) -> list[Markup]:
     whole = [
         paragraph(f"{name}: {note}", "warning")
         for name, model in models.items()
-        if (note := unlisted_words(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]))
+        if (note := unlisted_note(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]))
     ]
     return [*notes, *whole, *(paragraph(sentence, "warning") for sentence in warnings_of(runs))]
 

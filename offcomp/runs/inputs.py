@@ -24,7 +24,7 @@ from offcomp.models.environment import versions
 from offcomp.models.identity import IDENTITY, file_digest
 from offcomp.models.listing import identity_of
 from offcomp.planning.data.calibration_text import BUNDLED, BUNDLED_FILE
-from offcomp.planning.data.task_files import all_files, place_of
+from offcomp.planning.data.task_files import all_files, location_of
 from offcomp.planning.data.tasks import HUB, Task
 from offcomp.planning.plan import Plan
 
@@ -50,7 +50,7 @@ def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
         "results": RESULTS_VERSION,
         "model": model,
         "calibration": calibration_digest(plan),
-        "tasks": {task.name: [task.version, _task_digests(task)] for task in plan.asked_tasks},
+        "tasks": {task.name: [task.version, _task_digests(task)] for task in plan.resolved_tasks},
         "environment": versions(),
     }
 
@@ -86,7 +86,7 @@ def _task_digests(task: Task) -> dict[str, str]:
     """File name -> sha256 of each file a task's examples may come from; for a hub data set, folder -> revision."""
     if task.data.startswith(HUB):
         return _cached_revision(task.data.removeprefix(HUB))
-    place = place_of(task)
+    place = location_of(task)
     return {} if place is None else {file.name: _digest(file) for file in sorted(all_files(place))}
 
 

@@ -57,7 +57,7 @@ def work(worker: Worker) -> dict[str, Any]:
     check_inputs(plan, loaded.info, inputs)
     tasks = []
     cache = worker.folder.parent.parent / "evaluations"
-    for task in plan.asked_tasks:
+    for task in plan.resolved_tasks:
         with worker.stage(f"score the original on {task.name}") as report:
             opened = open_task(task, loaded, seed=plan.seed, cache=cache)
             opened.prepare(report)

@@ -22,7 +22,7 @@ def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction])
     for style_key, prediction in predictions.items():
         if prediction.notes:
             st.caption(f"**{plain(method_of_style_key(style_key).title)}.** {plain(' '.join(prediction.notes))}")
-    if note := unlisted_note(info):
+    if note := unlisted_note(info.unlisted, info.num_parameters):
         st.caption(plain(note))
 
 

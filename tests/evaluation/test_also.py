@@ -129,14 +129,14 @@ def test_what_is_undefined_is_nothing_and_json(found: dict[str, Any]) -> None:
 
 
 def test_the_tasks_of_glue_list_the_metrics_of_glue() -> None:
-    listed = {task.name: (task.about.metric, *task.also) for task in TASKS if task.also}
+    listed = {task.name: (task.kind.metric, *task.also) for task in TASKS if task.also}
     assert listed == {
         "mrpc": ("accuracy", "f1"),
         "qqp": ("accuracy", "f1"),
         "cola": ("accuracy", "matthews"),
         "stsb": ("spearman", "pearson"),
     }
-    assert all(set(task.also) <= set(ALSO[task.about.metric]) for task in TASKS if task.also)
+    assert all(set(task.also) <= set(ALSO[task.kind.metric]) for task in TASKS if task.also)
     assert set(ALSO) <= {family.metric for family in FAMILIES.values()}
 
 

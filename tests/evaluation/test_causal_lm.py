@@ -82,7 +82,7 @@ def test_what_a_tokenizer_puts_before_a_text_is_read_but_not_asked_for(tmp_path:
     loaded, text = opened(tmp_path, "llama", framed=True), texts_of(6)[0]
     (row,) = causal(loaded, [text]).rows
     assert row.ids == [START, *ids_of(loaded, text)]
-    assert (row.places, row.targets) == (list(range(6)), ids_of(loaded, text))
+    assert (row.positions, row.targets) == (list(range(6)), ids_of(loaded, text))
 
 
 def test_a_context_longer_than_the_model_reads_is_cut_and_said(tmp_path: Path) -> None:

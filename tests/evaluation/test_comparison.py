@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from offcomp.errors import TaskError
 from offcomp.evaluation import bootstrap as uncertainty
-from offcomp.evaluation.comparison import Score, compare_classes, compare_losses, compare_ranks
+from offcomp.evaluation.comparison import accuracy, compare_classes, compare_losses, compare_ranks
 from offcomp.numerics.paired_tests import accuracy_interval
 
 Vector = NDArray[np.float64]
@@ -57,21 +57,21 @@ def is_json(document: dict[str, Any]) -> bool:
 
 
 def test_an_accuracy_comes_with_its_binomial_standard_error() -> None:
-    score = Score.accuracy(np.array([True] * 75 + [False] * 25))
-    assert (score.value, score.n) == (0.75, 100)
-    assert score.standard_error == pytest.approx(sqrt(0.75 * 0.25 / 100))
+    score = accuracy(np.array([True] * 75 + [False] * 25))
+    assert (score["value"], score["n"]) == (0.75, 100)
+    assert score["standard_error"] == pytest.approx(sqrt(0.75 * 0.25 / 100))
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_an_accuracy_of_all_or_nothing_has_no_spread(right: bool) -> None:
-    assert Score.accuracy(np.array([right] * 7)) == Score(float(right), 0.0, 7)
+    assert accuracy(np.array([right] * 7)) == {"value": float(right), "standard_error": 0.0, "n": 7}
 
 
 def test_the_standard_error_is_the_spread_of_repeated_measurements() -> None:
     generator = np.random.default_rng(0)
-    scores = [Score.accuracy(generator.random(280) < 0.8) for _ in range(2000)]
-    spread = np.std([score.value for score in scores])
-    assert spread == pytest.approx(np.mean([score.standard_error for score in scores]), rel=0.06)
+    scores = [accuracy(generator.random(280) < 0.8) for _ in range(2000)]
+    spread = np.std([score["value"] for score in scores])
+    assert spread == pytest.approx(np.mean([score["standard_error"] for score in scores]), rel=0.06)
 
 
 # ------------------------------------------------------------------------------------------------------------ classes
@@ -359,13 +359,7 @@ def test_perplexities_of_a_comparison_by_hand() -> None:
         ("row 1", 3.0, 5.0),
         ("row 0", 1.5, 2.0),
     ]
-    assert "token_accuracy" not in result and "divergence" not in result["paired"] and "flips" not in result
-
-
-def test_token_accuracies_are_kept_where_they_are_given() -> None:
-    flags = {"correct_original": np.array([True, True, False]), "correct_compressed": np.array([True, False, False])}
-    result = losses([1, 2, 3], [2, 2, 5], [0, 0, 1], **flags)
-    assert result["token_accuracy"] == pytest.approx({"original": 2 / 3, "compressed": 1 / 3})
+    assert "divergence" not in result["paired"] and "flips" not in result
 
 
 def test_interval_and_standard_error_of_losses_are_those_of_scipys_bootstrap_over_rows() -> None:

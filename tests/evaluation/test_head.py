@@ -374,8 +374,7 @@ def test_a_large_validation_split_is_sampled_from_end_to_end(moods: LoadedModel)
         "validation": split_of(["w5 w6"] * count, [0] * (count // 2) + [1] * (count // 2), MOODS),
     }
     evaluator = Head(moods, TaskData(Task("made", "head", "made.csv"), DatasetDict(splits), "0123456789ab"))
-    assert evaluator._validation is not None
-    labels = list(evaluator._validation["label"])
+    labels = np.array(splits["validation"]["label"])[evaluator._checked]
     assert len(labels) == CHECKED_EXAMPLES and sum(labels) == CHECKED_EXAMPLES // 2
 
 
@@ -476,9 +475,8 @@ def test_a_head_that_is_not_finite_in_a_regression_is_refused(tmp_path: Path) ->
 
 def test_a_model_without_such_a_head_is_refused(tmp_path: Path) -> None:
     loaded = saved(tmp_path, tiny_models.shared("bert_base"))
-    split = split_of(TEXTS, [0] * len(TEXTS), MOODS)
     with pytest.raises(TaskError, match="ForSequenceClassification"):
-        Head(loaded, TaskData(Task("made", "head", "made.csv"), DatasetDict({"test": split}), "0123456789ab"))
+        open_task(Task("made", "head", "made.csv"), loaded)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

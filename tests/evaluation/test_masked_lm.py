@@ -47,7 +47,7 @@ def test_the_loss_of_hidden_tokens_is_that_of_transformers(tmp_path: Path, name:
     assert losses.std() > 0.1
     for row, part in zip(evaluator.rows, by_row(evaluator, losses), strict=True):
         labels = [-100] * len(row.ids)
-        for place, target in zip(row.places, row.targets, strict=True):
+        for place, target in zip(row.positions, row.targets, strict=True):
             labels[place] = target
         assert part.mean() == pytest.approx(own_loss(loaded, row.ids, labels), abs=1e-4)
 
@@ -60,7 +60,7 @@ def restored(evaluator: MaskedLM) -> dict[int, list[int]]:
     tokens: dict[int, list[int]] = {}
     for row in evaluator.rows:
         filled = list(row.ids)
-        for place, target in zip(row.places, row.targets, strict=True):
+        for place, target in zip(row.positions, row.targets, strict=True):
             assert filled[place] == MASK
             filled[place] = target
         assert (filled[0], filled[-1]) == (START, END) and len(filled) <= LONGEST
@@ -74,7 +74,7 @@ def test_rows_hold_every_text_once_and_no_word_in_two(bert: LoadedModel, whole_w
     assert restored(evaluator) == {index: ids_of(bert, text) for index, text in enumerate(TEXTS)}
     goes_on = set(range(5 + len(SYLLABLES), 5 + 2 * len(SYLLABLES)))
     for row in evaluator.rows:
-        first = row.targets[0] if row.places[0] == 1 else row.ids[1]
+        first = row.targets[0] if row.positions[0] == 1 else row.ids[1]
         assert first not in goes_on
 
 
@@ -82,7 +82,7 @@ def test_equal_seeds_hide_the_same_and_others_do_not(bert: LoadedModel) -> None:
     first, again, other = (masked(bert, seed=seed).rows for seed in (3, 3, 4))
     assert first == again
     assert [row.text for row in first] == [row.text for row in other]
-    assert sum(row.places != changed.places for row, changed in zip(first, other, strict=True)) > len(first) / 2
+    assert sum(row.positions != changed.positions for row, changed in zip(first, other, strict=True)) > len(first) / 2
     state = torch.random.get_rng_state()
     masked(bert)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -91,12 +91,12 @@ def test_equal_seeds_hide_the_same_and_others_do_not(bert: LoadedModel) -> None:
 @pytest.mark.parametrize("fraction", [0.15, 0.5, 1.0])
 def test_the_fraction_of_hidden_tokens_is_kept(bert: LoadedModel, fraction: float) -> None:
     for row in masked(bert, fraction=fraction).rows:
-        assert len(row.places) == max(1, round(fraction * (len(row.ids) - 2)))
+        assert len(row.positions) == max(1, round(fraction * (len(row.ids) - 2)))
 
 
 def test_every_place_can_be_hidden(bert: LoadedModel) -> None:
     text = texts_of(12)
-    counts = Counter(place for seed in range(150) for row in masked(bert, text, seed=seed).rows for place in row.places)
+    counts = Counter(place for seed in range(150) for row in masked(bert, text, seed=seed).rows for place in row.positions)
     assert sorted(counts) == list(range(1, 13))
     assert max(counts.values()) < 3 * min(counts.values())
 
@@ -113,14 +113,14 @@ def test_whole_words_are_hidden_with_all_their_pieces(bert: LoadedModel) -> None
     evaluator = masked(bert, whole_words=True, fraction=0.3)
     split_without = 0
     for whole, single in zip(evaluator.rows, masked(bert, fraction=0.3).rows, strict=True):
-        tokens = dict(zip(whole.places, whole.targets, strict=True))
+        tokens = dict(zip(whole.positions, whole.targets, strict=True))
         filled = bert.tokenizer.convert_ids_to_tokens([tokens.get(place, token) for place, token in enumerate(whole.ids)])
         for place in range(2, len(filled) - 1):
             if filled[place].startswith("##"):
-                assert (place in whole.places) == (place - 1 in whole.places)
-                split_without += (place in single.places) != (place - 1 in single.places)
+                assert (place in whole.positions) == (place - 1 in whole.positions)
+                split_without += (place in single.positions) != (place - 1 in single.positions)
         wanted = max(1, round(0.3 * (len(whole.ids) - 2)))
-        assert wanted <= len(whole.places) < wanted + 3
+        assert wanted <= len(whole.positions) < wanted + 3
     assert split_without > 10  # so single masks do split words, and the check above can fail
 
 

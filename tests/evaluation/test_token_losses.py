@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from offcomp.errors import TaskError
+from offcomp.errors import ModelError, TaskError
 from offcomp.evaluation import token_losses
 from offcomp.evaluation.base import Arrays
 from offcomp.evaluation.causal_lm import CausalLM
 from offcomp.evaluation.masked_lm import MaskedLM
+from offcomp.evaluation.trial import check_fits
 from offcomp.models.loading import LoadedModel
+from offcomp.planning.data.tasks import find_task
 from tests import tiny_models
 from tests.language_models import (
     CAUSAL,
@@ -204,19 +206,19 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, name: str, value
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path, bert: LoadedModel) -> None:
     with pytest.raises(TaskError, match="ForCausalLM"):
-        causal(bert)
+        check_fits(bert, find_task("causal-prose"))
     with pytest.raises(TaskError, match="ForMaskedLM"):
-        masked(opened(tmp_path, "llama"))
+        check_fits(opened(tmp_path, "llama"), find_task("masked-prose"))
 
 
 def test_a_token_that_the_model_does_not_know_is_refused(bert: LoadedModel) -> None:
     tokenizer = syllable_tokenizer(True, **SPECIALS)
     tokenizer.add_tokens([f"extra{number}" for number in range(5)])
-    with pytest.raises(TaskError, match=r"token id \d+.* 61 tokens"):
+    with pytest.raises(ModelError, match=r"token id \d+.* 61 tokens"):
         masked(replace(bert, tokenizer=tokenizer), ["ba extra4 be"])
 
 
-@pytest.mark.parametrize("texts", [["", " "], ["xyz"], []])
+@pytest.mark.parametrize("texts", [["", " "], ["xyz"]])
 def test_texts_without_a_token_to_tell_are_refused(bert: LoadedModel, texts: list[str]) -> None:
     with pytest.raises(TaskError, match="no token to predict"):
         masked(bert, texts)

@@ -15,13 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from offcomp.errors import ModelError, PlanError, TaskError
-from offcomp.evaluation.batches import longest_input
 from offcomp.evaluation.embeddings import embed
 from offcomp.evaluation.pooling import POOLINGS as FORMULAS
 from offcomp.evaluation.pooling import Pooler
 from offcomp.models.listing import model_info
 from offcomp.models.loading import LoadedModel, load
-from offcomp.models.positions import position_limit
+from offcomp.models.positions import longest_text, position_limit
 from offcomp.models.sentence_modules import POOLINGS, TITLES, SentenceModules, sentence_modules
 from offcomp.planning.plan import Plan, validate
 from tests import tiny_models
@@ -253,7 +252,7 @@ def test_roberta_counts_its_positions_from_the_padding_index(tmp_path: Path, pad
     assert position_limit(model) == positions - pad - 1
     folder = tiny_models.save(model, tmp_path / "roberta", tokenizer=False)
     loaded = replace(load(str(folder)), tokenizer=word_tokenizer(pad_token=f"w{pad}" if pad > 1 else ("<end>", "[UNK]")[pad]))
-    assert longest_input(loaded, 10**6) == positions - pad - 1
+    assert longest_text(loaded.model, 10**6) == positions - pad - 1
     text = " ".join(WORDS[5 + place % 40] for place in range(90))
     assert np.isfinite(embed(loaded, [text, "w9"])).all()
 

@@ -206,7 +206,8 @@ def test_uniform_is_what_a_plan_with_one_ratio_stores() -> None:
     plan = replace(EACH, groups=tuple(replace(group, ratio=3.0) for group in EACH.groups))
     curves = curves_of(plan)
     original = sum(curve.original for curve in curves)
-    assert uniform(curves, original // 3).sizes == tuple(group.num_parameters for group in predict(plan, INFO).groups)
+    same = uniform(curves, original // 3, weights_for(curves))
+    assert same.sizes == tuple(group.num_parameters for group in predict(plan, INFO).groups)
 
 
 def test_floors_are_kept_and_may_be_too_much() -> None:
@@ -221,13 +222,13 @@ def test_floors_are_kept_and_may_be_too_much() -> None:
     assert min(size / curve.original for size, curve in zip(found.sizes, curves, strict=True)) >= 0.05
     assert found.objective >= free.objective
     with pytest.raises(BudgetTooSmall, match=r"store at least .* together, but the total is"):
-        waterfill([with_floor(curve, 0.2) for curve in curves], total)
+        waterfill([with_floor(curve, 0.2) for curve in curves], total, weights_for(curves))
 
 
 def test_a_share_below_the_smallest_point_is_named() -> None:
     curves = [error_curve(name, [40], [1.0], energy=2, original=100) for name in ("one", "two")]
     with pytest.raises(BudgetTooSmall, match="group 'one' stores at least 40, but its share of the total is 39"):
-        uniform(curves, 78)
+        uniform(curves, 78, weights_for(curves))
 
 
 def test_weights_make_errors_comparable() -> None:
@@ -236,7 +237,7 @@ def test_weights_make_errors_comparable() -> None:
     sensitive = {"small": 1.0, "large": 200.0}
     assert weights_for([small, large], "relative").tolist() == [1.0, 0.01]
     assert weights_for([small, large], "frobenius", sensitive).tolist() == [1.0, 200.0]
-    assert waterfill([small, large], 30).sizes == (20, 10)
+    assert waterfill([small, large], 30, weights_for([small, large])).sizes == (20, 10)
     assert waterfill([small, large], 30, weights_for([small, large], "relative", sensitive)).sizes == (10, 20)
     with pytest.raises(InputError, match="unknown weighting 'loss'"):
         weights_for([small], "loss")
@@ -247,7 +248,7 @@ def test_weights_make_errors_comparable() -> None:
 
 def test_groups_without_weight_are_no_trouble() -> None:
     zeros = svd_curve("zeros", MatrixSpectrum(4, 4, np.zeros(4, dtype=np.float32)))
-    found = waterfill([zeros], 16)
+    found = waterfill([zeros], 16, weights_for([zeros]))
     assert found.relative_error == 0.0 and found.total == 8
 
 
@@ -276,8 +277,8 @@ def test_sizes_and_errors_are_inverse_to_each_other_on_minilm() -> None:
     curves = curves_of(EACH)
     original = sum(curve.original for curve in curves)
     for ratio in (2, 5):
-        there = waterfill(curves, original // ratio)
-        back = smallest_total_for_error(curves, there.relative_error)
+        there = waterfill(curves, original // ratio, weights_for(curves))
+        back = smallest_total_for_error(curves, there.relative_error, weights_for(curves))
         assert back.total <= there.total
         assert back.total == pytest.approx(there.total, rel=1e-3)
 
@@ -328,7 +329,7 @@ def test_a_larger_loss_never_allows_less_error(measured: list[tuple[float, float
 def test_the_plan_stores_what_was_allocated(unit: str, dtype: str) -> None:
     plan = replace(EACH, groups=tuple(replace(group, dtype=dtype) for group in EACH.groups))
     curves = curves_of(plan, unit)
-    found = waterfill(curves, int(sum(curve.original for curve in curves) / 2.7))
+    found = waterfill(curves, int(sum(curve.original for curve in curves) / 2.7), weights_for(curves))
     made = allocated_plan(plan, found, INFO, unit)
     predicted = [predict_group(group, INFO) for group in made.groups]
     assert tuple(getattr(group, f"num_{unit}") for group in predicted) == found.sizes
@@ -340,7 +341,7 @@ def test_the_plan_stores_what_was_allocated(unit: str, dtype: str) -> None:
 def test_a_dense_group_stays_dense_in_the_plan() -> None:
     plan = Plan("minilm-l6", EACH.groups[:2])
     curves = curves_of(plan)
-    found = waterfill(curves, sum(curve.original for curve in curves))
+    found = waterfill(curves, sum(curve.original for curve in curves), weights_for(curves))
     assert [predict_group(group, INFO).form for group in allocated_plan(plan, found, INFO, "parameters").groups] == [
         "dense"
     ] * 2
@@ -348,7 +349,7 @@ def test_a_dense_group_stays_dense_in_the_plan() -> None:
 
 def test_an_allocation_of_other_groups_or_other_sizes_is_refused() -> None:
     plan = Plan("minilm-l6", EACH.groups[:2])
-    found = waterfill(curves_of(plan), 10**6)
+    found = waterfill(curves_of(plan), 10**6, weights_for(curves_of(plan)))
     with pytest.raises(InputError, match="which are not those of the plan"):
         allocated_plan(replace(plan, groups=plan.groups[::-1]), found, INFO, "parameters")
     with pytest.raises(InputError, match="cannot store exactly 1001 parameters"):
@@ -361,7 +362,7 @@ def test_methods_without_a_spectrum_take_part_by_measured_curves() -> None:
     plan = Plan("minilm-l6", (coded, Group("plain", ("query.0",))))
     curves = [measured_curve(loaded.model, loaded.info, coded, [2, 5, 20], unit="parameters"), curves_of(plan)[1]]
     assert curves[0].original == 384 * 384 and curves[0].is_dense and len(curves[0].sizes) == 4
-    found = waterfill(curves, 384 * 384)
+    found = waterfill(curves, 384 * 384, weights_for(curves))
     made = allocated_plan(plan, found, INFO, "parameters")
     figures = [compress_group(loaded.model, loaded.info, group).figures for group in made.groups]
     assert tuple(each["num_parameters"] for each in figures) == found.sizes

@@ -120,7 +120,7 @@ def test_the_spectrum_of_any_group_is_that_of_the_stacked_matrix(data: st.DataOb
         transposed = how == "columns" or side == "rows"
         member = spec(index, *((shared, length) if transposed else (length, shared)), kind=kind)
         matrices[member] = random_matrix(*member.shape, seed=index)
-    found = Grams.of_matrices(matrices).spectrum(list(matrices), how)
+    found = Grams(matrices.__getitem__).spectrum(list(matrices), how)
     assert found.shape == group_shape(list(matrices), how)
     assert_equal_spectra(found.values, direct(stack(matrices, how)))
 
@@ -130,7 +130,7 @@ def test_the_spectrum_of_any_group_is_that_of_the_stacked_matrix(data: st.DataOb
 def test_a_group_of_one_has_the_spectrum_of_its_module(shape: tuple[int, int], how: str) -> None:
     member = spec(0, *shape)
     matrix = random_matrix(*shape, seed=3)
-    found = Grams.of_matrices({member: matrix}).spectrum([member], how)
+    found = Grams({member: matrix}.__getitem__).spectrum([member], how)
     assert found.shape == (shape[::-1] if how == "columns" else shape)
     assert_equal_spectra(found.values, direct(matrix))
 
@@ -140,7 +140,7 @@ def test_the_order_of_the_members_changes_nothing(how: str) -> None:
     specs = [spec(index, 12, 12, kind) for index, kind in enumerate(("query", "attention_output", "value"))]
     matrices = {member: random_matrix(12, 12, seed) for seed, member in enumerate(specs)}
     orders = (specs, specs[::-1], [specs[1], specs[2], specs[0]])
-    first, *others = [Grams.of_matrices(matrices).spectrum(order, how).values for order in orders]
+    first, *others = [Grams(matrices.__getitem__).spectrum(order, how).values for order in orders]
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-5, atol=1e-6)
 
@@ -148,7 +148,7 @@ def test_the_order_of_the_members_changes_nothing(how: str) -> None:
 def test_degenerate_members_are_no_trouble() -> None:
     shapes = {"zeros": torch.zeros(6, 5), "constant": torch.ones(3, 5), "one row": random_matrix(1, 5, 0)}
     matrices = {spec(index, *matrix.shape): matrix for index, matrix in enumerate(shapes.values())}
-    grams = Grams.of_matrices(matrices)
+    grams = Grams(matrices.__getitem__)
     assert_equal_spectra(grams.spectrum(list(matrices), "rows").values, direct(stack(matrices, "rows")))
     zero = next(iter(matrices))
     assert grams.spectrum([zero], "rows").values.tolist() == [0.0] * 5
@@ -158,7 +158,7 @@ def test_all_spectra_of_a_model_and_its_residual_stack() -> None:
     model = tiny_models.shared("bert_base")
     specs = [member for member in list_modules(model) if member.default]
     grams = Grams.of_model(model)
-    found = grams.all_spectra(specs)
+    found = {spec.name: grams.spectrum((spec,), "rows") for spec in specs}
     assert list(found) == [member.name for member in specs]
     for member in specs:
         assert found[member.name].shape == member.shape
@@ -179,8 +179,8 @@ def test_each_gram_matrix_is_made_once() -> None:
 def test_gram_matrices_beyond_the_memory_for_them_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     specs = [spec(index, 9, 6) for index in range(3)]
     matrices = {member: random_matrix(9, 6, seed) for seed, member in enumerate(specs)}
-    monkeypatch.setattr(grams_module, "KEPT_BYTES", 2 * 6 * 6 * 8)
-    grams = Grams.of_matrices(matrices)
+    monkeypatch.setattr(grams_module, "CACHE_BYTES", 2 * 6 * 6 * 8)
+    grams = Grams(matrices.__getitem__)
     for members in (specs, specs[1:]):
         spectrum = grams.spectrum(members, "rows").values
         assert_equal_spectra(spectrum, direct(stack({member: matrices[member] for member in members}, "rows")))
@@ -189,7 +189,7 @@ def test_gram_matrices_beyond_the_memory_for_them_are_made_again(monkeypatch: py
 
 def test_members_that_do_not_fit_and_sides_too_long_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = spec(0, 4, 5), spec(1, 4, 6)
-    grams = Grams.of_matrices({one: torch.ones(4, 5), other: torch.ones(4, 6)})
+    grams = Grams({one: torch.ones(4, 5), other: torch.ones(4, 6)}.__getitem__)
     with pytest.raises(InputError, match="cannot be stacked by rows"):
         grams.spectrum([one, other], "rows")
     monkeypatch.setattr(grams_module, "LARGEST_SIDE", 3)
@@ -201,5 +201,5 @@ def test_weights_are_not_changed() -> None:
     member = spec(0, 5, 8)
     matrix = random_matrix(5, 8, 0)
     before = matrix.clone()
-    Grams.of_matrices({member: matrix}).spectrum([member], "rows")
+    Grams({member: matrix}.__getitem__).spectrum([member], "rows")
     assert torch.equal(matrix, before)

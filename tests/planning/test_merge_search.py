@@ -51,7 +51,7 @@ def low_rank_matrix(rows: int, cols: int, basis: Tensor, seed: int) -> Tensor:
 
 def together(matrices: dict[ModuleSpec, Tensor], stacking: str, ratio: float) -> Suggestion:
     """All of them as one matrix against each alone."""
-    found = survey(Grams.of_matrices(matrices), minilm_info(), list(matrices), ratio).together
+    found = survey(Grams(matrices.__getitem__), minilm_info(), list(matrices), ratio).together
     return next(each for each in found if each.stack == stacking)
 
 
@@ -97,7 +97,7 @@ def test_members_with_one_basis_gain_and_strangers_lose() -> None:
     stranger = spec(2, 24, 24)
     matrices = {member: low_rank_matrix(24, 24, basis, index) for index, member in enumerate(alike)}
     matrices[stranger] = low_rank_matrix(24, 24, random_matrix(5, 24, 50), 9)
-    best, *others = all_pairs(Grams.of_matrices(matrices), list(matrices), 3.0)
+    best, *others = all_pairs(Grams(matrices.__getitem__), list(matrices), 3.0)
     assert (best.modules, best.stack) == (("query.0", "query.1"), "rows")
     assert best.gain > 0.1
     assert max(other.gain for other in others) < 0
@@ -115,7 +115,7 @@ def test_merging_finds_planted_groups_and_leaves_the_others_alone() -> None:
     shared = random_matrix(5, 24, 77)
     matrices |= {member: low_rank_matrix(30, 24, shared, member.layer or 0).T for member in output}
     matrices[spec(7, 24, 24)] = random_matrix(24, 24, 7)
-    found = merged(Grams.of_matrices(matrices), list(matrices), 3.0, threshold=0.02)
+    found = merged(Grams(matrices.__getitem__), list(matrices), 3.0, threshold=0.02)
     groups = {frozenset(each.modules): each.stack for each in found}
     assert groups == {
         frozenset({"query.0", "query.1", "query.2"}): "rows",
@@ -128,8 +128,8 @@ def test_merging_finds_planted_groups_and_leaves_the_others_alone() -> None:
 
 def test_a_threshold_that_nothing_reaches_suggests_nothing() -> None:
     matrices = {spec(index, 12, 12): random_matrix(12, 12, index) for index in range(4)}
-    assert merged(Grams.of_matrices(matrices), list(matrices), 3.0, threshold=1.0) == []
-    assert merged(Grams.of_matrices(matrices), list(matrices)[:1], 3.0) == []
+    assert merged(Grams(matrices.__getitem__), list(matrices), 3.0, threshold=1.0) == []
+    assert merged(Grams(matrices.__getitem__), list(matrices)[:1], 3.0) == []
 
 
 def test_what_is_merged_can_be_stacked_and_no_module_is_in_two_groups() -> None:
@@ -149,7 +149,7 @@ def test_a_module_that_cannot_reach_the_ratio_is_named() -> None:
     members = [spec(0, 4, 4), spec(1, 30, 4)]
     matrices = {member: random_matrix(*member.shape, seed=0) for member in members}
     with pytest.raises(BudgetTooSmall, match=r"rank 1 of query.0 \(4, 4\) stores 8 parameters, more than ratio 3 allows"):
-        all_pairs(Grams.of_matrices(matrices), members, 3.0)
+        all_pairs(Grams(matrices.__getitem__), members, 3.0)
 
 
 def test_a_suggestion_is_json_with_its_gain_and_reason() -> None:
@@ -164,7 +164,7 @@ def test_a_suggestion_is_json_with_its_gain_and_reason() -> None:
 
 def test_matrices_of_zeros_suggest_nothing() -> None:
     matrices = {spec(index, 8, 8): torch.zeros(8, 8) for index in range(2)}
-    assert [pair.gain for pair in all_pairs(Grams.of_matrices(matrices), list(matrices), 2.0)] == [0.0, 0.0]
+    assert [pair.gain for pair in all_pairs(Grams(matrices.__getitem__), list(matrices), 2.0)] == [0.0, 0.0]
 
 
 def test_a_survey_has_every_pair_the_whole_and_all_merges_of_minilm() -> None:
@@ -191,7 +191,7 @@ def test_a_survey_has_every_pair_the_whole_and_all_merges_of_minilm() -> None:
 def test_merges_go_on_to_the_last_that_fits_and_their_errors_add_up() -> None:
     matrices = {spec(index, 12, 12): random_matrix(12, 12, index) for index in range(4)}
     matrices[spec(4, 7, 30)] = random_matrix(7, 30, 9)
-    grams = Grams.of_matrices(matrices)
+    grams = Grams(matrices.__getitem__)
     steps = merge_steps(grams, list(matrices), 3.0)
     assert [step.parts[0] < step.parts[1] < 5 + n for n, step in enumerate(steps)] == [True] * 3
     assert not any(4 in step.parts for step in steps)

@@ -135,7 +135,7 @@ def test_a_run_says_its_notes(offcomp: Command, half: Path, tmp_path: Path) -> N
 def test_parameters_in_no_matrix_are_named_on_the_command_line(offcomp: Command, tmp_path: Path) -> None:
     folder = tiny_models.save(mixtral(), tmp_path / "mixtral")
     info = describe(str(folder))
-    note = unlisted_note(info)
+    note = unlisted_note(info.unlisted, info.num_parameters)
     share = 100 * info.unlisted / info.num_parameters
     assert note.startswith(f"{info.unlisted:,} parameters, {share:.2g} % of the model, are in tensors that are not matrices")
     assert note in offcomp("modules", str(folder))[1]
@@ -144,7 +144,7 @@ def test_parameters_in_no_matrix_are_named_on_the_command_line(offcomp: Command,
     path = write(tmp_path / "plan.json", asked)
     assert note in offcomp("predict", path)[1]
     assert json.loads(offcomp("predict", path, "--json")[1])["unlisted"] == info.unlisted
-    assert unlisted_note(minilm_info()) == ""
+    assert unlisted_note(0, minilm_info().num_parameters) == ""
 
 
 def test_a_report_has_the_notes_of_its_runs() -> None:
@@ -164,7 +164,8 @@ def test_the_pages_say_what_is_in_no_matrix_and_what_a_ratio_saves(home: Path, h
     app.session_state["model"] = listed(folder, home)
     app.run()
     assert not app.exception
-    assert unlisted_note(describe(str(folder))) in texts(app)
+    info = describe(str(folder))
+    assert unlisted_note(info.unlisted, info.num_parameters) in texts(app)
     place = shutil.copytree(half, tmp_path / "half")
     app = at("compress", dtype="float32", methods="svd", modules="key.0-1", ratio="2")
     app.session_state["model"] = listed(place, home)

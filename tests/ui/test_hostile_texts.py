@@ -164,7 +164,7 @@ def test_a_name_is_of_few_characters(name: str) -> None:
 
 def test_a_title_may_be_any_line_of_text() -> None:
     for title in ("Rezensionen – „gut“", "می‌خواهم", "👩‍👩‍👧", MARKUP):
-        assert Plan.from_dict(with_text(PLAN, ("tasks", 1, "title"), title)).asked_tasks[1].title == title
+        assert Plan.from_dict(with_text(PLAN, ("tasks", 1, "title"), title)).resolved_tasks[1].title == title
 
 
 def test_every_text_on_a_page_is_escaped_once() -> None:

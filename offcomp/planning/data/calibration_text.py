@@ -6,15 +6,16 @@ A file holds one text per line (.txt), or a table with a text column (.csv, .tsv
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from offcomp.errors import InputError
 from offcomp.files import assets_folder, path_of
 from offcomp.planning.data.row_counts import EMPTY, NOT_DRAWN, OTHER_SPLIT, RowCounts
 from offcomp.planning.data.text_tables import TEXT_SUFFIXES as SUFFIXES
 from offcomp.planning.data.text_tables import column_text, read_table
+from offcomp.planning.json_fields import FieldTypes, is_flag, is_string, is_text, one_of, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,15 +65,15 @@ class CalibrationText:
         """Draw `num_texts` texts with the seed, keeping their order. Raises InputError."""
         import numpy as np
 
-        found, num_read, left_out, notes = self._all()
-        texts = [text for text in found if text.strip()]
+        available, num_read, left_out, notes = self._all()
+        texts = [text for text in available if text.strip()]
         if not texts:
             raise InputError(f"calibration text {self.text!r} contains no text; give a file with at least one line of text")
         drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
         used = [texts[index] for index in sorted(drawn.tolist())]
         if cut := sum(len(text) > LONGEST_TEXT for text in used):
             notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} cut at {LONGEST_TEXT:,} characters")
-        left_out = left_out | {EMPTY: len(found) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
+        left_out = left_out | {EMPTY: len(available) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
         rows = RowCounts(num_read, len(drawn), {why: count for why, count in left_out.items() if count}, notes)
         return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
@@ -80,27 +81,25 @@ class CalibrationText:
         """Every text of the source ("" for missing ones), rows read, rows left out by reason, and notes."""
         if self.text == BUNDLED:
             table = read_table(BUNDLED_FILE).table.to_pandas()
-            found = table[table["split"] == "train"]["text"]
-            return list(found), len(table), {OTHER_SPLIT: len(table) - len(found)}, ()
+            available = table[table["split"] == "train"]["text"]
+            return list(available), len(table), {OTHER_SPLIT: len(table) - len(available)}, ()
         if fault := self.fault():
             raise InputError(fault.removesuffix("."))
-        place = f"calibration text {self.text!r}"
+        name = f"calibration text {self.text!r}"
         read = read_table(path_of(self.text), SUFFIXES)
-        texts = column_text(read.table, self._column_of(read.table.to_pandas(), place), place)
+        texts = column_text(read.table, self._column_of(read.table.to_pandas(), name), name)
         return list(texts.fillna("")), read.rows_read, dict(read.left_out), read.notes
 
-    def _column_of(self, table: pd.DataFrame, place: str) -> str:
-        """The column that holds the texts."""
-        names = [str(name) for name in table.columns]
-        textual = [name for index, name in enumerate(names) if _holds_words(table.iloc[:, index])]
-        if self.column in names:
-            return self.column
-        if not self.column and "text" in names:
-            return "text"
-        if not self.column and len(textual) == 1:
-            return textual[0]
-        wanted = f"has no column {self.column!r}" if self.column else "has several columns that could be used"
-        raise InputError(f"{place} {wanted}; choose one of {', '.join(names)}")
+    def _column_of(self, table: pd.DataFrame, name: str) -> str:
+        """The column that holds the texts; `name` is the table's in error messages."""
+        columns = [str(column) for column in table.columns]
+        textual = [column for index, column in enumerate(columns) if _holds_words(table.iloc[:, index])]
+        usual = ["text"] if "text" in columns else textual
+        candidates = [self.column] if self.column else usual
+        if len(candidates) == 1 and candidates[0] in columns:
+            return candidates[0]
+        fault = f"has no column {self.column!r}" if self.column else "has several columns that could be used"
+        raise InputError(f"{name} {fault}; choose one of {', '.join(columns)}")
 
 
 @dataclass(frozen=True)
@@ -124,17 +123,11 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
-def is_whole(low: int, high: int) -> Callable[[Any], bool]:
-    """Whether a value is a whole number in this range."""
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-CALIBRATION_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "text": (lambda value: isinstance(value, str) and value != "", "'bundled' or a file"),
-    "column": (lambda value: isinstance(value, str), "the name of a column"),
-    "num_texts": (is_whole(1, 100_000), "a whole number from 1 to 100000"),
-    "max_tokens": (is_whole(3, 8192), "a whole number from 3 to 8192"),
-    "special_tokens": (lambda value: isinstance(value, bool), "true or false"),
-    "weighting": (lambda value: value in WEIGHTINGS, f"one of {', '.join(WEIGHTINGS)}"),
+CALIBRATION_TYPES: FieldTypes = {
+    "text": (is_text, "'bundled' or a file"),
+    "column": (is_string, "the name of a column"),
+    "num_texts": (whole(1, 100_000), "a whole number from 1 to 100000"),
+    "max_tokens": (whole(3, 8192), "a whole number from 3 to 8192"),
+    "special_tokens": (is_flag, "true or false"),
+    "weighting": one_of(WEIGHTINGS),
 }
-"""Field -> (predicate that accepts a JSON value, description of what the value must be)."""

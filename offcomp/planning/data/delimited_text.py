@@ -112,14 +112,14 @@ def _quoted_throughout(text: str) -> Rows | None:
 def _delimiter(text: str) -> str:
     """The delimiter that gives most rows as many cells as the heading; empty if the heading has one cell."""
     sample = text if len(text) <= SAMPLE else text[: max(text.rfind("\n", 0, SAMPLE), text.rfind("\r", 0, SAMPLE)) + 1]
-    best, found = (0.0, 0), ""
+    fits: dict[str, tuple[float, int]] = {}
     for delimiter in DELIMITERS:
         records = list(_records(sample or text[:SAMPLE], delimiter, quoting=True))
         width = len(records[0].cells) if records else 1
         if width > 1:
             even = sum(len(_trimmed(record.cells, width)) == width for record in records) / len(records)
-            best, found = max((best, found), ((even, width), delimiter), key=lambda pair: pair[0])
-    return found
+            fits[delimiter] = even, width
+    return max(fits, key=fits.__getitem__, default="")
 
 
 def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
@@ -130,23 +130,23 @@ def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
         raise InputError("it is empty")
     width = len(first.cells)
     check_columns(width)
-    others = list(records)
+    body = list(records)
     rows = Rows([" ".join(name.split()) for name in first.cells], delimiter)
-    judge = _Judge(others, width, delimiter)
-    for record in others:
+    splitter = _Splitter(body, width, delimiter)
+    for record in body:
         if width > 1 and record.is_blank:
             continue
-        for part in judge.parts(record, rows.num_read + 1):
+        for part in splitter.parts(record, rows.num_read + 1):
             cells = _trimmed(part.cells, width)
             if len(cells) != width and not part.closed:
-                raise InputError(_place(rows.num_read + 1, part.line) + CLOSED_WRONGLY.format(_named(delimiter)))
+                raise InputError(_location(rows.num_read + 1, part.line) + CLOSED_WRONGLY.format(_named(delimiter)))
             if len(cells) != width:
                 rows.ragged.append(rows.num_read + 1)
                 continue
             rows.cells.append(cells)
             if not part.closed:
                 rows.stray.append(rows.num_read)
-    _check_even(rows, others)
+    _check_even(rows, body)
     return rows
 
 
@@ -157,12 +157,12 @@ def _check_even(rows: Rows, records: Sequence[Record]) -> None:
         return
     odd = next(record for record in records if not record.is_blank and len(_trimmed(record.cells, width)) != width)
     raise InputError(
-        f"{_place(rows.ragged[0], odd.line)}has {len(odd.cells)} cells but the heading has {width}; {len(rows.ragged)} of "
+        f"{_location(rows.ragged[0], odd.line)}has {len(odd.cells)} cells but the heading has {width}; {len(rows.ragged)} of "
         f"{rows.num_read} rows do not match. Cells are assumed to end at {_named(rows.delimiter)}; quote those that contain it"
     )
 
 
-def _place(row: int, line: int) -> str:
+def _location(row: int, line: int) -> str:
     return f"row {row} (line {line}) "
 
 
@@ -177,7 +177,7 @@ def _trimmed(cells: list[str], width: int) -> list[str]:
     return cells
 
 
-class _Judge:
+class _Splitter:
     """Tells multi-line cells from rows that a quotation mark has swallowed, by what columns hold elsewhere."""
 
     def __init__(self, records: Sequence[Record], width: int, delimiter: str):
@@ -185,32 +185,32 @@ class _Judge:
         several = {id(record) for record in records if record.quoted and LINE_END.search(record.text)}
         self.num_quoted = sum(record.quoted for record in records)
         fitting = [record.cells for record in records if len(record.cells) == width and id(record) not in several]
-        self.tests = [_test_of([cells[place] for cells in fitting]) for place in range(width)] if several else []
+        self.tests = [_test_of([cells[index] for cells in fitting]) for index in range(width)] if several else []
 
     def parts(self, record: Record, row: int) -> list[Record]:
         """The rows in a record, normally only itself. Raises InputError if its lines should be rows but are not."""
         lines = record.lines
         fits = len(_trimmed(record.cells, self.width)) == self.width
-        if len(lines) == 1 or (fits and not self._swallows(lines, _place(row, record.line))):
+        if len(lines) == 1 or (fits and not self._swallows(lines, _location(row, record.line))):
             return [record]
         parts = []
         for number, line in enumerate(lines):
             cells = _split(line, self.delimiter)
             if len(_trimmed(cells, self.width)) != self.width:
-                raise InputError(_place(row, record.line) + CLOSED_WRONGLY.format("row"))
+                raise InputError(_location(row, record.line) + CLOSED_WRONGLY.format("row"))
             parts.append(Record(cells, record.line + number, line, closed=MARK not in line))
         return parts
 
-    def _swallows(self, lines: Sequence[str], place: str) -> bool:
+    def _swallows(self, lines: Sequence[str], location: str) -> bool:
         """Whether lines of a record are rows themselves. Raises InputError if this cannot be decided."""
         inner = lines[1:-1] or lines
         split = [_split(line, self.delimiter) for line in inner]
         if any(self.tests):
-            found = [self._is_row(cells) for cells in split]
-            return all(found) if inner is lines else any(found)
+            are_rows = [self._is_row(cells) for cells in split]
+            return all(are_rows) if inner is lines else any(are_rows)
         if all(len(cells) == self.width for cells in split) and self.num_quoted == 1:
             raise InputError(
-                f"{place}opens a quotation mark that is closed {len(lines) - 1} lines later, so its lines may be separate "
+                f"{location}opens a quotation mark that is closed {len(lines) - 1} lines later, so its lines may be separate "
                 "rows; remove the marks, or give multi-line texts as .jsonl or .parquet"
             )
         return False
@@ -219,8 +219,8 @@ class _Judge:
         """Whether cells match what their columns hold elsewhere; the first free-text column may contain the delimiter."""
         if len(cells) < self.width or (len(cells) > self.width and all(self.tests)):
             return False
-        free = next((place for place, test in enumerate(self.tests) if test is None), 0)
-        return all(test(cells[place if place < free else place - self.width]) for place, test in enumerate(self.tests) if test)
+        free = next((index for index, test in enumerate(self.tests) if test is None), 0)
+        return all(test(cells[index if index < free else index - self.width]) for index, test in enumerate(self.tests) if test)
 
 
 def _test_of(values: Sequence[str]) -> Callable[[str], bool] | None:
@@ -247,11 +247,11 @@ def _records(text: str, delimiter: str, quoting: bool) -> Iterator[Record]:
         match = LINE_END.search(text, position)
         stop, after = match.span() if match else (end, end)
         line = text[position:stop]
-        found = _record(text, position, delimiter) if quoting and MARK in line else None
-        if found is None:
+        parsed = _record(text, position, delimiter) if quoting and MARK in line else None
+        if parsed is None:
             record = Record(_split(line, delimiter), number, line, closed=not (quoting and MARK in line))
         else:
-            cells, stop, quoted = found
+            cells, stop, quoted = parsed
             record = Record(cells, number, text[position:stop], quoted)
             after = stop + (2 if text.startswith("\r\n", stop) else 1)
         number += len(record.lines)
@@ -288,10 +288,10 @@ def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, b
 
 def _closing(text: str, start: int) -> int:
     """Index of the mark that ends a quoted cell; -1 if there is none. Doubled marks are content."""
-    place = text.find(MARK, start)
-    while place >= 0 and text.startswith(MARK, place + 1):
-        place = text.find(MARK, place + 2)
-    return place
+    index = text.find(MARK, start)
+    while index >= 0 and text.startswith(MARK, index + 1):
+        index = text.find(MARK, index + 2)
+    return index
 
 
 @cache

@@ -95,7 +95,7 @@ def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | N
     return LabelOrder(tuple(range(count)), "index")
 
 
-def asked_of(task: Task, head: ModelHead | None) -> Task:
+def adapted_to(task: Task, head: ModelHead | None) -> Task:
     """The task adapted to this head: one that outputs a number is evaluated on scores, whose column may be called label."""
     if task.family != "head" or head is None or not head.is_regression or head.multi_label:
         return task

@@ -26,9 +26,9 @@ class Metric:
     axis: str
     question: str
     help: str
-    counts: str
-    least: float
-    most: float
+    counts: str = "examples"
+    least: float = -1.0
+    most: float = 1.0
     direction: str = "higher"
     percent: bool = False
 
@@ -39,9 +39,7 @@ class Metric:
 
     def number(self, value: float) -> str:
         """A value as text: "83.2 %", "0.820", "12.3"."""
-        if self.percent:
-            return f"{100 * value:.1f} %"
-        return f"{value:.3f}" if self.most == 1 else _digits(value, 3)
+        return f"{100 * value:.1f} %" if self.percent else self._plain(value, 3)
 
     def change(self, value: float) -> str:
         """A difference between two values, with its unit: "+0.7 points", "-0.012", "+1.34"."""
@@ -49,14 +47,17 @@ class Metric:
 
     def bare_change(self, value: float) -> str:
         """The same without its unit."""
-        if self.percent:
-            return f"{100 * value:+.1f}"
-        sign = "-" if value < 0 else "+"
-        return f"{value:+.3f}" if self.most == 1 else sign + _digits(abs(value), 3)
+        return ("-" if value < 0 else "+") + self._plain(abs(value), 3)
 
     def margin(self, value: float) -> str:
         """The half-width of an interval, without its unit: "4.4", "0.021", "0.98"."""
-        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}" if self.most == 1 else _digits(value, 2)
+        return self._plain(value, 2)
+
+    def _plain(self, value: float, digits: int) -> str:
+        """A value without its unit; `digits` applies if there is no upper limit."""
+        if self.percent:
+            return f"{100 * value:.1f}"
+        return f"{value:.3f}" if self.most == 1 else _digits(value, digits)
 
     def ranked(self, value: float) -> float:
         """A number that grows as the value gets better."""
@@ -79,9 +80,8 @@ METRICS = {
             "Accuracy (share of test sentences, in %)",
             "How much of the accuracy on {} is retained?",
             "Share of the test sentences that the compressed model gets right, with its 95 % interval.",
-            "sentences",
-            0.0,
-            1.0,
+            counts="sentences",
+            least=0.0,
             percent=True,
         ),
         Metric(
@@ -92,9 +92,6 @@ METRICS = {
             "How much of the correlation on {} is retained?",
             "Spearman's rank correlation between the model's scores and human ratings, with its 95 % interval. "
             "1 means the same order, 0 no correlation.",
-            "examples",
-            -1.0,
-            1.0,
         ),
         Metric(
             "masked perplexity",
@@ -104,10 +101,10 @@ METRICS = {
             "How high is the perplexity on {}?",
             "The number of equally likely tokens that the model is effectively guessing among at each masked position, with "
             "its 95 % interval. Lower is better; 1 is certainty.",
-            "masked tokens",
-            1.0,
-            inf,
-            "lower",
+            counts="masked tokens",
+            least=1.0,
+            most=inf,
+            direction="lower",
         ),
         Metric(
             "perplexity",
@@ -117,10 +114,10 @@ METRICS = {
             "How high is the perplexity on {}?",
             "The number of equally likely tokens that the model is effectively guessing among for the next one, with its "
             "95 % interval. Lower is better; 1 is certainty.",
-            "tokens",
-            1.0,
-            inf,
-            "lower",
+            counts="tokens",
+            least=1.0,
+            most=inf,
+            direction="lower",
         ),
         Metric(
             "f1",
@@ -129,9 +126,7 @@ METRICS = {
             "F1 of the second class",
             "How much of F1 on {} is retained?",
             "The harmonic mean of precision and recall for the second class, with its 95 % interval. 1 is best.",
-            "examples",
-            0.0,
-            1.0,
+            least=0.0,
         ),
         Metric(
             "matthews",
@@ -141,9 +136,6 @@ METRICS = {
             "How much of the Matthews correlation on {} is retained?",
             "The Matthews correlation between predicted and true classes, with its 95 % interval. 1 is perfect, 0 is no better "
             "than chance.",
-            "examples",
-            -1.0,
-            1.0,
         ),
         Metric(
             "pearson",
@@ -153,9 +145,6 @@ METRICS = {
             "How much of the Pearson correlation on {} is retained?",
             "Pearson's correlation between the model's scores and human ratings, with its 95 % interval. 1 is a perfect linear "
             "relation, 0 no linear relation.",
-            "examples",
-            -1.0,
-            1.0,
         ),
     )
 }

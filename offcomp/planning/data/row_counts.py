@@ -39,9 +39,9 @@ def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
     if not rows:
         return ""
     read, used = rows["read"], rows["used"]
-    said = f"{read:,} {what if read == 1 else what + 's'} read, {'all' if used == read else f'{used:,}'} used"
-    left_out = ", ".join(f"{count:,} {why}" for why, count in rows["left_out"].items() if count)
-    return "; ".join([f"{said}: {left_out}" if left_out else said, *rows.get("notes", ())])
+    counts = f"{read:,} {what if read == 1 else what + 's'} read, {'all' if used == read else f'{used:,}'} used"
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in rows["left_out"].items() if count)
+    return "; ".join([f"{counts}: {left_out}" if left_out else counts, *rows.get("notes", ())])
 
 
 def cut_text(cut: Mapping[str, Any] | None) -> str:
@@ -51,13 +51,11 @@ def cut_text(cut: Mapping[str, Any] | None) -> str:
     return f"{cut['texts']:,} of {cut['of']:,} texts cut at {cut['tokens']:,} tokens"
 
 
-def reading_text(score: Mapping[str, Any]) -> str:
+def reading_text(score: Mapping[str, Any], what: str = "row") -> str:
     """How a score's examples were read: rows and cut texts; empty if nothing is known."""
-    return "; ".join(filter(None, (rows_text(score.get("rows")), cut_text(score.get("cut")))))
+    return "; ".join(filter(None, (rows_text(score.get("rows"), what), cut_text(score.get("cut")))))
 
 
 def calibration_reading(groups: Iterable[Mapping[str, Any]]) -> str:
     """The same for the calibration text of a run's groups: "60 texts read, all used"; empty if none needed text."""
-    texts = (group.get("calibration", {}) for group in groups)
-    found = ("; ".join(filter(None, (rows_text(text.get("rows"), "text"), cut_text(text.get("cut"))))) for text in texts)
-    return next(filter(None, found), "")
+    return next(filter(None, (reading_text(group.get("calibration", {}), "text") for group in groups)), "")

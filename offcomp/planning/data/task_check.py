@@ -6,7 +6,7 @@ Files are re-read only when they change. Files too large for a quick check, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +17,10 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.models.identity import file_digest
 from offcomp.models.safetensors_files import read_json
 from offcomp.models.sources import CONFIG, resolve
-from offcomp.planning.data.head_labels import ModelHead, asked_of, check_kind, label_order
+from offcomp.planning.data.head_labels import ModelHead, adapted_to, check_kind, label_order
 from offcomp.planning.data.task_columns import Content, chosen_columns, class_counts
 from offcomp.planning.data.task_examples import class_names_of, contents, examples_of
-from offcomp.planning.data.task_files import TESTED, WHOLE, Source, files_by_split, place_of, read_source
+from offcomp.planning.data.task_files import TESTED, WHOLE, Source, files_by_split, location_of, read_source
 from offcomp.planning.data.tasks import FAMILIES, Task
 from offcomp.planning.data.text_tables import loose_text, read_table
 
@@ -39,33 +39,25 @@ class TableView:
     first: tuple[Mapping[str, str], ...]
     contents: Mapping[str, Content]
 
-    @staticmethod
-    def of(table: pa.Table) -> TableView:
-        """The view of a table; a column that holds neither text nor numbers is shown empty."""
-        top = table.slice(0, FIRST_ROWS)
-        shown = {name: _shown(column) for name, column in reversed([*zip(top.column_names, top.columns, strict=True)])}
-        first = tuple({name: shown[name][i] for name in table.column_names} for i in range(top.num_rows))
-        return TableView(table.num_rows, first, contents(table))
-
 
 @dataclass(frozen=True)
 class _Files:
     """The current files of a task; files with other contents compare unequal.
 
-    place    their name in error messages
+    name     in error messages
     files    split, path and SHA-256 of each
     """
 
-    place: str
+    name: str
     files: tuple[tuple[str, Path, str], ...]
 
     @staticmethod
-    def of(place: Path, files: Mapping[str, Path]) -> _Files:
+    def of(location: Path, files: Mapping[str, Path]) -> _Files:
         """Raises InputError if one cannot be read."""
         try:
-            return _Files(place.name, tuple((split, file, file_digest(file)) for split, file in files.items()))
+            return _Files(location.name, tuple((split, file, file_digest(file)) for split, file in files.items()))
         except OSError as error:
-            raise InputError(f"{place} cannot be read: {error.strerror}") from None
+            raise InputError(f"{location} cannot be read: {error.strerror}") from None
 
 
 def view_of(path: Path) -> TableView:
@@ -89,55 +81,53 @@ def head_of_model(info: ModelInfo) -> ModelHead | None:
         return None  # errors in the model are reported when it is loaded
 
 
-def task_checks(tasks: Sequence[Task], info: ModelInfo) -> list[str]:
-    """The faults of tasks on this model, a sentence each."""
-    return [fault for task in tasks if (fault := task_fault(task, info))]
-
-
 def task_fault(task: Task, info: ModelInfo) -> str | None:
     """Why this model cannot do a task, as far as can be seen without loading it; None if no fault is found."""
     head = head_of_model(info) if task.family.startswith("head") else None
     try:
-        asked = asked_of(task, head)
+        adapted = adapted_to(task, head)
         if head is not None:
-            check_kind(head, regression=asked.family == "head-regression")
-        files = _files_of(asked)
+            check_kind(head, regression=adapted.family == "head-regression")
+        files = _files_of(adapted)
         if files is None or (task.bundled and head is None):
             return None
-        chosen_columns(asked, _contents(files), files.place)
-        if head is not None and asked.family == "head":
-            counts, published = _classes(files, asked.name, asked.family, tuple(asked.columns.items()))
-            label_order(head, class_names_of(published, counts, trains=False), asked.settings["labels"])
-    except (TaskError, InputError) as error:
-        said = str(error)
-        return said if said.endswith((".", "?")) else f"{said}."
+        chosen_columns(adapted, _contents(files), files.name)
+        if head is not None and adapted.family == "head":
+            counts, published = _classes(files, adapted.name, adapted.family, tuple(adapted.columns.items()))
+            label_order(head, class_names_of(published, counts, trains=False), adapted.settings["labels"])
+    except InputError as error:
+        return str(error) if str(error).endswith((".", "?")) else f"{error}."
     return None
 
 
 def _files_of(task: Task) -> _Files | None:
     """The files of a task; None if they are not local or too large for a quick check. Raises InputError."""
-    place = place_of(task)
-    if place is None or not (place.is_dir() or place.is_file()):
+    location = location_of(task)
+    if location is None or not (location.is_dir() or location.is_file()):
         return None
-    files = files_by_split(place)
+    files = files_by_split(location)
     if sum(file.stat().st_size for file in files.values()) > LARGEST_CHECKED:
         return None
-    return _Files.of(place, files)
+    return _Files.of(location, files)
 
 
 def _shown(column: pa.ChunkedArray) -> list[str]:
-    """The values of a column as text, "" where there is nothing to show."""
+    """The values of a column as text, "" where a value is missing or the column holds neither text nor numbers."""
     return [text or "" for text in loose_text(column) or [None] * len(column)]
 
 
 @lru_cache(maxsize=2)
 def _source(files: _Files) -> Source:
-    return read_source(files.place, {split: file for split, file, _ in files.files})
+    return read_source(files.name, {split: file for split, file, _ in files.files})
 
 
 @lru_cache(maxsize=32)
 def _view(files: _Files) -> TableView:
-    return TableView.of(read_table(files.files[0][1]).table)
+    table = read_table(files.files[0][1]).table
+    top = table.slice(0, FIRST_ROWS)
+    shown = {name: _shown(column) for name, column in reversed([*zip(top.column_names, top.columns, strict=True)])}
+    first = tuple({name: shown[name][i] for name in table.column_names} for i in range(top.num_rows))
+    return TableView(table.num_rows, first, contents(table))
 
 
 @lru_cache(maxsize=32)
@@ -152,10 +142,10 @@ def _classes(
 ) -> tuple[Mapping[str, int], tuple[str, ...]]:
     """Class counts in the test rows of a task of this name, and class names given by the source. Raises InputError."""
     task, source = Task(name, family, "", columns=dict(renamed)), _source(files)
-    columns = chosen_columns(task, _contents(files), files.place)
+    columns = chosen_columns(task, _contents(files), files.name)
     for split in TESTED:
         if split in source.tables:
             labels = examples_of(task, source, source.tables[split], columns, Counter())["label"]
             if len(labels):
-                return class_counts(labels), tuple(source.names.get(columns["label"], ()))
-    raise TaskError(f"task {name!r} finds no example in {files.place} with all columns filled")
+                return class_counts(labels), tuple(source.class_names.get(columns["label"], ()))
+    raise TaskError(f"task {name!r} finds no example in {files.name} with all columns filled")

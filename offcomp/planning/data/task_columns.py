@@ -13,14 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise, permutations
 from math import isfinite
+from operator import attrgetter
 from statistics import median
 
 from offcomp.errors import TaskError, shortly
-from offcomp.planning.data.tasks import ONE, PAIR, Task, TaskFamily
-
-Columns = Mapping[str, Sequence[str | None]]
+from offcomp.planning.data.tasks import ONE, PAIR, Task
 
 SPLIT = "split"
 LOOKED_AT = 2000  # rows, sampled evenly from the table
@@ -99,18 +99,12 @@ class LazyContents(Mapping[str, Content]):
 
     def __init__(self, names: Sequence[str], values: Callable[[str], Sequence[str | None]]):
         self._names = dict.fromkeys(names)
-        self._values = values
-        self._known: dict[str, Content] = {}
+        self._content = cache(lambda name: content_of(values(name)))
 
     def __getitem__(self, name: str) -> Content:
         if name not in self._names:
             raise KeyError(name)
-        if name not in self._known:
-            self._known[name] = content_of(self._values(name))
-        return self._known[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return self._content(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -160,34 +154,30 @@ def _counts(numbers: Sequence[float]) -> bool:
     return len(set(steps)) < 2 or max(numbers) - min(numbers) < len(numbers) or len(numbers) > MOST_MARKS
 
 
-def chosen_columns(task: Task, contents: Mapping[str, Content], place: str) -> dict[str, str]:
+def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> dict[str, str]:
     """Column of the task -> column of the table. Raises TaskError, listing the candidates if several would fit.
 
     contents    what each column of the table holds; computed only if names do not decide
-    place       the table's name in error messages
+    table       the table's name in error messages
     """
-    family, available = task.about, list(contents)
-    known = [*dict.fromkeys(column for inputs in family.inputs for column in inputs), *_target(family)]
+    family, available = task.kind, list(contents)
+    known = family.columns
     for column, meant in task.columns.items():
         if column not in known:
             raise TaskError(f"task {task.name!r} names a column {column!r}, but a {family.name} task has {', '.join(known)}")
         if meant not in contents:
-            raise TaskError(f"task {task.name!r} takes {column!r} from {meant!r}, but {place} has {shortly(available)}")
-    found = {column: named for column in known if (named := task.columns.get(column) or _obvious(column, available))}
+            raise TaskError(f"task {task.name!r} takes {column!r} from {meant!r}, but {table} has {shortly(available)}")
+    assigned = {column: named for column in known if (named := task.columns.get(column) or _obvious(column, available))}
     mapped = {column for column in task.columns if column != family.target}
     possible = [inputs for inputs in family.inputs if mapped <= {*inputs}]
-    complete = [inputs for inputs in possible if all(column in found for column in inputs)]
-    missing = _missing(task, available, place)
+    complete = [inputs for inputs in possible if all(column in assigned for column in inputs)]
+    missing = _missing(task, available, table)
     if len(complete) > 1 or not possible:
         raise TaskError(missing)
-    guess = _Guess(task, contents, place, missing)
-    inputs = {column: found[column] for column in complete[0]} if complete else guess.inputs(possible, found)
-    targets = {column: found.get(column) or guess.target(column, [*inputs.values()]) for column in _target(family)}
+    guess = _Guess(task, contents, table, missing)
+    inputs = {column: assigned[column] for column in complete[0]} if complete else guess.inputs(possible, assigned)
+    targets = {column: assigned.get(column) or guess.target(column, [*inputs.values()]) for column in family.targets}
     return inputs | targets
-
-
-def _target(family: TaskFamily) -> list[str]:
-    return [family.target] if family.target else []
 
 
 def _obvious(column: str, available: Sequence[str]) -> str | None:
@@ -199,14 +189,14 @@ def _obvious(column: str, available: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _missing(task: Task, available: Sequence[str], place: str) -> str:
-    """The error message if columns cannot be found."""
-    family = task.about
+def _missing(task: Task, available: Sequence[str], table: str) -> str:
+    """The error message if columns cannot be assigned."""
+    family = task.kind
     if len(available) == 1 and re.search(r"\w[^\w\s'’.,()-]\w", available[0]):
-        return f"{place} has one column, {available[0]!r}; separate its cells by a comma, a semicolon, a tab or |"
-    wanted = " or ".join(" and ".join((*inputs, *_target(family))) for inputs in family.inputs)
+        return f"{table} has one column, {available[0]!r}; separate its cells by a comma, a semicolon, a tab or |"
+    wanted = " or ".join(" and ".join((*inputs, *family.targets)) for inputs in family.inputs)
     return (
-        f"task {task.name!r} needs the columns {wanted}, but {place} has {shortly(available)}; specify which to use: "
+        f"task {task.name!r} needs the columns {wanted}, but {table} has {shortly(available)}; specify which to use: "
         f'--column {family.inputs[0][0]}={available[0]}, or in a plan "columns": {{"{family.inputs[0][0]}": "{available[0]}"}}'
     )
 
@@ -221,16 +211,16 @@ class _Guess:
 
     task: Task
     contents: Mapping[str, Content]
-    place: str
+    table: str
     missing: str
 
-    def inputs(self, possible: Sequence[tuple[str, ...]], found: Mapping[str, str]) -> dict[str, str]:
+    def inputs(self, possible: Sequence[tuple[str, ...]], assigned: Mapping[str, str]) -> dict[str, str]:
         """The text column, or the pair of text columns. Raises TaskError."""
-        free = self._free(found.values())
+        free = self._free(assigned.values())
         texts = [name for name in free if free[name].is_text] or [name for name in free if free[name].is_word]
-        begun = next((inputs for inputs in possible if len(inputs) > 1 and any(column in found for column in inputs)), None)
+        begun = next((inputs for inputs in possible if len(inputs) > 1 and any(column in assigned for column in inputs)), None)
         if begun:
-            return {column: found.get(column) or self._only("text", texts, column) for column in begun}
+            return {column: assigned.get(column) or self._only("text", texts, column) for column in begun}
         pair = _named_pair(texts) if PAIR in possible else None
         if pair is None and ONE not in possible and len(texts) == 2:
             pair = (texts[0], texts[1])
@@ -242,10 +232,8 @@ class _Guess:
 
     def target(self, column: str, taken: Collection[str]) -> str:
         """The column of classes or scores. Raises TaskError."""
-        free = self._free(taken)
-        return self._only(
-            column, [name for name in free if (free[name].is_label if column == "label" else free[name].is_score)]
-        )
+        fits = attrgetter("is_label" if column == "label" else "is_score")
+        return self._only(column, [name for name, content in self._free(taken).items() if fits(content)])
 
     def _free(self, taken: Collection[str]) -> dict[str, Content]:
         """The columns not taken yet, except `split`, which assigns rows to splits."""
@@ -268,7 +256,7 @@ class _Guess:
     def _several(self, column: str, names: Sequence[str]) -> str:
         """The error message if several columns would fit."""
         return (
-            f"task {self.task.name!r} could take {column} from several columns of {self.place}, {shortly(names)}; "
+            f"task {self.task.name!r} could take {column} from several columns of {self.table}, {shortly(names)}; "
             f'specify which: --column {column}={names[0]}, or in a plan "columns": {{"{column}": "{names[0]}"}}'
         )
 

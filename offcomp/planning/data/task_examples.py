@@ -32,20 +32,23 @@ def contents(table: pa.Table) -> LazyContents:
 def examples_of(
     task: Task, source: Source, table: pa.Table, columns: Mapping[str, str], left_out: Counter[str]
 ) -> pd.DataFrame:
-    """The task's columns of a table; rows without content or answer are left out and counted. Raises InputError."""
+    """The task's columns of a table as text; rows without content or answer are left out and counted. Raises InputError."""
+    import pandas as pd
+
     if not {*columns.values()} <= {*table.column_names}:
-        columns = chosen_columns(task, contents(table), source.place)  # a split whose columns have other names
-    examples = as_examples(table, columns, source.place)
-    target = task.about.target
-    if target == "label" and columns[target] in source.names:
-        examples = named_classes(examples, source.names[columns[target]])
-    filled = with_content(examples, source.place)
+        columns = chosen_columns(task, contents(table), source.name)  # a split whose columns have other names
+    examples = pd.DataFrame({column: column_text(table, named, source.name) for column, named in columns.items()})
+    target = task.kind.target
+    if target == "label" and columns[target] in source.class_names:
+        numbers = {str(number): name for number, name in enumerate(source.class_names[columns[target]])}
+        examples = examples.assign(label=examples["label"].map(numbers | {NO_ANSWER: NO_ANSWER}).astype("str"))
+    filled = with_content(examples, source.name)
     left_out[EMPTY] += len(examples) - len(filled)
     examples = published(filled, target)
     left_out[NOT_PUBLISHED] += len(filled) - len(examples)
     if target == "label":
-        return examples.assign(label=plain_labels(examples["label"], source.place))
-    return examples.assign(score=as_scores(examples["score"], source.place)) if target else examples
+        return examples.assign(label=plain_labels(examples["label"], source.name))
+    return examples.assign(score=as_scores(examples["score"], source.name)) if target else examples
 
 
 def class_names_of(published: Sequence[str], present: Collection[str], *, trains: bool) -> list[str]:
@@ -53,23 +56,12 @@ def class_names_of(published: Sequence[str], present: Collection[str], *, trains
     return [name for name in published if name in present or not trains] or in_order(present)
 
 
-def as_examples(table: pa.Table, columns: Mapping[str, str], place: str) -> pd.DataFrame:
-    """The chosen columns as text, under the task's names. Raises InputError."""
-    import pandas as pd
-
-    return pd.DataFrame({column: column_text(table, named, place) for column, named in columns.items()})
-
-
-def with_content(examples: pd.DataFrame, place: str) -> pd.DataFrame:
+def with_content(examples: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows in which no column is empty."""
-    import pandas as pd
-
-    blank = pd.Series(False, index=examples.index)
-    for column in examples:
-        blank |= examples[column].isna() | (examples[column].str.strip() == "")
+    blank = examples.apply(lambda column: column.isna() | (column.str.strip() == "")).any(axis=1)
     kept = examples[~blank].reset_index(drop=True)
     if blank.any():
-        log.info("%s: %d of %d rows are left out because a column is empty", place, int(blank.sum()), len(blank))
+        log.info("%s: %d of %d rows are left out because a column is empty", name, int(blank.sum()), len(blank))
     return kept
 
 
@@ -80,13 +72,7 @@ def published(examples: pd.DataFrame, target: str) -> pd.DataFrame:
     return examples
 
 
-def named_classes(examples: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Replace class numbers by class names."""
-    by_number = {str(number): name for number, name in enumerate(names)} | {NO_ANSWER: NO_ANSWER}
-    return examples.assign(label=examples["label"].map(by_number).astype("str"))
-
-
-def plain_labels(labels: pd.Series, place: str) -> pd.Series:
+def plain_labels(labels: pd.Series, name: str) -> pd.Series:
     """Labels as names: 1, 1.0 and "1" are the same. Raises TaskError if they are continuous values."""
     import pandas as pd
 
@@ -96,18 +82,18 @@ def plain_labels(labels: pd.Series, place: str) -> pd.Series:
     fractions = values[numbers % 1 != 0]
     if numbers.notna().all() and len(fractions):
         raise TaskError(
-            f"column label of {place} holds {fractions.iloc[0]}, but a class is a name or a whole number; "
+            f"column label of {name} holds {fractions.iloc[0]}, but a class is a name or a whole number; "
             "for continuous values choose the family regression or similarity"
         )
     return plain
 
 
-def as_scores(scores: pd.Series, place: str) -> pd.Series:
+def as_scores(scores: pd.Series, name: str) -> pd.Series:
     """Scores as numbers, with decimal points or commas. Raises InputError if one is not a number."""
     numbers = as_numbers(scores)
     wrong = scores[~numbers.abs().lt(float("inf"))]
     if len(wrong):
-        raise TaskError(f"column score of {place} holds {wrong.iloc[0]!r}, which is not a finite number, in {len(wrong)} rows")
+        raise TaskError(f"column score of {name} holds {wrong.iloc[0]!r}, which is not a finite number, in {len(wrong)} rows")
     return numbers
 
 

@@ -10,37 +10,37 @@ from typing import Any
 from offcomp.errors import InputError, TaskError
 from offcomp.files import path_of
 from offcomp.plain_text import quoted, text_fault
+from offcomp.planning import json_fields
 from offcomp.planning.data.tasks import ALSO, BUNDLED, FAMILIES, HUB, TASKS, Task, find_task, unfit
 from offcomp.planning.data.text_tables import TABLE_SUFFIXES as SUFFIXES
-from offcomp.planning.json_fields import NAME_WORDS, FieldTypes, is_name, is_number, is_text, is_text_list, read_fields
+from offcomp.planning.json_fields import NAME_WORDS, is_name, read_fields
 
 LONGEST_STEM = 90
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 def _is_text_object(value: Any) -> bool:
-    return isinstance(value, dict) and all(is_text(item) for pair in value.items() for item in pair)
+    return isinstance(value, dict) and all(json_fields.is_text(item) for pair in value.items() for item in pair)
 
 
-def _is_string(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-TASK_TYPES: FieldTypes = {
+TASK_TYPES: json_fields.FieldTypes = {
     "name": (is_name, NAME_WORDS),
-    "family": (lambda value: isinstance(value, str) and value in FAMILIES, f"one of {', '.join(FAMILIES)}"),
-    "data": (is_text, "a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'"),
-    "title": (_is_string, "text"),
+    "family": json_fields.one_of(FAMILIES),
+    "data": (json_fields.is_text, "a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'"),
+    "title": (json_fields.is_string, "text"),
     "columns": (_is_text_object, "a JSON object of column names"),
-    "options": (_is_object, "a JSON object"),
-    "version": (_is_string, "text"),
-    "source": (_is_string, "text"),
-    "licence": (_is_string, "text"),
-    "also": (is_text_list, "a list of metrics"),
+    "options": (json_fields.is_object, "a JSON object"),
+    "version": (json_fields.is_string, "text"),
+    "source": (json_fields.is_string, "text"),
+    "licence": (json_fields.is_string, "text"),
+    "also": (json_fields.is_text_list, "a list of metrics"),
 }
+OPTION_TYPES: Mapping[type, tuple[json_fields.Accepts, str]] = {
+    type(None): (lambda value: value is None or json_fields.is_text_list(value), "a list of class names"),
+    bool: (json_fields.is_flag, "true or false"),
+    int: (json_fields.whole(0), "a whole number of 0 or more"),
+    float: (lambda value: json_fields.is_number(value) and value >= 0, "a number of 0 or more"),
+}
+"""Type of an option's default -> (predicate that accepts a JSON value, description of what the value must be)."""
 
 
 def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, ...]:
@@ -48,21 +48,15 @@ def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, .
     tasks: list[str | Task] = []
     for index, entry in enumerate(entries):
         if isinstance(entry, dict):
-            task = read_task(entry, f"task {quoted(entry.get('name', index))}", faults)
-            tasks += [] if task is None else [task]
-        elif is_text(entry) and not text_fault(entry):
+            own_faults: list[str] = []
+            values = read_fields(Task, entry, f"task {quoted(entry.get('name', index))}", TASK_TYPES, own_faults)
+            tasks += [] if own_faults else [Task(**values)]
+            faults += own_faults
+        elif json_fields.is_text(entry) and not text_fault(entry):
             tasks.append(entry)
         else:
             faults.append(f"task {index} is {quoted(entry)}; it must be the name of a task or a JSON object.")
     return tuple(tasks)
-
-
-def read_task(document: Mapping[str, Any], where: str, faults: list[str]) -> Task | None:
-    """A task from a JSON object; None if it has faults, which are appended to `faults`."""
-    found: list[str] = []
-    values = read_fields(Task, document, where, TASK_TYPES, found)
-    faults += found
-    return None if found else Task(**values)
 
 
 def task_name(task: str | Task) -> str:
@@ -80,10 +74,8 @@ def own_task(
     if not data.startswith((BUNDLED, HUB)):
         data = str(path_of(data).absolute())
     stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(data).stem).strip("._+-")[:LONGEST_STEM] or "data"
-    taken = any(task.name == stem for task in TASKS)
-    return Task(
-        f"own-{stem}" if taken else stem, family, data, title=stem, columns=columns, options=options or {}, source=source
-    )
+    name = f"own-{stem}" if any(task.name == stem for task in TASKS) else stem
+    return Task(name, family, data, title=stem, columns=columns, options=options or {}, source=source)
 
 
 def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool = True) -> list[str]:
@@ -97,8 +89,7 @@ def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool
             faults.append(str(error) if str(error).endswith("?") else f"{error}.")
             continue
         faults += [] if isinstance(entry, str) else described_faults(task)
-        reason = unfit(task, architecture, reads_text)
-        faults += [reason] if reason else []
+        faults += filter(None, [unfit(task, architecture, reads_text)])
     return faults
 
 
@@ -113,42 +104,28 @@ def described_faults(task: Task) -> list[str]:
 
 
 def _column_faults(task: Task, where: str) -> Iterator[str]:
-    known = [*dict.fromkeys(column for columns in task.about.inputs for column in columns)]
-    known += [task.about.target] if task.about.target else []
     for name in task.columns:
-        if name not in known:
-            yield f"{where} renames the column {name!r}; family {task.family!r} has {', '.join(known)}."
+        if name not in task.kind.columns:
+            yield f"{where} renames the column {name!r}; family {task.family!r} has {', '.join(task.kind.columns)}."
 
 
 def _option_faults(task: Task, where: str) -> Iterator[str]:
-    defaults = task.about.options
+    defaults = task.kind.options
     for name, value in task.options.items():
         if name not in defaults:
-            takes = f"takes {', '.join(defaults)}" if defaults else "takes none"
-            yield f"{where} has an unknown option {name!r}; family {task.family!r} {takes}."
-        elif wanted := _unlike(value, defaults[name]):
+            yield f"{where} has an unknown option {name!r}; family {task.family!r} takes {', '.join(defaults) or 'none'}."
+            continue
+        accepts, wanted = OPTION_TYPES[type(defaults[name])]
+        if not accepts(value):
             yield f"{where} has option {name} {value!r}; it must be {wanted}."
 
 
 def _metric_faults(task: Task, where: str) -> Iterator[str]:
-    known = ALSO.get(task.about.metric, ())
+    known = ALSO.get(task.kind.metric, ())
     for name in task.also:
         if name not in known:
-            has = f"can list {' and '.join(known)}" if known else "can list none"
-            yield f"{where} lists the metric {name!r}; in addition to {task.about.metric}, a {task.family} task {has}."
-
-
-def _unlike(value: Any, default: Any) -> str:
-    """What a value must be to replace this default; empty if it is valid."""
-    if default is None:
-        return "" if value is None or is_text_list(value) else "a list of class names"
-    if isinstance(default, bool):
-        return "" if isinstance(value, bool) else "true or false"
-    if isinstance(default, int):
-        return "" if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else "a whole number of 0 or more"
-    if isinstance(default, float):
-        return "" if is_number(value) and value >= 0 else "a number of 0 or more"
-    return "" if isinstance(value, type(default)) else f"a {type(default).__name__}"
+            more = " and ".join(known) or "none"
+            yield f"{where} lists the metric {name!r}; in addition to {task.kind.metric}, a {task.family} task can list {more}."
 
 
 def data_fault(data: str) -> str | None:

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 TASK_FOLDER = assets_folder() / "tasks"
 TRAIN, VALIDATION, TEST, WHOLE = "train", "validation", "test", "whole"
-SPLITS = {
-    TRAIN: ("train", "training"),
-    VALIDATION: ("validation", "valid", "val", "dev"),
-    TEST: ("test", "testing"),
-}
+SPLITS = {TRAIN: ("train", "training"), VALIDATION: ("validation", "valid", "val", "dev"), TEST: ("test", "testing")}
 """Split -> its names in a folder, a column `split` or a data hub, the most common first."""
 TESTED = (TEST, VALIDATION, TRAIN, WHOLE)
 """The first of these that has examples is used for testing."""
@@ -35,14 +31,14 @@ TESTED = (TEST, VALIDATION, TRAIN, WHOLE)
 class Source:
     """Tables as found, by split, or a single one under WHOLE.
 
-    place    its name in error messages
-    names    column -> names of its classes, if the source gives them
-    files    the files as read, if it consists of files
+    name          in error messages
+    class_names   column -> names of its classes, if the source gives them
+    files         the files as read, if it consists of files
     """
 
-    place: str
+    name: str
     tables: Mapping[str, pa.Table]
-    names: Mapping[str, list[str]] = field(default_factory=dict)
+    class_names: Mapping[str, list[str]] = field(default_factory=dict)
     files: tuple[TextTable, ...] = ()
 
     @property
@@ -51,34 +47,34 @@ class Source:
         return max(self.tables.values(), key=lambda table: table.num_rows)
 
 
-def place_of(task: Task) -> Path | None:
+def location_of(task: Task) -> Path | None:
     """The file or folder with a task's data, existing or not; None if they come from a hub. Raises InputError."""
     if task.data.startswith(HUB):
         return None
     return TASK_FOLDER / f"{task.data.removeprefix(BUNDLED)}.csv" if task.bundled else path_of(task.data)
 
 
-def all_files(place: Path) -> list[Path]:
-    """Every file at this place that examples may come from: in a folder, all files named after a split."""
-    if not place.is_dir():
-        return [place]
-    return [file for split in SPLITS for file in _files_of_split(place, split)]
+def all_files(path: Path) -> list[Path]:
+    """Every file at this path that examples may come from: in a folder, all files named after a split."""
+    if not path.is_dir():
+        return [path]
+    return [file for split in SPLITS for file in _files_of_split(path, split)]
 
 
-def files_by_split(place: Path) -> dict[str, Path]:
-    """Split -> its file; if the place is itself a file, it is listed under WHOLE.
+def files_by_split(path: Path) -> dict[str, Path]:
+    """Split -> its file; if the path is itself a file, it is listed under WHOLE.
 
     Raises TaskError if a split has two files, or no split has one.
     """
-    if not place.is_dir():
-        return {WHOLE: place}
-    found = {split: files for split in SPLITS if (files := _files_of_split(place, split))}
-    for files in found.values():
+    if not path.is_dir():
+        return {WHOLE: path}
+    by_split = {split: files for split in SPLITS if (files := _files_of_split(path, split))}
+    for files in by_split.values():
         if len(files) > 1:
-            raise TaskError(f"{place} has both {files[0].name} and {files[1].name}; keep one file for each split")
-    if not found:
-        raise TaskError(f"{place} has no file train, validation or test that ends in {', '.join(TABLE_SUFFIXES)}; rename yours")
-    return {split: files[0] for split, files in found.items()}
+            raise TaskError(f"{path} has both {files[0].name} and {files[1].name}; keep one file for each split")
+    if not by_split:
+        raise TaskError(f"{path} has no file train, validation or test that ends in {', '.join(TABLE_SUFFIXES)}; rename yours")
+    return {split: files[0] for split, files in by_split.items()}
 
 
 def _files_of_split(folder: Path, split: str) -> list[Path]:
@@ -87,28 +83,26 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
     return [file for file in named if file.is_file()]
 
 
-def read_source(place: str, files: Mapping[str, Path]) -> Source:
+def read_source(name: str, files: Mapping[str, Path]) -> Source:
     """The tables in the files of a task, by split. Raises InputError."""
     read = {split: read_table(file) for split, file in files.items()}
-    names: dict[str, list[str]] = {}
-    for table in read.values():
-        names |= class_names(table.table)
-    tables = {split: found.table for split, found in read.items()}
+    tables = {split: file.table for split, file in read.items()}
+    names = {column: classes for table in tables.values() for column, classes in class_names(table).items()}
     if WHOLE in tables:
-        tables = _by_column(tables[WHOLE], place)
-    return Source(place, tables, names, tuple(read.values()))
+        tables = _by_column(tables[WHOLE], name)
+    return Source(name, tables, names, tuple(read.values()))
 
 
-def _by_column(table: pa.Table, place: str) -> dict[str, pa.Table]:
+def _by_column(table: pa.Table, name: str) -> dict[str, pa.Table]:
     """Split a table by its column `split`, or return it whole. Raises InputError."""
     import pyarrow as pa
 
     if table.column_names.count(SPLIT) != 1:
         return {WHOLE: table}
-    values = column_text(table, SPLIT, place).fillna("").str.strip().str.lower()
+    values = column_text(table, SPLIT, name).fillna("").str.strip().str.lower()
     known = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
     unknown = sorted(set(values.unique()) - known.keys())
     if unknown:
-        raise TaskError(f"column split of {place} holds {unknown[0]!r}; each must be one of {', '.join(SPLITS)}")
+        raise TaskError(f"column split of {name} holds {unknown[0]!r}; each must be one of {', '.join(SPLITS)}")
     parts = values.map(known)
     return {split: table.filter(pa.array(parts == split)) for split in SPLITS if (parts == split).any()}

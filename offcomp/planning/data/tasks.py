@@ -9,34 +9,33 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from offcomp.errors import TaskError
 
 __all__ = ["ALSO", "FAMILIES", "TASKS", "Task", "TaskFamily", "find_task", "fitting_families", "unfit", "usual_tasks"]
 
 BUNDLED, HUB = "bundled:", "hub:"
+ONE, PAIR = ("text",), ("sentence1", "sentence2")
 
 
 @dataclass(frozen=True)
 class TaskFamily:
     """A kind of task: what it needs from the data and the model, and how it is scored.
 
-    inputs      one of these sets of columns must be present
     target      the column with the correct answer; "" if the text itself is the target
-    trains      whether a training and a validation split are needed in addition to the test split
     metric      name of the score; two tasks share an axis only if they share it
-    direction   whether a higher or a lower score is better
+    inputs      one of these sets of columns must be present
+    trains      whether a training and a validation split are needed in addition to the test split
     needs       accepted endings of the model's class name (`ForMaskedLM`, ...); empty for any model with hidden states
     """
 
     name: str
     title: str
-    inputs: tuple[tuple[str, ...], ...]
     target: str
-    trains: bool
     metric: str
-    direction: Literal["higher", "lower"]
+    inputs: tuple[tuple[str, ...], ...] = (ONE, PAIR)
+    trains: bool = False
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -45,84 +44,52 @@ class TaskFamily:
         """Whether it uses sentence embeddings, as the model's folder declares them."""
         return not self.needs and bool(self.target)
 
+    @property
+    def targets(self) -> list[str]:
+        """The target column, if there is one."""
+        return [self.target] if self.target else []
 
-ONE, PAIR = ("text",), ("sentence1", "sentence2")
+    @property
+    def columns(self) -> list[str]:
+        """All columns that it may read."""
+        return [*dict.fromkeys(column for inputs in self.inputs for column in inputs), *self.targets]
+
+
+CLASSIFIER = ("ForSequenceClassification",)
+REFIT = {"refit": False}
 FAMILIES = {
     family.name: family
     for family in (
         TaskFamily(
-            "head",
-            "Classification by the model's own head",
-            (ONE, PAIR),
-            "label",
-            False,
-            "accuracy",
-            "higher",
-            ("ForSequenceClassification",),
-            {"labels": None},
+            "head", "Classification by the model's own head", "label", "accuracy", needs=CLASSIFIER, options={"labels": None}
+        ),
+        TaskFamily("head-regression", "Regression by the model's own head", "score", "spearman", needs=CLASSIFIER),
+        TaskFamily(
+            "probe", "Classification by a probe on sentence embeddings", "label", "accuracy", trains=True, options=REFIT
         ),
         TaskFamily(
-            "head-regression",
-            "Regression by the model's own head",
-            (ONE, PAIR),
-            "score",
-            False,
-            "spearman",
-            "higher",
-            ("ForSequenceClassification",),
+            "regression", "Regression by a probe on sentence embeddings", "score", "spearman", trains=True, options=REFIT
         ),
         TaskFamily(
-            "probe",
-            "Classification by a probe on sentence embeddings",
-            (ONE, PAIR),
-            "label",
-            True,
-            "accuracy",
-            "higher",
-            (),
-            {"refit": False},
-        ),
-        TaskFamily(
-            "regression",
-            "Regression by a probe on sentence embeddings",
-            (ONE, PAIR),
-            "score",
-            True,
-            "spearman",
-            "higher",
-            (),
-            {"refit": False},
-        ),
-        TaskFamily(
-            "similarity",
-            "Similarity of two sentences by the cosine of their embeddings",
-            (PAIR,),
-            "score",
-            False,
-            "spearman",
-            "higher",
+            "similarity", "Similarity of two sentences by the cosine of their embeddings", "score", "spearman", inputs=(PAIR,)
         ),
         TaskFamily(
             "masked-lm",
             "Masked-token prediction (pseudo-perplexity)",
-            (ONE,),
             "",
-            False,
             "masked perplexity",
-            "lower",
-            ("ForMaskedLM", "ForPreTraining"),
-            {"fraction": 0.15, "whole_words": False, "tokens": 128, "seed": 0},
+            inputs=(ONE,),
+            needs=("ForMaskedLM", "ForPreTraining"),
+            options={"fraction": 0.15, "whole_words": False, "tokens": 128, "seed": 0},
         ),
         TaskFamily(
             "causal-lm",
             "Next-token prediction (perplexity)",
-            (ONE,),
             "",
-            False,
             "perplexity",
-            "lower",
-            ("ForCausalLM", "LMHeadModel"),
-            {"context": 256, "stride": 128},
+            inputs=(ONE,),
+            needs=("ForCausalLM", "LMHeadModel"),
+            options={"context": 256, "stride": 128},
         ),
     )
 }
@@ -155,14 +122,14 @@ class Task:
     also: tuple[str, ...] = ()
 
     @property
-    def about(self) -> TaskFamily:
+    def kind(self) -> TaskFamily:
         """The task's family."""
         return FAMILIES[self.family]
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every option of the family, with this task's values."""
-        return {**self.about.options, **self.options}
+        return {**self.kind.options, **self.options}
 
     @property
     def bundled(self) -> bool:
@@ -179,7 +146,17 @@ def _ours(name: str, family: str, data: str, title: str, version: str = "1") -> 
     return Task(name, family, BUNDLED + data, title, version=version, source="Written for offcomp", licence="MIT")
 
 
-GLUE = "nyu-mll/glue"
+def _glue(name: str, title: str, source: str, *, family: str = "probe", also: tuple[str, ...] = (), **columns: str) -> Task:
+    """A task of the GLUE benchmark; `columns` maps columns of the family to those of the data."""
+    data = f"{HUB}nyu-mll/glue/{name.removesuffix('-head')}"
+    return Task(name, family, data, title, columns, source=f"{source}, GLUE", also=also)
+
+
+def _wikitext(name: str, family: str, title: str) -> Task:
+    data = f"{HUB}Salesforce/wikitext/wikitext-2-raw-v1"
+    return Task(name, family, data, title, source="Merity et al. 2016", licence="CC BY-SA 3.0")
+
+
 TASKS = (
     _ours("sentiment", "probe", "sentiment", "Sentiment", version="2"),
     _ours("topics", "probe", "topics", "Topics"),
@@ -187,74 +164,27 @@ TASKS = (
     _ours("sentiment-head", "head", "sentiment", "Sentiment by the model's own head", version="2"),
     _ours("masked-prose", "masked-lm", "prose", "Masked words in prose"),
     _ours("causal-prose", "causal-lm", "prose", "Next words in prose"),
-    Task("sst2", "probe", f"hub:{GLUE}/sst2", "SST-2", {"text": "sentence"}, source="Socher et al. 2013, GLUE"),
-    Task(
-        "sst2-head",
-        "head",
-        f"hub:{GLUE}/sst2",
-        "SST-2 by the model's own head",
-        {"text": "sentence"},
-        source="Socher et al. 2013, GLUE",
-    ),
-    Task("mrpc", "probe", f"hub:{GLUE}/mrpc", "MRPC", source="Dolan and Brockett 2005, GLUE", also=("f1",)),
-    Task(
-        "qqp",
-        "probe",
-        f"hub:{GLUE}/qqp",
-        "QQP",
-        {"sentence1": "question1", "sentence2": "question2"},
-        source="Iyer et al. 2017, GLUE",
-        also=("f1",),
-    ),
-    Task(
-        "stsb", "similarity", f"hub:{GLUE}/stsb", "STS-B", {"score": "label"}, source="Cer et al. 2017, GLUE", also=("pearson",)
-    ),
-    Task(
-        "cola",
-        "probe",
-        f"hub:{GLUE}/cola",
-        "CoLA",
-        {"text": "sentence"},
-        source="Warstadt et al. 2018, GLUE",
-        also=("matthews",),
-    ),
-    Task(
-        "qnli",
-        "probe",
-        f"hub:{GLUE}/qnli",
-        "QNLI",
-        {"sentence1": "question", "sentence2": "sentence"},
-        source="Rajpurkar et al. 2016, GLUE",
-    ),
-    Task("rte", "probe", f"hub:{GLUE}/rte", "RTE", source="Dagan et al. 2005, GLUE"),
-    Task(
-        "wikitext2-masked",
-        "masked-lm",
-        "hub:Salesforce/wikitext/wikitext-2-raw-v1",
-        "Masked words in WikiText-2",
-        source="Merity et al. 2016",
-        licence="CC BY-SA 3.0",
-    ),
-    Task(
-        "wikitext2-causal",
-        "causal-lm",
-        "hub:Salesforce/wikitext/wikitext-2-raw-v1",
-        "Next words in WikiText-2",
-        source="Merity et al. 2016",
-        licence="CC BY-SA 3.0",
-    ),
+    _glue("sst2", "SST-2", "Socher et al. 2013", text="sentence"),
+    _glue("sst2-head", "SST-2 by the model's own head", "Socher et al. 2013", family="head", text="sentence"),
+    _glue("mrpc", "MRPC", "Dolan and Brockett 2005", also=("f1",)),
+    _glue("qqp", "QQP", "Iyer et al. 2017", also=("f1",), sentence1="question1", sentence2="question2"),
+    _glue("stsb", "STS-B", "Cer et al. 2017", family="similarity", also=("pearson",), score="label"),
+    _glue("cola", "CoLA", "Warstadt et al. 2018", also=("matthews",), text="sentence"),
+    _glue("qnli", "QNLI", "Rajpurkar et al. 2016", sentence1="question", sentence2="sentence"),
+    _glue("rte", "RTE", "Dagan et al. 2005"),
+    _wikitext("wikitext2-masked", "masked-lm", "Masked words in WikiText-2"),
+    _wikitext("wikitext2-causal", "causal-lm", "Next words in WikiText-2"),
 )
 """The tasks known by name: bundled ones, then those from a data hub."""
 
 
 def find_task(name: str) -> Task:
     """The task of this name. Raises TaskError."""
-    for task in TASKS:
-        if task.name == name:
-            return task
-    names = [task.name for task in TASKS]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
+    known = {task.name: task for task in TASKS}
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
     raise TaskError(f"unknown task {name!r}; {hint}")
 
 
@@ -274,7 +204,7 @@ def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
             f"task {task.name!r} needs a model that reads text, but {architecture} takes other input and supports no "
             "family of tasks; leave the tasks out."
         )
-    needs = task.about.needs
+    needs = task.kind.needs
     if not needs or architecture.endswith(needs):
         return None
     return (

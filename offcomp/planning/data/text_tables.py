@@ -15,7 +15,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,16 +54,12 @@ class TextTable:
     table       every column of a .csv, .tsv or .txt is large_string, "" where a cell is empty
     rows_read   rows of the file, excluding the heading
     left_out    reason -> rows that are not in `table`; together with its rows they add up to `rows_read`
-    encoding    of a text file
-    delimiter   of a .csv or .tsv; empty if there is one column
     notes       deviations from reading the file literally, a clause each
     """
 
     table: pa.Table
     rows_read: int
     left_out: Mapping[str, int] = field(default_factory=dict)
-    encoding: str = ""
-    delimiter: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -87,14 +83,14 @@ def parse(name: str, content: bytes) -> TextTable:
 
     suffix = Path(name).suffix.lower()
     try:
-        found = READERS[suffix](content)
+        table = _parquet(content) if suffix == ".parquet" else _text_table(content, suffix)
     except (OSError, ValueError, InputError, pa.ArrowException, OverflowError, RecursionError) as error:
         raise InputError(f"{name} cannot be read as a {suffix} table: {reason(error)}") from None
-    if not found.rows_read:
+    if not table.rows_read:
         raise InputError(f"{name} has no rows; give a table with a heading and at least one row")
-    for note in found.notes:
+    for note in table.notes:
         _warn(name, note)
-    return found
+    return table
 
 
 @lru_cache(maxsize=1024)
@@ -106,26 +102,26 @@ def _warn(name: str, note: str) -> None:
 def class_names(table: pa.Table) -> dict[str, list[str]]:
     """Column -> names of its classes, if the table's metadata gives them, as in tables saved by `datasets`."""
     try:
-        about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = about.get("info", {}).get("features", {})
+        metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = metadata.get("info", {}).get("features", {})
         return {column: list(map(str, kind["names"])) for column, kind in features.items() if kind.get("_type") == "ClassLabel"}
     except (ValueError, AttributeError, KeyError, TypeError):
         return {}  # not written by `datasets` after all
 
 
-def column_text(table: pa.Table, name: str, place: str) -> pd.Series:
+def column_text(table: pa.Table, column: str, name: str) -> pd.Series:
     """A column as text, NaN where a value is missing.
 
-    Raises InputError if several columns have this name, or it holds neither text nor numbers.
+    Raises InputError, with the table's name, if several columns have this one, or it holds neither text nor numbers.
     """
     import pyarrow as pa
 
-    if table.column_names.count(name) > 1:
-        raise InputError(f"{place} has {table.column_names.count(name)} columns {name!r}; give each a unique name")
+    if table.column_names.count(column) > 1:
+        raise InputError(f"{name} has {table.column_names.count(column)} columns {column!r}; give each a unique name")
     try:
-        return as_text(table[name]).to_pandas().astype("str")
+        return as_text(table[column]).to_pandas().astype("str")
     except (pa.ArrowException, UnicodeError) as error:
-        raise InputError(f"column {name!r} of {place} holds no text or numbers: {reason(error)}") from None
+        raise InputError(f"column {column!r} of {name} holds no text or numbers: {reason(error)}") from None
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -168,65 +164,57 @@ def as_numbers(values: pd.Series) -> pd.Series:
 
 def reason(error: Exception) -> str:
     """The first line of an error message, shortened."""
-    said = str(error).strip().splitlines() or [type(error).__name__]
-    return said[0][:LONGEST_REASON].rstrip(".")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:LONGEST_REASON].rstrip(".")
 
 
-def _separated(content: bytes) -> TextTable:
-    text, encoding, notes = _decoded(content)
-    return _of_rows(separated(text), encoding, notes)
-
-
-def _tabbed(content: bytes) -> TextTable:
-    text, encoding, notes = _decoded(content)
+def _tabbed(text: str) -> TextTable:
     rows, quoted = tabbed(text)
-    return _of_rows(rows, encoding, [*notes, "cells are quoted, as in a .csv"] if quoted else notes)
+    return _of_rows(rows, "cells are quoted, as in a .csv") if quoted else _of_rows(rows)
 
 
-def _of_rows(rows: Rows, encoding: str, notes: Sequence[str]) -> TextTable:
+def _of_rows(rows: Rows, *notes: str) -> TextTable:
     columns = list(zip(*rows.cells, strict=True)) or [()] * len(rows.heading)
     if rows.stray:
         which = ("row" if len(rows.stray) == 1 else f"{len(rows.stray)} rows, the first of them row") + f" {rows.stray[0]}"
-        notes = [*notes, f"an unclosed quotation mark is read as a character in {which}"]
+        notes = (*notes, f"an unclosed quotation mark is read as a character in {which}")
     left_out = {RAGGED: len(rows.ragged)} if rows.ragged else {}
-    return TextTable(_table(rows.heading, columns), rows.num_read, left_out, encoding, rows.delimiter, tuple(notes))
+    return TextTable(_table(rows.heading, columns), rows.num_read, left_out, notes)
 
 
-def _lines(content: bytes) -> TextTable:
-    text, encoding, notes = _decoded(content)
+def _lines(text: str) -> TextTable:
     check_cells(line_ends(text))
     lines = LINE_END.split(text)
     if not lines[-1]:
         lines.pop()  # the text ends with a line end
-    return TextTable(_table(["text"], [lines]), len(lines), {}, encoding, "", tuple(notes))
+    return TextTable(_table(["text"], [lines]), len(lines))
 
 
-def _lines_of_json(content: bytes) -> TextTable:
+def _lines_of_json(text: str) -> TextTable:
     import pyarrow as pa
 
-    text, encoding, notes = _decoded(content)
     check_cells(sum(map(text.count, "{[\n")))
     objects = [_object(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     columns = []
-    names = list(dict.fromkeys(name for found in objects for name in found))
+    names = list(dict.fromkeys(name for row in objects for name in row))
     check_columns(len(names))
     check_cells(len(objects) * len(names))
     for name in names:
         try:
-            columns.append(pa.array([found.get(name) for found in objects], from_pandas=True))
+            columns.append(pa.array([row.get(name) for row in objects], from_pandas=True))
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             raise InputError(f"column {name!r} does not hold values of one type: {reason(error)}") from None
-    return TextTable(pa.table(columns, _names(names)), len(objects), {}, encoding, "", tuple(notes))
+    return TextTable(pa.table(columns, _names(names)), len(objects))
 
 
 def _object(line: str, number: int) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except ValueError as error:
         raise InputError(f"line {number} is not valid JSON: {reason(error)}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InputError(f'line {number} is not a JSON object; give one per line, such as {{"text": "fine", "label": 1}}')
-    return found
+    return value
 
 
 def _parquet(content: bytes) -> TextTable:
@@ -248,9 +236,15 @@ def _names(names: Sequence[str]) -> list[str]:
     return [" ".join(name.split()) for name in names]
 
 
-def _decoded(content: bytes) -> tuple[str, str, list[str]]:
-    """The decoded text, its encoding, and notes on it. Raises InputError or UnicodeError."""
-    notes = []
+def _text_table(content: bytes, suffix: str) -> TextTable:
+    text, notes = _decoded(content)
+    table = TEXT_READERS[suffix](text)
+    return replace(table, notes=(*notes, *table.notes))
+
+
+def _decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
+    """The decoded text, and notes on it. Raises InputError or UnicodeError."""
+    notes: tuple[str, ...] = ()
     encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     if encoding.startswith("utf-8") and b"\0" in content:
         line = content.count(b"\n", 0, content.index(b"\0")) + 1
@@ -259,13 +253,12 @@ def _decoded(content: bytes) -> tuple[str, str, list[str]]:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            said = encoding.removesuffix("-sig").upper()
-            raise InputError(f"it starts as {said} but contains invalid bytes; save it as UTF-8") from None
-        text, encoding = _as_windows(content, error), "cp1252"
-        notes.append("it is not UTF-8 and is read as Windows-1252")
+            name = encoding.removesuffix("-sig").upper()
+            raise InputError(f"it starts as {name} but contains invalid bytes; save it as UTF-8") from None
+        text, notes = _as_windows(content, error), ("it is not UTF-8 and is read as Windows-1252",)
     if "\0" in text:
         raise InputError("it contains null characters; save it as UTF-8")
-    return text.lstrip("\ufeff"), encoding.removesuffix("-sig"), notes
+    return text.lstrip("\ufeff"), notes
 
 
 def _as_windows(content: bytes, error: UnicodeDecodeError) -> str:
@@ -283,11 +276,10 @@ def _as_windows(content: bytes, error: UnicodeDecodeError) -> str:
         raise InputError(f"line {line} is neither UTF-8 nor Windows-1252; save it as UTF-8") from None
 
 
-READERS: dict[str, Callable[[bytes], TextTable]] = {
+TEXT_READERS: dict[str, Callable[[str], TextTable]] = {
     ".txt": _lines,
-    ".csv": _separated,
+    ".csv": lambda text: _of_rows(separated(text)),
     ".tsv": _tabbed,
     ".jsonl": _lines_of_json,
-    ".parquet": _parquet,
 }
-"""File suffix -> reader."""
+"""Suffix of a text file -> reader."""

@@ -217,7 +217,7 @@ def _show_shares(info: ModelInfo) -> None:
     config = {"displayModeBar": False}
     st.plotly_chart(share_figure(table, palette()), theme=None, key="model_shares", alt=alt, config=config)
     _show_table(info, table, "shares")
-    if note := unlisted_note(info):
+    if note := unlisted_note(info.unlisted, info.num_parameters):
         st.caption(plain(note))
 
 

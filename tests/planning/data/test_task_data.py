@@ -72,8 +72,8 @@ def test_bundled_tasks_are_read_with_their_own_splits(name: str) -> None:
     found = read(known)
     assert found.tested_on == "test"
     assert list(found.splits["test"]["text"]) == table[table["split"] == "test"]["text"].tolist()
-    assert ("train" in found.splits) is known.about.trains
-    if known.about.target:
+    assert ("train" in found.splits) is known.kind.trains
+    if known.kind.target:
         assert found.splits["test"].features["label"].names == sorted(table["label"].unique())
         names = found.splits["test"].features["label"].int2str(list(found.splits["test"]["label"]))
         assert names == table[table["split"] == "test"]["label"].tolist()

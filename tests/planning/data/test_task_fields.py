@@ -37,11 +37,11 @@ def test_named_and_described_tasks_survive_json() -> None:
     assert Plan.from_json(plan.to_json()) == plan
 
 
-def test_asked_tasks_have_their_family() -> None:
-    assert [task.family for task in plan_of("similarity", OWN).asked_tasks] == ["similarity", "probe"]
-    assert Plan("minilm-l6").asked_tasks == (find_task("sentiment"),)
+def test_resolved_tasks_have_their_family() -> None:
+    assert [task.family for task in plan_of("similarity", OWN).resolved_tasks] == ["similarity", "probe"]
+    assert Plan("minilm-l6").resolved_tasks == (find_task("sentiment"),)
     with pytest.raises(TaskError, match="did you mean 'topics'"):
-        _ = plan_of("topic").asked_tasks
+        _ = plan_of("topic").resolved_tasks
 
 
 @pytest.mark.parametrize(
