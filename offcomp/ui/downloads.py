@@ -8,10 +8,10 @@ from functools import partial
 
 import streamlit as st
 
-from offcomp.results.csv_text import csv_text
 from offcomp.results.report import comparison_document, comparison_table, comparison_tables, html_report, table_names
 from offcomp.results.sentences import provenance
 from offcomp.runs.store import Run
+from offcomp.ui.charts import csv_button
 from offcomp.ui.compare.results import MOST_CARDS, MOST_IN_DETAIL
 from offcomp.ui.escape import plain
 
@@ -33,14 +33,8 @@ def show_downloads(runs: Sequence[Run]) -> None:
             on_click="ignore",
         )
         for name in table_names(runs):
-            st.download_button(
-                plain(f"{name.capitalize()}, CSV"),
-                partial(_as_csv, runs, name),  # built on click
-                f"offcomp-{name}.csv",
-                "text/csv",
-                key=f"compare_csv_{name}",
-                on_click="ignore",
-            )
+            make = partial(comparison_table, runs, name)
+            csv_button(f"{name.capitalize()}, CSV", f"offcomp-{name}.csv", f"compare_csv_{name}", make)
         st.download_button(
             "All, JSON",
             partial(_as_json, runs),
@@ -72,10 +66,6 @@ def _show_exports(runs: Sequence[Run]) -> None:
         )
         lines = "\n".join(f"offcomp export {run.id} offcomp-{run.id}" for run in runs)
         st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
-
-
-def _as_csv(runs: Sequence[Run], name: str) -> str:
-    return csv_text(comparison_table(runs, name))
 
 
 def _as_json(runs: Sequence[Run]) -> str:

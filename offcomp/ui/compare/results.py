@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
 
-import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
-from pandas.api.types import is_float_dtype, is_numeric_dtype
-from streamlit.delta_generator import DeltaGenerator
 
 from offcomp.planning.data.row_counts import calibration_reading, reading_text
 from offcomp.results.bundled import origin
 from offcomp.results.charts.runs import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results.charts.start_svg import error_svg
 from offcomp.results.originals import model_names
-from offcomp.results.report import DRAWN_COLUMNS
 from offcomp.results.runs import difference_table, label, method_title, result_of, run_table, warnings_of
 from offcomp.results.scores import (
     METRICS,
@@ -32,6 +26,7 @@ from offcomp.results.scores import (
 )
 from offcomp.results.sentences import answer, megabytes, origin_text, smaller
 from offcomp.runs.store import Run
+from offcomp.ui.charts import number_formats, show_chart, show_table
 from offcomp.ui.escape import plain, plain_table
 from offcomp.ui.frame import palette
 from offcomp.ui.notes import show_measured_notes
@@ -43,9 +38,8 @@ MOST_IN_DETAIL = 40
 METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
-TALL_CHART_PIXELS = 640
 UNIT = "compare_unit"
-SIZE_UNITS = ("bytes", "parameters")
+UNIT_NAMES = {"bytes": "MB", "parameters": "parameters"}
 HELP = {
     **{metric.title: metric.help for metric in METRICS.values()},
     "Score": "How well the compressed model still performs a task.",
@@ -80,22 +74,13 @@ def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) 
     """Show each run's key figures: one card per run, or a table if there are many."""
     if len(runs) > MOST_CARDS:
         table = run_table(runs).drop(columns=["run", "model"])
-        st.dataframe(_readable(table), hide_index=True, key="compare_figures", column_config=_formats(table))
+        show_table(table, "compare_figures", formats=number_formats(table))
         return
     models = model_names(runs)
     for start in range(0, len(runs), abreast):
         for column, run in zip(st.columns(abreast), runs[start : start + abreast], strict=False):
             with column:
                 _card(run, brief=brief, model=models[run.id] if len({*models.values()}) > 1 else "")
-
-
-def _formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Three decimals for fractions, thousands separators for integers."""
-    return {
-        _words(name): st.column_config.NumberColumn(format="%.3f" if is_float_dtype(table[name]) else "localized")
-        for name in table.columns
-        if is_numeric_dtype(table[name])
-    }
 
 
 def _card(run: Run, *, brief: bool, model: str) -> None:
@@ -172,7 +157,15 @@ def show_first_errors(runs: Sequence[Run]) -> None:
 def show_errors(runs: Sequence[Run]) -> None:
     """Chart and table of the relative error, by group or by module."""
     chart = st.container()
-    level = _switch("Errors by", LEVELS, "compare_level")
+    level = st.segmented_control(
+        "Errors by",
+        LEVELS,
+        default=LEVELS[0],
+        key="compare_level",
+        required=True,
+        label_visibility="collapsed",
+        format_func="by {}".format,
+    )
     table = error_table(runs, level)
     if table.empty:
         st.caption("Nothing was compressed, so there is no error to show.")
@@ -181,23 +174,9 @@ def show_errors(runs: Sequence[Run]) -> None:
     show_chart(chart, error_figure(table, palette(), level), table, key="compare_errors", alt=alt)
 
 
-def _switch(name: str, options: tuple[str, ...], key: str) -> str:
-    """Ask for one of a few ways to draw a chart."""
-    chosen = st.segmented_control(
-        plain(name),
-        options,
-        default=options[0],
-        key=key,
-        required=True,
-        label_visibility="collapsed",
-        format_func="by {}".format,
-    )
-    return chosen or options[0]
-
-
 def chosen_unit() -> str:
     """The unit of sizes, as set by the switch of the first chart."""
-    return str(st.session_state.get(UNIT) or SIZE_UNITS[0])
+    return str(st.session_state.get(UNIT, "bytes"))
 
 
 def show_size(runs: Sequence[Run]) -> None:
@@ -209,34 +188,6 @@ def show_size(runs: Sequence[Run]) -> None:
         f"Share of the {unit} that remains of the chosen modules, of all weights and of the model; numbers in the table below."
     )
     show_chart(chart, size_figure(table, palette(), unit), table, key="compare_size", alt=alt)
-
-
-def show_chart(
-    place: DeltaGenerator,
-    figure: go.Figure,
-    table: pd.DataFrame,
-    *,
-    key: str,
-    alt: str,
-    on_click: Callable[[], None] | Literal["ignore"] = "ignore",
-) -> None:
-    """Draw a chart in `place`, its table collapsed below it; a very tall one scrolls. `on_click` handles clicks on marks."""
-    tall = figure.layout.height > TALL_CHART_PIXELS
-    config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
-    with place.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
-        st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, on_select=on_click, selection_mode="points")
-    with st.expander("The same as a table"):
-        shown = table.drop(columns=DRAWN_COLUMNS, errors="ignore")
-        st.dataframe(_readable(shown), hide_index=True, key=f"{key}_table", column_config=_formats(shown))
-
-
-def _readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with readable column names."""
-    return table.rename(columns=_words)
-
-
-def _words(name: str) -> str:
-    return sentence_start(name.replace("_", " "))
 
 
 def show_differences(runs: Sequence[Run]) -> None:

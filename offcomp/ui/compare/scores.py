@@ -12,7 +12,7 @@ from offcomp.results.charts.scores import score_figure, score_table, scores_of
 from offcomp.results.paired import flip_count_table
 from offcomp.results.scores import on_task, visible_difference
 from offcomp.runs.store import Run
-from offcomp.ui.compare.results import show_chart
+from offcomp.ui.charts import show_chart
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette
 

@@ -19,7 +19,6 @@ from offcomp.planning.sizes import Prediction, predict, resolved
 from offcomp.planning.spectra import find
 from offcomp.planning.spectrum import Spectrum, relative_error
 from offcomp.results.charts.error_curve import error_curve_figure
-from offcomp.results.csv_text import csv_text
 from offcomp.results.error_curve import error_curve_table, prediction_table
 from offcomp.results.known_errors import (
     ESTIMATED,
@@ -34,6 +33,7 @@ from offcomp.results.runs import with_provenance
 from offcomp.runs.inputs import run_id
 from offcomp.runs.store import Run, RunStore
 from offcomp.ui import draft
+from offcomp.ui.charts import csv_button, draw
 from offcomp.ui.compress.cards import Known, answer_of, show_answers
 from offcomp.ui.compress.choices import Choices, choose_ratio
 from offcomp.ui.compress.cost import show_cost
@@ -159,7 +159,7 @@ def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list
     exact = not choices.rounded_to
     figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
     alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
-    st.plotly_chart(figure, theme=None, key="error_curve", alt=alt, config={"displaylogo": False})
+    draw(figure, "error_curve", alt)
     st.caption(plain(_reading(points, exact)))
     if len(points):
         _sources(choices, points, same)
@@ -175,18 +175,14 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
             )
         if len(points) > len(shown):
             st.caption(f"{len(shown)} of {len(points)} are shown; the file has all of them.")
-        st.download_button(
+        name = choices.info.model.rsplit("/", 1)[-1]
+        runs = [measurement.run for measurement in measured]
+        csv_button(
             "All, with plan, seed and versions, CSV",
-            partial(_as_csv, points, measured),
-            f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv",
-            "text/csv",
-            key="error_points_csv",
-            on_click="ignore",
+            f"offcomp-{name}-errors.csv",
+            "error_points_csv",
+            partial(with_provenance, points.drop(columns="seed"), runs),
         )
-
-
-def _as_csv(points: pd.DataFrame, measured: Sequence[Measured]) -> str:
-    return csv_text(with_provenance(points.drop(columns="seed"), [m.run for m in measured]))
 
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:

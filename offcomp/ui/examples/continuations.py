@@ -7,6 +7,7 @@ from functools import partial
 from html import escape
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from offcomp.results.charts.theme import Palette
@@ -19,9 +20,9 @@ from offcomp.results.continuations import (
     of_task,
     side_by_side,
 )
-from offcomp.results.csv_text import csv_text
 from offcomp.results.runs import style_key_of, with_provenance
 from offcomp.runs.store import Run
+from offcomp.ui.charts import csv_button
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette, style
 
@@ -60,19 +61,13 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
         "Greedy decoding: each model always writes its most likely token, so small models soon repeat themselves. Bold: "
         "everything from the first word that differs from the original."
     )
-    st.download_button(
-        "These continuations, CSV",
-        partial(_as_csv, runs, task),
-        f"offcomp-continuations-{task.replace('/', '-')}.csv",
-        "text/csv",
-        key="examples_continuations_csv",
-        on_click="ignore",
-    )
+    file_name = f"offcomp-continuations-{task.replace('/', '-')}.csv"
+    csv_button("These continuations, CSV", file_name, "examples_continuations_csv", partial(_exported, runs, task))
 
 
-def _as_csv(runs: Sequence[Run], task: str) -> str:
+def _exported(runs: Sequence[Run], task: str) -> pd.DataFrame:
     table = continuation_table(runs)
-    return csv_text(with_provenance(table[table["task"] == task], runs))
+    return with_provenance(table[table["task"] == task], runs)
 
 
 def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str, colours: Palette) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -15,26 +14,20 @@ from offcomp.files import home_folder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.planning.grouping import best_stack
 from offcomp.planning.merge_survey import Survey, best_cut, find_survey
+from offcomp.results import groups as results
 from offcomp.results.charts.groups import pair_figure, tree_figure
-from offcomp.results.csv_text import csv_text
-from offcomp.results.groups import (
-    cut_answer,
-    exported,
-    group_words,
-    groups_at,
-    merge_table,
-    module_words,
-    pair_table,
-    provenance,
-    survey_answer,
-)
+from offcomp.results.groups import group_words, groups_at, merge_table, module_words, pair_table
 from offcomp.ui import draft
+from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette, told
 from offcomp.ui.groups.choices import explain_misfit, explain_too_few, wait
 
 MOST_MODULES = 64
 LISTED = 5
+THREE_DECIMALS = dict.fromkeys(
+    ("gain", "error", "group_gain", "separate_error", "joint_error"), st.column_config.NumberColumn(format="%.3f")
+)
 
 
 def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: str) -> None:
@@ -50,7 +43,7 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
         wait(info, specs, ratio)
         return
     survey, origin = found
-    st.markdown(plain(survey_answer(survey, stack)))
+    st.markdown(plain(results.survey_answer(survey, stack)))
     if stack not in survey.merges:
         explain_misfit(specs, stack)
         return
@@ -68,14 +61,12 @@ def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
         "Heat map, module by module: by how much the relative error falls when the two are compressed as one matrix of the "
         "same stored size; the table below has the numbers."
     )
-    st.plotly_chart(pair_figure(table, palette()), theme=None, key="groups_pairs", alt=alt, config={"displaylogo": False})
+    draw(pair_figure(table, palette()), "groups_pairs", alt)
     helping, fitting = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
-    st.caption(plain(f"{helping or 'None'} of {fitting} pairs gain." + _unfit(len(table) - fitting)))
+    misfits = len(table) - fitting
+    empty = f" {misfits} pairs do not fit into one matrix; their cells are empty." if misfits else ""
+    st.caption(plain(f"{helping or 'None'} of {fitting} pairs gain.{empty}"))
     _table(table, survey, "pairs", origin)
-
-
-def _unfit(count: int) -> str:
-    return f" {count} pairs do not fit into one matrix; their cells are empty." if count else ""
 
 
 def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None:
@@ -98,10 +89,9 @@ def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None
             f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {kept}; "
             "the table below has the numbers."
         )
-        chart.plotly_chart(
-            tree_figure(survey, stack, kept, palette()), theme=None, key="groups_tree", alt=alt, config={"displaylogo": False}
-        )
-        st.markdown(plain(cut_answer(survey, stack, kept)))
+        with chart:
+            draw(tree_figure(survey, stack, kept, palette()), "groups_tree", alt)
+        st.markdown(plain(results.cut_answer(survey, stack, kept)))
         _show_groups(info, survey, stack, kept)
         _table(merge_table(survey, stack), survey, "merges", origin)
 
@@ -124,32 +114,21 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None
 def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> None:
     """A chart's table, with a download that says where every row comes from."""
     with st.expander("The same as a table"):
-        names = {name: name.replace("_", " ").capitalize() for name in map(str, table.columns)}
-        st.dataframe(table.rename(columns=names), hide_index=True, key=f"groups_{purpose}_table", column_config=_formats(names))
-        st.download_button(
-            plain(f"{purpose.capitalize()}, CSV"),
-            partial(_as_csv, table, survey, origin),
-            f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv",
-            "text/csv",
-            key=f"groups_csv_{purpose}",
-            on_click="ignore",
+        show_table(table, f"groups_{purpose}_table", formats=THREE_DECIMALS)
+        file_name = f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv"
+        csv_button(
+            f"{purpose.capitalize()}, CSV",
+            file_name,
+            f"groups_csv_{purpose}",
+            partial(results.exported, table, survey, origin),
         )
-
-
-def _as_csv(table: pd.DataFrame, survey: Survey, origin: str) -> str:
-    return csv_text(exported(table, survey, origin))
-
-
-def _formats(names: dict[str, str]) -> dict[str, Any]:
-    three = ("gain", "error", "group_gain", "separate_error", "joint_error")
-    return {title: st.column_config.NumberColumn(format="%.3f") for name, title in names.items() if name in three}
 
 
 def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
     st.caption(
         plain(
-            f"{provenance(survey, origin)}. Errors are exact, for SVD; joint storage needs at most as many parameters as "
-            "separate storage. Other methods may rank groups differently."
+            f"{results.provenance(survey, origin)}. Errors are exact, for SVD; joint storage needs at most as many parameters "
+            "as separate storage. Other methods may rank groups differently."
         )
     )
     kinds = ",".join(dict.fromkeys(info.module(name).kind for name in survey.modules))

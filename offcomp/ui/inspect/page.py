@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from offcomp.files import home_folder
@@ -16,45 +15,19 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.planning.matrix_view import ORDERS, View, read_view, view_path
 from offcomp.planning.spectra import find
 from offcomp.planning.spectrum import MatrixSpectrum
-from offcomp.results.charts.inspect import (
-    MAP_PIXELS,
-    ROWS_PIXELS,
-    cell_words,
-    colour_limit,
-    energy_figure,
-    map_figure,
-    rows_figure,
-    spectrum_figure,
-)
-from offcomp.results.csv_text import csv_text
-from offcomp.results.inspect import (
-    SPECTRUM_COLUMNS,
-    block_table,
-    blocks_answer,
-    exported,
-    row_table,
-    rows_answer,
-    spectrum_answer,
-    spectrum_table,
-)
+from offcomp.results import inspect as results
+from offcomp.results.charts import inspect as charts
 from offcomp.ui import draft
+from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import code, plain
 from offcomp.ui.frame import palette, told
 from offcomp.ui.inspect.choices import choose_module, choose_rank
 from offcomp.ui.jobs import request_view, wait_for
+from offcomp.ui.switch import choose_one
 
 ORDER, TIMES = "inspect_order", "inspect_times"
 ZOOM = 5
-BLOCK_COLUMNS = {
-    "side": "Side",
-    "first": "From",
-    "last": "To",
-    "energy": "Energy",
-    "kept": "Kept",
-    "residual": "Residual",
-    "relative_error": "Relative error",
-}
-ROW_COLUMNS = {"row": "Row", "norm": "Length", "cosine": "Cosine"}
+NAMES = results.SPECTRUM_COLUMNS | {"first": "From", "last": "To", "norm": "Length"}
 MAPS = (("original", "energy", "Original"), ("reconstruction", "kept", "Rank {}"), ("residual", "residual", "Residual"))
 ORDER_HELP = (
     "By norm: rows and columns with the largest norm come first, which shows whether a few of them hold most of the energy."
@@ -85,8 +58,8 @@ def _show_matrix(info: ModelInfo) -> None:
         return
     with right:
         rank = choose_rank(info, spec)
-    table = spectrum_table(MatrixSpectrum(*spec.shape, values))
-    _show_answer(info, spec, spectrum_answer(table, spec.name, rank))
+    table = results.spectrum_table(MatrixSpectrum(*spec.shape, values))
+    _show_answer(info, spec, results.spectrum_answer(table, spec.name, rank))
     _show_spectrum(spec, table, rank)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.subheader(f"What does rank {rank:d} keep, and lose?", width="stretch")
@@ -114,36 +87,27 @@ def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         alt = f"Singular values of {spec.name} on a log scale, those up to rank {rank} filled, and those of a random matrix."
-        _chart(spectrum_figure(table, rank, palette()), "inspect_spectrum", alt)
+        draw(charts.spectrum_figure(table, rank, palette()), "inspect_spectrum", alt)
     with right:
         alt = f"Energy kept and parameters stored at each rank of {spec.name}, in per cent, with rank {rank} marked."
-        _chart(energy_figure(table, rank, palette()), "inspect_energy", alt)
+        draw(charts.energy_figure(table, rank, palette()), "inspect_energy", alt)
 
 
 def _choose_drawing() -> None:
     """Ask for the order of rows and columns, and whether to stretch the residual's colours."""
-    st.segmented_control(
-        "Rows and columns",
-        list(ORDERS),
-        format_func=ORDERS.__getitem__,
-        key=ORDER,
-        required=True,
-        help=ORDER_HELP,
-        label_visibility="collapsed",
-        persist_state="session",
-    )
+    choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
     st.toggle(f"Residual x{ZOOM}", key=TIMES, persist_state="session", help="Stretch only the residual's colours.")
 
 
 def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     """Draw original, reconstruction and residual on one scale, with bars of energy."""
     zoomed = bool(st.session_state[TIMES])
-    maps, blocks = view.maps(rank), block_table(view, rank)
-    st.markdown(plain(blocks_answer(blocks, st.session_state[ORDER])))
-    limit = colour_limit(view.original)
+    maps, blocks = view.maps(rank), results.block_table(view, rank)
+    st.markdown(plain(results.blocks_answer(blocks, st.session_state[ORDER])))
+    limit = charts.colour_limit(view.original)
     for column, (name, part, title) in zip(st.columns(3, gap="small"), MAPS, strict=True):
         stretched = zoomed and name == "residual"
-        figure = map_figure(
+        figure = charts.map_figure(
             getattr(maps, name),
             blocks,
             part=part,
@@ -153,11 +117,12 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
             palette=palette(),
         )
         with column:
-            _chart(figure, f"inspect_{name}", f"Map of {spec.name}, {title.format(rank)}; the table below has the energies.")
+            draw(figure, f"inspect_{name}", f"Map of {spec.name}, {title.format(rank)}; the table below has the energies.")
     colours = f"One scale for all three{f', but x{ZOOM} for the residual' if zoomed else ''}"
+    cells = charts.cell_words(spec.shape)
     st.caption(
         plain(
-            f"{cell_words(spec.shape)} {colours}: red above 0, blue below, up to a limit above 99.5 % of the original's cells. "
+            f"{cells} {colours}: red above 0, blue below, up to a limit above 99.5 % of the original's cells. "
             "Bars: energy of each block of rows (right) and of columns (top), exact rather than averaged, also on one scale."
         )
     )
@@ -165,25 +130,21 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
 
 def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
     """Plot the cosine between each row and its reconstruction against the row's length."""
-    rows = row_table(view, rank)
-    if rows.empty:
-        st.caption(plain(rows_answer(rows, view, rank)))
-        return
-    alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the length of the row."
-    _chart(rows_figure(rows, palette()), "inspect_rows", alt)
-    st.caption(plain(rows_answer(rows, view, rank)))
+    rows = results.row_table(view, rank)
+    if not rows.empty:
+        alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the length of the row."
+        draw(charts.rows_figure(rows, palette()), "inspect_rows", alt)
+    st.caption(plain(results.rows_answer(rows, view, rank)))
 
 
 def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view: View | None, rank: int) -> None:
     """Show the same data as tables, each built when opened, and where the numbers come from."""
-    _offer(info, spec, "Singular values as a table", "spectrum", make=lambda: spectrum, names=SPECTRUM_COLUMNS)
+    _offer(info, spec, "Singular values as a table", "spectrum", lambda: spectrum)
     if view is not None:
-        blocks, rows = partial(block_table, view, rank), partial(row_table, view, rank)
         order = ORDERS[st.session_state[ORDER]]
-        _offer(
-            info, spec, "Energies of the blocks as a table", "blocks", make=blocks, names=BLOCK_COLUMNS, rank=rank, order=order
-        )
-        _offer(info, spec, "These rows as a table", "rows", make=rows, names=ROW_COLUMNS, rank=rank)
+        blocks, rows = partial(results.block_table, view, rank), partial(results.row_table, view, rank)
+        _offer(info, spec, "Energies of the blocks as a table", "blocks", blocks, rank=rank, order=order)
+        _offer(info, spec, "These rows as a table", "rows", rows, rank=rank)
     source = "known already" if view is None else "computed here from the weights"
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is squared length; rank r keeps the sum of the r largest "
@@ -193,45 +154,24 @@ def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view
 
 
 def _offer(
-    info: ModelInfo,
-    spec: ModuleSpec,
-    label: str,
-    purpose: str,
-    *,
-    make: Callable[[], pd.DataFrame],
-    names: dict[str, str],
-    **settings: Any,
+    info: ModelInfo, spec: ModuleSpec, label: str, purpose: str, make: Callable[[], pd.DataFrame], **settings: Any
 ) -> None:
     """Show a table with its download in a section with this label; `settings` go into every row of the download."""
-    folded = st.expander(plain(label), key=f"inspect_{purpose}_open", on_change="rerun")
-    if not folded.open:
+    section = st.expander(plain(label), key=f"inspect_{purpose}_open", on_change="rerun")
+    if not section.open:
         return
     table = make()
-    with folded:
-        _table(table.rename(columns=names), purpose)
-        st.download_button(
-            "Download as CSV",
-            partial(_as_csv, table.assign(**settings), info, spec),  # built on click
-            f"offcomp-{spec.name}-{purpose}.csv",
-            "text/csv",
-            key=f"inspect_{purpose}_csv",
-            on_click="ignore",
-        )
+    with section:
+        show_table(table, f"inspect_{purpose}_table", names=NAMES, formats=_formats(table), height=300)
+        exported = partial(results.exported, table.assign(**settings), info, spec)
+        csv_button("Download as CSV", f"offcomp-{spec.name}-{purpose}.csv", f"inspect_{purpose}_csv", exported)
 
 
-def _chart(figure: go.Figure, key: str, alt: str) -> None:
-    st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
-
-
-def _table(table: pd.DataFrame, purpose: str) -> None:
+def _formats(table: pd.DataFrame) -> dict[str, Any]:
+    """Four digits for fractions, thousands separators for counts of parameters."""
     column = st.column_config.NumberColumn
-    formats: dict[str, Any] = {name: column(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
-    formats |= {"Stored parameters": column(format="localized"), "Rank": column(format="%d")}
-    st.dataframe(table, hide_index=True, key=f"inspect_{purpose}_table", column_config=formats, height=300)
-
-
-def _as_csv(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> str:
-    return csv_text(exported(table, info, spec))
+    formats = {name: column(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
+    return formats | {"stored_parameters": column(format="localized"), "rank": column(format="%d")}
 
 
 def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
@@ -242,5 +182,5 @@ def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
 def _show_skeletons(spec: ModuleSpec) -> None:
     st.caption(plain(f"Reading the weights of {spec.name}; this happens only once. The pictures appear in a few seconds."))
     for column in st.columns(3, gap="small"):
-        column.skeleton(height=MAP_PIXELS)
-    st.skeleton(height=ROWS_PIXELS)
+        column.skeleton(height=charts.MAP_PIXELS)
+    st.skeleton(height=charts.ROWS_PIXELS)
