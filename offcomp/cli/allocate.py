@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from offcomp.cli.inputs import describe, emit, read_plan, select, selection_flags, write_plan
+from offcomp.cli.inputs import Verb, describe, emit, read_plan, select, selection_flags, write_plan
 from offcomp.cli.text import format_table
 from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.files import home_folder
@@ -28,16 +28,13 @@ from offcomp.planning.allocation import (
 )
 from offcomp.planning.error_curves import ErrorCurve, svd_curve, with_floor
 from offcomp.planning.grouping import best_stack, group_shape
+from offcomp.planning.merge_survey import Suggestion, Survey, keep_survey
 from offcomp.planning.plan import Group, Plan, members, validate
 from offcomp.planning.sizes import dtype_of, original_size
 from offcomp.planning.spectra import compute
 from offcomp.planning.spectrum import MatrixSpectrum
 
-if TYPE_CHECKING:
-    from offcomp.planning.merge_survey import Suggestion, Survey
-
 LEAST_FALL = 0.001
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
 
 def add_verbs(verb: Verb) -> None:
@@ -75,7 +72,6 @@ def suggest(arguments: argparse.Namespace) -> None:
     from offcomp.models.loading import load
     from offcomp.planning.grams import Grams
     from offcomp.planning.merge_search import all_pairs, merged, survey
-    from offcomp.planning.merge_survey import keep_survey
 
     if not arguments.ratio >= 1:
         raise InputError(f"--ratio {arguments.ratio:g} must be 1 or more")

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
-from offcomp.cli.inputs import emit, say
+from offcomp.cli.inputs import Verb, emit, write_file
 from offcomp.cli.text import format_table
 from offcomp.errors import InputError
 from offcomp.results.bundled import bundled_runs
 from offcomp.runs.store import Run, RunStore
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
 
 def add_verbs(verb: Verb) -> None:
@@ -35,22 +28,17 @@ def compare(arguments: argparse.Namespace) -> None:
     names = dict.fromkeys(full_id(asked, pool) for asked in arguments.runs)
     runs = [finished(pool[name]) for name in names]
     if arguments.html:
-        write_report(arguments.html, html_report(runs))
+        write_file(arguments.html, html_report(runs), "report")
     emit(
         arguments,
         comparison_document(comparison_tables(runs)) if arguments.json else None,
-        lambda: answer(runs) + "\n\n" + format_table(rows_of(figures_table(runs))),
+        lambda: answer(runs) + "\n\n" + format_table(figures_table(runs).to_dict("records")),
     )
 
 
 def known_runs() -> dict[str, Run]:
     """Every readable run by id, including those bundled with offcomp."""
     return {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
-
-
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def full_id(asked: str, pool: Mapping[str, Run]) -> str:
@@ -75,12 +63,3 @@ def finished(run: Run) -> Run:
         reason = f": {run.error.rstrip('.')}" if run.error else ""
         raise InputError(f"run {run.id} is {run.status} and has no figures to compare{reason}; choose finished runs")
     return run
-
-
-def write_report(path: str, report: str) -> None:
-    """Write a report to a file. Raises InputError if that fails."""
-    try:
-        Path(path).write_text(report, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the report {path}: {error.strerror}") from None
-    say(f"wrote {path}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offcomp.cli.inputs import describe, emit, say, task_flags, tasks_asked
+from offcomp.cli.inputs import Verb, describe, emit, say, task_flags, tasks_asked
 from offcomp.cli.text import format_table, score_line
 from offcomp.errors import InputError, ModelError, PlanError, TaskError
 from offcomp.files import home_folder
+from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.row_counts import reading_text
 from offcomp.planning.data.task_check import task_checks
 from offcomp.planning.data.task_fields import task_faults
@@ -18,13 +17,11 @@ from offcomp.planning.data.tasks import TASKS, Task, find_task, fitting_families
 from offcomp.results.scores import METRICS, baseline_of, concerns, notes, others_of
 
 if TYPE_CHECKING:
-    from offcomp.models.catalogue import ModelInfo
     from offcomp.models.loading import LoadedModel
 
 DATA_NOTE = (
     "data: bundled data comes with offcomp; hub data is downloaded once, then cached. head: required suffix of the model class."
 )
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
 
 def add_verbs(verb: Verb) -> None:
@@ -130,16 +127,11 @@ def score(task: Task, original: LoadedModel, other: LoadedModel | None, *, seed:
     from offcomp.evaluation import open_task
 
     say(f"reading {task.name}")
-    opened = open_task(task, original, seed=seed, cache=cache_folder())
+    opened = open_task(task, original, seed=seed, cache=home_folder() / "evaluations")  # shared with runs
     if opened.guessed:
         say("taking " + ", ".join(f"{ours} from {named}" for ours, named in opened.guessed.items()))
     say(f"scoring {task.name}")
     return opened.original() if other is None else opened.compare(model=other)
-
-
-def cache_folder() -> Path:
-    """The cache of the original's predictions, shared with runs."""
-    return home_folder() / "evaluations"
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:

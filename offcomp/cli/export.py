@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offcomp.cli.compare import full_id, known_runs
-from offcomp.cli.inputs import describe, emit, say
+from offcomp.cli.inputs import Verb, describe, emit, say
 from offcomp.cli.text import format_table, sizes_text
 from offcomp.errors import StorageError
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from offcomp.runs.manifest import Manifest
     from offcomp.runs.verify import Check
 
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 RESULTS = {True: "holds", False: "does not hold", None: "not checked"}
 
 

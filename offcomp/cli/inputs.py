@@ -23,6 +23,8 @@ from offcomp.planning.data.task_fields import own_task
 from offcomp.planning.data.tasks import FAMILIES, Task
 from offcomp.planning.plan import Plan, validate
 
+Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+"""Adds a command-line verb: its name, and the function that carries it out."""
 STDERR = 2
 STOPPED, UNREAD = 130, 141
 """Exit status after Ctrl-C, and if nobody reads the answer, as shells report SIGINT and SIGPIPE."""
@@ -162,14 +164,18 @@ def read_plan(path: str) -> tuple[Plan, ModelInfo]:
     return asked, info
 
 
-def write_plan(path: str | None, made: Plan) -> None:
+def write_plan(path: str | None, plan: Plan) -> None:
     """Write a plan to a file, if one is given. Raises InputError if that fails."""
-    if path is None:
-        return
+    if path is not None:
+        write_file(path, plan.to_json() + "\n", "plan")
+
+
+def write_file(path: str, text: str, what: str) -> None:
+    """Write a text to a file that the user named. Raises InputError if that fails."""
     try:
-        Path(path).write_text(made.to_json() + "\n", encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot write the plan {path}: {error.strerror}") from None
+        raise InputError(f"cannot write the {what} {path}: {error.strerror}") from None
     say(f"wrote {path}")
 
 

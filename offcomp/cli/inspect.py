@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
-from offcomp.cli.inputs import describe, emit
+from offcomp.cli.inputs import Verb, describe, emit
 from offcomp.cli.text import format_table
 from offcomp.errors import InputError
 from offcomp.files import home_folder
 
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 LISTED = 12
 COLUMNS = ["rank", "singular_value", "energy_kept", "relative_error", "stored_parameters", "random_energy_kept"]
 
@@ -54,5 +52,4 @@ def inspect(arguments: argparse.Namespace) -> None:
         "ranks": table.to_dict("records"),
     }
     listed = table.iloc[np.unique(np.linspace(0, most - 1, min(most, LISTED)).round().astype(int))]
-    rows = [{str(name): value for name, value in row.items()} for row in listed[COLUMNS].to_dict("records")]
-    emit(arguments, document, lambda: f"{document['answer']}\n\n{format_table(rows)}")
+    emit(arguments, document, lambda: f"{document['answer']}\n\n{format_table(listed[COLUMNS].to_dict('records'))}")

@@ -15,10 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from offcomp import __version__
-from offcomp.cli.allocate import add_verbs
-from offcomp.cli.compare import add_verbs as add_report_verbs
-from offcomp.cli.evaluate import add_verbs as add_task_verbs
-from offcomp.cli.export import add_verbs as add_export_verbs
+from offcomp.cli import allocate, compare, evaluate, export, inspect, runs
 from offcomp.cli.inputs import (
     calibration_text,
     check_grouping,
@@ -33,8 +30,6 @@ from offcomp.cli.inputs import (
     tasks_asked,
     write_plan,
 )
-from offcomp.cli.inspect import add_verbs as add_inspect_verbs
-from offcomp.cli.runs import add_verbs as add_run_verbs
 from offcomp.cli.text import format_table, prediction_text
 from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
@@ -171,12 +166,8 @@ def parser() -> argparse.ArgumentParser:
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
     verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")
-    add_run_verbs(verb)
-    add_verbs(verb)
-    add_task_verbs(verb)
-    add_inspect_verbs(verb)
-    add_report_verbs(verb)
-    add_export_verbs(verb)
+    for group in (runs, allocate, evaluate, inspect, compare, export):
+        group.add_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
     return top
 

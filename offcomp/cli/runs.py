@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 
-from offcomp.cli.inputs import emit, read_plan, say, say_notes
+from offcomp.cli.inputs import Verb, emit, read_plan, say, say_notes
 from offcomp.cli.text import format_table, run_text
 from offcomp.errors import RunError
 from offcomp.methods import style_key_in_plan
 from offcomp.plain_text import without_unseen
 from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore
 
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 POLL_SECONDS = 0.2
 NO_RUNS = "no runs yet; make a plan and run it: offcomp plan --help"
 

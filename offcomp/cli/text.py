@@ -14,7 +14,7 @@ from offcomp.results.scores import Score, against_original, metric_of, notes, ot
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_table(rows: Sequence[Mapping[Any, Any]]) -> str:
     """Format rows as aligned columns under a header; numbers are right-aligned, empty columns omitted."""
     if not rows:
         return ""

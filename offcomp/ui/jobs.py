@@ -27,7 +27,7 @@ from offcomp.planning.merge_survey import find_survey
 from offcomp.planning.plan import Plan
 from offcomp.planning.spectra import missing
 from offcomp.ui.escape import plain
-from offcomp.ui.frame import told
+from offcomp.ui.frame import reporting_errors
 from offcomp.ui.model_roots import check_place
 
 LISTING_SECONDS = 600
@@ -152,11 +152,11 @@ def wait_for(ask: Callable[[], str], show: Callable[[], object]) -> None:
         st.rerun()
 
 
+@reporting_errors()
 def _look_again(ask: Callable[[], str]) -> None:
     """Rerun the page as soon as there is something new to show."""
-    with told():
-        if ask() != WORKING:
-            st.rerun()
+    if ask() != WORKING:
+        st.rerun()
 
 
 def _forget_failures() -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import streamlit as st
 
 from offcomp.planning.data.row_counts import calibration_reading, reading_text
+from offcomp.planning.size_notes import size_notes
 from offcomp.results.bundled import origin
 from offcomp.results.charts.runs import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results.charts.start_svg import error_svg
 from offcomp.results.originals import model_names
-from offcomp.results.runs import difference_table, label, method_title, result_of, run_table, warnings_of
+from offcomp.results.runs import difference_table, label, method_title, result_of, run_table, short_names, warnings_of
 from offcomp.results.scores import (
     METRICS,
     Score,
@@ -29,10 +30,11 @@ from offcomp.runs.store import Run
 from offcomp.ui.charts import number_formats, show_chart, show_table
 from offcomp.ui.escape import plain, plain_table
 from offcomp.ui.frame import palette
-from offcomp.ui.notes import show_measured_notes
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
+MOST_NAMED = 20
+MOST_NOTED = 4
 MOST_IN_DETAIL = 40
 """With more runs, a mark or a column for each would be illegible and slow."""
 METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
@@ -60,7 +62,17 @@ def show_answer(runs: Sequence[Run]) -> None:
         st.warning(plain(sentence), icon=":material/warning:")
     if len(told) > MOST_CONCERNS:
         st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
-    show_measured_notes(runs)
+    _show_size_notes(runs)
+
+
+def _show_size_notes(runs: Sequence[Run]) -> None:
+    """Notes that qualify the sizes: one line per run, for the first few runs with notes."""
+    names = short_names(runs)
+    noted = [(names[run.id], notes) for run in runs if (notes := size_notes(result_of(run)["groups"]))]
+    for name, notes in noted[:MOST_NOTED]:
+        st.caption(plain(f"{name}: {' '.join(notes)}"))
+    if len(noted) > MOST_NOTED:
+        st.caption(f"Notes on the sizes of {len(noted) - MOST_NOTED} more runs are in 'offcomp show' and in the report.")
 
 
 def few_enough(runs: Sequence[Run]) -> bool:
@@ -195,3 +207,12 @@ def show_differences(runs: Sequence[Run]) -> None:
     st.subheader("What differs between the runs?" if len(runs) > 1 else "What is known about this run?")
     everything = len(runs) > 1 and st.toggle("Show identical settings", key="compare_show_all")
     st.dataframe(difference_table(runs, show_all=everything), hide_index=True, key="compare_differences")
+
+
+def show_origins(runs: Sequence[Run]) -> None:
+    """List each run's owner, plan, seed, versions and machine, in a collapsed section."""
+    with st.expander("Where these numbers come from"):
+        for run in runs[:MOST_NAMED]:
+            st.caption(f"**{plain(label(run))}**. {plain(origin_text(run))}")
+        if len(runs) > MOST_NAMED:
+            st.caption(f"{MOST_NAMED} of {len(runs)} are shown; the downloads below include all of them.")

@@ -9,6 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.methods import method_of_style_key
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.size_notes import unlisted_note
 from offcomp.planning.sizes import Prediction
 from offcomp.results.bundled import origin
 from offcomp.results.known_errors import Estimated, Measured
@@ -116,3 +118,12 @@ def _card(answer: Answer, ratio: float, unit: str) -> None:
         delta_arrow="off",
         help=plain(answer.help) if answer.help else None,
     )
+
+
+def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction]) -> None:
+    """Notes that qualify the sizes: one line per method with notes, and one for parameters that are in no matrix."""
+    for style_key, prediction in predictions.items():
+        if prediction.notes:
+            st.caption(f"**{plain(method_of_style_key(style_key).title)}.** {plain(' '.join(prediction.notes))}")
+    if note := unlisted_note(info):
+        st.caption(plain(note))

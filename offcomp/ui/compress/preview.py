@@ -30,18 +30,15 @@ from offcomp.results.known_errors import (
     measurement_of,
 )
 from offcomp.results.runs import with_provenance
-from offcomp.runs.inputs import run_id
 from offcomp.runs.store import Run, RunStore
-from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw
-from offcomp.ui.compress.cards import Known, answer_of, show_answers
+from offcomp.ui.compress.cards import Known, answer_of, show_answers, show_predicted_notes
 from offcomp.ui.compress.choices import Choices, choose_ratio
 from offcomp.ui.compress.cost import show_cost
 from offcomp.ui.escape import plain
-from offcomp.ui.frame import palette, told
+from offcomp.ui.frame import fragment, palette
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
-from offcomp.ui.notes import show_predicted_notes
 
 COMPUTING = "Computing the singular values of these groups; this happens only once. The exact error appears in a few seconds."
 NAMED_METHODS = 3
@@ -62,47 +59,28 @@ def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
     return relative_error(spectra, [group.size if group.form != "dense" else None for group in prediction.groups])
 
 
+@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={Run: lambda run: (run.id, run.status, run.submitted)})
 def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
     """Everything measured on these weights; recomputed only when the runs have changed."""
-    stamp = tuple((run.id, run.status, run.submitted) for run in runs)
-    return _measurements(stamp, fingerprint, runs)
+    return measured_of(runs, fingerprint)
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _measurements(
-    stamp: tuple[tuple[str, str, float], ...],  # noqa: ARG001  # identifies the runs, which have no hash
-    fingerprint: str,
-    _runs: Sequence[Run],
-) -> list[Measured]:
-    return measured_of(_runs, fingerprint)
+def _at_first_ratio(plan: Plan) -> str:
+    """What identifies a plan's groups, whatever their ratio."""
+    return replace(plan, groups=tuple(replace(group, ratio=RATIOS[0]) for group in plan.groups)).to_json()
 
 
-def curve(info: ModelInfo, reference: Plan, spectra: Sequence[Spectrum]) -> pd.DataFrame:
-    """The error of SVD at every ratio, regardless of the slider's position."""
-    groups = tuple(replace(group, ratio=RATIOS[0]) for group in reference.groups)
-    plan = replace(reference, groups=groups)
-    return _curve(run_id(plan, {"model": info.fingerprint}), len(spectra), info, reference, spectra)
+@st.cache_resource(
+    max_entries=32, show_spinner=False, hash_funcs={ModelInfo: lambda info: info.fingerprint, Plan: _at_first_ratio}
+)
+def curve(info: ModelInfo, reference: Plan, _spectra: Sequence[Spectrum]) -> pd.DataFrame:
+    """The error of SVD at every ratio; the spectra follow from the model and the groups."""
+    return error_curve_table(info, reference, _spectra, [ratio for ratio in RATIOS if ratio <= HIGHEST_DRAWN])
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
-def _curve(
-    plan: str,  # noqa: ARG001  # identifies the groups, and thereby the spectra
-    known: int,  # noqa: ARG001
-    _info: ModelInfo,
-    _reference: Plan,
-    _spectra: Sequence[Spectrum],
-) -> pd.DataFrame:
-    return error_curve_table(_info, _reference, _spectra, [r for r in RATIOS if r <= HIGHEST_DRAWN and _spectra])
-
-
+@fragment()
 def what_if(choices: Choices) -> None:
     """The ratio slider and everything that depends on it."""
-    with told():
-        _what_if(choices)
-    draft.share()
-
-
-def _what_if(choices: Choices) -> None:
     ratio = choose_ratio("the chosen modules")
     plans = {style_key: choices.plan(style_key, ratio) for style_key in choices.methods}
     reference = replace(choices, options={}).plan("svd", ratio)
@@ -114,7 +92,8 @@ def _what_if(choices: Choices) -> None:
     exact = spectra if usual else None  # the spectrum does not give the error of other SVD presets
     runs = RunStore().all()
     measured = measurements(runs, choices.info.fingerprint)
-    table = curve(choices.info, reference, spectra or [])
+    info = choices.info
+    table = curve(info, reference, spectra) if spectra else error_curve_table(info, reference, [], [])
     known = {
         style_key: _known(
             resolved(plans[style_key], choices.info),

@@ -20,7 +20,7 @@ from offcomp.results.groups import group_words, groups_at, merge_table, module_w
 from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import plain
-from offcomp.ui.frame import palette, told
+from offcomp.ui.frame import palette, reporting_errors
 from offcomp.ui.groups.choices import explain_misfit, explain_too_few, wait
 
 MOST_MODULES = 64
@@ -69,31 +69,31 @@ def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
     _table(table, survey, "pairs", origin)
 
 
+@reporting_errors()
 def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None:
     """Show the tree with its cut, the groups at the cut, and the button that uses them."""
-    with told():
-        merges = survey.merges[stack]
-        shown = repr((survey.fingerprint, survey.modules, survey.ratio, stack))
-        key = f"groups_cut_{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
-        st.session_state.setdefault(key, best_cut(survey, stack))
-        chart = st.container()
-        kept = st.slider(
-            "Merges before the cut",
-            0,
-            len(merges),
-            key=key,
-            persist_state="session",
-            help="The tree merges modules in order of gain. The default cut minimises the error over all modules.",
-        )
-        alt = (
-            f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {kept}; "
-            "the table below has the numbers."
-        )
-        with chart:
-            draw(tree_figure(survey, stack, kept, palette()), "groups_tree", alt)
-        st.markdown(plain(results.cut_answer(survey, stack, kept)))
-        _show_groups(info, survey, stack, kept)
-        _table(merge_table(survey, stack), survey, "merges", origin)
+    merges = survey.merges[stack]
+    shown = repr((survey.fingerprint, survey.modules, survey.ratio, stack))
+    key = f"groups_cut_{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
+    st.session_state.setdefault(key, best_cut(survey, stack))
+    chart = st.container()
+    kept = st.slider(
+        "Merges before the cut",
+        0,
+        len(merges),
+        key=key,
+        persist_state="session",
+        help="The tree merges modules in order of gain. The default cut minimises the error over all modules.",
+    )
+    alt = (
+        f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {kept}; "
+        "the table below has the numbers."
+    )
+    with chart:
+        draw(tree_figure(survey, stack, kept, palette()), "groups_tree", alt)
+    st.markdown(plain(results.cut_answer(survey, stack, kept)))
+    _show_groups(info, survey, stack, kept)
+    _table(merge_table(survey, stack), survey, "merges", origin)
 
 
 def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None:

@@ -20,7 +20,7 @@ from offcomp.results.charts import inspect as charts
 from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import code, plain
-from offcomp.ui.frame import palette, told
+from offcomp.ui.frame import fragment, palette
 from offcomp.ui.inspect.choices import choose_module, choose_rank
 from offcomp.ui.jobs import request_view, wait_for
 from offcomp.ui.switch import choose_one
@@ -34,14 +34,9 @@ ORDER_HELP = (
 )
 
 
+@fragment()
 def show_matrix(info: ModelInfo) -> None:
     """Draw the page below its title; run as a fragment, so that a new rank redraws nothing else."""
-    with told():
-        _show_matrix(info)
-    draft.share()
-
-
-def _show_matrix(info: ModelInfo) -> None:
     left, right = st.columns([5, 7], gap="medium")
     with left:
         spec = choose_module(info)

@@ -19,7 +19,7 @@ from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw_clickable, show_table
 from offcomp.ui.compress.choices import choose_model, choose_ratio
 from offcomp.ui.escape import code, plain
-from offcomp.ui.frame import palette, style, told
+from offcomp.ui.frame import fragment, palette, reporting_errors, style
 from offcomp.ui.jobs import model_info, request_spectra, wait_for
 from offcomp.ui.switch import choose_one
 
@@ -39,6 +39,7 @@ FORMATS = {
 SPECTRA_HELP = "Computes the singular values of each matrix from its weights, in a background process, and caches them."
 
 
+@reporting_errors()
 def show_model() -> None:
     """Draw the whole page except the section on using your own model."""
     with st.container(horizontal=True, vertical_alignment="bottom", key="model_controls"):
@@ -52,23 +53,22 @@ def show_model() -> None:
     _show_recognised(info)
 
 
+@fragment()
 def _explore(info: ModelInfo, colour: str) -> None:
     """The map and the module picked in it; a fragment, so that clicks respond immediately."""
-    with told():
-        answer = st.empty()
-        deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_BESIDE
-        left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
-        with left:
-            ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
-            errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
-            table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
-            answer.markdown(plain(results.compressible_answer(table, ratio) if ratio else results.parameters_answer(info)))
-            _show_map(info, table, colour, ratio)
-            if ratio:
-                _offer_spectra(info, errors)
-        with right:
-            _show_picked(info, table, ratio)
-    draft.share()
+    answer = st.empty()
+    deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_BESIDE
+    left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
+    with left:
+        ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
+        errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
+        table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
+        answer.markdown(plain(results.compressible_answer(table, ratio) if ratio else results.parameters_answer(info)))
+        _show_map(info, table, colour, ratio)
+        if ratio:
+            _offer_spectra(info, errors)
+    with right:
+        _show_picked(info, table, ratio)
 
 
 def _storage() -> tuple[str, str]:

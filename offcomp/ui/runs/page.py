@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -15,7 +15,7 @@ from offcomp.runs.store import OF_A_SAMPLE, BadFolder, Run, RunStore
 from offcomp.ui import draft
 from offcomp.ui.compare.selection import MOST_COMPARED
 from offcomp.ui.escape import code, plain
-from offcomp.ui.frame import told
+from offcomp.ui.frame import reporting_errors
 from offcomp.ui.jobs import model_info
 
 POLL_SECONDS = 0.5
@@ -139,31 +139,26 @@ def _actions(run: Run) -> None:
             alone, icon = {draft.RUNS: run.id}, ":material/compare_arrows:"
             st.page_link("pages/compare.py", label="Compare", icon=icon, query_params=alone, width="content")
         else:
-            st.button("Run again", key=f"again_{run.id}", on_click=_again, args=(run,))
+            st.button("Run again", key=f"again_{run.id}", on_click=_run_again, args=(run,))
         st.button(
             "Delete",
             key=f"delete_{run.id}",
-            on_click=_delete,
-            args=(run.id,),
+            on_click=_act,
+            args=(RunStore().delete, run.id),
             type="tertiary",
             icon=":material/delete:",
         )
     elif (run.folder / "cancel").exists():
         st.caption("stopping")
     else:
-        st.button("Cancel", key=f"cancel_{run.id}", on_click=_cancel, args=(run.id,))
+        st.button("Cancel", key=f"cancel_{run.id}", on_click=_act, args=(RunStore().cancel, run.id))
 
 
-def _again(run: Run) -> None:
-    with told():
-        RunStore().submit(run.plan, model_info(run.plan.model), again=True)
+@reporting_errors()
+def _act(action: Callable[[str], None], run_id: str) -> None:
+    action(run_id)
 
 
-def _delete(name: str) -> None:
-    with told():
-        RunStore().delete(name)
-
-
-def _cancel(name: str) -> None:
-    with told():
-        RunStore().cancel(name)
+@reporting_errors()
+def _run_again(run: Run) -> None:
+    RunStore().submit(run.plan, model_info(run.plan.model), again=True)
