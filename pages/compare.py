@@ -7,7 +7,6 @@ import streamlit as st
 
 from offcomp.ui.compare import results
 from offcomp.ui.compare.pareto import agreement_measure, show_agreement, show_front
-from offcomp.ui.compare.scores import score_panels, show_flip_counts
 from offcomp.ui.compare.selection import choose_runs
 from offcomp.ui.downloads import show_downloads
 from offcomp.ui.frame import page
@@ -19,11 +18,11 @@ with page("Compare", "Which method keeps more of the model?"):
         show_front(runs)
         results.show_figures(runs)
         results.show_origins(runs)
-        panels: list[Callable[[], None]] = [partial(show_flip_counts, runs)]
+        panels: list[Callable[[], None]] = [partial(results.show_flip_counts, runs)]
         if measure := agreement_measure(runs):
             panels.insert(0, partial(show_agreement, runs, measure))
         if detailed := results.few_enough(runs):
-            panels[-1:-1] = [partial(results.show_errors, runs), *score_panels(runs), partial(results.show_size, runs)]
+            panels[-1:-1] = [partial(results.show_errors, runs), *results.score_panels(runs), partial(results.show_size, runs)]
         for start in range(0, len(panels), 2):
             for column, panel in zip(st.columns(2, gap="large"), panels[start : start + 2], strict=False):
                 with column:

@@ -103,7 +103,7 @@ def style(rules: str) -> None:
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Show an OffcompError raised inside as a message, one line per fault. Callbacks need their own: they run outside the page."""
+    """Show an OffcompError raised inside as a message, one line per fault. Callbacks need their own, as they run outside."""
     try:
         yield
     except OffcompError as error:

@@ -19,6 +19,7 @@ from offcomp.planning.plan import Group, Plan, make_groups, name_groups
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
 from offcomp.ui.link import OWN, RATIOS, OwnGroup
+from offcomp.ui.uploads import bring_examples
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Choices:
     unit: str
     dtype: str
     seed: int
-    tasks: tuple[str | Task, ...] = ("sentiment",)
-    own: tuple[OwnGroup, ...] = ()
+    tasks: tuple[str | Task, ...]
+    own: tuple[OwnGroup, ...]
 
     @property
     def rounded_to(self) -> str:
@@ -70,6 +71,16 @@ class Choices:
             Group(name, tuple(spec.name for spec in specs), stack, **settings)
             for name, (specs, stack) in zip(names, parts, strict=True)
         )
+
+
+def choose(info: ModelInfo) -> Choices:
+    """Ask for everything but the model and the ratio."""
+    specs = _choose_modules(info)
+    grouping, stack, block = _choose_grouping()
+    methods, options = _choose_methods()
+    tasks: tuple[str | Task, ...] = (*_choose_tasks(info), *bring_examples(info))
+    unit, dtype, seed = _choose_storage()
+    return Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed, tasks, draft.groups())
 
 
 def choose_model() -> str:
@@ -112,7 +123,7 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
     return dict(sorted(rows.items(), key=lambda row: (parts.index(row[0][0]), kinds.index(row[0][1]))))
 
 
-def choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
+def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
     """Layer x kind grid: a checkbox per kind, a pill per layer; other weights are collapsed below."""
     names = {spec.name for spec in draft.modules(info)}
     for (part, kind), specs in _rows(info).items():
@@ -159,7 +170,7 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
         )
 
 
-def choose_grouping() -> tuple[str, str, int]:
+def _choose_grouping() -> tuple[str, str, int]:
     """Ask for (grouping, stack, layers per block)."""
     left, right = st.columns([3, 2])
     own = [OWN] if draft.groups() else []
@@ -185,7 +196,7 @@ def choose_grouping() -> tuple[str, str, int]:
     return grouping, stack, int(block)
 
 
-def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     """Ask for the methods to compare and their options, taken from each method's fields."""
     chosen = st.pills(
         "Methods to compare",
@@ -227,7 +238,7 @@ def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> An
     return st.number_input(label, low, high, default, step=step, format=shown, key=key, help=help_text, persist_state="session")
 
 
-def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
+def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
     """Ask for the bundled tasks to score the result on, among those this model can do."""
     usual = usual_tasks(info.architecture, info.reads_text)
     fitting = tuple(name for name in usual if task_fault(find_task(name), info) is None)
@@ -245,7 +256,7 @@ def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
     return tuple(task for task in fitting if task in chosen)
 
 
-def choose_storage() -> tuple[str, str, int]:
+def _choose_storage() -> tuple[str, str, int]:
     """Ask for (unit, storage dtype, seed), in a collapsed section."""
     with st.expander("Budget and storage"):
         unit = st.radio(

@@ -140,8 +140,8 @@ def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: S
             key="cheaper",
             icon=":material/speed:",
             help=plain(way.about),
-            on_click=_change,
-            args=(dict(way.changes),),
+            on_click=st.session_state.update,
+            args=(way.changes,),
         ):
             st.rerun()  # to update the widgets outside the fragment
 
@@ -151,10 +151,6 @@ def _is_worth_it(then: Cost, now: Cost, free: int | None) -> bool:
     if then.fits(free) != now.fits(free):
         return then.fits(free)
     return then.seconds <= WORTH_IT * now.seconds or (not now.fits(free) and then.memory <= WORTH_IT * now.memory)
-
-
-def _change(changes: dict[str, Any]) -> None:
-    st.session_state.update(changes)
 
 
 def cheaper_ways(choices: Choices, cost: Cost) -> Iterator[Cheaper]:

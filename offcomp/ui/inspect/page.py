@@ -11,24 +11,29 @@ import pandas as pd
 import streamlit as st
 
 from offcomp.files import home_folder
-from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
+from offcomp.models.families import KIND_TITLES
+from offcomp.numerics.accounting import storage_dtype
 from offcomp.planning.matrix_view import ORDERS, View, read_view, view_path
 from offcomp.planning.spectra import find
-from offcomp.planning.spectrum import MatrixSpectrum
+from offcomp.planning.spectrum import DENSE, MatrixSpectrum, svd_rank
 from offcomp.results import inspect as results
 from offcomp.results.charts import inspect as charts
 from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import code, plain
 from offcomp.ui.frame import fragment, palette
-from offcomp.ui.inspect.choices import choose_module, choose_rank
 from offcomp.ui.jobs import request_view, wait_for
 from offcomp.ui.switch import choose_one
 
-ORDER, TIMES = "inspect_order", "inspect_times"
+MODULE, ORDER, TIMES = "inspect_module", "inspect_order", "inspect_times"
 ZOOM = 5
 NAMES = results.SPECTRUM_COLUMNS | {"first": "From", "last": "To", "norm": "Length"}
 MAPS = (("original", "energy", "Original"), ("reconstruction", "kept", "Rank {}"), ("residual", "residual", "Residual"))
+RANK_HELP = (
+    "How many components of the singular value decomposition are kept. "
+    "The default is the rank that the draft's compression ratio allows."
+)
 ORDER_HELP = (
     "By norm: rows and columns with the largest norm come first, which shows whether a few of them hold most of the energy."
 )
@@ -39,7 +44,7 @@ def show_matrix(info: ModelInfo) -> None:
     """Draw the page below its title; run as a fragment, so that a new rank redraws nothing else."""
     left, right = st.columns([5, 7], gap="medium")
     with left:
-        spec = choose_module(info)
+        spec = _choose_module(info)
     draft.view("order", ORDER, list(ORDERS))
     draft.view("residual", TIMES, (False, True), lambda zoomed: str(ZOOM if zoomed else 1))
     path = view_path(info, spec, home_folder())
@@ -52,7 +57,7 @@ def show_matrix(info: ModelInfo) -> None:
         _wait(info, spec)
         return
     with right:
-        rank = choose_rank(info, spec)
+        rank = _choose_rank(info, spec)
     table = results.spectrum_table(MatrixSpectrum(*spec.shape, values))
     _show_answer(info, spec, results.spectrum_answer(table, spec.name, rank))
     _show_spectrum(spec, table, rank)
@@ -66,6 +71,69 @@ def show_matrix(info: ModelInfo) -> None:
         _show_maps(spec, view, rank)
         _show_rows(spec, view, rank)
     _show_tables(info, spec, table, view, rank)
+
+
+def _choose_module(info: ModelInfo) -> ModuleSpec:
+    """Ask for the module to inspect."""
+    specs = {spec.name: spec for spec in info.modules}
+    st.session_state[MODULE] = draft.inspected(info)
+
+    def pick() -> None:
+        draft.inspect(st.session_state[MODULE])
+        st.query_params.pop("rank", None)
+
+    name = st.selectbox(
+        "Weight matrix",
+        list(specs),
+        format_func=lambda name: _title(specs[name]),
+        key=MODULE,
+        on_change=pick,
+        help=f"Matrices of {plain(info.model)}; choose another model on the Model page. Type to search.",
+    )
+    return specs[name]
+
+
+def _title(spec: ModuleSpec) -> str:
+    size = f"{spec.rows:,} x {spec.cols:,}"
+    if spec.kind not in KIND_TITLES:
+        return f"{spec.name}, {size}"
+    layer = "" if spec.layer is None else f" of layer {spec.layer}"
+    title = f"{spec.part} {KIND_TITLES[spec.kind]}{layer}, {size}".strip()
+    return title[0].upper() + title[1:]
+
+
+def _choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
+    """Ask for a rank; the default is the one in the link, else the one SVD gets at the draft's ratio."""
+    most = min(spec.shape)
+    if most == 1:
+        st.caption(f"A {spec.rows:,} x {spec.cols:,} matrix has one singular value: rank 1 is the matrix itself.")
+        return 1
+    usual = _usual_rank(spec)
+    key = f"inspect_rank_{info.fingerprint[:8]}_{spec.name}_{usual}"
+    if key not in st.session_state:
+        st.session_state[key] = _asked_rank(most, spec.name) or usual
+    rank = int(st.slider("Rank", 1, most, key=key, persist_state="session", help=RANK_HELP))
+    draft.note("rank", str(rank), str(usual))
+    return rank
+
+
+def _usual_rank(spec: ModuleSpec) -> int:
+    """The rank that the draft's ratio allows; if dense storage meets the ratio, the largest rank that saves anything."""
+    state = st.session_state
+    dtype = storage_dtype(state["dtype"], [spec.dtype])
+    rank = svd_rank(spec.shape, float(state["ratio"]), state["unit"], dtype, BYTES_PER_VALUE[spec.dtype])
+    return int(np.clip(results.break_even(*spec.shape) if rank == DENSE else rank, 1, min(spec.shape)))
+
+
+def _asked_rank(most: int, name: str) -> int | None:
+    """The rank in the URL; one that the matrix does not have is reported and ignored."""
+    text = st.query_params.get("rank", "")
+    if text.isdecimal() and 1 <= int(text[:9]) <= most:
+        return int(text[:9])
+    if text:
+        asked = text[:20]
+        st.warning(plain(f"The link asks for rank {asked}, but {name} has ranks 1 to {most}."), icon=":material/link_off:")
+    return None
 
 
 def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
