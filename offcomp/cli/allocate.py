@@ -16,16 +16,8 @@ from offcomp.files import home_folder
 from offcomp.methods import SVD, make_method
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import UNITS
-from offcomp.planning.allocation import (
-    WEIGHTINGS,
-    Allocation,
-    allocated_plan,
-    error_for_loss,
-    smallest_total_for_error,
-    uniform,
-    waterfill,
-    weights_for,
-)
+from offcomp.planning import allocation
+from offcomp.planning.allocation import Allocation
 from offcomp.planning.error_curves import ErrorCurve, svd_curve, with_floor
 from offcomp.planning.grouping import best_stack, group_shape
 from offcomp.planning.merge_survey import Suggestion, Survey, keep_survey
@@ -60,7 +52,9 @@ def add_verbs(verb: Verb) -> None:
     asked.add_argument("--target-loss", type=float, help="maximum accuracy loss; needs --measured")
     sharing.add_argument("--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] from validation runs")
     sharing.add_argument("--unit", default="parameters", choices=UNITS)
-    sharing.add_argument("--weighting", default="relative", choices=WEIGHTINGS, help="how errors of groups are made comparable")
+    sharing.add_argument(
+        "--weighting", default="relative", choices=allocation.WEIGHTINGS, help="how errors of groups are made comparable"
+    )
     sharing.add_argument("--sensitivities", metavar="FILE", help="JSON object: group name -> factor for its weight")
     sharing.add_argument("--floor", type=float, default=0.0, help="smallest fraction of its size that each group keeps, 0 to 1")
     sharing.add_argument("--at", default="2,4,8,16", help="ratios at which methods other than plain SVD are measured")
@@ -129,13 +123,13 @@ def allocate(arguments: argparse.Namespace) -> None:
     asked, info = read_plan(arguments.plan)
     curves = [with_floor(curve, arguments.floor) for curve in curves_of(asked, info, arguments)]
     sensitivities = read_json_file(arguments.sensitivities, dict) if arguments.sensitivities else None
-    weights = weights_for(curves, arguments.weighting, sensitivities)
+    weights = allocation.weights_for(curves, arguments.weighting, sensitivities)
     original = sum(curve.original for curve in curves)
     if arguments.total_ratio is not None or arguments.total_size is not None:
-        found = waterfill(curves, total_asked(arguments, original), weights)
+        found = allocation.waterfill(curves, total_asked(arguments, original), weights)
     else:
-        found = smallest_total_for_error(curves, error_asked(arguments), weights)
-    made = allocated_plan(asked, found, info, arguments.unit)
+        found = allocation.smallest_total_for_error(curves, error_asked(arguments), weights)
+    made = allocation.allocated_plan(asked, found, info, arguments.unit)
     write_plan(arguments.out, made)
     document = {
         "unit": arguments.unit,
@@ -169,7 +163,7 @@ def error_asked(arguments: argparse.Namespace) -> float:
         )
     points = read_json_file(arguments.measured, list)
     try:
-        return error_for_loss([(float(error), float(loss)) for error, loss in points], arguments.target_loss)
+        return allocation.error_for_loss([(float(error), float(loss)) for error, loss in points], arguments.target_loss)
     except (TypeError, ValueError):
         raise InputError(f"{arguments.measured} must be a JSON list of [relative error, accuracy loss] pairs") from None
 
@@ -226,7 +220,7 @@ def measured_curves(
 def uniform_error(curves: Sequence[ErrorCurve], total: int, weights: Any) -> float | None:
     """The error with one ratio for all groups at the same total; None if a group cannot reach it."""
     try:
-        return uniform(curves, total, weights).relative_error
+        return allocation.uniform(curves, total, weights).relative_error
     except BudgetTooSmall:
         return None
 

@@ -197,7 +197,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _act(arguments: Sequence[str] | None) -> None:
     parsed = parser().parse_args(arguments)
     parsed.action(parsed)
-
-
-if __name__ == "__main__":
-    main()

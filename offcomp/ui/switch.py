@@ -25,7 +25,7 @@ def choose_one(
         key=key,
         required=True,
         persist_state="session",
-        help=plain(description) if description else None,
+        help=plain(description),
         label_visibility="visible" if show_label else "collapsed",
     )
     return str(chosen)

@@ -224,7 +224,7 @@ def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
 def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> Any:
     """The widget for one option, derived from its default's type, its choices or range, and its help."""
     key, label = draft.option_key(style_key, name), plain(name.replace("_", " "))
-    help_text = plain(metadata["help"]) if "help" in metadata else None
+    help_text = plain(metadata.get("help", ""))
     if isinstance(default, bool):
         return st.checkbox(label, default, key=key, help=help_text, persist_state="session")
     if "choices" in metadata:

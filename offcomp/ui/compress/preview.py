@@ -18,21 +18,14 @@ from offcomp.planning.plan import Plan, members, validate
 from offcomp.planning.sizes import Prediction, predict, resolved
 from offcomp.planning.spectra import find
 from offcomp.planning.spectrum import Spectrum, relative_error
+from offcomp.results import known_errors
 from offcomp.results.charts.error_curve import error_curve_figure
 from offcomp.results.error_curve import error_curve_table, prediction_table
-from offcomp.results.known_errors import (
-    ESTIMATED,
-    Measured,
-    error_point_table,
-    estimated,
-    groups_of,
-    measured_of,
-    measurement_of,
-)
+from offcomp.results.known_errors import Measured
 from offcomp.results.runs import with_provenance
 from offcomp.runs.store import Run, RunStore
 from offcomp.ui.charts import csv_button, draw
-from offcomp.ui.compress.cards import Known, answer_of, show_answers, show_predicted_notes
+from offcomp.ui.compress.cards import Known, show_answers, show_predicted_notes
 from offcomp.ui.compress.choices import Choices, choose_ratio
 from offcomp.ui.compress.cost import show_cost
 from offcomp.ui.escape import plain
@@ -62,7 +55,7 @@ def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
 @st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={Run: lambda run: (run.id, run.status, run.submitted)})
 def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
     """Everything measured on these weights; recomputed only when the runs have changed."""
-    return measured_of(runs, fingerprint)
+    return known_errors.measured_of(runs, fingerprint)
 
 
 def _at_first_ratio(plan: Plan) -> str:
@@ -81,39 +74,30 @@ def curve(info: ModelInfo, reference: Plan, _spectra: Sequence[Spectrum]) -> pd.
 @fragment()
 def what_if(choices: Choices) -> None:
     """The ratio slider and everything that depends on it."""
-    ratio = choose_ratio("the chosen modules")
+    info, ratio = choices.info, choose_ratio("the chosen modules")
     plans = {style_key: choices.plan(style_key, ratio) for style_key in choices.methods}
     reference = replace(choices, options={}).plan("svd", ratio)
     for plan in (reference, *plans.values()):
-        validate(plan, choices.info)
+        validate(plan, info)
     spectra = known_spectra(reference, choices)
-    predictions = {style_key: predict(plan, choices.info) for style_key, plan in plans.items()}
+    predictions = {style_key: predict(plan, info) for style_key, plan in plans.items()}
     usual = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
     exact = spectra if usual else None  # the spectrum does not give the error of other SVD presets
     runs = RunStore().all()
-    measured = measurements(runs, choices.info.fingerprint)
-    info = choices.info
+    measured = measurements(runs, info.fingerprint)
     table = curve(info, reference, spectra) if spectra else error_curve_table(info, reference, [], [])
     known = {
-        style_key: _known(
-            resolved(plans[style_key], choices.info),
-            predictions[style_key],
-            exact if style_key == "svd" else None,
-            measured,
-            table,
-        )
-        for style_key in plans
+        style_key: _known(resolved(plan, info), predictions[style_key], exact if style_key == "svd" else None, measured, table)
+        for style_key, plan in plans.items()
     }
     st.markdown(plain(_sentence(choices, predictions, exact, ratio)))
-    show_answers(
-        [answer_of(style_key, choices, predictions[style_key], known[style_key]) for style_key in plans], ratio, choices.unit
-    )
-    show_predicted_notes(choices.info, predictions)
+    show_answers(choices, ratio, predictions, known)
+    show_predicted_notes(info, predictions)
     _run_button(choices, ratio, plans, predictions, runs)
     if spectra is None:
-        wait_for(partial(request_spectra, choices.info, reference), partial(st.info, COMPUTING))
+        wait_for(partial(request_spectra, info, reference), partial(st.info, COMPUTING))
     else:
-        same = [m for m in measured if m.groups == groups_of(reference)]
+        same = [m for m in measured if m.groups == known_errors.groups_of(reference)]
         _show_errors(choices, ratio, table, same, list(known.values()))
     _details(plans, predictions, exact)
 
@@ -125,16 +109,16 @@ def _known(
     if not prediction.feasible:
         return Known()
     exact = svd_error(spectra, prediction) if spectra is not None else None
-    found = measurement_of(plan, measured)
+    found = known_errors.measurement_of(plan, measured)
     if exact is not None or found is not None:
         return Known(exact, found)
     achieved = prediction.model["chosen"][f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
-    return Known(estimated=estimated(plan, achieved, measured, table))
+    return Known(estimated=known_errors.estimated(plan, achieved, measured, table))
 
 
 def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list[Measured], known: Sequence[Known]) -> None:
     """Plot SVD's error with the measured and estimated errors of these groups, and show their sources."""
-    points = error_point_table(same, [each.estimated for each in known if each.estimated], choices.unit)
+    points = known_errors.error_point_table(same, [each.estimated for each in known if each.estimated], choices.unit)
     exact = not choices.rounded_to
     figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
     alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
@@ -170,7 +154,7 @@ def _reading(points: pd.DataFrame, exact: bool) -> str:
     counts = points["origin"].value_counts()
     solid = [f"{counts[name]} {name}" for name in ("yours", "bundled") if name in counts]
     parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "No run of these groups has been measured yet."]
-    if ESTIMATED in counts:
+    if known_errors.ESTIMATED in counts:
         parts.append("Hollow: estimated; a run turns it solid.")
     return " ".join(parts)
 

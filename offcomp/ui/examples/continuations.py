@@ -10,16 +10,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from offcomp.results import continuations
 from offcomp.results.charts.theme import Palette
-from offcomp.results.continuations import (
-    BEFORE_THEM,
-    agreement_text,
-    continuation_answer,
-    continuation_table,
-    first_difference,
-    of_task,
-    side_by_side,
-)
 from offcomp.results.runs import style_key_of, with_provenance
 from offcomp.runs.store import Run
 from offcomp.ui.charts import csv_button
@@ -48,13 +40,13 @@ STYLE = """
 def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[str, str]) -> None:
     """Show how the original and one or two runs continue each opening, and how far they agree."""
     st.subheader("How do they go on from the same openings?")
-    if not of_task(run, task):
-        st.caption(plain(BEFORE_THEM.format(names[run.id])))
+    if not continuations.of_task(run, task):
+        st.caption(plain(continuations.BEFORE_THEM.format(names[run.id])))
         return
-    runs = [run] if second is None or not side_by_side([run, second], task) else [run, second]
-    st.markdown(plain(continuation_answer(runs, names, task)))
+    runs = [run] if second is None or not continuations.side_by_side([run, second], task) else [run, second]
+    st.markdown(plain(continuations.continuation_answer(runs, names, task)))
     if second is not None and len(runs) == 1:
-        st.caption(plain(BEFORE_THEM.format(names[second.id])))
+        st.caption(plain(continuations.BEFORE_THEM.format(names[second.id])))
     style(STYLE.format(grid=palette().grid, muted=palette().muted))
     st.html(continuations_html(runs, names, task, palette()))
     st.caption(
@@ -66,7 +58,7 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
 
 
 def _exported(runs: Sequence[Run], task: str) -> pd.DataFrame:
-    table = continuation_table(runs)
+    table = continuations.continuation_table(runs)
     return with_provenance(table[table["task"] == task], runs)
 
 
@@ -79,7 +71,7 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
         for style_key, name in zip(style_keys, ["Original", *called], strict=True)
     ]
     rows = []
-    for entries in side_by_side(runs, task):
+    for entries in continuations.side_by_side(runs, task):
         cells = "".join(_cell(name, entry) for name, entry in zip(called, entries, strict=True))
         original = escape(entries[0]["original"].strip()) or NOTHING
         opening = escape(entries[0]["opening"].strip())
@@ -93,9 +85,11 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
 def _cell(name: str, entry: Mapping[str, Any]) -> str:
     """One run's text; the part that differs from the original is marked."""
     text = entry["compressed"]
-    place = first_difference(entry["original"], text)
-    same, other = escape(text[:place]), escape(text[place:])
-    if not other.strip() and entry["original"][place:].strip():
-        other = f" {NOTHING}"
-    written = f"{same}<mark>{other}</mark>" if other.strip() else same
-    return f'<td data-who="{escape(name)}">{written.strip() or NOTHING}<small>{agreement_text(entry)}</small></td>'
+    index = continuations.first_difference(entry["original"], text)
+    same, different = escape(text[:index]), escape(text[index:])
+    if not different.strip() and entry["original"][index:].strip():
+        different = f" {NOTHING}"
+    written = f"{same}<mark>{different}</mark>" if different.strip() else same
+    return (
+        f'<td data-who="{escape(name)}">{written.strip() or NOTHING}<small>{continuations.agreement_text(entry)}</small></td>'
+    )

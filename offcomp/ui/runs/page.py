@@ -125,12 +125,12 @@ def _took(run: Run) -> str:
 
 def _progress(run: Run) -> None:
     stage = str(run.progress.get("stage", "queued"))
-    fraction = float(run.progress.get("fraction", 0.0)) if stage != "queued" else 0.0
+    if stage == "queued":
+        st.progress(0.0, text="waiting for the previous run")
+        return
     remaining = run.progress.get("remaining_seconds")
-    text = "waiting for the previous run" if stage == "queued" else stage
-    if stage != "queued" and remaining is not None:
-        text += f", about {max(1, round(remaining))} s left"
-    st.progress(min(1.0, fraction), text=plain(text))
+    left = "" if remaining is None else f", about {max(1, round(remaining))} s left"
+    st.progress(min(1.0, float(run.progress.get("fraction", 0.0))), text=plain(f"{stage}{left}"))
 
 
 def _actions(run: Run) -> None:
