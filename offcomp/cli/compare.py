@@ -14,9 +14,9 @@ from offcomp.runs.store import Run, RunStore
 
 def add_verbs(verb: Verb) -> None:
     """Add `compare`."""
-    comparing = verb("compare", compare)
-    comparing.add_argument("runs", nargs="+", metavar="RUN", help="run id or unique prefix; bundled runs too")
-    comparing.add_argument("--html", metavar="FILE", help="also write a report as a single file that opens offline")
+    parser = verb("compare", compare)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run id or unique prefix; bundled runs too")
+    parser.add_argument("--html", metavar="FILE", help="also write a report as a single file that opens offline")
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -25,7 +25,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from offcomp.results.sentences import answer
 
     pool = known_runs()
-    names = dict.fromkeys(full_id(asked, pool) for asked in arguments.runs)
+    names = dict.fromkeys(full_id(prefix, pool) for prefix in arguments.runs)
     runs = [finished(pool[name]) for name in names]
     if arguments.html:
         write_file(arguments.html, html_report(runs), "report")
@@ -41,20 +41,20 @@ def known_runs() -> dict[str, Run]:
     return {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
 
 
-def full_id(asked: str, pool: Mapping[str, Run]) -> str:
+def full_id(prefix: str, pool: Mapping[str, Run]) -> str:
     """The one id with this prefix. Raises InputError if there is none or more than one."""
-    if asked in pool:
-        return asked
-    fitting = sorted(name for name in pool if name.startswith(asked)) if asked else []
-    if len(fitting) > 1:
-        raise InputError(f"{len(fitting)} runs begin with {asked!r}: {', '.join(fitting[:4])}; give more of the id")
-    if not fitting:
-        bad = next((folder for folder in RunStore().listing()[1] if asked and folder.name.startswith(asked)), None)
+    if prefix in pool:
+        return prefix
+    matches = sorted(name for name in pool if name.startswith(prefix)) if prefix else []
+    if len(matches) > 1:
+        raise InputError(f"{len(matches)} runs begin with {prefix!r}: {', '.join(matches[:4])}; give more of the id")
+    if not matches:
+        bad = next((folder for folder in RunStore().listing()[1] if prefix and folder.name.startswith(prefix)), None)
         if bad is not None:
             raise InputError(f"run {bad}")
         bundled = ", ".join(run.id for run in bundled_runs())
-        raise InputError(f"there is no run {asked!r}; 'offcomp runs' lists yours, and the bundled ones are {bundled}")
-    return fitting[0]
+        raise InputError(f"there is no run {prefix!r}; 'offcomp runs' lists yours, and the bundled ones are {bundled}")
+    return matches[0]
 
 
 def finished(run: Run) -> Run:

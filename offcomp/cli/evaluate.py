@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from offcomp.cli.inputs import Verb, describe, emit, say, task_flags, tasks_asked
+from offcomp.cli.inputs import Verb, describe, emit, requested_tasks, say, task_flags
 from offcomp.cli.text import format_table, score_line
 from offcomp.errors import InputError, ModelError, PlanError, TaskError
 from offcomp.files import home_folder
@@ -27,11 +27,11 @@ DATA_NOTE = (
 def add_verbs(verb: Verb) -> None:
     """Add `tasks` and `evaluate`."""
     verb("tasks", tasks)
-    scoring = verb("evaluate", evaluate)
-    scoring.add_argument("model", help="catalogue name, folder or hub id")
-    task_flags(scoring, "every bundled task that the model supports")
-    scoring.add_argument("--original", metavar="MODEL", help="compare with this model, on the same examples")
-    scoring.add_argument("--seed", type=seed_number, default=0, help="for splitting data that comes without splits")
+    parser = verb("evaluate", evaluate)
+    parser.add_argument("model", help="catalogue name, folder or hub id")
+    task_flags(parser, "every bundled task that the model supports")
+    parser.add_argument("--original", metavar="MODEL", help="compare with this model, on the same examples")
+    parser.add_argument("--seed", type=seed_number, default=0, help="for splitting data that comes without splits")
 
 
 def seed_number(text: str) -> int:
@@ -78,7 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         try:
             scores[task.name] = score(task, original, other, seed=arguments.seed)
         except (TaskError, ModelError) as error:
-            if tasks_asked(arguments) or (isinstance(error, ModelError) and not task.about.embeds):
+            if requested_tasks(arguments) or (isinstance(error, ModelError) and not task.about.embeds):
                 raise
             say(f"left out: {error}")  # a default task that turns out not to fit
     if not scores:
@@ -98,14 +98,14 @@ def without_task(info: ModelInfo) -> str:
 
 def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task]:
     """The requested tasks, or the default ones of these models. Raises PlanError for tasks that a model cannot do."""
-    asked = tasks_asked(arguments)
-    if not asked:
-        usual = [usual_tasks(info.architecture, info.reads_text) for info in infos]
-        return [find_task(name) for name in usual[0] if all(name in names for names in usual)]
-    faults = dict.fromkeys(fault for info in infos for fault in task_faults(asked, info.architecture, info.reads_text))
+    requested = requested_tasks(arguments)
+    if not requested:
+        defaults = [usual_tasks(info.architecture, info.reads_text) for info in infos]
+        return [find_task(name) for name in defaults[0] if all(name in names for names in defaults)]
+    faults = dict.fromkeys(fault for info in infos for fault in task_faults(requested, info.architecture, info.reads_text))
     if faults:
         raise PlanError(list(faults))
-    chosen = [find_task(task) if isinstance(task, str) else task for task in asked]
+    chosen = [find_task(task) if isinstance(task, str) else task for task in requested]
     faults = dict.fromkeys(task_checks(chosen, infos[-1]))  # labels are matched with the head of the original
     if faults:
         raise PlanError(list(faults))
@@ -152,13 +152,13 @@ def scores_text(scores: dict[str, dict[str, Any]]) -> str:
             }
         )
     readings = [f"{task}: {reading}" for task, found in scores.items() if (reading := reading_text(found))]
-    minded = [note for task, found in scores.items() for note in notes(task, found)]
-    return "\n".join([format_table(rows), *([""] if readings else []), *readings, *minded])
+    note_lines = [note for task, found in scores.items() for note in notes(task, found)]
+    return "\n".join([format_table(rows), *([""] if readings else []), *readings, *note_lines])
 
 
 def compared_text(scores: dict[str, dict[str, Any]]) -> str:
     """One line per task: both scores with 95 % intervals, the paired difference and what changed; then warnings and notes."""
     lines = [f"{task}: {score_line(found)}" for task, found in scores.items()]
     warnings = [clause for task, found in scores.items() for clause in concerns(task, found, compressed=True)]
-    minded = [note for task, found in scores.items() for note in notes(task, found)]
-    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings), *minded])
+    note_lines = [note for task, found in scores.items() for note in notes(task, found)]
+    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings), *note_lines])

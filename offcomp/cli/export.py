@@ -20,18 +20,18 @@ RESULTS = {True: "holds", False: "does not hold", None: "not checked"}
 
 def add_verbs(verb: Verb) -> None:
     """Add `export` and `verify`."""
-    exporting = verb("export", export)
-    exporting.add_argument("run", help="run id or unique prefix")
-    exporting.add_argument("folder", metavar="DIR", help="a new or empty folder")
-    exporting.add_argument(
+    parser = verb("export", export)
+    parser.add_argument("run", help="run id or unique prefix")
+    parser.add_argument("folder", metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
         "--dense",
         action="store_true",
         help="also write the whole model with the reconstructions in it, keeping dtypes and all other files; "
         "transformers can load it, and it is as large as the original",
     )
-    verifying = verb("verify", verify)
-    verifying.add_argument("folder", metavar="DIR", help="a folder that 'offcomp export' wrote")
-    verifying.add_argument("--original", metavar="MODEL", help="where the original is, if it is not where the manifest says")
+    parser = verb("verify", verify)
+    parser.add_argument("folder", metavar="DIR", help="a folder that 'offcomp export' wrote")
+    parser.add_argument("--original", metavar="MODEL", help="where the original is, if it is not where the manifest says")
 
 
 def export(arguments: argparse.Namespace) -> None:

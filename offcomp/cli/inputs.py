@@ -158,10 +158,10 @@ def read_plan(path: str) -> tuple[Plan, ModelInfo]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"cannot read the plan {path}: {reason}") from None
-    asked = Plan.from_json(text)
-    info = describe(asked.model)
-    validate(asked, info)
-    return asked, info
+    plan = Plan.from_json(text)
+    info = describe(plan.model)
+    validate(plan, info)
+    return plan, info
 
 
 def write_plan(path: str | None, plan: Plan) -> None:
@@ -190,7 +190,7 @@ def calibration_text(path: str | None) -> CalibrationText:
 
 
 def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
-    """The flags that `tasks_asked` reads."""
+    """The flags that `requested_tasks` reads."""
     flags.add_argument("--task", action="append", metavar="NAME", help=f"task, see 'offcomp tasks'; default: {default}")
     flags.add_argument(
         "--data", metavar="PATH", help=f"a task of your own: a file ({', '.join(TABLES)}) or a folder with splits"
@@ -204,7 +204,7 @@ def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def tasks_asked(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
+def requested_tasks(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
     """The named tasks, and the one from the user's own file. Raises InputError for incompatible flags."""
     named = tuple(arguments.task or ())
     if not arguments.data:

@@ -23,11 +23,11 @@ from offcomp.cli.inputs import (
     emit,
     ended_quietly,
     read_plan,
+    requested_tasks,
     say_notes,
     select,
     selection_flags,
     task_flags,
-    tasks_asked,
     write_plan,
 )
 from offcomp.cli.text import format_table, prediction_text
@@ -89,14 +89,14 @@ def plan(arguments: argparse.Namespace) -> None:
         unit=arguments.unit,
         dtype=arguments.dtype,
     )
-    usual = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
+    default_tasks = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
     calibration = calibration_text(arguments.calibration)
-    made = Plan(arguments.model, groups, tasks_asked(arguments) or usual, arguments.seed, calibration)
-    made = Plan.from_dict(made.to_dict())
-    validate(made, info)
-    write_plan(arguments.out, made)
-    say_notes(arguments, predict(made, info).notes)
-    emit(arguments, made.to_dict(), lambda: prediction_text(made, info))
+    new_plan = Plan(arguments.model, groups, requested_tasks(arguments) or default_tasks, arguments.seed, calibration)
+    new_plan = Plan.from_dict(new_plan.to_dict())
+    validate(new_plan, info)
+    write_plan(arguments.out, new_plan)
+    say_notes(arguments, predict(new_plan, info).notes)
+    emit(arguments, new_plan.to_dict(), lambda: prediction_text(new_plan, info))
 
 
 def option_value(text: str) -> tuple[str, Any]:
@@ -114,14 +114,14 @@ def predict_plan(arguments: argparse.Namespace) -> None:
     """Predict what a plan will store and roughly what it will cost, without running it."""
     from offcomp.results.runs import stage_times
 
-    asked, info = read_plan(arguments.plan)
-    prediction = predict(asked, info)
-    cost = estimate(asked, info, prediction, stage_times(resolved(asked, info), info.fingerprint, RunStore().all()))
-    told = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
+    requested, info = read_plan(arguments.plan)
+    prediction = predict(requested, info)
+    cost = estimate(requested, info, prediction, stage_times(resolved(requested, info), info.fingerprint, RunStore().all()))
+    cost_text = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
     emit(
         arguments,
         prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()},
-        lambda: f"{prediction_text(asked, info)}\n\n{told}",
+        lambda: f"{prediction_text(requested, info)}\n\n{cost_text}",
     )
 
 
@@ -130,11 +130,12 @@ def spectra(arguments: argparse.Namespace) -> None:
     from offcomp.planning.spectra import compute
     from offcomp.planning.spectrum import relative_error
 
-    asked, info = read_plan(arguments.plan)
-    found = compute(asked, home_folder())
+    requested, info = read_plan(arguments.plan)
+    values = compute(requested, home_folder())
+    groups = tuple(replace(group, method="svd", options={}) for group in requested.groups)
     rows = [
-        {"group": g.name, "rank": g.size, "relative_error": relative_error([found[g.name]], [g.size or None])}
-        for g in predict(replace(asked, groups=tuple(replace(g, method="svd", options={}) for g in asked.groups)), info).groups
+        {"group": g.name, "rank": g.size, "relative_error": relative_error([values[g.name]], [g.size or None])}
+        for g in predict(replace(requested, groups=groups), info).groups
     ]
     emit(arguments, rows, lambda: format_table(rows))
 
