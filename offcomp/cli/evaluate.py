@@ -65,18 +65,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from offcomp.models.loading import load
 
     info = describe(arguments.model)
-    first = describe(arguments.original) if arguments.original else info
-    chosen = checked_tasks(arguments, info, first)
+    original_info = describe(arguments.original) if arguments.original else info
+    chosen = checked_tasks(arguments, info, original_info)
     if not chosen:
         raise InputError(without_task(info))
-    original = load(first.model)
-    other = load(info.model) if arguments.original else None
-    if other is not None:
-        check_vocabulary(original, other)
+    original = load(original_info.model)
+    model = load(info.model) if arguments.original else None
+    if model is not None:
+        check_vocabulary(original, model)
     scores = {}
     for task in chosen:
         try:
-            scores[task.name] = score(task, original, other, seed=arguments.seed)
+            scores[task.name] = score(task, original, model, seed=arguments.seed)
         except (TaskError, ModelError) as error:
             if requested_tasks(arguments) or (isinstance(error, ModelError) and not task.about.embeds):
                 raise
@@ -84,7 +84,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if not scores:
         raise InputError(without_task(info))
     document = {"model": info.model, "original": arguments.original, "scores": scores}
-    emit(arguments, document, lambda: compared_text(scores) if other else scores_text(scores))
+    emit(arguments, document, lambda: compared_text(scores) if model else scores_text(scores))
 
 
 def without_task(info: ModelInfo) -> str:
@@ -112,17 +112,17 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
     return chosen
 
 
-def check_vocabulary(original: LoadedModel, other: LoadedModel) -> None:
+def check_vocabulary(original: LoadedModel, model: LoadedModel) -> None:
     """Raise InputError unless both models can read the tokens of the original's tokenizer."""
-    sizes = [getattr(loaded.model.config, "vocab_size", None) for loaded in (original, other)]
+    sizes = [getattr(loaded.model.config, "vocab_size", None) for loaded in (original, model)]
     if sizes[0] != sizes[1]:
         raise InputError(
-            f"{other.info.model} has {sizes[1]} tokens and {original.info.model} has {sizes[0]}, so they cannot read the same "
+            f"{model.info.model} has {sizes[1]} tokens and {original.info.model} has {sizes[0]}, so they cannot read the same "
             "text; give as --original the model it was made from"
         )
 
 
-def score(task: Task, original: LoadedModel, other: LoadedModel | None, *, seed: int) -> dict[str, Any]:
+def score(task: Task, original: LoadedModel, model: LoadedModel | None, *, seed: int) -> dict[str, Any]:
     """The original's own score, or the comparison of another model with it. Raises TaskError."""
     from offcomp.evaluation import open_task
 
@@ -131,34 +131,34 @@ def score(task: Task, original: LoadedModel, other: LoadedModel | None, *, seed:
     if opened.guessed:
         say("taking " + ", ".join(f"{ours} from {named}" for ours, named in opened.guessed.items()))
     say(f"scoring {task.name}")
-    return opened.original() if other is None else opened.compare(model=other)
+    return opened.original() if model is None else opened.compare(model=model)
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:
     """One line per task and metric: score, standard error and baseline; then what was read, and notes."""
     rows = []
-    for task, found in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
-        metric, baseline = METRICS[found["metric"]], baseline_of(found)
-        error = found["standard_error"]
+    for task, entry in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
+        metric, baseline = METRICS[entry["metric"]], baseline_of(entry)
+        error = entry["standard_error"]
         rows.append(
             {
                 "task": task,
                 "metric": metric.name,
                 "better": metric.direction,
-                "score": f"{found['value']:.4g}",
+                "score": f"{entry['value']:.4g}",
                 "standard error": "" if error is None else f"{error:.2g}",
-                "n": found["n"],
+                "n": entry["n"],
                 "baseline": f"{baseline[1]:.4g} ({baseline[0]})" if baseline else "",
             }
         )
-    readings = [f"{task}: {reading}" for task, found in scores.items() if (reading := reading_text(found))]
-    note_lines = [note for task, found in scores.items() for note in notes(task, found)]
+    readings = [f"{task}: {reading}" for task, entry in scores.items() if (reading := reading_text(entry))]
+    note_lines = [note for task, entry in scores.items() for note in notes(task, entry)]
     return "\n".join([format_table(rows), *([""] if readings else []), *readings, *note_lines])
 
 
 def compared_text(scores: dict[str, dict[str, Any]]) -> str:
     """One line per task: both scores with 95 % intervals, the paired difference and what changed; then warnings and notes."""
-    lines = [f"{task}: {score_line(found)}" for task, found in scores.items()]
-    warnings = [clause for task, found in scores.items() for clause in concerns(task, found, compressed=True)]
-    note_lines = [note for task, found in scores.items() for note in notes(task, found)]
+    lines = [f"{task}: {score_line(entry)}" for task, entry in scores.items()]
+    warnings = [clause for task, entry in scores.items() for clause in concerns(task, entry, compressed=True)]
+    note_lines = [note for task, entry in scores.items() for note in notes(task, entry)]
     return "\n".join([*lines, *(f"the model {clause}" for clause in warnings), *note_lines])

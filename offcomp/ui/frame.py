@@ -32,7 +32,7 @@ ICON = assets_folder() / "images" / "icon.svg"
 POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
 MOST_FAULTS, LONGEST_FAULT = 20, 1000
-_SPARED: set[str] = set()
+_FROZEN_PAGES: set[str] = set()
 """Pages that this process has already shown."""
 STYLE = """
 [data-testid="stElementContainer"]:has(> [data-testid="stHtml"] > style) {position: absolute}
@@ -74,7 +74,7 @@ def page(name: str, question: str) -> Iterator[None]:
         yield
     draft.show_problems()
     draft.share()
-    _spare_what_is_loaded(name)
+    _freeze_loaded_objects(name)
 
 
 @st.cache_resource(show_spinner=False)
@@ -84,14 +84,14 @@ def _sweep() -> None:
         RunStore().sweep()
 
 
-def _spare_what_is_loaded(name: str) -> None:
+def _freeze_loaded_objects(name: str) -> None:
     """Exclude everything loaded by a page's first visit from garbage collection.
 
     Streamlit runs a full collection after every script run. With all libraries included, that was half of the server's work
     per slider move.
     """
-    if name not in _SPARED:
-        _SPARED.add(name)
+    if name not in _FROZEN_PAGES:
+        _FROZEN_PAGES.add(name)
         gc.collect()
         gc.freeze()
 
@@ -121,8 +121,8 @@ def fragment() -> Iterator[None]:
 
 def jobs_chip() -> None:
     """Show active runs, on every page; polls as long as there are any."""
-    busy = any(not run.ended for run in RunStore().all())
-    st.fragment(_show_jobs, run_every=POLL_SECONDS if busy else None)()
+    active = any(not run.ended for run in RunStore().all())
+    st.fragment(_show_jobs, run_every=POLL_SECONDS if active else None)()
 
 
 @reporting_errors()

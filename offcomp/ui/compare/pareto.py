@@ -32,27 +32,27 @@ def show_front(runs: Sequence[Run]) -> None:
     names, measures = short_names(runs), measures_of(runs)
     measure = _choose_measure(measures)
     shown, left_out = sharing_an_axis(runs, measure)
-    said = f"{len(shown)} of {len(runs) + len(others)} runs shown."
+    summary = f"{len(shown)} of {len(runs) + len(others)} runs shown."
     if others:
-        kept = f"{len(others)} of other models are not: sizes and scores can only be compared for the same original."
-        said += f" {kept[0].upper()}{kept[1:]}"
+        excluded = f"{len(others)} of other models are not: sizes and scores can only be compared for the same original."
+        summary += f" {excluded[0].upper()}{excluded[1:]}"
     if left_out:
-        said += f" Not on this axis: {pareto.left_out_text(left_out, names)}."
+        summary += f" Not on this axis: {pareto.left_out_text(left_out, names)}."
     if not shown:
-        st.info(plain(f"No run has a value to plot here. {said}"))
+        st.info(plain(f"No run has a value to plot here. {summary}"))
         return
     unit = chosen_unit()
     table = front_table(shown, measure, unit, names)
     references = pareto.reference_table(read_measurements().values(), shown[0], measure, unit)
     metric = metric_named(table["metric"].iloc[0])
-    what = metric.word if metric is ERROR else f"{metric.word} on {within_sentence(measures[measure])}"
-    alt = f"The {what} of each run against the size of the whole model, with the original; the table below has the numbers."
-    place = st.container()
+    plotted = metric.word if metric is ERROR else f"{metric.word} on {within_sentence(measures[measure])}"
+    alt = f"The {plotted} of each run against the size of the whole model, with the original; the table below has the numbers."
+    target = st.container()
     _show_picked(shown, names)
     st.markdown(plain(pareto.front_answer(table)))
-    st.caption(plain(f"{said} {_reading(table, references)}"))
+    st.caption(plain(f"{summary} {_reading(table, references)}"))
     figure = front_figure(table, references, palette(), _picked(shown))
-    show_chart(place, figure, _as_shown(table), key=FRONT, alt=alt, on_click=_pick_clicked)
+    show_chart(target, figure, _as_shown(table), key=FRONT, alt=alt, on_click=_pick_clicked)
 
 
 def _picked(runs: Sequence[Run]) -> str:
@@ -63,9 +63,9 @@ def _picked(runs: Sequence[Run]) -> str:
 
 def _pick_clicked() -> None:
     """Pick the run of the clicked mark. Redrawing the chart clears the selection; then the picked run stays."""
-    known = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
-    if known:
-        st.session_state[EXAMPLES_RUN] = known[0][RUN]
+    clicked = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
+    if clicked:
+        st.session_state[EXAMPLES_RUN] = clicked[0][RUN]
 
 
 def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
@@ -121,8 +121,8 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
 def agreement_measure(runs: Sequence[Run]) -> str | None:
     """The task whose score is plotted against the error: the chosen one, else the first with enough runs."""
     scored = [measure for measure in measures_of(runs) if measure != ERROR.name]
-    asked = st.session_state.get(MEASURE)
-    ordered = sorted(scored, key=lambda measure: measure != asked)
+    chosen = st.session_state.get(MEASURE)
+    ordered = sorted(scored, key=lambda measure: measure != chosen)
     enough = (measure for measure in ordered if len(_of_the_same(runs, measure)) >= FEWEST_TO_AGREE)
     return next(enough, None)
 
@@ -137,8 +137,8 @@ def show_agreement(runs: Sequence[Run], measure: str) -> None:
     table = front_table(shown, measure, "bytes", short_names(runs)).iloc[1:]
     metric = metric_named(table["metric"].iloc[0])
     alt = f"The {metric.word} of each run against its relative error; the table below has the numbers."
-    place = st.container()
+    target = st.container()
     answer = pareto.agreement_answer(table)
     st.caption(plain(f"{answer} {len(shown)} of {len(runs)} runs: those with a score on the same weights."))
     as_shown = table[["name", "relative_error", "value", "low", "high"]]
-    show_chart(place, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)
+    show_chart(target, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)

@@ -63,11 +63,11 @@ HELP = {
 def show_answer(runs: Sequence[Run]) -> None:
     """Answer the page's question in one sentence, and warn about anything that makes the comparison unfair."""
     st.markdown(plain(answer(runs)))
-    told = warnings_of(runs)
-    for sentence in told[:MOST_CONCERNS]:
+    warnings = warnings_of(runs)
+    for sentence in warnings[:MOST_CONCERNS]:
         st.warning(plain(sentence), icon=":material/warning:")
-    if len(told) > MOST_CONCERNS:
-        st.caption(f"{len(told) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
+    if len(warnings) > MOST_CONCERNS:
+        st.caption(f"{len(warnings) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
     _show_size_notes(runs)
 
 
@@ -88,15 +88,15 @@ def few_enough(runs: Sequence[Run]) -> bool:
     return len(runs) <= MOST_IN_DETAIL
 
 
-def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) -> None:
+def show_figures(runs: Sequence[Run], *, brief: bool = False, columns: int = 2) -> None:
     """Show each run's key figures: one card per run, or a table if there are many."""
     if len(runs) > MOST_CARDS:
         table = run_table(runs).drop(columns=["run", "model"])
         show_table(table, "compare_figures", formats=number_formats(table))
         return
     models = model_names(runs)
-    for start in range(0, len(runs), abreast):
-        for column, run in zip(st.columns(abreast), runs[start : start + abreast], strict=False):
+    for start in range(0, len(runs), columns):
+        for column, run in zip(st.columns(columns), runs[start : start + columns], strict=False):
             with column:
                 _card(run, brief=brief, model=models[run.id] if len({*models.values()}) > 1 else "")
 
@@ -104,12 +104,12 @@ def show_figures(runs: Sequence[Run], *, brief: bool = False, abreast: int = 2) 
 def _card(run: Run, *, brief: bool, model: str) -> None:
     """Key figures of one run; `brief` leaves out the less important ones. `model` is empty if all runs share one."""
     with st.container(border=True, key=f"card_{run.id}"):
-        about = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
-        st.markdown(f"**{plain(method_title(run))}** {plain(about)}, {plain(origin(run))}", help=plain(origin_text(run)))
+        details = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
+        st.markdown(f"**{plain(method_title(run))}** {plain(details)}, {plain(origin(run))}", help=plain(origin_text(run)))
         with st.container(horizontal=True, gap="small"):
             for name, kind, value, note in _metrics(run, brief):
-                usual = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
-                width = BRIEF_METRIC_PIXELS if brief or name != kind else usual
+                default_width = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
+                width = BRIEF_METRIC_PIXELS if brief or name != kind else default_width
                 st.metric(
                     plain(name),
                     plain(value),
@@ -204,10 +204,10 @@ def _score_panel(runs: Sequence[Run], table: pd.DataFrame) -> None:
     scores = scores_of(runs, table)
     what = on_task(task, scores[0])
     alt = f"The {what} of the original and of each run, with 95 % intervals; the table below has the numbers."
-    place = st.container()
+    target = st.container()
     if sentence := visible_difference(scores):
         st.caption(plain(sentence))
-    show_chart(place, score_figure(table, palette()), table, key=f"compare_score_{task}_{metric}", alt=alt)
+    show_chart(target, score_figure(table, palette()), table, key=f"compare_score_{task}_{metric}", alt=alt)
 
 
 def _no_score() -> None:

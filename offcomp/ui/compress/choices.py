@@ -129,16 +129,16 @@ def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
     for (part, kind), specs in _rows(info).items():
         title = f"{part} {KIND_TITLES[kind]}".strip()
         _choose_row(info, f"{info.fingerprint[:8]}_{part}_{kind}", title, specs, names)
-    others = {spec.name: spec for spec in info.modules if not spec.default and min(spec.shape) > 1}
-    if others:
+    other_weights = {spec.name: spec for spec in info.modules if not spec.default and min(spec.shape) > 1}
+    if other_weights:
         with st.expander("Other weights", expanded=not _rows(info)):
             key = f"others_{info.fingerprint[:8]}"
-            st.session_state[key] = [name for name in others if name in names]
+            st.session_state[key] = [name for name in other_weights if name in names]
             st.multiselect(
                 "Poolers, heads, positions and unknown weights",
-                list(others),
+                list(other_weights),
                 key=key,
-                on_change=lambda: draft.replace(info, others, st.session_state[key]),
+                on_change=lambda: draft.replace(info, other_weights, st.session_state[key]),
                 help="Listed by their path in the model. They are not compressed unless you choose them.",
             )
     return draft.modules(info)
@@ -152,20 +152,20 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
     st.session_state[tick] = bool(st.session_state[pills])
     row = [spec.name for spec in specs]
 
-    def take_or_drop() -> None:
+    def choose_all_or_none() -> None:
         draft.replace(info, row, row if st.session_state[tick] else ())
 
-    def take() -> None:
+    def choose_layers() -> None:
         draft.replace(info, row, [by_layer[layer].name for layer in st.session_state[pills]])
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"row_{key}"):
-        st.checkbox(plain(title), key=tick, on_change=take_or_drop, width=150)
+        st.checkbox(plain(title), key=tick, on_change=choose_all_or_none, width=150)
         st.pills(
             plain(f"{title}: layers"),
             list(by_layer),
             selection_mode="multi",
             key=pills,
-            on_change=take,
+            on_change=choose_layers,
             label_visibility="collapsed",
         )
 
@@ -240,8 +240,8 @@ def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> An
 
 def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
     """Ask for the bundled tasks to score the result on, among those this model can do."""
-    usual = usual_tasks(info.architecture, info.reads_text)
-    fitting = tuple(name for name in usual if task_fault(find_task(name), info) is None)
+    supported = usual_tasks(info.architecture, info.reads_text)
+    fitting = tuple(name for name in supported if task_fault(find_task(name), info) is None)
     st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
     chosen = st.multiselect(
         "Tasks",

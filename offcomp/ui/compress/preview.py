@@ -42,9 +42,9 @@ MOST_SOURCES = 20
 def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
     """The singular values of all groups; None if some are not known yet."""
     home = home_folder()
-    found = [find(choices.info, members(group, choices.info), group.stack, home) for group in plan.groups]
-    known = [spectrum for spectrum in found if spectrum is not None]
-    return known if len(known) == len(found) else None
+    stored = [find(choices.info, members(group, choices.info), group.stack, home) for group in plan.groups]
+    known = [spectrum for spectrum in stored if spectrum is not None]
+    return known if len(known) == len(stored) else None
 
 
 def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
@@ -81,8 +81,8 @@ def what_if(choices: Choices) -> None:
         validate(plan, info)
     spectra = known_spectra(reference, choices)
     predictions = {style_key: predict(plan, info) for style_key, plan in plans.items()}
-    usual = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
-    exact = spectra if usual else None  # the spectrum does not give the error of other SVD presets
+    plain_svd = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
+    exact = spectra if plain_svd else None  # the spectrum does not give the error of other SVD presets
     runs = RunStore().all()
     measured = measurements(runs, info.fingerprint)
     table = curve(info, reference, spectra) if spectra else error_curve_table(info, reference, [], [])
@@ -97,8 +97,8 @@ def what_if(choices: Choices) -> None:
     if spectra is None:
         wait_for(partial(request_spectra, info, reference), partial(st.info, COMPUTING))
     else:
-        same = [m for m in measured if m.groups == known_errors.groups_of(reference)]
-        _show_errors(choices, ratio, table, same, list(known.values()))
+        same_groups = [m for m in measured if m.groups == known_errors.groups_of(reference)]
+        _show_errors(choices, ratio, table, same_groups, list(known.values()))
     _details(plans, predictions, exact)
 
 
@@ -109,23 +109,25 @@ def _known(
     if not prediction.feasible:
         return Known()
     exact = svd_error(spectra, prediction) if spectra is not None else None
-    found = known_errors.measurement_of(plan, measured)
-    if exact is not None or found is not None:
-        return Known(exact, found)
+    measurement = known_errors.measurement_of(plan, measured)
+    if exact is not None or measurement is not None:
+        return Known(exact, measurement)
     achieved = prediction.model["chosen"][f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
     return Known(estimated=known_errors.estimated(plan, achieved, measured, table))
 
 
-def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list[Measured], known: Sequence[Known]) -> None:
+def _show_errors(
+    choices: Choices, ratio: float, table: pd.DataFrame, same_groups: list[Measured], known: Sequence[Known]
+) -> None:
     """Plot SVD's error with the measured and estimated errors of these groups, and show their sources."""
-    points = known_errors.error_point_table(same, [each.estimated for each in known if each.estimated], choices.unit)
+    points = known_errors.error_point_table(same_groups, [each.estimated for each in known if each.estimated], choices.unit)
     exact = not choices.rounded_to
     figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
     alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
     draw(figure, "error_curve", alt)
     st.caption(plain(_reading(points, exact)))
     if len(points):
-        _sources(choices, points, same)
+        _sources(choices, points, same_groups)
 
 
 def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured]) -> None:
@@ -197,10 +199,10 @@ def _run_button(
 def _refusals(style_key: str, prediction: Prediction, unit: str) -> list[str]:
     """Why a method cannot reach this size, for the first few groups."""
     title = method_of_style_key(style_key).title
-    impossible = [group for group in prediction.groups if group.form == "infeasible"]
-    if impossible and unit == "parameters" and all(group.largest_ratio <= 1 for group in impossible):
+    infeasible = [group for group in prediction.groups if group.form == "infeasible"]
+    if infeasible and unit == "parameters" and all(group.largest_ratio <= 1 for group in infeasible):
         return [f"{title} saves bytes, not parameters: set the ratio to count bytes, under Budget and storage."]
-    return [f"{group.name}, {title}: {group.note} ({_rounded_down(group.largest_ratio)}x at most)." for group in impossible[:3]]
+    return [f"{group.name}, {title}: {group.note} ({_rounded_down(group.largest_ratio)}x at most)." for group in infeasible[:3]]
 
 
 def _rounded_down(ratio: float) -> str:

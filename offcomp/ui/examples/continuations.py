@@ -64,21 +64,21 @@ def _exported(runs: Sequence[Run], task: str) -> pd.DataFrame:
 
 def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str, colours: Palette) -> str:
     """The table as HTML. Texts and names are escaped, since both may come from an untrusted file."""
-    called = [names[run.id] for run in runs]
+    run_names = [names[run.id] for run in runs]
     style_keys = ["original", *map(style_key_of, runs)]
-    heads = [
+    headings = [
         f'<th scope="col" style="border-bottom-color: {colours.colour(style_key)}">{escape(name)}</th>'
-        for style_key, name in zip(style_keys, ["Original", *called], strict=True)
+        for style_key, name in zip(style_keys, ["Original", *run_names], strict=True)
     ]
     rows = []
     for entries in continuations.side_by_side(runs, task):
-        cells = "".join(_cell(name, entry) for name, entry in zip(called, entries, strict=True))
+        cells = "".join(_cell(name, entry) for name, entry in zip(run_names, entries, strict=True))
         original = escape(entries[0]["original"].strip()) or NOTHING
         opening = escape(entries[0]["opening"].strip())
         rows.append(f'<tr><th scope="row">{opening} …</th><td data-who="Original">{original}</td>{cells}</tr>')
     return (
         '<table class="continuations"><caption>Openings and continuations by model</caption><thead><tr><th scope="col">Opening'
-        f"</th>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"</th>{''.join(headings)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 

@@ -24,7 +24,7 @@ from offcomp.ui.frame import palette
 from offcomp.ui.switch import choose_one
 
 RUN, TASK, OUTCOME = "examples_run", "examples_task", "examples_outcome"
-SEARCH, BESIDE = "examples_search", "examples_beside"
+SEARCH, SECOND = "examples_search", "examples_beside"
 CHANGED = "changed"
 TABLE_PIXELS = 420
 
@@ -60,22 +60,22 @@ def show_examples(runs: Sequence[Run]) -> None:
     else:
         _shift(run, score, listed)
     _table(run, task, score, listed)
-    _beside(run, second, task, names)
+    _show_side_by_side(run, second, task, names)
 
 
 def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str, Run | None]:
     """The run to show, one of its tasks, and a second run to compare it with, if another was scored on the same examples."""
     by_id = {run.id: run for run in runs}
     with st.container(horizontal=True, gap="medium"):
-        run = by_id[_ask_run("Run", "run", RUN, by_id, names)]
+        run = by_id[_choose_run("Run", "run", RUN, by_id, names)]
         titles = {task: task_title(task, score) for task, score in result_of(run)["scores"].items()}
         task = choose_one("Task", titles, TASK, parameter="task")
-        rivals = {other.id: other for other in runs if other.id != run.id and same_test(run, other, task)}
-        second = _ask_run("Compare with", "beside", BESIDE, rivals, names) if len(rivals) > 1 else next(iter(rivals), None)
-    return run, task, rivals[second] if second else None
+        others = {other.id: other for other in runs if other.id != run.id and same_test(run, other, task)}
+        second = _choose_run("Compare with", "beside", SECOND, others, names) if len(others) > 1 else next(iter(others), None)
+    return run, task, others[second] if second else None
 
 
-def _ask_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[str, str]) -> str:
+def _choose_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[str, str]) -> str:
     """Ask for one of these runs; the choice is part of the link."""
     draft.view(name, key, list(runs))
     return str(
@@ -85,7 +85,7 @@ def _ask_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[
 
 def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
     """Show the outcomes of all answers; returns the listed examples with the chosen outcome."""
-    table, place = examples.outcome_table(score), st.container()
+    table, target = examples.outcome_table(score), st.container()
     draft.view("outcome", OUTCOME, [CHANGED, *CELLS])
     outcome = st.segmented_control(
         "Outcome",
@@ -99,9 +99,9 @@ def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
     )
     chosen = _cells(str(outcome))
     alt = "How many answers were right or wrong before and after; the table below has the numbers."
-    show_chart(place, examples.outcome_figure(table, chosen, palette()), table, key="examples_outcomes", alt=alt)
-    if said := examples.unlisted_text(table, score, chosen):
-        st.caption(plain(said))
+    show_chart(target, examples.outcome_figure(table, chosen, palette()), table, key="examples_outcomes", alt=alt)
+    if unlisted := examples.unlisted_text(table, score, chosen):
+        st.caption(plain(unlisted))
     return listed[listed["change"].isin(chosen)]
 
 
@@ -134,15 +134,15 @@ def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
     st.subheader("Which sentences are these?" if has_classes(score) else "Which examples changed most?")
     if listed.empty:
         return
-    words = st.text_input(
+    query = st.text_input(
         "Search the texts", key=SEARCH, placeholder="A word or part of one", max_chars=100, persist_state="session"
     )
-    found = examples.found_in(listed, words)
-    columns = _columns(found, ("text", "truth", "predicted", "before", "after", "difference", "change"))
-    _show_listed(found, "examples_table", columns, _formats(score))
-    st.caption(plain(f"{len(found)} of {len(listed)} listed examples shown; {shift_words(score)}."))
+    matching = examples.found_in(listed, query)
+    columns = _columns(matching, ("text", "truth", "predicted", "before", "after", "difference", "change"))
+    _show_listed(matching, "examples_table", columns, _formats(score))
+    st.caption(plain(f"{len(matching)} of {len(listed)} listed examples shown; {shift_words(score)}."))
     file_name = f"offcomp-examples-{task.replace('/', '-')}.csv"
-    csv_button("These examples, CSV", file_name, "examples_csv", partial(with_provenance, found, [run]))
+    csv_button("These examples, CSV", file_name, "examples_csv", partial(with_provenance, matching, [run]))
 
 
 def _show_listed(table: pd.DataFrame, key: str, columns: list[str], formats: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ def _formats(score: Score, first: str = "", second: str = "") -> dict[str, Any]:
     }
 
 
-def _beside(run: Run, second: Run | None, task: str, names: dict[str, str]) -> None:
+def _show_side_by_side(run: Run, second: Run | None, task: str, names: dict[str, str]) -> None:
     """Show the same examples as scored by two runs."""
     st.subheader("Do two runs fail on the same examples?")
     if second is None:

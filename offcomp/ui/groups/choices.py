@@ -19,7 +19,7 @@ KINDS, RATIO, STACKING = "groups_kinds", "groups_ratio", "groups_stacking"
 DEFAULT_KIND, DEFAULT_RATIO = "attention_output", 2.0
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
 PATIENT_SECONDS = 60.0
-ASKED, LAST = "groups_asked", "groups_last"
+REQUESTED, LAST = "groups_asked", "groups_last"
 STACKING_HELP = {"best": "For each pair and each merge, the stacking with the lowest error."} | {
     stack: STACK_HELP[stack] for stack in STACKS
 }
@@ -74,8 +74,8 @@ def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
     if KINDS not in state:
         state[KINDS] = [kind for kind in st.query_params.get("kinds", "").split(",") if kind]
         if missing := [kind for kind in state[KINDS] if kind not in kinds]:
-            asked = ", ".join(missing)[:100]
-            st.warning(plain(f"The link asks for {asked}; this model has {', '.join(kinds)}."), icon=":material/link_off:")
+            requested = ", ".join(missing)[:100]
+            st.warning(plain(f"The link asks for {requested}; this model has {', '.join(kinds)}."), icon=":material/link_off:")
     state[KINDS] = [kind for kind in state[KINDS] if kind in kinds] or _first_kinds(info, kinds)
     draft.note("kinds", ",".join(state[KINDS]), DEFAULT_KIND)
 
@@ -88,17 +88,17 @@ def explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
         )
         return
     kind = KIND_TITLES.get(specs[0].kind, specs[0].kind)
-    why = "has one layer" if info.num_layers == 1 else f"has one matrix of the kind {kind}"
+    reason = "has one layer" if info.num_layers == 1 else f"has one matrix of the kind {kind}"
     st.info(
         plain(
-            f"{info.model} {why}, so {specs[0].name} has nothing to share with. Choose more kinds: stacked by "
+            f"{info.model} {reason}, so {specs[0].name} has nothing to share with. Choose more kinds: stacked by "
             "residual, matrices of all kinds can share a basis of the residual stream."
         )
     )
     others = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default and spec.kind != specs[0].kind))
     if others:
-        more = DEFAULT_KIND if DEFAULT_KIND in others else others[0]
-        st.button(plain(f"Add {KIND_TITLES.get(more, more)}"), type="primary", key="groups_add", on_click=_add, args=(more,))
+        added = DEFAULT_KIND if DEFAULT_KIND in others else others[0]
+        st.button(plain(f"Add {KIND_TITLES.get(added, added)}"), type="primary", key="groups_add", on_click=_add, args=(added,))
 
 
 def _add(kind: str) -> None:
@@ -120,19 +120,19 @@ def wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
     """Have the survey made, after confirmation if it takes long, and poll until it is ready."""
     names = tuple(spec.name for spec in specs)
     seconds, count = estimated_seconds(specs), len(specs) * (len(specs) - 1) // 2
-    about = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
-    asked = st.session_state.setdefault(ASKED, set())
-    if seconds > PATIENT_SECONDS and (names, ratio) not in asked:
+    duration = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
+    requested = st.session_state.setdefault(REQUESTED, set())
+    if seconds > PATIENT_SECONDS and (names, ratio) not in requested:
         st.info(
-            f"{count:,} pairs of {len(specs)} modules take about {about} to compare; the answer is then cached. "
+            f"{count:,} pairs of {len(specs)} modules take about {duration} to compare; the answer is then cached. "
             "Fewer kinds are faster."
         )
         if not st.button(f"Compare {count:,} pairs", type="primary", key="groups_start"):
             return
-        asked.add((names, ratio))
+        requested.add((names, ratio))
     last = st.session_state.get(LAST)
     st.session_state[LAST] = (info, specs, ratio)
     if last not in (None, st.session_state[LAST]):
         end_survey(*last)
-    doing = f"Comparing {count:,} pairs of {len(specs)} modules once, in about {about}. The answer appears automatically."
-    wait_for(partial(request_survey, info, specs, ratio), partial(st.info, doing, icon=":material/hourglass:"))
+    activity = f"Comparing {count:,} pairs of {len(specs)} modules once, in about {duration}. The answer appears automatically."
+    wait_for(partial(request_survey, info, specs, ratio), partial(st.info, activity, icon=":material/hourglass:"))

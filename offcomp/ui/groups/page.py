@@ -38,11 +38,11 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
     if len(specs) > MOST_MODULES:
         count = len(specs) * (len(specs) - 1) // 2
         raise InputError(f"{len(specs)} modules make {count:,} pairs; choose fewer kinds, {MOST_MODULES} modules at most")
-    found = find_survey(info, specs, ratio, home_folder())
-    if found is None:
+    stored = find_survey(info, specs, ratio, home_folder())
+    if stored is None:
         wait(info, specs, ratio)
         return
-    survey, origin = found
+    survey, origin = stored
     st.markdown(plain(results.survey_answer(survey, stack)))
     if stack not in survey.merges:
         explain_misfit(specs, stack)
@@ -62,10 +62,10 @@ def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
         "same stored size; the table below has the numbers."
     )
     draw(pair_figure(table, palette()), "groups_pairs", alt)
-    helping, fitting = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
-    misfits = len(table) - fitting
+    gaining, comparable = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
+    misfits = len(table) - comparable
     empty = f" {misfits} pairs do not fit into one matrix; their cells are empty." if misfits else ""
-    st.caption(plain(f"{helping or 'None'} of {fitting} pairs gain.{empty}"))
+    st.caption(plain(f"{gaining or 'None'} of {comparable} pairs gain.{empty}"))
     _table(table, survey, "pairs", origin)
 
 
@@ -77,7 +77,7 @@ def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None
     key = f"groups_cut_{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
     st.session_state.setdefault(key, best_cut(survey, stack))
     chart = st.container()
-    kept = st.slider(
+    merge_count = st.slider(
         "Merges before the cut",
         0,
         len(merges),
@@ -86,19 +86,19 @@ def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None
         help="The tree merges modules in order of gain. The default cut minimises the error over all modules.",
     )
     alt = (
-        f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {kept}; "
+        f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {merge_count}; "
         "the table below has the numbers."
     )
     with chart:
-        draw(tree_figure(survey, stack, kept, palette()), "groups_tree", alt)
-    st.markdown(plain(results.cut_answer(survey, stack, kept)))
-    _show_groups(info, survey, stack, kept)
+        draw(tree_figure(survey, stack, merge_count, palette()), "groups_tree", alt)
+    st.markdown(plain(results.cut_answer(survey, stack, merge_count)))
+    _show_groups(info, survey, stack, merge_count)
     _table(merge_table(survey, stack), survey, "merges", origin)
 
 
-def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None:
+def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) -> None:
     """List the groups at the cut, each with gain, stacking and reason, and offer to use them in the draft."""
-    groups, alone = groups_at(survey, stack, kept)
+    groups, alone = groups_at(survey, stack, merge_count)
     if st.button("Use these groups", type="primary", key="groups_use", icon=":material/compress:"):
         joint = [(group.modules, group.stack) for group in groups]
         draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)], survey.ratio)

@@ -26,7 +26,7 @@ from offcomp.ui.frame import fragment, palette
 from offcomp.ui.jobs import request_view, wait_for
 from offcomp.ui.switch import choose_one
 
-MODULE, ORDER, TIMES = "inspect_module", "inspect_order", "inspect_times"
+MODULE, ORDER, ZOOMED = "inspect_module", "inspect_order", "inspect_times"
 ZOOM = 5
 NAMES = results.SPECTRUM_COLUMNS | {"first": "From", "last": "To", "norm": "Length"}
 MAPS = (("original", "energy", "Original"), ("reconstruction", "kept", "Rank {}"), ("residual", "residual", "Residual"))
@@ -46,7 +46,7 @@ def show_matrix(info: ModelInfo) -> None:
     with left:
         spec = _choose_module(info)
     draft.view("order", ORDER, list(ORDERS))
-    draft.view("residual", TIMES, (False, True), lambda zoomed: str(ZOOM if zoomed else 1))
+    draft.view("residual", ZOOMED, (False, True), lambda zoomed: str(ZOOM if zoomed else 1))
     path = view_path(info, spec, home_folder())
     view = read_view(path, spec.shape, st.session_state[ORDER])
     values = find(info, (spec,), "rows", home_folder()) if view is None else view.values
@@ -104,20 +104,20 @@ def _title(spec: ModuleSpec) -> str:
 
 def _choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
     """Ask for a rank; the default is the one in the link, else the one SVD gets at the draft's ratio."""
-    most = min(spec.shape)
-    if most == 1:
+    max_rank = min(spec.shape)
+    if max_rank == 1:
         st.caption(f"A {spec.rows:,} x {spec.cols:,} matrix has one singular value: rank 1 is the matrix itself.")
         return 1
-    usual = _usual_rank(spec)
-    key = f"inspect_rank_{info.fingerprint[:8]}_{spec.name}_{usual}"
+    default_rank = _default_rank(spec)
+    key = f"inspect_rank_{info.fingerprint[:8]}_{spec.name}_{default_rank}"
     if key not in st.session_state:
-        st.session_state[key] = _asked_rank(most, spec.name) or usual
-    rank = int(st.slider("Rank", 1, most, key=key, persist_state="session", help=RANK_HELP))
-    draft.note("rank", str(rank), str(usual))
+        st.session_state[key] = _linked_rank(max_rank, spec.name) or default_rank
+    rank = int(st.slider("Rank", 1, max_rank, key=key, persist_state="session", help=RANK_HELP))
+    draft.note("rank", str(rank), str(default_rank))
     return rank
 
 
-def _usual_rank(spec: ModuleSpec) -> int:
+def _default_rank(spec: ModuleSpec) -> int:
     """The rank that the draft's ratio allows; if dense storage meets the ratio, the largest rank that saves anything."""
     state = st.session_state
     dtype = storage_dtype(state["dtype"], [spec.dtype])
@@ -125,22 +125,22 @@ def _usual_rank(spec: ModuleSpec) -> int:
     return int(np.clip(results.break_even(*spec.shape) if rank == DENSE else rank, 1, min(spec.shape)))
 
 
-def _asked_rank(most: int, name: str) -> int | None:
+def _linked_rank(max_rank: int, name: str) -> int | None:
     """The rank in the URL; one that the matrix does not have is reported and ignored."""
     text = st.query_params.get("rank", "")
-    if text.isdecimal() and 1 <= int(text[:9]) <= most:
+    if text.isdecimal() and 1 <= int(text[:9]) <= max_rank:
         return int(text[:9])
     if text:
-        asked = text[:20]
-        st.warning(plain(f"The link asks for rank {asked}, but {name} has ranks 1 to {most}."), icon=":material/link_off:")
+        fault = f"The link asks for rank {text[:20]}, but {name} has ranks 1 to {max_rank}."
+        st.warning(plain(fault), icon=":material/link_off:")
     return None
 
 
 def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
     """Show the answer, and the button that compresses the matrix."""
-    words, way_on = st.columns([5, 1], vertical_alignment="center")
-    words.markdown(plain(answer))
-    if way_on.button("Compress it", type="primary", key="inspect_compress", icon=":material/compress:", width="stretch"):
+    text_column, button_column = st.columns([5, 1], vertical_alignment="center")
+    text_column.markdown(plain(answer))
+    if button_column.button("Compress it", type="primary", key="inspect_compress", icon=":material/compress:", width="stretch"):
         draft.choose(info, [spec.name])
         st.switch_page("pages/compress.py")
 
@@ -159,12 +159,12 @@ def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
 def _choose_drawing() -> None:
     """Ask for the order of rows and columns, and whether to stretch the residual's colours."""
     choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
-    st.toggle(f"Residual x{ZOOM}", key=TIMES, persist_state="session", help="Stretch only the residual's colours.")
+    st.toggle(f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Stretch only the residual's colours.")
 
 
 def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     """Draw original, reconstruction and residual on one scale, with bars of energy."""
-    zoomed = bool(st.session_state[TIMES])
+    zoomed = bool(st.session_state[ZOOMED])
     maps, blocks = view.maps(rank), results.block_table(view, rank)
     st.markdown(plain(results.blocks_answer(blocks, st.session_state[ORDER])))
     limit = charts.colour_limit(view.original)

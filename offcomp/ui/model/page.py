@@ -25,8 +25,8 @@ from offcomp.ui.switch import choose_one
 
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
 COLOUR_HELP = "Colour the cells by parameter count, or by the relative error of SVD on each matrix alone at the draft's ratio."
-MAP, MODULE, ASKED = "model_map", "model_module", "model_spectra"
-MOST_LAYERS_BESIDE = 12  # a deeper model needs the full width for its map
+MAP, MODULE, REQUESTED = "model_map", "model_module", "model_spectra"
+MOST_LAYERS_IN_COLUMN = 12  # a deeper model needs the full width for its map
 TEXT_PIXELS = 175
 NAMES = {"cols": "Columns", "in_plan": "In your plan", "relative_error": "Relative error of SVD"}
 HIDDEN = ["row", "known_error"]
@@ -57,7 +57,7 @@ def show_model() -> None:
 def _explore(info: ModelInfo, colour: str) -> None:
     """The map and the module picked in it; a fragment, so that clicks respond immediately."""
     answer = st.empty()
-    deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_BESIDE
+    deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_IN_COLUMN
     left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
     with left:
         ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
@@ -91,8 +91,8 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
         alt = f"Map of the {what}, by kind and layer; the Module selector and the table below have the same data."
         draw_clickable(figure, MAP, alt, partial(_pick_clicked, info))
     layers = table["layer"].nunique()
-    aside = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_BESIDE else ""
-    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{plain(aside)}")
+    hint = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_IN_COLUMN else ""
+    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{plain(hint)}")
     if colour == COMPRESSIBLE:
         unit, dtype = _storage()
         _show_table(info, table, colour, ratio=ratio, unit=unit, storage=dtype)
@@ -124,10 +124,10 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
         help="Click a cell in the map, or choose here.",
     )
     row = table[table["module"] == name].iloc[0]
-    known = f"  \n{plain(_sentence(results.error_words(row, ratio)))}" if ratio else ""
+    error_text = f"  \n{plain(_sentence(results.error_words(row, ratio)))}" if ratio else ""
     share = plain(results.percent(row["share"]))
     size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {share} of the model."
-    st.markdown(f"{size}{known}  \n{plain(_sentence(row['orientation']))}  \n{code(row['path'])}")
+    st.markdown(f"{size}{error_text}  \n{plain(_sentence(row['orientation']))}  \n{code(row['path'])}")
     st.caption(plain(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}"))
     _actions(info, table, name)
 
@@ -161,17 +161,17 @@ def _compress(info: ModelInfo, names: list[str]) -> None:
 
 def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
     """On request, compute the missing spectra in a separate process, and poll until they are ready."""
-    asked: Plan | None = st.session_state.get(ASKED)
+    requested: Plan | None = st.session_state.get(REQUESTED)
     plan = results.spectra_plan(info, errors)
     unknown = {group.modules for group in plan.groups}
-    if asked is not None and asked.model == info.model and unknown & {group.modules for group in asked.groups}:
-        doing = f"Computing {_spectra(asked)}. The map fills in when this is done."
-        wait_for(partial(request_spectra, info, asked), partial(st.info, doing))
+    if requested is not None and requested.model == info.model and unknown & {group.modules for group in requested.groups}:
+        activity = f"Computing {_spectra(requested)}. The map fills in when this is done."
+        wait_for(partial(request_spectra, info, requested), partial(st.info, activity))
     elif plan.groups:
         seconds = results.spectra_seconds(info, plan)
         label = f"Compute {_spectra(plan)} (about {seconds:.0f} s)"
         if st.button(plain(label), key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
-            st.session_state[ASKED] = plan
+            st.session_state[REQUESTED] = plan
             st.rerun()
     dtypes = sorted({storage_dtype(_storage()[1], [spec.dtype]) for spec in info.modules} - {"float32"})
     what = f"Errors of SVD before rounding to {' and '.join(dtypes)}" if dtypes else "Exact errors of SVD"
