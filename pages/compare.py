@@ -18,7 +18,7 @@ with page("Compare", "Which method keeps more of the model?"):
         show_front(runs)
         results.show_figures(runs)
         results.show_origins(runs)
-        panels: list[Callable[[], None]] = [partial(results.show_flip_counts, runs)]
+        panels: list[Callable[[], object]] = [partial(results.show_flip_counts, runs)]
         if measure := agreement_measure(runs):
             panels.insert(0, partial(show_agreement, runs, measure))
         if detailed := results.few_enough(runs):

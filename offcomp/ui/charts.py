@@ -73,4 +73,11 @@ def number_formats(table: pd.DataFrame) -> dict[str, Any]:
 
 def csv_button(label: str, file_name: str, key: str, make: Callable[[], pd.DataFrame]) -> None:
     """Offer a table as a CSV file, which is built on click."""
-    st.download_button(plain(label), lambda: csv_text(make()), file_name, "text/csv", key=key, on_click="ignore")
+    download_button(label, file_name, "text/csv", key, lambda: csv_text(make()))
+
+
+def download_button(
+    label: str, file_name: str, mime: str, key: str, make: Callable[[], str], *, icon: str | None = None
+) -> None:
+    """Offer a text file, which is built on click; a click does not rerun the page."""
+    st.download_button(plain(label), make, file_name, mime, key=key, icon=icon, on_click="ignore")

@@ -11,7 +11,7 @@ import streamlit as st
 from offcomp.results.report import comparison_document, comparison_table, comparison_tables, html_report, table_names
 from offcomp.results.sentences import provenance
 from offcomp.runs.store import Run
-from offcomp.ui.charts import csv_button
+from offcomp.ui.charts import csv_button, download_button
 from offcomp.ui.compare.results import MOST_CARDS, MOST_IN_DETAIL
 from offcomp.ui.escape import plain
 
@@ -23,26 +23,13 @@ def show_downloads(runs: Sequence[Run]) -> None:
     """Offer the report and the tables, with run, plan, seed and versions in every row, and show the export commands."""
     st.subheader("Export results")
     with st.container(horizontal=True):
-        st.download_button(
-            "Report, HTML",
-            partial(html_report, runs),  # built on click, in a second or two
-            "offcomp-report.html",
-            "text/html",
-            key="compare_report",
-            icon=":material/description:",
-            on_click="ignore",
-        )
+        report, icon = partial(html_report, runs), ":material/description:"
+        download_button("Report, HTML", "offcomp-report.html", "text/html", "compare_report", report, icon=icon)
         for name in table_names(runs):
-            make = partial(comparison_table, runs, name)
-            csv_button(f"{name.capitalize()}, CSV", f"offcomp-{name}.csv", f"compare_csv_{name}", make)
-        st.download_button(
-            "All, JSON",
-            partial(_as_json, runs),
-            "offcomp-comparison.json",
-            "application/json",
-            key="compare_json",
-            on_click="ignore",
-        )
+            table = partial(comparison_table, runs, name)
+            csv_button(f"{name.capitalize()}, CSV", f"offcomp-{name}.csv", f"compare_csv_{name}", table)
+        document = partial(_as_json, runs)
+        download_button("All, JSON", "offcomp-comparison.json", "application/json", "compare_json", document)
     st.caption(
         plain(
             "The report is a single file that opens offline. Every table row names its run, plan, seed "

@@ -11,7 +11,14 @@ from offcomp.ui.escape import plain
 
 
 def choose_one(
-    label: str, titles: Mapping[str, str], key: str, *, parameter: str = "", description: str = "", show_label: bool = True
+    label: str,
+    titles: Mapping[str, str],
+    key: str,
+    *,
+    parameter: str = "",
+    description: str = "",
+    show_label: bool = True,
+    wrap: bool | None = None,
 ) -> str:
     """Ask for one of these choices, the first by default. A choice with a URL `parameter` is part of the link."""
     if parameter:
@@ -26,6 +33,7 @@ def choose_one(
         required=True,
         persist_state="session",
         help=plain(description),
+        wrap=wrap,
         label_visibility="visible" if show_label else "collapsed",
     )
     return str(chosen)

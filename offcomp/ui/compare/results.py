@@ -10,6 +10,7 @@ import streamlit as st
 
 from offcomp.planning.data.row_counts import calibration_reading, reading_text
 from offcomp.planning.size_notes import size_notes
+from offcomp.results import scores
 from offcomp.results.bundled import origin
 from offcomp.results.charts.runs import LEVELS, error_figure, error_table, size_figure, size_table
 from offcomp.results.charts.scores import score_figure, score_table, scores_of
@@ -17,24 +18,13 @@ from offcomp.results.charts.start_svg import error_svg
 from offcomp.results.originals import model_names
 from offcomp.results.paired import flip_count_table
 from offcomp.results.runs import difference_table, label, method_title, result_of, run_table, short_names, warnings_of
-from offcomp.results.scores import (
-    METRICS,
-    Score,
-    against_original,
-    brief_difference,
-    metric_of,
-    on_task,
-    others_text,
-    score_text,
-    sentence_start,
-    task_title,
-    visible_difference,
-)
+from offcomp.results.scores import Score, sentence_start
 from offcomp.results.sentences import answer, megabytes, origin_text, smaller
 from offcomp.runs.store import Run
 from offcomp.ui.charts import number_formats, show_chart, show_table
 from offcomp.ui.escape import plain, plain_table
 from offcomp.ui.frame import palette
+from offcomp.ui.switch import choose_one
 
 MOST_CARDS = 4
 MOST_CONCERNS = 4
@@ -48,8 +38,9 @@ BRIEF_METRIC_PIXELS = 200
 UNIT = "compare_unit"
 UNIT_NAMES = {"bytes": "MB", "parameters": "parameters"}
 P_HELP = "McNemar's exact test: how likely a split at least this uneven would be if both directions were equally likely."
+NO_SCORE = "No task was scored in these runs: add one to the plan to see what the model can still do."
 HELP = {
-    **{metric.title: metric.help for metric in METRICS.values()},
+    **{metric.title: metric.help for metric in scores.METRICS.values()},
     "Score": "How well the compressed model still performs a task.",
     "Agreement": "Share of the test sentences on which the compressed and the original model give the same answer.",
     "Relative error": "Norm of the difference between original and stored weights, divided by the norm of the original, "
@@ -121,8 +112,9 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
                 )
         if not brief:
             for task, score in result_of(run)["scores"].items():
-                st.caption(plain(f"{sentence_start(on_task(task, score))}: {against_original(score)}{_agreeing(run, score)}."))
-                for other in others_text(score):
+                difference = f"{scores.against_original(score)}{_agreeing(run, score)}"
+                st.caption(plain(f"{sentence_start(scores.on_task(task, score))}: {difference}."))
+                for other in scores.others_text(score):
                     st.caption(plain(f"{other}."))
                 if reading := reading_text(score):
                     st.caption(plain(f"{sentence_start(reading)}."))
@@ -134,21 +126,21 @@ def _agreeing(run: Run, score: Score) -> str:
     """Share of answers that agree with the original's, if several tasks leave no space for a separate figure."""
     agreement = score["paired"].get("agreement")
     several = len(result_of(run)["scores"]) > 1
-    return f"; {metric_of(score).number(agreement)} of the answers agree" if several and agreement is not None else ""
+    return f"; {scores.metric_of(score).number(agreement)} of the answers agree" if several and agreement is not None else ""
 
 
 def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
     """Name, kind, value and note of each figure; if there are several scores, they are named after their tasks."""
-    scores = result_of(run)["scores"]
-    if not scores:
+    by_task = result_of(run)["scores"]
+    if not by_task:
         yield "Score", "Score", "not scored", "no task in plan"
-    for task, score in scores.items():
-        metric, paired = metric_of(score), score["paired"]
-        note = brief_difference(score) if brief else f"{score['compressed']['n']:,} {metric.counts}"
-        if len(scores) > 1:
-            yield task_title(task, score), metric.title, score_text(score), note
+    for task, score in by_task.items():
+        metric, paired = scores.metric_of(score), score["paired"]
+        note = scores.brief_difference(score) if brief else f"{score['compressed']['n']:,} {metric.counts}"
+        if len(by_task) > 1:
+            yield scores.task_title(task, score), metric.title, scores.score_text(score), note
             continue
-        yield metric.title, metric.title, score_text(score), note
+        yield metric.title, metric.title, scores.score_text(score), note
         if "agreement" in paired:
             flips = paired["right_to_wrong"] + paired["wrong_to_right"]
             yield "Agreement", "Agreement", metric.number(paired["agreement"]), f"{flips} flips"
@@ -175,15 +167,7 @@ def show_first_errors(runs: Sequence[Run]) -> None:
 def show_errors(runs: Sequence[Run]) -> None:
     """Chart and table of the relative error, by group or by module."""
     chart = st.container()
-    level = st.segmented_control(
-        "Errors by",
-        LEVELS,
-        default=LEVELS[0],
-        key="compare_level",
-        required=True,
-        label_visibility="collapsed",
-        format_func="by {}".format,
-    )
+    level = choose_one("Errors by", {level: f"by {level}" for level in LEVELS}, "compare_level", show_label=False)
     table = error_table(runs, level)
     if table.empty:
         st.caption("Nothing was compressed, so there is no error to show.")
@@ -192,26 +176,22 @@ def show_errors(runs: Sequence[Run]) -> None:
     show_chart(chart, error_figure(table, palette(), level), table, key="compare_errors", alt=alt)
 
 
-def score_panels(runs: Sequence[Run]) -> list[Callable[[], None]]:
+def score_panels(runs: Sequence[Run]) -> list[Callable[[], object]]:
     """Functions that draw the chart and table of each task, or one that says that there is no score."""
     table = score_table(runs)
     parts = [part for _, part in table.groupby(["task", "metric"], sort=False)]
-    return [partial(_score_panel, runs, part) for part in parts] or [_no_score]
+    return [partial(_score_panel, runs, part) for part in parts] or [partial(st.caption, NO_SCORE)]
 
 
 def _score_panel(runs: Sequence[Run], table: pd.DataFrame) -> None:
     task, metric = str(table["task"].iloc[0]), str(table["metric"].iloc[0])
-    scores = scores_of(runs, table)
-    what = on_task(task, scores[0])
+    shown = scores_of(runs, table)
+    what = scores.on_task(task, shown[0])
     alt = f"The {what} of the original and of each run, with 95 % intervals; the table below has the numbers."
     target = st.container()
-    if sentence := visible_difference(scores):
+    if sentence := scores.visible_difference(shown):
         st.caption(plain(sentence))
     show_chart(target, score_figure(table, palette()), table, key=f"compare_score_{task}_{metric}", alt=alt)
-
-
-def _no_score() -> None:
-    st.caption("No task was scored in these runs: add one to the plan to see what the model can still do.")
 
 
 def show_flip_counts(runs: Sequence[Run]) -> None:
@@ -221,20 +201,9 @@ def show_flip_counts(runs: Sequence[Run]) -> None:
     if counts.empty:
         st.caption("No classification task was scored, so there are no flips to count.")
         return
-    many_tasks = counts["task"].nunique() > 1
-    st.dataframe(
-        counts,
-        column_order=[column for column in counts.columns if column != "run" and (column != "task" or many_tasks)],
-        hide_index=True,
-        key="compare_flip_counts",
-        column_config={
-            "name": "Run",
-            "task": "Task",
-            "right_to_wrong": "Right to wrong",
-            "wrong_to_right": "Wrong to right",
-            "p": st.column_config.NumberColumn("p", format="%.2g", help=P_HELP),
-        },
-    )
+    hidden = ["run"] if counts["task"].nunique() > 1 else ["run", "task"]
+    formats = {"p": st.column_config.NumberColumn(format="%.2g", help=P_HELP)}
+    show_table(counts.drop(columns=hidden), "compare_flip_counts", names={"name": "Run", "p": "p"}, formats=formats)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("Equal accuracies can hide many flips.", width="stretch")
         st.page_link("pages/examples.py", label="See the sentences", icon=":material/rule:", width="content")

@@ -21,6 +21,9 @@ from offcomp.ui.escape import plain
 from offcomp.ui.link import OWN, RATIOS, OwnGroup
 from offcomp.ui.uploads import bring_examples
 
+UNIT_HELP = "Parameters are the paper's measure; bytes are what takes up disk space."
+DTYPE_HELP = "stored: the dtype of the checkpoint, so that all savings come from the method."
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -259,21 +262,13 @@ def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
 def _choose_storage() -> tuple[str, str, int]:
     """Ask for (unit, storage dtype, seed), in a collapsed section."""
     with st.expander("Budget and storage"):
-        unit = st.radio(
-            "The ratio counts",
-            UNITS,
-            key="unit",
-            horizontal=True,
-            persist_state="session",
-            help="Parameters are the paper's measure; bytes are what takes up disk space.",
+        unit = _radio(
+            "The ratio counts", UNITS, "unit", "Parameters are the paper's measure; bytes are what takes up disk space."
         )
-        dtype = st.radio(
-            "Store numbers as",
-            DTYPE_CHOICES,
-            key="dtype",
-            horizontal=True,
-            persist_state="session",
-            help="stored: the dtype of the checkpoint, so that all savings come from the method.",
-        )
+        dtype = _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)
         seed = st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
-    return str(unit), str(dtype), int(seed)
+    return unit, dtype, int(seed)
+
+
+def _radio(label: str, options: Sequence[str], key: str, description: str) -> str:
+    return str(st.radio(plain(label), options, key=key, horizontal=True, persist_state="session", help=plain(description)))

@@ -86,31 +86,15 @@ def _choose_run(label: str, name: str, key: str, runs: dict[str, Run], names: di
 def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
     """Show the outcomes of all answers; returns the listed examples with the chosen outcome."""
     table, target = examples.outcome_table(score), st.container()
-    draft.view("outcome", OUTCOME, [CHANGED, *CELLS])
-    outcome = st.segmented_control(
-        "Outcome",
-        [CHANGED, *CELLS],
-        key=OUTCOME,
-        required=True,
-        label_visibility="collapsed",
-        format_func=lambda name: plain(f"{name} ({_count(table, _cells(name)):,})"),
-        persist_state="session",
-        wrap=True,
-    )
-    chosen = _cells(str(outcome))
+    cells = {CHANGED: LISTED} | {cell: (cell,) for cell in CELLS}
+    counts = {name: table.loc[table["change"].isin(chosen), "count"].sum() for name, chosen in cells.items()}
+    titles = {name: f"{name} ({count:,})" for name, count in counts.items()}
+    chosen = cells[choose_one("Outcome", titles, OUTCOME, parameter="outcome", show_label=False, wrap=True)]
     alt = "How many answers were right or wrong before and after; the table below has the numbers."
     show_chart(target, examples.outcome_figure(table, chosen, palette()), table, key="examples_outcomes", alt=alt)
     if unlisted := examples.unlisted_text(table, score, chosen):
         st.caption(plain(unlisted))
     return listed[listed["change"].isin(chosen)]
-
-
-def _cells(outcome: str) -> tuple[str, ...]:
-    return LISTED if outcome == CHANGED else (outcome,)
-
-
-def _count(table: pd.DataFrame, cells: Sequence[str]) -> int:
-    return int(table.loc[table["change"].isin(cells), "count"].sum())
 
 
 def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ from offcomp.planning.size_notes import unlisted_note
 from offcomp.results import model as results
 from offcomp.results.charts.model import COMPRESSIBLE, PARAMETERS, map_figure, map_pixels, share_figure
 from offcomp.results.model import RECOGNISED, map_table, share_table, shown_rows, svd_errors
+from offcomp.results.scores import sentence_start
 from offcomp.ui import draft
 from offcomp.ui.charts import csv_button, draw_clickable, show_table
 from offcomp.ui.compress.choices import choose_model, choose_ratio
@@ -124,16 +125,12 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
         help="Click a cell in the map, or choose here.",
     )
     row = table[table["module"] == name].iloc[0]
-    error_text = f"  \n{plain(_sentence(results.error_words(row, ratio)))}" if ratio else ""
+    error_text = f"  \n{plain(sentence_start(results.error_words(row, ratio)))}." if ratio else ""
     share = plain(results.percent(row["share"]))
     size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {share} of the model."
-    st.markdown(f"{size}{error_text}  \n{plain(_sentence(row['orientation']))}  \n{code(row['path'])}")
+    st.markdown(f"{size}{error_text}  \n{plain(sentence_start(row['orientation']))}.  \n{code(row['path'])}")
     st.caption(plain(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}"))
     _actions(info, table, name)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
