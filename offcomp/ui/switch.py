@@ -32,7 +32,7 @@ def choose_one(
         key=key,
         required=True,
         persist_state="session",
-        help=plain(description),
+        help=plain(description) or None,
         wrap=wrap,
         label_visibility="visible" if show_label else "collapsed",
     )

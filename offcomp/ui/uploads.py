@@ -73,7 +73,7 @@ def _upload(
         max_upload_size=MEGABYTES,
         on_change=_take,
         args=(key, use),
-        help=plain(description),
+        help=plain(description) or None,
     )
     if file is not None and (problem := st.session_state.get(f"{key}_problem")):
         st.error(plain(problem), icon=":material/error:")

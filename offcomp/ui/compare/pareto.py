@@ -34,8 +34,7 @@ def show_front(runs: Sequence[Run]) -> None:
     shown, left_out = sharing_an_axis(runs, measure)
     summary = f"{len(shown)} of {len(runs) + len(others)} runs shown."
     if others:
-        excluded = f"{len(others)} of other models are not: sizes and scores can only be compared for the same original."
-        summary += f" {excluded[0].upper()}{excluded[1:]}"
+        summary += f" {len(others)} of other models are not: sizes and scores can only be compared for the same original."
     if left_out:
         summary += f" Not on this axis: {pareto.left_out_text(left_out, names)}."
     if not shown:

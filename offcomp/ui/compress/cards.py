@@ -72,7 +72,7 @@ def _show_card(choices: Choices, prediction: Prediction, known: Known) -> None:
 
 
 def _metric(label: str, value: str, note: str, details: str = "") -> None:
-    st.metric(plain(label), plain(value), plain(note), delta_color="off", delta_arrow="off", help=plain(details))
+    st.metric(plain(label), plain(value), plain(note), delta_color="off", delta_arrow="off", help=plain(details) or None)
 
 
 def _sizes(choices: Choices, prediction: Prediction) -> tuple[str, str, str]:

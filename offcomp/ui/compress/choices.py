@@ -227,7 +227,7 @@ def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
 def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> Any:
     """The widget for one option, derived from its default's type, its choices or range, and its help."""
     key, label = draft.option_key(style_key, name), plain(name.replace("_", " "))
-    help_text = plain(metadata.get("help", ""))
+    help_text = plain(metadata.get("help", "")) or None
     if isinstance(default, bool):
         return st.checkbox(label, default, key=key, help=help_text, persist_state="session")
     if "choices" in metadata:
@@ -271,4 +271,6 @@ def _choose_storage() -> tuple[str, str, int]:
 
 
 def _radio(label: str, options: Sequence[str], key: str, description: str) -> str:
-    return str(st.radio(plain(label), options, key=key, horizontal=True, persist_state="session", help=plain(description)))
+    return str(
+        st.radio(plain(label), options, key=key, horizontal=True, persist_state="session", help=plain(description) or None)
+    )
