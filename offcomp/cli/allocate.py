@@ -194,13 +194,8 @@ def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> lis
     for group in closed:
         specs = members(group, info)
         spectrum = MatrixSpectrum(*group_shape(specs, group.stack), spectra[group.name])
-        curves[group.name] = svd_curve(
-            group.name,
-            spectrum,
-            unit=arguments.unit,
-            dtype=dtype_of(group, info),
-            original_bytes=original_size(specs).num_bytes,
-        )
+        dtype, num_bytes = dtype_of(group, info), original_size(specs).num_bytes
+        curves[group.name] = svd_curve(group.name, spectrum, unit=arguments.unit, dtype=dtype, original_bytes=num_bytes)
     others = [group for group in plan.groups if group.name not in curves]
     if others:
         curves |= measured_curves(plan, others, info, arguments)

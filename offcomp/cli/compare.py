@@ -29,11 +29,8 @@ def compare(arguments: argparse.Namespace) -> None:
     runs = [finished(pool[name]) for name in names]
     if arguments.html:
         write_file(arguments.html, html_report(runs), "report")
-    emit(
-        arguments,
-        comparison_document(comparison_tables(runs)) if arguments.json else None,
-        lambda: answer(runs) + "\n\n" + format_table(figures_table(runs).to_dict("records")),
-    )
+    document = comparison_document(comparison_tables(runs)) if arguments.json else None
+    emit(arguments, document, lambda: f"{answer(runs)}\n\n{format_table(figures_table(runs).to_dict('records'))}")
 
 
 def known_runs() -> dict[str, Run]:

@@ -45,11 +45,9 @@ def export(arguments: argparse.Namespace) -> None:
     manifest = export_run(run, describe(run.plan.model), Path(arguments.folder), dense=arguments.dense)
     if manifest.left_out:
         say(f"left out, since they hold the original weights or are not part of the model: {', '.join(manifest.left_out)}")
-    emit(
-        arguments,
-        {"folder": arguments.folder, **manifest.to_dict()},
-        lambda: f"{stored_text(manifest)}\n\nwrote {arguments.folder}; 'offcomp verify {arguments.folder}' checks it",
-    )
+    written = f"wrote {arguments.folder}; 'offcomp verify {arguments.folder}' checks it"
+    document = {"folder": arguments.folder, **manifest.to_dict()}
+    emit(arguments, document, lambda: f"{stored_text(manifest)}\n\n{written}")
 
 
 def stored_text(manifest: Manifest) -> str:

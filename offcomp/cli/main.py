@@ -104,11 +104,8 @@ def predict_plan(arguments: argparse.Namespace) -> None:
     prediction = predict(requested, info)
     cost = estimate(requested, info, prediction, stage_times(resolved(requested, info), info.fingerprint, RunStore().all()))
     cost_text = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
-    inputs.emit(
-        arguments,
-        prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()},
-        lambda: f"{prediction_text(requested, info)}\n\n{cost_text}",
-    )
+    document = prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()}
+    inputs.emit(arguments, document, lambda: f"{prediction_text(requested, info)}\n\n{cost_text}")
 
 
 def spectra(arguments: argparse.Namespace) -> None:

@@ -51,7 +51,9 @@ def show_front(runs: Sequence[Run]) -> None:
     st.markdown(plain(pareto.front_answer(table)))
     st.caption(plain(f"{summary} {_reading(table, references)}"))
     figure = front_figure(table, references, palette(), _picked(shown))
-    show_chart(target, figure, _as_shown(table), key=FRONT, alt=alt, on_click=_pick_clicked)
+    unit_name, _ = pareto.SIZES[unit]
+    as_shown = table[pareto.SHOWN].rename(columns={"size": f"size in {unit_name}", "ratio": "times smaller"})
+    show_chart(target, figure, as_shown, key=FRONT, alt=alt, on_click=_pick_clicked)
 
 
 def _picked(runs: Sequence[Run]) -> str:
@@ -94,12 +96,6 @@ def _choose_measure(measures: Mapping[str, str]) -> str:
         measure = choose_one("Judged by", measures, MEASURE)
         choose_one("Size in", UNIT_NAMES, UNIT)
     return measure
-
-
-def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A chart's table with the unit in the name of the size column."""
-    unit_name, _ = pareto.SIZES[table["unit"].iloc[0]]
-    return table[pareto.SHOWN].rename(columns={"size": f"size in {unit_name}", "ratio": "times smaller"})
 
 
 def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:

@@ -84,12 +84,10 @@ def show_cost(
     if text := cost_text(cost):
         st.caption(plain(text), help=HELP)
     if not cost.fits(free):
-        st.warning(
-            plain(
-                f"About {gigabytes(cost.memory)} of memory is needed, but only {gigabytes(free or 0)} is free: this may fail."
-            ),
-            icon=":material/memory:",
+        shortage = (
+            f"About {gigabytes(cost.memory)} of memory is needed, but only {gigabytes(free or 0)} is free: this may fail."
         )
+        st.warning(plain(shortage), icon=":material/memory:")
     if cost.seconds > LONG_SECONDS or not cost.fits(free):
         _offer(choices, ratio, cost, free, runs)
 

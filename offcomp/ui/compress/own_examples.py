@@ -79,18 +79,18 @@ def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str
             "Two texts per example", PAIR[0] in guessed, key=f"upload_pair_{family.name}_{digest}", persist_state="session"
         )
     wanted = [*(PAIR if pair else ONE), *([family.target] if family.target else [])]
-    chosen: dict[str, str | None] = {}
     with st.container(horizontal=True):
-        for column in wanted:
-            table_column = guessed.get(column)
-            chosen[column] = st.selectbox(
+        chosen = {
+            column: st.selectbox(
                 plain(column),
                 columns,
-                None if table_column is None else columns.index(table_column),
+                columns.index(guessed[column]) if column in guessed else None,
                 key=f"upload_column_{family.name}_{column}_{digest}",
                 placeholder="choose",
                 persist_state="session",
             )
+            for column in wanted
+        }
     assigned = {column: table_column for column, table_column in chosen.items() if table_column is not None}
     if len(assigned) < len(wanted):
         text = doubt.split("; say ")[0] or f"{path.name} needs a column for each of {', '.join(wanted)}"

@@ -140,14 +140,9 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
             )
         if len(points) > len(shown):
             st.caption(f"{len(shown)} of {len(points)} are shown; the file has all of them.")
-        name = choices.info.model.rsplit("/", 1)[-1]
-        runs = [measurement.run for measurement in measured]
-        csv_button(
-            "All, with plan, seed and versions, CSV",
-            f"offcomp-{name}-errors.csv",
-            "error_points_csv",
-            partial(with_provenance, points.drop(columns="seed"), runs),
-        )
+        file_name = f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv"
+        make = partial(with_provenance, points.drop(columns="seed"), [measurement.run for measurement in measured])
+        csv_button("All, with plan, seed and versions, CSV", file_name, "error_points_csv", make)
 
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:
@@ -222,11 +217,6 @@ def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra
     if commands.open:
         for style_key, plan in plans.items():
             name = f"{style_key}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{style_key}.json"
-            commands.download_button(
-                plain(f"Plan of {method_of_style_key(style_key).title}"),
-                plan.to_json,
-                name,
-                "application/json",
-                key=f"plan_{style_key}",
-            )
+            label = plain(f"Plan of {method_of_style_key(style_key).title}")
+            commands.download_button(label, plan.to_json, name, "application/json", key=f"plan_{style_key}")
             commands.code(f"offcomp run {shlex.quote(name)} --json", language="bash")

@@ -236,12 +236,8 @@ def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> No
     with st.expander("The same as a table"):
         show_table(table, f"groups_{purpose}_table", formats=THREE_DECIMALS)
         file_name = f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv"
-        csv_button(
-            f"{purpose.capitalize()}, CSV",
-            file_name,
-            f"groups_csv_{purpose}",
-            partial(results.exported, table, survey, origin),
-        )
+        make = partial(results.exported, table, survey, origin)
+        csv_button(f"{purpose.capitalize()}, CSV", file_name, f"groups_csv_{purpose}", make)
 
 
 def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
@@ -253,7 +249,5 @@ def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
     )
     kinds = ",".join(dict.fromkeys(info.module(name).kind for name in survey.modules))
     with st.expander("Command line"):
-        st.code(
-            f"offcomp suggest {shlex.quote(info.model)} --kinds {kinds} --ratio {survey.ratio:g} --survey --json",
-            language="bash",
-        )
+        command = f"offcomp suggest {shlex.quote(info.model)} --kinds {kinds} --ratio {survey.ratio:g} --survey --json"
+        st.code(command, language="bash")

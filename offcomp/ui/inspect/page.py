@@ -64,7 +64,8 @@ def show_matrix(info: ModelInfo) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.subheader(f"What does rank {rank:d} keep, and lose?", width="stretch")
         if view is not None:
-            _choose_drawing()
+            choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
+            st.toggle(f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Stretch only the residual's colours.")
     if view is None:
         _wait(info, spec)
     else:
@@ -154,12 +155,6 @@ def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
     with right:
         alt = f"Energy kept and parameters stored at each rank of {spec.name}, in per cent, with rank {rank} marked."
         draw(charts.energy_figure(table, rank, palette()), "inspect_energy", alt)
-
-
-def _choose_drawing() -> None:
-    """Ask for the order of rows and columns, and whether to stretch the residual's colours."""
-    choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
-    st.toggle(f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Stretch only the residual's colours.")
 
 
 def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
