@@ -30,18 +30,15 @@ def show_downloads(runs: Sequence[Run]) -> None:
             csv_button(f"{name.capitalize()}, CSV", f"offcomp-{name}.csv", f"compare_csv_{name}", table)
         document = partial(_as_json, runs)
         download_button("All, JSON", "offcomp-comparison.json", "application/json", "compare_json", document)
+    limit = f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
     st.caption(
         plain(
             "The report is a single file that opens offline. Every table row names its run, plan, seed "
-            f"and versions. {FORMULAS} First run: {provenance(runs)}. On the command line{_limited(runs)}:"
+            f"and versions. {FORMULAS} First run: {provenance(runs)}. On the command line{limit}:"
         )
     )
     st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
     _show_exports([run for run in runs[:MOST_IN_DETAIL] if run.has_weights])
-
-
-def _limited(runs: Sequence[Run]) -> str:
-    return f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
 
 
 def _show_exports(runs: Sequence[Run]) -> None:

@@ -40,17 +40,17 @@ def choose_runs() -> list[Run]:
     st.session_state[SELECTION] = [name for name in st.session_state[SELECTION] if name in pool]
     if not own:
         _invite()
-    chosen = _choose_from(pool, _newest(own))
+    newest = [run.id for run in own[:MOST_COMPARED]]
+    chosen = _choose_from(pool, newest)
+    runs = [pool[name] for name in chosen]
     if own and st.session_state[DEFAULT] and len(chosen) < len(pool):
-        more = f"{len(pool) - len(chosen):,} more can be chosen above."
-        st.caption(plain(f"{_default_text([pool[name] for name in chosen])} {more}"))
-    for problem in st.session_state.get(PROBLEMS, []):
+        st.caption(plain(f"{_default_text(runs)} {len(pool) - len(chosen):,} more can be chosen above."))
+    problems = st.session_state.get(PROBLEMS, [])
+    for problem in problems:
         st.warning(plain(problem), icon=":material/info:")
-    _write(chosen, _newest(own))
+    _write(chosen, newest)
     if not chosen:
         st.info("Choose at least one run above.")
-    runs = [pool[name] for name in chosen]
-    problems = st.session_state.get(PROBLEMS)
     for run in [] if problems else unfinished_siblings(runs, everything)[:SIBLINGS_SHOWN]:
         st.caption(plain(f"Not shown: {label(run)}, {run.status}. {run.error}"))
     return runs
@@ -97,11 +97,6 @@ def _default_text(chosen: Sequence[Run]) -> str:
     """Describe what `default_selection` chose."""
     pair = len(set(map(method_title, chosen))) == len(chosen) > 1
     return f"Default choice: the newest {'run of each method at one ratio' if pair else 'runs'} on the same weights."
-
-
-def _newest(own: Sequence[Run]) -> list[str]:
-    """Ids of the user's newest finished runs, as many as can be compared."""
-    return [run.id for run in own[:MOST_COMPARED]]
 
 
 def _choose_from(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
