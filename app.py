@@ -23,7 +23,7 @@ with page("Start", "Shrink a language model and see what breaks."):
     if runs:
         figures, chart = st.columns(2, gap="large")
         with figures:
-            show_figures(runs, brief=True, abreast=1)
+            show_figures(runs, brief=True, columns=1)
         with chart:
             show_first_errors(runs)
         st.caption(plain(f"Bundled measurement: {provenance(runs)}. Nothing on this page was computed just now."))

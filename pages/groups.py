@@ -2,8 +2,7 @@
 
 from offcomp.ui import draft
 from offcomp.ui.frame import page
-from offcomp.ui.groups.choices import choose
-from offcomp.ui.groups.page import show
+from offcomp.ui.groups.page import choose, show
 from offcomp.ui.jobs import model_info
 
 with page("Groups", "What should be compressed together?"):

@@ -1,10 +1,9 @@
 """Where a model's parameters are, by layer and kind. Modules picked here can be inspected or compressed."""
 
-from offcomp.ui.frame import page, told
+from offcomp.ui.frame import page
 from offcomp.ui.model.page import show_model
 from offcomp.ui.uploads import bring_model
 
 with page("Model", "Where are the parameters?"):
-    with told():
-        show_model()
+    show_model()
     bring_model()

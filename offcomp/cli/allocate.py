@@ -4,70 +4,66 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from offcomp.cli.inputs import describe, emit, read_plan, select, selection_flags, write_plan
+from offcomp.cli.inputs import Verb, describe, emit, read_plan, select, selection_flags, write_plan
 from offcomp.cli.text import format_table
 from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.files import home_folder
 from offcomp.methods import SVD, make_method
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import UNITS
-from offcomp.planning.allocation import (
-    WEIGHTINGS,
-    Allocation,
-    allocated_plan,
-    error_for_loss,
-    smallest_total_for_error,
-    uniform,
-    waterfill,
-    weights_for,
-)
+from offcomp.planning import allocation
+from offcomp.planning.allocation import Allocation
 from offcomp.planning.error_curves import ErrorCurve, svd_curve, with_floor
 from offcomp.planning.grouping import best_stack, group_shape
+from offcomp.planning.merge_survey import Suggestion, Survey, keep_survey
 from offcomp.planning.plan import Group, Plan, members, validate
 from offcomp.planning.sizes import dtype_of, original_size
 from offcomp.planning.spectra import compute
 from offcomp.planning.spectrum import MatrixSpectrum
 
-if TYPE_CHECKING:
-    from offcomp.planning.merge_survey import Suggestion, Survey
-
 LEAST_FALL = 0.001
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
 
 def add_verbs(verb: Verb) -> None:
     """Add `suggest` and `allocate`."""
-    suggesting = verb("suggest", suggest)
-    selection_flags(suggesting)
-    suggesting.add_argument("--ratio", type=float, default=2.0, help="compression ratio of both the separate and the joint SVD")
-    suggesting.add_argument(
+    _suggest_flags(verb("suggest", suggest))
+    _allocate_flags(verb("allocate", allocate))
+
+
+def _suggest_flags(flags: argparse.ArgumentParser) -> None:
+    selection_flags(flags)
+    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio of both the separate and the joint SVD")
+    flags.add_argument(
         "--threshold", type=float, help=f"smallest drop in relative error that justifies a merge; {LEAST_FALL} by default"
     )
-    instead = suggesting.add_mutually_exclusive_group()
-    instead.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
-    instead.add_argument(
+    listings = flags.add_mutually_exclusive_group()
+    listings.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
+    listings.add_argument(
         "--survey", action="store_true", help="list every pair and every merge, even without a gain; saved for the Groups page"
     )
-    suggesting.add_argument("--out", help="write a plan with the suggested groups and each other module on its own")
-    sharing = verb("allocate", allocate)
-    sharing.add_argument("plan", help="plan file, or - for standard input")
-    asked = sharing.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--total-ratio", type=float, help="overall compression ratio of all groups")
-    asked.add_argument("--total-size", type=int, help="total size of all groups, in --unit")
-    asked.add_argument("--target-error", type=float, help="maximum weighted relative error")
-    asked.add_argument("--target-loss", type=float, help="maximum accuracy loss; needs --measured")
-    sharing.add_argument("--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] from validation runs")
-    sharing.add_argument("--unit", default="parameters", choices=UNITS)
-    sharing.add_argument("--weighting", default="relative", choices=WEIGHTINGS, help="how errors of groups are made comparable")
-    sharing.add_argument("--sensitivities", metavar="FILE", help="JSON object: group name -> factor for its weight")
-    sharing.add_argument("--floor", type=float, default=0.0, help="smallest fraction of its size that each group keeps, 0 to 1")
-    sharing.add_argument("--at", default="2,4,8,16", help="ratios at which methods other than plain SVD are measured")
-    sharing.add_argument("--out", help="write the plan with the allocated ratios")
+    flags.add_argument("--out", help="write a plan with the suggested groups and each other module on its own")
+
+
+def _allocate_flags(flags: argparse.ArgumentParser) -> None:
+    flags.add_argument("plan", help="plan file, or - for standard input")
+    targets = flags.add_mutually_exclusive_group(required=True)
+    targets.add_argument("--total-ratio", type=float, help="overall compression ratio of all groups")
+    targets.add_argument("--total-size", type=int, help="total size of all groups, in --unit")
+    targets.add_argument("--target-error", type=float, help="maximum weighted relative error")
+    targets.add_argument("--target-loss", type=float, help="maximum accuracy loss; needs --measured")
+    flags.add_argument("--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] from validation runs")
+    flags.add_argument("--unit", default="parameters", choices=UNITS)
+    weightings = allocation.WEIGHTINGS
+    flags.add_argument("--weighting", default="relative", choices=weightings, help="how errors of groups are made comparable")
+    flags.add_argument("--sensitivities", metavar="FILE", help="JSON object: group name -> factor for its weight")
+    flags.add_argument("--floor", type=float, default=0.0, help="smallest fraction of its size that each group keeps, 0 to 1")
+    flags.add_argument("--at", default="2,4,8,16", help="ratios at which methods other than plain SVD are measured")
+    flags.add_argument("--out", help="write the plan with the allocated ratios")
 
 
 def suggest(arguments: argparse.Namespace) -> None:
@@ -75,7 +71,6 @@ def suggest(arguments: argparse.Namespace) -> None:
     from offcomp.models.loading import load
     from offcomp.planning.grams import Grams
     from offcomp.planning.merge_search import all_pairs, merged, survey
-    from offcomp.planning.merge_survey import keep_survey
 
     if not arguments.ratio >= 1:
         raise InputError(f"--ratio {arguments.ratio:g} must be 1 or more")
@@ -89,12 +84,12 @@ def suggest(arguments: argparse.Namespace) -> None:
         keep_survey(surveyed, home_folder())
         return emit(arguments, surveyed.to_dict(), lambda: survey_text(surveyed))
     if arguments.pairs:
-        found = all_pairs(grams, specs, arguments.ratio)[: arguments.pairs]
+        suggestions = all_pairs(grams, specs, arguments.ratio)[: arguments.pairs]
     else:
         threshold = LEAST_FALL if arguments.threshold is None else arguments.threshold
-        found = merged(grams, specs, arguments.ratio, threshold=threshold)
-        write_plan(arguments.out, suggested_plan(info, specs, found, arguments.ratio))
-    rows = [suggestion.to_dict() for suggestion in found]
+        suggestions = merged(grams, specs, arguments.ratio, threshold=threshold)
+        write_plan(arguments.out, suggested_plan(info, specs, suggestions, arguments.ratio))
+    rows = [suggestion.to_dict() for suggestion in suggestions]
     emit(arguments, rows, lambda: suggestions_text(rows) if rows else "no group gains more than the threshold")
 
 
@@ -118,43 +113,43 @@ def survey_text(surveyed: Survey) -> str:
     return format_table(steps) + "\n\n" + "\n".join(reasons or ["they cannot all be stacked into one matrix"])
 
 
-def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], found: Sequence[Suggestion], ratio: float) -> Plan:
+def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], suggestions: Sequence[Suggestion], ratio: float) -> Plan:
     """A plan with SVD of the suggested groups and of each other module on its own, all at the same ratio."""
-    grouped = {name for suggestion in found for name in suggestion.modules}
-    joint = [Group(f"group-{n}", each.modules, each.stack, ratio=ratio) for n, each in enumerate(found, 1)]
+    grouped = {name for suggestion in suggestions for name in suggestion.modules}
+    joint = [Group(f"group-{n}", each.modules, each.stack, ratio=ratio) for n, each in enumerate(suggestions, 1)]
     alone = [Group(spec.name, (spec.name,), best_stack([spec]), ratio=ratio) for spec in specs if spec.name not in grouped]
-    made = Plan(info.model, tuple(joint + alone))
-    validate(made, info)
-    return made
+    plan = Plan(info.model, tuple(joint + alone))
+    validate(plan, info)
+    return plan
 
 
 def allocate(arguments: argparse.Namespace) -> None:
     """Allocate one budget over a plan's groups to minimise the error, or find the smallest size for a given error."""
-    asked, info = read_plan(arguments.plan)
-    curves = [with_floor(curve, arguments.floor) for curve in curves_of(asked, info, arguments)]
+    plan, info = read_plan(arguments.plan)
+    curves = [with_floor(curve, arguments.floor) for curve in curves_of(plan, info, arguments)]
     sensitivities = read_json_file(arguments.sensitivities, dict) if arguments.sensitivities else None
-    weights = weights_for(curves, arguments.weighting, sensitivities)
+    weights = allocation.weights_for(curves, arguments.weighting, sensitivities)
     original = sum(curve.original for curve in curves)
     if arguments.total_ratio is not None or arguments.total_size is not None:
-        found = waterfill(curves, total_asked(arguments, original), weights)
+        result = allocation.waterfill(curves, requested_total(arguments, original), weights)
     else:
-        found = smallest_total_for_error(curves, error_asked(arguments), weights)
-    made = allocated_plan(asked, found, info, arguments.unit)
-    write_plan(arguments.out, made)
+        result = allocation.smallest_total_for_error(curves, requested_error(arguments), weights)
+    allocated = allocation.allocated_plan(plan, result, info, arguments.unit)
+    write_plan(arguments.out, allocated)
     document = {
         "unit": arguments.unit,
         "original": original,
-        "total": found.total,
-        "ratio": original / found.total,
-        "relative_error": found.relative_error,
-        "uniform_relative_error": uniform_error(curves, found.total, weights),
-        "groups": group_rows(made, curves, found),
-        "plan": made.to_dict(),
+        "total": result.total,
+        "ratio": original / result.total,
+        "relative_error": result.relative_error,
+        "uniform_relative_error": uniform_error(curves, result.total, weights),
+        "groups": group_rows(allocated, curves, result),
+        "plan": allocated.to_dict(),
     }
     emit(arguments, document, lambda: allocation_text(document))
 
 
-def total_asked(arguments: argparse.Namespace, original: int) -> int:
+def requested_total(arguments: argparse.Namespace, original: int) -> int:
     """The requested total size of all groups. Raises InputError for a ratio below 1."""
     if arguments.total_size is not None:
         return int(arguments.total_size)
@@ -163,7 +158,7 @@ def total_asked(arguments: argparse.Namespace, original: int) -> int:
     return int(original / arguments.total_ratio)
 
 
-def error_asked(arguments: argparse.Namespace) -> float:
+def requested_error(arguments: argparse.Namespace) -> float:
     """The target error, or the error for the target loss. Raises InputError if measured runs are missing or too few."""
     if arguments.target_error is not None:
         return float(arguments.target_error)
@@ -173,7 +168,7 @@ def error_asked(arguments: argparse.Namespace) -> float:
         )
     points = read_json_file(arguments.measured, list)
     try:
-        return error_for_loss([(float(error), float(loss)) for error, loss in points], arguments.target_loss)
+        return allocation.error_for_loss([(float(error), float(loss)) for error, loss in points], arguments.target_loss)
     except (TypeError, ValueError):
         raise InputError(f"{arguments.measured} must be a JSON list of [relative error, accuracy loss] pairs") from None
 
@@ -189,31 +184,26 @@ def read_json_file(path: str, kind: type) -> Any:
     return value
 
 
-def curves_of(asked: Plan, info: ModelInfo, arguments: argparse.Namespace) -> list[ErrorCurve]:
+def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> list[ErrorCurve]:
     """One error curve per group: for plain SVD from its spectrum, for other methods from fits at the ratios of --at."""
-    if not asked.groups:
+    if not plan.groups:
         raise InputError("the plan has no groups to allocate to; add one")
-    closed = [group for group in asked.groups if make_method(group.method, group.options) == SVD()]
-    found = compute(replace(asked, groups=tuple(closed)), home_folder()) if closed else {}
+    closed = [group for group in plan.groups if make_method(group.method, group.options) == SVD()]
+    spectra = compute(replace(plan, groups=tuple(closed)), home_folder()) if closed else {}
     curves = {}
     for group in closed:
         specs = members(group, info)
-        spectrum = MatrixSpectrum(*group_shape(specs, group.stack), found[group.name])
-        curves[group.name] = svd_curve(
-            group.name,
-            spectrum,
-            unit=arguments.unit,
-            dtype=dtype_of(group, info),
-            original_bytes=original_size(specs).num_bytes,
-        )
-    others = [group for group in asked.groups if group.name not in curves]
+        spectrum = MatrixSpectrum(*group_shape(specs, group.stack), spectra[group.name])
+        dtype, num_bytes = dtype_of(group, info), original_size(specs).num_bytes
+        curves[group.name] = svd_curve(group.name, spectrum, unit=arguments.unit, dtype=dtype, original_bytes=num_bytes)
+    others = [group for group in plan.groups if group.name not in curves]
     if others:
-        curves |= measured_curves(asked, others, info, arguments)
-    return [curves[group.name] for group in asked.groups]
+        curves |= measured_curves(plan, others, info, arguments)
+    return [curves[group.name] for group in plan.groups]
 
 
 def measured_curves(
-    asked: Plan, groups: Sequence[Group], info: ModelInfo, arguments: argparse.Namespace
+    plan: Plan, groups: Sequence[Group], info: ModelInfo, arguments: argparse.Namespace
 ) -> dict[str, ErrorCurve]:
     """Curves by fitting each group at each ratio of --at."""
     from offcomp.models.loading import load
@@ -223,19 +213,19 @@ def measured_curves(
         ratios = [float(text) for text in arguments.at.split(",")]
     except ValueError:
         raise InputError(f"--at {arguments.at!r} must be comma-separated ratios, such as 2,4,8") from None
-    model = load(asked.model).model
-    return {group.name: measured_curve(model, info, group, ratios, unit=arguments.unit, seed=asked.seed) for group in groups}
+    model = load(plan.model).model
+    return {group.name: measured_curve(model, info, group, ratios, unit=arguments.unit, seed=plan.seed) for group in groups}
 
 
 def uniform_error(curves: Sequence[ErrorCurve], total: int, weights: Any) -> float | None:
     """The error with one ratio for all groups at the same total; None if a group cannot reach it."""
     try:
-        return uniform(curves, total, weights).relative_error
+        return allocation.uniform(curves, total, weights).relative_error
     except BudgetTooSmall:
         return None
 
 
-def group_rows(made: Plan, curves: Sequence[ErrorCurve], found: Allocation) -> list[dict[str, Any]]:
+def group_rows(plan: Plan, curves: Sequence[ErrorCurve], result: Allocation) -> list[dict[str, Any]]:
     """Name, ratio, stored size and relative error of each group."""
     return [
         {
@@ -245,7 +235,7 @@ def group_rows(made: Plan, curves: Sequence[ErrorCurve], found: Allocation) -> l
             "stored": size,
             "relative_error": (error / curve.energy) ** 0.5 if curve.energy else 0.0,
         }
-        for group, curve, size, error in zip(made.groups, curves, found.sizes, found.errors, strict=True)
+        for group, curve, size, error in zip(plan.groups, curves, result.sizes, result.errors, strict=True)
     ]
 
 

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
-from offcomp.cli.inputs import emit, say
+from offcomp.cli.inputs import Verb, emit, write_file
 from offcomp.cli.text import format_table
 from offcomp.errors import InputError
 from offcomp.results.bundled import bundled_runs
 from offcomp.runs.store import Run, RunStore
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
-
 
 def add_verbs(verb: Verb) -> None:
     """Add `compare`."""
-    comparing = verb("compare", compare)
-    comparing.add_argument("runs", nargs="+", metavar="RUN", help="run id or unique prefix; bundled runs too")
-    comparing.add_argument("--html", metavar="FILE", help="also write a report as a single file that opens offline")
+    parser = verb("compare", compare)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run id or unique prefix; bundled runs too")
+    parser.add_argument("--html", metavar="FILE", help="also write a report as a single file that opens offline")
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -32,15 +25,12 @@ def compare(arguments: argparse.Namespace) -> None:
     from offcomp.results.sentences import answer
 
     pool = known_runs()
-    names = dict.fromkeys(full_id(asked, pool) for asked in arguments.runs)
+    names = dict.fromkeys(full_id(prefix, pool) for prefix in arguments.runs)
     runs = [finished(pool[name]) for name in names]
     if arguments.html:
-        write_report(arguments.html, html_report(runs))
-    emit(
-        arguments,
-        comparison_document(comparison_tables(runs)) if arguments.json else None,
-        lambda: answer(runs) + "\n\n" + format_table(rows_of(figures_table(runs))),
-    )
+        write_file(arguments.html, html_report(runs), "report")
+    document = comparison_document(comparison_tables(runs)) if arguments.json else None
+    emit(arguments, document, lambda: f"{answer(runs)}\n\n{format_table(figures_table(runs).to_dict('records'))}")
 
 
 def known_runs() -> dict[str, Run]:
@@ -48,25 +38,20 @@ def known_runs() -> dict[str, Run]:
     return {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
 
 
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def full_id(asked: str, pool: Mapping[str, Run]) -> str:
+def full_id(prefix: str, pool: Mapping[str, Run]) -> str:
     """The one id with this prefix. Raises InputError if there is none or more than one."""
-    if asked in pool:
-        return asked
-    fitting = sorted(name for name in pool if name.startswith(asked)) if asked else []
-    if len(fitting) > 1:
-        raise InputError(f"{len(fitting)} runs begin with {asked!r}: {', '.join(fitting[:4])}; give more of the id")
-    if not fitting:
-        bad = next((folder for folder in RunStore().listing()[1] if asked and folder.name.startswith(asked)), None)
+    if prefix in pool:
+        return prefix
+    matches = sorted(name for name in pool if name.startswith(prefix)) if prefix else []
+    if len(matches) > 1:
+        raise InputError(f"{len(matches)} runs begin with {prefix!r}: {', '.join(matches[:4])}; give more of the id")
+    if not matches:
+        bad = next((folder for folder in RunStore().listing()[1] if prefix and folder.name.startswith(prefix)), None)
         if bad is not None:
             raise InputError(f"run {bad}")
         bundled = ", ".join(run.id for run in bundled_runs())
-        raise InputError(f"there is no run {asked!r}; 'offcomp runs' lists yours, and the bundled ones are {bundled}")
-    return fitting[0]
+        raise InputError(f"there is no run {prefix!r}; 'offcomp runs' lists yours, and the bundled ones are {bundled}")
+    return matches[0]
 
 
 def finished(run: Run) -> Run:
@@ -75,12 +60,3 @@ def finished(run: Run) -> Run:
         reason = f": {run.error.rstrip('.')}" if run.error else ""
         raise InputError(f"run {run.id} is {run.status} and has no figures to compare{reason}; choose finished runs")
     return run
-
-
-def write_report(path: str, report: str) -> None:
-    """Write a report to a file. Raises InputError if that fails."""
-    try:
-        Path(path).write_text(report, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the report {path}: {error.strerror}") from None
-    say(f"wrote {path}")

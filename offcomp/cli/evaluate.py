@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offcomp.cli.inputs import describe, emit, say, task_flags, tasks_asked
+from offcomp.cli.inputs import Verb, describe, emit, requested_tasks, say, task_flags
 from offcomp.cli.text import format_table, score_line
 from offcomp.errors import InputError, ModelError, PlanError, TaskError
 from offcomp.files import home_folder
+from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.row_counts import reading_text
 from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.task_fields import task_faults
@@ -18,23 +17,21 @@ from offcomp.planning.data.tasks import TASKS, Task, find_task, fitting_families
 from offcomp.results.scores import METRICS, baseline_of, concerns, notes, others_of
 
 if TYPE_CHECKING:
-    from offcomp.models.catalogue import ModelInfo
     from offcomp.models.loading import LoadedModel
 
 DATA_NOTE = (
     "data: bundled data comes with offcomp; hub data is downloaded once, then cached. head: required suffix of the model class."
 )
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 
 
 def add_verbs(verb: Verb) -> None:
     """Add `tasks` and `evaluate`."""
     verb("tasks", tasks)
-    scoring = verb("evaluate", evaluate)
-    scoring.add_argument("model", help="catalogue name, folder or hub id")
-    task_flags(scoring, "every bundled task that the model supports")
-    scoring.add_argument("--original", metavar="MODEL", help="compare with this model, on the same examples")
-    scoring.add_argument("--seed", type=seed_number, default=0, help="for splitting data that comes without splits")
+    parser = verb("evaluate", evaluate)
+    parser.add_argument("model", help="catalogue name, folder or hub id")
+    task_flags(parser, "every bundled task that the model supports")
+    parser.add_argument("--original", metavar="MODEL", help="compare with this model, on the same examples")
+    parser.add_argument("--seed", type=seed_number, default=0, help="for splitting data that comes without splits")
 
 
 def seed_number(text: str) -> int:
@@ -68,26 +65,26 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from offcomp.models.loading import load
 
     info = describe(arguments.model)
-    first = describe(arguments.original) if arguments.original else info
-    chosen = checked_tasks(arguments, info, first)
+    original_info = describe(arguments.original) if arguments.original else info
+    chosen = checked_tasks(arguments, info, original_info)
     if not chosen:
         raise InputError(without_task(info))
-    original = load(first.model)
-    other = load(info.model) if arguments.original else None
-    if other is not None:
-        check_vocabulary(original, other)
+    original = load(original_info.model)
+    model = load(info.model) if arguments.original else None
+    if model is not None:
+        check_vocabulary(original, model)
     scores = {}
     for task in chosen:
         try:
-            scores[task.name] = score(task, original, other, seed=arguments.seed)
+            scores[task.name] = score(task, original, model, seed=arguments.seed)
         except (TaskError, ModelError) as error:
-            if tasks_asked(arguments) or (isinstance(error, ModelError) and not task.kind.embeds):
+            if requested_tasks(arguments) or (isinstance(error, ModelError) and not task.kind.embeds):
                 raise
             say(f"left out: {error}")  # a default task that turns out not to fit
     if not scores:
         raise InputError(without_task(info))
     document = {"model": info.model, "original": arguments.original, "scores": scores}
-    emit(arguments, document, lambda: compared_text(scores) if other else scores_text(scores))
+    emit(arguments, document, lambda: compared_text(scores) if model else scores_text(scores))
 
 
 def without_task(info: ModelInfo) -> str:
@@ -101,14 +98,14 @@ def without_task(info: ModelInfo) -> str:
 
 def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task]:
     """The requested tasks, or the default ones of these models. Raises PlanError for tasks that a model cannot do."""
-    asked = tasks_asked(arguments)
-    if not asked:
-        usual = [usual_tasks(info.architecture, info.reads_text) for info in infos]
-        return [find_task(name) for name in usual[0] if all(name in names for names in usual)]
-    faults = dict.fromkeys(fault for info in infos for fault in task_faults(asked, info.architecture, info.reads_text))
+    requested = requested_tasks(arguments)
+    if not requested:
+        defaults = [usual_tasks(info.architecture, info.reads_text) for info in infos]
+        return [find_task(name) for name in defaults[0] if all(name in names for names in defaults)]
+    faults = dict.fromkeys(fault for info in infos for fault in task_faults(requested, info.architecture, info.reads_text))
     if faults:
         raise PlanError(list(faults))
-    chosen = [find_task(task) if isinstance(task, str) else task for task in asked]
+    chosen = [find_task(task) if isinstance(task, str) else task for task in requested]
     original = infos[-1]  # labels are matched with its head
     faults = dict.fromkeys(filter(None, [task_fault(task, original) for task in chosen]))
     if faults:
@@ -116,58 +113,53 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
     return chosen
 
 
-def check_vocabulary(original: LoadedModel, other: LoadedModel) -> None:
+def check_vocabulary(original: LoadedModel, model: LoadedModel) -> None:
     """Raise InputError unless both models can read the tokens of the original's tokenizer."""
-    sizes = [getattr(loaded.model.config, "vocab_size", None) for loaded in (original, other)]
+    sizes = [getattr(loaded.model.config, "vocab_size", None) for loaded in (original, model)]
     if sizes[0] != sizes[1]:
         raise InputError(
-            f"{other.info.model} has {sizes[1]} tokens and {original.info.model} has {sizes[0]}, so they cannot read the same "
+            f"{model.info.model} has {sizes[1]} tokens and {original.info.model} has {sizes[0]}, so they cannot read the same "
             "text; give as --original the model it was made from"
         )
 
 
-def score(task: Task, original: LoadedModel, other: LoadedModel | None, *, seed: int) -> dict[str, Any]:
+def score(task: Task, original: LoadedModel, model: LoadedModel | None, *, seed: int) -> dict[str, Any]:
     """The original's own score, or the comparison of another model with it. Raises TaskError."""
     from offcomp.evaluation import open_task
 
     say(f"reading {task.name}")
-    opened = open_task(task, original, seed=seed, cache=cache_folder())
+    opened = open_task(task, original, seed=seed, cache=home_folder() / "evaluations")  # shared with runs
     if opened.guessed:
         say("taking " + ", ".join(f"{ours} from {named}" for ours, named in opened.guessed.items()))
     say(f"scoring {task.name}")
-    return opened.original() if other is None else opened.compare(model=other)
-
-
-def cache_folder() -> Path:
-    """The cache of the original's predictions, shared with runs."""
-    return home_folder() / "evaluations"
+    return opened.original() if model is None else opened.compare(model=model)
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:
     """One line per task and metric: score, standard error and baseline; then what was read, and notes."""
     rows = []
-    for task, found in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
-        metric, baseline = METRICS[found["metric"]], baseline_of(found)
-        error = found["standard_error"]
+    for task, entry in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
+        metric, baseline = METRICS[entry["metric"]], baseline_of(entry)
+        error = entry["standard_error"]
         rows.append(
             {
                 "task": task,
                 "metric": metric.name,
                 "better": metric.direction,
-                "score": f"{found['value']:.4g}",
+                "score": f"{entry['value']:.4g}",
                 "standard error": "" if error is None else f"{error:.2g}",
-                "n": found["n"],
+                "n": entry["n"],
                 "baseline": f"{baseline[1]:.4g} ({baseline[0]})" if baseline else "",
             }
         )
-    readings = [f"{task}: {reading}" for task, found in scores.items() if (reading := reading_text(found))]
-    minded = [note for task, found in scores.items() for note in notes(task, found)]
-    return "\n".join([format_table(rows), *([""] if readings else []), *readings, *minded])
+    readings = [f"{task}: {reading}" for task, entry in scores.items() if (reading := reading_text(entry))]
+    note_lines = [note for task, entry in scores.items() for note in notes(task, entry)]
+    return "\n".join([format_table(rows), *([""] if readings else []), *readings, *note_lines])
 
 
 def compared_text(scores: dict[str, dict[str, Any]]) -> str:
     """One line per task: both scores with 95 % intervals, the paired difference and what changed; then warnings and notes."""
-    lines = [f"{task}: {score_line(found)}" for task, found in scores.items()]
-    warnings = [clause for task, found in scores.items() for clause in concerns(task, found, compressed=True)]
-    minded = [note for task, found in scores.items() for note in notes(task, found)]
-    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings), *minded])
+    lines = [f"{task}: {score_line(entry)}" for task, entry in scores.items()]
+    warnings = [clause for task, entry in scores.items() for clause in concerns(task, entry, compressed=True)]
+    note_lines = [note for task, entry in scores.items() for note in notes(task, entry)]
+    return "\n".join([*lines, *(f"the model {clause}" for clause in warnings), *note_lines])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offcomp.cli.compare import full_id, known_runs
-from offcomp.cli.inputs import describe, emit, say
+from offcomp.cli.inputs import Verb, describe, emit, say
 from offcomp.cli.text import format_table, sizes_text
 from offcomp.errors import StorageError
 
@@ -16,24 +15,23 @@ if TYPE_CHECKING:
     from offcomp.runs.manifest import Manifest
     from offcomp.runs.verify import Check
 
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 RESULTS = {True: "holds", False: "does not hold", None: "not checked"}
 
 
 def add_verbs(verb: Verb) -> None:
     """Add `export` and `verify`."""
-    exporting = verb("export", export)
-    exporting.add_argument("run", help="run id or unique prefix")
-    exporting.add_argument("folder", metavar="DIR", help="a new or empty folder")
-    exporting.add_argument(
+    parser = verb("export", export)
+    parser.add_argument("run", help="run id or unique prefix")
+    parser.add_argument("folder", metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
         "--dense",
         action="store_true",
         help="also write the whole model with the reconstructions in it, keeping dtypes and all other files; "
         "transformers can load it, and it is as large as the original",
     )
-    verifying = verb("verify", verify)
-    verifying.add_argument("folder", metavar="DIR", help="a folder that 'offcomp export' wrote")
-    verifying.add_argument("--original", metavar="MODEL", help="where the original is, if it is not where the manifest says")
+    parser = verb("verify", verify)
+    parser.add_argument("folder", metavar="DIR", help="a folder that 'offcomp export' wrote")
+    parser.add_argument("--original", metavar="MODEL", help="where the original is, if it is not where the manifest says")
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -47,11 +45,9 @@ def export(arguments: argparse.Namespace) -> None:
     manifest = export_run(run, describe(run.plan.model), Path(arguments.folder), dense=arguments.dense)
     if manifest.left_out:
         say(f"left out, since they hold the original weights or are not part of the model: {', '.join(manifest.left_out)}")
-    emit(
-        arguments,
-        {"folder": arguments.folder, **manifest.to_dict()},
-        lambda: f"{stored_text(manifest)}\n\nwrote {arguments.folder}; 'offcomp verify {arguments.folder}' checks it",
-    )
+    written = f"wrote {arguments.folder}; 'offcomp verify {arguments.folder}' checks it"
+    document = {"folder": arguments.folder, **manifest.to_dict()}
+    emit(arguments, document, lambda: f"{stored_text(manifest)}\n\n{written}")
 
 
 def stored_text(manifest: Manifest) -> str:

@@ -23,6 +23,8 @@ from offcomp.planning.data.task_fields import own_task
 from offcomp.planning.data.tasks import FAMILIES, Task
 from offcomp.planning.plan import Plan, validate
 
+Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+"""Adds a command-line verb: its name, and the function that carries it out."""
 STDERR = 2
 STOPPED, UNREAD = 130, 141
 """Exit status after Ctrl-C, and if nobody reads the answer, as shells report SIGINT and SIGPIPE."""
@@ -156,20 +158,24 @@ def read_plan(path: str) -> tuple[Plan, ModelInfo]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"cannot read the plan {path}: {reason}") from None
-    asked = Plan.from_json(text)
-    info = describe(asked.model)
-    validate(asked, info)
-    return asked, info
+    plan = Plan.from_json(text)
+    info = describe(plan.model)
+    validate(plan, info)
+    return plan, info
 
 
-def write_plan(path: str | None, made: Plan) -> None:
+def write_plan(path: str | None, plan: Plan) -> None:
     """Write a plan to a file, if one is given. Raises InputError if that fails."""
-    if path is None:
-        return
+    if path is not None:
+        write_file(path, plan.to_json() + "\n", "plan")
+
+
+def write_file(path: str, text: str, what: str) -> None:
+    """Write a text to a file that the user named. Raises InputError if that fails."""
     try:
-        Path(path).write_text(made.to_json() + "\n", encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot write the plan {path}: {error.strerror}") from None
+        raise InputError(f"cannot write the {what} {path}: {error.strerror}") from None
     say(f"wrote {path}")
 
 
@@ -184,7 +190,7 @@ def calibration_text(path: str | None) -> CalibrationText:
 
 
 def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
-    """The flags that `tasks_asked` reads."""
+    """The flags that `requested_tasks` reads."""
     flags.add_argument("--task", action="append", metavar="NAME", help=f"task, see 'offcomp tasks'; default: {default}")
     flags.add_argument(
         "--data", metavar="PATH", help=f"a task of your own: a file ({', '.join(TABLES)}) or a folder with splits"
@@ -198,7 +204,7 @@ def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def tasks_asked(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
+def requested_tasks(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
     """The named tasks, and the one from the user's own file. Raises InputError for incompatible flags."""
     named = tuple(arguments.task or ())
     if not arguments.data:

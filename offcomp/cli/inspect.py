@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
-from offcomp.cli.inputs import describe, emit
+from offcomp.cli.inputs import Verb, describe, emit
 from offcomp.cli.text import format_table
 from offcomp.errors import InputError
 from offcomp.files import home_folder
 
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 LISTED = 12
 COLUMNS = ["rank", "singular_value", "energy_kept", "relative_error", "stored_parameters", "random_energy_kept"]
 
 
 def add_verbs(verb: Verb) -> None:
     """Add `inspect`."""
-    looking = verb("inspect", inspect)
-    looking.add_argument("model", help="catalogue name, folder or hub id")
-    looking.add_argument("module", help="a weight matrix by its name, as `offcomp modules` lists it, such as query.3")
-    looking.add_argument("--rank", type=int, help="rank to report on; default: where SVD stores half of the parameters")
+    parser = verb("inspect", inspect)
+    parser.add_argument("model", help="catalogue name, folder or hub id")
+    parser.add_argument("module", help="a weight matrix by its name, as `offcomp modules` lists it, such as query.3")
+    parser.add_argument("--rank", type=int, help="rank to report on; default: where SVD stores half of the parameters")
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -34,10 +32,10 @@ def inspect(arguments: argparse.Namespace) -> None:
 
     info = describe(arguments.model)
     spec = info.module(arguments.module)
-    most = min(spec.shape)
+    max_rank = min(spec.shape)
     rank = int(break_even(*spec.shape) / 2) if arguments.rank is None else arguments.rank
-    if arguments.rank is not None and not 1 <= rank <= most:
-        raise InputError(f"--rank {rank} is out of reach: a ({spec.rows}, {spec.cols}) matrix has the ranks 1 to {most}")
+    if arguments.rank is not None and not 1 <= rank <= max_rank:
+        raise InputError(f"--rank {rank} is out of reach: a ({spec.rows}, {spec.cols}) matrix has the ranks 1 to {max_rank}")
     home = home_folder()
     view = make_view(info, spec, home)
     table = spectrum_table(MatrixSpectrum(*spec.shape, view.values))
@@ -53,6 +51,5 @@ def inspect(arguments: argparse.Namespace) -> None:
         "file": str(view_path(info, spec, home)),
         "ranks": table.to_dict("records"),
     }
-    listed = table.iloc[np.unique(np.linspace(0, most - 1, min(most, LISTED)).round().astype(int))]
-    rows = [{str(name): value for name, value in row.items()} for row in listed[COLUMNS].to_dict("records")]
-    emit(arguments, document, lambda: f"{document['answer']}\n\n{format_table(rows)}")
+    listed = table.iloc[np.unique(np.linspace(0, max_rank - 1, min(max_rank, LISTED)).round().astype(int))]
+    emit(arguments, document, lambda: f"{document['answer']}\n\n{format_table(listed[COLUMNS].to_dict('records'))}")

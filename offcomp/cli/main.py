@@ -15,26 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from offcomp import __version__
-from offcomp.cli.allocate import add_verbs
-from offcomp.cli.compare import add_verbs as add_report_verbs
-from offcomp.cli.evaluate import add_verbs as add_task_verbs
-from offcomp.cli.export import add_verbs as add_export_verbs
-from offcomp.cli.inputs import (
-    calibration_text,
-    check_grouping,
-    describe,
-    emit,
-    ended_quietly,
-    read_plan,
-    say_notes,
-    select,
-    selection_flags,
-    task_flags,
-    tasks_asked,
-    write_plan,
-)
-from offcomp.cli.inspect import add_verbs as add_inspect_verbs
-from offcomp.cli.runs import add_verbs as add_run_verbs
+from offcomp.cli import allocate, compare, evaluate, export, inputs, inspect, runs
 from offcomp.cli.text import format_table, prediction_text
 from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
@@ -54,12 +35,12 @@ from offcomp.runs.store import RunStore
 def models(arguments: argparse.Namespace) -> None:
     """List the models in the catalogue."""
     rows = [{"name": m.name, "title": m.title, "description": m.description, "licence": m.licence} for m in MODELS]
-    emit(arguments, rows, lambda: format_table(rows))
+    inputs.emit(arguments, rows, lambda: format_table(rows))
 
 
 def modules(arguments: argparse.Namespace) -> None:
     """List the weight matrices of a model."""
-    info = describe(arguments.model)
+    info = inputs.describe(arguments.model)
     rows = [
         {
             "name": m.name,
@@ -76,15 +57,15 @@ def modules(arguments: argparse.Namespace) -> None:
     head = "\n".join(
         filter(None, [f"{info.model}: {info.architecture}, {size}", unlisted_note(info.unlisted, info.num_parameters)])
     )
-    emit(arguments, info.to_dict(), lambda: f"{head}\n\n{format_table(rows)}")
+    inputs.emit(arguments, info.to_dict(), lambda: f"{head}\n\n{format_table(rows)}")
 
 
 def plan(arguments: argparse.Namespace) -> None:
     """Make a plan for selected modules of a model."""
-    info = describe(arguments.model)
+    info = inputs.describe(arguments.model)
     method = method_of_style_key(arguments.method)
-    specs = select(info, arguments)
-    check_grouping(info, specs, arguments.group)
+    specs = inputs.select(info, arguments)
+    inputs.check_grouping(info, specs, arguments.group)
     groups = make_groups(
         specs,
         arguments.group,
@@ -96,14 +77,14 @@ def plan(arguments: argparse.Namespace) -> None:
         unit=arguments.unit,
         dtype=arguments.dtype,
     )
-    usual = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
-    calibration = calibration_text(arguments.calibration)
-    made = Plan(arguments.model, groups, tasks_asked(arguments) or usual, arguments.seed, calibration)
-    made = Plan.from_dict(made.to_dict())
-    validate(made, info)
-    write_plan(arguments.out, made)
-    say_notes(arguments, predict(made, info).notes)
-    emit(arguments, made.to_dict(), lambda: prediction_text(made, info))
+    default_tasks = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
+    calibration = inputs.calibration_text(arguments.calibration)
+    new_plan = Plan(arguments.model, groups, inputs.requested_tasks(arguments) or default_tasks, arguments.seed, calibration)
+    new_plan = Plan.from_dict(new_plan.to_dict())
+    validate(new_plan, info)
+    inputs.write_plan(arguments.out, new_plan)
+    inputs.say_notes(arguments, predict(new_plan, info).notes)
+    inputs.emit(arguments, new_plan.to_dict(), lambda: prediction_text(new_plan, info))
 
 
 def option_value(text: str) -> tuple[str, Any]:
@@ -121,15 +102,12 @@ def predict_plan(arguments: argparse.Namespace) -> None:
     """Predict what a plan will store and roughly what it will cost, without running it."""
     from offcomp.results.runs import stage_times
 
-    asked, info = read_plan(arguments.plan)
-    prediction = predict(asked, info)
-    cost = estimate(asked, info, prediction, stage_times(resolved(asked, info), info.fingerprint, RunStore().all()))
-    told = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
-    emit(
-        arguments,
-        prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()},
-        lambda: f"{prediction_text(asked, info)}\n\n{told}",
-    )
+    requested, info = inputs.read_plan(arguments.plan)
+    prediction = predict(requested, info)
+    cost = estimate(requested, info, prediction, stage_times(resolved(requested, info), info.fingerprint, RunStore().all()))
+    cost_text = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
+    document = prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()}
+    inputs.emit(arguments, document, lambda: f"{prediction_text(requested, info)}\n\n{cost_text}")
 
 
 def spectra(arguments: argparse.Namespace) -> None:
@@ -137,13 +115,14 @@ def spectra(arguments: argparse.Namespace) -> None:
     from offcomp.planning.spectra import compute
     from offcomp.planning.spectrum import relative_error
 
-    asked, info = read_plan(arguments.plan)
-    found = compute(asked, home_folder())
+    requested, info = inputs.read_plan(arguments.plan)
+    values = compute(requested, home_folder())
+    groups = tuple(replace(group, method="svd", options={}) for group in requested.groups)
     rows = [
-        {"group": g.name, "rank": g.size, "relative_error": relative_error([found[g.name]], [g.size or None])}
-        for g in predict(replace(asked, groups=tuple(replace(g, method="svd", options={}) for g in asked.groups)), info).groups
+        {"group": g.name, "rank": g.size, "relative_error": relative_error([values[g.name]], [g.size or None])}
+        for g in predict(replace(requested, groups=groups), info).groups
     ]
-    emit(arguments, rows, lambda: format_table(rows))
+    inputs.emit(arguments, rows, lambda: format_table(rows))
 
 
 def app(arguments: argparse.Namespace) -> None:
@@ -173,18 +152,14 @@ def parser() -> argparse.ArgumentParser:
     _plan_flags(verb("plan", plan))
     verb("predict", predict_plan).add_argument("plan", help="plan file, or - for standard input")
     verb("spectra", spectra).add_argument("plan", help="plan file, or - for standard input")
-    add_run_verbs(verb)
-    add_verbs(verb)
-    add_task_verbs(verb)
-    add_inspect_verbs(verb)
-    add_report_verbs(verb)
-    add_export_verbs(verb)
+    for group in (runs, allocate, evaluate, inspect, compare, export):
+        group.add_verbs(verb)
     verb("app", app).add_argument("--port", type=int, default=8501)
     return top
 
 
 def _plan_flags(flags: argparse.ArgumentParser) -> None:
-    selection_flags(flags)
+    inputs.selection_flags(flags)
     flags.add_argument("--group", default="kind", choices=tuple(GROUPINGS), help="which modules are compressed together")
     flags.add_argument("--block", type=int, default=2, help="layers per block, with --group blocks")
     flags.add_argument("--stack", default="best", choices=("best", *STACKS), help="how a group becomes one matrix")
@@ -193,7 +168,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     flags.add_argument("--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; stored: the checkpoint's own")
-    task_flags(flags, "sentiment")
+    inputs.task_flags(flags, "sentiment")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--calibration", metavar="FILE", help=f"text for calibrated methods: {', '.join(SUFFIXES)}")
     flags.add_argument("--out", help="also write the plan to this file")
@@ -201,14 +176,10 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with the status of the command line contract."""
-    if status := ended_quietly(lambda: _act(arguments)):
+    if status := inputs.ended_quietly(lambda: _act(arguments)):
         sys.exit(status)
 
 
 def _act(arguments: Sequence[str] | None) -> None:
     parsed = parser().parse_args(arguments)
     parsed.action(parsed)
-
-
-if __name__ == "__main__":
-    main()

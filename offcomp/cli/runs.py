@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 
-from offcomp.cli.inputs import emit, read_plan, say, say_notes
+from offcomp.cli.inputs import Verb, emit, read_plan, say, say_notes
 from offcomp.cli.text import format_table, run_text
 from offcomp.errors import RunError
 from offcomp.methods import style_key_in_plan
 from offcomp.plain_text import without_unseen
 from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore
 
-Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 POLL_SECONDS = 0.2
 NO_RUNS = "no runs yet; make a plan and run it: offcomp plan --help"
 
 
 def add_verbs(verb: Verb) -> None:
     """Add `run`, `runs`, `show` and `cancel`."""
-    running = verb("run", run)
-    running.add_argument("plan", help="plan file, or - for standard input")
-    running.add_argument("--again", action="store_true", help="run even if this plan has already been run")
+    run_parser = verb("run", run)
+    run_parser.add_argument("plan", help="plan file, or - for standard input")
+    run_parser.add_argument("--again", action="store_true", help="run even if this plan has already been run")
     verb("runs", runs)
     verb("show", show).add_argument("run", help="run id")
     verb("cancel", cancel).add_argument("run", help="run id")
@@ -30,9 +28,9 @@ def add_verbs(verb: Verb) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run a plan and wait for it. Raises RunError if it does not finish."""
-    asked, info = read_plan(arguments.plan)
+    plan, info = read_plan(arguments.plan)
     store = RunStore()
-    current = store.submit(asked, info, again=arguments.again)
+    current = store.submit(plan, info, again=arguments.again)
     try:
         current = wait(store, current)
     except KeyboardInterrupt:
@@ -60,7 +58,7 @@ def wait(store: RunStore, current: Run) -> Run:
 
 def runs(arguments: argparse.Namespace) -> None:
     """List all runs, newest first; folders that cannot be read are reported on stderr."""
-    found, bad = RunStore().listing()
+    readable, damaged = RunStore().listing()
     rows = [
         {
             "run": r.id,
@@ -73,31 +71,31 @@ def runs(arguments: argparse.Namespace) -> None:
             "identity": "sample" if r.of_a_sample else "",
             "error": r.error,
         }
-        for r in found
+        for r in readable
     ]
     note = f"\n\nidentity sample: the model is {OF_A_SAMPLE}" * any(row["identity"] for row in rows)
     emit(arguments, rows, lambda: format_table(rows) + note if rows else NO_RUNS)
-    for folder in bad:
+    for folder in damaged:
         say(without_unseen(f"not listed: {folder}"))
 
 
 def show(arguments: argparse.Namespace) -> None:
     """Show one run."""
-    found = RunStore().get(arguments.run)
-    document = found.result or {
-        "id": found.id,
-        "status": found.status,
-        "host": found.host,
-        "plan": found.plan.to_dict(),
-        "progress": found.progress,
+    stored = RunStore().get(arguments.run)
+    document = stored.result or {
+        "id": stored.id,
+        "status": stored.status,
+        "host": stored.host,
+        "plan": stored.plan.to_dict(),
+        "progress": stored.progress,
     }
-    emit(arguments, document, lambda: run_text(found))
+    emit(arguments, document, lambda: run_text(stored))
 
 
 def cancel(arguments: argparse.Namespace) -> None:
     """Ask a run to stop; a run that has ended or been interrupted is left unchanged."""
     store = RunStore()
     store.cancel(arguments.run)
-    found = store.get(arguments.run)
-    said = f"run {found.id} {f'has ended: {found.status}' if found.ended else 'was asked to stop'}"
-    emit(arguments, {"id": found.id, "status": found.status}, lambda: said)
+    stored = store.get(arguments.run)
+    message = f"run {stored.id} {f'has ended: {stored.status}' if stored.ended else 'was asked to stop'}"
+    emit(arguments, {"id": stored.id, "status": stored.status}, lambda: message)

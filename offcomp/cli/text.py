@@ -14,7 +14,7 @@ from offcomp.results.scores import Score, against_original, metric_of, notes, ot
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_table(rows: Sequence[Mapping[Any, Any]]) -> str:
     """Format rows as aligned columns under a header; numbers are right-aligned, empty columns omitted."""
     if not rows:
         return ""
@@ -38,9 +38,9 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def prediction_text(asked: Plan, info: ModelInfo) -> str:
+def prediction_text(plan: Plan, info: ModelInfo) -> str:
     """A table of the predicted groups, the three ratios, and notes that qualify them."""
-    prediction = predict(asked, info)
+    prediction = predict(plan, info)
     rows = [
         {
             "group": g.name,
@@ -68,24 +68,24 @@ def sizes_text(sizes: dict[str, Any]) -> str:
     )
 
 
-def run_text(found: Run) -> str:
+def run_text(run: Run) -> str:
     """A run's figures as text."""
-    head = f"run {found.id}: {found.at_work_on}" + (f", {found.error}" if found.error else "")
-    head += f"\nits model is {OF_A_SAMPLE}" * found.of_a_sample
-    if not found.result or not found.result["groups"]:
+    head = f"run {run.id}: {run.at_work_on}" + (f", {run.error}" if run.error else "")
+    head += f"\nits model is {OF_A_SAMPLE}" * run.of_a_sample
+    if not run.result or not run.result["groups"]:
         return head
     keys = ("name", "method", "size_name", "size", "compression_ratio", "num_parameters", "num_bytes", "relative_error")
-    rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in found.result["groups"]]
+    rows = [{key: group[key] for key in (*keys, "cosine_distance", "seconds")} for group in run.result["groups"]]
     lines = [head, "", format_table(rows), ""]
-    if found.result["model"]:
-        sizes = found.result["model"]["sizes"]
+    if run.result["model"]:
+        sizes = run.result["model"]["sizes"]
         lines += [sizes_text(sizes), ""]
-        unlisted = unlisted_note(found.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
-        for note in [*size_notes(found.result["groups"]), *filter(None, [unlisted])]:
+        unlisted = unlisted_note(run.result["model"].get("unlisted", 0), sizes["whole"]["parameters_before"])
+        for note in [*size_notes(run.result["groups"]), *filter(None, [unlisted])]:
             lines += [note, ""]
-    for task, score in found.result["scores"].items():
+    for task, score in run.result["scores"].items():
         lines += [f"{task}: {score_line(score)}", *notes(task, score)]
-    if reading := calibration_reading(found.result["groups"]):
+    if reading := calibration_reading(run.result["groups"]):
         lines.append(f"calibration: {reading}")
     return "\n".join(lines).rstrip()
 

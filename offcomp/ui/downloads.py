@@ -8,10 +8,10 @@ from functools import partial
 
 import streamlit as st
 
-from offcomp.results.csv_text import csv_text
 from offcomp.results.report import comparison_document, comparison_table, comparison_tables, html_report, table_names
 from offcomp.results.sentences import provenance
 from offcomp.runs.store import Run
+from offcomp.ui.charts import csv_button, download_button
 from offcomp.ui.compare.results import MOST_CARDS, MOST_IN_DETAIL
 from offcomp.ui.escape import plain
 
@@ -23,44 +23,22 @@ def show_downloads(runs: Sequence[Run]) -> None:
     """Offer the report and the tables, with run, plan, seed and versions in every row, and show the export commands."""
     st.subheader("Export results")
     with st.container(horizontal=True):
-        st.download_button(
-            "Report, HTML",
-            partial(html_report, runs),  # built on click, in a second or two
-            "offcomp-report.html",
-            "text/html",
-            key="compare_report",
-            icon=":material/description:",
-            on_click="ignore",
-        )
+        report, icon = partial(html_report, runs), ":material/description:"
+        download_button("Report, HTML", "offcomp-report.html", "text/html", "compare_report", report, icon=icon)
         for name in table_names(runs):
-            st.download_button(
-                plain(f"{name.capitalize()}, CSV"),
-                partial(_as_csv, runs, name),  # built on click
-                f"offcomp-{name}.csv",
-                "text/csv",
-                key=f"compare_csv_{name}",
-                on_click="ignore",
-            )
-        st.download_button(
-            "All, JSON",
-            partial(_as_json, runs),
-            "offcomp-comparison.json",
-            "application/json",
-            key="compare_json",
-            on_click="ignore",
-        )
+            table = partial(comparison_table, runs, name)
+            csv_button(f"{name.capitalize()}, CSV", f"offcomp-{name}.csv", f"compare_csv_{name}", table)
+        document = partial(_as_json, runs)
+        download_button("All, JSON", "offcomp-comparison.json", "application/json", "compare_json", document)
+    limit = f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
     st.caption(
         plain(
             "The report is a single file that opens offline. Every table row names its run, plan, seed "
-            f"and versions. {FORMULAS} First run: {provenance(runs)}. On the command line{_limited(runs)}:"
+            f"and versions. {FORMULAS} First run: {provenance(runs)}. On the command line{limit}:"
         )
     )
     st.code(f"offcomp compare {' '.join(run.id for run in runs[:MOST_IN_DETAIL])} --html offcomp-report.html", language="bash")
     _show_exports([run for run in runs[:MOST_IN_DETAIL] if run.has_weights])
-
-
-def _limited(runs: Sequence[Run]) -> str:
-    return f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
 
 
 def _show_exports(runs: Sequence[Run]) -> None:
@@ -72,10 +50,6 @@ def _show_exports(runs: Sequence[Run]) -> None:
         )
         lines = "\n".join(f"offcomp export {run.id} offcomp-{run.id}" for run in runs)
         st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
-
-
-def _as_csv(runs: Sequence[Run], name: str) -> str:
-    return csv_text(comparison_table(runs, name))
 
 
 def _as_json(runs: Sequence[Run]) -> str:

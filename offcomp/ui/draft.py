@@ -42,11 +42,11 @@ MOST_NAMED = 8
 
 def restore() -> None:
     """Apply whatever is new in the link that opened the page, then give every remaining field its default."""
-    state, asked = st.session_state, _asked()
+    state, linked = st.session_state, _linked_values()
     written: dict[str, str] = state.get(WRITTEN, {})
-    if RUNS in written and RUNS not in asked:  # navigating to another page clears the URL
+    if RUNS in written and RUNS not in linked:  # navigating to another page clears the URL
         st.query_params[RUNS] = written[RUNS]
-    fresh = {name: text for name, text in asked.items() if written.get(name) != text}
+    fresh = {name: text for name, text in linked.items() if written.get(name) != text}
     if "model" in fresh and fresh["model"] != state.get("model"):
         forget_modules()
     for field in FIELDS:
@@ -63,16 +63,16 @@ def restore() -> None:
         _read_options(fresh[OPTIONS])
 
 
-def _asked() -> dict[str, str]:
+def _linked_values() -> dict[str, str]:
     """Return the link's parameters. Unreadable ones are reported and removed from the URL."""
-    asked = st.query_params.to_dict()
-    faults = {name: fault for name, text in asked.items() if (fault := fault_of(name) or fault_of(text))}
+    linked = st.query_params.to_dict()
+    faults = {name: fault for name, text in linked.items() if (fault := fault_of(name) or fault_of(text))}
     for name, fault in faults.items():
         _complain(quoted(name), fault)
     if faults:
-        asked = {name: text for name, text in asked.items() if name not in faults}
-        st.query_params.from_dict(asked)
-    return asked
+        linked = {name: text for name, text in linked.items() if name not in faults}
+        st.query_params.from_dict(linked)
+    return linked
 
 
 def share() -> None:
@@ -84,9 +84,9 @@ def share() -> None:
         texts.pop("groups", None)
     if options := _changed_options():
         texts[OPTIONS] = json.dumps(options, separators=(",", ":"))
-    ours = {field.parameter for field in FIELDS} | {OPTIONS}
+    own_parameters = {field.parameter for field in FIELDS} | {OPTIONS}
     present = st.query_params.to_dict()
-    wanted = texts | {name: text for name, text in present.items() if name not in ours}
+    wanted = texts | {name: text for name, text in present.items() if name not in own_parameters}
     state[WRITTEN] = wanted
     if wanted != present:
         st.query_params.from_dict(wanted)
@@ -98,19 +98,19 @@ def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str
     The first choice is the default, which the link omits; a choice that is no longer available falls back to it.
     `write` returns the text of a choice in the link.
     """
-    state, asked = st.session_state, st.query_params.get(name)
+    state, linked = st.session_state, st.query_params.get(name)
     if state.get(key) not in choices:
-        found = {write(choice): choice for choice in choices}
-        if key not in state and asked is not None and asked not in found:
-            more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-            _complain(f"{name} {quoted(asked)}", f"the choices are {', '.join([*found][:MOST_NAMED])}{more}")
-        state[key] = found[asked] if asked in found else choices[0]
+        by_text = {write(choice): choice for choice in choices}
+        if key not in state and linked is not None and linked not in by_text:
+            more = f" and {len(by_text) - MOST_NAMED} more" if len(by_text) > MOST_NAMED else ""
+            _complain(f"{name} {quoted(linked)}", f"the choices are {', '.join([*by_text][:MOST_NAMED])}{more}")
+        state[key] = by_text[linked] if linked in by_text else choices[0]
     note(name, write(state[key]), write(choices[0]))
 
 
-def note(name: str, text: str, usual: str) -> None:
+def note(name: str, text: str, default: str) -> None:
     """Write this value to the link, or remove it from the link if it is the default."""
-    if text == usual:
+    if text == default:
         st.query_params.pop(name, None)
     else:
         st.query_params[name] = text
@@ -154,15 +154,15 @@ def modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
         wanted = tuple(name for name in wanted if name in known) or None
         st.session_state["draft_modules"] = wanted
     if wanted is None:
-        usual = tuple(spec for spec in info.modules if spec.default and spec.kind in DEFAULT_KINDS)
-        return info.modules if not usual and info.architecture in WITHOUT_TEXT else usual
+        default = tuple(spec for spec in info.modules if spec.default and spec.kind in DEFAULT_KINDS)
+        return info.modules if not default and info.architecture in WITHOUT_TEXT else default
     return tuple(spec for spec in info.modules if spec.name in wanted)
 
 
 def choose(info: ModelInfo, names: Iterable[str]) -> None:
     """Select exactly these modules."""
-    taken = set(names)
-    st.session_state["draft_modules"] = tuple(spec.name for spec in info.modules if spec.name in taken)
+    chosen = set(names)
+    st.session_state["draft_modules"] = tuple(spec.name for spec in info.modules if spec.name in chosen)
 
 
 def replace(info: ModelInfo, old: Iterable[str], new: Iterable[str]) -> None:
@@ -223,12 +223,12 @@ def _changed_options() -> dict[str, dict[str, Any]]:
 
 def _read_options(text: str) -> None:
     try:
-        asked = read_options(text)
-        for style_key, values in asked.items():
+        linked = read_options(text)
+        for style_key, values in linked.items():
             method = method_of_style_key(style_key)
             make_method(method.name, own_options(method) | values)  # checks names, types and ranges
     except (OffcompError, ValueError) as error:
         _complain(f"the options {quoted(text)}", str(error))
         return
-    for style_key, values in asked.items():
+    for style_key, values in linked.items():
         st.session_state.update({option_key(style_key, name): value for name, value in values.items()})

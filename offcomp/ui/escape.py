@@ -37,8 +37,8 @@ def code(text: object) -> str:
     """The text on one line as inline code, for paths and commands to copy: no characters are added to it."""
     line = _one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    room = " " * (line[:1] == "`" or line[-1:] == "`")
-    return f"{fence}{room}{line}{room}{fence}"
+    padding = " " * (line[:1] == "`" or line[-1:] == "`")
+    return f"{fence}{padding}{line}{padding}{fence}"
 
 
 def _one_line(text: object) -> str:

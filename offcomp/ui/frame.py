@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import streamlit as st
 
 from offcomp import __version__
 from offcomp.errors import OffcompError, PlanError
-from offcomp.files import app_folder, assets_folder
+from offcomp.files import assets_folder
 from offcomp.results.charts.theme import PALETTES, Palette
-from offcomp.runs.store import Run, RunStore
+from offcomp.runs.store import RunStore
 from offcomp.ui import draft
 from offcomp.ui.compare.selection import compared
 from offcomp.ui.escape import plain
 
-PAGES = tuple(
-    entry
-    for entry in (
-        ("app.py", "Start", ":material/home:"),
-        ("pages/model.py", "Model", ":material/grid_view:"),
-        ("pages/inspect.py", "Inspect", ":material/search:"),
-        ("pages/groups.py", "Groups", ":material/hub:"),
-        ("pages/compress.py", "Compress", ":material/compress:"),
-        ("pages/runs.py", "Runs", ":material/list_alt:"),
-        ("pages/compare.py", "Compare", ":material/compare_arrows:"),
-        ("pages/examples.py", "Examples", ":material/rule:"),
-        ("pages/atlas.py", "Atlas", ":material/monitoring:"),
-    )
-    if (app_folder() / entry[0]).is_file()
+PAGES = (
+    ("app.py", "Start", ":material/home:"),
+    ("pages/model.py", "Model", ":material/grid_view:"),
+    ("pages/inspect.py", "Inspect", ":material/search:"),
+    ("pages/groups.py", "Groups", ":material/hub:"),
+    ("pages/compress.py", "Compress", ":material/compress:"),
+    ("pages/runs.py", "Runs", ":material/list_alt:"),
+    ("pages/compare.py", "Compare", ":material/compare_arrows:"),
+    ("pages/examples.py", "Examples", ":material/rule:"),
+    ("pages/atlas.py", "Atlas", ":material/monitoring:"),
 )
 ICON = assets_folder() / "images" / "icon.svg"
 POLL_SECONDS = 1.0
 SIDEBAR_PIXELS = 220
 MOST_FAULTS, LONGEST_FAULT = 20, 1000
-_SPARED: set[str] = set()
+_FROZEN_PAGES: set[str] = set()
 """Pages that this process has already shown."""
 STYLE = """
 [data-testid="stElementContainer"]:has(> [data-testid="stHtml"] > style) {position: absolute}
@@ -66,7 +62,7 @@ def page(name: str, question: str) -> Iterator[None]:
         st.caption("Shrink a language model and see what breaks.")
         for path, title, icon in PAGES:
             st.page_link(path, label=plain(title), icon=icon)
-        with told():
+        with reporting_errors():
             jobs_chip()
         st.caption(f"Draft: {plain(draft.summary())}")
         if runs := compared():
@@ -74,11 +70,11 @@ def page(name: str, question: str) -> Iterator[None]:
         st.caption(plain(f"Version {__version__}. Everything stays on this machine."))
     st.title(plain(question))
     draft.show_problems()
-    with told():
+    with reporting_errors():
         yield
     draft.show_problems()
     draft.share()
-    _spare_what_is_loaded(name)
+    _freeze_loaded_objects(name)
 
 
 @st.cache_resource(show_spinner=False)
@@ -88,14 +84,14 @@ def _sweep() -> None:
         RunStore().sweep()
 
 
-def _spare_what_is_loaded(name: str) -> None:
+def _freeze_loaded_objects(name: str) -> None:
     """Exclude everything loaded by a page's first visit from garbage collection.
 
     Streamlit runs a full collection after every script run. With all libraries included, that was half of the server's work
     per slider move.
     """
-    if name not in _SPARED:
-        _SPARED.add(name)
+    if name not in _FROZEN_PAGES:
+        _FROZEN_PAGES.add(name)
         gc.collect()
         gc.freeze()
 
@@ -106,26 +102,32 @@ def style(rules: str) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Show an OffcompError raised inside as a message. Fragments and callbacks need their own: they run outside the page."""
+def reporting_errors() -> Iterator[None]:
+    """Show an OffcompError raised inside as a message, one line per fault. Callbacks need their own, as they run outside."""
     try:
         yield
     except OffcompError as error:
-        show_error(error)
+        faults = error.faults if isinstance(error, PlanError) else (str(error),)
+        st.error("  \n".join(plain(fault[:LONGEST_FAULT]) for fault in faults[:MOST_FAULTS]), icon=":material/error:")
+
+
+@contextmanager
+def fragment() -> Iterator[None]:
+    """Like `page`, for a part of a page that reruns on its own: errors are shown as messages, and the draft goes to the URL."""
+    with reporting_errors():
+        yield
+    draft.share()
 
 
 def jobs_chip() -> None:
     """Show active runs, on every page; polls as long as there are any."""
-    busy = any(not run.ended for run in RunStore().all())
-    st.fragment(_jobs, run_every=POLL_SECONDS if busy else None)()
+    active = any(not run.ended for run in RunStore().all())
+    st.fragment(_show_jobs, run_every=POLL_SECONDS if active else None)()
 
 
-def _jobs() -> None:
-    with told():
-        _show_jobs([run for run in RunStore().all() if not run.ended])
-
-
-def _show_jobs(active: Sequence[Run]) -> None:
+@reporting_errors()
+def _show_jobs() -> None:
+    active = [run for run in RunStore().all() if not run.ended]
     running = [run for run in active if run.status == "running"]
     if running:
         fraction = running[0].progress.get("fraction", 0.0)
@@ -137,12 +139,6 @@ def _show_jobs(active: Sequence[Run]) -> None:
         st.rerun()
     if active:
         st.session_state["was_busy"] = True
-
-
-def show_error(error: OffcompError) -> None:
-    """Show what was wrong and what to do, one line per fault."""
-    faults = error.faults if isinstance(error, PlanError) else (str(error),)
-    st.error("  \n".join(plain(fault[:LONGEST_FAULT]) for fault in faults[:MOST_FAULTS]), icon=":material/error:")
 
 
 def palette() -> Palette:

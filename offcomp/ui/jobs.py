@@ -27,8 +27,8 @@ from offcomp.planning.merge_survey import find_survey
 from offcomp.planning.plan import Plan
 from offcomp.planning.spectra import missing
 from offcomp.ui.escape import plain
-from offcomp.ui.frame import told
-from offcomp.ui.model_roots import check_place
+from offcomp.ui.frame import reporting_errors
+from offcomp.ui.model_roots import check_folder
 
 LISTING_SECONDS = 600
 RETRY_SECONDS = 30.0
@@ -44,15 +44,15 @@ def model_info(model: str) -> ModelInfo:
     Raises ModelError for a folder outside the roots, for a hub model whose download the user has not confirmed, and for any
     other fault of the model.
     """
-    check_place(model)
+    check_folder(model)
     info = known_info(model, home_folder())
     if info is not None:
         return info
     remote = resolve(model).source == "hub" and not is_cached(model)
     if remote and not st.button(f"Download {plain(model)} from the hub", key="download", icon=":material/download:"):
         raise ModelError(f"{model!r} is not on this machine: download it from the hub, or choose another model")
-    doing = f"Downloading {plain(model)}" if remote else f"Opening {plain(model)}"
-    with st.spinner(f"{doing}: reading its config; no weights are loaded yet."):
+    activity = f"Downloading {plain(model)}" if remote else f"Opening {plain(model)}"
+    with st.spinner(f"{activity}: reading its config; no weights are loaded yet."):
         return _listed(model)
 
 
@@ -104,18 +104,18 @@ def _jobs() -> _Jobs:
 
 def request_spectra(info: ModelInfo, plan: Plan) -> str:
     """Have the spectra of a plan's groups computed in the background. Returns WORKING, "" when done, or why it failed."""
-    return _ask(Request(("spectra", "--json", "-"), plan.to_json()), lambda: not missing(plan, info, home_folder()))
+    return _ensure(Request(("spectra", "--json", "-"), plan.to_json()), lambda: not missing(plan, info, home_folder()))
 
 
 def request_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> str:
     """Have these modules surveyed in the background. Returns the same as `request_spectra`."""
-    return _ask(_survey(info, specs, ratio), lambda: find_survey(info, specs, ratio, home_folder()) is not None)
+    return _ensure(_survey(info, specs, ratio), lambda: find_survey(info, specs, ratio, home_folder()) is not None)
 
 
 def request_view(info: ModelInfo, spec: ModuleSpec) -> str:
     """Have the file from which a module is drawn made in the background. Returns the same as `request_spectra`."""
     request = Request(("inspect", "--json", "--", info.model, spec.name))
-    return _ask(request, lambda: read_view(view_path(info, spec, home_folder()), spec.shape) is not None)
+    return _ensure(request, lambda: read_view(view_path(info, spec, home_folder()), spec.shape) is not None)
 
 
 def end_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> None:
@@ -139,12 +139,12 @@ def _survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Reque
     return Request(("suggest", "--json", "--survey", "--modules", names, "--ratio", f"{ratio:g}", "--", info.model))
 
 
-def wait_for(ask: Callable[[], str], show: Callable[[], object]) -> None:
+def wait_for(request: Callable[[], str], show: Callable[[], object]) -> None:
     """While a process works, call `show` and poll `ask` every second; rerun the page when it is done, or show why it failed."""
-    problem = ask()
+    problem = request()
     if problem == WORKING:
         show()
-        st.fragment(_look_again, run_every=POLL_SECONDS)(ask)
+        st.fragment(_look_again, run_every=POLL_SECONDS)(request)
     elif problem:
         st.error(plain(problem), icon=":material/error:")
         st.button("Try again", key="try_again", icon=":material/refresh:", on_click=_forget_failures)
@@ -152,11 +152,11 @@ def wait_for(ask: Callable[[], str], show: Callable[[], object]) -> None:
         st.rerun()
 
 
-def _look_again(ask: Callable[[], str]) -> None:
+@reporting_errors()
+def _look_again(request: Callable[[], str]) -> None:
     """Rerun the page as soon as there is something new to show."""
-    with told():
-        if ask() != WORKING:
-            st.rerun()
+    if request() != WORKING:
+        st.rerun()
 
 
 def _forget_failures() -> None:
@@ -165,7 +165,7 @@ def _forget_failures() -> None:
         jobs.failed.clear()
 
 
-def _ask(request: Request, found: Callable[[], bool]) -> str:
+def _ensure(request: Request, is_done: Callable[[], bool]) -> str:
     """Run the command line in a separate process, unless its result already exists.
 
     Returns WORKING; "" when the result exists; or why the process failed. All sessions share one process per request; after a
@@ -178,7 +178,7 @@ def _ask(request: Request, found: Callable[[], bool]) -> str:
             job.waiting.add(_session())
             return WORKING
         jobs.working.pop(request, None)
-        if found():
+        if is_done():
             return ""
         if job is not None:
             job.stderr.seek(0)
@@ -198,7 +198,7 @@ def _start(request: Request) -> _Job:
         stderr = tempfile.TemporaryFile()  # noqa: SIM115  # read after the process has ended
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
     assert process.stdin is not None  # noqa: S101  # it is a pipe
-    with suppress(BrokenPipeError), process.stdin:  # it ended immediately: `_ask` will report why
+    with suppress(BrokenPipeError), process.stdin:  # it ended immediately: `_ensure` will report why
         process.stdin.write(request.text.encode())
     return _Job(process, stderr)
 
@@ -215,9 +215,9 @@ def starting() -> Iterator[None]:
 
 def _reason(status: int, stderr: bytes) -> str:
     """Why a process failed: the last line of its stderr. After an unexpected error, that line of the traceback names it."""
-    said = stderr.decode(errors="replace").strip().splitlines()
+    lines = stderr.decode(errors="replace").strip().splitlines()
     if status < 0:
         return f"the process was killed (signal {-status}); is there enough memory?"
     if not status:
         return LOST
-    return said[-1].removeprefix("offcomp: ") if said else f"the process ended without an error message (status {status})"
+    return lines[-1].removeprefix("offcomp: ") if lines else f"the process ended without an error message (status {status})"

@@ -60,25 +60,25 @@ def fault_of(text: str) -> str:
 def read_options(text: str) -> dict[str, dict[str, Any]]:
     """Options keyed by style key, from JSON. Raises ValueError."""
     try:
-        found = json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_twice)
+        options = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_without_duplicates)
     except RecursionError:
         raise ValueError("its lists or objects are nested too deeply") from None
-    if not isinstance(found, dict) or not all(isinstance(values, dict) for values in found.values()):
+    if not isinstance(options, dict) or not all(isinstance(values, dict) for values in options.values()):
         raise ValueError('it is not an object such as {"svd": {"preset": "fwsvd"}}')
-    if fault := text_fault(found):
+    if fault := text_fault(options):
         raise ValueError(f"it {fault}")
-    return found
+    return options
 
 
-def _no_number(text: str) -> float:
+def _reject_constant(text: str) -> float:
     raise ValueError(f"{text} is not a valid number")
 
 
-def _without_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         raise ValueError("it has duplicate keys")
-    return found
+    return unique
 
 
 def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
@@ -92,7 +92,7 @@ def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
     return read
 
 
-def _some_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
+def _list_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
     one = _one_of(choices)
     return lambda text: list(dict.fromkeys(one(name) for name in text.split(","))) if text != NONE else []
 
@@ -104,7 +104,7 @@ def _ratio(text: str) -> float:
     return value
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
+def _integer(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         value = int(text)
         if not low <= value <= high:
@@ -136,8 +136,8 @@ def short(names: Iterable[str]) -> str:
 
 
 def _stem_and_layer(name: str) -> tuple[str, int | None]:
-    found = ONE_LAYER.fullmatch(name)
-    return (found[1], int(found[2])) if found else (name, None)
+    match = ONE_LAYER.fullmatch(name)
+    return (match[1], int(match[2])) if match else (name, None)
 
 
 def _alone(name: str) -> str:
@@ -155,14 +155,14 @@ def full(text: str) -> tuple[str, ...]:
     """Expand the names written by `short`. Raises ValueError for an invalid run of layers."""
     names: list[str] = []
     for part in [] if text == NONE else text.split(","):
-        found = LAYERS.fullmatch(part)
-        if not found:
+        match = LAYERS.fullmatch(part)
+        if not match:
             names.append(unquote(part))
             continue
-        first, last = int(found[2]), int(found[3])
+        first, last = int(match[2]), int(match[3])
         if not first <= last < first + MOST_LAYERS:
             raise ValueError(f"{part} is not a run of layers")
-        names += [f"{unquote(found[1])}.{layer}" for layer in range(first, last + 1)]
+        names += [f"{unquote(match[1])}.{layer}" for layer in range(first, last + 1)]
         if len(names) > MOST_NAMES:
             raise ValueError(f"it names more than {MOST_NAMES:,} modules")
     if fault := text_fault(names):
@@ -188,12 +188,12 @@ FIELDS = (
     Field("groups", "draft_groups", (), _read_groups, _write_groups),
     Field("together", "grouping", "kind", _one_of((*GROUPINGS, OWN))),
     Field("stack", "stack", "best", _one_of(("best", *STACKS))),
-    Field("block", "block", 2, _whole(1, 48)),
-    Field("methods", "methods", ["svd", "autoencoder"], _some_of(method.style_key for method in METHODS), _listed),
+    Field("block", "block", 2, _integer(1, 48)),
+    Field("methods", "methods", ["svd", "autoencoder"], _list_of(method.style_key for method in METHODS), _listed),
     Field("ratio", "ratio", 3.0, _ratio, "{:g}".format),
     Field("unit", "unit", UNITS[0], _one_of(UNITS)),
     Field("dtype", "dtype", DTYPE_CHOICES[0], _one_of(DTYPE_CHOICES)),
-    Field("seed", "seed", 0, _whole(0, 2**31 - 1)),
-    Field("tasks", "tasks", ["sentiment"], _some_of(task.name for task in TASKS), _listed),
+    Field("seed", "seed", 0, _integer(0, 2**31 - 1)),
+    Field("tasks", "tasks", ["sentiment"], _list_of(task.name for task in TASKS), _listed),
     Field("module", "inspected", None, str),
 )

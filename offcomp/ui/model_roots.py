@@ -17,16 +17,16 @@ ROOTS = "OFFCOMP_MODEL_ROOTS"
 def model_roots() -> tuple[Path, ...]:
     """The allowed folders, with symbolic links resolved: those in ROOTS, else the user's home and the start folder; last, the
     data folder, which holds uploads. The root of a file system is allowed only if ROOTS names it."""
-    named = [_resolved(text) for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
-    usual = [folder for folder in (_resolved("~"), Path.cwd()) if folder.name]
-    return tuple(dict.fromkeys([*(named or usual), home_folder().resolve()]))
+    configured = [_resolved(text) for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
+    default_roots = [folder for folder in (_resolved("~"), Path.cwd()) if folder.name]
+    return tuple(dict.fromkeys([*(configured or default_roots), home_folder().resolve()]))
 
 
 def _resolved(text: str) -> Path:
     return Path(os.path.expanduser(text)).resolve()  # noqa: PTH111  # Path raises if there is no such home
 
 
-def check_place(model: str) -> None:
+def check_folder(model: str) -> None:
     """Reject a folder outside the roots, whether or not it exists. Raises ModelError."""
     if catalogue_model(model):
         return

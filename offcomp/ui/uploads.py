@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from offcomp.errors import OffcompError
 from offcomp.files import home_folder, write_bytes
@@ -26,7 +27,10 @@ MEGABYTES = 50
 """Largest upload in MB, the same as in .streamlit/config.toml. Larger files are given by path."""
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
-MATRICES_PROBLEM, TABLE, TABLE_PROBLEM = "upload_matrices_problem", "upload_table", "upload_table_problem"
+MATRICES, EXAMPLES, TABLE = "upload_matrices", "upload_examples", "upload_table"
+TABLE_HELP = (
+    "One example per row. A column named split assigns rows to train, validation or test; without it, the split is automatic."
+)
 BRING = """**A catalogue model** comes with its module list and its spectra:
 
 {catalogue}
@@ -55,93 +59,80 @@ def bring_model() -> None:
     families = ", ".join(plain(family.name) for family in MODEL_FAMILIES)
     with st.expander("Bring your own model or matrices"):
         st.markdown(BRING.format(catalogue=catalogue, families=families, roots=ROOTS))
-        file = st.file_uploader(
-            plain(f"Matrices: {', '.join(SUFFIXES)}, at most {MEGABYTES} MB"),
-            [suffix.removeprefix(".") for suffix in SUFFIXES],
-            key="upload_matrices",
-            max_upload_size=MEGABYTES,
-            on_change=_take_matrices,
-        )
-        _show_problem(MATRICES_PROBLEM, file)
+        _upload(MATRICES, "Matrices", SUFFIXES, _use_matrices)
 
 
-def _show_problem(key: str, file: object) -> None:
-    """Show why the uploaded file could not be used."""
-    if file is not None and (problem := st.session_state.get(key)):
+def _upload(
+    key: str, content: str, suffixes: Sequence[str], use: Callable[[UploadedFile | None], None], description: str = ""
+) -> UploadedFile | None:
+    """Offer an upload. `use` gets each new file, or None when it is removed; below, why the file could not be used."""
+    file = st.file_uploader(
+        plain(f"{content}: {', '.join(suffixes)}, at most {MEGABYTES} MB"),
+        [suffix.removeprefix(".") for suffix in suffixes],
+        key=key,
+        max_upload_size=MEGABYTES,
+        on_change=_take,
+        args=(key, use),
+        help=plain(description) or None,
+    )
+    if file is not None and (problem := st.session_state.get(f"{key}_problem")):
         st.error(plain(problem), icon=":material/error:")
+    return file
 
 
-def _take_matrices() -> None:
+def _take(key: str, use: Callable[[UploadedFile | None], None]) -> None:
+    state = st.session_state
+    state[f"{key}_problem"] = ""
+    try:
+        use(state[key])
+    except OffcompError as error:
+        state[f"{key}_problem"] = f"{error}."
+
+
+def _use_matrices(file: UploadedFile | None) -> None:
     """Store the file as a model, and use it in the draft."""
-    state, file = st.session_state, st.session_state["upload_matrices"]
-    state[MATRICES_PROBLEM] = ""
     if file is None:
         return
-    try:
-        folder = keep_upload(file.name, file.getvalue(), home_folder())
-    except OffcompError as error:
-        state[MATRICES_PROBLEM] = f"{error}."
-        return
-    state["model"] = str(folder)
+    st.session_state["model"] = str(keep_upload(file.name, file.getvalue(), home_folder()))
     draft.forget_modules()
-    state["grouping"] = "module"  # nothing says which unrecognised matrices belong together
+    st.session_state["grouping"] = "module"  # nothing says which unrecognised matrices belong together
 
 
-@dataclass(frozen=True)
-class Table:
-    """An uploaded table: its path in the home folder, and its columns. It belongs to the draft and persists across pages."""
-
-    path: Path
-    columns: tuple[str, ...]
+def _use_table(file: UploadedFile | None) -> None:
+    """Store the table in the home folder and its path in the session, so that it is checked only once."""
+    st.session_state.pop(TABLE, None)
+    if file is not None:
+        st.session_state[TABLE] = keep_table(file.name, file.getvalue(), home_folder())
 
 
 def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
-    """The task made from an uploaded table, in addition to the bundled tasks; none while it is incomplete."""
-    table: Table | None = st.session_state.get(TABLE)
+    """The task made from an uploaded table, in addition to the bundled tasks; none while it is incomplete.
+
+    The table belongs to the draft and persists across pages.
+    """
+    table: Path | None = st.session_state.get(TABLE)
     with st.expander("Examples of your own", expanded=table is not None):
-        file = st.file_uploader(
-            plain(f"A table: {', '.join(TABLES)}, at most {MEGABYTES} MB"),
-            [suffix.removeprefix(".") for suffix in TABLES],
-            key="upload_examples",
-            max_upload_size=MEGABYTES,
-            on_change=_take_examples,
-            help="One example per row. A column named split assigns rows to train, validation or test; without it, the "
-            "split is automatic.",
-        )
-        _show_problem(TABLE_PROBLEM, file)
+        file = _upload(EXAMPLES, "A table", TABLES, _use_table, TABLE_HELP)
         if table is None:
             return ()
         if file is None:  # an uploader loses its file when the user leaves the page
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"**{plain(table.path.name)}**", width="stretch")
-                st.button("Remove", key="upload_remove", icon=":material/close:", on_click=lambda: st.session_state.pop(TABLE))
-        return own_tasks(info, table.path)
+                st.markdown(f"**{plain(table.name)}**", width="stretch")
+                st.button("Remove", key="upload_remove", icon=":material/close:", on_click=st.session_state.pop, args=(TABLE,))
+        return own_tasks(info, table)
 
 
-def _take_examples() -> None:
-    """Store the table in the home folder and its columns in the session, so that it is read only once."""
-    state, file = st.session_state, st.session_state["upload_examples"]
-    state.pop(TABLE, None)
-    state[TABLE_PROBLEM] = ""
-    if file is None:
-        return
-    try:
-        state[TABLE] = keep_table(file.name, file.getvalue(), home_folder())
-    except OffcompError as error:
-        state[TABLE_PROBLEM] = f"{error}."
-
-
-def keep_table(name: str, content: bytes, home: Path) -> Table:
+def keep_table(name: str, content: bytes, home: Path) -> Path:
     """Store a table in this home folder; the same file always gets the same path.
 
-    Raises InputError, and StorageError if the table cannot be written.
+    Raises InputError if it cannot be read, and StorageError if it cannot be written.
     """
-    columns = tuple(columns_of(name, content))
+    columns_of(name, content)
     stem, suffix = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).stem).strip(".-"), Path(name).suffix.lower()
     path = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS] / f"{stem[:LONGEST_NAME] or 'table'}{suffix}"
     if not path.is_file():
         write_bytes(path, content)
-    return Table(path, columns)
+    return path
 
 
 def columns_of(name: str, content: bytes) -> list[str]:

@@ -16,7 +16,7 @@ from offcomp.errors import ModelError
 from offcomp.models.listing import known_info
 from offcomp.ui import jobs
 from offcomp.ui.jobs import LOST, WORKING, Request
-from offcomp.ui.model_roots import check_place, model_roots
+from offcomp.ui.model_roots import check_folder, model_roots
 from tests.pages import home, opened, texts
 
 __all__ = ["home"]  # a fixture
@@ -33,7 +33,7 @@ def doing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def ask(found: Callable[[], bool] = lambda: False) -> str:
-    return jobs._ask(Request(("verb",), "text"), found)
+    return jobs._ensure(Request(("verb",), "text"), found)
 
 
 def ended(found: Callable[[], bool] = lambda: False) -> str:
@@ -150,9 +150,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 def test_folders_below_the_roots_are_allowed(places: dict[str, Path]) -> None:
     for name in ("user", "start", "data"):
-        check_place(str(folder_in(places[name] / "model")))
+        check_folder(str(folder_in(places[name] / "model")))
     for model in ("~/model", "model", "minilm-l6", "owner/name", "owner/name" * 2000):
-        check_place(model)
+        check_folder(model)
 
 
 def test_folders_outside_of_the_roots_are_refused(places: dict[str, Path]) -> None:
@@ -160,24 +160,24 @@ def test_folders_outside_of_the_roots_are_refused(places: dict[str, Path]) -> No
     (user / "link").symlink_to(outside)
     for model in (outside, outside / "missing", user / "link", user / ".." / "elsewhere", "../elsewhere", "/"):
         with pytest.raises(ModelError, match=r"is not below .*user or .*start or .*data, .*OFFCOMP_MODEL_ROOTS"):
-            check_place(str(model))
+            check_folder(str(model))
 
 
 def test_other_roots_take_the_place_of_home_and_start(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFCOMP_MODEL_ROOTS", f":{places['elsewhere']}:~nobody-of-this-name/x")
-    check_place(str(places["elsewhere"] / "model"))
-    check_place(str(places["data"] / "uploads"))
-    check_place("owner/name")
+    check_folder(str(places["elsewhere"] / "model"))
+    check_folder(str(places["data"] / "uploads"))
+    check_folder("owner/name")
     for model in (places["user"], places["start"], folder_in(places["start"] / "owner")):
         with pytest.raises(ModelError, match=r"set OFFCOMP_MODEL_ROOTS"):
-            check_place(str(model))
+            check_folder(str(model))
 
 
 def test_the_root_of_the_file_system_is_none_unless_named(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     assert model_roots() == (places["user"], places["data"])
     monkeypatch.setenv("OFFCOMP_MODEL_ROOTS", "/")
-    check_place(str(places["elsewhere"]))
+    check_folder(str(places["elsewhere"]))
 
 
 def test_a_page_refuses_a_folder_outside_of_the_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from offcomp.files import read_json
 from offcomp.results import bundled
-from offcomp.ui.runs.page import what_came_of_it
+from offcomp.ui.runs.page import outcome_text
 from tests.made_runs import made_group, made_run, made_score, made_value_score, put_in_home
 from tests.pages import home, opened, step, texts
 
@@ -250,7 +250,7 @@ def test_every_card_says_whose_run_it_is_and_where_its_numbers_come_from(own: tu
         assert f"{said} {run}" in texts(app)  # folded away, for all runs
 
 
-def test_a_finished_run_is_listed_with_what_came_of_it() -> None:
+def test_a_finished_run_is_listed_with_outcome_text() -> None:
     run = made_run("a", [made_group("query", 0.25)], made_score(["lost"] * 9, []))
-    assert what_came_of_it(run) == "Relative error 0.250; accuracy on sentiment 71.0 % (-9.0 points)"
-    assert what_came_of_it(made_run("b", [])) == ""
+    assert outcome_text(run) == "Relative error 0.250; accuracy on sentiment 71.0 % (-9.0 points)"
+    assert outcome_text(made_run("b", [])) == ""

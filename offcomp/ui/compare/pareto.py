@@ -7,34 +7,23 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
+from offcomp.results import pareto
 from offcomp.results.atlas import read_measurements
 from offcomp.results.charts.pareto import MOST_BARS, RUN, agreement_figure, front_figure
 from offcomp.results.originals import model_titles
-from offcomp.results.pareto import (
-    ERROR,
-    SHOWN,
-    SIZES,
-    agreement_answer,
-    front_answer,
-    front_table,
-    left_out_text,
-    measures_of,
-    metric_named,
-    of_the_same_weights,
-    reference_table,
-    sharing_an_axis,
-)
+from offcomp.results.pareto import ERROR, front_table, measures_of, metric_named, sharing_an_axis
 from offcomp.results.runs import short_names
 from offcomp.results.scores import within_sentence
 from offcomp.runs.store import Run
-from offcomp.ui.compare.results import SIZE_UNITS, UNIT, chosen_unit, show_chart
+from offcomp.ui.charts import show_chart
+from offcomp.ui.compare.results import UNIT, UNIT_NAMES, chosen_unit
 from offcomp.ui.escape import plain
 from offcomp.ui.examples.page import RUN as EXAMPLES_RUN
 from offcomp.ui.frame import palette
+from offcomp.ui.switch import choose_one
 
 FRONT, MEASURE, MODEL = "compare_front", "compare_measure", "compare_model"
 FEWEST_TO_AGREE = 3
-UNIT_NAMES = {"bytes": "MB", "parameters": "parameters"}
 
 
 def show_front(runs: Sequence[Run]) -> None:
@@ -43,27 +32,28 @@ def show_front(runs: Sequence[Run]) -> None:
     names, measures = short_names(runs), measures_of(runs)
     measure = _choose_measure(measures)
     shown, left_out = sharing_an_axis(runs, measure)
-    said = f"{len(shown)} of {len(runs) + len(others)} runs shown."
+    summary = f"{len(shown)} of {len(runs) + len(others)} runs shown."
     if others:
-        kept = f"{len(others)} of other models are not: sizes and scores can only be compared for the same original."
-        said += f" {kept[0].upper()}{kept[1:]}"
+        summary += f" {len(others)} of other models are not: sizes and scores can only be compared for the same original."
     if left_out:
-        said += f" Not on this axis: {left_out_text(left_out, names)}."
+        summary += f" Not on this axis: {pareto.left_out_text(left_out, names)}."
     if not shown:
-        st.info(plain(f"No run has a value to plot here. {said}"))
+        st.info(plain(f"No run has a value to plot here. {summary}"))
         return
     unit = chosen_unit()
     table = front_table(shown, measure, unit, names)
-    references = reference_table(read_measurements().values(), shown[0], measure, unit)
+    references = pareto.reference_table(read_measurements().values(), shown[0], measure, unit)
     metric = metric_named(table["metric"].iloc[0])
-    what = metric.word if metric is ERROR else f"{metric.word} on {within_sentence(measures[measure])}"
-    alt = f"The {what} of each run against the size of the whole model, with the original; the table below has the numbers."
-    place = st.container()
+    plotted = metric.word if metric is ERROR else f"{metric.word} on {within_sentence(measures[measure])}"
+    alt = f"The {plotted} of each run against the size of the whole model, with the original; the table below has the numbers."
+    target = st.container()
     _show_picked(shown, names)
-    st.markdown(plain(front_answer(table)))
-    st.caption(plain(f"{said} {_reading(table, references)}"))
+    st.markdown(plain(pareto.front_answer(table)))
+    st.caption(plain(f"{summary} {_reading(table, references)}"))
     figure = front_figure(table, references, palette(), _picked(shown))
-    show_chart(place, figure, _as_shown(table), key=FRONT, alt=alt, on_click=_pick_clicked)
+    unit_name, _ = pareto.SIZES[unit]
+    as_shown = table[pareto.SHOWN].rename(columns={"size": f"size in {unit_name}", "ratio": "times smaller"})
+    show_chart(target, figure, as_shown, key=FRONT, alt=alt, on_click=_pick_clicked)
 
 
 def _picked(runs: Sequence[Run]) -> str:
@@ -74,9 +64,9 @@ def _picked(runs: Sequence[Run]) -> str:
 
 def _pick_clicked() -> None:
     """Pick the run of the clicked mark. Redrawing the chart clears the selection; then the picked run stays."""
-    known = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
-    if known:
-        st.session_state[EXAMPLES_RUN] = known[0][RUN]
+    clicked = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
+    if clicked:
+        st.session_state[EXAMPLES_RUN] = clicked[0][RUN]
 
 
 def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
@@ -102,27 +92,10 @@ def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 def _choose_measure(measures: Mapping[str, str]) -> str:
     """Ask for the measure to judge runs by, and for the unit of their size."""
-    if st.session_state.get(MEASURE) not in measures:
-        st.session_state[MEASURE] = next(iter(measures))
     with st.container(horizontal=True, gap="small"):
-        measure = st.segmented_control(
-            "Judged by",
-            list(measures),
-            key=MEASURE,
-            format_func=lambda name: plain(measures[name]),
-            required=True,
-            persist_state="session",
-        )
-        st.session_state.setdefault(UNIT, SIZE_UNITS[0])
-        st.segmented_control(
-            "Size in", SIZE_UNITS, key=UNIT, format_func=UNIT_NAMES.__getitem__, required=True, persist_state="session"
-        )
-    return str(measure)
-
-
-def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A chart's table with the unit in the name of the size column."""
-    return table[SHOWN].rename(columns={"size": f"size in {SIZES[table['unit'].iloc[0]][0]}", "ratio": "times smaller"})
+        measure = choose_one("Judged by", measures, MEASURE)
+        choose_one("Size in", UNIT_NAMES, UNIT)
+    return measure
 
 
 def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
@@ -143,14 +116,14 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
 def agreement_measure(runs: Sequence[Run]) -> str | None:
     """The task whose score is plotted against the error: the chosen one, else the first with enough runs."""
     scored = [measure for measure in measures_of(runs) if measure != ERROR.name]
-    asked = st.session_state.get(MEASURE)
-    ordered = sorted(scored, key=lambda measure: measure != asked)
+    chosen = st.session_state.get(MEASURE)
+    ordered = sorted(scored, key=lambda measure: measure != chosen)
     enough = (measure for measure in ordered if len(_of_the_same(runs, measure)) >= FEWEST_TO_AGREE)
     return next(enough, None)
 
 
 def _of_the_same(runs: Sequence[Run], measure: str) -> list[Run]:
-    return of_the_same_weights(sharing_an_axis(runs, measure)[0])
+    return pareto.of_the_same_weights(sharing_an_axis(runs, measure)[0])
 
 
 def show_agreement(runs: Sequence[Run], measure: str) -> None:
@@ -159,7 +132,8 @@ def show_agreement(runs: Sequence[Run], measure: str) -> None:
     table = front_table(shown, measure, "bytes", short_names(runs)).iloc[1:]
     metric = metric_named(table["metric"].iloc[0])
     alt = f"The {metric.word} of each run against its relative error; the table below has the numbers."
-    place = st.container()
-    st.caption(plain(f"{agreement_answer(table)} {len(shown)} of {len(runs)} runs: those with a score on the same weights."))
+    target = st.container()
+    answer = pareto.agreement_answer(table)
+    st.caption(plain(f"{answer} {len(shown)} of {len(runs)} runs: those with a score on the same weights."))
     as_shown = table[["name", "relative_error", "value", "low", "high"]]
-    show_chart(place, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)
+    show_chart(target, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)

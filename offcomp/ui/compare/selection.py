@@ -16,11 +16,11 @@ from offcomp.ui.escape import plain
 SELECTION = "compare_runs"
 PROBLEMS = "compare_problems"
 WRITTEN = "compare_written"
-USUAL = "compare_usual"
+DEFAULT = "compare_usual"
 """Whether the choice is the page's default."""
 MOST_COMPARED = 100
 """More marks would overlap, and more names would slow the page down."""
-FOLDED_FROM = 9
+COLLAPSED_FROM = 9
 """From this many chosen runs on the list is collapsed, so that the page's answer stays in view."""
 SIBLINGS_SHOWN = 3
 MOST_PROBLEMS = 5
@@ -33,35 +33,39 @@ def choose_runs() -> list[Run]:
     """
     everything = RunStore().all()
     own = [run for run in everything if run.status == "done"]
-    bundled = [run for run in bundled_runs() if run.id not in {mine.id for mine in own}]
+    own_ids = {run.id for run in own}
+    bundled = [run for run in bundled_runs() if run.id not in own_ids]
     pool = {run.id: run for run in [*own, *bundled]}
-    _follow_link(everything, own, bundled)
+    _apply_link(everything, own, bundled)
     st.session_state[SELECTION] = [name for name in st.session_state[SELECTION] if name in pool]
     if not own:
         _invite()
-    chosen = _ask(pool, _newest(own))
-    if own and st.session_state[USUAL] and len(chosen) < len(pool):
-        more = f"{len(pool) - len(chosen):,} more can be chosen above."
-        st.caption(plain(f"{_which([pool[name] for name in chosen])} {more}"))
-    for problem in st.session_state.get(PROBLEMS, []):
+    newest = [run.id for run in own[:MOST_COMPARED]]
+    chosen = _choose_from(pool, newest)
+    runs = [pool[name] for name in chosen]
+    if own and st.session_state[DEFAULT] and len(chosen) < len(pool):
+        st.caption(plain(f"{_default_text(runs)} {len(pool) - len(chosen):,} more can be chosen above."))
+    problems = st.session_state.get(PROBLEMS, [])
+    for problem in problems:
         st.warning(plain(problem), icon=":material/info:")
-    _write(chosen, _newest(own))
+    _write(chosen, newest)
     if not chosen:
         st.info("Choose at least one run above.")
-    runs = [pool[name] for name in chosen]
-    named = st.session_state.get(PROBLEMS)
-    for run in [] if named else unfinished_siblings(runs, everything)[:SIBLINGS_SHOWN]:
+    for run in [] if problems else unfinished_siblings(runs, everything)[:SIBLINGS_SHOWN]:
         st.caption(plain(f"Not shown: {label(run)}, {run.status}. {run.error}"))
     return runs
 
 
 def compared() -> str:
     """How many runs are chosen, in words; empty if none. Counts those of a new link until the page has applied it."""
-    names = [name for name in st.query_params.get(draft.RUNS, "").split(",") if name]
-    chosen = names if _link_is_new() else st.session_state[SELECTION]
-    return (
-        "the newest runs" if chosen == [draft.EVERY_RUN] else f"{len(chosen)} run{'s' * (len(chosen) != 1)}" if chosen else ""
-    )
+    chosen = _linked_ids() if _link_is_new() else st.session_state[SELECTION]
+    if chosen == [draft.EVERY_RUN]:
+        return "the newest runs"
+    return f"{len(chosen)} run{'s' * (len(chosen) != 1)}" if chosen else ""
+
+
+def _linked_ids() -> list[str]:
+    return [name for name in dict.fromkeys(st.query_params.get(draft.RUNS, "").split(",")) if name]
 
 
 def _link_is_new() -> bool:
@@ -70,41 +74,36 @@ def _link_is_new() -> bool:
     return SELECTION not in state or st.query_params.get(draft.RUNS, "") not in ("", state.get(WRITTEN))
 
 
-def _follow_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
+def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
     """Choose the runs in the URL if they differ from what the page wrote; by default the newest that belong together."""
-    state, asked = st.session_state, st.query_params.get(draft.RUNS, "")
+    state, linked = st.session_state, st.query_params.get(draft.RUNS, "")
     if not _link_is_new():
         return
     finished = {run.id for run in [*own, *bundled]}
-    names = [run.id for run in own] if asked == draft.EVERY_RUN else [name for name in dict.fromkeys(asked.split(",")) if name]
-    found = [name for name in names if name in finished]
+    names = [run.id for run in own] if linked == draft.EVERY_RUN else _linked_ids()
+    available = [name for name in names if name in finished]
     missing = [name for name in names if name not in finished]
     state[PROBLEMS] = [_problem(name, everything) for name in missing[:MOST_PROBLEMS]]
     if len(missing) > MOST_PROBLEMS:
         state[PROBLEMS].append(f"{len(missing) - MOST_PROBLEMS:,} more runs of the link cannot be shown.")
-    if len(found) > MOST_COMPARED:
-        which = "newest" if asked == draft.EVERY_RUN else "first"
-        state[PROBLEMS].append(f"The {which} {MOST_COMPARED} of {len(found):,} runs are compared; choose others above.")
-    state[USUAL] = not found
-    state[SELECTION] = found[:MOST_COMPARED] or default_selection(own, bundled)
+    if len(available) > MOST_COMPARED:
+        which = "newest" if linked == draft.EVERY_RUN else "first"
+        state[PROBLEMS].append(f"The {which} {MOST_COMPARED} of {len(available):,} runs are compared; choose others above.")
+    state[DEFAULT] = not available
+    state[SELECTION] = available[:MOST_COMPARED] or default_selection(own, bundled)
 
 
-def _which(usual: Sequence[Run]) -> str:
+def _default_text(chosen: Sequence[Run]) -> str:
     """Describe what `default_selection` chose."""
-    pair = len(set(map(method_title, usual))) == len(usual) > 1
+    pair = len(set(map(method_title, chosen))) == len(chosen) > 1
     return f"Default choice: the newest {'run of each method at one ratio' if pair else 'runs'} on the same weights."
 
 
-def _newest(own: Sequence[Run]) -> list[str]:
-    """Ids of the user's newest finished runs, as many as can be compared."""
-    return [run.id for run in own[:MOST_COMPARED]]
-
-
-def _ask(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
+def _choose_from(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
     """The widget, collapsed if many runs are chosen, with a button that chooses the user's newest runs."""
     count = len(st.session_state[SELECTION])
-    place = st.expander(f"{count:,} runs chosen, of {len(pool):,}") if count > FOLDED_FROM else st.container()
-    with place:
+    target = st.expander(f"{count:,} runs chosen, of {len(pool):,}") if count > COLLAPSED_FROM else st.container()
+    with target:
         chosen = st.multiselect(
             "Runs to compare",
             list(pool),
@@ -115,7 +114,7 @@ def _ask(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
             on_change=_chosen_by_hand,
             persist_state="session",
         )
-        if len(newest) > FOLDED_FROM and len(chosen) < len(newest):
+        if len(newest) > COLLAPSED_FROM and len(chosen) < len(newest):
             text = f"The newest {len(newest)} finished runs"
             st.button(text, key="compare_all", on_click=_choose, args=(list(newest),), type="tertiary")
     return list(chosen)
@@ -128,9 +127,9 @@ def _choose(names: list[str]) -> None:
 
 def _write(chosen: Sequence[str], newest: Sequence[str]) -> None:
     """Write the choice to the URL; one word stands for the newest runs of this home, since many ids would make it too long."""
-    text = draft.EVERY_RUN if len(chosen) > FOLDED_FROM and set(chosen) == set(newest) else ",".join(chosen)
+    text = draft.EVERY_RUN if len(chosen) > COLLAPSED_FROM and set(chosen) == set(newest) else ",".join(chosen)
     st.session_state[WRITTEN] = text
-    draft.note(draft.RUNS, text, usual="")
+    draft.note(draft.RUNS, text, default="")
 
 
 def _problem(name: str, everything: Sequence[Run]) -> str:
@@ -144,7 +143,7 @@ def _problem(name: str, everything: Sequence[Run]) -> str:
 
 
 def _chosen_by_hand() -> None:
-    st.session_state.update({PROBLEMS: [], USUAL: False})
+    st.session_state.update({PROBLEMS: [], DEFAULT: False})
 
 
 def _invite() -> None:

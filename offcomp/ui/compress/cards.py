@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
 
 from offcomp.methods import method_of_style_key
+from offcomp.models.catalogue import ModelInfo
+from offcomp.planning.size_notes import unlisted_note
 from offcomp.planning.sizes import Prediction
 from offcomp.results.bundled import origin
 from offcomp.results.known_errors import Estimated, Measured
@@ -25,20 +27,6 @@ NO_MEASUREMENT = "No measurement with these options is close enough for an estim
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is known about one method at the chosen ratio, as text. `about` gives the error's source briefly, `help` in full."""
-
-    style_key: str
-    title: str
-    parameters: str
-    megabytes: str
-    ratio: str
-    error: str
-    about: str
-    help: str
-
-
-@dataclass(frozen=True)
 class Known:
     """What is known about a plan's error: exact from the spectrum, else measured, else estimated, else nothing."""
 
@@ -47,17 +35,51 @@ class Known:
     estimated: Estimated | None = None
 
 
-def answer_of(style_key: str, choices: Choices, prediction: Prediction, known: Known) -> Answer:
-    """Build the answer of one method."""
+def show_answers(choices: Choices, ratio: float, predictions: Mapping[str, Prediction], known: Mapping[str, Known]) -> None:
+    """Show one card per method, or a table if there are many."""
+    if len(predictions) > CARDS_ABREAST:
+        rows = [_row(choices, style_key, prediction, known[style_key]) for style_key, prediction in predictions.items()]
+        st.table(plain_table(pd.DataFrame(rows)), hide_index=True, border="horizontal")
+        return
+    for column, (style_key, prediction) in zip(st.columns(max(1, len(predictions))), predictions.items(), strict=False):
+        with column.container(border=True, key=f"card_{style_key}"):
+            st.markdown(f"**{plain(method_of_style_key(style_key).title)}** at {ratio:g}x")
+            _show_card(choices, prediction, known[style_key])
+
+
+def _row(choices: Choices, style_key: str, prediction: Prediction, known: Known) -> dict[str, str]:
+    """What is known about one method, as a row of a table."""
+    parameters, megabytes, smaller = _sizes(choices, prediction)
+    error, source, _ = _error(choices, prediction, known)
+    return {
+        "Method": method_of_style_key(style_key).title,
+        "Relative error": ", ".join(filter(None, (error, source))),
+        "Smaller": smaller,
+        "MB": megabytes,
+        "Parameters": parameters,
+    }
+
+
+def _show_card(choices: Choices, prediction: Prediction, known: Known) -> None:
+    """What is known about one method, as two figures."""
+    parameters, megabytes, smaller = _sizes(choices, prediction)
+    stored, equivalent = parameters, f"{megabytes} MB"
+    if choices.unit == "bytes":
+        stored, equivalent = equivalent, f"{parameters} parameters"
+    error, source, details = _error(choices, prediction, known)
+    _metric(f"Stored {choices.unit}", stored, f"{smaller} smaller, {equivalent}")
+    _metric("Relative error", error or "not measured", source, details)
+
+
+def _metric(label: str, value: str, note: str, details: str = "") -> None:
+    st.metric(plain(label), plain(value), plain(note), delta_color="off", delta_arrow="off", help=plain(details) or None)
+
+
+def _sizes(choices: Choices, prediction: Prediction) -> tuple[str, str, str]:
+    """Stored parameters and megabytes of the chosen weights, and how many times smaller they are."""
     sizes = prediction.model["chosen"]
-    return Answer(
-        style_key,
-        method_of_style_key(style_key).title,
-        f"{sizes['parameters_after']:,}",
-        f"{sizes['bytes_after'] / 1e6:.2f}",
-        f"{sizes[choices.unit.removesuffix('s') + '_ratio']:.2f}x",
-        *_error(choices, prediction, known),
-    )
+    ratio = sizes[f"{choices.unit.removesuffix('s')}_ratio"]
+    return f"{sizes['parameters_after']:,}", f"{sizes['bytes_after'] / 1e6:.2f}", f"{ratio:.2f}x"
 
 
 def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str, str, str]:
@@ -68,51 +90,22 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
         return f"{known.exact:.3f}", "exact", f"Exact. {FROM_SPECTRA}"
     if known.measured is not None:
         run = known.measured.run
-        about = "bundled measurement" if origin(run) == "bundled" else "measured by you"
-        return f"{known.measured.relative_error:.3f}", about, f"Measured. {origin_text(run)}"
+        source = "bundled measurement" if origin(run) == "bundled" else "measured by you"
+        return f"{known.measured.relative_error:.3f}", source, f"Measured. {origin_text(run)}"
     if known.exact is not None:
-        about = f"before rounding to {choices.rounded_to}"
-        return f"{known.exact:.3f}", f"estimated: {about}", f"Estimated, {about}. {FROM_SPECTRA}"
+        before = f"before rounding to {choices.rounded_to}"
+        return f"{known.exact:.3f}", f"estimated: {before}", f"Estimated, {before}. {FROM_SPECTRA}"
     if known.estimated is not None:
-        help_text = f"{known.estimated.about} A run measures it."
         error = known.estimated.relative_error
-        return f"about {error:.2f}" if error >= 0.1 else f"about {error:.2g}", "estimated", help_text
+        rounded = f"{error:.2f}" if error >= 0.1 else f"{error:.2g}"
+        return f"about {rounded}", "estimated", f"{known.estimated.about} A run measures it."
     return "", "run it to measure it", NO_MEASUREMENT
 
 
-def show_answers(answers: Sequence[Answer], ratio: float, unit: str) -> None:
-    """Show one card per method, or a table if there are many."""
-    if len(answers) > CARDS_ABREAST:
-        st.table(plain_table(pd.DataFrame([_line(answer) for answer in answers])), hide_index=True, border="horizontal")
-        return
-    for column, answer in zip(st.columns(max(1, len(answers))), answers, strict=False):
-        with column.container(border=True, key=f"card_{answer.style_key}"):
-            _card(answer, ratio, unit)
-
-
-def _line(answer: Answer) -> Mapping[str, str]:
-    return {
-        "Method": answer.title,
-        "Relative error": ", ".join(text for text in (answer.error, answer.about) if text),
-        "Smaller": answer.ratio,
-        "MB": answer.megabytes,
-        "Parameters": answer.parameters,
-    }
-
-
-def _card(answer: Answer, ratio: float, unit: str) -> None:
-    stored, other = answer.parameters, f"{answer.megabytes} MB"
-    if unit == "bytes":
-        stored, other = other, f"{answer.parameters} parameters"
-    st.markdown(f"**{plain(answer.title)}** at {ratio:g}x")
-    st.metric(
-        plain(f"Stored {unit}"), plain(stored), plain(f"{answer.ratio} smaller, {other}"), delta_color="off", delta_arrow="off"
-    )
-    st.metric(
-        "Relative error",
-        plain(answer.error or "not measured"),
-        plain(answer.about),
-        delta_color="off",
-        delta_arrow="off",
-        help=plain(answer.help) if answer.help else None,
-    )
+def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction]) -> None:
+    """Notes that qualify the sizes: one line per method with notes, and one for parameters that are in no matrix."""
+    for style_key, prediction in predictions.items():
+        if prediction.notes:
+            st.caption(f"**{plain(method_of_style_key(style_key).title)}.** {plain(' '.join(prediction.notes))}")
+    if note := unlisted_note(info.unlisted, info.num_parameters):
+        st.caption(plain(note))

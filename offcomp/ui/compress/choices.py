@@ -19,6 +19,10 @@ from offcomp.planning.plan import Group, Plan, make_groups, name_groups
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
 from offcomp.ui.link import OWN, RATIOS, OwnGroup
+from offcomp.ui.uploads import bring_examples
+
+UNIT_HELP = "Parameters are the paper's measure; bytes are what takes up disk space."
+DTYPE_HELP = "stored: the dtype of the checkpoint, so that all savings come from the method."
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Choices:
     unit: str
     dtype: str
     seed: int
-    tasks: tuple[str | Task, ...] = ("sentiment",)
-    own: tuple[OwnGroup, ...] = ()
+    tasks: tuple[str | Task, ...]
+    own: tuple[OwnGroup, ...]
 
     @property
     def rounded_to(self) -> str:
@@ -70,6 +74,16 @@ class Choices:
             Group(name, tuple(spec.name for spec in specs), stack, **settings)
             for name, (specs, stack) in zip(names, parts, strict=True)
         )
+
+
+def choose(info: ModelInfo) -> Choices:
+    """Ask for everything but the model and the ratio."""
+    specs = _choose_modules(info)
+    grouping, stack, block = _choose_grouping()
+    methods, options = _choose_methods()
+    tasks: tuple[str | Task, ...] = (*_choose_tasks(info), *bring_examples(info))
+    unit, dtype, seed = _choose_storage()
+    return Choices(info, specs, grouping, stack, block, methods, options, unit, dtype, seed, tasks, draft.groups())
 
 
 def choose_model() -> str:
@@ -112,22 +126,22 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
     return dict(sorted(rows.items(), key=lambda row: (parts.index(row[0][0]), kinds.index(row[0][1]))))
 
 
-def choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
+def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
     """Layer x kind grid: a checkbox per kind, a pill per layer; other weights are collapsed below."""
     names = {spec.name for spec in draft.modules(info)}
     for (part, kind), specs in _rows(info).items():
         title = f"{part} {KIND_TITLES[kind]}".strip()
         _choose_row(info, f"{info.fingerprint[:8]}_{part}_{kind}", title, specs, names)
-    others = {spec.name: spec for spec in info.modules if not spec.default and min(spec.shape) > 1}
-    if others:
+    other_weights = {spec.name: spec for spec in info.modules if not spec.default and min(spec.shape) > 1}
+    if other_weights:
         with st.expander("Other weights", expanded=not _rows(info)):
             key = f"others_{info.fingerprint[:8]}"
-            st.session_state[key] = [name for name in others if name in names]
+            st.session_state[key] = [name for name in other_weights if name in names]
             st.multiselect(
                 "Poolers, heads, positions and unknown weights",
-                list(others),
+                list(other_weights),
                 key=key,
-                on_change=lambda: draft.replace(info, others, st.session_state[key]),
+                on_change=lambda: draft.replace(info, other_weights, st.session_state[key]),
                 help="Listed by their path in the model. They are not compressed unless you choose them.",
             )
     return draft.modules(info)
@@ -141,25 +155,25 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
     st.session_state[tick] = bool(st.session_state[pills])
     row = [spec.name for spec in specs]
 
-    def take_or_drop() -> None:
+    def choose_all_or_none() -> None:
         draft.replace(info, row, row if st.session_state[tick] else ())
 
-    def take() -> None:
+    def choose_layers() -> None:
         draft.replace(info, row, [by_layer[layer].name for layer in st.session_state[pills]])
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"row_{key}"):
-        st.checkbox(plain(title), key=tick, on_change=take_or_drop, width=150)
+        st.checkbox(plain(title), key=tick, on_change=choose_all_or_none, width=150)
         st.pills(
             plain(f"{title}: layers"),
             list(by_layer),
             selection_mode="multi",
             key=pills,
-            on_change=take,
+            on_change=choose_layers,
             label_visibility="collapsed",
         )
 
 
-def choose_grouping() -> tuple[str, str, int]:
+def _choose_grouping() -> tuple[str, str, int]:
     """Ask for (grouping, stack, layers per block)."""
     left, right = st.columns([3, 2])
     own = [OWN] if draft.groups() else []
@@ -185,7 +199,7 @@ def choose_grouping() -> tuple[str, str, int]:
     return grouping, stack, int(block)
 
 
-def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     """Ask for the methods to compare and their options, taken from each method's fields."""
     chosen = st.pills(
         "Methods to compare",
@@ -213,7 +227,7 @@ def choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
 def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> Any:
     """The widget for one option, derived from its default's type, its choices or range, and its help."""
     key, label = draft.option_key(style_key, name), plain(name.replace("_", " "))
-    help_text = plain(metadata["help"]) if "help" in metadata else None
+    help_text = plain(metadata.get("help", "")) or None
     if isinstance(default, bool):
         return st.checkbox(label, default, key=key, help=help_text, persist_state="session")
     if "choices" in metadata:
@@ -227,10 +241,10 @@ def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> An
     return st.number_input(label, low, high, default, step=step, format=shown, key=key, help=help_text, persist_state="session")
 
 
-def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
+def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
     """Ask for the bundled tasks to score the result on, among those this model can do."""
-    usual = usual_tasks(info.architecture, info.reads_text)
-    fitting = tuple(name for name in usual if task_fault(find_task(name), info) is None)
+    supported = usual_tasks(info.architecture, info.reads_text)
+    fitting = tuple(name for name in supported if task_fault(find_task(name), info) is None)
     st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
     chosen = st.multiselect(
         "Tasks",
@@ -245,24 +259,18 @@ def choose_tasks(info: ModelInfo) -> tuple[str, ...]:
     return tuple(task for task in fitting if task in chosen)
 
 
-def choose_storage() -> tuple[str, str, int]:
+def _choose_storage() -> tuple[str, str, int]:
     """Ask for (unit, storage dtype, seed), in a collapsed section."""
     with st.expander("Budget and storage"):
-        unit = st.radio(
-            "The ratio counts",
-            UNITS,
-            key="unit",
-            horizontal=True,
-            persist_state="session",
-            help="Parameters are the paper's measure; bytes are what takes up disk space.",
+        unit = _radio(
+            "The ratio counts", UNITS, "unit", "Parameters are the paper's measure; bytes are what takes up disk space."
         )
-        dtype = st.radio(
-            "Store numbers as",
-            DTYPE_CHOICES,
-            key="dtype",
-            horizontal=True,
-            persist_state="session",
-            help="stored: the dtype of the checkpoint, so that all savings come from the method.",
-        )
+        dtype = _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)
         seed = st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
-    return str(unit), str(dtype), int(seed)
+    return unit, dtype, int(seed)
+
+
+def _radio(label: str, options: Sequence[str], key: str, description: str) -> str:
+    return str(
+        st.radio(plain(label), options, key=key, horizontal=True, persist_state="session", help=plain(description) or None)
+    )

@@ -35,7 +35,7 @@ class Cost:
     """Estimates for what has yet to be run, and the existing runs, both keyed by style key."""
 
     estimates: Mapping[str, Estimate]
-    there: Mapping[str, Run]
+    existing: Mapping[str, Run]
 
     @property
     def seconds(self) -> float:
@@ -57,7 +57,7 @@ class Cheaper:
     """Choices that cost less, their description, and what they change in the session."""
 
     label: str
-    about: str
+    description: str
     choices: Choices
     changes: Mapping[str, Any]
 
@@ -67,13 +67,13 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
     info = choices.info
     kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
     names = {style_key: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for style_key, plan in plans.items()}
-    there = {style_key: kept[name] for style_key, name in names.items() if name in kept}
+    existing = {style_key: kept[name] for style_key, name in names.items() if name in kept}
     estimates = {
         style_key: estimate(plan, info, predictions[style_key], stage_times(resolved(plan, info), info.fingerprint, runs))
         for style_key, plan in plans.items()
-        if style_key not in there
+        if style_key not in existing
     }
-    return Cost(estimates, there)
+    return Cost(estimates, existing)
 
 
 def show_cost(
@@ -84,28 +84,26 @@ def show_cost(
     if text := cost_text(cost):
         st.caption(plain(text), help=HELP)
     if not cost.fits(free):
-        st.warning(
-            plain(
-                f"About {gigabytes(cost.memory)} of memory is needed, but only {gigabytes(free or 0)} is free: this may fail."
-            ),
-            icon=":material/memory:",
+        shortage = (
+            f"About {gigabytes(cost.memory)} of memory is needed, but only {gigabytes(free or 0)} is free: this may fail."
         )
+        st.warning(plain(shortage), icon=":material/memory:")
     if cost.seconds > LONG_SECONDS or not cost.fits(free):
         _offer(choices, ratio, cost, free, runs)
 
 
 def cost_text(cost: Cost) -> str:
     """The line shown: "About 40 s and 0.9 GB in all: SVD 10 s, Autoencoder 30 s. Already run (cached): Pruning (20 s)." """
-    told = [f"{_title(style_key)} {duration(each.seconds)}" for style_key, each in cost.estimates.items()]
+    durations = [f"{_title(style_key)} {duration(each.seconds)}" for style_key, each in cost.estimates.items()]
     whole = sum(roughly(each.seconds) for each in cost.estimates.values())  # so that the displayed parts add up
-    about = f"About {duration(whole)} and {gigabytes(cost.memory)}"
-    parts = [f"{about} in all: {', '.join(told)}."] if len(told) > 1 else [f"{about} of memory."] if told else []
-    before = [
-        f"{_title(style_key)} ({duration(_seconds(run))})" for style_key, run in cost.there.items() if run.status == "done"
+    total = f"About {duration(whole)} and {gigabytes(cost.memory)}"
+    parts = [f"{total} in all: {', '.join(durations)}."] if len(durations) > 1 else [f"{total} of memory."] if durations else []
+    finished = [
+        f"{_title(style_key)} ({duration(_seconds(run))})" for style_key, run in cost.existing.items() if run.status == "done"
     ]
-    at_work = [_title(style_key) for style_key, run in cost.there.items() if run.status != "done"]
-    parts += [f"Already run (cached): {', '.join(before)}."] if before else []
-    parts += [f"At work: {', '.join(at_work)}."] if at_work else []
+    unfinished = [_title(style_key) for style_key, run in cost.existing.items() if run.status != "done"]
+    parts += [f"Already run (cached): {', '.join(finished)}."] if finished else []
+    parts += [f"At work: {', '.join(unfinished)}."] if unfinished else []
     return " ".join(parts)
 
 
@@ -120,44 +118,41 @@ def _title(style_key: str) -> str:
 
 def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: Sequence[Run]) -> None:
     """Offer the first cheaper alternative that is short and fits in memory, else the cheapest that is worth it."""
-    found = []
-    for way in cheaper_ways(choices, cost):
+    candidates = []
+    for alternative in cheaper_alternatives(choices, cost):
+        cheaper = alternative.choices
         try:
-            plans = {style_key: way.choices.plan(style_key, ratio) for style_key in way.choices.methods}
-            predictions = {style_key: predict(plan, way.choices.info) for style_key, plan in plans.items()}
+            plans = {style_key: cheaper.plan(style_key, ratio) for style_key in cheaper.methods}
+            predictions = {style_key: predict(plan, cheaper.info) for style_key, plan in plans.items()}
         except OffcompError:
             continue  # these modules cannot be grouped that way
         if all(prediction.feasible for prediction in predictions.values()):
-            found.append((way, cost_of(way.choices, plans, predictions, runs)))
-    good = [pair for pair in found if pair[1].seconds <= LONG_SECONDS and pair[1].fits(free)]
-    worth = [pair for pair in found if _is_worth_it(pair[1], cost, free)]
+            candidates.append((alternative, cost_of(cheaper, plans, predictions, runs)))
+    good = [pair for pair in candidates if pair[1].seconds <= LONG_SECONDS and pair[1].fits(free)]
+    worth = [pair for pair in candidates if _is_worth_it(pair[1], cost, free)]
     best = good[:1] or sorted(worth, key=lambda pair: (not pair[1].fits(free), pair[1].seconds))[:1]
-    for way, then in best:
-        label = f"{way.label}: about {duration(then.seconds)}" if then.estimates else f"{way.label}: no wait"
-        label += "" if cost.fits(free) else f", {gigabytes(then.memory)}"
+    for alternative, new in best:
+        seconds = f"about {duration(new.seconds)}" if new.estimates else "no wait"
+        memory = "" if cost.fits(free) else f", {gigabytes(new.memory)}"
         if st.button(
-            plain(label),
+            plain(f"{alternative.label}: {seconds}{memory}"),
             key="cheaper",
             icon=":material/speed:",
-            help=plain(way.about),
-            on_click=_change,
-            args=(dict(way.changes),),
+            help=plain(alternative.description),
+            on_click=st.session_state.update,
+            args=(alternative.changes,),
         ):
             st.rerun()  # to update the widgets outside the fragment
 
 
-def _is_worth_it(then: Cost, now: Cost, free: int | None) -> bool:
+def _is_worth_it(new: Cost, current: Cost, free: int | None) -> bool:
     """Whether it fits in memory when the current choices do not, or is much cheaper."""
-    if then.fits(free) != now.fits(free):
-        return then.fits(free)
-    return then.seconds <= WORTH_IT * now.seconds or (not now.fits(free) and then.memory <= WORTH_IT * now.memory)
+    if new.fits(free) != current.fits(free):
+        return new.fits(free)
+    return new.seconds <= WORTH_IT * current.seconds or (not current.fits(free) and new.memory <= WORTH_IT * current.memory)
 
 
-def _change(changes: dict[str, Any]) -> None:
-    st.session_state.update(changes)
-
-
-def cheaper_ways(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
+def cheaper_alternatives(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
     """Cheaper ways to answer the same question, smallest loss first."""
     slowest = max(cost.estimates, key=lambda style_key: cost.estimates[style_key].seconds)
     method, title = method_of_style_key(slowest), _title(slowest)
@@ -168,16 +163,16 @@ def cheaper_ways(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
         changes = {draft.option_key(slowest, name): value for name, value in method.fast_options.items()}
         yield Cheaper(f"{title}, quick settings", f"Sets {listed}.", replace(choices, options=fast_options), changes)
     if choices.tasks and all(isinstance(task, str) for task in choices.tasks):
-        about = "Errors and sizes only; nothing is scored."
-        yield Cheaper("Without tasks", about, replace(choices, tasks=()), {"tasks": []})
+        description = "Errors and sizes only; nothing is scored."
+        yield Cheaper("Without tasks", description, replace(choices, tasks=()), {"tasks": []})
     if choices.grouping != "module":
-        about = "The largest matrix in memory is then one module; nothing is shared between modules."
-        yield Cheaper("Each module alone", about, replace(choices, grouping="module"), {"grouping": "module"})
+        description = "The largest matrix in memory is then one module; nothing is shared between modules."
+        yield Cheaper("Each module alone", description, replace(choices, grouping="module"), {"grouping": "module"})
     if len(choices.methods) > 1:
         rest = tuple(style_key for style_key in choices.methods if style_key != slowest)
         yield Cheaper(
             f"Without {title}", "Runs only the other methods.", replace(choices, methods=rest), {"methods": list(rest)}
         )
     elif slowest != "svd":
-        about = "Runs only SVD, whose error is known in advance."
-        yield Cheaper("SVD instead", about, replace(choices, methods=("svd",)), {"methods": ["svd"]})
+        description = "Runs only SVD, whose error is known in advance."
+        yield Cheaper("SVD instead", description, replace(choices, methods=("svd",)), {"methods": ["svd"]})

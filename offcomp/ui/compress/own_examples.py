@@ -37,7 +37,7 @@ def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
         return ()
     if st.session_state.get("upload_family") not in fitting:
         st.session_state["upload_family"] = fitting[0]
-    chosen_family = st.selectbox(
+    family = st.selectbox(
         "What the model does",
         fitting,
         format_func=lambda name: FAMILIES[name].title,
@@ -45,12 +45,12 @@ def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
         persist_state="session",
     )
     st.dataframe([*view.first], hide_index=True, key="upload_rows")
-    columns = _chosen_columns(FAMILIES[str(chosen_family)], path, view)
+    columns = _chosen_columns(FAMILIES[str(family)], path, view)
     if columns is None:
         st.caption(f"{view.rows:,} rows; the first {len(view.first)} are above.")
         return ()
-    renamed = {column: named for column, named in columns.items() if column != named}
-    task = own_task(str(path), str(chosen_family), renamed, source="Uploaded")
+    renamed = {column: table_column for column, table_column in columns.items() if column != table_column}
+    task = own_task(str(path), str(family), renamed, source="Uploaded")
     st.caption(plain(_understood(view, path, columns)))
     if fault := task_fault(task, info):
         st.error(plain(fault), icon=":material/error:")
@@ -79,39 +79,39 @@ def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str
             "Two texts per example", PAIR[0] in guessed, key=f"upload_pair_{family.name}_{digest}", persist_state="session"
         )
     wanted = [*(PAIR if pair else ONE), *([family.target] if family.target else [])]
-    chosen: dict[str, str | None] = {}
     with st.container(horizontal=True):
-        for column in wanted:
-            named = guessed.get(column)
-            chosen[column] = st.selectbox(
+        chosen = {
+            column: st.selectbox(
                 plain(column),
                 columns,
-                None if named is None else columns.index(named),
+                columns.index(guessed[column]) if column in guessed else None,
                 key=f"upload_column_{family.name}_{column}_{digest}",
                 placeholder="choose",
                 persist_state="session",
             )
-    found = {column: named for column, named in chosen.items() if named is not None}
-    if len(found) < len(wanted):
-        said = doubt.split("; say ")[0] or f"{path.name} needs a column for each of {', '.join(wanted)}"
-        st.warning(plain(f"{said}: choose above."))
+            for column in wanted
+        }
+    assigned = {column: table_column for column, table_column in chosen.items() if table_column is not None}
+    if len(assigned) < len(wanted):
+        text = doubt.split("; say ")[0] or f"{path.name} needs a column for each of {', '.join(wanted)}"
+        st.warning(plain(f"{text}: choose above."))
         return None
-    if len({*found.values()}) < len(found):
-        st.warning(plain(f"One column is used for {' and '.join(found)}; choose a different column for each."))
+    if len({*assigned.values()}) < len(assigned):
+        st.warning(plain(f"One column is used for {' and '.join(assigned)}; choose a different column for each."))
         return None
-    return found
+    return assigned
 
 
 def _understood(view: TableView, path: Path, columns: Mapping[str, str]) -> str:
     """Number of rows, and the classes with their counts: "120 rows, 2 classes (bad 40, good 80)."."""
-    said = f"{view.rows:,} rows"
+    text = f"{view.rows:,} rows"
     if "label" in columns:
         try:
             counts = classes_of(path, columns)
         except InputError:  # the task check reports it
-            return f"{said}. The first {len(view.first)} are above."
+            return f"{text}. The first {len(view.first)} are above."
         total = sum(counts.values())
         tested = "" if total == view.rows else f", of which {total:,} are used for testing"
         shown = shortly([f"{name} {count:,}" for name, count in counts.items()])
-        said += f"{tested}, {len(counts):,} classes ({shown})"
-    return f"{said}. The first {len(view.first)} are above."
+        text += f"{tested}, {len(counts):,} classes ({shown})"
+    return f"{text}. The first {len(view.first)} are above."

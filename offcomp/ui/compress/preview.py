@@ -18,30 +18,20 @@ from offcomp.planning.plan import Plan, members, validate
 from offcomp.planning.sizes import Prediction, predict, resolved
 from offcomp.planning.spectra import find
 from offcomp.planning.spectrum import Spectrum, relative_error
+from offcomp.results import known_errors
 from offcomp.results.charts.error_curve import error_curve_figure
-from offcomp.results.csv_text import csv_text
 from offcomp.results.error_curve import error_curve_table, prediction_table
-from offcomp.results.known_errors import (
-    ESTIMATED,
-    Measured,
-    error_point_table,
-    estimated,
-    groups_of,
-    measured_of,
-    measurement_of,
-)
+from offcomp.results.known_errors import Measured
 from offcomp.results.runs import with_provenance
-from offcomp.runs.inputs import run_id
 from offcomp.runs.store import Run, RunStore
-from offcomp.ui import draft
-from offcomp.ui.compress.cards import Known, answer_of, show_answers
+from offcomp.ui.charts import csv_button, draw
+from offcomp.ui.compress.cards import Known, show_answers, show_predicted_notes
 from offcomp.ui.compress.choices import Choices, choose_ratio
 from offcomp.ui.compress.cost import show_cost
 from offcomp.ui.escape import plain
-from offcomp.ui.frame import palette, told
+from offcomp.ui.frame import fragment, palette
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
-from offcomp.ui.notes import show_predicted_notes
 
 COMPUTING = "Computing the singular values of these groups; this happens only once. The exact error appears in a few seconds."
 NAMED_METHODS = 3
@@ -52,9 +42,9 @@ MOST_SOURCES = 20
 def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
     """The singular values of all groups; None if some are not known yet."""
     home = home_folder()
-    found = [find(choices.info, members(group, choices.info), group.stack, home) for group in plan.groups]
-    known = [spectrum for spectrum in found if spectrum is not None]
-    return known if len(known) == len(found) else None
+    stored = [find(choices.info, members(group, choices.info), group.stack, home) for group in plan.groups]
+    known = [spectrum for spectrum in stored if spectrum is not None]
+    return known if len(known) == len(stored) else None
 
 
 def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
@@ -62,80 +52,53 @@ def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
     return relative_error(spectra, [group.size if group.form != "dense" else None for group in prediction.groups])
 
 
+@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={Run: lambda run: (run.id, run.status, run.submitted)})
 def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
     """Everything measured on these weights; recomputed only when the runs have changed."""
-    stamp = tuple((run.id, run.status, run.submitted) for run in runs)
-    return _measurements(stamp, fingerprint, runs)
+    return known_errors.measured_of(runs, fingerprint)
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _measurements(
-    stamp: tuple[tuple[str, str, float], ...],  # noqa: ARG001  # identifies the runs, which have no hash
-    fingerprint: str,
-    _runs: Sequence[Run],
-) -> list[Measured]:
-    return measured_of(_runs, fingerprint)
+def _at_first_ratio(plan: Plan) -> str:
+    """What identifies a plan's groups, whatever their ratio."""
+    return replace(plan, groups=tuple(replace(group, ratio=RATIOS[0]) for group in plan.groups)).to_json()
 
 
-def curve(info: ModelInfo, reference: Plan, spectra: Sequence[Spectrum]) -> pd.DataFrame:
-    """The error of SVD at every ratio, regardless of the slider's position."""
-    groups = tuple(replace(group, ratio=RATIOS[0]) for group in reference.groups)
-    plan = replace(reference, groups=groups)
-    return _curve(run_id(plan, {"model": info.fingerprint}), len(spectra), info, reference, spectra)
+@st.cache_resource(
+    max_entries=32, show_spinner=False, hash_funcs={ModelInfo: lambda info: info.fingerprint, Plan: _at_first_ratio}
+)
+def curve(info: ModelInfo, reference: Plan, _spectra: Sequence[Spectrum]) -> pd.DataFrame:
+    """The error of SVD at every ratio; the spectra follow from the model and the groups."""
+    return error_curve_table(info, reference, _spectra, [ratio for ratio in RATIOS if ratio <= HIGHEST_DRAWN])
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
-def _curve(
-    plan: str,  # noqa: ARG001  # identifies the groups, and thereby the spectra
-    known: int,  # noqa: ARG001
-    _info: ModelInfo,
-    _reference: Plan,
-    _spectra: Sequence[Spectrum],
-) -> pd.DataFrame:
-    return error_curve_table(_info, _reference, _spectra, [r for r in RATIOS if r <= HIGHEST_DRAWN and _spectra])
-
-
+@fragment()
 def what_if(choices: Choices) -> None:
     """The ratio slider and everything that depends on it."""
-    with told():
-        _what_if(choices)
-    draft.share()
-
-
-def _what_if(choices: Choices) -> None:
-    ratio = choose_ratio("the chosen modules")
+    info, ratio = choices.info, choose_ratio("the chosen modules")
     plans = {style_key: choices.plan(style_key, ratio) for style_key in choices.methods}
     reference = replace(choices, options={}).plan("svd", ratio)
     for plan in (reference, *plans.values()):
-        validate(plan, choices.info)
+        validate(plan, info)
     spectra = known_spectra(reference, choices)
-    predictions = {style_key: predict(plan, choices.info) for style_key, plan in plans.items()}
-    usual = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
-    exact = spectra if usual else None  # the spectrum does not give the error of other SVD presets
+    predictions = {style_key: predict(plan, info) for style_key, plan in plans.items()}
+    plain_svd = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
+    exact = spectra if plain_svd else None  # the spectrum does not give the error of other SVD presets
     runs = RunStore().all()
-    measured = measurements(runs, choices.info.fingerprint)
-    table = curve(choices.info, reference, spectra or [])
+    measured = measurements(runs, info.fingerprint)
+    table = curve(info, reference, spectra) if spectra else error_curve_table(info, reference, [], [])
     known = {
-        style_key: _known(
-            resolved(plans[style_key], choices.info),
-            predictions[style_key],
-            exact if style_key == "svd" else None,
-            measured,
-            table,
-        )
-        for style_key in plans
+        style_key: _known(resolved(plan, info), predictions[style_key], exact if style_key == "svd" else None, measured, table)
+        for style_key, plan in plans.items()
     }
     st.markdown(plain(_sentence(choices, predictions, exact, ratio)))
-    show_answers(
-        [answer_of(style_key, choices, predictions[style_key], known[style_key]) for style_key in plans], ratio, choices.unit
-    )
-    show_predicted_notes(choices.info, predictions)
+    show_answers(choices, ratio, predictions, known)
+    show_predicted_notes(info, predictions)
     _run_button(choices, ratio, plans, predictions, runs)
     if spectra is None:
-        wait_for(partial(request_spectra, choices.info, reference), partial(st.info, COMPUTING))
+        wait_for(partial(request_spectra, info, reference), partial(st.info, COMPUTING))
     else:
-        same = [m for m in measured if m.groups == groups_of(reference)]
-        _show_errors(choices, ratio, table, same, list(known.values()))
+        same_groups = [m for m in measured if m.groups == known_errors.groups_of(reference)]
+        _show_errors(choices, ratio, table, same_groups, list(known.values()))
     _details(plans, predictions, exact)
 
 
@@ -146,23 +109,25 @@ def _known(
     if not prediction.feasible:
         return Known()
     exact = svd_error(spectra, prediction) if spectra is not None else None
-    found = measurement_of(plan, measured)
-    if exact is not None or found is not None:
-        return Known(exact, found)
+    measurement = known_errors.measurement_of(plan, measured)
+    if exact is not None or measurement is not None:
+        return Known(exact, measurement)
     achieved = prediction.model["chosen"][f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
-    return Known(estimated=estimated(plan, achieved, measured, table))
+    return Known(estimated=known_errors.estimated(plan, achieved, measured, table))
 
 
-def _show_errors(choices: Choices, ratio: float, table: pd.DataFrame, same: list[Measured], known: Sequence[Known]) -> None:
+def _show_errors(
+    choices: Choices, ratio: float, table: pd.DataFrame, same_groups: list[Measured], known: Sequence[Known]
+) -> None:
     """Plot SVD's error with the measured and estimated errors of these groups, and show their sources."""
-    points = error_point_table(same, [each.estimated for each in known if each.estimated], choices.unit)
+    points = known_errors.error_point_table(same_groups, [each.estimated for each in known if each.estimated], choices.unit)
     exact = not choices.rounded_to
     figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
     alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
-    st.plotly_chart(figure, theme=None, key="error_curve", alt=alt, config={"displaylogo": False})
+    draw(figure, "error_curve", alt)
     st.caption(plain(_reading(points, exact)))
     if len(points):
-        _sources(choices, points, same)
+        _sources(choices, points, same_groups)
 
 
 def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured]) -> None:
@@ -175,18 +140,9 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
             )
         if len(points) > len(shown):
             st.caption(f"{len(shown)} of {len(points)} are shown; the file has all of them.")
-        st.download_button(
-            "All, with plan, seed and versions, CSV",
-            partial(_as_csv, points, measured),
-            f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv",
-            "text/csv",
-            key="error_points_csv",
-            on_click="ignore",
-        )
-
-
-def _as_csv(points: pd.DataFrame, measured: Sequence[Measured]) -> str:
-    return csv_text(with_provenance(points.drop(columns="seed"), [m.run for m in measured]))
+        file_name = f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv"
+        make = partial(with_provenance, points.drop(columns="seed"), [measurement.run for measurement in measured])
+        csv_button("All, with plan, seed and versions, CSV", file_name, "error_points_csv", make)
 
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:
@@ -195,7 +151,7 @@ def _reading(points: pd.DataFrame, exact: bool) -> str:
     counts = points["origin"].value_counts()
     solid = [f"{counts[name]} {name}" for name in ("yours", "bundled") if name in counts]
     parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "No run of these groups has been measured yet."]
-    if ESTIMATED in counts:
+    if known_errors.ESTIMATED in counts:
         parts.append("Hollow: estimated; a run turns it solid.")
     return " ".join(parts)
 
@@ -238,10 +194,10 @@ def _run_button(
 def _refusals(style_key: str, prediction: Prediction, unit: str) -> list[str]:
     """Why a method cannot reach this size, for the first few groups."""
     title = method_of_style_key(style_key).title
-    impossible = [group for group in prediction.groups if group.form == "infeasible"]
-    if impossible and unit == "parameters" and all(group.largest_ratio <= 1 for group in impossible):
+    infeasible = [group for group in prediction.groups if group.form == "infeasible"]
+    if infeasible and unit == "parameters" and all(group.largest_ratio <= 1 for group in infeasible):
         return [f"{title} saves bytes, not parameters: set the ratio to count bytes, under Budget and storage."]
-    return [f"{group.name}, {title}: {group.note} ({_rounded_down(group.largest_ratio)}x at most)." for group in impossible[:3]]
+    return [f"{group.name}, {title}: {group.note} ({_rounded_down(group.largest_ratio)}x at most)." for group in infeasible[:3]]
 
 
 def _rounded_down(ratio: float) -> str:
@@ -261,11 +217,6 @@ def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra
     if commands.open:
         for style_key, plan in plans.items():
             name = f"{style_key}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{style_key}.json"
-            commands.download_button(
-                plain(f"Plan of {method_of_style_key(style_key).title}"),
-                plan.to_json,
-                name,
-                "application/json",
-                key=f"plan_{style_key}",
-            )
+            label = plain(f"Plan of {method_of_style_key(style_key).title}")
+            commands.download_button(label, plan.to_json, name, "application/json", key=f"plan_{style_key}")
             commands.code(f"offcomp run {shlex.quote(name)} --json", language="bash")

@@ -7,21 +7,14 @@ from functools import partial
 from html import escape
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
+from offcomp.results import continuations
 from offcomp.results.charts.theme import Palette
-from offcomp.results.continuations import (
-    BEFORE_THEM,
-    agreement_text,
-    continuation_answer,
-    continuation_table,
-    first_difference,
-    of_task,
-    side_by_side,
-)
-from offcomp.results.csv_text import csv_text
 from offcomp.results.runs import style_key_of, with_provenance
 from offcomp.runs.store import Run
+from offcomp.ui.charts import csv_button
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import palette, style
 
@@ -47,60 +40,56 @@ STYLE = """
 def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[str, str]) -> None:
     """Show how the original and one or two runs continue each opening, and how far they agree."""
     st.subheader("How do they go on from the same openings?")
-    if not of_task(run, task):
-        st.caption(plain(BEFORE_THEM.format(names[run.id])))
+    if not continuations.of_task(run, task):
+        st.caption(plain(continuations.BEFORE_THEM.format(names[run.id])))
         return
-    runs = [run] if second is None or not side_by_side([run, second], task) else [run, second]
-    st.markdown(plain(continuation_answer(runs, names, task)))
+    runs = [run] if second is None or not continuations.side_by_side([run, second], task) else [run, second]
+    st.markdown(plain(continuations.continuation_answer(runs, names, task)))
     if second is not None and len(runs) == 1:
-        st.caption(plain(BEFORE_THEM.format(names[second.id])))
+        st.caption(plain(continuations.BEFORE_THEM.format(names[second.id])))
     style(STYLE.format(grid=palette().grid, muted=palette().muted))
     st.html(continuations_html(runs, names, task, palette()))
     st.caption(
         "Greedy decoding: each model always writes its most likely token, so small models soon repeat themselves. Bold: "
         "everything from the first word that differs from the original."
     )
-    st.download_button(
-        "These continuations, CSV",
-        partial(_as_csv, runs, task),
-        f"offcomp-continuations-{task.replace('/', '-')}.csv",
-        "text/csv",
-        key="examples_continuations_csv",
-        on_click="ignore",
-    )
+    file_name = f"offcomp-continuations-{task.replace('/', '-')}.csv"
+    csv_button("These continuations, CSV", file_name, "examples_continuations_csv", partial(_exported, runs, task))
 
 
-def _as_csv(runs: Sequence[Run], task: str) -> str:
-    table = continuation_table(runs)
-    return csv_text(with_provenance(table[table["task"] == task], runs))
+def _exported(runs: Sequence[Run], task: str) -> pd.DataFrame:
+    table = continuations.continuation_table(runs)
+    return with_provenance(table[table["task"] == task], runs)
 
 
 def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str, colours: Palette) -> str:
     """The table as HTML. Texts and names are escaped, since both may come from an untrusted file."""
-    called = [names[run.id] for run in runs]
+    run_names = [names[run.id] for run in runs]
     style_keys = ["original", *map(style_key_of, runs)]
-    heads = [
+    headings = [
         f'<th scope="col" style="border-bottom-color: {colours.colour(style_key)}">{escape(name)}</th>'
-        for style_key, name in zip(style_keys, ["Original", *called], strict=True)
+        for style_key, name in zip(style_keys, ["Original", *run_names], strict=True)
     ]
     rows = []
-    for entries in side_by_side(runs, task):
-        cells = "".join(_cell(name, entry) for name, entry in zip(called, entries, strict=True))
+    for entries in continuations.side_by_side(runs, task):
+        cells = "".join(_cell(name, entry) for name, entry in zip(run_names, entries, strict=True))
         original = escape(entries[0]["original"].strip()) or NOTHING
         opening = escape(entries[0]["opening"].strip())
         rows.append(f'<tr><th scope="row">{opening} …</th><td data-who="Original">{original}</td>{cells}</tr>')
     return (
         '<table class="continuations"><caption>Openings and continuations by model</caption><thead><tr><th scope="col">Opening'
-        f"</th>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"</th>{''.join(headings)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def _cell(name: str, entry: Mapping[str, Any]) -> str:
     """One run's text; the part that differs from the original is marked."""
     text = entry["compressed"]
-    place = first_difference(entry["original"], text)
-    same, other = escape(text[:place]), escape(text[place:])
-    if not other.strip() and entry["original"][place:].strip():
-        other = f" {NOTHING}"
-    written = f"{same}<mark>{other}</mark>" if other.strip() else same
-    return f'<td data-who="{escape(name)}">{written.strip() or NOTHING}<small>{agreement_text(entry)}</small></td>'
+    index = continuations.first_difference(entry["original"], text)
+    same, different = escape(text[:index]), escape(text[index:])
+    if not different.strip() and entry["original"][index:].strip():
+        different = f" {NOTHING}"
+    written = f"{same}<mark>{different}</mark>" if different.strip() else same
+    return (
+        f'<td data-who="{escape(name)}">{written.strip() or NOTHING}<small>{continuations.agreement_text(entry)}</small></td>'
+    )

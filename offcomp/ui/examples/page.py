@@ -9,38 +9,22 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from offcomp.results.charts.examples import (
-    CELLS,
-    LISTED,
-    beside_answer,
-    beside_table,
-    beside_words,
-    found_in,
-    has_classes,
-    outcome_answer,
-    outcome_figure,
-    outcome_table,
-    score_of,
-    shift_answer,
-    shift_figure,
-    shift_table,
-    shift_words,
-    unlisted_text,
-)
+from offcomp.results.charts import examples
+from offcomp.results.charts.examples import CELLS, LISTED, has_classes, score_of, shift_words
 from offcomp.results.continuations import tells_next_words
-from offcomp.results.csv_text import csv_text
 from offcomp.results.paired import same_test
 from offcomp.results.runs import result_of, short_names, with_provenance
 from offcomp.results.scores import Score, metric_of, on_task, sentence_start, task_title
 from offcomp.runs.store import Run
 from offcomp.ui import draft
-from offcomp.ui.compare.results import show_chart
+from offcomp.ui.charts import csv_button, draw, show_chart
 from offcomp.ui.escape import plain
 from offcomp.ui.examples.continuations import show_continuations
 from offcomp.ui.frame import palette
+from offcomp.ui.switch import choose_one
 
 RUN, TASK, OUTCOME = "examples_run", "examples_task", "examples_outcome"
-SEARCH, BESIDE = "examples_search", "examples_beside"
+SEARCH, SECOND = "examples_search", "examples_beside"
 CHANGED = "changed"
 TABLE_PIXELS = 420
 
@@ -62,10 +46,11 @@ def show_examples(runs: Sequence[Run]) -> None:
     if len(scored) < len(runs):
         st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not listed: they were not scored on a task.")
     score = score_of(run, task)
-    answer.markdown(plain((outcome_answer if has_classes(score) else shift_answer)(run, task)))
+    answer_of = examples.outcome_answer if has_classes(score) else examples.shift_answer
+    answer.markdown(plain(answer_of(run, task)))
     if tells_next_words(score):
         show_continuations(run, second, task, names)
-    listed = shift_table(run, task)
+    listed = examples.shift_table(run, task)
     if has_classes(score):
         left, right = st.columns([5, 6], gap="large")
         with left:
@@ -75,25 +60,22 @@ def show_examples(runs: Sequence[Run]) -> None:
     else:
         _shift(run, score, listed)
     _table(run, task, score, listed)
-    _beside(run, second, task, names)
+    _show_side_by_side(run, second, task, names)
 
 
 def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str, Run | None]:
     """The run to show, one of its tasks, and a second run to compare it with, if another was scored on the same examples."""
     by_id = {run.id: run for run in runs}
     with st.container(horizontal=True, gap="medium"):
-        run = by_id[_ask_run("Run", "run", RUN, by_id, names)]
+        run = by_id[_choose_run("Run", "run", RUN, by_id, names)]
         titles = {task: task_title(task, score) for task, score in result_of(run)["scores"].items()}
-        draft.view("task", TASK, list(titles))
-        task = st.segmented_control(
-            "Task", list(titles), key=TASK, format_func=lambda name: plain(titles[name]), required=True, persist_state="session"
-        )
-        rivals = {other.id: other for other in runs if other.id != run.id and same_test(run, other, str(task))}
-        second = _ask_run("Compare with", "beside", BESIDE, rivals, names) if len(rivals) > 1 else next(iter(rivals), None)
-    return run, str(task), rivals[second] if second else None
+        task = choose_one("Task", titles, TASK, parameter="task")
+        others = {other.id: other for other in runs if other.id != run.id and same_test(run, other, task)}
+        second = _choose_run("Compare with", "beside", SECOND, others, names) if len(others) > 1 else next(iter(others), None)
+    return run, task, others[second] if second else None
 
 
-def _ask_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[str, str]) -> str:
+def _choose_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[str, str]) -> str:
     """Ask for one of these runs; the choice is part of the link."""
     draft.view(name, key, list(runs))
     return str(
@@ -103,32 +85,16 @@ def _ask_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[
 
 def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
     """Show the outcomes of all answers; returns the listed examples with the chosen outcome."""
-    table, place = outcome_table(score), st.container()
-    draft.view("outcome", OUTCOME, [CHANGED, *CELLS])
-    outcome = st.segmented_control(
-        "Outcome",
-        [CHANGED, *CELLS],
-        key=OUTCOME,
-        required=True,
-        label_visibility="collapsed",
-        format_func=lambda name: plain(f"{name} ({_count(table, _cells(name)):,})"),
-        persist_state="session",
-        wrap=True,
-    )
-    chosen = _cells(str(outcome))
+    table, target = examples.outcome_table(score), st.container()
+    cells = {CHANGED: LISTED} | {cell: (cell,) for cell in CELLS}
+    counts = {name: table.loc[table["change"].isin(chosen), "count"].sum() for name, chosen in cells.items()}
+    titles = {name: f"{name} ({count:,})" for name, count in counts.items()}
+    chosen = cells[choose_one("Outcome", titles, OUTCOME, parameter="outcome", show_label=False, wrap=True)]
     alt = "How many answers were right or wrong before and after; the table below has the numbers."
-    show_chart(place, outcome_figure(table, chosen, palette()), table, key="examples_outcomes", alt=alt)
-    if said := unlisted_text(table, score, chosen):
-        st.caption(plain(said))
+    show_chart(target, examples.outcome_figure(table, chosen, palette()), table, key="examples_outcomes", alt=alt)
+    if unlisted := examples.unlisted_text(table, score, chosen):
+        st.caption(plain(unlisted))
     return listed[listed["change"].isin(chosen)]
-
-
-def _cells(outcome: str) -> tuple[str, ...]:
-    return LISTED if outcome == CHANGED else (outcome,)
-
-
-def _count(table: pd.DataFrame, cells: Sequence[str]) -> int:
-    return int(table.loc[table["change"].isin(cells), "count"].sum())
 
 
 def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
@@ -137,17 +103,14 @@ def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
         st.caption("No example is listed here, so there is nothing to draw.")
         return
     alt = f"The {shift_words(score)} of each listed example after against before; the table below has the numbers."
-    figure = shift_figure(listed, run, score, palette())
-    st.plotly_chart(figure, theme=None, key="examples_shift", alt=alt, config={"displaylogo": False})
-    better = "lower" if metric_of(score).direction == "lower" else "higher"
+    draw(examples.shift_figure(listed, run, score, palette()), "examples_shift", alt)
     if has_classes(score):
-        st.caption(
-            "Above the dotted line, the compressed model gives the true label a higher probability; below it, a lower one."
-        )
-    elif better == "lower":
-        st.caption("Above the dotted line, the compressed model has a higher loss on the text; below it, a lower one.")
+        reading = "the compressed model gives the true label a higher probability; below it, a lower one"
+    elif metric_of(score).direction == "lower":
+        reading = "the compressed model has a higher loss on the text; below it, a lower one"
     else:
-        st.caption("Above the dotted line, the compressed model gives a higher score; below it, a lower one.")
+        reading = "the compressed model gives a higher score; below it, a lower one"
+    st.caption(f"Above the dotted line, {reading}.")
 
 
 def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
@@ -155,31 +118,21 @@ def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
     st.subheader("Which sentences are these?" if has_classes(score) else "Which examples changed most?")
     if listed.empty:
         return
-    words = st.text_input(
+    query = st.text_input(
         "Search the texts", key=SEARCH, placeholder="A word or part of one", max_chars=100, persist_state="session"
     )
-    found = found_in(listed, words)
-    st.dataframe(
-        found,
-        hide_index=True,
-        key="examples_table",
-        height=TABLE_PIXELS if len(found) > 10 else "auto",
-        column_order=_columns(found, ("text", "truth", "predicted", "before", "after", "difference", "change")),
-        column_config=_formats(score),
-    )
-    st.caption(plain(f"{len(found)} of {len(listed)} listed examples shown; {shift_words(score)}."))
-    st.download_button(
-        "These examples, CSV",
-        partial(_as_csv, found, run),
-        f"offcomp-examples-{task.replace('/', '-')}.csv",
-        "text/csv",
-        key="examples_csv",
-        on_click="ignore",
-    )
+    matching = examples.found_in(listed, query)
+    columns = _columns(matching, ("text", "truth", "predicted", "before", "after", "difference", "change"))
+    _show_listed(matching, "examples_table", columns, _formats(score))
+    st.caption(plain(f"{len(matching)} of {len(listed)} listed examples shown; {shift_words(score)}."))
+    file_name = f"offcomp-examples-{task.replace('/', '-')}.csv"
+    csv_button("These examples, CSV", file_name, "examples_csv", partial(with_provenance, matching, [run]))
 
 
-def _as_csv(table: pd.DataFrame, run: Run) -> str:
-    return csv_text(with_provenance(table, [run]))
+def _show_listed(table: pd.DataFrame, key: str, columns: list[str], formats: dict[str, Any]) -> None:
+    """A table of examples; a long one scrolls."""
+    height: Any = TABLE_PIXELS if len(table) > 10 else "auto"
+    st.dataframe(table, hide_index=True, key=key, height=height, column_order=columns, column_config=formats)
 
 
 def _columns(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -204,7 +157,7 @@ def _formats(score: Score, first: str = "", second: str = "") -> dict[str, Any]:
     }
 
 
-def _beside(run: Run, second: Run | None, task: str, names: dict[str, str]) -> None:
+def _show_side_by_side(run: Run, second: Run | None, task: str, names: dict[str, str]) -> None:
     """Show the same examples as scored by two runs."""
     st.subheader("Do two runs fail on the same examples?")
     if second is None:
@@ -214,14 +167,9 @@ def _beside(run: Run, second: Run | None, task: str, names: dict[str, str]) -> N
         )
         return
     pair = names[run.id], names[second.id]
-    st.markdown(plain(beside_answer(run, second, pair, task)))
-    table = beside_table(run, second, task)
-    st.dataframe(
-        beside_words(table),
-        hide_index=True,
-        key="examples_beside_table",
-        height=TABLE_PIXELS if len(table) > 10 else "auto",
-        column_order=_columns(table, ("text", "truth", "original", "first", "second")),
-        column_config=_formats(score_of(run, task), *pair),
-    )
+    st.markdown(plain(examples.beside_answer(run, second, pair, task)))
+    table = examples.beside_table(run, second, task)
+    columns = _columns(table, ("text", "truth", "original", "first", "second"))
+    formats = _formats(score_of(run, task), *pair)
+    _show_listed(examples.beside_words(table), "examples_beside_table", columns, formats)
     st.caption(f"{len(table)} examples listed by at least one of the two runs, largest difference first.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -13,46 +12,102 @@ import streamlit as st
 from offcomp.errors import InputError
 from offcomp.files import home_folder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.planning.grouping import best_stack
-from offcomp.planning.merge_survey import Survey, best_cut, find_survey
+from offcomp.models.families import KIND_TITLES
+from offcomp.planning.grouping import STACK_HELP, STACKS, best_stack, group_shape
+from offcomp.planning.merge_survey import BEST, Survey, best_cut, estimated_seconds, find_survey
+from offcomp.results import groups as results
 from offcomp.results.charts.groups import pair_figure, tree_figure
-from offcomp.results.csv_text import csv_text
-from offcomp.results.groups import (
-    cut_answer,
-    exported,
-    group_words,
-    groups_at,
-    merge_table,
-    module_words,
-    pair_table,
-    provenance,
-    survey_answer,
-)
+from offcomp.results.groups import group_words, groups_at, merge_table, module_words, pair_table
 from offcomp.ui import draft
+from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import plain
-from offcomp.ui.frame import palette, told
-from offcomp.ui.groups.choices import explain_misfit, explain_too_few, wait
+from offcomp.ui.frame import palette, reporting_errors
+from offcomp.ui.jobs import end_survey, request_survey, wait_for
 
 MOST_MODULES = 64
 LISTED = 5
+KINDS, RATIO, STACKING = "groups_kinds", "groups_ratio", "groups_stacking"
+DEFAULT_KIND, DEFAULT_RATIO = "attention_output", 2.0
+RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
+PATIENT_SECONDS = 60.0
+REQUESTED, LAST = "groups_asked", "groups_last"
+STACKING_HELP = STACK_HELP | {BEST: "For each pair and each merge, the stacking with the lowest error."}
+THREE_DECIMALS = dict.fromkeys(
+    ("gain", "error", "group_gain", "separate_error", "joint_error"), st.column_config.NumberColumn(format="%.3f")
+)
+
+
+def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
+    """The modules of the chosen kinds, the compression ratio, and the stacking shown."""
+    kinds = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default))
+    _view_kinds(info, kinds)
+    draft.view("at", RATIO, (DEFAULT_RATIO, *RATIOS), "{:g}".format)
+    draft.view("stacked", STACKING, (BEST, *STACKS))
+    left, middle, right = st.columns([6, 2, 4], gap="medium")
+    left.pills(
+        "Kinds to compare",
+        kinds,
+        selection_mode="multi",
+        format_func=lambda kind: plain(KIND_TITLES.get(kind, kind)),
+        key=KINDS,
+        persist_state="session",
+        wrap=True,
+        help="All layers of one or more kinds that might be stored as one matrix.",
+    )
+    middle.selectbox(
+        "Ratio",
+        RATIOS,
+        format_func=lambda ratio: f"{ratio:g}x",
+        key=RATIO,
+        persist_state="session",
+        help="Compression ratio, original size divided by stored size, of each module alone. A joint matrix stores no more.",
+    )
+    right.segmented_control(
+        "Stacking",
+        (BEST, *STACKS),
+        key=STACKING,
+        persist_state="session",
+        required=True,
+        help="  \n".join(f"**{plain(name)}**: {plain(text)}" for name, text in STACKING_HELP.items()),
+    )
+    state = st.session_state
+    return tuple(spec for spec in info.modules if spec.kind in state[KINDS]), float(state[RATIO]), str(state[STACKING])
+
+
+def _first_kinds(info: ModelInfo, kinds: list[str]) -> list[str]:
+    """A kind that has several modules: attention output, else the first such kind."""
+    several = [kind for kind in kinds if sum(spec.kind == kind for spec in info.modules) > 1]
+    return [DEFAULT_KIND] if DEFAULT_KIND in several else several[:1] or kinds[:1]
+
+
+def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
+    """Like `draft.view`, for several kinds: initialised from the link; kinds the model lacks are reported and ignored."""
+    state = st.session_state
+    if KINDS not in state:
+        state[KINDS] = [kind for kind in st.query_params.get("kinds", "").split(",") if kind]
+        if missing := [kind for kind in state[KINDS] if kind not in kinds]:
+            requested = ", ".join(missing)[:100]
+            st.warning(plain(f"The link asks for {requested}; this model has {', '.join(kinds)}."), icon=":material/link_off:")
+    state[KINDS] = [kind for kind in state[KINDS] if kind in kinds] or _first_kinds(info, kinds)
+    draft.note("kinds", ",".join(state[KINDS]), DEFAULT_KIND)
 
 
 def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: str) -> None:
     """Show the answer, both charts and their tables, or why there are none."""
     if len(specs) < 2:
-        explain_too_few(info, specs)
+        _explain_too_few(info, specs)
         return
     if len(specs) > MOST_MODULES:
         count = len(specs) * (len(specs) - 1) // 2
         raise InputError(f"{len(specs)} modules make {count:,} pairs; choose fewer kinds, {MOST_MODULES} modules at most")
-    found = find_survey(info, specs, ratio, home_folder())
-    if found is None:
-        wait(info, specs, ratio)
+    stored = find_survey(info, specs, ratio, home_folder())
+    if stored is None:
+        _wait(info, specs, ratio)
         return
-    survey, origin = found
-    st.markdown(plain(survey_answer(survey, stack)))
+    survey, origin = stored
+    st.markdown(plain(results.survey_answer(survey, stack)))
     if stack not in survey.merges:
-        explain_misfit(specs, stack)
+        _explain_misfit(specs, stack)
         return
     pairs, tree = st.columns(2, gap="large")
     with pairs:
@@ -62,53 +117,108 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
     _show_provenance(info, survey, origin)
 
 
+def _explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
+    """Say why there is nothing to compare, and what to do."""
+    if not specs:
+        st.info(
+            f"{plain(info.model)} has no weights of a known kind to compare. On Compress you can choose its weights one by one."
+        )
+        return
+    kind = KIND_TITLES.get(specs[0].kind, specs[0].kind)
+    reason = "has one layer" if info.num_layers == 1 else f"has one matrix of the kind {kind}"
+    st.info(
+        plain(
+            f"{info.model} {reason}, so {specs[0].name} has nothing to share with. Choose more kinds: stacked by "
+            "residual, matrices of all kinds can share a basis of the residual stream."
+        )
+    )
+    others = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default and spec.kind != specs[0].kind))
+    if others:
+        added = DEFAULT_KIND if DEFAULT_KIND in others else others[0]
+        st.button(plain(f"Add {KIND_TITLES.get(added, added)}"), type="primary", key="groups_add", on_click=_add, args=(added,))
+
+
+def _add(kind: str) -> None:
+    st.session_state[KINDS] = [*st.session_state[KINDS], kind]
+
+
+def _explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
+    """Say why no two modules can be stacked, taking the first two as the example, and what to do."""
+    try:
+        for other in specs[1:]:
+            group_shape((specs[0], other), stack)
+    except InputError as error:
+        st.info(plain(str(error)))
+    else:
+        st.info("No two of these modules can be stacked into one matrix; choose other kinds.")
+
+
+def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
+    """Have the survey made, after confirmation if it takes long, and poll until it is ready."""
+    names = tuple(spec.name for spec in specs)
+    seconds, count = estimated_seconds(specs), len(specs) * (len(specs) - 1) // 2
+    duration = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
+    requested = st.session_state.setdefault(REQUESTED, set())
+    if seconds > PATIENT_SECONDS and (names, ratio) not in requested:
+        st.info(
+            f"{count:,} pairs of {len(specs)} modules take about {duration} to compare; the answer is then cached. "
+            "Fewer kinds are faster."
+        )
+        if not st.button(f"Compare {count:,} pairs", type="primary", key="groups_start"):
+            return
+        requested.add((names, ratio))
+    last = st.session_state.get(LAST)
+    st.session_state[LAST] = (info, specs, ratio)
+    if last not in (None, st.session_state[LAST]):
+        end_survey(*last)
+    activity = f"Comparing {count:,} pairs of {len(specs)} modules once, in about {duration}. The answer appears automatically."
+    wait_for(partial(request_survey, info, specs, ratio), partial(st.info, activity, icon=":material/hourglass:"))
+
+
 def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
     table = pair_table(survey, stack)
     alt = (
         "Heat map, module by module: by how much the relative error falls when the two are compressed as one matrix of the "
         "same stored size; the table below has the numbers."
     )
-    st.plotly_chart(pair_figure(table, palette()), theme=None, key="groups_pairs", alt=alt, config={"displaylogo": False})
-    helping, fitting = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
-    st.caption(plain(f"{helping or 'None'} of {fitting} pairs gain." + _unfit(len(table) - fitting)))
+    draw(pair_figure(table, palette()), "groups_pairs", alt)
+    gaining, comparable = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
+    misfits = len(table) - comparable
+    empty = f" {misfits} pairs do not fit into one matrix; their cells are empty." if misfits else ""
+    st.caption(plain(f"{gaining or 'None'} of {comparable} pairs gain.{empty}"))
     _table(table, survey, "pairs", origin)
 
 
-def _unfit(count: int) -> str:
-    return f" {count} pairs do not fit into one matrix; their cells are empty." if count else ""
-
-
+@reporting_errors()
 def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None:
     """Show the tree with its cut, the groups at the cut, and the button that uses them."""
-    with told():
-        merges = survey.merges[stack]
-        shown = repr((survey.fingerprint, survey.modules, survey.ratio, stack))
-        key = f"groups_cut_{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
-        st.session_state.setdefault(key, best_cut(survey, stack))
-        chart = st.container()
-        kept = st.slider(
-            "Merges before the cut",
-            0,
-            len(merges),
-            key=key,
-            persist_state="session",
-            help="The tree merges modules in order of gain. The default cut minimises the error over all modules.",
-        )
-        alt = (
-            f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {kept}; "
-            "the table below has the numbers."
-        )
-        chart.plotly_chart(
-            tree_figure(survey, stack, kept, palette()), theme=None, key="groups_tree", alt=alt, config={"displaylogo": False}
-        )
-        st.markdown(plain(cut_answer(survey, stack, kept)))
-        _show_groups(info, survey, stack, kept)
-        _table(merge_table(survey, stack), survey, "merges", origin)
+    merges = survey.merges[stack]
+    shown = repr((survey.fingerprint, survey.modules, survey.ratio, stack))
+    key = f"groups_cut_{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
+    st.session_state.setdefault(key, best_cut(survey, stack))
+    chart = st.container()
+    merge_count = st.slider(
+        "Merges before the cut",
+        0,
+        len(merges),
+        key=key,
+        persist_state="session",
+        help="The tree merges modules in order of gain. The default cut minimises the error over all modules.",
+    )
+    alt = (
+        f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {merge_count}; "
+        "the table below has the numbers."
+    )
+    with chart:
+        draw(tree_figure(survey, stack, merge_count, palette()), "groups_tree", alt)
+    st.markdown(plain(results.cut_answer(survey, stack, merge_count)))
+    _show_groups(info, survey, stack, merge_count)
+    _table(merge_table(survey, stack), survey, "merges", origin)
 
 
-def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None:
+def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) -> None:
     """List the groups at the cut, each with gain, stacking and reason, and offer to use them in the draft."""
-    groups, alone = groups_at(survey, stack, kept)
+    groups, alone = groups_at(survey, stack, merge_count)
     if st.button("Use these groups", type="primary", key="groups_use", icon=":material/compress:"):
         joint = [(group.modules, group.stack) for group in groups]
         draft.use_groups(info, [*joint, *(((name,), best_stack([info.module(name)])) for name in alone)], survey.ratio)
@@ -124,37 +234,20 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, kept: int) -> None
 def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> None:
     """A chart's table, with a download that says where every row comes from."""
     with st.expander("The same as a table"):
-        names = {name: name.replace("_", " ").capitalize() for name in map(str, table.columns)}
-        st.dataframe(table.rename(columns=names), hide_index=True, key=f"groups_{purpose}_table", column_config=_formats(names))
-        st.download_button(
-            plain(f"{purpose.capitalize()}, CSV"),
-            partial(_as_csv, table, survey, origin),
-            f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv",
-            "text/csv",
-            key=f"groups_csv_{purpose}",
-            on_click="ignore",
-        )
-
-
-def _as_csv(table: pd.DataFrame, survey: Survey, origin: str) -> str:
-    return csv_text(exported(table, survey, origin))
-
-
-def _formats(names: dict[str, str]) -> dict[str, Any]:
-    three = ("gain", "error", "group_gain", "separate_error", "joint_error")
-    return {title: st.column_config.NumberColumn(format="%.3f") for name, title in names.items() if name in three}
+        show_table(table, f"groups_{purpose}_table", formats=THREE_DECIMALS)
+        file_name = f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv"
+        make = partial(results.exported, table, survey, origin)
+        csv_button(f"{purpose.capitalize()}, CSV", file_name, f"groups_csv_{purpose}", make)
 
 
 def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
     st.caption(
         plain(
-            f"{provenance(survey, origin)}. Errors are exact, for SVD; joint storage needs at most as many parameters as "
-            "separate storage. Other methods may rank groups differently."
+            f"{results.provenance(survey, origin)}. Errors are exact, for SVD; joint storage needs at most as many parameters "
+            "as separate storage. Other methods may rank groups differently."
         )
     )
     kinds = ",".join(dict.fromkeys(info.module(name).kind for name in survey.modules))
     with st.expander("Command line"):
-        st.code(
-            f"offcomp suggest {shlex.quote(info.model)} --kinds {kinds} --ratio {survey.ratio:g} --survey --json",
-            language="bash",
-        )
+        command = f"offcomp suggest {shlex.quote(info.model)} --kinds {kinds} --ratio {survey.ratio:g} --survey --json"
+        st.code(command, language="bash")

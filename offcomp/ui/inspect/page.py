@@ -8,72 +8,45 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from offcomp.files import home_folder
-from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.catalogue import BYTES_PER_VALUE, ModelInfo, ModuleSpec
+from offcomp.models.families import KIND_TITLES
+from offcomp.numerics.accounting import storage_dtype
 from offcomp.planning.matrix_view import ORDERS, View, read_view, view_path
 from offcomp.planning.spectra import find
-from offcomp.planning.spectrum import MatrixSpectrum
-from offcomp.results.charts.inspect import (
-    MAP_PIXELS,
-    ROWS_PIXELS,
-    cell_words,
-    colour_limit,
-    energy_figure,
-    map_figure,
-    rows_figure,
-    spectrum_figure,
-)
-from offcomp.results.csv_text import csv_text
-from offcomp.results.inspect import (
-    SPECTRUM_COLUMNS,
-    block_table,
-    blocks_answer,
-    exported,
-    row_table,
-    rows_answer,
-    spectrum_answer,
-    spectrum_table,
-)
+from offcomp.planning.spectrum import DENSE, MatrixSpectrum, svd_rank
+from offcomp.results import inspect as results
+from offcomp.results.charts import inspect as charts
 from offcomp.ui import draft
+from offcomp.ui.charts import csv_button, draw, show_table
 from offcomp.ui.escape import code, plain
-from offcomp.ui.frame import palette, told
-from offcomp.ui.inspect.choices import choose_module, choose_rank
+from offcomp.ui.frame import fragment, palette
 from offcomp.ui.jobs import request_view, wait_for
+from offcomp.ui.switch import choose_one
 
-ORDER, TIMES = "inspect_order", "inspect_times"
+MODULE, ORDER, ZOOMED = "inspect_module", "inspect_order", "inspect_times"
 ZOOM = 5
-BLOCK_COLUMNS = {
-    "side": "Side",
-    "first": "From",
-    "last": "To",
-    "energy": "Energy",
-    "kept": "Kept",
-    "residual": "Residual",
-    "relative_error": "Relative error",
-}
-ROW_COLUMNS = {"row": "Row", "norm": "Length", "cosine": "Cosine"}
+NAMES = results.SPECTRUM_COLUMNS | {"first": "From", "last": "To", "norm": "Length"}
 MAPS = (("original", "energy", "Original"), ("reconstruction", "kept", "Rank {}"), ("residual", "residual", "Residual"))
+RANK_HELP = (
+    "How many components of the singular value decomposition are kept. "
+    "The default is the rank that the draft's compression ratio allows."
+)
 ORDER_HELP = (
     "By norm: rows and columns with the largest norm come first, which shows whether a few of them hold most of the energy."
 )
 
 
+@fragment()
 def show_matrix(info: ModelInfo) -> None:
     """Draw the page below its title; run as a fragment, so that a new rank redraws nothing else."""
-    with told():
-        _show_matrix(info)
-    draft.share()
-
-
-def _show_matrix(info: ModelInfo) -> None:
     left, right = st.columns([5, 7], gap="medium")
     with left:
-        spec = choose_module(info)
+        spec = _choose_module(info)
     draft.view("order", ORDER, list(ORDERS))
-    draft.view("residual", TIMES, (False, True), lambda zoomed: str(ZOOM if zoomed else 1))
+    draft.view("residual", ZOOMED, (False, True), lambda zoomed: str(ZOOM if zoomed else 1))
     path = view_path(info, spec, home_folder())
     view = read_view(path, spec.shape, st.session_state[ORDER])
     values = find(info, (spec,), "rows", home_folder()) if view is None else view.values
@@ -84,14 +57,15 @@ def _show_matrix(info: ModelInfo) -> None:
         _wait(info, spec)
         return
     with right:
-        rank = choose_rank(info, spec)
-    table = spectrum_table(MatrixSpectrum(*spec.shape, values))
-    _show_answer(info, spec, spectrum_answer(table, spec.name, rank))
+        rank = _choose_rank(info, spec)
+    table = results.spectrum_table(MatrixSpectrum(*spec.shape, values))
+    _show_answer(info, spec, results.spectrum_answer(table, spec.name, rank))
     _show_spectrum(spec, table, rank)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.subheader(f"What does rank {rank:d} keep, and lose?", width="stretch")
         if view is not None:
-            _choose_drawing()
+            choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
+            st.toggle(f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Stretch only the residual's colours.")
     if view is None:
         _wait(info, spec)
     else:
@@ -100,11 +74,74 @@ def _show_matrix(info: ModelInfo) -> None:
     _show_tables(info, spec, table, view, rank)
 
 
+def _choose_module(info: ModelInfo) -> ModuleSpec:
+    """Ask for the module to inspect."""
+    specs = {spec.name: spec for spec in info.modules}
+    st.session_state[MODULE] = draft.inspected(info)
+
+    def pick() -> None:
+        draft.inspect(st.session_state[MODULE])
+        st.query_params.pop("rank", None)
+
+    name = st.selectbox(
+        "Weight matrix",
+        list(specs),
+        format_func=lambda name: _title(specs[name]),
+        key=MODULE,
+        on_change=pick,
+        help=f"Matrices of {plain(info.model)}; choose another model on the Model page. Type to search.",
+    )
+    return specs[name]
+
+
+def _title(spec: ModuleSpec) -> str:
+    size = f"{spec.rows:,} x {spec.cols:,}"
+    if spec.kind not in KIND_TITLES:
+        return f"{spec.name}, {size}"
+    layer = "" if spec.layer is None else f" of layer {spec.layer}"
+    title = f"{spec.part} {KIND_TITLES[spec.kind]}{layer}, {size}".strip()
+    return title[0].upper() + title[1:]
+
+
+def _choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
+    """Ask for a rank; the default is the one in the link, else the one SVD gets at the draft's ratio."""
+    max_rank = min(spec.shape)
+    if max_rank == 1:
+        st.caption(f"A {spec.rows:,} x {spec.cols:,} matrix has one singular value: rank 1 is the matrix itself.")
+        return 1
+    default_rank = _default_rank(spec)
+    key = f"inspect_rank_{info.fingerprint[:8]}_{spec.name}_{default_rank}"
+    if key not in st.session_state:
+        st.session_state[key] = _linked_rank(max_rank, spec.name) or default_rank
+    rank = int(st.slider("Rank", 1, max_rank, key=key, persist_state="session", help=RANK_HELP))
+    draft.note("rank", str(rank), str(default_rank))
+    return rank
+
+
+def _default_rank(spec: ModuleSpec) -> int:
+    """The rank that the draft's ratio allows; if dense storage meets the ratio, the largest rank that saves anything."""
+    state = st.session_state
+    dtype = storage_dtype(state["dtype"], [spec.dtype])
+    rank = svd_rank(spec.shape, float(state["ratio"]), state["unit"], dtype, BYTES_PER_VALUE[spec.dtype])
+    return int(np.clip(results.break_even(*spec.shape) if rank == DENSE else rank, 1, min(spec.shape)))
+
+
+def _linked_rank(max_rank: int, name: str) -> int | None:
+    """The rank in the URL; one that the matrix does not have is reported and ignored."""
+    text = st.query_params.get("rank", "")
+    if text.isdecimal() and 1 <= int(text[:9]) <= max_rank:
+        return int(text[:9])
+    if text:
+        fault = f"The link asks for rank {text[:20]}, but {name} has ranks 1 to {max_rank}."
+        st.warning(plain(fault), icon=":material/link_off:")
+    return None
+
+
 def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
     """Show the answer, and the button that compresses the matrix."""
-    words, way_on = st.columns([5, 1], vertical_alignment="center")
-    words.markdown(plain(answer))
-    if way_on.button("Compress it", type="primary", key="inspect_compress", icon=":material/compress:", width="stretch"):
+    text_column, button_column = st.columns([5, 1], vertical_alignment="center")
+    text_column.markdown(plain(answer))
+    if button_column.button("Compress it", type="primary", key="inspect_compress", icon=":material/compress:", width="stretch"):
         draft.choose(info, [spec.name])
         st.switch_page("pages/compress.py")
 
@@ -114,36 +151,21 @@ def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         alt = f"Singular values of {spec.name} on a log scale, those up to rank {rank} filled, and those of a random matrix."
-        _chart(spectrum_figure(table, rank, palette()), "inspect_spectrum", alt)
+        draw(charts.spectrum_figure(table, rank, palette()), "inspect_spectrum", alt)
     with right:
         alt = f"Energy kept and parameters stored at each rank of {spec.name}, in per cent, with rank {rank} marked."
-        _chart(energy_figure(table, rank, palette()), "inspect_energy", alt)
-
-
-def _choose_drawing() -> None:
-    """Ask for the order of rows and columns, and whether to stretch the residual's colours."""
-    st.segmented_control(
-        "Rows and columns",
-        list(ORDERS),
-        format_func=ORDERS.__getitem__,
-        key=ORDER,
-        required=True,
-        help=ORDER_HELP,
-        label_visibility="collapsed",
-        persist_state="session",
-    )
-    st.toggle(f"Residual x{ZOOM}", key=TIMES, persist_state="session", help="Stretch only the residual's colours.")
+        draw(charts.energy_figure(table, rank, palette()), "inspect_energy", alt)
 
 
 def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     """Draw original, reconstruction and residual on one scale, with bars of energy."""
-    zoomed = bool(st.session_state[TIMES])
-    maps, blocks = view.maps(rank), block_table(view, rank)
-    st.markdown(plain(blocks_answer(blocks, st.session_state[ORDER])))
-    limit = colour_limit(view.original)
+    zoomed = bool(st.session_state[ZOOMED])
+    maps, blocks = view.maps(rank), results.block_table(view, rank)
+    st.markdown(plain(results.blocks_answer(blocks, st.session_state[ORDER])))
+    limit = charts.colour_limit(view.original)
     for column, (name, part, title) in zip(st.columns(3, gap="small"), MAPS, strict=True):
         stretched = zoomed and name == "residual"
-        figure = map_figure(
+        figure = charts.map_figure(
             getattr(maps, name),
             blocks,
             part=part,
@@ -153,11 +175,12 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
             palette=palette(),
         )
         with column:
-            _chart(figure, f"inspect_{name}", f"Map of {spec.name}, {title.format(rank)}; the table below has the energies.")
+            draw(figure, f"inspect_{name}", f"Map of {spec.name}, {title.format(rank)}; the table below has the energies.")
     colours = f"One scale for all three{f', but x{ZOOM} for the residual' if zoomed else ''}"
+    cells = charts.cell_words(spec.shape)
     st.caption(
         plain(
-            f"{cell_words(spec.shape)} {colours}: red above 0, blue below, up to a limit above 99.5 % of the original's cells. "
+            f"{cells} {colours}: red above 0, blue below, up to a limit above 99.5 % of the original's cells. "
             "Bars: energy of each block of rows (right) and of columns (top), exact rather than averaged, also on one scale."
         )
     )
@@ -165,25 +188,21 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
 
 def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
     """Plot the cosine between each row and its reconstruction against the row's length."""
-    rows = row_table(view, rank)
-    if rows.empty:
-        st.caption(plain(rows_answer(rows, view, rank)))
-        return
-    alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the length of the row."
-    _chart(rows_figure(rows, palette()), "inspect_rows", alt)
-    st.caption(plain(rows_answer(rows, view, rank)))
+    rows = results.row_table(view, rank)
+    if not rows.empty:
+        alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the length of the row."
+        draw(charts.rows_figure(rows, palette()), "inspect_rows", alt)
+    st.caption(plain(results.rows_answer(rows, view, rank)))
 
 
 def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view: View | None, rank: int) -> None:
     """Show the same data as tables, each built when opened, and where the numbers come from."""
-    _offer(info, spec, "Singular values as a table", "spectrum", make=lambda: spectrum, names=SPECTRUM_COLUMNS)
+    _offer(info, spec, "Singular values as a table", "spectrum", lambda: spectrum)
     if view is not None:
-        blocks, rows = partial(block_table, view, rank), partial(row_table, view, rank)
         order = ORDERS[st.session_state[ORDER]]
-        _offer(
-            info, spec, "Energies of the blocks as a table", "blocks", make=blocks, names=BLOCK_COLUMNS, rank=rank, order=order
-        )
-        _offer(info, spec, "These rows as a table", "rows", make=rows, names=ROW_COLUMNS, rank=rank)
+        blocks, rows = partial(results.block_table, view, rank), partial(results.row_table, view, rank)
+        _offer(info, spec, "Energies of the blocks as a table", "blocks", blocks, rank=rank, order=order)
+        _offer(info, spec, "These rows as a table", "rows", rows, rank=rank)
     source = "known already" if view is None else "computed here from the weights"
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is squared length; rank r keeps the sum of the r largest "
@@ -193,45 +212,24 @@ def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view
 
 
 def _offer(
-    info: ModelInfo,
-    spec: ModuleSpec,
-    label: str,
-    purpose: str,
-    *,
-    make: Callable[[], pd.DataFrame],
-    names: dict[str, str],
-    **settings: Any,
+    info: ModelInfo, spec: ModuleSpec, label: str, purpose: str, make: Callable[[], pd.DataFrame], **settings: Any
 ) -> None:
     """Show a table with its download in a section with this label; `settings` go into every row of the download."""
-    folded = st.expander(plain(label), key=f"inspect_{purpose}_open", on_change="rerun")
-    if not folded.open:
+    section = st.expander(plain(label), key=f"inspect_{purpose}_open", on_change="rerun")
+    if not section.open:
         return
     table = make()
-    with folded:
-        _table(table.rename(columns=names), purpose)
-        st.download_button(
-            "Download as CSV",
-            partial(_as_csv, table.assign(**settings), info, spec),  # built on click
-            f"offcomp-{spec.name}-{purpose}.csv",
-            "text/csv",
-            key=f"inspect_{purpose}_csv",
-            on_click="ignore",
-        )
+    with section:
+        show_table(table, f"inspect_{purpose}_table", names=NAMES, formats=_formats(table), height=300)
+        exported = partial(results.exported, table.assign(**settings), info, spec)
+        csv_button("Download as CSV", f"offcomp-{spec.name}-{purpose}.csv", f"inspect_{purpose}_csv", exported)
 
 
-def _chart(figure: go.Figure, key: str, alt: str) -> None:
-    st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
-
-
-def _table(table: pd.DataFrame, purpose: str) -> None:
+def _formats(table: pd.DataFrame) -> dict[str, Any]:
+    """Four digits for fractions, thousands separators for counts of parameters."""
     column = st.column_config.NumberColumn
-    formats: dict[str, Any] = {name: column(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
-    formats |= {"Stored parameters": column(format="localized"), "Rank": column(format="%d")}
-    st.dataframe(table, hide_index=True, key=f"inspect_{purpose}_table", column_config=formats, height=300)
-
-
-def _as_csv(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> str:
-    return csv_text(exported(table, info, spec))
+    formats = {name: column(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
+    return formats | {"stored_parameters": column(format="localized"), "rank": column(format="%d")}
 
 
 def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
@@ -242,5 +240,5 @@ def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
 def _show_skeletons(spec: ModuleSpec) -> None:
     st.caption(plain(f"Reading the weights of {spec.name}; this happens only once. The pictures appear in a few seconds."))
     for column in st.columns(3, gap="small"):
-        column.skeleton(height=MAP_PIXELS)
-    st.skeleton(height=ROWS_PIXELS)
+        column.skeleton(height=charts.MAP_PIXELS)
+    st.skeleton(height=charts.ROWS_PIXELS)

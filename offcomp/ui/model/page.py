@@ -12,85 +12,64 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.numerics.accounting import storage_dtype
 from offcomp.planning.plan import Plan
 from offcomp.planning.size_notes import unlisted_note
+from offcomp.results import model as results
 from offcomp.results.charts.model import COMPRESSIBLE, PARAMETERS, map_figure, map_pixels, share_figure
-from offcomp.results.csv_text import csv_text
-from offcomp.results.model import (
-    RECOGNISED,
-    compressible_answer,
-    error_words,
-    exported,
-    map_table,
-    parameters_answer,
-    percent,
-    recognised_answer,
-    same_row,
-    share_table,
-    shown_rows,
-    spectra_plan,
-    spectra_seconds,
-    svd_errors,
-)
+from offcomp.results.model import RECOGNISED, map_table, share_table, shown_rows, svd_errors
+from offcomp.results.scores import sentence_start
 from offcomp.ui import draft
+from offcomp.ui.charts import csv_button, draw_clickable, show_table
 from offcomp.ui.compress.choices import choose_model, choose_ratio
 from offcomp.ui.escape import code, plain
-from offcomp.ui.frame import palette, style, told
+from offcomp.ui.frame import fragment, palette, reporting_errors, style
 from offcomp.ui.jobs import model_info, request_spectra, wait_for
+from offcomp.ui.switch import choose_one
 
 COLOURS = {PARAMETERS: "Parameters", COMPRESSIBLE: "Compressible"}
 COLOUR_HELP = "Colour the cells by parameter count, or by the relative error of SVD on each matrix alone at the draft's ratio."
-MAP, MODULE, ASKED = "model_map", "model_module", "model_spectra"
-MOST_LAYERS_BESIDE = 12  # a deeper model needs the full width for its map
+MAP, MODULE, REQUESTED = "model_map", "model_module", "model_spectra"
+MOST_LAYERS_IN_COLUMN = 12  # a deeper model needs the full width for its map
 TEXT_PIXELS = 175
 NAMES = {"cols": "Columns", "in_plan": "In your plan", "relative_error": "Relative error of SVD"}
 HIDDEN = ["row", "known_error"]
 FORMATS = {
-    "Module": st.column_config.TextColumn(width=TEXT_PIXELS),
-    "Share": st.column_config.NumberColumn("Share, %", format="%.2f"),
-    "Parameters": st.column_config.NumberColumn(format="localized"),
-    "Relative error of SVD": st.column_config.NumberColumn(format="%.3f"),
+    "module": st.column_config.TextColumn(width=TEXT_PIXELS),
+    "share": st.column_config.NumberColumn("Share, %", format="%.2f"),
+    "parameters": st.column_config.NumberColumn(format="localized"),
+    "relative_error": st.column_config.NumberColumn(format="%.3f"),
 }
 SPECTRA_HELP = "Computes the singular values of each matrix from its weights, in a background process, and caches them."
 
 
+@reporting_errors()
 def show_model() -> None:
     """Draw the whole page except the section on using your own model."""
     with st.container(horizontal=True, vertical_alignment="bottom", key="model_controls"):
         info = model_info(choose_model())
-        colour = st.segmented_control(
-            "Colour",
-            list(COLOURS),
-            default=PARAMETERS,
-            format_func=COLOURS.__getitem__,
-            key="model_colour",
-            required=True,
-            persist_state="session",
-            help=COLOUR_HELP,
-        )
+        colour = choose_one("Colour", COLOURS, "model_colour", description=COLOUR_HELP)
     if not info.modules:
         st.info(f"{plain(info.model)} has no weight matrix: nothing in it can be compressed.")
         return
-    st.fragment(_explore)(info, str(colour))
+    st.fragment(_explore)(info, colour)
     _show_shares(info)
     _show_recognised(info)
 
 
+@fragment()
 def _explore(info: ModelInfo, colour: str) -> None:
     """The map and the module picked in it; a fragment, so that clicks respond immediately."""
-    with told():
-        answer = st.empty()
-        deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_BESIDE
-        left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
-        with left:
-            ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
-            errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
-            table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
-            answer.markdown(plain(compressible_answer(table, ratio) if ratio else parameters_answer(info)))
-            _show_map(info, table, colour, ratio)
-            if ratio:
-                _offer_spectra(info, errors)
-        with right:
-            _show_picked(info, table, ratio)
-    draft.share()
+    answer = st.empty()
+    deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_IN_COLUMN
+    left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
+    with left:
+        ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
+        errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
+        table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
+        answer.markdown(plain(results.compressible_answer(table, ratio) if ratio else results.parameters_answer(info)))
+        _show_map(info, table, colour, ratio)
+        if ratio:
+            _offer_spectra(info, errors)
+    with right:
+        _show_picked(info, table, ratio)
 
 
 def _storage() -> tuple[str, str]:
@@ -110,22 +89,16 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
         else f"relative error of SVD at {ratio:g}x on each weight matrix"
     )
     with st.container(key=f"{MAP}_box"):
-        st.plotly_chart(
-            figure,
-            theme=None,
-            key=MAP,
-            on_select=partial(_pick_clicked, info),
-            selection_mode="points",
-            config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
-            alt=f"Map of the {what}, by kind and layer; the Module selector and the table below have the same data.",
-        )
+        alt = f"Map of the {what}, by kind and layer; the Module selector and the table below have the same data."
+        draw_clickable(figure, MAP, alt, partial(_pick_clicked, info))
     layers = table["layer"].nunique()
-    aside = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_BESIDE else ""
-    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{plain(aside)}")
-    about: dict[str, str | float] = (
-        {"ratio": ratio, "unit": _storage()[0], "storage": _storage()[1]} if colour == COMPRESSIBLE else {}
-    )
-    _show_table(info, table if colour == COMPRESSIBLE else table.drop(columns="relative_error"), colour, **about)
+    hint = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_IN_COLUMN else ""
+    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{plain(hint)}")
+    if colour == COMPRESSIBLE:
+        unit, dtype = _storage()
+        _show_table(info, table, colour, ratio=ratio, unit=unit, storage=dtype)
+    else:
+        _show_table(info, table.drop(columns="relative_error"), colour)
     outside, rows = shown_rows(table)
     drawn = len(outside) + int(table["row"].isin(rows).sum())
     if drawn < len(table):
@@ -152,21 +125,17 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
         help="Click a cell in the map, or choose here.",
     )
     row = table[table["module"] == name].iloc[0]
-    known = f"  \n{plain(_sentence(error_words(row, ratio)))}" if ratio else ""
-    share = plain(percent(row["share"]))
+    error_text = f"  \n{plain(sentence_start(results.error_words(row, ratio)))}." if ratio else ""
+    share = plain(results.percent(row["share"]))
     size = f"**{row['rows']:,} x {row['cols']:,}** = {row['parameters']:,} parameters, {share} of the model."
-    st.markdown(f"{size}{known}  \n{plain(_sentence(row['orientation']))}  \n{code(row['path'])}")
+    st.markdown(f"{size}{error_text}  \n{plain(sentence_start(row['orientation']))}.  \n{code(row['path'])}")
     st.caption(plain(f"{row['status'].capitalize()}. {'In your plan.' if row['in_plan'] else 'Not in your plan.'}"))
     _actions(info, table, name)
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
 def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
     """Buttons that inspect the picked module, or compress it or all modules of its kind."""
-    kind = same_row(table, name)
+    kind = results.same_row(table, name)
     with st.container(horizontal=True):
         if st.button("Inspect it", type="primary", key="model_inspect", icon=":material/search:"):
             draft.inspect(name)
@@ -189,17 +158,17 @@ def _compress(info: ModelInfo, names: list[str]) -> None:
 
 def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
     """On request, compute the missing spectra in a separate process, and poll until they are ready."""
-    asked: Plan | None = st.session_state.get(ASKED)
-    plan = spectra_plan(info, errors)
+    requested: Plan | None = st.session_state.get(REQUESTED)
+    plan = results.spectra_plan(info, errors)
     unknown = {group.modules for group in plan.groups}
-    if asked is not None and asked.model == info.model and unknown & {group.modules for group in asked.groups}:
-        doing = f"Computing {_spectra(asked)}. The map fills in when this is done."
-        wait_for(partial(request_spectra, info, asked), partial(st.info, doing))
+    if requested is not None and requested.model == info.model and unknown & {group.modules for group in requested.groups}:
+        activity = f"Computing {_spectra(requested)}. The map fills in when this is done."
+        wait_for(partial(request_spectra, info, requested), partial(st.info, activity))
     elif plan.groups:
-        seconds = spectra_seconds(info, plan)
+        seconds = results.spectra_seconds(info, plan)
         label = f"Compute {_spectra(plan)} (about {seconds:.0f} s)"
         if st.button(plain(label), key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
-            st.session_state[ASKED] = plan
+            st.session_state[REQUESTED] = plan
             st.rerun()
     dtypes = sorted({storage_dtype(_storage()[1], [spec.dtype]) for spec in info.modules} - {"float32"})
     what = f"Errors of SVD before rounding to {' and '.join(dtypes)}" if dtypes else "Exact errors of SVD"
@@ -221,32 +190,22 @@ def _show_shares(info: ModelInfo) -> None:
         st.caption(plain(note))
 
 
-def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **about: str | float) -> None:
+def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **settings: str | float) -> None:
     """A chart's table, with a download that names the model and the settings."""
     with st.expander("The same as a table"):
         shown = table.drop(columns=HIDDEN, errors="ignore")
         if "share" in shown:
             shown = shown.assign(share=100 * shown["share"])
-        st.dataframe(shown.rename(columns=_words), hide_index=True, key=f"model_{purpose}_table", column_config=FORMATS)
-        st.download_button(
-            plain(f"{purpose.capitalize()}, CSV"),
-            lambda: csv_text(exported(table, info, **about)),  # built on click
-            f"offcomp-model-{purpose}.csv",
-            "text/csv",
-            key=f"model_csv_{purpose}",
-            on_click="ignore",
-        )
-
-
-def _words(name: str) -> str:
-    return NAMES.get(name, name.replace("_", " ").capitalize())
+        show_table(shown, f"model_{purpose}_table", names=NAMES, formats=FORMATS)
+        make = partial(results.exported, table, info, **settings)
+        csv_button(f"{purpose.capitalize()}, CSV", f"offcomp-model-{purpose}.csv", f"model_csv_{purpose}", make)
 
 
 def _show_recognised(info: ModelInfo) -> None:
     """Which weights the model family recognises by name; unrecognised ones first."""
     with st.expander("Which weights are recognised?", expanded=not info.family):
-        st.markdown(plain(recognised_answer(info)))
+        st.markdown(plain(results.recognised_answer(info)))
         table = map_table(info)
         order = table.assign(known=table["status"] == RECOGNISED).sort_values("known", kind="stable").index
         listed = table.loc[order, ["module", "status", "kind", "rows", "cols", "path"]]
-        st.dataframe(listed.rename(columns=_words), hide_index=True, key="model_recognised_table", column_config=FORMATS)
+        show_table(listed, "model_recognised_table", names=NAMES, formats=FORMATS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -15,7 +15,7 @@ from offcomp.runs.store import OF_A_SAMPLE, BadFolder, Run, RunStore
 from offcomp.ui import draft
 from offcomp.ui.compare.selection import MOST_COMPARED
 from offcomp.ui.escape import code, plain
-from offcomp.ui.frame import told
+from offcomp.ui.frame import reporting_errors
 from offcomp.ui.jobs import model_info
 
 POLL_SECONDS = 0.5
@@ -43,9 +43,9 @@ def describe_run(run: Run) -> str:
 def list_runs() -> None:
     """List all runs, newest first; polls while any is active."""
     store = RunStore()
-    runs, bad = store.listing()
-    if bad:
-        st.warning(plain(left_out_text(bad)), icon=":material/folder_off:")
+    runs, damaged = store.listing()
+    if damaged:
+        st.warning(plain(left_out_text(damaged)), icon=":material/folder_off:")
     busy = any(not run.ended for run in runs)
     if not runs:
         st.info("No runs yet. Choose some weights and start one: it takes a few seconds with SVD.")
@@ -53,9 +53,9 @@ def list_runs() -> None:
         return
     done = sum(run.status == "done" for run in runs)
     left, right = st.columns([3, 1], vertical_alignment="center")
-    place = str(store.folder).replace(str(Path.home()), "~", 1)
+    folder = str(store.folder).replace(str(Path.home()), "~", 1)
     left.markdown(
-        f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs):,} under way. Stored in {code(place)}."
+        f"{len(runs):,} runs: {done:,} done, {sum(not run.ended for run in runs):,} under way. Stored in {code(folder)}."
     )
     if done:
         right.page_link(
@@ -67,11 +67,11 @@ def list_runs() -> None:
     st.fragment(_cards, run_every=POLL_SECONDS if busy else None)(busy)
 
 
-def left_out_text(bad: Sequence[BadFolder]) -> str:
+def left_out_text(damaged: Sequence[BadFolder]) -> str:
     """Name the folders that are not listed, and why, in one line."""
-    start = "1 folder cannot be read and is" if len(bad) == 1 else f"{len(bad)} folders cannot be read and are"
-    named = "; ".join(f"{each.name[:40]} ({each.reason[:120]})" for each in bad[:BAD_NAMED])
-    return f"{start} left out: {named}{f' and {len(bad) - BAD_NAMED} more' if len(bad) > BAD_NAMED else ''}."
+    start = "1 folder cannot be read and is" if len(damaged) == 1 else f"{len(damaged)} folders cannot be read and are"
+    named = "; ".join(f"{each.name[:40]} ({each.reason[:120]})" for each in damaged[:BAD_NAMED])
+    return f"{start} left out: {named}{f' and {len(damaged) - BAD_NAMED} more' if len(damaged) > BAD_NAMED else ''}."
 
 
 def _cards(was_busy: bool) -> None:
@@ -94,11 +94,11 @@ def _card(run: Run) -> None:
     with left:
         st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.at_work_on)}** · {plain(describe_run(run))}")
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
-        st.caption(plain(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_took(run)}"))
+        st.caption(plain(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_duration_text(run)}"))
         if run.status in ("queued", "running"):
             _progress(run)
         elif run.status == "done":
-            st.markdown(plain(what_came_of_it(run)))
+            st.markdown(plain(outcome_text(run)))
             if run.of_a_sample:
                 st.caption(f"Its model is {OF_A_SAMPLE}.")
             for reading in dict.fromkeys(filter(None, map(reading_text, result_of(run)["scores"].values()))):
@@ -109,7 +109,7 @@ def _card(run: Run) -> None:
         _actions(run)
 
 
-def what_came_of_it(run: Run) -> str:
+def outcome_text(run: Run) -> str:
     """Error and scores in one line."""
     result = result_of(run)
     parts = [f"relative error {overall_error(result['groups']):.3f}"] if result["groups"] else []
@@ -118,52 +118,47 @@ def what_came_of_it(run: Run) -> str:
     return sentence_start("; ".join(parts))
 
 
-def _took(run: Run) -> str:
+def _duration_text(run: Run) -> str:
     seconds = (run.result or {}).get("timings", {}).get("total")
     return f" · {seconds:.0f} s" if seconds is not None and run.status == "done" else ""
 
 
 def _progress(run: Run) -> None:
     stage = str(run.progress.get("stage", "queued"))
-    fraction = float(run.progress.get("fraction", 0.0)) if stage != "queued" else 0.0
+    if stage == "queued":
+        st.progress(0.0, text="waiting for the previous run")
+        return
     remaining = run.progress.get("remaining_seconds")
-    text = "waiting for the previous run" if stage == "queued" else stage
-    if stage != "queued" and remaining is not None:
-        text += f", about {max(1, round(remaining))} s left"
-    st.progress(min(1.0, fraction), text=plain(text))
+    left = "" if remaining is None else f", about {max(1, round(remaining))} s left"
+    st.progress(min(1.0, float(run.progress.get("fraction", 0.0))), text=plain(f"{stage}{left}"))
 
 
 def _actions(run: Run) -> None:
     if run.ended:
         if run.status == "done":
-            alone, icon = {draft.RUNS: run.id}, ":material/compare_arrows:"
-            st.page_link("pages/compare.py", label="Compare", icon=icon, query_params=alone, width="content")
+            query, icon = {draft.RUNS: run.id}, ":material/compare_arrows:"
+            st.page_link("pages/compare.py", label="Compare", icon=icon, query_params=query, width="content")
         else:
-            st.button("Run again", key=f"again_{run.id}", on_click=_again, args=(run,))
+            st.button("Run again", key=f"again_{run.id}", on_click=_run_again, args=(run,))
         st.button(
             "Delete",
             key=f"delete_{run.id}",
-            on_click=_delete,
-            args=(run.id,),
+            on_click=_act,
+            args=(RunStore().delete, run.id),
             type="tertiary",
             icon=":material/delete:",
         )
     elif (run.folder / "cancel").exists():
         st.caption("stopping")
     else:
-        st.button("Cancel", key=f"cancel_{run.id}", on_click=_cancel, args=(run.id,))
+        st.button("Cancel", key=f"cancel_{run.id}", on_click=_act, args=(RunStore().cancel, run.id))
 
 
-def _again(run: Run) -> None:
-    with told():
-        RunStore().submit(run.plan, model_info(run.plan.model), again=True)
+@reporting_errors()
+def _act(action: Callable[[str], None], run_id: str) -> None:
+    action(run_id)
 
 
-def _delete(name: str) -> None:
-    with told():
-        RunStore().delete(name)
-
-
-def _cancel(name: str) -> None:
-    with told():
-        RunStore().cancel(name)
+@reporting_errors()
+def _run_again(run: Run) -> None:
+    RunStore().submit(run.plan, model_info(run.plan.model), again=True)

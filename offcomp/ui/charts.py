@@ -1,0 +1,83 @@
+"""Charts with their tables and downloads, the same on every page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from pandas.api.types import is_float_dtype, is_numeric_dtype
+from streamlit.delta_generator import DeltaGenerator
+
+from offcomp.results.csv_text import csv_text
+from offcomp.results.report import DRAWN_COLUMNS
+from offcomp.results.scores import sentence_start
+from offcomp.ui.escape import plain
+
+TALL_CHART_PIXELS = 640
+
+
+def draw(figure: go.Figure, key: str, alt: str) -> None:
+    """Draw a chart; clicks on its marks do nothing."""
+    st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
+
+
+def draw_clickable(figure: go.Figure, key: str, alt: str, on_click: Callable[[], None] | Literal["ignore"]) -> None:
+    """Draw a chart; `on_click` handles a click on one of its marks."""
+    config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+    st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, on_select=on_click, selection_mode="points")
+
+
+def show_chart(
+    target: DeltaGenerator,
+    figure: go.Figure,
+    table: pd.DataFrame,
+    *,
+    key: str,
+    alt: str,
+    on_click: Callable[[], None] | Literal["ignore"] = "ignore",
+) -> None:
+    """Draw a chart in `target`, scrolling if very tall, and show its table here, collapsed."""
+    tall = figure.layout.height > TALL_CHART_PIXELS
+    with target.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
+        draw_clickable(figure, key, alt, on_click)
+    with st.expander("The same as a table"):
+        shown = table.drop(columns=DRAWN_COLUMNS, errors="ignore")
+        show_table(shown, f"{key}_table", formats=number_formats(shown))
+
+
+def show_table(
+    table: pd.DataFrame,
+    key: str,
+    *,
+    names: Mapping[str, str] = {},
+    formats: Mapping[str, Any] = {},
+    height: int | Literal["auto"] = "auto",
+) -> None:
+    """Show a table with readable headings; `names` has those that differ from the column's name, `formats` column settings."""
+    titles = {name: names.get(name) or sentence_start(name.replace("_", " ")) for name in map(str, table.columns)}
+    config = {title: formats[name] for name, title in titles.items() if name in formats}
+    st.dataframe(table.rename(columns=titles), hide_index=True, key=key, column_config=config, height=height)
+
+
+def number_formats(table: pd.DataFrame) -> dict[str, Any]:
+    """Three decimals for fractions, thousands separators for integers."""
+    return {
+        name: st.column_config.NumberColumn(format="%.3f" if is_float_dtype(table[name]) else "localized")
+        for name in table.columns
+        if is_numeric_dtype(table[name])
+    }
+
+
+def csv_button(label: str, file_name: str, key: str, make: Callable[[], pd.DataFrame]) -> None:
+    """Offer a table as a CSV file, which is built on click."""
+    download_button(label, file_name, "text/csv", key, lambda: csv_text(make()))
+
+
+def download_button(
+    label: str, file_name: str, mime: str, key: str, make: Callable[[], str], *, icon: str | None = None
+) -> None:
+    """Offer a text file, which is built on click; a click does not rerun the page."""
+    st.download_button(plain(label), make, file_name, mime, key=key, icon=icon, on_click="ignore")
