@@ -8,35 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from offcomp.errors import ModelError
-from offcomp.models.bundled_models import MODELS, CatalogueModel, catalogue_model
-from offcomp.models.families import (
-    FAMILIES,
-    KINDS,
-    OTHER_KINDS,
-    RESIDUAL_SIDE,
-    Family,
-    Match,
-    Side,
-    family_of,
-    match,
-)
+from offcomp.models.families import KINDS, RESIDUAL_SIDE, Family, Match, Side, family_of, match
 from offcomp.plain_text import quoted, text_fault
-
-__all__ = [
-    "BYTES_PER_VALUE",
-    "FAMILIES",
-    "KINDS",
-    "MODELS",
-    "OTHER_KINDS",
-    "CatalogueModel",
-    "Family",
-    "ModelInfo",
-    "ModuleSpec",
-    "StoredWeight",
-    "catalogue_model",
-    "family_of",
-    "module_specs",
-]
 
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -143,8 +116,9 @@ class ModelInfo:
 
     def __post_init__(self) -> None:
         """Fill in missing byte counts. Raises ModelError for names that cannot be displayed."""
-        about = (self.model, self.source, self.family, self.model_type, self.architecture, self.fingerprint, self.reads)
-        for name in (*about, *(text for spec in self.modules for text in (spec.name, spec.kind, spec.part, spec.path))):
+        names = [self.model, self.source, self.family, self.model_type, self.architecture, self.fingerprint, self.reads]
+        names += [name for spec in self.modules for name in (spec.name, spec.kind, spec.part, spec.path)]
+        for name in names:
             if fault := text_fault(name):
                 raise ModelError(f"The model {quoted(self.model)} has the name {quoted(name)}, which {fault}; rename it.")
         width = BYTES_PER_VALUE[self.dtype]
@@ -181,25 +155,20 @@ class ModelInfo:
             ModelError: a field is missing or unknown.
         """
         try:
-            own = {"dtype": document["dtype"]}
+            defaults = {"dtype": document["dtype"]}
             modules = tuple(
-                ModuleSpec(**{**own, **fields, "tied": tuple(fields.get("tied", ()))}) for fields in document["modules"]
+                ModuleSpec(**defaults | fields | {"tied": tuple(fields.get("tied", ()))}) for fields in document["modules"]
             )
             return cls(**{**document, "modules": modules})
         except (KeyError, TypeError) as error:
             raise ModelError(f"This model description has a missing or unknown field: {quoted(str(error))}.") from error
 
 
-_DEFAULTS: dict[str, Any] = {"transposed": False, "start": 0, "fused": False, "tied": ()}
-
-
 def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
     """The fields of a spec that differ from their defaults, as JSON types. `dtype` is the model's."""
-    defaults = _DEFAULTS | {"dtype": dtype}
-    fields = {key: value for key, value in asdict(spec).items() if key not in defaults or value != defaults[key]}
-    if spec.tied:
-        fields["tied"] = list(spec.tied)
-    return fields
+    defaults = {"transposed": False, "start": 0, "fused": False, "tied": [], "dtype": dtype}
+    values = asdict(spec) | {"tied": list(spec.tied)}
+    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 @dataclass(frozen=True)
@@ -225,8 +194,7 @@ def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[Modu
 def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match | None]:
     """The weight, its representative path, and what that path means; paths of compressible kinds take precedence."""
     matches = {path: match(family, path) if family else None for path in weight.paths}
-    default = [path for path, found in matches.items() if found and found.pattern.kind in KINDS]
-    path = (default or list(weight.paths))[0]
+    path = next((path for path, found in matches.items() if found and found.pattern.kind in KINDS), weight.paths[0])
     return weight, path, matches[path]
 
 

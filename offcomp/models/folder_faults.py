@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from offcomp.errors import ModelError
-from offcomp.models.catalogue import KINDS, OTHER_KINDS
+from offcomp.models.families import KINDS, OTHER_KINDS
 from offcomp.models.safetensors_files import read_json
+from offcomp.models.sentence_modules import MODULES
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
-SENTENCE_MODULES = "modules.json"
 LAYERS = ("layers", "n_layer", "groups", "group_num")
 SHARED_LAYERS = 48  # ALBERT shares one set of tensors among all layers
 MODULE_NAME = re.compile(rf"((encoder|decoder|cross)\.)?({'|'.join((*KINDS, *OTHER_KINDS))})(\.\d+)?")
@@ -52,7 +52,7 @@ def check_is_whole(folder: Path) -> None:
 
 def _old_sentence_model(folder: Path) -> Path | None:
     """The transformer's subfolder (`0_Transformer`), if the folder's own config does not describe a model."""
-    if not (folder / SENTENCE_MODULES).is_file():
+    if not (folder / MODULES).is_file():
         return None
     if (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG):
         return None

@@ -58,15 +58,20 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file cannot be read, is unreasonably large, or does not contain a JSON object.
     """
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"'{file}' is larger than {MAX_JSON_BYTES // 10**6} MB, too large for a JSON file of a model.")
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
+    document = read_any_json(file)
     if not isinstance(document, dict):
         raise ModelError(f"'{file}' does not contain a JSON object; restore it from the original model.")
     return document
+
+
+def read_any_json(file: Path) -> Any:
+    """Read a JSON value from a file. Raises ModelError if the file cannot be read or is unreasonably large."""
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"'{file}' is larger than {MAX_JSON_BYTES // 10**6} MB, too large for a JSON file of a model.")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.files import read_json
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.safetensors_files import FLOATS, read_header, stored_tensors
+from offcomp.models.safetensors_files import FLOATS, stored_tensors
 from offcomp.planning.json_fields import is_number, is_text, is_text_list, read_fields
 from offcomp.planning.plan import Group, Plan, members
 
 MANIFEST = "offcomp.json"
 MANIFEST_SCHEMA = 1
 DTYPES = FLOATS | {"I8": "int8", "U8": "uint8"}
-HEADER_LENGTH_BYTES = 8
 NAMED_FAULTS = 3
 
 
@@ -84,11 +83,9 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        groups = [asdict(group) | {"ledger": list(group.ledger)} for group in self.groups]
+        groups = [vars(group) | {"ledger": list(group.ledger)} for group in self.groups]
         parts = {"plan": self.plan.to_dict(), "original": self.original.to_dict(), "groups": groups}
-        parts["left_out"] = list(self.left_out)
-        return {"schema": MANIFEST_SCHEMA} | values | parts
+        return {"schema": MANIFEST_SCHEMA} | vars(self) | parts | {"left_out": list(self.left_out)}
 
     @staticmethod
     def from_dict(document: Any) -> Manifest:
@@ -98,8 +95,8 @@ class Manifest:
         if document.get("schema") != MANIFEST_SCHEMA:
             raise InputError(f"its schema is {document.get('schema')!r}, and this version reads {MANIFEST_SCHEMA}")
         faults: list[str] = []
-        stated = {name: value for name, value in document.items() if name != "schema"}
-        values = read_fields(Manifest, stated, "it", MANIFEST_TYPES, faults, parts=PARTS)
+        own_fields = {name: value for name, value in document.items() if name != "schema"}
+        values = read_fields(Manifest, own_fields, "it", MANIFEST_TYPES, faults, parts=PARTS)
         entries = [read_fields(StoredGroup, entry, "a group", GROUP_TYPES, faults) for entry in values.get("groups", ())]
         if faults:
             raise InputError(" ".join(faults[:NAMED_FAULTS]).rstrip("."))
@@ -107,9 +104,9 @@ class Manifest:
             parts = {"plan": Plan.from_dict(values["plan"]), "original": ModelInfo.from_dict(values["original"])}
         except (PlanError, ModelError) as error:
             raise InputError(str(error).rstrip(".")) from None
-        found = Manifest(**values | parts | {"groups": tuple(StoredGroup(**entry) for entry in entries)})
-        found.check_names()
-        return found
+        manifest = Manifest(**values | parts | {"groups": tuple(StoredGroup(**entry) for entry in entries)})
+        manifest.check_names()
+        return manifest
 
     def check_names(self) -> None:
         """Check that the groups are those of the plan and that all files are inside the folder. Raises InputError."""
@@ -144,9 +141,10 @@ def _is_ledger(value: Any) -> bool:
 
 def _is_model(value: Any) -> bool:
     """Whether a value has the model fields that shapes are computed from; `ModelInfo.from_dict` checks the rest."""
-    return isinstance(value, dict) and all(
+    modules: Any = value.get("modules", []) if isinstance(value, dict) else None
+    return _is_objects(modules) and all(
         _is_count(spec.get("rows")) and _is_count(spec.get("cols")) and is_text(spec.get("name")) and is_text(spec.get("path"))
-        for spec in (value.get("modules", []) if _is_objects(value.get("modules", [])) else [{}])
+        for spec in modules
     )
 
 
@@ -209,31 +207,31 @@ def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
     """Differences between a group's file and its ledger, one clause each: every tensor, their total, and the payload size."""
     file, where = folder / group.file, f"group {group.name!r}"
     try:
-        stored = stored_tensors([file])
-        payload = file.stat().st_size - HEADER_LENGTH_BYTES - len(read_header(file))
+        tensors = stored_tensors([file])
     except (ModelError, OSError) as error:
         return [f"{where} cannot be read: {str(error).rstrip('.')}"]
-    found = {name: (part.shape, DTYPES.get(part.dtype, part.dtype), part.end - part.start) for name, part in stored.items()}
+    stored = {name: (part.shape, DTYPES.get(part.dtype, part.dtype), part.end - part.start) for name, part in tensors.items()}
     listed = {entry["name"]: (tuple(entry["shape"]), entry["dtype"], entry["bytes"]) for entry in group.ledger}
-    faults = _tensor_faults(where, found, listed)
+    faults = _tensor_faults(where, stored, listed)
     total = sum(entry["bytes"] for entry in group.ledger)
     if total != group.num_bytes:
         faults.append(f"{where} claims {group.num_bytes:,} bytes, but the tensors of its ledger have {total:,}")
+    payload = sum(size for _, _, size in stored.values())  # all bytes after the header, which `stored_tensors` checks
     if payload != group.num_bytes:
         faults.append(f"{where} claims {group.num_bytes:,} bytes, but {group.file} holds {payload:,} bytes of tensors")
     return faults
 
 
-def _tensor_faults(where: str, found: Tensors, listed: Tensors) -> list[str]:
+def _tensor_faults(where: str, stored: Tensors, listed: Tensors) -> list[str]:
     """Tensors that are stored but not listed, listed but not stored, or stored with another shape, dtype or size."""
-    lacking = [f"{where} lacks the tensor {name!r} of its ledger" for name in listed if name not in found]
-    unlisted = [f"{where} stores the tensor {name!r}, which its ledger lacks" for name in found if name not in listed]
-    other = [
-        f"{where} stores {name!r} as {_words(found[name])}, but its ledger says {_words(listed[name])}"
+    missing = [f"{where} lacks the tensor {name!r} of its ledger" for name in listed if name not in stored]
+    unlisted = [f"{where} stores the tensor {name!r}, which its ledger lacks" for name in stored if name not in listed]
+    different = [
+        f"{where} stores {name!r} as {_words(stored[name])}, but its ledger says {_words(listed[name])}"
         for name in listed
-        if name in found and listed[name] != found[name]
+        if name in stored and listed[name] != stored[name]
     ]
-    return [*lacking, *unlisted, *other]
+    return [*missing, *unlisted, *different]
 
 
 def _words(tensor: tuple[tuple[int, ...], str, int]) -> str:

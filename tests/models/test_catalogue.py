@@ -7,13 +7,8 @@ import sys
 
 import pytest
 
-from offcomp.models.catalogue import (
-    FAMILIES,
-    KINDS,
-    OTHER_KINDS,
-    ModuleSpec,
-)
-from offcomp.models.families import family_of, match
+from offcomp.models.catalogue import ModuleSpec
+from offcomp.models.families import FAMILIES, KINDS, OTHER_KINDS, family_of, match
 from offcomp.models.weights import list_modules
 from tests import tiny_models
 
