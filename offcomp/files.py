@@ -79,6 +79,15 @@ def storage_error(folder: Path, error: OSError, doing: str = "write to") -> Stor
     return StorageError(f"cannot {doing} {folder}: {error.strerror or error}{remedy}")
 
 
+@contextmanager
+def storage_errors(folder: Path, doing: str) -> Iterator[None]:
+    """Turn an OSError into a StorageError, see `storage_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(folder, error, doing) from None
+
+
 def private_folder(folder: Path) -> None:
     """Create a folder, and missing parents, with access only for the owner. Raises OSError."""
     if not folder.is_dir():
@@ -92,7 +101,7 @@ def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None
 
     make_folder     whether to create a missing folder; set to False if a folder removed meanwhile must stay removed
     """
-    try:
+    with storage_errors(path.parent, "write to"):
         if make_folder:
             private_folder(path.parent)
         file, part = _new_part(path)
@@ -106,8 +115,6 @@ def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None
             with suppress(OSError):
                 part.unlink()
             raise
-    except OSError as error:
-        raise storage_error(path.parent, error) from None
 
 
 PATIENCE_SECONDS = 5.0

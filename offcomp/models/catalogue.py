@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -186,38 +186,37 @@ def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[Modu
     Weights that the family of `model_type` does not recognise, and all weights of an unknown family, get the kind `other`.
     """
     family = family_of(model_type)
-    matched = [_matched(family, weight) for weight in weights]
-    depth_of_group = 1 + max((found.layer or 0 for _, _, found in matched if found), default=0)
-    return tuple(spec for found in matched for spec in _specs_of(*found, depth_of_group))
+    matches = [_matched(family, weight) for weight in weights]
+    depth_of_group = 1 + max((matched.layer or 0 for _, _, matched in matches), default=0)
+    return tuple(spec for weight, path, matched in matches for spec in _specs_of(weight, path, matched, depth_of_group))
 
 
-def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match | None]:
+def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match]:
     """The weight, its representative path, and what that path means; paths of compressible kinds take precedence."""
-    matches = {path: match(family, path) if family else None for path in weight.paths}
-    path = next((path for path, found in matches.items() if found and found.pattern.kind in KINDS), weight.paths[0])
+    matches = {path: match(family, path) for path in weight.paths}
+    path = next((path for path, matched in matches.items() if matched.pattern.kind in KINDS), weight.paths[0])
     return weight, path, matches[path]
 
 
-def _specs_of(weight: StoredWeight, path: str, found: Match | None, depth_of_group: int) -> list[ModuleSpec]:
+def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: int) -> list[ModuleSpec]:
     """One spec for a plain weight, one per piece for a fused weight."""
     rows, cols = reversed(weight.shape) if weight.transposed else weight.shape
-    kinds: Sequence[str] = ("other",) if found is None else found.pattern.pieces or (found.pattern.kind,)
-    layer = None if found is None or found.layer is None else found.group * depth_of_group + found.layer
-    part = found.part if found else ""
+    kinds = matched.pattern.pieces or (matched.pattern.kind,)
+    layer = None if matched.layer is None else matched.group * depth_of_group + matched.layer
     height = rows // len(kinds)
     return [
         ModuleSpec(
-            name=_name(kind, part, layer, path),
+            name=_name(kind, matched.part, layer, path),
             kind=kind,
             layer=layer,
-            part=part,
+            part=matched.part,
             path=f"{path}.weight",
             rows=height,
             cols=cols,
             transposed=weight.transposed,
             start=index * height,
             fused=len(kinds) > 1,
-            tied=tuple(f"{other}.weight" for other in weight.paths if other != path),
+            tied=tuple(f"{tied}.weight" for tied in weight.paths if tied != path),
         )
         for index, kind in enumerate(kinds)
     ]

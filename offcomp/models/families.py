@@ -68,6 +68,9 @@ class Match:
     part: str = ""
 
 
+UNKNOWN = Match(Pattern("other", ""))
+"""A module path that no pattern matches."""
+
 HEADS = tuple(
     Pattern("head", regex)
     for regex in (
@@ -210,11 +213,11 @@ def family_of(model_type: str) -> Family | None:
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
-def match(family: Family, path: str) -> Match | None:
-    """What a module path means in `family`, or None if no pattern matches."""
-    for pattern in (*family.patterns, *HEADS):
+def match(family: Family | None, path: str) -> Match:
+    """What a module path means in `family`; `UNKNOWN` if no pattern matches, as in an unknown family."""
+    for pattern in (*family.patterns, *HEADS) if family else ():
         if matched := re.fullmatch(rf"(?:\w+\.)?{pattern.regex}", path):
             groups = matched.groupdict()
             layer = int(groups["layer"]) if "layer" in groups else None
             return Match(pattern, layer, int(groups.get("group", 0)), groups.get("part", pattern.part))
-    return None
+    return UNKNOWN

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import lzma
 import re
 import struct
 import zipfile
@@ -28,13 +27,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import NDArray
 
 from offcomp.errors import InputError
 from offcomp.files import write_bytes
 from offcomp.models.catalogue import StoredWeight, module_specs
 from offcomp.models.families import FAMILIES, KINDS
-from offcomp.models.safetensors_files import WEIGHTS, header_entries
+from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, header_entries
 
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
@@ -51,14 +49,9 @@ LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 HEADER_ALIGNMENT = 8
 NAMED_REASONS = 3
-DAMAGED_ZIP = (
-    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(RuntimeError, ValueError, EOFError, OSError),
-)
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, EOFError, OSError)
 DAMAGED_HEADER = (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
 NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""safetensors dtype -> numpy dtype; numpy has no bfloat16, so its raw bits are read."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +88,11 @@ def read_matrices(name: str, content: bytes) -> MatrixFile:
     _check_size(name, usable.values())
     matrices: dict[str, Matrix] = {}
     for title, entry in usable.items():
-        stored = entry.read()
-        if reason := _not_finite(entry.dtype, stored):
-            skipped[title] = reason
+        result = _read(entry)
+        if isinstance(result, Matrix):
+            matrices[title] = result
         else:
-            matrices[title] = _matrix(entry, stored)
+            skipped[title] = result
     if not matrices:
         reasons = [f"{title} {reason}" for title, reason in skipped.items()][:NAMED_REASONS]
         raise InputError(f"{name!r} contains no matrix that can be compressed: {'; '.join(reasons) or 'it is empty'}")
@@ -122,7 +115,7 @@ def _check_size(name: str, entries: Collection[Entry]) -> None:
     """Raise InputError if there are too many matrices, or their total size is too large."""
     if len(entries) > MOST_MATRICES:
         raise InputError(f"{name!r} contains {len(entries):,} matrices; at most {MOST_MATRICES:,} are supported")
-    size = sum(prod(entry.shape) * np.dtype(FLOATS[entry.dtype]).itemsize for entry in entries)
+    size = sum(prod(entry.shape) * np.dtype(NUMPY_FLOATS[entry.dtype]).itemsize for entry in entries)
     if size > MOST_BYTES:
         raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB of matrices; at most {MOST_BYTES / 1e6:.0f} MB is supported")
 
@@ -202,27 +195,19 @@ def _unusable(entry: Entry) -> str:
         return f"is {shape[0]} x {shape[1]}, too small to compress"
     if max(shape) > LONGEST_SIDE:
         return f"is {shape[0]} x {shape[1]}; each side may be at most {LONGEST_SIDE:,}"
-    return "" if entry.dtype in FLOATS else f"is stored as {entry.dtype}, not as floating-point numbers"
+    return "" if entry.dtype in NUMPY_FLOATS else f"is stored as {entry.dtype}, not as floating-point numbers"
 
 
-def _values(dtype: str, content: bytes) -> NDArray[Any]:
-    """The values of a safetensors tensor, flattened."""
-    stored = np.frombuffer(content, FLOATS[dtype])
-    return (stored.astype("<u4") << 16).view("<f4") if dtype == "BF16" else stored
-
-
-def _not_finite(dtype: str, content: bytes) -> str:
-    """How many values are not finite once stored as float32, as a phrase that follows the name; empty if none."""
-    values = _values(dtype, content)
+def _read(entry: Entry) -> Matrix | str:
+    """The matrix of an entry, or why it cannot be compressed, as a phrase that follows its name."""
+    content = entry.read()
     with np.errstate(over="ignore"):
-        bad = values.size - int(np.isfinite(values.astype("<f4", copy=False)).sum())
-    return f"has {bad} value{'' if bad == 1 else 's'} that are NaN, infinite or beyond float32" if bad else ""
-
-
-def _matrix(entry: Entry, content: bytes) -> Matrix:
+        values = as_float32(entry.dtype, np.frombuffer(content, np.uint8))
+    if bad := values.size - int(np.isfinite(values).sum()):
+        return f"has {bad} value{'' if bad == 1 else 's'} that are NaN, infinite or beyond float32"
     rows, cols = entry.shape
     if entry.dtype == "F64":
-        return Matrix(rows, cols, "F32", _values(entry.dtype, content).astype("<f4").tobytes())
+        return Matrix(rows, cols, "F32", values.tobytes())
     return Matrix(rows, cols, entry.dtype, content)
 
 

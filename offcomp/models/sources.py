@@ -19,7 +19,7 @@ from offcomp.errors import ModelError
 from offcomp.files import assets_folder
 from offcomp.models.bundled_models import MODELS, CatalogueModel, catalogue_model
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.folder_faults import CONFIG, check_is_whole, check_tokenizer_settings, is_module_name
+from offcomp.models.folder_faults import CONFIG, MODULE_NAME, check_is_whole, check_tokenizer_settings
 from offcomp.models.identity import file_digest, readable
 from offcomp.models.safetensors_files import PICKLES, read_json, stored_dtype, weight_files
 
@@ -92,7 +92,7 @@ def resolve(model: str) -> Source:
     close = difflib.get_close_matches(model, names, n=1, cutoff=0.75)
     if close:
         raise ModelError(f"There is no model '{model}'; did you mean '{close[0]}'?")
-    if is_module_name(model):
+    if MODULE_NAME.fullmatch(model):
         raise ModelError(
             f"'{model}' is the name of a module, not of a model: give a catalogue name ({', '.join(names)}), an existing "
             "folder, or a hub id such as 'owner/name'; modules are named in a plan's groups, or by --modules."

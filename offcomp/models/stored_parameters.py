@@ -20,7 +20,7 @@ from offcomp.numerics.accounting import STORED, storage_dtype
 
 
 def stored_parameters(
-    network: PreTrainedModel, modules: Iterable[ModuleSpec], tensors: Mapping[str, StoredTensor], usual: str
+    network: PreTrainedModel, modules: Iterable[ModuleSpec], tensors: Mapping[str, StoredTensor], default_dtype: str
 ) -> tuple[tuple[ModuleSpec, ...], int, int]:
     """How the files store the parameters of a model (on any device, including meta) and its listed matrices.
 
@@ -29,7 +29,7 @@ def stored_parameters(
 
     Args:
         tensors: every tensor in the files, by key.
-        usual: the dtype to assume for a parameter with no tensor under its name, such as one of several sliced from one tensor.
+        default_dtype: of a parameter with no tensor under its name, such as one of several sliced from one tensor.
 
     Raises:
         ModelError: a parameter is stored in a dtype that offcomp does not read.
@@ -40,10 +40,11 @@ def stored_parameters(
     num_bytes = unlisted = 0
     for paths, parameter in parameters_by_tie(network):
         copies = [sources[path] for path in paths if path in sources]
-        dtype = min((_dtype(copy) for copy in copies), key=lambda name: BYTES_PER_VALUE[name], default=usual)
+        dtype = min((_dtype(copy) for copy in copies), key=lambda name: BYTES_PER_VALUE[name], default=default_dtype)
         dtypes |= dict.fromkeys(paths, dtype)
-        sums = [_bytes(copy) for copy in copies if sum(part.num_parameters for _, part in copy) == parameter.numel()]
-        num_bytes += min(sums, default=parameter.numel() * BYTES_PER_VALUE[dtype])
+        whole = [copy for copy in copies if sum(tensor.num_parameters for _, tensor in copy) == parameter.numel()]
+        sizes = [sum(tensor.num_bytes for _, tensor in copy) for copy in whole]
+        num_bytes += min(sizes, default=parameter.numel() * BYTES_PER_VALUE[dtype])
         unlisted += parameter.numel() if parameter.ndim > 1 and not listed.intersection(paths) else 0
     return tuple(replace(spec, dtype=dtypes[spec.path]) for spec in modules), num_bytes, unlisted
 
@@ -73,12 +74,8 @@ def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]
     return list(ties.values())
 
 
-def _dtype(parts: Sources) -> str:
-    """The dtype that can hold the values of all parts. Raises ModelError if one is stored in an unsupported dtype."""
-    for key, part in parts:
-        check_dtypes(part.file.parent, {key: part})
-    return storage_dtype(STORED, (FLOATS[part.dtype] for _, part in parts))
-
-
-def _bytes(parts: Sources) -> int:
-    return sum(part.end - part.start for _, part in parts)
+def _dtype(sources: Sources) -> str:
+    """The dtype that can hold the values of all sources. Raises ModelError if one is stored in an unsupported dtype."""
+    for key, tensor in sources:
+        check_dtypes(tensor.file.parent, {key: tensor})
+    return storage_dtype(STORED, (FLOATS[tensor.dtype] for _, tensor in sources))

@@ -111,7 +111,7 @@ def _copied(name: str, file: Path, target: Path, weights: set[str]) -> bool:
 
 def _overwrite(file: Path, stored: StoredTensor, spec: ModuleSpec, matrix: Tensor) -> None:
     """Write a matrix into the bytes of the tensor that holds it; the rest of the tensor stays unchanged."""
-    content = np.fromfile(file, np.uint8, stored.end - stored.start, offset=stored.start)
+    content = np.fromfile(file, np.uint8, stored.num_bytes, offset=stored.start)
     values = torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape)
     view = canonical_view(values, spec)
     view.copy_(matrix)

@@ -24,7 +24,7 @@ from offcomp.models.listing import check_unchanged
 from offcomp.planning.plan import members
 from offcomp.runs.compress import SavedGroup
 from offcomp.runs.dense_export import GROUPS, DenseModel
-from offcomp.runs.manifest import MANIFEST, Manifest, StoredGroup, file_mark, ledger_faults
+from offcomp.runs.manifest import MANIFEST, Manifest, StoredGroup, file_entry, ledger_faults
 from offcomp.runs.store import Run
 
 
@@ -55,7 +55,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
         if dense_model:
             for group in manifest.groups:
                 dense_model.write(reconstructions(part, manifest, group))
-        files = {file.relative_to(part).as_posix(): file_mark(file) for file in sorted(part.rglob("*")) if file.is_file()}
+        files = {file.relative_to(part).as_posix(): file_entry(file) for file in sorted(part.rglob("*")) if file.is_file()}
         manifest = replace(manifest, files=files)
         (part / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
         check_unchanged(original)

@@ -150,7 +150,7 @@ def _is_model(value: Any) -> bool:
 
 def _is_files(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(mark, dict) and set(mark) == {"bytes", "sha256"} for mark in value.values()
+        isinstance(entry, dict) and set(entry) == {"bytes", "sha256"} for entry in value.values()
     )
 
 
@@ -192,7 +192,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path} is not a valid export manifest: {error}; export the run again") from None
 
 
-def file_mark(file: Path) -> dict[str, Any]:
+def file_entry(file: Path) -> dict[str, Any]:
     """Bytes and sha256 of a file."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -210,7 +210,9 @@ def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
         tensors = stored_tensors([file])
     except (ModelError, OSError) as error:
         return [f"{where} cannot be read: {str(error).rstrip('.')}"]
-    stored = {name: (part.shape, DTYPES.get(part.dtype, part.dtype), part.end - part.start) for name, part in tensors.items()}
+    stored = {
+        name: (tensor.shape, DTYPES.get(tensor.dtype, tensor.dtype), tensor.num_bytes) for name, tensor in tensors.items()
+    }
     listed = {entry["name"]: (tuple(entry["shape"]), entry["dtype"], entry["bytes"]) for entry in group.ledger}
     faults = _tensor_faults(where, stored, listed)
     total = sum(entry["bytes"] for entry in group.ledger)

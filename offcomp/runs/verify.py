@@ -26,7 +26,7 @@ from offcomp.numerics.reconstruction_error import reconstruction_error
 from offcomp.numerics.storage import num_not_finite
 from offcomp.planning.grouping import group_shape
 from offcomp.runs.compress import in_own_dtype, load_group, unstack
-from offcomp.runs.manifest import Manifest, StoredGroup, file_mark, ledger_faults, read_manifest
+from offcomp.runs.manifest import Manifest, StoredGroup, file_entry, ledger_faults, read_manifest
 
 ERROR_TOLERANCE = 1e-4  # relative: other machines sum in another order
 ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
@@ -76,7 +76,7 @@ def file_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
     faults = {group.file: "has no checksum" for group in manifest.groups if group.file not in manifest.files}
     for name, expected in manifest.files.items():
         try:
-            actual = file_mark(folder / name)
+            actual = file_entry(folder / name)
         except OSError as error:
             faults[name] = f"cannot be read: {error.strerror}"
             continue

@@ -20,7 +20,7 @@ from offcomp.files import read_json
 from offcomp.models.loading import load
 from offcomp.planning.plan import Group
 from offcomp.runs.export import export_run
-from offcomp.runs.manifest import MANIFEST, file_mark, ledger_faults, read_manifest
+from offcomp.runs.manifest import MANIFEST, file_entry, ledger_faults, read_manifest
 from offcomp.runs.verify import file_faults, total_faults, verify
 from tests import tiny_models
 from tests.exported import finished_run
@@ -65,7 +65,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def mark_again(folder: Path, name: str) -> None:
     """A checksum that fits, so that the damage has to be found by what the file says."""
-    edit(folder, lambda manifest: manifest["files"].update({name: file_mark(folder / name)}))
+    edit(folder, lambda manifest: manifest["files"].update({name: file_entry(folder / name)}))
 
 
 def rewrite(folder: Path, name: str, change: Callable[[dict[str, Tensor]], None], **about: Any) -> None:
