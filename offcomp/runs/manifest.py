@@ -9,7 +9,7 @@ DIR/config.json and so on      dense exports only: every file of the original, w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +18,7 @@ from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.files import read_json
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.safetensors_files import FLOATS, stored_tensors
+from offcomp.planning.json_checks import Check, Malformed, by_name, count, each, fields, flag, text
 from offcomp.planning.json_fields import is_number, is_text, is_text_list, read_fields
 from offcomp.planning.plan import Group, Plan, members
 
@@ -120,54 +121,37 @@ class Manifest:
             self.members(group)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _passes(check: Check) -> Callable[[Any], bool]:
+    """Whether a JSON value passes a check, as a function of the value."""
+
+    def accepts(value: Any) -> bool:
+        try:
+            check(value)
+        except Malformed:
+            return False
+        return True
+
+    return accepts
 
 
-def _is_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
-
-
-def _is_ledger(value: Any) -> bool:
-    return _is_objects(value) and all(
-        is_text(entry.get("name"))
-        and isinstance(entry.get("shape"), list)
-        and all(map(_is_count, entry["shape"]))
-        and is_text(entry.get("dtype"))
-        and _is_count(entry.get("bytes"))
-        for entry in value
-    )
-
-
-def _is_model(value: Any) -> bool:
-    """Whether a value has the model fields that shapes are computed from; `ModelInfo.from_dict` checks the rest."""
-    modules: Any = value.get("modules", []) if isinstance(value, dict) else None
-    return _is_objects(modules) and all(
-        _is_count(spec.get("rows")) and _is_count(spec.get("cols")) and is_text(spec.get("name")) and is_text(spec.get("path"))
-        for spec in modules
-    )
-
-
-def _is_files(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(entry, dict) and set(entry) == {"bytes", "sha256"} for entry in value.values()
-    )
-
-
-COUNT = (_is_count, "a whole number of 0 or more")
+COUNT = (_passes(count()), "a whole number of 0 or more")
 TEXT = (is_text, "a text")
-OBJECT = (lambda value: isinstance(value, dict), "a JSON object")
+OBJECT = (_passes(fields({})), "a JSON object")
+MODULE = fields({"rows": count(), "cols": count(), "name": text, "path": text})
+"""The fields of a module that shapes are computed from; `ModelInfo.from_dict` checks the rest."""
+LEDGER_ENTRY = fields({"name": text, "shape": each(count()), "dtype": text, "bytes": count()})
+FILE = fields({"bytes": count(), "sha256": text})
 MANIFEST_TYPES = {
     "offcomp": TEXT,
     "run": TEXT,
     "plan": OBJECT,
-    "original": (_is_model, "the listing of a model"),
-    "groups": (_is_objects, "a list of groups"),
+    "original": (_passes(fields({}, {"modules": each(MODULE)})), "the listing of a model"),
+    "groups": (_passes(each(fields({}))), "a list of groups"),
     "num_parameters": COUNT,
     "num_bytes": COUNT,
     "sizes": OBJECT,
-    "dense": (lambda value: isinstance(value, bool), "true or false"),
-    "files": (_is_files, "bytes and sha256 by file"),
+    "dense": (_passes(flag), "true or false"),
+    "files": (_passes(by_name(FILE)), "bytes and sha256 by file"),
     "left_out": (is_text_list, "a list of files"),
 }
 PARTS = ("plan", "original", "groups")
@@ -175,7 +159,7 @@ GROUP_TYPES = {
     **dict.fromkeys(("name", "file", "form"), TEXT),
     **dict.fromkeys(("rows", "cols", "num_parameters", "num_bytes", "original_parameters", "original_bytes"), COUNT),
     "relative_error": (is_number, "a number"),
-    "ledger": (_is_ledger, "a list of tensors, each with name, shape, dtype and bytes"),
+    "ledger": (_passes(each(LEDGER_ENTRY)), "a list of tensors, each with name, shape, dtype and bytes"),
 }
 
 
