@@ -11,7 +11,8 @@ import argparse
 import json
 
 from offcomp.files import write_bytes
-from offcomp.models.catalogue import KINDS, MODELS
+from offcomp.models.bundled_models import MODELS
+from offcomp.models.families import KINDS
 from offcomp.models.loading import load
 from offcomp.planning.grams import Grams
 from offcomp.planning.merge_search import survey

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from offcomp.models.catalogue import MODELS, CatalogueModel
+from offcomp.models.bundled_models import MODELS, CatalogueModel
 from offcomp.models.environment import COMPUTING
 from offcomp.models.identity import CONFIG, Identity, identify
 from offcomp.models.safetensors_files import read_header, weight_files

@@ -56,6 +56,11 @@ class RunError(OffcompError):
     """A run failed, was cancelled or was interrupted."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class if it has no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 MOST_NAMES = 5
 LONGEST_NAME = 80  # characters
 

@@ -38,8 +38,8 @@ def assets_folder() -> Path:
 
 def home_folder() -> Path:
     """The user data folder: OFFCOMP_HOME, else `offcomp` in XDG_DATA_HOME or ~/.local/share."""
-    if chosen := os.environ.get("OFFCOMP_HOME"):
-        return Path(chosen).expanduser()
+    if home := os.environ.get("OFFCOMP_HOME"):
+        return Path(home).expanduser()
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "offcomp"
 
 
@@ -58,7 +58,6 @@ def path_of(text: str) -> Path:
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
 """Errors unrelated to the file itself: no file descriptors are left."""
-RIGHTS = "set OFFCOMP_HOME to a folder you can write to"
 REMEDIES = {
     **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit on open files (ulimit -n)"),
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit on processes (ulimit -u)"),
@@ -68,7 +67,7 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "set OFFCOMP_HOME to a folder on a disk of this machine"),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
-        RIGHTS,
+        "set OFFCOMP_HOME to a folder you can write to",
     ),
 }
 """OS error number -> remedy for an error in the home folder; other errors have no known remedy."""
@@ -78,6 +77,15 @@ def storage_error(folder: Path, error: OSError, doing: str = "write to") -> Stor
     """One sentence about a failed operation in a folder of the home, with a remedy if one is known."""
     remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
     return StorageError(f"cannot {doing} {folder}: {error.strerror or error}{remedy}")
+
+
+@contextmanager
+def storage_errors(folder: Path, doing: str) -> Iterator[None]:
+    """Turn an OSError into a StorageError, see `storage_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(folder, error, doing) from None
 
 
 def private_folder(folder: Path) -> None:
@@ -93,7 +101,7 @@ def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None
 
     make_folder     whether to create a missing folder; set to False if a folder removed meanwhile must stay removed
     """
-    try:
+    with storage_errors(path.parent, "write to"):
         if make_folder:
             private_folder(path.parent)
         file, part = _new_part(path)
@@ -107,8 +115,6 @@ def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None
             with suppress(OSError):
                 part.unlink()
             raise
-    except OSError as error:
-        raise storage_error(path.parent, error) from None
 
 
 PATIENCE_SECONDS = 5.0
@@ -129,13 +135,9 @@ def _new_part(path: Path) -> tuple[int, Path]:
 
 def remove_left_over(part: Path) -> None:
     """Remove an unfinished file, unless a process is still writing it."""
-    with suppress(OSError):
-        file = os.open(part, os.O_RDONLY)
-        try:
-            if take_lock(file):
-                part.unlink()
-        finally:
-            os.close(file)
+    with suppress(OSError), closing(os.open(part, os.O_RDONLY)) as file:
+        if take_lock(file):
+            part.unlink()
 
 
 def write_json(path: Path, document: Any, *, make_folder: bool = True) -> None:
@@ -146,10 +148,10 @@ def write_json(path: Path, document: Any, *, make_folder: bool = True) -> None:
 def changed(file: Path) -> tuple[int, int] | None:
     """Modification time and size of a file, None if it does not exist."""
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return stat.st_mtime_ns, stat.st_size
 
 
 def read_json(path: Path) -> Any:
@@ -175,17 +177,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises InputError if the target already exists and is not an empty folder, or if it cannot be written.
     """
-    place = path_of(str(folder)).resolve()
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    target = path_of(str(folder)).resolve()
+    part = target.with_name(f".{target.name}.{os.getpid()}{PART}")
     try:
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{folder} already exists and is not an empty folder; name a new folder, or empty this one")
         part.mkdir(parents=True)
         yield part
-        part.replace(place)
+        part.replace(target)
     except OSError as error:
-        elsewhere = "name a folder that you can write to, on a disk with free space"
-        remedy = REMEDIES[error.errno] if error.errno in SHORTAGES else elsewhere
+        remedy = "name a folder that you can write to, on a disk with free space"
+        if error.errno in SHORTAGES:
+            remedy = REMEDIES[error.errno]
         raise InputError(f"cannot write to {folder}: {error.strerror or error}; {remedy}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -194,6 +197,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def open_lock(path: Path) -> int:
     """The descriptor of a lock file, created if missing; does not lock it yet. Raises OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+@contextmanager
+def closing(file: int) -> Iterator[int]:
+    """Close a file descriptor at the end of the block, which releases its lock unless another process holds it too."""
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def take_lock(file: int, seconds: float = 0.0) -> bool:
@@ -220,25 +232,19 @@ def is_locked(path: Path) -> bool:
     if others may be checking.
     """
     try:
-        file = os.open(path, os.O_RDONLY)
+        with closing(os.open(path, os.O_RDONLY)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(file)
     return False
 
 
 @contextmanager
 def locked(path: Path, seconds: float) -> Iterator[None]:
     """Hold the lock of a file. Raises TimeoutError if another process holds it for longer than `seconds`, and OSError."""
-    file = open_lock(path)
-    try:
+    with closing(open_lock(path)) as file:
         if not take_lock(file, seconds):
             raise TimeoutError(errno.ETIMEDOUT, f"another process has held the lock for {seconds:g} s")
         yield
-    finally:
-        os.close(file)

@@ -73,7 +73,7 @@ def verify(arguments: argparse.Namespace) -> None:
 
     checks = checks_of(Path(arguments.folder), arguments.original)
     faults = [f"{check.name}: {fault}" for check in checks for fault in check.faults]
-    rows = [{"name": c.name, "about": c.about, "holds": c.holds, "faults": c.faults, "left_out": c.left_out} for c in checks]
+    rows = [{"name": c.name, "about": c.scope, "holds": c.holds, "faults": c.faults, "left_out": c.skip_reason} for c in checks]
     emit(arguments, {"folder": arguments.folder, "holds": not faults, "checks": rows}, lambda: checks_text(checks))
     if faults:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
@@ -82,7 +82,7 @@ def verify(arguments: argparse.Namespace) -> None:
 
 def checks_text(checks: list[Check]) -> str:
     """One line per check; then a sentence for each fault and each skipped check."""
-    rows = [{"check": check.name, "result": RESULTS[check.holds], "about": check.about} for check in checks]
+    rows = [{"check": check.name, "result": RESULTS[check.holds], "about": check.scope} for check in checks]
     faults = [f"{check.name}: {fault}." for check in checks for fault in check.faults]
-    left_out = [f"{check.name}, not checked: {check.left_out}." for check in checks if check.left_out]
+    left_out = [f"{check.name}, not checked: {check.skip_reason}." for check in checks if check.skip_reason]
     return "\n".join([format_table(rows), "", *faults, *left_out]).rstrip()

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 
 from offcomp.errors import InputError, OffcompError, StorageError
 from offcomp.files import REMEDIES, home_folder, path_of
-from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.families import KINDS
 from offcomp.models.listing import model_info
 from offcomp.plain_text import without_unseen
 from offcomp.planning.data.calibration_text import BUNDLED, CalibrationText

@@ -20,7 +20,7 @@ from offcomp.cli.text import format_table, prediction_text
 from offcomp.errors import InputError
 from offcomp.files import app_folder, home_folder
 from offcomp.methods import METHODS, method_of_style_key, own_options
-from offcomp.models.catalogue import MODELS
+from offcomp.models.bundled_models import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, STORED, UNITS
 from offcomp.planning.cost import duration, estimate, gigabytes
 from offcomp.planning.data.calibration_text import SUFFIXES

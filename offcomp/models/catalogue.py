@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from offcomp.errors import ModelError
-from offcomp.models.bundled_models import MODELS, CatalogueModel, catalogue_model
-from offcomp.models.families import (
-    FAMILIES,
-    KINDS,
-    OTHER_KINDS,
-    RESIDUAL_SIDE,
-    Family,
-    Match,
-    Side,
-    family_of,
-    match,
-)
+from offcomp.models.families import KINDS, RESIDUAL_SIDE, Family, Match, Side, family_of, match
 from offcomp.plain_text import quoted, text_fault
-
-__all__ = [
-    "BYTES_PER_VALUE",
-    "FAMILIES",
-    "KINDS",
-    "MODELS",
-    "OTHER_KINDS",
-    "CatalogueModel",
-    "Family",
-    "ModelInfo",
-    "ModuleSpec",
-    "StoredWeight",
-    "catalogue_model",
-    "family_of",
-    "module_specs",
-]
 
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -143,8 +116,9 @@ class ModelInfo:
 
     def __post_init__(self) -> None:
         """Fill in missing byte counts. Raises ModelError for names that cannot be displayed."""
-        about = (self.model, self.source, self.family, self.model_type, self.architecture, self.fingerprint, self.reads)
-        for name in (*about, *(text for spec in self.modules for text in (spec.name, spec.kind, spec.part, spec.path))):
+        names = [self.model, self.source, self.family, self.model_type, self.architecture, self.fingerprint, self.reads]
+        names += [name for spec in self.modules for name in (spec.name, spec.kind, spec.part, spec.path)]
+        for name in names:
             if fault := text_fault(name):
                 raise ModelError(f"The model {quoted(self.model)} has the name {quoted(name)}, which {fault}; rename it.")
         width = BYTES_PER_VALUE[self.dtype]
@@ -181,25 +155,20 @@ class ModelInfo:
             ModelError: a field is missing or unknown.
         """
         try:
-            own = {"dtype": document["dtype"]}
+            defaults = {"dtype": document["dtype"]}
             modules = tuple(
-                ModuleSpec(**{**own, **fields, "tied": tuple(fields.get("tied", ()))}) for fields in document["modules"]
+                ModuleSpec(**defaults | fields | {"tied": tuple(fields.get("tied", ()))}) for fields in document["modules"]
             )
             return cls(**{**document, "modules": modules})
         except (KeyError, TypeError) as error:
             raise ModelError(f"This model description has a missing or unknown field: {quoted(str(error))}.") from error
 
 
-_DEFAULTS: dict[str, Any] = {"transposed": False, "start": 0, "fused": False, "tied": ()}
-
-
 def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
     """The fields of a spec that differ from their defaults, as JSON types. `dtype` is the model's."""
-    defaults = _DEFAULTS | {"dtype": dtype}
-    fields = {key: value for key, value in asdict(spec).items() if key not in defaults or value != defaults[key]}
-    if spec.tied:
-        fields["tied"] = list(spec.tied)
-    return fields
+    defaults = {"transposed": False, "start": 0, "fused": False, "tied": [], "dtype": dtype}
+    values = asdict(spec) | {"tied": list(spec.tied)}
+    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 @dataclass(frozen=True)
@@ -217,39 +186,37 @@ def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[Modu
     Weights that the family of `model_type` does not recognise, and all weights of an unknown family, get the kind `other`.
     """
     family = family_of(model_type)
-    matched = [_matched(family, weight) for weight in weights]
-    depth_of_group = 1 + max((found.layer or 0 for _, _, found in matched if found), default=0)
-    return tuple(spec for found in matched for spec in _specs_of(*found, depth_of_group))
+    matches = [_matched(family, weight) for weight in weights]
+    depth_of_group = 1 + max((matched.layer or 0 for _, _, matched in matches), default=0)
+    return tuple(spec for weight, path, matched in matches for spec in _specs_of(weight, path, matched, depth_of_group))
 
 
-def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match | None]:
+def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match]:
     """The weight, its representative path, and what that path means; paths of compressible kinds take precedence."""
-    matches = {path: match(family, path) if family else None for path in weight.paths}
-    default = [path for path, found in matches.items() if found and found.pattern.kind in KINDS]
-    path = (default or list(weight.paths))[0]
+    matches = {path: match(family, path) for path in weight.paths}
+    path = next((path for path, matched in matches.items() if matched.pattern.kind in KINDS), weight.paths[0])
     return weight, path, matches[path]
 
 
-def _specs_of(weight: StoredWeight, path: str, found: Match | None, depth_of_group: int) -> list[ModuleSpec]:
+def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: int) -> list[ModuleSpec]:
     """One spec for a plain weight, one per piece for a fused weight."""
     rows, cols = reversed(weight.shape) if weight.transposed else weight.shape
-    kinds: Sequence[str] = ("other",) if found is None else found.pattern.pieces or (found.pattern.kind,)
-    layer = None if found is None or found.layer is None else found.group * depth_of_group + found.layer
-    part = found.part if found else ""
+    kinds = matched.pattern.pieces or (matched.pattern.kind,)
+    layer = None if matched.layer is None else matched.group * depth_of_group + matched.layer
     height = rows // len(kinds)
     return [
         ModuleSpec(
-            name=_name(kind, part, layer, path),
+            name=_name(kind, matched.part, layer, path),
             kind=kind,
             layer=layer,
-            part=part,
+            part=matched.part,
             path=f"{path}.weight",
             rows=height,
             cols=cols,
             transposed=weight.transposed,
             start=index * height,
             fused=len(kinds) > 1,
-            tied=tuple(f"{other}.weight" for other in weight.paths if other != path),
+            tied=tuple(f"{tied}.weight" for tied in weight.paths if tied != path),
         )
         for index, kind in enumerate(kinds)
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
 
-from offcomp.errors import ModelError
+from offcomp.errors import ModelError, first_line
 from offcomp.models import hub
 from offcomp.models.folder_faults import check_depth
 from offcomp.models.identity import Identity, identify
@@ -66,7 +66,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     has_pooler = any("pooler." in key for key in tensors)
     takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
     arguments = {"add_pooling_layer": False} if takes_pooler and not has_pooler else {}
-    return Checkpoint(replace(source, folder=folder), folder, config, architecture, arguments, tensors, identity)
+    return Checkpoint(source, folder, config, architecture, arguments, tensors, identity)
 
 
 def check_not_changed(checkpoint: Checkpoint) -> None:
@@ -104,5 +104,4 @@ def refusing(folder: Path, action: str) -> Iterator[None]:
     try:
         yield
     except LIBRARY_FAULTS as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"transformers cannot {action} '{folder}': {reason}") from error
+        raise ModelError(f"transformers cannot {action} '{folder}': {first_line(error)}") from error

@@ -12,7 +12,6 @@ from offcomp import __version__
 
 COMPUTING = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn")
 """Packages that results depend on: a different version of one makes a different run."""
-PACKAGES = (*COMPUTING, "datasets")
 
 
 @lru_cache(maxsize=1)
@@ -26,7 +25,8 @@ def environment() -> dict[str, Any]:
     return {
         "offcomp": __version__,
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in PACKAGES},
+        **versions(),
+        "datasets": importlib.metadata.version("datasets"),
         "device": "cpu",
         "threads": os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}",

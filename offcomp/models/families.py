@@ -30,15 +30,8 @@ OTHER_KINDS = ("pooler", "head", "other")
 Side = Literal["rows", "columns"]
 
 RESIDUAL_SIDE: dict[str, Side] = {
-    "word_embeddings": "columns",
-    "query": "columns",
-    "key": "columns",
-    "value": "columns",
-    "ffn_in": "columns",
-    "ffn_gate": "columns",
-    "head": "columns",
-    "attention_output": "rows",
-    "ffn_out": "rows",
+    **dict.fromkeys(("word_embeddings", "query", "key", "value", "ffn_in", "ffn_gate", "head"), "columns"),
+    **dict.fromkeys(("attention_output", "ffn_out"), "rows"),
 }
 """The side of a (rows, cols) weight that reads from, or writes to, the residual stream."""
 
@@ -75,6 +68,9 @@ class Match:
     part: str = ""
 
 
+UNKNOWN = Match(Pattern("other", ""))
+"""A module path that no pattern matches."""
+
 HEADS = tuple(
     Pattern("head", regex)
     for regex in (
@@ -102,38 +98,25 @@ def _layered(stem: str, **paths: str) -> tuple[Pattern, ...]:
     return tuple(Pattern(kind, f"{stem}\\.{path}") for kind, path in paths.items())
 
 
-_BERT_LAYER = r"encoder\.layer\.(?P<layer>\d+)"
 _BERT_EMBEDDINGS = Pattern("word_embeddings", r"embeddings\.word_embeddings")
-_BERT_POOLER = Pattern("pooler", r"pooler\.dense")
-_BERT_TAIL = _layered(
-    _BERT_LAYER,
-    attention_output=r"attention\.output\.dense",
-    ffn_in=r"intermediate\.dense",
-    ffn_out=r"output\.dense",
-)
-_BERT = (
-    _BERT_EMBEDDINGS,
-    *_layered(
-        _BERT_LAYER,
-        query=r"attention\.self\.query",
-        key=r"attention\.self\.key",
-        value=r"attention\.self\.value",
-    ),
-    *_BERT_TAIL,
-    _BERT_POOLER,
-)
 
-_DEBERTA_V2 = (
-    _BERT_EMBEDDINGS,
-    *_layered(
-        _BERT_LAYER,
-        query=r"attention\.self\.query_proj",
-        key=r"attention\.self\.key_proj",
-        value=r"attention\.self\.value_proj",
-    ),
-    *_BERT_TAIL,
-    _BERT_POOLER,
-)
+
+def _bert(suffix: str = "") -> tuple[Pattern, ...]:
+    """The patterns of BERT, whose query, key and value have this suffix in their names."""
+    return (
+        _BERT_EMBEDDINGS,
+        *_layered(
+            r"encoder\.layer\.(?P<layer>\d+)",
+            query=rf"attention\.self\.query{suffix}",
+            key=rf"attention\.self\.key{suffix}",
+            value=rf"attention\.self\.value{suffix}",
+            attention_output=r"attention\.output\.dense",
+            ffn_in=r"intermediate\.dense",
+            ffn_out=r"output\.dense",
+        ),
+        Pattern("pooler", r"pooler\.dense"),
+    )
+
 
 _DISTILBERT = (
     _BERT_EMBEDDINGS,
@@ -193,12 +176,10 @@ _LLAMA = (
     ),
 )
 
-_T5_BLOCK = r"(?P<part>encoder|decoder)\.block\.(?P<layer>\d+)\.layer\.\d+"
-_T5_CROSS = r"decoder\.block\.(?P<layer>\d+)\.layer\.\d+"
 _T5 = (
     Pattern("word_embeddings", r"shared"),
     *_layered(
-        _T5_BLOCK,
+        r"(?P<part>encoder|decoder)\.block\.(?P<layer>\d+)\.layer\.\d+",
         query=r"SelfAttention\.q",
         key=r"SelfAttention\.k",
         value=r"SelfAttention\.v",
@@ -207,19 +188,19 @@ _T5 = (
         ffn_gate=r"DenseReluDense\.wi_0",
         ffn_out=r"DenseReluDense\.wo",
     ),
-    Pattern("query", _T5_CROSS + r"\.EncDecAttention\.q", part="cross"),
-    Pattern("key", _T5_CROSS + r"\.EncDecAttention\.k", part="cross"),
-    Pattern("value", _T5_CROSS + r"\.EncDecAttention\.v", part="cross"),
-    Pattern("attention_output", _T5_CROSS + r"\.EncDecAttention\.o", part="cross"),
+    *(
+        Pattern(kind, rf"decoder\.block\.(?P<layer>\d+)\.layer\.\d+\.EncDecAttention\.{name}", part="cross")
+        for kind, name in {"query": "q", "key": "k", "value": "v", "attention_output": "o"}.items()
+    ),
 )
 
 FAMILIES = (
-    Family("BERT", ("bert",), _BERT),
-    Family("RoBERTa", ("roberta", "xlm-roberta"), _BERT),
+    Family("BERT", ("bert",), _bert()),
+    Family("RoBERTa", ("roberta", "xlm-roberta"), _bert()),
     Family("DistilBERT", ("distilbert",), _DISTILBERT),
     Family("ALBERT", ("albert",), _ALBERT),
-    Family("ELECTRA", ("electra",), _BERT),
-    Family("DeBERTa-v2", ("deberta-v2",), _DEBERTA_V2),
+    Family("ELECTRA", ("electra",), _bert()),
+    Family("DeBERTa-v2", ("deberta-v2",), _bert("_proj")),
     Family("GPT-2", ("gpt2",), _GPT2),
     Family("OPT", ("opt",), _OPT),
     Family("Llama", ("llama", "mistral", "qwen2"), _LLAMA),
@@ -232,16 +213,11 @@ def family_of(model_type: str) -> Family | None:
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
-def match(family: Family, path: str) -> Match | None:
-    """What a module path means in `family`, or None if no pattern matches."""
-    for pattern in (*family.patterns, *HEADS):
-        found = re.fullmatch(rf"(?:\w+\.)?{pattern.regex}", path)
-        if found:
-            fields = found.groupdict()
-            return Match(
-                pattern=pattern,
-                layer=int(fields["layer"]) if fields.get("layer") else None,
-                group=int(fields.get("group") or 0),
-                part=fields.get("part") or pattern.part,
-            )
-    return None
+def match(family: Family | None, path: str) -> Match:
+    """What a module path means in `family`; `UNKNOWN` if no pattern matches, as in an unknown family."""
+    for pattern in (*family.patterns, *HEADS) if family else ():
+        if matched := re.fullmatch(rf"(?:\w+\.)?{pattern.regex}", path):
+            groups = matched.groupdict()
+            layer = int(groups["layer"]) if "layer" in groups else None
+            return Match(pattern, layer, int(groups.get("group", 0)), groups.get("part", pattern.part))
+    return UNKNOWN

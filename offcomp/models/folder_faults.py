@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from offcomp.errors import ModelError
-from offcomp.models.catalogue import KINDS, OTHER_KINDS
+from offcomp.models.families import KINDS, OTHER_KINDS
 from offcomp.models.safetensors_files import read_json
+from offcomp.models.sentence_modules import MODULES
+from offcomp.plain_text import quoted
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
-SENTENCE_MODULES = "modules.json"
 LAYERS = ("layers", "n_layer", "groups", "group_num")
 SHARED_LAYERS = 48  # ALBERT shares one set of tensors among all layers
 MODULE_NAME = re.compile(rf"((encoder|decoder|cross)\.)?({'|'.join((*KINDS, *OTHER_KINDS))})(\.\d+)?")
-
-
-def is_module_name(model: str) -> bool:
-    """Return whether the text names a weight matrix, such as `query.0`, rather than a model."""
-    return MODULE_NAME.fullmatch(model) is not None
+"""Matches the name of a weight matrix, such as `query.0`."""
 
 
 def check_is_whole(folder: Path) -> None:
@@ -37,8 +34,7 @@ def check_is_whole(folder: Path) -> None:
             f"'{folder}' contains an adapter, not a complete model; first merge it into its base model{named} with peft's "
             "`merge_and_unload`, then `save_pretrained`."
         )
-    inside = _old_sentence_model(folder)
-    if inside:
+    if inside := _old_sentence_model(folder):
         raise ModelError(
             f"'{folder}' has an old sentence-transformers layout, with the transformer in '{inside.name}'; save it again with "
             f"a current version (`SentenceTransformer('{folder}').save_pretrained('NEW')`) and give that folder, or give "
@@ -52,7 +48,7 @@ def check_is_whole(folder: Path) -> None:
 
 def _old_sentence_model(folder: Path) -> Path | None:
     """The transformer's subfolder (`0_Transformer`), if the folder's own config does not describe a model."""
-    if not (folder / SENTENCE_MODULES).is_file():
+    if not (folder / MODULES).is_file():
         return None
     if (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG):
         return None
@@ -61,8 +57,8 @@ def _old_sentence_model(folder: Path) -> Path | None:
 
 def _below(folder: Path) -> str:
     """A hint naming the subfolder that was probably meant; empty if there is none."""
-    found = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
-    return f", such as '{folder / found[0]}'" if found else ""
+    names = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
+    return f", such as '{folder / names[0]}'" if names else ""
 
 
 def check_tokenizer_settings(settings: Mapping[str, Any], file: str) -> None:
@@ -75,15 +71,9 @@ def check_tokenizer_settings(settings: Mapping[str, Any], file: str) -> None:
     is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
     if longest is not None and not (is_number and longest >= 1):
         raise ModelError(
-            f"'{file}' sets model_max_length to {_short(longest)}; give a number of tokens, or remove the key to use the "
+            f"'{file}' sets model_max_length to {quoted(longest)}; give a number of tokens, or remove the key to use the "
             "model's own limit."
         )
-
-
-def _short(value: Any) -> str:
-    """A value as text, shortened to fit in a sentence."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_depth(config: Mapping[str, Any], tensors: Collection[str]) -> None:

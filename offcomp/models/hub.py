@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
+from huggingface_hub import constants
+
 from offcomp.errors import ModelError
-from offcomp.models.catalogue import MODELS
+from offcomp.models.bundled_models import MODELS
 from offcomp.models.safetensors_files import read_json
 from offcomp.models.sentence_modules import dense_files
 from offcomp.models.sources import check_config, check_folder
@@ -28,9 +31,9 @@ def snapshot(model: str) -> Path:
     Raises:
         ModelError: the model is neither cached nor reachable, or its files are unsafe or incomplete.
     """
-    found, fault = _in_cache(model)
-    if found and not fault:
-        return found
+    cached, fault = _cached(model)
+    if cached and not fault:
+        return cached
     try:
         _check_reachable(model)
     except ModelError as error:
@@ -44,23 +47,17 @@ def snapshot(model: str) -> Path:
     return folder
 
 
-def is_cached(model: str) -> bool:
-    """Return whether a hub model can be loaded offline."""
-    return cached_folder(model) is not None
-
-
 def cached_folder(model: str) -> Path | None:
-    """The cached folder if its files are complete and safe, otherwise None."""
-    found, fault = _in_cache(model)
-    return found if fault is None else None
+    """The cached folder if its files are complete and safe, so that it can be loaded offline; otherwise None."""
+    folder, fault = _cached(model)
+    return None if fault else folder
 
 
-def _in_cache(model: str) -> tuple[Path | None, ModelError | None]:
+def _cached(model: str) -> tuple[Path | None, ModelError | None]:
     """The cached folder, if any, and what is wrong with it, if anything."""
-    from huggingface_hub import snapshot_download
-
+    patterns = [*SMALL_FILES, *WEIGHTS]
     try:
-        folder = Path(snapshot_download(model, allow_patterns=[*SMALL_FILES, *WEIGHTS], local_files_only=True))
+        folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns, local_files_only=True))
     except (OSError, ValueError):
         return None, None
     try:
@@ -80,15 +77,13 @@ def _lacks(model: str, file: str) -> ModelError:
 
 def _missing(model: str, folder: Path) -> list[str]:
     """Dense-module weights that the snapshot lacks, except those known to be absent from the hub too."""
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-
     absent = [file for file in dense_files(folder) if not (folder / file).is_file()]
-    return [file for file in absent if try_to_load_from_cache(model, file, revision=folder.name) is not _CACHED_NO_EXIST]
+    cached = {file: huggingface_hub.try_to_load_from_cache(model, file, revision=folder.name) for file in absent}
+    return [file for file, answer in cached.items() if answer is not huggingface_hub._CACHED_NO_EXIST]
 
 
 def _check_reachable(model: str) -> None:
     """Check with a single request, no retries, that the hub is reachable and has the model. Raises ModelError."""
-    from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import build_hf_headers, get_session
 
@@ -105,8 +100,6 @@ def _check_reachable(model: str) -> None:
 
 def _cannot_fetch(model: str, reason: str) -> str:
     """Why the model is unavailable, and what to give instead."""
-    from huggingface_hub import constants
-
     form = "" if "/" in model else " (a hub id has the form 'owner/name')"
     network = "unset HF_HUB_OFFLINE, which blocks access to it" if constants.is_offline_mode() else "the network"
     return (
@@ -117,22 +110,20 @@ def _cannot_fetch(model: str, reason: str) -> str:
 
 def _download(model: str, patterns: tuple[str, ...]) -> Path:
     """Download the files that match these patterns and return the snapshot folder."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError, RevisionResolutionError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(patterns)))
     except (OSError, ValueError, RuntimeError, HTTPError, RevisionResolutionError) as error:
         raise ModelError(_cannot_fetch(model, type(error).__name__)) from error
 
 
 def _download_one(model: str, folder: Path, file: str) -> None:
     """Download one file. If the hub lacks it, the client caches that fact, and code that needs the file raises later."""
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 
     try:
-        hf_hub_download(model, file, revision=folder.name)
+        huggingface_hub.hf_hub_download(model, file, revision=folder.name)
     except RemoteEntryNotFoundError:
         return
     except (OSError, ValueError, RuntimeError, HTTPError) as error:

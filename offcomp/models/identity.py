@@ -17,7 +17,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -45,8 +45,8 @@ SMALL = 1 << 20
 MOST_REMEMBERED = 1000
 MOST_IN_MEMORY = 256
 SECOND = 10**9  # nanoseconds
-SETTLED = SECOND // 10
-SETTLED_WITHOUT_FRACTIONS = 2 * SECOND
+RESOLUTION = SECOND // 10
+RESOLUTION_WITHOUT_FRACTIONS = 2 * SECOND
 """Nanoseconds after which a further change shows in a file's timestamps; file systems resolve milliseconds or just seconds."""
 
 
@@ -68,19 +68,19 @@ class _Stamp:
     changed: int
 
     @property
-    def settled(self) -> bool:
+    def shows_changes(self) -> bool:
         """Return whether any later change would alter the timestamps."""
         latest = max(self.modified, self.changed)
-        return time.time_ns() - latest > (SETTLED if latest % SECOND else SETTLED_WITHOUT_FRACTIONS)
+        return time.time_ns() - latest > (RESOLUTION if latest % SECOND else RESOLUTION_WITHOUT_FRACTIONS)
 
 
 _memory: dict[tuple[Path, _Stamp], str] = {}
 """Digests computed by this process; the only cache if the home folder is not writable."""
 
 
-def is_content(mark: str) -> bool:
+def is_content(fingerprint: str) -> bool:
     """Return whether an identity covers all bytes; those from earlier versions cover a sample of the weights."""
-    return CONTENT.fullmatch(mark) is not None
+    return CONTENT.fullmatch(fingerprint) is not None
 
 
 def identify(folder: Path) -> Identity:
@@ -89,10 +89,17 @@ def identify(folder: Path) -> Identity:
     Raises:
         ModelError: the config or the weights are missing or cannot be read.
     """
-    try:
+    with readable(folder):
         index = [] if (folder / WEIGHTS).is_file() else [folder / INDEX]
         fingerprint = _digest_of(folder, [folder / CONFIG, *index, *weight_files(folder)])
-        return Identity(fingerprint, _digest_of(folder, _beside(folder), fingerprint))
+        return Identity(fingerprint, _digest_of(folder, _other_files(folder), fingerprint))
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Turn an OSError while reading a model's folder into a ModelError."""
+    try:
+        yield
     except OSError as error:
         raise ModelError(f"The model in '{folder}' cannot be read ({error}).") from error
 
@@ -102,11 +109,11 @@ def _digest_of(folder: Path, files: list[Path], start: str = "") -> str:
     return f"{IDENTITY}-{hashlib.sha256(json.dumps([start, *entries]).encode()).hexdigest()}"
 
 
-def _beside(folder: Path) -> list[Path]:
+def _other_files(folder: Path) -> list[Path]:
     """The files that may be read in addition to config and weights, and all files in the folders that modules.json names."""
-    found = {file for file in folder.iterdir() if file.name != CONFIG and _may_be_read(file)}
-    found |= {file for part in _module_folders(folder) for file in part.rglob("*")}
-    return sorted(file for file in found if file.is_file())
+    entries = {entry for entry in folder.iterdir() if entry.name != CONFIG and _may_be_read(entry)}
+    entries |= {entry for module in _module_folders(folder) for entry in module.rglob("*")}
+    return sorted(entry for entry in entries if entry.is_file())
 
 
 def _may_be_read(file: Path) -> bool:
@@ -129,52 +136,52 @@ def file_digest(file: Path) -> str:
 
     Raises OSError if the file cannot be read, InputError if it changes while being read.
     """
-    seen = _stamp(file)
-    if seen.size <= SMALL:
+    stamp = _stamp(file)
+    if stamp.size <= SMALL:
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    place, settled = file.absolute(), seen.settled
-    known = _memory.get((place, seen)) or _recalled(place, seen)
-    if known is None:
+    path, shows_changes = file.absolute(), stamp.shows_changes
+    digest = _memory.get((path, stamp)) or _read_digest(path, stamp)
+    if digest is None:
         with file.open("rb") as stream:
-            known = hashlib.file_digest(stream, "sha256").hexdigest()
-        if _stamp(file) != seen:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if _stamp(file) != stamp:
             raise InputError(f"'{file}' changed while it was read; try again when it is complete")
-        if settled:
-            _remember(place, seen, known)
-    return known
+        if shows_changes:
+            _cache_digest(path, stamp, digest)
+    return digest
 
 
 def _stamp(file: Path) -> _Stamp:
-    found = file.stat()
-    return _Stamp(found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+    stat = file.stat()
+    return _Stamp(stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def _entry(place: Path) -> Path:
-    return home_folder() / "digests" / f"{hashlib.sha256(str(place).encode(errors='surrogateescape')).hexdigest()[:32]}.json"
+def _cache_file(path: Path) -> Path:
+    return home_folder() / "digests" / f"{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:32]}.json"
 
 
-def _document(place: Path, seen: _Stamp) -> dict[str, object]:
+def _cache_key(path: Path, stamp: _Stamp) -> dict[str, object]:
     """A file and its state, as JSON values."""
-    return {"path": ascii(str(place)), **vars(seen)}
+    return {"path": ascii(str(path)), **vars(stamp)}
 
 
-def _recalled(place: Path, seen: _Stamp) -> str | None:
+def _read_digest(path: Path, stamp: _Stamp) -> str | None:
     """The digest cached in the home folder for a file in this state."""
-    kept = read_json(_entry(place))
-    if not isinstance(kept, dict) or kept | _document(place, seen) != kept:
+    cached = read_json(_cache_file(path))
+    if not isinstance(cached, dict) or cached | _cache_key(path, stamp) != cached:
         return None
-    digest = kept.get("sha256")
+    digest = cached.get("sha256")
     return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None
 
 
-def _remember(place: Path, seen: _Stamp, digest: str) -> None:
+def _cache_digest(path: Path, stamp: _Stamp, digest: str) -> None:
     """Cache a digest in its own file, so that processes need no locking, and evict the oldest beyond MOST_REMEMBERED."""
     if len(_memory) >= MOST_IN_MEMORY:
         _memory.clear()
-    _memory[place, seen] = digest
-    entry = _entry(place)
+    _memory[path, stamp] = digest
+    cache_file = _cache_file(path)
     with suppress(StorageError, OSError):
-        write_json(entry, _document(place, seen) | {"sha256": digest})
-        kept = sorted(entry.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-        for old in kept[:-MOST_REMEMBERED]:
-            old.unlink(missing_ok=True)
+        write_json(cache_file, _cache_key(path, stamp) | {"sha256": digest})
+        by_age = sorted(cache_file.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+        for oldest in by_age[:-MOST_REMEMBERED]:
+            oldest.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 from offcomp.errors import ModelError, StorageError
 from offcomp.files import read_json, write_json
 from offcomp.models import hub
-from offcomp.models.catalogue import MODELS, ModelInfo
+from offcomp.models.bundled_models import MODELS
+from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import versions
 from offcomp.models.folder_faults import check_is_whole
 from offcomp.models.identity import Identity, identify
@@ -55,8 +56,8 @@ def known_info(model: str, home: Path) -> ModelInfo | None:
     identity = identity_of(model)
     if identity is None:
         return None
-    found = _bundled().get(identity.fingerprint) or _kept_info(home, identity.fingerprint)
-    return found and replace(found, model=model, source=resolve(model).source, reads=identity.reads)
+    info = _bundled().get(identity.fingerprint) or _cached(home, identity.fingerprint)
+    return info and replace(info, model=model, source=resolve(model).source, reads=identity.reads)
 
 
 def model_info(model: str, home: Path) -> ModelInfo:
@@ -68,7 +69,8 @@ def model_info(model: str, home: Path) -> ModelInfo:
         from offcomp.models.loading import describe
 
         info = describe(model)
-        _keep(home, info)
+        with suppress(StorageError):  # such as a full disk: the listing is created again next time
+            write_json(_path(home, info.fingerprint), info.to_dict())
     return info
 
 
@@ -79,22 +81,17 @@ def _bundled() -> dict[str, ModelInfo]:
     return {info.fingerprint: info for info in infos if info is not None}
 
 
-def _path(home: Path, mark: str) -> Path:
+def _path(home: Path, fingerprint: str) -> Path:
     """The file of a listing; its name includes the versions of transformers and of the listing format."""
-    made_by = json.dumps([LISTING, versions()["transformers"]])
-    return home / "models" / f"{mark}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}.json"
+    format_versions = json.dumps([LISTING, versions()["transformers"]])
+    return home / "models" / f"{fingerprint}-{hashlib.sha256(format_versions.encode()).hexdigest()[:8]}.json"
 
 
-def _kept_info(home: Path, mark: str) -> ModelInfo | None:
-    document = read_json(_path(home, mark))
+def _cached(home: Path, fingerprint: str) -> ModelInfo | None:
+    """The listing in the home folder; None if there is none, or if it is damaged."""
+    document = read_json(_path(home, fingerprint))
     try:
-        info = None if document is None else ModelInfo.from_dict(document)
+        info = ModelInfo.from_dict(document) if document else None
     except ModelError:
         return None
-    return info if info is not None and info.fingerprint == mark else None
-
-
-def _keep(home: Path, info: ModelInfo) -> None:
-    """Cache a listing. Failures such as a full disk are ignored: the listing is created again next time."""
-    with suppress(StorageError):
-        write_json(_path(home, info.fingerprint), info.to_dict())
+    return info if info and info.fingerprint == fingerprint else None

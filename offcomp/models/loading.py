@@ -20,8 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from offcomp.errors import ModelError
-from offcomp.models.catalogue import ModelInfo, catalogue_model, family_of
+from offcomp.models.bundled_models import catalogue_model
+from offcomp.models.catalogue import ModelInfo
 from offcomp.models.checkpoint import Checkpoint, check_not_changed, network_on_meta, open_checkpoint, refusing
+from offcomp.models.families import family_of
 from offcomp.models.matrix_model import Matrices
 from offcomp.models.safetensors_files import stored_dtype
 from offcomp.models.sentence_modules import SentenceModules, sentence_modules
@@ -119,8 +121,7 @@ def _quiet() -> Iterator[None]:
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -133,7 +134,7 @@ def _described(checkpoint: Checkpoint) -> ModelInfo:
     network = network_on_meta(checkpoint)
     check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
-    stored = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
+    modules, num_bytes, unlisted = stored_parameters(network, list_modules(network), checkpoint.tensors, dtype)
     family = family_of(checkpoint.config.model_type)
     return ModelInfo(
         model=checkpoint.source.model,
@@ -143,14 +144,14 @@ def _described(checkpoint: Checkpoint) -> ModelInfo:
         architecture=checkpoint.architecture.__name__,
         dtype=dtype,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        matrix_parameters=sum(spec.num_parameters for spec in stored.modules),
+        matrix_parameters=sum(spec.num_parameters for spec in modules),
         num_layers=getattr(checkpoint.config, "num_hidden_layers", 0),
         fingerprint=checkpoint.identity.fingerprint,
-        modules=stored.modules,
+        modules=modules,
         reads=checkpoint.identity.reads,
-        num_bytes=stored.num_bytes,
-        matrix_bytes=sum(spec.num_bytes for spec in stored.modules),
-        unlisted=stored.unlisted,
+        num_bytes=num_bytes,
+        matrix_bytes=sum(spec.num_bytes for spec in modules),
+        unlisted=unlisted,
         reads_text=reads_text(checkpoint.architecture),
     )
 

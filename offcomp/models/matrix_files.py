@@ -13,13 +13,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import lzma
 import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -28,12 +27,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import NDArray
 
 from offcomp.errors import InputError
 from offcomp.files import write_bytes
-from offcomp.models.catalogue import FAMILIES, KINDS, StoredWeight, module_specs
-from offcomp.models.safetensors_files import WEIGHTS, header_entries
+from offcomp.models.catalogue import StoredWeight, module_specs
+from offcomp.models.families import FAMILIES, KINDS
+from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, header_entries
 
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
@@ -50,14 +49,9 @@ LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 HEADER_ALIGNMENT = 8
 NAMED_REASONS = 3
-DAMAGED_ZIP = (
-    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(RuntimeError, ValueError, EOFError, OSError),
-)
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, EOFError, OSError)
 DAMAGED_HEADER = (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
 NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""safetensors dtype -> numpy dtype; numpy has no bfloat16, so its raw bits are read."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +63,13 @@ class Matrix:
     dtype: str
     content: bytes
 
-    @property
-    def num_parameters(self) -> int:
-        """rows * cols."""
-        return self.rows * self.cols
-
 
 @dataclass(frozen=True)
 class MatrixFile:
     """The contents of a file: its matrices by name, and for every other entry the reason why it is left out."""
 
-    matrices: dict[str, Matrix] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
+    matrices: dict[str, Matrix]
+    skipped: dict[str, str]
 
 
 def read_matrices(name: str, content: bytes) -> MatrixFile:
@@ -91,26 +80,23 @@ def read_matrices(name: str, content: bytes) -> MatrixFile:
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{name!r} is not a supported matrix file; give one that ends in {', '.join(SUFFIXES)}")
-    found = MatrixFile()
-    usable: dict[str, Entry] = {}
-    taken: set[str] = set()
+    entries: dict[str, Entry] = {}
     for entry in _READERS[suffix](name, content):
-        title = _free_name(entry.name, taken)
-        if reason := _unusable(entry.dtype, entry.shape):
-            found.skipped[title] = reason
-        else:
-            usable[title] = entry
+        entries[_free_name(entry.name, entries)] = entry
+    skipped = {title: reason for title, entry in entries.items() if (reason := _unusable(entry))}
+    usable = {title: entry for title, entry in entries.items() if title not in skipped}
     _check_size(name, usable.values())
+    matrices: dict[str, Matrix] = {}
     for title, entry in usable.items():
-        stored = entry.read()
-        if reason := _not_finite(entry.dtype, stored):
-            found.skipped[title] = reason
+        result = _read(entry)
+        if isinstance(result, Matrix):
+            matrices[title] = result
         else:
-            found.matrices[title] = _kept(entry.dtype, entry.shape, stored)
-    if not found.matrices:
-        reasons = [f"{title} {reason}" for title, reason in list(found.skipped.items())[:NAMED_REASONS]]
+            skipped[title] = result
+    if not matrices:
+        reasons = [f"{title} {reason}" for title, reason in skipped.items()][:NAMED_REASONS]
         raise InputError(f"{name!r} contains no matrix that can be compressed: {'; '.join(reasons) or 'it is empty'}")
-    return found
+    return MatrixFile(matrices, skipped)
 
 
 class Entry(NamedTuple):
@@ -129,7 +115,7 @@ def _check_size(name: str, entries: Collection[Entry]) -> None:
     """Raise InputError if there are too many matrices, or their total size is too large."""
     if len(entries) > MOST_MATRICES:
         raise InputError(f"{name!r} contains {len(entries):,} matrices; at most {MOST_MATRICES:,} are supported")
-    size = sum(prod(entry.shape) * np.dtype(FLOATS[entry.dtype]).itemsize for entry in entries)
+    size = sum(prod(entry.shape) * np.dtype(NUMPY_FLOATS[entry.dtype]).itemsize for entry in entries)
     if size > MOST_BYTES:
         raise InputError(f"{name!r} unpacks to {size / 1e6:.0f} MB of matrices; at most {MOST_BYTES / 1e6:.0f} MB is supported")
 
@@ -143,11 +129,7 @@ def _safetensors(name: str, content: bytes) -> Iterator[Entry]:
     if len(content) != max((tensor.end for tensor in tensors.values()), default=8 + length):
         raise InputError(f"{name!r} is not a complete safetensors file (its length does not match its header); copy it again")
     for key, tensor in tensors.items():
-        yield Entry(key, tensor.dtype, tensor.shape, partial(_part, content, tensor.start, tensor.end))
-
-
-def _part(content: bytes, start: int, end: int) -> bytes:
-    return content[start:end]
+        yield Entry(key, tensor.dtype, tensor.shape, memoryview(content)[tensor.start : tensor.end].tobytes)
 
 
 def _npz(name: str, content: bytes) -> Iterator[Entry]:
@@ -158,18 +140,18 @@ def _npz(name: str, content: bytes) -> Iterator[Entry]:
         for member in archive.infolist():
             if member.compress_type not in PACKED:
                 raise zipfile.BadZipFile(f"{member.filename} uses a compression method that numpy does not write")
-            with archive.open(member) as stream:
-                head = stream.read(MOST_NPY_HEADER_BYTES)
-            key = member.filename.removesuffix(".npy")
-            yield _npy_entry(name, key, head, member.file_size, partial(_unpacked, name, archive, member))
+            head = _unpacked(name, archive, member, MOST_NPY_HEADER_BYTES)
+            read = partial(_unpacked, name, archive, member, member.file_size)
+            yield _npy_entry(name, member.filename.removesuffix(".npy"), head, member.file_size, read)
     except DAMAGED_ZIP as error:
         raise InputError(f"{name!r} is not a valid npz file ({error}); save it again with numpy.savez") from None
 
 
-def _unpacked(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def _unpacked(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> bytes:
+    """The start of a member; `size` bounds how much is unpacked, whatever the archive holds."""
     try:
         with archive.open(member) as stream:
-            return stream.read(member.file_size)  # the explicit size bounds how much is unpacked, whatever the archive holds
+            return stream.read(size)
     except DAMAGED_ZIP as error:
         raise InputError(f"{name!r} is not a valid npz file ({error}); save it again with numpy.savez") from None
 
@@ -204,45 +186,37 @@ def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], b
     return Entry(key, name, shape, values)
 
 
-def _unusable(dtype: str, shape: tuple[int, ...]) -> str:
+def _unusable(entry: Entry) -> str:
     """Why an array cannot be compressed, as a phrase that follows its name; empty if it can."""
+    shape = entry.shape
     if len(shape) != 2:
         return f"has {len(shape)} dimension{'' if len(shape) == 1 else 's'}, not 2"
     if min(shape) < 2:
         return f"is {shape[0]} x {shape[1]}, too small to compress"
     if max(shape) > LONGEST_SIDE:
         return f"is {shape[0]} x {shape[1]}; each side may be at most {LONGEST_SIDE:,}"
-    return "" if dtype in FLOATS else f"is stored as {dtype}, not as floating-point numbers"
+    return "" if entry.dtype in NUMPY_FLOATS else f"is stored as {entry.dtype}, not as floating-point numbers"
 
 
-def _values(dtype: str, content: bytes) -> NDArray[Any]:
-    """The values of a safetensors tensor, flattened."""
-    stored = np.frombuffer(content, FLOATS[dtype])
-    return (stored.astype("<u4") << 16).view("<f4") if dtype == "BF16" else stored
-
-
-def _not_finite(dtype: str, content: bytes) -> str:
-    """How many values are not finite once stored as float32, as a phrase that follows the name; empty if none."""
-    values = _values(dtype, content)
+def _read(entry: Entry) -> Matrix | str:
+    """The matrix of an entry, or why it cannot be compressed, as a phrase that follows its name."""
+    content = entry.read()
     with np.errstate(over="ignore"):
-        bad = values.size - int(np.isfinite(values.astype("<f4", copy=False)).sum())
-    return f"has {bad} value{'' if bad == 1 else 's'} that are NaN, infinite or beyond float32" if bad else ""
+        values = as_float32(entry.dtype, np.frombuffer(content, np.uint8))
+    if bad := values.size - int(np.isfinite(values).sum()):
+        return f"has {bad} value{'' if bad == 1 else 's'} that are NaN, infinite or beyond float32"
+    rows, cols = entry.shape
+    if entry.dtype == "F64":
+        return Matrix(rows, cols, "F32", values.tobytes())
+    return Matrix(rows, cols, entry.dtype, content)
 
 
-def _kept(dtype: str, shape: tuple[int, ...], content: bytes) -> Matrix:
-    rows, cols = shape
-    if dtype == "F64":
-        return Matrix(rows, cols, "F32", _values(dtype, content).astype("<f4").tobytes())
-    return Matrix(rows, cols, dtype, content)
-
-
-def _free_name(key: str, taken: set[str]) -> str:
+def _free_name(key: str, taken: Collection[str]) -> str:
     """A unique name that is safe in plans and links: plain characters only, without a trailing `.weight`."""
     plain = re.sub(r"[^A-Za-z0-9._+-]", "-", key.removesuffix(".weight")).strip(".-")[:LONGEST_NAME] or "matrix"
     name, number = plain, 2
     while name in taken:
         name, number = f"{plain}-{number}", number + 1
-    taken.add(name)
     return name
 
 
@@ -251,37 +225,41 @@ def keep_upload(name: str, content: bytes, home: Path) -> Path:
 
     Raises InputError if the file is unusable, StorageError if the folder cannot be written.
     """
-    found = read_matrices(name, content)
+    file = read_matrices(name, content)
     folder = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]
-    config = json.dumps(_config(Path(name).name, found), indent=1).encode()
-    write_bytes(folder / WEIGHTS, _written(list(found.matrices.values())))
-    write_bytes(folder / "config.json", config)
+    write_bytes(folder / WEIGHTS, _safetensors_file(file.matrices.values()))
+    write_bytes(folder / "config.json", json.dumps(_config(Path(name).name, file), indent=1).encode())
     return folder
 
 
-def _written(matrices: Sequence[Matrix]) -> bytes:
+def _safetensors_file(matrices: Collection[Matrix]) -> bytes:
     """A safetensors file: the header length, the header, then the bytes of each matrix in turn."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for index, matrix in enumerate(matrices):
         end = start + len(matrix.content)
-        place = {"dtype": matrix.dtype, "shape": [matrix.rows, matrix.cols], "data_offsets": [start, end]}
-        header[f"matrices.{index}.weight"] = place
+        entry = {"dtype": matrix.dtype, "shape": [matrix.rows, matrix.cols], "data_offsets": [start, end]}
+        header[f"matrices.{index}.weight"] = entry
         start = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % HEADER_ALIGNMENT)
     return b"".join([len(text).to_bytes(8, "little"), text, *(matrix.content for matrix in matrices)])
 
 
-def _config(file: str, found: MatrixFile) -> dict[str, Any]:
+def _config(name: str, file: MatrixFile) -> dict[str, Any]:
     """The config for `matrix_model.MatricesConfig`. `names_of` is the model type whose naming scheme is used, or empty."""
-    weights = [StoredWeight((name,), (matrix.rows, matrix.cols)) for name, matrix in found.matrices.items()]
-    listed = [{"name": name, "rows": matrix.rows, "cols": matrix.cols} for name, matrix in found.matrices.items()]
-    about = {"file": file[:LONGEST_NAME], "left_out": [f"{name} {reason}" for name, reason in found.skipped.items()]}
+    weights = [StoredWeight((title,), (matrix.rows, matrix.cols)) for title, matrix in file.matrices.items()]
     model_type = recognised(weights)
     layers = [spec.layer for spec in module_specs(model_type, weights) if spec.layer is not None]
     depth = {"num_hidden_layers": 1 + max(layers)} if layers else {}
-    return {"model_type": MODEL_TYPE, **about, "names_of": model_type, "matrices": listed, **depth}
+    return {
+        "model_type": MODEL_TYPE,
+        "file": name[:LONGEST_NAME],
+        "left_out": [f"{title} {reason}" for title, reason in file.skipped.items()],
+        "names_of": model_type,
+        "matrices": [{"name": title, "rows": matrix.rows, "cols": matrix.cols} for title, matrix in file.matrices.items()],
+        **depth,
+    }
 
 
 def recognised(weights: Sequence[StoredWeight]) -> str:

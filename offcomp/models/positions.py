@@ -25,10 +25,10 @@ def position_limit(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def longest_text(model: PreTrainedModel, wanted: int) -> int:
-    """Default maximum tokens per text: `wanted`, or fewer if the position embeddings cover fewer."""
+def longest_text(model: PreTrainedModel, requested: int) -> int:
+    """Default maximum tokens per text: as requested, or fewer if the position embeddings cover fewer."""
     limit = position_limit(model)
     if limit is None:
-        return wanted
+        return requested
     starts_later = limit != model.config.get_text_config().max_position_embeddings
-    return max(1, min(wanted, limit if starts_later else limit - SPARE_POSITIONS))
+    return max(1, min(requested, limit if starts_later else limit - SPARE_POSITIONS))

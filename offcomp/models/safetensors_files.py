@@ -34,6 +34,8 @@ BITS = {
     **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
 }
 """Bits per value for each safetensors dtype."""
+NUMPY_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""safetensors dtype -> numpy dtype; numpy has no bfloat16, so its raw bits are read."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class StoredTensor:
         """The product of the shape."""
         return math.prod(self.shape)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tensor in its file."""
+        return self.end - self.start
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
@@ -58,15 +65,20 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file cannot be read, is unreasonably large, or does not contain a JSON object.
     """
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"'{file}' is larger than {MAX_JSON_BYTES // 10**6} MB, too large for a JSON file of a model.")
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
+    document = read_any_json(file)
     if not isinstance(document, dict):
         raise ModelError(f"'{file}' does not contain a JSON object; restore it from the original model.")
     return document
+
+
+def read_any_json(file: Path) -> Any:
+    """Read a JSON value from a file. Raises ModelError if the file cannot be read or is unreasonably large."""
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"'{file}' is larger than {MAX_JSON_BYTES // 10**6} MB, too large for a JSON file of a model.")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -85,19 +97,16 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _no_weights(folder: Path) -> str:
     """What the folder has instead of safetensors weights, and how to obtain them."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
-    pickles = [name for name in names if name.endswith(PICKLES)]
-    if pickles:
+    if pickles := [name for name in names if name.endswith(PICKLES)]:
         return (
             f"The weights in '{folder}' are pickled ('{pickles[0]}'), and offcomp reads safetensors only; convert them "
             "with `save_pretrained` of a current transformers."
         )
-    misnamed = [name for name in names if name.endswith(".safetensors")]
-    if misnamed:
+    if misnamed := [name for name in names if name.endswith(".safetensors")]:
         return f"The weights in '{folder}' are in '{misnamed[0]}', but '{WEIGHTS}' is needed; rename the file."
-    others = [name for name in names if Path(name).suffix in OTHER_FORMATS]
-    if others:
+    if foreign := [name for name in names if Path(name).suffix in OTHER_FORMATS]:
         return (
-            f"The weights in '{folder}' are in {OTHER_FORMATS[Path(others[0]).suffix]} format ('{others[0]}'), and offcomp "
+            f"The weights in '{folder}' are in {OTHER_FORMATS[Path(foreign[0]).suffix]} format ('{foreign[0]}'), and offcomp "
             "reads safetensors only; give the model as transformers saves it with `save_pretrained`."
         )
     return f"The folder '{folder}' has no weights: '{WEIGHTS}' or '{INDEX}' is needed."
@@ -143,18 +152,17 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         header = read_header(file)
-        found = header_entries(file, header)
-        expected = max((tensor.end for tensor in found.values()), default=8 + len(header))
+        entries = header_entries(file, header)
+        expected = max((tensor.end for tensor in entries.values()), default=8 + len(header))
         actual = file.stat().st_size
         if actual != expected:
             raise ModelError(
                 f"'{file}' has {actual} bytes but its header describes {expected}: it is truncated or damaged; "
                 "copy the model again."
             )
-        twice = sorted(tensors.keys() & found.keys())
-        if twice:
+        if twice := sorted(tensors.keys() & entries.keys()):
             raise ModelError(f"'{file}' and '{tensors[twice[0]].file}' both contain '{twice[0]}'; copy the model again.")
-        tensors |= found
+        tensors |= entries
     return tensors
 
 
@@ -162,25 +170,21 @@ def header_entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
     """The tensors in one header, checked to be contiguous and to match their shapes. Raises ModelError."""
     payload = 8 + len(header)
     try:
-        found = [
-            (key, _entry(file, key, entry, payload))
-            for key, entry in json.loads(header, object_pairs_hook=_without_duplicates).items()
-            if key != "__metadata__"
-        ]
+        document = json.loads(header, object_pairs_hook=_without_duplicates)
+        tensors = {key: _entry(file, key, entry, payload) for key, entry in document.items() if key != "__metadata__"}
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ModelError(f"'{file}' has a damaged safetensors header ({error}); copy the model again.") from error
     reached = payload
-    for key, tensor in sorted(found, key=lambda pair: pair[1].start):
+    for key, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
         if tensor.start != reached:
             raise ModelError(f"'{file}' has a damaged safetensors header (tensor '{key}' is misplaced); copy the model again.")
         reached = tensor.end
-    return dict(found)
+    return tensors
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a JSON object. Raises ValueError if a key occurs twice."""
-    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if twice:
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
         raise ValueError(f"the key '{twice[0]}' occurs twice")
     return dict(pairs)
 
@@ -212,11 +216,11 @@ def stored_dtype(folder: Path) -> str:
     check_dtypes(folder, {key: tensor for key, tensor in tensors.items() if key.endswith("weight")})
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
-        sizes[tensor.dtype] += tensor.num_parameters
-    floats = {name: size for name, size in sizes.items() if name in FLOATS and size}
-    if not floats:
+        if tensor.dtype in FLOATS:
+            sizes[tensor.dtype] += tensor.num_parameters
+    if not any(sizes.values()):
         raise ModelError(f"The files in '{folder}' contain no float32, float16 or bfloat16 weights; copy the model again.")
-    return FLOATS[max(floats, key=lambda name: floats[name])]
+    return FLOATS[max(sizes, key=sizes.__getitem__)]
 
 
 def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
@@ -228,10 +232,9 @@ def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
     for key, tensor in weights.items():
         if tensor.dtype in FLOATS:
             continue
-        remedy = "save the model in float32: `model.float().save_pretrained(folder)`"
-        if tensor.dtype != "F64":
-            name = _named(tensor.dtype)
-            remedy = f"give the unquantised model, since no config explains these {name} weights"
+        remedy = f"give the unquantised model, since no config explains these {_named(tensor.dtype)} weights"
+        if tensor.dtype == "F64":
+            remedy = "save the model in float32: `model.float().save_pretrained(folder)`"
         raise ModelError(
             f"The weight '{key}' in '{folder}' is stored as {tensor.dtype}, and offcomp reads float32, float16 and bfloat16; "
             f"{remedy}."
@@ -249,15 +252,19 @@ def same_values(left: StoredTensor, right: StoredTensor) -> bool:
     if left.shape != right.shape:
         return False
     return all(
-        np.array_equal(_as_float32(left, start), _as_float32(right, start)) for start in range(0, left.num_parameters, CHUNK)
+        np.array_equal(_read_chunk(left, start), _read_chunk(right, start)) for start in range(0, left.num_parameters, CHUNK)
     )
 
 
-def _as_float32(tensor: StoredTensor, start: int) -> NDArray[Any]:
-    """Up to `CHUNK` values of a stored tensor from index `start` on; for dtypes not in `FLOATS`, its raw bytes."""
+def _read_chunk(tensor: StoredTensor, start: int) -> NDArray[np.float32]:
+    """Up to `CHUNK` values of a stored tensor from index `start` on."""
     size = min(CHUNK, tensor.num_parameters - start)
-    width = (tensor.end - tensor.start) // max(tensor.num_parameters, 1)
-    values = np.fromfile(tensor.file, np.uint8, size * width, offset=tensor.start + start * width)
-    if tensor.dtype == "BF16":
-        return (values.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return values.view({"F32": "<f4", "F16": "<f2"}.get(tensor.dtype, np.uint8)).astype(np.float32)
+    width = tensor.num_bytes // max(tensor.num_parameters, 1)
+    return as_float32(tensor.dtype, np.fromfile(tensor.file, np.uint8, size * width, offset=tensor.start + start * width))
+
+
+def as_float32(dtype: str, content: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The values of a safetensors tensor, flattened; its raw bytes if they are not floating-point numbers."""
+    if dtype == "BF16":
+        return (content.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return content.view(NUMPY_FLOATS.get(dtype, np.uint8)).astype("<f4", copy=False)

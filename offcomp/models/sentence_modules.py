@@ -10,22 +10,20 @@ Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; na
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from offcomp.errors import ModelError
-from offcomp.models.safetensors_files import MAX_JSON_BYTES, read_json, stored_tensors
+from offcomp.models.safetensors_files import WEIGHTS, read_any_json, read_json, stored_tensors
 
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
-TRANSFORMER_CONFIG = "sentence_bert_config.json"
-OLD_TRANSFORMER_CONFIGS = tuple(
-    f"sentence_{name}_config.json" for name in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-WEIGHTS = "model.safetensors"
+"""The first of these files that exists counts; current versions write that of BERT for every model."""
 PACKAGE = "sentence_transformers."
 
 POOLINGS = {
@@ -48,6 +46,8 @@ TITLES = {
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish")
 """Argument-free torch.nn classes that a Dense module may name."""
 NO_EFFECT = ("Dropout",)  # in evaluation
+ON_EMBEDDINGS = dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
+"""Fields of a module after the pooling, and what it must read and write."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,16 @@ class Dense:
     activation: str
     residual: bool
 
+    def __str__(self) -> str:
+        return f"a dense layer ({self.in_features} to {self.out_features}, {self.activation})"
+
 
 @dataclass(frozen=True)
 class Normalize:
     """x / ‖x‖₂."""
+
+    def __str__(self) -> str:
+        return "normalised"
 
 
 @dataclass(frozen=True)
@@ -95,17 +101,12 @@ class SentenceModules:
 
     def __str__(self) -> str:
         """A description in words, such as "the mean over tokens, then normalised"."""
-        words = " and ".join(TITLES[way] for way in self.pooling)
-        for layer in self.layers:
-            if isinstance(layer, Dense):
-                words += f", then a dense layer ({layer.in_features} to {layer.out_features}, {layer.activation})"
-            else:
-                words += ", then normalised"
-        return words
+        return ", then ".join([" and ".join(TITLES[mode] for mode in self.pooling), *map(str, self.layers)])
 
     def prepared(self, text: str) -> str:
         """The text as passed to the tokenizer."""
-        return (self.prompt + text).lower() if self.lower_case else self.prompt + text
+        prompted = self.prompt + text
+        return prompted.lower() if self.lower_case else prompted
 
 
 def sentence_modules(folder: Path) -> SentenceModules:
@@ -154,12 +155,7 @@ def dense_files(folder: Path) -> tuple[str, ...]:
 
 def _entries(file: Path) -> list[tuple[str, str]]:
     """(class name, subfolder) of each module, in order. Raises ModelError."""
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"'{file}' is too large for a list of modules; restore it from the original model.")
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
+    document = read_any_json(file)
     if not isinstance(document, list):
         raise ModelError(f"'{file}' does not contain a list of modules; restore it from the original model.")
     return [_entry(file, entry) for entry in document]
@@ -176,28 +172,30 @@ def _entry(file: Path, entry: Any) -> tuple[str, str]:
     return kind.rpartition(".")[2], path
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """The config of a module; empty if it has none."""
+def _config(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The config file of a module and its content; empty if there is no file."""
     file = folder / "config.json"
+    return file, _read_optional(file)
+
+
+def _read_optional(file: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
 def _pooling(folder: Path) -> tuple[tuple[str, ...], bool]:
     """(pooling modes, whether the prompt is pooled)."""
-    config = _config(folder)
-    asked = config.get("pooling_mode")
-    if asked is None:
-        asked = [way for way, flag in POOLINGS.items() if config.get(flag)] or ["mean"]
-    ways = [asked] if isinstance(asked, str) else asked
-    if not isinstance(ways, list) or not ways:
-        raise ModelError(
-            f"'{folder / 'config.json'}' sets pooling_mode to {asked!r}; give one or more of {', '.join(POOLINGS)}."
-        )
-    unknown = [way for way in ways if not isinstance(way, str) or way not in POOLINGS]
+    file, config = _config(folder)
+    declared = config.get("pooling_mode")
+    if declared is None:
+        declared = [mode for mode, flag in POOLINGS.items() if config.get(flag)] or ["mean"]
+    modes = [declared] if isinstance(declared, str) else declared
+    if not isinstance(modes, list) or not modes:
+        raise ModelError(f"'{file}' sets pooling_mode to {declared!r}; give one or more of {', '.join(POOLINGS)}.")
+    unknown = [mode for mode in modes if not isinstance(mode, str) or mode not in POOLINGS]
     unknown += [key for key in config if key.startswith("pooling_mode_") and key not in POOLINGS.values() and config[key]]
     if unknown:
-        raise ModelError(f"'{folder / 'config.json'}' pools by {unknown[0]!r}; supported modes are {', '.join(POOLINGS)}.")
-    return tuple(ways), _flag(folder / "config.json", config, "include_prompt", True)
+        raise ModelError(f"'{file}' pools by {unknown[0]!r}; supported modes are {', '.join(POOLINGS)}.")
+    return tuple(modes), _flag(file, config, "include_prompt", True)
 
 
 def _flag(file: Path, config: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -207,27 +205,29 @@ def _flag(file: Path, config: Mapping[str, Any], name: str, default: bool) -> bo
     return value
 
 
+def _is_positive(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_only(file: Path, config: Mapping[str, Any], supported: Mapping[str, str]) -> None:
+    """Check that each of these fields has its only supported value, if it has one. Raises ModelError."""
+    for name, value in supported.items():
+        if config.get(name) not in (None, value):
+            raise ModelError(f"'{file}' sets {name} to {config[name]!r}; only {value!r} is supported.")
+
+
 def _normalize(folder: Path) -> Normalize:
-    _check_names(folder, _config(folder))
+    _check_only(*_config(folder), ON_EMBEDDINGS)
     return Normalize()
 
 
-def _check_names(folder: Path, config: Mapping[str, Any]) -> None:
-    """Check that the module reads and writes sentence embeddings only. Raises ModelError."""
-    for name in ("module_input_name", "module_output_name"):
-        if config.get(name) not in (None, "sentence_embedding"):
-            raise ModelError(
-                f"'{folder / 'config.json'}' sets {name} to {config[name]!r}; only 'sentence_embedding' is supported."
-            )
-
-
 def _dense(folder: Path) -> Dense:
-    file, config = folder / "config.json", _config(folder)
-    _check_names(folder, config)
-    sizes = [config.get(name) for name in ("in_features", "out_features")]
-    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+    file, config = _config(folder)
+    _check_only(file, config, ON_EMBEDDINGS)
+    inputs, outputs = config.get("in_features"), config.get("out_features")
+    if not (_is_positive(inputs) and _is_positive(outputs)):
         raise ModelError(
-            f"'{file}' must set in_features and out_features to positive integers, not {sizes[0]!r} and {sizes[1]!r}."
+            f"'{file}' must set in_features and out_features to positive integers, not {inputs!r} and {outputs!r}."
         )
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     name = str(activation).rpartition(".")[2]
@@ -235,8 +235,8 @@ def _dense(folder: Path) -> Dense:
         raise ModelError(
             f"'{file}' names the activation {activation!r}; supported torch.nn activations are {', '.join(ACTIVATIONS)}."
         )
-    flags = _flag(file, config, "bias", True), _flag(file, config, "use_residual", False)
-    dense = Dense(folder / WEIGHTS, int(sizes[0] or 0), int(sizes[1] or 0), flags[0], name, flags[1])
+    bias, residual = _flag(file, config, "bias", True), _flag(file, config, "use_residual", False)
+    dense = Dense(folder / WEIGHTS, inputs, outputs, bias, name, residual)
     _check_dense(dense)
     return dense
 
@@ -248,49 +248,44 @@ def _check_dense(dense: Dense) -> None:
             f"'{dense.file.parent}' has no '{WEIGHTS}', and pickled weights are not supported; copy that file from the "
             "original model, or if that has none either, save the model again."
         )
-    stored = {name: tensor.shape for name, tensor in stored_tensors([dense.file]).items()}
-    for name, shape in dense_shapes(dense):
-        if stored.get(name) != shape:
-            found = stored.get(name, "nothing")
-            raise ModelError(f"'{dense.file}' has {found} for {name}, but its config says {shape}; copy the model again.")
-
-
-def dense_shapes(dense: Dense) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of each stored tensor."""
-    yield "linear.weight", (dense.out_features, dense.in_features)
+    expected: dict[str, tuple[int, ...]] = {"linear.weight": (dense.out_features, dense.in_features)}
     if dense.bias:
-        yield "linear.bias", (dense.out_features,)
+        expected["linear.bias"] = (dense.out_features,)
     if dense.residual and dense.in_features != dense.out_features:
-        yield "residual.weight", (dense.out_features, dense.in_features)
+        expected["residual.weight"] = expected["linear.weight"]
+    stored = {name: tensor.shape for name, tensor in stored_tensors([dense.file]).items()}
+    for name, shape in expected.items():
+        if stored.get(name) != shape:
+            actual = stored.get(name, "nothing")
+            raise ModelError(f"'{dense.file}' has {actual} for {name}, but its config says {shape}; copy the model again.")
 
 
 def _transformer(folder: Path) -> tuple[int | None, bool]:
     """(maximum tokens per text, whether to lower-case texts)."""
-    files = [file for name in (TRANSFORMER_CONFIG, *OLD_TRANSFORMER_CONFIGS) if (file := folder / name).is_file()]
-    if not files:
+    file = next((folder / name for name in TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
+    if file is None:
         return None, False
-    config = read_json(files[0])
-    for name, usual in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
-        if config.get(name) not in (None, usual):
-            raise ModelError(f"'{files[0]}' sets {name} to {config[name]!r}; only {usual!r} is supported.")
+    config = read_json(file)
+    _check_only(file, config, {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"})
     if set(config.get("modality_config") or {}) - {"text"}:
-        raise ModelError(f"'{files[0]}' lists the inputs {', '.join(config['modality_config'])}; only text is supported.")
+        raise ModelError(f"'{file}' lists the inputs {', '.join(config['modality_config'])}; only text is supported.")
     for name in ("query_length", "document_length", "query_expansion", "processing_kwargs"):
         if config.get(name):
-            raise ModelError(f"'{files[0]}' sets {name}, which is not supported; remove it to evaluate the model without it.")
+            raise ModelError(f"'{file}' sets {name}, which is not supported; remove it to evaluate the model without it.")
     limit = config.get("max_seq_length")
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise ModelError(f"'{files[0]}' sets max_seq_length to {limit!r}; it must be a positive integer.")
-    return limit, _flag(files[0], config, "do_lower_case", False)
+    if limit is not None and not _is_positive(limit):
+        raise ModelError(f"'{file}' sets max_seq_length to {limit!r}; it must be a positive integer.")
+    return limit, _flag(file, config, "do_lower_case", False)
 
 
 def _prompt(folder: Path) -> str:
     """The default prompt."""
     file = folder / PROMPTS
-    config = read_json(file) if file.is_file() else {}
+    config = _read_optional(file)
     name, prompts = config.get("default_prompt_name"), config.get("prompts") or {}
     if name is None:
         return ""
-    if not isinstance(prompts, dict) or not isinstance(prompts.get(name) if isinstance(name, str) else None, str):
+    prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
+    if not isinstance(prompt, str):
         raise ModelError(f"'{file}' names the default prompt {name!r}, but its prompts contain no such text.")
-    return str(prompts[name])
+    return prompt

@@ -16,7 +16,7 @@ from offcomp.models.sources import MAX_PARAMETERS
 
 MAX_BUFFER_BYTES = 4 * 10**9
 COMPILED = "_orig_mod."
-WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
+WRAPPERS = {COMPILED: "torch.compile", "module.": "DataParallel"}
 
 
 def untie(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None:
@@ -58,8 +58,8 @@ def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreT
     missing = [path for path, _ in network.named_parameters() if find_tensor(tensors, prefix, path) is None]
     for extra in _extra_names(tensors):
         renamed = {key.replace(extra, "", -1 if extra == COMPILED else 1): tensor for key, tensor in tensors.items()}
-        mended = [path for path in missing if find_tensor(renamed, prefix, path)]
-        if mended and 2 * len(mended) >= len(missing):
+        matched = [path for path in missing if find_tensor(renamed, prefix, path)]
+        if matched and 2 * len(matched) >= len(missing):
             example = next(key for key in tensors if extra in key)
             raise ModelError(
                 f"The weights in '{folder}' have '{extra}' in their names ('{example}'), as if the model was saved from inside "
@@ -71,10 +71,10 @@ def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreT
 
 def _extra_names(tensors: Mapping[str, StoredTensor]) -> list[str]:
     """Name parts that may be superfluous: torch.compile's marker anywhere, or the first 1 to 3 parts if all keys share them."""
-    found = [COMPILED] if any(COMPILED in key for key in tensors) else []
+    extra = [COMPILED] if any(COMPILED in key for key in tensors) else []
     split = [key.split(".") for key in tensors]
     for depth in range(1, 4):
         heads = {".".join(names[:depth]) for names in split}
         if len(heads) == 1 and min(map(len, split)) > depth:
-            found.append(f"{heads.pop()}.")
-    return found
+            extra.append(f"{heads.pop()}.")
+    return extra

@@ -10,7 +10,6 @@ import difflib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -18,26 +17,11 @@ from typing import Any, Literal
 
 from offcomp.errors import ModelError
 from offcomp.files import assets_folder
-from offcomp.models.catalogue import MODELS, CatalogueModel, ModelInfo, catalogue_model
-from offcomp.models.folder_faults import CONFIG, check_is_whole, check_tokenizer_settings, is_module_name
-from offcomp.models.identity import file_digest
-from offcomp.models.safetensors_files import (
-    PICKLES,
-    read_json,
-    stored_dtype,
-    weight_files,
-)
-
-__all__ = [
-    "Source",
-    "bundled_info",
-    "check_checksum",
-    "check_config",
-    "check_folder",
-    "may_have_tokenizer",
-    "resolve",
-    "stored_dtype",
-]
+from offcomp.models.bundled_models import MODELS, CatalogueModel, catalogue_model
+from offcomp.models.catalogue import ModelInfo
+from offcomp.models.folder_faults import CONFIG, MODULE_NAME, check_is_whole, check_tokenizer_settings
+from offcomp.models.identity import file_digest, readable
+from offcomp.models.safetensors_files import PICKLES, read_json, stored_dtype, weight_files
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 BUNDLED = assets_folder() / "models"
@@ -108,7 +92,7 @@ def resolve(model: str) -> Source:
     close = difflib.get_close_matches(model, names, n=1, cutoff=0.75)
     if close:
         raise ModelError(f"There is no model '{model}'; did you mean '{close[0]}'?")
-    if is_module_name(model):
+    if MODULE_NAME.fullmatch(model):
         raise ModelError(
             f"'{model}' is the name of a module, not of a model: give a catalogue name ({', '.join(names)}), an existing "
             "folder, or a hub id such as 'owner/name'; modules are named in a plan's groups, or by --modules."
@@ -141,19 +125,10 @@ def _folder_of(entry: CatalogueModel) -> Path:
     """The folder of a catalogue model: bundled, or `model` in an installed package, located without importing it."""
     if not entry.package:
         return BUNDLED / entry.name
-    found = importlib.util.find_spec(entry.package)
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec(entry.package)
+    if package is None or not package.submodule_search_locations:
         raise ModelError(f"The model '{entry.name}' is not installed; install it with `{entry.install}`.")
-    return Path(found.submodule_search_locations[0]) / "model"
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Turn an OSError into a ModelError."""
-    try:
-        yield
-    except OSError as error:
-        raise ModelError(f"The model in '{folder}' cannot be read ({error}).") from error
+    return Path(package.submodule_search_locations[0]) / "model"
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -162,7 +137,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: the folder, its config or its weights are missing, damaged, unsafe or unsupported.
     """
-    with _readable(folder):
+    with readable(folder):
         if not folder.is_dir():
             raise ModelError(f"The folder '{folder}' does not exist.")
         check_is_whole(folder)
@@ -242,11 +217,11 @@ def check_checksum(entry: CatalogueModel, folder: Path) -> None:
         ModelError: they do not.
     """
     (file,) = weight_files(folder)
-    with _readable(folder):
-        found = file_digest(file)
-    if found != entry.sha256:
+    with readable(folder):
+        checksum = file_digest(file)
+    if checksum != entry.sha256:
         raise ModelError(
-            f"The weights of '{entry.name}' have the checksum {found[:12]}..., not "
+            f"The weights of '{entry.name}' have the checksum {checksum[:12]}..., not "
             f"{entry.sha256[:12]}...; install them again with `{entry.install}`."
         )
 

@@ -7,7 +7,7 @@ same renaming rules are used here to find the tensors behind each parameter.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,28 +19,17 @@ from offcomp.models.safetensors_files import FLOATS, StoredTensor, check_dtypes
 from offcomp.numerics.accounting import STORED, storage_dtype
 
 
-@dataclass(frozen=True)
-class StoredParameters:
-    """How the files store a model's parameters, tied ones counted once.
-
-    modules         the specs of the listed matrices, each with the dtype of its tensor
-    num_bytes       size of all parameters
-    unlisted        number of parameters in tensors with two or more dimensions that are not listed matrices
-    """
-
-    modules: tuple[ModuleSpec, ...]
-    num_bytes: int
-    unlisted: int
-
-
 def stored_parameters(
-    network: PreTrainedModel, modules: Iterable[ModuleSpec], tensors: Mapping[str, StoredTensor], usual: str
-) -> StoredParameters:
+    network: PreTrainedModel, modules: Iterable[ModuleSpec], tensors: Mapping[str, StoredTensor], default_dtype: str
+) -> tuple[tuple[ModuleSpec, ...], int, int]:
     """How the files store the parameters of a model (on any device, including meta) and its listed matrices.
+
+    Returns the specs of the listed matrices, each with the dtype of its tensor; the bytes of all parameters, tied ones counted
+    once; and the number of parameters in tensors with two or more dimensions that are not listed matrices.
 
     Args:
         tensors: every tensor in the files, by key.
-        usual: the dtype to assume for a parameter with no tensor under its name, such as one of several sliced from one tensor.
+        default_dtype: of a parameter with no tensor under its name, such as one of several sliced from one tensor.
 
     Raises:
         ModelError: a parameter is stored in a dtype that offcomp does not read.
@@ -50,13 +39,14 @@ def stored_parameters(
     dtypes: dict[str, str] = {}
     num_bytes = unlisted = 0
     for paths, parameter in parameters_by_tie(network):
-        copies = [found for path in paths if (found := sources.get(path))]
-        dtype = min((_dtype(copy) for copy in copies), key=lambda name: BYTES_PER_VALUE[name], default=usual)
+        copies = [sources[path] for path in paths if path in sources]
+        dtype = min((_dtype(copy) for copy in copies), key=lambda name: BYTES_PER_VALUE[name], default=default_dtype)
         dtypes |= dict.fromkeys(paths, dtype)
-        sums = [_bytes(copy) for copy in copies if sum(part.num_parameters for _, part in copy) == parameter.numel()]
-        num_bytes += min(sums, default=parameter.numel() * BYTES_PER_VALUE[dtype])
+        whole = [copy for copy in copies if sum(tensor.num_parameters for _, tensor in copy) == parameter.numel()]
+        sizes = [sum(tensor.num_bytes for _, tensor in copy) for copy in whole]
+        num_bytes += min(sizes, default=parameter.numel() * BYTES_PER_VALUE[dtype])
         unlisted += parameter.numel() if parameter.ndim > 1 and not listed.intersection(paths) else 0
-    return StoredParameters(tuple(replace(spec, dtype=dtypes[spec.path]) for spec in modules), num_bytes, unlisted)
+    return tuple(replace(spec, dtype=dtypes[spec.path]) for spec in modules), num_bytes, unlisted
 
 
 Sources = list[tuple[str, StoredTensor]]
@@ -66,14 +56,14 @@ Sources = list[tuple[str, StoredTensor]]
 def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, Sources]:
     """Parameter path -> the stored tensors, with their keys, from which transformers builds it."""
     transforms = get_model_conversion_mapping(network)
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     state = network.state_dict()
-    found: dict[str, Sources] = {}
+    sources: dict[str, Sources] = {}
     for key, tensor in tensors.items():
         path, _ = rename_source_key(key, renamings, converters, network.base_model_prefix, state)
-        found.setdefault(path, []).append((key, tensor))
-    return found
+        sources.setdefault(path, []).append((key, tensor))
+    return sources
 
 
 def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
@@ -84,12 +74,8 @@ def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]
     return list(ties.values())
 
 
-def _dtype(parts: Sources) -> str:
-    """The dtype that can hold the values of all parts. Raises ModelError if one is stored in an unsupported dtype."""
-    for key, part in parts:
-        check_dtypes(part.file.parent, {key: part})
-    return storage_dtype(STORED, (FLOATS[part.dtype] for _, part in parts))
-
-
-def _bytes(parts: Sources) -> int:
-    return sum(part.end - part.start for _, part in parts)
+def _dtype(sources: Sources) -> str:
+    """The dtype that can hold the values of all sources. Raises ModelError if one is stored in an unsupported dtype."""
+    for key, tensor in sources:
+        check_dtypes(tensor.file.parent, {key: tensor})
+    return storage_dtype(STORED, (FLOATS[tensor.dtype] for _, tensor in sources))

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from offcomp.errors import ModelError, OffcompError
+from offcomp.errors import ModelError, OffcompError, first_line
 from offcomp.models.sources import TOKENIZER_FILES
 
 
@@ -21,13 +21,13 @@ def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
     """The folder's tokenizer, or None if it has none. Raises ModelError if its files are damaged."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
-    with _told(f"transformers cannot load the tokenizer of '{folder}'"):
+    with _as_model_error(f"transformers cannot load the tokenizer of '{folder}'"):
         return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **options: Any) -> BatchEncoding:
     """Tokenise texts with these options. Raises ModelError if the tokenizer fails."""
-    with _told("the tokenizer of this model cannot read the texts"):
+    with _as_model_error("the tokenizer of this model cannot read the texts"):
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
@@ -45,30 +45,24 @@ def longer_than(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit:
 
 def check_known(model: PreTrainedModel, ids: Iterable[Iterable[int]]) -> None:
     """Check that the model has an embedding for every token id. Raises ModelError if not."""
-    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    largest = max((int(max(each, default=-1)) for each in ids), default=-1)
-    if known is not None and largest >= known:
+    num_embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    largest = max((int(max(text_ids, default=-1)) for text_ids in ids), default=-1)
+    if num_embeddings is not None and largest >= num_embeddings:
         raise ModelError(
-            f"the tokenizer produces the token id {largest}, but the model has only {known} tokens; use the tokenizer that "
-            "belongs to the model"
+            f"the tokenizer produces the token id {largest}, but the model has only {num_embeddings} tokens; use the tokenizer "
+            "that belongs to the model"
         )
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _as_model_error(failure: str) -> Iterator[None]:
     """Turn whatever the libraries raise into a one-sentence ModelError."""
     try:
         yield
     except (OffcompError, MemoryError):
         raise
-    except Exception as error:  # tokenizers raises the bare class, see the module docstring
-        raise ModelError(_sentence(what, error)) from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # pyo3 exports no class to catch
+    except BaseException as error:  # tokenizers raises the bare class, see the module docstring
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # pyo3 exports no class to catch
             raise
-        raise ModelError(_sentence(what, error)) from None
-
-
-def _sentence(what: str, error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{what} ({lines[0][:300]}); copy the tokenizer files again from the original model."
+        reason = first_line(error)[:300]
+        raise ModelError(f"{failure} ({reason}); copy the tokenizer files again from the original model.") from error

@@ -30,15 +30,13 @@ def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
     """
     if isinstance(model, Matrices):
         return model.specs()
-    paths: dict[int, list[str]] = {}
-    modules: dict[int, nn.Linear | nn.Embedding | Conv1D] = {}
+    tied: dict[int, tuple[list[str], nn.Linear | nn.Embedding | Conv1D]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, MATRIX_MODULES) and isinstance(module.weight, nn.Parameter):
-            paths.setdefault(id(module.weight), []).append(path)
-            modules.setdefault(id(module.weight), module)
+            tied.setdefault(id(module.weight), ([], module))[0].append(path)
     weights = [
-        StoredWeight(tuple(paths[key]), tuple(module.weight.shape), transposed=isinstance(module, Conv1D))
-        for key, module in modules.items()
+        StoredWeight(tuple(paths), tuple(module.weight.shape), transposed=isinstance(module, Conv1D))
+        for paths, module in tied.values()
     ]
     return module_specs(model.config.model_type, weights)
 
@@ -92,8 +90,7 @@ def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
     if tuple(matrix.shape) != spec.shape:
         raise ModelError(f"{spec.name} has the shape {spec.shape}, but the new matrix has {tuple(matrix.shape)}.")
     cast = matrix.detach().to(view)
-    bad = num_not_finite(cast)
-    if bad:
+    if bad := num_not_finite(cast):
         raise ModelError(f"The new matrix of {spec.name} has {bad} values that are not finite as {view.dtype}.")
     return cast
 
@@ -117,13 +114,13 @@ def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iter
     Raises:
         ModelError: as `replace`.
     """
-    kept = {spec: stored_view(model, spec).clone() for spec in matrices}
+    originals = {spec: stored_view(model, spec).clone() for spec in matrices}
     try:
         replace(model, matrices)
         del matrices  # they may be large, and the block may run for long
         yield
     finally:
-        for spec, original in kept.items():
+        for spec, original in originals.items():
             stored_view(model, spec).copy_(original)
 
 
@@ -146,6 +143,5 @@ def check_finite(model: nn.Module) -> None:
         ModelError: names the first faulty weight and how many of its values are not finite.
     """
     for path, parameter in model.named_parameters():
-        bad = num_not_finite(parameter)
-        if bad:
+        if bad := num_not_finite(parameter):
             raise ModelError(f"The weight '{path}' has {bad} values that are NaN or infinite; the model is damaged.")

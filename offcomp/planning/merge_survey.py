@@ -17,7 +17,8 @@ from typing import Any
 
 from offcomp.errors import InputError
 from offcomp.files import assets_folder, read_json, write_json
-from offcomp.models.catalogue import KINDS, ModelInfo, ModuleSpec
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.families import KINDS
 from offcomp.planning.grouping import STACKS, group_shape
 
 BUNDLED = assets_folder() / "groups"

@@ -51,10 +51,10 @@ def foreign_host(worker: Mapping[str, Any]) -> str:
     The same boot id means the same kernel, whatever the host or container is called now, and the lock can be checked. Otherwise
     it is this host, perhaps rebooted, if both name and machine id match.
     """
-    here = this_host()
+    host = this_host()
     if "host" not in worker or _is_of_this_boot(worker):
         return ""
-    same = all(worker.get(name, here[name]) == here[name] for name in ("host", "machine"))
+    same = all(worker.get(name, host[name]) == host[name] for name in ("host", "machine"))
     return "" if same else str(worker["host"])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -51,13 +52,13 @@ class DenseModel:
         Raises ModelError if no tensor in the files is exactly this matrix, or if a value overflows the tensor's dtype.
         """
         for spec, matrix in matrices.items():
-            parts = [self._sources.get(path, []) for path in (spec.path, *spec.tied)]
-            if not any(parts) or any(len(part) > 1 for part in parts):
+            copies = [self._sources.get(path, []) for path in (spec.path, *spec.tied)]
+            if not any(copies) or any(len(parts) > 1 for parts in copies):
                 raise ModelError(
                     f"{spec.name} is not a separate tensor in the model's files: transformers builds it from others at load "
                     "time, so it cannot be written back; export without --dense."
                 )
-            for _, tensor in (entry for part in parts for entry in part):
+            for _, tensor in chain(*copies):
                 _overwrite(self._copy / tensor.file.name, tensor, spec, matrix)
 
 
@@ -68,26 +69,25 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
     """
     root, pending = _root(folder), [(folder, {folder.resolve()})]
     while pending:
-        place, above = pending.pop()
-        for entry in sorted(place.iterdir()):
+        parent, ancestors = pending.pop()
+        for entry in sorted(parent.iterdir()):
             target = _target(entry)
             if target and not target.is_relative_to(root):
                 raise InputError(
                     f"{entry} is a link to {target}, which is outside the model's folder and would be exported too; "
                     f"make a copy without links, cp -rL {folder} COPY, and compress that"
                 )
-            if target is None or target in above or not target.is_dir():
+            if target is None or target in ancestors or not target.is_dir():
                 yield entry.relative_to(folder).as_posix(), entry
             elif entry.name not in TOOLS:
-                pending.append((entry, above | {target}))
+                pending.append((entry, ancestors | {target}))
 
 
 def _root(folder: Path) -> Path:
     """The root that links must stay in: the folder; in a hub cache the folder above, which holds both snapshots and blobs."""
-    own = folder.resolve()
-    if own.parent.name == "snapshots" and (own.parents[1] / "blobs").is_dir():
-        return own.parents[1]
-    return own
+    root = folder.resolve()
+    in_cache = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
+    return root.parents[1] if in_cache else root
 
 
 def _target(entry: Path) -> Path | None:
@@ -98,20 +98,20 @@ def _target(entry: Path) -> Path | None:
         return None
 
 
-def _copied(name: str, file: Path, place: Path, weights: set[str]) -> bool:
+def _copied(name: str, file: Path, target: Path, weights: set[str]) -> bool:
     """Copy a file unless it must be left out. Return whether it was copied."""
-    is_other = name.endswith(OTHER_WEIGHTS) or (name.endswith(".safetensors") and "/" not in name and name not in weights)
+    is_unused = name.endswith(OTHER_WEIGHTS) or (name.endswith(".safetensors") and "/" not in name and name not in weights)
     is_stale = name == INDEX and weights == {WEIGHTS}
-    if is_other or is_stale or name == MANIFEST or name.startswith(f"{GROUPS}/") or not file.is_file():
+    if is_unused or is_stale or name == MANIFEST or name.startswith(f"{GROUPS}/") or not file.is_file():
         return False
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, place)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, target)
     return True
 
 
 def _overwrite(file: Path, stored: StoredTensor, spec: ModuleSpec, matrix: Tensor) -> None:
     """Write a matrix into the bytes of the tensor that holds it; the rest of the tensor stays unchanged."""
-    content = np.fromfile(file, np.uint8, stored.end - stored.start, offset=stored.start)
+    content = np.fromfile(file, np.uint8, stored.num_bytes, offset=stored.start)
     values = torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape)
     view = canonical_view(values, spec)
     view.copy_(matrix)

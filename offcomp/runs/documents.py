@@ -14,6 +14,7 @@ from offcomp.errors import InputError, PlanError
 from offcomp.methods import METHODS, make_method
 from offcomp.planning.data.metrics import METRICS
 from offcomp.planning.json_checks import (
+    Check,
     Malformed,
     anything,
     by_name,
@@ -147,10 +148,9 @@ def _plan_of(document: Any, where: str) -> Plan:
         for group in plan.groups:
             if group.method in KNOWN_METHODS:
                 _check_options(group.method, json.dumps(group.options))
-    except PlanError as error:
-        raise Malformed(f": {error.faults[0].rstrip('.')}", where) from None
     except InputError as error:
-        raise Malformed(f": {str(error).rstrip('.')}", where) from None
+        fault = error.faults[0] if isinstance(error, PlanError) else str(error)
+        raise Malformed(f": {fault.rstrip('.')}", where) from None
     return plan
 
 
@@ -162,7 +162,7 @@ def _check_options(method: str, options: str) -> None:
 
 def read_result(folder: Path) -> tuple[Plan, dict[str, Any]]:
     """The plan and the result of a run. Raises Malformed, and OSError."""
-    result: dict[str, Any] = read_checked(folder / RESULT, _check_result)
+    result = read_checked(folder / RESULT, _check_result)
     return _plan_of(result["plan"], f"{RESULT}: plan"), result
 
 
@@ -185,10 +185,10 @@ def _check_result(value: Any) -> None:
 def _check_score(task: str, score: dict[str, Any]) -> None:
     """Check that the figures of one score are consistent with each other."""
     paired, where = score["paired"], f"scores.{task[:40]}"
-    wanted = ["agreement", "right_to_wrong", "wrong_to_right"] if "agreement" in paired or "flips" in score else []
-    for name in wanted:
-        if name not in paired:
-            raise Malformed(f".paired.{name} is missing", where)
+    if "agreement" in paired or "flips" in score:
+        for name in ("agreement", "right_to_wrong", "wrong_to_right"):
+            if name not in paired:
+                raise Malformed(f".paired.{name} is missing", where)
     if paired.get("right_to_wrong", 0) + paired.get("wrong_to_right", 0) > score["compressed"]["n"]:
         raise Malformed(".paired counts more flips than there are examples", where)
     for name in score.get("also", {}):
@@ -213,9 +213,8 @@ def read_progress(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _optional(file: Path, check: Any) -> dict[str, Any]:
+def _optional(file: Path, check: Check) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = read_checked(file, check)
+        return read_checked(file, check)
     except FileNotFoundError:
         return {}
-    return found

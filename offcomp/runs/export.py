@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from offcomp.errors import InputError, StorageError
 from offcomp.files import new_folder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.listing import check_unchanged
-from offcomp.planning.plan import Plan, members
+from offcomp.planning.plan import members
 from offcomp.runs.compress import SavedGroup
 from offcomp.runs.dense_export import GROUPS, DenseModel
-from offcomp.runs.manifest import MANIFEST, Manifest, StoredGroup, file_mark, ledger_faults
+from offcomp.runs.manifest import MANIFEST, Manifest, StoredGroup, file_entry, ledger_faults
 from offcomp.runs.store import Run
 
 
@@ -42,7 +43,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
             offcomp=__version__,
             run=run.id,
             plan=run.plan,
-            original=replace(original, modules=_targeted(run.plan, original)),
+            original=replace(original, modules=tuple(chain(*(members(group, original) for group in run.plan.groups)))),
             groups=groups,
             num_parameters=sum(group.num_parameters for group in groups),
             num_bytes=sum(group.num_bytes for group in groups),
@@ -54,7 +55,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
         if dense_model:
             for group in manifest.groups:
                 dense_model.write(reconstructions(part, manifest, group))
-        files = {file.relative_to(part).as_posix(): file_mark(file) for file in sorted(part.rglob("*")) if file.is_file()}
+        files = {file.relative_to(part).as_posix(): file_entry(file) for file in sorted(part.rglob("*")) if file.is_file()}
         manifest = replace(manifest, files=files)
         (part / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
         check_unchanged(original)
@@ -85,15 +86,11 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
     return run.result
 
 
-def _targeted(plan: Plan, original: ModelInfo) -> tuple[ModuleSpec, ...]:
-    return tuple(spec for group in plan.groups for spec in members(group, original))
-
-
 def _copied_group(run: Run, figures: Mapping[str, Any], part: Path) -> StoredGroup:
     """Copy the stored tensors of a group. Raises StorageError if the run's file does not match its ledger."""
     name = figures["name"]
-    kept = {field.name: figures[field.name] for field in fields(StoredGroup) if field.name not in ("file", "ledger")}
-    group = StoredGroup(**kept, file=f"{GROUPS}/{name}.safetensors", ledger=tuple(figures["ledger"]))
+    values = {field.name: figures[field.name] for field in fields(StoredGroup) if field.name not in ("file", "ledger")}
+    group = StoredGroup(**values, file=f"{GROUPS}/{name}.safetensors", ledger=tuple(figures["ledger"]))
     shutil.copyfile(run.group_file(name), part / group.file)
     if faults := ledger_faults(part, group):
         raise StorageError(f"run {run.id} is damaged, since {faults[0]}; run its plan again with --again")

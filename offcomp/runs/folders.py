@@ -13,21 +13,11 @@ from offcomp.files import changed, check_shortage
 from offcomp.models.identity import is_content
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.plan import Plan
+from offcomp.runs import documents
 from offcomp.runs.claims import foreign_host
-from offcomp.runs.documents import (
-    LATEST_SECONDS,
-    RESULT,
-    read_inputs,
-    read_plan,
-    read_progress,
-    read_result,
-    read_worker,
-)
 from offcomp.runs.start import LOG, has_worker
 
-MOST_KEPT = 4096
-Stamp = tuple[int, int] | None
-"""What `files.changed` returns for a file."""
+MOST_CACHED = 4096
 OF_A_SAMPLE = "identified by a sample of its weights, not by all of them, as in earlier versions"
 """How a model's identity is described if `Run.of_a_sample`."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
@@ -85,16 +75,11 @@ class Run:
             return str(self.result["error"])
         if self.status != "interrupted":
             return ""
-        words = self.last_log_line
-        return f"the worker ended without a result{f'. Its last log line: {words}' if words else ' or output'}; run it again"
-
-    @property
-    def last_log_line(self) -> str:
-        """The last line that the worker logged; empty if it logged nothing."""
         try:
-            return (self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+            last_line = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         except (OSError, IndexError):
-            return ""
+            return "the worker ended without a result or output; run it again"
+        return f"the worker ended without a result. Its last log line: {last_line}; run it again"
 
 
 @dataclass(frozen=True)
@@ -109,18 +94,18 @@ class BadFolder:
         return f"{self.name} cannot be read, since {self.reason}; run its plan again, or remove {self.folder}"
 
 
-@lru_cache(maxsize=MOST_KEPT)
-def _ended_run(folder: Path, _seen: Stamp) -> Run | BadFolder:
-    """The run in a folder that has a result and so no longer changes; cached per state of its run.json.
+@lru_cache(maxsize=MOST_CACHED)
+def _ended_run(folder: Path, _stamp: tuple[int, int]) -> Run | BadFolder:
+    """The run in a folder that has a result and so no longer changes; cached per state of its run.json (`files.changed`).
 
     Raises OSError if it cannot be opened, which is not cached, since a later read may succeed.
     """
     try:
-        plan, result = read_result(folder)
+        plan, result = documents.read_result(folder)
     except Malformed as fault:
         return _bad(folder, fault)
     try:
-        submitted = float(read_worker(folder).get("submitted", 0.0))
+        submitted = float(documents.read_worker(folder).get("submitted", 0.0))
     except Malformed:
         submitted = _started(result)
     return Run(folder.name, folder, plan, result["status"], submitted, {}, result)
@@ -140,27 +125,27 @@ def _started(result: Mapping[str, Any]) -> float:
         seconds = datetime.fromisoformat(result["started"]).timestamp()
     except (ValueError, OverflowError):
         return 0.0
-    return min(max(seconds, 0.0), LATEST_SECONDS)
+    return min(max(seconds, 0.0), documents.LATEST_SECONDS)
 
 
 def _unended_run(folder: Path) -> Run | BadFolder:
     """The current state of a run that has no result yet."""
-    worker = read_worker(folder)
+    worker = documents.read_worker(folder)
     host = foreign_host(worker)
     alive = bool(host) or has_worker(folder, worker)
-    if not alive and changed(folder / RESULT):  # its worker ended between the two checks
+    if not alive and changed(folder / documents.RESULT):  # its worker ended between the two checks
         return read_run(folder)
-    progress = read_progress(folder)
-    waiting = progress.get("stage", "queued") == "queued"
-    status = ("queued" if waiting else "running") if alive else "interrupted"
-    about = read_plan(folder), status, worker.get("submitted", 0.0), progress
-    return Run(folder.name, folder, *about, None, host, read_inputs(folder))
+    progress, status = documents.read_progress(folder), "interrupted"
+    if alive:
+        status = "queued" if progress.get("stage", "queued") == "queued" else "running"
+    plan, submitted = documents.read_plan(folder), worker.get("submitted", 0.0)
+    return Run(folder.name, folder, plan, status, submitted, progress, None, host, documents.read_inputs(folder))
 
 
 def read_run(folder: Path) -> Run | BadFolder:
     """The run in a folder. Raises StorageError if the process is out of file descriptors."""
     try:
-        seen = changed(folder / RESULT)
-        return _ended_run(folder, seen) if seen else _unended_run(folder)
+        stamp = changed(folder / documents.RESULT)
+        return _ended_run(folder, stamp) if stamp else _unended_run(folder)
     except (Malformed, OSError) as fault:
         return _bad(folder, fault)

@@ -31,7 +31,7 @@ from offcomp.planning.plan import Plan
 RESULTS_VERSION = 3
 """Incremented whenever the same plan would give different figures, so that old results are not mistaken for new ones."""
 
-WORDS = {
+TITLES = {
     "model": "the files of its model",
     "calibration": "its calibration text",
     "tasks": "the examples of its tasks",
@@ -57,8 +57,8 @@ def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
 
 def run_id(plan: Plan, inputs: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits, the same for the same plan on the same inputs. The model's location does not matter."""
-    asked = {"plan": plan.to_dict() | {"model": ""}, "inputs": inputs}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    key = {"plan": plan.to_dict() | {"model": ""}, "inputs": inputs}
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None:
@@ -67,10 +67,13 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None
         identity = identity_of(info.model)
     except ModelError:  # missing, or partially written
         identity = None
-    now = inputs_of(plan, identity.reads if identity else "") if identity and identity.reads == info.reads else {}
-    differing = [name for name in (now or {"model": ""}) if now.get(name) != inputs.get(name)]
-    if differing:
-        changed = " and ".join(WORDS.get(name, f"its {name}") for name in differing)
+    if identity and identity.reads == info.reads:
+        current = inputs_of(plan, info.reads)
+        changed_names = [name for name in current if current[name] != inputs.get(name)]
+    else:
+        changed_names = ["model"]
+    if changed_names:
+        changed = " and ".join(TITLES.get(name, f"its {name}") for name in changed_names)
         raise RunError(f"{changed} changed after the run was submitted, so its figures are not valid; run the plan again")
 
 
@@ -86,8 +89,8 @@ def _task_digests(task: Task) -> dict[str, str]:
     """File name -> sha256 of each file a task's examples may come from; for a hub data set, folder -> revision."""
     if task.data.startswith(HUB):
         return _cached_revision(task.data.removeprefix(HUB))
-    place = location_of(task)
-    return {} if place is None else {file.name: _digest(file) for file in sorted(all_files(place))}
+    path = location_of(task)
+    return {} if path is None else {file.name: _digest(file) for file in sorted(all_files(path))}
 
 
 def _cached_revision(address: str) -> dict[str, str]:
@@ -101,9 +104,9 @@ def _cached_revision(address: str) -> dict[str, str]:
         return {}
     snake = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
     home = os.getenv("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets"
-    places = (Path(home).expanduser() / f"{owner}___{snake}").glob(f"{glob.escape(config) or '*'}/*/*")
-    found = [place for place in places if (read_json(place / "dataset_info.json") or {}).get("config_name") == place.parts[-3]]
-    newest = max(found, key=lambda place: place.stat().st_mtime_ns, default=None)
+    folders = (Path(home).expanduser() / f"{owner}___{snake}").glob(f"{glob.escape(config) or '*'}/*/*")
+    copies = [copy for copy in folders if (read_json(copy / "dataset_info.json") or {}).get("config_name") == copy.parts[-3]]
+    newest = max(copies, key=lambda copy: copy.stat().st_mtime_ns, default=None)
     return {} if newest is None else {"/".join(newest.parts[-3:-1]): newest.name}
 
 

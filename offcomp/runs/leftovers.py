@@ -73,19 +73,19 @@ def _sweep_entry(entry: Path) -> None:
         _sweep_run(entry)
 
 
-def _sweep_former(former: Path, place: Path) -> None:
+def _sweep_former(former: Path, folder: Path) -> None:
     """Remove a former run that has been replaced; but restore one with a result if its successor died without a result."""
-    if (former / RESULT).exists() and not (place / RESULT).exists() and not is_at_work(place):
-        remove_folder(place)
-    if place.exists():
+    if (former / RESULT).exists() and not (folder / RESULT).exists() and not is_at_work(folder):
+        remove_folder(folder)
+    if folder.exists():
         shutil.rmtree(former)
     else:
-        former.rename(place)
+        former.rename(folder)
 
 
 def _sweep_run(folder: Path) -> None:
     names = {entry.name for entry in folder.iterdir()}
-    unfinished = [part for place in (folder, folder / "groups") for part in place.glob(".*.part")]
+    unfinished = [*folder.glob(".*.part"), *(folder / "groups").glob(".*.part")]
     never_planned = RUN_ID.fullmatch(folder.name) and not names - {LOCK, *(part.name for part in unfinished)}
     if not (unfinished or never_planned) or is_at_work(folder):
         return

@@ -9,22 +9,22 @@ DIR/config.json and so on      dense exports only: every file of the original, w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.files import read_json
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.safetensors_files import FLOATS, read_header, stored_tensors
+from offcomp.models.safetensors_files import FLOATS, stored_tensors
+from offcomp.planning.json_checks import Check, Malformed, by_name, count, each, fields, flag, text
 from offcomp.planning.json_fields import is_number, is_text, is_text_list, read_fields
 from offcomp.planning.plan import Group, Plan, members
 
 MANIFEST = "offcomp.json"
 MANIFEST_SCHEMA = 1
 DTYPES = FLOATS | {"I8": "int8", "U8": "uint8"}
-HEADER_LENGTH_BYTES = 8
 NAMED_FAULTS = 3
 
 
@@ -84,11 +84,9 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        groups = [asdict(group) | {"ledger": list(group.ledger)} for group in self.groups]
+        groups = [vars(group) | {"ledger": list(group.ledger)} for group in self.groups]
         parts = {"plan": self.plan.to_dict(), "original": self.original.to_dict(), "groups": groups}
-        parts["left_out"] = list(self.left_out)
-        return {"schema": MANIFEST_SCHEMA} | values | parts
+        return {"schema": MANIFEST_SCHEMA} | vars(self) | parts | {"left_out": list(self.left_out)}
 
     @staticmethod
     def from_dict(document: Any) -> Manifest:
@@ -98,8 +96,8 @@ class Manifest:
         if document.get("schema") != MANIFEST_SCHEMA:
             raise InputError(f"its schema is {document.get('schema')!r}, and this version reads {MANIFEST_SCHEMA}")
         faults: list[str] = []
-        stated = {name: value for name, value in document.items() if name != "schema"}
-        values = read_fields(Manifest, stated, "it", MANIFEST_TYPES, faults, parts=PARTS)
+        own_fields = {name: value for name, value in document.items() if name != "schema"}
+        values = read_fields(Manifest, own_fields, "it", MANIFEST_TYPES, faults, parts=PARTS)
         entries = [read_fields(StoredGroup, entry, "a group", GROUP_TYPES, faults) for entry in values.get("groups", ())]
         if faults:
             raise InputError(" ".join(faults[:NAMED_FAULTS]).rstrip("."))
@@ -107,9 +105,9 @@ class Manifest:
             parts = {"plan": Plan.from_dict(values["plan"]), "original": ModelInfo.from_dict(values["original"])}
         except (PlanError, ModelError) as error:
             raise InputError(str(error).rstrip(".")) from None
-        found = Manifest(**values | parts | {"groups": tuple(StoredGroup(**entry) for entry in entries)})
-        found.check_names()
-        return found
+        manifest = Manifest(**values | parts | {"groups": tuple(StoredGroup(**entry) for entry in entries)})
+        manifest.check_names()
+        return manifest
 
     def check_names(self) -> None:
         """Check that the groups are those of the plan and that all files are inside the folder. Raises InputError."""
@@ -123,53 +121,37 @@ class Manifest:
             self.members(group)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _passes(check: Check) -> Callable[[Any], bool]:
+    """Whether a JSON value passes a check, as a function of the value."""
+
+    def accepts(value: Any) -> bool:
+        try:
+            check(value)
+        except Malformed:
+            return False
+        return True
+
+    return accepts
 
 
-def _is_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
-
-
-def _is_ledger(value: Any) -> bool:
-    return _is_objects(value) and all(
-        is_text(entry.get("name"))
-        and isinstance(entry.get("shape"), list)
-        and all(map(_is_count, entry["shape"]))
-        and is_text(entry.get("dtype"))
-        and _is_count(entry.get("bytes"))
-        for entry in value
-    )
-
-
-def _is_model(value: Any) -> bool:
-    """Whether a value has the model fields that shapes are computed from; `ModelInfo.from_dict` checks the rest."""
-    return isinstance(value, dict) and all(
-        _is_count(spec.get("rows")) and _is_count(spec.get("cols")) and is_text(spec.get("name")) and is_text(spec.get("path"))
-        for spec in (value.get("modules", []) if _is_objects(value.get("modules", [])) else [{}])
-    )
-
-
-def _is_files(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(mark, dict) and set(mark) == {"bytes", "sha256"} for mark in value.values()
-    )
-
-
-COUNT = (_is_count, "a whole number of 0 or more")
+COUNT = (_passes(count()), "a whole number of 0 or more")
 TEXT = (is_text, "a text")
-OBJECT = (lambda value: isinstance(value, dict), "a JSON object")
+OBJECT = (_passes(fields({})), "a JSON object")
+MODULE = fields({"rows": count(), "cols": count(), "name": text, "path": text})
+"""The fields of a module that shapes are computed from; `ModelInfo.from_dict` checks the rest."""
+LEDGER_ENTRY = fields({"name": text, "shape": each(count()), "dtype": text, "bytes": count()})
+FILE = fields({"bytes": count(), "sha256": text})
 MANIFEST_TYPES = {
     "offcomp": TEXT,
     "run": TEXT,
     "plan": OBJECT,
-    "original": (_is_model, "the listing of a model"),
-    "groups": (_is_objects, "a list of groups"),
+    "original": (_passes(fields({}, {"modules": each(MODULE)})), "the listing of a model"),
+    "groups": (_passes(each(fields({}))), "a list of groups"),
     "num_parameters": COUNT,
     "num_bytes": COUNT,
     "sizes": OBJECT,
-    "dense": (lambda value: isinstance(value, bool), "true or false"),
-    "files": (_is_files, "bytes and sha256 by file"),
+    "dense": (_passes(flag), "true or false"),
+    "files": (_passes(by_name(FILE)), "bytes and sha256 by file"),
     "left_out": (is_text_list, "a list of files"),
 }
 PARTS = ("plan", "original", "groups")
@@ -177,7 +159,7 @@ GROUP_TYPES = {
     **dict.fromkeys(("name", "file", "form"), TEXT),
     **dict.fromkeys(("rows", "cols", "num_parameters", "num_bytes", "original_parameters", "original_bytes"), COUNT),
     "relative_error": (is_number, "a number"),
-    "ledger": (_is_ledger, "a list of tensors, each with name, shape, dtype and bytes"),
+    "ledger": (_passes(each(LEDGER_ENTRY)), "a list of tensors, each with name, shape, dtype and bytes"),
 }
 
 
@@ -194,7 +176,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path} is not a valid export manifest: {error}; export the run again") from None
 
 
-def file_mark(file: Path) -> dict[str, Any]:
+def file_entry(file: Path) -> dict[str, Any]:
     """Bytes and sha256 of a file."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -209,31 +191,33 @@ def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
     """Differences between a group's file and its ledger, one clause each: every tensor, their total, and the payload size."""
     file, where = folder / group.file, f"group {group.name!r}"
     try:
-        stored = stored_tensors([file])
-        payload = file.stat().st_size - HEADER_LENGTH_BYTES - len(read_header(file))
+        tensors = stored_tensors([file])
     except (ModelError, OSError) as error:
         return [f"{where} cannot be read: {str(error).rstrip('.')}"]
-    found = {name: (part.shape, DTYPES.get(part.dtype, part.dtype), part.end - part.start) for name, part in stored.items()}
+    stored = {
+        name: (tensor.shape, DTYPES.get(tensor.dtype, tensor.dtype), tensor.num_bytes) for name, tensor in tensors.items()
+    }
     listed = {entry["name"]: (tuple(entry["shape"]), entry["dtype"], entry["bytes"]) for entry in group.ledger}
-    faults = _tensor_faults(where, found, listed)
+    faults = _tensor_faults(where, stored, listed)
     total = sum(entry["bytes"] for entry in group.ledger)
     if total != group.num_bytes:
         faults.append(f"{where} claims {group.num_bytes:,} bytes, but the tensors of its ledger have {total:,}")
+    payload = sum(size for _, _, size in stored.values())  # all bytes after the header, which `stored_tensors` checks
     if payload != group.num_bytes:
         faults.append(f"{where} claims {group.num_bytes:,} bytes, but {group.file} holds {payload:,} bytes of tensors")
     return faults
 
 
-def _tensor_faults(where: str, found: Tensors, listed: Tensors) -> list[str]:
+def _tensor_faults(where: str, stored: Tensors, listed: Tensors) -> list[str]:
     """Tensors that are stored but not listed, listed but not stored, or stored with another shape, dtype or size."""
-    lacking = [f"{where} lacks the tensor {name!r} of its ledger" for name in listed if name not in found]
-    unlisted = [f"{where} stores the tensor {name!r}, which its ledger lacks" for name in found if name not in listed]
-    other = [
-        f"{where} stores {name!r} as {_words(found[name])}, but its ledger says {_words(listed[name])}"
+    missing = [f"{where} lacks the tensor {name!r} of its ledger" for name in listed if name not in stored]
+    unlisted = [f"{where} stores the tensor {name!r}, which its ledger lacks" for name in stored if name not in listed]
+    different = [
+        f"{where} stores {name!r} as {_words(stored[name])}, but its ledger says {_words(listed[name])}"
         for name in listed
-        if name in found and listed[name] != found[name]
+        if name in stored and listed[name] != stored[name]
     ]
-    return [*lacking, *unlisted, *other]
+    return [*missing, *unlisted, *different]
 
 
 def _words(tensor: tuple[tuple[int, ...], str, int]) -> str:

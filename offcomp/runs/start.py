@@ -46,32 +46,29 @@ def store_lock(runs: Path, seconds: float = STORE_SECONDS) -> Iterator[None]:
         yield
 
 
-def start_run(place: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """Start a worker on a plan in the folder `place`, replacing any former run there. The caller holds the `store_lock`.
+def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Start a worker on a plan in a folder, replacing any former run there. The caller holds the `store_lock`.
 
     Raises OSError if a step fails; the previous state is then restored.
     """
-    made = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=PART, dir=place.parent))
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PART, dir=folder.parent))
     worker = None
     try:
-        _write(made / PLAN, plan)
-        _write(made / INPUTS, inputs)
-        lock = files.open_lock(made / LOCK)
-        try:
+        _write(new / PLAN, plan)
+        _write(new / INPUTS, inputs)
+        with files.closing(files.open_lock(new / LOCK)) as lock:  # the worker still holds it afterwards
             files.take_lock(lock)
-            worker = start_worker(place, made / LOG, lock)
-        finally:
-            os.close(lock)  # the worker still holds it
-        _write(made / WORKER, claim(worker.pid) | {"submitted": time.time()})
-        _put(made, place)
+            worker = start_worker(folder, new / LOG, lock)
+        _write(new / WORKER, claim(worker.pid) | {"submitted": time.time()})
+        _put(new, folder)
     except BaseException:
         if worker is not None:
             worker.kill()
             worker.wait()
-        _take_back(made, place)
+        _undo(new, folder)
         raise
     with suppress(OSError):  # if this fails, it is swept later
-        remove_folder(former_of(place))
+        remove_folder(former_of(folder))
 
 
 def _write(file: Path, document: Mapping[str, Any]) -> None:
@@ -82,16 +79,15 @@ def _write(file: Path, document: Mapping[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def start_worker(place: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
-    """Start `python -m offcomp.runs.worker PLACE` in a new session; it holds the lock until it exits.
+def start_worker(folder: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
+    """Start `python -m offcomp.runs.worker FOLDER` in a new session; it holds the lock until it exits.
 
     The worker exits with its parent (it compares OFFCOMP_PARENT with its parent's id), so it cannot keep running unnoticed.
     """
     environment = PATIENT_THREADS | RETURN_MEMORY | os.environ | {PARENT_VARIABLE: str(os.getpid()), LOCK_VARIABLE: str(lock)}
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
+    with files.closing(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as output:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "offcomp.runs.worker", str(place)],
+            [sys.executable, "-P", "-m", "offcomp.runs.worker", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -99,8 +95,6 @@ def start_worker(place: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
             pass_fds=(lock,),
             start_new_session=True,
         )
-    finally:
-        os.close(output)
 
 
 def has_worker(folder: Path, worker: Mapping[str, Any]) -> bool:
@@ -109,38 +103,38 @@ def has_worker(folder: Path, worker: Mapping[str, Any]) -> bool:
     return files.is_locked(lock) or (not lock.exists() and is_alive(worker))
 
 
-def former_of(place: Path) -> Path:
+def former_of(folder: Path) -> Path:
     """Temporary path of a run's folder while its successor replaces it."""
-    return place.with_name(f".{place.name}{FORMER}")
+    return folder.with_name(f".{folder.name}{FORMER}")
 
 
-def _put(made: Path, place: Path) -> None:
+def _put(new: Path, folder: Path) -> None:
     """Rename a folder to its final name; the folder that had this name is moved to `former_of`."""
-    former = former_of(place)
-    if place.exists():
-        place.rename(former)
-    made.rename(place)
+    former = former_of(folder)
+    if folder.exists():
+        folder.rename(former)
+    new.rename(folder)
 
 
-def _take_back(made: Path, place: Path) -> None:
+def _undo(new: Path, folder: Path) -> None:
     """Undo a start that failed at any step, and move the former run back."""
-    if made.exists():
-        _remove_made(made)
+    if new.exists():
+        _remove_new(new)
     else:
         with suppress(OSError):  # if this fails, the next sweep restores the former run
-            remove_folder(place)
-    former = former_of(place)
-    if former.exists() and not place.exists():
-        former.rename(place)
+            remove_folder(folder)
+    former = former_of(folder)
+    if former.exists() and not folder.exists():
+        former.rename(folder)
 
 
-def _remove_made(made: Path) -> None:
+def _remove_new(new: Path) -> None:
     """Remove a folder that never got its final name; file by file, since walking it would need file descriptors."""
     for name in (PLAN, INPUTS, WORKER, LOG, LOCK):
         with suppress(OSError):
-            (made / name).unlink()
+            (new / name).unlink()
     with suppress(OSError):
-        made.rmdir()
+        new.rmdir()
 
 
 def remove_folder(folder: Path) -> None:

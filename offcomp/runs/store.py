@@ -20,13 +20,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from offcomp.errors import InputError, PlanError, RunError, StorageError
-from offcomp.files import home_folder, storage_error, write_json
+from offcomp.files import home_folder, storage_error, storage_errors, write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan, validate
 from offcomp.planning.sizes import predict, resolved
@@ -67,9 +66,9 @@ class RunStore:
             return [], []
         except OSError as error:
             raise storage_error(self.folder, error, "read") from None
-        found = [read_run(folder) for folder in folders]
-        runs = sorted((run for run in found if isinstance(run, Run)), key=lambda run: run.submitted, reverse=True)
-        bad = (bad for bad in found if isinstance(bad, BadFolder) and bad.folder.is_dir())  # skip folders removed meanwhile
+        read = [read_run(folder) for folder in folders]
+        runs = sorted((run for run in read if isinstance(run, Run)), key=lambda run: run.submitted, reverse=True)
+        bad = (bad for bad in read if isinstance(bad, BadFolder) and bad.folder.is_dir())  # skip folders removed meanwhile
         return runs, sorted(bad, key=lambda bad: bad.name)
 
     def all(self) -> list[Run]:
@@ -84,34 +83,25 @@ class RunStore:
         """
         check(plan, info)
         inputs = inputs_of(plan, info.reads)
-        place = self.folder / run_id(resolved(plan, info), inputs)
-        with self._changing("start a run in"):
+        folder = self.folder / run_id(resolved(plan, info), inputs)
+        with storage_errors(self.folder, "start a run in"), store_lock(self.folder):
             sweep(self.home)
-            run = read_run(place) if place.is_dir() else None
+            run = read_run(folder) if folder.is_dir() else None
             if isinstance(run, Run) and (not run.ended or (run.status == "done" and not again)):
                 _leave_to_its_host(run)
                 _name_model(run, plan.model)
-            elif isinstance(run, BadFolder) and is_at_work(place):
-                raise RunError(f"run {place.name} is in progress but cannot be read; wait for it, or end its process")
+            elif isinstance(run, BadFolder) and is_at_work(folder):
+                raise RunError(f"run {folder.name} is in progress but cannot be read; wait for it, or end its process")
             else:
                 self._check_space(plan, info)
-                start_run(place, plan.to_dict(), inputs)
-        return self.get(place.name)
+                start_run(folder, plan.to_dict(), inputs)
+        return self.get(folder.name)
 
     def sweep(self) -> None:
         """Remove leftovers of killed processes (`runs.leftovers`), unless another process is changing runs. Raises OSError."""
         if self.home.is_dir():
             with suppress(TimeoutError), store_lock(self.folder, 0.0):
                 sweep(self.home)
-
-    @contextmanager
-    def _changing(self, what: str) -> Iterator[None]:
-        """Hold the exclusive right to change folders of runs. An OSError becomes a StorageError."""
-        try:
-            with store_lock(self.folder):
-                yield
-        except OSError as error:
-            raise storage_error(self.folder, error, what) from None
 
     def _check_space(self, plan: Plan, info: ModelInfo) -> None:
         needed = FREE_BYTES_NEEDED + sum(group.num_bytes for group in predict(plan, info).groups)
@@ -126,14 +116,12 @@ class RunStore:
         """Ask a run to stop; its worker stops within a second. Raises StorageError."""
         run = self.get(name)
         if not run.ended:
-            try:
+            with storage_errors(run.folder, "write to"):
                 (run.folder / "cancel").touch(mode=0o600)
-            except OSError as error:
-                raise storage_error(run.folder, error) from None
 
     def delete(self, name: str) -> None:
         """Remove an ended run and all its files. Raises RunError if it has not ended."""
-        with self._changing("remove a run from"):
+        with storage_errors(self.folder, "remove a run from"), store_lock(self.folder):
             run = self.get(name)
             _leave_to_its_host(run)
             if not run.ended:

@@ -15,17 +15,18 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from offcomp.errors import InputError, ModelError, OffcompError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.identity import is_content
-from offcomp.models.loading import LoadedModel, load
+from offcomp.models.loading import load
 from offcomp.models.weights import read, write
 from offcomp.numerics.reconstruction_error import reconstruction_error
 from offcomp.numerics.storage import num_not_finite
 from offcomp.planning.grouping import group_shape
 from offcomp.runs.compress import in_own_dtype, load_group, unstack
-from offcomp.runs.manifest import Manifest, StoredGroup, file_mark, ledger_faults, read_manifest
+from offcomp.runs.manifest import Manifest, StoredGroup, file_entry, ledger_faults, read_manifest
 
 ERROR_TOLERANCE = 1e-4  # relative: other machines sum in another order
 ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
@@ -41,14 +42,14 @@ class Check:
     """The outcome of one check: what was checked, a clause for each fault, or why it was skipped."""
 
     name: str
-    about: str
+    scope: str
     faults: list[str] = field(default_factory=list)
-    left_out: str = ""
+    skip_reason: str = ""
 
     @property
     def holds(self) -> bool | None:
         """None if it was not checked."""
-        return None if self.left_out else not self.faults
+        return None if self.skip_reason else not self.faults
 
 
 def verify(folder: Path, original: str | None = None) -> list[Check]:
@@ -58,18 +59,14 @@ def verify(folder: Path, original: str | None = None) -> list[Check]:
     """
     manifest = read_manifest(folder)
     damaged = file_faults(folder, manifest)
-    about = f"{len(manifest.files)} files, bytes and checksum"
-    files = Check("files", about, [f"{name} {clause}" for name, clause in damaged.items()])
+    files = Check("files", f"{len(manifest.files)} files, bytes and checksum", [f"{name} {damaged[name]}" for name in damaged])
     ledger = Check("ledger", f"{manifest.num_bytes:,} bytes of tensors", total_faults(manifest))
-    whole = []
+    contents = _Contents(folder, manifest, original)
     for group in manifest.groups:
         faults = ledger_faults(folder, group)
         ledger.faults += faults
         if not faults and group.file not in damaged:
-            whole.append(group)
-    contents = _Contents(folder, manifest, original)
-    for group in whole:
-        contents.check(group)
+            contents.check(group)
     contents.finish()
     return [files, ledger, contents.decoding, contents.errors, contents.dense]
 
@@ -77,16 +74,16 @@ def verify(folder: Path, original: str | None = None) -> list[Check]:
 def file_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
     """File -> what is wrong with it, as a clause that follows its name."""
     faults = {group.file: "has no checksum" for group in manifest.groups if group.file not in manifest.files}
-    for name, said in manifest.files.items():
+    for name, expected in manifest.files.items():
         try:
-            found = file_mark(folder / name)
+            actual = file_entry(folder / name)
         except OSError as error:
             faults[name] = f"cannot be read: {error.strerror}"
             continue
-        if found["bytes"] != said["bytes"]:
-            faults[name] = f"has {found['bytes']} bytes, not {said['bytes']}"
-        elif found["sha256"] != said["sha256"]:
-            faults[name] = f"has been modified: its sha256 begins with {found['sha256'][:12]}"
+        if actual["bytes"] != expected["bytes"]:
+            faults[name] = f"has {actual['bytes']} bytes, not {expected['bytes']}"
+        elif actual["sha256"] != expected["sha256"]:
+            faults[name] = f"has been modified: its sha256 begins with {actual['sha256'][:12]}"
     return faults
 
 
@@ -94,9 +91,9 @@ def total_faults(manifest: Manifest) -> list[str]:
     """Totals that differ from the sums over the groups."""
     sums = {name: sum(getattr(group, name) for group in manifest.groups) for name in ("num_parameters", "num_bytes")}
     return [
-        f"the total {name} is {getattr(manifest, name):,}, but the groups have {found:,} in total"
-        for name, found in sums.items()
-        if found != getattr(manifest, name)
+        f"the total {name} is {getattr(manifest, name):,}, but the groups have {total:,} in total"
+        for name, total in sums.items()
+        if total != getattr(manifest, name)
     ]
 
 
@@ -108,31 +105,31 @@ class _Contents:
         self.manifest = manifest
         self.decoding, self.errors, self.dense = Check("decoding", ""), Check("errors", ""), Check("dense model", "")
         self.original = self._load_original(original)
-        self.model = self._load_dense()
-        self._decoded: list[StoredGroup] = []
-        self._open = set(manifest.original.modules)  # modules whose weights have not been found correct
+        self.compressed = self._load_dense()
+        self._num_decoded = 0
+        self._unconfirmed = set(manifest.original.modules)  # modules whose weights have not been found correct
 
-    def _load_original(self, given: str | None) -> LoadedModel | None:
+    def _load_original(self, given: str | None) -> PreTrainedModel | None:
         """The model that was compressed, or None with the reason recorded in the check of errors."""
-        said = self.manifest.original
+        expected = self.manifest.original
         try:
-            loaded = load(given or said.model)
-            if is_content(said.fingerprint) and loaded.info.fingerprint != said.fingerprint:
+            loaded = load(given or expected.model)
+            if is_content(expected.fingerprint) and loaded.info.fingerprint != expected.fingerprint:
                 raise ModelError(f"{loaded.info.model} is not the model that was compressed: its files differ")
         except ModelError as error:
             if given:
                 raise
-            self.errors.left_out = f"{str(error).rstrip('.')}; name the original with --original"
+            self.errors.skip_reason = f"{str(error).rstrip('.')}; name the original with --original"
             return None
-        return loaded
+        return loaded.model
 
-    def _load_dense(self) -> LoadedModel | None:
+    def _load_dense(self) -> PreTrainedModel | None:
         """The whole model in the folder; None if there is none, or if it cannot be loaded, which is a fault."""
         if not self.manifest.dense:
-            self.dense.left_out = "the export holds only the stored tensors"
+            self.dense.skip_reason = "the export holds only the stored tensors"
             return None
         try:
-            return load(str(self.folder.resolve()))
+            return load(str(self.folder.resolve())).model
         except ModelError as error:
             self.dense.faults.append(str(error).rstrip("."))
             return None
@@ -145,23 +142,22 @@ class _Contents:
         except DECODING_FAULTS as error:
             self.decoding.faults.append(f"group {group.name!r} cannot be decoded: {str(error) or type(error).__name__}")
             return
-        self._decoded.append(group)
+        self._num_decoded += 1
         if self.original:
-            self._compare_error(self.original.model, group, matrices)
-        if self.model:
-            for spec, part in matrices.items():
-                self._compare_weight(self.model.model, spec, part)
-        if self.original:
-            for spec, part in matrices.items():
-                write(self.original.model, spec, part)
+            self._compare_error(self.original, group, matrices)
+        for spec, matrix in matrices.items():
+            if self.compressed:
+                self._compare_weight(self.compressed, spec, matrix)
+            if self.original:
+                write(self.original, spec, matrix)
 
     def _decode(self, group: StoredGroup, specs: Sequence[ModuleSpec]) -> Tensor:
         """The matrix (rows, cols) of a group. Raises one of DECODING_FAULTS if it does not match the manifest."""
         saved, compressed = load_group(self.folder / group.file)
         planned = self.manifest.planned(group)
-        said = {"name": group.name, "form": group.form, "rows": group.rows, "cols": group.cols}
-        said |= {"modules": list(planned.modules), "stack": planned.stack, "method": planned.method}
-        for key, value in said.items():
+        expected = {"name": group.name, "form": group.form, "rows": group.rows, "cols": group.cols}
+        expected |= {"modules": list(planned.modules), "stack": planned.stack, "method": planned.method}
+        for key, value in expected.items():
             if saved.get(key) != value:
                 raise InputError(f"its file gives {key} as {saved.get(key)!r}, but the manifest as {value!r}")
         if compressed.stored.num_parameters != group.num_parameters:
@@ -170,17 +166,16 @@ class _Contents:
         for shape in (group_shape(specs, planned.stack), (group.rows, group.cols)):
             if tuple(matrix.shape) != shape:
                 raise InputError(f"it decodes to a matrix of {tuple(matrix.shape)}, not {shape}")
-        bad = num_not_finite(matrix)
-        if bad:
+        if bad := num_not_finite(matrix):
             raise InputError(f"{bad} of its values are not finite")
         return matrix
 
     def _compare_error(self, original: nn.Module, group: StoredGroup, matrices: Mapping[ModuleSpec, Tensor]) -> None:
-        found = reconstruction_error([(read(original, spec), part) for spec, part in matrices.items()]).relative_error
+        error = reconstruction_error([(read(original, spec), matrix) for spec, matrix in matrices.items()]).relative_error
         rounding = max(ROUNDING[spec.dtype] for spec in matrices)
-        if not isclose(found, group.relative_error, rel_tol=ERROR_TOLERANCE, abs_tol=rounding):
+        if not isclose(error, group.relative_error, rel_tol=ERROR_TOLERANCE, abs_tol=rounding):
             self.errors.faults.append(
-                f"group {group.name!r} has the relative error {found:.6g}, but the manifest says {group.relative_error:.6g}"
+                f"group {group.name!r} has the relative error {error:.6g}, but the manifest says {group.relative_error:.6g}"
             )
 
     def _compare_weight(self, model: nn.Module, spec: ModuleSpec, decoded: Tensor) -> None:
@@ -191,7 +186,7 @@ class _Contents:
         except (ModelError, AttributeError) as error:
             self.dense.faults.append(f"{spec.name} is missing: {error}")
             return
-        exact = read(self.original.model, spec) if self.original else decoded
+        exact = read(self.original, spec) if self.original else decoded
         if torch.equal(weight, exact) and not torch.equal(exact, decoded):
             self.dense.faults.append(f"{spec.name} is still the original, not compressed")
         elif not _same(decoded, weight, SAME_WEIGHT[spec.dtype]):
@@ -199,39 +194,38 @@ class _Contents:
         elif copies:
             self.dense.faults.append(f"{copies[0]} does not hold the values of {spec.name}, to which it is tied")
         else:
-            self._open.discard(spec)
+            self._unconfirmed.discard(spec)
 
     def finish(self) -> None:
         """Check the weights outside all groups, and record how many groups were checked (not those with damaged files)."""
         self._check_rest()
-        groups = f"{len(self._decoded)} of {len(self.manifest.groups)} groups"
-        self.decoding.about = f"shapes and finite values of {groups}"
-        sampled = (
-            "" if is_content(self.manifest.original.fingerprint) else ", which the manifest identifies by a sample of weights"
-        )
-        self.errors.about = f"relative error of {groups} against the original{sampled}"
-        self.dense.about = f"the original with the matrices of {groups} in it"
-        if not self._decoded:
+        groups = f"{self._num_decoded} of {len(self.manifest.groups)} groups"
+        self.decoding.scope = f"shapes and finite values of {groups}"
+        self.errors.scope = f"relative error of {groups} against the original"
+        if not is_content(self.manifest.original.fingerprint):
+            self.errors.scope += ", which the manifest identifies by a sample of weights"
+        self.dense.scope = f"the original with the matrices of {groups} in it"
+        if not self._num_decoded:
             for check in (self.decoding, self.errors):
-                check.left_out = "" if check.faults else check.left_out or "no group could be decoded"
+                check.skip_reason = "" if check.faults else check.skip_reason or "no group could be decoded"
 
     def _check_rest(self) -> None:
         """Compare the dense model with the original holding the decoded groups: all other weights must match bit for bit."""
-        if not self.original or not self.model:
+        if not self.original or not self.compressed:
             return
-        own = dict(self.model.model.named_parameters(remove_duplicate=False))
-        told = {path for spec in self._open for path in (spec.path, *spec.tied)}
+        actual = dict(self.compressed.named_parameters(remove_duplicate=False))
+        reported = {path for spec in self._unconfirmed for path in (spec.path, *spec.tied)}
         specs = self.manifest.original.modules
-        compressed = {path: SAME_WEIGHT[spec.dtype] for spec in specs for path in (spec.path, *spec.tied)}
-        for path, expected in self.original.model.named_parameters(remove_duplicate=False):
-            if path not in own:
+        tolerances = {path: SAME_WEIGHT[spec.dtype] for spec in specs for path in (spec.path, *spec.tied)}
+        for path, expected in self.original.named_parameters(remove_duplicate=False):
+            if path not in actual:
                 self.dense.faults.append(f"{path} is missing")
-            elif path not in told and not _same(expected, own[path], compressed.get(path, 0.0)):
+            elif path not in reported and not _same(expected, actual[path], tolerances.get(path, 0.0)):
                 self.dense.faults.append(f"{path} differs from the original although no group compresses it")
 
 
-def _same(expected: Tensor, found: Tensor, tolerance: float) -> bool:
+def _same(expected: Tensor, actual: Tensor, tolerance: float) -> bool:
     """Whether a weight equals the expected one up to this relative error."""
-    if torch.equal(expected, found):
+    if torch.equal(expected, actual):
         return True
-    return tolerance > 0 and reconstruction_error([(expected, found)]).relative_error <= tolerance
+    return tolerance > 0 and reconstruction_error([(expected, actual)]).relative_error <= tolerance

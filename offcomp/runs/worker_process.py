@@ -51,13 +51,13 @@ def hold_lock(folder: Path) -> int:
     The process that starts a run takes the lock, hands it over and then renames the folder into place; this function waits for
     the rename. A worker started by hand takes the lock itself. Raises RunError if another worker holds it, and OSError.
     """
-    handed = os.environ.pop(LOCK_VARIABLE, "")
-    if not handed:
+    inherited = os.environ.pop(LOCK_VARIABLE, "")
+    if not inherited:
         lock = files.open_lock(folder / LOCK)
         if not files.take_lock(lock, TAKE_SECONDS):
             raise RunError(f"another worker is running in {folder}; wait for it, or cancel its run")
         return lock
-    lock = int(handed)
+    lock = int(inherited)
     os.set_inheritable(lock, False)
     while not is_in_place(folder, lock):
         if parent_is_gone():
@@ -112,23 +112,21 @@ class Worker:
                 "timings": self.timings | {"total": time.time() - self.started},
                 "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             }
-            if not self._write_result(document | fields):
-                status = "interrupted"
+            written = self._write_result(document | fields)
             logging.shutdown()
-            os._exit(0 if status == "done" else 1)
+            os._exit(0 if written and status == "done" else 1)
 
     def _write_result(self, document: dict[str, Any]) -> bool:
         """Write run.json, or only the reason if that fails, as on a full disk. Return whether anything could be written."""
-        reserve = self.folder / RESERVE
         try:
-            reserve.unlink(missing_ok=True)
+            (self.folder / RESERVE).unlink(missing_ok=True)
             write_json(self.folder / RESULT, document, make_folder=False)
         except (OSError, StorageError) as error:
             log.error("%s", error)  # the last log line of a run that will show as interrupted
-            nothing: dict[str, Any] = {"groups": [], "scores": {}, "model": None}
-            reason = {"status": "failed", "error": document["error"] or f"{error}."}
+            document |= {"groups": [], "scores": {}, "model": None}
+            document |= {"status": "failed", "error": document["error"] or f"{error}."}
             with suppress(StorageError):
-                write_json(self.folder / RESULT, document | nothing | reason, make_folder=False)
+                write_json(self.folder / RESULT, document, make_folder=False)
                 return True
             return False
         return True
@@ -162,8 +160,9 @@ class Worker:
         done = min(self._done_cost + self._costs.get(stage, 0.0) * fraction, total)
         elapsed = now - self._working_since
         pace = elapsed / done if done > 1 else 1.0  # real seconds per expected second
-        progress = {"stage": stage, "fraction": done / total, "remaining_seconds": (total - done) * pace}
-        write_json(self.folder / PROGRESS, progress | {"elapsed_seconds": elapsed}, make_folder=False)
+        progress = {"stage": stage, "fraction": done / total}
+        progress |= {"remaining_seconds": (total - done) * pace, "elapsed_seconds": elapsed}
+        write_json(self.folder / PROGRESS, progress, make_folder=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[float], None]]:
@@ -189,21 +188,18 @@ class Worker:
 def slot(worker: Worker) -> Iterator[None]:
     """Wait for a free slot, first come, first served; the slot is free again when the process ends."""
     store = RunStore(worker.folder.parent.parent)
-    count = _slots()
+    count = _slot_count()
     worker.report("queued", 1.0)
     while True:
         for index in range(count):
-            file = files.open_lock(store.home / f".slot-{index}.lock")
-            try:
-                if files.take_lock(file) and not somebody_is_before(store, worker.folder.name):
+            with files.closing(files.open_lock(store.home / f".slot-{index}.lock")) as file:
+                if files.take_lock(file) and not is_preceded(store, worker.folder.name):
                     yield
                     return
-            finally:
-                os.close(file)
         time.sleep(WATCH_SECONDS)
 
 
-def _slots() -> int:
+def _slot_count() -> int:
     """How many runs may work at once. Raises InputError if OFFCOMP_SLOTS is invalid."""
     value = os.environ.get("OFFCOMP_SLOTS", "1")
     if not SLOTS.fullmatch(value.strip()):
@@ -211,8 +207,8 @@ def _slots() -> int:
     return int(value)
 
 
-def somebody_is_before(store: RunStore, name: str) -> bool:
+def is_preceded(store: RunStore, name: str) -> bool:
     """Whether a run submitted earlier on this host is still waiting."""
     waiting = [run for run in store.all() if run.status == "queued" and not run.host]
-    mine = next((run.submitted for run in waiting if run.id == name), 0.0)
-    return any(run.submitted < mine for run in waiting)
+    submitted = next((run.submitted for run in waiting if run.id == name), 0.0)
+    return any(run.submitted < submitted for run in waiting)

@@ -20,7 +20,8 @@ import streamlit as st
 
 from offcomp.errors import OffcompError
 from offcomp.methods import make_method, method_of_style_key, options_of, own_options
-from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
+from offcomp.models.bundled_models import MODELS
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.plain_text import quoted, without_unseen
 from offcomp.planning.data.tasks import WITHOUT_TEXT
 from offcomp.ui.escape import plain

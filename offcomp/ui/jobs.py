@@ -19,7 +19,7 @@ import streamlit as st
 from offcomp.errors import ModelError, RunError
 from offcomp.files import REMEDIES, home_folder
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
-from offcomp.models.hub import is_cached
+from offcomp.models.hub import cached_folder
 from offcomp.models.listing import known_info
 from offcomp.models.sources import resolve
 from offcomp.planning.matrix_view import read_view, view_path
@@ -48,7 +48,7 @@ def model_info(model: str) -> ModelInfo:
     info = known_info(model, home_folder())
     if info is not None:
         return info
-    remote = resolve(model).source == "hub" and not is_cached(model)
+    remote = resolve(model).source == "hub" and cached_folder(model) is None
     if remote and not st.button(f"Download {plain(model)} from the hub", key="download", icon=":material/download:"):
         raise ModelError(f"{model!r} is not on this machine: download it from the hub, or choose another model")
     activity = f"Downloading {plain(model)}" if remote else f"Opening {plain(model)}"

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from offcomp.methods import METHODS
-from offcomp.models.catalogue import MODELS
+from offcomp.models.bundled_models import MODELS
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.plain_text import is_plain, text_fault
 from offcomp.planning.data.tasks import TASKS

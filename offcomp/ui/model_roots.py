@@ -7,7 +7,7 @@ from pathlib import Path
 
 from offcomp.errors import ModelError
 from offcomp.files import home_folder
-from offcomp.models.catalogue import catalogue_model
+from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.sources import HUB_ID
 
 ROOTS = "OFFCOMP_MODEL_ROOTS"

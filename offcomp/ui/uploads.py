@@ -12,8 +12,9 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from offcomp.errors import OffcompError
 from offcomp.files import home_folder, write_bytes
-from offcomp.models.catalogue import FAMILIES as MODEL_FAMILIES
-from offcomp.models.catalogue import MODELS, ModelInfo
+from offcomp.models.bundled_models import MODELS
+from offcomp.models.catalogue import ModelInfo
+from offcomp.models.families import FAMILIES as MODEL_FAMILIES
 from offcomp.models.matrix_files import SUFFIXES, keep_upload
 from offcomp.planning.data.task_fields import SUFFIXES as TABLES
 from offcomp.planning.data.tasks import Task

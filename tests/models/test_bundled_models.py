@@ -10,7 +10,8 @@ import pytest
 
 from offcomp.evaluation import open_task
 from offcomp.files import read_json
-from offcomp.models.catalogue import MODELS, CatalogueModel, ModelInfo
+from offcomp.models.bundled_models import MODELS, CatalogueModel
+from offcomp.models.catalogue import ModelInfo
 from offcomp.models.identity import identify
 from offcomp.models.listing import known_info
 from offcomp.models.loading import load

@@ -18,7 +18,7 @@ from offcomp.errors import ModelError
 from offcomp.evaluation import open_task
 from offcomp.files import write_json
 from offcomp.models import identity
-from offcomp.models.catalogue import MODELS
+from offcomp.models.bundled_models import MODELS
 from offcomp.models.identity import Identity, file_digest, identify, is_content
 from offcomp.models.listing import check_unchanged, known_info, model_info
 from offcomp.models.loading import load
@@ -243,8 +243,8 @@ def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
     monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(identity.hashlib, "file_digest", counted)
     monkeypatch.setattr(identity, "SMALL", 100)
-    monkeypatch.setattr(identity, "SETTLED", -1)  # what was just written counts as settled
-    monkeypatch.setattr(identity, "SETTLED_WITHOUT_FRACTIONS", -1)
+    monkeypatch.setattr(identity, "RESOLUTION", -1)  # changes after the last write always show
+    monkeypatch.setattr(identity, "RESOLUTION_WITHOUT_FRACTIONS", -1)
     identity._memory.clear()
     yield seen
     identity._memory.clear()
@@ -281,8 +281,8 @@ def test_a_file_with_the_size_and_time_of_another_one_is_not_taken_for_it(tmp_pa
 
 def test_what_was_just_written_is_not_remembered(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A second change within the resolution of the file's times would go unseen."""
-    monkeypatch.setattr(identity, "SETTLED", 10**12)
-    monkeypatch.setattr(identity, "SETTLED_WITHOUT_FRACTIONS", 10**12)
+    monkeypatch.setattr(identity, "RESOLUTION", 10**12)
+    monkeypatch.setattr(identity, "RESOLUTION_WITHOUT_FRACTIONS", 10**12)
     file = tmp_path / "large"
     file.write_bytes(b"x" * 1000)
     assert file_digest(file) == file_digest(file)

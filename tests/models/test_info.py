@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from offcomp.errors import ModelError
-from offcomp.models.catalogue import MODELS, ModelInfo, StoredWeight, module_specs
+from offcomp.models.bundled_models import MODELS
+from offcomp.models.catalogue import ModelInfo, StoredWeight, module_specs
 
 
 def info() -> ModelInfo:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from offcomp.errors import ModelError, PlanError
-from offcomp.models import catalogue, hub, loading
+from offcomp.models import bundled_models, hub, loading
 from offcomp.models.identity import is_content
 from offcomp.models.loading import describe, last_hidden_state, load
 from offcomp.models.sources import bundled_info
@@ -187,7 +187,7 @@ def test_truncated_weights(folder: Path) -> None:
 
 
 def test_a_wrong_checksum(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = replace(catalogue.MODELS[0], name=str(folder))
+    entry = replace(bundled_models.MODELS[0], name=str(folder))
     monkeypatch.setattr(loading, "catalogue_model", lambda _name: entry)
     with pytest.raises(ModelError, match="have the checksum"):
         load(str(folder))
@@ -252,13 +252,13 @@ def test_a_cached_snapshot_without_its_dense_weights_is_fetched_until_it_has_the
         return str(snapshot / file)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert not hub.is_cached("owner/name")
+    assert hub.cached_folder("owner/name") is None
     with pytest.raises(ModelError, match=r"'owner/name' lacks '2_Dense/model\.safetensors', .* connect to the network once"):
         hub.snapshot("owner/name")  # the client is offline in these tests
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     assert hub.snapshot("owner/name") == snapshot
     assert fetched == [("owner/name", "2_Dense/model.safetensors", snapshot.name)]
-    assert hub.is_cached("owner/name") and hub.snapshot("owner/name") == snapshot and len(fetched) == 1
+    assert hub.cached_folder("owner/name") == snapshot and hub.snapshot("owner/name") == snapshot and len(fetched) == 1
     assert str(load("owner/name").sentence_modules).endswith("then a dense layer (24 to 3, Tanh)")
 
 

@@ -12,16 +12,9 @@ from safetensors.numpy import save_file
 
 from offcomp.errors import InputError, ModelError
 from offcomp.models import sources
-from offcomp.models.catalogue import MODELS
-from offcomp.models.safetensors_files import read_json, same_values, stored_tensors, weight_files
-from offcomp.models.sources import (
-    Source,
-    bundled_info,
-    check_checksum,
-    check_folder,
-    resolve,
-    stored_dtype,
-)
+from offcomp.models.bundled_models import MODELS
+from offcomp.models.safetensors_files import read_json, same_values, stored_dtype, stored_tensors, weight_files
+from offcomp.models.sources import Source, bundled_info, check_checksum, check_folder, resolve
 
 CONFIG: dict[str, Any] = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 30}
 

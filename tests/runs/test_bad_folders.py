@@ -123,7 +123,7 @@ def test_what_is_no_file_or_too_large_is_not_read(home: Path, file: str, kind: s
 def test_a_result_that_could_not_be_opened_once_is_read_the_next_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = one_bad(home, run=files_of(good_documents()[0], 1000.0)["run.json"])
     with monkeypatch.context() as patch:
-        patch.setattr(run_folders, "read_result", missing)
+        patch.setattr(run_folders.documents, "read_result", missing)
         assert len(RunStore().listing()[1]) == 2
     assert RunStore().get(name).status == "done" and RunStore().listing()[1] == []
 
@@ -139,7 +139,7 @@ def test_a_folder_that_is_removed_while_it_is_read_is_no_bad_one(home: Path, mon
         shutil.rmtree(folder, ignore_errors=True)
         missing(folder)
 
-    monkeypatch.setattr(run_folders, "read_result", removed)
+    monkeypatch.setattr(run_folders.documents, "read_result", removed)
     with pytest.raises(InputError, match="run bad has just been removed"):
         RunStore().get(name)
     assert RunStore().listing() == ([], [])

@@ -353,7 +353,7 @@ def test_a_former_run_is_not_exported_and_answers_no_plan(folder: Path, pairs: T
     write_json(tmp_path / "good" / MANIFEST, manifest | {"original": original})
     checks = {check.name: check for check in verify(tmp_path / "good", str(folder))}
     assert exported.original.reads and checks["errors"].holds
-    assert "which the manifest identifies by a sample of weights" in checks["errors"].about
+    assert "which the manifest identifies by a sample of weights" in checks["errors"].scope
 
 
 # ------------------------------------------------------------------------------------------------------------------ hosts
@@ -411,7 +411,7 @@ def test_a_waiting_run_of_another_host_holds_up_nobody(folder: Path, pairs: Task
     waiting = claimed(store, Plan(str(folder), (GROUP,), (pairs,)), ELSEWHERE[0])
     write_json(waiting.folder / "progress.json", {"stage": "queued", "fraction": 0.0})
     assert store.get(waiting.id).status == "queued"
-    assert not worker.somebody_is_before(store, "mine")
+    assert not worker.is_preceded(store, "mine")
 
 
 def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, store: RunStore) -> None:

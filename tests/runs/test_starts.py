@@ -172,7 +172,7 @@ def test_a_start_that_is_broken_off_after_any_step_loses_no_result(
     with monkeypatch.context() as patch:
         patch.setattr(where, what, broken_off)
         if step == "killed":
-            patch.setattr(run_start, "_take_back", lambda *_: None)
+            patch.setattr(run_start, "_undo", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             start_run(run.folder, store.plan.to_dict(), {})
     if step == "killed":

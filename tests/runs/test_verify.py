@@ -20,7 +20,7 @@ from offcomp.files import read_json
 from offcomp.models.loading import load
 from offcomp.planning.plan import Group
 from offcomp.runs.export import export_run
-from offcomp.runs.manifest import MANIFEST, file_mark, ledger_faults, read_manifest
+from offcomp.runs.manifest import MANIFEST, file_entry, ledger_faults, read_manifest
 from offcomp.runs.verify import file_faults, total_faults, verify
 from tests import tiny_models
 from tests.exported import finished_run
@@ -65,7 +65,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def mark_again(folder: Path, name: str) -> None:
     """A checksum that fits, so that the damage has to be found by what the file says."""
-    edit(folder, lambda manifest: manifest["files"].update({name: file_mark(folder / name)}))
+    edit(folder, lambda manifest: manifest["files"].update({name: file_entry(folder / name)}))
 
 
 def rewrite(folder: Path, name: str, change: Callable[[dict[str, Tensor]], None], **about: Any) -> None:
@@ -235,12 +235,12 @@ def test_damage_is_found_by_its_check_alone(folder: Path, damage: Change) -> Non
 def test_what_was_looked_at_is_said(folder: Path) -> None:
     flip_a_byte(folder)
     checks = {check.name: check for check in verify(folder)}
-    assert checks["errors"].about == "relative error of 2 of 3 groups against the original"
+    assert checks["errors"].scope == "relative error of 2 of 3 groups against the original"
     assert (checks["errors"].holds, checks["dense model"].holds) == (True, True)
     shutil.rmtree(folder / "groups")
     checks = {check.name: check for check in verify(folder)}
     assert [check.holds for check in checks.values()] == [False, False, None, None, True]
-    assert checks["decoding"].left_out == "no group could be decoded"
+    assert checks["decoding"].skip_reason == "no group could be decoded"
 
 
 def leave_a_weight_unchanged(folder: Path, path: str = "bert.encoder.layer.1.attention.self.key.weight") -> None:
@@ -324,7 +324,7 @@ def test_without_the_original_the_rest_is_checked(folder: Path, original: Path, 
     edit(folder, lambda manifest: manifest["original"].update({"model": str(tmp_path / "gone")}))
     checks = {check.name: check for check in verify(folder)}
     assert [check.holds for check in checks.values()] == [True, True, True, None, True]
-    assert checks["errors"].left_out.endswith("name the original with --original")
+    assert checks["errors"].skip_reason.endswith("name the original with --original")
     assert [check.holds for check in verify(folder, str(original))] == [True] * 5
     transpose_a_weight(folder)
     untie_the_head(folder)
@@ -335,7 +335,7 @@ def test_an_original_that_has_changed_is_not_measured_against(folder: Path, tmp_
     other = str(tiny_models.save(tiny_models.bert_base(), tmp_path / "other"))
     edit(folder, lambda manifest: manifest["original"].update({"model": other}))
     (errors,) = (check for check in verify(folder) if check.name == "errors")
-    assert "is not the model that was compressed" in errors.left_out
+    assert "is not the model that was compressed" in errors.skip_reason
     for given, said in ((other, "is not the model that was compressed"), ("no-such-model", "no-such-model")):
         with pytest.raises(InputError, match=said):
             verify(folder, given)

@@ -9,7 +9,8 @@ from typing import Any
 import streamlit as st
 
 from offcomp.methods import METHODS, method_of_style_key, options_of, own_options
-from offcomp.models.catalogue import MODELS, ModelInfo, ModuleSpec
+from offcomp.models.bundled_models import MODELS
+from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.families import KIND_TITLES
 from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS, storage_dtype
 from offcomp.planning.data.task_check import task_fault
