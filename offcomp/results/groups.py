@@ -12,7 +12,7 @@ import pandas as pd
 from offcomp.models.families import KIND_TITLES
 from offcomp.planning.merge_survey import BEST, Merge, Suggestion, Survey, best_cut, groups_after
 
-ROOM = 0.08
+MARGIN = 0.08
 """Free space at each end of the tree's axis, as a fraction of its length."""
 THOUSAND = 1000
 VERSIONS = ("offcomp", "torch", "numpy")
@@ -114,7 +114,7 @@ def tree_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
     """
     merges, count = survey.merges.get(stack, ()), len(survey.modules)
     gains = [THOUSAND * step.gain for step in merges]
-    start = max([*gains, 0.0]) + ROOM * spread_of(gains) * 2
+    start = max([*gains, 0.0]) + MARGIN * spread_of(gains) * 2
     inner = {part for step in merges for part in step.parts}
     roots = [node for node in range(count + len(merges)) if node not in inner]
     order = [

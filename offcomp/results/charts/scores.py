@@ -70,8 +70,8 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
 def scores_of(runs: Sequence[Run], table: pd.DataFrame) -> list[Score]:
     """The scores of the compressed models in the table of one chart, which shows one task and one metric."""
     task, metric = table["task"].iloc[0], table["metric"].iloc[0]
-    found = (result_of(run)["scores"].get(task) for run in runs)
-    return [score for score in found if score and metric_of(score).name == metric]
+    scores = (result_of(run)["scores"].get(task) for run in runs)
+    return [score for score in scores if score and metric_of(score).name == metric]
 
 
 def _about(score: Score) -> str:

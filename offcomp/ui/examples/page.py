@@ -12,11 +12,11 @@ import streamlit as st
 from offcomp.results.charts.examples import (
     CELLS,
     LISTED,
-    beside_answer,
-    beside_table,
-    beside_words,
     found_in,
     has_classes,
+    joint_answer,
+    joint_table,
+    joint_words,
     outcome_answer,
     outcome_figure,
     outcome_table,
@@ -214,12 +214,12 @@ def _beside(run: Run, second: Run | None, task: str, names: dict[str, str]) -> N
         )
         return
     pair = names[run.id], names[second.id]
-    st.markdown(plain(beside_answer(run, second, pair, task)))
-    table = beside_table(run, second, task)
+    st.markdown(plain(joint_answer(run, second, pair, task)))
+    table = joint_table(run, second, task)
     st.dataframe(
-        beside_words(table),
+        joint_words(table),
         hide_index=True,
-        key="examples_beside_table",
+        key="examples_joint_table",
         height=TABLE_PIXELS if len(table) > 10 else "auto",
         column_order=_columns(table, ("text", "truth", "original", "first", "second")),
         column_config=_formats(score_of(run, task), *pair),
