@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from offcomp.results.runs import method_title, result_of, short_names
+from offcomp.results.runs import method_title, result_of, scored_tasks
 from offcomp.results.scores import Score, metric_of
 from offcomp.runs.store import Run
 
@@ -27,11 +27,9 @@ def tells_next_words(score: Score) -> bool:
 
 def continuation_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run, task and opening: both continuations, how many leading tokens agree, and out of how many."""
-    names = short_names(runs)
     rows = [
-        (run.id, names[run.id], task, *(entry[name] for name in COLUMNS[3:]))
-        for run in runs
-        for task, score in result_of(run)["scores"].items()
+        entry | {"run": run.id, "name": name, "task": task}
+        for run, name, task, score in scored_tasks(runs)
         for entry in score.get("continuations", [])
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -126,11 +126,11 @@ def test_the_report_and_the_tables_to_take_along_have_them() -> None:
     assert all(row["plan"] and row["run"] for row in document["continuations"])
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     report = html_report(runs)
-    assert "How do they go on from the same openings?" in report and "a man stood up" in report
+    assert "How do the models continue the same prompts?" in report and "a man stood up" in report
     assert ATTACK not in report
     old = [of("c", None)]
     assert "continuations" not in comparison_tables(old)
-    assert "same openings" not in html_report(old)
+    assert "same prompts" not in html_report(old)
 
 
 def put(home: Path, digit: str, entries: list[dict[str, Any]] | None, file: int = 0) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from math import isfinite, log10
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,7 +14,7 @@ from offcomp.results.atlas import ALONE, STACKED, score_words
 from offcomp.results.charts.dots import SYMBOLS
 from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, outlined, styled, text_trace
 from offcomp.results.charts.theme import MARKERS, Palette, marker
-from offcomp.results.scores import METRICS, Metric, difference_text, sentence_start
+from offcomp.results.scores import METRICS, Metric, change_text, sentence_start
 
 TITLES_OF_SIZES = {"chosen": "linear weights", "matrices": "linear and embedding weights", "whole": "whole model"}
 GROUPING_STYLES = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
@@ -73,7 +75,7 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
     colour, factor = palette.colour(style_key), 100 if metric.percent else 1
     details = [
         f"{row['requested_ratio']:g}x in {row['unit']} requested, {row['byte_ratio']:.3g}x in bytes achieved<br>"
-        f"{metric.number(row['score'])}, {_change(metric, row['difference'], row['low'], row['high'])}<br>"
+        f"{metric.number(row['score'])}, {_change(row, metric)}<br>"
         f"relative error {row['relative_error']:.3f}, {row['n']:,} {metric.counts}"
         for row in part.to_dict("records")
     ]
@@ -90,11 +92,9 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
     )
 
 
-def _change(metric: Metric, value: float, low: float, high: float) -> str:
-    """A difference from the original, with its interval if there is one."""
-    if not (isfinite(low) and isfinite(high)):
-        return f"{metric.change(value)} from the original"
-    return difference_text(metric, value, low, high, against=" from the original<br>")
+def _change(row: Mapping[Hashable, Any], metric: Metric) -> str:
+    """The difference from the original on two lines."""
+    return change_text(metric, row["difference"], row["low"], row["high"], separator="<br>")
 
 
 def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
@@ -202,7 +202,7 @@ def _cell_details(shown: pd.DataFrame, metric: Metric) -> list[str]:
     """The hover text of each cell."""
     return [
         f"<b>{row['module']}</b>, {row['method']} at {row['requested_ratio']:g}x, error {row['relative_error']:.3f}<br>"
-        f"{_change(metric, row['difference'], row['low'], row['high'])}<br>"
+        f"{_change(row, metric)}<br>"
         f"{metric.number(row['score'])} on {row['n']:,} {metric.counts}, bundled measurement"
         for row in shown.to_dict("records")
     ]

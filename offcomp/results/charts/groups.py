@@ -12,16 +12,7 @@ import plotly.graph_objects as go
 from offcomp.planning.merge_survey import Merge, Survey
 from offcomp.results.charts.style import FONT_SIZE, axis_title, literal_text, styled, text_trace
 from offcomp.results.charts.theme import Palette
-from offcomp.results.groups import (
-    MARGIN,
-    THOUSAND,
-    kinds_words,
-    module_words,
-    spread_of,
-    stem_and_layer,
-    stem_title,
-    tree_table,
-)
+from offcomp.results.groups import MARGIN, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
 
 MOST_NUMBERS = 12
 """Largest number of modules for which every cell shows its number."""
@@ -41,9 +32,9 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     texts = [[""] * len(names) for _ in names]
     for row in table.to_dict("records"):
         for y, x in permutations((index[row["first"]], index[row["second"]])):
-            grid[y][x] = None if pd.isna(row["gain"]) else THOUSAND * row["gain"]
+            grid[y][x] = None if pd.isna(row["gain"]) else 1000 * row["gain"]
             texts[y][x] = _pair_hover(row)
-    limit = THOUSAND * float(table["gain"].abs().max()) or 1.0
+    limit = 1000 * float(table["gain"].abs().max()) or 1.0
     few = len(names) <= MOST_NUMBERS
     bar = {"orientation": "h", "thickness": 8, "x": 0.5, "y": 1.0, "yanchor": "bottom", "ticks": "", "nticks": 5}
     figure = go.Figure(
@@ -90,7 +81,7 @@ def _pair_hover(row: Mapping[Any, Any]) -> str:
     if pd.isna(row["gain"]):
         return f"{pair}<br>do not fit into one matrix"
     return (
-        f"{pair}<br>stacked by {row['stack']}, {THOUSAND * row['gain']:+.1f} thousandths<br>"
+        f"{pair}<br>stacked by {row['stack']}, {1000 * row['gain']:+.1f} thousandths<br>"
         f"{row['separate_error']:.3f} separate, {row['joint_error']:.3f} together<br>"
         f"at the same {row['stored_parameters']:,} parameters"
     )
@@ -190,7 +181,7 @@ def _merge_marks(
     survey: Survey, merges: Sequence[Merge], x: Sequence[float], y: Sequence[float], palette: Palette
 ) -> go.Scatter:
     """One marker per merge, coloured by its gain, with all details in the hover text."""
-    gains = [THOUSAND * step.gain for step in merges]
+    gains = [1000 * step.gain for step in merges]
     limit = max(map(abs, gains)) or 1.0
     details = [
         f"<b>Merge {number}: {len(step.joint.modules)} modules</b>, by {step.joint.stack}<br>"

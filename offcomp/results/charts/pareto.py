@@ -14,7 +14,7 @@ from offcomp.results.charts.dots import SYMBOLS, interval_bars, labels, shortene
 from offcomp.results.charts.scores import LOG_FROM
 from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, outlined, styled
 from offcomp.results.charts.theme import MARKERS, Palette, marker
-from offcomp.results.pareto import ALONE, SIZES, TOGETHER, metric_named
+from offcomp.results.pareto import ALONE, TOGETHER, UNIT_TITLES, metric_named
 from offcomp.results.runs import title_of_style_key
 from offcomp.results.scores import Metric, sentence_start, within_sentence
 
@@ -37,7 +37,7 @@ REFERENCE_DASHES = ("dash", "longdashdot")
 FILLS = {ALONE: "", TOGETHER: "-open"}
 
 
-def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette, picked: str = "") -> go.Figure:
+def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame, picked: str = "") -> go.Figure:
     """Value against size: the front as a stepped line, other runs pale, the original as a star with its interval as a band.
 
     Colour and shape show the method, the fill the grouping. References are dashed lines, named in the legend. The picked run
@@ -67,7 +67,7 @@ def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette
         figure.add_traces([_key("circle" + fill, palette.muted, grouping) for grouping, fill in FILLS.items()])
     _value_axis(figure, shown, list(references["value"]), metric)
     figure.update_xaxes(range=_size_range(shown["size"]))
-    size_title = f"stored size of the whole model, in {SIZES[shown['unit'].iloc[0]][0]}"
+    size_title = f"stored size of the whole model, in {UNIT_TITLES[shown['unit'].iloc[0]]}"
     return _finished(figure, palette, metric, size_title, title="Which run is best for its size?", height=FRONT_PIXELS)
 
 
@@ -135,13 +135,13 @@ def _details(row: Mapping[Hashable, Any], metric: Metric) -> str:
         f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}, run {row['run']}<br>"
         f"{metric.word} {metric.number(value)}{n}<br>"
         f"{row['about'].replace(' (', '<br>(')}<br>"
-        f"{row['size']:.4g} {SIZES[row['unit']][0]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}"
+        f"{row['size']:.4g} {UNIT_TITLES[row['unit']]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}"
     )
 
 
 def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: Metric) -> None:
     """Add the original, on top of everything."""
-    unit = SIZES[original["unit"].iloc[0]][0]
+    unit = UNIT_TITLES[original["unit"].iloc[0]]
     value = metric.number(original["value"].iloc[0] / (100 if metric.percent else 1))
     figure.add_scatter(
         x=original["size"],
@@ -187,7 +187,7 @@ def _key(symbol: str, colour: str, name: str) -> go.Scatter:
 
 def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.DataFrame, palette: Palette) -> None:
     """Add a line for each bit width of plain rounding, named in the legend: names on the lines would cover markers."""
-    unit = SIZES[shown["unit"].iloc[0]][0]
+    unit = UNIT_TITLES[shown["unit"].iloc[0]]
     for row, dash in zip(references.to_dict("records"), REFERENCE_DASHES, strict=False):
         size = f"{row['size']:.3g}"
         figure.add_scatter(

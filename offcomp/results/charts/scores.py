@@ -49,22 +49,21 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
     many_models = len({*models.values()}) > 1
     tasks = dict.fromkeys(task for run in runs for task in result_of(run)["scores"])
     several = {task for task in tasks if len({mark_of(run, task) for run in runs} - {None}) > 1}
-    for run, (name, style_key, symbol) in zip(runs, series_of(runs).values(), strict=True):
+    for run, series in zip(runs, series_of(runs).values(), strict=True):
         for task, score in result_of(run)["scores"].items():
-            original = (
-                f"Original, {models[run.id]}" if many_models else f"Original of {name}" if task in several else "Original"
-            )
-            star = (original, "original", MARKERS["original"])
-            for key, series, which in (
-                ((task, mark_of(run, task)), star, "original"),
-                ((task, run.id), (name, style_key, symbol), "compressed"),
-            ):
-                owner, about = (run.id, _about(score)) if which == "compressed" else ("", "not compressed")
-                baseline, value = baseline_of(score) or ("", nan), score[which]["value"]
-                kind = task, task_title(task, score), metric_of(score).name
-                figures = value, *interval_of(score, which), score[which]["n"]
-                rows.setdefault(key, (owner, *series, *kind, series[0], *figures, baseline[1], baseline[0], about))
+            name = f"Original of {series[0]}" if task in several else "Original"
+            star = (f"Original, {models[run.id]}" if many_models else name, "original", MARKERS["original"])
+            original = ("", *star, *_figures(task, score, star[0], "original"), "not compressed")
+            rows.setdefault((task, mark_of(run, task)), original)
+            rows[task, run.id] = (run.id, *series, *_figures(task, score, series[0], "compressed"), _comparison(score))
     return pd.DataFrame(list(rows.values()), columns=list(SCORE_COLUMNS))
+
+
+def _figures(task: str, score: Score, row: str, which: str) -> tuple[Any, ...]:
+    """The columns from the task to the baseline."""
+    name, baseline = baseline_of(score) or ("", nan)
+    kind = task, task_title(task, score), metric_of(score).name
+    return *kind, row, score[which]["value"], *interval_of(score, which), score[which]["n"], baseline, name
 
 
 def scores_of(runs: Sequence[Run], table: pd.DataFrame) -> list[Score]:
@@ -74,7 +73,7 @@ def scores_of(runs: Sequence[Run], table: pd.DataFrame) -> list[Score]:
     return [score for score in scores if score and metric_of(score).name == metric]
 
 
-def _about(score: Score) -> str:
+def _comparison(score: Score) -> str:
     if "agreement" in score["paired"]:
         return f"agrees with the original on {score['paired']['agreement']:.1%}"
     return f"{brief_difference(score)} from the original"
@@ -91,11 +90,11 @@ def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         f"{metric.number(low)} to {metric.number(high)}" for low, high in table[["low", "high"]].itertuples(index=False)
     ]
     hover = f"%{{customdata[0]}}, 95 % interval %{{customdata[1]}}<br>%{{customdata[2]:,}} {metric.counts}, %{{customdata[3]}}"
-    details = shown[["text", "ends", "n", "about"]]
 
     def number(value: float) -> str:
         return metric.number(value / factor)
 
+    details = shown[["text", "ends", "n", "about"]]
     figure = dots(shown, palette, "value", number=number, details=details, hover=hover, intervals=True)
     log = _score_axis(figure, shown, metric)
     for original in shown.loc[shown["style_key"] == "original", "value"]:
@@ -114,7 +113,6 @@ def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
     baselines = shown["baseline"].dropna()
     lowest, highest = (f([*shown["low"], *shown["high"], *baselines]) for f in (min, max))
     log = metric.direction == "lower" and lowest > 0 and highest > LOG_FROM * lowest
-    notes = ["log scale"] if log else []
     if log:
         width = log10(highest / lowest)
         figure.update_xaxes(type="log", range=[log10(lowest) - 0.05 * width, log10(highest) + 0.25 * width])
@@ -124,7 +122,7 @@ def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
         width = highest - lowest or factor * 0.1
         left = max(factor * metric.least if isfinite(metric.least) else lowest, lowest - 0.05 * width)
         figure.update_xaxes(range=[left, highest + 0.25 * width], nticks=7)  # space for the labels
-    figure.update_xaxes(title="<br>".join([metric.axis, ", ".join([metric.better, *notes, "95 % intervals"])]))
+    figure.update_xaxes(title="<br>".join([metric.axis, ", ".join([metric.better, *["log scale"] * log, "95 % intervals"])]))
     return log
 
 

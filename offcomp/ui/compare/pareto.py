@@ -13,7 +13,7 @@ from offcomp.results.originals import model_titles
 from offcomp.results.pareto import (
     ERROR,
     SHOWN,
-    SIZES,
+    UNIT_TITLES,
     agreement_answer,
     front_answer,
     front_table,
@@ -62,7 +62,7 @@ def show_front(runs: Sequence[Run]) -> None:
     _show_picked(shown, names)
     st.markdown(plain(front_answer(table)))
     st.caption(plain(f"{said} {_reading(table, references)}"))
-    figure = front_figure(table, references, palette(), _picked(shown))
+    figure = front_figure(table, palette(), references, _picked(shown))
     show_chart(place, figure, _as_shown(table), key=FRONT, alt=alt, on_click=_pick_clicked)
 
 
@@ -122,7 +122,7 @@ def _choose_measure(measures: Mapping[str, str]) -> str:
 
 def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
     """A chart's table with the unit in the name of the size column."""
-    return table[SHOWN].rename(columns={"size": f"size in {SIZES[table['unit'].iloc[0]][0]}", "ratio": "times smaller"})
+    return table[SHOWN].rename(columns={"size": f"size in {UNIT_TITLES[table['unit'].iloc[0]]}", "ratio": "times smaller"})
 
 
 def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:

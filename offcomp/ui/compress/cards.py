@@ -74,7 +74,7 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
         about = f"before rounding to {choices.rounded_to}"
         return f"{known.exact:.3f}", f"estimated: {about}", f"Estimated, {about}. {FROM_SPECTRA}"
     if known.estimated is not None:
-        help_text = f"{known.estimated.about} A run measures it."
+        help_text = f"{known.estimated.basis} A run measures it."
         error = known.estimated.relative_error
         return f"about {error:.2f}" if error >= 0.1 else f"about {error:.2g}", "estimated", help_text
     return "", "run it to measure it", NO_MEASUREMENT
