@@ -57,13 +57,13 @@ def spectrum_table(spectrum: MatrixSpectrum) -> pd.DataFrame:
 
 def spectrum_answer(table: pd.DataFrame, name: str, rank: int) -> str:
     """How compressible the matrix is, in one or two sentences."""
-    here = table.iloc[rank - 1]
+    chosen = table.iloc[rank - 1]
     if not table["singular_value"].any():
         return f"{name} contains only zeros: every rank keeps all of it."
-    kept, stored = percent(here["energy_kept"]), percent(here["stored_fraction"])
+    kept, stored = percent(chosen["energy_kept"]), percent(chosen["stored_fraction"])
     start = f"At rank {rank} of {len(table)}, {name} keeps {kept} of its energy"
-    noise = f"A random matrix of its shape would keep {percent(here['random_energy_kept'])}."
-    if here["stored_fraction"] < 1:
+    noise = f"A random matrix of its shape would keep {percent(chosen['random_energy_kept'])}."
+    if chosen["stored_fraction"] < 1:
         return f"{start} and stores {stored} of its parameters. {noise}"
     saving = int((table["stored_fraction"] < 1).sum())
     why = f"from rank {saving + 1} on nothing is saved" if saving else "no rank of so narrow a matrix saves anything"

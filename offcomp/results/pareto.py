@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from offcomp.planning.data.metrics import METRICS, Metric
 from offcomp.results.atlas import Document
 from offcomp.results.originals import original_of
 from offcomp.results.paired import mark_of
@@ -23,20 +24,10 @@ from offcomp.results.runs import (
     overall_cosine,
     overall_error,
     result_of,
-    short_names,
     style_key_of,
     weights_of,
 )
-from offcomp.results.scores import (
-    METRICS,
-    Metric,
-    against_original,
-    interval_of,
-    metric_of,
-    task_title,
-    within_noise,
-    within_sentence,
-)
+from offcomp.results.scores import against_original, interval_of, metric_of, task_title, within_noise, within_sentence
 from offcomp.results.sentences import smaller
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
@@ -136,12 +127,11 @@ def _reason(run: Run, shown: Run, measure: str, mark: Hashable | None) -> str:
     return next(differing, "its original has a different score")
 
 
-def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str] | None = None) -> pd.DataFrame:
+def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str]) -> pd.DataFrame:
     """One row per run, after the original: size of the whole model, value with its 95 % interval, and front membership.
 
     `runs` share an axis. `about` gives the difference from the original in words, `within_noise` whether it could be chance.
     """
-    names = names or short_names(runs)
     rows = [_original_row(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
     table = pd.DataFrame(rows)
     table["on_front"] = _undominated(table["size"], table["value"].map(metric_named(table["metric"].iloc[0]).ranked))
@@ -188,10 +178,10 @@ def _undominated(sizes: Iterable[float], ranked: Iterable[float]) -> list[bool]:
     size, good = np.asarray(list(sizes)), np.asarray(list(ranked))
     kept, best = np.zeros(len(size), dtype=bool), -inf
     for value in np.unique(size):  # from the smallest on
-        here = size == value
-        top = good[here].max()
+        same_size = size == value
+        top = good[same_size].max()
         if top > best:
-            kept |= here & (good == top)
+            kept |= same_size & (good == top)
             best = top
     return [bool(flag) for flag in kept]
 

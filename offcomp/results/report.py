@@ -15,8 +15,9 @@ import plotly.graph_objects as go
 
 from offcomp import __version__
 from offcomp.errors import InputError
-from offcomp.planning.data.row_counts import calibration_reading, reading_text
+from offcomp.planning.data.row_counts import calibration_reading
 from offcomp.planning.size_notes import size_notes, unlisted_words
+from offcomp.results import pareto
 from offcomp.results.atlas import read_measurements
 from offcomp.results.charts.pareto import front_figure
 from offcomp.results.charts.runs import UNITS, error_figure, error_table, size_figure, size_table
@@ -25,39 +26,18 @@ from offcomp.results.charts.theme import LIGHT, Palette
 from offcomp.results.continuations import continuation_table
 from offcomp.results.originals import model_names, model_titles
 from offcomp.results.paired import change_table, flip_count_table, flip_table
-from offcomp.results.pareto import (
-    ERROR,
-    SHOWN,
-    front_answer,
-    front_table,
-    left_out_text,
-    measures_of,
-    reference_table,
-    sharing_an_axis,
-)
 from offcomp.results.report_page import Chart, document
 from offcomp.results.runs import (
-    VERSIONS,
     difference_table,
     label,
     result_of,
     run_table,
     short_names,
+    versions_text,
     warnings_of,
     with_provenance,
 )
-from offcomp.results.scores import (
-    against_original,
-    brief_difference,
-    metric_of,
-    on_task,
-    others_of,
-    score_text,
-    sentence_start,
-    task_title,
-    visible_difference,
-    within_sentence,
-)
+from offcomp.results.scores import figure_texts, on_task, sentence_start, visible_difference, within_sentence
 from offcomp.results.sentences import answer, megabytes, smaller
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
@@ -123,15 +103,7 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
         "Cosine distance": f"{row['cosine_distance']:.3f}",
     }
     for task, score in result_of(run)["scores"].items():
-        name = sentence_start(on_task(task, score))
-        figures |= {name: score_text(score), f"{name}, from original": brief_difference(score)}
-        for other in others_of(score).values():
-            figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
-        if "agreement" in score["paired"]:
-            agreement = metric_of(score).number(score["paired"]["agreement"])
-            figures[f"Agreement on {within_sentence(task_title(task, score))}"] = agreement
-        if reading := reading_text(score):
-            figures[f"Read for {within_sentence(task_title(task, score))}"] = reading
+        figures |= figure_texts(task, score)
     if reading := calibration_reading(result_of(run)["groups"]):
         figures["Read for calibration"] = reading
     return figures
@@ -152,35 +124,22 @@ def html_report(runs: Sequence[Run], *, created: datetime | None = None) -> str:
         title=title,
         answer=answer(runs),
         warnings=_warnings(runs),
-        about=_about(runs, created),
+        created=created or datetime.now().astimezone(),
+        version=__version__,
         figures=figures_table(runs),
         predictions=_predictions(runs),
         differences=difference_table(runs),
         properties=difference_table(runs, show_all=True),
-        runs=[_provenance(run, name) for run, name in _named(runs)],
-    )
-
-
-def _named(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    names = short_names(runs)
-    return [(run, names[run.id]) for run in runs]
-
-
-def _about(runs: Sequence[Run], created: datetime | None) -> str:
-    """When and with which version the report was made."""
-    day = created or datetime.now().astimezone()
-    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    return (
-        f"{count}. Made on {day.day} {day:%B %Y} with offcomp {__version__}. This file is self-contained and makes no "
-        "network requests."
+        runs=[_provenance(run, name) for run, name in zip(runs, short_names(runs).values(), strict=True)],
     )
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
     """Caveats about the fairness of the answer, and about what the sizes leave out."""
-    texts = [f"{name}: {note}" for run, name in _named(runs) for note in size_notes(result_of(run)["groups"])]
-    names = model_names(runs)
-    for name, model in {names[run.id]: result_of(run)["model"] for run in runs}.items():
+    names = short_names(runs)
+    texts = [f"{names[run.id]}: {note}" for run in runs for note in size_notes(result_of(run)["groups"])]
+    models = model_names(runs)
+    for name, model in {models[run.id]: result_of(run)["model"] for run in runs}.items():
         if note := unlisted_words(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]):
             texts.append(f"{name}: {note}")
     return [*texts, *warnings_of(runs)]
@@ -206,21 +165,21 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
 
 def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
     """Score against size, one chart per task; relative error against size if no task was scored. Only for runs of one model."""
-    measures = measures_of(runs)
-    tasks, documents = [measure for measure in measures if measure != ERROR.name], list(read_measurements().values())
-    for index, measure in enumerate(tasks or [ERROR.name]):
-        shown, left_out = sharing_an_axis(runs, measure)
+    measures = pareto.measures_of(runs)
+    tasks, documents = [measure for measure in measures if measure != pareto.ERROR.name], list(read_measurements().values())
+    for index, measure in enumerate(tasks or [pareto.ERROR.name]):
+        shown, left_out = pareto.sharing_an_axis(runs, measure)
         if not shown or len({*model_titles(runs).values()}) > 1:
             continue
         names = short_names(runs)
-        table = front_table(shown, measure, "bytes", names)
-        references = reference_table(documents, shown[0], measure, "bytes")
-        note = f"{front_answer(table)} {len(shown)} of {len(runs)} runs shown."
-        note += f" Not on this axis: {left_out_text(left_out, names)}." if left_out else ""
+        table = pareto.front_table(shown, measure, "bytes", names)
+        references = pareto.reference_table(documents, shown[0], measure, "bytes")
+        note = f"{pareto.front_answer(table)} {len(shown)} of {len(runs)} runs shown."
+        note += f" Not on this axis: {pareto.left_out_text(left_out, names)}." if left_out else ""
         note += " Dashed lines: bundled measurements of rounding every linear weight." if len(references) else ""
         title = f"Which run is best for its size on {within_sentence(measures[measure])}?" if tasks else ""
         chart = _chart(f"front-{index}", table, partial(front_figure, references=references), note, title)
-        yield replace(chart, table=table[SHOWN].rename(columns={"size": "size in MB"}), wide=True)
+        yield replace(chart, table=table[pareto.SHOWN].rename(columns={"size": "size in MB"}), wide=True)
 
 
 def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
@@ -255,14 +214,14 @@ def _predictions(runs: Sequence[Run]) -> list[tuple[str, pd.DataFrame, str, str]
 def _provenance(run: Run, name: str) -> dict[str, Any]:
     """Provenance of a run, and how to reproduce it."""
     result = result_of(run)
-    versions, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
+    environment, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
     facts = {
         "Run": label(run),
         "Run id": run.id,
         "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}{sampled}",
         "Seed": str(run.plan.seed),
-        "Versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)),
-        "Machine": ", ".join(f"{key} {versions[key]}" for key in ("machine", "device", "threads") if versions.get(key)),
+        "Versions": versions_text(environment),
+        "Machine": versions_text(environment, ("machine", "device", "threads")),
         "Measured": f"{result['started']}, in {result['timings']['total']:.1f} seconds",
     }
     return {"name": name, "facts": facts, "plan": run.plan.to_json(), "file": f"plan-{run.id}.json"}

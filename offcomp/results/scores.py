@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Any
 
 from offcomp.planning.data.metrics import METRICS, Metric
+from offcomp.planning.data.row_counts import reading_text
 from offcomp.planning.data.tasks import TASKS
 
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
@@ -143,6 +144,19 @@ def others_text(score: Score) -> list[str]:
         f"{metric_of(other).word} {score_text(other, 'original')} -> {score_text(other)}, {against_original(other)}"
         for other in others_of(score).values()
     ]
+
+
+def figure_texts(task: str, score: Score) -> dict[str, str]:
+    """Name -> figure as text, for all that is known about a task's score."""
+    name, title = sentence_start(on_task(task, score)), within_sentence(task_title(task, score))
+    figures = {name: score_text(score), f"{name}, from original": brief_difference(score)}
+    for other in others_of(score).values():
+        figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
+    if "agreement" in score["paired"]:
+        figures[f"Agreement on {title}"] = metric_of(score).number(score["paired"]["agreement"])
+    if reading := reading_text(score):
+        figures[f"Read for {title}"] = reading
+    return figures
 
 
 def notes(task: str, score: Score) -> list[str]:

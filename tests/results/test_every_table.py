@@ -241,7 +241,7 @@ EXPECTED: dict[str, tuple[Any, list[dict[str, Any]]]] = {
         ],
     ),
     "front_table": (
-        front_table([RUN], "sentiment", "parameters"),
+        front_table([RUN], "sentiment", "parameters", {ID: "SVD"}),
         [
             placed(
                 run="", name="Original", style_key="original", grouping="", size=0.048, ratio=1.0, relative_error=0.0, n=1200

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 
 from offcomp.models.families import KIND_TITLES
 from offcomp.results.atlas import ALONE, STACKED, score_words
-from offcomp.results.charts.dots import SYMBOLS
+from offcomp.results.charts.dots import SYMBOLS, original_star
 from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, outlined, styled, text_trace
-from offcomp.results.charts.theme import MARKERS, Palette, marker
+from offcomp.results.charts.theme import Palette, marker
 from offcomp.results.scores import METRICS, Metric, change_text, sentence_start
 
 TITLES_OF_SIZES = {"chosen": "linear weights", "matrices": "linear and embedding weights", "whole": "whole model"}
@@ -114,16 +114,9 @@ def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
 def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric: Metric) -> None:
     """Add the original as a star at 1x with its line, and the baseline as a labelled line."""
     factor, original, baseline = 100 if metric.percent else 1, table["original"].iloc[0], table["baseline"].iloc[0]
-    colour = palette.series["original"]
-    figure.add_hline(y=factor * original, line={"color": colour, "width": 1, "dash": "dot"})
-    figure.add_scatter(
-        x=[1],
-        y=[factor * original],
-        mode="markers",
-        marker={"symbol": MARKERS["original"], "size": 15, "color": colour},
-        hovertemplate=f"{metric.number(original)}, not compressed<br>bundled measurement<extra>Original</extra>",
-        name="Original",
-    )
+    figure.add_hline(y=factor * original, line={"color": palette.series["original"], "width": 1, "dash": "dot"})
+    hover = f"{metric.number(original)}, not compressed<br>bundled measurement<extra>Original</extra>"
+    figure.add_trace(original_star([1], [factor * original], palette, 15, hover))
     if isfinite(baseline):
         figure.add_hline(
             y=factor * baseline,

@@ -103,6 +103,12 @@ def labels(
     return text_trace(x, y, padded, palette, FONT_SIZE - 1, textposition=positions)
 
 
+def original_star(x: Any, y: Any, palette: Palette, size: int, hover: str) -> go.Scatter:
+    """The original model, named in the legend."""
+    star = {"symbol": MARKERS["original"], "size": size, "color": palette.series["original"]}
+    return go.Scatter(x=x, y=y, mode="markers", marker=star, hovertemplate=hover, name="Original")
+
+
 def in_rows(
     figure: go.Figure, table: pd.DataFrame, palette: Palette, *, title: str, legend: bool = True, below: float = 0.0
 ) -> go.Figure:

@@ -35,8 +35,8 @@ def has_classes(score: Score) -> bool:
 
 def score_of(run: Run, task: str) -> Score:
     """The score of a task that the run has."""
-    found: Score = result_of(run)["scores"][task]
-    return found
+    score: Score = result_of(run)["scores"][task]
+    return score
 
 
 def outcome_table(score: Score) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby, permutations
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -27,19 +27,18 @@ TOP_PIXELS = 62
 def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """Gain of every pair, module by module: blue helps, red hurts; empty if the two cannot be stacked."""
     names = list(dict.fromkeys([*table["first"], *table["second"]]))
-    index = {name: number for number, name in enumerate(names)}
-    grid: list[list[float | None]] = [[None] * len(names) for _ in names]
-    texts = [[""] * len(names) for _ in names]
-    for row in table.to_dict("records"):
-        for y, x in permutations((index[row["first"]], index[row["second"]])):
-            grid[y][x] = None if pd.isna(row["gain"]) else 1000 * row["gain"]
-            texts[y][x] = _pair_hover(row)
-    limit = 1000 * float(table["gain"].abs().max()) or 1.0
+    indices = {name: index for index, name in enumerate(names)}
+    pairs = table.assign(gain=1000 * table["gain"], hover=[_pair_hover(row) for row in table.to_dict("records")])
+    cells = pd.concat([pairs, pairs.rename(columns={"first": "second", "second": "first"})])
+    cells = cells.assign(x=cells["second"].map(indices), y=cells["first"].map(indices))
+    limit = float(cells["gain"].abs().max()) or 1.0
     few = len(names) <= MOST_NUMBERS
     bar = {"orientation": "h", "thickness": 8, "x": 0.5, "y": 1.0, "yanchor": "bottom", "ticks": "", "nticks": 5}
     figure = go.Figure(
         go.Heatmap(
-            z=grid,
+            x=cells["x"],
+            y=cells["y"],
+            z=cells["gain"],
             zmin=-limit,
             zmax=limit,
             colorscale=_scale(palette),
@@ -47,13 +46,15 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
             showscale=not few,
             xgap=2 if few else 0,
             ygap=2 if few else 0,
-            customdata=texts,
+            customdata=cells["hover"],
             hovertemplate="%{customdata}<extra></extra>",
             hoverongaps=False,
         )
     )
     if few:
-        _numbers(figure, grid, palette)
+        known = cells.dropna(subset="gain")
+        size = FONT_SIZE - 2 if len(names) <= MOST_LARGE_NUMBERS else FONT_SIZE - 4
+        figure.add_trace(text_trace(known["x"], known["y"], list(map(_signed, known["gain"])), palette, size))
     _module_axes(figure, names, palette)
     kind = _axis_words(names)
     legend = f"gain in thousandths {'' if kind else '<br>'}of relative error<br>blue: together is better, red: worse"
@@ -76,7 +77,7 @@ def _scale(palette: Palette) -> list[list[object]]:
     return [[step / 2, colour] for step, colour in enumerate(palette.diverging)]
 
 
-def _pair_hover(row: Mapping[Any, Any]) -> str:
+def _pair_hover(row: Mapping[Hashable, Any]) -> str:
     pair = f"<b>{literal_text(module_words((row['first'], row['second'])))}</b>"
     if pd.isna(row["gain"]):
         return f"{pair}<br>do not fit into one matrix"
@@ -85,13 +86,6 @@ def _pair_hover(row: Mapping[Any, Any]) -> str:
         f"{row['separate_error']:.3f} separate, {row['joint_error']:.3f} together<br>"
         f"at the same {row['stored_parameters']:,} parameters"
     )
-
-
-def _numbers(figure: go.Figure, grid: Sequence[Sequence[float | None]], palette: Palette) -> None:
-    cells = [(x, y, value) for y, row in enumerate(grid) for x, value in enumerate(row) if value is not None]
-    x, y, values = zip(*cells, strict=True) if cells else ((), (), ())
-    size = FONT_SIZE - 2 if len(grid) <= MOST_LARGE_NUMBERS else FONT_SIZE - 4
-    figure.add_trace(text_trace(x, y, list(map(_signed, values)), palette, size))
 
 
 def _signed(gain: float) -> str:

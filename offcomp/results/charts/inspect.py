@@ -61,7 +61,7 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
 
 def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
     """Energy kept and parameters stored at each rank, in per cent of the matrix."""
-    colour, here = palette.series["svd"], table.iloc[rank - 1]
+    colour, chosen = palette.series["svd"], table.iloc[rank - 1]
     lines = (
         ("energy_kept", "energy kept", colour, "solid"),
         ("random_energy_kept", "if random", palette.series["reference"], "dash"),
@@ -73,9 +73,9 @@ def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure
         hover = {"hovertemplate": f"rank %{{x}}: %{{y:.1f}} %<extra>{name}</extra>", "name": name}
         data.append(_line([0, *shown["rank"]], [0, *100 * shown[column]], line_colour, dash) | hover)
     for column, symbol, mark_colour in (("energy_kept", MARKERS["svd"], colour), ("stored_fraction", "square", palette.text)):
-        if here[column] <= MOST_STORED:
+        if chosen[column] <= MOST_STORED:
             marker = {"symbol": symbol, "size": 10, "color": mark_colour, "line": {"width": 2, "color": palette.surface}}
-            point = {"x": [rank], "y": [100 * here[column]], "mode": "markers"}
+            point = {"x": [rank], "y": [100 * chosen[column]], "mode": "markers"}
             data.append(point | {"marker": marker, "hoverinfo": "skip", "showlegend": False})
     return _finished(
         data,

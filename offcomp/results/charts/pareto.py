@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.results.charts.dots import SYMBOLS, interval_bars, labels, shortened
+from offcomp.results.charts.dots import SYMBOLS, interval_bars, labels, original_star, shortened
 from offcomp.results.charts.scores import LOG_FROM
 from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, outlined, styled
-from offcomp.results.charts.theme import MARKERS, Palette, marker
+from offcomp.results.charts.theme import Palette, marker
 from offcomp.results.pareto import ALONE, TOGETHER, UNIT_TITLES, metric_named
 from offcomp.results.runs import title_of_style_key
 from offcomp.results.scores import Metric, sentence_start, within_sentence
@@ -143,15 +143,9 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
     """Add the original, on top of everything."""
     unit = UNIT_TITLES[original["unit"].iloc[0]]
     value = metric.number(original["value"].iloc[0] / (100 if metric.percent else 1))
-    figure.add_scatter(
-        x=original["size"],
-        y=original["value"],
-        mode="markers",
-        marker={"symbol": MARKERS["original"], "size": STAR_SIZE, "color": palette.series["original"]},
-        hovertemplate=f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>",
-        unselected={"marker": {"opacity": 1.0}},
-        name="Original",
-    )
+    hover = f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>"
+    star = original_star(original["size"], original["value"], palette, STAR_SIZE, hover)
+    figure.add_trace(star.update(unselected={"marker": {"opacity": 1.0}}))
 
 
 def _labels_fit(shown: pd.DataFrame) -> bool:

@@ -12,23 +12,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from offcomp.planning.data.metrics import METRICS, Metric
 from offcomp.results.charts.dots import dots, in_rows, series_of
 from offcomp.results.charts.style import literal
 from offcomp.results.charts.theme import MARKERS, Palette
 from offcomp.results.originals import model_names
 from offcomp.results.paired import mark_of
 from offcomp.results.runs import result_of
-from offcomp.results.scores import (
-    METRICS,
-    Metric,
-    Score,
-    baseline_of,
-    brief_difference,
-    interval_of,
-    metric_of,
-    task_title,
-    within_sentence,
-)
+from offcomp.results.scores import Score, baseline_of, brief_difference, interval_of, metric_of, task_title, within_sentence
 from offcomp.runs.store import Run
 
 LOG_FROM = 8
