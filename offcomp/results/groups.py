@@ -12,7 +12,6 @@ import pandas as pd
 
 from offcomp.models.families import KIND_TITLES
 from offcomp.planning.merge_survey import BEST, Merge, Suggestion, Survey, best_cut, groups_after
-from offcomp.results.runs import versions_text
 from offcomp.results.scores import sentence_start
 
 MARGIN = 0.08
@@ -214,7 +213,7 @@ def group_words(group: Suggestion) -> str:
 
 def provenance(survey: Survey, origin: str) -> str:
     """One line on where the numbers come from."""
-    versions = versions_text(survey.environment, VERSIONS)
+    versions = ", ".join(f"{name} {survey.environment[name]}" for name in VERSIONS if name in survey.environment)
     return f"{origin.capitalize()}: {survey.model} at {survey.ratio:g}x, {versions}, {survey.measured[:10]}"
 
 

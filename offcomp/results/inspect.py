@@ -50,8 +50,7 @@ def spectrum_table(spectrum: MatrixSpectrum) -> pd.DataFrame:
             "stored_fraction": ranks / break_even(rows, cols),
             "random_value": noise,
             "random_energy_kept": np.cumsum(noise**2) / norm**2 if norm > 0 else 1.0,
-        },
-        columns=list(SPECTRUM_COLUMNS),
+        }
     )
 
 

@@ -28,12 +28,12 @@ from offcomp.results.originals import model_names, model_titles
 from offcomp.results.paired import change_table, flip_count_table, flip_table
 from offcomp.results.report_page import Chart, document
 from offcomp.results.runs import (
+    VERSIONS,
     difference_table,
     label,
     result_of,
     run_table,
     short_names,
-    versions_text,
     warnings_of,
     with_provenance,
 )
@@ -220,8 +220,13 @@ def _provenance(run: Run, name: str) -> dict[str, Any]:
         "Run id": run.id,
         "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}{sampled}",
         "Seed": str(run.plan.seed),
-        "Versions": versions_text(environment),
-        "Machine": versions_text(environment, ("machine", "device", "threads")),
+        "Versions": _listed(environment, VERSIONS),
+        "Machine": _listed(environment, ("machine", "device", "threads")),
         "Measured": f"{result['started']}, in {result['timings']['total']:.1f} seconds",
     }
     return {"name": name, "facts": facts, "plan": run.plan.to_json(), "file": f"plan-{run.id}.json"}
+
+
+def _listed(environment: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What is known of these, each after its name."""
+    return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name))

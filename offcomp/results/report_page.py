@@ -14,9 +14,9 @@ from jinja2 import Environment, StrictUndefined
 from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
+from offcomp.results.charts.start_svg import FONT
 from offcomp.results.charts.theme import DARK, LIGHT, PALETTES, Palette
 
-FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 TITLE_PIXELS = 34  # height of a figure's own title, which the report replaces with a heading
 LONG_TEXT = 32  # characters from which a cell wraps
 AXIS_FONT_SIZE = 12  # so that the longest axis title fits on a phone

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from math import sqrt
@@ -273,11 +273,6 @@ def _facts(run: Run) -> dict[str, str]:
     facts |= {name: result["environment"].get(name, "") for name in (*VERSIONS, "device", "threads", "machine")}
     facts |= {"started": result["started"], "seconds": result["timings"]["total"], "run": run.id}
     return {name: _text(value) for name, value in facts.items()}
-
-
-def versions_text(environment: Mapping[str, Any], names: Sequence[str] = VERSIONS) -> str:
-    """The known versions, separated by commas: "offcomp 0.1.0, torch 2.13.0"."""
-    return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name))
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -12,7 +12,16 @@ import plotly.graph_objects as go
 from offcomp.models.families import KIND_TITLES
 from offcomp.results.atlas import ALONE, STACKED, score_words
 from offcomp.results.charts.dots import SYMBOLS, original_star
-from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, outlined, styled, text_trace
+from offcomp.results.charts.style import (
+    FONT_SIZE,
+    TITLE_PIXELS,
+    axis_title,
+    colour_scale,
+    literal,
+    outlined,
+    styled,
+    text_trace,
+)
 from offcomp.results.charts.theme import Palette, marker
 from offcomp.results.scores import METRICS, Metric, change_text, sentence_start
 
@@ -20,9 +29,7 @@ TITLES_OF_SIZES = {"chosen": "linear weights", "matrices": "linear and embedding
 GROUPING_STYLES = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
 TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.5, 1.75, 2, 3, 4, 6, 8, 12, 16)
 MOST_TICKS = 10
-SWEEP_PIXELS = 560
 LEGEND_ENTRY_PIXELS = 96  # two per row on a phone
-LEGEND_PIXELS = 100
 CELL_PIXELS = 46
 WITHOUT_LAYER = "none"
 
@@ -61,10 +68,10 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
         palette,
         title="What survives at each compression ratio?",
         title_top=10,
-        height=SWEEP_PIXELS,
+        height=560,
         legend={"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
         showlegend=True,
-        margin={"t": TITLE_PIXELS + LEGEND_PIXELS},
+        margin={"t": TITLE_PIXELS + 100},
     )
 
 
@@ -164,7 +171,7 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
             z=shown["gain"],
             zmin=-limit,
             zmax=limit,
-            colorscale=[[step / 2, colour] for step, colour in enumerate(palette.diverging)],
+            colorscale=colour_scale(palette.diverging),
             showscale=False,
             xgap=3,
             ygap=3,

@@ -21,7 +21,6 @@ POINT_SIZE = 12
 PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 270, 62, 24
 LEGEND_ABREAST = 2  # on a phone
 EDGE_DASH = "2px,2px"
-HOVER_WIDTH = 60
 
 
 def error_curve_figure(
@@ -113,7 +112,7 @@ def _point_details(row: Mapping[Hashable, Any]) -> str:
     """The hover text of a point."""
     error = f"about {row['relative_error']:.2f}" if row["origin"] == ESTIMATED else f"{row['relative_error']:.3f}"
     requested = "" if pd.isna(row["requested_ratio"]) else f" (requested {row['requested_ratio']:g}x)"
-    source = f"run {row['run']}, seed {row['seed']}" if row["run"] else "<br>".join(wrap(row["about"], HOVER_WIDTH))
+    source = f"run {row['run']}, seed {row['seed']}" if row["run"] else "<br>".join(wrap(row["about"], 60))
     return (
         f"<b>{row['method']}</b>, {row['origin']}<br>{row['ratio']:.3g}x smaller{requested}: relative error {error}<br>{source}"
     )

@@ -24,7 +24,6 @@ STAYED_RIGHT, LOST, WON, STAYED_WRONG = "stayed right", "right to wrong", "wrong
 CELLS = {STAYED_RIGHT: ("right", "right"), LOST: ("right", "wrong"), WON: ("wrong", "right"), STAYED_WRONG: ("wrong", "wrong")}
 """Outcome of an answer -> (before, after)."""
 LISTED = (LOST, WON)
-TABLE_PIXELS, SHIFT_PIXELS = 270, 400
 TOP_PIXELS = 44
 
 
@@ -83,7 +82,7 @@ def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette)
         figure,
         palette,
         title="How did the answers change?",
-        height=TABLE_PIXELS,
+        height=270,
         xaxis=axis | {"title": axis_title("compressed"), "range": [-0.52, 1.52]},
         yaxis=axis | {"title": axis_title("original"), "range": [1.52, -0.52]},
         margin={"t": TOP_PIXELS},
@@ -151,7 +150,7 @@ def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) 
         figure,
         palette,
         title="How far did they move?",
-        height=SHIFT_PIXELS,
+        height=400,
         xaxis={"title": axis_title(f"{what}, original"), "range": ends, "zeroline": False},
         yaxis={"title": axis_title(f"{what},<br>compressed"), "range": ends, "zeroline": False},
         margin={"t": TOP_PIXELS},

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.planning.merge_survey import Merge, Survey
-from offcomp.results.charts.style import FONT_SIZE, axis_title, literal_text, styled, text_trace
+from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, literal_text, styled, text_trace
 from offcomp.results.charts.theme import Palette
 from offcomp.results.groups import MARGIN, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
 
@@ -41,7 +41,7 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
             z=cells["gain"],
             zmin=-limit,
             zmax=limit,
-            colorscale=_scale(palette),
+            colorscale=colour_scale(palette.diverging),
             colorbar=bar | {"tickfont": {"size": FONT_SIZE - 3, "color": palette.muted}, "outlinewidth": 0},
             showscale=not few,
             xgap=2 if few else 0,
@@ -71,10 +71,6 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 def _clipped(pixels: int, limits: tuple[int, int]) -> int:
     return max(limits[0], min(limits[1], pixels))
-
-
-def _scale(palette: Palette) -> list[list[object]]:
-    return [[step / 2, colour] for step, colour in enumerate(palette.diverging)]
 
 
 def _pair_hover(row: Mapping[Hashable, Any]) -> str:
@@ -193,7 +189,7 @@ def _merge_marks(
             "color": gains,
             "cmin": -limit,
             "cmax": limit,
-            "colorscale": _scale(palette),
+            "colorscale": colour_scale(palette.diverging),
             "line": {"width": 1, "color": palette.text},
         },
         text=list(map(_signed, gains)),

@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from offcomp.planning.matrix_view import Array, block_starts, weights_in_a_cell
-from offcomp.results.charts.style import FONT_SIZE, axis_title, styled
+from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, styled
 from offcomp.results.charts.theme import MARKERS, Palette
 from offcomp.results.inspect import median_table
 
 SPECTRUM_PIXELS = 310
-MAP_PIXELS = 388
 ROWS_PIXELS = 380
+MAP_PIXELS = 388
 MAP_SHARE = 0.86  # of the side of a chart; the bars take the rest
 MOST_DECADES = 4
 MOST_STORED = 1.05  # of the parameters: lines are not drawn beyond this
@@ -25,7 +25,6 @@ PERCENTILE = 99.5
 MOST_DOTS = 400
 """Most rows drawn: a browser redraws every dot each time the slider moves."""
 SMALL_FONT = FONT_SIZE - 2
-LEGEND_TOP = 68
 MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
 
 
@@ -164,7 +163,7 @@ def map_figure(
         "z": values.astype(np.float32),
         "zmin": -limit,
         "zmax": limit,
-        "colorscale": [[step / (len(palette.weights) - 1), colour] for step, colour in enumerate(palette.weights)],
+        "colorscale": colour_scale(palette.weights),
         "colorbar": _colour_bar(limit, palette),
         "hovertemplate": "from row %{y}, column %{x}<br>mean %{z:.4f}<extra></extra>",
     }
@@ -259,5 +258,5 @@ def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         xaxis={"title": length_title, "type": "log", "tickformat": "~g", "nticks": 6},
         yaxis={"title": _axis_title("cosine: higher is better"), "range": [lowest, 1.02]},
         showlegend=True,
-        margin={"t": LEGEND_TOP},
+        margin={"t": 68},
     )

@@ -29,10 +29,7 @@ CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # the minimum for a number
 DENSE_FROM_COLUMNS = 16
 LABEL_PIXELS = 110
 FRAME_PIXELS = 148
-MAP_TITLE_PIXELS = 92
-SHARE_PIXELS = 190
 UNKNOWN, OUT_OF_REACH = "?", "-"
-LONGEST_HOVER = 60
 NO_LIMITS = 0.0, 1.0
 STATIC: dict[str, Any] = {"hovermode": "closest", "dragmode": False}
 TOO_NARROW = 0.015
@@ -76,7 +73,7 @@ def map_figure(
         title_top=8,
         height=FRAME_PIXELS + round(pixels * (len(labels) + GAP)),
         title_subtitle=axis_title(_subtitle(colour, ratio, unit, limits), FONT_SIZE - 1),
-        margin={"t": MAP_TITLE_PIXELS},
+        margin={"t": 92},
         **_axes(labels, columns),
         **STATIC,
         hoverdistance=-1,
@@ -122,7 +119,7 @@ def _texts(cells: pd.DataFrame, colour: str, scale: float) -> list[str]:
 def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
     """The hover text of each cell."""
     return [
-        f"<b>{shortened(cell['module'], LONGEST_HOVER)}</b><br>"
+        f"<b>{shortened(cell['module'], 60)}</b><br>"
         f"{cell['rows']:,} x {cell['cols']:,} = {cell['parameters']:,} parameters<br>"
         f"{percent(cell['share'])} of the model, {cell['status']}{f'<br>{error_words(cell, ratio)}' if ratio else ''}"
         for cell in cells.to_dict("records")
@@ -264,7 +261,7 @@ def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         go.Figure(pieces),
         palette,
         title="How is the model made up?",
-        height=SHARE_PIXELS,
+        height=190,
         xaxis={"title": axis_title("share of all parameters, in %"), "range": [0, 100], "fixedrange": True},
         yaxis={"visible": False, "fixedrange": True},
         barmode="stack",

@@ -18,8 +18,6 @@ from offcomp.results.pareto import ALONE, TOGETHER, UNIT_TITLES, metric_named
 from offcomp.results.runs import title_of_style_key
 from offcomp.results.scores import Metric, sentence_start, within_sentence
 
-FRONT_PIXELS = 400
-AGREEMENT_PIXELS = 330
 AXIS_PIXELS = 84  # numbers and two lines of title
 LEGEND_ROW_PIXELS = 22
 LEGEND_ENTRY_PIXELS = 104
@@ -68,7 +66,7 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
     _value_axis(figure, shown, list(references["value"]), metric)
     figure.update_xaxes(range=_size_range(shown["size"]))
     size_title = f"stored size of the whole model, in {UNIT_TITLES[shown['unit'].iloc[0]]}"
-    return _finished(figure, palette, metric, size_title, title="Which run is best for its size?", height=FRONT_PIXELS)
+    return _finished(figure, palette, metric, size_title, title="Which run is best for its size?", height=400)
 
 
 def _in_axis_units(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -162,21 +160,14 @@ def _labels_fit(shown: pd.DataFrame) -> bool:
 
 def _method_keys(runs: pd.DataFrame, palette: Palette) -> list[go.Scatter]:
     """The legend entry of each method, kept short for narrow phones."""
-    return [
-        _key(
-            marker(style_key, SYMBOLS),
-            palette.colour(style_key),
-            sentence_start(title_of_style_key(style_key).rpartition(", ")[2]),
-        )
-        for style_key in runs["style_key"].unique()
-    ]
+    titles = {style_key: title_of_style_key(style_key).rpartition(", ")[2] for style_key in runs["style_key"].unique()}
+    return [_key(marker(key, SYMBOLS), palette.colour(key), sentence_start(title)) for key, title in titles.items()]
 
 
 def _key(symbol: str, colour: str, name: str) -> go.Scatter:
     """A legend entry without a marker in the chart."""
-    return go.Scatter(
-        x=[None], y=[None], mode="markers", marker=outlined(symbol, MARKER_SIZE - 2, colour), name=name, hoverinfo="skip"
-    )
+    look = outlined(symbol, MARKER_SIZE - 2, colour)
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=look, name=name, hoverinfo="skip")
 
 
 def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.DataFrame, palette: Palette) -> None:
@@ -234,7 +225,7 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     figure.add_traces(_method_keys(shown, palette))
     _value_axis(figure, shown, [], metric)
     error_title = "relative error of the chosen weights"
-    return _finished(figure, palette, metric, error_title, title="Do error and score agree?", height=AGREEMENT_PIXELS)
+    return _finished(figure, palette, metric, error_title, title="Do error and score agree?", height=330)
 
 
 def _finished(figure: go.Figure, palette: Palette, metric: Metric, x_title: str, *, title: str, height: int) -> go.Figure:

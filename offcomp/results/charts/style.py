@@ -67,6 +67,11 @@ def axis_title(text: str, size: int = FONT_SIZE, **options: Any) -> dict[str, An
     return {"text": text, "font": {"size": size}, **options}
 
 
+def colour_scale(colours: Sequence[str]) -> list[list[object]]:
+    """A colour scale on which the colours have equal distances."""
+    return [[step / (len(colours) - 1), colour] for step, colour in enumerate(colours)]
+
+
 def outlined(symbol: str, size: int, colour: str) -> dict[str, Any]:
     """A marker whose open variants have a line as strong as its fill."""
     return {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": colour}}
