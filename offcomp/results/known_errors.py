@@ -64,7 +64,7 @@ class Measured:
         return _calibration(self.run.plan, result_of(self.run).get("inputs", {}).get("calibration"))
 
     @cached_property
-    def mark(self) -> str:
+    def key(self) -> str:
         """Identical for the same plan with the same dtypes and calibration text, wherever its model is stored."""
         plan = plan_as_stored(self.run).to_dict() | {"model": ""}
         return json.dumps([plan, self._calibration], sort_keys=True)
@@ -114,20 +114,17 @@ def _calibration(plan: Plan, digest: str | None) -> str:
 
 def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
     """Every finished run on these weights that compressed something, one per plan: the user's own before the bundled ones."""
-    own_and_bundled = [_of_run(run) for run in (*runs, *bundled_runs()) if _fits(run, fingerprint)]
+    fitting = [run for run in (*runs, *bundled_runs()) if _fits(run, fingerprint)]
+    single_runs = [Measured(run, overall_error(result_of(run)["groups"])) for run in fitting]
     sweeps = [m for m in _of_documents(_stamps()) if _fits(m.run, fingerprint)]
     measurements: dict[str, Measured] = {}
-    for m in (*own_and_bundled, *sweeps):
-        measurements.setdefault(m.mark, m)
+    for m in (*single_runs, *sweeps):
+        measurements.setdefault(m.key, m)
     return list(measurements.values())
 
 
 def _fits(run: Run, fingerprint: str) -> bool:
     return run.status == "done" and bool(run.plan.groups) and result_of(run)["model"]["fingerprint"] == fingerprint
-
-
-def _of_run(run: Run) -> Measured:
-    return Measured(run, overall_error(result_of(run)["groups"]))
 
 
 def _stamps() -> tuple[tuple[str, int], ...]:

@@ -58,21 +58,21 @@ def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "name", "task", "right_to_wrong", "wrong_to_right", "p"])
 
 
-def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:
+def comparison_key(run: Run, task: str) -> tuple[Any, ...] | None:
     """What scores must share to be of the same original on the same examples; None if the task was not scored."""
     result = result_of(run)
     score = result["scores"].get(task)
     if score is None:
         return None
-    kind = [score.get(name) for name in ("family", "metric", "version", "split", "digest", "probe", "embedding")]
-    kind.append(repr(score.get("settings")))
-    return (original_of(run), *kind, score["original"]["value"], score["original"]["n"])
+    names = ("family", "metric", "version", "split", "digest", "probe", "embedding")
+    test = (*map(score.get, names), repr(score.get("settings")))
+    return (original_of(run), *test, score["original"]["value"], score["original"]["n"])
 
 
 def same_test(first: Run, second: Run, task: str) -> bool:
     """Whether two runs started from the same weights and were scored on the same examples."""
-    mark = mark_of(first, task)
-    return mark is not None and mark == mark_of(second, task)
+    key = comparison_key(first, task)
+    return key is not None and key == comparison_key(second, task)
 
 
 def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float, float] | None:

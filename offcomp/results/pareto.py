@@ -17,7 +17,7 @@ import pandas as pd
 from offcomp.planning.data.metrics import METRICS, Metric
 from offcomp.results.atlas import Document
 from offcomp.results.originals import original_of
-from offcomp.results.paired import mark_of
+from offcomp.results.paired import comparison_key
 from offcomp.results.runs import (
     fingerprint_of,
     modules_of,
@@ -84,35 +84,35 @@ def sharing_an_axis(runs: Sequence[Run], measure: str) -> tuple[list[Run], dict[
 
     Scores need the same original on the same examples, errors the same weights; otherwise the numbers are not comparable.
     """
-    marks = {run.id: _mark(run, measure) for run in runs}
-    counts = Counter(mark for mark in marks.values() if mark is not None)
+    keys = {run.id: _axis_key(run, measure) for run in runs}
+    counts = Counter(key for key in keys.values() if key is not None)
     if not counts:
         return [], {_missing(measure): list(runs)}
     chosen = counts.most_common(1)[0][0]
-    shown = [run for run in runs if marks[run.id] == chosen]
+    shown = [run for run in runs if keys[run.id] == chosen]
     left_out: dict[str, list[Run]] = {}
     for run in runs:
-        if marks[run.id] != chosen:
-            left_out.setdefault(_reason(run, shown[0], measure, marks[run.id]), []).append(run)
+        if keys[run.id] != chosen:
+            left_out.setdefault(_reason(run, shown[0], measure, keys[run.id]), []).append(run)
     return shown, left_out
 
 
-def _mark(run: Run, measure: str) -> Hashable | None:
+def _axis_key(run: Run, measure: str) -> Hashable | None:
     """What runs on one axis have in common; None if the run lacks this number."""
     if measure == ERROR.name:
         return weights_of(run) if run.plan.groups else None
     score = result_of(run)["scores"].get(measure)
     value = score["compressed"]["value"] if score else None
-    return mark_of(run, measure) if value is not None and isfinite(value) else None
+    return comparison_key(run, measure) if value is not None and isfinite(value) else None
 
 
 def _missing(measure: str) -> str:
     return "nothing was compressed" if measure == ERROR.name else "no score on this task"
 
 
-def _reason(run: Run, shown: Run, measure: str, mark: Hashable | None) -> str:
+def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
     """Why a run cannot share the axis of `shown`."""
-    if mark is None:
+    if key is None:
         return _missing(measure)
     if run.of_a_sample != shown.of_a_sample:
         return f"{'its model is' if run.of_a_sample else 'the model of the others is'} {OF_A_SAMPLE}"

@@ -116,7 +116,7 @@ def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: 
     same, bundled = known(asked.calibration, now), known(CalibrationText(), now)
     before, unknown = known(asked.calibration, "0" * 64), known(asked.calibration, None)
     assert measurement_of(asked, [bundled, before, unknown, same]) is same
-    assert len({m.mark for m in (same, bundled, before, unknown)}) == 4
+    assert len({m.key for m in (same, bundled, before, unknown)}) == 4
     assert estimated(asked, 3.0, [bundled, before, unknown], CURVE) is None
     assert estimated(asked, 3.0, [same], CURVE) is not None
     texts.write_text("one\nsix\n")

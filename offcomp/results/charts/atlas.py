@@ -154,13 +154,11 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """
     table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
-    layers = sorted(table["layer"].dropna().unique())
-    columns = [*([WITHOUT_LAYER] if table["layer"].isna().any() else []), *(str(layer) for layer in layers)]
+    layers = [WITHOUT_LAYER if pd.isna(layer) else str(layer) for layer in table["layer"]]
+    columns = sorted(set(layers), key=lambda layer: -1 if layer == WITHOUT_LAYER else int(layer))
     kinds = list(dict.fromkeys(table["kind"]))
     shown = table.assign(
-        x=[columns.index(WITHOUT_LAYER if pd.isna(layer) else str(layer)) for layer in table["layer"]],
-        y=[kinds.index(kind) for kind in table["kind"]],
-        gain=table["difference"].map(metric.ranked),
+        x=list(map(columns.index, layers)), y=table["kind"].map(kinds.index), gain=table["difference"].map(metric.ranked)
     )
     in_layers = shown.loc[shown["layer"].notna(), "gain"]
     limit = float((shown["gain"] if in_layers.empty else in_layers).abs().max()) or 1.0

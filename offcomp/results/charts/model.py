@@ -53,9 +53,8 @@ def map_figure(
     placed = placed_table(table)
     cells = literal(placed).assign(id=placed["module"])  # identifies the cell when it is clicked
     columns = int(cells["x"].max()) + 1 if cells["x"].notna().any() else 1
-    scale, unit = _scale(cells)
-    cells = cells.assign(value=_values(cells, colour), text=_texts(cells, colour, scale), hover=_details(cells, ratio))
-    limits = _limits(cells["value"], colour)
+    values, texts, limits, subtitle = _errors(cells, ratio) if colour == COMPRESSIBLE else _sizes(cells)
+    cells = cells.assign(value=values, text=texts, hover=_details(cells, ratio))
     parts = cells.groupby([cells["x"].isna(), cells["value"].isna()], sort=False)
     framed, marked = cells[cells["in_plan"]], cells[cells["id"] == picked]
     traces = [
@@ -72,7 +71,7 @@ def map_figure(
         title=TITLES[colour],
         title_top=8,
         height=FRAME_PIXELS + round(pixels * (len(labels) + GAP)),
-        title_subtitle=axis_title(_subtitle(colour, ratio, unit, limits), FONT_SIZE - 1),
+        title_subtitle=axis_title(subtitle, FONT_SIZE - 1),
         margin={"t": 92},
         **_axes(labels, columns),
         **STATIC,
@@ -80,40 +79,34 @@ def map_figure(
     )
 
 
-def _scale(cells: pd.DataFrame) -> tuple[float, str]:
-    """The largest unit that does not exceed the largest matrix in a layer."""
+def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, float], str]:
+    """Parameters on a logarithmic scale: values and texts of the cells, values of the palest and the darkest cell, subtitle.
+
+    Texts in a layer are brief: the unit, the largest that does not exceed the largest matrix in a layer, is in the subtitle.
+    """
     inside = cells.loc[cells["x"].notna(), "parameters"]
     most = max(inside if len(inside) else cells["parameters"], default=1)
-    return next((scale for scale in SCALES if most >= scale[0]), SCALES[-1])
-
-
-def _values(cells: pd.DataFrame, colour: str) -> list[float]:
-    """The value that sets each cell's colour; NaN if unknown."""
-    if colour == COMPRESSIBLE:
-        return list(cells["relative_error"])
-    return [log10(max(1, size)) for size in cells["parameters"]]
-
-
-def _limits(values: pd.Series, colour: str) -> tuple[float, float]:
-    """The values of the palest and the darkest cell."""
-    known = values.dropna()
-    if known.empty:
-        return NO_LIMITS
-    low, high = float(known.min()), float(known.max())
-    return (high - DECADES, high) if colour == PARAMETERS else (low - 1e-6, high)
-
-
-def _texts(cells: pd.DataFrame, colour: str, scale: float) -> list[str]:
-    """The number in each cell: brief in a layer, since the subtitle gives the unit."""
-    if colour == COMPRESSIBLE:
-        return [
-            (f"{error:.2f}" if not isnan(error) else OUT_OF_REACH if known else UNKNOWN)
-            for error, known in zip(cells["relative_error"], cells["known_error"], strict=True)
-        ]
-    return [
+    scale, unit = next((scale for scale in SCALES if most >= scale[0]), SCALES[-1])
+    values = [log10(max(1, size)) for size in cells["parameters"]]
+    texts = [
         f"{number(size)}, {percent(share)}" if pd.isna(x) else f"{size / scale:.{3 if size >= 100 * scale else 2}g}"
         for size, share, x in zip(cells["parameters"], cells["share"], cells["x"], strict=True)
     ]
+    limits = (max(values) - DECADES, max(values)) if values else NO_LIMITS
+    return values, texts, limits, f"{unit + ' of ' if unit else ''}parameters; stronger colour: more,<br>on a logarithmic scale"
+
+
+def _errors(cells: pd.DataFrame, ratio: float) -> tuple[list[float], list[str], tuple[float, float], str]:
+    """The same for the relative errors of SVD."""
+    texts = [
+        (f"{error:.2f}" if not isnan(error) else OUT_OF_REACH if known else UNKNOWN)
+        for error, known in zip(cells["relative_error"], cells["known_error"], strict=True)
+    ]
+    errors, limits, legend = cells["relative_error"].dropna(), NO_LIMITS, "none known yet"
+    if len(errors):
+        limits = float(errors.min()) - 1e-6, float(errors.max())
+        legend = f"stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}"
+    return list(cells["relative_error"]), texts, limits, f"relative error of SVD at {ratio:g}x, each alone;<br>{legend}"
 
 
 def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
@@ -187,14 +180,6 @@ def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatt
         x += [start, end, end, start, start, None]
         y += [row - 0.46, row - 0.46, row + 0.46, row + 0.46, row - 0.46, None]
     return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
-
-
-def _subtitle(colour: str, ratio: float, unit: str, limits: tuple[float, float]) -> str:
-    """What the numbers and colours mean."""
-    if colour == COMPRESSIBLE:
-        limited = f"stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}" if limits != NO_LIMITS else "none known yet"
-        return f"relative error of SVD at {ratio:g}x, each alone;<br>{limited}"
-    return f"{unit + ' of ' if unit else ''}parameters; stronger colour: more,<br>on a logarithmic scale"
 
 
 def _axes(labels: pd.DataFrame, columns: int) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from offcomp.results.charts.dots import dots, in_rows, series_of
 from offcomp.results.charts.style import literal
 from offcomp.results.charts.theme import MARKERS, Palette
 from offcomp.results.originals import model_names
-from offcomp.results.paired import mark_of
+from offcomp.results.paired import comparison_key
 from offcomp.results.runs import result_of
 from offcomp.results.scores import Score, baseline_of, brief_difference, interval_of, metric_of, task_title, within_sentence
 from offcomp.runs.store import Run
@@ -39,13 +39,13 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
     models = model_names(runs)
     many_models = len({*models.values()}) > 1
     tasks = dict.fromkeys(task for run in runs for task in result_of(run)["scores"])
-    several = {task for task in tasks if len({mark_of(run, task) for run in runs} - {None}) > 1}
+    several = {task for task in tasks if len({comparison_key(run, task) for run in runs} - {None}) > 1}
     for run, series in zip(runs, series_of(runs).values(), strict=True):
         for task, score in result_of(run)["scores"].items():
             name = f"Original of {series[0]}" if task in several else "Original"
             star = (f"Original, {models[run.id]}" if many_models else name, "original", MARKERS["original"])
             original = ("", *star, *_figures(task, score, star[0], "original"), "not compressed")
-            rows.setdefault((task, mark_of(run, task)), original)
+            rows.setdefault((task, comparison_key(run, task)), original)
             rows[task, run.id] = (run.id, *series, *_figures(task, score, series[0], "compressed"), _comparison(score))
     return pd.DataFrame(list(rows.values()), columns=list(SCORE_COLUMNS))
 
@@ -104,6 +104,7 @@ def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
     baselines = shown["baseline"].dropna()
     lowest, highest = (f([*shown["low"], *shown["high"], *baselines]) for f in (min, max))
     log = metric.direction == "lower" and lowest > 0 and highest > LOG_FROM * lowest
+    notes = ["log scale"] if log else []
     if log:
         width = log10(highest / lowest)
         figure.update_xaxes(type="log", range=[log10(lowest) - 0.05 * width, log10(highest) + 0.25 * width])
@@ -113,7 +114,7 @@ def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
         width = highest - lowest or factor * 0.1
         left = max(factor * metric.least if isfinite(metric.least) else lowest, lowest - 0.05 * width)
         figure.update_xaxes(range=[left, highest + 0.25 * width], nticks=7)  # space for the labels
-    figure.update_xaxes(title="<br>".join([metric.axis, ", ".join([metric.better, *["log scale"] * log, "95 % intervals"])]))
+    figure.update_xaxes(title="<br>".join([metric.axis, ", ".join([metric.better, *notes, "95 % intervals"])]))
     return log
 
 

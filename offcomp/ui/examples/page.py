@@ -27,7 +27,7 @@ from offcomp.results.charts.examples import (
     shift_words,
     unlisted_text,
 )
-from offcomp.results.continuations import tells_next_words
+from offcomp.results.continuations import continues_prompts
 from offcomp.results.csv_text import csv_text
 from offcomp.results.paired import same_test
 from offcomp.results.runs import result_of, short_names, with_provenance
@@ -63,7 +63,7 @@ def show_examples(runs: Sequence[Run]) -> None:
         st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not listed: they were not scored on a task.")
     score = score_of(run, task)
     answer.markdown(plain((outcome_answer if has_classes(score) else shift_answer)(run, task)))
-    if tells_next_words(score):
+    if continues_prompts(score):
         show_continuations(run, second, task, names)
     listed = shift_table(run, task)
     if has_classes(score):
