@@ -40,7 +40,7 @@ class Chart:
 
 def document(charts: Sequence[Chart], **parts: Any) -> str:
     """The complete file, with the chart library embedded once; `parts` are the other variables of the template."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     drawn = {item.name: {theme: _as_json(item, palette) for theme, palette in PALETTES.items()} for item in charts}
     return template.render(
