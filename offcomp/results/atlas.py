@@ -18,36 +18,29 @@ import pandas as pd
 from offcomp.files import assets_folder, changed, read_json
 from offcomp.methods import style_key_in_plan
 from offcomp.results.runs import TITLES, VERSIONS
-from offcomp.results.scores import METRICS, baseline_of, difference_text, metric_of, task_title, within_noise, within_sentence
+from offcomp.results.scores import METRICS, baseline_of, change_text, metric_of, task_title, within_noise, within_sentence
 
 Document = Mapping[str, Any]
 FOLDER = assets_folder() / "runs"
 PATTERN = "*-sweep.json"
 SCHEMA = 1
-DENOMINATORS = ("chosen", "matrices", "whole")
 ALONE, STACKED = "each alone", "stacked by kind"
 TYPICAL_RATIO = 4.0
 """`sweep_answer` reports on this requested ratio, or on the nearest one measured."""
 
 FIGURES = ("relative_error", "score", "standard_error", "difference", "low", "high", "n")
-ABOUT_SCORE = ("original", "baseline", "baseline_name", "title", "metric")
+TASK_COLUMNS = ("original", "baseline", "baseline_name", "title", "metric")
 SWEEP_COLUMNS = (
     *("method", "style_key", "grouping", "requested_ratio", "unit", "byte_ratio", "parameter_ratio"),
-    *FIGURES,
-    *ABOUT_SCORE,
+    *(*FIGURES, *TASK_COLUMNS),
 )
-SENSITIVITY_COLUMNS = (
-    *("module", "kind", "layer", "method", "requested_ratio"),
-    *FIGURES,
-    "told_apart",
-    *ABOUT_SCORE,
-)
+SENSITIVITY_COLUMNS = ("module", "kind", "layer", "method", "requested_ratio", *FIGURES, "told_apart", *TASK_COLUMNS)
 
 
 def read_measurements(folder: Path = FOLDER) -> dict[str, Document]:
     """Model -> its document, for every valid file in the folder."""
-    found = (document for file in sorted(folder.glob(PATTERN)) if (document := _read(file)) is not None)
-    return {document["model"]: document for document in found}
+    documents = (_read(file) for file in sorted(folder.glob(PATTERN)))
+    return {document["model"]: document for document in documents if document is not None}
 
 
 def unreadable_files(folder: Path = FOLDER) -> list[str]:
@@ -88,13 +81,14 @@ def sweep_table(document: Document, task: str, denominator: str = "chosen") -> p
     (`matrices`), or for the `whole` model. `low` and `high` bound the 95 % interval of the paired difference.
     """
     rows = {}
-    for place, row in enumerate(document["sweep"]):
+    for index, row in enumerate(document["sweep"]):
         if task in row["scores"]:
             groups, sizes = row["plan"]["groups"], row["sizes"][denominator]
-            style_key = style_key_in_plan(groups[0]["method"], groups[0]["options"])
+            method, style_key = _method(groups[0])
             grouping = ALONE if all(len(group["modules"]) == 1 for group in groups) else STACKED
-            made = TITLES.get(style_key, groups[0]["method"]), style_key, grouping, groups[0]["ratio"], groups[0]["unit"]
-            rows[place] = (*made, sizes["byte_ratio"], sizes["parameter_ratio"], *_figures(row, task), *_about(document, task))
+            setting = method, style_key, grouping, groups[0]["ratio"], groups[0]["unit"]
+            ratios = sizes["byte_ratio"], sizes["parameter_ratio"]
+            rows[index] = (*setting, *ratios, *_figures(row, task), *_task_values(document, task))
     return _table(rows, SWEEP_COLUMNS)
 
 
@@ -104,17 +98,23 @@ def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
     `told_apart` is True if the 95 % interval of the paired difference excludes zero.
     """
     rows = {}
-    for place, row in enumerate(document.get("sensitivity", ())):
+    for index, row in enumerate(document.get("sensitivity", ())):
         if task in row["scores"]:
             (group,) = row["plan"]["groups"]
             (module,) = group["modules"]
             kind, _, layer = module.rpartition(".")
-            where = (module, kind, int(layer)) if layer.isdigit() else (module, module, None)
-            method = TITLES.get(style_key_in_plan(group["method"], group["options"]), group["method"])
+            matrix = (module, kind, int(layer)) if layer.isdigit() else (module, module, None)
             interval = row["scores"][task]["paired"]["interval"]
-            apart = interval is not None and not within_noise(interval)
-            rows[place] = (*where, method, group["ratio"], *_figures(row, task), apart, *_about(document, task))
+            beyond_noise = interval is not None and not within_noise(interval)
+            setting = _method(group)[0], group["ratio"]
+            rows[index] = (*matrix, *setting, *_figures(row, task), beyond_noise, *_task_values(document, task))
     return _table(rows, SENSITIVITY_COLUMNS).astype({"layer": "Int64"})
+
+
+def _method(group: Mapping[str, Any]) -> tuple[str, str]:
+    """Title and style key of a group's method."""
+    style_key = style_key_in_plan(group["method"], group["options"])
+    return TITLES.get(style_key, group["method"]), style_key
 
 
 def _figures(row: Mapping[str, Any], task: str) -> tuple[Any, ...]:
@@ -126,8 +126,8 @@ def _figures(row: Mapping[str, Any], task: str) -> tuple[Any, ...]:
     return row["relative_error"], value["value"], error, paired["difference"], low, high, value["n"]
 
 
-def _about(document: Document, task: str) -> tuple[Any, ...]:
-    """The values of ABOUT_SCORE, which all rows of a task share."""
+def _task_values(document: Document, task: str) -> tuple[Any, ...]:
+    """The values of TASK_COLUMNS, which all rows of a task share."""
     original = document["originals"][task]
     name, value = baseline_of(original) or ("", nan)
     return original["value"], value, name, task_title(task, original), metric_of(original).name
@@ -140,11 +140,11 @@ def _table(rows: dict[int, tuple[Any, ...]], columns: tuple[str, ...]) -> pd.Dat
 def exported(table: pd.DataFrame, document: Document, purpose: str) -> pd.DataFrame:
     """A `sweep` or `sensitivity` table with the model, seed, versions, date and plan added to each row."""
     environment = document["environment"]
-    about = {"origin": "bundled", "model": document["model"], "fingerprint": document["fingerprint"], "seed": document["seed"]}
-    about |= {"measured": document["measured"], "machine": environment["machine"], "threads": environment["threads"]}
-    about |= {f"version_{name}": environment.get(name, "") for name in VERSIONS}
-    plans = [json.dumps(document[purpose][place]["plan"]) for place in table.index]
-    return table.assign(**about, plan=plans)
+    origin = {"origin": "bundled", "model": document["model"], "fingerprint": document["fingerprint"], "seed": document["seed"]}
+    machine = {"measured": document["measured"], "machine": environment["machine"], "threads": environment["threads"]}
+    versions = {f"version_{name}": environment.get(name, "") for name in VERSIONS}
+    plans = [json.dumps(document[purpose][index]["plan"]) for index in table.index]
+    return table.assign(**origin, **machine, **versions, plan=plans)
 
 
 def score_words(table: pd.DataFrame) -> str:
@@ -154,23 +154,19 @@ def score_words(table: pd.DataFrame) -> str:
 
 def sweep_answer(table: pd.DataFrame) -> str:
     """One sentence: the best setting at the typical ratio, how certain that is, and the worst setting."""
-    ratio = min(table["requested_ratio"], key=lambda asked: abs(log(asked / TYPICAL_RATIO)))
-    asked = table[table["requested_ratio"] == ratio]
+    ratio = min(table["requested_ratio"], key=lambda requested: abs(log(requested / TYPICAL_RATIO)))
+    settings = table[table["requested_ratio"] == ratio]
     metric = METRICS[table["metric"].iloc[0]]
-    ordered = asked.sort_values("score", key=lambda scores: scores.map(metric.ranked), kind="stable")
+    ordered = settings.sort_values("score", key=lambda scores: scores.map(metric.ranked), kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
-    change = metric.change(best["difference"]) + " from the original"
-    if not pd.isna(best["low"]):
-        change = difference_text(metric, best["difference"], best["low"], best["high"], against=" from the original")
-    start = (
-        f"At a requested {ratio:g}x, {_setting(best)} has the best {score_words(table)}: "
-        f"{metric.number(best['score'])}, {change}"
-    )
-    if len(asked) == 1:
+    change = change_text(metric, best["difference"], best["low"], best["high"])
+    start = f"At a requested {ratio:g}x, {_setting(best)} has the best {score_words(table)}: "
+    start += f"{metric.number(best['score'])}, {change}"
+    if len(settings) == 1:
         return f"{start}."
-    alike = int(((asked["low"] <= 0) & (asked["high"] >= 0)).sum())
+    alike = int(((settings["low"] <= 0) & (settings["high"] >= 0)).sum())
     return (
-        f"{start}; {alike or 'none'} of {len(asked)} settings {'is' if alike < 2 else 'are'} within noise of the original, "
+        f"{start}; {alike or 'none'} of {len(settings)} settings {'is' if alike < 2 else 'are'} within noise of the original, "
         f"and {_setting(worst)} is last with {metric.number(worst['score'])}."
     )
 
@@ -181,15 +177,14 @@ def _setting(row: pd.Series) -> str:
 
 def sensitivity_answer(table: pd.DataFrame) -> str:
     """One sentence: how many matrices change the score by more than noise when compressed alone, and which changes it most."""
-    metric, count, apart = METRICS[table["metric"].iloc[0]], len(table), table[table["told_apart"]]
+    metric, count, beyond_noise = METRICS[table["metric"].iloc[0]], len(table), table[table["told_apart"]]
     how = f"{table['method'].iloc[0]} at {table['requested_ratio'].iloc[0]:g}x"
-    start = (
-        f"With one matrix stored by {how}, {len(apart) or 'none'} of {count} change the {score_words(table)} by more than noise"
-    )
+    changes = f"{len(beyond_noise) or 'none'} of {count} change the {score_words(table)} by more than noise"
+    start = f"With one matrix stored by {how}, {changes}"
     chance = f"about {0.05 * count:.0f} would appear to by chance alone"
-    if apart.empty:
+    if beyond_noise.empty:
         return f"{start}; {chance}."
-    most = apart.iloc[apart["difference"].abs().argmax()]
+    most = beyond_noise.iloc[beyond_noise["difference"].abs().argmax()]
     return f"{start}, {most['module']} most ({metric.change(most['difference'])}); {chance}."
 
 

@@ -1,4 +1,4 @@
-"""How the original and the compressed model continue the same openings: a table of runs, and sentences about it.
+"""How the original and the compressed model continue the same prompts: a table of runs, and sentences about it.
 
 The scores of next-token tasks have `continuations`, except in runs of earlier versions.
 """
@@ -12,42 +12,39 @@ from typing import Any
 
 import pandas as pd
 
-from offcomp.results.runs import method_title, result_of, short_names
+from offcomp.results.runs import method_title, result_of, scored_tasks
 from offcomp.results.scores import Score, metric_of
 from offcomp.runs.store import Run
 
 COLUMNS = ("run", "name", "task", "opening", "original", "compressed", "same_tokens", "tokens")
-BEFORE_THEM = "{} was measured before offcomp recorded continuations; run its plan again to see what both models write."
+NOT_RECORDED = "{} was measured before offcomp recorded continuations; run its plan again to see what both models write."
 
 
-def tells_next_words(score: Score) -> bool:
-    """Whether a model for this task can continue an opening."""
+def continues_prompts(score: Score) -> bool:
+    """Whether a model for this task can continue a prompt."""
     return metric_of(score).name == "perplexity"
 
 
 def continuation_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run, task and opening: both continuations, how many leading tokens agree, and out of how many."""
-    names = short_names(runs)
+    """One row per run, task and prompt: both continuations, how many leading tokens agree, and out of how many."""
     rows = [
-        (run.id, names[run.id], task, *(entry[name] for name in COLUMNS[3:]))
-        for run in runs
-        for task, score in result_of(run)["scores"].items()
+        entry | {"run": run.id, "name": name, "task": task}
+        for run, name, task, score in scored_tasks(runs)
         for entry in score.get("continuations", [])
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def of_task(run: Run, task: str) -> list[dict[str, Any]]:
-    """The continuations of one run and task, each with its opening."""
+    """The continuations of one run and task, each with its prompt."""
     return list(result_of(run)["scores"][task].get("continuations", []))
 
 
 def side_by_side(runs: Sequence[Run], task: str) -> list[tuple[Mapping[str, Any], ...]]:
-    """For each opening that all of these runs continued, the continuation of each run."""
-    by_opening = [{(entry["opening"], entry["original"]): entry for entry in of_task(run, task)} for run in runs]
-    return [
-        tuple(entries[key] for entries in by_opening) for key in by_opening[0] if all(key in entries for entries in by_opening)
-    ]
+    """For each prompt that all of these runs continued, the continuation of each run."""
+    by_prompt = [{(entry["opening"], entry["original"]): entry for entry in of_task(run, task)} for run in runs]
+    shared = [key for key in by_prompt[0] if all(key in entries for entries in by_prompt)]
+    return [tuple(entries[key] for entries in by_prompt) for key in shared]
 
 
 def first_difference(original: str, compressed: str) -> int:
@@ -60,18 +57,20 @@ def first_difference(original: str, compressed: str) -> int:
 def continuation_answer(runs: Sequence[Run], names: Mapping[str, str], task: str) -> str:
     """One sentence: the mean number of tokens before the first difference, and how many continuations are identical.
 
-    runs    one or two that continued the same openings
+    runs    one or two that continued the same prompts
     names   run -> its name in the comparison
     """
     columns = list(zip(*side_by_side(runs, task), strict=True))
     total, count = columns[0][0]["tokens"], len(columns[0])
-    called = [method_title(runs[0])] if len(runs) == 1 else [names[run.id] for run in runs]
+    titles = [method_title(runs[0])] if len(runs) == 1 else [names[run.id] for run in runs]
     means = [sum(entry["same_tokens"] for entry in column) / count for column in columns]
-    alike = [sum(entry["same_tokens"] == entry["tokens"] for entry in column) for column in columns]
-    text = f"{called[0]} writes the same first {means[0]:.1f} of {total} tokens as the original on average"
+    identical = [sum(entry["same_tokens"] == entry["tokens"] for entry in column) for column in columns]
+    text = f"{titles[0]} writes the same first {means[0]:.1f} of {total} tokens as the original on average"
     if len(runs) > 1:
-        return f"{text}, and {called[1]} {means[1]:.1f}; {alike[0]} and {alike[1]} of {count} continuations are identical."
-    return f"{text}; {alike[0] or 'none'} of {count} continuations {'are' if alike[0] > 1 else 'is'} identical."
+        return (
+            f"{text}, and {titles[1]} {means[1]:.1f}; {identical[0]} and {identical[1]} of {count} continuations are identical."
+        )
+    return f"{text}; {identical[0] or 'none'} of {count} continuations {'are' if identical[0] > 1 else 'is'} identical."
 
 
 def agreement_text(entry: Mapping[str, Any]) -> str:

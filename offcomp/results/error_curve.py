@@ -50,7 +50,4 @@ def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectr
             rank = None if group.form == "dense" else group.size
             row["relative error"] = None if group.form == "infeasible" else relative_error([spectra[index]], [rank])
         rows.append(row)
-    table = pd.DataFrame(rows)
-    for column in table.columns.intersection(["rank", "latent width"]):
-        table[column] = table[column].fillna("")
-    return table
+    return pd.DataFrame(rows).fillna({"rank": "", "latent width": ""})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from math import nan
 from typing import Any
 
@@ -11,10 +12,10 @@ import pandas as pd
 
 from offcomp.models.families import KIND_TITLES
 from offcomp.planning.merge_survey import BEST, Merge, Suggestion, Survey, best_cut, groups_after
+from offcomp.results.scores import sentence_start
 
-ROOM = 0.08
+MARGIN = 0.08
 """Free space at each end of the tree's axis, as a fraction of its length."""
-THOUSAND = 1000
 VERSIONS = ("offcomp", "torch", "numpy")
 PAIR_COLUMNS = ("first", "second", "stack", "gain", "separate_error", "joint_error", "stored_parameters")
 MERGE_COLUMNS = (
@@ -25,8 +26,8 @@ MERGE_COLUMNS = (
 
 def stem_and_layer(name: str) -> tuple[str, int | None]:
     """ "query.3" as ("query", 3)."""
-    found = re.fullmatch(r"(.+)\.(\d+)", name)
-    return (found[1], int(found[2])) if found else (name, None)
+    stem, _, layer = name.rpartition(".")
+    return (stem, int(layer)) if stem and layer.isdecimal() else (name, None)
 
 
 def stem_title(stem: str) -> str:
@@ -40,17 +41,18 @@ def module_words(names: Iterable[str]) -> str:
     layers_of: dict[str, list[int]] = {}
     for stem, layer in map(stem_and_layer, names):
         layers_of.setdefault(stem, []).extend([] if layer is None else [layer])
-    parts = []
-    for stem, layers in layers_of.items():
-        runs: list[list[int]] = []
-        for layer in sorted(layers):
-            if runs and layer == runs[-1][-1] + 1:
-                runs[-1].append(layer)
-            else:
-                runs.append([layer])
-        shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-        parts.append(f"{stem_title(stem)} {shown}".strip())
-    return " and ".join(parts)
+    return " and ".join(f"{stem_title(stem)} {_ranges(sorted(layers))}".strip() for stem, layers in layers_of.items())
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers for display: "0-3, 5"."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
+        else:
+            ranges.append([number])
+    return ", ".join(f"{first}-{rest[-1]}" if rest else str(first) for first, *rest in ranges)
 
 
 def kinds_words(names: Iterable[str]) -> str:
@@ -68,21 +70,15 @@ def _all_words(names: Sequence[str]) -> str:
 
 def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
     """One row per pair: in this stacking, or in the best one that fits. Figures are missing if the two cannot be stacked."""
-    found: dict[frozenset[str], Suggestion] = {}
-    for pair in survey.pairs:
-        known = found.get(frozenset(pair.modules))
-        if stack in (BEST, pair.stack) and (known is None or pair.gain > known.gain):
-            found[frozenset(pair.modules)] = pair
+    best: dict[frozenset[str], Suggestion] = {}
+    for pair in sorted(survey.pairs, key=lambda pair: pair.gain, reverse=True):
+        if stack in (BEST, pair.stack):
+            best.setdefault(frozenset(pair.modules), pair)
     rows = []
-    for index, first in enumerate(survey.modules):
-        for second in survey.modules[index + 1 :]:
-            each = found.get(frozenset((first, second)))
-            figures = (
-                (each.stack, each.gain, each.separate_error, each.joint_error, each.stored_parameters)
-                if each
-                else ("", nan, nan, nan, None)
-            )
-            rows.append((first, second, *figures))
+    for first, second in combinations(survey.modules, 2):
+        known = best.get(frozenset((first, second)))
+        figures = (known.stack, *_gain_and_errors(known)) if known else ("", nan, nan, nan, None)
+        rows.append((first, second, *figures))
     return pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).astype({"stored_parameters": "Int64"})
 
 
@@ -93,12 +89,15 @@ def merge_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
     """
     merges = survey.merges.get(stack, ())
     rows = []
-    for number, step in enumerate(merges, 1):
-        one, other = (" ".join(_members(survey, merges, part)) for part in step.parts)
-        joint = step.joint
-        about_step = number, one, other, joint.stack, len(joint.modules), step.gain, step.error
-        rows.append((*about_step, joint.gain, joint.separate_error, joint.joint_error, joint.stored_parameters))
+    for number, merge in enumerate(merges, 1):
+        first, second = (" ".join(_members(survey, merges, part)) for part in merge.parts)
+        step = number, first, second, merge.joint.stack, len(merge.joint.modules), merge.gain, merge.error
+        rows.append((*step, *_gain_and_errors(merge.joint)))
     return pd.DataFrame(rows, columns=list(MERGE_COLUMNS))
+
+
+def _gain_and_errors(group: Suggestion) -> tuple[float, float, float, int]:
+    return group.gain, group.separate_error, group.joint_error, group.stored_parameters
 
 
 def _members(survey: Survey, merges: Sequence[Merge], node: int) -> tuple[str, ...]:
@@ -113,15 +112,11 @@ def tree_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
     line can therefore cut the tree after any number of merges. `y` are row positions, with merged modules next to each other.
     """
     merges, count = survey.merges.get(stack, ()), len(survey.modules)
-    gains = [THOUSAND * step.gain for step in merges]
-    start = max([*gains, 0.0]) + ROOM * spread_of(gains) * 2
+    gains = [1000 * step.gain for step in merges]
+    start = max([*gains, 0.0]) + MARGIN * spread_of(gains) * 2
     inner = {part for step in merges for part in step.parts}
-    roots = [node for node in range(count + len(merges)) if node not in inner]
-    order = [
-        leaf
-        for root in sorted(roots, key=lambda node: _leaves(node, merges, count)[0])
-        for leaf in _leaves(root, merges, count)
-    ]
+    trees = [_leaves(node, merges, count) for node in range(count + len(merges)) if node not in inner]
+    order = [leaf for leaves in sorted(trees, key=min) for leaf in leaves]
     x, y = [start] * count, [float(order.index(leaf)) for leaf in range(count)]
     for step, gain in zip(merges, gains, strict=True):
         x.append(min(gain, *x[count:]) if len(x) > count else gain)
@@ -150,11 +145,11 @@ def survey_answer(survey: Survey, stack: str = BEST) -> str:
     if not whole or (stack != BEST and stack not in whole):
         return _pair_answer(survey, stack, words)
     chosen = whole[stack] if stack != BEST else max(whole.values(), key=lambda each: each.gain)
-    same = f"{_change(chosen.separate_error, chosen.joint_error)} at the same size"
     others = [each for each in whole.values() if abs(each.joint_error - chosen.joint_error) > 1e-6]
     distinct = {round(each.joint_error, 6): each for each in reversed(others)}
-    more = "; ".join(f"stacked by {each.stack} it {_to(each)}" for each in distinct.values())
-    answer = f"Stacked by {chosen.stack}, the relative error of {words} {same}{f'; {more}' if more else ''}."
+    more = "".join(f"; stacked by {each.stack} it {_to(each)}" for each in distinct.values())
+    change = _change(chosen.separate_error, chosen.joint_error)
+    answer = f"Stacked by {chosen.stack}, the relative error of {words} {change} at the same size{more}."
     return answer + _smaller_groups(survey, stack, chosen.joint_error)
 
 
@@ -172,14 +167,13 @@ def _smaller_groups(survey: Survey, stack: str, error: float) -> str:
 def _pair_answer(survey: Survey, stack: str, words: str) -> str:
     """For modules that do not all fit into one matrix: the best pair, if any."""
     how = "in any stacking" if stack == BEST else f"stacked by {stack}"
-    start = f"{words[0].upper()}{words[1:]} do not fit into one matrix {how}"
+    start = f"{sentence_start(words)} do not fit into one matrix {how}"
     pairs = [pair for pair in survey.pairs if stack in (BEST, pair.stack)]
     if not pairs:
         return f"{start}, and no two of them do."
     best = max(pairs, key=lambda pair: pair.gain)
-    which = f"{module_words(best.modules)}, stacked by {best.stack}"
-    change = _change(best.separate_error, best.joint_error)
-    return f"{start}; of the pairs that fit, the best is {which}: its relative error {change}."
+    pair, change = module_words(best.modules), _change(best.separate_error, best.joint_error)
+    return f"{start}; of the pairs that fit, the best is {pair}, stacked by {best.stack}: its relative error {change}."
 
 
 def _to(each: Suggestion) -> str:
@@ -199,9 +193,8 @@ def cut_answer(survey: Survey, stack: str, kept: int) -> str:
     merges = survey.merges[stack]
     if not kept:
         return f"No merges: with each module alone, their overall relative error is {survey.error:.3f}."
-    number = "the first merge" if kept == 1 else f"the first {kept} merges"
-    if kept == len(merges):
-        number = "the only merge" if kept == 1 else f"all {kept} merges"
+    quantity = "all" if kept == len(merges) else "the first"
+    number = f"{quantity} {kept} merges" if kept > 1 else f"the {'only' if kept == len(merges) else 'first'} merge"
     return f"With {number}, the relative error of {_all_words(survey.modules)} {_change(survey.error, merges[kept - 1].error)}."
 
 
@@ -226,11 +219,6 @@ def provenance(survey: Survey, origin: str) -> str:
 
 def exported(table: pd.DataFrame, survey: Survey, origin: str) -> pd.DataFrame:
     """A table of pairs or merges with the model, ratio, versions and date added to each row."""
-    about: dict[str, Any] = {
-        "origin": origin,
-        "model": survey.model,
-        "fingerprint": survey.fingerprint,
-        "requested_ratio": survey.ratio,
-    }
-    about |= {"measured": survey.measured} | {f"version_{name}": survey.environment.get(name, "") for name in VERSIONS}
-    return table.assign(**about)
+    identity: dict[str, Any] = {"origin": origin, "model": survey.model, "fingerprint": survey.fingerprint}
+    versions = {f"version_{name}": survey.environment.get(name, "") for name in VERSIONS}
+    return table.assign(**identity, requested_ratio=survey.ratio, measured=survey.measured, **versions)

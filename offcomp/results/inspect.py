@@ -50,23 +50,23 @@ def spectrum_table(spectrum: MatrixSpectrum) -> pd.DataFrame:
             "stored_fraction": ranks / break_even(rows, cols),
             "random_value": noise,
             "random_energy_kept": np.cumsum(noise**2) / norm**2 if norm > 0 else 1.0,
-        },
-        columns=list(SPECTRUM_COLUMNS),
+        }
     )
 
 
 def spectrum_answer(table: pd.DataFrame, name: str, rank: int) -> str:
     """How compressible the matrix is, in one or two sentences."""
-    here, most = table.iloc[rank - 1], len(table)
+    chosen = table.iloc[rank - 1]
     if not table["singular_value"].any():
         return f"{name} contains only zeros: every rank keeps all of it."
-    kept, stored = percent(here["energy_kept"]), percent(here["stored_fraction"])
-    noise = f"A random matrix of its shape would keep {percent(here['random_energy_kept'])}."
-    if here["stored_fraction"] < 1:
-        return f"At rank {rank} of {most}, {name} keeps {kept} of its energy and stores {stored} of its parameters. {noise}"
+    kept, stored = percent(chosen["energy_kept"]), percent(chosen["stored_fraction"])
+    start = f"At rank {rank} of {len(table)}, {name} keeps {kept} of its energy"
+    noise = f"A random matrix of its shape would keep {percent(chosen['random_energy_kept'])}."
+    if chosen["stored_fraction"] < 1:
+        return f"{start} and stores {stored} of its parameters. {noise}"
     saving = int((table["stored_fraction"] < 1).sum())
     why = f"from rank {saving + 1} on nothing is saved" if saving else "no rank of so narrow a matrix saves anything"
-    return f"At rank {rank} of {most}, {name} keeps {kept} of its energy but stores {stored} of its parameters: {why}. {noise}"
+    return f"{start} but stores {stored} of its parameters: {why}. {noise}"
 
 
 def percent(fraction: float) -> str:
@@ -133,12 +133,12 @@ def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
         return "The residual is zero: the matrix is kept in full."
     words = f"The residual holds {percent(lost / energy)} of the energy"
     worst = []
-    for side, one in (("rows", "row"), ("columns", "column")):
+    for side in ("rows", "columns"):
         part = blocks[(blocks["side"] == side) & (blocks["energy"] > 0)]
         if len(part) > 1:
             block = part.iloc[int(part["relative_error"].to_numpy().argmax())]
             first, last = int(block["first"]), int(block["last"])
-            which = f"{one} {first:,}" if first == last else f"{side} {first:,} to {last:,}"
+            which = f"{side.removesuffix('s')} {first:,}" if first == last else f"{side} {first:,} to {last:,}"
             worst.append(f"{percent(block['relative_error'] ** 2)} of {which}")
     counted = ", counted from the longest" if order == "norm" else ""
     return f"{words}; at worst {' and '.join(worst)}{counted}." if worst else f"{words}."
@@ -146,5 +146,4 @@ def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
 
 def exported(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> pd.DataFrame:
     """A table for export, with what it was computed from in every row."""
-    about = {"model": info.model, "fingerprint": info.fingerprint, "module": spec.name, "offcomp": __version__}
-    return table.assign(**about)
+    return table.assign(model=info.model, fingerprint=info.fingerprint, module=spec.name, offcomp=__version__)

@@ -61,11 +61,10 @@ class Measured:
 
     @property
     def _calibration(self) -> str:
-        read = result_of(self.run).get("inputs", {}).get("calibration")
-        return _calibration(self.run.plan, read)
+        return _calibration(self.run.plan, result_of(self.run).get("inputs", {}).get("calibration"))
 
     @cached_property
-    def mark(self) -> str:
+    def key(self) -> str:
         """Identical for the same plan with the same dtypes and calibration text, wherever its model is stored."""
         plan = plan_as_stored(self.run).to_dict() | {"model": ""}
         return json.dumps([plan, self._calibration], sort_keys=True)
@@ -82,7 +81,7 @@ class Estimated:
     plan: Plan
     ratio: float
     relative_error: float
-    about: str
+    basis: str
 
 
 def groups_of(plan: Plan) -> frozenset[Any]:
@@ -100,8 +99,8 @@ def settings_of(plan: Plan) -> tuple[str, ...] | None:
 
 def _settings(plan: Plan, calibration: str) -> tuple[str, ...] | None:
     groups = plan.to_dict()["groups"]
-    found = {(g["method"], json.dumps(g["options"], sort_keys=True), g["unit"], g["dtype"], calibration) for g in groups}
-    return found.pop() if len(found) == 1 else None
+    settings = {(g["method"], json.dumps(g["options"], sort_keys=True), g["unit"], g["dtype"], calibration) for g in groups}
+    return settings.pop() if len(settings) == 1 else None
 
 
 def _calibration(plan: Plan, digest: str | None) -> str:
@@ -115,21 +114,17 @@ def _calibration(plan: Plan, digest: str | None) -> str:
 
 def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
     """Every finished run on these weights that compressed something, one per plan: the user's own before the bundled ones."""
-    bundled = [_of_run(run) for run in bundled_runs() if _fits(run, fingerprint)]
+    fitting = [run for run in (*runs, *bundled_runs()) if _fits(run, fingerprint)]
+    single_runs = [Measured(run, overall_error(result_of(run)["groups"])) for run in fitting]
     sweeps = [m for m in _of_documents(_stamps()) if _fits(m.run, fingerprint)]
-    own = [_of_run(run) for run in runs if _fits(run, fingerprint)]
-    found: dict[str, Measured] = {}
-    for m in (*own, *bundled, *sweeps):
-        found.setdefault(m.mark, m)
-    return list(found.values())
+    measurements: dict[str, Measured] = {}
+    for m in (*single_runs, *sweeps):
+        measurements.setdefault(m.key, m)
+    return list(measurements.values())
 
 
 def _fits(run: Run, fingerprint: str) -> bool:
     return run.status == "done" and bool(run.plan.groups) and result_of(run)["model"]["fingerprint"] == fingerprint
-
-
-def _of_run(run: Run) -> Measured:
-    return Measured(run, overall_error(result_of(run)["groups"]))
 
 
 def _stamps() -> tuple[tuple[str, int], ...]:
@@ -146,15 +141,15 @@ def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
 
 def _of_rows(document: Document, part: str) -> list[Measured]:
     """The rows of a document as finished runs, each with its own id."""
-    mark, made = document["fingerprint"], {"environment": document["environment"], "started": document["measured"]}
-    when = datetime.fromisoformat(document["measured"]).timestamp()
-    found = []
+    weights, context = document["fingerprint"], {"environment": document["environment"], "started": document["measured"]}
+    submitted = datetime.fromisoformat(document["measured"]).timestamp()
+    measurements = []
     for row in document.get(part, ()):
         plan = Plan.from_dict(row["plan"])
-        result = made | {"groups": row["groups"], "model": {"fingerprint": mark, "sizes": row["sizes"]}}
-        run = Run(run_id(plan, {"model": mark}), FOLDER, plan, "done", when, {}, result)
-        found.append(Measured(run, row["relative_error"]))
-    return found
+        result = context | {"groups": row["groups"], "model": {"fingerprint": weights, "sizes": row["sizes"]}}
+        run = Run(run_id(plan, {"model": weights}), FOLDER, plan, "done", submitted, {}, result)
+        measurements.append(Measured(run, row["relative_error"]))
+    return measurements
 
 
 def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
@@ -177,19 +172,19 @@ def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.
     """
     settings, groups, unit = settings_of(plan), groups_of(plan), plan.groups[0].unit
     alike = [m for m in measured if m.settings == settings and m.relative_error > 0] if settings else []
-    elsewhere, reference = _beside_svd([m for m in alike if m.groups != groups], plan, measured, unit)
+    elsewhere, reference = _compared_with_svd([m for m in alike if m.groups != groups], plan, measured, unit)
     sources = (
         ([m for m in alike if m.groups == groups], curve, "these groups at other ratios"),
         (elsewhere, reference, f"{_named(elsewhere)} of the same model, each compared with SVD there"),
     )
-    for used, svd, about in sources if len(curve) else ():
+    for used, svd, basis in sources if len(curve) else ():
         exact = [(m, at(svd, m.ratio(unit))) for m in used]
         factors = {m.ratio(unit): m.relative_error / error for m, error in exact if error > NO_ERROR}
         if factors and min(factors) / BEYOND <= ratio <= max(factors) * BEYOND:
             ratios = sorted(factors)
             factor = np.exp(np.interp(np.log(ratio), np.log(ratios), np.log([factors[each] for each in ratios])))
             count = f"{len(factors)} measurement{'s' * (len(factors) != 1)}"
-            return Estimated(plan, ratio, min(1.0, float(factor) * at(curve, ratio)), f"Estimated from {count} of {about}.")
+            return Estimated(plan, ratio, min(1.0, float(factor) * at(curve, ratio)), f"Estimated from {count} of {basis}.")
     return None
 
 
@@ -199,7 +194,7 @@ def at(curve: pd.DataFrame, ratio: float) -> float:
     return float(np.interp(np.log(ratio), np.log(ordered["ratio"]), ordered["relative_error"]))
 
 
-def _beside_svd(
+def _compared_with_svd(
     alike: Sequence[Measured], plan: Plan, measured: Sequence[Measured], unit: str
 ) -> tuple[list[Measured], pd.DataFrame]:
     """The measurements in `alike` on the most informative groups, and SVD's errors there.
@@ -213,8 +208,7 @@ def _beside_svd(
     alone = _alone(groups_of(plan))
     best = max(counts, key=lambda groups: (_alone(groups) == alone, counts[groups]), default=None)
     rows = [(m.ratio(unit), m.relative_error) for m in svd if m.groups == best and m.relative_error > 0]
-    found = [m for m in alike if m.groups == best] if rows else []
-    return found, pd.DataFrame(rows, columns=["ratio", "relative_error"])
+    return [m for m in alike if m.groups == best] if rows else [], pd.DataFrame(rows, columns=["ratio", "relative_error"])
 
 
 def _alone(groups: frozenset[Any]) -> bool:
@@ -237,11 +231,11 @@ def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimate
     rows = [_row(m.run, origin(m.run), m.ratio(unit), m.relative_error, origin_text(m.run)) for m in measured]
     for e in estimates:
         run = Run("", FOLDER, e.plan, "", 0.0, {}, None)
-        rows.append(_row(run, ESTIMATED, e.ratio, e.relative_error, e.about))
+        rows.append(_row(run, ESTIMATED, e.ratio, e.relative_error, e.basis))
     return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
 
 
-def _row(run: Run, source: str, ratio: float, error: float, about: str) -> tuple[Any, ...]:
-    asked = {group.ratio for group in run.plan.groups}
-    requested = asked.pop() if len(asked) == 1 else nan
-    return method_title(run), style_key_of(run), source, requested, ratio, error, run.id, run.plan.seed, about
+def _row(run: Run, source: str, ratio: float, error: float, description: str) -> tuple[Any, ...]:
+    ratios = {group.ratio for group in run.plan.groups}
+    requested = ratios.pop() if len(ratios) == 1 else nan
+    return method_title(run), style_key_of(run), source, requested, ratio, error, run.id, run.plan.seed, description

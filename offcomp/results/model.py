@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from offcomp.numerics.accounting import STORED, storage_dtype
 from offcomp.planning.plan import Group, Plan
 from offcomp.planning.spectra import find
 from offcomp.planning.spectrum import MatrixSpectrum, errors_at
+from offcomp.results.scores import sentence_start
 
 OUTSIDE = ""
 """The `row` value of matrices that belong to no layer."""
@@ -56,29 +57,28 @@ def map_table(info: ModelInfo, chosen: Collection[str] = (), errors: Mapping[str
     `relative_error` is missing if the spectrum is unknown (`known_error` is False) or if SVD cannot make it that small.
     """
     errors = errors or {}
-    placed = [
+    rows = [
         (
             *(spec.name, TITLES[spec.kind], row, layer, spec.num_parameters, spec.num_parameters / info.num_parameters),
             *(spec.rows, spec.cols, errors.get(spec.name, nan), spec.name in errors, spec.name in chosen),
             *(status(spec), spec.path, orientation(spec)),
         )
-        for spec, (row, layer) in zip(info.modules, _places(info.modules), strict=True)
+        for spec, (row, layer) in zip(info.modules, _rows_and_layers(info.modules), strict=True)
     ]
-    return pd.DataFrame(placed, columns=list(MAP_COLUMNS)).astype({"layer": "Int64", "known_error": bool, "in_plan": bool})
+    return pd.DataFrame(rows, columns=list(MAP_COLUMNS)).astype({"layer": "Int64", "known_error": bool, "in_plan": bool})
 
 
-def _places(specs: Sequence[ModuleSpec]) -> list[tuple[str, int | None]]:
+def _rows_and_layers(specs: Sequence[ModuleSpec]) -> Iterator[tuple[str, int | None]]:
     """(row, layer) of each matrix. A path unknown to the family becomes a row if several layers have it."""
     patterns = Counter(_without_layer(spec.name) for spec in specs)
-    places: list[tuple[str, int | None]] = []
     for spec in specs:
+        pattern, layer = _without_layer(spec.name), LAYER.search(spec.name)
         if spec.layer is not None and spec.default:
-            places.append((f"{spec.part} {KIND_TITLES[spec.kind]}".strip(), spec.layer))
-        elif spec.kind == "other" and patterns[_without_layer(spec.name)] > 1 and (found := LAYER.search(spec.name)):
-            places.append((_without_layer(spec.name), int(found[0])))
+            yield f"{spec.part} {KIND_TITLES[spec.kind]}".strip(), spec.layer
+        elif spec.kind == "other" and layer and patterns[pattern] > 1:
+            yield pattern, int(layer[0])
         else:
-            places.append((OUTSIDE, None))
-    return places
+            yield OUTSIDE, None
 
 
 def _without_layer(name: str) -> str:
@@ -101,10 +101,8 @@ def same_row(table: pd.DataFrame, module: str) -> list[str]:
 
 def outside_of_layers(table: pd.DataFrame) -> pd.DataFrame:
     """The matrices that belong to no layer: word embeddings first, then the largest."""
-    outside = table[table["row"] == OUTSIDE]
-    words = outside["kind"] == KIND_TITLES["word_embeddings"]
-    order = outside.assign(words=~words).sort_values(["words", "parameters"], ascending=[True, False], kind="stable").index
-    return outside.loc[order]
+    outside = table[table["row"] == OUTSIDE].sort_values("parameters", ascending=False, kind="stable")
+    return outside.sort_values("kind", key=lambda kinds: kinds != KIND_TITLES["word_embeddings"], kind="stable")
 
 
 def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -112,7 +110,7 @@ def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     rows, outside = rows_of(table), outside_of_layers(table)
     if len(rows) > MOST_ROWS:
         sizes = table.groupby("row")["parameters"].sum()
-        largest = set(sorted(rows, key=lambda row: sizes[row], reverse=True)[:MOST_ROWS])
+        largest = sizes[rows].nlargest(MOST_ROWS)
         rows = [row for row in rows if row in largest]
     return outside.head(MOST_OUTSIDE if rows else MOST_ROWS), rows
 
@@ -121,11 +119,10 @@ def placed_table(table: pd.DataFrame) -> pd.DataFrame:
     """The cells of the map: `x` is the layer, missing if a cell spans all of them; `y` counts rows from the top."""
     outside, rows = shown_rows(table)
     first = len(outside) + (GAP if len(outside) else 0.0)
-    places = {module: float(place) for place, module in enumerate(outside["module"])}
+    heights = {row: first + index for index, row in enumerate(rows)}
     inside = table[table["row"].isin(rows)]
-    places |= {module: first + rows.index(row) for module, row in zip(inside["module"], inside["row"], strict=True)}
     cells = pd.concat([outside, inside])
-    return cells.assign(x=cells["layer"], y=cells["module"].map(places))
+    return cells.assign(x=cells["layer"], y=[*map(float, range(len(outside))), *inside["row"].map(heights)])
 
 
 def share_table(info: ModelInfo) -> pd.DataFrame:
@@ -172,21 +169,21 @@ def percent(share: float) -> str:
 def parameters_answer(info: ModelInfo) -> str:
     """One sentence: the share of the model in each group of weights, largest first."""
     total = f"the {number(info.num_parameters)} parameters"
-    sizes = {title: sum(spec.num_parameters for spec in info.modules if spec.kind in kinds) for title, kinds in GROUPS.items()}
-    ordered = sorted(((size / info.num_parameters, title) for title, size in sizes.items() if size), reverse=True)
     if not info.modules:
         return f"None of {total} is in a weight matrix that can be compressed."
+    sizes = {title: sum(spec.num_parameters for spec in info.modules if spec.kind in kinds) for title, kinds in GROUPS.items()}
+    ordered = sorted(((size / info.num_parameters, title) for title, size in sizes.items() if size), reverse=True)
     if not ordered:
         largest = max(info.modules, key=lambda spec: spec.num_parameters)
-        share, most = info.matrix_parameters / info.num_parameters, largest.num_parameters / info.num_parameters
+        share, largest_share = (size / info.num_parameters for size in (info.matrix_parameters, largest.num_parameters))
         return (
             f"The family of this model is not known: {_counted(len(info.modules))} hold {percent(share)} of {total}, "
-            f"{shortened(largest.name, 60)} alone {percent(most)}."
+            f"{shortened(largest.name, 60)} alone {percent(largest_share)}."
         )
     (share, first), *others = ordered
     verb = "hold" if first == "word embeddings" else "holds"
     rest = ", ".join(f"{title} {percent(part)}" for part, title in others)
-    return f"{first[0].upper()}{first[1:]} {verb} {percent(share)} of {total}{'; ' if rest else ''}{rest}."
+    return f"{sentence_start(first)} {verb} {percent(share)} of {total}{'; ' if rest else ''}{rest}."
 
 
 def _counted(count: int) -> str:
@@ -196,12 +193,12 @@ def _counted(count: int) -> str:
 def recognised_answer(info: ModelInfo) -> str:
     """One sentence: how many matrices are recognised, only listed, or not recognised, with a few names."""
     names = {word: [spec.name for spec in info.modules if status(spec) == word] for word in (RECOGNISED, LISTED, UNKNOWN)}
-    count = len(names[RECOGNISED])
+    count, listed, unknown = len(names[RECOGNISED]), names[LISTED], names[UNKNOWN]
     texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} recognised, and compressed when you choose a kind"]
-    if names[LISTED]:
-        texts.append(f"{_named(names[LISTED])} {_is(len(names[LISTED]))} known, but left alone unless chosen by name")
-    if names[UNKNOWN]:
-        texts.append(f"{_named(names[UNKNOWN])} {_is(len(names[UNKNOWN]))} not recognised, and can be chosen by name")
+    if listed:
+        texts.append(f"{_named(listed)} {_is(len(listed))} known, but left alone unless chosen by name")
+    if unknown:
+        texts.append(f"{_named(unknown)} {_is(len(unknown))} not recognised, and can be chosen by name")
     return "; ".join(texts) + "."
 
 
@@ -215,7 +212,7 @@ def _is(count: int) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
+    """The first names, and how many more there are."""
     shown = ", ".join(shortened(name, 60) for name in names[:NAMES_IN_ANSWER])
     return shown + (f" and {len(names) - NAMES_IN_ANSWER} more" if len(names) > NAMES_IN_ANSWER else "")
 
@@ -231,14 +228,13 @@ def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameter
     It never can if a side is 1. Rounding to the storage dtype is ignored.
     """
     errors = {spec.name: nan for spec in info.modules if min(spec.shape) == 1}
-    for own in dict.fromkeys(spec.dtype for spec in info.modules):
-        found = {spec: find(info, [spec], "rows", home) for spec in compressible(info) if spec.dtype == own}
-        spectra = {
-            spec.name: MatrixSpectrum(spec.rows, spec.cols, values) for spec, values in found.items() if values is not None
-        }
-        stored, width = storage_dtype(dtype, [own]), BYTES_PER_VALUE[own]
-        table = errors_at(list(spectra.values()), [ratio], unit=unit, dtype=stored, bytes_per_value=width)
-        errors |= dict(zip(spectra, map(float, table.relative_errors[:, 0]), strict=True))
+    for own_dtype in dict.fromkeys(spec.dtype for spec in info.modules):
+        specs = [spec for spec in compressible(info) if spec.dtype == own_dtype]
+        known = {spec: values for spec in specs if (values := find(info, [spec], "rows", home)) is not None}
+        spectra = [MatrixSpectrum(spec.rows, spec.cols, values) for spec, values in known.items()]
+        stored, width = storage_dtype(dtype, [own_dtype]), BYTES_PER_VALUE[own_dtype]
+        table = errors_at(spectra, [ratio], unit=unit, dtype=stored, bytes_per_value=width)
+        errors |= {spec.name: float(error) for spec, error in zip(known, table.relative_errors[:, 0], strict=True)}
     return errors
 
 
@@ -250,7 +246,7 @@ def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
 def spectra_plan(info: ModelInfo, known: Collection[str]) -> Plan:
     """A plan with one group per matrix whose spectrum is not known yet, for computing the missing spectra."""
     wanted = [spec.name for spec in compressible(info) if spec.name not in known]
-    return Plan(info.model, tuple(Group(f"matrix-{place}", (name,)) for place, name in enumerate(wanted)), ())
+    return Plan(info.model, tuple(Group(f"matrix-{index}", (name,)) for index, name in enumerate(wanted)), ())
 
 
 def spectra_seconds(info: ModelInfo, plan: Plan) -> float:
@@ -281,12 +277,7 @@ def error_words(cell: Mapping[Any, Any] | pd.Series, ratio: float) -> str:
     return f"relative error {cell['relative_error']:.3f} by SVD at {ratio:g}x"
 
 
-def exported(table: pd.DataFrame, info: ModelInfo, **about: str | float) -> pd.DataFrame:
-    """A table with the model, its identity and the settings in `about` in every row."""
-    made: dict[str, str | float] = {
-        "model": info.model,
-        "fingerprint": info.fingerprint,
-        "architecture": info.architecture,
-        "dtype": info.dtype,
-    }
-    return table.assign(**made | about)
+def exported(table: pd.DataFrame, info: ModelInfo, **settings: str | float) -> pd.DataFrame:
+    """A table with the model, its identity and the settings in every row."""
+    names = ("model", "fingerprint", "architecture", "dtype")
+    return table.assign(**{name: getattr(info, name) for name in names} | settings)

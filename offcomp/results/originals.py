@@ -31,7 +31,8 @@ def model_titles(runs: Sequence[Run]) -> dict[str, str]:
 def model_names(runs: Sequence[Run]) -> dict[str, str]:
     """The display name of each run's model, by run id: the same name for the same model, and for no other."""
     originals, titles = {run.id: original_of(run) for run in runs}, model_titles(runs)
-    named = {originals[run]: title for run, title in titles.items()}
-    taken = Counter(named.values())
-    names = {mark: name if taken[name] == 1 else f"{name} {mark.split('-', 1)[-1][:DIGITS]}" for mark, name in named.items()}
-    return {run: names[mark] for run, mark in originals.items()}
+    taken = Counter({originals[run]: title for run, title in titles.items()}.values())
+    return {
+        run: titles[run] if taken[titles[run]] == 1 else f"{titles[run]} {original.split('-', 1)[-1][:DIGITS]}"
+        for run, original in originals.items()
+    }

@@ -9,42 +9,23 @@ import pandas as pd
 
 from offcomp.numerics.paired_tests import accuracy_interval, mcnemar_p
 from offcomp.results.originals import original_of
-from offcomp.results.runs import result_of, short_names
+from offcomp.results.runs import result_of, scored_tasks
 from offcomp.results.scores import Score
 from offcomp.runs.store import Run
 
-FLIP_COLUMNS = ("run", "name", "task", "change", "text", "label", "before", "after", "difference", "predicted")
+FLIP_COLUMNS = ["run", "name", "task", "change", "text", "label", "before", "after", "difference", "predicted"]
+CHANGE_COLUMNS = ["run", "name", "task", "text", "truth", "before", "after", "difference"]
 
 
 def flip_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per flipped prediction, the largest change in the true label's probability first."""
-    names = short_names(runs)
     rows = [
-        (
-            run.id,
-            names[run.id],
-            task,
-            change.replace("_", " "),
-            flip["text"],
-            flip["label"],
-            flip["original_probability"],
-            flip["compressed_probability"],
-            flip["compressed_probability"] - flip["original_probability"],
-            flip.get("predicted", ""),
-        )
-        for run in runs
-        for task, score in result_of(run)["scores"].items()
+        {"predicted": ""} | flip | {"run": run.id, "name": name, "task": task, "change": change.replace("_", " ")}
+        for run, name, task, score in scored_tasks(runs)
         for change, flips in score.get("flips", {}).items()
         for flip in flips
     ]
-    return _largest_first(pd.DataFrame(rows, columns=list(FLIP_COLUMNS)))
-
-
-def _largest_first(table: pd.DataFrame) -> pd.DataFrame:
-    return table.sort_values("difference", key=abs, ascending=False, kind="stable", ignore_index=True)
-
-
-CHANGE_COLUMNS = ("run", "name", "task", "text", "truth", "before", "after", "difference")
+    return _largest_first(rows, FLIP_COLUMNS, {"before": "original_probability", "after": "compressed_probability"})
 
 
 def change_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -52,52 +33,46 @@ def change_table(runs: Sequence[Run]) -> pd.DataFrame:
 
     before, after    what the models give: a similarity, a predicted score, or a loss in nats per token
     """
-    names = short_names(runs)
     rows = [
-        (
-            run.id,
-            names[run.id],
-            task,
-            change["text"],
-            change.get("truth"),
-            change["original"],
-            change["compressed"],
-            change["compressed"] - change["original"],
-        )
-        for run in runs
-        for task, score in result_of(run)["scores"].items()
+        change | {"run": run.id, "name": name, "task": task}
+        for run, name, task, score in scored_tasks(runs)
         for change in score.get("changes", [])
     ]
-    return _largest_first(pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)))
+    return _largest_first(rows, CHANGE_COLUMNS, {"before": "original", "after": "compressed"})
+
+
+def _largest_first(rows: list[dict[str, Any]], columns: list[str], keys: dict[str, str]) -> pd.DataFrame:
+    """The rows with the difference between after and before, the largest first; `keys` are those of columns named otherwise."""
+    table = pd.DataFrame(rows, columns=[keys.get(name, name) for name in columns]).set_axis(columns, axis="columns")
+    table["difference"] = table["after"] - table["before"]
+    return table.sort_values("difference", key=abs, ascending=False, kind="stable", ignore_index=True)
 
 
 def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run and task with classes: how many predictions flipped each way, and McNemar's p."""
-    names = short_names(runs)
     rows = []
-    for run in runs:
-        for task, score in result_of(run)["scores"].items():
-            if "flips" in score:
-                wrong, right = score["paired"]["right_to_wrong"], score["paired"]["wrong_to_right"]
-                rows.append((run.id, names[run.id], task, wrong, right, mcnemar_p(wrong, right)))
+    for run, name, task, score in scored_tasks(runs):
+        if "flips" in score:
+            wrong, right = score["paired"]["right_to_wrong"], score["paired"]["wrong_to_right"]
+            rows.append((run.id, name, task, wrong, right, mcnemar_p(wrong, right)))
     return pd.DataFrame(rows, columns=["run", "name", "task", "right_to_wrong", "wrong_to_right", "p"])
 
 
-def mark_of(run: Run, task: str) -> tuple[Any, ...] | None:
+def comparison_key(run: Run, task: str) -> tuple[Any, ...] | None:
     """What scores must share to be of the same original on the same examples; None if the task was not scored."""
     result = result_of(run)
     score = result["scores"].get(task)
     if score is None:
         return None
-    kind = [score.get(name) for name in ("family", "metric", "version", "split", "digest", "probe", "embedding")]
-    kind.append(repr(score.get("settings")))
-    return (original_of(run), *kind, score["original"]["value"], score["original"]["n"])
+    names = ("family", "metric", "version", "split", "digest", "probe", "embedding")
+    test = (*map(score.get, names), repr(score.get("settings")))
+    return (original_of(run), *test, score["original"]["value"], score["original"]["n"])
 
 
 def same_test(first: Run, second: Run, task: str) -> bool:
     """Whether two runs started from the same weights and were scored on the same examples."""
-    mark = mark_of(first, task)
-    return mark is not None and mark == mark_of(second, task)
+    key = comparison_key(first, task)
+    return key is not None and key == comparison_key(second, task)
 
 
 def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float, float] | None:
@@ -107,10 +82,10 @@ def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float,
     None if a run does not list every flip, as for tasks without classes: the interval cannot be computed then.
     """
     scores = [result_of(run)["scores"][task] for run in (first, second)]
-    changes = [_changes(score) for score in scores]
-    if changes[0] is None or changes[1] is None:
+    ours, theirs = map(_changes, scores)
+    if ours is None or theirs is None:
         return None
-    differences = [changes[0].get(text, 0) - changes[1].get(text, 0) for text in changes[0] | changes[1]]
+    differences = [ours.get(text, 0) - theirs.get(text, 0) for text in ours | theirs]
     behind, ahead, n = differences.count(-1), differences.count(1), scores[0]["compressed"]["n"]
     return (ahead - behind) / n, *accuracy_interval(behind, ahead, n)
 
@@ -120,5 +95,5 @@ def _changes(score: Score) -> dict[str, int] | None:
     if "flips" not in score:
         return None
     signs = {"right_to_wrong": -1, "wrong_to_right": 1}
-    found = {flip["text"]: sign for change, sign in signs.items() for flip in score["flips"][change]}
-    return found if len(found) == sum(score["paired"][change] for change in signs) else None
+    changes = {flip["text"]: sign for change, sign in signs.items() for flip in score["flips"][change]}
+    return changes if len(changes) == sum(score["paired"][change] for change in signs) else None

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from offcomp.planning.data.metrics import METRICS, Metric
 from offcomp.results.atlas import Document
 from offcomp.results.originals import original_of
-from offcomp.results.paired import mark_of
-from offcomp.results.runs import modules_of, overall_cosine, overall_error, result_of, short_names, style_key_of
-from offcomp.results.scores import (
-    METRICS,
-    Metric,
-    Score,
-    against_original,
-    interval_of,
-    metric_of,
-    task_title,
-    within_noise,
-    within_sentence,
+from offcomp.results.paired import comparison_key
+from offcomp.results.runs import (
+    fingerprint_of,
+    modules_of,
+    overall_cosine,
+    overall_error,
+    result_of,
+    style_key_of,
+    weights_of,
 )
+from offcomp.results.scores import against_original, interval_of, metric_of, task_title, within_noise, within_sentence
+from offcomp.results.sentences import smaller
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 ERROR = Metric(
@@ -46,8 +46,8 @@ ERROR = Metric(
 """The metric used if no task was scored."""
 
 ALONE, TOGETHER = "each alone", "stacked"
-SIZES = {"bytes": ("MB", 1e6), "parameters": ("M parameters", 1e6)}
-"""Unit of the size -> its display name, and how many make one."""
+UNIT_TITLES = {"bytes": "MB", "parameters": "M parameters"}
+"""Unit of the size -> the display name of a million of it."""
 FEWEST_TO_JUDGE = 10
 """Fewest pairs of runs for a verdict on whether error and score agree."""
 EIGHT_BITS, FEW_BITS = 8, 4
@@ -84,43 +84,39 @@ def sharing_an_axis(runs: Sequence[Run], measure: str) -> tuple[list[Run], dict[
 
     Scores need the same original on the same examples, errors the same weights; otherwise the numbers are not comparable.
     """
-    marks = {run.id: _mark(run, measure) for run in runs}
-    kinds = Counter(mark for mark in marks.values() if mark is not None)
-    if not kinds:
+    keys = {run.id: _axis_key(run, measure) for run in runs}
+    counts = Counter(key for key in keys.values() if key is not None)
+    if not counts:
         return [], {_missing(measure): list(runs)}
-    chosen = kinds.most_common(1)[0][0]
-    shown = [run for run in runs if marks[run.id] == chosen]
+    chosen = counts.most_common(1)[0][0]
+    shown = [run for run in runs if keys[run.id] == chosen]
     left_out: dict[str, list[Run]] = {}
     for run in runs:
-        if marks[run.id] != chosen:
-            left_out.setdefault(_reason(run, shown[0], measure, marks[run.id]), []).append(run)
+        if keys[run.id] != chosen:
+            left_out.setdefault(_reason(run, shown[0], measure, keys[run.id]), []).append(run)
     return shown, left_out
 
 
-def _mark(run: Run, measure: str) -> Hashable | None:
+def _axis_key(run: Run, measure: str) -> Hashable | None:
     """What runs on one axis have in common; None if the run lacks this number."""
     if measure == ERROR.name:
-        return (_fingerprint(run), modules_of(run)) if run.plan.groups else None
+        return weights_of(run) if run.plan.groups else None
     score = result_of(run)["scores"].get(measure)
     value = score["compressed"]["value"] if score else None
-    return mark_of(run, measure) if value is not None and isfinite(value) else None
-
-
-def _fingerprint(run: Run) -> str:
-    return str(result_of(run)["model"]["fingerprint"])
+    return comparison_key(run, measure) if value is not None and isfinite(value) else None
 
 
 def _missing(measure: str) -> str:
     return "nothing was compressed" if measure == ERROR.name else "no score on this task"
 
 
-def _reason(run: Run, shown: Run, measure: str, mark: Hashable | None) -> str:
+def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
     """Why a run cannot share the axis of `shown`."""
-    if mark is None:
+    if key is None:
         return _missing(measure)
     if run.of_a_sample != shown.of_a_sample:
         return f"{'its model is' if run.of_a_sample else 'the model of the others is'} {OF_A_SAMPLE}"
-    if _fingerprint(run) != _fingerprint(shown):
+    if fingerprint_of(run) != fingerprint_of(shown):
         return f"of a different model ({run.plan.model})"
     if measure == ERROR.name:
         return "different weights, so the errors are not comparable"
@@ -131,15 +127,12 @@ def _reason(run: Run, shown: Run, measure: str, mark: Hashable | None) -> str:
     return next(differing, "its original has a different score")
 
 
-def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str] | None = None) -> pd.DataFrame:
+def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str]) -> pd.DataFrame:
     """One row per run, after the original: size of the whole model, value with its 95 % interval, and front membership.
 
     `runs` share an axis. `about` gives the difference from the original in words, `within_noise` whether it could be chance.
     """
-    if not runs:
-        return pd.DataFrame(columns=list(FRONT_COLUMNS))
-    names = names or short_names(runs)
-    rows = [_original(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
+    rows = [_original_row(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
     table = pd.DataFrame(rows)
     table["on_front"] = _undominated(table["size"], table["value"].map(metric_named(table["metric"].iloc[0]).ranked))
     return table[list(FRONT_COLUMNS)]
@@ -147,43 +140,37 @@ def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str
 
 def _row(run: Run, measure: str, unit: str, name: str) -> dict[str, Any]:
     result = result_of(run)
-    sizes, error = result["model"]["sizes"]["whole"], overall_error(result["groups"])
-    alone = all(len(group.modules) == 1 for group in run.plan.groups)
-    about: dict[str, Any] = {"title": ERROR.title, "metric": ERROR.name, "value": error, "low": error, "high": error, "n": 0}
-    about |= {"about": f"cosine distance {overall_cosine(result['groups']):.3f}", "within_noise": False}
-    if measure != ERROR.name:
-        score = result["scores"][measure]
-        about = _scored(measure, score, "compressed") | {
-            "about": against_original(score),
-            "within_noise": within_noise(score["paired"]["interval"]),
-        }
-    return {
+    sizes, groups, score = result["model"]["sizes"]["whole"], result["groups"], result["scores"].get(measure)
+    return _value_columns(run, measure, "compressed") | {
         "run": run.id,
         "name": name,
         "style_key": style_key_of(run),
-        "grouping": ALONE if alone else TOGETHER,
-        "size": sizes[f"{unit}_after"] / SIZES[unit][1],
+        "grouping": ALONE if all(len(group.modules) == 1 for group in run.plan.groups) else TOGETHER,
+        "size": sizes[f"{unit}_after"] / 1e6,
         "ratio": sizes[f"{unit.removesuffix('s')}_ratio"],
-        "relative_error": error,
+        "relative_error": overall_error(groups),
         "unit": unit,
-    } | about
+        "about": against_original(score) if score else f"cosine distance {overall_cosine(groups):.3f}",
+        "within_noise": bool(score) and within_noise(score["paired"]["interval"]),
+    }
 
 
-def _scored(task: str, score: Score, which: str) -> dict[str, Any]:
+def _original_row(run: Run, measure: str, unit: str) -> dict[str, Any]:
+    size = result_of(run)["model"]["sizes"]["whole"][f"{unit}_before"] / 1e6
+    series = {"run": "", "name": "Original", "style_key": "original", "grouping": "", "size": size, "ratio": 1.0, "unit": unit}
+    unchanged = {"relative_error": 0.0, "about": "not compressed", "within_noise": True}
+    return _value_columns(run, measure, "original") | series | unchanged
+
+
+def _value_columns(run: Run, measure: str, which: str) -> dict[str, Any]:
+    """A value of the compressed model, or of the original, with its interval, number of examples, title and metric."""
+    if measure == ERROR.name:
+        error = overall_error(result_of(run)["groups"]) if which == "compressed" else 0.0
+        return {"title": ERROR.title, "metric": ERROR.name, "value": error, "low": error, "high": error, "n": 0}
+    score = result_of(run)["scores"][measure]
     low, high = interval_of(score, which)
-    kind = {"title": task_title(task, score), "metric": metric_of(score).name}
+    kind = {"title": task_title(measure, score), "metric": metric_of(score).name}
     return kind | {"value": score[which]["value"], "low": low, "high": high, "n": score[which]["n"]}
-
-
-def _original(run: Run, measure: str, unit: str) -> dict[str, Any]:
-    """The row of the original model."""
-    result = result_of(run)
-    size = result["model"]["sizes"]["whole"][f"{unit}_before"] / SIZES[unit][1]
-    about: dict[str, Any] = {"title": ERROR.title, "metric": ERROR.name, "value": 0.0, "low": 0.0, "high": 0.0, "n": 0}
-    if measure != ERROR.name:
-        about = _scored(measure, result["scores"][measure], "original")
-    place = {"run": "", "name": "Original", "style_key": "original", "grouping": "", "size": size, "ratio": 1.0, "unit": unit}
-    return place | about | {"relative_error": 0.0, "about": "not compressed", "within_noise": True}
 
 
 def _undominated(sizes: Iterable[float], ranked: Iterable[float]) -> list[bool]:
@@ -191,10 +178,10 @@ def _undominated(sizes: Iterable[float], ranked: Iterable[float]) -> list[bool]:
     size, good = np.asarray(list(sizes)), np.asarray(list(ranked))
     kept, best = np.zeros(len(size), dtype=bool), -inf
     for value in np.unique(size):  # from the smallest on
-        here = size == value
-        top = good[here].max()
+        same_size = size == value
+        top = good[same_size].max()
         if top > best:
-            kept |= here & (good == top)
+            kept |= same_size & (good == top)
             best = top
     return [bool(flag) for flag in kept]
 
@@ -209,20 +196,19 @@ def front_answer(table: pd.DataFrame) -> str:
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]
         return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, {_sized(best)}."
-    where = f"{metric.word} on {within_sentence(table['title'].iloc[0])}"
     kept = runs[runs["within_noise"]].sort_values("size", kind="stable")
     if len(kept):
-        first = kept.iloc[0]
-        told = "" if len(runs) == 1 else "The smallest within noise of the original is "
-        return f"{start}{told}{first['name']}, {_sized(first)}: {where} {metric.number(first['value'])}, {first['about']}."
-    best = runs.iloc[runs["value"].map(metric.ranked).argmax()]
-    told = "" if len(runs) == 1 else "None is known to be within noise of the original; the best is "
-    return f"{start}{told}{best['name']}, {_sized(best)}: {where} {metric.number(best['value'])}, {best['about']}."
+        best, introduction = kept.iloc[0], "The smallest within noise of the original is "
+    else:
+        best = runs.iloc[runs["value"].map(metric.ranked).argmax()]
+        introduction = "None is known to be within noise of the original; the best is "
+    start += introduction if len(runs) > 1 else ""
+    score = f"{metric.word} on {within_sentence(table['title'].iloc[0])} {metric.number(best['value'])}"
+    return f"{start}{best['name']}, {_sized(best)}: {score}, {best['about']}."
 
 
 def _sized(row: pd.Series) -> str:
-    factor = f"{row['ratio']:.3g}x smaller" if row["ratio"] >= 1 else f"{1 / row['ratio']:.3g}x larger"
-    return f"{row['size']:.3g} {SIZES[row['unit']][0]} ({factor})"
+    return f"{row['size']:.3g} {UNIT_TITLES[row['unit']]} ({smaller(row['ratio'])})"
 
 
 def reference_table(documents: Iterable[Document], run: Run, measure: str, unit: str) -> pd.DataFrame:
@@ -230,23 +216,26 @@ def reference_table(documents: Iterable[Document], run: Run, measure: str, unit:
 
     Empty if nothing matches. For the relative error the run must have compressed exactly these weights.
     """
-    found: dict[int, tuple[str, float, float]] = {}
-    for document in documents:
-        if not _same_original(document, run, measure):
-            continue
-        for row in document["sweep"]:
-            groups, bits = row["plan"]["groups"], {group["size"] for group in row["groups"]}
-            if {group["method"] for group in groups} != {"quantization"} or len(bits) != 1:
-                continue
-            (width,) = bits
-            if (width == EIGHT_BITS or width <= FEW_BITS) and (value := _value(row, run, measure)) is not None:
-                found.setdefault(width, (f"int{width}", value, row["sizes"]["whole"][f"{unit}_after"] / SIZES[unit][1]))
-    return pd.DataFrame([found[width] for width in sorted(found, reverse=True)], columns=list(REFERENCE_COLUMNS))
+    references: dict[int, tuple[str, float, float]] = {}
+    for row in (row for document in documents if _same_original(document, run, measure) for row in document["sweep"]):
+        bits, value = _rounding_bits(row), _value(row, run, measure)
+        if bits is not None and value is not None:
+            references.setdefault(bits, (f"int{bits}", value, row["sizes"]["whole"][f"{unit}_after"] / 1e6))
+    return pd.DataFrame([references[bits] for bits in sorted(references, reverse=True)], columns=list(REFERENCE_COLUMNS))
+
+
+def _rounding_bits(row: Mapping[str, Any]) -> int | None:
+    """The bits of plain rounding to 8 bits, or to 4 or fewer; None if the row is anything else."""
+    bits = {group["size"] for group in row["groups"]}
+    if len(bits) != 1 or {group["method"] for group in row["plan"]["groups"]} != {"quantization"}:
+        return None
+    (width,) = bits
+    return width if width == EIGHT_BITS or width <= FEW_BITS else None
 
 
 def _same_original(document: Document, run: Run, measure: str) -> bool:
     if measure == ERROR.name:
-        return bool(document["fingerprint"] == _fingerprint(run))
+        return bool(document["fingerprint"] == fingerprint_of(run))
     if document.get("reads", document["fingerprint"]) != original_of(run):
         return False
     theirs, ours = document["originals"].get(measure, {}), result_of(run)["scores"][measure]
@@ -293,7 +282,6 @@ def left_out_text(left_out: Mapping[str, Sequence[Run]], names: Mapping[str, str
     """The runs that are not on the axis, grouped by reason; at most `most` names per reason."""
     parts = []
     for reason, runs in left_out.items():
-        named = ", ".join(names[run.id] for run in runs[:most])
         more = f" and {len(runs) - most} more" if len(runs) > most else ""
-        parts.append(f"{named}{more} ({reason})")
+        parts.append(f"{', '.join(names[run.id] for run in runs[:most])}{more} ({reason})")
     return "; ".join(parts)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from markupsafe import Markup
 
 from offcomp import __version__
 from offcomp.errors import InputError
-from offcomp.planning.data.row_counts import calibration_reading, reading_text
+from offcomp.planning.data.row_counts import calibration_reading
 from offcomp.planning.size_notes import size_notes, unlisted_note
+from offcomp.results import pareto
 from offcomp.results.atlas import read_measurements
 from offcomp.results.charts.pareto import front_figure
 from offcomp.results.charts.runs import UNITS, error_figure, error_table, size_figure, size_table
@@ -26,17 +26,7 @@ from offcomp.results.charts.theme import LIGHT, Palette
 from offcomp.results.continuations import continuation_table
 from offcomp.results.originals import model_names, model_titles
 from offcomp.results.paired import change_table, flip_count_table, flip_table
-from offcomp.results.pareto import (
-    ERROR,
-    SHOWN,
-    front_answer,
-    front_table,
-    left_out_text,
-    measures_of,
-    reference_table,
-    sharing_an_axis,
-)
-from offcomp.results.report_page import Chart, chart, details, document, facts, heading, paragraph, plan_text, section, table_of
+from offcomp.results.report_page import Chart, document
 from offcomp.results.runs import (
     VERSIONS,
     difference_table,
@@ -47,24 +37,18 @@ from offcomp.results.runs import (
     warnings_of,
     with_provenance,
 )
-from offcomp.results.scores import (
-    against_original,
-    brief_difference,
-    metric_of,
-    on_task,
-    others_of,
-    score_text,
-    sentence_start,
-    task_title,
-    visible_difference,
-    within_sentence,
-)
+from offcomp.results.scores import figure_texts, on_task, sentence_start, visible_difference, within_sentence
 from offcomp.results.sentences import answer, megabytes, smaller
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 DRAWN_COLUMNS = ["style_key", "symbol"]  # how a row is drawn, not what it says
 MOST_ABREAST = 4
 FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
+CHANGE_COLUMNS = ["text", "truth", "before", "after", "difference", "name", "task"]
+CONTINUATION_COLUMNS = ["opening", "original", "compressed", "same_tokens", "tokens", "name", "task"]
+COUNTS_NOTE = "Equal accuracies can hide many flips. p is from McNemar's exact test."
+FLIPS_NOTE = "Before and after: the probability that the original and the compressed model give the true label."
+CONTINUATIONS_NOTE = "Both models decode greedily; the count is of leading tokens that are the same."
 SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # depending on the kinds of tasks
 TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "runs": run_table,
@@ -99,8 +83,8 @@ def comparison_document(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
 
 def figures_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Stored sizes, errors and scores of runs, as text: one figure per row, one run per column; transposed for many runs."""
-    table = pd.DataFrame([_figures(run, row) for run, row in zip(runs, run_table(runs).to_dict("records"), strict=True)])
-    table = table.fillna("")
+    rows = run_table(runs).to_dict("records")
+    table = pd.DataFrame([_figures(run, row) for run, row in zip(runs, rows, strict=True)]).fillna("")
     if len(runs) > MOST_ABREAST:
         return table
     return table.set_index("Run").T.rename_axis("Figure", axis="index").rename_axis(None, axis="columns").reset_index()
@@ -119,67 +103,46 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
         "Cosine distance": f"{row['cosine_distance']:.3f}",
     }
     for task, score in result_of(run)["scores"].items():
-        name = sentence_start(on_task(task, score))
-        figures |= {name: score_text(score), f"{name}, from original": brief_difference(score)}
-        for other in others_of(score).values():
-            figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
-        if "agreement" in score["paired"]:
-            agreement = metric_of(score).number(score["paired"]["agreement"])
-            figures[f"Agreement on {within_sentence(task_title(task, score))}"] = agreement
-        if reading := reading_text(score):
-            figures[f"Read for {within_sentence(task_title(task, score))}"] = reading
+        figures |= figure_texts(task, score)
     if reading := calibration_reading(result_of(run)["groups"]):
         figures["Read for calibration"] = reading
     return figures
 
 
-def html_report(runs: Sequence[Run], *, made: datetime | None = None) -> str:
+def html_report(runs: Sequence[Run], *, created: datetime | None = None) -> str:
     """A report of finished runs as one HTML file that needs no network. Raises InputError if there are no runs.
 
-    made    its creation time; now by default
+    created   its creation time; now by default
     """
     if not runs:
         raise InputError("a report needs at least one finished run; choose one")
     models = list(dict.fromkeys(model_names(runs).values()))
-    what = "How well does compression preserve" if len(runs) == 1 else "Which method keeps more of"
-    title = f"{what} {models[0] if len(models) == 1 else 'the model'}?"
-    charts = list(_charts(runs))
-    parts = [heading(1, title), paragraph(answer(runs), "answer"), *_warnings(runs), paragraph(_about(runs, made), "about")]
-    parts += [heading(2, "What are the figures?"), table_of(figures_table(runs), "Figures of each run")]
-    parts += [heading(2, "What was lost, and what was kept?"), section([chart(each) for each in charts], "charts")]
-    parts += [*_predictions(runs), *_differences(runs)]
-    parts += [heading(2, "How was each run made?"), *(_made(run, name) for run, name in _named(runs))]
-    return document(title, parts, charts)
-
-
-def _named(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    names = short_names(runs)
-    return [(run, names[run.id]) for run in runs]
-
-
-def _about(runs: Sequence[Run], made: datetime | None) -> str:
-    """When and with which version the report was made."""
-    day = made or datetime.now().astimezone()
-    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    return (
-        f"{count}. Made on {day.day} {day:%B %Y} with offcomp {__version__}. This file is self-contained and makes no "
-        "network requests."
+    question = "How well does compression preserve" if len(runs) == 1 else "Which method keeps more of"
+    title = f"{question} {models[0] if len(models) == 1 else 'the model'}?"
+    return document(
+        list(_charts(runs)),
+        title=title,
+        answer=answer(runs),
+        warnings=_warnings(runs),
+        created=created or datetime.now().astimezone(),
+        version=__version__,
+        figures=figures_table(runs),
+        predictions=_predictions(runs),
+        differences=difference_table(runs),
+        properties=difference_table(runs, show_all=True),
+        runs=[_provenance(run, name) for run, name in zip(runs, short_names(runs).values(), strict=True)],
     )
 
 
-def _warnings(runs: Sequence[Run]) -> list[Markup]:
+def _warnings(runs: Sequence[Run]) -> list[str]:
     """Caveats about the fairness of the answer, and about what the sizes leave out."""
-    notes = [
-        paragraph(f"{name}: {note}", "warning") for run, name in _named(runs) for note in size_notes(result_of(run)["groups"])
-    ]
-    names = model_names(runs)
-    models = {names[run.id]: result_of(run)["model"] for run in runs}
-    whole = [
-        paragraph(f"{name}: {note}", "warning")
-        for name, model in models.items()
-        if (note := unlisted_note(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]))
-    ]
-    return [*notes, *whole, *(paragraph(sentence, "warning") for sentence in warnings_of(runs))]
+    names = short_names(runs)
+    texts = [f"{names[run.id]}: {note}" for run in runs for note in size_notes(result_of(run)["groups"])]
+    models = model_names(runs)
+    for name, model in {models[run.id]: result_of(run)["model"] for run in runs}.items():
+        if note := unlisted_note(model.get("unlisted", 0), model["sizes"]["whole"]["parameters_before"]):
+            texts.append(f"{name}: {note}")
+    return [*texts, *warnings_of(runs)]
 
 
 def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
@@ -202,25 +165,21 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
 
 def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
     """Score against size, one chart per task; relative error against size if no task was scored. Only for runs of one model."""
-    measures = measures_of(runs)
-    tasks, documents = [measure for measure in measures if measure != ERROR.name], list(read_measurements().values())
-    for index, measure in enumerate(tasks or [ERROR.name]):
-        shown, left_out = sharing_an_axis(runs, measure)
+    measures = pareto.measures_of(runs)
+    tasks, documents = [measure for measure in measures if measure != pareto.ERROR.name], list(read_measurements().values())
+    for index, measure in enumerate(tasks or [pareto.ERROR.name]):
+        shown, left_out = pareto.sharing_an_axis(runs, measure)
         if not shown or len({*model_titles(runs).values()}) > 1:
             continue
         names = short_names(runs)
-        table = front_table(shown, measure, "bytes", names)
-        references = reference_table(documents, shown[0], measure, "bytes")
-        note = f"{front_answer(table)} {len(shown)} of {len(runs)} runs shown."
-        note += f" Not on this axis: {left_out_text(left_out, names)}." if left_out else ""
+        table = pareto.front_table(shown, measure, "bytes", names)
+        references = pareto.reference_table(documents, shown[0], measure, "bytes")
+        note = f"{pareto.front_answer(table)} {len(shown)} of {len(runs)} runs shown."
+        note += f" Not on this axis: {pareto.left_out_text(left_out, names)}." if left_out else ""
         note += " Dashed lines: bundled measurements of rounding every linear weight." if len(references) else ""
         title = f"Which run is best for its size on {within_sentence(measures[measure])}?" if tasks else ""
-        chart = _chart(f"front-{index}", table, partial(_front, references=references), note, title)
-        yield replace(chart, table=table[SHOWN].rename(columns={"size": "size in MB"}), wide=True)
-
-
-def _front(table: pd.DataFrame, palette: Palette, references: pd.DataFrame) -> go.Figure:
-    return front_figure(table, references, palette)
+        chart = _chart(f"front-{index}", table, partial(front_figure, references=references), note, title)
+        yield replace(chart, table=table[pareto.SHOWN].rename(columns={"size": "size in MB"}), wide=True)
 
 
 def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
@@ -239,52 +198,35 @@ def _chart(
     return Chart(name, question, shown, partial(figure, table), note.strip())
 
 
-def _predictions(runs: Sequence[Run]) -> list[Markup]:
-    """Which individual predictions flipped or changed."""
-    counts, flips, changes = flip_count_table(runs), flip_table(runs), change_table(runs)
-    parts = []
-    if len(counts):
-        parts += [heading(2, "How many predictions flipped?"), table_of(counts.drop(columns="run"), "Flips of each run")]
-        parts += [paragraph("Equal accuracies can hide many flips. p is from McNemar's exact test.")]
-    if len(flips):
-        unknown = [] if flips["predicted"].any() else ["predicted"]
-        shown = flips[FLIP_COLUMNS].drop(columns=unknown)
-        parts += [heading(2, "Which predictions flipped?"), table_of(shown, "Flipped predictions")]
-        parts += [
-            paragraph("Before and after: the probability that the original and the compressed model give the true label.")
-        ]
-    if len(changes):
-        shown = changes[["text", "truth", "before", "after", "difference", "name", "task"]]
-        parts += [heading(2, "What changed most?"), table_of(shown, "Most changed examples")]
-    written = continuation_table(runs)
-    if len(written):
-        shown = written[["opening", "original", "compressed", "same_tokens", "tokens", "name", "task"]]
-        parts += [heading(2, "How do they go on from the same openings?"), table_of(shown, "Continuations")]
-        parts += [paragraph("Both models decode greedily; the count is of leading tokens that are the same.")]
-    return parts
+def _predictions(runs: Sequence[Run]) -> list[tuple[str, pd.DataFrame, str, str]]:
+    """(question, table, what the table is, note) on individual predictions; a table may be empty."""
+    flips, counts = flip_table(runs), flip_count_table(runs).drop(columns="run")
+    changes, continued = change_table(runs)[CHANGE_COLUMNS], continuation_table(runs)[CONTINUATION_COLUMNS]
+    flips = flips[FLIP_COLUMNS].drop(columns=[] if flips["predicted"].any() else ["predicted"])
+    return [
+        ("How many predictions flipped?", counts, "Flips of each run", COUNTS_NOTE),
+        ("Which predictions flipped?", flips, "Flipped predictions", FLIPS_NOTE),
+        ("What changed most?", changes, "Most changed examples", ""),
+        ("How do the models continue the same prompts?", continued, "Continuations", CONTINUATIONS_NOTE),
+    ]
 
 
-def _differences(runs: Sequence[Run]) -> list[Markup]:
-    """What differs between the runs, with identical settings collapsed below."""
-    question = "What differs between the runs?" if len(runs) > 1 else "What is known about this run?"
-    parts = [heading(2, question), table_of(difference_table(runs), question)]
-    if len(runs) > 1:
-        everything = table_of(difference_table(runs, show_all=True), "All properties of the runs")
-        parts.append(details("Identical settings", everything))
-    return parts
-
-
-def _made(run: Run, name: str) -> Markup:
+def _provenance(run: Run, name: str) -> dict[str, Any]:
     """Provenance of a run, and how to reproduce it."""
     result = result_of(run)
-    versions, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
-    listed = {
+    environment, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
+    facts = {
         "Run": label(run),
         "Run id": run.id,
         "Model": f"{run.plan.model}, fingerprint {result['model']['fingerprint'][:12]}{sampled}",
         "Seed": str(run.plan.seed),
-        "Versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)),
-        "Machine": ", ".join(f"{key} {versions[key]}" for key in ("machine", "device", "threads") if versions.get(key)),
+        "Versions": _listed(environment, VERSIONS),
+        "Machine": _listed(environment, ("machine", "device", "threads")),
         "Measured": f"{result['started']}, in {result['timings']['total']:.1f} seconds",
     }
-    return Markup().join([heading(3, name), facts(listed), plan_text(run.plan.to_json(), f"plan-{run.id}.json")])
+    return {"name": name, "facts": facts, "plan": run.plan.to_json(), "file": f"plan-{run.id}.json"}
+
+
+def _listed(environment: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What is known of these, each after its name."""
+    return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name))

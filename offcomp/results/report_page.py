@@ -1,39 +1,29 @@
-"""Building blocks of the one-file HTML report, from `report.html.jinja`, which escapes all text."""
+"""The one-file HTML report, laid out by `report.html.jinja`, which escapes all text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
+from offcomp.results.charts.start_svg import FONT
 from offcomp.results.charts.theme import DARK, LIGHT, PALETTES, Palette
 
-FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 TITLE_PIXELS = 34  # height of a figure's own title, which the report replaces with a heading
-ROWS_WITHOUT_SCROLLING = 16
 LONG_TEXT = 32  # characters from which a cell wraps
 AXIS_FONT_SIZE = 12  # so that the longest axis title fits on a phone
 LABEL_PIXELS = 30  # space at the right for the label of a marker near the edge
-NAMES = {"name": "Run", "row": "Part", "p": "McNemar's p", "predicted": "New prediction", "label": "True label"}
-
-_ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined)
-_MACROS: Any = _ENVIRONMENT.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")).module
-
-
-def _made(macro: str, *arguments: Any) -> Markup:
-    """Render a macro of the template; every argument that is not Markup is escaped."""
-    made: Markup = getattr(_MACROS, macro)(*arguments)
-    return made
+NAMES = {"name": "Run", "row": "Part", "p": "McNemar's p", "predicted": "New prediction", "label": "True label"} | {
+    "opening": "Prompt"
+}
 
 
 @dataclass(frozen=True)
@@ -48,11 +38,21 @@ class Chart:
     wide: bool = False
 
 
-def document(title: str, parts: Sequence[Markup], charts: Sequence[Chart]) -> str:
-    """The complete file, with the chart library embedded once."""
-    drawn = {item.name: {theme: _drawn(item, palette) for theme, palette in PALETTES.items()} for item in charts}
-    figures = json.dumps(drawn).replace("<", "\\u003c")  # so that no text can close the script element
-    return str(_made("document", title, parts, figures, get_plotlyjs(), _colours(LIGHT), _colours(DARK), FONT))
+def document(charts: Sequence[Chart], **parts: Any) -> str:
+    """The complete file, with the chart library embedded once; `parts` are the other variables of the template."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
+    drawn = {item.name: {theme: _as_json(item, palette) for theme, palette in PALETTES.items()} for item in charts}
+    return template.render(
+        charts=charts,
+        drawn=json.dumps(drawn).replace("<", "\\u003c"),  # so that no text can close the script element
+        library=get_plotlyjs(),
+        light=_colours(LIGHT),
+        dark=_colours(DARK),
+        font=FONT,
+        cells_of=cells_of,
+        **parts,
+    )
 
 
 def _colours(palette: Palette) -> str:
@@ -61,63 +61,21 @@ def _colours(palette: Palette) -> str:
     return "; ".join(f"--{name}: {colour}" for name, colour in colours.items())
 
 
-def _drawn(item: Chart, palette: Palette) -> dict[str, Any]:
+def _as_json(item: Chart, palette: Palette) -> dict[str, Any]:
     """Data and layout of a figure without its title, on an opaque background so that a saved image is legible."""
     figure = item.figure(palette)
-    figure.update_layout(title=None, height=figure.layout.height - TITLE_PIXELS, margin_t=figure.layout.margin.t - TITLE_PIXELS)
-    figure.update_layout(font_family=FONT, paper_bgcolor=palette.surface, plot_bgcolor=palette.surface)
-    figure.update_layout(margin_r=LABEL_PIXELS)
+    figure.update_layout(
+        title=None,
+        height=figure.layout.height - TITLE_PIXELS,
+        margin={"t": figure.layout.margin.t - TITLE_PIXELS, "r": LABEL_PIXELS},
+        font_family=FONT,
+        paper_bgcolor=palette.surface,
+        plot_bgcolor=palette.surface,
+    )
     figure.update_traces(cliponaxis=False, selector={"mode": "text"})
     figure.update_xaxes(title_font_size=AXIS_FONT_SIZE).update_yaxes(title_font_size=AXIS_FONT_SIZE)
-    plain: dict[str, Any] = json.loads(figure.to_json())
-    return {"data": plain["data"], "layout": plain["layout"]}
-
-
-def chart(item: Chart) -> Markup:
-    """The question, a placeholder for the drawing, what it shows, and the data as a table."""
-    return _made("chart", item, table_of(item.table, item.title))
-
-
-def section(parts: Sequence[Markup], kind: str) -> Markup:
-    """Parts grouped into a section; `kind` is one that the style sheet defines."""
-    return _made("section", parts, kind)
-
-
-def heading(level: int, text: str) -> Markup:
-    """A heading of this level."""
-    return _made("heading", level, text)
-
-
-def paragraph(text: str, kind: str = "") -> Markup:
-    """A paragraph; `kind` is one that the style sheet defines."""
-    return _made("paragraph", text, kind)
-
-
-def details(summary: str, inside: Markup) -> Markup:
-    """Content collapsed under a summary."""
-    return _made("details", summary, inside)
-
-
-def facts(listed: Mapping[str, str]) -> Markup:
-    """A list of names with their values."""
-    return _made("facts", listed)
-
-
-def plan_text(plan: str, file: str) -> Markup:
-    """A plan: a link to save it, the command that runs it, and its text."""
-    return _made("plan_text", plan, file, quote(plan))
-
-
-def table_of(table: pd.DataFrame, about: str) -> Markup:
-    """A table whose first column names the rows; wide ones scroll horizontally, long ones vertically."""
-    numeric = [is_numeric_dtype(table[name]) and not is_bool_dtype(table[name]) for name in table.columns]
-    columns = [_Cell(_words(name), "number" * number) for name, number in zip(table.columns, numeric, strict=True)]
-    cells = [
-        [_Cell(text, "number" if number else "text" * (len(text) > LONG_TEXT)) for text in _cells(table[name])]
-        for name, number in zip(table.columns, numeric, strict=True)
-    ]
-    rows = list(zip(*cells, strict=True))
-    return _made("table", about, columns, rows, len(table) > ROWS_WITHOUT_SCROLLING)
+    document: dict[str, Any] = json.loads(figure.to_json())
+    return {"data": document["data"], "layout": document["layout"]}
 
 
 @dataclass(frozen=True)
@@ -126,13 +84,26 @@ class _Cell:
     kind: str
 
 
-def _cells(column: pd.Series) -> list[str]:
+def cells_of(table: pd.DataFrame) -> tuple[list[_Cell], list[tuple[_Cell, ...]]]:
+    """The headings of a table, and its rows."""
+    heads = [_Cell(_words(name), "number" * _is_number(table[name])) for name in table.columns]
+    return heads, list(zip(*(_cells(table[name]) for name in table.columns), strict=True))
+
+
+def _is_number(column: pd.Series) -> bool:
+    return is_numeric_dtype(column) and not is_bool_dtype(column)
+
+
+def _cells(column: pd.Series) -> list[_Cell]:
     """Three digits for fractions, thousands separators for integers, empty cells for missing values."""
     if is_float_dtype(column):
-        return ["" if pd.isna(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in column]
-    if is_numeric_dtype(column) and not is_bool_dtype(column):
-        return [f"{value:,}" for value in column]
-    return ["" if pd.isna(value) else str(value) for value in column]
+        texts = ["" if pd.isna(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in column]
+    elif _is_number(column):
+        texts = [f"{value:,}" for value in column]
+    else:
+        texts = ["" if pd.isna(value) else str(value) for value in column]
+        return [_Cell(text, "text" * (len(text) > LONG_TEXT)) for text in texts]
+    return [_Cell(text, "number") for text in texts]
 
 
 def _words(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from math import sqrt
@@ -34,6 +34,19 @@ VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn
 def result_of(run: Run) -> dict[str, Any]:
     """The result document of a finished run."""
     return run.result or {}
+
+
+def fingerprint_of(run: Run) -> str:
+    """What identifies the weights that a finished run started from."""
+    return str(result_of(run)["model"]["fingerprint"])
+
+
+def scored_tasks(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, Score]]:
+    """(run, its short name, task, score) of every score of the runs."""
+    names = short_names(runs)
+    for run in runs:
+        for task, score in result_of(run)["scores"].items():
+            yield run, names[run.id], task, score
 
 
 def method_title(run: Run) -> str:
@@ -68,6 +81,11 @@ def modules_of(run: Run) -> frozenset[str]:
     return frozenset(module for group in run.plan.groups for module in group.modules)
 
 
+def weights_of(run: Run) -> tuple[str, frozenset[str]]:
+    """Which weights a run compressed: errors can only be compared on the same ones."""
+    return fingerprint_of(run), modules_of(run)
+
+
 def modules_title(run: Run) -> str:
     """ "query+key", the one module, or "5 kinds"."""
     names = [module for group in run.plan.groups for module in group.modules]
@@ -86,28 +104,27 @@ def ratio_title(run: Run) -> str:
 
 def label(run: Run) -> str:
     """A run in one line: "SVD, query+key, 3.0x, e18348"."""
-    about = [modules_title(run), ratio_title(run)] if run.plan.groups else ["nothing compressed"]
-    return ", ".join([method_title(run), *about, run.id[:SHORT_ID]])
+    details = [modules_title(run), ratio_title(run)] if run.plan.groups else ["nothing compressed"]
+    return ", ".join([method_title(run), *details, run.id[:SHORT_ID]])
 
 
 def short_names(runs: Sequence[Run]) -> dict[str, str]:
     """The shortest name of each run, by id, that distinguishes it from the others: "SVD", "SVD query at 3.0x", "SVD e18348"."""
     models = model_names(runs)
     many_models = len({*models.values()}) > 1
-    rivals: dict[str, list[Run]] = {}
+    by_title: dict[str, list[Run]] = {}
     for run in runs:
-        rivals.setdefault(method_title(run), []).append(run)
+        by_title.setdefault(method_title(run), []).append(run)
     names = {}
-    for title, alike in rivals.items():
-        compressed = [run for run in alike if run.plan.groups]
-        many_choices, many_ratios = (len(set(map(about, compressed))) > 1 for about in (modules_of, ratio_title))
-        for run in alike:
+    for title, same_method in by_title.items():
+        compressed = [run for run in same_method if run.plan.groups]
+        several_choices, several_ratios = (len(set(map(title_of, compressed))) > 1 for title_of in (modules_of, ratio_title))
+        for run in same_method:
             name = f"{models[run.id]} {title}" if many_models else title
-            name += f" {modules_title(run)}" if many_choices else ""
-            name += f" at {ratio_title(run)}" if many_ratios else ""
-            names[run.id] = name
-    taken = Counter(names.values())
-    return {run.id: names[run.id] + (f" {run.id[:SHORT_ID]}" if taken[names[run.id]] > 1 else "") for run in runs}
+            name += f" {modules_title(run)}" if several_choices else ""
+            names[run.id] = name + (f" at {ratio_title(run)}" if several_ratios else "")
+    counts = Counter(names.values())
+    return {run.id: names[run.id] + (f" {run.id[:SHORT_ID]}" if counts[names[run.id]] > 1 else "") for run in runs}
 
 
 def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
@@ -118,9 +135,9 @@ def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
     newest: dict[Hashable, dict[str, str]] = {}
     for run in (*own, *bundled):
         newest.setdefault(_question(run), {}).setdefault(method_title(run), run.id)
-    asked = own or bundled
-    pairs = (list(found.values()) for run in asked if len(found := newest[_question(run)]) > 1)
-    alike = (run.id for run in asked if _question(run)[:2] == _question(asked[0])[:2])
+    candidates = own or bundled
+    pairs = (list(newest[_question(run)].values()) for run in candidates if len(newest[_question(run)]) > 1)
+    alike = (run.id for run in candidates if _question(run)[:2] == _question(candidates[0])[:2])
     return next(pairs, list(islice(alike, FEW)))
 
 
@@ -150,7 +167,7 @@ def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, 
     known: dict[str, float] = {}
     groups = plan.to_dict()["groups"]
     for run in sorted(runs, key=lambda run: run.submitted):
-        if run.status == "done" and result_of(run)["model"]["fingerprint"] == fingerprint:
+        if run.status == "done" and fingerprint_of(run) == fingerprint:
             same = plan_as_stored(run).to_dict()["groups"] == groups
             known |= {name: s for name, s in result_of(run)["timings"].items() if same or not name.startswith("compress ")}
     return known
@@ -172,28 +189,26 @@ def overall_cosine(groups: Sequence[dict[str, Any]]) -> float:
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run: errors over all chosen weights, their stored size, and the scores of each task."""
     names = short_names(runs)
-    rows = []
-    for run in runs:
-        result = result_of(run)
-        chosen = result["model"]["sizes"]["chosen"]
-        scores = {
-            f"{task}_{name}": value for task, score in result["scores"].items() for name, value in _figures(score).items()
-        }
-        rows.append(
-            {
-                "run": run.id,
-                "name": names[run.id],
-                "model": run.plan.model,
-                "relative_error": overall_error(result["groups"]),
-                "cosine_distance": overall_cosine(result["groups"]),
-                "stored_parameters": chosen["parameters_after"],
-                "parameter_ratio": chosen["parameter_ratio"],
-                "stored_bytes": chosen["bytes_after"],
-                "byte_ratio": chosen["byte_ratio"],
-            }
-            | scores
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_row(run, names[run.id]) for run in runs])
+
+
+def _row(run: Run, name: str) -> dict[str, Any]:
+    result = result_of(run)
+    chosen = result["model"]["sizes"]["chosen"]
+    row = {
+        "run": run.id,
+        "name": name,
+        "model": run.plan.model,
+        "relative_error": overall_error(result["groups"]),
+        "cosine_distance": overall_cosine(result["groups"]),
+        "stored_parameters": chosen["parameters_after"],
+        "parameter_ratio": chosen["parameter_ratio"],
+        "stored_bytes": chosen["bytes_after"],
+        "byte_ratio": chosen["byte_ratio"],
+    }
+    for task, score in result["scores"].items():
+        row |= {f"{task}_{figure}": value for figure, value in _figures(score).items()}
+    return row
 
 
 def _figures(score: Score) -> dict[str, Any]:
@@ -220,14 +235,13 @@ def _figures(score: Score) -> dict[str, Any]:
 
 def warnings_of(runs: Sequence[Run]) -> list[str]:
     """Caveats about a comparison: concerns about the compressed models, and doubts about the original's score."""
-    names = short_names(runs)
-    scores = [(run, task, score) for run in runs for task, score in result_of(run)["scores"].items()]
-    said = [
-        f"{names[run.id]} {concern}"
-        for run, task, score in scores
+    scored = list(scored_tasks(runs))
+    concerned = [
+        f"{name} {concern}"
+        for run, name, task, score in scored
         for concern in concerns(task, score, compressed=bool(run.plan.groups))
     ]
-    return [*said, *dict.fromkeys(note for _, task, score in scores for note in notes(task, score))]
+    return [*concerned, *dict.fromkeys(note for _, _, task, score in scored for note in notes(task, score))]
 
 
 def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:
@@ -274,10 +288,10 @@ def _text(value: Any) -> str:
 
 def with_provenance(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """Add the model, seed, plan and versions of its run to each row of a table with a `run` column."""
-    known = []
-    for run in runs:
-        result = result_of(run)
-        versions = {f"version_{name}": result["environment"].get(name, "") for name in VERSIONS}
-        about = {"run": run.id, "fingerprint": result["model"]["fingerprint"], "seed": run.plan.seed}
-        known.append(about | versions | {"started": result["started"], "plan": json.dumps(run.plan.to_dict())})
-    return table.merge(pd.DataFrame(known), on="run", how="left")
+    rows = [
+        {"run": run.id, "fingerprint": fingerprint_of(run), "seed": run.plan.seed}
+        | {f"version_{name}": result_of(run)["environment"].get(name, "") for name in VERSIONS}
+        | {"started": result_of(run)["started"], "plan": json.dumps(run.plan.to_dict())}
+        for run in runs
+    ]
+    return table.merge(pd.DataFrame(rows), on="run", how="left")

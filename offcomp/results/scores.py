@@ -6,9 +6,11 @@ A score is the document of one task in `run.json`. Runs of earlier versions lack
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from offcomp.planning.data.metrics import METRICS, Metric
+from offcomp.planning.data.row_counts import reading_text
 from offcomp.planning.data.tasks import TASKS
 
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
@@ -61,6 +63,12 @@ def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
     return max(metric.least, value - margin), min(metric.most, value + margin)
 
 
+def overlap(first: Score, second: Score) -> bool:
+    """Whether the 95 % intervals of two compressed models overlap."""
+    (low, high), (other_low, other_high) = interval_of(first), interval_of(second)
+    return low <= other_high and other_low <= high
+
+
 def score_text(score: Score, which: str = "compressed") -> str:
     """A value with its 95 % interval, if there is one: "83.2 % ± 4.4", "0.820 ± 0.021", "100 % (≥ 96.3)"."""
     metric, value, (low, high) = metric_of(score), value_of(score, which), interval_of(score, which)
@@ -92,12 +100,19 @@ def difference_text(metric: Metric, value: float, low: float, high: float, *, ag
     return f"{metric.change(value)}{against} (95 % interval {interval}){noise}"
 
 
+def change_text(metric: Metric, value: float, low: float, high: float, *, separator: str = "") -> str:
+    """A difference from the original, with its interval unless that is NaN."""
+    if not (isfinite(low) and isfinite(high)):
+        return f"{metric.change(value)} from the original"
+    return difference_text(metric, value, low, high, against=f" from the original{separator}")
+
+
 def against_original(score: Score) -> str:
     """The paired difference from the original model, in words."""
     metric, paired = metric_of(score), score["paired"]
     if paired["interval"] is None:
         return f"{metric.change(paired['difference'])} from the original, on too few examples for an interval"
-    return difference_text(metric, paired["difference"], *paired["interval"], against=" from the original")
+    return change_text(metric, paired["difference"], *paired["interval"])
 
 
 def brief_difference(score: Score) -> str:
@@ -120,7 +135,7 @@ def visible_difference(scores: Sequence[Score]) -> str:
 
 def others_of(score: Score) -> dict[str, Score]:
     """Metric -> the score by it, for the metrics that the task reports in addition to its own."""
-    return {name: {**score, "metric": name, **found} for name, found in score.get("also", {}).items()}
+    return {name: {**score, "metric": name, **figures} for name, figures in score.get("also", {}).items()}
 
 
 def others_text(score: Score) -> list[str]:
@@ -131,17 +146,28 @@ def others_text(score: Score) -> list[str]:
     ]
 
 
+def figure_texts(task: str, score: Score) -> dict[str, str]:
+    """Name -> figure as text, for all that is known about a task's score."""
+    name, title = sentence_start(on_task(task, score)), within_sentence(task_title(task, score))
+    figures = {name: score_text(score), f"{name}, from original": brief_difference(score)}
+    for other in others_of(score).values():
+        figures[sentence_start(on_task(task, other))] = f"{score_text(other)}, {against_original(other)}"
+    if "agreement" in score["paired"]:
+        figures[f"Agreement on {title}"] = metric_of(score).number(score["paired"]["agreement"])
+    if reading := reading_text(score):
+        figures[f"Read for {title}"] = reading
+    return figures
+
+
 def notes(task: str, score: Score) -> list[str]:
     """Caveats about the original's own score, one sentence each: label order, or worse than a constant answer."""
-    said = [f"{sentence_start(task_title(task, score))}: {note}" for note in score.get("note", ())]
-    own, baseline = score.get("original", score), baseline_of(score)
-    if not said and baseline and "value" in own and metric_of(score).name == "accuracy" and own["value"] < baseline[1]:
-        number = metric_of(score).number
-        said.append(
-            f"{sentence_start(task_title(task, score))}: the original's {number(own['value'])} is below the "
-            f"{number(baseline[1])} of always giving the same answer."
-        )
-    return said
+    title, metric = sentence_start(task_title(task, score)), metric_of(score)
+    stored = [f"{title}: {note}" for note in score.get("note", ())]
+    original, baseline = score.get("original", score), baseline_of(score)
+    if stored or not baseline or metric.name != "accuracy" or original.get("value", baseline[1]) >= baseline[1]:
+        return stored
+    value, constant = metric.number(original["value"]), metric.number(baseline[1])
+    return [f"{title}: the original's {value} is below the {constant} of always giving the same answer."]
 
 
 def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
@@ -150,13 +176,12 @@ def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
     compressed    True if anything was compressed, so that predictions should differ
     """
     title = within_sentence(task_title(task, score))
-    said = []
+    found = []
     if score.get("collapsed") and "flips" in score:
-        said.append(f"gives the same answer to every {title} sentence.")
+        found.append(f"gives the same answer to every {title} sentence.")
     elif score.get("collapsed"):
-        said.append(f"can no longer tell the examples of {title} apart: all outputs are alike.")
+        found.append(f"can no longer tell the examples of {title} apart: all outputs are alike.")
     if compressed and score.get("unchanged"):
-        said.append(
-            f"gives exactly the original's answers on {title}, to the last bit: the task does not use the compressed weights."
-        )
-    return said
+        answers = f"gives exactly the original's answers on {title}, to the last bit"
+        found.append(f"{answers}: the task does not use the compressed weights.")
+    return found

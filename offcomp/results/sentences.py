@@ -8,17 +8,8 @@ from offcomp.planning.data.task_fields import task_name
 from offcomp.results.bundled import origin
 from offcomp.results.originals import model_titles
 from offcomp.results.paired import paired_difference, same_test
-from offcomp.results.runs import method_title, modules_of, modules_title, ratio_title, result_of, run_table, short_names
-from offcomp.results.scores import (
-    Score,
-    against_original,
-    difference_text,
-    interval_of,
-    metric_of,
-    on_task,
-    score_text,
-    value_of,
-)
+from offcomp.results.runs import method_title, modules_title, ratio_title, result_of, run_table, short_names, weights_of
+from offcomp.results.scores import Score, against_original, difference_text, metric_of, on_task, overlap, score_text, value_of
 from offcomp.runs.store import Run
 
 ALIKE = 1.1
@@ -44,17 +35,17 @@ def answer(runs: Sequence[Run]) -> str:
             f"These runs are not ranked: they are of different models ({', '.join(models)}), and an error or a score "
             "is only meaningful relative to its own original."
         )
-    return _answer_for_one(runs[0]) if len(runs) == 1 else _answer_for_many(runs)
+    if len(runs) == 1:
+        return _answer_for_one(runs[0])
+    return "; ".join([_error_clause(runs), *_score_clauses(runs)]) + "."
 
 
 def _answer_for_one(run: Run) -> str:
-    figures = run_table([run]).iloc[0]
-    start = (
-        f"{method_title(run)} stores {modules_title(run)} {smaller(figures['parameter_ratio'])} "
-        f"with a relative error of {figures['relative_error']:.3g}"
-        if run.plan.groups
-        else "Nothing was compressed, so this is the original model"
-    )
+    start = "Nothing was compressed, so this is the original model"
+    if run.plan.groups:
+        figures = run_table([run]).iloc[0]
+        start = f"{method_title(run)} stores {modules_title(run)} {smaller(figures['parameter_ratio'])} "
+        start += f"with a relative error of {figures['relative_error']:.3g}"
     clauses = [_score_clause(task, score) for task, score in result_of(run)["scores"].items()]
     return "; ".join([start, *clauses]) + "." + ("" if clauses else " No task was scored.")
 
@@ -66,13 +57,9 @@ def _score_clause(task: str, score: Score) -> str:
     return f"{on_task(task, score)} is {metric.number(value_of(score))}{lower}, {against_original(score)}"
 
 
-def _answer_for_many(runs: Sequence[Run]) -> str:
-    return "; ".join([_error_clause(runs), *_score_clauses(runs)]) + "."
-
-
 def _error_clause(runs: Sequence[Run]) -> str:
     """Which run has the smallest error, if that is a fair question."""
-    if len({(result_of(run)["model"]["fingerprint"], modules_of(run)) for run in runs}) > 1:
+    if len(set(map(weights_of, runs))) > 1:
         return "The runs compress different weights, so their errors are not ranked"
     table = run_table(runs).sort_values("relative_error", kind="stable")
     best, worst = table.iloc[0], table.iloc[-1]
@@ -104,40 +91,38 @@ def _best_and_worst(runs: Sequence[Run], task: str) -> str:
     difference = paired_difference(best, worst, task)
     if difference is None:
         first, last = (f"{names[run.id]} has {score_text(scores[run.id])}" for run in (best, worst))
-        (low, high), (lowest, highest) = (interval_of(scores[run.id]) for run in (best, worst))
-        return f"in {where}, {first} and {last}; the intervals {'' if low <= highest and lowest <= high else 'do not '}overlap"
+        negation = "" if overlap(scores[best.id], scores[worst.id]) else "do not "
+        return f"in {where}, {first} and {last}; the intervals {negation}overlap"
     return f"in {where}, {names[best.id]} minus {names[worst.id]} is {difference_text(metric, *difference)}"
 
 
 def provenance(runs: Sequence[Run]) -> str:
     """One line on where a measurement comes from."""
-    result = result_of(runs[0])
-    versions = result["environment"]
-    return (
-        f"{runs[0].plan.model}, seed {runs[0].plan.seed}, {result['started'][:10]}, "
-        f"offcomp {versions['offcomp']}, torch {versions['torch']}"
-    )
+    result, plan = result_of(runs[0]), runs[0].plan
+    versions = ", ".join(f"{name} {result['environment'][name]}" for name in ("offcomp", "torch"))
+    return f"{plan.model}, seed {plan.seed}, {result['started'][:10]}, {versions}"
 
 
 def origin_text(run: Run) -> str:
     """Where the numbers of a run come from: bundled or the user's own, plan, seed, versions and machine."""
     environment, groups = result_of(run)["environment"], run.plan.groups
-    whose = "Bundled measurement" if origin(run) == "bundled" else "Your run"
+    owner = "Bundled measurement" if origin(run) == "bundled" else "Your run"
     names = ", ".join(group.name for group in groups[:NAMED_GROUPS])
     more = f" and {len(groups) - NAMED_GROUPS} more" if len(groups) > NAMED_GROUPS else ""
     dtypes = {group.get("dtype") for group in result_of(run)["groups"]} - {None} or {group.dtype for group in groups}
     stored = f"stored as {' and '.join(sorted(dtypes))}"
-    how = f"{names}{more}, at {ratio_title(run)} in {groups[0].unit}, {stored}" if groups else "nothing"
-    made = f"{environment['machine']}, {environment['threads']} threads" if "machine" in environment else "machine unknown"
+    choice = f"{names}{more}, at {ratio_title(run)} in {groups[0].unit}, {stored}" if groups else "nothing"
+    machine = f"{environment['machine']}, {environment['threads']} threads" if "machine" in environment else "machine unknown"
     tasks = ", ".join(map(task_name, run.plan.tasks)) or "no task"
-    return f"{whose} {run.id}: {provenance([run])}, {made}. Compressed by {method_title(run)}: {how}. Scored on {tasks}."
+    source = f"{owner} {run.id}: {provenance([run])}, {machine}"
+    return f"{source}. Compressed by {method_title(run)}: {choice}. Scored on {tasks}."
 
 
 def first_impression(runs: Sequence[Run]) -> str:
     """What compression did to the model, for a first-time visitor."""
     ratio = run_table(runs)["parameter_ratio"].min()
     start = f"With the {modules_title(runs[0])} weights of {runs[0].plan.model} stored {smaller(ratio)}"
-    agreements = [found for run in runs if (found := _agreement(run))]
+    agreements = list(filter(None, map(_agreement, runs)))
     if not agreements:
         return f"{start}, these are the errors."
     first, n, method = agreements[0]

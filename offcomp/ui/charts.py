@@ -43,7 +43,7 @@ def show_chart(
     tall = figure.layout.height > TALL_CHART_PIXELS
     with target.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
         draw_clickable(figure, key, alt, on_click)
-    with st.expander("The same as a table"):
+    with st.expander("Show as a table"):
         shown = table.drop(columns=DRAWN_COLUMNS, errors="ignore")
         show_table(shown, f"{key}_table", formats=number_formats(shown))
 

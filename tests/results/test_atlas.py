@@ -194,7 +194,7 @@ def test_figures(palette: Palette, task: str) -> None:
     assert figure.layout.title.text.endswith("?")
     assert len(figure.layout.annotations) == (task == "sentiment")  # the name of the baseline, where there is one
     assert lines["Original"].y[0] == (80 if task == "sentiment" else 0.82)
-    assert "95 % interval" in lines["Quantization"].customdata[0][1]
+    assert "95 % interval" in lines["Quantization"].customdata[0]
     cells = sensitivity_figure(sensitivity_table(document, task), palette)
     json.loads(cells.to_json())
     assert len(cells.layout.shapes) == 2  # those told apart are framed

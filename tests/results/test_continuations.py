@@ -16,9 +16,9 @@ from offcomp.results.continuations import (
     agreement_text,
     continuation_answer,
     continuation_table,
+    continues_prompts,
     first_difference,
     side_by_side,
-    tells_next_words,
 )
 from offcomp.results.report import comparison_document, comparison_tables, html_report
 from offcomp.runs.store import Run
@@ -59,7 +59,7 @@ def test_a_row_an_opening() -> None:
     assert table["same_tokens"].tolist() == [4, 2, 0, 1]
     assert set(table["run"]) == {"a" * 12, "b" * 12} and set(table["tokens"]) == {4}
     assert continuation_table([]).empty
-    assert [tells_next_words(score) for score in (scored(None), made_score([], []))] == [True, False]
+    assert [continues_prompts(score) for score in (scored(None), made_score([], []))] == [True, False]
 
 
 def test_two_runs_stand_beside_each_other_by_opening() -> None:
@@ -126,11 +126,11 @@ def test_the_report_and_the_tables_to_take_along_have_them() -> None:
     assert all(row["plan"] and row["run"] for row in document["continuations"])
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     report = html_report(runs)
-    assert "How do they go on from the same openings?" in report and "a man stood up" in report
+    assert "How do the models continue the same prompts?" in report and "a man stood up" in report
     assert ATTACK not in report
     old = [of("c", None)]
     assert "continuations" not in comparison_tables(old)
-    assert "same openings" not in html_report(old)
+    assert "same prompts" not in html_report(old)
 
 
 def put(home: Path, digit: str, entries: list[dict[str, Any]] | None, file: int = 0) -> str:

@@ -142,7 +142,7 @@ def test_what_is_measured_is_solid_and_what_is_estimated_hollow_with_a_dashed_ed
     assert sorted(x for trace in marks for x in trace.x) == sorted(POINTS["ratio"])
     for trace in marks:
         hollow = trace.marker.symbol.endswith("-open")
-        assert hollow == (trace.marker.line.dash is not None) == ("estimated" in trace.customdata[0][0])
+        assert hollow == (trace.marker.line.dash is not None) == ("estimated" in trace.customdata[0])
     by_name = {(trace.name, trace.marker.symbol): trace for trace in marks}
     for style_key, name in (("autoencoder", "Autoencoder"), ("pruning", "Pruning")):
         assert {t.marker.color for (title, _), t in by_name.items() if title == name} == {LIGHT.series[style_key]}
@@ -161,7 +161,7 @@ def test_each_method_is_named_once_and_svd_by_its_line() -> None:
 def test_the_hover_of_a_mark_says_what_it_is_and_where_it_comes_from() -> None:
     table = error_curve_table(INFO, BY_KIND, spectra_of(BY_KIND), RATIOS)
     traces = error_curve_figure(table, POINTS, 3.0, "parameters", LIGHT).data[2:]
-    told = ["<br>".join(details) for trace in traces for details in trace.customdata]
+    told = [details for trace in traces for details in trace.customdata]
     assert (
         "<b>Autoencoder</b>, bundled<br>3.05x smaller (requested 3x): relative error 0.800<br>run 0123456789ab, seed 5" in told
     )

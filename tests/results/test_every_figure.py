@@ -240,7 +240,7 @@ def front_of(table: pd.DataFrame, palette: Palette, unit: str, number: str) -> D
             lambda trace, name=row["name"]: bool(trace.name) and trace.name.startswith(name),
         )
     original = table["value"].iloc[0]
-    return Drawn(front_figure(table, references, palette, "b2"), marks, {("y", factor * original)})
+    return Drawn(front_figure(table, palette, references, "b2"), marks, {("y", factor * original)})
 
 
 def agreement(style_key: str, palette: Palette) -> Drawn:

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from offcomp.cli.export import stored_text
 from offcomp.cli.text import run_text
-from offcomp.results.charts.examples import beside_table, outcome_table, score_of, shift_table
+from offcomp.results.charts.examples import joint_table, outcome_table, score_of, shift_table
 from offcomp.results.charts.runs import error_table, size_table
 from offcomp.results.charts.scores import score_table
 from offcomp.results.paired import change_table, flip_count_table, flip_table
@@ -209,8 +209,8 @@ EXPECTED: dict[str, tuple[Any, list[dict[str, Any]]]] = {
         shift_table(RUN, "pairs").drop(columns=["run", "name", "task", "change", "predicted"]),
         [changed("one", 3.5, 0.61, 0.21), changed("two", 1.5, 0.1, 0.4)],
     ),
-    "beside_table": (
-        beside_table(RUN, SECOND, "sentiment"),
+    "joint_table": (
+        joint_table(RUN, SECOND, "sentiment"),
         [
             {
                 "text": text,
@@ -241,7 +241,7 @@ EXPECTED: dict[str, tuple[Any, list[dict[str, Any]]]] = {
         ],
     ),
     "front_table": (
-        front_table([RUN], "sentiment", "parameters"),
+        front_table([RUN], "sentiment", "parameters", {ID: "SVD"}),
         [
             placed(
                 run="", name="Original", style_key="original", grouping="", size=0.048, ratio=1.0, relative_error=0.0, n=1200

@@ -16,10 +16,10 @@ from offcomp.results.charts.examples import (
     STAYED_RIGHT,
     STAYED_WRONG,
     WON,
-    beside_answer,
-    beside_table,
-    beside_words,
     found_in,
+    joint_answer,
+    joint_table,
+    joint_words,
     outcome_answer,
     outcome_figure,
     outcome_table,
@@ -99,20 +99,20 @@ def test_listed_examples_are_of_one_task_and_can_be_searched() -> None:
 
 
 def test_two_runs_side_by_side() -> None:
-    table = beside_table(FIRST, SECOND, "sentiment").set_index("text")
+    table = joint_table(FIRST, SECOND, "sentiment").set_index("text")
     assert set(table.index) == {"One", "two", "three", "four"}
     assert table.loc["One", ["first_flip", "second_flip"]].tolist() == [LOST, "same as the original"]
     assert table.loc["four", "original"] == pytest.approx(0.4)
     assert table["difference"].abs().is_monotonic_decreasing
-    shown = beside_words(table)
+    shown = joint_words(table)
     assert shown.loc["One", ["first", "second"]].tolist() == [f"{LOST}, 0.500", "same as the original"]
-    answer = beside_answer(FIRST, SECOND, ("A", "B"), "sentiment")
+    answer = joint_answer(FIRST, SECOND, ("A", "B"), "sentiment")
     assert answer.startswith("On 2 of 100 answers one is right and the other wrong: A is right on 0, B on 2. The difference in")
-    pairs = beside_words(beside_table(FIRST, SECOND, "pairs"))
+    pairs = joint_words(joint_table(FIRST, SECOND, "pairs"))
     assert pairs["first"].tolist() == ["1.790", "0.790"]
-    assert "2 are listed by both and 0 by one" in beside_answer(FIRST, SECOND, ("A", "B"), "pairs")
+    assert "2 are listed by both and 0 by one" in joint_answer(FIRST, SECOND, ("A", "B"), "pairs")
     cut = made_run("g" * 12, [made_group("query", 0.5)], others={"pairs": {**RANKS, "changes": RANKS["changes"][:1]}})
-    assert "not listed" in beside_words(beside_table(FIRST, cut, "pairs"))["second"].tolist()
+    assert "not listed" in joint_words(joint_table(FIRST, cut, "pairs"))["second"].tolist()
 
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)

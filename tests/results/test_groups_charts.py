@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -89,10 +90,11 @@ def test_the_heat_map_is_symmetric_and_centred_on_zero(palette: Palette) -> None
     figure = pair_figure(pair_table(made()), palette)
     heat = figure.data[0]
     assert heat.zmin == -heat.zmax == pytest.approx(-50)
-    assert heat.z[0][2] == heat.z[2][0] == pytest.approx(50)
-    assert heat.z[0][0] is None and heat.z[3][0] is None
+    cells = {(x, y): (z, hover) for x, y, z, hover in zip(heat.x, heat.y, heat.z, heat.customdata, strict=True)}
+    assert cells[0, 2][0] == cells[2, 0][0] == pytest.approx(50)
+    assert (0, 0) not in cells and np.isnan(cells[3, 0][0])
     assert "+50" in figure.data[1].text and "-30" in figure.data[1].text
-    assert "do not fit into one matrix" in heat.customdata[3][0]
+    assert "do not fit into one matrix" in cells[3, 0][1]
     assert list(figure.layout.xaxis.ticktext) == ["0<br>query", "1", "0<br>key", "0<br>FFN in"]
 
 

@@ -116,7 +116,7 @@ def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: 
     same, bundled = known(asked.calibration, now), known(CalibrationText(), now)
     before, unknown = known(asked.calibration, "0" * 64), known(asked.calibration, None)
     assert measurement_of(asked, [bundled, before, unknown, same]) is same
-    assert len({m.mark for m in (same, bundled, before, unknown)}) == 4
+    assert len({m.key for m in (same, bundled, before, unknown)}) == 4
     assert estimated(asked, 3.0, [bundled, before, unknown], CURVE) is None
     assert estimated(asked, 3.0, [same], CURVE) is not None
     texts.write_text("one\nsix\n")
@@ -146,7 +146,7 @@ def test_between_two_ratios_the_factor_is_between_theirs() -> None:
     found = estimated(plan(), 3.0, known, CURVE)
     assert found is not None
     assert found.relative_error == pytest.approx(0.5 * at(CURVE, 3.0))
-    assert found.about == "Estimated from 2 measurements of these groups at other ratios."
+    assert found.basis == "Estimated from 2 measurements of these groups at other ratios."
     known[1] = measured("b", "pruning", 4.0, 0.125 * at(CURVE, 4.0))
     middle = estimated(plan(), 2.0 * 2**0.5, known, CURVE)  # halfway in the logarithm
     assert middle is not None
@@ -157,7 +157,7 @@ def test_at_a_measured_ratio_the_estimate_is_the_measurement() -> None:
     found = estimated(plan(), 4.0, [measured("a", "pruning", 4.0, 0.43)], CURVE)
     assert found is not None
     assert found.relative_error == pytest.approx(0.43)
-    assert "from 1 measurement of" in found.about
+    assert "from 1 measurement of" in found.basis
 
 
 @pytest.mark.parametrize(("ratio", "known"), [(2 / BEYOND - 0.01, False), (2 / BEYOND + 0.01, True), (6.1, False), (5.9, True)])
@@ -184,7 +184,7 @@ def test_other_groups_teach_how_the_method_compares_with_svd_there() -> None:
     found = estimated(plan(), 3.0, there, CURVE)
     assert found is not None
     assert found.relative_error == pytest.approx(0.5 * at(CURVE, 3.0))
-    assert "value.0 (each alone) of the same model" in found.about
+    assert "value.0 (each alone) of the same model" in found.basis
     assert estimated(plan(), 3.0, there[:1], CURVE) is None  # without SVD there is nothing to compare with
     nearer = estimated(plan(), 3.0, [*there, measured("c", "pruning", 3.0, 0.33)], CURVE)
     assert nearer is not None

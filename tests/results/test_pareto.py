@@ -44,8 +44,12 @@ SMALL, MIDDLE, WASTED = run("a", 10, 20), run("b", 20, 2, method="autoencoder"),
 THREE = [SMALL, MIDDLE, WASTED]
 
 
+def front(runs: list[Run], measure: str, unit: str) -> pd.DataFrame:
+    return front_table(runs, measure, unit, short_names(runs))
+
+
 def test_the_front_has_what_no_other_beats_on_both() -> None:
-    table = front_table(THREE, "sentiment", "parameters")
+    table = front(THREE, "sentiment", "parameters")
     assert table["name"].tolist() == ["Original", *short_names(THREE).values()]
     assert table["size"].tolist() == pytest.approx([140e-6, 110e-6, 120e-6, 130e-6])
     assert table["value"].tolist() == pytest.approx([0.8, 0.6, 0.78, 0.7])
@@ -56,9 +60,9 @@ def test_the_front_has_what_no_other_beats_on_both() -> None:
 
 def test_equals_are_on_the_front_together_and_a_better_score_beats_the_original() -> None:
     twins = [run("a", 10, 5), run("b", 10, 5)]
-    assert front_table(twins, "sentiment", "bytes")["on_front"].tolist() == [True] * 3
+    assert front(twins, "sentiment", "bytes")["on_front"].tolist() == [True] * 3
     won = made_run("d" * 12, [made_group("query", 0.5)], made_score([], ["x", "y"]))
-    assert front_table([won], "sentiment", "bytes")["on_front"].tolist() == [False, True]
+    assert front([won], "sentiment", "bytes")["on_front"].tolist() == [False, True]
 
 
 def test_a_perplexity_is_better_where_it_is_lower() -> None:
@@ -70,12 +74,12 @@ def test_a_perplexity_is_better_where_it_is_lower() -> None:
         )
         for name, size, to in (("a", 10, 50.0), ("b", 20, 60.0), ("c", 30, 20.0))
     ]
-    table = front_table(runs, "prose", "parameters")
+    table = front(runs, "prose", "parameters")
     assert table["on_front"].tolist() == [True, True, False, True]
-    figure = front_figure(table, NO_REFERENCES, LIGHT)
+    figure = front_figure(table, LIGHT, NO_REFERENCES)
     assert figure.layout.yaxis.type is None
     assert "down is better" in figure.layout.xaxis.title.text
-    far = front_figure(table.assign(high=1000.0), NO_REFERENCES, LIGHT)
+    far = front_figure(table.assign(high=1000.0), LIGHT, NO_REFERENCES)
     assert far.layout.yaxis.type == "log"
     assert "log scale" in far.layout.yaxis.title.text
 
@@ -97,7 +101,6 @@ def test_only_what_can_be_set_side_by_side_shares_an_axis_and_the_rest_is_named(
     assert len(shown) == 5
     assert list(left_out) == ["of a different model (another)", "different weights, so the errors are not comparable"]
     assert sharing_an_axis([unscored], "sentiment") == ([], {"no score on this task": [unscored]})
-    assert front_table([], "sentiment", "bytes").empty
 
 
 CONTENT = "2-" + "a" * 64
@@ -135,27 +138,27 @@ def test_runs_are_judged_by_every_task_and_by_their_error() -> None:
         "a" * 12, [made_group("key", 0.5)], made_score([], []), others={"s": made_value_score("spearman", 0.8, 0.7)}
     )
     assert list(measures_of([SMALL, both])) == ["sentiment", "s", ERROR.name]
-    table = front_table(THREE, ERROR.name, "bytes")
+    table = front(THREE, ERROR.name, "bytes")
     assert table["value"].tolist() == pytest.approx([0, 0.5, 0.5, 0.6])
     assert table["on_front"].tolist() == [True, True, False, False]
 
 
 def test_answers() -> None:
-    assert front_answer(front_table(THREE, "sentiment", "parameters")) == (
+    assert front_answer(front(THREE, "sentiment", "parameters")) == (
         "2 of 3 runs are on the front: no other is as small and as good. The smallest within noise of the original is "
         "Autoencoder, 0.00012 M parameters (1.17x smaller): accuracy on sentiment 78.0 %, -2.0 points from the original "
         "(95 % interval -7.0 to +1.8), within noise."
     )
     assert "None is known to be within noise of the original; the best is SVD cccccc" in front_answer(
-        front_table([SMALL, WASTED], "sentiment", "bytes")
+        front([SMALL, WASTED], "sentiment", "bytes")
     )
-    assert front_answer(front_table([MIDDLE], "sentiment", "bytes")).startswith("Autoencoder, 0.00048 MB (1.17x smaller)")
-    assert "SVD aaaaaa has the smallest relative error, 0.5" in front_answer(front_table(THREE, ERROR.name, "bytes"))
+    assert front_answer(front([MIDDLE], "sentiment", "bytes")).startswith("Autoencoder, 0.00048 MB (1.17x smaller)")
+    assert "SVD aaaaaa has the smallest relative error, 0.5" in front_answer(front(THREE, ERROR.name, "bytes"))
 
 
 def test_pairs_of_runs_in_which_error_and_score_agree() -> None:
     runs = [run("a", 10, 1, error=0.1), run("b", 10, 2, error=0.2), run("c", 10, 3, error=0.15)]
-    table = front_table(runs, "sentiment", "bytes").iloc[1:]
+    table = front(runs, "sentiment", "bytes").iloc[1:]
     assert concordance(table) == (2, 3)
     assert agreement_answer(table) == (
         "In 2 of 3 pairs of runs, the one with the smaller relative error has the better accuracy as well."
@@ -164,7 +167,7 @@ def test_pairs_of_runs_in_which_error_and_score_agree() -> None:
         run(letter, 10, lost, error=0.1 * (place + 1))
         for place, (letter, lost) in enumerate(zip("abcde", (1, 3, 2, 5, 4), strict=True))
     ]
-    assert "In 8 of 10 pairs" in (said := agreement_answer(front_table(many, "sentiment", "bytes").iloc[1:]))
+    assert "In 8 of 10 pairs" in (said := agreement_answer(front(many, "sentiment", "bytes").iloc[1:]))
     assert said.endswith("as well: they mostly agree.")
     assert agreement_answer(table.iloc[:1]) == "No two runs differ in both relative error and accuracy."
     key = made_run("d" * 12, [made_group("key", 0.5)], made_score([], []))
@@ -183,9 +186,9 @@ def test_plain_rounding_is_shown_where_it_was_measured_on_the_same_model_and_exa
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
 def test_the_chart(palette: Palette) -> None:
-    table = front_table([*THREE, run("d", 5, 30, method="pruning", modules=["query.0", "query.1"])], "sentiment", "bytes")
+    table = front([*THREE, run("d", 5, 30, method="pruning", modules=["query.0", "query.1"])], "sentiment", "bytes")
     references = pd.DataFrame({"name": ["int8"], "value": [0.79], "size": [0.1]})
-    figure = front_figure(table, references, palette)
+    figure = front_figure(table, palette, references)
     json.loads(figure.to_json())
     assert figure.layout.title.text == "Which run is best for its size?"
     assert "left and up is better" in figure.layout.xaxis.title.text
@@ -208,26 +211,24 @@ def test_the_chart(palette: Palette) -> None:
 
 
 def test_one_run_hundreds_of_runs_and_long_names_can_be_drawn() -> None:
-    one = front_figure(front_table([SMALL], "sentiment", "bytes"), NO_REFERENCES, LIGHT)
+    one = front_figure(front([SMALL], "sentiment", "bytes"), LIGHT, NO_REFERENCES)
     assert [trace.text[0].strip() for trace in one.data if trace.text] == ["SVD"]
     hundreds = [
         made_run(f"{i:012x}", [made_group("query", 0.5, num_parameters=1 + i % 37)], made_score(["a"] * (i % 29), []))
         for i in range(500)
     ]
-    table = front_table(hundreds, "sentiment", "bytes")
-    figure = front_figure(table, NO_REFERENCES, LIGHT)
+    table = front(hundreds, "sentiment", "bytes")
+    figure = front_figure(table, LIGHT, NO_REFERENCES)
     assert len(figure.data) < 15
     barred = sum(len(trace.x) for trace in figure.data if trace.error_y.array is not None)
     assert barred == table["on_front"].iloc[1:].sum() < MOST_BARS
     long = run("a", 10, 3, model="n" * 100)
     other = run("b", 30, 3, model="n" * 100, modules=["m" * 100 + ".0"])
-    texts = [
-        t.text[0] for t in front_figure(front_table([long, other], "sentiment", "bytes"), NO_REFERENCES, LIGHT).data if t.text
-    ]
+    texts = [t.text[0] for t in front_figure(front([long, other], "sentiment", "bytes"), LIGHT, NO_REFERENCES).data if t.text]
     assert all(len(text.strip()) <= 26 for text in texts)
     json.loads(agreement_figure(table.iloc[1:], LIGHT).to_json())
 
 
 def test_a_size_that_saves_nothing_is_called_larger() -> None:
     larger = run("a", 60, 0)
-    assert "1.14x larger" in front_answer(front_table([larger], "sentiment", "parameters"))
+    assert "1.14x larger" in front_answer(front([larger], "sentiment", "parameters"))

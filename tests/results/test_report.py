@@ -60,7 +60,7 @@ class Outline(HTMLParser):
 
 def outline(runs: Sequence[Run]) -> tuple[Outline, str]:
     """The parsed report, and its text without the chart library."""
-    report = html_report(runs, made=datetime(2026, 1, 2, tzinfo=UTC))
+    report = html_report(runs, created=datetime(2026, 1, 2, tzinfo=UTC))
     short = report.replace(get_plotlyjs(), "")
     assert len(report) - len(short) == len(get_plotlyjs())  # inside once
     parsed = Outline()
@@ -111,7 +111,7 @@ def test_the_html_is_sound(page_and_text: tuple[Outline, str]) -> None:
     assert not any("src" in attributes for _, attributes in page.elements)
     figures = json.loads(next(data for tag, data in page.texts if tag == "script" and data.startswith("{")))
     assert set(figures) <= set(names) and all(set(looks) == {"light", "dark"} for looks in figures.values())
-    assert text.count("The same as a table") == len(figures) == 7
+    assert text.count("Show as a table") == len(figures) == 7
 
 
 def test_texts_of_people_stay_texts(page_and_text: tuple[Outline, str]) -> None:

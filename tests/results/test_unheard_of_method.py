@@ -32,6 +32,7 @@ UNKNOWN, OTHER = (
 GIVEN = {
     **{"runs": [KNOWN, UNKNOWN, OTHER], "run": UNKNOWN, "first": UNKNOWN, "second": KNOWN},
     **{"task": "sentiment", "measure": "sentiment", "unit": "bytes", "documents": [], "name": "groups"},
+    "names": {run.id: run.id for run in (KNOWN, UNKNOWN, OTHER)},
 }
 """What functions of runs are called with, by the name of the parameter."""
 

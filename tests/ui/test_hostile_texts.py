@@ -414,7 +414,7 @@ def figures(runs: Sequence[Any]) -> Iterator[go.Figure]:
     yield score_figure(score_table(runs), LIGHT)
     measure = next(iter(measures_of(runs)))
     table = front_table(runs, measure, "bytes", short_names(runs))
-    yield front_figure(table, pd.DataFrame({"name": [], "value": [], "size": []}), LIGHT)
+    yield front_figure(table, LIGHT, pd.DataFrame({"name": [], "value": [], "size": []}))
 
 
 def test_charts_of_hostile_runs_hold_no_markup(home: Path) -> None:

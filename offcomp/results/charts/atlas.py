@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from math import isfinite, log10
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.models.families import KIND_TITLES
 from offcomp.results.atlas import ALONE, STACKED, score_words
-from offcomp.results.charts.dots import SYMBOLS
-from offcomp.results.charts.style import FONT_SIZE, literal, styled
-from offcomp.results.charts.theme import MARKERS, Palette, marker
-from offcomp.results.scores import METRICS, Metric, difference_text, sentence_start
+from offcomp.results.charts.dots import SYMBOLS, original_star
+from offcomp.results.charts.style import (
+    FONT_SIZE,
+    TITLE_PIXELS,
+    axis_title,
+    colour_scale,
+    literal,
+    outlined,
+    styled,
+    text_trace,
+)
+from offcomp.results.charts.theme import Palette, marker
+from offcomp.results.scores import METRICS, Metric, change_text, sentence_start
 
 TITLES_OF_SIZES = {"chosen": "linear weights", "matrices": "linear and embedding weights", "whole": "whole model"}
-LOOKS = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
+GROUPING_STYLES = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
 TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.5, 1.75, 2, 3, 4, 6, 8, 12, 16)
 MOST_TICKS = 10
-SWEEP_PIXELS = 560
 LEGEND_ENTRY_PIXELS = 96  # two per row on a phone
-LEGEND_PIXELS = 100
-TITLE_PIXELS = 46
 CELL_PIXELS = 46
 WITHOUT_LAYER = "none"
 
@@ -37,54 +45,45 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
     figure = go.Figure()
     for (method, _), part in table.groupby(["method", "grouping"], sort=False):
         named = method not in {trace.legendgroup for trace in figure.data}
-        figure.add_trace(_line(part.sort_values("byte_ratio"), palette, metric))
-        figure.data[-1].update(showlegend=named)
-    groupings = list(dict.fromkeys(table["grouping"]))
+        figure.add_trace(_line(part.sort_values("byte_ratio"), palette, metric).update(showlegend=named))
+    groupings = table["grouping"].unique()
     if len(groupings) > 1:
         for grouping in groupings:
             figure.add_trace(_legend_of(grouping, palette))
     _references(figure, table, palette, metric)
     _log_ratios(figure, table)
     up = "up" if metric.direction == "higher" else "down"
-    figure.update_xaxes(
-        title={
-            "text": "<br>".join(
-                (
-                    "compression ratio in bytes (log scale)",
-                    f"of the {TITLES_OF_SIZES[denominator]}",
-                    f"right and {up} is better",
-                )
-            ),
-            "font": {"size": FONT_SIZE},
-        }
-    )
+    denominator_title = TITLES_OF_SIZES[denominator]
+    ratio_title = f"compression ratio in bytes (log scale)<br>of the {denominator_title}<br>right and {up} is better"
+    figure.update_xaxes(title=axis_title(ratio_title))
     values = [factor * value for value in [*table["score"], table["original"].iloc[0], *table["baseline"].dropna()]]
-    room = 0.06 * (max(values) - min(values))
+    margin = 0.06 * (max(values) - min(values))
     figure.update_yaxes(
         title=sentence_start(score_words(table)) + (", in %" if metric.percent else ""),
-        range=[min(values) - 2 * room, max(values) + room],  # the baseline has its label below
+        range=[min(values) - 2 * margin, max(values) + margin],  # the baseline has its label below
         nticks=8,
     )
-    figure = styled(figure, palette, title="What survives at each compression ratio?", height=SWEEP_PIXELS)
-    figure.update_layout(
+    return styled(
+        figure,
+        palette,
+        title="What survives at each compression ratio?",
+        title_top=10,
+        height=560,
         legend={"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
-        margin_t=TITLE_PIXELS + LEGEND_PIXELS,
-        title={"yref": "container", "y": 1 - 10 / SWEEP_PIXELS, "yanchor": "top"},
+        showlegend=True,
+        margin={"t": TITLE_PIXELS + 100},
     )
-    return figure
 
 
 def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
     """One method and grouping across ratios; hovering shows the full setting."""
     method, style_key, grouping = part.iloc[0][["method", "style_key", "grouping"]]
-    dash, fill = LOOKS[grouping]
+    dash, fill = GROUPING_STYLES[grouping]
     colour, factor = palette.colour(style_key), 100 if metric.percent else 1
     details = [
-        (
-            f"{row['requested_ratio']:g}x in {row['unit']} requested, {row['byte_ratio']:.3g}x in bytes achieved",
-            f"{metric.number(row['score'])}, {_change(metric, row['difference'], row['low'], row['high'])}",
-            f"relative error {row['relative_error']:.3f}, {row['n']:,} {metric.counts}",
-        )
+        f"{row['requested_ratio']:g}x in {row['unit']} requested, {row['byte_ratio']:.3g}x in bytes achieved<br>"
+        f"{metric.number(row['score'])}, {_change(row, metric)}<br>"
+        f"relative error {row['relative_error']:.3f}, {row['n']:,} {metric.counts}"
         for row in part.to_dict("records")
     ]
     return go.Scatter(
@@ -92,31 +91,28 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
         y=factor * part["score"],
         mode="lines+markers",
         line={"color": colour, "width": 2, "dash": dash},
-        marker={"symbol": marker(style_key, SYMBOLS) + fill, "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
+        marker=outlined(marker(style_key, SYMBOLS) + fill, 9, colour),
         customdata=details,
-        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3))
-        + f"<br>bundled measurement<extra>{method}<br>{grouping}</extra>",
+        hovertemplate=f"%{{customdata}}<br>bundled measurement<extra>{method}<br>{grouping}</extra>",
         name=method.rpartition(", ")[2].capitalize() if ", " in method else method,  # a legend is narrow on a phone
         legendgroup=method,
     )
 
 
-def _change(metric: Metric, value: float, low: float, high: float) -> str:
-    """A difference from the original, with its interval if there is one."""
-    if not (isfinite(low) and isfinite(high)):
-        return f"{metric.change(value)} from the original"
-    return difference_text(metric, value, low, high, against=" from the original<br>")
+def _change(row: Mapping[Hashable, Any], metric: Metric) -> str:
+    """The difference from the original on two lines."""
+    return change_text(metric, row["difference"], row["low"], row["high"], separator="<br>")
 
 
 def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
     """A legend entry that shows the line and marker style of a grouping."""
-    dash, fill = LOOKS[grouping]
+    dash, fill = GROUPING_STYLES[grouping]
     return go.Scatter(
         x=[None],
         y=[None],
         mode="lines+markers",
         line={"color": palette.muted, "width": 2, "dash": dash},
-        marker={"symbol": "circle" + fill, "size": 9, "color": palette.muted, "line": {"width": 2, "color": palette.muted}},
+        marker=outlined("circle" + fill, 9, palette.muted),
         name=grouping,
         hoverinfo="skip",
     )
@@ -125,41 +121,30 @@ def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
 def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric: Metric) -> None:
     """Add the original as a star at 1x with its line, and the baseline as a labelled line."""
     factor, original, baseline = 100 if metric.percent else 1, table["original"].iloc[0], table["baseline"].iloc[0]
-    colour = palette.series["original"]
-    figure.add_hline(y=factor * original, line={"color": colour, "width": 1, "dash": "dot"})
-    figure.add_scatter(
-        x=[1],
-        y=[factor * original],
-        mode="markers",
-        marker={"symbol": MARKERS["original"], "size": 15, "color": colour},
-        hovertemplate=f"{metric.number(original)}, not compressed<br>bundled measurement<extra>Original</extra>",
-        name="Original",
-    )
+    figure.add_hline(y=factor * original, line={"color": palette.series["original"], "width": 1, "dash": "dot"})
+    hover = f"{metric.number(original)}, not compressed<br>bundled measurement<extra>Original</extra>"
+    figure.add_trace(original_star([1], [factor * original], palette, 15, hover))
     if isfinite(baseline):
         figure.add_hline(
             y=factor * baseline,
             line={"color": palette.series["reference"], "width": 2, "dash": "dash"},
-            annotation={
-                "text": f"{table['baseline_name'].iloc[0]}: {metric.number(baseline)}",
-                "font": {"color": palette.muted},
-                "x": 0,
-                "xanchor": "left",
-                "yanchor": "top",
-            },
+            annotation_text=f"{table['baseline_name'].iloc[0]}: {metric.number(baseline)}",
+            annotation_font_color=palette.muted,
+            annotation_position="bottom left",
         )
 
 
 def _log_ratios(figure: go.Figure, table: pd.DataFrame) -> None:
     """Set a logarithmic axis that includes the original, with ticks labelled as ratios."""
     lowest, highest = min(1.0, table["byte_ratio"].min()), table["byte_ratio"].max()
-    room = 0.05 * log10(highest / lowest)
-    figure.update_xaxes(type="log", range=[log10(lowest) - room, log10(highest) + room])
+    margin = 0.05 * log10(highest / lowest)
     step = log10(highest / lowest) / MOST_TICKS
     ticks: list[float] = []
     for tick in TICKS:
         if lowest <= tick <= highest and (not ticks or log10(tick / ticks[-1]) >= step):
             ticks.append(tick)
-    figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}x" for tick in ticks])
+    ends = [log10(lowest) - margin, log10(highest) + margin]
+    figure.update_xaxes(type="log", range=ends, tickvals=ticks, ticktext=[f"{tick:g}x" for tick in ticks])
 
 
 def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
@@ -169,13 +154,11 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """
     table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
-    layers = sorted(table["layer"].dropna().unique())
-    columns = [*([WITHOUT_LAYER] if table["layer"].isna().any() else []), *(str(layer) for layer in layers)]
+    layers = [WITHOUT_LAYER if pd.isna(layer) else str(layer) for layer in table["layer"]]
+    columns = sorted(set(layers), key=lambda layer: -1 if layer == WITHOUT_LAYER else int(layer))
     kinds = list(dict.fromkeys(table["kind"]))
     shown = table.assign(
-        x=[columns.index(WITHOUT_LAYER if pd.isna(layer) else str(layer)) for layer in table["layer"]],
-        y=[kinds.index(kind) for kind in table["kind"]],
-        gain=table["difference"].map(metric.ranked),
+        x=list(map(columns.index, layers)), y=table["kind"].map(kinds.index), gain=table["difference"].map(metric.ranked)
     )
     in_layers = shown.loc[shown["layer"].notna(), "gain"]
     limit = float((shown["gain"] if in_layers.empty else in_layers).abs().max()) or 1.0
@@ -186,44 +169,39 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
             z=shown["gain"],
             zmin=-limit,
             zmax=limit,
-            colorscale=[[step / 2, colour] for step, colour in enumerate(palette.diverging)],
+            colorscale=colour_scale(palette.diverging),
             showscale=False,
             xgap=3,
             ygap=3,
             customdata=_cell_details(shown, metric),
-            hovertemplate="%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}<extra></extra>",
+            hovertemplate="%{customdata}<extra></extra>",
         )
     )
     _numbers(figure, shown, metric, palette)
-    figure = styled(figure, palette, title="Which matrix hurts most on its own?", height=168 + CELL_PIXELS * len(kinds))
     unit = "points" if metric.percent else "thousandths" if metric.most == 1 else metric.word
-    legend = f"layer<br>change in {unit}<br>framed: beyond noise<br>red: worse"
+    bare = {"showgrid": False, "zeroline": False}
     figure.update_xaxes(
-        title={"text": legend, "font": {"size": FONT_SIZE}},
+        title=axis_title(f"layer<br>change in {unit}<br>framed: beyond noise<br>red: worse"),
         tickvals=list(range(len(columns))),
         ticktext=columns,
-        showgrid=False,
+        range=[-0.5, len(columns) - 0.5],
+        **bare,
     )
     figure.update_yaxes(
         tickvals=list(range(len(kinds))),
         ticktext=[KIND_TITLES.get(kind, kind) for kind in kinds],
         range=[len(kinds) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
+        **bare,
     )
-    figure.update_xaxes(range=[-0.5, len(columns) - 0.5], zeroline=False)
-    figure.update_layout(margin_t=TITLE_PIXELS, showlegend=False)
-    return figure
+    return styled(figure, palette, title="Which matrix hurts most on its own?", height=168 + CELL_PIXELS * len(kinds))
 
 
-def _cell_details(shown: pd.DataFrame, metric: Metric) -> list[tuple[str, str, str]]:
+def _cell_details(shown: pd.DataFrame, metric: Metric) -> list[str]:
     """The hover text of each cell."""
     return [
-        (
-            f"<b>{row['module']}</b>, {row['method']} at {row['requested_ratio']:g}x, error {row['relative_error']:.3f}",
-            _change(metric, row["difference"], row["low"], row["high"]),
-            f"{metric.number(row['score'])} on {row['n']:,} {metric.counts}, bundled measurement",
-        )
+        f"<b>{row['module']}</b>, {row['method']} at {row['requested_ratio']:g}x, error {row['relative_error']:.3f}<br>"
+        f"{_change(row, metric)}<br>"
+        f"{metric.number(row['score'])} on {row['n']:,} {metric.counts}, bundled measurement"
         for row in shown.to_dict("records")
     ]
 
@@ -232,14 +210,8 @@ def _numbers(figure: go.Figure, shown: pd.DataFrame, metric: Metric, palette: Pa
     """Add the change to every cell, framed and bold if it is beyond noise."""
     thousandths = metric.most == 1 and not metric.percent  # a cell is narrow on a phone
     texts = [f"{1000 * value:+.0f}" if thousandths else metric.bare_change(value) for value in shown["difference"]]
-    figure.add_scatter(
-        x=shown["x"],
-        y=shown["y"],
-        mode="text",
-        text=[f"<b>{text}</b>" if apart else text for text, apart in zip(texts, shown["told_apart"], strict=True)],
-        textfont={"size": FONT_SIZE - 2, "color": palette.text},
-        hoverinfo="skip",
-    )
+    bold = [f"<b>{text}</b>" if beyond_noise else text for text, beyond_noise in zip(texts, shown["told_apart"], strict=True)]
+    figure.add_trace(text_trace(shown["x"], shown["y"], bold, palette, FONT_SIZE - 2))
     for x, y in shown.loc[shown["told_apart"].astype(bool), ["x", "y"]].itertuples(index=False):
         ends = {"x0": x - 0.46, "x1": x + 0.46, "y0": y - 0.45, "y1": y + 0.45}
         figure.add_shape(type="rect", **ends, line={"color": palette.text, "width": 2})

@@ -6,13 +6,14 @@ A method keeps its colour and shape; runs that would otherwise look alike differ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, inf
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.results.charts.style import FONT_SIZE, styled
+from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, outlined, styled, text_trace
 from offcomp.results.charts.theme import LIGHT, MARKERS, Palette, marker
 from offcomp.results.runs import short_names, style_key_of
 from offcomp.runs.store import Run
@@ -27,7 +28,6 @@ ROW_PIXELS = 44
 DENSE_ROW_PIXELS = 24
 DENSE_FROM_ROWS = 8
 FRAME_PIXELS = 130
-TITLE_PIXELS = 46
 LEGEND_ROW_PIXELS = 22
 LEGEND_PIXELS = 330  # width of a legend on a phone
 LONGEST_ROW_NAME = 26
@@ -69,38 +69,44 @@ def dots(
         apart = 0.5 * (index / (len(series) - 1) - 0.5) if shared else 0.0
         heights = [rows[row] + apart for row in part["row"]]
         colour, size = palette.colour(style_key), MARKER_SIZE + 4 * (style_key == "original")
-        errors = {"array": part["high"] - part[x], "arrayminus": part[x] - part["low"]} if intervals else None
         figure.add_scatter(
             x=part[x],
             y=heights,
             mode="markers",
-            marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": colour}},
-            error_x=errors and errors | {"color": colour, "thickness": 2, "width": 6},
+            marker=outlined(symbol, size, colour),
+            error_x=interval_bars(part, x, colour) if intervals else None,
             customdata=details.loc[part.index],
             hovertemplate=hover + f"<extra>{name}</extra>",
             name=name,
         )
         if len(table) <= LABELLED_POINTS:
             ends, texts = part["high" if intervals else x], [number(value) for value in part[x]]
-            _label(figure, palette, ends, heights, texts, crowded=crowded)
+            figure.add_trace(labels(ends, heights, texts, palette, left=ends > crowded))
     return figure
 
 
-def _label(
-    figure: go.Figure, palette: Palette, ends: pd.Series, heights: list[float], texts: list[str], *, crowded: float
-) -> None:
-    """Add numbers to the right of `ends`, or to the left beyond `crowded`, near the right edge."""
-    left = ends > crowded
-    figure.add_scatter(
-        x=ends,
-        y=heights,
-        mode="text",
-        text=[f"{text}   " if on_left else f"   {text}" for text, on_left in zip(texts, left, strict=True)],
-        textposition=["middle left" if on_left else "middle right" for on_left in left],
-        textfont={"size": FONT_SIZE - 1, "color": palette.text},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+def interval_bars(part: pd.DataFrame, value: str, colour: str) -> dict[str, Any]:
+    """Error bars from `low` to `high` around the column `value`."""
+    return {
+        "array": part["high"] - part[value],
+        "arrayminus": part[value] - part["low"],
+        **{"color": colour, "thickness": 2, "width": 6},
+    }
+
+
+def labels(
+    x: Iterable[float], y: Iterable[float], texts: Iterable[str], palette: Palette, *, left: pd.Series, vertical: str = "middle"
+) -> go.Scatter:
+    """Texts to the right of points; to the left where `left` is True."""
+    padded = [f"{text}   " if on_left else f"   {text}" for text, on_left in zip(texts, left, strict=True)]
+    positions = [f"{vertical} {'left' if on_left else 'right'}" for on_left in left]
+    return text_trace(x, y, padded, palette, FONT_SIZE - 1, textposition=positions)
+
+
+def original_star(x: Any, y: Any, palette: Palette, size: int, hover: str) -> go.Scatter:
+    """The original model, named in the legend."""
+    star = {"symbol": MARKERS["original"], "size": size, "color": palette.series["original"]}
+    return go.Scatter(x=x, y=y, mode="markers", marker=star, hovertemplate=hover, name="Original")
 
 
 def in_rows(
@@ -111,19 +117,23 @@ def in_rows(
     pixels = DENSE_ROW_PIXELS if len(rows) > DENSE_FROM_ROWS else ROW_PIXELS
     names = [f"{name:8}" for name in dict.fromkeys(table["name"])] if legend else []
     widest = max((45 + 8 * len(name) for name in names), default=1)  # plotly gives every entry the width of the widest
-    legend_rows = ceil(len(names) / max(1, LEGEND_PIXELS // widest))
-    top = TITLE_PIXELS + LEGEND_ROW_PIXELS * legend_rows
-    height = max(300, FRAME_PIXELS + LEGEND_ROW_PIXELS * legend_rows + pixels * len(rows))
-    figure = styled(figure, palette, title=title, height=height)
-    figure.update_layout(showlegend=legend, margin_t=top)
-    figure.update_layout(title={"yref": "container", "y": 1 - 10 / height, "yanchor": "top"})
-    figure.update_yaxes(
-        tickvals=list(range(len(rows))),
-        ticktext=[shortened(row) for row in rows],
-        range=[len(rows) - 0.4 + below, -0.6],
-        zeroline=False,
+    legend_pixels = LEGEND_ROW_PIXELS * ceil(len(names) / max(1, LEGEND_PIXELS // widest))
+    row_axis = {
+        "tickvals": list(range(len(rows))),
+        "ticktext": [shortened(row) for row in rows],
+        "range": [len(rows) - 0.4 + below, -0.6],
+        "zeroline": False,
+    }
+    return styled(
+        figure,
+        palette,
+        title=title,
+        title_top=10,
+        height=max(300, FRAME_PIXELS + legend_pixels + pixels * len(rows)),
+        showlegend=legend,
+        margin={"t": TITLE_PIXELS + legend_pixels},
+        yaxis=row_axis,
     )
-    return figure
 
 
 def shortened(name: str, longest: int = LONGEST_ROW_NAME) -> str:

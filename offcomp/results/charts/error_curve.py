@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from math import ceil
 from textwrap import wrap
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.results.charts.style import FONT_SIZE, literal, styled
+from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, styled
 from offcomp.results.charts.theme import MARKERS, Palette, marker
 from offcomp.results.known_errors import ESTIMATED
 
@@ -18,10 +18,9 @@ RATIO_TICKS = (1.25, 2, 3, 5, 10, 20, 50)
 MARK_SHAPES = MARKERS | {"tucker": "x", "pruning": "hourglass", "quantization": "bowtie", "reference": "hexagon"}
 """For points in a plane, where line markers and shared shapes are not distinct enough."""
 POINT_SIZE = 12
-TITLE_PIXELS, PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 46, 270, 62, 24
+PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 270, 62, 24
 LEGEND_ABREAST = 2  # on a phone
 EDGE_DASH = "2px,2px"
-HOVER_WIDTH = 60
 
 
 def error_curve_figure(
@@ -41,21 +40,23 @@ def error_curve_figure(
     rows = ceil(len(named) / LEGEND_ABREAST) if len(points) else 0
     below = AXIS_PIXELS + LEGEND_ROW_PIXELS * rows
     edge = {"color": palette.muted, "width": 1, "dash": "dot"}
-    layout = {
-        "shapes": [{"type": "line", "x0": ratio, "x1": ratio, "y0": 0, "y1": 1, "yref": "y domain", "line": edge}],
-        "xaxis": {
-            "title": {"text": f"compression ratio in {unit}, log scale", "font": {"size": FONT_SIZE}},
+    return styled(
+        figure,
+        palette,
+        title="How much error at each ratio?",
+        height=TITLE_PIXELS + PLOT_PIXELS + below,
+        shapes=[{"type": "line", "x0": ratio, "x1": ratio, "y0": 0, "y1": 1, "yref": "y domain", "line": edge}],
+        xaxis={
+            "title": axis_title(f"compression ratio in {unit}, log scale"),
             "type": "log",
             "tickvals": RATIO_TICKS,
             "ticktext": [f"{tick:g}x" for tick in RATIO_TICKS],
         },
-        "yaxis": {"title": {"text": "relative error: lower is better", "font": {"size": FONT_SIZE}}, "range": [0, 1]},
-        "legend": {"y": -AXIS_PIXELS / PLOT_PIXELS, "yanchor": "top"},
-        "margin": {"t": TITLE_PIXELS, "b": below},
-        "showlegend": len(points) > 0,
-    }
-    height = TITLE_PIXELS + PLOT_PIXELS + below
-    return styled(figure, palette, title="How much error at each ratio?", height=height, on_top=layout)
+        yaxis={"title": axis_title("relative error: lower is better"), "range": [0, 1]},
+        legend={"y": -AXIS_PIXELS / PLOT_PIXELS, "yanchor": "top"},
+        margin={"b": below},
+        showlegend=len(points) > 0,
+    )
 
 
 def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palette, *, exact: bool) -> None:
@@ -99,7 +100,7 @@ def _points(part: pd.DataFrame, style_key: str, is_estimated: bool, palette: Pal
         mode="markers",
         marker={"symbol": symbol, "size": POINT_SIZE, "color": colour, "line": edge},
         customdata=[_point_details(row) for row in part.to_dict("records")],
-        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(3)) + "<extra></extra>",
+        hovertemplate="%{customdata}<extra></extra>",
         hoverlabel={"align": "left"},
         name=part["method"].iloc[0],
         legendgroup=style_key,
@@ -107,13 +108,11 @@ def _points(part: pd.DataFrame, style_key: str, is_estimated: bool, palette: Pal
     )
 
 
-def _point_details(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+def _point_details(row: Mapping[Hashable, Any]) -> str:
     """The hover text of a point."""
     error = f"about {row['relative_error']:.2f}" if row["origin"] == ESTIMATED else f"{row['relative_error']:.3f}"
-    asked = "" if pd.isna(row["requested_ratio"]) else f" (requested {row['requested_ratio']:g}x)"
-    source = f"run {row['run']}, seed {row['seed']}" if row["run"] else "<br>".join(wrap(row["about"], HOVER_WIDTH))
+    requested = "" if pd.isna(row["requested_ratio"]) else f" (requested {row['requested_ratio']:g}x)"
+    source = f"run {row['run']}, seed {row['seed']}" if row["run"] else "<br>".join(wrap(row["about"], 60))
     return (
-        f"<b>{row['method']}</b>, {row['origin']}",
-        f"{row['ratio']:.3g}x smaller{asked}: relative error {error}",
-        source,
+        f"<b>{row['method']}</b>, {row['origin']}<br>{row['ratio']:.3g}x smaller{requested}: relative error {error}<br>{source}"
     )

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from offcomp.numerics.paired_tests import mcnemar_p
 from offcomp.results.charts.dots import SYMBOLS
-from offcomp.results.charts.style import FONT_SIZE, literal_text, styled
+from offcomp.results.charts.style import axis_title, literal_text, styled, text_trace
 from offcomp.results.charts.theme import Palette, marker
 from offcomp.results.paired import change_table, flip_table, paired_difference
 from offcomp.results.runs import method_title, result_of, style_key_of
@@ -24,7 +24,7 @@ STAYED_RIGHT, LOST, WON, STAYED_WRONG = "stayed right", "right to wrong", "wrong
 CELLS = {STAYED_RIGHT: ("right", "right"), LOST: ("right", "wrong"), WON: ("wrong", "right"), STAYED_WRONG: ("wrong", "wrong")}
 """Outcome of an answer -> (before, after)."""
 LISTED = (LOST, WON)
-TABLE_PIXELS, SHIFT_PIXELS = 270, 400
+TOP_PIXELS = 44
 
 
 def has_classes(score: Score) -> bool:
@@ -34,8 +34,8 @@ def has_classes(score: Score) -> bool:
 
 def score_of(run: Run, task: str) -> Score:
     """The score of a task that the run has."""
-    found: Score = result_of(run)["scores"][task]
-    return found
+    score: Score = result_of(run)["scores"][task]
+    return score
 
 
 def outcome_table(score: Score) -> pd.DataFrame:
@@ -56,12 +56,12 @@ def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> s
     if not missing:
         return ""
     total = int(part["count"].sum())
-    said = f"Texts are only kept for flipped answers: {missing:,} of the chosen {total:,} are counted but not listed."
-    elsewhere = round((1 - score["paired"]["agreement"]) * score["compressed"]["n"])
-    elsewhere -= score["paired"]["right_to_wrong"] + score["paired"]["wrong_to_right"]
-    if STAYED_WRONG in chosen and elsewhere > 0:
-        said += f" {elsewhere:,} of those that stayed wrong are now wrong in a different way."
-    return said
+    text = f"Texts are only kept for flipped answers: {missing:,} of the chosen {total:,} are counted but not listed."
+    otherwise_wrong = round((1 - score["paired"]["agreement"]) * score["compressed"]["n"])
+    otherwise_wrong -= score["paired"]["right_to_wrong"] + score["paired"]["wrong_to_right"]
+    if STAYED_WRONG in chosen and otherwise_wrong > 0:
+        text += f" {otherwise_wrong:,} of those that stayed wrong are now wrong in a different way."
+    return text
 
 
 def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette) -> go.Figure:
@@ -74,38 +74,19 @@ def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette)
         ends = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.47, "y1": y + 0.47}
         frame = {"color": palette.text, "width": 3} if row["change"] in chosen else {"color": palette.grid, "width": 1}
         figure.add_shape(type="rect", **ends, fillcolor=colours.get(row["change"], same), line=frame, layer="below")
-    figure.add_scatter(
-        x=(table["after"] == "wrong").astype(int),
-        y=(table["before"] == "wrong").astype(int),
-        mode="text",
-        text=[
-            f"<b>{count:,}</b><br>{change}<br>{100 * share:.1f} %"
-            for change, count, share in table[["change", "count", "share"]].itertuples(index=False)
-        ],
-        textfont={"size": FONT_SIZE, "color": palette.text},
-        hoverinfo="skip",
+    texts = [f"<b>{row['count']:,}</b><br>{row['change']}<br>{100 * row['share']:.1f} %" for row in table.to_dict("records")]
+    columns, rows = ((table[name] == "wrong").astype(int) for name in ("after", "before"))
+    figure.add_trace(text_trace(columns, rows, texts, palette))
+    axis = {"tickvals": [0, 1], "ticktext": ["right", "wrong"], "showgrid": False, "zeroline": False, "fixedrange": True}
+    return styled(
+        figure,
+        palette,
+        title="How did the answers change?",
+        height=270,
+        xaxis=axis | {"title": axis_title("compressed"), "range": [-0.52, 1.52]},
+        yaxis=axis | {"title": axis_title("original"), "range": [1.52, -0.52]},
+        margin={"t": TOP_PIXELS},
     )
-    figure = styled(figure, palette, title="How did the answers change?", height=TABLE_PIXELS)
-    figure.update_xaxes(
-        tickvals=[0, 1],
-        ticktext=["right", "wrong"],
-        title={"text": "compressed", "font": {"size": FONT_SIZE}},
-        range=[-0.52, 1.52],
-        showgrid=False,
-        zeroline=False,
-        fixedrange=True,
-    )
-    figure.update_yaxes(
-        tickvals=[0, 1],
-        ticktext=["right", "wrong"],
-        title={"text": "original", "font": {"size": FONT_SIZE}},
-        range=[1.52, -0.52],
-        showgrid=False,
-        zeroline=False,
-        fixedrange=True,
-    )
-    figure.update_layout(showlegend=False, margin_t=44)
-    return figure
 
 
 def outcome_answer(run: Run, task: str) -> str:
@@ -152,8 +133,8 @@ def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) 
     """After against before, one marker per example; examples on the line did not change."""
     colour, symbol = palette.colour(style_key_of(run)), marker(style_key_of(run), SYMBOLS)
     values = pd.concat([table["before"], table["after"]])
-    room = 0.06 * ((values.max() - values.min()) or 1.0)
-    ends = [values.min() - room, values.max() + room]
+    margin = 0.06 * ((values.max() - values.min()) or 1.0)
+    ends = [values.min() - margin, values.max() + margin]
     figure = go.Figure()
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": palette.muted, "width": 1, "dash": "dot"}, hoverinfo="skip")
     figure.add_scatter(
@@ -164,12 +145,16 @@ def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) 
         customdata=list(zip(map(_brief, table["text"]), map("{:+.3f}".format, table["difference"]), strict=True)),
         hovertemplate="%{customdata[0]}<br>%{x:.3f} to %{y:.3f} (%{customdata[1]})<extra></extra>",
     )
-    figure = styled(figure, palette, title="How far did they move?", height=SHIFT_PIXELS)
     what = shift_words(score)
-    figure.update_xaxes(title={"text": f"{what}, original", "font": {"size": FONT_SIZE}}, range=ends, zeroline=False)
-    figure.update_yaxes(title={"text": f"{what},<br>compressed", "font": {"size": FONT_SIZE}}, range=ends, zeroline=False)
-    figure.update_layout(showlegend=False, margin_t=44)
-    return figure
+    return styled(
+        figure,
+        palette,
+        title="How far did they move?",
+        height=400,
+        xaxis={"title": axis_title(f"{what}, original"), "range": ends, "zeroline": False},
+        yaxis={"title": axis_title(f"{what},<br>compressed"), "range": ends, "zeroline": False},
+        margin={"t": TOP_PIXELS},
+    )
 
 
 def _brief(text: str, longest: int = 60) -> str:
@@ -192,7 +177,7 @@ def shift_answer(run: Run, task: str) -> str:
     return f"{text}; of the {len(table)} examples that changed most, the {what} rose in {up} and fell in {len(table) - up}."
 
 
-def beside_table(first: Run, second: Run, task: str) -> pd.DataFrame:
+def joint_table(first: Run, second: Run, task: str) -> pd.DataFrame:
     """One row per example that either run lists: the values of the original and of both runs, the most different first.
 
     Both were scored on the same examples. A value is missing if its run does not list the example: it then answers like the
@@ -200,27 +185,25 @@ def beside_table(first: Run, second: Run, task: str) -> pd.DataFrame:
     """
     tables = [shift_table(run, task).drop_duplicates("text").set_index("text") for run in (first, second)]
     texts = list(dict.fromkeys(text for table in tables for text in table.index))
-    known = [table.reindex(texts) for table in tables]
+    first_listed, second_listed = (table.reindex(texts) for table in tables)
     both = pd.DataFrame(
         {
-            "text": texts,
-            "truth": known[0]["truth"].combine_first(known[1]["truth"]).to_list(),
-            "original": known[0]["before"].combine_first(known[1]["before"]).to_list(),
-            "first": known[0]["after"].to_list(),
-            "second": known[1]["after"].to_list(),
-        }
+            "truth": first_listed["truth"].combine_first(second_listed["truth"]),
+            "original": first_listed["before"].combine_first(second_listed["before"]),
+            "first": first_listed["after"],
+            "second": second_listed["after"],
+        },
+        index=pd.Index(texts, name="text"),
     )
-    filled = [both[name].fillna(both["original"]) for name in ("first", "second")]
-    both["difference"] = filled[1] - filled[0]
+    both["difference"] = both["second"].fillna(both["original"]) - both["first"].fillna(both["original"])
     if has_classes(score_of(first, task)):
-        for name, table in zip(("first", "second"), known, strict=True):
-            both[f"{name}_flip"] = table["change"].fillna("same as the original").to_list()
-    order = both["difference"].abs().sort_values(ascending=False, kind="stable").index
-    return both.loc[order].reset_index(drop=True)
+        for name, listed in (("first", first_listed), ("second", second_listed)):
+            both[f"{name}_flip"] = listed["change"].fillna("same as the original")
+    return both.sort_values("difference", key=abs, ascending=False, kind="stable").reset_index()
 
 
-def beside_words(table: pd.DataFrame) -> pd.DataFrame:
-    """`beside_table` for display: what each of the two runs does in words, including examples that it does not list."""
+def joint_words(table: pd.DataFrame) -> pd.DataFrame:
+    """`joint_table` for display: what each of the two runs does in words, including examples that it does not list."""
     shown = table.copy()
     for name in ("first", "second"):
         values = table[name].map("{:.3f}".format, na_action="ignore")
@@ -231,9 +214,9 @@ def beside_words(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def beside_answer(first: Run, second: Run, names: tuple[str, str], task: str) -> str:
+def joint_answer(first: Run, second: Run, names: tuple[str, str], task: str) -> str:
     """One sentence: how often two runs differ, and which is right more often."""
-    score, table = score_of(first, task), beside_table(first, second, task)
+    score, table = score_of(first, task), joint_table(first, second, task)
     if not has_classes(score):
         shared = int(table[["first", "second"]].notna().all(axis=1).sum())
         return f"Of the examples that changed most, {shared} are listed by both and {len(table) - shared} by one of them."

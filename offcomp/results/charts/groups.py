@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -10,9 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.planning.merge_survey import Merge, Survey
-from offcomp.results.charts.style import FONT_SIZE, literal_text, styled
+from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, literal_text, styled, text_trace
 from offcomp.results.charts.theme import Palette
-from offcomp.results.groups import ROOM, THOUSAND, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
+from offcomp.results.groups import MARGIN, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
 
 MOST_NUMBERS = 12
 """Largest number of modules for which every cell shows its number."""
@@ -27,69 +27,66 @@ TOP_PIXELS = 62
 def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """Gain of every pair, module by module: blue helps, red hurts; empty if the two cannot be stacked."""
     names = list(dict.fromkeys([*table["first"], *table["second"]]))
-    place = {name: index for index, name in enumerate(names)}
-    grid: list[list[float | None]] = [[None] * len(names) for _ in names]
-    texts = [[""] * len(names) for _ in names]
-    for row in table.to_dict("records"):
-        for y, x in ((place[row["first"]], place[row["second"]]), (place[row["second"]], place[row["first"]])):
-            grid[y][x] = None if pd.isna(row["gain"]) else THOUSAND * row["gain"]
-            texts[y][x] = _pair_hover(row)
-    limit = THOUSAND * float(table["gain"].abs().max()) or 1.0
+    indices = {name: index for index, name in enumerate(names)}
+    pairs = table.assign(gain=1000 * table["gain"], hover=[_pair_hover(row) for row in table.to_dict("records")])
+    cells = pd.concat([pairs, pairs.rename(columns={"first": "second", "second": "first"})])
+    cells = cells.assign(x=cells["second"].map(indices), y=cells["first"].map(indices))
+    limit = float(cells["gain"].abs().max()) or 1.0
     few = len(names) <= MOST_NUMBERS
     bar = {"orientation": "h", "thickness": 8, "x": 0.5, "y": 1.0, "yanchor": "bottom", "ticks": "", "nticks": 5}
     figure = go.Figure(
         go.Heatmap(
-            z=grid,
+            x=cells["x"],
+            y=cells["y"],
+            z=cells["gain"],
             zmin=-limit,
             zmax=limit,
-            colorscale=_scale(palette),
+            colorscale=colour_scale(palette.diverging),
             colorbar=bar | {"tickfont": {"size": FONT_SIZE - 3, "color": palette.muted}, "outlinewidth": 0},
             showscale=not few,
             xgap=2 if few else 0,
             ygap=2 if few else 0,
-            customdata=texts,
+            customdata=cells["hover"],
             hovertemplate="%{customdata}<extra></extra>",
             hoverongaps=False,
         )
     )
     if few:
-        _numbers(figure, grid, palette)
-    side = max(HEAT_PIXELS[0], min(HEAT_PIXELS[1], FRAME_PIXELS + CELL_PIXELS * len(names)))
-    figure = styled(figure, palette, title="Which pairs gain from being stacked?", height=side)
+        known = cells.dropna(subset="gain")
+        size = FONT_SIZE - 2 if len(names) <= MOST_LARGE_NUMBERS else FONT_SIZE - 4
+        figure.add_trace(text_trace(known["x"], known["y"], list(map(_signed, known["gain"])), palette, size))
     _module_axes(figure, names, palette)
-    under = _axis_words(names)
-    about = f"gain in thousandths {'' if under else '<br>'}of relative error<br>blue: together is better, red: worse"
-    figure.update_xaxes(title={"text": f"{under}<br>{about}" if under else about, "font": {"size": FONT_SIZE - 1}})
-    figure.update_yaxes(title={"text": under, "font": {"size": FONT_SIZE - 1}})
-    return figure.update_layout(margin_t=TOP_PIXELS if few else TOP_PIXELS + 24)
+    kind = _axis_words(names)
+    legend = f"gain in thousandths {'' if kind else '<br>'}of relative error<br>blue: together is better, red: worse"
+    figure.update_xaxes(title=axis_title(f"{kind}<br>{legend}" if kind else legend, FONT_SIZE - 1))
+    figure.update_yaxes(title=axis_title(kind, FONT_SIZE - 1))
+    return styled(
+        figure,
+        palette,
+        title="Which pairs gain from being stacked?",
+        height=_clipped(FRAME_PIXELS + CELL_PIXELS * len(names), HEAT_PIXELS),
+        margin={"t": TOP_PIXELS if few else TOP_PIXELS + 24},
+    )
 
 
-def _scale(palette: Palette) -> list[list[object]]:
-    return [[step / 2, colour] for step, colour in enumerate(palette.diverging)]
+def _clipped(pixels: int, limits: tuple[int, int]) -> int:
+    return max(limits[0], min(limits[1], pixels))
 
 
-def _pair_hover(row: Mapping[Any, Any]) -> str:
+def _pair_hover(row: Mapping[Hashable, Any]) -> str:
     pair = f"<b>{literal_text(module_words((row['first'], row['second'])))}</b>"
     if pd.isna(row["gain"]):
         return f"{pair}<br>do not fit into one matrix"
     return (
-        f"{pair}<br>stacked by {row['stack']}, {THOUSAND * row['gain']:+.1f} thousandths<br>"
+        f"{pair}<br>stacked by {row['stack']}, {1000 * row['gain']:+.1f} thousandths<br>"
         f"{row['separate_error']:.3f} separate, {row['joint_error']:.3f} together<br>"
         f"at the same {row['stored_parameters']:,} parameters"
     )
 
 
-def _numbers(figure: go.Figure, grid: Sequence[Sequence[float | None]], palette: Palette) -> None:
-    cells = [(x, y, value) for y, row in enumerate(grid) for x, value in enumerate(row) if value is not None]
-    figure.add_scatter(
-        x=[x for x, _, _ in cells],
-        y=[y for _, y, _ in cells],
-        mode="text",
-        text=[f"{value:+.0f}" if round(value) else "0" for _, _, value in cells],
-        textfont={"size": FONT_SIZE - 2 if len(grid) <= MOST_LARGE_NUMBERS else FONT_SIZE - 4, "color": palette.text},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+def _signed(gain: float) -> str:
+    """A gain without decimals: "+3", "-1", "0"."""
+    return f"{gain:+.0f}" if round(gain) else "0"
 
 
 def _axis_words(names: Sequence[str]) -> str:
@@ -114,7 +111,7 @@ def _layer_ticks(names: Sequence[str]) -> list[str]:
     layers = [stem_and_layer(name)[1] for name in names]
     runs = _runs(names)
     if len(runs) == 1:
-        return [str(layer) if place % step == 0 else "" for place, layer in enumerate(layers)]
+        return [str(layer) if index % step == 0 else "" for index, layer in enumerate(layers)]
     few = len(names) <= MOST_NUMBERS
     texts = ["" if layer is None or not few else str(layer) for layer in layers]
     for title, start, length in runs:
@@ -128,12 +125,11 @@ def _module_axes(figure: go.Figure, names: Sequence[str], palette: Palette) -> N
     down = [literal_text(module_words([name])) for name in names] if several and len(names) <= MOST_NUMBERS else across
     ends = (-0.5, len(names) - 0.5)
     for update, texts, limits in ((figure.update_xaxes, across, ends), (figure.update_yaxes, down, ends[::-1])):
-        shown = [(place, text) for place, text in enumerate(texts) if text]
-        update(tickvals=[place for place, _ in shown], ticktext=[text for _, text in shown], range=limits)
-        update(showgrid=False, zeroline=False, ticks="")
+        shown = {index: text for index, text in enumerate(texts) if text}
+        update(tickvals=list(shown), ticktext=list(shown.values()), range=limits, showgrid=False, zeroline=False, ticks="")
     figure.update_xaxes(tickangle=-90 if several and len(names) > MOST_NUMBERS else 0)
+    line = {"color": palette.text, "width": 1}
     for _, start, _ in _runs(names)[1:]:
-        line = {"color": palette.text, "width": 1}
         figure.add_vline(x=start - 0.5, line=line)
         figure.add_hline(y=start - 0.5, line=line)
 
@@ -143,46 +139,39 @@ def tree_figure(survey: Survey, stack: str, kept: int, palette: Palette) -> go.F
     merges, nodes, count = survey.merges[stack], tree_table(survey, stack), len(survey.modules)
     x, y = list(nodes["x"]), list(nodes["y"])
     figure = go.Figure()
+    kept_line = {"color": palette.text, "width": 2, "dash": "solid"}
+    other_line = {"color": palette.muted, "width": 1, "dash": "dot"}
     for index, step in reversed(list(enumerate(merges))):
-        (one, other), end = step.parts, x[count + index]
-        inside = index < kept
-        line = {
-            "color": palette.text if inside else palette.muted,
-            "width": 2 if inside else 1,
-            "dash": "solid" if inside else "dot",
-        }
+        (first, second), end = step.parts, x[count + index]
         figure.add_scatter(
-            x=[x[one], end, end, x[other]],
-            y=[y[one], y[one], y[other], y[other]],
+            x=[x[first], end, end, x[second]],
+            y=[y[first], y[first], y[second], y[second]],
             mode="lines",
-            line=line,
+            line=kept_line if index < kept else other_line,
             hoverinfo="skip",
         )
     figure.add_trace(_merge_marks(survey, merges, x[count:], y[count:], palette))
     figure.add_vline(x=0, line={"color": palette.muted, "width": 1})
-    cut = _cut_place(x[:1] + x[count:], kept, spread_of(x[count:]))
-    figure.add_vline(x=cut, line={"color": palette.series["svd"], "width": 2, "dash": "dash"})
-    figure.add_annotation(
-        x=cut, yref="paper", y=1.0, yanchor="bottom", text="cut", showarrow=False, font={"color": palette.series["svd"]}
-    )
-    height = max(TREE_PIXELS[0], min(TREE_PIXELS[1], FRAME_PIXELS + LEAF_PIXELS * count))
-    figure = styled(figure, palette, title="Which merges pay off?", height=height)
+    cut, colour = _cut_position(x[:1] + x[count:], kept, spread_of(x[count:])), palette.series["svd"]
+    line = {"color": colour, "width": 2, "dash": "dash"}
+    figure.add_vline(x=cut, line=line, annotation_text="cut", annotation_position="top", annotation_font_color=colour)
     _tree_axes(figure, nodes[:count], x, palette)
-    return figure
+    height = _clipped(FRAME_PIXELS + LEAF_PIXELS * count, TREE_PIXELS)
+    return styled(figure, palette, title="Which merges pay off?", height=height, margin={"t": TOP_PIXELS})
 
 
-def _cut_place(heights: Sequence[float], kept: int, spread: float) -> float:
+def _cut_position(heights: Sequence[float], kept: int, spread: float) -> float:
     """The x position between the last kept merge and the next."""
     if kept + 1 < len(heights):
         return (heights[kept] + heights[kept + 1]) / 2
-    return heights[kept] - ROOM * spread
+    return heights[kept] - MARGIN * spread
 
 
 def _merge_marks(
     survey: Survey, merges: Sequence[Merge], x: Sequence[float], y: Sequence[float], palette: Palette
 ) -> go.Scatter:
     """One marker per merge, coloured by its gain, with all details in the hover text."""
-    gains = [THOUSAND * step.gain for step in merges]
+    gains = [1000 * step.gain for step in merges]
     limit = max(map(abs, gains)) or 1.0
     details = [
         f"<b>Merge {number}: {len(step.joint.modules)} modules</b>, by {step.joint.stack}<br>"
@@ -200,10 +189,10 @@ def _merge_marks(
             "color": gains,
             "cmin": -limit,
             "cmax": limit,
-            "colorscale": _scale(palette),
+            "colorscale": colour_scale(palette.diverging),
             "line": {"width": 1, "color": palette.text},
         },
-        text=[f"{gain:+.0f}" if round(gain) else "0" for gain in gains],
+        text=list(map(_signed, gains)),
         textposition="middle left",
         textfont={"size": FONT_SIZE - 2, "color": palette.text},
         customdata=details,
@@ -214,21 +203,18 @@ def _merge_marks(
 
 def _tree_axes(figure: go.Figure, leaves: pd.DataFrame, x: Sequence[float], palette: Palette) -> None:
     names = list(leaves["module"])
-    under = _axis_words(names)
-    labels = [str(stem_and_layer(name)[1]) if under else literal_text(module_words([name])) for name in names]
+    kind = _axis_words(names)
+    labels = [str(stem_and_layer(name)[1]) if kind else literal_text(module_words([name])) for name in names]
     size = FONT_SIZE if len(names) <= 2 * MOST_NUMBERS else FONT_SIZE - 4
-    room = ROOM * (max(x) - min(x))
+    gain_title = "gain of the merge,<br>thousandths of relative error<br>left of the line helps, right hurts"
     figure.update_xaxes(
-        title={
-            "text": "gain of the merge,<br>thousandths of relative error<br>left of the line helps, right hurts",
-            "font": {"size": FONT_SIZE - 1},
-        },
-        range=[max(x), min(x) - 2 * room],
+        title=axis_title(gain_title, FONT_SIZE - 1),
+        range=[max(x), min(x) - 2 * MARGIN * (max(x) - min(x))],
         zeroline=False,
         nticks=7,
     )
     figure.update_yaxes(
-        title={"text": under, "font": {"size": FONT_SIZE - 1}},
+        title=axis_title(kind, FONT_SIZE - 1),
         tickvals=list(leaves["y"]),
         ticktext=labels,
         tickfont={"size": size, "color": palette.muted},
@@ -236,4 +222,3 @@ def _tree_axes(figure: go.Figure, leaves: pd.DataFrame, x: Sequence[float], pale
         showgrid=False,
         zeroline=False,
     )
-    figure.update_layout(showlegend=False, margin_t=TOP_PIXELS)

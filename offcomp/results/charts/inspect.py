@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from offcomp.planning.matrix_view import Array, block_starts, weights_in_a_cell
-from offcomp.results.charts.style import FONT_SIZE, styled
+from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, styled
 from offcomp.results.charts.theme import MARKERS, Palette
 from offcomp.results.inspect import median_table
 
 SPECTRUM_PIXELS = 310
-MAP_PIXELS = 388
 ROWS_PIXELS = 380
+MAP_PIXELS = 388
 MAP_SHARE = 0.86  # of the side of a chart; the bars take the rest
 MOST_DECADES = 4
 MOST_STORED = 1.05  # of the parameters: lines are not drawn beyond this
@@ -25,7 +25,6 @@ PERCENTILE = 99.5
 MOST_DOTS = 400
 """Most rows drawn: a browser redraws every dot each time the slider moves."""
 SMALL_FONT = FONT_SIZE - 2
-LEGEND_TOP = 68
 MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
 
 
@@ -46,14 +45,7 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
         | {"hovertemplate": "value %{x}: %{y:.3g}<extra>this matrix</extra>", "mode": "lines" if len(table) > 1 else "markers"},
     ]
     middle = int(0.4 * len(table))
-    about_noise = {
-        "x": middle + 1,
-        "y": log10(max(bottom, noise[middle])),
-        "yanchor": "bottom",
-        "xanchor": "left",
-        "text": "dashed: a random matrix",
-        **_small(palette),
-    }
+    noise_label = {"x": middle + 1, "y": log10(max(bottom, noise[middle])), "yanchor": "bottom", "xanchor": "left"}
     yaxis = {
         "title": _axis_title("singular value (log scale)"),
         "type": "log",
@@ -62,14 +54,13 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
         "dtick": "D2" if top / bottom < 10**2 else 1,
     }
     layout = _rank_layout(table, rank, palette)
-    layout["annotations"].append(about_noise)
-    figure = go.Figure(data, layout | {"yaxis": yaxis, "showlegend": False})
-    return _finished(figure, palette, "How fast do the singular values fall?", SPECTRUM_PIXELS)
+    layout["annotations"].append(noise_label | {"text": "dashed: a random matrix"} | _small(palette))
+    return _finished(data, palette, "How fast do the singular values fall?", SPECTRUM_PIXELS, **layout, yaxis=yaxis)
 
 
 def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
     """Energy kept and parameters stored at each rank, in per cent of the matrix."""
-    colour, here = palette.series["svd"], table.iloc[rank - 1]
+    colour, chosen = palette.series["svd"], table.iloc[rank - 1]
     lines = (
         ("energy_kept", "energy kept", colour, "solid"),
         ("random_energy_kept", "if random", palette.series["reference"], "dash"),
@@ -81,14 +72,20 @@ def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure
         hover = {"hovertemplate": f"rank %{{x}}: %{{y:.1f}} %<extra>{name}</extra>", "name": name}
         data.append(_line([0, *shown["rank"]], [0, *100 * shown[column]], line_colour, dash) | hover)
     for column, symbol, mark_colour in (("energy_kept", MARKERS["svd"], colour), ("stored_fraction", "square", palette.text)):
-        if here[column] <= MOST_STORED:
+        if chosen[column] <= MOST_STORED:
             marker = {"symbol": symbol, "size": 10, "color": mark_colour, "line": {"width": 2, "color": palette.surface}}
-            place = {"x": [rank], "y": [100 * here[column]], "mode": "markers"}
-            data.append(place | {"marker": marker, "hoverinfo": "skip", "showlegend": False})
-    yaxis = {"title": _axis_title("% of the matrix"), "range": [0, 105], "tickvals": [0, 25, 50, 75, 100]}
-    figure = go.Figure(data, _rank_layout(table, rank, palette, height=0.34) | {"yaxis": yaxis})
-    corner = {"x": 0.99, "xanchor": "right", "y": 0.02, "yanchor": "bottom", "orientation": "v", "bgcolor": "rgba(0,0,0,0)"}
-    return _finished(figure, palette, "What does each rank keep, and store?", SPECTRUM_PIXELS, legend=corner)
+            point = {"x": [rank], "y": [100 * chosen[column]], "mode": "markers"}
+            data.append(point | {"marker": marker, "hoverinfo": "skip", "showlegend": False})
+    return _finished(
+        data,
+        palette,
+        "What does each rank keep, and store?",
+        SPECTRUM_PIXELS,
+        **_rank_layout(table, rank, palette, height=0.34),
+        yaxis={"title": _axis_title("% of the matrix"), "range": [0, 105], "tickvals": [0, 25, 50, 75, 100]},
+        legend={"x": 0.99, "xanchor": "right", "y": 0.02, "yanchor": "bottom", "orientation": "v", "bgcolor": "rgba(0,0,0,0)"},
+        showlegend=True,
+    )
 
 
 def _line(x: Any, y: Any, colour: str, dash: str) -> dict[str, Any]:
@@ -104,8 +101,8 @@ def _small(palette: Palette) -> dict[str, Any]:
     return {"showarrow": False, "font": {"size": SMALL_FONT, "color": palette.muted}}
 
 
-def _axis_title(text: str) -> dict[str, Any]:
-    return {"text": text, "font": {"size": SMALL_FONT}, "standoff": 6}
+def _axis_title(text: str, standoff: int = 6) -> dict[str, Any]:
+    return axis_title(text, SMALL_FONT, standoff=standoff)
 
 
 def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: float = 0.02) -> dict[str, Any]:
@@ -124,16 +121,8 @@ def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: fl
         "text": f"from rank {ceil(dense)} on<br>nothing saved" if narrow else "nothing<br>saved",
         **_small(palette),
     }
-    name = {
-        "x": rank,
-        "y": 1,
-        "yref": "y domain",
-        "yanchor": "top",
-        "xanchor": "right" if right else "left",
-        "xshift": -4 if right else 4,
-        "text": f"rank {rank}",
-        "showarrow": False,
-    }
+    side = {"xanchor": "right", "xshift": -4} if right else {"xanchor": "left", "xshift": 4}
+    name = {"x": rank, "y": 1, "yref": "y domain", "yanchor": "top", "text": f"rank {rank}", "showarrow": False, **side}
     whole = {"yref": "y domain", "y0": 0, "y1": 1}
     shade = {"type": "rect", "x0": dense, "x1": end, "fillcolor": palette.muted, "opacity": 0.14, "line": {"width": 0}, **whole}
     line = {"type": "line", "x0": rank, "x1": rank, "line": {"color": palette.text, "width": 2}, **whole}
@@ -141,12 +130,10 @@ def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: fl
     return {"xaxis": xaxis, "shapes": [shade, line], "annotations": [saves_nothing, name]}
 
 
-def _finished(figure: go.Figure, palette: Palette, title: str, height: int, **layout: Any) -> go.Figure:
-    """Apply the common style, with the title at the top edge and a small legend."""
-    head = {"yref": "container", "y": 1 - 10 / height, "yanchor": "top"}
-    legend = {"font": {"size": SMALL_FONT}} | layout.pop("legend", {})
-    ours: dict[str, Any] = {"uirevision": "same", "margin": {"t": 46}, "title": head, "legend": legend}
-    return styled(figure, palette, title=title, height=height, on_top=ours | layout)
+def _finished(data: list[dict[str, Any]], palette: Palette, title: str, height: int, **layout: Any) -> go.Figure:
+    """The figure in the common style, with the title at the top edge and a small legend."""
+    layout["legend"] = {"font": {"size": SMALL_FONT}} | layout.get("legend", {})
+    return styled(go.Figure(data), palette, title=title, title_top=10, height=height, uirevision="same", **layout)
 
 
 def _faint(colour: str, opacity: float) -> str:
@@ -176,45 +163,41 @@ def map_figure(
         "z": values.astype(np.float32),
         "zmin": -limit,
         "zmax": limit,
-        "colorscale": [[step / (len(palette.weights) - 1), colour] for step, colour in enumerate(palette.weights)],
+        "colorscale": colour_scale(palette.weights),
         "colorbar": _colour_bar(limit, palette),
         "hovertemplate": "from row %{y}, column %{x}<br>mean %{z:.4f}<extra></extra>",
     }
     colour = {"energy": palette.series["original"], "kept": palette.series["svd"]}.get(part, palette.muted)
-    share = {
-        side: 100 * blocks.loc[blocks["side"] == side, [part, "energy"]].to_numpy() / total for side in ("rows", "columns")
-    }
-    bars = [_bars(share[side][:, 0], start, side, colour) for side, start in zip(share, starts, strict=True)]
     plain: dict[str, Any] = {"showgrid": False, "zeroline": False, "automargin": False, "nticks": 5, "tickformat": "~s"}
     bare = plain | {"showticklabels": False, "fixedrange": True, "domain": [MAP_SHARE + 0.02, 1]}
+    data = [heat]
     axes: dict[str, Any] = {}
-    for name, length, start in (("yaxis", shape[0], starts[0]), ("xaxis", shape[1], starts[1])):
+    for side, length, start in zip(("rows", "columns"), shape, starts, strict=True):
+        share, energy = (100 * blocks.loc[blocks["side"] == side, column].to_numpy() / total for column in (part, "energy"))
+        data.append(_bars(share, start, side, colour))
         half = length / (len(start) - 1) / 2
-        ends = [-half, length - half] if name == "xaxis" else [length - half, -half]
-        words = _axis_title(f"{'column' if name == 'xaxis' else 'row'}, of {length:,}") | {"standoff": 2}
-        axes[name] = plain | {"domain": [0, MAP_SHARE], "title": words, "range": ends}
-    for name, side, anchor in (("xaxis2", "rows", "y"), ("yaxis2", "columns", "x")):
-        axes[name] = bare | {"anchor": anchor, "range": [0, 1.05 * float(share[side][:, 1].max()) or 1.0]}
-    figure = go.Figure([heat, *bars], axes | {"showlegend": False})
-    fixed = {name: {"automargin": False} for name in axes}  # so that all three maps have the same size
-    return _finished(figure, palette, title, MAP_PIXELS, margin=MAP_MARGINS, **fixed)
+        ends, bars = [-half, length - half], bare | {"range": [0, 1.05 * float(energy.max()) or 1.0]}
+        axis = plain | {"domain": [0, MAP_SHARE], "title": _axis_title(f"{side.removesuffix('s')}, of {length:,}", standoff=2)}
+        if side == "rows":
+            axes |= {"yaxis": axis | {"range": ends[::-1]}, "xaxis2": bars | {"anchor": "y"}}
+        else:
+            axes |= {"xaxis": axis | {"range": ends}, "yaxis2": bars | {"anchor": "x"}}
+    return _finished(data, palette, title, MAP_PIXELS, margin=MAP_MARGINS, **axes)
 
 
 def _bars(share: NDArray[np.float64], starts: NDArray[np.int64], side: str, colour: str) -> dict[str, Any]:
     """Energy of the blocks of a side as one filled step line, which a browser draws faster than many bars."""
     half = (starts[1] - starts[0]) / 2
-    places, lengths = starts - half, np.append(share, share[-1])
+    along, lengths = starts - half, np.append(share, share[-1])
     rows = side == "rows"
-    return {
-        "x": lengths if rows else places,
-        "y": places if rows else lengths,
-        "xaxis": "x2" if rows else "x",
-        "yaxis": "y" if rows else "y2",
+    length_axis = "x" if rows else "y"
+    points = {"x": lengths, "y": along, "xaxis": "x2"} if rows else {"x": along, "y": lengths, "yaxis": "y2"}
+    return points | {
         "mode": "lines",
         "line": {"width": 0, "shape": "vh" if rows else "hv"},
-        "fill": "tozerox" if rows else "tozeroy",
+        "fill": f"tozero{length_axis}",
         "fillcolor": colour,
-        "hovertemplate": f"%{{{'x' if rows else 'y'}:.2f}} % of the energy of the matrix<extra></extra>",
+        "hovertemplate": f"%{{{length_axis}:.2f}} % of the energy of the matrix<extra></extra>",
     }
 
 
@@ -265,8 +248,15 @@ def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         "name": "median of each tenth",
     }
     low = float(table["cosine"].min()) if len(table) else 0.0
-    xaxis = {"title": _axis_title("length of the row, as stored (log scale)"), "type": "log", "tickformat": "~g", "nticks": 6}
     lowest = floor(10 * low - 0.2) / 10 if low > 0.1 else -0.02
-    yaxis = {"title": _axis_title("cosine: higher is better"), "range": [lowest, 1.02]}
-    figure = go.Figure([dots, line], {"xaxis": xaxis, "yaxis": yaxis, "showlegend": True})
-    return _finished(figure, palette, "Do short rows lose their direction first?", ROWS_PIXELS, margin={"t": LEGEND_TOP})
+    length_title = _axis_title("length of the row, as stored (log scale)")
+    return _finished(
+        [dots, line],
+        palette,
+        "Do short rows lose their direction first?",
+        ROWS_PIXELS,
+        xaxis={"title": length_title, "type": "log", "tickformat": "~g", "nticks": 6},
+        yaxis={"title": _axis_title("cosine: higher is better"), "range": [lowest, 1.02]},
+        showlegend=True,
+        margin={"t": 68},
+    )

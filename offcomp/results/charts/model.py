@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.models.families import KIND_TITLES
-from offcomp.results.charts.style import FONT_SIZE, literal, styled
+from offcomp.results.charts.style import FONT_SIZE, axis_title, literal, styled
 from offcomp.results.charts.theme import Palette
 from offcomp.results.model import GAP, error_words, number, percent, placed_table, shortened
 
@@ -29,12 +29,9 @@ CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # the minimum for a number
 DENSE_FROM_COLUMNS = 16
 LABEL_PIXELS = 110
 FRAME_PIXELS = 148
-TITLE_PIXELS = 46
-MAP_TITLE_PIXELS = 92
-SHARE_PIXELS = 190
 UNKNOWN, OUT_OF_REACH = "?", "-"
-LONGEST_HOVER = 60
 NO_LIMITS = 0.0, 1.0
+STATIC: dict[str, Any] = {"hovermode": "closest", "dragmode": False}
 TOO_NARROW = 0.015
 NARROW = 0.09  # share of the model below which a piece of the bar has its name rotated
 
@@ -56,9 +53,8 @@ def map_figure(
     placed = placed_table(table)
     cells = literal(placed).assign(id=placed["module"])  # identifies the cell when it is clicked
     columns = int(cells["x"].max()) + 1 if cells["x"].notna().any() else 1
-    scale = _scale(cells)
-    cells = cells.assign(value=_values(cells, colour), text=_texts(cells, colour, scale[0]), hover=_details(cells, ratio))
-    limits = _limits(cells["value"], colour)
+    values, texts, limits, subtitle = _errors(cells, ratio) if colour == COMPRESSIBLE else _sizes(cells)
+    cells = cells.assign(value=values, text=texts, hover=_details(cells, ratio))
     parts = cells.groupby([cells["x"].isna(), cells["value"].isna()], sort=False)
     framed, marked = cells[cells["in_plan"]], cells[cells["id"] == picked]
     traces = [
@@ -69,68 +65,56 @@ def map_figure(
     ]
     labels = cells.drop_duplicates("y").sort_values("y")
     pixels = ROW_PIXELS if len(labels) < DENSE_FROM_ROWS else DENSE_ROW_PIXELS
-    height = FRAME_PIXELS + round(pixels * (len(labels) + GAP))
-    figure = styled(go.Figure(traces), palette, title=TITLES[colour], height=height)
-    _axes(figure, labels, columns)
-    figure.update_layout(
-        title_subtitle={"text": _subtitle(colour, ratio, scale[1], limits), "font": {"size": FONT_SIZE - 1}},
-        title={"yref": "container", "y": 1 - 8 / height, "yanchor": "top"},
-        margin_t=MAP_TITLE_PIXELS,
-        showlegend=False,
-        hovermode="closest",
+    return styled(
+        go.Figure(traces),
+        palette,
+        title=TITLES[colour],
+        title_top=8,
+        height=FRAME_PIXELS + round(pixels * (len(labels) + GAP)),
+        title_subtitle=axis_title(subtitle, FONT_SIZE - 1),
+        margin={"t": 92},
+        **_axes(labels, columns),
+        **STATIC,
         hoverdistance=-1,
-        dragmode=False,
     )
-    return figure
 
 
-def _scale(cells: pd.DataFrame) -> tuple[float, str]:
-    """The largest unit that does not exceed the largest matrix in a layer."""
+def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, float], str]:
+    """Parameters on a logarithmic scale: values and texts of the cells, values of the palest and the darkest cell, subtitle.
+
+    Texts in a layer are brief: the unit, the largest that does not exceed the largest matrix in a layer, is in the subtitle.
+    """
     inside = cells.loc[cells["x"].notna(), "parameters"]
     most = max(inside if len(inside) else cells["parameters"], default=1)
-    return next((scale for scale in SCALES if most >= scale[0]), SCALES[-1])
-
-
-def _values(cells: pd.DataFrame, colour: str) -> list[float]:
-    """The value that sets each cell's colour; NaN if unknown."""
-    if colour == COMPRESSIBLE:
-        return list(cells["relative_error"])
-    return [log10(max(1, size)) for size in cells["parameters"]]
-
-
-def _limits(values: pd.Series, colour: str) -> tuple[float, float]:
-    """The values of the palest and the darkest cell."""
-    known = values.dropna()
-    if known.empty:
-        return NO_LIMITS
-    low, high = float(known.min()), float(known.max())
-    return (high - DECADES, high) if colour == PARAMETERS else (low - 1e-6, high)
-
-
-def _texts(cells: pd.DataFrame, colour: str, scale: float) -> list[str]:
-    """The number in each cell: brief in a layer, since the subtitle gives the unit."""
-    if colour == COMPRESSIBLE:
-        return [
-            (f"{error:.2f}" if not isnan(error) else OUT_OF_REACH if known else UNKNOWN)
-            for error, known in zip(cells["relative_error"], cells["known_error"], strict=True)
-        ]
-    return [
+    scale, unit = next((scale for scale in SCALES if most >= scale[0]), SCALES[-1])
+    values = [log10(max(1, size)) for size in cells["parameters"]]
+    texts = [
         f"{number(size)}, {percent(share)}" if pd.isna(x) else f"{size / scale:.{3 if size >= 100 * scale else 2}g}"
         for size, share, x in zip(cells["parameters"], cells["share"], cells["x"], strict=True)
     ]
+    limits = (max(values) - DECADES, max(values)) if values else NO_LIMITS
+    return values, texts, limits, f"{unit + ' of ' if unit else ''}parameters; stronger colour: more,<br>on a logarithmic scale"
+
+
+def _errors(cells: pd.DataFrame, ratio: float) -> tuple[list[float], list[str], tuple[float, float], str]:
+    """The same for the relative errors of SVD."""
+    texts = [
+        (f"{error:.2f}" if not isnan(error) else OUT_OF_REACH if known else UNKNOWN)
+        for error, known in zip(cells["relative_error"], cells["known_error"], strict=True)
+    ]
+    errors, limits, legend = cells["relative_error"].dropna(), NO_LIMITS, "none known yet"
+    if len(errors):
+        limits = float(errors.min()) - 1e-6, float(errors.max())
+        legend = f"stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}"
+    return list(cells["relative_error"]), texts, limits, f"relative error of SVD at {ratio:g}x, each alone;<br>{legend}"
 
 
 def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
     """The hover text of each cell."""
     return [
-        "<br>".join(
-            (
-                f"<b>{shortened(cell['module'], LONGEST_HOVER)}</b>",
-                f"{cell['rows']:,} x {cell['cols']:,} = {cell['parameters']:,} parameters",
-                f"{percent(cell['share'])} of the model, {cell['status']}",
-                *([error_words(cell, ratio)] if ratio else []),
-            )
-        )
+        f"<b>{shortened(cell['module'], 60)}</b><br>"
+        f"{cell['rows']:,} x {cell['cols']:,} = {cell['parameters']:,} parameters<br>"
+        f"{percent(cell['share'])} of the model, {cell['status']}{f'<br>{error_words(cell, ratio)}' if ratio else ''}"
         for cell in cells.to_dict("records")
     ]
 
@@ -165,17 +149,18 @@ def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, l
 
 def _points(cells: pd.DataFrame, columns: int) -> go.Scatter:
     """Invisible points that can be clicked and hovered, unlike the cells of a heat map."""
-    places = [
+    points = [
         (x, cell["y"], cell["id"], cell["hover"])
         for cell in cells.to_dict("records")
         for x in (range(columns) if pd.isna(cell["x"]) else [int(cell["x"])])
     ]
+    x, y, ids, hovers = zip(*points, strict=True) if points else ((), (), (), ())
     hidden = {"marker": {"opacity": 0}}
     return go.Scatter(
-        x=[place[0] for place in places],
-        y=[place[1] for place in places],
-        customdata=[[place[2]] for place in places],
-        hovertext=[place[3] for place in places],
+        x=x,
+        y=y,
+        customdata=[[name] for name in ids],
+        hovertext=hovers,
         hovertemplate="%{hovertext}<extra></extra>",
         mode="markers",
         marker={"size": ROW_PIXELS - 3, "symbol": "square", "opacity": 0},
@@ -197,35 +182,26 @@ def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatt
     return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
 
 
-def _subtitle(colour: str, ratio: float, unit: str, limits: tuple[float, float]) -> str:
-    """What the numbers and colours mean."""
-    if colour == COMPRESSIBLE:
-        limited = f"stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}" if limits != NO_LIMITS else "none known yet"
-        return f"relative error of SVD at {ratio:g}x, each alone;<br>{limited}"
-    return f"{unit + ' of ' if unit else ''}parameters; stronger colour: more,<br>on a logarithmic scale"
-
-
-def _axes(figure: go.Figure, labels: pd.DataFrame, columns: int) -> None:
+def _axes(labels: pd.DataFrame, columns: int) -> dict[str, dict[str, Any]]:
     """Rows from the top, layers from the left, no grid."""
-    names = row_labels(labels)
     dense = len(labels) >= DENSE_FROM_ROWS
+    names = [shortened(name, LONGEST_LABEL) for name in row_labels(labels)]
     bottom = float(labels["y"].max()) + 0.5 if len(labels) else 0.5
     layered = bool(labels["x"].notna().any())
-    still = {"showgrid": False, "zeroline": False, "fixedrange": True}
-    figure.update_xaxes(
-        title={"text": "layer" if layered else "", "font": {"size": FONT_SIZE}},
-        tickvals=list(range(0, columns, 1 if columns <= MOST_TICKS else 4)) if layered else [],
-        range=[-0.5, columns - 0.5],
-        tickangle=0,
-        **still,
-    )
-    figure.update_yaxes(
-        tickvals=list(labels["y"]),
-        ticktext=[shortened(name, LONGEST_LABEL) if dense else _wrapped(shortened(name, LONGEST_LABEL)) for name in names],
-        tickfont={"size": FONT_SIZE - (2 if dense else 1)},
-        range=[bottom, -0.5],
-        **still,
-    )
+    layer_axis = {
+        "title": axis_title("layer" if layered else ""),
+        "tickvals": list(range(0, columns, 1 if columns <= MOST_TICKS else 4)) if layered else [],
+        "range": [-0.5, columns - 0.5],
+        "tickangle": 0,
+    }
+    row_axis = {
+        "tickvals": list(labels["y"]),
+        "ticktext": names if dense else list(map(_wrapped, names)),
+        "tickfont": {"size": FONT_SIZE - (2 if dense else 1)},
+        "range": [bottom, -0.5],
+    }
+    fixed = {"showgrid": False, "zeroline": False, "fixedrange": True}
+    return {"xaxis": layer_axis | fixed, "yaxis": row_axis | fixed}
 
 
 def _wrapped(name: str) -> str:
@@ -266,19 +242,18 @@ def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         )
         for row in table.sort_values("share", ascending=False, kind="stable").to_dict("records")
     ]
-    figure = styled(go.Figure(pieces), palette, title="How is the model made up?", height=SHARE_PIXELS)
-    title = {"text": "share of all parameters, in %", "font": {"size": FONT_SIZE}}
-    figure.update_xaxes(title=title, range=[0, 100], fixedrange=True)
-    figure.update_yaxes(visible=False, fixedrange=True)
-    figure.update_layout(
+    return styled(
+        go.Figure(pieces),
+        palette,
+        title="How is the model made up?",
+        height=190,
+        xaxis={"title": axis_title("share of all parameters, in %"), "range": [0, 100], "fixedrange": True},
+        yaxis={"visible": False, "fixedrange": True},
         barmode="stack",
-        showlegend=False,
-        margin={"t": TITLE_PIXELS, "r": 24},
-        dragmode=False,
+        margin={"r": 24},
         uniformtext={"mode": "hide", "minsize": FONT_SIZE - 4},
-        hovermode="closest",
+        **STATIC,
     )
-    return figure
 
 
 def _piece_name(kind: str, share: float) -> str:
@@ -294,6 +269,5 @@ def _matrices(count: int) -> str:
 
 def _between(pale: str, dark: str, part: float) -> str:
     """A colour between pale and dark."""
-    ends = [[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in (pale, dark)]
-    mixed = [round(start + part * (end - start)) for start, end in zip(*ends, strict=True)]
-    return "#" + "".join(f"{value:02x}" for value in mixed)
+    ends = (bytes.fromhex(colour[1:]) for colour in (pale, dark))
+    return "#" + bytes(round(start + part * (end - start)) for start, end in zip(*ends, strict=True)).hex()

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import isfinite, log10
+from collections.abc import Hashable, Mapping
+from itertools import combinations
+from math import ceil, isfinite, log10
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.results.charts.dots import SYMBOLS, shortened
+from offcomp.results.charts.dots import SYMBOLS, interval_bars, labels, original_star, shortened
 from offcomp.results.charts.scores import LOG_FROM
-from offcomp.results.charts.style import FONT_SIZE, literal, styled
-from offcomp.results.charts.theme import MARKERS, Palette, marker
-from offcomp.results.pareto import ALONE, SIZES, TOGETHER, metric_named
+from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, outlined, styled
+from offcomp.results.charts.theme import Palette, marker
+from offcomp.results.pareto import ALONE, TOGETHER, UNIT_TITLES, metric_named
 from offcomp.results.runs import title_of_style_key
 from offcomp.results.scores import Metric, sentence_start, within_sentence
 
-FRONT_PIXELS = 400
-AGREEMENT_PIXELS = 330
-TITLE_PIXELS = 46
 AXIS_PIXELS = 84  # numbers and two lines of title
 LEGEND_ROW_PIXELS = 22
 LEGEND_ENTRY_PIXELS = 104
@@ -29,7 +27,7 @@ PALE = 0.38
 MOST_BARS = 40
 """With more runs, only those on the front have an interval bar: all the bars together would hide each other."""
 MOST_LABELS = 6
-RUN = 4
+RUN = 1
 """Index of the run id in the custom data of a marker."""
 FREE_WIDTH, FREE_HEIGHT = 0.4, 0.07
 """Fractions of the axes that the name of a point takes up."""
@@ -37,7 +35,7 @@ REFERENCE_DASHES = ("dash", "longdashdot")
 FILLS = {ALONE: "", TOGETHER: "-open"}
 
 
-def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette, picked: str = "") -> go.Figure:
+def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame, picked: str = "") -> go.Figure:
     """Value against size: the front as a stepped line, other runs pale, the original as a star with its interval as a band.
 
     Colour and shape show the method, the fill the grouping. References are dashed lines, named in the legend. The picked run
@@ -45,29 +43,36 @@ def front_figure(table: pd.DataFrame, references: pd.DataFrame, palette: Palette
     """
     table, references = literal(table), literal(references)
     metric = metric_named(table["metric"].iloc[0])
-    factor = 100 if metric.percent else 1
-    shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
+    shown, references = _in_axis_units(table, metric), _in_axis_units(references, metric)
     original, runs = shown[shown["style_key"] == "original"].iloc[:1], shown[shown["run"] != ""]
     figure = go.Figure()
     _original_band(figure, original, palette)
-    _reference_lines(figure, references.assign(value=factor * references["value"]), shown, palette)
+    _reference_lines(figure, references, shown, palette)
     _step_line(figure, shown, palette)
-    labelled = _has_room(shown)
-    for (style_key, grouping, on_front), part in runs.groupby(["style_key", "grouping", "on_front"], sort=False):
+    labelled = _labels_fit(shown)
+    for (_, _, on_front), part in runs.groupby(["style_key", "grouping", "on_front"], sort=False):
         bars = len(runs) <= MOST_BARS or bool(on_front)
-        figure.add_trace(_marks(part, str(style_key), str(grouping), palette, metric, pale=not on_front, bars=bars))
+        figure.add_trace(_marks(part, palette, metric, pale=not on_front, bars=bars))
     _ring(figure, runs[runs["run"] == picked], palette)
-    for style_key in [] if labelled else runs["style_key"].unique():
-        figure.add_trace(_method_key(str(style_key), palette))
+    if not labelled:
+        figure.add_traces(_method_keys(runs, palette))
     _star(figure, original, palette, metric)
     if labelled:
-        _names(figure, runs, (shown["size"].min() + shown["size"].max()) / 2, palette)
+        middle = (shown["size"].min() + shown["size"].max()) / 2
+        names = runs["name"].map(shortened)
+        figure.add_trace(labels(runs["size"], runs["value"], names, palette, left=runs["size"] > middle, vertical="top"))
     if runs["grouping"].nunique() > 1:
-        for grouping, fill in FILLS.items():
-            figure.add_trace(_key("circle" + fill, palette.muted, grouping))
-    _value_axis(figure, shown, references, metric)
-    _size_axis(figure, shown, metric)
-    return _finished(figure, palette, "Which run is best for its size?", FRONT_PIXELS)
+        figure.add_traces([_key("circle" + fill, palette.muted, grouping) for grouping, fill in FILLS.items()])
+    _value_axis(figure, shown, list(references["value"]), metric)
+    figure.update_xaxes(range=_size_range(shown["size"]))
+    size_title = f"stored size of the whole model, in {UNIT_TITLES[shown['unit'].iloc[0]]}"
+    return _finished(figure, palette, metric, size_title, title="Which run is best for its size?", height=400)
+
+
+def _in_axis_units(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The table with its values in per cent if the metric is shown in per cent."""
+    columns = table.columns.intersection(["value", "low", "high"])
+    return table.assign(**{name: 100 * table[name] for name in columns}) if metric.percent else table
 
 
 def _original_band(figure: go.Figure, original: pd.DataFrame, palette: Palette) -> None:
@@ -95,23 +100,21 @@ def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None
         )
 
 
-def _marks(
-    part: pd.DataFrame, style_key: str, grouping: str, palette: Palette, metric: Metric, *, pale: bool, bars: bool
-) -> go.Scatter:
+def _marks(part: pd.DataFrame, palette: Palette, metric: Metric, *, pale: bool, bars: bool) -> go.Scatter:
     """The runs of one method and grouping; hovering shows each in full."""
-    colour = palette.colour(style_key)
-    errors = {"array": part["high"] - part["value"], "arrayminus": part["value"] - part["low"]}
-    symbol = marker(style_key, SYMBOLS) + FILLS.get(grouping, "")
+    style_key, grouping = part.iloc[0][["style_key", "grouping"]]
+    colour, opacity = palette.colour(style_key), PALE if pale else 1.0
+    bars = bars and bool((part["high"] > part["low"]).any())
     return go.Scatter(
         x=part["size"],
         y=part["value"],
         mode="markers",
-        opacity=PALE if pale else 1.0,
-        marker={"symbol": symbol, "size": MARKER_SIZE, "color": colour, "line": {"width": 2, "color": colour}},
-        error_y=errors | {"color": colour, "thickness": 2, "width": 6} if bars and _has_interval(part) else None,
-        customdata=[_details(row, metric) for row in part.to_dict("records")],
-        hovertemplate="<br>".join(f"%{{customdata[{index}]}}" for index in range(RUN)) + "<extra></extra>",
-        unselected={"marker": {"opacity": PALE if pale else 1.0}},
+        opacity=opacity,
+        marker=outlined(marker(style_key, SYMBOLS) + FILLS.get(grouping, ""), MARKER_SIZE, colour),
+        error_y=interval_bars(part, "value", colour) if bars else None,
+        customdata=[(_details(row, metric), row["run"]) for row in part.to_dict("records")],
+        hovertemplate="%{customdata[0]}<extra></extra>",
+        unselected={"marker": {"opacity": opacity}},
         showlegend=False,
     )
 
@@ -122,40 +125,28 @@ def _ring(figure: go.Figure, picked: pd.DataFrame, palette: Palette) -> None:
     figure.add_scatter(x=picked["size"], y=picked["value"], mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
 
 
-def _has_interval(part: pd.DataFrame) -> bool:
-    """Whether any interval is wider than a point."""
-    return bool((part["high"] > part["low"]).any())
-
-
-def _details(row: Mapping[Any, Any], metric: Metric) -> tuple[str, str, str, str, str]:
-    """The hover text of a run, and its id."""
+def _details(row: Mapping[Hashable, Any], metric: Metric) -> str:
+    """The hover text of a run."""
     value = row["value"] / (100 if metric.percent else 1)
     n = f", {row['n']:,} {metric.counts}" if row["n"] else ""
     return (
-        f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}, run {row['run']}",
-        f"{metric.word} {metric.number(value)}{n}",
-        row["about"].replace(" (", "<br>("),
-        f"{row['size']:.4g} {SIZES[row['unit']][0]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}",
-        row["run"],
+        f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}, run {row['run']}<br>"
+        f"{metric.word} {metric.number(value)}{n}<br>"
+        f"{row['about'].replace(' (', '<br>(')}<br>"
+        f"{row['size']:.4g} {UNIT_TITLES[row['unit']]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}"
     )
 
 
 def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: Metric) -> None:
     """Add the original, on top of everything."""
-    unit = SIZES[original["unit"].iloc[0]][0]
+    unit = UNIT_TITLES[original["unit"].iloc[0]]
     value = metric.number(original["value"].iloc[0] / (100 if metric.percent else 1))
-    figure.add_scatter(
-        x=original["size"],
-        y=original["value"],
-        mode="markers",
-        marker={"symbol": MARKERS["original"], "size": STAR_SIZE, "color": palette.series["original"]},
-        hovertemplate=f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>",
-        unselected={"marker": {"opacity": 1.0}},
-        name="Original",
-    )
+    hover = f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>"
+    star = original_star(original["size"], original["value"], palette, STAR_SIZE, hover)
+    figure.add_trace(star.update(unselected={"marker": {"opacity": 1.0}}))
 
 
-def _has_room(shown: pd.DataFrame) -> bool:
+def _labels_fit(shown: pd.DataFrame) -> bool:
     """Whether every marker can be labelled: they are few, and none is where another's name goes."""
     points = list(zip(shown["size"], shown["value"], strict=True))
     if len(points) > MOST_LABELS:
@@ -163,132 +154,94 @@ def _has_room(shown: pd.DataFrame) -> bool:
     width = (shown["size"].max() - shown["size"].min()) or 1.0
     height = max(shown["high"].max() - shown["low"].min(), 1e-9)
     return all(
-        abs(a[0] - b[0]) > FREE_WIDTH * width or abs(a[1] - b[1]) > FREE_HEIGHT * height
-        for index, a in enumerate(points)
-        for b in points[:index]
+        abs(a[0] - b[0]) > FREE_WIDTH * width or abs(a[1] - b[1]) > FREE_HEIGHT * height for a, b in combinations(points, 2)
     )
 
 
-def _names(figure: go.Figure, runs: pd.DataFrame, middle: float, palette: Palette) -> None:
-    """Add the name of each run next to its marker, towards the middle of the chart."""
-    for row in runs.to_dict("records"):
-        left = row["size"] > middle
-        figure.add_scatter(
-            x=[row["size"]],
-            y=[row["value"]],
-            mode="text",
-            text=[f"{shortened(row['name'])}   " if left else f"   {shortened(row['name'])}"],
-            textposition="top left" if left else "top right",
-            textfont={"size": FONT_SIZE - 1, "color": palette.text},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-
-
-def _method_key(style_key: str, palette: Palette) -> go.Scatter:
-    """The legend entry of a method, kept short for narrow phones."""
-    title = title_of_style_key(style_key).rpartition(", ")[2]
-    colour = palette.colour(style_key)
-    return _key(marker(style_key, SYMBOLS), colour, sentence_start(title))
+def _method_keys(runs: pd.DataFrame, palette: Palette) -> list[go.Scatter]:
+    """The legend entry of each method, kept short for narrow phones."""
+    titles = {style_key: title_of_style_key(style_key).rpartition(", ")[2] for style_key in runs["style_key"].unique()}
+    return [_key(marker(key, SYMBOLS), palette.colour(key), sentence_start(title)) for key, title in titles.items()]
 
 
 def _key(symbol: str, colour: str, name: str) -> go.Scatter:
     """A legend entry without a marker in the chart."""
-    marker = {"symbol": symbol, "size": MARKER_SIZE - 2, "color": colour, "line": {"width": 2, "color": colour}}
-    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip")
+    look = outlined(symbol, MARKER_SIZE - 2, colour)
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=look, name=name, hoverinfo="skip")
 
 
 def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.DataFrame, palette: Palette) -> None:
     """Add a line for each bit width of plain rounding, named in the legend: names on the lines would cover markers."""
-    ends = _with_room(shown["size"])
+    unit = UNIT_TITLES[shown["unit"].iloc[0]]
     for row, dash in zip(references.to_dict("records"), REFERENCE_DASHES, strict=False):
+        size = f"{row['size']:.3g}"
         figure.add_scatter(
-            x=ends,
+            x=_size_range(shown["size"]),
             y=[row["value"], row["value"]],
             mode="lines",
             line={"color": palette.series["reference"], "width": 2, "dash": dash},
-            name=f"{row['name']}, {row['size']:.3g} {SIZES[shown['unit'].iloc[0]][0].split()[0]}",
-            hovertemplate=f"every linear weight rounded to {row['name']}: {row['size']:.3g} "
-            f"{SIZES[shown['unit'].iloc[0]][0]}<br>bundled measurement<extra></extra>",
+            name=f"{row['name']}, {size} {unit.split()[0]}",
+            hovertemplate=f"every linear weight rounded to {row['name']}: {size} {unit}<br>bundled measurement<extra></extra>",
         )
 
 
-def _with_room(sizes: pd.Series) -> list[float]:
+def _size_range(sizes: pd.Series) -> list[float]:
     """The ends of the size axis."""
     low, high = sizes.min(), sizes.max()
-    room = 0.08 * ((high - low) or 0.1 * high or 1.0)
-    return [low - room, high + room]
+    margin = 0.08 * ((high - low) or 0.1 * high or 1.0)
+    return [low - margin, high + margin]
 
 
-def _value_axis(figure: go.Figure, shown: pd.DataFrame, references: pd.DataFrame, metric: Metric) -> None:
+def _value_axis(figure: go.Figure, shown: pd.DataFrame, references: list[float], metric: Metric) -> None:
     """Set the value axis, with space for bars and names; logarithmic if perplexities are far apart."""
-    factor = 100 if metric.percent else 1
-    ends = [*shown["low"], *shown["high"], *shown["value"], *(factor * references["value"])]
-    values = [value for value in ends if isfinite(value)]
+    values = [value for value in [*shown["low"], *shown["high"], *shown["value"], *references] if isfinite(value)]
     lowest, highest = min(values), max(values)
     log = metric.direction == "lower" and lowest > 0 and highest > LOG_FROM * lowest
     low, high = (log10(lowest), log10(highest)) if log else (lowest, highest)
-    room = (high - low) or 0.1 * factor
+    span = (high - low) or (10 if metric.percent else 0.1)
     notes = (", in %" if metric.percent else "") + (", log scale" if log else "")
-    title = sentence_start(f"{metric.word}{_task(shown)}") + notes
     figure.update_yaxes(
-        title={"text": title, "font": {"size": FONT_SIZE}}, range=[low - 0.1 * room, high + 0.14 * room], nticks=8
+        title=axis_title(sentence_start(f"{metric.word}{_on_task(shown)}") + notes),
+        range=[low - 0.1 * span, high + 0.14 * span],
+        nticks=8,
+        type="log" if log else None,
     )
-    if log:
-        figure.update_yaxes(type="log")
 
 
-def _task(shown: pd.DataFrame) -> str:
+def _on_task(shown: pd.DataFrame) -> str:
     title = shown["title"].iloc[0]
     return "" if title.lower() == metric_named(shown["metric"].iloc[0]).word else f" on {within_sentence(title)}"
-
-
-def _size_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> None:
-    unit = SIZES[shown["unit"].iloc[0]][0]
-    better = "up" if metric.direction == "higher" else "down"
-    figure.update_xaxes(
-        title={
-            "text": f"stored size of the whole model, in {unit}<br>left and {better} is better",
-            "font": {"size": FONT_SIZE},
-        },
-        range=_with_room(shown["size"]),
-        nticks=7,
-    )
 
 
 def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """Value against relative error, one marker per run: if the two agree, the markers lie along a line."""
     table = literal(table)
     metric = metric_named(table["metric"].iloc[0])
-    factor = 100 if metric.percent else 1
-    shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high")})
+    shown = _in_axis_units(table, metric)
     figure = go.Figure()
-    for (style_key, grouping), part in shown.groupby(["style_key", "grouping"], sort=False):
-        mark = _marks(part, str(style_key), str(grouping), palette, metric, pale=False, bars=False)
+    for _, part in shown.groupby(["style_key", "grouping"], sort=False):
+        mark = _marks(part, palette, metric, pale=False, bars=False)
         figure.add_trace(mark.update(x=part["relative_error"]))
-    for style_key in shown["style_key"].unique():
-        figure.add_trace(_method_key(str(style_key), palette))
-    _value_axis(figure, shown, pd.DataFrame({"value": []}), metric)
-    better = "up" if metric.direction == "higher" else "down"
-    text = f"relative error of the chosen weights<br>left and {better} is better"
-    figure.update_xaxes(title={"text": text, "font": {"size": FONT_SIZE}}, nticks=7)
-    return _finished(figure, palette, "Do error and score agree?", AGREEMENT_PIXELS)
+    figure.add_traces(_method_keys(shown, palette))
+    _value_axis(figure, shown, [], metric)
+    error_title = "relative error of the chosen weights"
+    return _finished(figure, palette, metric, error_title, title="Do error and score agree?", height=330)
 
 
-def _finished(figure: go.Figure, palette: Palette, title: str, height: int) -> go.Figure:
+def _finished(figure: go.Figure, palette: Palette, metric: Metric, x_title: str, *, title: str, height: int) -> go.Figure:
     """Apply the common style, with the legend below the axis, where rows that only a phone needs leave no gap."""
+    better = "up" if metric.direction == "higher" else "down"
+    figure.update_xaxes(title=axis_title(f"{x_title}<br>left and {better} is better"), nticks=7)
     entries = sum(trace.showlegend is not False for trace in figure.data)
-    bottom = AXIS_PIXELS + LEGEND_ROW_PIXELS * -(-entries // LEGEND_ABREAST) * (entries > 1)
-    plot = height - TITLE_PIXELS - AXIS_PIXELS
-    height = TITLE_PIXELS + plot + bottom
-    figure = styled(figure, palette, title=title, height=height)
-    figure.update_layout(
-        legend={
-            **{"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
-            **{"y": -AXIS_PIXELS / plot, "yanchor": "top"},
-        },
-        margin={"t": TITLE_PIXELS, "b": bottom},
-        title={"yref": "container", "y": 1 - 10 / height, "yanchor": "top"},
+    legend_pixels = LEGEND_ROW_PIXELS * ceil(entries / LEGEND_ABREAST) if entries > 1 else 0
+    legend = {"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0, "yanchor": "top"}
+    return styled(
+        figure,
+        palette,
+        title=title,
+        title_top=10,
+        height=height + legend_pixels,
+        legend=legend | {"y": -AXIS_PIXELS / (height - TITLE_PIXELS - AXIS_PIXELS)},
+        margin={"b": AXIS_PIXELS + legend_pixels},
         showlegend=entries > 1,
     )
-    return figure

@@ -30,9 +30,9 @@ def error_table(runs: Sequence[Run], level: str = "group") -> pd.DataFrame:
             entries = group["module_errors"] if level == "module" else {group["name"]: group}
             stored = f"{group['num_parameters']:,} parameters, {smaller(group['parameter_ratio'])}"
             count = len(group["modules"])
-            about = f"in group {group['name']}" if level == "module" else f"{count} module{'s' * (count > 1)}, {stored}"
+            description = f"in group {group['name']}" if level == "module" else f"{count} module{'s' * (count > 1)}, {stored}"
             rows += [
-                (run.id, *series, name, errors["relative_error"], errors["cosine_distance"], about)
+                (run.id, *series, name, errors["relative_error"], errors["cosine_distance"], description)
                 for name, errors in entries.items()
             ]
     return pd.DataFrame(rows, columns=list(ERROR_COLUMNS))

@@ -12,23 +12,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from offcomp.planning.data.metrics import METRICS, Metric
 from offcomp.results.charts.dots import dots, in_rows, series_of
 from offcomp.results.charts.style import literal
 from offcomp.results.charts.theme import MARKERS, Palette
 from offcomp.results.originals import model_names
-from offcomp.results.paired import mark_of
+from offcomp.results.paired import comparison_key
 from offcomp.results.runs import result_of
-from offcomp.results.scores import (
-    METRICS,
-    Metric,
-    Score,
-    baseline_of,
-    brief_difference,
-    interval_of,
-    metric_of,
-    task_title,
-    within_sentence,
-)
+from offcomp.results.scores import Score, baseline_of, brief_difference, interval_of, metric_of, task_title, within_sentence
 from offcomp.runs.store import Run
 
 LOG_FROM = 8
@@ -48,33 +39,32 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
     models = model_names(runs)
     many_models = len({*models.values()}) > 1
     tasks = dict.fromkeys(task for run in runs for task in result_of(run)["scores"])
-    several = {task for task in tasks if len({mark_of(run, task) for run in runs} - {None}) > 1}
-    for run, (name, style_key, symbol) in zip(runs, series_of(runs).values(), strict=True):
+    several = {task for task in tasks if len({comparison_key(run, task) for run in runs} - {None}) > 1}
+    for run, series in zip(runs, series_of(runs).values(), strict=True):
         for task, score in result_of(run)["scores"].items():
-            original = (
-                f"Original, {models[run.id]}" if many_models else f"Original of {name}" if task in several else "Original"
-            )
-            star = (original, "original", MARKERS["original"])
-            for key, series, which in (
-                ((task, mark_of(run, task)), star, "original"),
-                ((task, run.id), (name, style_key, symbol), "compressed"),
-            ):
-                owner, about = (run.id, _about(score)) if which == "compressed" else ("", "not compressed")
-                baseline, value = baseline_of(score) or ("", nan), score[which]["value"]
-                kind = task, task_title(task, score), metric_of(score).name
-                figures = value, *interval_of(score, which), score[which]["n"]
-                rows.setdefault(key, (owner, *series, *kind, series[0], *figures, baseline[1], baseline[0], about))
+            name = f"Original of {series[0]}" if task in several else "Original"
+            star = (f"Original, {models[run.id]}" if many_models else name, "original", MARKERS["original"])
+            original = ("", *star, *_figures(task, score, star[0], "original"), "not compressed")
+            rows.setdefault((task, comparison_key(run, task)), original)
+            rows[task, run.id] = (run.id, *series, *_figures(task, score, series[0], "compressed"), _comparison(score))
     return pd.DataFrame(list(rows.values()), columns=list(SCORE_COLUMNS))
+
+
+def _figures(task: str, score: Score, row: str, which: str) -> tuple[Any, ...]:
+    """The columns from the task to the baseline."""
+    name, baseline = baseline_of(score) or ("", nan)
+    kind = task, task_title(task, score), metric_of(score).name
+    return *kind, row, score[which]["value"], *interval_of(score, which), score[which]["n"], baseline, name
 
 
 def scores_of(runs: Sequence[Run], table: pd.DataFrame) -> list[Score]:
     """The scores of the compressed models in the table of one chart, which shows one task and one metric."""
     task, metric = table["task"].iloc[0], table["metric"].iloc[0]
-    found = (result_of(run)["scores"].get(task) for run in runs)
-    return [score for score in found if score and metric_of(score).name == metric]
+    scores = (result_of(run)["scores"].get(task) for run in runs)
+    return [score for score in scores if score and metric_of(score).name == metric]
 
 
-def _about(score: Score) -> str:
+def _comparison(score: Score) -> str:
     if "agreement" in score["paired"]:
         return f"agrees with the original on {score['paired']['agreement']:.1%}"
     return f"{brief_difference(score)} from the original"
@@ -91,11 +81,11 @@ def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         f"{metric.number(low)} to {metric.number(high)}" for low, high in table[["low", "high"]].itertuples(index=False)
     ]
     hover = f"%{{customdata[0]}}, 95 % interval %{{customdata[1]}}<br>%{{customdata[2]:,}} {metric.counts}, %{{customdata[3]}}"
-    details = shown[["text", "ends", "n", "about"]]
 
     def number(value: float) -> str:
         return metric.number(value / factor)
 
+    details = shown[["text", "ends", "n", "about"]]
     figure = dots(shown, palette, "value", number=number, details=details, hover=hover, intervals=True)
     log = _score_axis(figure, shown, metric)
     for original in shown.loc[shown["style_key"] == "original", "value"]:

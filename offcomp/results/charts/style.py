@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -14,6 +13,7 @@ from offcomp.plain_text import without_unseen
 from offcomp.results.charts.theme import Palette
 
 FONT_SIZE = 14
+TITLE_PIXELS = 46
 
 
 def literal(table: pd.DataFrame) -> pd.DataFrame:
@@ -33,27 +33,56 @@ def literal_text(value: Any) -> Any:
 
 
 def styled(
-    figure: go.Figure, palette: Palette, *, title: str, height: int = 380, on_top: Mapping[str, Any] = MappingProxyType({})
+    figure: go.Figure, palette: Palette, *, title: str, height: int, title_top: int | None = None, **layout: Any
 ) -> go.Figure:
-    """The figure in the common style: question as title, subtle grid, no chart junk; `on_top` overrides the layout.
+    """The figure in the common style: question as title, subtle grid, no legend, no chart junk; `layout` overrides it.
 
     The layout is built as a dictionary: plotly's update methods take four times as long, which makes sliders lag.
+
+    title_top   pixels from the top edge to the title; plotly centres it in the top margin by default
     """
-    axis = {"gridcolor": palette.grid, "zerolinecolor": palette.grid, "automargin": True, "tickfont": {"color": palette.muted}}
+    heading = {"text": title, "font": {"size": 17, "color": palette.text}, "x": 0, "xanchor": "left"}
+    if title_top is not None:
+        heading |= {"yref": "container", "y": 1 - title_top / height, "yanchor": "top"}
     common = {
-        "title": {"text": title, "font": {"size": 17, "color": palette.text}, "x": 0, "xanchor": "left"},
+        "title": heading,
         "font": {"size": FONT_SIZE, "color": palette.text},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "height": height,
-        "margin": {"l": 10, "r": 10, "t": 60, "b": 10},
+        "margin": {"l": 10, "r": 10, "t": TITLE_PIXELS, "b": 10},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        "showlegend": False,
         "hoverlabel": {"font": {"size": FONT_SIZE}},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
     }
-    layout = {name: value for name, value in figure.layout.to_plotly_json().items() if name != "template"}
-    axes = {"xaxis", "yaxis", *(name for name in layout if name[1:].startswith("axis"))}
-    return go.Figure(figure.data, _merged(layout, _merged(common | dict.fromkeys(axes, axis), on_top)))
+    axis = {"gridcolor": palette.grid, "zerolinecolor": palette.grid, "automargin": True, "tickfont": {"color": palette.muted}}
+    own = {name: value for name, value in figure.layout.to_plotly_json().items() if name != "template"}
+    axes = {"xaxis", "yaxis", *(name for name in own if name[1:].startswith("axis"))}
+    return go.Figure(figure.data, _merged(own, _merged(common | dict.fromkeys(axes, axis), layout)))
+
+
+def axis_title(text: str, size: int = FONT_SIZE, **options: Any) -> dict[str, Any]:
+    """The title of an axis, smaller than plotly's own."""
+    return {"text": text, "font": {"size": size}, **options}
+
+
+def colour_scale(colours: Sequence[str]) -> list[list[object]]:
+    """A colour scale on which the colours have equal distances."""
+    return [[step / (len(colours) - 1), colour] for step, colour in enumerate(colours)]
+
+
+def outlined(symbol: str, size: int, colour: str) -> dict[str, Any]:
+    """A marker whose open variants have a line as strong as its fill."""
+    return {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": colour}}
+
+
+def text_trace(
+    x: Iterable[Any], y: Iterable[Any], texts: Sequence[str], palette: Palette, size: int = FONT_SIZE, **options: Any
+) -> go.Scatter:
+    """Texts at points, without markers and hover texts."""
+    font = {"size": size, "color": palette.text}
+    return go.Scatter(x=x, y=y, text=texts, mode="text", textfont=font, hoverinfo="skip", showlegend=False, **options)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,24 @@ class Palette:
         return self.series.get(style_key, self.muted)
 
 
+LOOKS = {
+    "original": ("star", "#1f2430", "#e8eaf0"),
+    "svd": ("circle", "#0072b2", "#56b4e9"),
+    "autoencoder": ("diamond", "#d55e00", "#f0803c"),
+    "residual": ("triangle-up", "#cc79a7", "#e39ac2"),
+    "codebook": ("square", "#009e73", "#35c79a"),
+    "kronecker": ("cross", "#8c6d1f", "#e0c060"),
+    "tucker": ("cross", "#8c6d1f", "#e0c060"),
+    "pruning": ("cross", "#8c6d1f", "#e0c060"),
+    "quantization": ("line-ew", "#7a7f8c", "#9aa0ae"),
+    "reference": ("line-ew", "#7a7f8c", "#9aa0ae"),
+}
+"""Style key -> plotly marker symbol, colour in the light theme, colour in the dark theme.
+
+Style keys that share colour and shape are distinguished by fill.
+"""
+MARKERS = {style_key: symbol for style_key, (symbol, _, _) in LOOKS.items()}
+
 LIGHT = Palette(
     text="#1f2430",
     muted="#5a6070",
@@ -38,18 +56,7 @@ LIGHT = Palette(
     surface="#ffffff",
     diverging=("#e58a5c", "#f1f3f7", "#6cb0dd"),
     weights=("#1f5d9e", "#86b9de", "#f7f8fa", "#f2a987", "#b03a20"),
-    series={
-        "original": "#1f2430",
-        "svd": "#0072b2",
-        "autoencoder": "#d55e00",
-        "residual": "#cc79a7",
-        "codebook": "#009e73",
-        "kronecker": "#8c6d1f",
-        "tucker": "#8c6d1f",
-        "pruning": "#8c6d1f",
-        "quantization": "#7a7f8c",
-        "reference": "#7a7f8c",
-    },
+    series={style_key: light for style_key, (_, light, _) in LOOKS.items()},
 )
 DARK = Palette(
     text="#e8eaf0",
@@ -58,34 +65,9 @@ DARK = Palette(
     surface="#12151c",
     diverging=("#a8481a", "#242a35", "#20659c"),
     weights=("#9fd2f7", "#2f73ad", "#171b24", "#ab4a2e", "#f9b79f"),
-    series={
-        "original": "#e8eaf0",
-        "svd": "#56b4e9",
-        "autoencoder": "#f0803c",
-        "residual": "#e39ac2",
-        "codebook": "#35c79a",
-        "kronecker": "#e0c060",
-        "tucker": "#e0c060",
-        "pruning": "#e0c060",
-        "quantization": "#9aa0ae",
-        "reference": "#9aa0ae",
-    },
+    series={style_key: dark for style_key, (_, _, dark) in LOOKS.items()},
 )
 PALETTES = {"light": LIGHT, "dark": DARK}
-
-MARKERS = {
-    "original": "star",
-    "svd": "circle",
-    "autoencoder": "diamond",
-    "residual": "triangle-up",
-    "codebook": "square",
-    "kronecker": "cross",
-    "tucker": "cross",
-    "pruning": "cross",
-    "quantization": "line-ew",
-    "reference": "line-ew",
-}
-"""plotly marker symbols by style key. Style keys that share colour and shape are distinguished by fill."""
 UNKNOWN_MARKER = "hexagram"
 
 

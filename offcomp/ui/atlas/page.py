@@ -81,7 +81,7 @@ def show_sensitivity(document: Document, task: str) -> None:
 def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: str, alt: str) -> None:
     """A chart, and below it its table, with a download that includes every row's plan."""
     draw(figure, f"measured_{purpose}", alt)
-    with st.expander("The same as a table"):
+    with st.expander("Show as a table"):
         shown = table.drop(columns=IN_EVERY_ROW, errors="ignore")
         show_table(shown, f"measured_{purpose}_table", names=NAMES, formats=_formats(shown))
         file_name, make = f"offcomp-{document['model']}-{purpose}.csv", partial(atlas.exported, table, document, purpose)

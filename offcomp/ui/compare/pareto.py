@@ -50,9 +50,8 @@ def show_front(runs: Sequence[Run]) -> None:
     _show_picked(shown, names)
     st.markdown(plain(pareto.front_answer(table)))
     st.caption(plain(f"{summary} {_reading(table, references)}"))
-    figure = front_figure(table, references, palette(), _picked(shown))
-    unit_name, _ = pareto.SIZES[unit]
-    as_shown = table[pareto.SHOWN].rename(columns={"size": f"size in {unit_name}", "ratio": "times smaller"})
+    figure = front_figure(table, palette(), references, _picked(shown))
+    as_shown = table[pareto.SHOWN].rename(columns={"size": f"size in {pareto.UNIT_TITLES[unit]}", "ratio": "times smaller"})
     show_chart(target, figure, as_shown, key=FRONT, alt=alt, on_click=_pick_clicked)
 
 

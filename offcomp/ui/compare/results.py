@@ -159,7 +159,7 @@ def show_first_errors(runs: Sequence[Run]) -> None:
     title = "Which modules lose more?"
     alt = f"{title} Relative error of each module, one mark per run; the table below has the numbers."
     st.image(error_svg(table, palette(), title=title), width="stretch", alt=alt)
-    with st.expander("The same as a table"):
+    with st.expander("Show as a table"):
         wide = table.pivot_table("relative_error", "row", "name", sort=False).map("{:.3f}".format)
         st.table(plain_table(wide.rename_axis(index=None, columns=None)))
 

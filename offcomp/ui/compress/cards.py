@@ -98,7 +98,7 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
     if known.estimated is not None:
         error = known.estimated.relative_error
         rounded = f"{error:.2f}" if error >= 0.1 else f"{error:.2g}"
-        return f"about {rounded}", "estimated", f"{known.estimated.about} A run measures it."
+        return f"about {rounded}", "estimated", f"{known.estimated.basis} A run measures it."
     return "", "run it to measure it", NO_MEASUREMENT
 
 

@@ -41,12 +41,12 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
     """Show how the original and one or two runs continue each opening, and how far they agree."""
     st.subheader("How do they go on from the same openings?")
     if not continuations.of_task(run, task):
-        st.caption(plain(continuations.BEFORE_THEM.format(names[run.id])))
+        st.caption(plain(continuations.NOT_RECORDED.format(names[run.id])))
         return
     runs = [run] if second is None or not continuations.side_by_side([run, second], task) else [run, second]
     st.markdown(plain(continuations.continuation_answer(runs, names, task)))
     if second is not None and len(runs) == 1:
-        st.caption(plain(continuations.BEFORE_THEM.format(names[second.id])))
+        st.caption(plain(continuations.NOT_RECORDED.format(names[second.id])))
     style(STYLE.format(grid=palette().grid, muted=palette().muted))
     st.html(continuations_html(runs, names, task, palette()))
     st.caption(

@@ -11,7 +11,7 @@ import streamlit as st
 
 from offcomp.results.charts import examples
 from offcomp.results.charts.examples import CELLS, LISTED, has_classes, score_of, shift_words
-from offcomp.results.continuations import tells_next_words
+from offcomp.results.continuations import continues_prompts
 from offcomp.results.paired import same_test
 from offcomp.results.runs import result_of, short_names, with_provenance
 from offcomp.results.scores import Score, metric_of, on_task, sentence_start, task_title
@@ -48,7 +48,7 @@ def show_examples(runs: Sequence[Run]) -> None:
     score = score_of(run, task)
     answer_of = examples.outcome_answer if has_classes(score) else examples.shift_answer
     answer.markdown(plain(answer_of(run, task)))
-    if tells_next_words(score):
+    if continues_prompts(score):
         show_continuations(run, second, task, names)
     listed = examples.shift_table(run, task)
     if has_classes(score):
@@ -167,9 +167,9 @@ def _show_side_by_side(run: Run, second: Run | None, task: str, names: dict[str,
         )
         return
     pair = names[run.id], names[second.id]
-    st.markdown(plain(examples.beside_answer(run, second, pair, task)))
-    table = examples.beside_table(run, second, task)
+    st.markdown(plain(examples.joint_answer(run, second, pair, task)))
+    table = examples.joint_table(run, second, task)
     columns = _columns(table, ("text", "truth", "original", "first", "second"))
     formats = _formats(score_of(run, task), *pair)
-    _show_listed(examples.beside_words(table), "examples_beside_table", columns, formats)
+    _show_listed(examples.joint_words(table), "examples_joint_table", columns, formats)
     st.caption(f"{len(table)} examples listed by at least one of the two runs, largest difference first.")

@@ -233,7 +233,7 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) 
 
 def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> None:
     """A chart's table, with a download that says where every row comes from."""
-    with st.expander("The same as a table"):
+    with st.expander("Show as a table"):
         show_table(table, f"groups_{purpose}_table", formats=THREE_DECIMALS)
         file_name = f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv"
         make = partial(results.exported, table, survey, origin)

@@ -192,7 +192,7 @@ def _show_shares(info: ModelInfo) -> None:
 
 def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **settings: str | float) -> None:
     """A chart's table, with a download that names the model and the settings."""
-    with st.expander("The same as a table"):
+    with st.expander("Show as a table"):
         shown = table.drop(columns=HIDDEN, errors="ignore")
         if "share" in shown:
             shown = shown.assign(share=100 * shown["share"])
