@@ -1,4 +1,4 @@
-"""Continuations of the same openings by several models: a table of texts that becomes cards on narrow screens."""
+"""Continuations of the same prompts by several models: a table of texts that becomes cards on narrow screens."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ STYLE = """
 
 
 def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[str, str]) -> None:
-    """Show how the original and one or two runs continue each opening, and how far they agree."""
-    st.subheader("How do they go on from the same openings?")
+    """Show how the original and one or two runs continue each prompt, and how far they agree."""
+    st.subheader("How do the models continue the same prompts?")
     if not continuations.of_task(run, task):
         st.caption(plain(continuations.NOT_RECORDED.format(names[run.id])))
         return
@@ -74,10 +74,10 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
     for entries in continuations.side_by_side(runs, task):
         cells = "".join(_cell(name, entry) for name, entry in zip(run_names, entries, strict=True))
         original = escape(entries[0]["original"].strip()) or NOTHING
-        opening = escape(entries[0]["opening"].strip())
-        rows.append(f'<tr><th scope="row">{opening} …</th><td data-who="Original">{original}</td>{cells}</tr>')
+        prompt = escape(entries[0]["opening"].strip())
+        rows.append(f'<tr><th scope="row">{prompt} …</th><td data-who="Original">{original}</td>{cells}</tr>')
     return (
-        '<table class="continuations"><caption>Openings and continuations by model</caption><thead><tr><th scope="col">Opening'
+        '<table class="continuations"><caption>Prompts and continuations by model</caption><thead><tr><th scope="col">Prompt'
         f"</th>{''.join(headings)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
