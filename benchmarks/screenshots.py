@@ -25,7 +25,7 @@ SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 def settle(page: Page) -> None:
     """Wait until the page stands still."""
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=30_000)
-    expect(page.get_by_test_id("stSkeletonElement")).to_have_count(0, timeout=60_000)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=60_000)
     page.wait_for_timeout(2000)
 
 
