@@ -15,10 +15,10 @@ from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.methods import SVD, ResidualAutoencoder
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.methods.decoders import DECODERS
-from offcomp.methods.residual import alternation
+from offcomp.methods.residual import alternation, training
 from offcomp.methods.residual.pivots import LARGEST, interpolate
 from offcomp.methods.residual.sparse import Sparse, best_entries
-from offcomp.methods.residual.training import Decoder, gradients
+from offcomp.methods.residual.training import Decoder
 from offcomp.methods.svd.group_metrics import group_metrics
 from offcomp.numerics.accounting import STORAGE_DTYPES, UNITS, Budget, stored_size
 from offcomp.numerics.mlp import SLOPE
@@ -253,17 +253,19 @@ def test_without_metrics_the_sparse_part_is_the_largest_entries_as_they_are() ->
     assert (left == 0).sum() == 10
 
 
-def test_gradients_equal_autograd() -> None:
+def test_gradients_equal_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
     target, latents = randn(12, 9), randn(12, 3, seed=4)
     decoder = Decoder(randn(3, 9), randn(3, 4, seed=1), randn(4, seed=2), randn(4, 9, seed=3))
-    positions = torch.tensor([2, 30, 31, 70, 107])
+    absorbed = torch.zeros(108, dtype=torch.bool)
+    absorbed[[2, 30, 31, 70, 107]] = True
     leaves = [tensor.clone().requires_grad_() for tensor in (latents, *decoder.parameters)]
     hidden = torch.nn.functional.leaky_relu(leaves[0] @ leaves[2] + leaves[3], SLOPE)
-    free = torch.ones(108)
-    free[positions] = 0
-    loss = ((target - leaves[0] @ leaves[1] - hidden @ leaves[4]) * free.view(12, 9)).square().mean() / 2
+    loss = ((target - leaves[0] @ leaves[1] - hidden @ leaves[4]) * ~absorbed.view(12, 9)).square().mean() / 2
     expected = torch.autograd.grad(loss, leaves)
-    torch.testing.assert_close(gradients(target, latents, decoder, positions), expected, rtol=1e-4, atol=1e-5)
+    for rows_at_once in (1024, 5):
+        monkeypatch.setattr(training, "ROWS_AT_ONCE", rows_at_once)
+        found = training.gradients(target, latents, decoder, absorbed.view(12, 9))
+        torch.testing.assert_close(found, [*expected], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("best", [0, 1, 3])

@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 from math import cos, inf, pi, sqrt
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from offcomp.numerics.chunks import squared_norm
 from offcomp.numerics.mlp import SLOPE
 from offcomp.numerics.progress import Report
-from offcomp.numerics.top_k import largest_entries
+from offcomp.numerics.top_k import largest_mask
 
 PEAK_RATE = 2e-2
 WARM_UP = 0.2
 CHOOSE_EVERY = 10
+ROWS_AT_ONCE = 1024
+"""The hidden activations of all rows together take several times as much memory as the matrix."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,15 @@ class Decoder:
         """The hidden activations."""
         return functional.leaky_relu_(torch.addmm(self.bias, latents, self.inner), SLOPE)
 
-    def error(
+    def error(self, target: Float[Tensor, "rows cols"], latents: Float[Tensor, "rows rank"]) -> Float[Tensor, "rows cols"]:
+        """The target minus the decoded rows."""
+        parts = zip(target.split(ROWS_AT_ONCE), latents.split(ROWS_AT_ONCE), strict=True)
+        return torch.cat([self.error_with(rows, part, self.units(part)) for rows, part in parts])
+
+    def error_with(
         self, target: Float[Tensor, "rows cols"], latents: Float[Tensor, "rows rank"], units: Float[Tensor, "rows hidden"]
     ) -> Float[Tensor, "rows cols"]:
-        """The target minus the decoded rows."""
+        """`error`, given the hidden activations."""
         return torch.addmm(target, latents, self.linear, alpha=-1).addmm_(units, self.outer, alpha=-1)
 
     def in_basis(self, basis: Float[Tensor, "rank rank"]) -> Decoder:
@@ -93,15 +100,14 @@ def train(
     for step in range(steps):
         report(step / steps)
         if step % CHOOSE_EVERY == 0:
-            error = decoder.error(target, latents, decoder.units(latents))
-            positions = largest_entries(error, entries)
-            error.view(-1)[positions] = 0
-            squared = squared_norm(error)
+            error = decoder.error(target, latents)
+            absorbed = largest_mask(error, entries)
+            squared = squared_norm(error.masked_fill_(absorbed, 0))
             history.append(sqrt(squared / target.numel()))
             if step == 0 or squared < least:
                 least, best = squared, [tensor.clone() for tensor in parameters]
         optimizer.param_groups[0]["lr"] = PEAK_RATE * _schedule(step / steps)
-        for tensor, gradient in zip(parameters, gradients(target, latents, decoder, positions), strict=True):
+        for tensor, gradient in zip(parameters, gradients(target, latents, decoder, absorbed), strict=True):
             tensor.grad = gradient
         optimizer.step()
     return best[0], Decoder(*best[1:]), history
@@ -113,16 +119,23 @@ def _schedule(done: float) -> float:
 
 
 def gradients(
-    target: Float[Tensor, "rows cols"], latents: Float[Tensor, "rows rank"], decoder: Decoder, positions: Integer[Tensor, " k"]
-) -> tuple[Tensor, ...]:
+    target: Float[Tensor, "rows cols"],
+    latents: Float[Tensor, "rows rank"],
+    decoder: Decoder,
+    absorbed: Bool[Tensor, "rows cols"],
+) -> list[Tensor]:
     """Gradients of half the mean squared error with respect to the latents and the decoder's parameters.
 
-    S absorbs the error at its positions, so those entries contribute nothing.
+    S absorbs the error of the entries where `absorbed` is true, so they contribute nothing.
     """
-    units = decoder.units(latents)
-    error = decoder.error(target, latents, units)
-    error.view(-1)[positions] = 0
-    error.mul_(-1 / target.numel())
-    to_units = torch.ops.aten.leaky_relu_backward(error @ decoder.outer.T, units, SLOPE, True)
-    to_latents = (error @ decoder.linear.T).addmm_(to_units, decoder.inner.T)
-    return to_latents, latents.T @ error, latents.T @ to_units, to_units.sum(0), units.T @ error
+    to_latents, *to_decoder = found = [torch.zeros_like(tensor) for tensor in (latents, *decoder.parameters)]
+    tables = (target, latents, absorbed, to_latents)
+    for rows, part, is_absorbed, to_part in zip(*(table.split(ROWS_AT_ONCE) for table in tables), strict=True):
+        units = decoder.units(part)
+        error = decoder.error_with(rows, part, units).masked_fill_(is_absorbed, 0).mul_(-1 / target.numel())
+        to_units = torch.ops.aten.leaky_relu_backward(error @ decoder.outer.T, units, SLOPE, True)
+        to_part.addmm_(error, decoder.linear.T).addmm_(to_units, decoder.inner.T)
+        changes = (part.T @ error, part.T @ to_units, to_units.sum(0), units.T @ error)
+        for gradient, change in zip(to_decoder, changes, strict=True):
+            gradient.add_(change)
+    return found
