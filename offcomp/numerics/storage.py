@@ -1,4 +1,4 @@
-"""Convert tensors to and from what is written to disk in a storage dtype. The layout is that of `accounting.storage_layout`."""
+"""Convert tensors to and from the form in which they are stored on disk, whose layout is `accounting.storage_layout`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Decode stored tensors, floats as float32; the inverse of `pack` up to its rounding.
 
     Tensors that need no conversion may share memory with the stored ones, so do not write to them. They are copied only if
-    their address is not aligned like torch's own, as in a memory-mapped file: sums would differ in the last digits.
+    their address is not aligned like torch's own, as in a memory-mapped file, because sums would then differ in the last
+    digits.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in stored.items():
