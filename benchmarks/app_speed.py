@@ -1,4 +1,4 @@
-"""How fast the app responds, in a real Chromium: `python -m benchmarks.app_speed`.
+"""How fast the app responds in a real Chromium browser: `python -m benchmarks.app_speed`.
 
 Prints the median, 95th percentile and maximum, in milliseconds, of the time
 

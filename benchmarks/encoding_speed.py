@@ -55,7 +55,7 @@ def main() -> None:
         print(f"{name:22} {min(times):6.2f} s best of {len(times)}  {len(texts) / min(times):7.0f} sentences/s")
     ours, theirs = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in results.values())
     ratio = min(seconds["sentence-transformers"]) / min(seconds["offcomp"])
-    print(f"throughput ratio {ratio:.2f}; smallest cosine of the two embeddings {(ours * theirs).sum(1).min():.6f}")
+    print(f"throughput ratio {ratio:.2f}; smallest cosine between the two embeddings {(ours * theirs).sum(1).min():.6f}")
 
 
 if __name__ == "__main__":

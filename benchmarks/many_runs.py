@@ -5,7 +5,7 @@ folders under new ids, with different seeds and ratios and with results that var
 only the SVD. Prints three tables, each with the best of REPEATS measurements; processor seconds are meaningful even on a busy
 machine:
 
-1. Commands of the command line: time of the whole process, after one run that warms the disk cache.
+1. Command line: time of the whole process of each command, after one run that warms the disk cache.
 2. Scripts of the pages, without a browser, from the second visit on, and how many elements, buttons and charts they create.
 3. Pages in Chromium: time from a click in the sidebar, and from opening an address in a new session, until the script has
    finished and everything is drawn; after the click also the longest time during which the browser did not respond to input,
@@ -58,7 +58,7 @@ WATCH_TASKS = """() => {
 
 
 def printed(home: Path, *arguments: str, text: str = "") -> str:
-    """The output of a command."""
+    """The output of an offcomp command."""
     status, out, said = offcomp(home, *arguments, text=text)
     assert not status, f"offcomp {' '.join(arguments)}: {said[-2000:]}"
     return out
@@ -197,7 +197,7 @@ def processor_seconds() -> tuple[float, float]:
 
 
 def click(browser: Browser, address: str, page: str, query: str) -> dict[str, float]:
-    """Measure opening a page from a different one by the sidebar."""
+    """Measure how long it takes to open a page from a different page, using the sidebar."""
     with visit(browser, address) as app:
         app.page.set_default_timeout(PATIENCE)
         app.page.add_init_script(f"({WATCH_TASKS})()")

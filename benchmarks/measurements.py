@@ -3,9 +3,9 @@
 Each row is one compressed model: either all linear weights compressed by one method, grouping and ratio (a sweep), or a single
 weight matrix compressed (its sensitivity). It is scored on the bundled tasks and, with --data, on real data sets too, read from
 FOLDER/NAME/SPLIT.parquet: stsb (sentence1, sentence2, score), sst2_sent, mrpc and ag_news. Only scores of these are stored, no
-texts. Nothing is trained or selected by a score. Each row contains its plan, so that `offcomp run` can reproduce it; the file
-records versions, machine and date. Rows and tasks missing from an existing file are added without measuring the others again;
---fresh starts from scratch.
+texts. No score is used to train or select anything. Each row contains its plan, so that `offcomp run` can reproduce it; the
+file records versions, machine and date. Rows and tasks missing from an existing file are added without measuring the others
+again; --fresh starts from scratch.
 """
 
 from __future__ import annotations

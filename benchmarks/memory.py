@@ -210,7 +210,7 @@ def runs(names: Sequence[str], *settings: str) -> None:
 
 
 def child(arguments: Sequence[str]) -> dict[str, Any]:
-    """The task of a separate process."""
+    """What a separate process does, given its command-line arguments."""
     if len(arguments) == 3:
         return measure_fit(arguments[0], int(arguments[1]), int(arguments[2]))
     name, folder, *rest = arguments

@@ -3,7 +3,7 @@
 Six kinds, ratios 2, 3, 5 and 10, one layer (`--layer`) alone and all six layers as one group, plain and whitened metric
 (bundled calibration text): 96 cases. Errors are relative, in the metric used for fitting. The gain over SVD is split into the
 gain from the interpolative form (latents alone, without sparse entries or hidden units: "linear") and the gain from the rest.
-`--kinds` and `--ratios` measure only a part.
+`--kinds` and `--ratios` restrict the cases.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
         f"residual strictly better than linear in {sum(row['residual'] < row['linear'] for row in rows)}"
     )
     gains = sorted(100 * (1 - row["residual"] / row["svd"]) for row in rows)
-    print(f"gain over SVD: least {gains[0]:.1f} %, median {gains[len(gains) // 2]:.1f} %, most {gains[-1]:.1f} %")
+    print(f"gain over SVD: minimum {gains[0]:.1f} %, median {gains[len(gains) // 2]:.1f} %, maximum {gains[-1]:.1f} %")
 
 
 if __name__ == "__main__":

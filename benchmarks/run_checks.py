@@ -1,6 +1,6 @@
-"""Checks shared by the benchmarks that stress a home of runs: compare it with the same plans run undisturbed, and their files.
+"""Checks for benchmarks that stress a home of runs, by comparing it with a home in which the same plans run undisturbed.
 
-Only public interfaces are used: commands of the command line, `RunStore`, the machine's processes and files on disk.
+Only public interfaces are used: offcomp commands, `RunStore`, the machine's processes and files on disk.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def start(home: Path, *arguments: str, text: str = "") -> subprocess.Popen[str]:
-    """Start a command of the command line with this text as its input."""
+    """Start an offcomp command with this text as its input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "offcomp.cli", *arguments],
         cwd=ROOT,
@@ -104,7 +104,7 @@ def start(home: Path, *arguments: str, text: str = "") -> subprocess.Popen[str]:
 
 
 def offcomp(home: Path, *arguments: str, text: str = "") -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command of the command line."""
+    """Exit status, stdout and stderr of an offcomp command."""
     process = start(home, *arguments, text=text)
     out, said = process.communicate()
     return process.returncode, out, said

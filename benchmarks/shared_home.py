@@ -235,7 +235,7 @@ def excused(lines: list[dict[str, Any]], plan: Plan, name: str) -> bool:
 def check(home: Path, reference: Reference, lines: list[dict[str, Any]], seen: dict[str, Plan]) -> list[str]:
     """The faults of a home after all runs have ended."""
     faults = [f"run {run.id} is still {run.status}" for run in wait_for_rest(home, SETTLE_SECONDS)]
-    faults += [f"a worker is left: {process.pid}" for process in workers(home)]
+    faults += [f"a worker is still running: {process.pid}" for process in workers(home)]
     runs = {run.id: run for run in RunStore(home).all()}
     for name, plan in seen.items():
         if (name not in runs or runs[name].status != "done") and not excused(lines, plan, name):

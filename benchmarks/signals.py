@@ -229,7 +229,7 @@ def look(scene: Scene, where: str, wanted: list[Plan], target: str, kind: str) -
         for process in workers(scene.home):
             process.kill()
     for process in workers(scene.home):
-        scene.fault(where, f"a worker is left: {process.pid}")
+        scene.fault(where, f"a worker is still running: {process.pid}")
         process.kill()
     for name in unreadable(scene.home):
         scene.fault(where, f"the folder {name} is not listed")
@@ -258,7 +258,7 @@ def next_start(scene: Scene) -> list[str]:
     wait_for_rest(scene.home, SETTLE_SECONDS)
     status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(0)[0].to_json())
     if status or json.loads(out)["status"] != "done":
-        scene.fault("next start", f"the run did not end well: {said[-300:]}")
+        scene.fault("next start", f"the run did not succeed: {said[-300:]}")
     offcomp(scene.home, "runs")
     look(scene, "next start", [], "", "")
     scene.stack.close()

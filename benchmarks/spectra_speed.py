@@ -76,9 +76,9 @@ def all_spectra_of_minilm(tries: int) -> None:
     rows = [
         {"what": f"spectra of {len(specs)} matrices, ms", "value": ours * 1e3},
         {"what": "direct float32 SVD of the same, ms", "value": direct * 1e3},
-        {"what": "largest difference, of the largest singular value", "value": apart},
+        {"what": "largest difference, relative to the largest singular value", "value": apart},
         {"what": "errors of all at one ratio, first time, ms", "value": cold * 1e3},
-        {"what": "errors of all at one ratio, after that, ms", "value": warm * 1e3},
+        {"what": "errors of all at one ratio, later times, ms", "value": warm * 1e3},
         {"what": "relative error of all together at ratio 2", "value": float(table.together[0])},
     ]
     print(format_table(rows))

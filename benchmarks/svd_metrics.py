@@ -58,7 +58,7 @@ def similarities(loaded: LoadedModel, pairs: pd.DataFrame) -> np.ndarray:
 
 
 def difference(scores: np.ndarray, found: np.ndarray, plain: np.ndarray) -> str:
-    """95% bootstrap interval of the difference of two correlations over the same pairs."""
+    """95% bootstrap interval of the difference between two correlations over the same pairs."""
     generator = np.random.default_rng(0)
     draws = [generator.integers(0, len(scores), len(scores)) for _ in range(500)]
     gains = [spearmanr(found[d], scores[d])[0] - spearmanr(plain[d], scores[d])[0] for d in draws]

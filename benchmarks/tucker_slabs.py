@@ -39,7 +39,7 @@ def sets_of_matrices(kinds: tuple[str, ...]) -> Iterator[tuple[str, list[torch.T
 
 
 def slabs_of_height(rows: int, height: int) -> int:
-    """The number of equal slabs whose height has the ratio to this height closest to 1."""
+    """The number of equal slabs whose height is nearest to this one by ratio."""
     counts = [count for count in range(1, rows + 1) if rows % count == 0]
     return min(counts, key=lambda count: max(rows / count / height, height / (rows / count)))
 

@@ -174,7 +174,7 @@ def main(recipe: Recipe, description: str, work: str, steps: int) -> None:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help="folder with corpus_wiki and corpus_books")
     parser.add_argument("--work", type=Path, default=Path(work), help="folder for vocabulary, checkpoint and model")
-    parser.add_argument("--steps", type=int, default=steps, help=f"steps of {TOKENS} tokens")
+    parser.add_argument("--steps", type=int, default=steps, help=f"training steps of {TOKENS} tokens each")
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     arguments = parser.parse_args()

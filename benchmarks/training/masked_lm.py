@@ -64,7 +64,7 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
     scale = SPREAD * 2**0.5  # gives them the norm of the word embeddings
     model.bert.embeddings.position_embeddings.weight.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * scale)
     width = config.hidden_size // config.num_attention_heads
-    used = torch.arange(width // 2)  # the fastest sinusoids tell neighbours apart best
+    used = torch.arange(width // 2)  # the fastest sinusoids distinguish neighbours best
     attention = model.bert.encoder.layer[0].attention.self
     for head, step in enumerate(NEIGHBOURS):
         sines, cosines = head * width + used, head * width + width // 2 + used

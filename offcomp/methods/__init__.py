@@ -89,7 +89,7 @@ def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
 
 
 def options_of(method: type[Method]) -> tuple[Field[Any], ...]:
-    """The fields of a method, each an option with its default, help, and choices or range."""
+    """The options of a method: its dataclass fields, each with default, help, and choices or range."""
     return fields(method)
 
 

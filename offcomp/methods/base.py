@@ -175,7 +175,7 @@ class Method:
             )
         if sum(hints.heights) != rows:
             raise InputError(
-                f"the hints are for {sum(hints.heights)} rows but the matrix has {rows}; use hints for the same modules"
+                f"the hints are for {sum(hints.heights)} rows but the matrix has {rows}; use hints for the stacked modules"
             )
 
 

@@ -1,4 +1,4 @@
-"""Chunks of rows, for float64 arithmetic on a large float32 matrix, whose full copy would take twice the matrix's memory."""
+"""Chunks of rows, for float64 arithmetic on a large float32 matrix, since a full copy would take twice the matrix's memory."""
 
 from __future__ import annotations
 

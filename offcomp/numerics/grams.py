@@ -76,7 +76,7 @@ def spectrum_of_gram(gram_matrix: Float64[Tensor, "side side"], count: int) -> F
 def in_parallel(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Apply `action` to every item, in as many parallel threads as torch uses. Results are in the order of the items.
 
-    A second thread hardly speeds up the eigenvalues of one small matrix, but two matrices in parallel make full use of it.
+    A second thread hardly speeds up the eigenvalues of a single small matrix, but two matrices in parallel make full use of it.
     """
     workers = min(torch.get_num_threads(), len(items))
     if workers <= 1:

@@ -29,7 +29,7 @@ class Block:
 
     @staticmethod
     def of(moment: Float[Tensor, "*n k"], shrinkage: float) -> Block:
-        """The block for a second moment (k, k) of any rank, or for weights (k,). All zeros give the identity."""
+        """The block for a second moment (k, k) of any rank, or for weights (k,); the identity if all are zero."""
         if moment.ndim == 1:
             return Block(_lifted(moment.double(), shrinkage))
         values, vectors = torch.linalg.eigh(moment.double())
@@ -96,7 +96,7 @@ class Metric:
 
 
 def metric_of(moment: Float[Tensor, "*n n"], shrinkage: float = 0.0) -> Metric:
-    """The metric for a second moment (n, n), or for one non-negative weight per row or column (n,). Zeros give the identity."""
+    """The metric for a second moment (n, n), or for non-negative weights (n,); the identity if all are zero."""
     return Metric([len(moment)], [Block.of(moment, shrinkage)].__getitem__)
 
 

@@ -20,7 +20,7 @@ def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
 
 
 def accuracy_interval(right_to_wrong: int, wrong_to_right: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval for the difference of two accuracies on the same n examples (compressed minus original).
+    """95 % confidence interval for the difference between two accuracies on the same n examples (compressed minus original).
 
     It contains every difference that a score test does not reject (Tango 1998, Statistics in Medicine 17:891). With many
     examples it agrees with the usual normal interval; with few, or if nothing flipped, it does not overstate the evidence.

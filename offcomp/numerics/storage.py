@@ -39,7 +39,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
             if num_not_finite(stored[name]):
                 largest = torch.finfo(HALVES[dtype]).max
                 raise InputError(
-                    f"{name} reaches {value.abs().max():.3g}, beyond the largest {dtype} value {largest:.5g}; "
+                    f"{name} has a value of magnitude {value.abs().max():.3g}, but the largest {dtype} value is {largest:.5g}; "
                     "store it as float32"
                 )
         else:
@@ -48,7 +48,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def num_not_finite(values: Tensor) -> int:
-    """How many entries are infinite or NaN."""
+    """The number of entries that are infinite or NaN."""
     rows = values if values.ndim > 1 else values.reshape(-1, 1)
     return values.numel() - sum(int(chunk.isfinite().sum()) for chunk in row_chunks(rows))
 

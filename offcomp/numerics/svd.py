@@ -59,7 +59,7 @@ def low_rank_factors(
 
 
 def leading_eigenvectors(symmetric: Float64[Tensor, "side side"], rank: int) -> Float64[Tensor, "side rank"]:
-    """Eigenvectors of the `rank` largest eigenvalues, in decreasing order."""
+    """Eigenvectors for the `rank` largest eigenvalues, in decreasing order of eigenvalue."""
     first = len(symmetric) - rank
     if first and symmetric.device.type == "cpu":  # torch has no solver for a subset
         found = eigh(symmetric.numpy(), subset_by_index=(first, len(symmetric) - 1))[1]

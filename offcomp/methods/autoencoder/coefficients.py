@@ -1,6 +1,6 @@
 """Turn gradients on calibration text into coefficients for the rows or entries of a stacked matrix in the autoencoder's losses.
 
-After Banaei et al. (arXiv 2302.04045); in the official code see `coefficients_utils.py` and, for the norms, `ae_train.py`.
+Follows Banaei et al. (arXiv 2302.04045); in the official code, see `coefficients_utils.py` and, for the norms, `ae_train.py`.
 
 The statistics of transposed members are transposed too. The mean coefficient over the whole matrix is 1, so that the loss
 weights keep their meaning. The "sum" norm of the official code instead divides the coefficients of each batch by their sum, so
@@ -29,7 +29,7 @@ def group_coefficients(hints: Hints, option: str) -> Tensor:
     for index, transposed in enumerate(hints.transposed):
         known = getattr(hints.statistics(index), statistic)
         if known is None:
-            raise InputError(f"the hints have no {statistic}, which coefficients {option!r} need; provide text")
+            raise InputError(f"the hints have no {statistic}, which {option!r} needs; provide calibration text")
         upright = known.T if transposed else known
         parts.append(upright.mean(1, keepdim=True, dtype=torch.float64).float() if of == "rows" else upright.float())
     hints.release()

@@ -1,8 +1,8 @@
 """Initialise networks as a given linear map.
 
-LeakyReLU(x) - LeakyReLU(-x) = (1 + slope) x, so a pair of hidden units passes a number through exactly. If its hidden layers
-are at least twice as wide as the vector they carry, a network of any depth can start as x -> A (B x + b) and become non-linear
-from there: its other units start with zero output weights, but nonzero gradients.
+LeakyReLU(x) - LeakyReLU(-x) = (1 + slope) x, so a pair of hidden units passes a number through exactly. A network of any depth
+whose hidden layers are at least twice as wide as the vector they carry can therefore start as x -> A (B x + b) and become
+non-linear from there: the other units start with zero output weights, but nonzero gradients.
 """
 
 from __future__ import annotations

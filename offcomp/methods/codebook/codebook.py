@@ -1,8 +1,8 @@
 """Vector quantization: short pieces of rows, each replaced by the nearest codeword.
 
 Each row scale is stored in one byte: 0 for a row of zeros, else one of 255 logarithmic steps between the smallest and the
-largest scale. Over a range of 2^10 a step is 2.8 %, so a scale is off by at most 1.4 %, little compared with the error of the
-codes.
+largest scale. Over a range of 2^10 a step is 2.8 %, so a scale is off by at most 1.4 %, which is small compared with the error
+of the codes.
 """
 
 from __future__ import annotations

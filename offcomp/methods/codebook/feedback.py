@@ -65,7 +65,9 @@ def _moment(hints: Hints, index: int, length: int) -> Tensor:
     """The moment of a member's inputs, float64 and writable, padded with zeros to a multiple of the step length."""
     moment = hints.statistics(index).column_moment
     if moment is None:
-        raise InputError("the hints have no column moment, which feedback needs; provide text, or set feedback to false")
+        raise InputError(
+            "the hints have no column moment, which feedback needs; provide calibration text, or set feedback to false"
+        )
     missing = -len(moment) % length
     return (functional.pad(moment, (0, missing, 0, missing)) if missing else moment).double()
 

@@ -11,7 +11,7 @@ With several stages, each codes the residual of the ones before. Stored for n ro
     row_scales     n integers of 8 bits (`codebook.py`)
     layout         7 numbers of 32 bits: n, m, d, b, S, and the bounds of the scale range
     outliers       for the fraction of entries with the largest coding error: their residuals (o) and their positions
-                   (`numerics.positions`); a few transformer weights are 20 times the usual size
+                   (`numerics.positions`); a few transformer weights are 20 times as large as usual
     left, right    r · (n + m)
 
 d and b follow from the budget (up to 10 bits per weight); if `codeword_length` is set, only b does. The scale of a row is its

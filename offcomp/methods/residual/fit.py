@@ -96,7 +96,7 @@ def _fitted(
 
 
 def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -> float:
-    """The squared error of the stored matrix in the metric."""
+    """The squared error of the stored matrix under the metric."""
     return weights.squared(matrix.float() - compressed.reconstruct().to(matrix.device))
 
 

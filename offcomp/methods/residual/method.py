@@ -17,7 +17,7 @@ guarantee better task scores. Three things make it better:
                   matrices. They are used only with the plain metric, and if one side is at least TALL times as long as the
                   other.
 
-With n the longer and m the shorter side the stored parameters are
+With n the longer and m the shorter side, the stored parameters are
 
     r·(n - r)  latents Zᵀ, r·m  D, r  pivots, h·(r + m + 1)  F, b, G, 2k + 1  values and positions of S (none if k = 0)
 

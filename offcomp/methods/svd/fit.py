@@ -17,7 +17,7 @@ from offcomp.numerics.storage import pack
 from offcomp.numerics.svd import low_rank_factors
 
 Metrics = tuple[Metric | None, Metric | None]
-"""Metrics of rows and columns; None is the identity."""
+"""Metrics of rows and columns; None stands for the identity."""
 
 
 def fit(

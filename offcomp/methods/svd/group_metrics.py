@@ -37,7 +37,7 @@ OF_INPUTS = ("magnitude", "diagonal", "full")
 def group_metrics(
     hints: Hints, sources: tuple[str, str], shrinkage: float, device: device
 ) -> tuple[Metric | None, Metric | None]:
-    """Metrics of the rows and columns of a stacked matrix, on `device`; None is the identity.
+    """Metrics of the rows and columns of a stacked matrix, on `device`; None stands for the identity.
 
     Full row blocks are recomputed for each use, since together they can take several times as much memory as the matrix.
 
@@ -94,7 +94,9 @@ def _of_rows(statistics: Statistics, source: str) -> Tensor:
 
 def _known(statistic: Tensor | None, name: str) -> Tensor:
     if statistic is None:
-        raise InputError(f"the hints have no {name}, which this metric needs; provide text, or choose a different metric")
+        raise InputError(
+            f"the hints have no {name}, which this metric needs; provide calibration text, or choose a different metric"
+        )
     return statistic
 
 

@@ -109,7 +109,7 @@ def _divisor_below(number: int, limit: int) -> int:
 
 
 def _divisor_near(number: int, wanted: int) -> int:
-    """The divisor of `number` that is nearest to `wanted` by ratio; the smaller one in a tie."""
+    """The divisor of `number` that is nearest to `wanted` by ratio; in a tie, the smaller one."""
     above = next((divisor for divisor in range(wanted, number + 1) if number % divisor == 0), number)
     below = _divisor_below(number, wanted)
     return below if below * above >= wanted**2 else above

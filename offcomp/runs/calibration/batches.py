@@ -1,4 +1,4 @@
-"""Turn text into batches of tokens, with a mask of the tokens that count."""
+"""Turn text into batches of tokens, with a mask of the tokens that are included in statistics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TokenBatch:
         return self.inputs["attention_mask"].bool()
 
     def parts(self, num_tokens: int, at_least: int = 1) -> Iterator[TokenBatch]:
-        """Split into batches of about equally many texts, each at most `num_tokens` tokens but at least `at_least` texts."""
+        """Split into batches of about equally many texts, with at most `num_tokens` tokens but at least `at_least` texts."""
         texts = len(self.counted)
         height = max(1, num_tokens // self.counted.shape[1])
         number = min(-(-texts // height), max(1, texts // at_least))

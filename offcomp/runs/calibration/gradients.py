@@ -31,7 +31,7 @@ LogLikelihood = Callable[[TokenBatch], Tensor]
 
 @dataclass
 class GradientSums:
-    """Sums for one weight W (rows, cols) over texts, or over tokens for the moment; only of the requested statistics.
+    """Sums of the requested statistics of one weight W (rows, cols): over texts or, for the moment, over tokens.
 
     fisher, sensitivity     in `sums`, (rows, cols): squared and absolute gradients
     row_moment              (rows, rows) float64: g gᵀ
@@ -161,5 +161,6 @@ class _Backward:
         if leading and leading[0] in (texts, self.batch.counted.numel()):
             return values.reshape(texts, -1, *width)
         raise InputError(
-            f"the gradients of {spec.name} cannot be separated into individual texts; choose another module or an input metric"
+            f"the gradients of {spec.name} cannot be separated into individual texts; "
+            "choose a different module or an input metric"
         )
