@@ -1,7 +1,8 @@
-"""Water-filling against one ratio for all, and the best groups, on MiniLM-L6: `python -m benchmarks.allocation`.
+"""Water-filling compared with a uniform ratio, and the best groups, on MiniLM-L6: `python -m benchmarks.allocation`.
 
-Both from spectra alone, over the 36 linear weights. Every total is the parameters that the ratio allows; errors are the
-relative error of all weights together, weighted so that each matrix counts alike ("relative") or as they are ("frobenius").
+Both are computed from spectra alone, for the 36 linear weights. The total budget is the number of parameters that the ratio
+allows. Errors are the relative error of all weights together, either weighted so that each matrix counts equally ("relative")
+or unweighted ("frobenius").
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ def main() -> None:
         pairs = all_pairs(grams, specs, ratio)
         seconds = perf_counter() - started
         gaining = sum(pair.gain > 0 for pair in pairs)
-        print(f"\nratio {ratio}: {len(pairs)} pairs in {seconds:.1f} s, {gaining} gain; the best ten\n")
+        print(f"\nratio {ratio}: {len(pairs)} pairs in {seconds:.1f} s, {gaining} with a gain; the ten best:\n")
         print(format_table([_row(pair) for pair in pairs[:10]]))
         started = perf_counter()
         groups = merged(grams, specs, ratio)
-        print(f"\nratio {ratio}: groups by merging, in {perf_counter() - started:.1f} s\n")
+        print(f"\nratio {ratio}: groups found by merging, in {perf_counter() - started:.1f} s\n")
         print(format_table([_row(group) for group in groups]))
 
 

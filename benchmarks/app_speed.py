@@ -1,10 +1,14 @@
-"""How fast the app answers, in a real Chromium: `python -m benchmarks.app_speed`.
+"""How fast the app responds in a real Chromium browser: `python -m benchmarks.app_speed`.
 
-Prints the time from the server's first answer to a complete Start page; of clicks on Compress (pill to new text), first with
-idle workers, then while an autoencoder trains; from the key that moves a slider to the last change of a chart, on Compress with
-every matrix of MiniLM-L6 and on Inspect, then in ten open sessions that move theirs at once; and from a link in the sidebar to
-the next page's title with its script at rest. Median, 95th percentile and maximum in milliseconds. Last the memory of the app's
-process after a visit to every page.
+Prints the median, 95th percentile and maximum, in milliseconds, of the time
+
+- from the server's first response to a complete Start page;
+- from a click on a pill of the page Compress to the new text, first with idle workers, then while an autoencoder trains;
+- from the key press that moves a slider to the last change of a chart, on Compress with every matrix of MiniLM-L6, on Inspect,
+  and in ten open sessions whose sliders are moved at once;
+- from a click on a sidebar link to the next page's title, with its script finished.
+
+Finally prints the memory of the app's process after a visit to every page.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ AT_REST = "[data-testid=stApp][data-test-script-state=notRunning]"
 
 
 def start_seconds(browser: Browser, home: Path) -> float:
-    """Server's first answer to a complete Start page in a fresh browser session."""
+    """Time from the server's first response to a complete Start page, in a fresh browser session."""
     with served(home) as address:
         answered = time.perf_counter()
         with visit(browser, address) as app:
@@ -58,7 +62,7 @@ def start_seconds(browser: Browser, home: Path) -> float:
 
 
 def click_milliseconds(page: Page) -> list[float]:
-    """Clicks on a layer's pill until the number of chosen matrices in the answer has changed."""
+    """Times from a click on a layer's pill until the displayed number of selected matrices has changed."""
     row = page.locator('[class*="st-key-row_"]').filter(has_text="query")
     pill = row.get_by_role("button", name="3")
     times = []
@@ -73,7 +77,7 @@ def click_milliseconds(page: Page) -> list[float]:
 
 
 def slide_milliseconds(*pages: Page, moves: int = CLICKS) -> list[float]:
-    """Moves of the first slider of all pages at once by one step, until the last change of a chart that followed on each."""
+    """Move the first slider of all pages at once by one step; times until the last resulting change of a chart on each page."""
     times = []
     for page in pages:
         page.evaluate(WATCH_CHARTS)
@@ -91,7 +95,7 @@ def slide_milliseconds(*pages: Page, moves: int = CLICKS) -> list[float]:
 
 
 def open_slider(page: Page, address: str, path: str, answer: str) -> None:
-    """A page with a slider, ready to be moved."""
+    """Open a page with a slider, and wait until it is ready."""
     page.goto(address + path)
     page.locator(answer).first.wait_for()
     page.get_by_role("slider").first.wait_for()
@@ -100,7 +104,7 @@ def open_slider(page: Page, address: str, path: str, answer: str) -> None:
 
 
 def switch_milliseconds(page: Page) -> list[float]:
-    """Every page by its link in the sidebar, twice, until its script is at rest."""
+    """Times to open every page by its sidebar link, twice, until its script has finished."""
     times = []
     for _ in range(2):
         for _path, title, _icon in PAGES:
@@ -116,7 +120,7 @@ def switch_milliseconds(page: Page) -> list[float]:
 
 
 def together_milliseconds(browser: Browser, address: str) -> list[float]:
-    """Slider moves in several open sessions at once."""
+    """Times of slider moves made in several open sessions at once."""
     with ExitStack() as sessions:
         pages = [sessions.enter_context(visit(browser, address)).page for _ in range(SESSIONS)]
         for page in pages:
@@ -145,7 +149,7 @@ def row(name: str, times: list[float]) -> dict[str, object]:
 
 
 def busy(home: Path) -> tuple[RunStore, str]:
-    """Start an autoencoder on all FFN weights, and wait until it trains."""
+    """Start an autoencoder on all FFN weights, and wait until it is training."""
     info = model_info("minilm-l6", home)
     specs = [spec for spec in info.modules if spec.kind in ("ffn_in", "ffn_out")]
     store = RunStore(home)
@@ -161,28 +165,28 @@ def main() -> None:
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         home = Path(folder) / "home"
         browser = playwright.chromium.launch(**launch_options())
-        rows.append(row("server's first answer to complete Start page", [1e3 * start_seconds(browser, home) for _ in range(5)]))
+        rows.append(row("server's first response to full Start page", [1e3 * start_seconds(browser, home) for _ in range(5)]))
         with served(home) as address, visit(browser, address) as app:
             app.open("/compress")
             expect(app.page.get_by_text("12 weight matrices").first).to_be_visible()
-            click_milliseconds(app.page)  # fills the caches: the spectra of 11 matrices are computed once
+            click_milliseconds(app.page)  # fills the caches, since the spectra of 11 matrices are computed only once
             rows.append(row("click to new text, workers idle", click_milliseconds(app.page)))
             store, name = busy(home)
-            rows.append(row("click to new text, an autoencoder trains", click_milliseconds(app.page)))
+            rows.append(row("click to new text, an autoencoder training", click_milliseconds(app.page)))
             store.cancel(name)
             page = app.page
             open_slider(page, address, COMPRESS, CARD)
             slide_milliseconds(page)  # fills the caches
             rows.append(row("slider to charts, Compress, 37 matrices", slide_milliseconds(page)))
             open_slider(page, address, "/inspect?module=ffn_in.3&rank=96", INSPECTED)
-            page.get_by_text(re.compile("averages")).first.wait_for()  # the maps are there
+            page.get_by_text(re.compile("averages")).first.wait_for()  # the maps are displayed
             rows.append(row("slider to charts, Inspect", slide_milliseconds(page)))
             rows.append(row("link to the next page", switch_milliseconds(page)))
             megabytes = server_megabytes(address)
             rows.append(row(f"slider to charts, {SESSIONS} sessions", together_milliseconds(browser, address)))
         browser.close()
     print(format_table(rows))
-    print(f"memory of the app's process after every page: {megabytes:.0f} MB")
+    print(f"memory of the app's process after a visit to every page: {megabytes:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Training the autoencoder of the paper against a plain PyTorch loop: `python -m benchmarks.autoencoder_speed`.
+"""Our training of the paper's autoencoder compared with a plain PyTorch loop: `python -m benchmarks.autoencoder_speed`.
 
-The six keys of MiniLM-L6 one above the other (2304 x 384), 30 epochs, at the latent widths of ratios 3 and 10, in one run on
-the same cores. The plain loop is what a reader of the paper would write: nn.Module, DataLoader with batches of 16, autograd,
-Adam, StepLR, the same losses. Losses are those of the paper (cosine and RMSE) over the final epoch, and over all
-rows after training.
+Both train on the six key matrices of MiniLM-L6, stacked vertically (2304 x 384), for 30 epochs, at the latent widths of ratios
+3 and 10, in one process on the same cores. The plain loop is what a reader of the paper would write: nn.Module, DataLoader with
+batches of 16, autograd, Adam, StepLR, the same losses. The reported losses are those of the paper (cosine and RMSE) over the
+final epoch, and over all rows after training.
 
-    plain, N threads    that loop; the fastest number of threads counts
+    plain, N threads    the plain loop; speed-ups are relative to the fastest number of threads
     faithful            ours with its default options: the same steps
-    fast                ours with FAST, for as many epochs and for 8
+    fast                ours with FAST, for the same number of epochs and for 8
 
-Processor seconds are those of all threads together; with `OMP_NUM_THREADS=1` they hold on a machine that others use too.
-`--ratios 3` measures one ratio alone, `--repeats` takes the shortest of several runs.
+Processor seconds are summed over all threads; with `OMP_NUM_THREADS=1` they are meaningful even on a busy machine.
+`--ratios 3` measures only one ratio; `--repeats N` reports the shortest of N runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Rows(Dataset):
 
 
 class PlainAutoencoder(nn.Module):
-    """Encoder and decoder of the paper with enforced row norms."""
+    """The paper's encoder and decoder, with enforced row norms."""
 
     def __init__(self, latent: int, cols: int) -> None:
         super().__init__()
@@ -93,13 +93,13 @@ def plain_loop(matrix: Tensor, latent: int, epochs: int) -> tuple[float, Tensor]
 
 
 def ours(matrix: Tensor, budget: Budget, options: dict[str, Any], epochs: int) -> tuple[float, Tensor]:
-    """The same of our method."""
+    """The mean loss of the final epoch, and the reconstruction, of our method."""
     compressed = Autoencoder(**({"epochs": epochs} | options)).fit(matrix, budget)
     return compressed.history[-1], compressed.reconstruct()
 
 
 def timed(action: Callable[[], tuple[float, Tensor]], matrix: Tensor, repeats: int) -> dict[str, float]:
-    """Shortest times, final loss, loss over all rows."""
+    """Shortest times, loss of the final epoch, and loss and relative error over all rows."""
     seconds, processor = float("inf"), float("inf")
     for _ in range(repeats):
         started, used = perf_counter(), process_time()

@@ -1,7 +1,7 @@
-"""Make what is bundled: `python -m benchmarks.bundle [--model NAME]` writes listing, spectra and example runs under assets/.
+"""Generate the bundled files: `python -m benchmarks.bundle [--model NAME]` writes listing, spectra and example runs to assets/.
 
-Everything is computed here and now from the weights of a model of the catalogue; nothing is copied from elsewhere. Example runs
-are those of MiniLM-L6, for the Start page. With --rekey nothing is computed: see `benchmarks.rekey`.
+Everything is computed afresh from the weights of a model in the catalogue. Example runs, which the Start page shows, are made
+for MiniLM-L6 only. With --rekey nothing is computed; see `benchmarks.rekey`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXAMPLES = ("svd", "autoencoder")
 
 
 def preset_groups(info: ModelInfo) -> Iterator[tuple[list[ModuleSpec], str]]:
-    """Every group that a preset can make of whole kinds, in every stacking that fits."""
+    """Every group that a preset can make from whole kinds, in every stacking that fits."""
     specs = [spec for spec in info.modules if spec.default]
     linear = [spec for spec in specs if spec.layer is not None]
     gathered = [members for preset in ("module", "kind") for _, members in GROUPINGS[preset][1](specs)]
@@ -59,7 +59,7 @@ def preset_groups(info: ModelInfo) -> Iterator[tuple[list[ModuleSpec], str]]:
 
 
 def run_examples(info: ModelInfo) -> None:
-    """Measure the runs of the Start page: query and key, one group per kind, at 3x."""
+    """Make the example runs of the Start page: query and key, one group per kind, at ratio 3."""
     specs = [spec for spec in info.modules if spec.kind in ("query", "key")]
     for method in map(method_of_style_key, EXAMPLES):
         with TemporaryDirectory() as home:
@@ -88,7 +88,7 @@ def write_spectra(info: ModelInfo) -> None:
 
 
 def write_listing(info: ModelInfo) -> None:
-    """Write assets/models/NAME.json, a module a line."""
+    """Write assets/models/NAME.json, one module per line."""
     document = info.to_dict()
     modules = ",\n".join(f"  {json.dumps(module)}" for module in document.pop("modules"))
     head = json.dumps(document, indent=1).removesuffix("\n}")
@@ -96,10 +96,10 @@ def write_listing(info: ModelInfo) -> None:
 
 
 def main() -> None:
-    """Write everything of one model."""
+    """Write all files of one model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=FIRST)
-    parser.add_argument("--rekey", action="store_true", help="only give what is there today's kind of identity")
+    parser.add_argument("--rekey", action="store_true", help="only convert existing files to the current model identity")
     arguments = parser.parse_args()
     if arguments.rekey:
         rekey()

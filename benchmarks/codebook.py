@@ -1,4 +1,4 @@
-"""Error, bytes and time of the codebook on all 36 linear weights of MiniLM-L6 as one group: `python -m benchmarks.codebook`."""
+"""Error, size and time of the codebook for all 36 linear weights of MiniLM-L6 as one group: `python -m benchmarks.codebook`."""
 
 from __future__ import annotations
 

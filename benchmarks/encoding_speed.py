@@ -1,8 +1,8 @@
-"""Sentences a second against sentence-transformers: `python -m benchmarks.encoding_speed` (needs `sentence-transformers`).
+"""Sentences per second compared with sentence-transformers: `python -m benchmarks.encoding_speed` (needs that package).
 
-Both embed the same bundled sentences (sentiment, topics and both sides of similarity) with MiniLM-L6 in float32 and batches of
-32, in turns, several rounds in one process; the table gives the best of each and their ratio. Texts are tokenised anew each
-time by both. The embeddings are compared as well, so that a speed that comes of doing less would show.
+Both libraries embed the same bundled sentences (sentiment, topics and both sides of similarity) with MiniLM-L6 in float32 and
+batches of 32. They take turns for several rounds in one process; the output shows the best time of each and their ratio. Both
+tokenise the texts anew each time. The embeddings are compared too, to make sure that neither is faster by doing less work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from offcomp.planning.data.tasks import find_task
 
 
 def sentences() -> list[str]:
-    """All sentences of the bundled tasks that are read as sentences."""
+    """All sentences of the bundled sentiment, topics and similarity tasks."""
     found: list[str] = []
     for name in ("sentiment", "topics", "similarity"):
         for split in read(find_task(name)).splits.values():
@@ -55,7 +55,7 @@ def main() -> None:
         print(f"{name:22} {min(times):6.2f} s best of {len(times)}  {len(texts) / min(times):7.0f} sentences/s")
     ours, theirs = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in results.values())
     ratio = min(seconds["sentence-transformers"]) / min(seconds["offcomp"])
-    print(f"throughput ratio {ratio:.2f}; smallest cosine of the two embeddings {(ours * theirs).sum(1).min():.6f}")
+    print(f"throughput ratio {ratio:.2f}; smallest cosine between the two embeddings {(ours * theirs).sum(1).min():.6f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What `offcomp.planning.cost` says of runs before they start, beside what they take: `python -m benchmarks.estimates`.
+"""The cost that `offcomp.planning.cost` predicts for runs, compared with the measured cost: `python -m benchmarks.estimates`.
 
-Each run has a worker of its own with an empty home folder, so that no score of the original is kept from before. Its time is
-that of its stages, its memory the most that its process was seen to hold, looked at every 50 ms.
+Each run has its own worker and an empty home folder, so that no score of the original model is cached. Its time is the sum over
+its stages; its memory is the largest resident size of its process, sampled every 50 ms.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ JOBS: tuple[tuple[str, str, Sequence[str], float, tuple[str, ...]], ...] = (
 
 
 def measure(model: str, style_key: str, kinds: Sequence[str], ratio: float, tasks: tuple[str, ...]) -> dict[str, object]:
-    """One run with a group a kind."""
+    """Measure one run with one group per kind."""
     with TemporaryDirectory() as folder:
         store, method = RunStore(Path(folder)), method_of_style_key(style_key)
         info = model_info(model, store.home)

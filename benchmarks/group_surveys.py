@@ -1,8 +1,8 @@
-"""Survey what is bundled for the page Groups: `python -m benchmarks.group_surveys` writes assets/groups/MODEL.json.
+"""Compute the surveys bundled for the page Groups: `python -m benchmarks.group_surveys` writes assets/groups/MODEL.json.
 
-For every kind of which the model has several matrices, for the kinds that a draft starts with, and for every usual ratio: SVD
-of each pair, of all together, and of all merges, against SVD of each alone at the same stored parameters. Exact, in seconds,
-from the weights alone.
+Covers each kind with several matrices in the model, the kinds selected in a new draft, and the usual ratios. Compares the SVD
+of every pair, of all matrices together, and of all merges with the SVD of each matrix alone, at the same number of stored
+parameters. Results are exact and computed from the weights alone, within seconds.
 """
 
 from __future__ import annotations

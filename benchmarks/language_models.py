@@ -1,8 +1,8 @@
-"""What the bundled language models know of WikiText-2: `python -m benchmarks.language_models --data FOLDER`.
+"""How well the bundled language models predict WikiText-2: `python -m benchmarks.language_models --data FOLDER`.
 
-FOLDER/wikitext2/test.parquet holds the lines as released (Merity et al. 2016). Prints for each model perplexity, and the share
-of tokens told right beside those of word frequencies (the most frequent token is always the guess). Masked: 15 % of the tokens,
-seeded, in rows of at most 128. Causal: each line by itself, in rows of at most 128.
+FOLDER/wikitext2/test.parquet contains the lines as released (Merity et al. 2016). Prints each model's perplexity and accuracy,
+and those of a baseline that uses only token frequencies (it always predicts the most frequent token). Masked models predict a
+random 15 % of the tokens (fixed seed), causal models every token but the first, both in rows of at most 128 tokens of one line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORTEST = 2
 
 
 def rows(loaded: LoadedModel, texts: list[str]) -> Iterator[torch.Tensor]:
-    """Each text's tokens (1, length), long ones cut into rows."""
+    """Each text's tokens (1, length); long texts are split into several rows."""
     assert loaded.tokenizer is not None
     for text in texts:
         ids = loaded.tokenizer(text)["input_ids"]
@@ -38,7 +38,7 @@ def rows(loaded: LoadedModel, texts: list[str]) -> Iterator[torch.Tensor]:
 
 
 def told(loaded: LoadedModel, ids: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (told, vocabulary) of the tokens that are to be told, and these tokens (told,)."""
+    """Logits (predicted, vocabulary) for the tokens to be predicted, and these tokens (predicted,)."""
     if type(loaded.model).__name__.endswith("ForMaskedLM"):
         assert loaded.tokenizer is not None
         special = torch.tensor(loaded.tokenizer.all_special_ids)

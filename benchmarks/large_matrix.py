@@ -1,6 +1,7 @@
-"""Time and memory for one matrix of the size of an FFN weight of Llama-7B, random: `python -m benchmarks.large_matrix`.
+"""Time and memory for a random matrix of the size of an FFN weight of Llama-7B: `python -m benchmarks.large_matrix`.
 
-Each method runs in a process of its own. Peak memory is what the process held at most, less what it held with the matrix made.
+Each method runs in its own process. Extra memory is the peak memory of the process minus its peak before the fit, which
+includes the matrix.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CASES: tuple[tuple[str, dict[str, Any], float], ...] = (
 
 
 def peak() -> int:
-    """The most bytes that this process has held."""
+    """Peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

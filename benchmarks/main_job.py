@@ -1,6 +1,6 @@
-"""How long the main job takes on MiniLM-L6, from submission to result: `python -m benchmarks.main_job`.
+"""How long typical runs take on MiniLM-L6, from submission to result: `python -m benchmarks.main_job`.
 
-Each run loads the model, scores it, compresses, and scores it again, in a worker of its own with an empty home folder.
+Each run loads the model, scores it, compresses it and scores it again, in its own worker with an empty home folder.
 """
 
 from __future__ import annotations

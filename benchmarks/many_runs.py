@@ -1,14 +1,15 @@
 """How fast a home with many finished runs is listed, shown and compared: `python -m benchmarks.many_runs [--runs 1000]`.
 
-Makes two real runs by the command line, an SVD and a quantization of a bundled model with a scored task, and copies their
-folders under new ids: seeds and ratios of their own, figures spread around the real ones. `--methods 1` copies the SVD alone.
-Prints three tables, each of the best of REPEATS; seconds of a processor stay true on a machine that has other work:
+Makes two real runs on the command line, an SVD and a quantization of a bundled model with one scored task, and copies their
+folders under new ids, with different seeds and ratios and with results that vary around the real ones. `--methods 1` copies
+only the SVD. Prints three tables, each with the best of REPEATS measurements; processor seconds are meaningful even on a busy
+machine:
 
-1. Verbs of the command line: seconds of the whole process, after one that warms the disk's cache.
-2. Scripts of the pages, without a browser, from the second visit on; and how many elements, buttons and charts they draw.
-3. Pages in Chromium: seconds from a click in the sidebar, and from an address in a new session, until the script has ended and
-   nothing is left to be drawn; after the click, how long the browser was deaf to its user, and the seconds of a processor that
-   server and browser took.
+1. Command line: time of the whole process of each command, after one run that warms the disk cache.
+2. Scripts of the pages, without a browser, from the second visit on, and how many elements, buttons and charts they create.
+3. Pages in Chromium: time from a click in the sidebar, and from opening an address in a new session, until the script has
+   finished and everything is drawn; after the click also the longest time during which the browser did not respond to input,
+   and the processor seconds used by server and browser.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ REST_MILLISECONDS = 300
 PATIENCE = 120_000
 TITLES = {"runs": "What is running", "compare": "Which method", "examples": "Which predictions", "compress": "What if"}
 VISITS = [*((page, "") for page in TITLES), ("compare", "all"), ("examples", "all")]
-"""Pages, and the runs that the link to them asks for."""
+"""Pages, and the value of the parameter `runs` in the link to each."""
 DRAWN = "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"
 WATCH_TASKS = """() => {
   window.longest = 0
@@ -57,21 +58,21 @@ WATCH_TASKS = """() => {
 
 
 def printed(home: Path, *arguments: str, text: str = "") -> str:
-    """What a verb of the command line prints."""
+    """The output of an offcomp command."""
     status, out, said = offcomp(home, *arguments, text=text)
     assert not status, f"offcomp {' '.join(arguments)}: {said[-2000:]}"
     return out
 
 
 def real_run(home: Path, method: str) -> Path:
-    """The folder of a run of queries and keys by this method, scored on sentiment."""
+    """Compress query and key matrices by this method, scored on sentiment; returns the folder of the run."""
     flags = ("--modules", MODULES, "--method", method, "--unit", METHODS[method], "--ratio", "4", "--json")
     plan = printed(home, "plan", MODEL, *flags)
     return home / "runs" / str(json.loads(printed(home, "run", "--json", "-", text=plan))["id"])
 
 
 def spread(document: dict[str, Any], index: int, draw: random.Random) -> dict[str, Any]:
-    """A finished run as another plan would have left it: a seed, a ratio and an id of its own, figures near the real ones."""
+    """A finished run as a different plan would have left it: a new seed, ratio and id, and results similar to the real ones."""
     made = copy.deepcopy(document)
     ratio, factor = round(draw.uniform(1.5, 12), 2), draw.uniform(0.6, 1.5)
     made["id"] = hashlib.sha256(f"{index} {document['id']}".encode()).hexdigest()[:12]
@@ -93,9 +94,9 @@ def spread(document: dict[str, Any], index: int, draw: random.Random) -> dict[st
 
 
 def fill(home: Path, sources: Sequence[Path], count: int, seed: int = 0) -> list[str]:
-    """Copy finished runs until the home has `count`, the originals among them; returns the ids of the copies.
+    """Copy finished runs until the home has `count` runs, including the originals; returns the ids of the copies.
 
-    Files of stored tensors are linked, not copied.
+    Files of stored tensors are hard-linked, not copied.
     """
     draw, names = random.Random(seed), []  # noqa: S311
     for index in range(count - len(sources)):
@@ -111,14 +112,14 @@ def fill(home: Path, sources: Sequence[Path], count: int, seed: int = 0) -> list
 
 
 def timed(action: Callable[[], object]) -> tuple[float, float]:
-    """Seconds that an action takes on the wall, and on a processor in this process and those that it waits for."""
+    """Wall-clock seconds of an action, and processor seconds of this process and of the child processes it waits for."""
     wall, processor = time.perf_counter(), sum(os.times()[:4])
     action()
     return time.perf_counter() - wall, sum(os.times()[:4]) - processor
 
 
 def best(action: Callable[[], object]) -> dict[str, float]:
-    """Of REPEATS."""
+    """The best times of REPEATS measurements."""
     walls, processors = zip(*(timed(action) for _ in range(REPEATS)), strict=True)
     return {"s": min(walls), "processor s": min(processors)}
 
@@ -142,7 +143,7 @@ def verbs(home: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def scripts(home: Path) -> list[dict[str, Any]]:
-    """Table 2, from a process of its own, so that nothing of this one is loaded in it."""
+    """Table 2, measured in a new process, so that nothing is loaded in it beforehand."""
     command = [sys.executable, "-m", "benchmarks.many_runs", "--scripts"]
     done = subprocess.run(command, cwd=ROOT, env=environment(home), check=True, stdout=subprocess.PIPE, text=True)
     return list(json.loads(done.stdout))
@@ -162,12 +163,12 @@ def script_rows() -> list[dict[str, Any]]:
 
 
 def named(page: str, query: str) -> str:
-    """A page and the runs that its link asks for."""
+    """A page, with the parameter `runs` of its link."""
     return f"{page}?runs={query}" if query else page
 
 
 def at_rest(page: Page) -> None:
-    """Wait until the script has ended and all is drawn."""
+    """Wait until the script has finished and everything is drawn."""
     expect(page.locator("[data-testid=stApp][data-test-script-state=notRunning]")).to_be_visible(timeout=PATIENCE)
     expect(page.locator("[data-stale=true]")).to_have_count(0)
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
@@ -176,14 +177,14 @@ def at_rest(page: Page) -> None:
 
 
 def shown(page: Page, go: Callable[[], object], title: str) -> None:
-    """Go there, and wait until all is drawn."""
+    """Open a page by calling `go`, and wait until everything is drawn."""
     go()
     expect(page.locator("h1")).to_contain_text(title)
     at_rest(page)
 
 
 def processor_seconds() -> tuple[float, float]:
-    """What the server and the browser, which this process started, took so far."""
+    """Processor seconds used so far by the server and by the browser, both started by this process."""
     server, browser = 0.0, 0.0
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -196,7 +197,7 @@ def processor_seconds() -> tuple[float, float]:
 
 
 def click(browser: Browser, address: str, page: str, query: str) -> dict[str, float]:
-    """From another page by the sidebar."""
+    """Measure how long it takes to open a page from a different page, using the sidebar."""
     with visit(browser, address) as app:
         app.page.set_default_timeout(PATIENCE)
         app.page.add_init_script(f"({WATCH_TASKS})()")
@@ -213,7 +214,7 @@ def click(browser: Browser, address: str, page: str, query: str) -> dict[str, fl
 
 
 def address_seconds(browser: Browser, address: str, page: str, query: str) -> float:
-    """By a link in a new session."""
+    """Time to open a page by its address in a new session."""
     with visit(browser, address) as app:
         app.page.set_default_timeout(PATIENCE)
         return timed(partial(shown, app.page, partial(app.page.goto, f"{address}/{named(page, query)}"), TITLES[page]))[0]
@@ -236,7 +237,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     flags.add_argument("--runs", type=int, default=1000)
     flags.add_argument("--methods", type=int, choices=(1, 2), default=2)
-    flags.add_argument("--home", type=Path, help="keep the runs in this folder, and use those that are there")
+    flags.add_argument("--home", type=Path, help="keep the runs in this folder, and reuse the runs in it")
     flags.add_argument("--scripts", action="store_true", help=argparse.SUPPRESS)
     asked = flags.parse_args()
     if asked.scripts:

@@ -1,10 +1,11 @@
-"""Measure what is bundled: `python -m benchmarks.measurements [--data FOLDER]` writes assets/runs/MODEL-sweep.json.
+"""Make the bundled measurements: `python -m benchmarks.measurements [--data FOLDER]` writes assets/runs/MODEL-sweep.json.
 
-Each row is one compressed model: every linear weight by one method, grouping and ratio (a sweep), or one weight matrix alone
-(its sensitivity). It is scored on the bundled tasks, and with --data on real sets too: FOLDER/NAME/SPLIT.parquet as for stsb
-(sentence1, sentence2, score), sst2_sent, mrpc and ag_news; of these figures alone are kept, no text. Nothing is trained or
-chosen by a score. A row has its plan, so that `offcomp run` repeats it; the file has versions, machine and date. A file that is
-there already is completed, by rows and by tasks, and not measured again; --fresh starts anew.
+Each row is one compressed model: either all linear weights compressed by one method, grouping and ratio (a sweep), or a single
+weight matrix compressed (its sensitivity). It is scored on the bundled tasks and, with --data, on real data sets too, read from
+FOLDER/NAME/SPLIT.parquet: stsb (sentence1, sentence2, score), sst2_sent, mrpc and ag_news. Only scores of these are stored, no
+texts. No score is used to train or select anything. Each row contains its plan, so that `offcomp run` can reproduce it; the
+file records versions, machine and date. Rows and tasks missing from an existing file are added without measuring the others
+again; --fresh starts from scratch.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ METHODS = {
     "codebook": JOINT,
     "autoencoder": JOINT,
 }
-"""Role -> its groupings; one shared codebook or decoder for each single matrix is what these methods are not made for."""
+"""Style key -> groupings. Codebook and autoencoder are not designed for a separate codebook or decoder per matrix."""
 RATIOS = (1.5, 2.0, 4.0, 8.0)
 UNITS = {"codebook": "bytes", "quantization": "bytes", "pruning": "bytes"}
 ALONE = 4.0  # ratio at which each matrix is compressed alone
@@ -58,7 +59,7 @@ KEPT_OF_A_GROUP = ("name", "form", "size", "compression_ratio", "relative_error"
 
 
 def sweep(info: ModelInfo) -> Iterator[Plan]:
-    """Every linear weight by each method, grouping and ratio."""
+    """Plans that compress all linear weights, for each method, grouping and ratio."""
     specs = [spec for spec in info.modules if spec.default and spec.layer is not None]
     for style_key, groupings in METHODS.items():
         method = method_of_style_key(style_key)
@@ -76,7 +77,7 @@ def sweep(info: ModelInfo) -> Iterator[Plan]:
 
 
 def alone(info: ModelInfo) -> Iterator[Plan]:
-    """Each matrix compressed alone by SVD."""
+    """Plans that compress a single matrix each, by SVD."""
     for spec in info.modules:
         if spec.default:
             yield Plan(info.model, (Group(spec.name, (spec.name,), ratio=ALONE),), (), SEED)
@@ -106,7 +107,7 @@ def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str
 
 
 def complete(rows: list[dict[str, Any]], plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> bool:
-    """Measure what the plan's row lacks, or the row where there is none; whether there was anything to do."""
+    """Measure the tasks missing from the plan's row, or a new row if there is none; returns whether anything was measured."""
     row = next((row for row in rows if row["plan"] == rounded(plan.to_dict())), None)
     missing = [task for task in tasks if row is None or task.task.name not in row["scores"]]
     if not missing:
@@ -114,13 +115,13 @@ def complete(rows: list[dict[str, Any]], plan: Plan, loaded: LoadedModel, tasks:
     try:
         found = rounded(measured(plan, loaded, missing))
     except BudgetTooSmall as error:
-        print(f"left out: {error}")
+        print(f"skipped: {error}")
         return False
     if row is None:
         rows.append(found)
     elif row["groups"] == found["groups"]:
         row["scores"] |= found["scores"]
-    else:  # the method has changed since
+    else:  # the method has changed in the meantime
         rows[rows.index(row)] = rounded(measured(plan, loaded, tasks))
     return True
 
@@ -141,11 +142,11 @@ def rounded(value: Any) -> Any:
 
 
 def main() -> None:
-    """Measure and write after each row."""
+    """Measure everything, and write the file after each row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="minilm-l6")
-    parser.add_argument("--data", type=Path, help="folder of the real sets")
-    parser.add_argument("--real", nargs="*", choices=REAL, default=["stsb"], help="which of them")
+    parser.add_argument("--data", type=Path, help="folder with the real data sets")
+    parser.add_argument("--real", nargs="*", choices=REAL, default=["stsb"], help="which of the real data sets to use")
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -164,7 +165,7 @@ def main() -> None:
         or document.get("fingerprint", loaded.info.fingerprint) != loaded.info.fingerprint
         or before | originals != originals | before
     ):
-        raise SystemExit(f"{file.name} was measured on other weights or examples; give --fresh to measure everything again")
+        raise SystemExit(f"{file.name} was measured on different weights or examples; pass --fresh to measure everything again")
     document |= {"schema": 1, "model": arguments.model, "fingerprint": loaded.info.fingerprint}
     document |= {"reads": loaded.info.reads, "seed": SEED}
     document |= {"environment": environment(), "measured": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -179,7 +180,7 @@ def main() -> None:
 
 
 def _at(task: Task, folder: Path) -> Task:
-    """The task on the files of a folder."""
+    """The task, with a folder's files as its data."""
     return Task(task.name, task.family, str(folder), task.title)
 
 

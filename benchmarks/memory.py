@@ -1,22 +1,22 @@
-"""How much memory a run takes beside its process and its model: `python -m benchmarks.memory`.
+"""How much memory a run takes in addition to its process and its model: `python -m benchmarks.memory`.
 
-The promise: beside what a worker weighs right after its imports, and its model, a run peaks at six times its largest group, a
-group being its stacked matrix in float32. It holds where a group is at least as large as the second moments of its members (8
-bytes times the square of a side): a single FFN weight with a metric of gradients is not. Where a model takes at most a
-quarter of the free memory, it stays loaded and statistics of text may take another quarter; this benchmark measures runs
-without that (`--free-memory` sets what they see). Two tables, all from this run on this machine:
+The promise: in addition to the worker's memory right after its imports and to the model, a run needs at most six times the size
+of its largest group, as a stacked matrix in float32. This holds if a group is at least as large as the second moments of its
+members (8 bytes times the square of a side); a single FFN weight with a gradient-based metric is not. If a model takes at most
+a quarter of the free memory, it stays loaded, and text statistics may take another quarter; this benchmark measures runs in
+which this is not the case (`--free-memory` sets the free memory that they see). It prints two tables:
 
-1. For each method and shape, a process of its own fits a random matrix of the shape, at ratio 2 (codebook and quantization: 8
-   in bytes). "peak" is the most memory (resident set) that the process held during the fit, less what it held before the
-   matrix was made, in multiples of the matrix. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
-2. For each method, a process of its own compresses one model of BERT-base's shapes with random weights, as the worker does, a
-   group per kind, at the same ratios; methods that read calibration text come last. "peak" is the most that it held, less
-   what it held after its imports, less the model, in multiples of its largest group. The model is what loading it adds:
-   weights, modules and tokenizer. `--model`, `--grouping`, `--modules` and `--tasks` change the run.
+1. For each method and shape, a separate process fits a random matrix of that shape, at ratio 2 (codebook and quantization: 8 in
+   bytes). "peak" is the peak memory (resident set) during the fit minus the memory before the matrix was created, as a multiple
+   of the matrix. `--large` adds an FFN weight of Llama-7B for the SVD and the codebook.
+2. For each method, a separate process compresses a model with BERT-base's shapes and random weights, as the worker does, with
+   one group per kind, at the same ratios; methods that use calibration text come last. "peak" is the peak memory minus the
+   memory after the imports and minus the model, as a multiple of the largest group. The size of the model is the memory that
+   loading it adds: weights, modules and tokenizer. `--model`, `--grouping`, `--modules` and `--tasks` change the run.
 
-Freed blocks that the allocator has not returned count. The most is read from VmHWM, which Linux resets on request (`man
-proc_pid_clear_refs`); elsewhere this benchmark does not work. `--part N` prints one table, `--methods a,b` only these rows,
-`--shapes RxC,..` only these shapes. All in all about an hour.
+Freed blocks that the allocator has not returned to the system are included. The peak is read from VmHWM, which Linux resets on
+request (`man proc_pid_clear_refs`); this benchmark does not work on other systems. `--part N` prints one table, `--methods a,b`
+only these rows, `--shapes RxC,..` only these shapes. Everything together takes about an hour.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from offcomp.runs.start import RETURN_MEMORY
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "svd": ("svd", {}),
     "svd direction": ("svd", {"preset": "direction"}),
-    "banaei2023": ("autoencoder", {"epochs": 1}),  # its memory is that of 30
+    "banaei2023": ("autoencoder", {"epochs": 1}),  # takes the same memory as 30
     "residual": ("autoencoder", {"preset": "residual", "rounds": 3, "steps": 21}),  # 8 and 120
     "codebook": ("autoencoder", {"preset": "codebook", "iterations": 2}),  # 15
     "kronecker": ("kronecker", {}),
@@ -73,19 +73,19 @@ FLOAT32_BYTES = 4
 
 
 def held(field: str = "VmRSS") -> int:
-    """Bytes that this process holds, or with VmHWM the most since the last reset."""
+    """Memory of this process in bytes: current, or with VmHWM the peak since the last reset."""
     found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(encoding="ascii"), re.MULTILINE)
     assert found, f"{STATUS} has no {field}"
     return int(found[1]) * KILOBYTE
 
 
 def reset_peak() -> None:
-    """From now on VmHWM is the most since now."""
+    """Make VmHWM start again from the current memory."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def unit_of(name: str) -> str:
-    """What the ratio counts: packed numbers are parameters too, so methods that pack save bytes."""
+    """The unit of the ratio. Packed numbers count as parameters too, so methods that pack numbers save only bytes."""
     return "bytes" if name.split(maxsplit=1)[0] in ("codebook", "quantization") else "parameters"
 
 
@@ -113,7 +113,7 @@ def measure_fit(name: str, rows: int, cols: int) -> dict[str, Any]:
 
 
 def make_model(folder: Path) -> None:
-    """A BERT-base of random weights, with the tokenizer of MiniLM."""
+    """Save a BERT-base model with random weights and the tokenizer of MiniLM."""
     import torch
     import transformers
 
@@ -127,7 +127,7 @@ def make_model(folder: Path) -> None:
 
 
 def measure_run(name: str, folder: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """One row of table 2, in this process: the worker's own `work`."""
+    """One row of table 2, measured by calling the worker's `work` in this process."""
     free_memory, model, grouping, modules, *tasks = settings
     from offcomp.models.loading import load
     from offcomp.runs import worker
@@ -157,7 +157,7 @@ def measure_run(name: str, folder: Path, settings: Sequence[str]) -> dict[str, A
 
 
 def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *tasks: str) -> list[dict[str, Any]]:
-    """Compress a model as the worker does; returns the figures of its groups."""
+    """Compress a model as the worker does; returns the results of its groups."""
     from offcomp.runs import worker as execute
 
     method, options = (METHODS | CALIBRATED)[name]
@@ -180,7 +180,7 @@ def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *ta
 
 
 def in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
-    """The row that a process of its own finds. What else it prints is passed over."""
+    """A row measured in a separate process, which prints it on its last line; earlier lines are ignored."""
     command = [sys.executable, "-m", "benchmarks.memory", "--child", *arguments]
     environment = os.environ | RETURN_MEMORY
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
@@ -210,7 +210,7 @@ def runs(names: Sequence[str], *settings: str) -> None:
 
 
 def child(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a process of its own is for."""
+    """What a separate process does, given its command-line arguments."""
     if len(arguments) == 3:
         return measure_fit(arguments[0], int(arguments[1]), int(arguments[2]))
     name, folder, *rest = arguments
@@ -227,7 +227,7 @@ def main() -> None:
     flags.add_argument("--large", action="store_true")
     flags.add_argument("--methods", type=lambda text: text.split(","), default=[*METHODS, *CALIBRATED])
     flags.add_argument("--shapes", type=lambda text: [tuple(map(int, s.split("x"))) for s in text.split(",")], default=SHAPES)
-    flags.add_argument("--free-memory", default="0", help="what the runs see, in bytes")
+    flags.add_argument("--free-memory", default="0", help="free memory that the runs see, in bytes")
     flags.add_argument("--model", default=BASE)
     flags.add_argument("--grouping", choices=tuple(GROUPINGS), default="kind")
     flags.add_argument("--modules", default=ALL, help="all, linear, or names such as query.0,ffn_in.11")

@@ -1,10 +1,11 @@
-"""Every method at equal bytes on MiniLM-L6, and the plain recipes: `python -m benchmarks.methods_quality`.
+"""Every method at an equal number of bytes on MiniLM-L6, and standard implementations: `python -m benchmarks.methods_quality`.
 
-Each kind is one group, in its best stacking, float32 storage. Each method takes the largest size within original bytes / ratio;
-the recipes (scikit-learn's TruncatedSVD and torch.linalg.svd at the rank of our SVD, tensorly's `tucker` at our Tucker's ranks)
-run on the same matrices in the same process. Errors are over all weights of the kinds together, seconds are their sum.
-Methods that need calibration text are left out. `--ratios 5 10` measures those alone, `--without METHOD` skips slow methods;
-the autoencoder of the paper takes minutes and is only measured by an empty `--without`.
+Each kind is one group, in its best stacking, stored in float32. Each method uses the largest size within original bytes /
+ratio. The standard implementations (scikit-learn's TruncatedSVD and torch.linalg.svd at the rank of our SVD, tensorly's
+`tucker` at the ranks of our Tucker) run on the same matrices in the same process. Errors are over all weights of the kinds
+together; seconds are summed over the kinds. Methods that need calibration text are left out. `--ratios 5 10` measures only
+these ratios, and `--without METHOD` skips methods. The paper's autoencoder takes minutes and is measured only if `--without` is
+passed empty.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from offcomp.planning.grouping import best_stack
 KINDS = ("query", "value", "attention_output", "ffn_in", "ffn_out")
 RATIOS = (2.0, 3.0, 5.0, 10.0, 16.0)
 SLOW = ("autoencoder",)
-"""Roles that are left out unless `--without` says otherwise."""
+"""Style keys of methods that are left out unless `--without` is passed."""
 VARIANTS: dict[str, list[dict[str, Any]]] = {"quantization": [{}, {"search": False}, {"block": 64}]}
 
 Recipe = Callable[[torch.Tensor, Budget], torch.Tensor]
 
 
 def stacked_kinds() -> list[torch.Tensor]:
-    """One matrix a kind."""
+    """One stacked matrix per kind."""
     loaded = load("minilm-l6")
     matrices = []
     for kind in KINDS:
@@ -55,30 +56,30 @@ def stacked_kinds() -> list[torch.Tensor]:
 
 
 def of_method(method: Method) -> Recipe:
-    """Our own."""
+    """The recipe of one of our methods."""
     return lambda matrix, budget: method.fit(matrix, budget).reconstruct()
 
 
 def svd_rank(matrix: torch.Tensor, budget: Budget) -> int:
-    """The rank of our SVD."""
+    """The rank of our SVD within this budget."""
     rows, cols = matrix.shape
     return choose_size(SVD(), rows, cols, budget)
 
 
 def truncated_svd(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """scikit-learn's randomised SVD, with the iterations of a careful user."""
+    """scikit-learn's randomised SVD, with as many iterations as a careful user would choose."""
     model = TruncatedSVD(svd_rank(matrix, budget), n_iter=10, random_state=0)
     return torch.from_numpy(model.inverse_transform(model.fit_transform(matrix.numpy())))
 
 
 def direct_svd(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """torch.linalg.svd, cut off."""
+    """torch.linalg.svd, truncated."""
     left, right = direct(matrix, svd_rank(matrix, budget))
     return left @ right
 
 
 def plain_tucker(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
-    """tensorly's `tucker` of the slabs, at the ranks that our Tucker can afford."""
+    """tensorly's `tucker` of the slabs, at the ranks of our Tucker within this budget."""
     method, (rows, cols) = Tucker(), matrix.shape
     ranks = method.ranks(rows, cols, choose_size(method, rows, cols, budget))
     tensor = matrix.reshape(method.tensor_sides(rows, cols)).numpy()
@@ -86,7 +87,7 @@ def plain_tucker(matrix: torch.Tensor, budget: Budget) -> torch.Tensor:
 
 
 def recipes(without: Sequence[str]) -> dict[str, Recipe]:
-    """Name -> what makes a reconstruction within a budget."""
+    """Name -> a function that reconstructs a matrix within a budget."""
     ours: dict[str, Recipe] = {}
     for method in METHODS:
         for options in VARIANTS.get(method.style_key, [{}]):
@@ -116,7 +117,7 @@ def measure(recipe: Recipe, matrices: list[torch.Tensor], ratio: float) -> dict[
 
 
 def main() -> None:
-    """Print the table: a line a method, its error and seconds at each ratio."""
+    """Print the table: one line per method, with its error and seconds at each ratio."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
     parser.add_argument("--without", nargs="*", default=SLOW, choices=[method.style_key for method in METHODS])

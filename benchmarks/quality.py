@@ -1,16 +1,17 @@
-"""What is left of MiniLM-L6 on seven tasks when its weights are stored in fewer bytes.
+"""How well MiniLM-L6 still performs on seven tasks when its weights are stored in fewer bytes.
 
     python -m benchmarks.quality --data FOLDER --texts FILE FILE
 
-FOLDER holds a folder for each of stsb (sentence1, sentence2, score), sst2_sent (sentence, label), ag_news (sentence, label) and
-mrpc (sentence1, sentence2, label), with test.parquet and, except in stsb, train.parquet and validation.parquet; three more
-tasks come with offcomp. FILE is calibration text as in `benchmarks.sts`, whose cases are measured here; it should be of another
-domain than the tasks are. Classes are told by a probe on embeddings, in two ways: `kept` is fitted on the original model and
-asks whether what reads the embeddings still works, `refitted` is fitted on the compressed model and asks what can still be
-read. Similarity has no probe. Every figure is the difference from the original on the same examples with its 95 % interval.
+FOLDER contains a folder for each of stsb (sentence1, sentence2, score), sst2_sent (sentence, label), ag_news (sentence, label)
+and mrpc (sentence1, sentence2, label), with test.parquet and, except in stsb, train.parquet and validation.parquet; three more
+tasks come with offcomp. FILE is calibration text as in `benchmarks.sts`, whose cases are measured here; its domain should
+differ from that of the tasks. Classes are predicted by a probe on the embeddings, in two modes: `kept` is fitted on the
+original model and shows whether existing users of the embeddings still work; `refitted` is fitted on the compressed model and
+shows how much information the embeddings still contain. Similarity has no probe. Every cell is the difference from the original
+on the same examples, with its 95 % interval.
 
-Rows go to the JSON file one by one, and those that are there are not measured again; a file that was made with other data,
-text, options or versions is refused.
+Rows are written to the JSON file one by one, and existing rows are not measured again. A file that was made with different
+data, texts, options or versions is rejected.
 """
 
 from __future__ import annotations
@@ -59,15 +60,15 @@ TASKS = (
     Task("mrpc", "probe", "mrpc", "MRPC"),
     *map(find_task, ("topics", "sentiment", "similarity")),
 )
-"""The tasks; `data` of those that do not come with offcomp is a folder below `--data`."""
+"""The tasks. For those that do not come with offcomp, `data` is a folder below `--data`."""
 KEPT, REFITTED = "kept", "refitted"
 SEED = 0
 Opened = Mapping[str, Mapping[str, OpenTask]]
-"""Task -> mode of its probe -> the task on the original. A task without a probe has one mode, KEPT."""
+"""Task -> mode of its probe -> the opened task. A task without a probe has only the mode KEPT."""
 
 
 class Remembered:
-    """A split's features for both modes of a probe, embedded once; `forget` them whenever the model changes."""
+    """A split's features for both modes of a probe, embedded only once. Call `forget` whenever the model changes."""
 
     def __init__(self, embedder: SplitEmbedder):
         self._embedder = embedder
@@ -84,12 +85,12 @@ class Remembered:
         return self._features
 
     def forget(self) -> None:
-        """Embed anew next time."""
+        """Drop the features, so that they are computed again when next needed."""
         self._features = None
 
 
 def with_fewer_examples(source: Path, target: Path, most: Mapping[str, int]) -> None:
-    """A copy of a folder of splits, at most `most[split]` examples each, drawn by SEED, in their order; others are whole."""
+    """Copy a folder of splits, each limited to `most[split]` (if set) randomly drawn examples, in their original order."""
     target.mkdir(parents=True)
     for file in sorted(source.glob("*.parquet")):
         table = pd.read_parquet(file)
@@ -99,7 +100,7 @@ def with_fewer_examples(source: Path, target: Path, most: Mapping[str, int]) -> 
 
 
 def opened(loaded: LoadedModel, tasks: Sequence[Task], data: Path, most: Mapping[str, int]) -> Opened:
-    """The tasks on the original model, its predictions at hand; `most` is the largest size of a split of those below `data`."""
+    """Open the tasks and predict with the original model. `most` limits the size of each split of the tasks below `data`."""
     found: dict[str, dict[str, OpenTask]] = {}
     with TemporaryDirectory() as scratch:
         for task in tasks:
@@ -119,7 +120,7 @@ def opened(loaded: LoadedModel, tasks: Sequence[Task], data: Path, most: Mapping
 
 
 def share(modes: Mapping[str, OpenTask]) -> None:
-    """Have both modes of a probe read the same features."""
+    """Make both modes of a probe use the same features."""
     evaluators = [each._evaluator for each in modes.values()]
     shared = {name: Remembered(embedder) for name, embedder in evaluators[0]._embedders.items()}  # type: ignore[attr-defined]
     for evaluator in evaluators:
@@ -127,7 +128,7 @@ def share(modes: Mapping[str, OpenTask]) -> None:
 
 
 def forget(tasks: Opened) -> None:
-    """Forget the features of the model as it was."""
+    """Drop the features of the previous model."""
     for modes in tasks.values():
         if len(modes) > 1:
             for each in modes[KEPT]._evaluator._embedders.values():  # type: ignore[attr-defined]
@@ -135,14 +136,14 @@ def forget(tasks: Opened) -> None:
 
 
 def originals(tasks: Opened) -> dict[str, dict[str, Any]]:
-    """Each task's own figures: what it is, how many examples, and the original's score."""
+    """Details of each task: what it is, how many examples it has, and the original model's score."""
     names = ("title", "family", "metric", "version", "split", "digest", "n", "n_train", "value", "standard_error", "baseline")
     found = {name: modes[KEPT].original() for name, modes in tasks.items()}
     return {name: {field: about[field] for field in names if field in about} for name, about in found.items()}
 
 
 def measured(loaded: LoadedModel, case: Case, texts: Sequence[str], tasks: Opened) -> dict[str, Any]:
-    """A row: what a case stores, and in each task and mode its score beside the original's."""
+    """A row: how much a case stores, and its score in each task and mode compared with the original's."""
     with stored(loaded, case, texts) as sizes:
         forget(tasks)
         scores = {name: {mode: difference(each.compare()) for mode, each in modes.items()} for name, modes in tasks.items()}
@@ -150,7 +151,7 @@ def measured(loaded: LoadedModel, case: Case, texts: Sequence[str], tasks: Opene
 
 
 def difference(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a comparison that the table needs."""
+    """The values of a comparison that the table needs."""
     paired = comparison["paired"]
     return {
         "value": comparison["compressed"]["value"],
@@ -163,16 +164,16 @@ def difference(comparison: Mapping[str, Any]) -> dict[str, Any]:
 def completed(
     path: Path, about: Mapping[str, Any], wanted: Sequence[str], measure: Callable[[str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The document in a file, with every wanted row; each new one is written as soon as it is there.
+    """The document in a file, with every wanted row; each new row is written as soon as it is measured.
 
-    Raises SystemExit where the file says something else about its rows than `about`.
+    Raises SystemExit if the description in the file differs from `about`.
     """
     document: dict[str, Any] = {**about, "rows": []}
     if path.is_file():
         document = json.loads(path.read_text())
         different = [field for field, value in about.items() if document.get(field) != _as_json(value)]
         if different:
-            raise SystemExit(f"{path} was made with another {', '.join(different)}; move it away, or name another --out")
+            raise SystemExit(f"{path} was made with a different {', '.join(different)}; move it, or pass a different --out")
     for name in wanted:
         if all(row["stored"] != name for row in document["rows"]):
             document["rows"].append(measure(name))
@@ -188,7 +189,7 @@ def _as_json(value: Any) -> Any:
 
 
 def markdown(document: Mapping[str, Any], mode: str) -> str:
-    """A table of the tasks that have this mode: a line a row, cells `difference (interval)`, bold where it leaves 0 out."""
+    """A table of the tasks with this mode: one line per row, cells `difference (interval)`, bold if the interval excludes 0."""
     shown = {
         name: about for name, about in document["tasks"].items() if all(mode in row["scores"][name] for row in document["rows"])
     }
@@ -213,13 +214,13 @@ def _cell(score: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure what the file lacks, and print both tables."""
+    """Measure the missing rows, and print both tables."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--data", type=Path, required=True, help="folder with a folder for each task")
     flags.add_argument("--texts", type=Path, nargs="+", required=True, help="parquet files of calibration text")
     flags.add_argument("--num-texts", type=int, default=400)
-    flags.add_argument("--train", type=int, default=4000, help="training examples of a probe at most")
-    flags.add_argument("--test", type=int, default=10_000, help="test examples of a task at most")
+    flags.add_argument("--train", type=int, default=4000, help="maximum number of training examples of a probe")
+    flags.add_argument("--test", type=int, default=10_000, help="maximum number of test examples of a task")
     flags.add_argument("--tasks", nargs="*", default=[task.name for task in TASKS], help="only these tasks")
     flags.add_argument("--only", nargs="*", default=[""], help="only rows whose name contains one of these")
     flags.add_argument("--out", type=Path, default=OUT)

@@ -1,9 +1,9 @@
-"""Give what is bundled the identity of today's kind: `python -m benchmarks.rekey`, or `python -m benchmarks.bundle --rekey`.
+"""Convert bundled files to the current model identity: `python -m benchmarks.rekey`, or `python -m benchmarks.bundle --rekey`.
 
-Files of former versions name their model by a sample of its weights. Where that is the sample of the model that is here, whose
-weights have the checksum of the catalogue besides, the digest of all bytes takes its place; nothing is computed again. A file
-that has today's kind already is left as it is, so the command may be run any number of times. It stops at a file of another
-model. Run it after anything under assets/ was made by an older version.
+Files made by earlier versions identify their model by a sample of its weights. If the sample matches the installed model, whose
+weights are also checked against the catalogue's checksum, it is replaced by the digest of all bytes; nothing is recomputed.
+Files that already use the current identity are not changed, so the command can be run repeatedly. It stops at a file that
+belongs to a different model. Run it whenever a file under assets/ was made by an older version.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ COMPACT = (",", ":")
 
 
 class OtherModelError(SystemExit):
-    """A bundled file belongs to a model that is not here, or not to what it says."""
+    """A bundled file was made with different weights, examples or versions than those installed."""
 
 
 def sampled_fingerprint(folder: Path) -> str:
-    """What former versions took for the identity of a model: config, and of each weight file size, header and both ends."""
+    """The identity used by earlier versions: a digest of the config and of each weight file's size, header and both ends."""
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
     for file in weight_files(folder):
         size = file.stat().st_size
@@ -49,23 +49,23 @@ def sampled_fingerprint(folder: Path) -> str:
 
 
 class Rekeying:
-    """One model of the catalogue and the files that are bundled for it."""
+    """A model in the catalogue, and the files that are bundled for it."""
 
     def __init__(self, entry: CatalogueModel, assets: Path):
         folder = resolve(entry.name).folder
-        assert folder is not None  # a model of the catalogue lies in a package, or beside the code
+        assert folder is not None  # a catalogue model is in a package, or next to the code
         check_checksum(entry, folder)
         self.name, self.assets = entry.name, assets
         self.sampled, self.identity = sampled_fingerprint(folder), identify(folder)
 
     def mark(self, found: Any, file: Path) -> Identity:
-        """The identity that takes the place of a mark. Raises OtherModelError where that is of another model."""
+        """The identity that replaces the one found in a file. Raises OtherModelError if that is of a different model."""
         if found not in (self.sampled, self.identity.fingerprint):
-            raise OtherModelError(f"{file} is of other weights than the {self.name} that is here ({found}); make it anew")
+            raise OtherModelError(f"{file} was made with other weights ({found}) than the installed {self.name}; make it again")
         return self.identity
 
     def files(self) -> Iterator[Path]:
-        """Every file that was changed."""
+        """Convert the model's files; yields each file that was changed."""
         listing = self.assets / "models" / f"{self.name}.json"
         changed = {
             listing: self.listing,
@@ -84,7 +84,7 @@ class Rekeying:
                     yield file
 
     def listing(self, file: Path) -> bytes:
-        """A listing has a module a line, so its text is changed and not written anew."""
+        """The converted listing. Its text is edited in place, to keep its format of one module per line."""
         text = file.read_text(encoding="utf-8")
         found = json.loads(text)["fingerprint"]
         now = self.mark(found, file)
@@ -96,14 +96,14 @@ class Rekeying:
         return text.encode()
 
     def surveys(self, file: Path) -> bytes:
-        """Surveys of groups, one a line."""
+        """The converted surveys of groups, one per line."""
         surveys = json.loads(file.read_text(encoding="utf-8"))
         for survey in surveys:
             survey["fingerprint"] = self.mark(survey["fingerprint"], file).fingerprint
         return "[\n{}\n]\n".format(",\n".join(json.dumps(survey, separators=COMPACT) for survey in surveys)).encode()
 
     def spectra(self, file: Path) -> bytes:
-        """Singular values by group, as numpy writes them."""
+        """The converted singular values by group, in NumPy's format."""
         with np.load(file, allow_pickle=False) as arrays:
             kept = dict(arrays)
         now = self.mark(str(kept["fingerprint"]), file).fingerprint
@@ -114,7 +114,7 @@ class Rekeying:
         return content.getvalue()
 
     def sweep(self, file: Path) -> bytes:
-        """Measurements of many plans, which have scores too."""
+        """The converted measurements of many plans, which include scores."""
         document = json.loads(file.read_text(encoding="utf-8"))
         now = self.mark(document["fingerprint"], file)
         marks = {"fingerprint": now.fingerprint, "reads": now.reads}
@@ -124,7 +124,7 @@ class Rekeying:
         return f"{json.dumps(placed | marks, separators=COMPACT)}\n".encode()
 
     def run(self, file: Path) -> bytes:
-        """A run.json, whose id follows from its plan and its inputs."""
+        """The converted run.json. Its id is derived from its plan and its inputs."""
         document = json.loads(file.read_text(encoding="utf-8"))
         model, plan = document["model"], Plan.from_dict(document["plan"])
         now = self.mark(model["fingerprint"], file)
@@ -135,22 +135,22 @@ class Rekeying:
         return json.dumps(document, indent=1).encode()
 
     def _former_inputs(self, document: Mapping[str, Any], plan: Plan, file: Path) -> dict[str, Any]:
-        """The inputs of a run that was made before they were written down; versions that it does not tell are empty."""
+        """The inputs of a run that was made before inputs were recorded; versions that the run does not record are empty."""
         examples = [[task.version, []] for task in plan.resolved_tasks]
         if document["id"] != former_run_id(plan, self.sampled, examples):
-            raise OtherModelError(f"{file} was made by another version of the results or on other examples; make it anew")
+            raise OtherModelError(f"{file} was made by a different results version or on other examples; make it again")
         told = document["environment"]
         return inputs_of(plan, self.identity.reads) | {"environment": {name: told.get(name, "") for name in COMPUTING}}
 
 
 def former_run_id(plan: Plan, fingerprint: str, examples: list[Any]) -> str:
-    """The name of a run on bundled examples before its inputs had one."""
+    """The id of a run on bundled examples, as computed before inputs were part of it."""
     asked = plan.to_dict() | {"model": fingerprint, "results": RESULTS_VERSION, "examples": examples}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def rekey(assets: Path = ASSETS) -> None:
-    """Look at every bundled file of every model of the catalogue, and name those that were changed."""
+    """Convert every bundled file of every model in the catalogue, and print those that were changed."""
     for entry in MODELS:
         for file in Rekeying(entry, assets).files():
             print(file.relative_to(assets))

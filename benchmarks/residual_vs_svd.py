@@ -1,9 +1,9 @@
-"""Residual autoencoder against SVD at equal parameters, float32, on MiniLM-L6: `python -m benchmarks.residual_vs_svd`.
+"""Residual autoencoder compared with SVD at equal parameters on MiniLM-L6, float32: `python -m benchmarks.residual_vs_svd`.
 
-Six kinds, ratios 2, 3, 5, 10, one layer (`--layer`) alone and all six layers as one group, plain and whitened metric (bundled
-calibration text): 96 cases. Errors are relative, in the metric of the fit. The gain over SVD is split into what the
-interpolative form gives (latents alone, no sparse entries or hidden units, "linear") and what the rest adds. `--kinds` and
-`--ratios` measure a part.
+Six kinds, ratios 2, 3, 5 and 10, one layer (`--layer`) alone and all six layers as one group, plain and whitened metric
+(bundled calibration text): 96 cases. Errors are relative, in the metric used for fitting. The gain over SVD is split into the
+gain from the interpolative form (latents alone, without sparse entries or hidden units: "linear") and the gain from the rest.
+`--kinds` and `--ratios` restrict the cases.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METRICS = ("plain", "whitened")
 
 
 def case(matrix: torch.Tensor, hints: Hints, metric: str, ratio: float) -> dict[str, Any]:
-    """The errors of SVD, of the interpolative form alone and of the whole method, in the metric."""
+    """The errors of SVD, of the interpolative form alone and of the whole method, under the metric."""
     weights = SideWeights.of(*group_metrics(hints, PRESETS[metric], 0.0, matrix.device))
     budget, norm = Budget(int(matrix.numel() / ratio)), weights.squared(matrix)
     whole = ResidualAutoencoder(metric=metric)
@@ -64,7 +64,7 @@ def case(matrix: torch.Tensor, hints: Hints, metric: str, ratio: float) -> dict[
 
 
 def cases(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a case."""
+    """One row per case."""
     loaded = load("minilm-l6")
     calibration = Calibration(loaded, CalibrationText().read(0).texts)
     by_kind = {kind: [spec for spec in loaded.info.modules if spec.kind == kind] for kind in asked.kinds}
@@ -82,7 +82,7 @@ def cases(asked: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print the table and the count."""
+    """Print the table and a summary."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
@@ -96,7 +96,7 @@ def main() -> None:
         f"residual strictly better than linear in {sum(row['residual'] < row['linear'] for row in rows)}"
     )
     gains = sorted(100 * (1 - row["residual"] / row["svd"]) for row in rows)
-    print(f"gain over SVD: least {gains[0]:.1f} %, median {gains[len(gains) // 2]:.1f} %, most {gains[-1]:.1f} %")
+    print(f"gain over SVD: minimum {gains[0]:.1f} %, median {gains[len(gains) // 2]:.1f} %, maximum {gains[-1]:.1f} %")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What benchmarks that ill-treat a home of runs check it against: the same plans run in peace, and the files that these leave.
+"""Checks for benchmarks that stress a home of runs, by comparing it with a home in which the same plans run undisturbed.
 
-Only what anybody can see is used: verbs of the command line, `RunStore`, processes of the machine and files on disk.
+Only public interfaces are used: offcomp commands, `RunStore`, the machine's processes and files on disk.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ RATIO = 2.0
 AT_REST = "[data-testid=stApp][data-test-script-state=notRunning]"
 WORKER = "offcomp.runs.worker"
 OWN_TIME = ("seconds",)
-"""Figures of a group that differ between two runs of one plan."""
+"""Values of a group that differ between two runs of the same plan."""
 OFTEN = ("cancel",)
-"""Files of a run that are there where somebody asked for them, and not in a home that was left in peace."""
+"""Files of a run that exist only if a user action created them, so not in an undisturbed home."""
 UNDER_WAY = ("queued", "running")
 
 
 def plans(seed: int) -> list[Plan]:
-    """What one click on the page Compress submits, in its order: a plan a method, each of twelve matrices alone, no task."""
+    """The plans that a click on the page Compress submits, in order: one per method, for twelve separate matrices, no task."""
     groups = [make_groups(_modules(), "module", method=method, ratio=RATIO) for method in METHODS]
     return [Plan(MODEL, each, tasks=(), seed=seed) for each in groups]
 
 
 @cache
 def _modules() -> list[ModuleSpec]:
-    """In the order of the model, as the app has them."""
+    """The modules of the plans, in the model's order, as in the app."""
     with TemporaryDirectory() as home:
         info = known_info(MODEL, Path(home))
     assert info
@@ -59,16 +59,16 @@ def _modules() -> list[ModuleSpec]:
 
 
 def link(seed: int) -> str:
-    """The address of Compress with these plans as its draft."""
+    """The address of the page Compress with these plans as its draft."""
     modules = ",".join(f"{kind}.{LAYERS[0]}-{LAYERS[-1]}" for kind in KINDS)
     asked_for = {"model": MODEL, "modules": modules, "together": "module", "methods": ",".join(METHODS), "ratio": f"{RATIO:g}"}
     return "/compress?" + "&".join(f"{name}={text}" for name, text in (asked_for | {"tasks": "none", "seed": seed}).items())
 
 
 def submit_by_click(page: Page, address: str, seed: int, patience: float) -> None:
-    """The plans of `plans` by the button of Compress. Raises AssertionError, with what the page says, where Runs does not come.
+    """Submit the plans of `plans` with the button on Compress.
 
-    patience    milliseconds
+    Raises AssertionError, with the messages on the page, if the page Runs does not open within `patience` milliseconds.
     """
     page.goto(address + link(seed))
     expect(page.locator(AT_REST)).to_be_visible(timeout=patience)
@@ -77,16 +77,16 @@ def submit_by_click(page: Page, address: str, seed: int, patience: float) -> Non
         expect(page.locator("h1")).to_contain_text("What is running", timeout=patience)
     except AssertionError:
         said = " | ".join(page.get_by_test_id("stAlert").all_inner_texts())
-        raise AssertionError(f"a click on Run led nowhere; the page says: {said or 'nothing'}") from None
+        raise AssertionError(f"a click on Run had no effect; messages on the page: {said or 'none'}") from None
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Of processes that work in this home, each on one thread."""
+    """Environment variables of processes that use this home, each with one thread."""
     return os.environ | {"OFFCOMP_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 def start(home: Path, *arguments: str, text: str = "") -> subprocess.Popen[str]:
-    """A verb of the command line, at work, with this text as its input."""
+    """Start an offcomp command with this text as its input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "offcomp.cli", *arguments],
         cwd=ROOT,
@@ -104,14 +104,14 @@ def start(home: Path, *arguments: str, text: str = "") -> subprocess.Popen[str]:
 
 
 def offcomp(home: Path, *arguments: str, text: str = "") -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a verb of the command line."""
+    """Exit status, stdout and stderr of an offcomp command."""
     process = start(home, *arguments, text=text)
     out, said = process.communicate()
     return process.returncode, out, said
 
 
 def digest(run: Run) -> str:
-    """What a finished run found: its figures, scores and stored tensors, without times, versions and its own name."""
+    """A digest of a finished run's results: its errors, scores and stored tensors, without times, versions and its id."""
     result = run.result or {}
     groups = [{name: value for name, value in group.items() if name not in OWN_TIME} for group in result["groups"]]
     found = {"groups": groups, "scores": result["scores"], "sizes": result["model"]["sizes"]}
@@ -122,13 +122,13 @@ def digest(run: Run) -> str:
 
 
 def asked(plan: Plan) -> str:
-    """A plan as a key, whatever its groups are called and however their dtypes were resolved."""
+    """A key for a plan that does not depend on the names of its groups or on how their dtypes were resolved."""
     return json.dumps([sorted((g.modules, g.method, g.ratio) for g in plan.groups), plan.seed])
 
 
 @dataclass
 class Reference:
-    """What each plan finds where nobody disturbs it, and the files that runs leave there."""
+    """The results of each plan in an undisturbed home, and the files that runs leave in it."""
 
     home: Path
     digests: dict[str, str] = field(default_factory=dict)
@@ -141,33 +141,33 @@ class Reference:
             self.digests[asked(plan)] = digest(RunStore(self.home).get(json.loads(out)["id"]))
 
     def fault(self, run: Run) -> str:
-        """How a finished run differs from the same one here; empty where it does not."""
+        """How a finished run differs from the same run in this home; empty if it does not."""
         try:
             found = digest(run)
         except (OSError, KeyError, TypeError) as error:
-            return f"run {run.id} is done but not whole: {type(error).__name__} {error}"
-        return "" if found == self.digests[asked(run.plan)] else f"run {run.id} is done but its results are others"
+            return f"run {run.id} is done but incomplete: {type(error).__name__} {error}"
+        return "" if found == self.digests[asked(run.plan)] else f"run {run.id} is done but its results differ"
 
     def strays(self, home: Path) -> list[str]:
-        """Files of a home that no run at rest has."""
+        """Files in a home that no ended run should have left."""
         usual = {pattern(file, self.home) for file in files(self.home)}
         return sorted(str(file.relative_to(home)) for file in files(home) if is_stray(file, home, usual))
 
 
 def files(home: Path) -> Iterator[Path]:
-    """Every file of a home, and every folder of it that is empty."""
+    """Every file and every empty folder in a home."""
     for path in sorted(home.rglob("*")):
         if path.is_file() or (path.is_dir() and not any(path.iterdir())):
             yield path
 
 
 def pattern(file: Path, home: Path) -> str:
-    """A file's place with the ids of runs and the numbers of processes left out."""
+    """A file's path with run ids and process ids replaced by placeholders."""
     return re.sub(r"\d+", "N", re.sub(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])", "RUN", str(file.relative_to(home))))
 
 
 def is_stray(file: Path, home: Path, usual: set[str]) -> bool:
-    """Whether this is left over: half a file, the lock of a run at rest, or what lies in no run that was left in peace."""
+    """Whether a file is left over: a partial file, the lock of an ended run, or a file that undisturbed runs do not have."""
     place = pattern(file, home)
     if file.suffix == ".part" or ("RUN" in place.rpartition("/")[2] and file.suffix == ".lock"):
         return True
@@ -175,7 +175,7 @@ def is_stray(file: Path, home: Path, usual: set[str]) -> bool:
 
 
 def workers(home: Path) -> list[psutil.Process]:
-    """The processes that work on runs of this home, or wait for their turn."""
+    """The processes that work on runs in this home, or wait for their turn."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -187,14 +187,14 @@ def workers(home: Path) -> list[psutil.Process]:
 
 
 def unreadable(home: Path) -> list[str]:
-    """Names of folders that lie where the runs do and are not listed as runs."""
+    """Names of folders in the runs folder that are not listed as runs."""
     store = RunStore(home)
     there = {folder.name for folder in store.folder.iterdir() if folder.is_dir()} if store.folder.is_dir() else set()
     return sorted(there - {run.id for run in store.all()})
 
 
 def wait_for_rest(home: Path, seconds: float) -> list[Run]:
-    """Wait until every run has ended and no worker is left. Returns what is still under way after so many seconds."""
+    """Wait until every run has ended and no worker is left. Returns the runs still under way after this many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         busy = [run for run in RunStore(home).all() if run.status in UNDER_WAY]
@@ -205,7 +205,7 @@ def wait_for_rest(home: Path, seconds: float) -> list[Run]:
 
 @contextmanager
 def app(home: Path, log: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The app on a port, once it answers; what it says is added to a file."""
+    """Serve the app on a port inside the block, once it responds; its output is appended to a log file."""
     from tests.serving import wait_for_server
 
     command = [sys.executable, "-m", "offcomp.cli", "app", "--port", str(port)]
@@ -220,19 +220,19 @@ def app(home: Path, log: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def free_port() -> int:
-    """A port of this machine on which nobody listens."""
+    """A port of this machine that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def tracebacks(text: str) -> int:
-    """How many tracebacks somebody wrote."""
+    """The number of tracebacks in a text."""
     return text.count("Traceback (most recent call last)")
 
 
 def report(title: str, rows: list[dict[str, Any]], faults: list[str], most: int = 20) -> None:
-    """Print a table and what was wrong."""
+    """Print a table and the faults."""
     from offcomp.cli.text import format_table
 
     print(f"{title}\n\n{format_table(rows)}\n\nfaults: {len(faults)}")

@@ -1,7 +1,7 @@
 """Screenshots of every page, light and dark, wide and narrow: `python -m benchmarks.screenshots [FOLDER] [PAGE ...]`.
 
-Starts the app on a free port with the home folder that OFFCOMP_HOME names. Without a folder the images of the README are
-retaken: assets/images/PAGE-light.png and -dark.png.
+Starts the app on a free port with the home folder set by OFFCOMP_HOME. Without FOLDER, the images of the README are retaken:
+assets/images/PAGE-light.png and -dark.png.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 
 
 def settle(page: Page) -> None:
-    """Wait until the page stands still."""
+    """Wait until the page no longer changes."""
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=30_000)
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=60_000)
     page.wait_for_timeout(2000)

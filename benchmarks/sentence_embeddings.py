@@ -1,9 +1,10 @@
-"""Our sentence embeddings against those of sentence-transformers, on folders that declare them in every way that is supported.
+"""Our sentence embeddings compared with those of sentence-transformers, for every supported configuration of a model folder.
 
     python -m benchmarks.sentence_embeddings      (needs sentence-transformers, which offcomp itself does not)
 
-Each row is a copy of MiniLM-L6 with another pooling, a dense layer, a token limit or a prompt. Both libraries embed the same
-texts; shown are the lowest cosine between the two embeddings of a text and the largest difference of an entry.
+Each row is a copy of MiniLM-L6 with a different pooling, a dense layer, a token limit or a prompt. Both libraries embed the
+same texts; the table shows the lowest cosine between the two embeddings of a text, and the largest difference between two
+entries.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Change = Callable[[Path], None]
 
 
 def edited(name: str, **values: Any) -> Change:
-    """Set some values of a JSON file of the folder."""
+    """Set some values of a JSON file in the folder."""
 
     def change(folder: Path) -> None:
         file = folder / name
@@ -44,7 +45,7 @@ def edited(name: str, **values: Any) -> Change:
 
 
 def pooled_by(*ways: str) -> Change:
-    """Pool in these ways, side by side, as a folder of the older form says it."""
+    """Concatenate these poolings, in the older configuration format."""
     return edited("1_Pooling/config.json", **{flag: way in ways for way, flag in POOLINGS.items()})
 
 
@@ -58,11 +59,11 @@ def with_modules(*kinds: str) -> Change:
 
 
 def void(_: object) -> None:
-    """Nothing, whatever is given."""
+    """Return None, whatever the argument."""
 
 
 def with_dense(index: int, rows: int, cols: int, **config: Any) -> Change:
-    """Write a dense layer (rows, cols) of seeded numbers."""
+    """Write a dense layer (rows, cols) of random numbers with a fixed seed."""
 
     def change(folder: Path) -> None:
         place = folder / f"{index}_Dense"
@@ -81,12 +82,12 @@ def with_dense(index: int, rows: int, cols: int, **config: Any) -> Change:
 
 
 def cases() -> Iterator[tuple[str, tuple[Change, ...]]]:
-    """What is declared, and how the copy is changed for it."""
-    yield "as it is", ()
+    """The name of each configuration, and the changes to the copy that produce it."""
+    yield "unchanged", ()
     for way in POOLINGS:
         yield f"pooling {way}", (pooled_by(way),)
         yield f"pooling {way}, not normalised", (pooled_by(way), with_modules("Pooling"))
-    yield "cls, max and mean side by side", (pooled_by("cls", "max", "mean"),)
+    yield "cls, max and mean concatenated", (pooled_by("cls", "max", "mean"),)
     for limit in (8, 16, 512):
         yield f"max_seq_length {limit}", (edited("sentence_bert_config.json", max_seq_length=limit),)
     yield "max_seq_length null", (edited("sentence_bert_config.json", max_seq_length=None),)
@@ -104,11 +105,11 @@ def cases() -> Iterator[tuple[str, tuple[Change, ...]]]:
         (edited("config_sentence_transformers.json", **prompts), edited("1_Pooling/config.json", include_prompt=False)),
     )
     cased = edited("tokenizer_config.json", do_lower_case=False)
-    yield "read in lower case", (cased, edited("sentence_bert_config.json", do_lower_case=True))
+    yield "lower-cased", (cased, edited("sentence_bert_config.json", do_lower_case=True))
 
 
 def texts() -> list[str]:
-    """Sentences short and long, with capitals."""
+    """Short and long sentences, some in capitals."""
     table = pd.read_csv(TASK)
     sentences = [str(text) for text in table["sentence1"][:20]]
     return [*sentences, " ".join(sentences), "", "A", *(text.upper() for text in sentences[:5])]

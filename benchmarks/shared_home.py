@@ -1,16 +1,17 @@
-"""Two apps and a command line on one home at once: `python -m benchmarks.shared_home [--minutes 5] [--seed 0]`.
+"""Two apps and a command line sharing one home: `python -m benchmarks.shared_home [--minutes 5] [--seed 0]`.
 
-Three actors, a process each, draw one action after the other: two of them drive an app of their own in Chromium (submit by
-Compress, cancel, delete, run again, look at pages, compare), the third the command line (run, list, show, compare, cancel). All
-take their plans from one pool, so that they meet on the same runs. Runs of half of the pool may be deleted or made again, the
-others never. A fourth process looks at the home all the time. At the end, with all at rest, it is checked that
+Three actors, each in its own process, perform one random action after another. Two of them each use their own app in Chromium
+(submit on Compress, cancel, delete, run again, look at pages, compare), and the third uses the command line (run, list, show,
+compare, cancel). All draw their plans from the same pool, so that they act on the same runs. Runs of half of the pool may be
+deleted or made again, the others never. Meanwhile the home is monitored. At the end, when all runs have ended, it is checked
+that
 
-- every run that was seen done and that nobody deleted or made again since is there, whole, and equal to the same plan in a home
-  of its own, bit for bit; every other run that is done equals it as well;
+- every run that was seen done, and was not deleted or made again since, still exists, is complete, and equals the same plan in
+  a separate home, bit for bit; every other run that is done equals it as well;
 - every folder is listed, nothing is queued or running, no worker is left, no file is left over (`run_checks.strays`);
 - neither the servers nor the command line wrote a traceback, and no page showed one.
 
-Prints a table of actions by actor, and every fault; exit status 1 where there is one.
+Prints a table of actions by actor, and every fault; the exit status is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -61,19 +62,19 @@ PAGES = ("", "model", "runs", "compare", "examples", "atlas")
 APPS = ("app 1", "app 2")
 MAY_BE_MADE_AGAIN = "may be made again"
 EXCUSES = ("delete", "again", MAY_BE_MADE_AGAIN)
-"""What takes a finished run away."""
+"""Actions that may remove a finished run."""
 EXPECTED = ("cancelled", "has no figures", "there is no run", "cancel it before", "is not done")
-"""What a verb may say where another actor was faster."""
+"""Messages that a command may print if a different actor was faster."""
 
 
 def may_go(run: Run) -> bool:
-    """Whether actors may delete a run, or make it again."""
+    """Whether actors may delete a run or make it again."""
     return run.plan.seed % 2 == 1
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where an actor acts and writes down what was done, what it draws from, and how many pairs of plans it knows."""
+    """An actor's home, the journal of its actions, its random seed, and the number of pairs of plans in the pool."""
 
     home: Path
     journal: Path
@@ -83,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the actors wrote down, the runs that were seen done, and what was wrong."""
+    """The lines of the actors' journals, the runs that were seen done, and the faults."""
 
     lines: list[dict[str, Any]]
     seen: dict[str, Plan]
@@ -91,7 +92,7 @@ class Outcome:
 
 
 class Actor:
-    """Somebody who acts at random in a home, and writes down what was done."""
+    """Performs random actions in a home, and writes a journal of them."""
 
     def __init__(self, part: Part):
         self.home, self.journal, self.pairs = part.home, part.journal, part.pairs
@@ -99,18 +100,18 @@ class Actor:
         self.store = RunStore(part.home)
 
     def note(self, action: str, run: str = "", fault: str = "") -> None:
-        """A line in the journal, before the action where it names a run."""
+        """Add a line to the journal; if it names a run, call this before the action."""
         line = {"at": time.time(), "action": action, "run": run, "fault": fault}
         with self.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def some(self, fits: Callable[[Run], bool]) -> Run | None:
-        """One of the runs that fit."""
+        """One of the runs that fit, at random."""
         found = [run for run in self.store.all() if fits(run)]
         return self.draw.choice(found) if found else None
 
     def act(self, until: float, actions: dict[Callable[[], None], int]) -> None:
-        """Draw actions, each as often as it weighs, until that time."""
+        """Perform random actions, weighted by their values, until this time."""
         while time.time() < until:
             action = self.draw.choices(list(actions), list(actions.values()))[0]
             try:
@@ -120,7 +121,7 @@ class Actor:
 
 
 class AtCommandLine(Actor):
-    """Verbs of the command line."""
+    """An actor that uses the command line."""
 
     def do(self, *arguments: str, text: str = "", run: str = "") -> None:
         self.note(arguments[0], run)
@@ -128,7 +129,7 @@ class AtCommandLine(Actor):
         if tracebacks(said):
             self.note("", run, f"offcomp {arguments[0]}: {' '.join(said.split()[-14:])}")
         elif status and not any(words in said for words in EXPECTED):
-            self.note("", run, f"offcomp {arguments[0]} gave {status}: {said.strip()[-200:]}")
+            self.note("", run, f"offcomp {arguments[0]} exited with {status}: {said.strip()[-200:]}")
 
     def run(self) -> None:
         plan = self.draw.choice(plans(self.draw.randrange(self.pairs)))
@@ -155,7 +156,7 @@ class AtCommandLine(Actor):
 
 
 class AtApp(Actor):
-    """A person at the pages of an app."""
+    """An actor that uses the pages of an app."""
 
     def __init__(self, part: Part, address: str, page: Page):
         super().__init__(part)
@@ -172,7 +173,7 @@ class AtApp(Actor):
         submit_by_click(self.page, self.address, self.draw.randrange(self.pairs), PATIENCE)
 
     def press(self, what: str, fits: Callable[[Run], bool]) -> None:
-        """A button of a run's card; it may be gone by then."""
+        """Click a button of a run's card, if it still exists by then."""
         if not (run := self.some(fits)):
             return
         self.open("runs")
@@ -203,7 +204,7 @@ class AtApp(Actor):
 
 
 def actor(part: Part, until: float, address: str) -> None:
-    """An actor's process: at the app of that address, without one at the command line."""
+    """Run an actor's process: on the app at this address or, if it is empty, on the command line."""
     if not address:
         line = AtCommandLine(part)
         line.act(until, line.actions())
@@ -216,7 +217,7 @@ def actor(part: Part, until: float, address: str) -> None:
 
 
 def watch(home: Path, until: float) -> dict[str, Plan]:
-    """Look at the home until that time: each run that was seen done, and its plan."""
+    """Monitor the home until this time; returns each run that was seen done, with its plan."""
     seen: dict[str, Plan] = {}
     while time.time() < until:
         seen |= {run.id: run.plan for run in RunStore(home).all() if run.status == "done"}
@@ -225,27 +226,27 @@ def watch(home: Path, until: float) -> dict[str, Plan]:
 
 
 def excused(lines: list[dict[str, Any]], plan: Plan, name: str) -> bool:
-    """Whether somebody may have deleted a run or made it again."""
+    """Whether an actor may have deleted a run or made it again."""
     return any(
         line["run"] in (name, asked(plan)) and line["action"] in ("delete", "again", "may be made again") for line in lines
     )
 
 
 def check(home: Path, reference: Reference, lines: list[dict[str, Any]], seen: dict[str, Plan]) -> list[str]:
-    """What is wrong with a home at rest."""
+    """The faults of a home after all runs have ended."""
     faults = [f"run {run.id} is still {run.status}" for run in wait_for_rest(home, SETTLE_SECONDS)]
-    faults += [f"a worker is left: {process.pid}" for process in workers(home)]
+    faults += [f"a worker is still running: {process.pid}" for process in workers(home)]
     runs = {run.id: run for run in RunStore(home).all()}
     for name, plan in seen.items():
         if (name not in runs or runs[name].status != "done") and not excused(lines, plan, name):
-            faults.append(f"run {name} was done and is {runs[name].status if name in runs else 'gone'}")
+            faults.append(f"run {name} was done and is now {runs[name].status if name in runs else 'gone'}")
     faults += [wrong for run in runs.values() if run.status == "done" and (wrong := reference.fault(run))]
     faults += [f"run {run.id} failed: {run.error}" for run in runs.values() if run.status == "failed"]
     return faults + [f"the folder {name} is not listed" for name in unreadable(home)]
 
 
 def act_together(place: Path, home: Path, reference: Reference, *, minutes: float, seed: int, pairs: int) -> Outcome:
-    """Serve two apps, let the actors act, and check the home while the servers are still there."""
+    """Serve two apps, let the actors act, and check the home while the servers are still running."""
     with ExitStack() as stack:
         ports = {name: free_port() for name in APPS}
         for name, port in ports.items():
@@ -261,7 +262,7 @@ def act_together(place: Path, home: Path, reference: Reference, *, minutes: floa
         lines = [json.loads(line) | {"by": name} for name in actors for line in read_lines(place / f"{name}.jsonl")]
         faults = check(home, reference, lines, seen)
     faults += [f"{line['by']}: {line['fault']}" for line in lines if line["fault"]]
-    faults += [f"{name} gave up: {(place / f'{name}.err').read_text()[-400:]}" for name, status in ends.items() if status]
+    faults += [f"{name} failed: {(place / f'{name}.err').read_text()[-400:]}" for name, status in ends.items() if status]
     for name in APPS:
         if found := tracebacks((place / f"{name}.log").read_text(errors="replace")):
             faults.append(f"{name}: {found} tracebacks in the server's log")
@@ -269,30 +270,32 @@ def act_together(place: Path, home: Path, reference: Reference, *, minutes: floa
 
 
 def start_actor(home: Path, told: list[str], said: Path) -> subprocess.Popen[bytes]:
-    """An actor's process; what it says goes to a file."""
+    """Start an actor's process; its error output is written to a file."""
     command = [sys.executable, "-m", "benchmarks.shared_home", "--actor", *told]
     with said.open("wb") as out:
         return subprocess.Popen(command, cwd=ROOT, env=environment(home), stderr=out)
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a journal that may not have been begun."""
+    """The lines of a journal; none if it does not exist yet."""
     return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
 
 
 def rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How often each actor did what."""
+    """How often each actor performed each action."""
     counts = Counter((line["by"], line["action"]) for line in lines if line["action"])
     names = sorted({action for _, action in counts} - {MAY_BE_MADE_AGAIN})
     return [{"actor": by} | {name: counts[by, name] for name in names} for by in (*APPS, "command line")]
 
 
 def main() -> None:
-    """Let them act and print the table."""
+    """Let the actors act, and print the table."""
     flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     flags.add_argument("--minutes", type=float, default=5.0)
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--pairs", type=int, default=6, help="of plans in the pool; runs of every second pair may be deleted")
+    flags.add_argument(
+        "--pairs", type=int, default=6, help="pairs of plans in the pool; runs of every second pair may be deleted"
+    )
     flags.add_argument("--actor", nargs=6, help=argparse.SUPPRESS)
     wanted = flags.parse_args()
     if wanted.actor:

@@ -1,15 +1,16 @@
-"""What runs make of signals at random times: `python -m benchmarks.signals [--signals 200] [--seed 0]`.
+"""How runs cope with signals at random times: `python -m benchmarks.signals [--signals 200] [--seed 0]`.
 
-A worker, the app's real server and a command line (`offcomp run`) get KILL, TERM, INT, or STOP with CONT or KILL after it. Runs
-are submitted by the command line, and in Chromium by a click on Compress, two a click. Times are drawn from the whole life of a
-run, or from the moments after it began to compress; a signal that comes too late is drawn again. After each signal:
+A worker, the app's real server or a command line (`offcomp run`) receives KILL, TERM, INT, or STOP followed by CONT or KILL.
+Runs are submitted on the command line, and in Chromium by a click on Compress, two per click. Times are drawn from the whole
+lifetime of a run, or from the moments after it began to compress; if a signal comes too late, a new one is drawn. After each
+signal it is checked that
 
 - every folder of a run is listed, and within SETTLE_SECONDS nothing is queued or running and no worker is left;
-- what is done equals the same plan in a home of its own that nobody disturbed, figures and stored tensors bit for bit;
-- what was done before is still there, and nobody wrote a traceback (but in a run's own log).
+- every run that is done equals the same plan in a separate, undisturbed home, results and stored tensors bit for bit;
+- every run that was done before still exists, and no traceback was written (except to a run's own log).
 
-At the end the app and a command line start once more and a run is made, and no file is left over: see `run_checks.strays`.
-Prints a table of outcomes by target and signal, and every fault; exit status 1 where there is one.
+At the end the app and a command line are started once more, a run is made, and no file may be left over (`run_checks.strays`).
+Prints a table of outcomes by target and signal, and every fault; the exit status is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from tests.browser import launch_options
 
 SIGNALS = ("KILL", "TERM", "INT", "STOP CONT", "STOP KILL")
 TARGETS = {"worker of a command line": 3, "worker of the app": 3, "command line": 3, "server": 2}
-"""Who gets a signal, and how often beside the others."""
+"""Targets of signals, and how often each is chosen relative to the others."""
 SETTLE_SECONDS = 90.0
 PATIENCE = 120.0
 LATEST_STAGE = "compress"
@@ -65,7 +66,7 @@ OUTCOMES = ("done", "failed", "cancelled", "interrupted", "no run")
 
 @dataclass
 class Scene:
-    """The home that is ill-treated, with its app and browser, and what was seen so far."""
+    """The home under test, with its app and browser, and what was observed so far."""
 
     home: Path
     reference: Reference
@@ -87,7 +88,7 @@ class Scene:
         return RunStore(self.home)
 
     def serve(self) -> tuple[subprocess.Popen[bytes], Page]:
-        """The server, started anew where it is gone, and a browser's page."""
+        """The server, restarted if it has ended, and a page in the browser."""
         if self.server is None or self.server.poll() is not None:
             self.stack.close()
             self.server = self.stack.enter_context(app(self.home, self.log, self.port))
@@ -103,13 +104,13 @@ class Scene:
 
 
 def click(scene: Scene, seed: int) -> None:
-    """Two plans by the button of Compress."""
+    """Submit two plans with the button on Compress."""
     _, page = scene.serve()
     submit_by_click(page, f"http://127.0.0.1:{scene.port}", seed, 1e3 * PATIENCE)
 
 
 def forget(scene: Scene, wanted: list[Plan]) -> None:
-    """Delete ended runs of these plans, so that they are run once more."""
+    """Delete ended runs of these plans, so that the plans are run again."""
     names = {asked(plan) for plan in wanted}
     for run in scene.store.all():
         if asked(run.plan) in names and run.ended:
@@ -118,7 +119,7 @@ def forget(scene: Scene, wanted: list[Plan]) -> None:
 
 
 def wait(seconds: float, found: Callable[[], Any], rest: float = 0.05) -> Any:
-    """What is found within so many seconds, else what was found last."""
+    """Call `found` until its result is true or the time is up; returns the last result."""
     deadline = time.monotonic() + seconds
     while not (now := found()) and time.monotonic() < deadline:
         time.sleep(rest)
@@ -126,7 +127,7 @@ def wait(seconds: float, found: Callable[[], Any], rest: float = 0.05) -> Any:
 
 
 def moment(scene: Scene, ended: Callable[[], bool]) -> None:
-    """Wait for a random time in the life of what was submitted, or for a random moment of its last part."""
+    """Wait until a random time in the lifetime of the submitted runs, or a random moment of their last stage."""
     if scene.draw.random() < 0.5:
         time.sleep(scene.draw.uniform(0, scene.life))
         return
@@ -140,7 +141,7 @@ def moment(scene: Scene, ended: Callable[[], bool]) -> None:
 
 
 def send(process: psutil.Process, kind: str, pause: float) -> bool:
-    """Give a process a signal, or two with a pause. False where it is gone."""
+    """Send a process a signal, or two with a pause between them. Returns False if the process has ended."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
@@ -156,7 +157,7 @@ def send(process: psutil.Process, kind: str, pause: float) -> bool:
 
 @contextmanager
 def command(scene: Scene, plan: Plan) -> Iterator[subprocess.Popen[str]]:
-    """`offcomp run` at work on a plan; it is gone afterwards."""
+    """`offcomp run` working on a plan inside the block; it has ended afterwards."""
     process = start(scene.home, "run", "--json", "-", text=plan.to_json())
     try:
         yield process
@@ -168,19 +169,19 @@ def command(scene: Scene, plan: Plan) -> Iterator[subprocess.Popen[str]]:
         except subprocess.TimeoutExpired:
             process.kill()
             _, said = process.communicate()
-            scene.fault("command line", f"still there after {SETTLE_SECONDS:.0f} s")
+            scene.fault("command line", f"still running after {SETTLE_SECONDS:.0f} s")
         if tracebacks(said):
             scene.fault("command line", f"a traceback: {' '.join(said.split()[-12:])}")
 
 
 def first_worker(scene: Scene, gone: Callable[[], bool]) -> psutil.Process | None:
-    """A worker, once there is one."""
+    """A random worker, once there is one; None if `gone` returns true before."""
     found = wait(PATIENCE, lambda: workers(scene.home) or gone())
     return scene.draw.choice(found) if isinstance(found, list) and found else None
 
 
 def episode(scene: Scene, target: str, kind: str) -> bool:
-    """Submit, signal, look. False where the signal came too late."""
+    """Submit a run, send a signal, and check the home. Returns False if the signal came too late."""
     seed, pause = scene.draw.randrange(scene.pairs), scene.draw.uniform(0, STOPPED_SECONDS)
     wanted = plans(seed)
     if target in ("worker of a command line", "command line"):
@@ -203,14 +204,14 @@ def episode(scene: Scene, target: str, kind: str) -> bool:
             with suppress(subprocess.TimeoutExpired):
                 scene.server.wait(SETTLE_SECONDS)
             if scene.server.poll() is None:
-                scene.fault(f"{target} {kind}", f"still there after {SETTLE_SECONDS:.0f} s")
+                scene.fault(f"{target} {kind}", f"still running after {SETTLE_SECONDS:.0f} s")
                 scene.server.kill()
     look(scene, f"{target}, {kind}", wanted, target, kind if sent else "")
     return sent
 
 
 def survived(scene: Scene, target: str, kind: str) -> bool:
-    """An episode; where a page does not do what it should, that is a fault, and the app starts anew."""
+    """Run an episode; if a page does not behave as expected, record a fault and restart the app."""
     try:
         return episode(scene, target, kind)
     except (BrowserError, AssertionError) as error:
@@ -222,13 +223,13 @@ def survived(scene: Scene, target: str, kind: str) -> bool:
 
 
 def look(scene: Scene, where: str, wanted: list[Plan], target: str, kind: str) -> None:
-    """The invariants, once all is at rest; outcomes are counted where a signal was sent."""
+    """Check the invariants once all runs have ended, and count outcomes if a signal was sent."""
     for run in wait_for_rest(scene.home, SETTLE_SECONDS):
         scene.fault(where, f"run {run.id} is still {run.status} at {run.progress.get('stage')}")
         for process in workers(scene.home):
             process.kill()
     for process in workers(scene.home):
-        scene.fault(where, f"a worker is left: {process.pid}")
+        scene.fault(where, f"a worker is still running: {process.pid}")
         process.kill()
     for name in unreadable(scene.home):
         scene.fault(where, f"the folder {name} is not listed")
@@ -250,14 +251,14 @@ def look(scene: Scene, where: str, wanted: list[Plan], target: str, kind: str) -
 
 
 def next_start(scene: Scene) -> list[str]:
-    """Start everything once more, make a run, stop; returns the files that are left over."""
+    """Start everything once more, make a run, and stop; returns the files that are left over."""
     scene.stack.close()
     scene.server = None
     click(scene, 0)
     wait_for_rest(scene.home, SETTLE_SECONDS)
     status, out, said = offcomp(scene.home, "run", "--json", "-", text=plans(0)[0].to_json())
     if status or json.loads(out)["status"] != "done":
-        scene.fault("next start", f"the run did not end well: {said[-300:]}")
+        scene.fault("next start", f"the run did not succeed: {said[-300:]}")
     offcomp(scene.home, "runs")
     look(scene, "next start", [], "", "")
     scene.stack.close()
@@ -267,7 +268,7 @@ def next_start(scene: Scene) -> list[str]:
 
 
 def rows(counts: Counter[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """A line a target and signal, and one for all."""
+    """One row per target and signal, and one for all together."""
     kinds = [(target, kind) for target in TARGETS for kind in SIGNALS if counts[target, kind, "sent"]]
     lines = [
         {"to": target, "signal": kind} | {name: counts[target, kind, name] for name in ("sent", *OUTCOMES)}
@@ -282,9 +283,9 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     flags.add_argument("--signals", type=int, default=200)
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--pairs", type=int, default=3, help="of plans to choose from")
+    flags.add_argument("--pairs", type=int, default=3, help="pairs of plans to choose from")
     asked_for = flags.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it, and so their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs, and so their children, ignore it
     began = time.monotonic()
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         reference = Reference(Path(folder) / "peace")
@@ -309,7 +310,7 @@ def main() -> None:
         strays = next_start(scene)
         browser.close()
     scene.faults += [f"left over: {place}" for place in strays]
-    title = f"{sent} signals in {time.monotonic() - began:.0f} s, seed {asked_for.seed}; {late} more came too late"
+    title = f"{sent} signals in {time.monotonic() - began:.0f} s, seed {asked_for.seed}; {late} others came too late"
     report(title, rows(scene.counts), scene.faults)
     print(f"files left over after the next start: {len(strays)}")
     sys.exit(1 if scene.faults else 0)

@@ -1,15 +1,15 @@
-"""Spectra once against decompositions again and again: `python -m benchmarks.spectra_speed`.
+"""Computing spectra once compared with a decomposition per ratio: `python -m benchmarks.spectra_speed`.
 
-Prints four tables, all from this run on this machine:
+Prints four tables:
 
-1. MiniLM-L6, 36 linear weights and the embedding: time of all spectra, of a direct SVD, how far they are apart, and the time of
-   all errors at one ratio.
-2. BERT-base shapes (12 layers and a 30522 x 768 embedding, random weights) in a process of their own: time and peak memory.
-3. A curve over 10 ratios from the spectrum against scikit-learn's TruncatedSVD (n_iter=10), fitted again for each ratio. Only
-   its fits are timed, not its errors; ours counts the Gram matrix, the spectrum and all errors.
-4. Routes to the same singular values.
+1. MiniLM-L6, 36 linear weights and the embedding: time of all spectra and of a direct SVD, the difference between the two, and
+   the time of all errors at one ratio.
+2. BERT-base shapes (12 layers and a 30522 x 768 embedding, random weights) in a separate process: time and peak memory.
+3. An error curve over 10 ratios, from the spectrum and by scikit-learn's TruncatedSVD (n_iter=10), which is fitted again for
+   each ratio. Its time includes only the fits, not the errors; ours includes the Gram matrix, the spectrum and all errors.
+4. Different ways to compute the same singular values.
 
-Times are the shortest of `--tries` runs, so that other work on the machine disturbs them least. `--part N` prints one table.
+Times are the shortest of `--tries` runs, to reduce the influence of other work on the machine. `--part N` prints one table.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MEGABYTE = 2**20
 
 
 def minilm() -> tuple[Any, list[ModuleSpec]]:
-    """The model, and its 36 linear weights and embedding."""
+    """The model, and the specs of its 36 linear weights and its embedding."""
     loaded = load("minilm-l6")
     return loaded.model, [spec for spec in loaded.info.modules if spec.default]
 
@@ -76,16 +76,16 @@ def all_spectra_of_minilm(tries: int) -> None:
     rows = [
         {"what": f"spectra of {len(specs)} matrices, ms", "value": ours * 1e3},
         {"what": "direct float32 SVD of the same, ms", "value": direct * 1e3},
-        {"what": "largest difference, of the largest singular value", "value": apart},
+        {"what": "largest difference, relative to the largest singular value", "value": apart},
         {"what": "errors of all at one ratio, first time, ms", "value": cold * 1e3},
-        {"what": "errors of all at one ratio, after that, ms", "value": warm * 1e3},
+        {"what": "errors of all at one ratio, later times, ms", "value": warm * 1e3},
         {"what": "relative error of all together at ratio 2", "value": float(table.together[0])},
     ]
     print(format_table(rows))
 
 
 def bert_base_shapes() -> dict[ModuleSpec, Tensor]:
-    """Random weights of the shapes of BERT-base."""
+    """Random weights with the shapes of BERT-base."""
     generator = torch.Generator().manual_seed(0)
     shapes = [("word_embeddings", TOKENS, HIDDEN)]
     for layer in range(LAYERS):
@@ -99,7 +99,7 @@ def bert_base_shapes() -> dict[ModuleSpec, Tensor]:
 
 
 def measure_bert_base() -> None:
-    """The child process of table 2: one JSON line."""
+    """Table 2's measurement, in a child process: prints one line of JSON."""
     matrices = bert_base_shapes()
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE  # noqa: E731
     before = peak()
@@ -134,7 +134,7 @@ Members = tuple[ModuleSpec, ...]
 
 
 def curve_groups(specs: Sequence[ModuleSpec]) -> dict[str, list[tuple[Members, str]]]:
-    """Name of a row -> the matrices it decomposes: the six of a kind, two stacked groups, and the embedding."""
+    """Name of a row -> the matrices that are decomposed: the six of each kind, two stacked groups, and the embedding."""
     kinds: dict[str, Members] = {}
     for spec in specs:
         kinds[spec.kind] = (*kinds.get(spec.kind, ()), spec)
@@ -148,7 +148,7 @@ def curve_groups(specs: Sequence[ModuleSpec]) -> dict[str, list[tuple[Members, s
 
 
 def errors_of(model: Any, groups: Sequence[tuple[Members, str]]) -> ErrorTable:
-    """Ours, from the weights."""
+    """Our errors at all ratios, computed from the weights."""
     return errors_at(Grams.of_model(model).spectra(groups), RATIOS)
 
 
@@ -161,7 +161,7 @@ def truncated(matrices: Sequence[Tensor], ranks: NDArray[np.int64]) -> list[list
 
 
 def truncated_error(matrix: Tensor, fitted: TruncatedSVD) -> float:
-    """Relative error of its approximation, in float64; not timed."""
+    """Relative error of TruncatedSVD's approximation, in float64; not timed."""
     values, basis = matrix.double().numpy(), np.asarray(fitted.components_, dtype=np.float64)
     return float(np.linalg.norm(values - (values @ basis.T) @ basis) / np.linalg.norm(values))
 
@@ -189,7 +189,7 @@ def curves(tries: int) -> None:
         )
         totals = [totals[0] + ours, totals[1] + theirs]
     print(format_table(rows))
-    print(f"overall: {totals[1]:.2f} s against {totals[0]:.3f} s, {totals[1] / totals[0]:.0f} times faster")
+    print(f"overall: {totals[1]:.2f} s for TruncatedSVD, {totals[0]:.3f} s for ours, {totals[1] / totals[0]:.0f} times faster")
 
 
 def routes(tries: int) -> None:
@@ -205,11 +205,11 @@ def routes(tries: int) -> None:
     for kind, grams in (("float32", matrix.T @ matrix), ("float64", gram(matrix))):
         found = torch.linalg.eigvalsh(grams).flip(0).clamp_min(0).sqrt()
         apart = float((found - exact).abs().max() / exact[0])
-        print(f"{shape_text} by a {kind} Gram matrix: within {apart:.1e} of the largest value")
+        print(f"{shape_text} by a {kind} Gram matrix: errors up to {apart:.1e} of the largest singular value")
 
 
 def routes_of(matrix: Tensor) -> dict[str, Callable[[], object]]:
-    """Name -> what to time."""
+    """Name -> the function to time."""
     wide, small = matrix.double().numpy(), gram(matrix)
     return {
         "Gram, by blocks": lambda: gram(matrix),

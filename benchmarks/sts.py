@@ -1,11 +1,11 @@
-"""What is left of MiniLM-L6's sentence similarity when the WHOLE model is stored in fewer bytes.
+"""How well MiniLM-L6 still predicts sentence similarity when the WHOLE model is stored in fewer bytes.
 
     python -m benchmarks.sts --data FOLDER [--texts FILE ...]
 
-FOLDER holds the STS benchmark as test.parquet and validation.parquet (sentence1, sentence2, score). FILE is calibration text,
-a parquet file with a column `sentence` or `text`; without it the rows that need text are left out. Scores are Spearman's
-correlation of cosine similarity with the human score, with 95 % bootstrap intervals of the paired difference from the
-original. That embeddings take coarser codes than linear weights was found on the validation split.
+FOLDER contains the STS benchmark as test.parquet and validation.parquet (sentence1, sentence2, score). FILE is calibration
+text, a parquet file with a column `sentence` or `text`; without it, rows that need text are left out. Scores are Spearman
+correlations of cosine similarity with the human score, with 95 % bootstrap intervals of the paired difference from the
+original. That embeddings tolerate coarser codes than linear weights was found on the validation split.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_TOKENS = 64
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table: how each part of the model is stored. A part without a method stays as it is."""
+    """A row of the table: how each part of the model is stored. Parts without a group are not changed."""
 
     name: str
     series: str
@@ -75,7 +75,7 @@ class Sentences:
 
 
 def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Spearman's correlation: Pearson's, of the ranks."""
+    """Spearman's correlation: Pearson's correlation of the ranks."""
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
@@ -89,7 +89,7 @@ def interval(human: NDArray[np.float64], first: NDArray[np.float64], second: NDA
 
 
 def parts(info: ModelInfo) -> dict[str, tuple[tuple[str, ...], str]]:
-    """Name -> (modules, stacking) of the parts of the model that are stored as one group each."""
+    """Name -> (modules, stacking) of the parts of the model, each of which is stored as one group."""
     linear = tuple(spec.name for spec in info.modules if spec.kind in LINEAR)
     return {
         "linear": (linear, "residual"),
@@ -100,7 +100,7 @@ def parts(info: ModelInfo) -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 def coded(info: ModelInfo, steps: dict[str, float], options: dict[str, Any]) -> tuple[Group, ...]:
-    """A group a part, by the codebook; `steps` says how many times fewer bytes each. The linear part takes `options`."""
+    """One codebook group per part, at the ratio in `steps` (times fewer bytes). The linear part uses `options`."""
     return tuple(
         Group(name, *parts(info)[name], "autoencoder", options if name == "linear" else CODEBOOK, ratio, "bytes", "float16")
         for name, ratio in (steps | SMALL_PARTS).items()
@@ -108,7 +108,7 @@ def coded(info: ModelInfo, steps: dict[str, float], options: dict[str, Any]) -> 
 
 
 def separate(info: ModelInfo, names: Sequence[str], method: str, ratio: float, dtype: str, **options: Any) -> tuple[Group, ...]:
-    """Each matrix of some parts alone, at one ratio in bytes."""
+    """Each matrix of some parts as its own group, all at the same ratio in bytes."""
     modules = [module for name in names for module in parts(info)[name][0]]
     return tuple(Group(module, (module,), "rows", method, options, ratio, "bytes", dtype) for module in modules)
 
@@ -119,7 +119,7 @@ SPLITS = {
     17.5: {"embeddings": 30.9, "linear": 12.6},
     20.0: {"embeddings": 30.9, "linear": 15.7},
 }
-"""Whole-model ratio -> ratio of each part. Word embeddings bear coarse codes better than linear weights do."""
+"""Whole-model ratio -> ratio of each part. Word embeddings tolerate coarse codes better than linear weights do."""
 EVERYTHING = ("embeddings", "linear", "positions", "pooler")
 
 
@@ -151,7 +151,7 @@ def _query_key(info: ModelInfo, preset: str, ratio: float) -> tuple[Group, ...]:
 
 @contextmanager
 def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[dict[str, float]]:
-    """The model with every group of a case compressed; yields sizes. A group with feedback sees the groups before it."""
+    """Compress every group of a case inside the block; yields sizes. Groups with feedback take earlier groups into account."""
     matrices: dict[ModuleSpec, Tensor] = {}
     sizes: list[tuple[Size, Size]] = []
     started = time.perf_counter()
@@ -177,7 +177,7 @@ def _hints(
 
 
 def read_texts(files: Sequence[Path], number: int) -> list[str]:
-    """`number` texts in all, evenly from the files, drawn with a fixed seed. A line is a text: books and pages have many."""
+    """`number` texts in total, equally many per file, drawn with a fixed seed. Each line of a book or page is one text."""
     texts: list[str] = []
     for file in files:
         table = pd.read_parquet(file)
@@ -187,7 +187,7 @@ def read_texts(files: Sequence[Path], number: int) -> list[str]:
 
 
 def main() -> None:
-    """Print the table, and write it as JSON where asked."""
+    """Print the table, and write it as JSON if requested."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--data", type=Path, required=True, help="folder with test.parquet of the STS benchmark")
     flags.add_argument("--split", default="test", choices=("test", "validation"))

@@ -1,9 +1,9 @@
-"""Which metric of SVD keeps a model's meaning: `python -m benchmarks.svd_metrics --data FOLDER`.
+"""Which metric of SVD preserves a model's embeddings best: `python -m benchmarks.svd_metrics --data FOLDER`.
 
-The linear weights of MiniLM-L6, each compressed alone at an equal number of parameters, calibrated by other text than that of
-the task. Spearman's correlation on the pairs of STS-B (FOLDER/stsb/SPLIT.parquet: sentence1, sentence2, score), with the
-bootstrap interval of the difference from the first line over the same pairs. Errors are over all weights together: of the
-weights, and of outputs on held-out text with tokens weighed by their outputs.
+Each linear weight of MiniLM-L6 is compressed individually, at an equal number of parameters, and calibrated with text that is
+not from the task. Prints Spearman's correlation on the pairs of STS-B (FOLDER/stsb/SPLIT.parquet: sentence1, sentence2, score),
+with the bootstrap interval of its difference from the first line over the same pairs. Errors are over all weights together: of
+the weights, and of outputs on held-out text with tokens weighted by their outputs.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "two_sided": ({"preset": "two_sided"}, {}),
     "two_sided, shrinkage .1": ({"preset": "two_sided", "shrinkage": 0.1}, {}),
 }
-"""Name -> options of the method, and of the calibration."""
+"""Name -> (options of the method, options of the calibration)."""
 
 
 def similarities(loaded: LoadedModel, pairs: pd.DataFrame) -> np.ndarray:
-    """Cosines of the embeddings of both sentences of each pair."""
+    """Cosine between the embeddings of the two sentences of each pair."""
     both = embed(loaded, [*pairs["sentence1"], *pairs["sentence2"]])
     unit = both / np.linalg.norm(both, axis=1, keepdims=True)
     return (unit[: len(pairs)] * unit[len(pairs) :]).sum(1)
 
 
 def difference(scores: np.ndarray, found: np.ndarray, plain: np.ndarray) -> str:
-    """95% bootstrap interval of the difference of two correlations over the same pairs."""
+    """95% bootstrap interval of the difference between two correlations over the same pairs."""
     generator = np.random.default_rng(0)
     draws = [generator.integers(0, len(scores), len(scores)) for _ in range(500)]
     gains = [spearmanr(found[d], scores[d])[0] - spearmanr(plain[d], scores[d])[0] for d in draws]
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--text", default="bundled", help="calibration text: bundled, or a file")
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
-    parser.add_argument("--kinds", nargs="*", help="of these kinds only")
+    parser.add_argument("--kinds", nargs="*", help="compress only these kinds")
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     arguments = parser.parse_args()
     loaded = load("minilm-l6")

@@ -1,7 +1,7 @@
-"""Truncated SVD by the float64 Gram matrix against a direct float32 SVD: `python -m benchmarks.svd_routes`.
+"""Truncated SVD via the float64 Gram matrix compared with a direct float32 SVD: `python -m benchmarks.svd_routes`.
 
-Prints, for the shapes of transformer weights, the time of both in one run, their ratio, and how far the Gram route's error is
-above the optimum (the tail of a float64 SVD).
+For the shapes of transformer weights, prints the times of both, measured in the same process, their ratio, and how far the
+error via the Gram matrix exceeds the optimum (the tail of a float64 SVD).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHAPES = ((384, 384), (1536, 384), (2304, 384), (9216, 384), (768, 768), (3072, 
 
 
 def direct(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The textbook way."""
+    """Truncated SVD as in textbooks: a full SVD, then truncation."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left[:, :rank] * values[:rank], right[:rank]
 

@@ -1,9 +1,9 @@
-"""Which height of Tucker's slabs loses least: `python -m benchmarks.tucker_slabs`.
+"""Which height of Tucker's slabs gives the smallest error: `python -m benchmarks.tucker_slabs`.
 
-Every linear weight of MiniLM-L6 alone, and those of each kind as one group (rows), at equal parameters. A column is a height in
-rows, or the nearest to it that divides the matrix; `default` is what the method takes by itself, `svd` the plain SVD at the
-same budget. Entries are relative errors; for single matrices the root of all squared errors over all squared entries. Word
-embeddings take many minutes and are measured by `--kinds word_embeddings`.
+Compresses every linear weight of MiniLM-L6 individually, and those of each kind as one group (rows), at equal parameters. Each
+column is a slab height in rows, or the nearest height that divides the matrix; `default` is the method's own choice, and `svd`
+the plain SVD at the same budget. Entries are relative errors; for individual matrices, the root of the sum of squared errors
+over the sum of squared entries. Word embeddings take many minutes and are measured only with `--kinds word_embeddings`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEIGHTS = (768, 384, 192, 96, 64, 48, 32, 24, 16, 8)
 
 
 def sets_of_matrices(kinds: tuple[str, ...]) -> Iterator[tuple[str, list[torch.Tensor]]]:
-    """Name -> matrices that are compressed alone, and name -> the one matrix of a group."""
+    """Pairs of a name and either the matrices that are compressed individually, or the single matrix of a group."""
     loaded = load("minilm-l6")
     for kind in kinds:
         members = [weights.read(loaded.model, spec).float() for spec in loaded.info.modules if spec.kind == kind]
@@ -39,13 +39,13 @@ def sets_of_matrices(kinds: tuple[str, ...]) -> Iterator[tuple[str, list[torch.T
 
 
 def slabs_of_height(rows: int, height: int) -> int:
-    """The number of equal slabs whose height is nearest to this one, in proportion."""
+    """The number of equal slabs whose height is nearest to this one by ratio."""
     counts = [count for count in range(1, rows + 1) if rows % count == 0]
     return min(counts, key=lambda count: max(rows / count / height, height / (rows / count)))
 
 
 def error(method: Method, matrices: list[torch.Tensor], ratio: float) -> float:
-    """Relative error over matrices, each at its own budget in parameters."""
+    """Relative error over all matrices, each compressed at the ratio in parameters."""
     residual = energy = 0.0
     for matrix in matrices:
         found = method.fit(matrix, Budget(int(matrix.numel() / ratio), "parameters")).reconstruct()
@@ -55,7 +55,7 @@ def error(method: Method, matrices: list[torch.Tensor], ratio: float) -> float:
 
 
 def main() -> None:
-    """Print a line a set of matrices and ratio, and the mean of each column."""
+    """Print one line per set of matrices and ratio, and the mean of each column."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--kinds", nargs="*", default=LINEAR, choices=(*LINEAR, "word_embeddings"))
     flags.add_argument("--ratios", nargs="*", type=float, default=RATIOS)

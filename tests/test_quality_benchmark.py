@@ -97,7 +97,7 @@ def test_rows_are_written_one_by_one_and_measured_once(tmp_path: Path) -> None:
 def test_rows_made_otherwise_are_not_mixed(tmp_path: Path, field: str) -> None:
     path = tmp_path / "quality.json"
     completed(path, ABOUT, ["first"], lambda name: row(name, -0.02, 0.01))
-    with pytest.raises(SystemExit, match=f"another {field}"):
+    with pytest.raises(SystemExit, match=f"a different {field}"):
         completed(path, ABOUT | {field: "other"}, ["first"], lambda name: row(name, 0.0, 0.0))
 
 

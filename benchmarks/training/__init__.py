@@ -1,1 +1,1 @@
-"""Training small models for offcomp: each script is one command, seeded, and goes on where it was cut off."""
+"""Train small models for offcomp. Each script is a single command with a fixed seed, and resumes where it was interrupted."""

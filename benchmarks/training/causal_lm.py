@@ -1,7 +1,7 @@
 """Train a small causal language model: `python -m benchmarks.training.causal_lm`.
 
-A GPT-2 (4 layers, 128 wide, 1.9 M parameters) on the tokens of the masked language model (see `language_model`): every token is
-predicted from those before it. Rows are 64 tokens, then 128, each opening with [CLS].
+A GPT-2 (4 layers, 128 wide, 1.9 M parameters) trained on the same tokens as the masked language model (see `language_model`):
+every token is predicted from those before it. Rows have 64 tokens at first, later 128, and start with [CLS].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STEPS = 400
 
 
 def new_model(stream: np.ndarray) -> GPT2LMHeadModel:
-    """The model before training (seed 0), its embeddings from the counts of the tokens of the stream (tokens,)."""
+    """The model before training (seed 0), with embeddings computed from the token counts of the stream (tokens,)."""
     torch.manual_seed(0)
     end = SPECIAL.index("[SEP]")
     config = GPT2Config(
@@ -41,7 +41,7 @@ def new_model(stream: np.ndarray) -> GPT2LMHeadModel:
 
 
 def loss_of(model: GPT2LMHeadModel, inputs: Tensor, _done: float, _seed: int) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of every token but the first, in nats, and the share that is right."""
+    """Mean cross-entropy, in nats, and accuracy over all tokens but the first."""
     inputs = inputs.to(model.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
         logits = model(inputs[:, :-1], use_cache=False).logits.flatten(0, 1)  # (rows * (length - 1), 8192)

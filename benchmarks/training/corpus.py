@@ -1,8 +1,8 @@
-"""The training text as one array of tokens: vocabulary and numbers are made once and kept in the working folder.
+"""The training text as one array of tokens. Vocabulary and token ids are computed once and saved in the working folder.
 
-Every other piece of Wikipedia is written as WikiText writes it (Merity et al. 2016, section 4): rare words are `<unk>`, hyphens
-within words and the points of numbers stand between two @, and an article opens with its title between two =. So a model knows
-both forms.
+Every other Wikipedia article is converted to the format of WikiText (Merity et al. 2016, section 4), so that a model learns
+both formats: rare words are `<unk>`, hyphens within words and separators within numbers are enclosed in two @, and an article
+starts with its title between two =.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ CORPORA = ("corpus_wiki", "corpus_books")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = 8192
 WORD = re.compile(r"[^\W\d_]+")
-KNOWN = 12  # times in 8.1 million words, as often as the three times in two million of WikiText-2
-CHARACTERS = 4000  # a book is tokenised in pieces of whole paragraphs of about this length
+KNOWN = 12  # occurrences in 8.1 million words, the same frequency as WikiText-2's three in two million
+CHARACTERS = 4000  # a book is tokenised in pieces of about this length, each made of whole paragraphs
 
 
 def pieces(text: str) -> Iterator[str]:
-    """A text in pieces of some 4000 characters each, cut between paragraphs."""
+    """Split a text into pieces of about 4000 characters each, at paragraph boundaries."""
     piece = ""
     for paragraph in text.split("\n"):
         piece = f"{piece}\n{paragraph}" if piece else paragraph
@@ -39,14 +39,14 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def paragraphs(data: Path, split: str) -> Iterator[str]:
-    """Pieces of every text of the corpora."""
+    """Pieces of every text in the corpora."""
     for corpus in CORPORA:
         for text in pd.read_parquet(data / corpus / f"{split}.parquet")["text"]:
             yield from pieces(text)
 
 
 def known_words(data: Path) -> frozenset[str]:
-    """Words of the Wikipedia corpus that are frequent enough to be written out."""
+    """Words of the Wikipedia corpus that are frequent enough not to be replaced by `<unk>`."""
     counts = Counter(
         word for text in pd.read_parquet(data / "corpus_wiki" / "train.parquet")["text"] for word in WORD.findall(text)
     )
@@ -54,13 +54,13 @@ def known_words(data: Path) -> frozenset[str]:
 
 
 def as_wikitext(text: str, known: frozenset[str]) -> str:
-    """A text in the form of WikiText."""
+    """Convert a text to the format of WikiText."""
     text = re.sub(r"(?<=\d)([,.])(?=\d)", r" @\1@ ", re.sub(r"(?<=\w)-(?=\w)", " @-@ ", text))
     return WORD.sub(lambda found: found.group() if found.group() in known else "<unk>", text)
 
 
 def both_forms(data: Path, split: str) -> Iterator[str]:
-    """Pieces of every text, Wikipedia by turns as it is and in the form of WikiText."""
+    """Pieces of every text; Wikipedia articles alternate between their original format and that of WikiText."""
     known = known_words(data)
     articles = pd.read_parquet(data / "corpus_wiki" / f"{split}.parquet")
     for number, (title, text) in enumerate(zip(articles["title"], articles["text"], strict=True)):
@@ -73,7 +73,7 @@ def both_forms(data: Path, split: str) -> Iterator[str]:
 
 
 def tokenizer(data: Path, work: Path) -> Tokenizer:
-    """The WordPiece tokenizer (8192 tokens, lower case), trained on the training split the first time."""
+    """The WordPiece tokenizer (8192 tokens, lower case); trained on the training split if it does not exist yet."""
     file = work / "tokenizer.json"
     if not file.exists():
         made = BertWordPieceTokenizer(lowercase=True)
@@ -85,7 +85,7 @@ def tokenizer(data: Path, work: Path) -> Tokenizer:
 
 
 def tokens(data: Path, work: Path, split: str) -> NDArray[np.uint16]:
-    """The tokens of a split, one piece after the other with [SEP] between them (tokens,)."""
+    """The tokens of a split (tokens,): all pieces in random order, each followed by [SEP]."""
     file = work / f"{split}.npy"
     if not file.exists():
         made = tokenizer(data, work)

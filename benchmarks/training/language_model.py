@@ -1,10 +1,11 @@
-"""What training a small language model on 2 cores takes, masked or causal: data, start, optimisers, loop, checkpoints.
+"""Training of a small language model, masked or causal, on 2 cores: data, initialisation, optimisers, loop, checkpoints.
 
-Matrices are trained by Muon (Jordan et al. 2024), everything else by AdamW; warm-up, then a linear descent to zero. Rows are
-short at first. Cut off at any time, the same command goes on from the last checkpoint: step and seed decide rows and masks.
+Matrices are trained by Muon (Jordan et al. 2024), everything else by AdamW; the learning rate warms up and then decays linearly
+to zero. Rows are short at first. If training is interrupted, the same command resumes from the last checkpoint; rows and masks
+depend only on step and seed.
 
-Word embeddings start from what counting tells (`counted_embeddings`), which saves most of the training that a small model would
-need to find out which words are alike.
+Word embeddings are initialised from co-occurrence counts (`counted_embeddings`), which saves most of the training that a small
+model would need to learn which words are similar.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.training.corpus import SPECIAL, VOCABULARY, tokenizer, tokens
 
-TOKENS = 6144  # a step
-LENGTHS = ((0.6, 64), (1.0, 128))  # until this share of the steps, rows of so many tokens
+TOKENS = 6144  # per step
+LENGTHS = ((0.6, 64), (1.0, 128))  # (share of the steps up to which it is used, tokens per row)
 EVALUATED = 128
 POSITIONS = 128
-WINDOW, SMOOTHING = 4, 0.75  # of the counts of neighbouring words
+WINDOW, SMOOTHING = 4, 0.75  # for the counts of neighbouring words
 SPREAD = 0.08  # root mean square of the embeddings
 WARMUP, DECAY = 50, 0.01
 MUON_RATE, EMBEDDING_RATE, ADAM_RATE = 0.007, 3e-4, 1e-3
-"""Embeddings move slowly: noise would soon drown what counting told of rare words."""
+"""Embeddings have a low learning rate, since noise would soon destroy what the counts contain about rare words."""
 BOLD_STEPS, BOLD_RATE = 200, 0.02
-"""Muon's first steps are larger; after these the loss would rise with them."""
+"""Muon's first steps are larger; later, steps of that size would increase the loss."""
 EMBEDDINGS = re.compile(r"embeddings|wte|wpe")
 CLS, SEP = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
 EVALUATION_BATCHES = 10
@@ -46,9 +47,9 @@ EVALUATION_BATCHES = 10
 class Recipe:
     """A kind of language model.
 
-    new_model   from the training tokens, the model before training
-    loss_of     of a model, rows of tokens (rows, length), how much of the training is done (1: evaluation) and a seed: mean
-                cross-entropy in nats, and share of right guesses
+    new_model   training tokens -> the model before training
+    loss_of     model, rows of tokens (rows, length), completed share of the training (1 for evaluation), seed -> mean
+                cross-entropy in nats, and accuracy
     """
 
     new_model: Callable[[np.ndarray], PreTrainedModel]
@@ -56,9 +57,9 @@ class Recipe:
 
 
 def counted_embeddings(stream: np.ndarray, width: int) -> Tensor:
-    """Rows of equal length from the positive pointwise mutual information of neighbouring tokens (vocabulary, width).
+    """Embeddings of equal norm from the positive pointwise mutual information of neighbouring tokens (vocabulary, width).
 
-    Neighbours at distance d count 1/d; context counts are raised to 0.75 (Levy, Goldberg and Dagan 2015, section 3).
+    Neighbours at distance d count 1/d; context counts are raised to the power 0.75 (Levy, Goldberg and Dagan 2015, section 3).
     """
     pairs = np.zeros(VOCABULARY**2, np.float32)
     numbers = stream.astype(np.int64)
@@ -77,14 +78,14 @@ def counted_embeddings(stream: np.ndarray, width: int) -> Tensor:
 
 
 def rows(stream: np.ndarray, length: int, chosen: np.ndarray) -> Tensor:
-    """Rows of `length` tokens that open with [CLS] (rows, length)."""
+    """Rows of `length` tokens that start with [CLS] (rows, length)."""
     width = length - 1
     body = np.stack([stream[i * width : (i + 1) * width] for i in chosen]).astype(np.int64)
     return torch.from_numpy(np.concatenate([np.full((len(body), 1), CLS), body], axis=1))
 
 
 def optimisers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of layers and head, AdamW for embeddings, norms and biases."""
+    """Muon for the matrices in layers and head, AdamW for embeddings, norms and biases."""
     named = dict(model.named_parameters())  # tied ones appear once
     embeddings = [p for name, p in named.items() if EMBEDDINGS.search(name) and p.ndim == 2]
     matrices = [p for name, p in named.items() if not EMBEDDINGS.search(name) and p.ndim == 2]
@@ -97,7 +98,7 @@ def optimisers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
 
 
 def evaluate(recipe: Recipe, model: PreTrainedModel, stream: np.ndarray) -> tuple[float, float]:
-    """Loss and accuracy on the validation split, always the same rows and masks."""
+    """Loss and accuracy on the validation split, always with the same rows and masks."""
     model.eval()
     size = TOKENS // EVALUATED
     chosen = np.random.default_rng(1).permutation(len(stream) // (EVALUATED - 1))[: EVALUATION_BATCHES * size]
@@ -110,7 +111,7 @@ def evaluate(recipe: Recipe, model: PreTrainedModel, stream: np.ndarray) -> tupl
 
 
 def train(recipe: Recipe, data: Path, work: Path, steps: int, every: int) -> None:
-    """Train to the last step, or on from the checkpoint in the working folder; write the float16 model."""
+    """Train to the last step, resuming from a checkpoint in the working folder if there is one; write the float16 model."""
     work.mkdir(parents=True, exist_ok=True)
     tokenizer(data, work)
     stream, held_out = tokens(data, work, "train"), tokens(data, work, "validation")
@@ -162,19 +163,19 @@ def train(recipe: Recipe, data: Path, work: Path, steps: int, every: int) -> Non
 
 
 def save_tokenizer(made: Tokenizer, folder: Path) -> None:
-    """The tokenizer as transformers reads it; a text stands between [CLS] and [SEP]."""
+    """Save the tokenizer in the format of transformers; texts are enclosed in [CLS] and [SEP]."""
     made.post_processor = BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
     names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
     PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=POSITIONS, **names).save_pretrained(folder)
 
 
 def main(recipe: Recipe, description: str, work: str, steps: int) -> None:
-    """Command line of one kind of model."""
+    """The command line for one kind of model."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help="folder with corpus_wiki and corpus_books")
     parser.add_argument("--work", type=Path, default=Path(work), help="folder for vocabulary, checkpoint and model")
-    parser.add_argument("--steps", type=int, default=steps, help=f"steps of {TOKENS} tokens")
-    parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
+    parser.add_argument("--steps", type=int, default=steps, help=f"training steps of {TOKENS} tokens each")
+    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

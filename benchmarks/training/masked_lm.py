@@ -1,17 +1,17 @@
 """Train a small masked language model: `python -m benchmarks.training.masked_lm`.
 
-A BERT encoder (4 layers, 256 wide, 5.4 M parameters) with a WordPiece vocabulary of 8192, trained on running text of Wikipedia
-and of books out of copyright (see `language_model`). A share of the tokens that falls from 30 % to 15 % is to be told (of these
-80 % masked, 10 % random, 10 % as they are; Devlin et al. 2019, section 3.1; a falling share: Yang et al. 2023); only they go
-through the vocabulary projection.
+A BERT encoder (4 layers, 256 wide, 5.4 M parameters) with a WordPiece vocabulary of 8192, trained on continuous text from
+Wikipedia and from out-of-copyright books (see `language_model`). The share of tokens to be predicted falls from 30 % to 15 %
+(Yang et al. 2023); of these, 80 % are masked, 10 % random and 10 % unchanged (Devlin et al. 2019, section 3.1). Only tokens to
+be predicted pass through the vocabulary projection.
 
-On little text a masked language model stays long on a plateau where it knows no more than how frequent words are. So it starts
-from what counting tells, and trains on from there; the architecture is plain BERT:
+With little text, a masked language model stays for a long time on a plateau where it has learned only word frequencies.
+Training therefore starts from parameters computed from counts; the architecture is plain BERT:
 
-- word embeddings are the square root of the words' positive pointwise mutual information (Levy and Goldberg 2014), its 256
-  strongest directions, and the bias of the output is the logarithm of how frequent each token is;
-- the first layer's heads look at one neighbour each (the word before, after, and the two beyond): positions are sinusoids
-  (Vaswani et al. 2017), among which a step is one rotation, and that rotation is written into the query matrix.
+- word embeddings are the 256 strongest directions of the square root of the words' positive pointwise mutual information (Levy
+  and Goldberg 2014), and the output bias is the logarithm of each token's frequency;
+- each head of the first layer attends to one neighbour (the word before, the word after, and the two beyond): position
+  embeddings are sinusoids (Vaswani et al. 2017), for which a step is a rotation, which is written into the query matrix.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from benchmarks.training.corpus import SPECIAL, VOCABULARY
 from benchmarks.training.language_model import POSITIONS, SPREAD, Recipe, counted_embeddings, main
 
 MASKED, MASKED_FIRST = 0.15, 0.30
-NEIGHBOURS = (-1, 1, -2, 2)  # one a head
+NEIGHBOURS = (-1, 1, -2, 2)  # one per head
 SHARPNESS = 2.0  # of the first layer's attention to them
-SLOWEST = 256  # tokens in half a turn of the slowest sinusoid; the fastest turns half a circle a token
+SLOWEST = 256  # tokens per half turn of the slowest sinusoid; the fastest makes half a turn per token
 MASK = SPECIAL.index("[MASK]")
 STEPS = 2000
 
 
 def new_model(stream: np.ndarray) -> BertForMaskedLM:
-    """The model before training (seed 0), from the counts of the tokens of the stream (tokens,)."""
+    """The model before training (seed 0), with parameters computed from the token counts of the stream (tokens,)."""
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=VOCABULARY,
@@ -57,14 +57,14 @@ def new_model(stream: np.ndarray) -> BertForMaskedLM:
 
 
 def look_at_neighbours(model: BertForMaskedLM) -> None:
-    """Positions as sinusoids, and each head of the first layer on one neighbour (see the module)."""
+    """Set position embeddings to sinusoids, and make each head of the first layer attend to one neighbour (see above)."""
     config, half = model.config, model.config.hidden_size // 2
-    rates = torch.pi * SLOWEST ** (-torch.arange(half) / (half - 1))  # radians a token
+    rates = torch.pi * SLOWEST ** (-torch.arange(half) / (half - 1))  # radians per token
     angles = torch.arange(POSITIONS)[:, None] * rates
-    scale = SPREAD * 2**0.5  # as long as the words
+    scale = SPREAD * 2**0.5  # gives them the norm of the word embeddings
     model.bert.embeddings.position_embeddings.weight.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * scale)
     width = config.hidden_size // config.num_attention_heads
-    used = torch.arange(width // 2)  # the fastest sinusoids tell neighbours apart best
+    used = torch.arange(width // 2)  # the fastest sinusoids distinguish neighbours best
     attention = model.bert.encoder.layer[0].attention.self
     for head, step in enumerate(NEIGHBOURS):
         sines, cosines = head * width + used, head * width + width // 2 + used
@@ -80,7 +80,7 @@ def look_at_neighbours(model: BertForMaskedLM) -> None:
 
 
 def hide(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The inputs with tokens hidden, and which are to be told (both rows, length)."""
+    """The inputs with some tokens hidden, and which tokens are to be predicted, both (rows, length)."""
     told = (torch.rand(inputs.shape, generator=generator) < share) & (inputs >= len(SPECIAL))
     how = torch.rand(inputs.shape, generator=generator)
     other = torch.randint(len(SPECIAL), VOCABULARY, inputs.shape, generator=generator)
@@ -89,14 +89,14 @@ def hide(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Tens
 
 
 def loss_of(model: BertForMaskedLM, inputs: Tensor, done: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the hidden tokens, in nats, and the share of them that is right."""
+    """Mean cross-entropy, in nats, and accuracy over the tokens to be predicted."""
     share = MASKED_FIRST + (MASKED - MASKED_FIRST) * done
     hidden, told = hide(inputs, share, torch.Generator().manual_seed(seed))
     device = model.device
     hidden, told, inputs = hidden.to(device), told.to(device), inputs.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # slower than float32 on a processor
-        states = model.bert(hidden).last_hidden_state[told]  # (told, 256)
-        logits = model.cls(states)  # (told, 8192)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # slower than float32 on a CPU
+        states = model.bert(hidden).last_hidden_state[told]  # (predicted, 256)
+        logits = model.cls(states)  # (predicted, 8192)
     truth = inputs[told]
     return cross_entropy(logits.float(), truth), (logits.argmax(1) == truth).float().mean()
 

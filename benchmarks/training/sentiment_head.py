@@ -1,8 +1,9 @@
 """Train a small sentiment classifier: `python -m benchmarks.training.sentiment_head`, after `masked_lm`.
 
 The masked language model with a classification head (Devlin et al. 2019, section 4.1), trained on the phrases of SST-2
-(Socher et al. 2013) for a fixed number of epochs: AdamW, warm-up over the first tenth, then a linear descent to zero. Nothing
-is chosen by the validation split; its accuracy is printed after each epoch and recorded. Cut off, it goes on at the last epoch.
+(Socher et al. 2013) for a fixed number of epochs with AdamW; the learning rate warms up over the first tenth and then decays
+linearly to zero. Nothing is selected on the validation split, whose accuracy is printed after each epoch. If training is
+interrupted, it resumes after the last complete epoch.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ def new_model(base: Path) -> BertForSequenceClassification:
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, table: pd.DataFrame) -> list[tuple[Tensor, int]]:
-    """Token numbers (tokens,) and label of each row."""
+    """Token ids (tokens,) and label of each row."""
     ids = tokenizer(table["sentence"].tolist(), truncation=True, max_length=LONGEST)["input_ids"]
     return [(torch.tensor(row), int(label)) for row, label in zip(ids, table["label"], strict=True)]
 
 
 def batches(examples: list[tuple[Tensor, int]], generator: np.random.Generator | None) -> list[list[int]]:
-    """Numbers of the examples of each batch: like lengths together, in a random order for training."""
+    """Indices of the examples in each batch, grouped by similar length; batches are in random order for training."""
     lengths = np.array([len(ids) for ids, _ in examples], float)
     if generator is not None:
         lengths += generator.random(len(lengths)) * 3
@@ -66,7 +67,7 @@ def logits(
 
 
 def accuracy(model: BertForSequenceClassification, examples: list[tuple[Tensor, int]]) -> float:
-    """Share of right answers."""
+    """Share of correct predictions."""
     model.eval()
     with torch.inference_mode():
         right = [
@@ -77,7 +78,7 @@ def accuracy(model: BertForSequenceClassification, examples: list[tuple[Tensor, 
 
 
 def train(data: Path, base: Path, work: Path, epochs: int) -> None:
-    """Train to the last epoch, or on from the checkpoint; write the float16 model."""
+    """Train to the last epoch, resuming from a checkpoint if there is one; write the float16 model."""
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     train_set, held_out = (

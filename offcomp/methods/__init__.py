@@ -1,4 +1,7 @@
-"""The compression methods. To add one, create a folder and list its class in `METHODS`, its decoder in `decoders`. No torch."""
+"""The compression methods. To add one, create a folder, list its class in `METHODS`, and list its decoder in `decoders`.
+
+Importing this package does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ METHODS: tuple[type[Method], ...] = (
 
 
 def method_class(name: str, preset: str | None = None) -> type[Method]:
-    """The method of this name; in a family the member with this preset, or the first without one. Raises InputError."""
+    """The method with this name and preset; without a preset, the first with this name. Raises InputError if there is none."""
     family = [method for method in METHODS if method.name == name]
     if not family:
         raise InputError(f"unknown method {name!r}; choose one of {', '.join(dict.fromkeys(m.name for m in METHODS))}")
@@ -50,7 +53,7 @@ def method_of_style_key(style_key: str) -> type[Method]:
 
 
 def style_key_in_plan(name: str, options: dict[str, Any]) -> str:
-    """The style key of a method as a plan names it. For an unknown method, as in a plan from another version, its name."""
+    """The style key of a method in a plan. For an unknown method, as in a plan from a different version, its name."""
     try:
         return method_class(name, _preset(options)).style_key
     except InputError:
@@ -58,7 +61,7 @@ def style_key_in_plan(name: str, options: dict[str, Any]) -> str:
 
 
 def own_options(method: type[Method]) -> dict[str, Any]:
-    """The options that tell a member apart from the rest of its family: `preset`, if it has only one possible value."""
+    """The options that distinguish a method from others of the same name: `preset`, if it has only one possible value."""
     presets = presets_of(method)
     return {"preset": presets[0]} if len(presets) == 1 else {}
 
@@ -74,24 +77,24 @@ def make_method(name: str, options: dict[str, Any]) -> Method:
     known = {option.name: option for option in options_of(method)}
     for key, value in options.items():
         if key not in known:
-            allowed = f"it takes {', '.join(known)}" if known else "it takes none"
+            allowed = f"its options are {', '.join(known)}" if known else "it has no options"
             raise InputError(f"method {name!r} has no option {key!r}; {allowed}")
         _check_option(name, key, value, known[key].default, known[key].metadata)
     return method(**options)
 
 
 def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
-    """Every option of a method with its default."""
+    """Every option of a method and its default value."""
     return {option.name: option.default for option in options_of(method_class(name, preset)) if option.default is not MISSING}
 
 
 def options_of(method: type[Method]) -> tuple[Field[Any], ...]:
-    """The fields of a method, each an option with its default, help, and choices or range."""
+    """The options of a method: its dataclass fields, each with default, help, and choices or range."""
     return fields(method)
 
 
 def _preset(options: dict[str, Any]) -> str | None:
-    """The preset in these options. A value that is not a string gives None; `_check_option` reports it."""
+    """The preset in these options, or None if its value is not a string, which `_check_option` reports."""
     preset = options.get("preset")
     return preset if isinstance(preset, str) else None
 

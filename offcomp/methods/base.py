@@ -18,7 +18,7 @@ Decode = Callable[[Mapping[str, "Tensor"]], "Tensor"]
 
 
 class Statistics(Protocol):
-    """The fields of `ModuleStatistics`, which may be computed lazily."""
+    """The same fields as `ModuleStatistics`, possibly computed lazily."""
 
     @property
     def num_tokens(self) -> int:
@@ -47,11 +47,11 @@ class Statistics(Protocol):
 
 @dataclass(frozen=True)
 class ModuleStatistics:
-    """Calibration statistics of one weight matrix W (rows, cols), in its canonical view. None means unknown.
+    """Calibration statistics of one weight matrix W (rows, cols), in its canonical view. Unknown statistics are None.
 
     column_moment       (cols, cols), or (cols,) if diagonal: mean over tokens of x xᵀ, where x is the input of W
     row_moment          (rows, rows), or (rows,) if diagonal: mean over tokens of g gᵀ, where g is the gradient at the output;
-                        for an embedding the frequency of each token
+                        for an embedding, the frequency of each token
     column_magnitude    (cols,): mean over tokens of |x|
     fisher              (rows, cols): mean over samples of the squared gradient of the log-likelihood with respect to W
     sensitivity         (rows, cols): mean over samples of the absolute gradient with respect to W
@@ -95,16 +95,16 @@ class Hints(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A compression method: a frozen dataclass whose fields are its options. `fit` returns a result that does not depend on it.
+    """A compression method: a frozen dataclass whose fields are its options. The result of `fit` keeps no reference to it.
 
-    A subclass sets its name, declares what it stores (`tensor_shapes`) and computes it (`fit_size`). The defaults for the rest
-    suit a data-free method with a rank.
+    A subclass sets its name, declares what it stores (`tensor_shapes`) and computes it (`fit_size`). The other defaults suit a
+    data-free method with a rank.
 
-    name            the method's name in a plan; a family shares one, and the option `preset` tells its members apart
-    style_key       a unique name, by which charts choose colour and marker
-    memory          rough peak memory of `fit` on a large matrix, excluding the input, in float32 matrices of its shape
+    name            the method's name in a plan; several methods may share one name and differ in the option `preset`
+    style_key       a unique name, which determines colour and marker in charts
+    memory          rough peak memory of `fit` on a large matrix, excluding the input, as a multiple of the matrix in float32
                     (`benchmarks.memory`)
-    fast_options    options that cut the time of `fit` to a fraction, for a first look; empty if it is fast anyway
+    fast_options    options that make `fit` several times faster, for a first look; empty if it is fast anyway
     """
 
     name: ClassVar[str]
@@ -121,11 +121,11 @@ class Method:
         return False
 
     def sizes(self, rows: int, cols: int) -> range:
-        """The possible sizes (ranks, latent widths) for a (rows, cols) matrix; a larger one stores more."""
+        """The possible sizes (ranks, latent widths) for a (rows, cols) matrix; a larger size stores more."""
         return range(1, min(rows, cols) + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Every tensor stored for a (rows, cols) matrix at this size (rank, latent width)."""
+        """Shapes of all tensors stored for a (rows, cols) matrix at this size (rank, latent width)."""
         raise NotImplementedError
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
@@ -144,7 +144,7 @@ class Method:
     ) -> CompressedMatrix:
         """Compress `matrix` (rows, cols) at the largest size within the budget, or store it dense if that already fits.
 
-        Raises BudgetTooSmall, and InputError if required hints are missing or belong to another matrix.
+        Raises BudgetTooSmall if no size fits, and InputError if required hints are missing or belong to a different matrix.
         """
         rows, cols = matrix.shape
         self._check(rows, hints)
@@ -158,7 +158,7 @@ class Method:
     def fit_size(
         self, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
     ) -> CompressedMatrix:
-        """Compress `matrix` (rows, cols) at this size, the largest within the budget. `hints` are present if they are needed.
+        """Compress `matrix` (rows, cols) at this size, the largest within the budget. `hints` is not None if they are needed.
 
         By default this calls `fit` in the fit.py next to the method's own file. That file may import torch at the top.
         """
@@ -171,22 +171,24 @@ class Method:
             return
         if hints is None:
             raise InputError(
-                f"{self.title} with these options needs calibration text; provide some, or leave these options out"
+                f"{self.title} with these options needs calibration text; provide some, or choose different options"
             )
         if sum(hints.heights) != rows:
-            raise InputError(f"the hints are for {sum(hints.heights)} rows but the matrix has {rows}; stack the same modules")
+            raise InputError(
+                f"the hints are for {sum(hints.heights)} rows but the matrix has {rows}; use hints for the stacked modules"
+            )
 
 
 @dataclass(frozen=True)
 class CompressedMatrix:
     """A compressed (rows, cols) matrix: what is stored, and how to decode it.
 
-    tensors         exactly what the safetensors file holds, in the storage dtype
-    decode          float32 tensors by name, which it must not modify -> a new float32 matrix (rows, cols)
+    tensors         exactly what the safetensors file contains, in the storage dtype
+    decode          function: float32 tensors by name, which it must not modify -> a new float32 matrix (rows, cols)
     size            rank or latent width; 0 if the matrix is stored dense
     history         training loss per epoch, empty for closed-form methods
-    codes           name -> how many integers a packed tensor holds
-    diagnostics     named figures of the fit, such as condition numbers
+    codes           name of a packed tensor -> number of integers in it
+    diagnostics     named numbers that describe the fit, such as condition numbers
     """
 
     tensors: Mapping[str, Tensor]
@@ -227,7 +229,7 @@ class CompressedMatrix:
 
 
 def dense_shapes(rows: int, cols: int) -> Shapes:
-    """The matrix itself, stored if a compressed form would not be smaller."""
+    """The shape of the matrix itself, which is stored if a compressed form would not be smaller."""
     return {"matrix": (rows, cols)}
 
 
@@ -254,12 +256,12 @@ def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
     if size is None:
         smallest = smallest_size(method, rows, cols, budget.dtype).in_unit(budget.unit)
         raise BudgetTooSmall(
-            f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix stores {smallest} {budget.unit} "
+            f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix needs {smallest} {budget.unit} "
             f"but the budget is {budget.limit}; lower the ratio by a factor of {smallest / max(1, budget.limit):.3g} or more"
         )
     return size
 
 
 def smallest_size(method: Method, rows: int, cols: int, dtype: str) -> Size:
-    """What a method stores for a (rows, cols) matrix at its smallest size."""
+    """How much a method stores for a (rows, cols) matrix at its smallest size."""
     return stored_size(method.tensor_shapes(rows, cols, method.sizes(rows, cols).start), dtype)

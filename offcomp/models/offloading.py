@@ -1,4 +1,4 @@
-"""Offload a model while its matrices are compressed: they are read from its files one at a time."""
+"""Offload a model while its matrices are compressed, reading them from its files one at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StoredMatrices:
     device = torch.device("cpu")
 
     def __init__(self, loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> None:
-        """Locate the matrices of a loaded model in its files; any that are stored in another form are copied into memory."""
+        """Locate the matrices of a loaded model in its files; any stored in a different form are copied into memory."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
         self._digests = {file: file_digest(file) for file in {tensor.file for tensor in tensors.values()}}
@@ -78,8 +78,7 @@ def offloaded(loaded: LoadedModel) -> Iterator[None]:
 
     Afterwards the original weights are reloaded into the same modules.
 
-    Raises:
-        ModelError: its files have changed in the meantime.
+    Raises ModelError if its files have changed in the meantime.
     """
     for parameter in loaded.model.parameters():
         parameter.data = parameter.data.new_empty(0)

@@ -1,1 +1,1 @@
-"""Pure functions: tensors or integers in, tensors or integers out. `accounting` needs no torch."""
+"""Pure functions: tensors or integers in, tensors or integers out. `accounting` does not need torch."""

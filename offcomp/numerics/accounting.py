@@ -1,4 +1,4 @@
-"""What is stored, and how much of it fits a budget. Integer arithmetic without torch, so that pages can call it without delay.
+"""How much storage tensors need, and what fits a budget. Does not import torch, which would delay app pages.
 
 A method declares the tensors it stores as `Shapes`: name -> shape. A storage dtype turns these into a layout: name -> shape
 and dtype. Both the predicted size and the ledger of a compressed group go through `storage_layout`, so they agree.
@@ -39,7 +39,7 @@ Shapes = Mapping[str, Shape | Codes]
 BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 STORAGE_DTYPES = ("float32", "bfloat16", "float16", "int8")
 STORED = "stored"
-"""A plan's name for the dtype of the checkpoint's own tensors, which `storage_dtype` resolves."""
+"""In a plan: the dtype of the checkpoint's own tensors, which `storage_dtype` resolves."""
 DTYPE_CHOICES = (STORED, *STORAGE_DTYPES)
 UNITS = ("parameters", "bytes")
 SCALE_SUFFIX = ".scale"
@@ -47,7 +47,7 @@ SCALE_SUFFIX = ".scale"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is stored: numbers of any kind (including codes, scales and norms), and their bytes."""
+    """How much is stored: the count of numbers of any kind (including codes, scales and norms), and their size in bytes."""
 
     num_parameters: int
     num_bytes: int
@@ -79,8 +79,8 @@ class Budget:
 def storage_dtype(asked: str, own: Iterable[str]) -> str:
     """Resolve the storage dtype that a plan asks for, given the dtypes of the tensors to be compressed.
 
-    "stored" is their common dtype. If they differ it is float32, the narrowest that represents every value, since neither
-    bfloat16 nor float16 covers the other.
+    "stored" stands for their common dtype. If they differ, it stands for float32, the narrowest dtype that represents every
+    value, since neither bfloat16 nor float16 covers the other.
     """
     if asked != STORED:
         return asked
@@ -115,7 +115,7 @@ def stored_size(shapes: Shapes, dtype: str) -> Size:
 
 
 def code_counts(shapes: Shapes) -> dict[str, int]:
-    """How many integers each packed tensor holds."""
+    """The number of integers in each packed tensor."""
     return {name: shape.count for name, shape in shapes.items() if isinstance(shape, Codes)}
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Integer, UInt8
 from torch import Tensor
 
 CHUNK = 1 << 16
-"""Integers packed at a time; a multiple of 8, so that every chunk but the last ends on a byte boundary."""
+"""Number of integers packed at a time; a multiple of 8, so that every chunk but the last ends on a byte boundary."""
 
 
 def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " bytes"]:
@@ -25,7 +25,7 @@ def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " b
 
 def unpack_bits(packed: UInt8[Tensor, " bytes"], bits: int, count: int, start: int = 0) -> Integer[Tensor, " count"]:
     """Integers `start` to `start + count` (exclusive) from the output of `pack_bits`, as int64."""
-    before = start % 8  # how far back the nearest integer that starts on a byte boundary is
+    before = start % 8  # distance back to the nearest integer that starts on a byte boundary
     content, total = packed.cpu().numpy()[(start - before) * bits // 8 :], before + count
     weights = 1 << np.arange(bits, dtype=np.int64)
     numbers = np.empty(total, np.int64)

@@ -1,4 +1,4 @@
-"""Chunks of rows, for work in float64 on a large float32 matrix: a full copy would take twice the memory of the matrix."""
+"""Chunks of rows, for float64 arithmetic on a large float32 matrix, since a full copy would take twice the matrix's memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 CHUNK_ENTRIES = 1 << 18
-"""2 MB in float64, which fit in the cache."""
+"""2 MB in float64, which fits in the cache."""
 
 
 def chunk_height(width: int) -> int:
-    """How many rows of this width make a chunk."""
+    """The number of rows of this width in a chunk."""
     return max(1, CHUNK_ENTRIES // max(1, width))
 
 
@@ -22,7 +22,7 @@ def row_chunks(matrix: Tensor) -> tuple[Tensor, ...]:
 
 
 def float64_chunks(matrix: Float[Tensor, "rows cols"]) -> Iterator[Float64[Tensor, "_ cols"]]:
-    """Chunks of rows in float64, read in memory order: many times faster for a column-major matrix."""
+    """Chunks of rows in float64, read in memory order, which is many times faster for a column-major matrix."""
     if matrix.T.is_contiguous():
         yield from (columns.double().T for columns in matrix.T.split(chunk_height(matrix.shape[1]), 1))
     else:

@@ -3,9 +3,9 @@
 The Gram matrix of a matrix M (rows, cols) is MᵀM (cols, cols); its eigenvalues are the squared singular values of M. The Gram
 matrix of vertically stacked members is the sum of their Gram matrices, so the spectrum of any stacked group follows from
 matrices that are computed once per member. Squaring halves the number of accurate digits, so sums are accumulated in float64:
-singular values are accurate to about 1e-8 of the largest one. In float32 it would be only 3e-4.
+singular values are then accurate to about 1e-8 of the largest one. In float32 they would only be accurate to 3e-4.
 
-A matrix is converted to float64 in chunks, and blocks below the diagonal are copied, not computed: for a tall matrix this takes
+A matrix is converted to float64 in chunks, and blocks below the diagonal are copied, not computed. For a tall matrix this takes
 less than half the time of the plain product, and almost no extra memory.
 """
 
@@ -24,7 +24,7 @@ from offcomp.numerics.chunks import chunk_height, float64_chunks
 from offcomp.numerics.training import one_thread_if
 
 COLUMN_BLOCKS = 6  # of the upper triangle: 7/12 of the work of the full square
-SMALL_SIDE = 512  # matrices up to this size are decomposed on one thread: a second one does not help
+SMALL_SIDE = 512  # matrices up to this size are decomposed on one thread, since a second one does not help
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,19 +68,19 @@ def gram_of_rows(
 
 
 def spectrum_of_gram(gram_matrix: Float64[Tensor, "side side"], count: int) -> Float64[Tensor, " count"]:
-    """The `count` largest singular values of the matrix behind a Gram matrix, in decreasing order."""
+    """The `count` largest singular values of a matrix, in decreasing order, given its Gram matrix."""
     with one_thread_if(len(gram_matrix) <= SMALL_SIDE):
         return torch.linalg.eigvalsh(gram_matrix).flip(0)[:count].clamp_min(0).sqrt()
 
 
 def in_parallel(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Apply `action` to every item, one thread per item, as many in parallel as torch has threads. Results keep the item order.
+    """Apply `action` to every item, in as many parallel threads as torch uses. Results are in the order of the items.
 
-    The eigenvalues of one small matrix gain little from a second thread; two matrices in parallel take full advantage of it.
+    A second thread hardly speeds up the eigenvalues of a single small matrix, but two matrices in parallel make full use of it.
     """
     workers = min(torch.get_num_threads(), len(items))
     if workers <= 1:
         return [action(item) for item in items]
-    # Set the limit in every thread of the pool too: the linear algebra library keeps a thread count for each.
+    # Set the limit in every thread of the pool too, because the linear algebra library has a separate thread count for each.
     with one_thread_if(True), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return list(pool.map(action, items))

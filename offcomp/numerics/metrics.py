@@ -3,8 +3,8 @@
     M symmetric positive semidefinite (n, n): diagonal, full, or block-diagonal with blocks of both kinds
 
 Only M^½ and its inverse are ever applied, via an eigendecomposition in float64. A moment estimated from few tokens is singular,
-so eigenvalues below `FLOOR` times their mean are raised to it. This avoids both a Cholesky factor that may not exist and a
-shift that depends on the scale. Shrinkage pulls M toward the identity of the same trace: (1 - s)·M + s·(tr M / n)·I.
+so eigenvalues below `FLOOR` times their mean are raised to that value. This avoids both a Cholesky factor that may not exist
+and a shift that depends on the scale. Shrinkage pulls M toward the identity of the same trace: (1 - s)·M + s·(tr M / n)·I.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 FLOOR = 1e-8
-"""Relative to the mean eigenvalue. Condition numbers stay below n / FLOOR, which leaves some accurate digits in float64."""
+"""Relative to the mean eigenvalue. Condition numbers are at most n / FLOOR, which leaves some accurate digits in float64."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block V diag(values) Vᵀ: positive values (k,), vectors V (k, k), or None if the block is diagonal."""
+    """One block V diag(values) Vᵀ: positive values (k,), and vectors V (k, k), or None for V if the block is diagonal."""
 
     values: Tensor
     vectors: Tensor | None = None
 
     @staticmethod
     def of(moment: Float[Tensor, "*n k"], shrinkage: float) -> Block:
-        """The block of a second moment (k, k) of any rank, or of weights (k,). Zero gives the identity."""
+        """The block for a second moment (k, k) of any rank, or for weights (k,); the identity if all are zero."""
         if moment.ndim == 1:
             return Block(_lifted(moment.double(), shrinkage))
         values, vectors = torch.linalg.eigh(moment.double())
@@ -50,8 +50,8 @@ class Block:
 class Metric:
     """A block-diagonal metric; the sizes of its blocks add up to n.
 
-    `block` computes the block of an index. It is called for every use, so that one block at a time is in memory: those of all
-    members together can take several times as much as their matrix.
+    `block` computes the block with a given index. It is called each time the block is used, so that only one block is in memory
+    at a time: all blocks together can take several times as much memory as the matrix.
     """
 
     def __init__(self, sizes: Sequence[int], block: Callable[[int], Block]) -> None:
@@ -96,7 +96,7 @@ class Metric:
 
 
 def metric_of(moment: Float[Tensor, "*n n"], shrinkage: float = 0.0) -> Metric:
-    """The metric of a second moment (n, n), or of one non-negative weight per row or column (n,). Zero gives the identity."""
+    """The metric for a second moment (n, n), or for non-negative weights (n,); the identity if all are zero."""
     return Metric([len(moment)], [Block.of(moment, shrinkage)].__getitem__)
 
 

@@ -1,4 +1,4 @@
-"""Compare two models on the same examples: McNemar's exact test and Tango's interval. Plain Python, fast enough for a page."""
+"""Compare two models on the same examples: McNemar's exact test and Tango's interval. Plain Python, fast enough for the app."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HALVINGS = 60
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
     """Exact two-sided p-value of a split at least this uneven if both directions are equally likely; 1 if nothing flipped."""
     discordant, fewer = right_to_wrong + wrong_to_right, min(right_to_wrong, wrong_to_right)
-    ways = tail = 1  # to choose k of them, and to choose at most k
+    ways = tail = 1  # number of ways to choose k of them, and at most k of them
     for k in range(fewer):
         ways = ways * (discordant - k) // (k + 1)
         tail += ways
@@ -20,16 +20,16 @@ def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
 
 
 def accuracy_interval(right_to_wrong: int, wrong_to_right: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval for the difference of two accuracies on the same n examples (compressed minus original).
+    """95 % confidence interval for the difference between two accuracies on the same n examples (compressed minus original).
 
-    It contains every difference that a score test does not reject (Tango 1998, Statistics in Medicine 17:891). For many
-    examples it agrees with the usual normal interval; for few, or if nothing flipped, it does not overstate the evidence.
+    It contains every difference that a score test does not reject (Tango 1998, Statistics in Medicine 17:891). With many
+    examples it agrees with the usual normal interval; with few, or if nothing flipped, it does not overstate the evidence.
     """
     return -_largest(wrong_to_right, right_to_wrong, n), _largest(right_to_wrong, wrong_to_right, n)
 
 
 def _largest(right_to_wrong: int, wrong_to_right: int, n: int) -> float:
-    """The largest difference that is not rejected, by bisection. Swapping the two models and the sign gives the smallest."""
+    """The largest difference that is not rejected, by bisection. Swapping the models and negating gives the smallest."""
     observed = (wrong_to_right - right_to_wrong) / n
 
     def statistic(difference: float) -> float:

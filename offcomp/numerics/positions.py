@@ -2,7 +2,7 @@
 
 The low bits of every position are stored verbatim. The high parts, which never decrease, are coded in unary: position number i
 with high part u sets bit u + i of one long bit string. (Elias, "Efficient storage and retrieval by content and address of
-static files", J. ACM 1974; Fano 1971.) Computing sizes needs no torch.
+static files", J. ACM 1974; Fano 1971.) Computing sizes does not need torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def position_shapes(count: int, total: int) -> dict[str, Codes]:
-    """`low` holds the low bits of `count` positions below `total`, `high` all high parts as one bit string."""
+    """Shapes for `count` positions below `total`: `low` for their low bits, `high` for all high parts as one bit string."""
     bits = _low_bits(count, total)
     return {"low": Codes(count, bits), "high": Codes(1, count + -(-total // 2**bits))}
 

@@ -15,9 +15,9 @@ from offcomp.numerics.chunks import float64_chunks
 
 @dataclass(frozen=True)
 class ReconstructionError:
-    """Reconstruction errors of one or several matrices.
+    """Reconstruction errors of one or more matrices.
 
-    relative_error      ‖W-Ŵ‖_F / ‖W‖_F (for a zero matrix 0 if it stays zero, else infinite)
+    relative_error      ‖W-Ŵ‖_F / ‖W‖_F (for a zero matrix, 0 if it stays zero, else infinite)
     rmse, mae           root mean square and mean absolute difference of the entries
     cosine_distance     mean over rows of 1 - cos(row of W, row of Ŵ); a zero row counts as 0 if it stays zero, else 1
     """
@@ -40,7 +40,7 @@ def _row_cosine_distances(
 def reconstruction_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> ReconstructionError:
     """Errors over all entries and rows of `pairs`, each (original, reconstruction) of equal shape (rows, cols).
 
-    Sums are accumulated in float64. No pair is kept, so `pairs` may be a generator.
+    Sums are accumulated in float64. `pairs` may be a generator, since each pair is read only once.
     """
     squared = absolute = energy = distance = 0.0
     entries = rows = 0

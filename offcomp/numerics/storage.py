@@ -1,4 +1,4 @@
-"""Convert tensors to and from what is written to disk in a storage dtype. The layout is that of `accounting.storage_layout`."""
+"""Convert tensors to and from the form in which they are stored on disk, whose layout is `accounting.storage_layout`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
             if num_not_finite(stored[name]):
                 largest = torch.finfo(HALVES[dtype]).max
                 raise InputError(
-                    f"{name} reaches {value.abs().max():.3g}, beyond the largest {dtype} value {largest:.5g}; "
+                    f"{name} has a value of magnitude {value.abs().max():.3g}, but the largest {dtype} value is {largest:.5g}; "
                     "store it as float32"
                 )
         else:
@@ -48,7 +48,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def num_not_finite(values: Tensor) -> int:
-    """How many entries are infinite or NaN."""
+    """The number of entries that are infinite or NaN."""
     rows = values if values.ndim > 1 else values.reshape(-1, 1)
     return values.numel() - sum(int(chunk.isfinite().sum()) for chunk in row_chunks(rows))
 
@@ -57,7 +57,8 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Decode stored tensors, floats as float32; the inverse of `pack` up to its rounding.
 
     Tensors that need no conversion may share memory with the stored ones, so do not write to them. They are copied only if
-    their address is not aligned like torch's own, as in a memory-mapped file: sums would differ in the last digits.
+    their address is not aligned like torch's own, as in a memory-mapped file, because sums would then differ in the last
+    digits.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in stored.items():

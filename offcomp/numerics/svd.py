@@ -1,11 +1,11 @@
-"""Singular value decomposition via the smaller Gram matrix, plain or in two metrics.
+"""Singular value decomposition via the smaller Gram matrix, plain or under two metrics.
 
 For W of shape (rows, cols) with rows >= cols, the eigenvectors of WᵀW (cols, cols) are the right singular vectors V and
 its eigenvalues are σ². Then W V = U Σ. Squaring the matrix halves the number of accurate digits, so the Gram matrix is formed
 and decomposed in float64: singular values are accurate to about 1e-8 of the largest one. That exceeds float32 precision, and
 for the shapes of transformer weights it is faster than a direct float32 SVD (`benchmarks/svd_routes.py`).
 
-With a row metric R and a column metric C, the Ŵ of given rank that minimises ‖R^½ (W - Ŵ) C^½‖_F is the projection on the
+With a row metric R and a column metric C, the Ŵ of a given rank that minimises ‖R^½ (W - Ŵ) C^½‖_F is the projection onto the
 leading eigenvectors V of the Gram matrix of R^½ W C^½:
 
     C^½ Wᵀ R W C^½ V = V Σ²,     Ŵ = W C^½ V · Vᵀ C^-½
@@ -29,7 +29,7 @@ from offcomp.numerics.metrics import Metric
 def singular_values(
     matrix: Float[Tensor, "rows cols"], row_metric: Metric | None = None, column_metric: Metric | None = None
 ) -> Float64[Tensor, " side"]:
-    """Singular values of R^½ W C^½ in decreasing order; a rank's squared error is the sum of squares of the tail."""
+    """Singular values of R^½ W C^½, decreasing. The squared error at rank r is the sum of squares of all but the first r."""
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
     return torch.linalg.eigvalsh(_weighted_gram(tall, outer, inner)).flip(0).clamp_min(0).sqrt()
 
@@ -40,8 +40,9 @@ def low_rank_factors(
     """Factors A, B that minimise ‖R^½ (W - A B) C^½‖_F (Eckart and Young 1936; without metrics R and C are identities).
 
     The singular values of A B are split evenly, U √Σ and √Σ Vᵀ, so that both factors have entries of similar magnitude and lose
-    equally little in a narrow storage dtype. The sign of each component makes its largest right entry positive, so the factors
-    are unique. Singular values are computed as norms of the columns of W V: they stay accurate if the eigenvalues are noise.
+    equally little in a narrow storage dtype. Signs are chosen so that the largest-magnitude entry of each right factor is
+    positive, which makes the factors unique. Singular values are computed as norms of the columns of W V, which stay accurate
+    even where the eigenvalues are dominated by rounding errors.
     """
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
     basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)
@@ -58,7 +59,7 @@ def low_rank_factors(
 
 
 def leading_eigenvectors(symmetric: Float64[Tensor, "side side"], rank: int) -> Float64[Tensor, "side rank"]:
-    """Eigenvectors of the `rank` largest eigenvalues, in decreasing order."""
+    """Eigenvectors for the `rank` largest eigenvalues, in decreasing order of eigenvalue."""
     first = len(symmetric) - rank
     if first and symmetric.device.type == "cpu":  # torch has no solver for a subset
         found = eigh(symmetric.numpy(), subset_by_index=(first, len(symmetric) - 1))[1]
@@ -69,7 +70,7 @@ def leading_eigenvectors(symmetric: Float64[Tensor, "side side"], rank: int) -> 
 def _upright(
     matrix: Tensor, row_metric: Metric | None, column_metric: Metric | None
 ) -> tuple[Tensor, Metric | None, Metric | None]:
-    """The matrix or its transpose, whichever has at least as many rows as columns, with its metrics; the inner one is held."""
+    """The matrix or its transpose, whichever is at least as tall as wide, and its two metrics, the column metric in memory."""
     if matrix.shape[0] >= matrix.shape[1]:
         return matrix, row_metric, column_metric and column_metric.held()
     return matrix.T, column_metric, row_metric and row_metric.held()
@@ -96,8 +97,8 @@ def _orthogonal(
 ) -> tuple[Float64[Tensor, "rows rank"], Float64[Tensor, "cols rank"]]:
     """U Σ and V, the SVD of product · lastᵀ.
 
-    With last = Q R, the right singular vectors of product · Rᵀ come from its Gram matrix. Any rotation gives the same product,
-    so squaring costs it no accuracy.
+    With last = Q R, the right singular vectors of product · Rᵀ come from its Gram matrix. Any rotation leaves the product
+    unchanged, so squaring does not make it less accurate.
     """
     last, core = torch.linalg.qr(last)
     product = product @ core.T

@@ -1,4 +1,4 @@
-"""The entries of largest magnitude of a matrix."""
+"""The entries of a matrix with the largest magnitudes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def largest_mask(matrix: Float[Tensor, "rows cols"], count: int) -> Bool[Tensor, "rows cols"]:
-    """True at the `count` entries of largest magnitude; among equal entries, the first in row-major order.
+    """True at the `count` entries with the largest magnitudes; of equal entries, at the first in row-major order.
 
     The smallest selected magnitude is found by partial sorting, in linear time.
     """
@@ -24,5 +24,5 @@ def largest_mask(matrix: Float[Tensor, "rows cols"], count: int) -> Bool[Tensor,
 
 
 def largest_entries(matrix: Float[Tensor, "rows cols"], count: int) -> Int64[Tensor, " count"]:
-    """The positions (row · cols + column) of these entries, in increasing order."""
+    """The positions (row · cols + column) of the entries selected by `largest_mask`, in increasing order."""
     return largest_mask(matrix, count).reshape(-1).nonzero()[:, 0]

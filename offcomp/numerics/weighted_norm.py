@@ -1,4 +1,4 @@
-"""The squared error in the metrics of both sides of a matrix, for fits that evaluate it and its gradient many times.
+"""The squared error under the metrics of both sides of a matrix, for fits that evaluate it and its gradient many times.
 
     error(E) = tr(Eᵀ R E C),     half its gradient: R E C
 
@@ -26,7 +26,7 @@ class _Side:
 
     @staticmethod
     def of(metric: Metric | None) -> _Side | None:
-        """The side of a metric."""
+        """Build a side from its metric; None if there is none."""
         if metric is None:
             return None
         held = metric.held()
@@ -45,7 +45,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class SideWeights:
-    """The metrics R and C of a (rows, cols) matrix, built by `of`. Without metrics this is the plain squared error."""
+    """The metrics R and C of a (rows, cols) matrix, built by `of`. Without metrics, `squared` is the plain squared error."""
 
     _rows: _Side | None = None
     _columns: _Side | None = None
@@ -86,7 +86,7 @@ class SideWeights:
         return sum(float((self.columns.root(rows.T) if self.columns else rows).square().sum()) for rows in pieces)
 
     def squared_in_float32(self, error: Float[Tensor, "rows cols"]) -> float:
-        """`squared` to float32 precision, in a fraction of the time."""
+        """`squared`, but only to float32 precision and in a fraction of the time."""
         return inner_product(error, self.weighted(error))
 
     def scale(self, matrix: Float[Tensor, "rows cols"], power: float) -> None:

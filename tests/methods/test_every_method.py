@@ -307,7 +307,7 @@ def test_an_unknown_method_is_named_with_the_known_ones(make: Any) -> None:
 @pytest.mark.parametrize(
     "name, option, value, parts",
     [
-        ("svd", "rank", 3, ["'svd'", "'rank'", "it takes preset, row_metric"]),
+        ("svd", "rank", 3, ["'svd'", "'rank'", "its options are preset, row_metric"]),
         ("autoencoder", "epoch", 3, ["'autoencoder'", "'epoch'", "epochs", "batch_size"]),
         ("autoencoder", "epochs", True, ["'epochs'", "True", "int"]),
         ("autoencoder", "epochs", 3.0, ["'epochs'", "3.0", "int"]),

@@ -152,5 +152,5 @@ def test_masked_tokens_are_hidden_from_the_model(tiny: Tiny, monkeypatch: pytest
 def test_gradients_that_belong_to_no_text_are_refused(tiny: Tiny) -> None:
     loaded = tiny("bert_base")
     positions = next(spec for spec in loaded.info.modules if "position" in spec.path)
-    with calibrate(loaded, TEXTS, [positions], "rows") as hints, pytest.raises(InputError, match="separated by text"):
+    with calibrate(loaded, TEXTS, [positions], "rows") as hints, pytest.raises(InputError, match="separated into individual"):
         _ = hints.statistics(0).fisher

@@ -1,12 +1,12 @@
 """Turn gradients on calibration text into coefficients for the rows or entries of a stacked matrix in the autoencoder's losses.
 
-Banaei et al. (arXiv 2302.04045); in the official code `coefficients_utils.py` and, for the norms, `ae_train.py`.
+Follows Banaei et al. (arXiv 2302.04045); in the official code, see `coefficients_utils.py` and, for the norms, `ae_train.py`.
 
 The statistics of transposed members are transposed too. The mean coefficient over the whole matrix is 1, so that the loss
 weights keep their meaning. The "sum" norm of the official code instead divides the coefficients of each batch by their sum, so
 that every batch has equal weight and its coefficients sum to 1. Its Fisher coefficient of a row is the square root of the row's
-sum, ours the row's mean; it squares the gradient of a batch, we average the squared gradients of the individual texts. Its
-norms "sum_log", "pow" and "sum_pow" are not available.
+sum, ours is the row's mean; it squares the gradient of a batch, whereas we average the squared gradients of individual texts.
+Its norms "sum_log", "pow" and "sum_pow" are not available.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def group_coefficients(hints: Hints, option: str) -> Tensor:
     for index, transposed in enumerate(hints.transposed):
         known = getattr(hints.statistics(index), statistic)
         if known is None:
-            raise InputError(f"the hints have no {statistic}, which coefficients {option!r} need; calibrate with text")
+            raise InputError(f"the hints have no {statistic}, which {option!r} needs; provide calibration text")
         upright = known.T if transposed else known
         parts.append(upright.mean(1, keepdim=True, dtype=torch.float64).float() if of == "rows" else upright.float())
     hints.release()

@@ -5,7 +5,7 @@ Each row w_i (cols,) is a sample. An encoder maps it to a latent z_i (latent,), 
     ŵ_i = n_i · f(z_i) / ‖f(z_i)‖,   n_i = ‖w_i‖
 
 Only the latents, the decoder f and the row norms n_i are stored; the encoder is discarded. With latent width d, n rows and m
-columns the stored parameters are
+columns, the stored parameters are
 
     linear decoder       n·d + (d·m + m) + n
     nonlinear decoder    n·d + (2d² + 2d) + (8d² + 4d) + (4d·m + m) + n      (layers d -> 2d -> 4d -> m)
@@ -15,22 +15,23 @@ and n fewer if norms are not enforced. All rows share the cost of one decoder, w
 `preset="banaei2023"` is the recipe of Banaei et al., "Revisiting Offline Compression", Findings of EACL 2023
 (arXiv 2302.04045) with the defaults of its official configuration: encoder m -> 8d -> 4d -> d with LeakyReLU after every layer,
 decoder with LeakyReLU between layers and a final tanh, loss = .9091 · cosine distance + .0909 · RMSE + an optional power-L1
-term |e|^α with α annealed from 1 to .1, Adam at 1e-3 times .8 every 10 epochs, batches of 16 rows.
+term |e|^α with α annealed from 1 to .1, Adam at 1e-3, multiplied by .8 every 10 epochs, batches of 16 rows.
 
-Additional options: `init="svd"` initialises encoder and decoder as the projection on the leading singular vectors (of the
-unit-length rows if norms are enforced). Linear networks do so exactly. Non-linear ones pass each latent through a pair of
-LeakyReLU units and start there too, up to the curvature of a final tanh (`svd_start`). With larger batches and a cosine
-schedule this reaches the loss of the paper's recipe in a fraction of its time. `refine_epochs` trains the latents as free
-parameters, together with the decoder, after the main training. `coefficients` weight rows or entries by gradients on
+Additional options: `init="svd"` initialises encoder and decoder as the projection onto the leading singular vectors (of the
+unit-length rows if norms are enforced). For linear networks this is exact. Non-linear ones pass each latent through a pair of
+LeakyReLU units and so start as the same projection, up to the curvature of a final tanh (`svd_start`). With larger batches and
+a cosine schedule this reaches the loss of the paper's recipe in a fraction of its time. `refine_epochs` trains the latents as
+free parameters, together with the decoder, after the main training. `coefficients` weights rows or entries by gradients on
 calibration text.
 
-Training keeps four numbers per parameter of encoder and decoder: the value, its gradient, and Adam's two moments. If the ratio
-is low and the matrix nearly square, the paper's wide encoder therefore dominates a run's memory; from a ratio of about 4 on it
-is small compared with the matrix.
+Training keeps four numbers in memory per parameter of encoder and decoder: the value, its gradient, and Adam's two moments. If
+the ratio is low and the matrix nearly square, the paper's wide encoder therefore dominates a run's memory; for ratios of about
+4 and above it is small compared with the matrix.
 
 Differences from the paper: the reported ratio includes the row norms (the official code reserves budget for them, but omits
-them from the ratio it reports); no epoch is selected on a test set, the last one is kept; coefficients are scaled differently
-(`coefficients`); the official seed is 1, so our seed s uses seed s + 1 and the default reproduces the official one.
+them from the ratio it reports); the last epoch is used, rather than one selected on a test set; coefficients are scaled
+differently (`coefficients`); the official seed is 1, so our seed s means seed s + 1 and the default reproduces the official
+one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ SOURCES = {
     "sensitivity_rows": ("sensitivity", "rows"),
     "sensitivity_entries": ("sensitivity", "entries"),
 }
-"""Option -> (statistic, what gets a coefficient)."""
+"""Option -> (statistic, whether rows or entries have coefficients)."""
 FAST: dict[str, Any] = {"init": "svd", "batch_size": 128, "schedule": "cosine", "learning_rate": 3e-4}
 """Options that reach the loss of the paper's recipe in a fraction of its time (`benchmarks/autoencoder_speed.py`)."""
 
@@ -85,7 +86,7 @@ class Autoencoder(Method):
         default=16, metadata={"help": "Rows per step. The paper uses 16; larger is faster.", "range": (1, 65536)}
     )
     learning_rate: float = field(
-        default=1e-3, metadata={"help": "Adam's initial learning rate; times 0.8 every 10 epochs.", "range": (1e-6, 1.0)}
+        default=1e-3, metadata={"help": "Adam's initial learning rate. It decays as set by schedule.", "range": (1e-6, 1.0)}
     )
     cosine_weight: float = field(
         default=0.9091, metadata={"help": "Weight of the cosine distance in the loss.", "range": (0.0, 1000.0)}
@@ -101,22 +102,22 @@ class Autoencoder(Method):
     coefficients: str = field(
         default="none",
         metadata={
-            "help": "Weights of rows or entries in the loss, from squared (Fisher) or absolute gradients on text.",
+            "help": "Weights of rows or entries in the loss, from squared (Fisher) or absolute gradients on calibration text.",
             "choices": tuple(SOURCES),
         },
     )
     init: str = field(
         default="random",
         metadata={
-            "help": "Random, as in the paper, or from the SVD. Fast: svd with batch size 128, schedule cosine and "
-            "learning rate 0.0003, where 10 epochs reach the loss of the paper's 30.",
+            "help": "Random, as in the paper, or from the SVD. To save time, combine svd with batch size 128, schedule cosine "
+            "and learning rate 0.0003: 10 epochs then reach the loss of the paper's 30.",
             "choices": ("random", "svd"),
         },
     )
     schedule: str = field(
         default="step",
         metadata={
-            "help": "Learning rate: times 0.8 every 10 epochs as in the paper, or cosine decay to zero.",
+            "help": "Learning rate: multiplied by 0.8 every 10 epochs, as in the paper, or cosine decay to zero.",
             "choices": ("step", "cosine"),
         },
     )
@@ -155,7 +156,7 @@ class Autoencoder(Method):
         return [cols, *hidden, latent]
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Steps times a fixed overhead plus the memory traffic of every trained parameter."""
+        """Number of steps times the time per step: a fixed overhead plus the memory traffic of all trained parameters."""
         widths = self.encoder_widths(size, cols) + self.decoder_widths(size, cols)[1:]
         trained = sum(a * b for a, b in pairwise(widths))
         steps = self.epochs * -(-rows // self.batch_size)

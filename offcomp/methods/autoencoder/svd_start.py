@@ -1,8 +1,8 @@
 """Initialise networks as a given linear map.
 
-LeakyReLU(x) - LeakyReLU(-x) = (1 + slope) x, so a pair of hidden units passes a number through exactly. If its hidden layers
-are at least twice as wide as the vector they carry, a network of any depth can start as x -> A (B x + b) and become non-linear
-from there: its other units start with zero output weights, but nonzero gradients.
+LeakyReLU(x) - LeakyReLU(-x) = (1 + slope) x, so a pair of hidden units passes a number through exactly. A network of any depth
+whose hidden layers are at least twice as wide as the vector they carry can therefore start as x -> A (B x + b) and become
+non-linear from there: the other units start with zero output weights, but nonzero gradients.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def start_linear(
 
 
 def start_as_svd(encoder: Network, decoder: Network, samples: Float[Tensor, "rows cols"], directions: bool) -> None:
-    """Set encoder and decoder so that together they project on the leading right singular vectors of the samples.
+    """Set encoder and decoder so that together they project onto the leading right singular vectors of the samples.
 
-    With `directions` the vectors are those of the unit-length rows, which maximise the mean squared cosine. The output norm
-    does not matter then, so the output is kept small enough for a final tanh to be nearly linear. If the encoder ends in a
+    With `directions` the vectors are those of the unit-length rows, which maximise the mean squared cosine. As the output norm
+    does not matter then, the output is kept small enough for a final tanh to be nearly linear. If the encoder ends in a
     LeakyReLU, a shift makes every latent positive, where that activation is the identity.
     """
     from offcomp.numerics.svd import low_rank_factors

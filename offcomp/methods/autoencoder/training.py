@@ -21,7 +21,7 @@ Batch = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class RowTask:
-    """The rows to reconstruct and the loss to minimise.
+    """The rows to reconstruct, and the loss to minimise.
 
     samples         (rows, cols)
     norms           (rows,), the norms of the samples
@@ -71,7 +71,7 @@ def refine(
     learning_rate: float,
     report: Callable[[float], None],
 ) -> tuple[Float[Tensor, "rows latent"], list[float]]:
-    """Train latents and decoder jointly with full batches and a learning rate that decays to zero along a cosine.
+    """Train latents and decoder jointly with full batches and a learning rate that decays to zero on a cosine schedule.
 
     Returns the latents and the loss of each step. The decoder is updated in place.
     """

@@ -1,8 +1,8 @@
 """Vector quantization: short pieces of rows, each replaced by the nearest codeword.
 
 Each row scale is stored in one byte: 0 for a row of zeros, else one of 255 logarithmic steps between the smallest and the
-largest scale. Over a range of 2^10 a step is 2.8 %, so a scale is off by at most 1.4 %, little compared with the error of the
-codes.
+largest scale. Over a range of 2^10 a step is 2.8 %, so a scale is off by at most 1.4 %, which is small compared with the error
+of the codes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from offcomp.numerics.top_k import largest_entries
 
 SCALE_STEPS = 255
 SCORES_AT_ONCE = 1 << 19
-"""Distances computed at a time: 2 MiB of float32, which fit in the cache."""
+"""Number of distances computed at a time: 2 MiB in float32, which fits in the cache."""
 
 
 def learn_codewords(
@@ -68,7 +68,7 @@ def scale_range(scales: Float[Tensor, " rows"]) -> Float[Tensor, " two"]:
 
 
 def encode_scales(scales: Float[Tensor, " rows"], limits: Float[Tensor, " two"]) -> Integer[Tensor, " rows"]:
-    """Encode each scale as 0 for zero, else 1 .. 255 on a logarithmic grid."""
+    """Encode each scale: 0 if it is zero, otherwise 1 .. 255 on a logarithmic grid."""
     width = (limits[1] - limits[0]).double().clamp_min(1e-9)
     position = (scales.double().clamp_min(1e-300).log2() - limits[0]) / width
     steps = (position * (SCALE_STEPS - 1)).round().clamp(0, SCALE_STEPS - 1).long() + 1
@@ -95,7 +95,7 @@ def least_squares_scales(matrix: Float[Tensor, "rows cols"], directions: Float[T
 
 @dataclass(frozen=True)
 class Codebook:
-    """Codewords (stages, number, length), rounded as stored, and the range of the row scales."""
+    """Codewords (stages, number, length), rounded to the storage dtype, and the range of the row scales."""
 
     codewords: Tensor
     limits: Tensor
@@ -207,7 +207,7 @@ def cut(matrix: Float[Tensor, "rows cols"], length: int) -> Float[Tensor, "count
 
 
 def sampled_pieces(matrix: Tensor, scales: Tensor, length: int, count: int, generator: Generator) -> Tensor:
-    """About `count` pieces (count, length) of randomly chosen scaled rows, with all pieces of each."""
+    """About `count` pieces (count, length): all pieces of randomly chosen rows, scaled."""
     wanted = -(-count * length // matrix.shape[1])
     chosen = torch.randperm(len(matrix), generator=generator)[:wanted].sort().values.to(matrix.device)
     return cut(scaled(matrix[chosen], scales[chosen]), length)

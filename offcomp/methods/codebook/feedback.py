@@ -1,4 +1,4 @@
-"""Choose codes on calibration text, one member at a time, each on the inputs produced by the members coded before it."""
+"""Choose codes with calibration text, one member at a time, using the inputs that the previously coded members produce."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def with_feedback(
 ) -> None:
     """Choose new codes (rows, pieces, stages) and scale codes (rows,) for a stacked matrix (rows, cols), in place.
 
-    `coded` returns rows of the matrix `exact` minus everything that is stored in addition to the codes; the model sees those
-    parts too. Members whose inputs have no moment (embeddings) keep their codes.
+    `coded` returns rows of the matrix `exact` minus everything that is stored in addition to the codes. Those parts are added
+    back before a member is put into the model. Members whose inputs have no moment (embeddings) keep their codes.
     """
     order = list(hints.order)
     while order and hints.embeddings[order[-1]]:
@@ -65,7 +65,9 @@ def _moment(hints: Hints, index: int, length: int) -> Tensor:
     """The moment of a member's inputs, float64 and writable, padded with zeros to a multiple of the step length."""
     moment = hints.statistics(index).column_moment
     if moment is None:
-        raise InputError("the hints have no column moment, which feedback needs; calibrate with text, or set feedback to false")
+        raise InputError(
+            "the hints have no column moment, which feedback needs; provide calibration text, or set feedback to false"
+        )
     missing = -len(moment) % length
     return (functional.pad(moment, (0, missing, 0, missing)) if missing else moment).double()
 

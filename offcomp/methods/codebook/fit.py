@@ -58,12 +58,12 @@ def decoded_codes(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _rest_of(report: Report, done: float) -> Report:
-    """Report progress of the remainder after the completed fraction `done`."""
+    """A report for the remaining work once the fraction `done` is complete."""
     return lambda fraction: report(done + (1 - done) * fraction)
 
 
 def _without_outliers(matrix: Tensor, positions: Tensor, values: Tensor, rows: slice) -> Tensor:
-    """A copy of some rows of the matrix, minus the values at these positions of the full matrix."""
+    """A copy of some rows of the matrix, with these values subtracted at their positions (counted in the full matrix)."""
     cols = matrix.shape[1]
     part = matrix[rows].clone()
     inside = (positions >= rows.start * cols) & (positions < rows.stop * cols)

@@ -23,7 +23,7 @@ from torch import Tensor
 from offcomp.errors import InputError
 
 PANEL = 96
-"""Inputs between two updates of all remaining weights; a multiple of every usual step."""
+"""Number of inputs between two updates of all remaining weights; a multiple of every usual step."""
 
 Rounding = Callable[[Integer[Tensor, " step"], Tensor, Tensor], Tensor]
 """(inputs, their weights (step, outputs), U_bb (step, step)) -> the rounded weights (step, outputs)."""
@@ -32,10 +32,11 @@ Rounding = Callable[[Integer[Tensor, " step"], Tensor, Tensor], Tensor]
 def damped_order_and_factor(
     moment: Float64[Tensor, "inputs inputs"], damping: float, step: int
 ) -> tuple[Integer[Tensor, " inputs"], Float64[Tensor, "inputs inputs"]]:
-    """The order in which inputs are rounded, by decreasing total moment of each `step` neighbours, and U for that order.
+    """The order in which inputs are rounded, and U for that order.
 
-    `damping` times the mean of the diagonal is added to the diagonal, so that U exists for every moment. A zero moment is
-    treated as the identity. U is computed on the CPU.
+    Blocks of `step` neighbouring inputs are sorted by decreasing total moment. `damping` times the mean of the diagonal is
+    added to the diagonal, so that U exists for every moment. A zero moment is treated as the identity. U is computed on the
+    CPU.
     """
     size = len(moment)
     strength = moment.diagonal().reshape(-1, step).sum(1)
@@ -51,7 +52,7 @@ def damped_order_and_factor(
 
 
 def _inverse_factor(matrix: NDArray[np.float64]) -> Float64[Tensor, "inputs inputs"]:
-    """U with matrix⁻¹ = UᵀU, for a positive definite matrix, which is overwritten. LAPACK gets its transpose."""
+    """U with matrix⁻¹ = UᵀU, for a positive definite matrix, which is overwritten. LAPACK works on its transpose."""
     factor, failed = dpotrf(matrix.T, lower=False, overwrite_a=True)
     inverse, missed = dpotri(factor, lower=False, overwrite_c=True)
     upper, lost = dpotrf(inverse, lower=False, clean=True, overwrite_a=True)
@@ -68,7 +69,7 @@ def round_with_feedback(
     rounding: Rounding,
 ) -> Float[Tensor, "inputs outputs"]:
     """The rounded weights. `rounding` is called once per step, in the given order."""
-    rest = weights[order]  # rounded weights replace it from the top
+    rest = weights[order]  # overwritten with rounded weights from the top
     panel = max(step, PANEL // step * step)
     for first in range(0, len(rest), panel):
         last = min(first + panel, len(rest))

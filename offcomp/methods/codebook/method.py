@@ -11,18 +11,18 @@ With several stages, each codes the residual of the ones before. Stored for n ro
     row_scales     n integers of 8 bits (`codebook.py`)
     layout         7 numbers of 32 bits: n, m, d, b, S, and the bounds of the scale range
     outliers       for the fraction of entries with the largest coding error: their residuals (o) and their positions
-                   (`numerics.positions`); a few transformer weights are 20 times the usual size
+                   (`numerics.positions`); a few transformer weights are 20 times as large as usual
     left, right    r · (n + m)
 
-d and b follow from the budget (up to 10 bits per weight), or only b if `codeword_length` is set. The scale of a row is its root
-mean square, so that one codebook fits all module kinds and layers; after coding it is refitted by least squares.
+d and b follow from the budget (up to 10 bits per weight); if `codeword_length` is set, only b does. The scale of a row is its
+root mean square, so that one codebook fits all module kinds and layers; after coding it is refitted by least squares.
 
 Without data this is product quantization (Jégou, Douze, Schmid 2011) of rows, or residual quantization with several stages.
 Van den Oord et al. 2017 (arXiv 1711.00937) train a similar codebook with gradients; we use k-means. With `feedback`, codes are
-chosen on calibration text as in GPTQ (Frantar et al. 2023, arXiv 2210.17323) and GPTVQ (van Baalen et al. 2024, arXiv
+chosen with calibration text as in GPTQ (Frantar et al. 2023, arXiv 2210.17323) and GPTVQ (van Baalen et al. 2024, arXiv
 2402.15319). Differences from those: the codewords are learned from the weights alone, the moments exclude special tokens and
-weight tokens by their output (raw moments ruin encoders), and each member is coded on the inputs produced by the members coded
-before it.
+weight each token by its output (raw moments ruin encoders), and each member is coded using the inputs that the members coded
+before it produce.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ from offcomp.numerics.positions import position_shapes
 LENGTHS = {16: 1.2, 12: 1.25, 8: 1.33, 6: 1.47, 4: 1.7, 3: 1.9, 2: 2.2, 1: 2.7}
 """Codeword length -> G: the squared error at b bits is about G · 2^(-2b/length) (measured on MiniLM-L6; always G >= 1)."""
 USUAL_BITS = 10
-"""More codewords hardly help, and each further bit doubles the time."""
+"""Most bits per code when the budget determines them: more codewords hardly help, and each further bit doubles the time."""
 CODEBOOK_SHARE = 0.25
 """Maximum size of the codewords relative to the codes."""
 NOTICEABLE = 0.87
-"""A step must cut the squared error to this fraction; smaller gains vanish in the tails, which few codewords cannot cover."""
+"""Each step must cut the squared error to at most this fraction of the one before.
+
+Smaller gains are lost in the tails of the distribution, which few codewords cannot cover.
+"""
 LARGEST_BITS = 12
 LARGEST_LENGTH = 32
 LAYOUT_NUMBERS = 7
@@ -63,22 +66,24 @@ class CodebookAutoencoder(Method):
     preset: str = field(default="codebook", metadata={"help": "Discrete latents, shared codebook.", "choices": ("codebook",)})
     codeword_length: int = field(
         default=0,
-        metadata={"help": "Weights per codeword; 0 lets the budget choose.", "range": (0, LARGEST_LENGTH)},
+        metadata={"help": "Weights per codeword; 0 chooses a length that suits the budget.", "range": (0, LARGEST_LENGTH)},
     )
-    stages: int = field(default=1, metadata={"help": "Codes per piece, each for the residual of the last.", "range": (1, 4)})
+    stages: int = field(
+        default=1, metadata={"help": "Codes per piece, each for the residual of the one before.", "range": (1, 4)}
+    )
     rank: int = field(default=0, metadata={"help": "Rank of an additional low-rank part.", "range": (0, 1024)})
     outliers: float = field(
         default=0.0003,
-        metadata={"help": "Fraction of entries, those with the largest error, stored exactly.", "range": (0.0, 0.05)},
+        metadata={"help": "Fraction of entries stored exactly: those with the largest error.", "range": (0.0, 0.05)},
     )
-    iterations: int = field(default=15, metadata={"help": "Iterations of k-means for the codewords.", "range": (1, 200)})
+    iterations: int = field(default=15, metadata={"help": "Iterations of k-means that learn the codewords.", "range": (1, 200)})
     feedback: bool = field(
         default=False,
-        metadata={"help": "Choose codes on calibration text, each compensating for earlier errors."},
+        metadata={"help": "Choose codes with calibration text, each compensating for earlier errors."},
     )
     damping: float = field(
         default=0.3,
-        metadata={"help": "Feedback damping, relative to the mean moment. Higher trusts text less.", "range": (1e-3, 100.0)},
+        metadata={"help": "Feedback damping, relative to the mean moment. Higher relies less on text.", "range": (1e-3, 100.0)},
     )
 
     @property
@@ -95,7 +100,7 @@ class CodebookAutoencoder(Method):
         return _shapes(self, rows, cols, *rate_steps(self, rows, cols)[size - 1])
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Distances from pieces to codewords; with feedback also the passes over the text and the corrections."""
+        """Time for distances from pieces to codewords and, with feedback, for passes over the text and corrections."""
         length, bits = rate_steps(self, rows, cols)[max(size, 1) - 1]
         pieces = self.stages * rows * cols / length
         learning = self.iterations * min(pieces, 128 << bits)
@@ -125,7 +130,7 @@ def _shapes(method: CodebookAutoencoder, rows: int, cols: int, length: int, bits
 
 @lru_cache(maxsize=256)
 def rate_steps(method: CodebookAutoencoder, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
-    """(codeword length, bits) of each size. Each stores more than the one before, in either unit, and has a smaller error."""
+    """(codeword length, bits) of each size. Each stores at least as much as the one before in both units, with less error."""
     if method.codeword_length:
         return tuple((method.codeword_length, bits) for bits in range(1, LARGEST_BITS + 1))
     steps: list[tuple[int, int]] = []

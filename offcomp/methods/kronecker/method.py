@@ -10,12 +10,13 @@ Stored: A (terms, m1 n1) and B (terms, m2 n2), one term per row, and the two hei
 terms · (m1 n1 + m2 n2) + 2 parameters.
 
 The shapes depend only on rows and cols. By default the factors are as equal in size as the divisors allow, which makes a term
-cheap; among equally cheap shapes the widest A wins. A (rows, 1) with B (1, cols), and the mirror image, are excluded: they are
-the SVD. On the weights of MiniLM-L6 no other shape comes close to the SVD at equal size (`benchmarks/methods_quality.py`).
+cheap; among equally cheap shapes the widest A is chosen. A (rows, 1) with B (1, cols), and the mirror image, are excluded, as
+they would be the SVD. On the weights of MiniLM-L6 no other shape comes close to the SVD at equal size
+(`benchmarks/methods_quality.py`).
 
 The official repository of arXiv 2302.04045 also sums r terms (50 in its configuration, whatever the ratio). All its factors are
 (⌈√rows⌉, ⌈√cols⌉), so the sum is larger than the matrix and is cropped to it, and Adam trains them from a random start on the
-autoencoder's losses. Here the shapes divide the matrix, the number of terms follows from the budget, and the sum is optimal.
+autoencoder's losses. Here the shapes divide the matrix, the budget determines the number of terms, and the sum is optimal.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Kronecker(Method):
     left_cols: int = field(
         default=0,
         metadata={
-            "help": "Columns of the left factor, rounded down likewise. 0 chooses factors of similar size.",
+            "help": "Columns of the left factor, rounded down to a divisor of the matrix's columns. 0 chooses automatically.",
             "range": (0, LONGEST_SIDE),
         },
     )
@@ -62,17 +63,17 @@ class Kronecker(Method):
         return _factor_shapes(rows, cols, self.left_rows, self.left_cols)
 
     def sizes(self, rows: int, cols: int) -> range:
-        """1 .. min(m1 n1, m2 n2) terms; the largest number is exact."""
+        """1 .. min(m1 n1, m2 n2) terms; the largest number reproduces the matrix exactly."""
         (m1, n1), (m2, n2) = self.factor_shapes(rows, cols)
         return range(1, min(m1 * n1, m2 * n2) + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """`size` left and right factors, one per row, and the heights of both."""
+        """The left and the right factors, `size` of each, one per row, and the heights of both."""
         (m1, n1), (m2, n2) = self.factor_shapes(rows, cols)
         return {"left": (size, m1 * n1), "right": (size, m2 * n2), "heights": Codes(2, HEIGHT_BITS)}
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Gram matrix of the rearranged matrix and its eigenvectors."""
+        """Time for the Gram matrix of the rearranged matrix and for its eigenvectors."""
         side = len(self.sizes(rows, cols))
         return 0.01 + 5e-11 * rows * cols * side + 1e-9 * side**3
 

@@ -1,19 +1,19 @@
-"""Magnitude pruning: keep the entries of largest absolute value and set all others to zero.
+"""Magnitude pruning: keep the entries with the largest absolute values and set all others to zero.
 
     minimise ‖W - Ŵ‖_F over Ŵ with `kept` nonzero entries
 
 The minimiser keeps the largest entries unchanged; the squared error is the sum of the squares of the others. This is the
-oldest criterion (Han et al., "Learning both Weights and Connections", NeurIPS 2015, section 3), without their retraining.
+classic criterion (Han et al., "Learning both Weights and Connections", NeurIPS 2015, section 3), without their retraining.
 
-Stored: the kept values, their positions, and the shape of the matrix. Positions are a mask, one bit per entry, or indices: how
-many entries each row keeps, and the column of each in ⌈log2 cols⌉ bits (cheaper than a flat index, which needs log2(rows) more
-bits). Each bit of the mask and each index counts as one stored number:
+Stored: the kept values, their positions, and the shape of the matrix. Positions are stored either as a mask with one bit per
+entry, or as indices: the number of entries kept in each row, and the column of each entry in ⌈log2 cols⌉ bits (cheaper than a
+flat index, which needs log2(rows) more bits). Each bit of the mask and each index counts as one stored number:
 
     mask       2 + kept + rows · cols          parameters, 1 bit per entry
     indices    2 + kept + kept + rows          parameters, ⌈log2 cols⌉ bits per column, ⌈log2(cols + 1)⌉ bits per row count
 
-`positions="auto"` takes whichever needs fewer bytes: the mask if more than about one entry in ⌈log2 cols⌉ is kept. A mask alone
-counts as many parameters as the matrix, so if the ratio counts parameters, only indices save anything.
+`positions="auto"` chooses whichever needs fewer bytes: the mask if more than about one entry in ⌈log2 cols⌉ is kept. A mask
+alone counts as many parameters as the matrix, so if the ratio counts parameters, only indices save anything.
 
 The official repository of arXiv 2302.04045 counts only the kept values.
 """
@@ -44,7 +44,7 @@ class Pruning(Method):
     positions: str = field(
         default="auto",
         metadata={
-            "help": "How positions are stored. auto minimises bytes; if the ratio counts parameters, indices keep more.",
+            "help": "How positions are stored. auto minimises bytes; if the ratio counts parameters, use indices to keep more.",
             "choices": ("auto", "mask", "indices"),
         },
     )
@@ -54,24 +54,24 @@ class Pruning(Method):
         return range(1, rows * cols + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Values in one row, so that int8 storage has a single scale, the two sides, and mask or indices."""
+        """Values (as a single row, so that int8 storage needs only one scale), the two sides, and mask or indices."""
         mask = {"mask": Codes(rows * cols, 1)}
         indices = {"columns": Codes(size, column_bits(cols)), "row_counts": Codes(rows, count_bits(cols))}
         chosen = {"mask": mask, "indices": indices, "auto": min(mask, indices, key=_packed_bytes)}[self.positions]
         return {"values": (1, size), "sides": Codes(2, SIDE_BITS), **chosen}
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Selection of the largest entries and packing of positions."""
+        """Time to select the largest entries and to pack their positions."""
         return 0.01 + 6e-8 * rows * cols
 
 
 def column_bits(cols: int) -> int:
-    """Bits of a column index."""
+    """Number of bits of a column index."""
     return max(1, (cols - 1).bit_length())
 
 
 def count_bits(cols: int) -> int:
-    """Bits of the number of entries kept in a row."""
+    """Number of bits needed to store how many entries a row keeps."""
     return cols.bit_length()
 
 

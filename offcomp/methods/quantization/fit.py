@@ -20,7 +20,7 @@ from offcomp.numerics.storage import pack
 def fit(
     method: Quantization, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Round to `size` bits. The seed is not used: nothing is random."""
+    """Round to `size` bits. The seed is not used, since nothing is random."""
     entries = matrix.float()
     shapes = method.tensor_shapes(len(matrix), matrix.shape[1], size)
     grid = _grid(method, entries, size, lambda fraction: report(0.8 * fraction))
@@ -69,13 +69,13 @@ def grid_levels(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _scales_and_zeros(grid: Mapping[str, Tensor], bits: int) -> tuple[Tensor, Tensor]:
-    """Both as (rows, blocks); for a symmetric grid the zero points follow from the scales."""
+    """Scales and zero points, both (rows, blocks); for a symmetric grid the zero points follow from the scales."""
     scales = grid["scales"].reshape(len(grid["scales"]), -1)
     return scales, grid["zeros"].reshape(scales.shape) if "zeros" in grid else symmetric_lowest(scales, bits)
 
 
 def _parts(shape: Sequence[int], width: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Bands of rows of limited size: (rows, columns, blocks) for the full-width blocks, then for the shorter last one."""
+    """Slices (rows, columns, blocks) of bands of rows: first the full-width blocks of a band, then its shorter last block."""
     rows, cols = shape
     whole = cols // width
     height = chunk_height(cols)

@@ -18,7 +18,7 @@ PerBlock = Float[Tensor, " blocks"]
 
 
 def spanning_grid(blocks: Blocks, bits: int, symmetric: bool) -> tuple[PerBlock, PerBlock]:
-    """(scale, lowest) of the grid that spans exactly the range of a block."""
+    """(scale, lowest) of the grid that spans exactly the range of each block."""
     levels = 2**bits - 1
     if symmetric:
         half = blocks.abs().amax(1)
@@ -38,7 +38,7 @@ def nearest_codes(blocks: Blocks, scale: PerBlock, lowest: PerBlock, bits: int) 
 
 
 def searched_grid(blocks: Blocks, bits: int, symmetric: bool) -> tuple[PerBlock, PerBlock]:
-    """(scale, lowest) with small squared error: the best fraction of the full range, refitted to its codes while that helps."""
+    """(scale, lowest) with a small squared error: the best fraction of the full range, then refitted as long as that helps."""
     full_scale, full_lowest = spanning_grid(blocks, bits, symmetric)
     centre = torch.zeros_like(full_scale) if symmetric else blocks.mean(1)
     scale, lowest = full_scale, full_lowest

@@ -1,10 +1,10 @@
 """Rounding to a uniform grid: each row, or each block of a row, has its own scale and stores integers of a few bits.
 
     ŵ = s (q - (2^bits - 1) / 2)      symmetric: 2^bits levels around zero, none of them zero itself
-    ŵ = z + s q                       asymmetric: 2^bits levels up from z
+    ŵ = z + s q                       asymmetric: 2^bits levels, starting at z
     q in 0 .. 2^bits - 1
 
-With blocks of b entries (the last one in a row may be shorter) and k = ⌈cols / b⌉ blocks per row the stored parameters are
+With blocks of b entries (the last one in a row may be shorter) and k = ⌈cols / b⌉ blocks per row, the stored parameters are
 
     rows · cols codes + rows · k scales (+ rows · k zero points) + 3 numbers for the decoder: cols, bits, block
 
@@ -13,13 +13,13 @@ with one scale per row they form a vector, which int8 storage leaves in float32.
 
 `search` shrinks the grid: entries outside it are clipped, and those inside are rounded more finely. It tries fractions of the
 full range, keeps the one with the least squared error, and then refits scale and zero point to the codes by least squares as
-long as that helps. At 2 and 3 bits most of the quality comes from this; without it the range is that of the block (round to
-nearest). Compare HQQ and the clipping search of Banner et al., "Post training 4-bit quantization", NeurIPS 2019
+long as that helps. At 2 and 3 bits most of the quality comes from this; without it the grid spans the whole range of the block
+(round to nearest). Compare HQQ and the clipping search of Banner et al., "Post training 4-bit quantization", NeurIPS 2019
 (arXiv 1810.05723).
 
 The official repository of arXiv 2302.04045 rounds each row to steps of (max - min) / 2^bits. That makes 2^bits + 1 levels, one
-more than this number of bits can represent. It still counts that many bits per entry plus two floats per row, and stores
-floats.
+more than this number of bits can represent. It nevertheless counts only that many bits per entry plus two floats per row, and
+actually stores floats.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Quantization(Method):
         default=False, metadata={"help": "Levels symmetric around zero. Otherwise a zero point is stored with each scale."}
     )
     search: bool = field(
-        default=True, metadata={"help": "Search for the range of least squared error. Otherwise use the range of the entries."}
+        default=True, metadata={"help": "Search for the range with the least squared error. Otherwise use that of the entries."}
     )
 
     def sizes(self, rows: int, cols: int) -> range:
@@ -73,5 +73,5 @@ class Quantization(Method):
         return min(self.block or cols, cols)
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Passes over the matrix: one to round and pack, about thirty to search."""
+        """Time for passes over the matrix: one to round and pack, about thirty to search."""
         return 0.01 + rows * cols * (2e-8 + 2e-8 * size + 1.5e-7 * self.search)

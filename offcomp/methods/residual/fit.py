@@ -1,4 +1,4 @@
-"""Fit and store the residual autoencoder: the full model, Z D alone or the SVD, whichever has the least error when stored."""
+"""Fit and store the residual autoencoder: the full model, Z D alone or the SVD, whichever has the least error once stored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fit(
 ) -> CompressedMatrix:
     """The best of the full model at this latent width, Z D alone and the SVD.
 
-    The spectrum bounds the last two from below, so they are rarely fitted.
+    The spectrum gives a lower bound on the errors of the last two, so they rarely need to be fitted.
     """
     rows, cols = matrix.shape
     weights = _weights(method, matrix, hints)
@@ -53,7 +53,7 @@ def fit(
 
 
 def _weights(method: ResidualAutoencoder, matrix: Tensor, hints: Hints | None) -> SideWeights:
-    """The metrics of the matrix: those of the SVD preset that `metric` names."""
+    """The metrics of the matrix: those of the SVD preset named by `metric`."""
     if hints is None or not method.calibrated:
         return SideWeights()
     weights = SideWeights.of(*group_metrics(hints, PRESETS[method.metric], 0.0, matrix.device))
@@ -64,7 +64,7 @@ def _weights(method: ResidualAutoencoder, matrix: Tensor, hints: Hints | None) -
 def _fitted(
     method: ResidualAutoencoder, matrix: Tensor, size: int, budget: Budget, weights: SideWeights, *, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Fit and store all parts at this size. The longer side becomes the rows, scaled so that no square underflows."""
+    """Fit and store all parts at this size. The longer side becomes the rows; scaling prevents underflow of squared entries."""
     rows, cols = matrix.shape
     transposed = rows < cols
     upright, sides = (matrix.T, weights.transposed) if transposed else (matrix, weights)
@@ -96,7 +96,7 @@ def _fitted(
 
 
 def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -> float:
-    """The squared error of the stored matrix in the metric."""
+    """The squared error of the stored matrix under the metric."""
     return weights.squared(matrix.float() - compressed.reconstruct().to(matrix.device))
 
 
@@ -117,6 +117,6 @@ def _stored_dense_parts(latents: Tensor, decoder: Decoder, scale: float, dtype: 
 
 
 def _stored_sparse_part(sparse: Sparse, total: int, scale: float, dtype: str) -> dict[str, Tensor]:
-    """Pack the sparse part of a matrix with `total` entries. It is fitted last and also corrects the rounding of the others."""
+    """Pack the sparse part of a matrix with `total` entries. As it is fitted last, it also corrects the others' rounding."""
     codes = {f"sparse.{name}": code for name, code in encode_positions(sparse.positions, total).items()}
     return pack({"sparse.values": scale * sparse.values[None], **codes}, dtype)

@@ -3,29 +3,31 @@
     Ŵ = Z D + φ(Z F + b) G + S,     minimise ‖R^½ (W - Ŵ) C^½‖_F,     φ = LeakyReLU
 
 Z (n, r) are free latents, one for each of the n = max(rows, cols) rows of the longer side (a wide W is transposed). D, F, b, G
-form a decoder shared by all latents, with h hidden units. S holds k sparse latents: individually stored entries of W. The
+form a decoder shared by all latents, with h hidden units. S contains k sparse latents: individually stored entries of W. The
 result is never worse than the SVD at the same budget, unit and storage dtype: the SVD is fitted too, and if it (or Z D alone)
-has the smaller error after rounding, it is stored instead. This refers to the weight error in the metric above; it is no
-guarantee for task scores. Three things make it better:
+has the smaller error after rounding, it is stored instead. This refers to the weight error in the metric above; it does not
+guarantee better task scores. Three things make it better:
 
-  interpolation   Z T⁻¹ and T D have the same product as Z and D, so r pivot rows of Z are made unit vectors and not stored.
+  interpolation   Z T⁻¹ and T D have the same product as Z and D, so r pivot rows of Z can be unit vectors and need no storage.
                   Nothing is learned here: a matrix of rank r has r (rows + cols - r) degrees of freedom, and the plain SVD, as
                   usually counted, stores r² more. This pays off at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
-  sparse latents  the entries that the low-rank part fits worst, alternating with Z D. A linear map cannot make this selection.
-  hidden units    one costs r + cols + 1 numbers, a rank rows + cols - 2 r: so they pay off for tall matrices. They are used
-                  with the plain metric, if one side is at least TALL times the other.
+  sparse latents  the entries that the low-rank part fits worst, refitted in alternation with Z D. A linear map cannot make this
+                  selection.
+  hidden units    a unit costs r + cols + 1 numbers and one more rank costs rows + cols - 2 r, so hidden units pay off for tall
+                  matrices. They are used only with the plain metric, and if one side is at least TALL times as long as the
+                  other.
 
-With n the longer and m the shorter side the stored parameters are
+With n the longer and m the shorter side, the stored parameters are
 
     r·(n - r)  latents Zᵀ, r·m  D, r  pivots, h·(r + m + 1)  F, b, G, 2k + 1  values and positions of S (none if k = 0)
 
     h = ⌊a_h · (r - 1)(n + m - r) / (r + m + 1)⌋,  k = ⌊a_s · (r - 1)(n + m - r) / 2⌋,  a = share / (1 - both shares)
 
-so that both parts get the shares set in the options. Each position counts as one parameter and takes about 7 bits
+which gives both parts the shares set in the options. Each position counts as one parameter and takes about 7 bits
 (`numerics.positions`).
 
 Sources: Banaei et al. (arXiv 2302.04045), without the encoder, for the idea of a decoder shared by free latents; Zhou and Tao,
-"GoDec", ICML 2011, for low rank plus sparse. Unlike both, we start from the SVD and count all parts.
+"GoDec", ICML 2011, for low rank plus sparse. Unlike both, we start from the SVD and count the storage of all parts.
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ TALL = 2
 
 
 def pivot_bits(rows: int) -> int:
-    """Bits of a row index."""
+    """Number of bits of a row index."""
     return max(1, (rows - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class ResidualAutoencoder(Method):
-    """Latents, a decoder whose hidden units start at zero output, sparse latents; weight error never larger than the SVD's."""
+    """Latents, a decoder whose hidden units start with zero output, sparse latents. Weight error at most that of the SVD."""
 
     name: ClassVar[str] = "autoencoder"
     style_key: ClassVar[str] = "residual"
@@ -60,7 +62,10 @@ class ResidualAutoencoder(Method):
 
     preset: str = field(
         default="residual",
-        metadata={"help": "Recipe. residual starts from the SVD; its weight error is never larger.", "choices": ("residual",)},
+        metadata={
+            "help": "Recipe. residual starts from the SVD and never has a larger weight error.",
+            "choices": ("residual",),
+        },
     )
     metric: str = field(
         default="plain",
@@ -73,10 +78,12 @@ class ResidualAutoencoder(Method):
         default=0.4, metadata={"help": "Share of the budget for individually stored entries.", "range": (0.0, 0.6)}
     )
     hidden_share: float = field(
-        default=0.12, metadata={"help": "Share of the budget for hidden units, in tall or wide matrices.", "range": (0.0, 0.3)}
+        default=0.12,
+        metadata={"help": "Share of the budget for hidden units, used for tall or wide matrices.", "range": (0.0, 0.3)},
     )
     rounds: int = field(
-        default=8, metadata={"help": "Alternations between low-rank and sparse part, before any training.", "range": (1, 100)}
+        default=8,
+        metadata={"help": "Alternating fits of the low-rank and sparse parts, before any training.", "range": (1, 100)},
     )
     steps: int = field(
         default=120,
@@ -89,14 +96,14 @@ class ResidualAutoencoder(Method):
         return self.metric != "plain"
 
     def counts(self, rows: int, cols: int, size: int) -> tuple[int, int]:
-        """Hidden units and sparse entries that go with a latent width."""
+        """Numbers of hidden units and sparse entries at a latent width."""
         long, short = max(rows, cols), min(rows, cols)
         hidden_share = 0.0 if self.calibrated or long < TALL * short else self.hidden_share
         dense = (size - 1) * max(0, long + short - size) / (1 - self.sparse_share - hidden_share)
         return int(hidden_share * dense / (size + short + 1)), min(int(self.sparse_share * dense / 2), long * short)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Latents except the pivot rows, decoder, pivots, hidden units, sparse entries."""
+        """Latents except the pivot rows, decoder, pivots, hidden units and sparse entries."""
         long, short = max(rows, cols), min(rows, cols)
         hidden, entries = self.counts(rows, cols, size)
         shapes: dict[str, Shape | Codes] = {
@@ -112,7 +119,7 @@ class ResidualAutoencoder(Method):
         return shapes
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """One SVD per round, and training steps if there are hidden units."""
+        """Time for one SVD per round, and for the training steps if there are hidden units."""
         hidden, _ = self.counts(rows, cols, size)
         training = self.steps * 6e-11 * max(rows, cols) * (size + hidden + 40) * (min(rows, cols) + size) if hidden else 0.0
         return 0.02 + (self.rounds + 1) * (SVD().seconds(rows, cols, size) + 3e-8 * rows * cols) + training

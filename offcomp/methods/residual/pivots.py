@@ -1,10 +1,10 @@
 """The interpolative form of a factor: some of its rows become unit vectors, so they need not be stored.
 
-For Z (rows, rank), the product Z D equals (Z T⁻¹)(T D) for any invertible T. Choosing T as the rows of Z at `rank` pivots
-leaves unit vectors there and saves rank² of the rank · (rows + cols) numbers: Z D has no more degrees of freedom than the rest.
-Pivots come from QR of Zᵀ with column pivoting, followed by swaps until no coefficient is larger than LARGEST, so that the form
-is well conditioned (Gu and Eisenstat, "Efficient algorithms for computing a strong rank-revealing QR factorization", SIAM J.
-Sci. Comput. 1996; Goreinov et al., "How to find a good submatrix", 2010).
+For Z (rows, rank), the product Z D equals (Z T⁻¹)(T D) for any invertible T. Choosing T as the rows of Z at `rank` pivots makes
+these rows unit vectors and saves rank² of the rank · (rows + cols) numbers, which leaves one number per degree of freedom of Z
+D. Pivots come from a QR decomposition of Zᵀ with column pivoting, followed by swaps until no coefficient is larger than
+LARGEST, so that the form is well conditioned (Gu and Eisenstat, "Efficient algorithms for computing a strong rank-revealing QR
+factorization", SIAM J. Sci. Comput. 1996; Goreinov et al., "How to find a good submatrix", 2010).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def interpolate(
 
 
 def _swap_until_bounded(coefficients: np.ndarray, pivots: np.ndarray) -> None:
-    """While the largest coefficient exceeds LARGEST, exchange its pivot for its row; in place."""
+    """While the largest coefficient exceeds LARGEST, replace its pivot with its row, in place."""
     rank = len(pivots)
     for _ in range(2 * rank):
         ends = int(coefficients.argmax()), int(coefficients.argmin())
@@ -65,7 +65,7 @@ def other_rows(pivots: Int64[Tensor, " rank"], rows: int) -> Int64[Tensor, " oth
 
 
 def with_pivots(others: Float[Tensor, "others rank"], pivots: Int64[Tensor, " rank"]) -> Float[Tensor, "rows rank"]:
-    """The full coefficients, from the rows that are not pivots and the pivots."""
+    """The full coefficients, given the non-pivot rows and the indices of the pivots."""
     full = others.new_zeros(sum(others.shape), len(pivots))
     full[pivots, torch.arange(len(pivots))] = 1
     full[other_rows(pivots, len(full))] = others

@@ -51,7 +51,7 @@ def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, 
     step = weights.weighted(error).contiguous()  # half the negative gradient
     weights.scale(step, -0.5)
     gain = squared_norm(step)
-    weights.scale(step, -0.5)  # the optimal step of each entry alone; the joint step goes almost twice its optimum
+    weights.scale(step, -0.5)  # each entry's own optimal step; the joint step is almost twice its optimum
     step *= OVER_RELAXATION * gain / max(weights.squared_in_float32(step), sys.float_info.min)
     before.add_to(step)
     before.add_to(error)

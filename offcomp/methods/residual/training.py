@@ -1,7 +1,7 @@
 """Joint training of all parts of the residual autoencoder: latents, linear decoder, hidden units and sparse part.
 
-The output of the hidden units starts at zero. Full-batch Adam with explicit gradients; the sparse part is chosen again every
-few steps. The best parts seen are kept.
+The output of the hidden units starts at zero. Training is full-batch Adam with explicit gradients; the positions of the sparse
+part are updated every few steps. The best parts seen are kept.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Decoder:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All tensors."""
+        """All parameter tensors."""
         return [self.linear, self.inner, self.bias, self.outer]
 
     def units(self, latents: Float[Tensor, "rows rank"]) -> Float[Tensor, "rows hidden"]:
@@ -88,7 +88,7 @@ def train(
     steps: int,
     report: Report,
 ) -> tuple[Float[Tensor, "rows rank"], Decoder, list[float]]:
-    """Train latents and decoder jointly, without metrics. The positions of S are chosen again every few steps.
+    """Train latents and decoder jointly, without metrics. The positions of S are updated every few steps.
 
     Returns the best parts seen, including the start, and the history of root mean square errors.
     """

@@ -1,1 +1,1 @@
-"""Truncated SVD, plain or in a metric from calibration text."""
+"""Truncated SVD, plain or under a metric from calibration text."""

@@ -1,4 +1,4 @@
-"""The truncated SVD in a metric of rows and columns, and its decoders."""
+"""The truncated SVD under metrics of rows and columns, and its decoders."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from offcomp.numerics.storage import pack
 from offcomp.numerics.svd import low_rank_factors
 
 Metrics = tuple[Metric | None, Metric | None]
-"""Metrics of rows and columns; None is the identity."""
+"""Metrics of rows and columns; None stands for the identity."""
 
 
 def fit(
     method: SVD, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Truncate to this rank. The seed is not used: the result is unique."""
+    """Truncate to this rank. The seed is not used, since the result is unique."""
     metrics: Metrics = (None, None)
     if hints is not None and method.calibrated:
         metrics = group_metrics(hints, method.sources, method.shrinkage, matrix.device)
@@ -32,7 +32,7 @@ def fit(
 
 
 def truncated(method: SVD, metrics: Metrics, matrix: Tensor, rank: int, dtype: str) -> CompressedMatrix:
-    """Store the best matrix of this rank in these metrics."""
+    """Store the best matrix of this rank under these metrics."""
     target = matrix.float()
     norms = _row_norms(target)
     if method.preset == "direction":
@@ -53,7 +53,7 @@ def _diagnostics(metrics: tuple[Metric | None, Metric | None], shrinkage: float)
 
 
 def _row_norms(matrix: Tensor) -> Tensor:
-    """Row norms, computed in float64: squares of tiny entries underflow in float32."""
+    """Row norms, computed in float64, since squares of tiny entries underflow in float32."""
     return torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).float()
 
 

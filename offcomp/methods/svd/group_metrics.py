@@ -1,19 +1,20 @@
 """Build the metrics of both sides of a stacked matrix from the statistics of the group's members.
 
-Each member has a row metric and a column metric, in its canonical view (outputs, inputs). For a transposed member the two swap.
-In the stacked matrix
+Each member has a row metric and a column metric, in its canonical view (outputs, inputs). For a transposed member the two are
+swapped. In the stacked matrix
 
-    rows        have a block-diagonal metric with one block per member, the identity for a member without one
+    rows        have a block-diagonal metric with one block per member, a multiple of the identity for a member without one
     columns     are shared, so their metric is the mean over the members that have one
 
-A second moment is divided by its mean eigenvalue, so that no layer dominates by the size of its activations, and moments that
-are multiples of the identity give the plain SVD. Weights from gradients keep their proportions between members.
+A second moment is divided by its mean eigenvalue, so that no layer dominates merely because its activations are large, and so
+that moments that are multiples of the identity give the plain SVD. Gradient-based weights are not normalised per member, so
+their relative sizes across members are kept.
 
 In a mixed group (`stack="residual"`) the inputs of members that read the residual stream are columns, and those of members that
-write to it are rows. With an input metric, the shared columns are therefore weighted by what is read from the residual stream,
-for all members, and the rows of the writers by their own inputs.
+write to it are rows. With an input metric, the shared columns of all members are therefore weighted by what is read from the
+residual stream, and the rows of members that write to it are weighted by those members' own inputs.
 
-The input of an embedding is the token: an input metric weights its rows by each token's frequency in the text.
+The input of an embedding is a token, so an input metric weights the embedding's rows by each token's frequency in the text.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ OF_INPUTS = ("magnitude", "diagonal", "full")
 def group_metrics(
     hints: Hints, sources: tuple[str, str], shrinkage: float, device: device
 ) -> tuple[Metric | None, Metric | None]:
-    """Metrics of the rows and columns of a stacked matrix, on `device`; None is the identity.
+    """Metrics of the rows and columns of a stacked matrix, on `device`; None stands for the identity.
 
-    Full row blocks are computed for each use: all of them can take several times as much memory as the matrix.
+    Full row blocks are recomputed for each use, since together they can take several times as much memory as the matrix.
 
     Raises InputError if the hints lack what a source needs.
     """
@@ -67,7 +68,7 @@ class _Side:
 
 
 def _sides(hints: Hints, index: int, sources: tuple[str, str]) -> tuple[_Side | None, _Side | None]:
-    """The member's sides along the rows and the columns of the stacked matrix; None if without a metric."""
+    """The member's sides along the rows and the columns of the stacked matrix; None for a side without a metric."""
     row_source, column_source = sources
     if hints.embeddings[index] and (row_source == "full" or column_source in OF_INPUTS):
         row_source = "diagonal"
@@ -93,7 +94,9 @@ def _of_rows(statistics: Statistics, source: str) -> Tensor:
 
 def _known(statistic: Tensor | None, name: str) -> Tensor:
     if statistic is None:
-        raise InputError(f"the hints have no {name}, which this metric needs; calibrate with text, or choose another metric")
+        raise InputError(
+            f"the hints have no {name}, which this metric needs; provide calibration text, or choose a different metric"
+        )
     return statistic
 
 
@@ -109,7 +112,7 @@ def _normalised(moment: Tensor) -> Tensor:
     """
     wide = moment.double()
     if num_not_finite(wide):
-        raise InputError("the calibration text gives moments that are not finite; check the model's weights")
+        raise InputError("the moments of the calibration text are not finite; check the model's weights")
     mean = (wide if wide.ndim == 1 else wide.diagonal()).mean()
     return wide / mean if mean > 0 else wide
 

@@ -1,9 +1,9 @@
-"""Truncated singular value decomposition in a row metric and a column metric.
+"""Truncated singular value decomposition under a row metric and a column metric.
 
     minimise ‖R^½ (W - A B) C^½‖_F over A (rows, rank), B (rank, cols)
 
 Stored: A and B, rank · (rows + cols) parameters; with preset "direction" also the row norms, rank · (rows + cols) + rows. Below
-the break-even rank this is less than the matrix itself; above it the matrix stays dense. The squared error in the metrics is
+the break-even rank this is less than the matrix itself; above it the matrix stays dense. The squared error under the metrics is
 the tail of the spectrum, Σ_{j > rank} σ_j² (Eckart and Young 1936). W is (outputs, inputs), as in PyTorch; R and C are
 
     preset            R                  C                 source
@@ -17,11 +17,11 @@ the tail of the spectrum, Σ_{j > rank} σ_j² (Eckart and Young 1936). W is (ou
 
 where x are the inputs, g the gradients at the outputs, F the mean over texts of the squared gradient of the log-likelihood (per
 text, never the square of a batch mean), and S the same for the absolute gradient. The FWSVD paper writes y = x W, so its "rows"
-are inputs: that is `fwsvd_columns`. The official code of Banaei et al. weights the rows of PyTorch's W: `fwsvd_rows`. For
+are inputs; this is `fwsvd_columns`. The official code of Banaei et al. weights the rows of PyTorch's W (`fwsvd_rows`). For
 absolute gradients it multiplies a row by Σ_j S_ij, which is the square of our R.
 
 Preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2021) truncates the matrix of unit rows u_i and then
-restores the length of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i on the span of B,
+restores the length of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i onto the span of B,
 this maximises Σ_i cos²(w_i, ŵ_i) exactly. Zero rows stay zero.
 
 The SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD with the number of iterations chosen on test
@@ -49,15 +49,16 @@ PRESETS = {
 }
 """Preset -> sources of a weight's row metric and column metric."""
 PRESET_HELP = (
-    "What is minimised: plain weight error; direction of rows; Fisher weights on outputs (fwsvd_rows, official code) or inputs "
-    "(fwsvd_columns, FWSVD paper); absolute gradients; mean inputs (asvd); output error (whitened); both sides (two_sided)."
+    "What is minimised: weight error (plain); angle of each row (direction); weight error weighted by Fisher information of "
+    "outputs (fwsvd_rows, official code) or of inputs (fwsvd_columns, FWSVD paper), by absolute gradients (l1_sensitivity) "
+    "or by mean absolute inputs (asvd); output error (whitened); output error weighted by gradients (two_sided)."
 )
 SIDE_CHOICES = ("preset", *SOURCES)
 
 
 @dataclass(frozen=True)
 class SVD(Method):
-    """Best low-rank approximation of the stacked matrix, in the metrics of a preset."""
+    """Best low-rank approximation of the stacked matrix, under the metrics of a preset."""
 
     name: ClassVar[str] = "svd"
     style_key: ClassVar[str] = "svd"
@@ -69,21 +70,21 @@ class SVD(Method):
     row_metric: str = field(
         default="preset",
         metadata={
-            "help": "Metric of the rows of each weight, its outputs: the preset's, none, or from gradients at the outputs.",
+            "help": "Metric of each weight's rows (its outputs): the preset's, none, or from gradients at the outputs.",
             "choices": SIDE_CHOICES,
         },
     )
     column_metric: str = field(
         default="preset",
         metadata={
-            "help": "Metric of the columns of each weight, its inputs: the preset's, none, or from second moments of inputs.",
+            "help": "Metric of each weight's columns (its inputs): the preset's, none, or from second moments of the inputs.",
             "choices": SIDE_CHOICES,
         },
     )
     shrinkage: float = field(
         default=0.0,
         metadata={
-            "help": "Shrinkage toward the identity metric. 0 is the papers'; 0.1 is more robust on small calibration sets.",
+            "help": "Shrinkage toward the identity metric. The papers use 0; 0.1 is more robust with little calibration text.",
             "range": (0.0, 1.0),
         },
     )

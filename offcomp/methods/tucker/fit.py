@@ -19,7 +19,7 @@ from offcomp.numerics.svd import leading_eigenvectors, low_rank_factors
 def fit(
     method: Tucker, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Decompose at this rank. The seed is not used: nothing is random."""
+    """Decompose at this rank. The seed is not used, since nothing is random."""
     rows, cols = matrix.shape
     sides = method.tensor_sides(rows, cols)
     samples = matrix.float()

@@ -1,7 +1,7 @@
 """Tucker decomposition of the group as a stack of slabs.
 
-The (rows, cols) matrix is cut into equal horizontal slabs and reshaped to a tensor T (slabs, height, cols): with six slabs, six
-stacked (384, 384) matrices become (6, 384, 384). The slabs share one basis for their rows and one for their columns:
+The (rows, cols) matrix is cut into equal horizontal slabs and reshaped into a tensor T (slabs, height, cols): with six slabs,
+six stacked (384, 384) matrices become (6, 384, 384). The slabs share one basis for their rows and one for their columns:
 
     minimise ‖T - core ×₁ P ×₂ L ×₃ R‖_F over core (p, l, r), P (slabs, p), L (height, l), R (cols, r)
 
@@ -10,18 +10,19 @@ Stored at a single size s, with l = min(s, height) and r = min(s, cols), both ca
     p · l · r + height · l + cols · r                     p = slabs: P is a rotation and is absorbed into the core
     p · l · r + height · l + cols · r + slabs · p         p = `slab_rank` < slabs
 
-The higher-order SVD (De Lathauwer et al., "A multilinear singular value decomposition", 2000) is the start. A fixed number of
-rounds of higher-order orthogonal iteration (same authors, "On the best rank-1 and rank-(R1, ..., RN) approximation", 2000,
-section 4) improves it. Singular vectors come from Gram matrices that are accumulated slab by slab. A single slab gives the SVD
-with its diagonal core stored in full, which is never better than the SVD itself.
+Fitting starts from the higher-order SVD (De Lathauwer et al., "A multilinear singular value decomposition", 2000) and improves
+it by a fixed number of rounds of higher-order orthogonal iteration (same authors, "On the best rank-1 and rank-(R1, ..., RN)
+approximation", 2000, section 4). Singular vectors come from Gram matrices that are accumulated slab by slab. A single slab
+gives the SVD with its diagonal core stored in full, which is never better than the SVD itself.
 
-By default slabs are about 16 rows high. From size 16 on L then has full rank, and the result is the SVD at the cost of 256 more
-numbers. For the query, key and value weights of MiniLM-L6, individually and as groups, no taller slabs lose less at 2, 3 and 4
-times fewer parameters. At 8 times fewer, the group of value matrices has an error of .835, against .828 with one slab per
-matrix; at 20 times it is .925 against .912. Use one slab per matrix there (`benchmarks/tucker_slabs.py`).
+By default slabs are about 16 rows high. At sizes of 16 and above, L then has full rank, and the result is the SVD at the cost
+of 256 extra numbers. For the query, key and value weights of MiniLM-L6, individually and as groups, taller slabs have no
+smaller error at 2, 3 and 4 times fewer parameters. At 8 times fewer, the group of value matrices has an error of .835, against
+.828 with one slab per matrix; at 20 times fewer it is .925 against .912. Use one slab per matrix there
+(`benchmarks/tucker_slabs.py`).
 
-The official repository of arXiv 2302.04045 uses the attention heads of a matrix as slabs, those of all layers if they form one
-group, and square slabs of word embeddings, padded with rows of zeros. Its ranks are given for all three sides; it starts from
+The official repository of arXiv 2302.04045 uses the attention heads of a matrix as slabs (of all layers if they form one group)
+and, for word embeddings, square slabs padded with rows of zeros. Its ranks are specified for all three sides; it starts from
 tensorly's `tucker`, and Adam trains core and factors on the autoencoder's losses.
 """
 
@@ -51,7 +52,7 @@ class Tucker(Method):
     slabs: int = field(
         default=0,
         metadata={
-            "help": "Equal slabs of rows, rounded down to a divisor of the rows. 0 makes them about 16 rows high.",
+            "help": "Number of equal slabs, rounded down to a divisor of the rows. 0 makes them about 16 rows high.",
             "range": (0, MOST_SLABS),
         },
     )
@@ -64,7 +65,7 @@ class Tucker(Method):
     )
 
     def tensor_sides(self, rows: int, cols: int) -> tuple[int, int, int]:
-        """(slabs, height, cols) of the tensor to which a (rows, cols) matrix is reshaped."""
+        """(slabs, height, cols) of the tensor into which a (rows, cols) matrix is reshaped."""
         slabs = _divisor_below(rows, self.slabs) if self.slabs else rows // _divisor_near(rows, USUAL_HEIGHT)
         return slabs, rows // slabs, cols
 
@@ -94,7 +95,7 @@ class Tucker(Method):
         return self.slab_rank == 0 or self.slab_rank >= slabs
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """An SVD of both unfoldings at the start and a narrower one in every round."""
+        """Time for an SVD of both unfoldings at the start, and for a narrower one in every round."""
         slabs, height, _ = self.tensor_sides(rows, cols)
         mixtures, left, right = self.ranks(rows, cols, size)
         a_round = slabs * height * cols * (left + right) + height**2 * slabs * right + cols**2 * slabs * left
@@ -108,7 +109,7 @@ def _divisor_below(number: int, limit: int) -> int:
 
 
 def _divisor_near(number: int, wanted: int) -> int:
-    """The divisor of `number` that is nearest to `wanted` by ratio; the smaller one in a tie."""
+    """The divisor of `number` that is nearest to `wanted` by ratio; in a tie, the smaller one."""
     above = next((divisor for divisor in range(wanted, number + 1) if number % divisor == 0), number)
     below = _divisor_below(number, wanted)
     return below if below * above >= wanted**2 else above

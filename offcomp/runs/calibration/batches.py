@@ -1,4 +1,4 @@
-"""Turn text into batches of tokens, with a mask of the tokens that count."""
+"""Turn text into batches of tokens, with a mask of the tokens that are included in statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TokenBatch:
     """Texts of similar length, padded on the right.
 
     inputs      the model's inputs: input_ids, attention_mask and so on, each (texts, tokens)
-    counted     (texts, tokens) bool: tokens that moments are computed over; never padding
+    counted     (texts, tokens) bool: whether a token is included in the moments; never true for padding
     num_cut     number of truncated texts
     """
 
@@ -36,7 +36,7 @@ class TokenBatch:
         return self.inputs["attention_mask"].bool()
 
     def parts(self, num_tokens: int, at_least: int = 1) -> Iterator[TokenBatch]:
-        """Split into batches of similar height, each of at most `num_tokens` tokens but at least `at_least` texts."""
+        """Split into batches of about equally many texts, with at most `num_tokens` tokens but at least `at_least` texts."""
         texts = len(self.counted)
         height = max(1, num_tokens // self.counted.shape[1])
         number = min(-(-texts // height), max(1, texts // at_least))
@@ -48,13 +48,13 @@ class TokenBatch:
 def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:
     """Batch `texts`, each truncated to `max_tokens`; special tokens count only if `special_tokens` is set.
 
-    Texts are preprocessed as a sentence-transformers folder declares, for example with a prompt or in lower case.
+    Texts are preprocessed as the sentence-transformers folder specifies, for example by prepending a prompt or lower-casing.
 
     Raises InputError if the model has no tokenizer, or if its tokenizer has no padding token.
     """
     tokenizer = loaded.tokenizer
     if tokenizer is None:
-        raise InputError(f"{loaded.info.model} has no tokenizer, so it cannot read calibration text; add tokenizer.json")
+        raise InputError(f"{loaded.info.model} has no tokenizer for the calibration text; add tokenizer.json to its folder")
     if not can_pad(tokenizer):
         raise InputError(f"the tokenizer of {loaded.info.model} has no padding token; add a pad_token to its config")
     limit = longest_text(loaded.model, max_tokens)
@@ -85,7 +85,7 @@ def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, sp
 
 
 def _prepared(loaded: LoadedModel, texts: Sequence[str]) -> list[str]:
-    """The texts, preprocessed as the model's folder declares."""
+    """The texts, preprocessed as the model's folder specifies."""
     try:
         return [loaded.sentence_modules.prepared(text) for text in texts]
     except ModelError:

@@ -1,9 +1,9 @@
 """Per-text gradients of the model's log-likelihood w.r.t. its weights, and second moments of gradients at outputs.
 
 The gradient of one text w.r.t. W is G = Σ_t g_t x_tᵀ over its tokens, with g the gradient at the output of W and x its input.
-The texts of a batch are independent, so one backward pass of the summed log-likelihoods gives every g, and G is formed text by
-text: the Fisher information is the mean of the squared G, never the square of a mean. If a module is used several times (shared
-layers), its uses are summed before squaring. For an embedding tied to a head, only its use as an embedding counts.
+The texts of a batch are independent, so one backward pass through the summed log-likelihoods gives every g, and G is formed
+text by text. The Fisher information is the mean of the squared G, never the square of a mean. If a module is used several times
+(shared layers), its uses are summed before squaring. For an embedding tied to a head, only its use as an embedding counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.moments import counted_tokens, is_embedding, modules_of
 
 TOKENS_AT_ONCE = 64
-"""Activations for the backward pass are kept for at most this many tokens, or for one text if it is longer."""
+"""Activations are kept for the backward pass for at most this many tokens at a time, or for one text if that is longer."""
 
 LogLikelihood = Callable[[TokenBatch], Tensor]
 """A batch -> the log-likelihood of each text (texts,), with its autograd graph."""
@@ -31,7 +31,7 @@ LogLikelihood = Callable[[TokenBatch], Tensor]
 
 @dataclass
 class GradientSums:
-    """Sums for one weight W (rows, cols) over texts or, for the moment, tokens; holds only the requested statistics.
+    """Sums of the requested statistics of one weight W (rows, cols): over texts or, for the moment, over tokens.
 
     fisher, sensitivity     in `sums`, (rows, cols): squared and absolute gradients
     row_moment              (rows, rows) float64: g gᵀ
@@ -44,7 +44,7 @@ class GradientSums:
     num_tokens: int = 0
 
     def add_texts(self, uses: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add the gradients of the texts of a batch, from pairs of inputs and gradients (texts, tokens, width)."""
+        """Add each text's gradient, given inputs and output gradients (texts, tokens, width) for every use of the module."""
         self.num_texts += len(uses[0][0])
         for text in range(len(uses[0][0])):
             rows, gradient = _gradient([(inputs[text], at_output[text]) for inputs, at_output in uses])
@@ -61,9 +61,11 @@ class GradientSums:
             self.row_moment.addmm_(vectors.T, vectors)
 
     def means(self) -> dict[str, Tensor]:
-        """The means of the requested statistics; call once, as it overwrites the sums. Raises InputError without any text."""
+        """The means of the requested statistics; call once, as it overwrites the sums. Raises InputError if there are none."""
         if not (self.num_texts or self.num_tokens):
-            raise InputError(f"no gradient reaches {self.spec.name}, so its metric is unknown; choose another module or metric")
+            raise InputError(
+                f"no gradient reaches {self.spec.name}, so its metric is unknown; use a different module or metric"
+            )
         means = {name: total.div_(self.num_texts) for name, total in self.sums.items()}
         if self.row_moment is not None:
             means["row_moment"] = self.row_moment.div_(self.num_tokens)
@@ -71,7 +73,7 @@ class GradientSums:
 
 
 def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
-    """(row indices, these rows of G) for one text over all uses; for an embedding only the rows of tokens that occur."""
+    """(row indices, these rows of G) for one text over all uses; for an embedding, only the rows of tokens that occur."""
     if uses[0][0].is_floating_point():
         return slice(None), sum((at_output.T @ inputs for inputs, at_output in uses), torch.zeros(()))
     tokens, row = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
@@ -151,11 +153,14 @@ class _Backward:
     def _by_text(self, spec: ModuleSpec, values: Tensor, numbers: bool) -> Tensor:
         """Reshape values to (texts, tokens, width), or (texts, tokens) for token ids.
 
-        Raises InputError if they do not belong to single texts, as position vectors do not.
+        Raises InputError if the values do not belong to individual texts (position embeddings, for example, do not).
         """
         texts = len(self.batch.counted)
         width = () if numbers else values.shape[-1:]
         leading = values.shape if numbers else values.shape[:-1]
         if leading and leading[0] in (texts, self.batch.counted.numel()):
             return values.reshape(texts, -1, *width)
-        raise InputError(f"gradients of {spec.name} cannot be separated by text; choose another module or a metric of inputs")
+        raise InputError(
+            f"the gradients of {spec.name} cannot be separated into individual texts; "
+            "choose a different module or an input metric"
+        )

@@ -17,11 +17,11 @@ from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules_of
 
 Changes = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
-"""Returns replacements for a model's own matrices, for example the reconstructions of one group after the other."""
+"""Returns replacements for a model's own matrices, for example the reconstructions of one group after another."""
 
 
 class TextStatistics(Protocol):
-    """What `GroupHints` needs from a model and text; see `offcomp.runs.calibration.passes.Calibration`."""
+    """The interface that `GroupHints` needs, implemented by `offcomp.runs.calibration.passes.Calibration`."""
 
     loaded: LoadedModel
     batches: list[TokenBatch]
@@ -62,7 +62,7 @@ class TextStatistics(Protocol):
 
 
 class GroupHints:
-    """The `Hints` of a group of modules of a loaded model."""
+    """The `Hints` for a group of modules of a loaded model."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class GroupHints:
         self.calibration = calibration
 
     def statistics(self, index: int) -> MemberStatistics:
-        """Statistics of a member on inputs that reflect the substituted members, each computed when it is read."""
+        """Statistics of a member with all substituted members in place, each computed when it is accessed."""
         return MemberStatistics(self, self.specs[index], self.embeddings[index])
 
     def release(self) -> None:
@@ -93,12 +93,12 @@ class GroupHints:
         self.calibration.forget()
 
     def use_compressed_predecessors(self) -> None:
-        """From now on compute statistics on the model with the previously compressed groups in it."""
+        """From now on, compute statistics on the model with the previously compressed groups in place."""
         self.has_substitutes = True
         self.calibration.change(self._before)
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
-        """From now on compute statistics with a member's reconstruction, given in its stacked orientation, in the model."""
+        """From now on, compute statistics with a member replaced by its reconstruction (in its stacked orientation)."""
         self.has_substitutes = True
         self.calibration.substitute(self.specs[index], reconstruction.T if self.transposed[index] else reconstruction)
 
@@ -109,7 +109,7 @@ class GroupHints:
             self.calibration.restore()
 
     def output_error(self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool) -> float | None:
-        """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members, X the inputs in the original model, tokens weighted as for the moments.
+        """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members; X are the inputs in the original model, with tokens weighted as for the moments.
 
         Measured on held-out text or on the text used for fitting. None if there is no such text, or if the outputs are zero.
         Undoes all substitutions.
@@ -118,7 +118,7 @@ class GroupHints:
         return share_of_outputs(self.calibration.output_errors(reconstructions, held_out=held_out).values())
 
     def summary(self) -> dict[str, Any]:
-        """For the record: the amount of text, and tokens per dimension of the widest member input."""
+        """A summary for the run's record: the amount of text, and tokens per dimension of the widest member input."""
         calibration = self.calibration
         num_tokens = sum(int(batch.counted.sum()) for batch in calibration.batches)
         width = max(spec.rows if lookup else spec.cols for spec, lookup in zip(self.specs, self.embeddings, strict=True))
@@ -170,7 +170,7 @@ class MemberStatistics:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the text that reached the module."""
+        """Number of tokens that reached the module."""
         return self._hints.moments(self._spec).num_tokens
 
     @property

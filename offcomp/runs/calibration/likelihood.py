@@ -1,12 +1,13 @@
 """The log-likelihood that a model assigns to a text; its gradient measures the importance of each weight.
 
-masked language model       log p of a seeded 15% of tokens that are masked; without a mask token, of all tokens, unmasked
+masked language model       log p of a random 15 % of the tokens (fixed seed), which are masked; if there is no mask token, of
+                            all tokens, unmasked
 causal language model       log p of each next token
 encoder-decoder             log p of the same text, token by token, at the decoder
-sequence classifier         log p of a label sampled from the model's own output: the true Fisher information
-any other model             the sentence embedding e, always the mean of the last hidden states over tokens regardless of the
-                            declared pooling, as the mean of a Gaussian of unit variance: a sample e + ε has the gradient of
-                            ε·e, ε from N(0, 1), again the true Fisher
+sequence classifier         log p of a label sampled from the model's own output, which gives the true Fisher information
+any other model             log density of a sample e + ε from a unit-variance Gaussian around the sentence embedding e, with ε
+                            from N(0, 1): its gradient is that of ε·e and again gives the true Fisher information. e is always
+                            the mean of the last hidden states over tokens, whatever pooling is configured
 """
 
 from __future__ import annotations

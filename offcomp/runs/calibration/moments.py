@@ -1,6 +1,6 @@
 """Second moments of the inputs of weight matrices, from forward passes with hooks.
 
-A full moment of inputs of width d is a (d, d) matrix in float64, 8 d² bytes, which for a wide layer exceeds its weights.
+A full moment of inputs of width d is a (d, d) matrix in float64: 8 d² bytes, more than the weights of a wide layer.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.weights import stored_view
 from offcomp.runs.calibration.batches import TokenBatch
 
-TOKENS_AT_ONCE = 256  # at most, per forward pass, so that activations stay small next to the model
+TOKENS_AT_ONCE = 256  # maximum per forward pass, so that activations stay small compared with the model
 SHORTEST = 0.1
-"""Smallest output length in token weights, as a share of the median length; see `token_weights`."""
+"""Lower bound on output lengths in token weights, relative to the median length; see `token_weights`."""
 
 
 @dataclass(frozen=True)
 class InputMoments:
-    """Sums in float64 over the tokens that reached a weight matrix W (rows, cols).
+    """Means in float64 over the tokens that reached a weight matrix W (rows, cols).
 
-    second      (cols, cols): weighted mean of x xᵀ; for an embedding (rows,): the relative frequency of each token
+    second      (cols, cols): weighted mean of x xᵀ; for an embedding, (rows,): the relative frequency of each token
     magnitude   (cols,): mean of |x|; None for an embedding
     """
 
@@ -41,11 +41,11 @@ class Watcher(Protocol):
     """Called for each use of a module in a forward pass."""
 
     def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
-        """`inputs` (tokens, cols), for an embedding token ids (tokens,); `output` (tokens, rows or hidden)."""
+        """`inputs` are (tokens, cols), or token ids (tokens,) for an embedding; `output` is (tokens, rows or hidden)."""
 
 
 def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
-    """The modules that hold a weight: one, or several tied embeddings. A head tied to an embedding is not included."""
+    """The modules that use a weight: one, or several tied embeddings. A head tied to an embedding is not included."""
     tied = [model.get_submodule(path.rpartition(".")[0]) for path in (spec.path, *spec.tied)]
     alike = [module for module in tied if is_embedding(module) == is_embedding(tied[0])]
     return list(dict.fromkeys(alike))
@@ -59,8 +59,8 @@ class _AllSeen(Exception):
 class Watch:
     """Forward passes in which each use of the watched modules calls `watcher` with the tokens that count.
 
-    The first pass counts the uses; later passes stop after the last one, which saves half of the time on average if a
-    single module is watched.
+    The first pass counts the uses; later passes stop after the last use, which on average halves the time if a single module is
+    watched.
     """
 
     model: PreTrainedModel
@@ -71,8 +71,8 @@ class Watch:
     def run(self, batches: Sequence[TokenBatch]) -> None:
         """Run forward passes over all batches, without gradients.
 
-        Values that do not belong to a text, such as position vectors, are the same in every part of a batch and count once.
-        They are recognised by their shape, so no part may be a single text.
+        Values that do not belong to a text, such as position embeddings, are the same in every part of a batch and are counted
+        once. They are recognised by their shape, so no part may consist of a single text.
         """
         for batch in batches:
             for number, part in enumerate(batch.parts(TOKENS_AT_ONCE, at_least=2)):
@@ -110,7 +110,7 @@ def is_embedding(module: nn.Module) -> bool:
 def counted_tokens(values: Tensor, counted: Tensor, numbers: bool = False) -> Tensor:
     """Select the vectors (tokens, width), or numbers (tokens,), of the tokens that count.
 
-    Values that are not laid out by text and token (pooled vectors, position vectors) are all selected.
+    Values that are not laid out by text and token (pooled vectors, position embeddings) are all selected.
     """
     by_token = values.shape if numbers else values.shape[:-1]
     flat = values.reshape(-1) if numbers else values.reshape(-1, values.shape[-1])
@@ -160,10 +160,10 @@ class MomentSums:
         self._tokens[spec] = self._tokens.get(spec, 0) + tokens
 
     def means(self, spec: ModuleSpec) -> InputMoments:
-        """The means of a module; call once, as it overwrites the sums. Raises InputError if no token reached it."""
+        """The means of a module; call once, as it overwrites the sums. Raises InputError if no token reached the module."""
         tokens, weight = self._tokens.get(spec, 0), self._weight.get(spec) or 1.0
         if tokens == 0:
-            raise InputError(f"no token of the calibration text reaches {spec.name}; choose another module or longer text")
+            raise InputError(f"no token of the calibration text reaches {spec.name}; choose a different module or longer texts")
         if spec in self._occurrences:
             return InputMoments(tokens, self._occurrences[spec] / weight)
         return InputMoments(tokens, self._second.pop(spec).div_(weight), self._magnitude[spec].div_(tokens))
@@ -179,7 +179,7 @@ def sum_moments(
 
 
 def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> dict[ModuleSpec, ModuleSpec]:
-    """Each module -> the first module that gets the same input tensor, as query, key and value of a layer do."""
+    """Each module -> the first module with the same input tensor; query, key and value of a layer share theirs, for example."""
     seen: dict[int, tuple[ModuleSpec, Tensor]] = {}  # keep the tensors alive, so that no two share an id
     first: dict[ModuleSpec, ModuleSpec] = {}
 

@@ -1,4 +1,4 @@
-"""Calibration: statistics from passes of text through a model, and control of when the model is in memory."""
+"""Calibration: statistics from passes over text, and control over when the model is in memory."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ HELD_OUT_SHARE = 0.2
 FLOAT32_BYTES = 4
 
 Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
-"""Runs passes over the text for some modules; returns a function that gives the statistic of each, to be called once."""
+"""Runs passes over the text for some modules; returns a function that gives a module's statistic; call it once per module."""
 
 
 class Calibration:
-    """A loaded model with calibration text. Statistics are cached within the budget until a weight is substituted.
+    """A loaded model with calibration text. Statistics are cached, within a memory budget, until a weight is substituted.
 
     If the statistics of a group's members exceed the budget, they are gathered in several passes over the text.
 
     Args:
-        texts: a seeded fifth is held out, to measure errors on text that was not used for fitting.
+        texts: a random fifth, chosen with a fixed seed, is held out to measure errors on text that was not used for fitting.
         max_tokens: each text is truncated to this length.
-        special_tokens: whether tokens that the tokenizer adds, such as [CLS], count. A few of them have activations so
+        special_tokens: whether to include tokens that the tokenizer adds, such as [CLS]. A few of them have activations so
             large that they would dominate all others.
         weighting: "output" weights each token by 1 / ‖output of the module‖², because the normalisation that follows
             equalises the tokens; "equal" is the plain mean used in the papers.
-        rows: counts of the rows that the texts were read from, for the record.
-        cache_bytes: budget for cached statistics in bytes; half the size of a group's matrix if that is larger.
+        rows: counts of the rows that the texts were read from, for the run's record.
+        cache_bytes: budget for cached statistics in bytes, raised to half the size of a group's matrix if that is larger.
         ahead: modules of all groups. One pass over the text gathers statistics for as many as fit in the cache, where they
             stay from group to group. If empty, statistics are dropped as soon as a group no longer needs them.
 
@@ -80,7 +80,7 @@ class Calibration:
         self.held_out = token_batches(loaded, held_out, max_tokens, special_tokens)
         self.limit = longest_text(loaded.model, max_tokens)
         if not any(batch.counted.any() for batch in self.batches):
-            raise InputError("the calibration text has no tokens; give at least one text with a word in it")
+            raise InputError("the calibration text has no tokens; provide at least one text that contains a word")
         self._kept: dict[tuple[ModuleSpec, str], Any] = {}
         self._offloaded: ExitStack | None = None
         self._users = 0
@@ -143,7 +143,7 @@ class Calibration:
         self._originals.close()
         if self._offloaded and self._users:
             with offloaded(self.loaded):
-                pass  # loads it again on exit
+                pass  # reloads it on exit
 
     def _write(self, changes: Changes) -> None:
         for matrices in changes():
@@ -154,7 +154,7 @@ class Calibration:
 
     @contextmanager
     def hints(self, specs: Sequence[ModuleSpec], stack: str, before: Changes = tuple) -> Iterator[GroupHints]:
-        """Hints for modules stacked as a group; `before` gives the reconstructions of groups compressed earlier.
+        """Hints for modules stacked as a group; `before` returns the reconstructions of groups compressed earlier.
 
         Every substituted weight is restored after the block, bit for bit.
         """
@@ -166,7 +166,7 @@ class Calibration:
             hints.restore()
 
     def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
-        """Moments of the inputs of the first module; the same pass also gathers those of the next ones that fit the cache."""
+        """Moments of the inputs of the first module; the same pass also gathers as many of the next as fit in the cache."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
             return sum_moments(self.loaded.model, owners, self.batches, self.weighting).means
