@@ -21,7 +21,7 @@ def add_verbs(verb: Verb) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Compare finished runs: sizes, errors, scores and changed predictions."""
-    from offcomp.results.report import comparison_document, comparison_tables, figures_table, html_report
+    from offcomp.results.report import comparison_document, figures_table, html_report
     from offcomp.results.sentences import answer
 
     pool = known_runs()
@@ -29,7 +29,7 @@ def compare(arguments: argparse.Namespace) -> None:
     runs = [finished(pool[name]) for name in names]
     if arguments.html:
         write_file(arguments.html, html_report(runs), "report")
-    document = comparison_document(comparison_tables(runs)) if arguments.json else None
+    document = comparison_document(runs) if arguments.json else None
     emit(arguments, document, lambda: f"{answer(runs)}\n\n{format_table(figures_table(runs).to_dict('records'))}")
 
 

@@ -71,6 +71,12 @@ def number_formats(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def show_metric(label: str, value: str, note: str, description: str = "", width: int | Literal["stretch"] = "stretch") -> None:
+    """A figure with a note below it, as plain text."""
+    text, help_text = plain(note), plain(description) or None
+    st.metric(plain(label), plain(value), text, delta_color="off", delta_arrow="off", help=help_text, width=width)
+
+
 def csv_button(label: str, file_name: str, key: str, make: Callable[[], pd.DataFrame]) -> None:
     """Offer a table as a CSV file, which is built on click."""
     download_button(label, file_name, "text/csv", key, lambda: csv_text(make()))

@@ -109,6 +109,12 @@ def original_star(x: Any, y: Any, palette: Palette, size: int, hover: str) -> go
     return go.Scatter(x=x, y=y, mode="markers", marker=star, hovertemplate=hover, name="Original")
 
 
+def legend_entry(symbol: str, size: int, colour: str, name: str) -> go.Scatter:
+    """A legend entry without a point in the chart."""
+    look = outlined(symbol, size, colour)
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=look, name=name, hoverinfo="skip")
+
+
 def in_rows(
     figure: go.Figure, table: pd.DataFrame, palette: Palette, *, title: str, legend: bool = True, below: float = 0.0
 ) -> go.Figure:

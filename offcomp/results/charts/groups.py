@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.planning.merge_survey import Merge, Survey
-from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, literal_text, styled, text_trace
+from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, gain_map, literal_text, styled, text_trace
 from offcomp.results.charts.theme import Palette
 from offcomp.results.groups import MARGIN, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
 
@@ -33,24 +33,18 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     cells = cells.assign(x=cells["second"].map(indices), y=cells["first"].map(indices))
     limit = float(cells["gain"].abs().max()) or 1.0
     few = len(names) <= MOST_NUMBERS
-    bar = {"orientation": "h", "thickness": 8, "x": 0.5, "y": 1.0, "yanchor": "bottom", "ticks": "", "nticks": 5}
-    figure = go.Figure(
-        go.Heatmap(
-            x=cells["x"],
-            y=cells["y"],
-            z=cells["gain"],
-            zmin=-limit,
-            zmax=limit,
-            colorscale=colour_scale(palette.diverging),
-            colorbar=bar | {"tickfont": {"size": FONT_SIZE - 3, "color": palette.muted}, "outlinewidth": 0},
-            showscale=not few,
-            xgap=2 if few else 0,
-            ygap=2 if few else 0,
-            customdata=cells["hover"],
-            hovertemplate="%{customdata}<extra></extra>",
-            hoverongaps=False,
-        )
-    )
+    bar: dict[str, Any] = {
+        "orientation": "h",
+        "thickness": 8,
+        "x": 0.5,
+        "y": 1.0,
+        "yanchor": "bottom",
+        "ticks": "",
+        "nticks": 5,
+    }
+    bar |= {"tickfont": {"size": FONT_SIZE - 3, "color": palette.muted}, "outlinewidth": 0}
+    gap = 2 if few else 0
+    figure = go.Figure(gain_map(cells, limit, palette, gap=gap, colorbar=bar, showscale=not few, hoverongaps=False))
     if few:
         known = cells.dropna(subset="gain")
         size = FONT_SIZE - 2 if len(names) <= MOST_LARGE_NUMBERS else FONT_SIZE - 4

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.results.charts.dots import SYMBOLS, interval_bars, labels, original_star, shortened
+from offcomp.results.charts.dots import SYMBOLS, interval_bars, labels, legend_entry, original_star, shortened
 from offcomp.results.charts.scores import LOG_FROM
 from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, outlined, styled
 from offcomp.results.charts.theme import Palette, marker
@@ -22,7 +22,7 @@ AXIS_PIXELS = 84  # numbers and two lines of title
 LEGEND_ROW_PIXELS = 22
 LEGEND_ENTRY_PIXELS = 104
 LEGEND_ABREAST = 3  # on a phone
-MARKER_SIZE, STAR_SIZE = 12, 17
+MARKER_SIZE, STAR_SIZE, KEY_SIZE = 12, 17, 10
 PALE = 0.38
 MOST_BARS = 40
 """With more runs, only those on the front have an interval bar: all the bars together would hide each other."""
@@ -62,7 +62,7 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
         names = runs["name"].map(shortened)
         figure.add_trace(labels(runs["size"], runs["value"], names, palette, left=runs["size"] > middle, vertical="top"))
     if runs["grouping"].nunique() > 1:
-        figure.add_traces([_key("circle" + fill, palette.muted, grouping) for grouping, fill in FILLS.items()])
+        figure.add_traces([legend_entry("circle" + fill, KEY_SIZE, palette.muted, name) for name, fill in FILLS.items()])
     _value_axis(figure, shown, list(references["value"]), metric)
     figure.update_xaxes(range=_size_range(shown["size"]))
     size_title = f"stored size of the whole model, in {UNIT_TITLES[shown['unit'].iloc[0]]}"
@@ -161,13 +161,8 @@ def _labels_fit(shown: pd.DataFrame) -> bool:
 def _method_keys(runs: pd.DataFrame, palette: Palette) -> list[go.Scatter]:
     """The legend entry of each method, kept short for narrow phones."""
     titles = {style_key: title_of_style_key(style_key).rpartition(", ")[2] for style_key in runs["style_key"].unique()}
-    return [_key(marker(key, SYMBOLS), palette.colour(key), sentence_start(title)) for key, title in titles.items()]
-
-
-def _key(symbol: str, colour: str, name: str) -> go.Scatter:
-    """A legend entry without a marker in the chart."""
-    look = outlined(symbol, MARKER_SIZE - 2, colour)
-    return go.Scatter(x=[None], y=[None], mode="markers", marker=look, name=name, hoverinfo="skip")
+    looks = {style_key: (marker(style_key, SYMBOLS), KEY_SIZE, palette.colour(style_key)) for style_key in titles}
+    return [legend_entry(*looks[style_key], sentence_start(title)) for style_key, title in titles.items()]
 
 
 def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.DataFrame, palette: Palette) -> None:

@@ -83,13 +83,10 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
     style(f"{box} {{overflow-x: auto}} {box} .st-key-{MAP} {{min-width: {map_pixels(table)}px}}")
     picked = draft.inspected(info)
     figure = map_figure(table, palette(), colour, picked, ratio)
-    what = (
-        "parameters of each weight matrix"
-        if colour == PARAMETERS
-        else f"relative error of SVD at {ratio:g}x on each weight matrix"
-    )
+    quantity = "parameters of" if colour == PARAMETERS else f"relative error of SVD at {ratio:g}x on"
     with st.container(key=f"{MAP}_box"):
-        alt = f"Map of the {what}, by kind and layer; the Module selector and the table below have the same data."
+        alt = f"Map of the {quantity} each weight matrix, by kind and layer; "
+        alt += "the Module selector and the table below have the same data."
         draw_clickable(figure, MAP, alt, partial(_pick_clicked, info))
     layers = table["layer"].nunique()
     hint = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_IN_COLUMN else ""
@@ -107,8 +104,7 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
 
 def _pick_clicked(info: ModelInfo) -> None:
     """Pick the module of the clicked cell. Redrawing the map clears the selection; then the picked module stays."""
-    points = st.session_state[MAP].selection.points
-    names = [point["customdata"][0] for point in points]
+    names = [point["customdata"][0] for point in st.session_state[MAP].selection.points]
     if names and names[0] in {spec.name for spec in info.modules}:
         draft.inspect(names[0])
 
