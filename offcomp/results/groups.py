@@ -40,18 +40,18 @@ def module_words(names: Iterable[str]) -> str:
     layers_of: dict[str, list[int]] = {}
     for stem, layer in map(stem_and_layer, names):
         layers_of.setdefault(stem, []).extend([] if layer is None else [layer])
-    return " and ".join(f"{stem_title(stem)} {_ranges(sorted(layers))}".strip() for stem, layers in layers_of.items())
+    return " and ".join(f"{stem_title(stem)} {', '.join(ranges(sorted(layers)))}".strip() for stem, layers in layers_of.items())
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """Sorted numbers for display: "0-3, 5"."""
-    ranges: list[list[int]] = []
+def ranges(numbers: Iterable[int]) -> list[str]:
+    """Each run of consecutive numbers: ["0-3", "5"]."""
+    runs: list[list[int]] = []
     for number in numbers:
-        if ranges and number == ranges[-1][-1] + 1:
-            ranges[-1].append(number)
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
         else:
-            ranges.append([number])
-    return ", ".join(f"{first}-{rest[-1]}" if rest else str(first) for first, *rest in ranges)
+            runs.append([number])
+    return [f"{first}-{rest[-1]}" if rest else str(first) for first, *rest in runs]
 
 
 def kinds_words(names: Iterable[str]) -> str:

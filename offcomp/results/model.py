@@ -238,6 +238,11 @@ def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameter
     return errors
 
 
+def rounded_to(dtype: str, specs: Sequence[ModuleSpec]) -> str:
+    """The dtypes to which values stored as `dtype` are rounded; empty for float32, which rounds nothing."""
+    return " and ".join(sorted({storage_dtype(dtype, [spec.dtype]) for spec in specs} - {"float32"}))
+
+
 def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
     """The matrices with a non-trivial spectrum."""
     return tuple(spec for spec in info.modules if min(spec.shape) > 1)

@@ -64,8 +64,8 @@ def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
 
 def overlap(first: Score, second: Score) -> bool:
     """Whether the 95 % intervals of two compressed models overlap."""
-    (low, high), (other_low, other_high) = interval_of(first), interval_of(second)
-    return low <= other_high and other_low <= high
+    (first_low, first_high), (second_low, second_high) = interval_of(first), interval_of(second)
+    return first_low <= second_high and second_low <= first_high
 
 
 def score_text(score: Score, which: str = "compressed") -> str:

@@ -40,13 +40,11 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
         figure.add_trace(_line(part.sort_values("byte_ratio"), palette, metric).update(showlegend=named))
     groupings = table["grouping"].unique()
     if len(groupings) > 1:
-        for grouping in groupings:
-            figure.add_trace(_legend_of(grouping, palette))
+        figure.add_traces([_legend_of(grouping, palette) for grouping in groupings])
     _references(figure, table, palette, metric)
     _log_ratios(figure, table)
     up = "up" if metric.direction == "higher" else "down"
-    denominator_title = TITLES_OF_SIZES[denominator]
-    ratio_title = f"compression ratio in bytes (log scale)<br>of the {denominator_title}<br>right and {up} is better"
+    ratio_title = f"compression ratio in bytes (log scale)<br>of the {TITLES_OF_SIZES[denominator]}<br>right and {up} is better"
     figure.update_xaxes(title=axis_title(ratio_title))
     values = [factor * value for value in [*table["score"], table["original"].iloc[0], *table["baseline"].dropna()]]
     margin = 0.06 * (max(values) - min(values))

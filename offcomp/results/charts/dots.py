@@ -66,8 +66,8 @@ def dots(
     figure = go.Figure()
     for index, (name, style_key, symbol) in enumerate(series):
         part = table[table["name"] == name]
-        apart = 0.5 * (index / (len(series) - 1) - 0.5) if shared else 0.0
-        heights = [rows[row] + apart for row in part["row"]]
+        offset = 0.5 * (index / (len(series) - 1) - 0.5) if shared else 0.0
+        heights = [rows[row] + offset for row in part["row"]]
         colour, size = palette.colour(style_key), MARKER_SIZE + 4 * (style_key == "original")
         figure.add_scatter(
             x=part[x],

@@ -70,9 +70,9 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
 
 
 def _in_axis_units(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The table with its values in per cent if the metric is shown in per cent."""
-    columns = table.columns.intersection(["value", "low", "high"])
-    return table.assign(**{name: 100 * table[name] for name in columns}) if metric.percent else table
+    """The table with its values as `text`, and as numbers in per cent if the metric is shown in per cent."""
+    columns, factor = table.columns.intersection(["value", "low", "high"]), 100 if metric.percent else 1
+    return table.assign(text=table["value"].map(metric.number), **{name: factor * table[name] for name in columns})
 
 
 def _original_band(figure: go.Figure, original: pd.DataFrame, palette: Palette) -> None:
@@ -88,11 +88,9 @@ def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None
     """Add a line for the best value up to each size."""
     front = shown[shown["on_front"]].sort_values("size").drop_duplicates("size")
     if shown["size"].nunique() > 1 and len(front):
-        last = pd.DataFrame({"size": [shown["size"].max()], "value": [front["value"].iloc[-1]]})
-        line = pd.concat([front[["size", "value"]], last])
         figure.add_scatter(
-            x=line["size"],
-            y=line["value"],
+            x=[*front["size"], shown["size"].max()],
+            y=[*front["value"], front["value"].iloc[-1]],
             mode="lines",
             line={"shape": "hv", "color": palette.muted, "width": 2},
             hoverinfo="skip",
@@ -127,11 +125,10 @@ def _ring(figure: go.Figure, picked: pd.DataFrame, palette: Palette) -> None:
 
 def _details(row: Mapping[Hashable, Any], metric: Metric) -> str:
     """The hover text of a run."""
-    value = row["value"] / (100 if metric.percent else 1)
     n = f", {row['n']:,} {metric.counts}" if row["n"] else ""
     return (
         f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}, run {row['run']}<br>"
-        f"{metric.word} {metric.number(value)}{n}<br>"
+        f"{metric.word} {row['text']}{n}<br>"
         f"{row['about'].replace(' (', '<br>(')}<br>"
         f"{row['size']:.4g} {UNIT_TITLES[row['unit']]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}"
     )
@@ -140,8 +137,7 @@ def _details(row: Mapping[Hashable, Any], metric: Metric) -> str:
 def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: Metric) -> None:
     """Add the original, on top of everything."""
     unit = UNIT_TITLES[original["unit"].iloc[0]]
-    value = metric.number(original["value"].iloc[0] / (100 if metric.percent else 1))
-    hover = f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>"
+    hover = f"<b>Original</b>, not compressed<br>{metric.word} {original['text'].iloc[0]}<br>%{{x:.4g}} {unit}<extra></extra>"
     star = original_star(original["size"], original["value"], palette, STAR_SIZE, hover)
     figure.add_trace(star.update(unselected={"marker": {"opacity": 1.0}}))
 

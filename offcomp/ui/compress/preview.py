@@ -39,10 +39,10 @@ HIGHEST_DRAWN = 50
 MOST_SOURCES = 20
 
 
-def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
+def known_spectra(plan: Plan, info: ModelInfo) -> list[Spectrum] | None:
     """The singular values of all groups; None if some are not known yet."""
     home = home_folder()
-    stored = [find(choices.info, members(group, choices.info), group.stack, home) for group in plan.groups]
+    stored = [find(info, members(group, info), group.stack, home) for group in plan.groups]
     known = [spectrum for spectrum in stored if spectrum is not None]
     return known if len(known) == len(stored) else None
 
@@ -74,7 +74,7 @@ def what_if(choices: Choices) -> None:
     reference = replace(choices, options={}).plan("svd", ratio)
     for plan in (reference, *plans.values()):
         validate(plan, info)
-    spectra = known_spectra(reference, choices)
+    spectra = known_spectra(reference, info)
     predictions = {style_key: predict(plan, info) for style_key, plan in plans.items()}
     plain_svd = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
     exact = spectra if plain_svd else None  # the spectrum does not give the error of other SVD presets

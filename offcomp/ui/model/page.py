@@ -9,7 +9,6 @@ import streamlit as st
 
 from offcomp.files import home_folder
 from offcomp.models.catalogue import ModelInfo
-from offcomp.numerics.accounting import storage_dtype
 from offcomp.planning.plan import Plan
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.results import model as results
@@ -166,9 +165,9 @@ def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
         if st.button(plain(label), key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
             st.session_state[REQUESTED] = plan
             st.rerun()
-    dtypes = sorted({storage_dtype(_storage()[1], [spec.dtype]) for spec in info.modules} - {"float32"})
-    what = f"Errors of SVD before rounding to {' and '.join(dtypes)}" if dtypes else "Exact errors of SVD"
-    st.caption(plain(f"{what}, each matrix alone, from singular values that are bundled or were computed and cached here."))
+    rounded_to = results.rounded_to(_storage()[1], info.modules)
+    start = f"Errors of SVD before rounding to {rounded_to}" if rounded_to else "Exact errors of SVD"
+    st.caption(plain(f"{start}, each matrix alone, from singular values that are bundled or were computed and cached here."))
 
 
 def _spectra(plan: Plan) -> str:
