@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from offcomp.cli.inputs import Verb, emit, write_file
 from offcomp.cli.text import format_table
@@ -21,24 +21,23 @@ def add_verbs(verb: Verb) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Compare finished runs: sizes, errors, scores and changed predictions."""
-    from offcomp.results.report import comparison_document, comparison_tables, figures_table, html_report
+    from offcomp.results.report import comparison_document, figures_table, html_report
     from offcomp.results.sentences import answer
 
-    pool = known_runs()
-    names = dict.fromkeys(full_id(prefix, pool) for prefix in arguments.runs)
-    runs = [finished(pool[name]) for name in names]
+    runs = [finished(run) for run in find_runs(arguments.runs)]
     if arguments.html:
         write_file(arguments.html, html_report(runs), "report")
-    document = comparison_document(comparison_tables(runs)) if arguments.json else None
+    document = comparison_document(runs) if arguments.json else None
     emit(arguments, document, lambda: f"{answer(runs)}\n\n{format_table(figures_table(runs).to_dict('records'))}")
 
 
-def known_runs() -> dict[str, Run]:
-    """Every readable run by id, including those bundled with offcomp."""
-    return {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
+def find_runs(prefixes: Iterable[str]) -> list[Run]:
+    """The runs whose ids start with these prefixes, including those bundled with offcomp; each run once."""
+    pool = {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
+    return [pool[name] for name in dict.fromkeys(_full_id(prefix, pool) for prefix in prefixes)]
 
 
-def full_id(prefix: str, pool: Mapping[str, Run]) -> str:
+def _full_id(prefix: str, pool: Mapping[str, Run]) -> str:
     """The one id with this prefix. Raises InputError if there is none or more than one."""
     if prefix in pool:
         return prefix

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offcomp.cli.compare import full_id, known_runs
+from offcomp.cli.compare import find_runs
 from offcomp.cli.inputs import Verb, describe, emit, say
 from offcomp.cli.text import format_table, sizes_text
 from offcomp.errors import StorageError
@@ -38,8 +38,7 @@ def export(arguments: argparse.Namespace) -> None:
     """Export a finished run to a folder: its tensors as safetensors, and a manifest with every tensor and checksum."""
     from offcomp.runs.export import export_run
 
-    pool = known_runs()
-    run = pool[full_id(arguments.run, pool)]
+    (run,) = find_runs([arguments.run])
     if arguments.dense:
         say(f"writing {run.plan.model} with the reconstructions in it")
     manifest = export_run(run, describe(run.plan.model), Path(arguments.folder), dense=arguments.dense)

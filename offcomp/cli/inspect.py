@@ -33,13 +33,12 @@ def inspect(arguments: argparse.Namespace) -> None:
     info = describe(arguments.model)
     spec = info.module(arguments.module)
     max_rank = min(spec.shape)
-    rank = int(break_even(*spec.shape) / 2) if arguments.rank is None else arguments.rank
-    if arguments.rank is not None and not 1 <= rank <= max_rank:
+    rank = max(1, int(break_even(*spec.shape) / 2)) if arguments.rank is None else arguments.rank
+    if not 1 <= rank <= max_rank:
         raise InputError(f"--rank {rank} is out of reach: a ({spec.rows}, {spec.cols}) matrix has the ranks 1 to {max_rank}")
     home = home_folder()
     view = make_view(info, spec, home)
     table = spectrum_table(MatrixSpectrum(*spec.shape, view.values))
-    rank = max(1, rank)
     document = {
         "model": info.model,
         "module": spec.name,

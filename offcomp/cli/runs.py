@@ -45,12 +45,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def wait(store: RunStore, current: Run) -> Run:
     """Follow a run to its end, printing each new stage."""
-    shown = ""
+    reported = ""
     while not current.ended:
         stage = str(current.progress.get("stage", "queued"))
-        if stage != shown:
+        if stage != reported:
             say(f"{current.id} {stage}")
-            shown = stage
+            reported = stage
         time.sleep(POLL_SECONDS)
         current = store.get(current.id)
     return current

@@ -10,6 +10,7 @@ from offcomp.planning.data.row_counts import calibration_reading, reading_text
 from offcomp.planning.plan import Plan
 from offcomp.planning.size_notes import size_notes, unlisted_note
 from offcomp.planning.sizes import predict
+from offcomp.results.runs import DENOMINATORS
 from offcomp.results.scores import Score, against_original, metric_of, notes, others_text, score_text
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
@@ -60,11 +61,10 @@ def prediction_text(plan: Plan, info: ModelInfo) -> str:
 
 def sizes_text(sizes: dict[str, Any]) -> str:
     """The sizes for the three denominators, one line each."""
-    titles = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
     return "\n".join(
-        f"{titles[name]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
+        f"{DENOMINATORS[key]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
         f"smaller), {s['bytes_before']:,} -> {s['bytes_after']:,} bytes ({s['byte_ratio']:.2f}x smaller)"
-        for name, s in sizes.items()
+        for key, s in sizes.items()
     )
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from offcomp.files import assets_folder, changed, read_json
 from offcomp.methods import style_key_in_plan
+from offcomp.results.groups import stem_and_layer
 from offcomp.results.runs import TITLES, VERSIONS
 from offcomp.results.scores import METRICS, baseline_of, change_text, metric_of, task_title, within_noise, within_sentence
 
@@ -89,7 +90,7 @@ def sweep_table(document: Document, task: str, denominator: str = "chosen") -> p
             setting = method, style_key, grouping, groups[0]["ratio"], groups[0]["unit"]
             ratios = sizes["byte_ratio"], sizes["parameter_ratio"]
             rows[index] = (*setting, *ratios, *_figures(row, task), *_task_values(document, task))
-    return _table(rows, SWEEP_COLUMNS)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(SWEEP_COLUMNS))
 
 
 def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
@@ -102,13 +103,12 @@ def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
         if task in row["scores"]:
             (group,) = row["plan"]["groups"]
             (module,) = group["modules"]
-            kind, _, layer = module.rpartition(".")
-            matrix = (module, kind, int(layer)) if layer.isdigit() else (module, module, None)
             interval = row["scores"][task]["paired"]["interval"]
             beyond_noise = interval is not None and not within_noise(interval)
             setting = _method(group)[0], group["ratio"]
+            matrix = module, *stem_and_layer(module)
             rows[index] = (*matrix, *setting, *_figures(row, task), beyond_noise, *_task_values(document, task))
-    return _table(rows, SENSITIVITY_COLUMNS).astype({"layer": "Int64"})
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(SENSITIVITY_COLUMNS)).astype({"layer": "Int64"})
 
 
 def _method(group: Mapping[str, Any]) -> tuple[str, str]:
@@ -131,10 +131,6 @@ def _task_values(document: Document, task: str) -> tuple[Any, ...]:
     original = document["originals"][task]
     name, value = baseline_of(original) or ("", nan)
     return original["value"], value, name, task_title(task, original), metric_of(original).name
-
-
-def _table(rows: dict[int, tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows.values()), index=list(rows), columns=list(columns))
 
 
 def exported(table: pd.DataFrame, document: Document, purpose: str) -> pd.DataFrame:
@@ -164,10 +160,10 @@ def sweep_answer(table: pd.DataFrame) -> str:
     start += f"{metric.number(best['score'])}, {change}"
     if len(settings) == 1:
         return f"{start}."
-    alike = int(((settings["low"] <= 0) & (settings["high"] >= 0)).sum())
+    unchanged = int(((settings["low"] <= 0) & (settings["high"] >= 0)).sum())
     return (
-        f"{start}; {alike or 'none'} of {len(settings)} settings {'is' if alike < 2 else 'are'} within noise of the original, "
-        f"and {_setting(worst)} is last with {metric.number(worst['score'])}."
+        f"{start}; {unchanged or 'none'} of {len(settings)} settings {'is' if unchanged < 2 else 'are'} within noise of the "
+        f"original, and {_setting(worst)} is last with {metric.number(worst['score'])}."
     )
 
 
@@ -178,14 +174,14 @@ def _setting(row: pd.Series) -> str:
 def sensitivity_answer(table: pd.DataFrame) -> str:
     """One sentence: how many matrices change the score by more than noise when compressed alone, and which changes it most."""
     metric, count, beyond_noise = METRICS[table["metric"].iloc[0]], len(table), table[table["told_apart"]]
-    how = f"{table['method'].iloc[0]} at {table['requested_ratio'].iloc[0]:g}x"
+    setting = f"{table['method'].iloc[0]} at {table['requested_ratio'].iloc[0]:g}x"
     changes = f"{len(beyond_noise) or 'none'} of {count} change the {score_words(table)} by more than noise"
-    start = f"With one matrix stored by {how}, {changes}"
+    start = f"With one matrix stored by {setting}, {changes}"
     chance = f"about {0.05 * count:.0f} would appear to by chance alone"
     if beyond_noise.empty:
         return f"{start}; {chance}."
-    most = beyond_noise.iloc[beyond_noise["difference"].abs().argmax()]
-    return f"{start}, {most['module']} most ({metric.change(most['difference'])}); {chance}."
+    largest = beyond_noise.iloc[beyond_noise["difference"].abs().argmax()]
+    return f"{start}, {largest['module']} most ({metric.change(largest['difference'])}); {chance}."
 
 
 def provenance(document: Document) -> str:

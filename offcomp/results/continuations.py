@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from offcomp.results.runs import method_title, result_of, scored_tasks
+from offcomp.results.paired import listed_in
+from offcomp.results.runs import method_title, result_of
 from offcomp.results.scores import Score, metric_of
 from offcomp.runs.store import Run
 
@@ -27,12 +28,7 @@ def continues_prompts(score: Score) -> bool:
 
 def continuation_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run, task and prompt: both continuations, how many leading tokens agree, and out of how many."""
-    rows = [
-        entry | {"run": run.id, "name": name, "task": task}
-        for run, name, task, score in scored_tasks(runs)
-        for entry in score.get("continuations", [])
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(listed_in(runs, "continuations"), columns=list(COLUMNS))
 
 
 def of_task(run: Run, task: str) -> list[dict[str, Any]]:

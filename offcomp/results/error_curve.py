@@ -9,7 +9,7 @@ import pandas as pd
 
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan
-from offcomp.planning.sizes import GroupPrediction, predict
+from offcomp.planning.sizes import GroupPrediction, Prediction, predict
 from offcomp.planning.spectrum import Spectrum, relative_error
 
 CURVE_COLUMNS = ("requested_ratio", "ratio", "relative_error", "stored_parameters", "stored_megabytes")
@@ -25,11 +25,15 @@ def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], 
     for ratio in ratios:
         prediction = predict(replace(plan, groups=tuple(replace(group, ratio=ratio) for group in plan.groups)), info)
         if prediction.feasible:
-            ranks = [group.size if group.form != "dense" else None for group in prediction.groups]
-            error, stored = relative_error(spectra, ranks), prediction.model["chosen"]
+            error, stored = svd_error(spectra, prediction), prediction.model["chosen"]
             achieved = stored[f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
             rows.append((ratio, achieved, error, stored["parameters_after"], stored["bytes_after"] / 1e6))
     return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+
+
+def svd_error(spectra: Sequence[Spectrum], prediction: Prediction) -> float:
+    """Relative error of SVD over all chosen weights, at the predicted ranks."""
+    return relative_error(spectra, [group.size if group.form != "dense" else None for group in prediction.groups])
 
 
 def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectrum] | None = None) -> pd.DataFrame:

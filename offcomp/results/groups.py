@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from math import nan
@@ -41,18 +40,18 @@ def module_words(names: Iterable[str]) -> str:
     layers_of: dict[str, list[int]] = {}
     for stem, layer in map(stem_and_layer, names):
         layers_of.setdefault(stem, []).extend([] if layer is None else [layer])
-    return " and ".join(f"{stem_title(stem)} {_ranges(sorted(layers))}".strip() for stem, layers in layers_of.items())
+    return " and ".join(f"{stem_title(stem)} {', '.join(ranges(sorted(layers)))}".strip() for stem, layers in layers_of.items())
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """Sorted numbers for display: "0-3, 5"."""
-    ranges: list[list[int]] = []
+def ranges(numbers: Iterable[int]) -> list[str]:
+    """Each run of consecutive numbers: ["0-3", "5"]."""
+    runs: list[list[int]] = []
     for number in numbers:
-        if ranges and number == ranges[-1][-1] + 1:
-            ranges[-1].append(number)
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
         else:
-            ranges.append([number])
-    return ", ".join(f"{first}-{rest[-1]}" if rest else str(first) for first, *rest in ranges)
+            runs.append([number])
+    return [f"{first}-{rest[-1]}" if rest else str(first) for first, *rest in runs]
 
 
 def kinds_words(names: Iterable[str]) -> str:
@@ -140,16 +139,15 @@ def _leaves(node: int, merges: Sequence[Merge], count: int) -> list[int]:
 
 def survey_answer(survey: Survey, stack: str = BEST) -> str:
     """One sentence: what stacking all modules does to the error in this stacking, or the best one, and in the others."""
-    whole = {each.stack: each for each in survey.together}
+    by_stack = {group.stack: group for group in survey.together}
     words = _all_words(survey.modules)
-    if not whole or (stack != BEST and stack not in whole):
+    if not by_stack or (stack != BEST and stack not in by_stack):
         return _pair_answer(survey, stack, words)
-    chosen = whole[stack] if stack != BEST else max(whole.values(), key=lambda each: each.gain)
-    others = [each for each in whole.values() if abs(each.joint_error - chosen.joint_error) > 1e-6]
-    distinct = {round(each.joint_error, 6): each for each in reversed(others)}
-    more = "".join(f"; stacked by {each.stack} it {_to(each)}" for each in distinct.values())
-    change = _change(chosen.separate_error, chosen.joint_error)
-    answer = f"Stacked by {chosen.stack}, the relative error of {words} {change} at the same size{more}."
+    chosen = by_stack[stack] if stack != BEST else max(by_stack.values(), key=lambda group: group.gain)
+    others = [group for group in by_stack.values() if abs(group.joint_error - chosen.joint_error) > 1e-6]
+    distinct = {round(group.joint_error, 6): group for group in reversed(others)}
+    more = "".join(f"; stacked by {group.stack} it {_stacked(group, brief=True)}" for group in distinct.values())
+    answer = f"Stacked by {chosen.stack}, the relative error of {words} {_stacked(chosen)} at the same size{more}."
     return answer + _smaller_groups(survey, stack, chosen.joint_error)
 
 
@@ -166,26 +164,27 @@ def _smaller_groups(survey: Survey, stack: str, error: float) -> str:
 
 def _pair_answer(survey: Survey, stack: str, words: str) -> str:
     """For modules that do not all fit into one matrix: the best pair, if any."""
-    how = "in any stacking" if stack == BEST else f"stacked by {stack}"
-    start = f"{sentence_start(words)} do not fit into one matrix {how}"
+    stacking = "in any stacking" if stack == BEST else f"stacked by {stack}"
+    start = f"{sentence_start(words)} do not fit into one matrix {stacking}"
     pairs = [pair for pair in survey.pairs if stack in (BEST, pair.stack)]
     if not pairs:
         return f"{start}, and no two of them do."
     best = max(pairs, key=lambda pair: pair.gain)
-    pair, change = module_words(best.modules), _change(best.separate_error, best.joint_error)
-    return f"{start}; of the pairs that fit, the best is {pair}, stacked by {best.stack}: its relative error {change}."
+    pair = f"{module_words(best.modules)}, stacked by {best.stack}"
+    return f"{start}; of the pairs that fit, the best is {pair}: its relative error {_stacked(best)}."
 
 
-def _to(each: Suggestion) -> str:
-    """ "rises to 0.583"."""
-    return re.sub(r"from \S+ ", "", _change(each.separate_error, each.joint_error))
+def _stacked(group: Suggestion, *, brief: bool = False) -> str:
+    """What stacking does to the error of a group; see `_change`."""
+    return _change(group.separate_error, group.joint_error, brief=brief)
 
 
-def _change(before: float, after: float) -> str:
-    """ "falls from 0.519 to 0.500"; "stays at" if both agree to three digits."""
+def _change(before: float, after: float, *, brief: bool = False) -> str:
+    """ "falls from 0.519 to 0.500", or if brief "falls to 0.500"; "stays at" if both agree to three digits."""
     if f"{before:.3f}" == f"{after:.3f}":
         return f"stays at {before:.3f}"
-    return f"{'falls' if after < before else 'rises'} from {before:.3f} to {after:.3f}"
+    start = "" if brief else f"from {before:.3f} "
+    return f"{'falls' if after < before else 'rises'} {start}to {after:.3f}"
 
 
 def cut_answer(survey: Survey, stack: str, kept: int) -> str:

@@ -213,13 +213,13 @@ def _is(count: int) -> str:
 
 def _named(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    shown = ", ".join(shortened(name, 60) for name in names[:NAMES_IN_ANSWER])
-    return shown + (f" and {len(names) - NAMES_IN_ANSWER} more" if len(names) > NAMES_IN_ANSWER else "")
+    listed = ", ".join(shortened(name, 60) for name in names[:NAMES_IN_ANSWER])
+    return listed + (f" and {len(names) - NAMES_IN_ANSWER} more" if len(names) > NAMES_IN_ANSWER else "")
 
 
-def shortened(name: str, most: int) -> str:
+def shortened(name: str, longest: int) -> str:
     """Shorten a long name from the left, since the last parts of a path say more than the first."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameters", dtype: str = STORED) -> dict[str, float]:
@@ -238,6 +238,11 @@ def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameter
     return errors
 
 
+def rounded_to(dtype: str, specs: Sequence[ModuleSpec]) -> str:
+    """The dtypes to which values stored as `dtype` are rounded; empty for float32, which rounds nothing."""
+    return " and ".join(sorted({storage_dtype(dtype, [spec.dtype]) for spec in specs} - {"float32"}))
+
+
 def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
     """The matrices with a non-trivial spectrum."""
     return tuple(spec for spec in info.modules if min(spec.shape) > 1)
@@ -245,8 +250,8 @@ def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
 
 def spectra_plan(info: ModelInfo, known: Collection[str]) -> Plan:
     """A plan with one group per matrix whose spectrum is not known yet, for computing the missing spectra."""
-    wanted = [spec.name for spec in compressible(info) if spec.name not in known]
-    return Plan(info.model, tuple(Group(f"matrix-{index}", (name,)) for index, name in enumerate(wanted)), ())
+    missing = [spec.name for spec in compressible(info) if spec.name not in known]
+    return Plan(info.model, tuple(Group(f"matrix-{index}", (name,)) for index, name in enumerate(missing)), ())
 
 
 def spectra_seconds(info: ModelInfo, plan: Plan) -> float:
@@ -258,13 +263,13 @@ def spectra_seconds(info: ModelInfo, plan: Plan) -> float:
 
 def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
     """One or two sentences: which matrix SVD keeps best and worst at a ratio, and how many are not known."""
-    known = table[table["relative_error"].notna()].sort_values("relative_error", kind="stable")
+    reachable = table[table["relative_error"].notna()].sort_values("relative_error", kind="stable")
     unknown = int((~table["known_error"]).sum())
-    if known.empty:
+    if reachable.empty:
         return f"What SVD loses at {ratio:g}x is not known yet for any of {_counted(unknown)}."
-    best, worst = known.iloc[0], known.iloc[-1]
+    best, worst = reachable.iloc[0], reachable.iloc[-1]
     answer = f"At {ratio:g}x SVD keeps {best['module']} best, with a relative error of {best['relative_error']:.3f}"
-    answer += f", and {worst['module']} worst ({worst['relative_error']:.3f})." if len(known) > 1 else "."
+    answer += f", and {worst['module']} worst ({worst['relative_error']:.3f})." if len(reachable) > 1 else "."
     return answer + (f" {unknown} of {_counted(len(table))} {_is(unknown)} not known yet." if unknown else "")
 
 

@@ -33,12 +33,16 @@ def change_table(runs: Sequence[Run]) -> pd.DataFrame:
 
     before, after    what the models give: a similarity, a predicted score, or a loss in nats per token
     """
-    rows = [
-        change | {"run": run.id, "name": name, "task": task}
+    return _largest_first(listed_in(runs, "changes"), CHANGE_COLUMNS, {"before": "original", "after": "compressed"})
+
+
+def listed_in(runs: Sequence[Run], field: str) -> list[dict[str, Any]]:
+    """The entries of a list that scores may have, such as `changes`, each with its run and task."""
+    return [
+        entry | {"run": run.id, "name": name, "task": task}
         for run, name, task, score in scored_tasks(runs)
-        for change in score.get("changes", [])
+        for entry in score.get(field, [])
     ]
-    return _largest_first(rows, CHANGE_COLUMNS, {"before": "original", "after": "compressed"})
 
 
 def _largest_first(rows: list[dict[str, Any]], columns: list[str], keys: dict[str, str]) -> pd.DataFrame:

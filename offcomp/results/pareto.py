@@ -8,25 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
-from math import inf, isfinite
+from math import isfinite
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from offcomp.planning.data.metrics import METRICS, Metric
 from offcomp.results.atlas import Document
 from offcomp.results.originals import original_of
 from offcomp.results.paired import comparison_key
-from offcomp.results.runs import (
-    fingerprint_of,
-    modules_of,
-    overall_cosine,
-    overall_error,
-    result_of,
-    style_key_of,
-    weights_of,
-)
+from offcomp.results.runs import fingerprint_of, modules_of, overall_cosine, overall_error, result_of, style_key_of, weights_of
 from offcomp.results.scores import against_original, interval_of, metric_of, task_title, within_noise, within_sentence
 from offcomp.results.sentences import smaller
 from offcomp.runs.store import OF_A_SAMPLE, Run
@@ -173,17 +164,10 @@ def _value_columns(run: Run, measure: str, which: str) -> dict[str, Any]:
     return kind | {"value": score[which]["value"], "low": low, "high": high, "n": score[which]["n"]}
 
 
-def _undominated(sizes: Iterable[float], ranked: Iterable[float]) -> list[bool]:
+def _undominated(sizes: pd.Series, ranked: pd.Series) -> list[bool]:
     """For each point, whether no other is at most as large and at least as good, and smaller or better."""
-    size, good = np.asarray(list(sizes)), np.asarray(list(ranked))
-    kept, best = np.zeros(len(size), dtype=bool), -inf
-    for value in np.unique(size):  # from the smallest on
-        same_size = size == value
-        top = good[same_size].max()
-        if top > best:
-            kept |= same_size & (good == top)
-            best = top
-    return [bool(flag) for flag in kept]
+    points = list(zip(sizes, ranked, strict=True))
+    return [not any(s <= size and r >= rank and (s, r) != (size, rank) for s, r in points) for size, rank in points]
 
 
 def front_answer(table: pd.DataFrame) -> str:
@@ -196,9 +180,9 @@ def front_answer(table: pd.DataFrame) -> str:
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]
         return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, {_sized(best)}."
-    kept = runs[runs["within_noise"]].sort_values("size", kind="stable")
-    if len(kept):
-        best, introduction = kept.iloc[0], "The smallest within noise of the original is "
+    unharmed = runs[runs["within_noise"]].sort_values("size", kind="stable")
+    if len(unharmed):
+        best, introduction = unharmed.iloc[0], "The smallest within noise of the original is "
     else:
         best = runs.iloc[runs["value"].map(metric.ranked).argmax()]
         introduction = "None is known to be within noise of the original; the best is "
@@ -239,8 +223,8 @@ def _same_original(document: Document, run: Run, measure: str) -> bool:
     if document.get("reads", document["fingerprint"]) != original_of(run):
         return False
     theirs, ours = document["originals"].get(measure, {}), result_of(run)["scores"][measure]
-    same = ("metric", "version", "split", "digest", "probe", "embedding")
-    return bool(theirs) and all(theirs.get(name) == ours.get(name) for name in same)
+    fields = ("metric", "version", "split", "digest", "probe", "embedding")
+    return bool(theirs) and all(theirs.get(name) == ours.get(name) for name in fields)
 
 
 def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:

@@ -76,8 +76,9 @@ def comparison_table(runs: Sequence[Run], name: str) -> pd.DataFrame:
     return with_provenance(TABLES[name](runs).drop(columns=DRAWN_COLUMNS, errors="ignore"), runs)
 
 
-def comparison_document(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+def comparison_document(runs: Sequence[Run]) -> dict[str, Any]:
     """The same tables as JSON values, each a list of rows."""
+    tables = comparison_tables(runs)
     return {name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()}
 
 

@@ -28,6 +28,7 @@ NAMED_KINDS = 3
 FEW = 4
 """Runs that a comparison starts with if no two runs differ in the method alone."""
 TITLES = {method.style_key: method.title for method in METHODS}
+DENOMINATORS = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
 
 

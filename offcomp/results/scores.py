@@ -16,7 +16,6 @@ from offcomp.planning.data.tasks import TASKS
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
 Score = Mapping[str, Any]
 
-
 BASELINES = {"majority class": "always the same answer", "unigram": "word frequencies alone"}
 TITLES = {task.name: task.title for task in TASKS}
 
@@ -65,8 +64,8 @@ def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
 
 def overlap(first: Score, second: Score) -> bool:
     """Whether the 95 % intervals of two compressed models overlap."""
-    (low, high), (other_low, other_high) = interval_of(first), interval_of(second)
-    return low <= other_high and other_low <= high
+    (first_low, first_high), (second_low, second_high) = interval_of(first), interval_of(second)
+    return first_low <= second_high and second_low <= first_high
 
 
 def score_text(score: Score, which: str = "compressed") -> str:
@@ -176,12 +175,12 @@ def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
     compressed    True if anything was compressed, so that predictions should differ
     """
     title = within_sentence(task_title(task, score))
-    found = []
+    clauses = []
     if score.get("collapsed") and "flips" in score:
-        found.append(f"gives the same answer to every {title} sentence.")
+        clauses.append(f"gives the same answer to every {title} sentence.")
     elif score.get("collapsed"):
-        found.append(f"can no longer tell the examples of {title} apart: all outputs are alike.")
+        clauses.append(f"can no longer tell the examples of {title} apart: all outputs are alike.")
     if compressed and score.get("unchanged"):
         answers = f"gives exactly the original's answers on {title}, to the last bit"
-        found.append(f"{answers}: the task does not use the compressed weights.")
-    return found
+        clauses.append(f"{answers}: the task does not use the compressed weights.")
+    return clauses

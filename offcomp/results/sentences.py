@@ -36,11 +36,11 @@ def answer(runs: Sequence[Run]) -> str:
             "is only meaningful relative to its own original."
         )
     if len(runs) == 1:
-        return _answer_for_one(runs[0])
+        return _answer_on(runs[0])
     return "; ".join([_error_clause(runs), *_score_clauses(runs)]) + "."
 
 
-def _answer_for_one(run: Run) -> str:
+def _answer_on(run: Run) -> str:
     start = "Nothing was compressed, so this is the original model"
     if run.plan.groups:
         figures = run_table([run]).iloc[0]

@@ -17,6 +17,7 @@ from offcomp.results.scores import sentence_start
 from offcomp.ui.escape import plain
 
 TALL_CHART_PIXELS = 640
+OnClick = Callable[[], None] | Literal["ignore"]
 
 
 def draw(figure: go.Figure, key: str, alt: str) -> None:
@@ -24,20 +25,14 @@ def draw(figure: go.Figure, key: str, alt: str) -> None:
     st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
 
 
-def draw_clickable(figure: go.Figure, key: str, alt: str, on_click: Callable[[], None] | Literal["ignore"]) -> None:
+def draw_clickable(figure: go.Figure, key: str, alt: str, on_click: OnClick) -> None:
     """Draw a chart; `on_click` handles a click on one of its marks."""
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
     st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, on_select=on_click, selection_mode="points")
 
 
 def show_chart(
-    target: DeltaGenerator,
-    figure: go.Figure,
-    table: pd.DataFrame,
-    *,
-    key: str,
-    alt: str,
-    on_click: Callable[[], None] | Literal["ignore"] = "ignore",
+    target: DeltaGenerator, figure: go.Figure, table: pd.DataFrame, *, key: str, alt: str, on_click: OnClick = "ignore"
 ) -> None:
     """Draw a chart in `target`, scrolling if very tall, and show its table here, collapsed."""
     tall = figure.layout.height > TALL_CHART_PIXELS
@@ -69,6 +64,12 @@ def number_formats(table: pd.DataFrame) -> dict[str, Any]:
         for name in table.columns
         if is_numeric_dtype(table[name])
     }
+
+
+def show_metric(label: str, value: str, note: str, description: str = "", width: int | Literal["stretch"] = "stretch") -> None:
+    """A figure with a note below it, as plain text."""
+    text, help_text = plain(note), plain(description) or None
+    st.metric(plain(label), plain(value), text, delta_color="off", delta_arrow="off", help=help_text, width=width)
 
 
 def csv_button(label: str, file_name: str, key: str, make: Callable[[], pd.DataFrame]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 import streamlit as st
 
-from offcomp.results.report import comparison_document, comparison_table, comparison_tables, html_report, table_names
+from offcomp.results.report import comparison_document, comparison_table, html_report, table_names
 from offcomp.results.sentences import provenance
 from offcomp.runs.store import Run
 from offcomp.ui.charts import csv_button, download_button
@@ -54,4 +54,4 @@ def _show_exports(runs: Sequence[Run]) -> None:
 
 def _as_json(runs: Sequence[Run]) -> str:
     """All tables as one JSON document, each a list of rows."""
-    return json.dumps(comparison_document(comparison_tables(runs)), indent=1)
+    return json.dumps(comparison_document(runs), indent=1)

@@ -123,22 +123,22 @@ def show_problems() -> None:
         st.warning(plain(problem), icon=":material/link_off:")
 
 
-def _complain(what: str, why: str) -> None:
+def _complain(requested: str, fault: str) -> None:
     problems: list[str] = st.session_state.setdefault(PROBLEMS, [])
-    why = without_unseen(why)[:LONGEST_REASON].rstrip(".")
-    problems.append(f"The link asks for {without_unseen(what)[:100]}, which is not available here: {why}. It is ignored.")
+    value, reason = without_unseen(requested)[:100], without_unseen(fault)[:LONGEST_REASON].rstrip(".")
+    problems.append(f"The link asks for {value}, which is not available here: {reason}. It is ignored.")
 
 
 def summary() -> str:
     """The draft in one line, as shown on every page. Omits the ratio: its slider does not rerun the page, so this line would
     go stale."""
     state = st.session_state
-    wanted = state["draft_modules"]
-    what = "the default modules" if wanted is None else f"{len(wanted)} weight matri{'x' if len(wanted) == 1 else 'ces'}"
+    names = state["draft_modules"]
+    chosen = "the default modules" if names is None else f"{len(names)} weight matri{'x' if len(names) == 1 else 'ces'}"
     methods = [method_of_style_key(style_key).title for style_key in state["methods"] or []]
     by = f", {len(methods)} methods" if len(methods) > 2 else f", {' and '.join(methods)}" if methods else ""
     name = model()
-    return f"{name if len(name) <= LONGEST_MODEL else '…' + name[-LONGEST_MODEL:]}: {what}{by}"
+    return f"{name if len(name) <= LONGEST_MODEL else '…' + name[-LONGEST_MODEL:]}: {chosen}{by}"
 
 
 def model() -> str:

@@ -20,6 +20,7 @@ from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.plain_text import is_plain, text_fault
 from offcomp.planning.data.tasks import TASKS
 from offcomp.planning.grouping import GROUPINGS, STACKS
+from offcomp.results.groups import ranges
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 OWN = "own"
@@ -93,8 +94,8 @@ def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
 
 def _list_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
-    one = _one_of(choices)
-    return lambda text: list(dict.fromkeys(one(name) for name in text.split(","))) if text != NONE else []
+    read_one = _one_of(choices)
+    return lambda text: list(dict.fromkeys(map(read_one, text.split(",")))) if text != NONE else []
 
 
 def _ratio(text: str) -> float:
@@ -121,17 +122,9 @@ def _listed(names: Sequence[str]) -> str:
 def short(names: Iterable[str]) -> str:
     """Abbreviated module names: runs of layers as `query.0-5`; characters with a meaning in the list percent-encoded, `%2C`."""
     parts: list[str] = []
-    for stem, members in groupby((_stem_and_layer(name) for name in names), key=lambda pair: pair[0]):
-        run: list[int] = []
-        for _, layer in members:
-            if layer is None:
-                parts.append(_alone(stem))
-            elif run and layer == run[-1] + 1:
-                run.append(layer)
-                parts[-1] = f"{_quoted(stem)}.{run[0]}-{layer}"
-            else:
-                run = [layer]
-                parts.append(f"{_quoted(stem)}.{layer}")
+    for (stem, layered), members in groupby(map(_stem_and_layer, names), key=lambda pair: (pair[0], pair[1] is not None)):
+        runs = ranges(layer for _, layer in members if layer is not None)
+        parts += [f"{_quoted(stem)}.{run}" for run in runs] if layered else [_alone(stem)]
     return ",".join(parts) or NONE
 
 

@@ -121,7 +121,7 @@ def test_what_differs_is_marked_and_texts_stay_texts(palette: Palette) -> None:
 
 def test_the_report_and_the_tables_to_take_along_have_them() -> None:
     runs = [of("a", [*FIRST, entry(ATTACK, ATTACK, ATTACK, 4)]), of("b", SECOND, "quantization")]
-    document = comparison_document(comparison_tables(runs))
+    document = comparison_document(runs)
     assert [row["same_tokens"] for row in document["continuations"]] == [4, 2, 4, 0, 1]
     assert all(row["plan"] and row["run"] for row in document["continuations"])
     assert json.loads(json.dumps(document, allow_nan=False)) == document

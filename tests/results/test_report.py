@@ -152,7 +152,7 @@ def test_the_figures_stand_abreast_until_there_are_many_runs() -> None:
 
 def test_every_row_to_take_away_names_its_run_seed_and_plan() -> None:
     runs = made_pair()
-    document: dict[str, Any] = comparison_document(comparison_tables(runs))
+    document: dict[str, Any] = comparison_document(runs)
     assert list(document) == ["runs", "groups", "scores", "sizes", "flips", "changes"]
     assert [row["relative_error"] for row in document["runs"]] == [0.5, 0.3]
     assert document["flips"][0]["seed"] in (0, 3) and "style_key" not in document["groups"][0]
@@ -172,6 +172,6 @@ def test_what_was_read_stands_in_the_report_the_tables_and_the_text() -> None:
     assert (figures["Read for sentiment"], figures["Read for calibration"]) == (read, calibrated)
     said = outline([run])[1]
     assert read in said and calibrated in said
-    row = comparison_document(comparison_tables([run]))["runs"][0]
+    row = comparison_document([run])["runs"][0]
     assert [row[f"sentiment_{name}"] for name in ("rows_read", "rows_used", "texts_cut")] == [300, 298, 40]
     assert read in run_text(run) and f"calibration: {calibrated}" in run_text(run)

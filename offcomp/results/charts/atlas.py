@@ -11,17 +11,8 @@ import plotly.graph_objects as go
 
 from offcomp.models.families import KIND_TITLES
 from offcomp.results.atlas import ALONE, STACKED, score_words
-from offcomp.results.charts.dots import SYMBOLS, original_star
-from offcomp.results.charts.style import (
-    FONT_SIZE,
-    TITLE_PIXELS,
-    axis_title,
-    colour_scale,
-    literal,
-    outlined,
-    styled,
-    text_trace,
-)
+from offcomp.results.charts.dots import SYMBOLS, legend_entry, original_star
+from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, gain_map, literal, outlined, styled, text_trace
 from offcomp.results.charts.theme import Palette, marker
 from offcomp.results.scores import METRICS, Metric, change_text, sentence_start
 
@@ -29,6 +20,7 @@ TITLES_OF_SIZES = {"chosen": "linear weights", "matrices": "linear and embedding
 GROUPING_STYLES = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
 TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.5, 1.75, 2, 3, 4, 6, 8, 12, 16)
 MOST_TICKS = 10
+MARKER_SIZE = 9
 LEGEND_ENTRY_PIXELS = 96  # two per row on a phone
 CELL_PIXELS = 46
 WITHOUT_LAYER = "none"
@@ -48,13 +40,11 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
         figure.add_trace(_line(part.sort_values("byte_ratio"), palette, metric).update(showlegend=named))
     groupings = table["grouping"].unique()
     if len(groupings) > 1:
-        for grouping in groupings:
-            figure.add_trace(_legend_of(grouping, palette))
+        figure.add_traces([_legend_of(grouping, palette) for grouping in groupings])
     _references(figure, table, palette, metric)
     _log_ratios(figure, table)
     up = "up" if metric.direction == "higher" else "down"
-    denominator_title = TITLES_OF_SIZES[denominator]
-    ratio_title = f"compression ratio in bytes (log scale)<br>of the {denominator_title}<br>right and {up} is better"
+    ratio_title = f"compression ratio in bytes (log scale)<br>of the {TITLES_OF_SIZES[denominator]}<br>right and {up} is better"
     figure.update_xaxes(title=axis_title(ratio_title))
     values = [factor * value for value in [*table["score"], table["original"].iloc[0], *table["baseline"].dropna()]]
     margin = 0.06 * (max(values) - min(values))
@@ -91,7 +81,7 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
         y=factor * part["score"],
         mode="lines+markers",
         line={"color": colour, "width": 2, "dash": dash},
-        marker=outlined(marker(style_key, SYMBOLS) + fill, 9, colour),
+        marker=outlined(marker(style_key, SYMBOLS) + fill, MARKER_SIZE, colour),
         customdata=details,
         hovertemplate=f"%{{customdata}}<br>bundled measurement<extra>{method}<br>{grouping}</extra>",
         name=method.rpartition(", ")[2].capitalize() if ", " in method else method,  # a legend is narrow on a phone
@@ -107,15 +97,8 @@ def _change(row: Mapping[Hashable, Any], metric: Metric) -> str:
 def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
     """A legend entry that shows the line and marker style of a grouping."""
     dash, fill = GROUPING_STYLES[grouping]
-    return go.Scatter(
-        x=[None],
-        y=[None],
-        mode="lines+markers",
-        line={"color": palette.muted, "width": 2, "dash": dash},
-        marker=outlined("circle" + fill, 9, palette.muted),
-        name=grouping,
-        hoverinfo="skip",
-    )
+    entry = legend_entry("circle" + fill, MARKER_SIZE, palette.muted, grouping)
+    return entry.update(mode="lines+markers", line={"color": palette.muted, "width": 2, "dash": dash})
 
 
 def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric: Metric) -> None:
@@ -157,27 +140,12 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     layers = [WITHOUT_LAYER if pd.isna(layer) else str(layer) for layer in table["layer"]]
     columns = sorted(set(layers), key=lambda layer: -1 if layer == WITHOUT_LAYER else int(layer))
     kinds = list(dict.fromkeys(table["kind"]))
-    shown = table.assign(
-        x=list(map(columns.index, layers)), y=table["kind"].map(kinds.index), gain=table["difference"].map(metric.ranked)
-    )
-    in_layers = shown.loc[shown["layer"].notna(), "gain"]
-    limit = float((shown["gain"] if in_layers.empty else in_layers).abs().max()) or 1.0
-    figure = go.Figure(
-        go.Heatmap(
-            x=shown["x"],
-            y=shown["y"],
-            z=shown["gain"],
-            zmin=-limit,
-            zmax=limit,
-            colorscale=colour_scale(palette.diverging),
-            showscale=False,
-            xgap=3,
-            ygap=3,
-            customdata=_cell_details(shown, metric),
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    )
-    _numbers(figure, shown, metric, palette)
+    cells = table.assign(x=list(map(columns.index, layers)), y=table["kind"].map(kinds.index))
+    cells = cells.assign(gain=table["difference"].map(metric.ranked), hover=_cell_details(table, metric))
+    in_layers = cells.loc[cells["layer"].notna(), "gain"]
+    limit = float((cells["gain"] if in_layers.empty else in_layers).abs().max()) or 1.0
+    figure = go.Figure(gain_map(cells, limit, palette, gap=3, showscale=False))
+    _numbers(figure, cells, metric, palette)
     unit = "points" if metric.percent else "thousandths" if metric.most == 1 else metric.word
     bare = {"showgrid": False, "zeroline": False}
     figure.update_xaxes(
@@ -196,22 +164,22 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     return styled(figure, palette, title="Which matrix hurts most on its own?", height=168 + CELL_PIXELS * len(kinds))
 
 
-def _cell_details(shown: pd.DataFrame, metric: Metric) -> list[str]:
+def _cell_details(table: pd.DataFrame, metric: Metric) -> list[str]:
     """The hover text of each cell."""
     return [
         f"<b>{row['module']}</b>, {row['method']} at {row['requested_ratio']:g}x, error {row['relative_error']:.3f}<br>"
         f"{_change(row, metric)}<br>"
         f"{metric.number(row['score'])} on {row['n']:,} {metric.counts}, bundled measurement"
-        for row in shown.to_dict("records")
+        for row in table.to_dict("records")
     ]
 
 
-def _numbers(figure: go.Figure, shown: pd.DataFrame, metric: Metric, palette: Palette) -> None:
+def _numbers(figure: go.Figure, cells: pd.DataFrame, metric: Metric, palette: Palette) -> None:
     """Add the change to every cell, framed and bold if it is beyond noise."""
     thousandths = metric.most == 1 and not metric.percent  # a cell is narrow on a phone
-    texts = [f"{1000 * value:+.0f}" if thousandths else metric.bare_change(value) for value in shown["difference"]]
-    bold = [f"<b>{text}</b>" if beyond_noise else text for text, beyond_noise in zip(texts, shown["told_apart"], strict=True)]
-    figure.add_trace(text_trace(shown["x"], shown["y"], bold, palette, FONT_SIZE - 2))
-    for x, y in shown.loc[shown["told_apart"].astype(bool), ["x", "y"]].itertuples(index=False):
+    texts = [f"{1000 * value:+.0f}" if thousandths else metric.bare_change(value) for value in cells["difference"]]
+    bold = [f"<b>{text}</b>" if beyond_noise else text for text, beyond_noise in zip(texts, cells["told_apart"], strict=True)]
+    figure.add_trace(text_trace(cells["x"], cells["y"], bold, palette, FONT_SIZE - 2))
+    for x, y in cells.loc[cells["told_apart"].astype(bool), ["x", "y"]].itertuples(index=False):
         ends = {"x0": x - 0.46, "x1": x + 0.46, "y0": y - 0.45, "y1": y + 0.45}
         figure.add_shape(type="rect", **ends, line={"color": palette.text, "width": 2})

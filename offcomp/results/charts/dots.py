@@ -66,8 +66,8 @@ def dots(
     figure = go.Figure()
     for index, (name, style_key, symbol) in enumerate(series):
         part = table[table["name"] == name]
-        apart = 0.5 * (index / (len(series) - 1) - 0.5) if shared else 0.0
-        heights = [rows[row] + apart for row in part["row"]]
+        offset = 0.5 * (index / (len(series) - 1) - 0.5) if shared else 0.0
+        heights = [rows[row] + offset for row in part["row"]]
         colour, size = palette.colour(style_key), MARKER_SIZE + 4 * (style_key == "original")
         figure.add_scatter(
             x=part[x],
@@ -107,6 +107,12 @@ def original_star(x: Any, y: Any, palette: Palette, size: int, hover: str) -> go
     """The original model, named in the legend."""
     star = {"symbol": MARKERS["original"], "size": size, "color": palette.series["original"]}
     return go.Scatter(x=x, y=y, mode="markers", marker=star, hovertemplate=hover, name="Original")
+
+
+def legend_entry(symbol: str, size: int, colour: str, name: str) -> go.Scatter:
+    """A legend entry without a point in the chart."""
+    look = outlined(symbol, size, colour)
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=look, name=name, hoverinfo="skip")
 
 
 def in_rows(

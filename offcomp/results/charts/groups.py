@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from offcomp.planning.merge_survey import Merge, Survey
-from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, literal_text, styled, text_trace
+from offcomp.results.charts.style import FONT_SIZE, axis_title, colour_scale, gain_map, literal_text, styled, text_trace
 from offcomp.results.charts.theme import Palette
 from offcomp.results.groups import MARGIN, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
 
@@ -33,24 +33,18 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     cells = cells.assign(x=cells["second"].map(indices), y=cells["first"].map(indices))
     limit = float(cells["gain"].abs().max()) or 1.0
     few = len(names) <= MOST_NUMBERS
-    bar = {"orientation": "h", "thickness": 8, "x": 0.5, "y": 1.0, "yanchor": "bottom", "ticks": "", "nticks": 5}
-    figure = go.Figure(
-        go.Heatmap(
-            x=cells["x"],
-            y=cells["y"],
-            z=cells["gain"],
-            zmin=-limit,
-            zmax=limit,
-            colorscale=colour_scale(palette.diverging),
-            colorbar=bar | {"tickfont": {"size": FONT_SIZE - 3, "color": palette.muted}, "outlinewidth": 0},
-            showscale=not few,
-            xgap=2 if few else 0,
-            ygap=2 if few else 0,
-            customdata=cells["hover"],
-            hovertemplate="%{customdata}<extra></extra>",
-            hoverongaps=False,
-        )
-    )
+    bar: dict[str, Any] = {
+        "orientation": "h",
+        "thickness": 8,
+        "x": 0.5,
+        "y": 1.0,
+        "yanchor": "bottom",
+        "ticks": "",
+        "nticks": 5,
+    }
+    bar |= {"tickfont": {"size": FONT_SIZE - 3, "color": palette.muted}, "outlinewidth": 0}
+    gap = 2 if few else 0
+    figure = go.Figure(gain_map(cells, limit, palette, gap=gap, colorbar=bar, showscale=not few, hoverongaps=False))
     if few:
         known = cells.dropna(subset="gain")
         size = FONT_SIZE - 2 if len(names) <= MOST_LARGE_NUMBERS else FONT_SIZE - 4
@@ -95,33 +89,34 @@ def _axis_words(names: Sequence[str]) -> str:
     return f"{literal_text(kinds_words(names))}, layer" if len(stems) == 1 else ""
 
 
-def _runs(names: Sequence[str]) -> list[tuple[str, int, int]]:
+def _kind_spans(names: Sequence[str]) -> list[tuple[str, int, int]]:
     """(kind, first index, number of modules) of each run of modules of one kind."""
-    runs, start = [], 0
-    for stem, run in groupby(stem_and_layer(name)[0] for name in names):
-        length = len(list(run))
-        runs.append((literal_text(stem_title(stem)), start, length))
+    spans, start = [], 0
+    for stem, group in groupby(stem_and_layer(name)[0] for name in names):
+        length = len(list(group))
+        spans.append((literal_text(stem_title(stem)), start, length))
         start += length
-    return runs
+    return spans
 
 
 def _layer_ticks(names: Sequence[str]) -> list[str]:
     """The layer of every module, as space permits; with several kinds, also the name of each kind under its middle."""
     step = 1 if len(names) <= 2 * MOST_NUMBERS else 4
     layers = [stem_and_layer(name)[1] for name in names]
-    runs = _runs(names)
-    if len(runs) == 1:
+    spans = _kind_spans(names)
+    if len(spans) == 1:
         return [str(layer) if index % step == 0 else "" for index, layer in enumerate(layers)]
     few = len(names) <= MOST_NUMBERS
     texts = ["" if layer is None or not few else str(layer) for layer in layers]
-    for title, start, length in runs:
+    for title, start, length in spans:
         texts[start + (length - 1) // 2] += f"<br>{title}" if few else title
     return texts
 
 
 def _module_axes(figure: go.Figure, names: Sequence[str], palette: Palette) -> None:
     across = _layer_ticks(names)
-    several = len(_runs(names)) > 1
+    spans = _kind_spans(names)
+    several = len(spans) > 1
     down = [literal_text(module_words([name])) for name in names] if several and len(names) <= MOST_NUMBERS else across
     ends = (-0.5, len(names) - 0.5)
     for update, texts, limits in ((figure.update_xaxes, across, ends), (figure.update_yaxes, down, ends[::-1])):
@@ -129,7 +124,7 @@ def _module_axes(figure: go.Figure, names: Sequence[str], palette: Palette) -> N
         update(tickvals=list(shown), ticktext=list(shown.values()), range=limits, showgrid=False, zeroline=False, ticks="")
     figure.update_xaxes(tickangle=-90 if several and len(names) > MOST_NUMBERS else 0)
     line = {"color": palette.text, "width": 1}
-    for _, start, _ in _runs(names)[1:]:
+    for _, start, _ in spans[1:]:
         figure.add_vline(x=start - 0.5, line=line)
         figure.add_hline(y=start - 0.5, line=line)
 
@@ -140,14 +135,14 @@ def tree_figure(survey: Survey, stack: str, kept: int, palette: Palette) -> go.F
     x, y = list(nodes["x"]), list(nodes["y"])
     figure = go.Figure()
     kept_line = {"color": palette.text, "width": 2, "dash": "solid"}
-    other_line = {"color": palette.muted, "width": 1, "dash": "dot"}
+    undone_line = {"color": palette.muted, "width": 1, "dash": "dot"}
     for index, step in reversed(list(enumerate(merges))):
         (first, second), end = step.parts, x[count + index]
         figure.add_scatter(
             x=[x[first], end, end, x[second]],
             y=[y[first], y[first], y[second], y[second]],
             mode="lines",
-            line=kept_line if index < kept else other_line,
+            line=kept_line if index < kept else undone_line,
             hoverinfo="skip",
         )
     figure.add_trace(_merge_marks(survey, merges, x[count:], y[count:], palette))

@@ -107,12 +107,12 @@ def _axis_title(text: str, standoff: int = 6) -> dict[str, Any]:
 
 def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: float = 0.02) -> dict[str, Any]:
     """An axis of ranks from 0, the chosen rank as a labelled line, and ranks beyond break-even shaded."""
-    most = len(table)
+    max_rank = len(table)
     dense = float(1 / table["stored_fraction"].iloc[0])
-    end = most * 1.01 if most > 1 else 1.2
-    narrow, right = most - dense < 0.15 * most, rank > 0.75 * most
+    end = max_rank * 1.01 if max_rank > 1 else 1.2
+    narrow, right = max_rank - dense < 0.15 * max_rank, rank > 0.75 * max_rank
     saves_nothing = {
-        "x": dense if narrow else (dense + most) / 2,
+        "x": dense if narrow else (dense + max_rank) / 2,
         "y": height,
         "yref": "y domain",
         "yanchor": "bottom",
@@ -123,10 +123,10 @@ def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: fl
     }
     side = {"xanchor": "right", "xshift": -4} if right else {"xanchor": "left", "xshift": 4}
     name = {"x": rank, "y": 1, "yref": "y domain", "yanchor": "top", "text": f"rank {rank}", "showarrow": False, **side}
-    whole = {"yref": "y domain", "y0": 0, "y1": 1}
-    shade = {"type": "rect", "x0": dense, "x1": end, "fillcolor": palette.muted, "opacity": 0.14, "line": {"width": 0}, **whole}
-    line = {"type": "line", "x0": rank, "x1": rank, "line": {"color": palette.text, "width": 2}, **whole}
-    xaxis = {"title": _axis_title(f"rank, of {most}"), "range": [0, end]}
+    span = {"yref": "y domain", "y0": 0, "y1": 1}
+    shade = {"type": "rect", "x0": dense, "x1": end, "fillcolor": palette.muted, "opacity": 0.14, "line": {"width": 0}, **span}
+    line = {"type": "line", "x0": rank, "x1": rank, "line": {"color": palette.text, "width": 2}, **span}
+    xaxis = {"title": _axis_title(f"rank, of {max_rank}"), "range": [0, end]}
     return {"xaxis": xaxis, "shapes": [shade, line], "annotations": [saves_nothing, name]}
 
 
@@ -224,8 +224,8 @@ def cell_words(shape: tuple[int, int]) -> str:
     tall, wide = map(weights_in_a_cell, shape)
     if tall == wide == "1":
         return "Each cell is one weight."
-    about = "about " if "about" in tall + wide else ""
-    return f"Each cell averages {about}{tall.removeprefix('about ')} x {wide.removeprefix('about ')} weights."
+    prefix = "about " if "about" in tall + wide else ""
+    return f"Each cell averages {prefix}{tall.removeprefix('about ')} x {wide.removeprefix('about ')} weights."
 
 
 def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:

@@ -149,18 +149,14 @@ def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, l
 
 def _points(cells: pd.DataFrame, columns: int) -> go.Scatter:
     """Invisible points that can be clicked and hovered, unlike the cells of a heat map."""
-    points = [
-        (x, cell["y"], cell["id"], cell["hover"])
-        for cell in cells.to_dict("records")
-        for x in (range(columns) if pd.isna(cell["x"]) else [int(cell["x"])])
-    ]
-    x, y, ids, hovers = zip(*points, strict=True) if points else ((), (), (), ())
+    layers: list[Any] = [range(columns) if pd.isna(x) else [int(x)] for x in cells["x"]]
+    points = cells.assign(x=layers).explode("x")
     hidden = {"marker": {"opacity": 0}}
     return go.Scatter(
-        x=x,
-        y=y,
-        customdata=[[name] for name in ids],
-        hovertext=hovers,
+        x=points["x"],
+        y=points["y"],
+        customdata=points[["id"]],
+        hovertext=points["hover"],
         hovertemplate="%{hovertext}<extra></extra>",
         mode="markers",
         marker={"size": ROW_PIXELS - 3, "symbol": "square", "opacity": 0},

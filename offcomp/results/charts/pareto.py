@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from offcomp.results.charts.dots import SYMBOLS, interval_bars, labels, original_star, shortened
+from offcomp.results.charts.dots import SYMBOLS, interval_bars, labels, legend_entry, original_star, shortened
 from offcomp.results.charts.scores import LOG_FROM
 from offcomp.results.charts.style import FONT_SIZE, TITLE_PIXELS, axis_title, literal, outlined, styled
 from offcomp.results.charts.theme import Palette, marker
@@ -22,7 +22,7 @@ AXIS_PIXELS = 84  # numbers and two lines of title
 LEGEND_ROW_PIXELS = 22
 LEGEND_ENTRY_PIXELS = 104
 LEGEND_ABREAST = 3  # on a phone
-MARKER_SIZE, STAR_SIZE = 12, 17
+MARKER_SIZE, STAR_SIZE, KEY_SIZE = 12, 17, 10
 PALE = 0.38
 MOST_BARS = 40
 """With more runs, only those on the front have an interval bar: all the bars together would hide each other."""
@@ -62,7 +62,7 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
         names = runs["name"].map(shortened)
         figure.add_trace(labels(runs["size"], runs["value"], names, palette, left=runs["size"] > middle, vertical="top"))
     if runs["grouping"].nunique() > 1:
-        figure.add_traces([_key("circle" + fill, palette.muted, grouping) for grouping, fill in FILLS.items()])
+        figure.add_traces([legend_entry("circle" + fill, KEY_SIZE, palette.muted, name) for name, fill in FILLS.items()])
     _value_axis(figure, shown, list(references["value"]), metric)
     figure.update_xaxes(range=_size_range(shown["size"]))
     size_title = f"stored size of the whole model, in {UNIT_TITLES[shown['unit'].iloc[0]]}"
@@ -70,9 +70,9 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
 
 
 def _in_axis_units(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The table with its values in per cent if the metric is shown in per cent."""
-    columns = table.columns.intersection(["value", "low", "high"])
-    return table.assign(**{name: 100 * table[name] for name in columns}) if metric.percent else table
+    """The table with its values as `text`, and as numbers in per cent if the metric is shown in per cent."""
+    columns, factor = table.columns.intersection(["value", "low", "high"]), 100 if metric.percent else 1
+    return table.assign(text=table["value"].map(metric.number), **{name: factor * table[name] for name in columns})
 
 
 def _original_band(figure: go.Figure, original: pd.DataFrame, palette: Palette) -> None:
@@ -88,11 +88,9 @@ def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None
     """Add a line for the best value up to each size."""
     front = shown[shown["on_front"]].sort_values("size").drop_duplicates("size")
     if shown["size"].nunique() > 1 and len(front):
-        last = pd.DataFrame({"size": [shown["size"].max()], "value": [front["value"].iloc[-1]]})
-        line = pd.concat([front[["size", "value"]], last])
         figure.add_scatter(
-            x=line["size"],
-            y=line["value"],
+            x=[*front["size"], shown["size"].max()],
+            y=[*front["value"], front["value"].iloc[-1]],
             mode="lines",
             line={"shape": "hv", "color": palette.muted, "width": 2},
             hoverinfo="skip",
@@ -127,11 +125,10 @@ def _ring(figure: go.Figure, picked: pd.DataFrame, palette: Palette) -> None:
 
 def _details(row: Mapping[Hashable, Any], metric: Metric) -> str:
     """The hover text of a run."""
-    value = row["value"] / (100 if metric.percent else 1)
     n = f", {row['n']:,} {metric.counts}" if row["n"] else ""
     return (
         f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}, run {row['run']}<br>"
-        f"{metric.word} {metric.number(value)}{n}<br>"
+        f"{metric.word} {row['text']}{n}<br>"
         f"{row['about'].replace(' (', '<br>(')}<br>"
         f"{row['size']:.4g} {UNIT_TITLES[row['unit']]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}"
     )
@@ -140,8 +137,7 @@ def _details(row: Mapping[Hashable, Any], metric: Metric) -> str:
 def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: Metric) -> None:
     """Add the original, on top of everything."""
     unit = UNIT_TITLES[original["unit"].iloc[0]]
-    value = metric.number(original["value"].iloc[0] / (100 if metric.percent else 1))
-    hover = f"<b>Original</b>, not compressed<br>{metric.word} {value}<br>%{{x:.4g}} {unit}<extra></extra>"
+    hover = f"<b>Original</b>, not compressed<br>{metric.word} {original['text'].iloc[0]}<br>%{{x:.4g}} {unit}<extra></extra>"
     star = original_star(original["size"], original["value"], palette, STAR_SIZE, hover)
     figure.add_trace(star.update(unselected={"marker": {"opacity": 1.0}}))
 
@@ -161,13 +157,8 @@ def _labels_fit(shown: pd.DataFrame) -> bool:
 def _method_keys(runs: pd.DataFrame, palette: Palette) -> list[go.Scatter]:
     """The legend entry of each method, kept short for narrow phones."""
     titles = {style_key: title_of_style_key(style_key).rpartition(", ")[2] for style_key in runs["style_key"].unique()}
-    return [_key(marker(key, SYMBOLS), palette.colour(key), sentence_start(title)) for key, title in titles.items()]
-
-
-def _key(symbol: str, colour: str, name: str) -> go.Scatter:
-    """A legend entry without a marker in the chart."""
-    look = outlined(symbol, MARKER_SIZE - 2, colour)
-    return go.Scatter(x=[None], y=[None], mode="markers", marker=look, name=name, hoverinfo="skip")
+    looks = {style_key: (marker(style_key, SYMBOLS), KEY_SIZE, palette.colour(style_key)) for style_key in titles}
+    return [legend_entry(*looks[style_key], sentence_start(title)) for style_key, title in titles.items()]
 
 
 def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.DataFrame, palette: Palette) -> None:

@@ -10,13 +10,12 @@ import plotly.graph_objects as go
 from offcomp.results.charts.dots import CROWDED, dots, in_rows, series_of
 from offcomp.results.charts.style import literal
 from offcomp.results.charts.theme import Palette
-from offcomp.results.runs import result_of
+from offcomp.results.runs import DENOMINATORS, result_of
 from offcomp.results.sentences import smaller
 from offcomp.runs.store import Run
 
 LEVELS = ("group", "module")
 UNITS = ("parameters", "bytes")
-DENOMINATORS = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
 SHORT_DENOMINATORS = {"chosen modules": "chosen", "all linear and embedding weights": "all weights", "whole model": "model"}
 
 ERROR_COLUMNS = ("run", "name", "style_key", "symbol", "row", "relative_error", "cosine_distance", "about")

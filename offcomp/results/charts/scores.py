@@ -76,10 +76,8 @@ def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     metric = METRICS[table["metric"].iloc[0]]
     factor = 100 if metric.percent else 1
     shown = table.assign(**{name: factor * table[name] for name in ("value", "low", "high", "baseline")})
-    shown["text"] = [metric.number(value) for value in table["value"]]
-    shown["ends"] = [
-        f"{metric.number(low)} to {metric.number(high)}" for low, high in table[["low", "high"]].itertuples(index=False)
-    ]
+    shown["text"] = table["value"].map(metric.number)
+    shown["ends"] = table["low"].map(metric.number) + " to " + table["high"].map(metric.number)
     hover = f"%{{customdata[0]}}, 95 % interval %{{customdata[1]}}<br>%{{customdata[2]:,}} {metric.counts}, %{{customdata[3]}}"
 
     def number(value: float) -> str:

@@ -77,6 +77,23 @@ def outlined(symbol: str, size: int, colour: str) -> dict[str, Any]:
     return {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": colour}}
 
 
+def gain_map(cells: pd.DataFrame, limit: float, palette: Palette, *, gap: int, **options: Any) -> go.Heatmap:
+    """Cells at `x` and `y`, coloured by their `gain` from -limit (worse) to limit (better); hovering shows their `hover`."""
+    return go.Heatmap(
+        x=cells["x"],
+        y=cells["y"],
+        z=cells["gain"],
+        zmin=-limit,
+        zmax=limit,
+        colorscale=colour_scale(palette.diverging),
+        xgap=gap,
+        ygap=gap,
+        customdata=cells["hover"],
+        hovertemplate="%{customdata}<extra></extra>",
+        **options,
+    )
+
+
 def text_trace(
     x: Iterable[Any], y: Iterable[Any], texts: Sequence[str], palette: Palette, size: int = FONT_SIZE, **options: Any
 ) -> go.Scatter:

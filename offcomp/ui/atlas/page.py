@@ -56,10 +56,8 @@ def show_sweep(document: Document, task: str, denominator: str, grouping: str) -
     if chosen.empty:
         st.caption(plain(f"There are no measurements with the matrices {grouping}."))
         return
-    alt = (
-        f"The {atlas.score_words(table)} against the compression ratio in bytes, one line per method, with original and "
-        "baseline; the table below has the numbers."
-    )
+    alt = f"The {atlas.score_words(table)} against the compression ratio in bytes, one line per method, "
+    alt += "with original and baseline"
     _show(sweep_figure(chosen, palette(), denominator), chosen, document, "sweep", alt)
     st.caption(f"Bundled: {len(chosen)} of {len(table)} compressed models shown, each scored on the same examples.")
 
@@ -70,17 +68,14 @@ def show_sensitivity(document: Document, task: str) -> None:
     if table.empty:
         st.caption("No matrix was compressed alone in these measurements.")
         return
-    alt = (
-        f"Change in the {atlas.score_words(table)} when one matrix alone is compressed, by layer and kind; "
-        "the table below has the numbers."
-    )
+    alt = f"Change in the {atlas.score_words(table)} when one matrix alone is compressed, by layer and kind"
     _show(sensitivity_figure(table, palette()), table, document, "sensitivity", alt)
     st.caption(plain(f"Bundled. {atlas.sensitivity_answer(table)}"))
 
 
 def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: str, alt: str) -> None:
-    """A chart, and below it its table, with a download that includes every row's plan."""
-    draw(figure, f"measured_{purpose}", alt)
+    """A chart, and below it its table, with a download that includes every row's plan; `alt` says what the chart shows."""
+    draw(figure, f"measured_{purpose}", f"{alt}; the table below has the numbers.")
     with st.expander("Show as a table"):
         shown = table.drop(columns=IN_EVERY_ROW, errors="ignore")
         show_table(shown, f"measured_{purpose}_table", names=NAMES, formats=_formats(shown))

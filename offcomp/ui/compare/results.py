@@ -21,7 +21,7 @@ from offcomp.results.runs import difference_table, label, method_title, result_o
 from offcomp.results.scores import Score, sentence_start
 from offcomp.results.sentences import answer, megabytes, origin_text, smaller
 from offcomp.runs.store import Run
-from offcomp.ui.charts import number_formats, show_chart, show_table
+from offcomp.ui.charts import number_formats, show_chart, show_metric, show_table
 from offcomp.ui.escape import plain, plain_table
 from offcomp.ui.frame import palette
 from offcomp.ui.switch import choose_one
@@ -101,15 +101,7 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
             for name, kind, value, note in _metrics(run, brief):
                 default_width = METRIC_PIXELS.get(kind, WIDE_METRIC_PIXELS)
                 width = BRIEF_METRIC_PIXELS if brief or name != kind else default_width
-                st.metric(
-                    plain(name),
-                    plain(value),
-                    plain(note),
-                    delta_color="off",
-                    delta_arrow="off",
-                    help=plain(HELP[kind]),
-                    width=width,
-                )
+                show_metric(name, value, note, HELP[kind], width)
         if not brief:
             for task, score in result_of(run)["scores"].items():
                 difference = f"{scores.against_original(score)}{_agreeing(run, score)}"

@@ -15,6 +15,7 @@ from offcomp.planning.sizes import Prediction
 from offcomp.results.bundled import origin
 from offcomp.results.known_errors import Estimated, Measured
 from offcomp.results.sentences import origin_text
+from offcomp.ui.charts import show_metric
 from offcomp.ui.compress.choices import Choices
 from offcomp.ui.escape import plain, plain_table
 
@@ -67,12 +68,8 @@ def _show_card(choices: Choices, prediction: Prediction, known: Known) -> None:
     if choices.unit == "bytes":
         stored, equivalent = equivalent, f"{parameters} parameters"
     error, source, details = _error(choices, prediction, known)
-    _metric(f"Stored {choices.unit}", stored, f"{smaller} smaller, {equivalent}")
-    _metric("Relative error", error or "not measured", source, details)
-
-
-def _metric(label: str, value: str, note: str, details: str = "") -> None:
-    st.metric(plain(label), plain(value), plain(note), delta_color="off", delta_arrow="off", help=plain(details) or None)
+    show_metric(f"Stored {choices.unit}", stored, f"{smaller} smaller, {equivalent}")
+    show_metric("Relative error", error or "not measured", source, details)
 
 
 def _sizes(choices: Choices, prediction: Prediction) -> tuple[str, str, str]:

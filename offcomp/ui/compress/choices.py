@@ -12,11 +12,12 @@ from offcomp.methods import METHODS, method_of_style_key, options_of, own_option
 from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.families import KIND_TITLES
-from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS, storage_dtype
+from offcomp.numerics.accounting import DTYPE_CHOICES, UNITS
 from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.tasks import Task, find_task, usual_tasks
 from offcomp.planning.grouping import GROUPINGS, STACK_HELP, STACKS
 from offcomp.planning.plan import Group, Plan, make_groups, name_groups
+from offcomp.results.model import PARTS, rounded_to
 from offcomp.ui import draft
 from offcomp.ui.escape import plain
 from offcomp.ui.link import OWN, RATIOS, OwnGroup
@@ -45,9 +46,8 @@ class Choices:
 
     @property
     def rounded_to(self) -> str:
-        """The dtypes to which stored values are rounded; empty for float32, which rounds nothing."""
-        dtypes = sorted({storage_dtype(self.dtype, [spec.dtype]) for spec in self.specs} - {"float32"})
-        return " and ".join(dtypes)
+        """See `results.model.rounded_to`."""
+        return rounded_to(self.dtype, self.specs)
 
     def plan(self, style_key: str, ratio: float) -> Plan:
         """The plan of one method at one ratio. Raises InputError."""
@@ -123,8 +123,8 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
     for spec in info.modules:
         if spec.default:
             rows.setdefault((spec.part, spec.kind), []).append(spec)
-    parts, kinds = ("", "encoder", "decoder", "cross"), list(KIND_TITLES)
-    return dict(sorted(rows.items(), key=lambda row: (parts.index(row[0][0]), kinds.index(row[0][1]))))
+    kinds = list(KIND_TITLES)
+    return dict(sorted(rows.items(), key=lambda row: (PARTS.index(row[0][0]), kinds.index(row[0][1]))))
 
 
 def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
@@ -263,9 +263,7 @@ def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
 def _choose_storage() -> tuple[str, str, int]:
     """Ask for (unit, storage dtype, seed), in a collapsed section."""
     with st.expander("Budget and storage"):
-        unit = _radio(
-            "The ratio counts", UNITS, "unit", "Parameters are the paper's measure; bytes are what takes up disk space."
-        )
+        unit = _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
         dtype = _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)
         seed = st.number_input("Seed", 0, 2**31 - 1, key="seed", persist_state="session")
     return unit, dtype, int(seed)

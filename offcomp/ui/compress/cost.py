@@ -95,8 +95,8 @@ def show_cost(
 def cost_text(cost: Cost) -> str:
     """The line shown: "About 40 s and 0.9 GB in all: SVD 10 s, Autoencoder 30 s. Already run (cached): Pruning (20 s)." """
     durations = [f"{_title(style_key)} {duration(each.seconds)}" for style_key, each in cost.estimates.items()]
-    whole = sum(roughly(each.seconds) for each in cost.estimates.values())  # so that the displayed parts add up
-    total = f"About {duration(whole)} and {gigabytes(cost.memory)}"
+    seconds = sum(roughly(each.seconds) for each in cost.estimates.values())  # so that the displayed parts add up
+    total = f"About {duration(seconds)} and {gigabytes(cost.memory)}"
     parts = [f"{total} in all: {', '.join(durations)}."] if len(durations) > 1 else [f"{total} of memory."] if durations else []
     finished = [
         f"{_title(style_key)} ({duration(_seconds(run))})" for style_key, run in cost.existing.items() if run.status == "done"

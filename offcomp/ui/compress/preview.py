@@ -17,10 +17,10 @@ from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan, members, validate
 from offcomp.planning.sizes import Prediction, predict, resolved
 from offcomp.planning.spectra import find
-from offcomp.planning.spectrum import Spectrum, relative_error
+from offcomp.planning.spectrum import Spectrum
 from offcomp.results import known_errors
 from offcomp.results.charts.error_curve import error_curve_figure
-from offcomp.results.error_curve import error_curve_table, prediction_table
+from offcomp.results.error_curve import error_curve_table, prediction_table, svd_error
 from offcomp.results.known_errors import Measured
 from offcomp.results.runs import with_provenance
 from offcomp.runs.store import Run, RunStore
@@ -39,17 +39,12 @@ HIGHEST_DRAWN = 50
 MOST_SOURCES = 20
 
 
-def known_spectra(plan: Plan, choices: Choices) -> list[Spectrum] | None:
+def known_spectra(plan: Plan, info: ModelInfo) -> list[Spectrum] | None:
     """The singular values of all groups; None if some are not known yet."""
     home = home_folder()
-    stored = [find(choices.info, members(group, choices.info), group.stack, home) for group in plan.groups]
+    stored = [find(info, members(group, info), group.stack, home) for group in plan.groups]
     known = [spectrum for spectrum in stored if spectrum is not None]
     return known if len(known) == len(stored) else None
-
-
-def svd_error(spectra: list[Spectrum], prediction: Prediction) -> float:
-    """Relative error of SVD over all chosen weights, at the predicted ranks."""
-    return relative_error(spectra, [group.size if group.form != "dense" else None for group in prediction.groups])
 
 
 @st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={Run: lambda run: (run.id, run.status, run.submitted)})
@@ -79,7 +74,7 @@ def what_if(choices: Choices) -> None:
     reference = replace(choices, options={}).plan("svd", ratio)
     for plan in (reference, *plans.values()):
         validate(plan, info)
-    spectra = known_spectra(reference, choices)
+    spectra = known_spectra(reference, info)
     predictions = {style_key: predict(plan, info) for style_key, plan in plans.items()}
     plain_svd = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
     exact = spectra if plain_svd else None  # the spectrum does not give the error of other SVD presets

@@ -9,7 +9,6 @@ import streamlit as st
 
 from offcomp.files import home_folder
 from offcomp.models.catalogue import ModelInfo
-from offcomp.numerics.accounting import storage_dtype
 from offcomp.planning.plan import Plan
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.results import model as results
@@ -83,13 +82,10 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
     style(f"{box} {{overflow-x: auto}} {box} .st-key-{MAP} {{min-width: {map_pixels(table)}px}}")
     picked = draft.inspected(info)
     figure = map_figure(table, palette(), colour, picked, ratio)
-    what = (
-        "parameters of each weight matrix"
-        if colour == PARAMETERS
-        else f"relative error of SVD at {ratio:g}x on each weight matrix"
-    )
+    quantity = "parameters of" if colour == PARAMETERS else f"relative error of SVD at {ratio:g}x on"
     with st.container(key=f"{MAP}_box"):
-        alt = f"Map of the {what}, by kind and layer; the Module selector and the table below have the same data."
+        alt = f"Map of the {quantity} each weight matrix, by kind and layer; "
+        alt += "the Module selector and the table below have the same data."
         draw_clickable(figure, MAP, alt, partial(_pick_clicked, info))
     layers = table["layer"].nunique()
     hint = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_IN_COLUMN else ""
@@ -107,8 +103,7 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
 
 def _pick_clicked(info: ModelInfo) -> None:
     """Pick the module of the clicked cell. Redrawing the map clears the selection; then the picked module stays."""
-    points = st.session_state[MAP].selection.points
-    names = [point["customdata"][0] for point in points]
+    names = [point["customdata"][0] for point in st.session_state[MAP].selection.points]
     if names and names[0] in {spec.name for spec in info.modules}:
         draft.inspect(names[0])
 
@@ -170,9 +165,9 @@ def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
         if st.button(plain(label), key="model_spectra_button", icon=":material/calculate:", help=SPECTRA_HELP):
             st.session_state[REQUESTED] = plan
             st.rerun()
-    dtypes = sorted({storage_dtype(_storage()[1], [spec.dtype]) for spec in info.modules} - {"float32"})
-    what = f"Errors of SVD before rounding to {' and '.join(dtypes)}" if dtypes else "Exact errors of SVD"
-    st.caption(plain(f"{what}, each matrix alone, from singular values that are bundled or were computed and cached here."))
+    rounded_to = results.rounded_to(_storage()[1], info.modules)
+    start = f"Errors of SVD before rounding to {rounded_to}" if rounded_to else "Exact errors of SVD"
+    st.caption(plain(f"{start}, each matrix alone, from singular values that are bundled or were computed and cached here."))
 
 
 def _spectra(plan: Plan) -> str:
