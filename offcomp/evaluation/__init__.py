@@ -66,21 +66,24 @@ class OpenTask:
         """Column of the task -> column of the data, where neither the task's settings nor equal names determine it."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
-    def prepare(self, report: Report = ignore_progress) -> None:
-        """Read the original's predictions from the cache, or compute them; the model must then still be the original."""
+    def prepare(self, report: Report = ignore_progress) -> Arrays:
+        """The original's predictions, from the cache or computed. On the first call, the model must still be the original."""
+        if self._reference is not None:
+            return self._reference
         info = self._loaded.info
         file = self._cache / f"{self._key()}.npz" if self._cache and info.reads else None
-        self._reference = _cached(file) if file and file.is_file() else None
-        if self._reference is None:
+        reference = _cached(file) if file else None
+        if reference is None:
             reference = self._evaluator.reference(report)
             if file:
                 check_unchanged(info)  # a loaded model may still read its files
                 _write_cache(file, reference)
-            self._reference = reference
+        self._reference = reference
+        return reference
 
     def original(self) -> dict[str, Any]:
         """Score of the original alone as JSON values: metric, direction, value, standard_error, n, baseline."""
-        result = self._compared(self._evaluator, self._prepared())
+        result = self._compared(self._evaluator, self.prepare())
         shared = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
         secondary = {"also": alone(result["also"])} if "also" in result else {}
         return self._context(self._evaluator) | shared | secondary | result["original"] | {"collapsed": result["collapsed"]}
@@ -96,19 +99,13 @@ class OpenTask:
             check_fits(compared, self.task)
             check_runs(compared, self._data)
             evaluator = EVALUATORS[self.task.family](compared, self._data)
-        return self._compared(evaluator, evaluator.predict(self._prepared(), report)) | self._context(evaluator)
+        return self._compared(evaluator, evaluator.predict(self.prepare(), report)) | self._context(evaluator)
 
     def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
         """The comparison with the original, including the task's secondary metrics."""
-        reference = self._prepared()
+        reference = self.prepare()
         secondary = {"also": also(self._data, reference, predictions)} if self.task.also else {}
         return evaluator.compare(reference, predictions) | secondary
-
-    def _prepared(self) -> Arrays:
-        if self._reference is None:
-            self.prepare()
-        assert self._reference is not None  # noqa: S101  # prepare has set it
-        return self._reference
 
     def _context(self, evaluator: Evaluator) -> dict[str, Any]:
         """The context of the scores: the examples, and how the model read them.
@@ -148,7 +145,7 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
 
 def _cached(file: Path) -> Arrays | None:
-    """The arrays in a cache file, or None if it is damaged."""
+    """The arrays in a cache file, or None if it is missing or damaged."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offcomp.errors import TaskError
-from offcomp.evaluation import bootstrap as uncertainty
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.comparison import scored
 
@@ -53,7 +52,7 @@ def also_classes(names: Sequence[str], truth: Classes, original: Vector, compres
 
     def compared(metric: Callable[[Tables], Vector]) -> dict[str, Any]:
         baseline = float(values(metric, [majority], np.ones((1, len(truth)))).item())
-        scores = _document(partial(values, metric, [original.argmax(1), compressed.argmax(1)]), len(truth))
+        scores = scored(partial(values, metric, [original.argmax(1), compressed.argmax(1)]), len(truth), len(truth))
         return scores | {"baseline": {"name": "majority class", "value": baseline}}
 
     return {name: compared(OF_CLASSES[name]) for name in names}
@@ -65,7 +64,7 @@ def also_scores(names: Sequence[str], truth: Vector, original: Vector, compresse
     def statistic(counts: Counts) -> Counts:
         return np.stack([pearson(truth, values, counts) for values in (original, compressed)])
 
-    return {name: _document(statistic, len(truth)) | {"baseline": None} for name in names}
+    return {name: scored(statistic, len(truth), len(truth)) | {"baseline": None} for name in names}
 
 
 def alone(also: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -112,8 +111,3 @@ def _tables(truth: Classes, predicted: Classes, counts: Counts, classes: int) ->
 def _ratio(above: Vector, below: Vector) -> Vector:
     """The quotient; 0 where it is undefined."""
     return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
-
-
-def _document(statistic: Callable[[Counts], Counts], n: int) -> dict[str, Any]:
-    """Original, compressed and paired, as JSON values."""
-    return scored(statistic(np.ones((1, n)))[:, 0], uncertainty.bootstrap(statistic, n), n)

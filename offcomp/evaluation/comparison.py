@@ -8,7 +8,8 @@ examples would detect with 80 % power at 5 % two-sided. Undefined values are Non
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -97,15 +98,11 @@ def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts:
     whose rank among all predictions moved most.
     """
     _check(original, compressed, len(truth))
-
-    def correlations(counts: Counts) -> Counts:
-        return uncertainty.rank_correlations(truth, (original, compressed), counts)
-
-    spread = uncertainty.bootstrap(correlations, len(truth))
+    correlations = partial(uncertainty.rank_correlations, truth, (original, compressed))
     moves = rankdata(compressed) - rankdata(original)
     return {
         **_frame("spearman", "higher", original, compressed),
-        **scored(correlations(np.ones((1, len(truth))))[:, 0], spread, len(truth)),
+        **scored(correlations, len(truth), len(truth)),
         "baseline": None,
         "collapsed": len(truth) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(truth) > 0),
         "changes": [_change(texts[i], float(truth[i]), original[i], compressed[i]) for i in _largest(moves)],
@@ -139,10 +136,9 @@ def compare_losses(
         return np.exp(np.minimum((sums @ counts.T) / (counts @ tokens[present]), MOST_NATS))
 
     means = sums / tokens[present]
-    spread = uncertainty.bootstrap(perplexities, len(present))
     return {
         **_frame(metric, "lower", original, compressed),
-        **scored(perplexities(np.ones((1, len(present))))[:, 0], spread, len(rows)),
+        **scored(perplexities, len(present), len(rows)),
         "rows": len(present),
         "baseline": baseline,
         "collapsed": False,
@@ -176,9 +172,10 @@ def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str
     }
 
 
-def scored(values: Iterable[Any], spread: uncertainty.Spread, n: int) -> dict[str, Any]:
-    """Both scores and their difference, with the uncertainty found by resampling."""
-    original, compressed = map(float, values)
+def scored(statistic: Callable[[Counts], Counts], units: int, n: int) -> dict[str, Any]:
+    """Both scores of n examples and their difference, with the uncertainty found by resampling `units` independent units."""
+    original, compressed = map(float, statistic(np.ones((1, units)))[:, 0])
+    spread = uncertainty.bootstrap(statistic, units)
     return {
         "original": {"value": original, "standard_error": spread.standard_errors[0], "n": n},
         "compressed": {"value": compressed, "standard_error": spread.standard_errors[1], "n": n},

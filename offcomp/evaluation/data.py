@@ -26,18 +26,7 @@ from offcomp.evaluation.splitting import cut_in_three, drawn_from, positions_in_
 from offcomp.planning.data.row_counts import NOT_LEARNT, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
 from offcomp.planning.data.task_columns import chosen_columns
 from offcomp.planning.data.task_examples import class_names_of, contents, examples_of
-from offcomp.planning.data.task_files import (
-    SPLITS,
-    TEST,
-    TESTED,
-    TRAIN,
-    VALIDATION,
-    WHOLE,
-    Source,
-    files_by_split,
-    location_of,
-    read_source,
-)
+from offcomp.planning.data.task_files import SPLITS, TEST, TESTED, TRAIN, VALIDATION, WHOLE, Source, local_source
 from offcomp.planning.data.tasks import HUB, Task
 from offcomp.planning.data.text_tables import reason
 
@@ -57,7 +46,7 @@ def read(task: Task, seed: int = 0) -> TaskData:
 
 
 def _read(task: Task, seed: int) -> TaskData:
-    source = _source(task)
+    source = local_source(task) or _from_hub(task)
     left_out: Counter[str] = Counter()
     for file in source.files:
         left_out.update(file.left_out)
@@ -67,33 +56,16 @@ def _read(task: Task, seed: int) -> TaskData:
     names = source.class_names.get(columns["label"], []) if task.kind.target == "label" else []
     frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.name, left_out)
     inputs = [name for name in map(str, frames[TEST]) if name != task.kind.target]
-    before = _size(frames)
-    frames = _without_repeats(frames, inputs, source.name)
-    left_out[REPEATED] += before - _size(frames)
+    frames = _without_repeats(frames, inputs, source.name, left_out)
     if task.kind.target == "label":
-        before = _size(frames)
-        frames, names = _encoded(task, frames, names, source.name)
-        left_out[NOT_LEARNT] += before - _size(frames)
+        frames, names = _encoded(task, frames, names, source.name, left_out)
     _check_sizes(task, frames, source.name)
     if task.kind.target == "score" and frames[TEST]["score"].nunique() == 1:
         raise TaskError(f"task {task.name!r} has the same score in every test example of {source.name}; give one that varies")
     splits = _as_datasets(frames, names)
     notes = tuple(note for file in source.files for note in file.notes)
-    rows = RowCounts(num_read, _size(frames), dict(+left_out), notes)
+    rows = RowCounts(num_read, sum(map(len, frames.values())), dict(+left_out), notes)
     return TaskData(task, splits, _digest(splits, names), tested_on, rows, columns)
-
-
-def _size(frames: Mapping[str, pd.DataFrame]) -> int:
-    return sum(map(len, frames.values()))
-
-
-def _source(task: Task) -> Source:
-    location = location_of(task)
-    if location is None:
-        return _from_hub(task)
-    if not (location.is_dir() or location.is_file()):
-        raise TaskError(f"data {task.data!r} of task {task.name!r} does not exist; give the path of a file or a folder")
-    return read_source(location.name, files_by_split(location))
 
 
 def _from_hub(task: Task) -> Source:
@@ -150,7 +122,9 @@ def _arranged(
     return drawn, TEST if tested_on == WHOLE else tested_on
 
 
-def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], origin: str) -> dict[str, pd.DataFrame]:
+def _without_repeats(
+    frames: dict[str, pd.DataFrame], inputs: list[str], origin: str, left_out: Counter[str]
+) -> dict[str, pd.DataFrame]:
     """Remove repeats across splits: training examples found in validation or test, validation examples found in test."""
     kept, seen = {}, pd.Index([])
     for split in (TEST, VALIDATION, TRAIN):
@@ -159,15 +133,16 @@ def _without_repeats(frames: dict[str, pd.DataFrame], inputs: list[str], origin:
         columns = [frames[split][column] for column in inputs]
         keys = pd.Series(["\0".join(texts) for texts in zip(*columns, strict=True)], frames[split].index, dtype=object)
         repeated = keys.isin(seen)
-        if repeated.any():
-            log.info("%s: left out of split %s because a later split has them: %d", origin, split, int(repeated.sum()))
+        if count := int(repeated.sum()):
+            left_out[REPEATED] += count
+            log.info("%s: left out of split %s because a later split has them: %d", origin, split, count)
         kept[split] = frames[split][~repeated]
         seen = seen.append(pd.Index(keys))
     return {split: kept[split] for split in SPLITS if split in kept}
 
 
 def _encoded(
-    task: Task, frames: dict[str, pd.DataFrame], published: list[str], origin: str
+    task: Task, frames: dict[str, pd.DataFrame], published: list[str], origin: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Labels as class indices, and the class names: the classes in training data, or in test data if nothing is trained."""
     known = frames[TRAIN if task.kind.trains else TEST]["label"]
@@ -183,8 +158,8 @@ def _encoded(
     encoded = {}
     for split, frame in frames.items():
         numbers = frame["label"].map({name: number for number, name in enumerate(names)})
-        if numbers.isna().any():
-            lost = int(numbers.isna().sum())
+        if lost := int(numbers.isna().sum()):
+            left_out[NOT_LEARNT] += lost
             log.warning("%s: left out of split %s because their class is not learnt or tested: %d", origin, split, lost)
         encoded[split] = frame[numbers.notna()].assign(label=numbers.dropna().astype("int64"))
     return encoded, names

@@ -93,105 +93,97 @@ HEADS = tuple(
 """Heads of the task classes, the same for every family."""
 
 
-def _layered(stem: str, **paths: str) -> tuple[Pattern, ...]:
-    """One pattern per kind: the layer's path, then the module's path inside the layer."""
-    return tuple(Pattern(kind, f"{stem}\\.{path}") for kind, path in paths.items())
+def _patterns(embeddings: str, layer: str, *others: Pattern, **kinds: str) -> tuple[Pattern, ...]:
+    """The word embeddings, one pattern per kind (the layer's path, then the module's path inside the layer), and others."""
+    layered = (Pattern(kind, f"{layer}\\.{path}") for kind, path in kinds.items())
+    return (Pattern("word_embeddings", embeddings), *layered, *others)
 
 
-_BERT_EMBEDDINGS = Pattern("word_embeddings", r"embeddings\.word_embeddings")
+_BERT_EMBEDDINGS = r"embeddings\.word_embeddings"
 
 
 def _bert(suffix: str = "") -> tuple[Pattern, ...]:
     """The patterns of BERT, whose query, key and value have this suffix in their names."""
-    return (
+    return _patterns(
         _BERT_EMBEDDINGS,
-        *_layered(
-            r"encoder\.layer\.(?P<layer>\d+)",
-            query=rf"attention\.self\.query{suffix}",
-            key=rf"attention\.self\.key{suffix}",
-            value=rf"attention\.self\.value{suffix}",
-            attention_output=r"attention\.output\.dense",
-            ffn_in=r"intermediate\.dense",
-            ffn_out=r"output\.dense",
-        ),
+        r"encoder\.layer\.(?P<layer>\d+)",
         Pattern("pooler", r"pooler\.dense"),
+        query=rf"attention\.self\.query{suffix}",
+        key=rf"attention\.self\.key{suffix}",
+        value=rf"attention\.self\.value{suffix}",
+        attention_output=r"attention\.output\.dense",
+        ffn_in=r"intermediate\.dense",
+        ffn_out=r"output\.dense",
     )
 
 
-_DISTILBERT = (
+_DISTILBERT = _patterns(
     _BERT_EMBEDDINGS,
-    *_layered(
-        r"transformer\.layer\.(?P<layer>\d+)",
-        query=r"attention\.q_lin",
-        key=r"attention\.k_lin",
-        value=r"attention\.v_lin",
-        attention_output=r"attention\.out_lin",
-        ffn_in=r"ffn\.lin1",
-        ffn_out=r"ffn\.lin2",
-    ),
+    r"transformer\.layer\.(?P<layer>\d+)",
+    query=r"attention\.q_lin",
+    key=r"attention\.k_lin",
+    value=r"attention\.v_lin",
+    attention_output=r"attention\.out_lin",
+    ffn_in=r"ffn\.lin1",
+    ffn_out=r"ffn\.lin2",
 )
 
-_ALBERT = (
+_ALBERT = _patterns(
     _BERT_EMBEDDINGS,
-    *_layered(
-        r"encoder\.albert_layer_groups\.(?P<group>\d+)\.albert_layers\.(?P<layer>\d+)",
-        query=r"attention\.query",
-        key=r"attention\.key",
-        value=r"attention\.value",
-        attention_output=r"attention\.dense",
-        ffn_in=r"ffn",
-        ffn_out=r"ffn_output",
-    ),
+    r"encoder\.albert_layer_groups\.(?P<group>\d+)\.albert_layers\.(?P<layer>\d+)",
     Pattern("pooler", r"pooler"),
+    query=r"attention\.query",
+    key=r"attention\.key",
+    value=r"attention\.value",
+    attention_output=r"attention\.dense",
+    ffn_in=r"ffn",
+    ffn_out=r"ffn_output",
 )
 
-_GPT2_LAYER = r"h\.(?P<layer>\d+)"
-_GPT2 = (
-    Pattern("word_embeddings", r"wte"),
-    Pattern("query", _GPT2_LAYER + r"\.attn\.c_attn", pieces=("query", "key", "value")),
-    *_layered(_GPT2_LAYER, attention_output=r"attn\.c_proj", ffn_in=r"mlp\.c_fc", ffn_out=r"mlp\.c_proj"),
+_GPT2 = _patterns(
+    r"wte",
+    r"h\.(?P<layer>\d+)",
+    Pattern("query", r"h\.(?P<layer>\d+)\.attn\.c_attn", pieces=("query", "key", "value")),
+    attention_output=r"attn\.c_proj",
+    ffn_in=r"mlp\.c_fc",
+    ffn_out=r"mlp\.c_proj",
 )
 
 _ATTENTION_PROJECTIONS = {"query": r"self_attn\.q_proj", "key": r"self_attn\.k_proj", "value": r"self_attn\.v_proj"}
-_OPT = (
-    Pattern("word_embeddings", r"decoder\.embed_tokens"),
-    *_layered(
-        r"decoder\.layers\.(?P<layer>\d+)",
-        **_ATTENTION_PROJECTIONS,
-        attention_output=r"self_attn\.out_proj",
-        ffn_in=r"fc1",
-        ffn_out=r"fc2",
-    ),
+_OPT = _patterns(
+    r"decoder\.embed_tokens",
+    r"decoder\.layers\.(?P<layer>\d+)",
+    **_ATTENTION_PROJECTIONS,
+    attention_output=r"self_attn\.out_proj",
+    ffn_in=r"fc1",
+    ffn_out=r"fc2",
 )
 
-_LLAMA = (
-    Pattern("word_embeddings", r"embed_tokens"),
-    *_layered(
-        r"layers\.(?P<layer>\d+)",
-        **_ATTENTION_PROJECTIONS,
-        attention_output=r"self_attn\.o_proj",
-        ffn_in=r"mlp\.up_proj",
-        ffn_gate=r"mlp\.gate_proj",
-        ffn_out=r"mlp\.down_proj",
-    ),
+_LLAMA = _patterns(
+    r"embed_tokens",
+    r"layers\.(?P<layer>\d+)",
+    **_ATTENTION_PROJECTIONS,
+    attention_output=r"self_attn\.o_proj",
+    ffn_in=r"mlp\.up_proj",
+    ffn_gate=r"mlp\.gate_proj",
+    ffn_out=r"mlp\.down_proj",
 )
 
-_T5 = (
-    Pattern("word_embeddings", r"shared"),
-    *_layered(
-        r"(?P<part>encoder|decoder)\.block\.(?P<layer>\d+)\.layer\.\d+",
-        query=r"SelfAttention\.q",
-        key=r"SelfAttention\.k",
-        value=r"SelfAttention\.v",
-        attention_output=r"SelfAttention\.o",
-        ffn_in=r"DenseReluDense\.wi(?:_1)?",
-        ffn_gate=r"DenseReluDense\.wi_0",
-        ffn_out=r"DenseReluDense\.wo",
-    ),
-    *(
-        Pattern(kind, rf"decoder\.block\.(?P<layer>\d+)\.layer\.\d+\.EncDecAttention\.{name}", part="cross")
-        for kind, name in {"query": "q", "key": "k", "value": "v", "attention_output": "o"}.items()
-    ),
+_T5_CROSS_ATTENTION = tuple(
+    Pattern(kind, rf"decoder\.block\.(?P<layer>\d+)\.layer\.\d+\.EncDecAttention\.{name}", part="cross")
+    for kind, name in {"query": "q", "key": "k", "value": "v", "attention_output": "o"}.items()
+)
+_T5 = _patterns(
+    r"shared",
+    r"(?P<part>encoder|decoder)\.block\.(?P<layer>\d+)\.layer\.\d+",
+    *_T5_CROSS_ATTENTION,
+    query=r"SelfAttention\.q",
+    key=r"SelfAttention\.k",
+    value=r"SelfAttention\.v",
+    attention_output=r"SelfAttention\.o",
+    ffn_in=r"DenseReluDense\.wi(?:_1)?",
+    ffn_gate=r"DenseReluDense\.wi_0",
+    ffn_out=r"DenseReluDense\.wo",
 )
 
 FAMILIES = (

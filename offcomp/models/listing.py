@@ -89,9 +89,8 @@ def _path(home: Path, fingerprint: str) -> Path:
 
 def _cached(home: Path, fingerprint: str) -> ModelInfo | None:
     """The listing in the home folder; None if there is none, or if it is damaged."""
-    document = read_json(_path(home, fingerprint))
     try:
-        info = ModelInfo.from_dict(document) if document else None
+        info = ModelInfo.from_dict(read_json(_path(home, fingerprint)))
     except ModelError:
         return None
-    return info if info and info.fingerprint == fingerprint else None
+    return info if info.fingerprint == fingerprint else None

@@ -86,13 +86,9 @@ def read_matrices(name: str, content: bytes) -> MatrixFile:
     skipped = {title: reason for title, entry in entries.items() if (reason := _unusable(entry))}
     usable = {title: entry for title, entry in entries.items() if title not in skipped}
     _check_size(name, usable.values())
-    matrices: dict[str, Matrix] = {}
-    for title, entry in usable.items():
-        result = _read(entry)
-        if isinstance(result, Matrix):
-            matrices[title] = result
-        else:
-            skipped[title] = result
+    results = {title: _read(entry) for title, entry in usable.items()}
+    matrices = {title: result for title, result in results.items() if isinstance(result, Matrix)}
+    skipped |= {title: result for title, result in results.items() if isinstance(result, str)}
     if not matrices:
         reasons = [f"{title} {reason}" for title, reason in skipped.items()][:NAMED_REASONS]
         raise InputError(f"{name!r} contains no matrix that can be compressed: {'; '.join(reasons) or 'it is empty'}")

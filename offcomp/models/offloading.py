@@ -23,7 +23,10 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class StoredMatrices:
-    """The matrices of selected modules, read from the model's files on every access."""
+    """The matrices of selected modules, read from the model's files on every access.
+
+    in_memory    copies of those that the files store in another form
+    """
 
     device = torch.device("cpu")
 
@@ -32,7 +35,7 @@ class StoredMatrices:
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
         self._digests = {file: file_digest(file) for file in {tensor.file for tensor in tensors.values()}}
-        self._kept: dict[ModuleSpec, Tensor] = {}
+        self.in_memory: dict[ModuleSpec, Tensor] = {}
         self._stored: dict[ModuleSpec, StoredTensor] = {}
         for spec in specs:
             parameter = loaded.model.get_parameter(spec.path)
@@ -40,17 +43,12 @@ class StoredMatrices:
             if stored and stored.dtype in DTYPES and torch.equal(_values(stored), parameter):
                 self._stored[spec] = stored
             else:
-                self._kept[spec] = read(loaded.model, spec)
-
-    @property
-    def kept(self) -> set[ModuleSpec]:
-        """The modules whose matrices stay in memory."""
-        return set(self._kept)
+                self.in_memory[spec] = read(loaded.model, spec)
 
     def read(self, spec: ModuleSpec) -> Tensor:
         """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError if its file has changed."""
-        if spec in self._kept:
-            return self._kept[spec].clone()
+        if spec in self.in_memory:
+            return self.in_memory[spec].clone()
         stored = self._stored[spec]
         values = _values(stored)
         if file_digest(stored.file) != self._digests[stored.file]:

@@ -125,23 +125,19 @@ def sentence_modules(folder: Path) -> SentenceModules:
             f"'{folder / MODULES}' has its Transformer in '{entries[0][1]}', but offcomp reads the model from the folder "
             "itself; move the Transformer's files there and set its path to '', or remove modules.json."
         )
-    pooling: tuple[tuple[str, ...], bool] | None = None
-    layers: list[Dense | Normalize] = []
-    for kind, path in entries[1:]:
-        if kind == "Pooling" and pooling is None and not layers:
-            pooling = _pooling(folder / path)
-        elif kind in ("Dense", "Normalize") and pooling is not None:
-            layers.append(_dense(folder / path) if kind == "Dense" else _normalize(folder / path))
-        elif kind not in NO_EFFECT:
+    modules = [(kind, path) for kind, path in entries[1:] if kind not in NO_EFFECT]
+    for index, (kind, path) in enumerate(modules):
+        if kind not in (("Dense", "Normalize") if index else ("Pooling",)):
             raise ModelError(
                 f"'{folder / MODULES}' has the module {kind} at '{path}', which is not supported there; after the Transformer, "
                 "offcomp supports one Pooling, then Dense and Normalize."
             )
-    if pooling is None:
+    if not modules:
         raise ModelError(f"'{folder / MODULES}' names no Pooling, so there is no sentence embedding; add 1_Pooling.")
+    pooling, pools_prompt = _pooling(folder / modules[0][1])
+    layers = tuple(_dense(folder / path) if kind == "Dense" else _normalize(folder / path) for kind, path in modules[1:])
     limit, lower_case = _transformer(folder)
-    prompt = _prompt(folder)
-    return SentenceModules(pooling[0], tuple(layers), True, limit, prompt, pooling[1], lower_case)
+    return SentenceModules(pooling, layers, True, limit, _prompt(folder), pools_prompt, lower_case)
 
 
 def dense_files(folder: Path) -> tuple[str, ...]:

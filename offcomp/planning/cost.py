@@ -56,19 +56,20 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
     embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
     names = [task.name for task in plan.resolved_tasks]
     stages = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
-    reading = 3 * CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters if plan.calibrated else 0.0
+    reading = 3 * CALIBRATE_SECONDS_PER_PARAMETER * info.num_parameters if plan.calibrated_groups else 0.0
     stages |= {f"compress {group.name}": group.seconds + reading for group in prediction.groups}
     stages |= {f"evaluate {name}": embed for name in names}
     stages |= {name: seconds for name, seconds in (known or {}).items() if name in stages}
-    return Estimate(stages, PROCESS_BYTES + _held(plan, info, prediction))
+    return Estimate(stages, PROCESS_BYTES + _peak_bytes(plan, info, prediction))
 
 
-def _held(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
+def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
     """Peak bytes of matrices in memory."""
     groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
     workspaces = [make_method(group.method, group.options).memory for group in plan.groups]
     fits = [size * (1 + workspace) for size, workspace in zip(groups, workspaces, strict=True)]
-    model = FLOAT32_BYTES * info.num_parameters + (WITH_TEXT if plan.calibrated else WRITTEN_BACK) * max(groups, default=0)
+    copies = WITH_TEXT if plan.calibrated_groups else WRITTEN_BACK
+    model = FLOAT32_BYTES * info.num_parameters + copies * max(groups, default=0)
     return round(max([model, *fits]))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +67,16 @@ class ErrorCurve:
 
 
 def error_curve(
-    name: str, sizes: Sequence[int], errors: Sequence[float], *, energy: float, original: int, is_dense: bool = False
+    name: str, sizes: Sequence[float], errors: Sequence[float], *, energy: float, original: int, dense: float = inf
 ) -> ErrorCurve:
     """Build a curve from points in any order, dropping those that store more than another without a smaller error.
 
-    `is_dense` marks the last point given as the dense matrix. Raises InputError if there are no points, or a value is negative
-    or not finite.
+    The dense matrix, of size `dense`, is added unless it is larger than the original. Raises InputError if there are no points,
+    or a value is negative or not finite.
     """
+    fits = dense <= original
+    if fits:
+        sizes, errors = [*sizes, dense], [*errors, 0.0]
     points = np.array([sizes, errors, range(len(sizes))], dtype=np.float64)
     if not points.size or not np.isfinite(points).all() or (points < 0).any():
         raise InputError(f"the error curve of {name!r} needs one or more points with sizes and errors of 0 or more")
@@ -80,8 +84,8 @@ def error_curve(
     points = points[:, order]
     best_before = np.minimum.accumulate(np.append(np.inf, points[1][:-1]))
     kept = points[:, points[1] < best_before]
-    last_is_dense = is_dense and int(kept[2, -1]) == len(sizes) - 1
-    return ErrorCurve(name, kept[0].astype(np.int64), kept[1], float(energy), int(original), last_is_dense)
+    is_dense = fits and int(kept[2, -1]) == len(sizes) - 1
+    return ErrorCurve(name, kept[0].astype(np.int64), kept[1], float(energy), int(original), is_dense)
 
 
 def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:
@@ -109,16 +113,8 @@ def svd_curve(
     low_rank = svd_sizes(spectrum.shape, unit, dtype)
     dense = stored_size(dense_shapes(rows, cols), dtype).in_unit(unit)
     ranks = int(np.searchsorted(low_rank, min(dense, original + 1)))
-    sizes, errors = low_rank[:ranks].tolist(), spectrum.squared_errors[1 : ranks + 1].tolist()
-    fits = dense <= original
-    return error_curve(
-        name,
-        [*sizes, dense] if fits else sizes,
-        [*errors, 0.0] if fits else errors,
-        energy=float(spectrum.squared_errors[0]),
-        original=original,
-        is_dense=fits,
-    )
+    energy, *errors = spectrum.squared_errors[: ranks + 1].tolist()
+    return error_curve(name, low_rank[:ranks].tolist(), errors, energy=energy, original=original, dense=dense)
 
 
 @lru_cache(maxsize=256)

@@ -71,7 +71,7 @@ def one_of(choices: Collection[str]) -> tuple[Accepts, str]:
 def read_fields(
     kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str], *, parts: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Read the fields of a dataclass from JSON values, lists as tuples; faults are appended to `faults`.
+    """The valid fields of a dataclass from JSON values, lists as tuples; faults are appended to `faults`.
 
     No text in any field, at any depth, may contain invisible characters. `parts` are fields whose objects are read separately.
     """
@@ -91,8 +91,7 @@ def read_fields(
         elif not accepts(value):
             faults.append(f"{where} has {option.name} {quoted(value)}; it must be {wanted}.")
         elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(option.default, float):
-            value = float(value)
-        values[option.name] = value
+            values[option.name] = tuple(value)
+        else:
+            values[option.name] = float(value) if isinstance(option.default, float) else value
     return values

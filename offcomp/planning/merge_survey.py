@@ -64,18 +64,16 @@ class Suggestion:
             f"{self.separate_error:.3f} to {self.joint_error:.3f} at the same {self.stored_parameters:,} parameters."
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values, including gain and reason."""
-        return asdict(self) | {"modules": list(self.modules), "gain": self.gain, "reason": self.reason}
-
-    def compact(self) -> dict[str, Any]:
-        """As compact JSON values, without derived fields."""
-        errors = {name: round(getattr(self, name), DIGITS) for name in ("separate_error", "joint_error")}
-        return asdict(self) | errors | {"modules": list(self.modules)}
+    def to_dict(self, compact: bool = False) -> dict[str, Any]:
+        """As JSON values: with gain and reason, or `compact`, without derived fields and with rounded errors."""
+        document = asdict(self) | {"modules": list(self.modules)}
+        if compact:
+            return document | {name: round(document[name], DIGITS) for name in ("separate_error", "joint_error")}
+        return document | {"gain": self.gain, "reason": self.reason}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Suggestion:
-        """The inverse of `to_dict` and of `compact`. Raises KeyError or TypeError."""
+        """The inverse of `to_dict`, compact or not. Raises KeyError or TypeError."""
         fields = {name: document[name] for name in cls.__dataclass_fields__}
         return cls(**fields | {"modules": tuple(document["modules"])})
 
@@ -97,10 +95,8 @@ class Merge:
 
     def to_dict(self, compact: bool = False) -> dict[str, Any]:
         """As JSON values."""
-        if not compact:
-            return {"parts": list(self.parts), "gain": self.gain, "error": self.error, "joint": self.joint.to_dict()}
-        figures = {"gain": round(self.gain, DIGITS), "error": round(self.error, DIGITS)}
-        return {"parts": list(self.parts), **figures, "joint": self.joint.compact()}
+        gain, error = (round(value, DIGITS) if compact else value for value in (self.gain, self.error))
+        return {"parts": list(self.parts), "gain": gain, "error": error, "joint": self.joint.to_dict(compact)}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Merge:
@@ -132,17 +128,13 @@ class Survey:
 
     def to_dict(self, compact: bool = False) -> dict[str, Any]:
         """As JSON values."""
-        written = Suggestion.compact if compact else Suggestion.to_dict
-        return (
-            {"schema": SCHEMA}
-            | vars(self)
-            | {
-                "modules": list(self.modules),
-                "pairs": list(map(written, self.pairs)),
-                "together": list(map(written, self.together)),
-                "merges": {stack: [step.to_dict(compact) for step in steps] for stack, steps in self.merges.items()},
-            }
-        )
+        converted = {
+            "modules": list(self.modules),
+            "pairs": [pair.to_dict(compact) for pair in self.pairs],
+            "together": [suggestion.to_dict(compact) for suggestion in self.together],
+            "merges": {stack: [step.to_dict(compact) for step in steps] for stack, steps in self.merges.items()},
+        }
+        return {"schema": SCHEMA} | vars(self) | converted
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Survey:

@@ -63,9 +63,9 @@ class Plan:
     calibration: CalibrationText = field(default_factory=CalibrationText)
 
     @property
-    def calibrated(self) -> bool:
-        """Whether any group needs calibration text. Options must be valid."""
-        return any(make_method(group.method, group.options).calibrated for group in self.groups)
+    def calibrated_groups(self) -> list[Group]:
+        """The groups whose methods need calibration text. Options must be valid."""
+        return [group for group in self.groups if make_method(group.method, group.options).calibrated]
 
     @property
     def resolved_tasks(self) -> tuple[Task, ...]:
@@ -102,17 +102,13 @@ class Plan:
             Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults, parts=PLAN_PARTS
         )
         groups = []
-        entries = values.get("groups", ())
-        for index, entry in enumerate(entries if isinstance(entries, tuple) else ()):
+        for index, entry in enumerate(values.get("groups", ())):
             if isinstance(entry, dict):
                 groups.append(read_fields(Group, entry, f"group {quoted(entry.get('name', index))}", GROUP_TYPES, faults))
             else:
                 faults.append(f"group {index} is {quoted(entry)}; it must be a JSON object.")
-        entries = values.get("tasks", Plan.tasks)
-        tasks = read_tasks(entries, faults) if isinstance(entries, tuple) else ()
-        calibration: dict[str, Any] = {}
-        if isinstance(values.get("calibration"), dict):
-            calibration = read_fields(CalibrationText, values["calibration"], "calibration", CALIBRATION_TYPES, faults)
+        tasks = read_tasks(values.get("tasks", Plan.tasks), faults)
+        calibration = read_fields(CalibrationText, values.get("calibration", {}), "calibration", CALIBRATION_TYPES, faults)
         if faults:
             raise PlanError(faults)
         parts = {"groups": tuple(Group(**group) for group in groups), "calibration": CalibrationText(**calibration)}
@@ -178,13 +174,13 @@ def validate(plan: Plan, info: ModelInfo) -> None:
 
 def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
     """Reasons why groups that need calibration cannot be calibrated, assuming that the groups themselves are valid."""
-    needing = [group for group in plan.groups if make_method(group.method, group.options).calibrated]
-    if not needing:
+    groups = plan.calibrated_groups
+    if not groups:
         return []
     faults = [plan.calibration.fault()]
     if not may_have_tokenizer(info):
         faults.append(
-            f"group {needing[0].name!r} needs calibration text, but {info.model} has no tokenizer to read it with; "
+            f"group {groups[0].name!r} needs calibration text, but {info.model} has no tokenizer to read it with; "
             "add tokenizer.json to its folder, or choose a method that needs only the weights."
         )
     return [fault for fault in faults if fault is not None]

@@ -106,7 +106,7 @@ def _settings(plan: Plan, calibration: str) -> tuple[str, ...] | None:
 def _calibration(plan: Plan, digest: str | None) -> str:
     """Which text calibrates a plan, and how it is read; empty if the plan is not calibrated. `digest` is None if unknown."""
     try:
-        calibrated = plan.calibrated
+        calibrated = bool(plan.calibrated_groups)
     except InputError:  # a run of a version with different methods or options
         calibrated = True
     return json.dumps([asdict(plan.calibration), digest], sort_keys=True) if calibrated else ""

@@ -26,6 +26,7 @@ from offcomp.methods.base import Method
 from offcomp.methods.decoders import DECODERS
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.offloading import StoredMatrices, read_matrix
+from offcomp.models.safetensors_files import stored_tensors
 from offcomp.numerics.chunks import squared_norm
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.numerics.reconstruction_error import reconstruction_error
@@ -35,8 +36,6 @@ from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import bytes_in_own_dtype, group_budget, original_dtypes, original_size, ratio_of
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration.hints import share_of_outputs
-
-HEADER_LENGTH_BYTES = 8  # layout of a safetensors file: header length, header, payload
 
 
 @dataclass(frozen=True)
@@ -230,17 +229,10 @@ def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True
     manifest = {key: figures[key] for key in ("name", "modules", "stack", "method", "form", "rows", "cols")}
     manifest["codes"] = dict(group.compressed.codes)
     write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}), make_folder=make_folder)
-    payload = payload_bytes(path)
+    payload = sum(tensor.num_bytes for tensor in stored_tensors([path]).values())
     if payload != figures["num_bytes"]:
         raise StorageError(f"{path} holds {payload} bytes of tensors but its ledger says {figures['num_bytes']}")
     return path
-
-
-def payload_bytes(path: Path) -> int:
-    """Bytes of tensor data in a safetensors file, excluding the header."""
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-    return path.stat().st_size - HEADER_LENGTH_BYTES - header
 
 
 def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:

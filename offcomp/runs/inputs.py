@@ -79,7 +79,7 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None
 
 def calibration_digest(plan: Plan) -> str:
     """The sha256 of a plan's calibration text as it is now; empty if it has none, or if it cannot be read."""
-    if not plan.calibrated:
+    if not plan.calibrated_groups:
         return ""
     text = plan.calibration.text
     return _digest(BUNDLED_FILE if text == BUNDLED else path_of(text))

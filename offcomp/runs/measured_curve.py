@@ -42,6 +42,4 @@ def measured_curve(
     specs = members(group, info)
     original = original_size(specs).in_unit(unit)
     dense = stored_size(dense_shapes(*group_shape(specs, group.stack)), dtype_of(group, info)).in_unit(unit)
-    if dense <= original:
-        sizes, errors = [*sizes, dense], [*errors, 0.0]
-    return error_curve(group.name, sizes, errors, energy=energy, original=original, is_dense=dense <= original)
+    return error_curve(group.name, sizes, errors, energy=energy, original=original, dense=dense)

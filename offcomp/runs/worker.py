@@ -8,15 +8,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offcomp.errors import OffcompError, RunError
 from offcomp.files import storage_error
-from offcomp.methods import make_method
-from offcomp.models.catalogue import ModelInfo, ModuleSpec
+from offcomp.models.catalogue import ModelInfo
 from offcomp.models.listing import model_info
 from offcomp.numerics.accounting import Size
 from offcomp.planning.cost import FLOAT32_BYTES, estimate, free_memory
@@ -101,49 +99,37 @@ def _is_small(info: ModelInfo) -> bool:
 
 def _calibration(plan: Plan, loaded: LoadedModel, *, stays: bool) -> Calibration | None:
     """The calibration of a run, if a group needs one."""
-    if not plan.calibrated:
+    if not plan.calibrated_groups:
         return None
     from offcomp.runs.calibration import Calibration
 
-    asked = plan.calibration
-    found = asked.read(plan.seed)
+    settings = plan.calibration
+    drawn = settings.read(plan.seed)
     largest = max(sum(spec.num_parameters for spec in members(group, loaded.info)) for group in plan.groups)
     return Calibration(
         loaded,
-        found.texts,
-        max_tokens=asked.max_tokens,
-        special_tokens=asked.special_tokens,
-        weighting=asked.weighting,
+        drawn.texts,
+        max_tokens=settings.max_tokens,
+        special_tokens=settings.special_tokens,
+        weighting=settings.weighting,
         seed=plan.seed,
-        rows=found.rows,
+        rows=drawn.rows,
         cache_bytes=int(SMALL_SHARE * (free_memory() or 0)) if stays else FLOAT32_BYTES * largest // 2,
-        ahead=_calibrated_members(plan, loaded.info) if stays else (),
+        ahead=[spec for group in plan.calibrated_groups for spec in members(group, loaded.info)] if stays else (),
     )
 
 
-def _calibrated_members(plan: Plan, info: ModelInfo) -> list[ModuleSpec]:
-    """Members of the groups whose methods need statistics."""
-    groups = [group for group in plan.groups if make_method(group.method, group.options).calibrated]
-    return [spec for group in groups for spec in members(group, info)]
-
-
-@contextmanager
-def _hints(calibration: Calibration | None, group: Group, compressed: list[SavedGroup]) -> Iterator[GroupHints | None]:
+def _hints(
+    calibration: Calibration | None, group: Group, compressed: list[SavedGroup]
+) -> AbstractContextManager[GroupHints | None]:
     """The hints of a group, if the run is calibrated."""
     if calibration is None:
-        yield None
-        return
+        return nullcontext()
     specs = members(group, calibration.loaded.info)
-    with calibration.hints(specs, group.stack, lambda: (each.reconstructions for each in compressed)) as hints:
-        yield hints
+    return calibration.hints(specs, group.stack, lambda: (saved.reconstructions for saved in compressed))
 
 
-def _evaluate(
-    worker: Worker,
-    loaded: LoadedModel,
-    tasks: list[OpenTask],
-    compressed: list[SavedGroup],
-) -> dict[str, Any]:
+def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup]) -> dict[str, Any]:
     """Scores by task of the model with every group's reconstruction in it. This overwrites the original weights."""
     from offcomp.models.weights import replace
 

@@ -28,7 +28,7 @@ def test_every_matrix_can_be_read_and_every_weight_comes_back(name: str, tmp_pat
     before, outputs = loaded.model.state_dict(), tiny_models.outputs(loaded.model)
     before = {path: values.clone() for path, values in before.items()}
     source = StoredMatrices(loaded, loaded.info.modules)
-    assert not source.kept
+    assert not source.in_memory
     with offloaded(loaded):
         assert all(parameter.numel() == 0 for parameter in loaded.model.parameters())
         for spec, matrix in exact.items():
@@ -46,7 +46,7 @@ def test_half_precision_files_give_float32_matrices(loaded: LoadedModel, dtype: 
     again = load(loaded.info.model)
     exact = {spec: read(again.model, spec) for spec in again.info.modules}
     source = StoredMatrices(again, again.info.modules)
-    assert not source.kept
+    assert not source.in_memory
     assert all(torch.equal(source.read(spec), matrix) for spec, matrix in exact.items())
 
 
@@ -56,7 +56,7 @@ def test_a_matrix_that_is_not_in_the_files_as_it_is_in_the_model_is_kept(loaded:
     loaded.model.get_parameter(spec.path).data += 1
     changed = read(loaded.model, spec)
     source = StoredMatrices(loaded, loaded.info.modules)
-    assert source.kept == {spec}
+    assert set(source.in_memory) == {spec}
     assert torch.equal(source.read(spec), changed)
     source.read(spec).zero_()
     assert torch.equal(source.read(spec), changed)

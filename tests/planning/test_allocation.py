@@ -115,8 +115,8 @@ def test_a_dense_matrix_above_the_original_is_no_candidate() -> None:
 
 
 def test_points_that_cost_more_for_nothing_are_left_out() -> None:
-    curve = error_curve("x", [30, 10, 20, 20, 40], [1.0, 5.0, 6.0, 2.0, 1.0], energy=9, original=50, is_dense=True)
-    assert curve.sizes.tolist() == [10, 20, 30] and curve.errors.tolist() == [5.0, 2.0, 1.0]
+    curve = error_curve("x", [30, 10, 20, 20], [0.0, 5.0, 6.0, 2.0], energy=9, original=50, dense=40)
+    assert curve.sizes.tolist() == [10, 20, 30] and curve.errors.tolist() == [5.0, 2.0, 0.0]
     assert not curve.is_dense
 
 
@@ -232,8 +232,8 @@ def test_a_share_below_the_smallest_point_is_named() -> None:
 
 
 def test_weights_make_errors_comparable() -> None:
-    small = error_curve("small", [10, 20], [1.0, 0.0], energy=1.0, original=20, is_dense=True)
-    large = error_curve("large", [10, 20], [9.0, 8.0], energy=100.0, original=20, is_dense=True)
+    small = error_curve("small", [10], [1.0], energy=1.0, original=20, dense=20)
+    large = error_curve("large", [10, 20], [9.0, 8.0], energy=100.0, original=20)
     sensitive = {"small": 1.0, "large": 200.0}
     assert weights_for([small, large], "relative").tolist() == [1.0, 0.01]
     assert weights_for([small, large], "frobenius", sensitive).tolist() == [1.0, 200.0]

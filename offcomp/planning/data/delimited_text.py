@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
 from offcomp.errors import InputError
@@ -35,6 +34,7 @@ CLOSED_WRONGLY = (
 class Rows:
     """Rows as parsed.
 
+    quoting     whether cells may be quoted
     cells       cells of each row, as many as in the heading
     stray       numbers of the rows, from 1, in which a quotation mark is read as a character
     ragged      numbers of the rows that are left out because they have too few or too many cells
@@ -42,6 +42,7 @@ class Rows:
 
     heading: list[str]
     delimiter: str
+    quoting: bool
     cells: list[list[str]] = field(default_factory=list)
     stray: list[int] = field(default_factory=list)
     ragged: list[int] = field(default_factory=list)
@@ -84,20 +85,19 @@ def separated(text: str) -> Rows:
     return _rows(text, _delimiter(text), quoting=True)
 
 
-def tabbed(text: str) -> tuple[Rows, bool]:
-    """The rows of a .tsv, and whether cells are quoted: only if it makes no sense otherwise. Raises InputError."""
+def tabbed(text: str) -> Rows:
+    """The rows of a .tsv, read with quoting only if it makes no sense otherwise. Raises InputError."""
     start = LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0].split("\t")
     if all(len(name) > 1 and name[0] == name[-1] == MARK for name in start):
-        return _rows(text, "\t", quoting=True), True
+        return _rows(text, "\t", quoting=True)
     try:
         rows = _rows(text, "\t", quoting=False)
     except InputError:
-        quoted = _quoted_throughout(text)
-        if quoted is None:
-            raise
-        return quoted, True
-    quoted = _quoted_throughout(text) if rows.ragged or MARK * 2 in text else None
-    return (rows, False) if quoted is None else (quoted, True)
+        if quoted := _quoted_throughout(text):
+            return quoted
+        raise
+    may_be_quoted = rows.ragged or MARK * 2 in text
+    return (_quoted_throughout(text) if may_be_quoted else None) or rows
 
 
 def _quoted_throughout(text: str) -> Rows | None:
@@ -131,7 +131,7 @@ def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
     width = len(first.cells)
     check_columns(width)
     body = list(records)
-    rows = Rows([" ".join(name.split()) for name in first.cells], delimiter)
+    rows = Rows(first.cells, delimiter, quoting)
     splitter = _Splitter(body, width, delimiter)
     for record in body:
         if width > 1 and record.is_blank:
@@ -182,10 +182,11 @@ class _Splitter:
 
     def __init__(self, records: Sequence[Record], width: int, delimiter: str):
         self.width, self.delimiter = width, delimiter
-        several = {id(record) for record in records if record.quoted and LINE_END.search(record.text)}
+        single = [record for record in records if len(record.lines) == 1]
+        fitting = [record.cells for record in single if len(record.cells) == width]
+        has_multiline = len(single) < len(records)
         self.num_quoted = sum(record.quoted for record in records)
-        fitting = [record.cells for record in records if len(record.cells) == width and id(record) not in several]
-        self.tests = [_test_of([cells[index] for cells in fitting]) for index in range(width)] if several else []
+        self.tests = [_test_of([cells[index] for cells in fitting]) for index in range(width)] if has_multiline else []
 
     def parts(self, record: Record, row: int) -> list[Record]:
         """The rows in a record, normally only itself. Raises InputError if its lines should be rows but are not."""
@@ -268,7 +269,7 @@ def _split(line: str, delimiter: str) -> list[str]:
 def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, bool] | None:
     """Cells of the record starting here, its end, and whether any is quoted; None if a mark is not closed properly."""
     cells, quoted = [], False
-    plain = _plain(delimiter)
+    plain = re.compile(rf"[^{re.escape(delimiter)}\r\n]*")  # an unquoted cell
     while True:
         if text.startswith(MARK, position):
             close = _closing(text, position + 1)
@@ -292,9 +293,3 @@ def _closing(text: str, start: int) -> int:
     while index >= 0 and text.startswith(MARK, index + 1):
         index = text.find(MARK, index + 2)
     return index
-
-
-@cache
-def _plain(delimiter: str) -> re.Pattern[str]:
-    """Pattern of an unquoted cell."""
-    return re.compile(rf"[^{re.escape(delimiter)}\r\n]*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import floor, inf, log10
 
 MOST_DECIMALS = 4
@@ -70,6 +71,7 @@ def _digits(value: float, digits: int) -> str:
     return f"{value:,.{max(0, min(behind, MOST_DECIMALS))}f}"
 
 
+_perplexity = partial(Metric, question="How high is the perplexity on {}?", least=1.0, most=inf, direction="lower")
 METRICS = {
     metric.name: metric
     for metric in (
@@ -93,31 +95,23 @@ METRICS = {
             "Spearman's rank correlation between the model's scores and human ratings, with its 95 % interval. "
             "1 means the same order, 0 no correlation.",
         ),
-        Metric(
+        _perplexity(
             "masked perplexity",
             "Masked perplexity",
             "masked perplexity",
             "Perplexity of masked tokens",
-            "How high is the perplexity on {}?",
-            "The number of equally likely tokens that the model is effectively guessing among at each masked position, with "
-            "its 95 % interval. Lower is better; 1 is certainty.",
+            help="The number of equally likely tokens that the model is effectively guessing among at each masked position, "
+            "with its 95 % interval. Lower is better; 1 is certainty.",
             counts="masked tokens",
-            least=1.0,
-            most=inf,
-            direction="lower",
         ),
-        Metric(
+        _perplexity(
             "perplexity",
             "Perplexity",
             "perplexity",
             "Perplexity of next tokens",
-            "How high is the perplexity on {}?",
-            "The number of equally likely tokens that the model is effectively guessing among for the next one, with its "
+            help="The number of equally likely tokens that the model is effectively guessing among for the next one, with its "
             "95 % interval. Lower is better; 1 is certainty.",
             counts="tokens",
-            least=1.0,
-            most=inf,
-            direction="lower",
         ),
         Metric(
             "f1",

@@ -83,6 +83,16 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
     return [file for file in named if file.is_file()]
 
 
+def local_source(task: Task) -> Source | None:
+    """The tables of a task with local data; None if the data come from a hub. Raises InputError."""
+    location = location_of(task)
+    if location is None:
+        return None
+    if not (location.is_dir() or location.is_file()):
+        raise TaskError(f"data {task.data!r} of task {task.name!r} does not exist; give the path of a file or a folder")
+    return read_source(location.name, files_by_split(location))
+
+
 def read_source(name: str, files: Mapping[str, Path]) -> Source:
     """The tables in the files of a task, by split. Raises InputError."""
     read = {split: read_table(file) for split, file in files.items()}

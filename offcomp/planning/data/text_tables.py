@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offcomp.errors import InputError
+from offcomp.errors import InputError, first_line
 from offcomp.planning.data.delimited_text import LINE_END, Rows, separated, tabbed
 from offcomp.planning.data.parquet_tables import read_parquet
 from offcomp.planning.data.table_limits import check_cells, check_columns, line_ends
@@ -164,13 +164,12 @@ def as_numbers(values: pd.Series) -> pd.Series:
 
 def reason(error: Exception) -> str:
     """The first line of an error message, shortened."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:LONGEST_REASON].rstrip(".")
+    return first_line(error)[:LONGEST_REASON].rstrip(".")
 
 
 def _tabbed(text: str) -> TextTable:
-    rows, quoted = tabbed(text)
-    return _of_rows(rows, "cells are quoted, as in a .csv") if quoted else _of_rows(rows)
+    rows = tabbed(text)
+    return _of_rows(rows, "cells are quoted, as in a .csv") if rows.quoting else _of_rows(rows)
 
 
 def _of_rows(rows: Rows, *notes: str) -> TextTable:
