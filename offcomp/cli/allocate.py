@@ -20,7 +20,7 @@ from offcomp.planning import allocation
 from offcomp.planning.allocation import Allocation
 from offcomp.planning.error_curves import ErrorCurve, svd_curve, with_floor
 from offcomp.planning.grouping import best_stack, group_shape
-from offcomp.planning.merge_survey import Suggestion, Survey, keep_survey
+from offcomp.planning.merge_survey import Suggestion, Survey, save_survey
 from offcomp.planning.plan import Group, Plan, members, validate
 from offcomp.planning.sizes import dtype_of, original_size
 from offcomp.planning.spectra import compute
@@ -81,7 +81,7 @@ def suggest(arguments: argparse.Namespace) -> None:
     grams = Grams.of_model(load(arguments.model).model)
     if arguments.survey:
         surveyed = survey(grams, info, specs, arguments.ratio)
-        keep_survey(surveyed, home_folder())
+        save_survey(surveyed, home_folder())
         return emit(arguments, surveyed.to_dict(), lambda: survey_text(surveyed))
     if arguments.pairs:
         suggestions = all_pairs(grams, specs, arguments.ratio)[: arguments.pairs]

@@ -70,7 +70,7 @@ def sizes_text(sizes: dict[str, Any]) -> str:
 
 def run_text(run: Run) -> str:
     """A run's figures as text."""
-    head = f"run {run.id}: {run.at_work_on}" + (f", {run.error}" if run.error else "")
+    head = f"run {run.id}: {run.status_text}" + (f", {run.error}" if run.error else "")
     head += f"\nits model is {OF_A_SAMPLE}" * run.of_a_sample
     if not run.result or not run.result["groups"]:
         return head

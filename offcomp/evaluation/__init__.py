@@ -17,7 +17,6 @@ import numpy as np
 
 from offcomp import __version__
 from offcomp.errors import StorageError
-from offcomp.evaluation.also import alone, also, check_metrics
 from offcomp.evaluation.base import Arrays, Evaluator, TaskData
 from offcomp.evaluation.causal_lm import CausalLM
 from offcomp.evaluation.data import read
@@ -27,6 +26,7 @@ from offcomp.evaluation.masked_lm import MaskedLM
 from offcomp.evaluation.probe import Probe
 from offcomp.evaluation.regression import Regression
 from offcomp.evaluation.scaling import PROBE_VERSION
+from offcomp.evaluation.secondary_metrics import check_metrics, original_scores, secondary_metrics
 from offcomp.evaluation.similarity import Similarity
 from offcomp.evaluation.trial import check_fits, check_runs
 from offcomp.files import write_bytes
@@ -85,7 +85,7 @@ class OpenTask:
         """Score of the original alone as JSON values: metric, direction, value, standard_error, n, baseline."""
         result = self._compared(self._evaluator, self.prepare())
         shared = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
-        secondary = {"also": alone(result["also"])} if "also" in result else {}
+        secondary = {"also": original_scores(result["also"])} if "also" in result else {}
         return self._context(self._evaluator) | shared | secondary | result["original"] | {"collapsed": result["collapsed"]}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class OpenTask:
     def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
         """The comparison with the original, including the task's secondary metrics."""
         reference = self.prepare()
-        secondary = {"also": also(self._data, reference, predictions)} if self.task.also else {}
+        secondary = {"also": secondary_metrics(self._data, reference, predictions)} if self.task.also else {}
         return evaluator.compare(reference, predictions) | secondary
 
     def _context(self, evaluator: Evaluator) -> dict[str, Any]:

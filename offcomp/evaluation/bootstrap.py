@@ -73,8 +73,8 @@ def bootstrap(statistic: Statistic, n: int, seed: int = 0) -> Spread:
     difference = scores[1] - scores[0]
     tail = float(norm.cdf(widen * t.ppf(0.025, n - 1)))
     low, high = np.quantile(difference, [tail, 1 - tail])
-    shown = (Z_95 + Z_POWER) * float(difference.std(ddof=1)) * widen
-    return Spread((original, compressed), (float(low), float(high)), shown or None)
+    smallest_difference = (Z_95 + Z_POWER) * float(difference.std(ddof=1)) * widen
+    return Spread((original, compressed), (float(low), float(high)), smallest_difference or None)
 
 
 def draws(n: int, seed: int) -> Iterator[Counts]:
@@ -106,11 +106,11 @@ def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Coun
 def _centred_ranks(values: Vector, counts: Counts) -> Counts:
     """Ranks (draws, examples) minus their mean; ties get their average rank."""
     _, tie, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    upto = counts.take(np.argsort(tie, kind="stable"), axis=1).cumsum(1, dtype=counts.dtype)
+    cumulative = counts.take(np.argsort(tie, kind="stable"), axis=1).cumsum(1, dtype=counts.dtype)
     if len(sizes) < len(values):
-        upto = upto.take(sizes.cumsum() - 1, axis=1)  # (draws, different values)
-    ranks = upto.copy()
-    ranks[:, 1:] += upto[:, :-1]
-    ranks -= upto[:, -1:]
+        cumulative = cumulative.take(sizes.cumsum() - 1, axis=1)  # (draws, different values)
+    ranks = cumulative.copy()
+    ranks[:, 1:] += cumulative[:, :-1]
+    ranks -= cumulative[:, -1:]
     ranks /= 2
     return ranks.take(tie, axis=1)

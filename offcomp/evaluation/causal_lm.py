@@ -21,7 +21,7 @@ from offcomp.errors import TaskError
 from offcomp.evaluation.base import Arrays, TaskData
 from offcomp.evaluation.batches import tokenizer_of
 from offcomp.evaluation.continuations import Continuations
-from offcomp.evaluation.token_losses import Row, TokenTask, bare_tokens, counted_tokens, frame, logits_at
+from offcomp.evaluation.token_losses import Row, TokenTask, bare_tokens, counted_tokens, logits_at, special_tokens_around
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
 from offcomp.numerics.progress import Report, ignore_progress
@@ -41,7 +41,7 @@ class CausalLM(TokenTask):
             raise TaskError(f"stride {stride} does not fit context {context}: it must be at least 1 and at most the context")
         settings["context"] = longest_text(loaded.model, context)
         settings["stride"] = min(stride, settings["context"])
-        before, _ = frame(tokenizer, data.texts)
+        before, _ = special_tokens_around(tokenizer, data.texts)
         rows: list[Row] = []
         encoded = bare_tokens(tokenizer, data.texts)
         for index, ids in enumerate(encoded["input_ids"]):

@@ -76,7 +76,7 @@ def compare_classes(
         }
 
     return {
-        **_frame("accuracy", "higher", original, compressed),
+        **_header("accuracy", "higher", original, compressed),
         "original": accuracy(right_before),
         "compressed": accuracy(right_after),
         "baseline": {"name": "majority class", "value": majority},
@@ -101,7 +101,7 @@ def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts:
     correlations = partial(uncertainty.rank_correlations, truth, (original, compressed))
     moves = rankdata(compressed) - rankdata(original)
     return {
-        **_frame("spearman", "higher", original, compressed),
+        **_header("spearman", "higher", original, compressed),
         **scored(correlations, len(truth), len(truth)),
         "baseline": None,
         "collapsed": len(truth) > 1 and bool(np.ptp(compressed) <= SAME_SPREAD * np.ptp(original) and np.ptp(truth) > 0),
@@ -137,7 +137,7 @@ def compare_losses(
 
     means = sums / tokens[present]
     return {
-        **_frame(metric, "lower", original, compressed),
+        **_header(metric, "lower", original, compressed),
         **scored(perplexities, len(present), len(rows)),
         "rows": len(present),
         "baseline": baseline,
@@ -156,7 +156,7 @@ def _check(original: Vector, compressed: Vector, n: int) -> None:
             raise TaskError(f"the {name} model gives predictions that are not finite, so it has no score; compress it less")
 
 
-def _frame(metric: str, direction: str, original: Vector, compressed: Vector) -> dict[str, Any]:
+def _header(metric: str, direction: str, original: Vector, compressed: Vector) -> dict[str, Any]:
     return {"metric": metric, "direction": direction, "unchanged": bool(np.array_equal(original, compressed))}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from offcomp.evaluation.batches import tokenizer_of
-from offcomp.evaluation.masked_lm import cut
+from offcomp.evaluation.masked_lm import row_bounds
 from offcomp.evaluation.token_losses import logits_at
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
@@ -95,7 +95,7 @@ def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
     openings = []
     for index in usable or [index for index, ids in enumerate(texts) if ids]:
         words = encoded.word_ids(index) if encoded.is_fast else range(len(texts[index]))
-        _, end = next(cut(list(words), length))
+        _, end = next(row_bounds(list(words), length))
         openings.append(tuple(texts[index][:end]))
     return list(dict.fromkeys(openings))
 

@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetsError
 
 from offcomp.errors import InputError, TaskError
 from offcomp.evaluation.base import TaskData
-from offcomp.evaluation.splitting import cut_in_three, drawn_from, positions_in_class
+from offcomp.evaluation.splitting import positions_in_class, sampled, split_in_three
 from offcomp.planning.data.row_counts import NOT_LEARNT, OTHER_SPLIT, REPEATED, TOO_MANY, RowCounts
 from offcomp.planning.data.task_columns import chosen_columns
 from offcomp.planning.data.task_examples import class_names_of, contents, examples_of
@@ -54,11 +54,11 @@ def _read(task: Task, seed: int) -> TaskData:
     columns = chosen_columns(task, contents(source.largest), source.name)
     frames = {split: examples_of(task, source, table, columns, left_out) for split, table in source.tables.items()}
     names = source.class_names.get(columns["label"], []) if task.kind.target == "label" else []
-    frames, tested_on = _arranged(task, frames, np.random.default_rng(seed), source.name, left_out)
+    frames, tested_on = _assigned_splits(task, frames, np.random.default_rng(seed), source.name, left_out)
     inputs = [name for name in map(str, frames[TEST]) if name != task.kind.target]
     frames = _without_repeats(frames, inputs, source.name, left_out)
     if task.kind.target == "label":
-        frames, names = _encoded(task, frames, names, source.name, left_out)
+        frames, names = _with_class_indices(task, frames, names, source.name, left_out)
     _check_sizes(task, frames, source.name)
     if task.kind.target == "score" and frames[TEST]["score"].nunique() == 1:
         raise TaskError(f"task {task.name!r} has the same score in every test example of {source.name}; give one that varies")
@@ -90,7 +90,7 @@ def _from_hub(task: Task) -> Source:
     return Source(address, by_split, names)
 
 
-def _arranged(
+def _assigned_splits(
     task: Task, examples: Mapping[str, pd.DataFrame], random: np.random.Generator, origin: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], str]:
     """The splits that the task needs, limited in size, and the source's name for the split used for testing.
@@ -102,7 +102,7 @@ def _arranged(
         raise TaskError(f"task {task.name!r} finds no example in {origin} without empty columns")
     tested_on = next(split for split in TESTED if split in frames)
     if len(frames) == 1 and task.kind.trains:
-        frames = dict(zip((TEST, VALIDATION, TRAIN), cut_in_three(frames[tested_on], random), strict=True))
+        frames = dict(zip((TEST, VALIDATION, TRAIN), split_in_three(frames[tested_on], random), strict=True))
     elif len(frames) == 1:
         frames = {TEST: frames[tested_on]}
     if TEST not in frames:
@@ -114,7 +114,7 @@ def _arranged(
         left_out[OTHER_SPLIT] += len(frames.pop(TRAIN, ()))
     elif TRAIN not in frames:
         raise TaskError(f"task {task.name!r} needs training data, but {origin} has no split {TRAIN}")
-    drawn = {split: drawn_from(frames[split], LARGEST[split], random) for split in SPLITS if split in frames}
+    drawn = {split: sampled(frames[split], LARGEST[split], random) for split in SPLITS if split in frames}
     for split, frame in drawn.items():
         left_out[TOO_MANY] += len(frames[split]) - len(frame)
         if len(frame) < len(frames[split]):
@@ -141,7 +141,7 @@ def _without_repeats(
     return {split: kept[split] for split in SPLITS if split in kept}
 
 
-def _encoded(
+def _with_class_indices(
     task: Task, frames: dict[str, pd.DataFrame], published: list[str], origin: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Labels as class indices, and the class names: the classes in training data, or in test data if nothing is trained."""

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from offcomp.errors import TaskError
 from offcomp.evaluation.base import TaskData
 from offcomp.evaluation.batches import tokenizer_of
-from offcomp.evaluation.token_losses import Row, TokenTask, bare_tokens, counted_tokens, frame
+from offcomp.evaluation.token_losses import Row, TokenTask, bare_tokens, counted_tokens, special_tokens_around
 from offcomp.models.loading import LoadedModel
 from offcomp.models.positions import longest_text
 
@@ -43,19 +43,19 @@ class MaskedLM(TokenTask):
 
 def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Mapping[str, Any]) -> Iterator[Row]:
     """The masked rows of all texts with their targets. Raises TaskError."""
-    before, after = frame(tokenizer, texts)
+    before, after = special_tokens_around(tokenizer, texts)
     width = settings["tokens"] - len(before) - len(after)
     if width < 1:
         raise TaskError(f"rows of {settings['tokens']} tokens are too short to contain any text; give the task more tokens")
     special = set(tokenizer.all_special_ids)
     number = 0
     for text, ids, words in _tokenised(tokenizer, texts, settings["whole_words"]):
-        for start, end in cut(words, width):
+        for start, end in row_bounds(words, width):
             generator = np.random.default_rng([settings["seed"], number])
             number += 1
             free = [index for index in range(start, end) if ids[index] not in special]
             units = [words[index] if settings["whole_words"] else index for index in free]
-            masked = [free[unit] for unit in choose(units, settings["fraction"], generator)]
+            masked = [free[unit] for unit in chosen_tokens(units, settings["fraction"], generator)]
             if masked:
                 shown = ids[start:end]
                 for index in masked:
@@ -77,7 +77,7 @@ def _tokenised(
         yield index, list(ids), list(words) if splits else list(range(len(ids)))
 
 
-def cut(words: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
+def row_bounds(words: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
     """Starts and ends of rows of at most `width` tokens. A word is split only if it is longer than a row."""
     start = 0
     while start < len(words):
@@ -90,7 +90,7 @@ def cut(words: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def choose(units: Sequence[int], fraction: float, generator: np.random.Generator) -> list[int]:
+def chosen_tokens(units: Sequence[int], fraction: float, generator: np.random.Generator) -> list[int]:
     """Ascending indices of the tokens to mask: random units (tokens with the same number) until the fraction is reached."""
     members = [[index for index, _ in group] for _, group in groupby(enumerate(units), key=lambda pair: pair[1])]
     wanted = max(1, round(fraction * len(units)))

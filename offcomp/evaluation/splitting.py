@@ -8,7 +8,7 @@ import pandas as pd
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15
 
 
-def cut_in_three(examples: pd.DataFrame, random: np.random.Generator) -> tuple[pd.DataFrame, ...]:
+def split_in_three(examples: pd.DataFrame, random: np.random.Generator) -> tuple[pd.DataFrame, ...]:
     """Test, validation and training examples, stratified by class."""
     positions = positions_in_class(examples, random)
     parts = np.digitize(positions, [TEST_SHARE, TEST_SHARE + VALIDATION_SHARE])
@@ -27,7 +27,7 @@ def positions_in_class(examples: pd.DataFrame, random: np.random.Generator) -> n
     return positions
 
 
-def drawn_from(examples: pd.DataFrame, most: int, random: np.random.Generator) -> pd.DataFrame:
+def sampled(examples: pd.DataFrame, most: int, random: np.random.Generator) -> pd.DataFrame:
     """A random sample of at most `most` examples, in their original order."""
     if len(examples) <= most:
         return examples

@@ -108,7 +108,7 @@ def bare_tokens(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str]) 
     return encode(tokenizer, texts, add_special_tokens=False, verbose=False)
 
 
-def frame(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+def special_tokens_around(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[list[int], list[int]]:
     """The special tokens that the tokenizer adds before and after a text."""
     text = next((text for text in texts if text.strip()), "")
     bare = bare_tokens(tokenizer, text)["input_ids"]

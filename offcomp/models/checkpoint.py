@@ -58,7 +58,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     bare = model_type == MatricesConfig.model_type
     if not bare and model_type not in CONFIG_MAPPING:
         raise ModelError(f"'{folder}' has the model type '{model_type}', which this version of transformers does not support.")
-    with refusing(folder, "read the config of"):
+    with as_model_error(folder, "read the config of"):
         config = (MatricesConfig if bare else CONFIG_MAPPING[model_type]).from_dict(fields)
         architecture = Matrices if bare else _architecture(config)
     tensors = stored_tensors(weight_files(folder))
@@ -91,7 +91,7 @@ def _architecture(config: Any) -> type[PreTrainedModel]:
 
 def network_on_meta(checkpoint: Checkpoint) -> PreTrainedModel:
     """The model on the meta device, with weights tied as in the files."""
-    with refusing(checkpoint.folder, "build the model of"), torch.device("meta"):
+    with as_model_error(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
     check_names(checkpoint.folder, checkpoint.tensors, network)
     untie(network, checkpoint.tensors)
@@ -99,7 +99,7 @@ def network_on_meta(checkpoint: Checkpoint) -> PreTrainedModel:
 
 
 @contextmanager
-def refusing(folder: Path, action: str) -> Iterator[None]:
+def as_model_error(folder: Path, action: str) -> Iterator[None]:
     """Turn what transformers raises into a one-sentence ModelError."""
     try:
         yield

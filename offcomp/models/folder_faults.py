@@ -21,7 +21,7 @@ MODULE_NAME = re.compile(rf"((encoder|decoder|cross)\.)?({'|'.join((*KINDS, *OTH
 """Matches the name of a weight matrix, such as `query.0`."""
 
 
-def check_is_whole(folder: Path) -> None:
+def check_is_complete(folder: Path) -> None:
     """Check that the folder has a config, and is neither an adapter nor in an old sentence-transformers layout.
 
     Raises:
@@ -42,7 +42,7 @@ def check_is_whole(folder: Path) -> None:
         )
     if not (folder / CONFIG).is_file():
         raise ModelError(
-            f"The folder '{folder}' has no '{CONFIG}'; give the folder of a saved transformers model{_below(folder)}."
+            f"The folder '{folder}' has no '{CONFIG}'; give the folder of a saved transformers model{_subfolder_hint(folder)}."
         )
 
 
@@ -55,7 +55,7 @@ def _old_sentence_model(folder: Path) -> Path | None:
     return next((file.parent for file in sorted(folder.glob(f"0_*/{CONFIG}"))), None)
 
 
-def _below(folder: Path) -> str:
+def _subfolder_hint(folder: Path) -> str:
     """A hint naming the subfolder that was probably meant; empty if there is none."""
     names = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
     return f", such as '{folder / names[0]}'" if names else ""

@@ -42,7 +42,7 @@ def snapshot(model: str) -> Path:
     if (folder / "config.json").is_file():
         check_config(read_json(folder / "config.json"))
     folder = _download(model, (*SMALL_FILES, *WEIGHTS))
-    for file in _missing(model, folder):
+    for file in _missing_dense_files(model, folder):
         _download_one(model, folder, file)
     return folder
 
@@ -64,18 +64,18 @@ def _cached(model: str) -> tuple[Path | None, ModelError | None]:
         check_folder(folder)
     except ModelError as fault:
         return folder, fault
-    missing = _missing(model, folder)
-    return folder, _lacks(model, missing[0]) if missing else None
+    missing = _missing_dense_files(model, folder)
+    return folder, _missing_file_error(model, missing[0]) if missing else None
 
 
-def _lacks(model: str, file: str) -> ModelError:
+def _missing_file_error(model: str, file: str) -> ModelError:
     return ModelError(
         f"The cached '{model}' lacks '{file}', which its modules.json names, and that file cannot be downloaded from the hub; "
         "connect to the network once, or give a folder with all files."
     )
 
 
-def _missing(model: str, folder: Path) -> list[str]:
+def _missing_dense_files(model: str, folder: Path) -> list[str]:
     """Dense-module weights that the snapshot lacks, except those known to be absent from the hub too."""
     absent = [file for file in dense_files(folder) if not (folder / file).is_file()]
     cached = {file: huggingface_hub.try_to_load_from_cache(model, file, revision=folder.name) for file in absent}
@@ -127,4 +127,4 @@ def _download_one(model: str, folder: Path, file: str) -> None:
     except RemoteEntryNotFoundError:
         return
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
-        raise _lacks(model, file) from error
+        raise _missing_file_error(model, file) from error

@@ -33,7 +33,7 @@ IDENTITY = 2
 CONTENT = re.compile(rf"{IDENTITY}-[0-9a-f]{{64}}")
 NOT_READ = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")
 """Files that training leaves in a model folder."""
-PAPERS = ("license", "licence", "notice", "readme", "use_policy", "copying")
+DOCUMENTS = ("license", "licence", "notice", "readme", "use_policy", "copying")
 """Stems of human-readable documents, whatever their suffix."""
 OTHER_SUFFIXES = (
     *(".safetensors", *PICKLES, *OTHER_FORMATS, ".npz", ".npy", ".ot", ".pdparams"),  # weights
@@ -42,7 +42,7 @@ OTHER_SUFFIXES = (
 )
 """Suffixes of files that no tokenizer reads. All others count: tokenizers read too many file names to list."""
 SMALL = 1 << 20
-MOST_REMEMBERED = 1000
+MOST_CACHED = 1000
 MOST_IN_MEMORY = 256
 SECOND = 10**9  # nanoseconds
 RESOLUTION = SECOND // 10
@@ -119,7 +119,7 @@ def _other_files(folder: Path) -> list[Path]:
 def _may_be_read(file: Path) -> bool:
     """Return whether a file in the model folder may be read with the model: any file not known to be irrelevant."""
     name, suffix = file.name.lower(), file.suffix.lower()
-    return not (name.startswith(".") or name in NOT_READ or name.partition(".")[0] in PAPERS or suffix in OTHER_SUFFIXES)
+    return not (name.startswith(".") or name in NOT_READ or name.partition(".")[0] in DOCUMENTS or suffix in OTHER_SUFFIXES)
 
 
 def _module_folders(folder: Path) -> Iterator[Path]:
@@ -175,7 +175,7 @@ def _read_digest(path: Path, stamp: _Stamp) -> str | None:
 
 
 def _cache_digest(path: Path, stamp: _Stamp, digest: str) -> None:
-    """Cache a digest in its own file, so that processes need no locking, and evict the oldest beyond MOST_REMEMBERED."""
+    """Cache a digest in its own file, so that processes need no locking, and evict the oldest beyond MOST_CACHED."""
     if len(_memory) >= MOST_IN_MEMORY:
         _memory.clear()
     _memory[path, stamp] = digest
@@ -183,5 +183,5 @@ def _cache_digest(path: Path, stamp: _Stamp, digest: str) -> None:
     with suppress(StorageError, OSError):
         write_json(cache_file, _cache_key(path, stamp) | {"sha256": digest})
         by_age = sorted(cache_file.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-        for oldest in by_age[:-MOST_REMEMBERED]:
+        for oldest in by_age[:-MOST_CACHED]:
             oldest.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from offcomp.models import hub
 from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.environment import versions
-from offcomp.models.folder_faults import check_is_whole
+from offcomp.models.folder_faults import check_is_complete
 from offcomp.models.identity import Identity, identify
 from offcomp.models.sources import bundled_info, resolve
 
@@ -38,7 +38,7 @@ def identity_of(model: str) -> Identity | None:
     folder = resolve(model).folder or hub.cached_folder(model)
     if folder is None:
         return None
-    check_is_whole(folder)
+    check_is_complete(folder)
     return identify(folder)
 
 

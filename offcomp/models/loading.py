@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from offcomp.errors import ModelError
 from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.checkpoint import Checkpoint, check_not_changed, network_on_meta, open_checkpoint, refusing
+from offcomp.models.checkpoint import Checkpoint, as_model_error, check_not_changed, network_on_meta, open_checkpoint
 from offcomp.models.families import family_of
 from offcomp.models.matrix_model import Matrices
 from offcomp.models.safetensors_files import stored_dtype
@@ -167,7 +167,7 @@ def reads_text(architecture: type[PreTrainedModel]) -> bool:
 def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
     """Instantiate the model with its weights. Raises ModelError if any are missing or have the wrong shape."""
     attention = "sdpa" if checkpoint.architecture._supports_sdpa else "eager"
-    with refusing(checkpoint.folder, "load"):
+    with as_model_error(checkpoint.folder, "load"):
         network, report = checkpoint.architecture.from_pretrained(
             checkpoint.folder,
             config=checkpoint.config,

@@ -82,7 +82,7 @@ def read_matrices(name: str, content: bytes) -> MatrixFile:
         raise InputError(f"{name!r} is not a supported matrix file; give one that ends in {', '.join(SUFFIXES)}")
     entries: dict[str, Entry] = {}
     for entry in _READERS[suffix](name, content):
-        entries[_free_name(entry.name, entries)] = entry
+        entries[_unique_name(entry.name, entries)] = entry
     skipped = {title: reason for title, entry in entries.items() if (reason := _unusable(entry))}
     usable = {title: entry for title, entry in entries.items() if title not in skipped}
     _check_size(name, usable.values())
@@ -207,7 +207,7 @@ def _read(entry: Entry) -> Matrix | str:
     return Matrix(rows, cols, entry.dtype, content)
 
 
-def _free_name(key: str, taken: Collection[str]) -> str:
+def _unique_name(key: str, taken: Collection[str]) -> str:
     """A unique name that is safe in plans and links: plain characters only, without a trailing `.weight`."""
     plain = re.sub(r"[^A-Za-z0-9._+-]", "-", key.removesuffix(".weight")).strip(".-")[:LONGEST_NAME] or "matrix"
     name, number = plain, 2
@@ -216,7 +216,7 @@ def _free_name(key: str, taken: Collection[str]) -> str:
     return name
 
 
-def keep_upload(name: str, content: bytes, home: Path) -> Path:
+def save_upload(name: str, content: bytes, home: Path) -> Path:
     """Save the matrices of a file as a model folder under `home`. The same file always gets the same folder.
 
     Raises InputError if the file is unusable, StorageError if the folder cannot be written.
@@ -245,7 +245,7 @@ def _safetensors_file(matrices: Collection[Matrix]) -> bytes:
 def _config(name: str, file: MatrixFile) -> dict[str, Any]:
     """The config for `matrix_model.MatricesConfig`. `names_of` is the model type whose naming scheme is used, or empty."""
     weights = [StoredWeight((title,), (matrix.rows, matrix.cols)) for title, matrix in file.matrices.items()]
-    model_type = recognised(weights)
+    model_type = recognised_model_type(weights)
     layers = [spec.layer for spec in module_specs(model_type, weights) if spec.layer is not None]
     depth = {"num_hidden_layers": 1 + max(layers)} if layers else {}
     return {
@@ -258,7 +258,7 @@ def _config(name: str, file: MatrixFile) -> dict[str, Any]:
     }
 
 
-def recognised(weights: Sequence[StoredWeight]) -> str:
+def recognised_model_type(weights: Sequence[StoredWeight]) -> str:
     """The model type whose family recognises the most names as compressible kinds; empty if no family recognises any.
 
     Families with fused or transposed weights are skipped: a bare matrix does not reveal how it was stored.

@@ -19,7 +19,7 @@ from offcomp.errors import ModelError
 from offcomp.files import assets_folder
 from offcomp.models.bundled_models import MODELS, CatalogueModel, catalogue_model
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.folder_faults import CONFIG, MODULE_NAME, check_is_whole, check_tokenizer_settings
+from offcomp.models.folder_faults import CONFIG, MODULE_NAME, check_is_complete, check_tokenizer_settings
 from offcomp.models.identity import file_digest, readable
 from offcomp.models.safetensors_files import PICKLES, read_json, stored_dtype, weight_files
 
@@ -140,7 +140,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     with readable(folder):
         if not folder.is_dir():
             raise ModelError(f"The folder '{folder}' does not exist.")
-        check_is_whole(folder)
+        check_is_complete(folder)
         config = read_json(folder / CONFIG)
         check_config(config)
         stored_dtype(folder)

@@ -49,7 +49,7 @@ def read_checked(file: Path, check: Check) -> Any:
     with file.open("rb", buffering=0) as opened:
         content = opened.read()
     try:
-        value = json.loads(content.decode(), parse_constant=_refuse)
+        value = json.loads(content.decode(), parse_constant=_reject_constant)
         if b"\\u" in content and b"\\ud" in content.lower():
             json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not a character
     except RecursionError:
@@ -63,7 +63,7 @@ def read_checked(file: Path, check: Check) -> Any:
     return value
 
 
-def _refuse(constant: str) -> None:
+def _reject_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not a finite number")
 
 

@@ -24,7 +24,7 @@ from offcomp.models.environment import environment
 from offcomp.planning.error_curves import svd_sizes
 from offcomp.planning.grams import Grams
 from offcomp.planning.grouping import STACKS, group_shape
-from offcomp.planning.merge_survey import BEST, Merge, Suggestion, Survey, groups_after, in_order
+from offcomp.planning.merge_survey import BEST, Merge, Suggestion, Survey, groups_after, sorted_modules
 from offcomp.planning.spectrum import DENSE, OUT_OF_REACH, MatrixSpectrum, spectrum_key, svd_rank
 
 
@@ -86,7 +86,7 @@ def merge_steps(
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
     """Every pair, all modules as one matrix, and all merges: in each stacking that fits, and in the best one at each step."""
-    specs = in_order(specs)
+    specs = sorted_modules(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
 
     def suggestions(groups: Sequence[Sequence[_Part]]) -> tuple[Suggestion, ...]:

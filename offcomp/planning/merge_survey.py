@@ -153,7 +153,7 @@ class Survey:
             raise InputError(f"a survey of groups has a missing or unknown field: {error}") from None
 
 
-def in_order(specs: Iterable[ModuleSpec]) -> list[ModuleSpec]:
+def sorted_modules(specs: Iterable[ModuleSpec]) -> list[ModuleSpec]:
     """Sort modules in survey order: by part, kind and layer."""
     kinds = {kind: index for index, kind in enumerate(KINDS)}
     return sorted(specs, key=lambda spec: (spec.part, kinds.get(spec.kind, len(kinds)), spec.layer or 0))
@@ -183,7 +183,7 @@ def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
 
 def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home: Path) -> tuple[Survey, str] | None:
     """(survey, "bundled" or "yours") for these modules at this ratio, or None if there is none."""
-    wanted = tuple(spec.name for spec in in_order(specs))
+    wanted = tuple(spec.name for spec in sorted_modules(specs))
     for file in sorted(BUNDLED.glob("*.json")):
         for survey in _bundled(file):
             if (survey.fingerprint, survey.ratio, survey.modules) == (info.fingerprint, ratio, wanted):
@@ -194,7 +194,7 @@ def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home
         return None
 
 
-def keep_survey(survey: Survey, home: Path) -> None:
+def save_survey(survey: Survey, home: Path) -> None:
     """Save a survey where `find_survey` looks for it. Raises StorageError."""
     write_json(_path(home, survey.fingerprint, survey.modules, survey.ratio), survey.to_dict(compact=True))
 

@@ -14,9 +14,9 @@ Group = Mapping[str, Any]
 
 NOTICEABLE = 1.05
 """Ratios of bytes and of parameters that differ by less than this factor count as equal."""
-FAR = 1.1
+MUCH_SMALLER = 1.1
 """A ratio that exceeds the requested one by this factor gets a note."""
-NAMED = 3
+MOST_NAMED = 3
 
 
 def size_notes(groups: Sequence[Group]) -> list[str]:
@@ -42,8 +42,8 @@ def _sentence(groups: Sequence[Group], applies: Callable[[Group], bool], words: 
     concerned = [group for group in groups if applies(group)]
     if not concerned:
         return ""
-    names = ", ".join(group["name"] for group in concerned[:NAMED])
-    more = f" and {len(concerned) - NAMED} more" if len(concerned) > NAMED else ""
+    names = ", ".join(group["name"] for group in concerned[:MOST_NAMED])
+    more = f" and {len(concerned) - MOST_NAMED} more" if len(concerned) > MOST_NAMED else ""
     return f"{names}{more}: {words(concerned)}."
 
 
@@ -98,7 +98,7 @@ NOTES: tuple[tuple[set[str], Callable[[Group], bool], Callable[[Sequence[Group]]
     ({"dtype", "original_dtypes"} | SIZES, lambda g: g["bytes_in_own_dtype"] > NOTICEABLE * g["num_bytes"], _narrower),
     (
         {"compression_ratio", "requested_ratio"},
-        lambda g: g["compression_ratio"] > FAR * g["requested_ratio"],
+        lambda g: g["compression_ratio"] > MUCH_SMALLER * g["requested_ratio"],
         _smaller_than_requested,
     ),
     ({"relative_error"}, lambda g: g["relative_error"] > 1, _worse_than_zeros),

@@ -68,11 +68,11 @@ def compute(plan: Plan, home: Path) -> dict[str, Spectrum]:
     computed = Grams.of_model(loaded.model).spectra([(specs[group.name], group.stack) for group in unknown])
     for group, spectrum in zip(unknown, computed, strict=True):
         known[group.name] = spectrum.values
-        _keep(_path(home, info, spectrum_key(specs[group.name], group.stack)), spectrum.values)
+        _save(_path(home, info, spectrum_key(specs[group.name], group.stack)), spectrum.values)
     return {name: values for name, values in known.items() if values is not None}
 
 
-def _keep(path: Path, spectrum: Spectrum) -> None:
+def _save(path: Path, spectrum: Spectrum) -> None:
     content = BytesIO()
     np.save(content, spectrum, allow_pickle=False)
     write_bytes(path, content.getvalue())

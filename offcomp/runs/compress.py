@@ -133,9 +133,10 @@ def compress_group(
     if hints is not None:
         hints.restore()  # a method may have substituted members, and errors are relative to the original weights
     reconstructions = written_back(compressed, specs, group.stack)
-    errors = reconstruction_error((read_matrix(model, spec), found) for spec, found in reconstructions.items())
+    errors = reconstruction_error((read_matrix(model, spec), decoded) for spec, decoded in reconstructions.items())
     module_errors = {
-        spec.name: asdict(reconstruction_error([(read_matrix(model, spec), found)])) for spec, found in reconstructions.items()
+        spec.name: asdict(reconstruction_error([(read_matrix(model, spec), decoded)]))
+        for spec, decoded in reconstructions.items()
     }
     original, stored = original_size(specs), compressed.stored
     figures = {
@@ -209,14 +210,14 @@ def _on_text(
 
 def add_output_errors(calibration: Calibration, groups: Sequence[SavedGroup], figures: Sequence[dict[str, Any]]) -> None:
     """Add output errors to the figures of each group, in one pass over the text; all reconstructions must fit in memory."""
-    found = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
-    held_out = calibration.output_errors(found, held_out=True)
-    calibrated = any("calibration" in each for each in figures)
-    fitted = calibration.output_errors(found, held_out=False) if calibrated else {}
-    for group, each in zip(groups, figures, strict=True):
-        each["output_error"] = share_of_outputs([held_out[spec] for spec in group.members])
-        if "calibration" in each:
-            each["calibration"]["output_error_fitted"] = share_of_outputs([fitted[spec] for spec in group.members])
+    reconstructions = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
+    held_out = calibration.output_errors(reconstructions, held_out=True)
+    calibrated = any("calibration" in group_figures for group_figures in figures)
+    fitted = calibration.output_errors(reconstructions, held_out=False) if calibrated else {}
+    for group, group_figures in zip(groups, figures, strict=True):
+        group_figures["output_error"] = share_of_outputs([held_out[spec] for spec in group.members])
+        if "calibration" in group_figures:
+            group_figures["calibration"]["output_error_fitted"] = share_of_outputs([fitted[spec] for spec in group.members])
 
 
 def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True) -> Path:

@@ -50,7 +50,7 @@ class Run:
         return "fingerprint" in model and not is_content(str(model["fingerprint"]))
 
     @property
-    def at_work_on(self) -> str:
+    def status_text(self) -> str:
         """Its status in words, with the host if that is another one."""
         return f"{self.status} on {self.host}" if self.host else self.status
 

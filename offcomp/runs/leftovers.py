@@ -38,7 +38,7 @@ def sweep(home: Path) -> None:
     Leftovers that cannot be removed stay; they do no harm.
     """
     with suppress(OSError):
-        _narrow(home)
+        _restrict_access(home)
     with suppress(OSError, StorageError):
         for entry in list((home / "runs").iterdir()):
             with suppress(OSError, StorageError):
@@ -48,7 +48,7 @@ def sweep(home: Path) -> None:
             remove_left_over(part)
 
 
-def _narrow(home: Path) -> None:
+def _restrict_access(home: Path) -> None:
     """Make the home accessible only to its owner; if it is shared or holds other files too, only offcomp's own folders."""
     own = [home / name for name in ("runs", *FOLDERS)]
     others = [entry for entry in home.iterdir() if entry not in own and not entry.name.startswith(".")]
@@ -75,7 +75,7 @@ def _sweep_entry(entry: Path) -> None:
 
 def _sweep_former(former: Path, folder: Path) -> None:
     """Remove a former run that has been replaced; but restore one with a result if its successor died without a result."""
-    if (former / RESULT).exists() and not (folder / RESULT).exists() and not is_at_work(folder):
+    if (former / RESULT).exists() and not (folder / RESULT).exists() and not is_in_use(folder):
         remove_folder(folder)
     if folder.exists():
         shutil.rmtree(former)
@@ -87,7 +87,7 @@ def _sweep_run(folder: Path) -> None:
     names = {entry.name for entry in folder.iterdir()}
     unfinished = [*folder.glob(".*.part"), *(folder / "groups").glob(".*.part")]
     never_planned = RUN_ID.fullmatch(folder.name) and not names - {LOCK, *(part.name for part in unfinished)}
-    if not (unfinished or never_planned) or is_at_work(folder):
+    if not (unfinished or never_planned) or is_in_use(folder):
         return
     for part in unfinished:
         remove_left_over(part)
@@ -95,7 +95,7 @@ def _sweep_run(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def is_at_work(folder: Path) -> bool:
+def is_in_use(folder: Path) -> bool:
     """Whether a run's folder may be in use: a worker on this host is alive, or another host claims it. Raises OSError."""
     worker = read_json(folder / WORKER)
     claimed = worker if isinstance(worker, dict) else {}

@@ -60,12 +60,12 @@ def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) 
             files.take_lock(lock)
             worker = start_worker(folder, new / LOG, lock)
         _write(new / WORKER, claim(worker.pid) | {"submitted": time.time()})
-        _put(new, folder)
+        _move_into_place(new, folder)
     except BaseException:
         if worker is not None:
             worker.kill()
             worker.wait()
-        _undo(new, folder)
+        _undo_start(new, folder)
         raise
     with suppress(OSError):  # if this fails, it is swept later
         remove_folder(former_of(folder))
@@ -108,7 +108,7 @@ def former_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}{FORMER}")
 
 
-def _put(new: Path, folder: Path) -> None:
+def _move_into_place(new: Path, folder: Path) -> None:
     """Rename a folder to its final name; the folder that had this name is moved to `former_of`."""
     former = former_of(folder)
     if folder.exists():
@@ -116,7 +116,7 @@ def _put(new: Path, folder: Path) -> None:
     new.rename(folder)
 
 
-def _undo(new: Path, folder: Path) -> None:
+def _undo_start(new: Path, folder: Path) -> None:
     """Undo a start that failed at any step, and move the former run back."""
     if new.exists():
         _remove_new(new)

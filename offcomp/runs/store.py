@@ -32,7 +32,7 @@ from offcomp.planning.sizes import predict, resolved
 from offcomp.runs.documents import PLAN, RESULT
 from offcomp.runs.folders import OF_A_SAMPLE, BadFolder, Run, read_run
 from offcomp.runs.inputs import inputs_of, run_id
-from offcomp.runs.leftovers import is_at_work, sweep
+from offcomp.runs.leftovers import is_in_use, sweep
 from offcomp.runs.start import remove_folder, start_run, store_lock
 
 __all__ = ["OF_A_SAMPLE", "BadFolder", "Run", "RunStore", "check"]
@@ -88,9 +88,9 @@ class RunStore:
             sweep(self.home)
             run = read_run(folder) if folder.is_dir() else None
             if isinstance(run, Run) and (not run.ended or (run.status == "done" and not again)):
-                _leave_to_its_host(run)
-                _name_model(run, plan.model)
-            elif isinstance(run, BadFolder) and is_at_work(folder):
+                _check_host(run)
+                _update_model_name(run, plan.model)
+            elif isinstance(run, BadFolder) and is_in_use(folder):
                 raise RunError(f"run {folder.name} is in progress but cannot be read; wait for it, or end its process")
             else:
                 self._check_space(plan, info)
@@ -123,13 +123,13 @@ class RunStore:
         """Remove an ended run and all its files. Raises RunError if it has not ended."""
         with storage_errors(self.folder, "remove a run from"), store_lock(self.folder):
             run = self.get(name)
-            _leave_to_its_host(run)
+            _check_host(run)
             if not run.ended:
                 raise RunError(f"run {name} is {run.status}; cancel it before deleting it")
             remove_folder(run.folder)
 
 
-def _name_model(run: Run, model: str) -> None:
+def _update_model_name(run: Run, model: str) -> None:
     """Update a finished run to the name its model was last requested by, since the folder it had before may be gone.
 
     The run's id guarantees that both are the same model at this moment.
@@ -141,9 +141,9 @@ def _name_model(run: Run, model: str) -> None:
     write_json(run.folder / RESULT, result)
 
 
-def _leave_to_its_host(run: Run | None) -> None:
+def _check_host(run: Run) -> None:
     """Raise RunError for a run that another host is working on: from here its process cannot be checked."""
-    if run and run.host:
+    if run.host:
         raise RunError(
             f"run {run.id} is in progress on {run.host}, which shares this folder of runs; wait for it or cancel it, or, if "
             f"nothing is working on it there any more, remove {run.folder}"

@@ -61,20 +61,20 @@ def work(worker: Worker) -> dict[str, Any]:
             opened.prepare(report)
             tasks.append(opened)
     compressed: list[SavedGroup] = []
-    stays, specs = _is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
-    source = loaded.model if stays else StoredMatrices(loaded, specs)
-    calibration = _calibration(plan, loaded, stays=stays)
-    with nullcontext() if stays else calibration.offloaded() if calibration else offloaded(loaded):
+    model_loaded, specs = _is_small(loaded.info), [spec for group in plan.groups for spec in members(group, loaded.info)]
+    source = loaded.model if model_loaded else StoredMatrices(loaded, specs)
+    calibration = _calibration(plan, loaded, model_loaded=model_loaded)
+    with nullcontext() if model_loaded else calibration.offloaded() if calibration else offloaded(loaded):
         for group in plan.groups:
             with worker.stage(f"compress {group.name}") as report, _hints(calibration, group, compressed) as hints:
                 result = compress_group(
-                    source, loaded.info, group, hints=hints, seed=plan.seed, report=report, measure_outputs=not stays
+                    source, loaded.info, group, hints=hints, seed=plan.seed, report=report, measure_outputs=not model_loaded
                 )
                 check_finite(result)
                 path = save_group(result, worker.groups_folder, make_folder=False)
             compressed.append(SavedGroup(path, result.members, result.stacking))
             worker.groups.append(result.figures)
-    if calibration and stays:
+    if calibration and model_loaded:
         with worker.stage("measure outputs on text"):
             add_output_errors(calibration, compressed, worker.groups)
     scores = _evaluate(worker, loaded, tasks, compressed)
@@ -97,7 +97,7 @@ def _is_small(info: ModelInfo) -> bool:
     return FLOAT32_BYTES * info.num_parameters <= SMALL_SHARE * (free_memory() or 0)
 
 
-def _calibration(plan: Plan, loaded: LoadedModel, *, stays: bool) -> Calibration | None:
+def _calibration(plan: Plan, loaded: LoadedModel, *, model_loaded: bool) -> Calibration | None:
     """The calibration of a run, if a group needs one."""
     if not plan.calibrated_groups:
         return None
@@ -114,8 +114,8 @@ def _calibration(plan: Plan, loaded: LoadedModel, *, stays: bool) -> Calibration
         weighting=settings.weighting,
         seed=plan.seed,
         rows=drawn.rows,
-        cache_bytes=int(SMALL_SHARE * (free_memory() or 0)) if stays else FLOAT32_BYTES * largest // 2,
-        ahead=[spec for group in plan.calibrated_groups for spec in members(group, loaded.info)] if stays else (),
+        cache_bytes=int(SMALL_SHARE * (free_memory() or 0)) if model_loaded else FLOAT32_BYTES * largest // 2,
+        ahead=[spec for group in plan.calibrated_groups for spec in members(group, loaded.info)] if model_loaded else (),
     )
 
 

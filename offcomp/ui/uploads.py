@@ -15,7 +15,7 @@ from offcomp.files import home_folder, write_bytes
 from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo
 from offcomp.models.families import FAMILIES as MODEL_FAMILIES
-from offcomp.models.matrix_files import SUFFIXES, keep_upload
+from offcomp.models.matrix_files import SUFFIXES, save_upload
 from offcomp.planning.data.task_fields import SUFFIXES as TABLES
 from offcomp.planning.data.tasks import Task
 from offcomp.planning.data.text_tables import parse
@@ -94,7 +94,7 @@ def _use_matrices(file: UploadedFile | None) -> None:
     """Store the file as a model, and use it in the draft."""
     if file is None:
         return
-    st.session_state["model"] = str(keep_upload(file.name, file.getvalue(), home_folder()))
+    st.session_state["model"] = str(save_upload(file.name, file.getvalue(), home_folder()))
     draft.forget_modules()
     st.session_state["grouping"] = "module"  # nothing says which unrecognised matrices belong together
 

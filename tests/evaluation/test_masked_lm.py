@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from offcomp.errors import TaskError
-from offcomp.evaluation.masked_lm import MaskedLM, choose, cut
+from offcomp.evaluation.masked_lm import MaskedLM, chosen_tokens, row_bounds
 from offcomp.models.loading import LoadedModel, load
 from tests import tiny_models
 from tests.language_models import (
@@ -125,16 +125,16 @@ def test_whole_words_are_hidden_with_all_their_pieces(bert: LoadedModel) -> None
 
 
 def test_cutting_between_words_by_hand() -> None:
-    assert list(cut([0, 0, 1, 2, 2, 2, 3], 4)) == [(0, 3), (3, 7)]
-    assert list(cut([0, 0, 0, 0, 0], 2)) == [(0, 2), (2, 4), (4, 5)]  # a word longer than a row
-    assert list(cut([0, 1, 2], 5)) == [(0, 3)]
-    assert list(cut([], 5)) == []
+    assert list(row_bounds([0, 0, 1, 2, 2, 2, 3], 4)) == [(0, 3), (3, 7)]
+    assert list(row_bounds([0, 0, 0, 0, 0], 2)) == [(0, 2), (2, 4), (4, 5)]  # a word longer than a row
+    assert list(row_bounds([0, 1, 2], 5)) == [(0, 3)]
+    assert list(row_bounds([], 5)) == []
 
 
 def test_units_are_taken_until_the_fraction_is_reached() -> None:
-    hidden = choose([0, 0, 0, 1, 1, 1], 0.5, np.random.default_rng(0))
+    hidden = chosen_tokens([0, 0, 0, 1, 1, 1], 0.5, np.random.default_rng(0))
     assert hidden in ([0, 1, 2], [3, 4, 5])
-    assert choose([], 0.5, np.random.default_rng(0)) == []
+    assert chosen_tokens([], 0.5, np.random.default_rng(0)) == []
 
 
 def test_rows_are_as_long_as_asked_and_as_the_model_reads(bert: LoadedModel) -> None:

@@ -26,7 +26,7 @@ from offcomp.models.sources import check_checksum
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.data.tasks import Task
 from offcomp.planning.matrix_view import view_path
-from offcomp.planning.merge_survey import Survey, find_survey, keep_survey
+from offcomp.planning.merge_survey import Survey, find_survey, save_survey
 from offcomp.planning.plan import Group, Plan
 from offcomp.planning.spectra import compute, find
 from offcomp.runs import inputs as run_inputs
@@ -309,7 +309,7 @@ def test_a_home_that_cannot_be_written_costs_only_time(tmp_path: Path, hashed: l
 
 
 def test_the_memory_is_bounded(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(identity, "MOST_CACHED", 3)
     monkeypatch.setattr(identity, "MOST_IN_MEMORY", 3)
     for number in range(8):
         (tmp_path / f"{number}").write_bytes(bytes([number]) * 1000)
@@ -451,7 +451,7 @@ def test_what_is_known_of_the_weights_is_not_taken_for_that_of_others(
     specs = [info.module("key.0"), info.module("key.1")]
     compute(Plan(str(folder), (Group("key", KEYS),)), home)
     survey = Survey(info.model, info.fingerprint, 2.0, KEYS, 0.5, (), (), {})
-    keep_survey(survey, home)
+    save_survey(survey, home)
     assert find(info, specs, "rows", home) is not None and find_survey(info, specs, 2.0, home) is not None
     change(folder)
     assert known_info(str(folder), home) is None

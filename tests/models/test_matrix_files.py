@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.models import matrix_files
 from offcomp.models.loading import load
-from offcomp.models.matrix_files import keep_upload, read_matrices
+from offcomp.models.matrix_files import read_matrices, save_upload
 from offcomp.models.sources import check_folder
 from offcomp.models.weights import read
 from offcomp.planning.plan import Group, Plan, validate
@@ -83,7 +83,7 @@ def test_values_survive_every_file(how: str, tmp_path: Path) -> None:
         "big-endian": ("w.npy", npy(matrix.astype(">f4"))),
         "float64": ("w.npz", npz({"w": matrix.astype(np.float64)})),
     }[how]
-    loaded = load(str(keep_upload(name, content, tmp_path)))
+    loaded = load(str(save_upload(name, content, tmp_path)))
     (spec,) = loaded.info.modules
     assert (spec.name, spec.kind, loaded.info.dtype, loaded.info.family) == ("w", "other", "float32", None)
     assert np.array_equal(read(loaded.model, spec).numpy(), matrix)
@@ -91,7 +91,7 @@ def test_values_survive_every_file(how: str, tmp_path: Path) -> None:
 
 def test_small_number_formats_stay_small(tmp_path: Path) -> None:
     matrix = torch.from_numpy(values(6, 4))
-    folder = keep_upload("w.safetensors", save_tensors({"w": matrix.bfloat16(), "v": matrix.bfloat16()}), tmp_path)
+    folder = save_upload("w.safetensors", save_tensors({"w": matrix.bfloat16(), "v": matrix.bfloat16()}), tmp_path)
     loaded = load(str(folder))
     assert (loaded.info.dtype, loaded.info.num_bytes) == ("bfloat16", 2 * 2 * 24)
     assert torch.equal(read(loaded.model, loaded.info.modules[0]), matrix.bfloat16().float())
@@ -102,7 +102,7 @@ def test_small_number_formats_stay_small(tmp_path: Path) -> None:
 
 def test_names_of_a_known_family_are_recognised(tmp_path: Path) -> None:
     arrays: Arrays = {QUERY.format(layer): values(4, 4, layer) for layer in (0, 3)} | {"my weights,~;": values(4, 4)}
-    folder = keep_upload("some/where/w.npz", npz(arrays | {"bias": np.ones(3)}), tmp_path)
+    folder = save_upload("some/where/w.npz", npz(arrays | {"bias": np.ones(3)}), tmp_path)
     info = load(str(folder)).info
     assert [(m.name, m.kind, m.layer) for m in info.modules] == [
         ("query.0", "query", 0),
@@ -116,14 +116,14 @@ def test_names_of_a_known_family_are_recognised(tmp_path: Path) -> None:
 
 def test_the_weights_of_a_whole_model_are_those_of_the_model(tmp_path: Path) -> None:
     folder = tiny_models.save(tiny_models.bert(), tmp_path / "bert")
-    original, own = load(str(folder)), keep_upload("b.safetensors", (folder / "model.safetensors").read_bytes(), tmp_path)
+    original, own = load(str(folder)), save_upload("b.safetensors", (folder / "model.safetensors").read_bytes(), tmp_path)
     uploaded = load(str(own))
     for spec in (spec for spec in original.info.modules if spec.default):
         assert torch.equal(read(uploaded.model, uploaded.info.module(spec.name)), read(original.model, spec))
 
 
 def test_a_plan_compresses_it_and_no_task_fits(tmp_path: Path) -> None:
-    folder = keep_upload("w.npz", npz({"w": values(12, 8)}), tmp_path)
+    folder = save_upload("w.npz", npz({"w": values(12, 8)}), tmp_path)
     loaded = load(str(folder))
     group = Group("w", ("w",), ratio=2.0)
     validate(Plan(str(folder), (group,), ()), loaded.info)
@@ -137,7 +137,7 @@ def test_a_plan_compresses_it_and_no_task_fits(tmp_path: Path) -> None:
 
 
 def test_a_plan_of_the_command_line_asks_for_no_task(offcomp: Command, tmp_path: Path) -> None:
-    folder = keep_upload("w.npz", npz({"w": values(12, 8)}), tmp_path)
+    folder = save_upload("w.npz", npz({"w": values(12, 8)}), tmp_path)
     plan = json.loads(offcomp("plan", str(folder), "--modules", "w", "--json")[1])
     assert (plan["tasks"], plan["groups"][0]["modules"]) == ([], ["w"])
 
@@ -179,7 +179,7 @@ BAD_FILES = {
 def test_what_cannot_be_read_is_said_in_a_sentence(said: str, tmp_path: Path) -> None:
     name, content = BAD_FILES[said]
     with pytest.raises(InputError) as caught:
-        keep_upload(name, content, tmp_path)
+        save_upload(name, content, tmp_path)
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "uploads").exists()
 
@@ -195,7 +195,7 @@ def test_limits_hold_before_anything_is_unpacked(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_config_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    folder = keep_upload("w.npz", npz({"w": values(4, 3), "v": values(4, 3)}), tmp_path)
+    folder = save_upload("w.npz", npz({"w": values(4, 3), "v": values(4, 3)}), tmp_path)
     config = check_folder(folder)
     for change in (
         {"matrices": [config["matrices"][0]] * 2},

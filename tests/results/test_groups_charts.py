@@ -19,8 +19,8 @@ from offcomp.planning.merge_survey import (
     best_cut,
     estimated_seconds,
     find_survey,
-    in_order,
-    keep_survey,
+    save_survey,
+    sorted_modules,
 )
 from offcomp.results.charts.groups import pair_figure, tree_figure
 from offcomp.results.charts.theme import PALETTES, Palette
@@ -186,11 +186,11 @@ def test_a_download_says_where_every_row_comes_from() -> None:
 def test_a_survey_is_kept_in_the_home_and_found_in_any_order(tmp_path: Path) -> None:
     info = minilm_info()
     specs = [info.module(name) for name in ("key.0", "query.1", "query.0")]
-    names = tuple(spec.name for spec in in_order(specs))
+    names = tuple(spec.name for spec in sorted_modules(specs))
     assert names == ("query.0", "query.1", "key.0")
     kept = replace(made(), fingerprint=info.fingerprint, modules=names)
     assert find_survey(info, specs, 2.0, tmp_path) is None
-    keep_survey(kept, tmp_path)
+    save_survey(kept, tmp_path)
     found = find_survey(info, specs, 2.0, tmp_path)
     assert found is not None and found[1] == "yours" and found[0].modules == names
     assert find_survey(info, specs, 3.0, tmp_path) is None

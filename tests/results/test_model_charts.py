@@ -10,7 +10,7 @@ import pytest
 
 from offcomp.models.catalogue import ModelInfo, ModuleSpec, StoredWeight, module_specs
 from offcomp.planning.plan import validate
-from offcomp.planning.spectra import _keep, _path, find
+from offcomp.planning.spectra import _path, _save, find
 from offcomp.planning.spectrum import spectrum_key
 from offcomp.results.charts.model import COMPRESSIBLE, map_figure, map_pixels, share_figure
 from offcomp.results.charts.theme import DARK, LIGHT
@@ -151,7 +151,7 @@ def test_a_matrix_with_a_side_of_one_is_out_of_reach_and_not_awaited(tmp_path: P
     info = made("nobody", {"tokens": (100, 4), "gate": (1, 8)}, family=None)
     assert "for any of 1 weight matrix" in compressible_answer(map_table(info, errors=svd_errors(info, tmp_path, 2.0)), 2.0)
     tokens = [spec for spec in info.modules if spec.name == "tokens"]
-    _keep(_path(tmp_path, info, spectrum_key(tokens, "rows")), np.ones(4, dtype=np.float32))
+    _save(_path(tmp_path, info, spectrum_key(tokens, "rows")), np.ones(4, dtype=np.float32))
     table = map_table(info, errors=svd_errors(info, tmp_path, 2.0))
     assert "not known" not in compressible_answer(table, 2.0)
     assert error_words(table[table["module"] == "gate"].iloc[0], 2.0) == "SVD cannot store it 2x smaller"
@@ -161,7 +161,7 @@ def test_a_matrix_with_a_side_of_one_is_out_of_reach_and_not_awaited(tmp_path: P
 def test_a_matrix_out_of_reach_is_no_unknown_one(tmp_path: Path) -> None:
     info = bert_like(1)
     for spec in info.modules:
-        _keep(_path(tmp_path, info, spectrum_key([spec], "rows")), np.ones(min(spec.shape), dtype=np.float32))
+        _save(_path(tmp_path, info, spectrum_key([spec], "rows")), np.ones(min(spec.shape), dtype=np.float32))
     errors = svd_errors(info, tmp_path, 6.0)
     assert [name for name, error in errors.items() if np.isnan(error)] == ["query.0"]
     figure = map_figure(map_table(info, errors=errors), LIGHT, COMPRESSIBLE, ratio=6.0)

@@ -17,7 +17,7 @@ from offcomp.files import read_json
 from offcomp.methods import METHODS, own_options
 from offcomp.methods.base import Method
 from offcomp.models.loading import load
-from offcomp.models.matrix_files import keep_upload
+from offcomp.models.matrix_files import save_upload
 from offcomp.models.weights import read, substituted
 from offcomp.planning.plan import Group
 from offcomp.results.bundled import bundled_runs
@@ -124,7 +124,7 @@ def test_a_dense_export_of_every_kind_of_weight_holds(tiny: Tiny, tmp_path: Path
 def test_bare_matrices_are_exported_as_well(tmp_path: Path) -> None:
     drawn = np.random.default_rng(3).standard_normal((2, 30, 20)).astype("float32")
     np.savez(tmp_path / "mine.npz", first=drawn[0], second=drawn[1])
-    loaded = load(str(keep_upload("mine.npz", (tmp_path / "mine.npz").read_bytes(), tmp_path)))
+    loaded = load(str(save_upload("mine.npz", (tmp_path / "mine.npz").read_bytes(), tmp_path)))
     run = finished_run(loaded, tmp_path / "run", [Group("both", ("first", "second"))])
     export_run(run, loaded.info, tmp_path / "out", dense=True)
     assert held(tmp_path / "out") == [True] * 5

@@ -47,7 +47,15 @@ RunStore(home).submit(plan, info, again=True)
 @pytest.mark.parametrize("former", [False, True], ids=["first", "again"])
 @pytest.mark.parametrize(
     ("step", "call"),
-    [("_write", 0), ("_write", 1), ("start_worker", 0), ("_write", 2), ("_put", 0), ("Path.rename", 1), ("remove_folder", 0)],
+    [
+        ("_write", 0),
+        ("_write", 1),
+        ("start_worker", 0),
+        ("_write", 2),
+        ("_move_into_place", 0),
+        ("Path.rename", 1),
+        ("remove_folder", 0),
+    ],
 )
 def test_a_submitter_killed_between_two_steps_blocks_nobody_and_loses_nothing(
     store: Trial, sleeping: None, former: bool, step: str, call: int

@@ -55,7 +55,7 @@ STEPS: dict[str, tuple[Any, str, int]] = {
     "inputs.json": (run_start, "_write", 1),
     "worker.json": (run_start, "_write", 2),
     "the worker": (run_start, "start_worker", 0),
-    "the last name": (run_start, "_put", 0),
+    "the last name": (run_start, "_move_into_place", 0),
 }
 
 
@@ -152,14 +152,14 @@ def test_a_result_is_kept_where_running_again_cannot_start(store: Trial, monkeyp
     assert store.get(run.id) == run and (run.folder / "groups" / "key.safetensors").is_file()
 
 
-@pytest.mark.parametrize("step", ["Path.rename 0", "Path.rename 1", "_put 0", "killed"])
+@pytest.mark.parametrize("step", ["Path.rename 0", "Path.rename 1", "_move_into_place 0", "killed"])
 def test_a_start_that_is_broken_off_after_any_step_loses_no_result(
     store: Trial, sleeping: None, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """By a key or a signal right after the step; killed, the submitter's worker ends with it."""
     run = store.interrupted()
     (run.folder / "run.json").write_text("a result")
-    where, what, number = (run_start, "_put", "0") if step == "killed" else (run_start, *step.split())
+    where, what, number = (run_start, "_move_into_place", "0") if step == "killed" else (run_start, *step.split())
     where, what = (Path, "rename") if what == "Path.rename" else (where, what)
     real, calls = getattr(where, what), iter(range(100))
 
@@ -172,7 +172,7 @@ def test_a_start_that_is_broken_off_after_any_step_loses_no_result(
     with monkeypatch.context() as patch:
         patch.setattr(where, what, broken_off)
         if step == "killed":
-            patch.setattr(run_start, "_undo", lambda *_: None)
+            patch.setattr(run_start, "_undo_start", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             start_run(run.folder, store.plan.to_dict(), {})
     if step == "killed":

@@ -351,6 +351,7 @@ def outside(manifest: dict[str, Any]) -> None:
 NO_MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "newer": (lambda m: m.update(schema=2), "its schema is 2, and this version reads 1"),
     "field missing": (lambda m: m.pop("groups"), "lacks the field 'groups'"),
+    "no list of groups": (lambda m: m.update(groups=5), "has groups 5; it must be a list of groups"),
     "field unknown": (lambda m: m.update(extra=1), "unknown field 'extra'"),
     "groups of another plan": (lambda m: m["groups"].reverse(), "its groups are not those of its plan"),
     "wrong type": (lambda m: m["groups"][0].update(num_bytes="many"), "num_bytes 'many'; it must be a whole number"),

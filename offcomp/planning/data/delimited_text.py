@@ -36,7 +36,7 @@ class Rows:
 
     quoting     whether cells may be quoted
     cells       cells of each row, as many as in the heading
-    stray       numbers of the rows, from 1, in which a quotation mark is read as a character
+    unclosed    numbers of the rows, from 1, in which a quotation mark is read as a character
     ragged      numbers of the rows that are left out because they have too few or too many cells
     """
 
@@ -44,7 +44,7 @@ class Rows:
     delimiter: str
     quoting: bool
     cells: list[list[str]] = field(default_factory=list)
-    stray: list[int] = field(default_factory=list)
+    unclosed: list[int] = field(default_factory=list)
     ragged: list[int] = field(default_factory=list)
 
     @property
@@ -77,7 +77,7 @@ class Record(NamedTuple):
         return LINE_END.split(self.text) if self.quoted else [self.text]
 
 
-def separated(text: str) -> Rows:
+def parse_csv(text: str) -> Rows:
     """The rows of a .csv: its delimiter is detected, and cells may be quoted. Raises InputError."""
     named = re.match(r"sep=(.)(?:\r\n|\n|\r)", text)  # as Excel writes it
     if named:
@@ -85,7 +85,7 @@ def separated(text: str) -> Rows:
     return _rows(text, _delimiter(text), quoting=True)
 
 
-def tabbed(text: str) -> Rows:
+def parse_tsv(text: str) -> Rows:
     """The rows of a .tsv, read with quoting only if it makes no sense otherwise. Raises InputError."""
     start = LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0].split("\t")
     if all(len(name) > 1 and name[0] == name[-1] == MARK for name in start):
@@ -106,7 +106,7 @@ def _quoted_throughout(text: str) -> Rows | None:
         rows = _rows(text, "\t", quoting=True)
     except InputError:
         return None
-    return None if rows.ragged or rows.stray else rows
+    return None if rows.ragged or rows.unclosed else rows
 
 
 def _delimiter(text: str) -> str:
@@ -145,7 +145,7 @@ def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
                 continue
             rows.cells.append(cells)
             if not part.closed:
-                rows.stray.append(rows.num_read)
+                rows.unclosed.append(rows.num_read)
     _check_even(rows, body)
     return rows
 
@@ -186,7 +186,7 @@ class _Splitter:
         fitting = [record.cells for record in single if len(record.cells) == width]
         has_multiline = len(single) < len(records)
         self.num_quoted = sum(record.quoted for record in records)
-        self.tests = [_test_of([cells[index] for cells in fitting]) for index in range(width)] if has_multiline else []
+        self.tests = [_value_test([cells[index] for cells in fitting]) for index in range(width)] if has_multiline else []
 
     def parts(self, record: Record, row: int) -> list[Record]:
         """The rows in a record, normally only itself. Raises InputError if its lines should be rows but are not."""
@@ -224,7 +224,7 @@ class _Splitter:
         return all(test(cells[index if index < free else index - self.width]) for index, test in enumerate(self.tests) if test)
 
 
-def _test_of(values: Sequence[str]) -> Callable[[str], bool] | None:
+def _value_test(values: Sequence[str]) -> Callable[[str], bool] | None:
     """A test that recognises values of this column; None if it holds free text, or there is too little data."""
     distinct = {value.strip() for value in values}
     if len(values) < 2 or not distinct - {""}:
@@ -233,11 +233,11 @@ def _test_of(values: Sequence[str]) -> Callable[[str], bool] | None:
         return lambda value: value.strip() in distinct
     if all(NUMBER.fullmatch(value) for value in distinct if value):
         return lambda value: NUMBER.fullmatch(value) is not None
-    shapes = {_shape(value) for value in distinct}
-    return (lambda value: _shape(value) in shapes) if len(shapes) <= min(MOST_SHAPES, len(values) // 2) else None
+    shapes = {_digit_pattern(value) for value in distinct}
+    return (lambda value: _digit_pattern(value) in shapes) if len(shapes) <= min(MOST_SHAPES, len(values) // 2) else None
 
 
-def _shape(value: str) -> str:
+def _digit_pattern(value: str) -> str:
     return re.sub(r"\d+", "0", value.strip())
 
 

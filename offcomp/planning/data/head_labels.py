@@ -29,7 +29,7 @@ SYNONYMS = (
     ("acceptable", "grammatical"),
     ("unacceptable", "ungrammatical"),
 )
-SAME = {name: names[0] for names in SYNONYMS for name in names}
+CANONICAL_NAMES = {name: names[0] for names in SYNONYMS for name in names}
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | N
         if sorted(labels) != sorted(names):
             raise TaskError(f"labels names {shortly(labels)}, but the classes of the data are {shortly(names)}")
         return LabelOrder(tuple(list(labels).index(name) for name in names), "option")
-    ours, theirs = [_normal(name) for name in names], [_normal(name) for name in own]
-    if sorted(ours) == sorted(theirs) and len(set(ours)) == count:
-        return LabelOrder(tuple(theirs.index(name) for name in ours), "name")
-    if not (_are_generic(theirs) or _are_generic(ours)):
+    data_names, model_names = [_normalised(name) for name in names], [_normalised(name) for name in own]
+    if sorted(data_names) == sorted(model_names) and len(set(data_names)) == count:
+        return LabelOrder(tuple(model_names.index(name) for name in data_names), "name")
+    if not (_are_generic(model_names) or _are_generic(data_names)):
         raise TaskError(
             f"the classes of {model} are {shortly(own)}, those of the data {shortly(names)}; match them with the "
             "task's option labels (--labels A,B): the data's names in the order of the model's outputs"
@@ -122,10 +122,10 @@ def check_kind(head: ModelHead, *, regression: bool) -> None:
         )
 
 
-def _normal(name: str) -> str:
+def _normalised(name: str) -> str:
     """The name without case, spaces and punctuation, with synonyms unified, and LABEL_0 as a bare number."""
     plain = re.sub(r"^(label|class)(?=\d+$)", "", re.sub(r"[\W_]", "", name.casefold()))
-    return SAME.get(plain, plain)
+    return CANONICAL_NAMES.get(plain, plain)
 
 
 def _are_generic(names: Sequence[str]) -> bool:

@@ -22,7 +22,7 @@ from offcomp.planning.data.task_columns import Content, chosen_columns, class_co
 from offcomp.planning.data.task_examples import class_names_of, contents, examples_of
 from offcomp.planning.data.task_files import TESTED, WHOLE, Source, files_by_split, location_of, read_source
 from offcomp.planning.data.tasks import FAMILIES, Task
-from offcomp.planning.data.text_tables import loose_text, read_table
+from offcomp.planning.data.text_tables import read_table, text_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,7 +113,7 @@ def _files_of(task: Task) -> _Files | None:
 
 def _shown(column: pa.ChunkedArray) -> list[str]:
     """The values of a column as text, "" where a value is missing or the column holds neither text nor numbers."""
-    return [text or "" for text in loose_text(column) or [None] * len(column)]
+    return [text or "" for text in text_values(column) or [None] * len(column)]
 
 
 @lru_cache(maxsize=2)

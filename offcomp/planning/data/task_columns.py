@@ -23,9 +23,9 @@ from offcomp.errors import TaskError, shortly
 from offcomp.planning.data.tasks import ONE, PAIR, Task
 
 SPLIT = "split"
-LOOKED_AT = 2000  # rows, sampled evenly from the table
+SAMPLED_ROWS = 2000  # rows, sampled evenly from the table
 ALIASES = {"text": ("sentence",), "label": ("labels",), "score": ("similarity",)}
-USUAL = {
+COMMON_NAMES = {
     "text": ("body", "review", "comment", "content", "message", "tweet", "post", "document", "utterance", "description"),
     "label": ("class", "category", "sentiment", "target", "stars", "rating", "verdict", "topic", "intent", "emotion", "gold"),
     "score": ("label", "labels", "rating", "stars", "target", "gold", "relevance", "similarity_score", "value"),
@@ -44,7 +44,7 @@ ROWS_A_CLASS = 8
 NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")  # scripts without spaces
 PLAIN_WORD = re.compile(r"\W*[^\W\d_]+(?:['’.-][^\W\d_]+)*\W*")
 DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d+)$")
-MOST_MARKS = 100  # in more rows than this, whole numbers that never repeat are codes
+MOST_RATINGS = 100  # in more rows than this, whole numbers that never repeat are codes
 WHOLE = re.compile(r"^(-?\d+)\.0+$")
 
 
@@ -56,7 +56,7 @@ class Content:
     words               median number of tokens with a letter per value
     plain               share of values that are one word without digits and symbols, or several words
     numbers             whether every value is a finite number; `whole`: a whole number
-    counting            whether they are whole numbers that never repeat and only identify rows
+    row_numbers         whether they are whole numbers that never repeat and only identify rows
     """
 
     filled: int
@@ -65,7 +65,7 @@ class Content:
     plain: float
     numbers: bool
     whole: bool
-    counting: bool
+    row_numbers: bool
 
     @property
     def repeats(self) -> bool:
@@ -91,7 +91,7 @@ class Content:
     @property
     def is_score(self) -> bool:
         """Whether it holds numbers that vary and do not just count rows."""
-        return self.numbers and self.distinct >= 2 and not self.counting
+        return self.numbers and self.distinct >= 2 and not self.row_numbers
 
 
 class LazyContents(Mapping[str, Content]):
@@ -115,7 +115,7 @@ class LazyContents(Mapping[str, Content]):
 
 def content_of(values: Sequence[str | None]) -> Content:
     """What a column holds, from evenly sampled rows."""
-    step = max(1, len(values) // LOOKED_AT)
+    step = max(1, len(values) // SAMPLED_ROWS)
     shown = [text for value in values[::step] if value is not None and (text := value.strip())]
     numbers = [_number(text) for text in shown]
     given = [number for number in numbers if number is not None]
@@ -129,7 +129,7 @@ def content_of(values: Sequence[str | None]) -> Content:
         plain=sum(bool(PLAIN_WORD.fullmatch(text)) or " " in text for text in shown) / max(1, len(shown)),
         numbers=all_numbers,
         whole=whole,
-        counting=whole and distinct == len(shown) and _counts(given),
+        row_numbers=whole and distinct == len(shown) and _are_row_numbers(given),
     )
 
 
@@ -148,10 +148,10 @@ def _words(text: str) -> int:
     return unspaced // 2 if unspaced > 1 else sum(any(sign.isalpha() for sign in token) for token in text.split())
 
 
-def _counts(numbers: Sequence[float]) -> bool:
+def _are_row_numbers(numbers: Sequence[float]) -> bool:
     """Whether distinct whole numbers rise or fall from row to row, leave no gap, or are too many to be ratings."""
     steps = [after > before for before, after in pairwise(numbers)]
-    return len(set(steps)) < 2 or max(numbers) - min(numbers) < len(numbers) or len(numbers) > MOST_MARKS
+    return len(set(steps)) < 2 or max(numbers) - min(numbers) < len(numbers) or len(numbers) > MOST_RATINGS
 
 
 def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> dict[str, str]:
@@ -167,20 +167,20 @@ def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> d
             raise TaskError(f"task {task.name!r} names a column {column!r}, but a {family.name} task has {', '.join(known)}")
         if meant not in contents:
             raise TaskError(f"task {task.name!r} takes {column!r} from {meant!r}, but {table} has {shortly(available)}")
-    assigned = {column: named for column in known if (named := task.columns.get(column) or _obvious(column, available))}
+    assigned = {column: named for column in known if (named := task.columns.get(column) or _column_named(column, available))}
     mapped = {column for column in task.columns if column != family.target}
     possible = [inputs for inputs in family.inputs if mapped <= {*inputs}]
     complete = [inputs for inputs in possible if all(column in assigned for column in inputs)]
-    missing = _missing(task, available, table)
+    missing_message = _missing_message(task, available, table)
     if len(complete) > 1 or not possible:
-        raise TaskError(missing)
-    guess = _Guess(task, contents, table, missing)
-    inputs = {column: assigned[column] for column in complete[0]} if complete else guess.inputs(possible, assigned)
-    targets = {column: assigned.get(column) or guess.target(column, [*inputs.values()]) for column in family.targets}
+        raise TaskError(missing_message)
+    chooser = _ColumnChooser(task, contents, table, missing_message)
+    inputs = {column: assigned[column] for column in complete[0]} if complete else chooser.inputs(possible, assigned)
+    targets = {column: assigned.get(column) or chooser.target(column, [*inputs.values()]) for column in family.targets}
     return inputs | targets
 
 
-def _obvious(column: str, available: Sequence[str]) -> str | None:
+def _column_named(column: str, available: Sequence[str]) -> str | None:
     """The column of this name, or the only one with an unambiguous alias."""
     if column in available:
         return column
@@ -189,7 +189,7 @@ def _obvious(column: str, available: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _missing(task: Task, available: Sequence[str], table: str) -> str:
+def _missing_message(task: Task, available: Sequence[str], table: str) -> str:
     """The error message if columns cannot be assigned."""
     family = task.kind
     if len(available) == 1 and re.search(r"\w[^\w\s'’.,()-]\w", available[0]):
@@ -202,17 +202,17 @@ def _missing(task: Task, available: Sequence[str], table: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Guess:
+class _ColumnChooser:
     """Choose columns by what they hold.
 
-    contents    content of each column
-    missing     error message if none fits
+    contents            content of each column
+    missing_message     error message if none fits
     """
 
     task: Task
     contents: Mapping[str, Content]
     table: str
-    missing: str
+    missing_message: str
 
     def inputs(self, possible: Sequence[tuple[str, ...]], assigned: Mapping[str, str]) -> dict[str, str]:
         """The text column, or the pair of text columns. Raises TaskError."""
@@ -220,30 +220,30 @@ class _Guess:
         texts = [name for name in free if free[name].is_text] or [name for name in free if free[name].is_word]
         begun = next((inputs for inputs in possible if len(inputs) > 1 and any(column in assigned for column in inputs)), None)
         if begun:
-            return {column: assigned.get(column) or self._only("text", texts, column) for column in begun}
+            return {column: assigned.get(column) or self._best("text", texts, column) for column in begun}
         pair = _named_pair(texts) if PAIR in possible else None
         if pair is None and ONE not in possible and len(texts) == 2:
             pair = (texts[0], texts[1])
         if pair:
             return dict(zip(PAIR, pair, strict=True))
         if ONE in possible:
-            return {"text": self._only("text", texts)}
-        raise TaskError(self._several(PAIR[0], texts) if len(texts) > 2 else self.missing)
+            return {"text": self._best("text", texts)}
+        raise TaskError(self._ambiguous_message(PAIR[0], texts) if len(texts) > 2 else self.missing_message)
 
     def target(self, column: str, taken: Collection[str]) -> str:
         """The column of classes or scores. Raises TaskError."""
         fits = attrgetter("is_label" if column == "label" else "is_score")
-        return self._only(column, [name for name, content in self._free(taken).items() if fits(content)])
+        return self._best(column, [name for name, content in self._free(taken).items() if fits(content)])
 
     def _free(self, taken: Collection[str]) -> dict[str, Content]:
         """The columns not taken yet, except `split`, which assigns rows to splits."""
         return {name: self.contents[name] for name in self.contents if name not in taken and name.strip().lower() != SPLIT}
 
-    def _only(self, kind: str, names: Sequence[str], column: str = "") -> str:
+    def _best(self, kind: str, names: Sequence[str], column: str = "") -> str:
         """The one column among these to use for this kind of content. Raises TaskError if that is ambiguous."""
         if not names:
-            raise TaskError(self.missing)
-        for known in ((kind, *ALIASES[kind]), USUAL[kind]):
+            raise TaskError(self.missing_message)
+        for known in ((kind, *ALIASES[kind]), COMMON_NAMES[kind]):
             usual = [name for name in names if name.strip().lower() in known]
             if len(usual) == 1:
                 return usual[0]
@@ -251,9 +251,9 @@ class _Guess:
         words = self.contents[longest].words
         if not others or FEW_WORDS <= words >= LONGER * self.contents[others[0]].words:
             return longest
-        raise TaskError(self._several(column or kind, names))
+        raise TaskError(self._ambiguous_message(column or kind, names))
 
-    def _several(self, column: str, names: Sequence[str]) -> str:
+    def _ambiguous_message(self, column: str, names: Sequence[str]) -> str:
         """The error message if several columns would fit."""
         return (
             f"task {self.task.name!r} could take {column} from several columns of {self.table}, {shortly(names)}; "
@@ -275,10 +275,10 @@ def _are_pair(first: str, second: str) -> bool:
 def class_counts(labels: Iterable[str | None]) -> dict[str, int]:
     """How often each class occurs, in class order; 1, 1.0 and "1" are one class."""
     counts = Counter(plain for label in labels if label is not None and (plain := WHOLE.sub(r"\1", label.strip())))
-    return {name: counts[name] for name in in_order(counts)}
+    return {name: counts[name] for name in sorted_classes(counts)}
 
 
-def in_order(names: Iterable[str]) -> list[str]:
+def sorted_classes(names: Iterable[str]) -> list[str]:
     """Sort class names: numerically if all are numbers, else alphabetically."""
     try:
         return sorted(names, key=int)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from offcomp.errors import TaskError
 from offcomp.planning.data.row_counts import EMPTY, NOT_PUBLISHED
-from offcomp.planning.data.task_columns import LOOKED_AT, WHOLE, LazyContents, chosen_columns, in_order
+from offcomp.planning.data.task_columns import SAMPLED_ROWS, WHOLE, LazyContents, chosen_columns, sorted_classes
 from offcomp.planning.data.task_files import Source
 from offcomp.planning.data.tasks import Task
-from offcomp.planning.data.text_tables import as_numbers, column_text, loose_text
+from offcomp.planning.data.text_tables import as_numbers, column_text, text_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,8 @@ NO_ANSWER = "-1"  # used by data hubs where answers are withheld
 
 def contents(table: pa.Table) -> LazyContents:
     """What the columns of a table hold, from evenly sampled rows; a column without text or numbers holds nothing."""
-    rows = table.take(list(range(0, table.num_rows, max(1, table.num_rows // LOOKED_AT))))
-    return LazyContents(table.column_names, lambda name: loose_text(rows[rows.column_names.index(name)]))
+    rows = table.take(list(range(0, table.num_rows, max(1, table.num_rows // SAMPLED_ROWS))))
+    return LazyContents(table.column_names, lambda name: text_values(rows[rows.column_names.index(name)]))
 
 
 def examples_of(
@@ -53,7 +53,7 @@ def examples_of(
 
 def class_names_of(published: Sequence[str], present: Collection[str], *, trains: bool) -> list[str]:
     """Class names in order: as published by the source (only those present if the task trains), else sorted."""
-    return [name for name in published if name in present or not trains] or in_order(present)
+    return [name for name in published if name in present or not trains] or sorted_classes(present)
 
 
 def with_content(examples: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -141,7 +141,7 @@ class Task:
         return {name: value for name, value in asdict(self).items() if value or name in ("name", "family", "data")}
 
 
-def _ours(name: str, family: str, data: str, title: str, version: str = "1") -> Task:
+def _bundled_task(name: str, family: str, data: str, title: str, version: str = "1") -> Task:
     """A task that is bundled with offcomp."""
     return Task(name, family, BUNDLED + data, title, version=version, source="Written for offcomp", licence="MIT")
 
@@ -158,12 +158,12 @@ def _wikitext(name: str, family: str, title: str) -> Task:
 
 
 TASKS = (
-    _ours("sentiment", "probe", "sentiment", "Sentiment", version="2"),
-    _ours("topics", "probe", "topics", "Topics"),
-    _ours("similarity", "similarity", "similarity", "Similarity"),
-    _ours("sentiment-head", "head", "sentiment", "Sentiment by the model's own head", version="2"),
-    _ours("masked-prose", "masked-lm", "prose", "Masked words in prose"),
-    _ours("causal-prose", "causal-lm", "prose", "Next words in prose"),
+    _bundled_task("sentiment", "probe", "sentiment", "Sentiment", version="2"),
+    _bundled_task("topics", "probe", "topics", "Topics"),
+    _bundled_task("similarity", "similarity", "similarity", "Similarity"),
+    _bundled_task("sentiment-head", "head", "sentiment", "Sentiment by the model's own head", version="2"),
+    _bundled_task("masked-prose", "masked-lm", "prose", "Masked words in prose"),
+    _bundled_task("causal-prose", "causal-lm", "prose", "Next words in prose"),
     _glue("sst2", "SST-2", "Socher et al. 2013", text="sentence"),
     _glue("sst2-head", "SST-2 by the model's own head", "Socher et al. 2013", family="head", text="sentence"),
     _glue("mrpc", "MRPC", "Dolan and Brockett 2005", also=("f1",)),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offcomp.errors import InputError, first_line
-from offcomp.planning.data.delimited_text import LINE_END, Rows, separated, tabbed
+from offcomp.planning.data.delimited_text import LINE_END, Rows, parse_csv, parse_tsv
 from offcomp.planning.data.parquet_tables import read_parquet
 from offcomp.planning.data.table_limits import check_cells, check_columns, line_ends
 
@@ -134,7 +134,7 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.large_string())
 
 
-def loose_text(column: pa.ChunkedArray) -> list[str | None]:
+def text_values(column: pa.ChunkedArray) -> list[str | None]:
     """Values as text, None where one is missing; empty if the column holds neither text nor numbers."""
     import pyarrow as pa
 
@@ -167,16 +167,16 @@ def reason(error: Exception) -> str:
     return first_line(error)[:LONGEST_REASON].rstrip(".")
 
 
-def _tabbed(text: str) -> TextTable:
-    rows = tabbed(text)
-    return _of_rows(rows, "cells are quoted, as in a .csv") if rows.quoting else _of_rows(rows)
+def _tsv(text: str) -> TextTable:
+    rows = parse_tsv(text)
+    return _table_of_rows(rows, "cells are quoted, as in a .csv") if rows.quoting else _table_of_rows(rows)
 
 
-def _of_rows(rows: Rows, *notes: str) -> TextTable:
+def _table_of_rows(rows: Rows, *notes: str) -> TextTable:
     columns = list(zip(*rows.cells, strict=True)) or [()] * len(rows.heading)
-    if rows.stray:
-        which = ("row" if len(rows.stray) == 1 else f"{len(rows.stray)} rows, the first of them row") + f" {rows.stray[0]}"
-        notes = (*notes, f"an unclosed quotation mark is read as a character in {which}")
+    if rows.unclosed:
+        which = "row" if len(rows.unclosed) == 1 else f"{len(rows.unclosed)} rows, the first of them row"
+        notes = (*notes, f"an unclosed quotation mark is read as a character in {which} {rows.unclosed[0]}")
     left_out = {RAGGED: len(rows.ragged)} if rows.ragged else {}
     return TextTable(_table(rows.heading, columns), rows.num_read, left_out, notes)
 
@@ -254,13 +254,13 @@ def _decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
         if encoding != "utf-8":
             name = encoding.removesuffix("-sig").upper()
             raise InputError(f"it starts as {name} but contains invalid bytes; save it as UTF-8") from None
-        text, notes = _as_windows(content, error), ("it is not UTF-8 and is read as Windows-1252",)
+        text, notes = _decoded_as_windows_1252(content, error), ("it is not UTF-8 and is read as Windows-1252",)
     if "\0" in text:
         raise InputError("it contains null characters; save it as UTF-8")
     return text.lstrip("\ufeff"), notes
 
 
-def _as_windows(content: bytes, error: UnicodeDecodeError) -> str:
+def _decoded_as_windows_1252(content: bytes, error: UnicodeDecodeError) -> str:
     """Content that is not UTF-8 as Windows-1252. Raises InputError if it is neither, or is damaged UTF-8."""
     line = content.count(b"\n", 0, error.start) + 1
     if error.end == len(content) and error.reason == "unexpected end of data":
@@ -277,8 +277,8 @@ def _as_windows(content: bytes, error: UnicodeDecodeError) -> str:
 
 TEXT_READERS: dict[str, Callable[[str], TextTable]] = {
     ".txt": _lines,
-    ".csv": lambda text: _of_rows(separated(text)),
-    ".tsv": _tabbed,
+    ".csv": lambda text: _table_of_rows(parse_csv(text)),
+    ".tsv": _tsv,
     ".jsonl": _lines_of_json,
 }
 """Suffix of a text file -> reader."""

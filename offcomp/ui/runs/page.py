@@ -92,7 +92,7 @@ def _cards(was_busy: bool) -> None:
 def _card(run: Run) -> None:
     left, right = st.columns([3, 1], vertical_alignment="center")
     with left:
-        st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.at_work_on)}** · {plain(describe_run(run))}")
+        st.markdown(f"{STATUS_ICONS[run.status]} **{plain(run.status_text)}** · {plain(describe_run(run))}")
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.submitted))
         st.caption(plain(f"run {run.id} · {run.plan.model} · seed {run.plan.seed} · {submitted}{_duration_text(run)}"))
         if run.status in ("queued", "running"):

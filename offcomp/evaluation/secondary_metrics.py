@@ -27,22 +27,19 @@ if TYPE_CHECKING:
 
 def check_metrics(data: TaskData) -> None:
     """Check that the task's secondary metrics can be computed on these examples. Raises TaskError."""
-    if "f1" in data.task.also:
-        count = len(data.class_names)
-        if count != 2:
-            task = data.task.name
-            raise TaskError(f"task {task!r} lists f1, which needs two classes, but its data has {count}; leave it out")
+    if "f1" in data.task.also and (count := len(data.class_names)) != 2:
+        raise TaskError(f"task {data.task.name!r} lists f1, which needs two classes, but its data has {count}; leave it out")
 
 
-def also(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
+def secondary_metrics(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
     """Metric -> original, compressed, paired and baseline, for each secondary metric of the task."""
     names, truth = data.task.also, data.answers()
     if data.task.kind.target == "label":
-        return also_classes(names, truth, reference["probabilities"], predictions["probabilities"])
-    return also_scores(names, truth, reference["values"], predictions["values"])
+        return class_metrics(names, truth, reference["probabilities"], predictions["probabilities"])
+    return score_metrics(names, truth, reference["values"], predictions["values"])
 
 
-def also_classes(names: Sequence[str], truth: Classes, original: Vector, compressed: Vector) -> dict[str, Any]:
+def class_metrics(names: Sequence[str], truth: Classes, original: Vector, compressed: Vector) -> dict[str, Any]:
     """The named metrics for two classifiers, from their probabilities (examples, classes)."""
     classes = original.shape[1]
     majority = np.full(len(truth), np.bincount(truth).argmax())
@@ -58,7 +55,7 @@ def also_classes(names: Sequence[str], truth: Classes, original: Vector, compres
     return {name: compared(OF_CLASSES[name]) for name in names}
 
 
-def also_scores(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Any]:
+def score_metrics(names: Sequence[str], truth: Vector, original: Vector, compressed: Vector) -> dict[str, Any]:
     """The named metrics for two sets of predicted scores (examples,)."""
 
     def statistic(counts: Counts) -> Counts:
@@ -67,9 +64,9 @@ def also_scores(names: Sequence[str], truth: Vector, original: Vector, compresse
     return {name: scored(statistic, len(truth), len(truth)) | {"baseline": None} for name in names}
 
 
-def alone(also: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def original_scores(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The part of these results that describes the original alone."""
-    return {name: result["original"] | {"baseline": result["baseline"]} for name, result in also.items()}
+    return {name: result["original"] | {"baseline": result["baseline"]} for name, result in results.items()}
 
 
 def f1(tables: Tables) -> Vector:

@@ -20,7 +20,7 @@ from offcomp.cli.evaluate import scores_text
 from offcomp.cli.text import score_line
 from offcomp.errors import PlanError, TaskError
 from offcomp.evaluation import open_task
-from offcomp.evaluation.also import also_classes, also_scores, pearson
+from offcomp.evaluation.secondary_metrics import class_metrics, pearson, score_metrics
 from offcomp.models.sources import bundled_info
 from offcomp.planning.data.tasks import ALSO, FAMILIES, TASKS, Task, find_task
 from offcomp.planning.plan import Plan, validate
@@ -54,7 +54,7 @@ def answers(n: int, classes: int = 2, seed: int = 0) -> tuple[NDArray[np.int64],
 @pytest.mark.parametrize("n", [12, 400])
 def test_classes_are_scored_as_by_scikit_learn(metric: str, classes: int, n: int) -> None:
     truth, first, second = answers(n, classes)
-    found = also_classes([metric], truth, first, second)[metric]
+    found = class_metrics([metric], truth, first, second)[metric]
     expected = [OF_SKLEARN[metric](truth, given.argmax(1)) for given in (first, second)]
     assert [found[which]["value"] for which in ("original", "compressed")] == pytest.approx(expected)
     assert found["paired"]["difference"] == pytest.approx(expected[1] - expected[0])
@@ -69,7 +69,7 @@ def test_scores_are_correlated_as_by_scipy(n: int) -> None:
     generator = np.random.default_rng(1)
     truth = generator.random(n)
     first, second = (truth + generator.normal(0, spread, n) for spread in (0.2, 0.6))
-    found = also_scores(["pearson"], truth, first, second)["pearson"]
+    found = score_metrics(["pearson"], truth, first, second)["pearson"]
     expected = [scipy.stats.pearsonr(truth, given).statistic for given in (first, second)]
     assert [found[which]["value"] for which in ("original", "compressed")] == pytest.approx(expected)
     assert found["baseline"] is None
@@ -89,13 +89,13 @@ def test_interval_and_standard_error_are_those_of_scipys_bootstrap(metric: str) 
     if metric == "pearson":
         truth = np.random.default_rng(1).random(n)
         first, second = (truth + np.random.default_rng(seed).normal(0, 0.4, n) for seed in (2, 3))
-        found = also_scores([metric], truth, first, second)[metric]
+        found = score_metrics([metric], truth, first, second)[metric]
 
         def statistic(places: NDArray[np.int64], given: Vector = first) -> float:
             return float(scipy.stats.pearsonr(truth[places], given[places]).statistic)
     else:
         truth, first, second = answers(n)
-        found = also_classes([metric], truth, first, second)[metric]
+        found = class_metrics([metric], truth, first, second)[metric]
 
         def statistic(places: NDArray[np.int64], given: Vector = first) -> float:
             return OF_SKLEARN[metric](truth[places], given[places].argmax(1))
@@ -117,10 +117,10 @@ ALIKE = np.tile([0.9, 0.1], (20, 1))
 @pytest.mark.parametrize(
     "found",
     [
-        also_classes(["f1", "matthews"], np.array([0] * 20), ALIKE, ALIKE),
-        also_classes(["f1", "matthews"], np.array([0, 1] * 10), ALIKE, ALIKE),
-        also_scores(["pearson"], np.arange(20.0), np.zeros(20), np.arange(20.0)),
-        also_scores(["pearson"], np.array([1.0]), np.array([1.0]), np.array([2.0])),
+        class_metrics(["f1", "matthews"], np.array([0] * 20), ALIKE, ALIKE),
+        class_metrics(["f1", "matthews"], np.array([0, 1] * 10), ALIKE, ALIKE),
+        score_metrics(["pearson"], np.arange(20.0), np.zeros(20), np.arange(20.0)),
+        score_metrics(["pearson"], np.array([1.0]), np.array([1.0]), np.array([2.0])),
     ],
 )
 def test_what_is_undefined_is_nothing_and_json(found: dict[str, Any]) -> None:
