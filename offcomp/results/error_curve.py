@@ -16,7 +16,7 @@ CURVE_COLUMNS = ("requested_ratio", "ratio", "relative_error", "stored_parameter
 
 
 def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], ratios: Sequence[float]) -> pd.DataFrame:
-    """SVD's exact relative error over all chosen weights at each requested ratio, and the size it stores.
+    """SVD's exact relative error over all chosen weights at each requested ratio, and the resulting size.
 
     `spectra` has one entry per group of the plan. The column `ratio` is the achieved ratio, in the unit of the groups.
     Requested ratios that some group cannot reach are left out.

@@ -37,7 +37,7 @@ ESTIMATED = "estimated"
 BEYOND = 1.5
 """Estimates extend beyond the highest and the lowest measured ratio by up to this factor."""
 NO_ERROR = 1e-3
-"""If SVD's own error is below this, comparing another method's error with it tells nothing about other ratios."""
+"""If SVD's own error is below this, the quotient of another method's error and SVD's says nothing about other ratios."""
 PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
 """The method and options of SVD with its defaults."""
 POINT_COLUMNS = ("method", "style_key", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")

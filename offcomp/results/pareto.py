@@ -235,7 +235,7 @@ def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:
 
 
 def concordance(table: pd.DataFrame) -> tuple[int, int]:
-    """Number of pairs of runs that differ in both error and value, preceded by how many of them rank the same by both."""
+    """(pairs of runs in which the smaller error goes with the better value, pairs of runs that differ in both), as counts."""
     rank = metric_named(table["metric"].iloc[0]).ranked
     points = [(error, rank(value)) for error, value in zip(table["relative_error"], table["value"], strict=True)]
     pairs = [(a, b) for a, b in combinations(points, 2) if a[0] != b[0] and a[1] != b[1]]

@@ -147,8 +147,7 @@ def test_answers() -> None:
     assert front_answer(front(THREE, "sentiment", "parameters")) == (
         "2 of 3 runs are on the front, meaning that no other is as small and as good. "
         "The smallest within noise of the original is Autoencoder, 0.00012 M parameters (1.17x smaller): "
-        "accuracy on sentiment 78.0 %, -2.0 points "
-        "from the original (95 % interval -7.0 to +1.8), within noise."
+        "accuracy on sentiment 78.0 %, -2.0 points from the original (95 % interval -7.0 to +1.8), within noise."
     )
     assert "None is known to be within noise of the original; the best is SVD cccccc" in front_answer(
         front([SMALL, WASTED], "sentiment", "bytes")

@@ -133,8 +133,8 @@ def _log_ratios(figure: go.Figure, table: pd.DataFrame) -> None:
 def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     """Change of the score by layer and kind. Red is worse, blue better; changes beyond noise are outlined and bold.
 
-    The colour scale ends at the largest change of a matrix in a layer: embeddings can change it far more, which would
-    make all other cells pale.
+    The colour scale ends at the largest change caused by a matrix in a layer. Embeddings may exceed it; a scale that included
+    them would make the other cells pale.
     """
     table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]

@@ -181,7 +181,7 @@ def joint_table(first: Run, second: Run, task: str) -> pd.DataFrame:
     """One row per example that either run lists: the values of the original and of both runs, the most different first.
 
     Both runs were scored on the same examples. A value is missing if its run does not list the example: the run then gave the
-    same answer as the original or, on a task without classes, changed it less than every example that it lists.
+    same answer as the original or, on a task without classes, changed this example less than any that it lists.
     """
     tables = [shift_table(run, task).drop_duplicates("text").set_index("text") for run in (first, second)]
     texts = list(dict.fromkeys(text for table in tables for text in table.index))

@@ -70,7 +70,7 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
 
 
 def _in_axis_units(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The table with its values as `text`, and as percentages if the metric is displayed as one."""
+    """The table with its values also as `text`, and its numbers as percentages if the metric is displayed as one."""
     columns, factor = table.columns.intersection(["value", "low", "high"]), 100 if metric.percent else 1
     return table.assign(text=table["value"].map(metric.number), **{name: factor * table[name] for name in columns})
 
