@@ -1,4 +1,4 @@
-"""Finished runs as tables, sentences, figures and reports: `results.X` makes a table, `results.charts.X` draws it.
+"""Finished runs as tables, sentences, charts and reports: `results.X` builds a table, and `results.charts.X` draws it.
 
 Imports neither torch nor Streamlit.
 """

@@ -1,7 +1,8 @@
-"""Many plans measured on one model, read from `assets/runs/MODEL-sweep.json`: result tables, and sentences about them.
+"""Measurements of many plans on one model, read from `assets/runs/MODEL-sweep.json`: tables, and sentences that sum them up.
 
-A document has a `sweep` (all linear weights, for each method, grouping and ratio) and a `sensitivity` (each matrix compressed
-alone). Each row is one compressed model. `python -m benchmarks.measurements` writes these files. Reading them needs no torch.
+A document has a `sweep` (all linear weights compressed, with each method, grouping and ratio) and a `sensitivity` (one
+matrix compressed at a time). Each row is one compressed model. `python -m benchmarks.measurements` writes these files. Reading
+them needs no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PATTERN = "*-sweep.json"
 SCHEMA = 1
 ALONE, STACKED = "each alone", "stacked by kind"
 TYPICAL_RATIO = 4.0
-"""`sweep_answer` reports on this requested ratio, or on the nearest one measured."""
+"""`sweep_answer` reports on this requested ratio, or on the nearest one that was measured."""
 
 FIGURES = ("relative_error", "score", "standard_error", "difference", "low", "high", "n")
 TASK_COLUMNS = ("original", "baseline", "baseline_name", "title", "metric")
@@ -55,7 +56,7 @@ def _read(file: Path) -> Document | None:
 
 @lru_cache(maxsize=16)
 def _document(file: Path, seen: tuple[int, int] | None) -> Document | None:
-    """The document in a file as of its last change; None unless every table can be built from it."""
+    """The document in a file, cached until the file changes; None unless every table can be built from it."""
     document: Any = read_json(file) if seen else None
     try:
         if document["schema"] != SCHEMA or not tasks_of(document):
@@ -70,13 +71,13 @@ def _document(file: Path, seen: tuple[int, int] | None) -> Document | None:
 
 
 def tasks_of(document: Document) -> dict[str, str]:
-    """Task -> its title, for the tasks that at least one row of the sweep was scored on."""
+    """Task -> its title, for the tasks on which at least one row of the sweep was scored."""
     scored = {task for row in document["sweep"] for task in row["scores"]}
     return {task: task_title(task, score) for task, score in document["originals"].items() if task in scored}
 
 
 def sweep_table(document: Document, task: str, denominator: str = "chosen") -> pd.DataFrame:
-    """One row per method, grouping and ratio that the task was scored on, indexed by the row's position in the document.
+    """One row per method, grouping and ratio scored on the task, indexed by the row's position in the document.
 
     `byte_ratio` and `parameter_ratio` are original / stored, for the chosen modules, for all linear and embedding weights
     (`matrices`), or for the `whole` model. `low` and `high` bound the 95 % interval of the paired difference.
@@ -94,7 +95,7 @@ def sweep_table(document: Document, task: str, denominator: str = "chosen") -> p
 
 
 def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
-    """One row per matrix compressed alone. `layer` is missing if the matrix belongs to none.
+    """One row per matrix that was compressed individually. `layer` is missing if the matrix belongs to no layer.
 
     `told_apart` is True if the 95 % interval of the paired difference excludes zero.
     """
@@ -118,7 +119,7 @@ def _method(group: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _figures(row: Mapping[str, Any], task: str) -> tuple[Any, ...]:
-    """The FIGURES of a row; NaN if there are too few examples for a standard error or an interval."""
+    """The values of FIGURES in a row; NaN if there are too few examples for a standard error or an interval."""
     score = row["scores"][task]
     value, paired = score["compressed"], score["paired"]
     error = nan if value["standard_error"] is None else value["standard_error"]
@@ -144,7 +145,7 @@ def exported(table: pd.DataFrame, document: Document, purpose: str) -> pd.DataFr
 
 
 def score_words(table: pd.DataFrame) -> str:
-    """What a table's scores measure, worded for the middle of a sentence: "accuracy on sentiment"."""
+    """What the scores in a table measure, as a phrase: "accuracy on sentiment"."""
     return f"{METRICS[table['metric'].iloc[0]].word} on {within_sentence(table['title'].iloc[0])}"
 
 
@@ -156,7 +157,7 @@ def sweep_answer(table: pd.DataFrame) -> str:
     ordered = settings.sort_values("score", key=lambda scores: scores.map(metric.ranked), kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     change = change_text(metric, best["difference"], best["low"], best["high"])
-    start = f"At a requested {ratio:g}x, {_setting(best)} has the best {score_words(table)}: "
+    start = f"At a requested ratio of {ratio:g}x, {_setting(best)} has the best {score_words(table)}: "
     start += f"{metric.number(best['score'])}, {change}"
     if len(settings) == 1:
         return f"{start}."
@@ -172,20 +173,20 @@ def _setting(row: pd.Series) -> str:
 
 
 def sensitivity_answer(table: pd.DataFrame) -> str:
-    """One sentence: how many matrices change the score by more than noise when compressed alone, and which changes it most."""
+    """One sentence: how many matrices change the score by more than noise when compressed alone, and which does most."""
     metric, count, beyond_noise = METRICS[table["metric"].iloc[0]], len(table), table[table["told_apart"]]
     setting = f"{table['method'].iloc[0]} at {table['requested_ratio'].iloc[0]:g}x"
-    changes = f"{len(beyond_noise) or 'none'} of {count} change the {score_words(table)} by more than noise"
-    start = f"With one matrix stored by {setting}, {changes}"
-    chance = f"about {0.05 * count:.0f} would appear to by chance alone"
+    changes = f"changes the {score_words(table)} by more than noise for {len(beyond_noise) or 'none'} of {count} matrices"
+    start = f"Compressing one matrix at a time with {setting} {changes}"
+    chance = f"about {0.05 * count:.0f} would be expected by chance alone"
     if beyond_noise.empty:
         return f"{start}; {chance}."
     largest = beyond_noise.iloc[beyond_noise["difference"].abs().argmax()]
-    return f"{start}, {largest['module']} most ({metric.change(largest['difference'])}); {chance}."
+    return f"{start}, most for {largest['module']} ({metric.change(largest['difference'])}); {chance}."
 
 
 def provenance(document: Document) -> str:
-    """One line on where the measurements come from."""
+    """Where the measurements come from, on one line."""
     environment = document["environment"]
     versions = ", ".join(f"{name} {environment[name]}" for name in ("offcomp", "torch", "transformers"))
     machine = f"{environment['machine']}, {environment['device']}, {environment['threads']} threads"

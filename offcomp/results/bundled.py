@@ -1,4 +1,4 @@
-"""Measurements that ship with offcomp, so that a first visit shows real results. The files are copies of `run.json`."""
+"""Measurements that ship with offcomp, so that a first visit shows real results. Each file is a copy of a `run.json`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How the original and the compressed model continue the same prompts: a table of runs, and sentences about it.
+"""How the original and the compressed model continue the same prompts: a table, and sentences that sum it up.
 
-The scores of next-token tasks have `continuations`, except in runs of earlier versions.
+The scores of next-token tasks have `continuations`, except in runs made by earlier versions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOT_RECORDED = "{} was measured before offcomp recorded continuations; run its p
 
 
 def continues_prompts(score: Score) -> bool:
-    """Whether a model for this task can continue a prompt."""
+    """Whether models scored on this task can continue a prompt."""
     return metric_of(score).name == "perplexity"
 
 
@@ -53,7 +53,7 @@ def first_difference(original: str, compressed: str) -> int:
 def continuation_answer(runs: Sequence[Run], names: Mapping[str, str], task: str) -> str:
     """One sentence: the mean number of tokens before the first difference, and how many continuations are identical.
 
-    runs    one or two that continued the same prompts
+    runs    one or two runs that continued the same prompts
     names   run -> its name in the comparison
     """
     columns = list(zip(*side_by_side(runs, task), strict=True))
@@ -61,16 +61,16 @@ def continuation_answer(runs: Sequence[Run], names: Mapping[str, str], task: str
     titles = [method_title(runs[0])] if len(runs) == 1 else [names[run.id] for run in runs]
     means = [sum(entry["same_tokens"] for entry in column) / count for column in columns]
     identical = [sum(entry["same_tokens"] == entry["tokens"] for entry in column) for column in columns]
-    text = f"{titles[0]} writes the same first {means[0]:.1f} of {total} tokens as the original on average"
+    text = f"On average, {titles[0]} matches the original for the first {means[0]:.1f} of {total} tokens"
     if len(runs) > 1:
         return (
-            f"{text}, and {titles[1]} {means[1]:.1f}; {identical[0]} and {identical[1]} of {count} continuations are identical."
+            f"{text}, {titles[1]} for {means[1]:.1f}; {identical[0]} and {identical[1]} of {count} continuations are identical."
         )
     return f"{text}; {identical[0] or 'none'} of {count} continuations {'are' if identical[0] > 1 else 'is'} identical."
 
 
 def agreement_text(entry: Mapping[str, Any]) -> str:
-    """How far the compressed model agrees with the original, in words."""
+    """How many leading tokens the compressed model shares with the original, as a phrase."""
     same, total = entry["same_tokens"], entry["tokens"]
     if same == total:
         return f"all {total} tokens the same"

@@ -1,7 +1,7 @@
 """Tables as CSV that is safe to open in a spreadsheet: no cell is interpreted as a formula.
 
-Text that starts like a formula (with = + - @, a tab or a line break) is prefixed with an apostrophe, as OWASP advises against
-CSV injection; numbers stay numbers. A program that reads the file can strip the apostrophe.
+Text that starts like a formula (with = + - @, a tab or a line break) is prefixed with an apostrophe, as OWASP recommends to
+prevent CSV injection; numbers are left unchanged. A program that reads the file can strip the apostrophe.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def neutral(cell: object) -> object:
-    """A cell that no spreadsheet takes for a formula; values other than text are returned unchanged."""
+    """A cell that no spreadsheet interprets as a formula; values other than text are returned unchanged."""
     if not isinstance(cell, str):
         return cell
     is_formula = FORMULA.match(cell) and not NUMBER.fullmatch(cell)

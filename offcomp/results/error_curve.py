@@ -1,4 +1,4 @@
-"""Predictions for a plan: SVD's exact error at each ratio, and each group's sizes. No torch."""
+"""Predictions for a plan: SVD's exact error at each ratio, and each group's sizes. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CURVE_COLUMNS = ("requested_ratio", "ratio", "relative_error", "stored_parameter
 
 
 def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], ratios: Sequence[float]) -> pd.DataFrame:
-    """SVD's exact relative error over all chosen weights at each requested ratio, and what it stores.
+    """SVD's exact relative error over all chosen weights at each requested ratio, and the resulting size.
 
-    `spectra` belong to the plan's groups; `ratio` is the achieved one, in their unit. Requested ratios that some group cannot
-    reach are left out.
+    `spectra` has one entry per group of the plan. The column `ratio` is the achieved ratio, in the unit of the groups.
+    Requested ratios that some group cannot reach are left out.
     """
     rows = []
     for ratio in ratios:
@@ -37,7 +37,7 @@ def svd_error(spectra: Sequence[Spectrum], prediction: Prediction) -> float:
 
 
 def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectrum] | None = None) -> pd.DataFrame:
-    """One row per group: rank or latent width, sizes, ratio, break-even; with `spectra`, SVD's error if feasible."""
+    """One row per group: rank or latent width, sizes, ratio, break-even; with `spectra`, also SVD's error if feasible."""
     rows = []
     for index, group in enumerate(groups):
         row = {

@@ -1,4 +1,4 @@
-"""The effect of compressing modules together, from a survey: tables of pairs and merges, the merge tree, and sentences."""
+"""What a survey found about compressing modules together: tables of pairs and merges, the merge tree, and sentences."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MERGE_COLUMNS = (
 
 
 def stem_and_layer(name: str) -> tuple[str, int | None]:
-    """ "query.3" as ("query", 3)."""
+    """Split a module name: "query.3" becomes ("query", 3). The layer is None for a module outside the layers."""
     stem, _, layer = name.rpartition(".")
     return (stem, int(layer)) if stem and layer.isdecimal() else (name, None)
 
 
 def stem_title(stem: str) -> str:
-    """The display title of a kind, prefixed with its part of the model if it has one."""
+    """The display title of a kind, prefixed with the part of the model it belongs to, if any."""
     part, _, kind = stem.rpartition(".")
     return f"{part} {KIND_TITLES[kind]}".strip() if kind in KIND_TITLES else stem
 
@@ -55,20 +55,20 @@ def ranges(numbers: Iterable[int]) -> list[str]:
 
 
 def kinds_words(names: Iterable[str]) -> str:
-    """ "query and key", from the modules' names."""
+    """The kinds of the named modules, for display: "query and key"."""
     titles = list(dict.fromkeys(stem_title(stem_and_layer(name)[0]) for name in names))
     return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
 
 
 def _all_words(names: Sequence[str]) -> str:
-    """ "attention output of all 6 layers", or "all 12 modules of query and key"."""
+    """A phrase for all of these modules: "attention output of all 6 layers" or "all 12 modules of query and key"."""
     if len({stem_and_layer(name)[0] for name in names}) == 1 and len(names) > 1:
         return f"{kinds_words(names)} of all {len(names)} layers"
     return f"all {len(names)} modules of {kinds_words(names)}"
 
 
 def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """One row per pair: in this stacking, or in the best one that fits. Figures are missing if the two cannot be stacked."""
+    """One row per pair of modules, in this stacking or the best that fits; numbers are missing if the two cannot be stacked."""
     best: dict[frozenset[str], Suggestion] = {}
     for pair in sorted(survey.pairs, key=lambda pair: pair.gain, reverse=True):
         if stack in (BEST, pair.stack):
@@ -82,9 +82,9 @@ def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
 
 
 def merge_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """One row per merge, in order: what is merged, its gain, and the relative error of all modules after it.
+    """One row per merge, in order: what is merged, its gain, and the resulting relative error over all modules.
 
-    `group_gain` and the columns after it compare the whole merged group with its modules compressed alone.
+    `group_gain` and the columns after it compare the whole merged group with its modules compressed individually.
     """
     merges = survey.merges.get(stack, ())
     rows = []
@@ -105,10 +105,10 @@ def _members(survey: Survey, merges: Sequence[Merge], node: int) -> tuple[str, .
 
 
 def tree_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """Coordinates of each node of the tree, in the order of `Merge.parts`: the modules, then the merges.
+    """Coordinates of each node of the tree, numbered as in `Merge.parts`: the modules, then the merges.
 
-    `x` decreases from the modules to the roots: it is the smallest gain up to and including a merge, in thousandths. A vertical
-    line can therefore cut the tree after any number of merges. `y` are row positions, with merged modules next to each other.
+    `x` is the smallest gain up to and including a merge, in thousandths, so it decreases from the modules to the roots and a
+    vertical line can cut the tree after any number of merges. `y` is the row; merged modules are in adjacent rows.
     """
     merges, count = survey.merges.get(stack, ()), len(survey.modules)
     gains = [1000 * step.gain for step in merges]
@@ -138,7 +138,7 @@ def _leaves(node: int, merges: Sequence[Merge], count: int) -> list[int]:
 
 
 def survey_answer(survey: Survey, stack: str = BEST) -> str:
-    """One sentence: what stacking all modules does to the error in this stacking, or the best one, and in the others."""
+    """How stacking all modules changes the error: in this stacking (or the best), then in the others."""
     by_stack = {group.stack: group for group in survey.together}
     words = _all_words(survey.modules)
     if not by_stack or (stack != BEST and stack not in by_stack):
@@ -146,20 +146,20 @@ def survey_answer(survey: Survey, stack: str = BEST) -> str:
     chosen = by_stack[stack] if stack != BEST else max(by_stack.values(), key=lambda group: group.gain)
     others = [group for group in by_stack.values() if abs(group.joint_error - chosen.joint_error) > 1e-6]
     distinct = {round(group.joint_error, 6): group for group in reversed(others)}
-    more = "".join(f"; stacked by {group.stack} it {_stacked(group, brief=True)}" for group in distinct.values())
-    answer = f"Stacked by {chosen.stack}, the relative error of {words} {_stacked(chosen)} at the same size{more}."
+    more = "".join(f"; with stacking by {group.stack}, it {_stacked(group, brief=True)}" for group in distinct.values())
+    answer = f"With stacking by {chosen.stack}, the relative error of {words} {_stacked(chosen)} at the same size{more}."
     return answer + _smaller_groups(survey, stack, chosen.joint_error)
 
 
 def _smaller_groups(survey: Survey, stack: str, error: float) -> str:
-    """What the best cut of the tree achieves, if that beats both all together and each alone."""
+    """What the best cut of the tree achieves, if that beats stacking all modules as well as stacking none."""
     cut = best_cut(survey, stack)
     least = survey.merges[stack][cut - 1].error if cut else survey.error
     if cut and round(least, 3) < round(min(error, survey.error), 3):
-        return f" In the best groups of the tree it falls to {least:.3f}."
+        return f" With the best groups of the tree, it falls to {least:.3f}."
     if round(survey.error, 3) >= round(error, 3):
         return ""
-    return " Each alone is best." if stack == BEST else f" No merge by {stack} lowers it."
+    return " Compressing each module alone is best." if stack == BEST else f" No merge by {stack} lowers it."
 
 
 def _pair_answer(survey: Survey, stack: str, words: str) -> str:
@@ -191,7 +191,7 @@ def cut_answer(survey: Survey, stack: str, kept: int) -> str:
     """One sentence: how the groups at the cut change the error over all modules."""
     merges = survey.merges[stack]
     if not kept:
-        return f"No merges: with each module alone, their overall relative error is {survey.error:.3f}."
+        return f"No merges: with each module compressed alone, the overall relative error is {survey.error:.3f}."
     quantity = "all" if kept == len(merges) else "the first"
     number = f"{quantity} {kept} merges" if kept > 1 else f"the {'only' if kept == len(merges) else 'first'} merge"
     return f"With {number}, the relative error of {_all_words(survey.modules)} {_change(survey.error, merges[kept - 1].error)}."
@@ -205,13 +205,13 @@ def groups_at(survey: Survey, stack: str, kept: int) -> tuple[list[Suggestion], 
 
 
 def group_words(group: Suggestion) -> str:
-    """What a group gains, and why."""
-    verdict = f"gain {group.gain:.3f}" if group.gain > 0 else f"hurts, worse by {-group.gain:.3f}"
+    """How much a group gains or loses, and why."""
+    verdict = f"gain {group.gain:.3f}" if group.gain > 0 else f"loss {-group.gain:.3f}"
     return f"{verdict}. {group.reason}"
 
 
 def provenance(survey: Survey, origin: str) -> str:
-    """One line on where the numbers come from."""
+    """Where the numbers come from, on one line."""
     versions = ", ".join(f"{name} {survey.environment[name]}" for name in VERSIONS if name in survey.environment)
     return f"{origin.capitalize()}: {survey.model} at {survey.ratio:g}x, {versions}, {survey.measured[:10]}"
 

@@ -1,4 +1,4 @@
-"""One weight matrix under truncated SVD, as tables and sentences: what each rank keeps, for which rows, and what it stores."""
+"""One weight matrix under truncated SVD, as tables and sentences: what each rank keeps, of which rows, and at what size."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def spectrum_answer(table: pd.DataFrame, name: str, rank: int) -> str:
     start = f"At rank {rank} of {len(table)}, {name} keeps {kept} of its energy"
     noise = f"A random matrix of its shape would keep {percent(chosen['random_energy_kept'])}."
     if chosen["stored_fraction"] < 1:
-        return f"{start} and stores {stored} of its parameters. {noise}"
+        return f"{start} and needs {stored} as many parameters. {noise}"
     saving = int((table["stored_fraction"] < 1).sum())
-    why = f"from rank {saving + 1} on nothing is saved" if saving else "no rank of so narrow a matrix saves anything"
-    return f"{start} but stores {stored} of its parameters: {why}. {noise}"
+    why = f"from rank {saving + 1} on nothing is saved" if saving else "for a matrix this narrow, no rank saves anything"
+    return f"{start} but needs {stored} as many parameters: {why}. {noise}"
 
 
 def percent(fraction: float) -> str:
@@ -79,13 +79,13 @@ def percent(fraction: float) -> str:
 
 
 def row_table(view: View, rank: int) -> pd.DataFrame:
-    """For each sampled row, its length and the cosine between it and its reconstruction; rows of zeros are left out."""
+    """For each sampled row, its length and the cosine between it and its reconstruction; all-zero rows are left out."""
     table = pd.DataFrame({"row": view.sampled, "norm": view.norms.astype(np.float64), "cosine": view.cosines(rank)})
     return table.dropna().reset_index(drop=True)
 
 
 def median_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median length and median cosine of each tenth of the rows by length; fewer parts if there are few rows."""
+    """Median length and cosine in each tenth of the rows, ordered by length; in fewer parts if there are few rows."""
     values = rows[["norm", "cosine"]].to_numpy()[rows["norm"].to_numpy().argsort(kind="stable")]
     parts = min(TENTHS, len(values) // 3)
     cuts = np.arange(parts + 1) * len(values) // max(1, parts)
@@ -100,7 +100,7 @@ def rows_answer(rows: pd.DataFrame, view: View, rank: int) -> str:
     zeros = shown - len(rows)
     left_out = f", {zeros} all-zero rows left out" if zeros else ""
     if rows.empty:
-        return f"Every row is zero: none has a direction ({which})."
+        return f"Every row is zero, so none has a direction ({which})."
     medians = median_table(rows)
     typical = f"At rank {rank} the median cosine is {rows['cosine'].median():.2f}"
     if len(medians) == TENTHS:
@@ -110,9 +110,9 @@ def rows_answer(rows: pd.DataFrame, view: View, rank: int) -> str:
 
 
 def block_table(view: View, rank: int) -> pd.DataFrame:
-    """Energy (squared length) of each block of rows and of columns: in total, kept by the rank, and in the residual.
+    """Energy (squared length) of each block of rows and of columns: in total, kept at this rank, and in the residual.
 
-    `first` and `last` are row or column indices in the order of the view.
+    `first` and `last` are row or column indices in the order that the view uses.
     """
     parts = []
     for side, energy, length in (("rows", view.row_energy, view.rows), ("columns", view.column_energy, view.cols)):
@@ -126,12 +126,12 @@ def block_table(view: View, rank: int) -> pd.DataFrame:
 
 
 def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
-    """One sentence: the energy of the residual, and the blocks of rows and of columns that lose most."""
+    """One sentence: the energy of the residual, and the blocks of rows and of columns that lose the most."""
     rows = blocks[blocks["side"] == "rows"]
     energy, lost = float(rows["energy"].sum()), float(rows["residual"].sum())
     if lost <= 1e-9 * energy:
         return "The residual is zero: the matrix is kept in full."
-    words = f"The residual holds {percent(lost / energy)} of the energy"
+    words = f"The residual contains {percent(lost / energy)} of the energy"
     worst = []
     for side in ("rows", "columns"):
         part = blocks[(blocks["side"] == side) & (blocks["energy"] > 0)]
@@ -140,10 +140,10 @@ def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
             first, last = int(block["first"]), int(block["last"])
             which = f"{side.removesuffix('s')} {first:,}" if first == last else f"{side} {first:,} to {last:,}"
             worst.append(f"{percent(block['relative_error'] ** 2)} of {which}")
-    counted = ", counted from the longest" if order == "norm" else ""
-    return f"{words}; at worst {' and '.join(worst)}{counted}." if worst else f"{words}."
+    counted = ", numbered from the longest" if order == "norm" else ""
+    return f"{words}; at worst, it contains {' and '.join(worst)}{counted}." if worst else f"{words}."
 
 
 def exported(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> pd.DataFrame:
-    """A table for export, with what it was computed from in every row."""
+    """A table for export, with the model, module and version that it was computed with added to each row."""
     return table.assign(model=info.model, fingerprint=info.fingerprint, module=spec.name, offcomp=__version__)

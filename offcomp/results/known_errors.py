@@ -1,10 +1,11 @@
-"""Known relative errors of the chosen groups, besides SVD's exact ones: measured by finished runs, or estimated from them.
+"""Known relative errors of the chosen groups, apart from SVD's exact errors: measured by finished runs, or estimated from them.
 
     error(ratio) ≈ svd(ratio) · f(ratio)        log f linear in log ratio between measured ratios, constant slightly beyond them
 
-svd is SVD's exact error on the chosen groups. f is how the method compares with SVD. It comes from measurements with the same
-options, unit, storage dtype and calibration text: on the same groups if a nearby ratio was measured, otherwise on other groups
-of the same model where SVD was measured too, such as those of the bundled sweep. Ratios are achieved ones. No torch.
+svd is SVD's exact error on the chosen groups. f is the quotient of the method's error and SVD's. It comes from measurements
+with the same options, unit, storage dtype and calibration text: on the same groups if a nearby ratio was measured, otherwise on
+other groups of the same model where SVD was measured too, such as those of the bundled sweep. Ratios are those actually
+achieved, not those requested. Needs no torch.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from offcomp.runs.inputs import calibration_digest, run_id
 from offcomp.runs.store import Run
 
 ESTIMATED = "estimated"
-"""The origin of a point that was not measured."""
+"""The value of `origin` for a point that was not measured."""
 BEYOND = 1.5
 """Estimates extend beyond the highest and the lowest measured ratio by up to this factor."""
 NO_ERROR = 1e-3
-"""If SVD's own error is smaller, the quotient of another method's error and SVD's says nothing about other ratios."""
+"""If SVD's own error is below this, the quotient of another method's error and SVD's says nothing about other ratios."""
 PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
-"""Method and options."""
+"""The method and options of SVD with its defaults."""
 POINT_COLUMNS = ("method", "style_key", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
 
 
@@ -56,7 +57,7 @@ class Measured:
 
     @cached_property
     def settings(self) -> tuple[str, ...] | None:
-        """See `settings_of`; uses the text that calibrated the run, not the current one."""
+        """See `settings_of`; uses the calibration text of the run, not the current version of that text."""
         return _settings(plan_as_stored(self.run), self._calibration)
 
     @property
@@ -70,13 +71,13 @@ class Measured:
         return json.dumps([plan, self._calibration], sort_keys=True)
 
     def ratio(self, unit: str) -> float:
-        """Original / stored of the chosen modules, counted in `unit`."""
+        """Compression ratio (original / stored) of the chosen modules, in sizes measured in `unit`."""
         return float(result_of(self.run)["model"]["sizes"]["chosen"][f"{unit.removesuffix('s')}_ratio"])
 
 
 @dataclass(frozen=True)
 class Estimated:
-    """An estimated relative error of a plan at the ratio it will achieve, and in words what the estimate is based on."""
+    """An estimated relative error of a plan at the ratio that it will achieve, and a sentence on the basis of the estimate."""
 
     plan: Plan
     ratio: float
@@ -85,14 +86,14 @@ class Estimated:
 
 
 def groups_of(plan: Plan) -> frozenset[Any]:
-    """What is compressed together; equal for the same groups under different names or in a different order."""
+    """Which modules are compressed together; equal for the same groups under different names or in a different order."""
     return frozenset((frozenset(g.modules), g.stack if len(g.modules) > 1 else "") for g in plan.groups)
 
 
 def settings_of(plan: Plan) -> tuple[str, ...] | None:
-    """Method, options, unit and dtype of a resolved plan, and its current calibration text: everything but the ratio.
+    """Method, options, unit and dtype of a resolved plan, and its current calibration text: everything except the ratio.
 
-    None if its groups differ in any of them.
+    None if its groups differ in any of these.
     """
     return _settings(plan, _calibration(plan, calibration_digest(plan)))
 
@@ -104,16 +105,16 @@ def _settings(plan: Plan, calibration: str) -> tuple[str, ...] | None:
 
 
 def _calibration(plan: Plan, digest: str | None) -> str:
-    """Which text calibrates a plan, and how it is read; empty if the plan is not calibrated. `digest` is None if unknown."""
+    """Which text a plan is calibrated on, and how it is read; empty if it is not calibrated. `digest` is None if unknown."""
     try:
         calibrated = bool(plan.calibrated_groups)
-    except InputError:  # a run of a version with different methods or options
+    except InputError:  # made by a version with different methods or options
         calibrated = True
     return json.dumps([asdict(plan.calibration), digest], sort_keys=True) if calibrated else ""
 
 
 def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
-    """Every finished run on these weights that compressed something, one per plan: the user's own before the bundled ones."""
+    """Every finished run on these weights that compressed something, one per plan; the user's own take precedence."""
     fitting = [run for run in (*runs, *bundled_runs()) if _fits(run, fingerprint)]
     single_runs = [Measured(run, overall_error(result_of(run)["groups"])) for run in fitting]
     sweeps = [m for m in _of_documents(_stamps()) if _fits(m.run, fingerprint)]
@@ -128,7 +129,7 @@ def _fits(run: Run, fingerprint: str) -> bool:
 
 
 def _stamps() -> tuple[tuple[str, int], ...]:
-    """The files of bundled measurements and their modification times."""
+    """The names of the files of bundled measurements, with their modification times."""
     return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(FOLDER.glob("*.json")))
 
 
@@ -153,7 +154,7 @@ def _of_rows(document: Document, part: str) -> list[Measured]:
 
 
 def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
-    """The measurement of exactly these groups, settings, ratio and seed, with any tasks; the first match in `measured`.
+    """The measurement of exactly these groups, settings, ratio and seed, whatever the tasks; the first match in `measured`.
 
     The plan must be resolved: see `planning.sizes.resolved`.
     """
@@ -175,7 +176,7 @@ def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.
     elsewhere, reference = _compared_with_svd([m for m in alike if m.groups != groups], plan, measured, unit)
     sources = (
         ([m for m in alike if m.groups == groups], curve, "these groups at other ratios"),
-        (elsewhere, reference, f"{_named(elsewhere)} of the same model, each compared with SVD there"),
+        (elsewhere, reference, f"{_named(elsewhere)} of the same model, each compared with SVD on the same modules"),
     )
     for used, svd, basis in sources if len(curve) else ():
         exact = [(m, at(svd, m.ratio(unit))) for m in used]
@@ -189,7 +190,7 @@ def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.
 
 
 def at(curve: pd.DataFrame, ratio: float) -> float:
-    """The error of a curve at a ratio: interpolated between its points, constant beyond the ends."""
+    """The error that a curve has at a ratio: interpolated between its points, constant beyond the ends."""
     ordered = curve.sort_values("ratio")
     return float(np.interp(np.log(ratio), np.log(ordered["ratio"]), ordered["relative_error"]))
 
@@ -199,7 +200,7 @@ def _compared_with_svd(
 ) -> tuple[list[Measured], pd.DataFrame]:
     """The measurements in `alike` on the most informative groups, and SVD's errors there.
 
-    Most informative are groups that are all single modules if and only if the plan's are; ties go to the most measurements.
+    Groups that are all single modules are preferred if and only if the plan's groups are; ties go to those measured most often.
     Groups without an SVD measurement are skipped; both results are empty if none remain.
     """
     dtypes = ("float32", *{m.settings[3] for m in alike if m.settings})
@@ -224,9 +225,9 @@ def _named(measured: Sequence[Measured]) -> str:
 
 
 def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimated], unit: str) -> pd.DataFrame:
-    """One row per measurement or estimate, with its origin. `ratio` is counted in `unit`.
+    """One row per measurement or estimate, with its origin. `ratio` compares sizes measured in `unit`.
 
-    `style key` sets colour and shape; `requested_ratio` is missing if the groups differ in it.
+    `style_key` determines colour and shape; `requested_ratio` is missing if it is not the same for all groups.
     """
     rows = [_row(m.run, origin(m.run), m.ratio(unit), m.relative_error, origin_text(m.run)) for m in measured]
     for e in estimates:

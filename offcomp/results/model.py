@@ -1,7 +1,7 @@
-"""Where the parameters of a model are: tables by matrix and by kind, and sentences about them. Uses its listing; no torch.
+"""Where the parameters of a model are: tables by matrix and by kind, and sentences about them. Needs no torch.
 
-Each matrix in a layer belongs to a row of the map: its kind, or, if the family does not know it, its path without the layer.
-All others are outside the layers: embeddings, poolers, heads.
+Each matrix in a layer belongs to a row of the map: that of its kind or, if its kind is not recognised, that of its path without
+the layer. All other matrices are outside the layers: embeddings, poolers, heads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GROUPS = {
 RECOGNISED, LISTED, UNKNOWN = "recognised", "known, left alone by default", "not recognised"
 STATUS = {"pooler": LISTED, "head": LISTED, "other": UNKNOWN}
 NAMES_IN_ANSWER = 3
-MOST_ROWS, MOST_OUTSIDE = 40, 8  # of the map
+MOST_ROWS, MOST_OUTSIDE = 40, 8  # shown in the map
 GAP = 0.5  # in rows, between the matrices outside the layers and the layers
 LOADING_SECONDS, OPERATIONS_A_SECOND = 8.0, 3e10
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -69,7 +69,7 @@ def map_table(info: ModelInfo, chosen: Collection[str] = (), errors: Mapping[str
 
 
 def _rows_and_layers(specs: Sequence[ModuleSpec]) -> Iterator[tuple[str, int | None]]:
-    """(row, layer) of each matrix. A path unknown to the family becomes a row if several layers have it."""
+    """(row, layer) of each matrix. A path that is not recognised becomes a row if several layers have it."""
     patterns = Counter(_without_layer(spec.name) for spec in specs)
     for spec in specs:
         pattern, layer = _without_layer(spec.name), LAYER.search(spec.name)
@@ -106,7 +106,7 @@ def outside_of_layers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """(matrices outside the layers, rows of the layers) that fit in the map: the largest."""
+    """(matrices outside the layers, rows of the layers): the largest that fit in the map."""
     rows, outside = rows_of(table), outside_of_layers(table)
     if len(rows) > MOST_ROWS:
         sizes = table.groupby("row")["parameters"].sum()
@@ -177,11 +177,11 @@ def parameters_answer(info: ModelInfo) -> str:
         largest = max(info.modules, key=lambda spec: spec.num_parameters)
         share, largest_share = (size / info.num_parameters for size in (info.matrix_parameters, largest.num_parameters))
         return (
-            f"The family of this model is not known: {_counted(len(info.modules))} hold {percent(share)} of {total}, "
-            f"{shortened(largest.name, 60)} alone {percent(largest_share)}."
+            f"The family of this model is not known: {percent(share)} of {total} are in {_counted(len(info.modules))}, "
+            f"{percent(largest_share)} in {shortened(largest.name, 60)} alone."
         )
     (share, first), *others = ordered
-    verb = "hold" if first == "word embeddings" else "holds"
+    verb = "account for" if first == "word embeddings" else "accounts for"
     rest = ", ".join(f"{title} {percent(part)}" for part, title in others)
     return f"{sentence_start(first)} {verb} {percent(share)} of {total}{'; ' if rest else ''}{rest}."
 
@@ -191,19 +191,19 @@ def _counted(count: int) -> str:
 
 
 def recognised_answer(info: ModelInfo) -> str:
-    """One sentence: how many matrices are recognised, only listed, or not recognised, with a few names."""
+    """One sentence: how many matrices are recognised, left alone by default, or not recognised, with a few names."""
     names = {word: [spec.name for spec in info.modules if status(spec) == word] for word in (RECOGNISED, LISTED, UNKNOWN)}
     count, listed, unknown = len(names[RECOGNISED]), names[LISTED], names[UNKNOWN]
-    texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} recognised, and compressed when you choose a kind"]
+    texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} recognised, and compressed when you choose their kind"]
     if listed:
         texts.append(f"{_named(listed)} {_is(len(listed))} known, but left alone unless chosen by name")
     if unknown:
-        texts.append(f"{_named(unknown)} {_is(len(unknown))} not recognised, and can be chosen by name")
+        texts.append(f"{_named(unknown)} {_is(len(unknown))} not recognised, but can be chosen by name")
     return "; ".join(texts) + "."
 
 
 def status(spec: ModuleSpec) -> str:
-    """Whether the family knows a matrix, and compresses it by default."""
+    """Whether a matrix is recognised, and whether it is compressed by default."""
     return STATUS.get(spec.kind, RECOGNISED)
 
 
@@ -212,20 +212,20 @@ def _is(count: int) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first few names, and how many more there are."""
     listed = ", ".join(shortened(name, 60) for name in names[:NAMES_IN_ANSWER])
     return listed + (f" and {len(names) - NAMES_IN_ANSWER} more" if len(names) > NAMES_IN_ANSWER else "")
 
 
 def shortened(name: str, longest: int) -> str:
-    """Shorten a long name from the left, since the last parts of a path say more than the first."""
+    """Shorten a long name from the left, since the end of a path is more informative than its start."""
     return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameters", dtype: str = STORED) -> dict[str, float]:
     """Module -> relative error of SVD on it alone, for known spectra; NaN if SVD cannot make the module that small.
 
-    It never can if a side is 1. Rounding to the storage dtype is ignored.
+    SVD never can if a side is 1. Rounding to the storage dtype is ignored.
     """
     errors = {spec.name: nan for spec in info.modules if min(spec.shape) == 1}
     for own_dtype in dict.fromkeys(spec.dtype for spec in info.modules):
@@ -239,7 +239,7 @@ def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameter
 
 
 def rounded_to(dtype: str, specs: Sequence[ModuleSpec]) -> str:
-    """The dtypes to which values stored as `dtype` are rounded; empty for float32, which rounds nothing."""
+    """The dtypes to which values stored as `dtype` are rounded; empty for float32, which needs no rounding."""
     return " and ".join(sorted({storage_dtype(dtype, [spec.dtype]) for spec in specs} - {"float32"}))
 
 
@@ -255,22 +255,22 @@ def spectra_plan(info: ModelInfo, known: Collection[str]) -> Plan:
 
 
 def spectra_seconds(info: ModelInfo, plan: Plan) -> float:
-    """A rough time on two cores: loading the model, then a Gram matrix and its eigenvalues for each matrix."""
+    """A rough estimate of the time on two cores: to load the model, then compute a Gram matrix and eigenvalues per matrix."""
     shapes = [sorted(info.module(name).shape) for group in plan.groups for name in group.modules]
     operations = sum(2 * long * short**2 + 10 * short**3 for short, long in shapes)
     return LOADING_SECONDS + operations / OPERATIONS_A_SECOND
 
 
 def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
-    """One or two sentences: which matrix SVD keeps best and worst at a ratio, and how many are not known."""
+    """One or two sentences: which matrices SVD preserves best and worst at a ratio, and how many have no known error."""
     reachable = table[table["relative_error"].notna()].sort_values("relative_error", kind="stable")
     unknown = int((~table["known_error"]).sum())
     if reachable.empty:
-        return f"What SVD loses at {ratio:g}x is not known yet for any of {_counted(unknown)}."
+        return f"The error of SVD at {ratio:g}x is not known yet for any of {_counted(unknown)}."
     best, worst = reachable.iloc[0], reachable.iloc[-1]
-    answer = f"At {ratio:g}x SVD keeps {best['module']} best, with a relative error of {best['relative_error']:.3f}"
+    answer = f"At {ratio:g}x, SVD preserves {best['module']} best, with a relative error of {best['relative_error']:.3f}"
     answer += f", and {worst['module']} worst ({worst['relative_error']:.3f})." if len(reachable) > 1 else "."
-    return answer + (f" {unknown} of {_counted(len(table))} {_is(unknown)} not known yet." if unknown else "")
+    return answer + (f" {unknown} of {_counted(len(table))} {_is(unknown)} still without a known error." if unknown else "")
 
 
 def error_words(cell: Mapping[Any, Any] | pd.Series, ratio: float) -> str:
@@ -278,11 +278,11 @@ def error_words(cell: Mapping[Any, Any] | pd.Series, ratio: float) -> str:
     if not cell["known_error"]:
         return "its spectrum is not known"
     if isnan(cell["relative_error"]):
-        return f"SVD cannot store it {ratio:g}x smaller"
-    return f"relative error {cell['relative_error']:.3f} by SVD at {ratio:g}x"
+        return f"SVD cannot make it {ratio:g}x smaller"
+    return f"relative error {cell['relative_error']:.3f} with SVD at {ratio:g}x"
 
 
 def exported(table: pd.DataFrame, info: ModelInfo, **settings: str | float) -> pd.DataFrame:
-    """A table with the model, its identity and the settings in every row."""
+    """A table with the model, its identity and the settings added to each row."""
     names = ("model", "fingerprint", "architecture", "dtype")
     return table.assign(**{name: getattr(info, name) for name in names} | settings)

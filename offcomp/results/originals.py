@@ -1,6 +1,6 @@
-"""Which model a run started from. No torch.
+"""Which model a run started from. Needs no torch.
 
-Models are identified by content: a copy is the same model, and a folder that was overwritten holds a different one.
+Models are identified by content: a copy is the same model, and a folder that was overwritten contains a different one.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ DIGITS = 6
 
 
 def original_of(run: Run) -> str:
-    """The identity of everything that the scores of a run's original depend on; for old runs, of the weights alone.
+    """Identifies everything that the scores of a run's original depend on; for old runs, only the weights.
 
-    A run without a result has the identity it was submitted with.
+    A run without a result has the identity recorded when it was submitted.
     """
     model = (run.result or {}).get("model") or {}
     return str(model.get("reads") or model.get("fingerprint") or run.inputs.get("model") or run.plan.model)
 
 
 def model_titles(runs: Sequence[Run]) -> dict[str, str]:
-    """The requested model of each run, by run id; copies of one model all take the first one's name."""
+    """The requested model of each run, by run id; all copies of one model have the name of the first."""
     first: dict[str, str] = {}
     return {run.id: first.setdefault(original_of(run), run.plan.model) for run in runs}
 
 
 def model_names(runs: Sequence[Run]) -> dict[str, str]:
-    """The display name of each run's model, by run id: the same name for the same model, and for no other."""
+    """The display name of each run's model, by run id: one name per model, shared by no other model."""
     originals, titles = {run.id: original_of(run) for run in runs}, model_titles(runs)
     taken = Counter({originals[run]: title for run, title in titles.items()}.values())
     return {

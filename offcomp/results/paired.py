@@ -29,15 +29,15 @@ def flip_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def change_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per example that a task without classes lists among its most changed, the largest change first.
+    """One row per example listed among the most changed on a task without classes, the largest change first.
 
-    before, after    what the models give: a similarity, a predicted score, or a loss in nats per token
+    before, after    the outputs of the models: a similarity, a predicted score, or a loss in nats per token
     """
     return _largest_first(listed_in(runs, "changes"), CHANGE_COLUMNS, {"before": "original", "after": "compressed"})
 
 
 def listed_in(runs: Sequence[Run], field: str) -> list[dict[str, Any]]:
-    """The entries of a list that scores may have, such as `changes`, each with its run and task."""
+    """The entries of a list that some scores contain, such as `changes`, each with its run and task."""
     return [
         entry | {"run": run.id, "name": name, "task": task}
         for run, name, task, score in scored_tasks(runs)
@@ -46,7 +46,7 @@ def listed_in(runs: Sequence[Run], field: str) -> list[dict[str, Any]]:
 
 
 def _largest_first(rows: list[dict[str, Any]], columns: list[str], keys: dict[str, str]) -> pd.DataFrame:
-    """The rows with the difference between after and before, the largest first; `keys` are those of columns named otherwise."""
+    """The rows with their difference, after minus before, the largest first; `keys` maps renamed columns to keys of `rows`."""
     table = pd.DataFrame(rows, columns=[keys.get(name, name) for name in columns]).set_axis(columns, axis="columns")
     table["difference"] = table["after"] - table["before"]
     return table.sort_values("difference", key=abs, ascending=False, kind="stable", ignore_index=True)
@@ -63,7 +63,7 @@ def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def comparison_key(run: Run, task: str) -> tuple[Any, ...] | None:
-    """What scores must share to be of the same original on the same examples; None if the task was not scored."""
+    """What scores of the same original on the same examples have in common; None if the task was not scored."""
     result = result_of(run)
     score = result["scores"].get(task)
     if score is None:
@@ -83,7 +83,7 @@ def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float,
     """Accuracy of `first` minus that of `second` on the same examples, with its 95 % interval (value, low, high).
 
     Both start from the same original, so they differ only where one of them flipped a prediction that the other did not.
-    None if a run does not list every flip, as for tasks without classes: the interval cannot be computed then.
+    None if a run does not list every flip, as on tasks without classes: then the interval cannot be computed.
     """
     scores = [result_of(run)["scores"][task] for run in (first, second)]
     ours, theirs = map(_changes, scores)

@@ -1,6 +1,6 @@
 """Score against size: which runs can share an axis, which are on the Pareto front, and whether two metrics agree.
 
-A run is on the front if no other run, nor the original, is at most as large and at least as good, and better in one of the two.
+A run is on the front unless another run, or the original, is at most as large and at least as good, and smaller or better.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ ERROR = Metric(
 
 ALONE, TOGETHER = "each alone", "stacked"
 UNIT_TITLES = {"bytes": "MB", "parameters": "M parameters"}
-"""Unit of the size -> the display name of a million of it."""
+"""Unit of a size -> how a million of that unit is displayed."""
 FEWEST_TO_JUDGE = 10
-"""Fewest pairs of runs for a verdict on whether error and score agree."""
+"""Minimum number of pairs of runs for a verdict on whether error and score agree."""
 EIGHT_BITS, FEW_BITS = 8, 4
 FRONT_COLUMNS = (
     *("run", "name", "style_key", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error"),
@@ -49,13 +49,13 @@ FRONT_COLUMNS = (
 SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
 """The columns shown to readers."""
 REASONS = {
-    "scored by a different metric": ("family", "metric"),
+    "scored with a different metric": ("family", "metric"),
     "scored with its texts embedded differently": ("embedding",),
-    "scored by a different version of the probe": ("probe",),
+    "scored with a different version of the probe": ("probe",),
     "scored with different task settings": ("settings",),
     "scored on different examples": ("version", "split", "digest"),
 }
-"""Why two scores on the same model are not comparable: message -> the fields that differ, most telling first."""
+"""Why two scores of one model are not comparable: message -> fields of which one differs; most informative first."""
 REFERENCE_COLUMNS = ("name", "value", "size")
 
 
@@ -65,7 +65,7 @@ def metric_named(name: str) -> Metric:
 
 
 def measures_of(runs: Sequence[Run]) -> dict[str, str]:
-    """What the runs can be judged by: task -> its title, in plan order, with the relative error last."""
+    """What the runs can be compared by: task -> its title, in plan order, with the relative error last."""
     titles = {task: task_title(task, score) for run in runs for task, score in result_of(run)["scores"].items()}
     return titles | {ERROR.name: ERROR.title}
 
@@ -73,7 +73,7 @@ def measures_of(runs: Sequence[Run]) -> dict[str, str]:
 def sharing_an_axis(runs: Sequence[Run], measure: str) -> tuple[list[Run], dict[str, list[Run]]]:
     """The largest set of runs that can share an axis, and the runs left out, grouped by reason.
 
-    Scores need the same original on the same examples, errors the same weights; otherwise the numbers are not comparable.
+    Scores are only comparable for the same original on the same examples, errors only for the same weights.
     """
     keys = {run.id: _axis_key(run, measure) for run in runs}
     counts = Counter(key for key in keys.values() if key is not None)
@@ -89,7 +89,7 @@ def sharing_an_axis(runs: Sequence[Run], measure: str) -> tuple[list[Run], dict[
 
 
 def _axis_key(run: Run, measure: str) -> Hashable | None:
-    """What runs on one axis have in common; None if the run lacks this number."""
+    """What runs on one axis have in common; None if the run lacks this score or error."""
     if measure == ERROR.name:
         return weights_of(run) if run.plan.groups else None
     score = result_of(run)["scores"].get(measure)
@@ -121,7 +121,7 @@ def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
 def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str]) -> pd.DataFrame:
     """One row per run, after the original: size of the whole model, value with its 95 % interval, and front membership.
 
-    `runs` share an axis. `about` gives the difference from the original in words, `within_noise` whether it could be chance.
+    `runs` share an axis. `about` describes the difference from the original; `within_noise` is True if it could be chance.
     """
     rows = [_original_row(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
     table = pd.DataFrame(rows)
@@ -154,7 +154,7 @@ def _original_row(run: Run, measure: str, unit: str) -> dict[str, Any]:
 
 
 def _value_columns(run: Run, measure: str, which: str) -> dict[str, Any]:
-    """A value of the compressed model, or of the original, with its interval, number of examples, title and metric."""
+    """The value of the compressed model, or of the original, with its interval, number of examples, title and metric."""
     if measure == ERROR.name:
         error = overall_error(result_of(run)["groups"]) if which == "compressed" else 0.0
         return {"title": ERROR.title, "metric": ERROR.name, "value": error, "low": error, "high": error, "n": 0}
@@ -176,10 +176,10 @@ def front_answer(table: pd.DataFrame) -> str:
     metric = metric_named(table["metric"].iloc[0])
     on_front = runs[runs["on_front"]]
     count = f"{len(on_front) or 'None'} of {len(runs)} runs {'is' if len(on_front) < 2 else 'are'} on the front"
-    start = "" if len(runs) == 1 else f"{count}: no other is as small and as good. "
+    start = "" if len(runs) == 1 else f"{count}, meaning that no other is as small and as good. "
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]
-        return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, {_sized(best)}."
+        return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, at {_sized(best)}."
     unharmed = runs[runs["within_noise"]].sort_values("size", kind="stable")
     if len(unharmed):
         best, introduction = unharmed.iloc[0], "The smallest within noise of the original is "
@@ -196,9 +196,9 @@ def _sized(row: pd.Series) -> str:
 
 
 def reference_table(documents: Iterable[Document], run: Run, measure: str, unit: str) -> pd.DataFrame:
-    """Plain rounding of every linear weight, measured on the same model and examples: at 8 bits, and at 4 or fewer.
+    """Plain rounding of every linear weight, measured on the same model and examples: to 8 bits, and to 4 or fewer.
 
-    Empty if nothing matches. For the relative error the run must have compressed exactly these weights.
+    Empty if nothing matches. For the relative error, the run must have compressed exactly these weights.
     """
     references: dict[int, tuple[str, float, float]] = {}
     for row in (row for document in documents if _same_original(document, run, measure) for row in document["sweep"]):
@@ -209,7 +209,7 @@ def reference_table(documents: Iterable[Document], run: Run, measure: str, unit:
 
 
 def _rounding_bits(row: Mapping[str, Any]) -> int | None:
-    """The bits of plain rounding to 8 bits, or to 4 or fewer; None if the row is anything else."""
+    """The bit width if the row is plain rounding to 8 bits, or to 4 or fewer; otherwise None."""
     bits = {group["size"] for group in row["groups"]}
     if len(bits) != 1 or {group["method"] for group in row["plan"]["groups"]} != {"quantization"}:
         return None
@@ -235,7 +235,7 @@ def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:
 
 
 def concordance(table: pd.DataFrame) -> tuple[int, int]:
-    """Number of run pairs in which the smaller error has the better value, and of all pairs that differ in both."""
+    """(pairs of runs in which the smaller error goes with the better value, pairs of runs that differ in both), as counts."""
     rank = metric_named(table["metric"].iloc[0]).ranked
     points = [(error, rank(value)) for error, value in zip(table["relative_error"], table["value"], strict=True)]
     pairs = [(a, b) for a, b in combinations(points, 2) if a[0] != b[0] and a[1] != b[1]]
@@ -251,13 +251,13 @@ def agreement_answer(table: pd.DataFrame) -> str:
     share = agreeing / pairs
     verdict = "they mostly agree" if share >= 0.75 else "they disagree" if share <= 0.25 else "the error is a poor guide"
     return (
-        f"In {agreeing:,} of {pairs:,} pairs of runs, the one with the smaller relative error has the better {metric.word} "
-        f"as well{f': {verdict}' if pairs >= FEWEST_TO_JUDGE else ''}."
+        f"In {agreeing:,} of {pairs:,} pairs of runs, the one with the smaller relative error also has the better "
+        f"{metric.word}{f': {verdict}' if pairs >= FEWEST_TO_JUDGE else ''}."
     )
 
 
 def of_the_same_weights(runs: Sequence[Run]) -> list[Run]:
-    """The runs that compress the most common choice of modules: only errors on the same weights can be ranked."""
+    """The runs that compress the most common choice of modules, since only errors on the same weights can be ranked."""
     choices = Counter(modules_of(run) for run in runs)
     return [run for run in runs if modules_of(run) == choices.most_common(1)[0][0]]
 

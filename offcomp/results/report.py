@@ -1,4 +1,4 @@
-"""Exports of a comparison: its tables with full provenance, and a self-contained HTML report to open from disk."""
+"""Exports of a comparison: its tables with full provenance, and a self-contained HTML report that opens from disk."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from offcomp.results.scores import figure_texts, on_task, sentence_start, visibl
 from offcomp.results.sentences import answer, megabytes, smaller
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
-DRAWN_COLUMNS = ["style_key", "symbol"]  # how a row is drawn, not what it says
+DRAWN_COLUMNS = ["style_key", "symbol"]  # only affect how a row is drawn
 MOST_ABREAST = 4
 FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
 CHANGE_COLUMNS = ["text", "truth", "before", "after", "difference", "name", "task"]
 CONTINUATION_COLUMNS = ["opening", "original", "compressed", "same_tokens", "tokens", "name", "task"]
 COUNTS_NOTE = "Equal accuracies can hide many flips. p is from McNemar's exact test."
-FLIPS_NOTE = "Before and after: the probability that the original and the compressed model give the true label."
-CONTINUATIONS_NOTE = "Both models decode greedily; the count is of leading tokens that are the same."
-SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # depending on the kinds of tasks
+FLIPS_NOTE = "Before and after: the probability that the original and the compressed model assign to the true label."
+CONTINUATIONS_NOTE = "Both models decode greedily; the column of same tokens counts the leading tokens on which they agree."
+SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # depending on the type of task
 TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "runs": run_table,
     "groups": error_table,
@@ -67,7 +67,7 @@ def comparison_tables(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
 
 
 def table_names(runs: Sequence[Run]) -> list[str]:
-    """Which tables a comparison of these runs has."""
+    """The names of the tables that a comparison of these runs has."""
     return [name for name, make in TABLES.items() if name not in SOMETIMES_EMPTY or len(make(runs))]
 
 
@@ -83,7 +83,7 @@ def comparison_document(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def figures_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Stored sizes, errors and scores of runs, as text: one figure per row, one run per column; transposed for many runs."""
+    """Stored sizes, errors and scores of runs, as text: one row per figure, one column per run; transposed for many runs."""
     rows = run_table(runs).to_dict("records")
     table = pd.DataFrame([_figures(run, row) for run, row in zip(runs, rows, strict=True)]).fillna("")
     if len(runs) > MOST_ABREAST:
@@ -111,9 +111,9 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
 
 
 def html_report(runs: Sequence[Run], *, created: datetime | None = None) -> str:
-    """A report of finished runs as one HTML file that needs no network. Raises InputError if there are no runs.
+    """A report on finished runs as one HTML file that needs no network. Raises InputError if there are no runs.
 
-    created   its creation time; now by default
+    created   when the report was created; now by default
     """
     if not runs:
         raise InputError("a report needs at least one finished run; choose one")
@@ -136,7 +136,7 @@ def html_report(runs: Sequence[Run], *, created: datetime | None = None) -> str:
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
-    """Caveats about the fairness of the answer, and about what the sizes leave out."""
+    """Caveats about the fairness of the comparison, and about what the sizes leave out."""
     names = short_names(runs)
     texts = [f"{names[run.id]}: {note}" for run in runs for note in size_notes(result_of(run)["groups"])]
     models = model_names(runs)
@@ -156,8 +156,8 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
         yield _score_chart(f"score-{index}", runs, part)
     sizes = size_table(runs)
     for unit in UNITS:
-        note = f"Share of {unit} that remains: of the chosen modules, all linear and embedding weights, and the whole model."
-        title = f"How many {unit} remain to be stored?"
+        note = f"Share of {unit} that remains in the chosen modules, all linear and embedding weights, and the whole model."
+        title = f"How many {unit} are left after compression?"
         yield _chart(f"{unit}-left", sizes[sizes["unit"] == unit], partial(size_figure, unit=unit), note, title)
     if len(modules) > len(groups):
         note = "Relative error by module, one marker per run."
@@ -177,7 +177,7 @@ def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
         references = pareto.reference_table(documents, shown[0], measure, "bytes")
         note = f"{pareto.front_answer(table)} {len(shown)} of {len(runs)} runs shown."
         note += f" Not on this axis: {pareto.left_out_text(left_out, names)}." if left_out else ""
-        note += " Dashed lines: bundled measurements of rounding every linear weight." if len(references) else ""
+        note += " Dashed lines: bundled measurements with every linear weight rounded." if len(references) else ""
         title = f"Which run is best for its size on {within_sentence(measures[measure])}?" if tasks else ""
         chart = _chart(f"front-{index}", table, partial(front_figure, references=references), note, title)
         yield replace(chart, table=table[pareto.SHOWN].rename(columns={"size": "size in MB"}), wide=True)
@@ -193,19 +193,19 @@ def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
 def _chart(
     name: str, table: pd.DataFrame, figure: Callable[[pd.DataFrame, Palette], go.Figure], note: str, title: str = ""
 ) -> Chart:
-    """A chart with this title, by default the figure's own."""
+    """A chart with this title, by default the title of the figure."""
     question = title or html.unescape(figure(table, LIGHT).layout.title.text)
     shown = table.drop(columns=[*DRAWN_COLUMNS, "run"], errors="ignore")
     return Chart(name, question, shown, partial(figure, table), note.strip())
 
 
 def _predictions(runs: Sequence[Run]) -> list[tuple[str, pd.DataFrame, str, str]]:
-    """(question, table, what the table is, note) on individual predictions; a table may be empty."""
+    """(question, table, description of the table, note) about individual predictions; a table may be empty."""
     flips, counts = flip_table(runs), flip_count_table(runs).drop(columns="run")
     changes, continued = change_table(runs)[CHANGE_COLUMNS], continuation_table(runs)[CONTINUATION_COLUMNS]
     flips = flips[FLIP_COLUMNS].drop(columns=[] if flips["predicted"].any() else ["predicted"])
     return [
-        ("How many predictions flipped?", counts, "Flips of each run", COUNTS_NOTE),
+        ("How many predictions flipped?", counts, "Number of flips in each run", COUNTS_NOTE),
         ("Which predictions flipped?", flips, "Flipped predictions", FLIPS_NOTE),
         ("What changed most?", changes, "Most changed examples", ""),
         ("How do the models continue the same prompts?", continued, "Continuations", CONTINUATIONS_NOTE),
@@ -213,7 +213,7 @@ def _predictions(runs: Sequence[Run]) -> list[tuple[str, pd.DataFrame, str, str]
 
 
 def _provenance(run: Run, name: str) -> dict[str, Any]:
-    """Provenance of a run, and how to reproduce it."""
+    """The provenance of a run, and how to reproduce it."""
     result = result_of(run)
     environment, sampled = result["environment"], f", {OF_A_SAMPLE}" * run.of_a_sample
     facts = {
@@ -229,5 +229,5 @@ def _provenance(run: Run, name: str) -> dict[str, Any]:
 
 
 def _listed(environment: Mapping[str, Any], names: Sequence[str]) -> str:
-    """What is known of these, each after its name."""
+    """Those of these values that are known, each preceded by its name."""
     return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name))

@@ -18,9 +18,9 @@ from offcomp.results.charts.start_svg import FONT
 from offcomp.results.charts.theme import DARK, LIGHT, PALETTES, Palette
 
 TITLE_PIXELS = 34  # height of a figure's own title, which the report replaces with a heading
-LONG_TEXT = 32  # characters from which a cell wraps
+LONG_TEXT = 32  # cells with more characters than this wrap
 AXIS_FONT_SIZE = 12  # so that the longest axis title fits on a phone
-LABEL_PIXELS = 30  # space at the right for the label of a marker near the edge
+LABEL_PIXELS = 30  # space on the right for the label of a marker near the edge
 NAMES = {"name": "Run", "row": "Part", "p": "McNemar's p", "predicted": "New prediction", "label": "True label"} | {
     "opening": "Prompt"
 }
@@ -28,7 +28,7 @@ NAMES = {"name": "Run", "row": "Part", "p": "McNemar's p", "predicted": "New pre
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, named by its place in the page: its question, its table, how to draw it in a theme, and what it shows."""
+    """A chart of the report: the id of its element, its question, its table, how to draw it in a theme, and a note."""
 
     name: str
     title: str
@@ -107,5 +107,5 @@ def _cells(column: pd.Series) -> list[_Cell]:
 
 
 def _words(name: str) -> str:
-    """The heading of a column: its entry in NAMES, else its name as words, capitalised."""
+    """The heading of a column: its entry in NAMES, else its name with spaces, capitalised."""
     return NAMES.get(name) or name[:1].upper() + name[1:].replace("_", " ")

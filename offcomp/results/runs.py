@@ -1,7 +1,7 @@
-"""Finished runs as names and tables: one row per run, or per property of the runs. All runs given must be done.
+"""Names and tables of finished runs: one row per run, or per property of the runs. Every run passed must be done.
 
-A relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). `run.json` gives both for each
-group: the residual is rmse^2 * entries, the squared weights are (rmse / relative_error)^2 * entries.
+A relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). `run.json` contains enough to
+compute both for each group: the residual is rmse^2 * entries, the squared weights are (rmse / relative_error)^2 * entries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from offcomp.runs.store import Run
 SHORT_ID = 6
 NAMED_KINDS = 3
 FEW = 4
-"""Runs that a comparison starts with if no two runs differ in the method alone."""
+"""How many runs are selected at first if no two runs differ only in method."""
 TITLES = {method.style_key: method.title for method in METHODS}
 DENOMINATORS = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
@@ -38,7 +38,7 @@ def result_of(run: Run) -> dict[str, Any]:
 
 
 def fingerprint_of(run: Run) -> str:
-    """What identifies the weights that a finished run started from."""
+    """The fingerprint of the weights that a finished run started from."""
     return str(result_of(run)["model"]["fingerprint"])
 
 
@@ -65,7 +65,7 @@ def group_title(group: Group) -> str:
 
 
 def style_key_of(run: Run) -> str:
-    """The style key of a run: that of its method, "original" without groups, "reference" for several methods."""
+    """The style key of a run: that of its method, "original" if it has no groups, "reference" if it has several methods."""
     style_keys = {style_key_in_plan(group.method, group.options) for group in run.plan.groups}
     if not style_keys:
         return "original"
@@ -73,7 +73,7 @@ def style_key_of(run: Run) -> str:
 
 
 def title_of_style_key(style_key: str) -> str:
-    """The title of a style key's method; the bare style key if this version does not know it."""
+    """The title of a style key's method; the style key itself if this version does not recognise it."""
     return "Several methods" if style_key == "reference" else TITLES.get(style_key, style_key)
 
 
@@ -83,12 +83,12 @@ def modules_of(run: Run) -> frozenset[str]:
 
 
 def weights_of(run: Run) -> tuple[str, frozenset[str]]:
-    """Which weights a run compressed: errors can only be compared on the same ones."""
+    """Which weights a run compressed. Errors are only comparable on the same weights."""
     return fingerprint_of(run), modules_of(run)
 
 
 def modules_title(run: Run) -> str:
-    """ "query+key", the one module, or "5 kinds"."""
+    """What a run compressed, in brief: "query+key", "5 kinds", or the name of a single module."""
     names = [module for group in run.plan.groups for module in group.modules]
     if len(names) == 1:
         return names[0]
@@ -97,14 +97,14 @@ def modules_title(run: Run) -> str:
 
 
 def ratio_title(run: Run) -> str:
-    """The requested ratio, "3.0x", or "2.0x to 4.0x"."""
+    """The requested ratio or range of ratios: "3.0x", "2.0x to 4.0x"."""
     ratios = [group.ratio for group in run.plan.groups]
     ends = list(dict.fromkeys(f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.3g}x" for ratio in (min(ratios), max(ratios))))
     return " to ".join(ends)
 
 
 def label(run: Run) -> str:
-    """A run in one line: "SVD, query+key, 3.0x, e18348"."""
+    """A run on one line: "SVD, query+key, 3.0x, e18348"."""
     details = [modules_title(run), ratio_title(run)] if run.plan.groups else ["nothing compressed"]
     return ", ".join([method_title(run), *details, run.id[:SHORT_ID]])
 
@@ -129,9 +129,9 @@ def short_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
-    """Ids of the newest run of each method on the same weights at the same ratio; without such a pair, of the newest few runs.
+    """Ids of the newest run of each method among runs on the same weights at the same ratio; else of the newest few runs.
 
-    Those few are all on the weights of the newest run.
+    The latter are used if no two methods share weights and ratio; they all compress the same weights as the newest run.
     """
     newest: dict[Hashable, dict[str, str]] = {}
     for run in (*own, *bundled):
@@ -213,7 +213,7 @@ def _row(run: Run, name: str) -> dict[str, Any]:
 
 
 def _figures(score: Score) -> dict[str, Any]:
-    """The figures of one task, by name, without those that its metric or its version lacks."""
+    """The figures of one task, by name, without those that its metric or the version of the run lacks."""
     paired, compressed, baseline = score["paired"], score["compressed"], baseline_of(score)
     figures = {
         "metric": metric_of(score).name,
@@ -246,7 +246,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
 
 
 def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:
-    """Facts about the runs, one property per row and one run per column; only what differs if there are several."""
+    """Facts about the runs, one property per row and one run per column; with several runs, only what differs."""
     columns = {f"{name} ({run[:SHORT_ID]})": run for run, name in short_names(runs).items()}
     facts = {run.id: _facts(run) for run in runs}
     properties = list(dict.fromkeys(name for fact in sorted(facts.values(), key=len, reverse=True) for name in fact))

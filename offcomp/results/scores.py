@@ -1,6 +1,6 @@
 """How scores are named and formatted, in one place for charts, pages and the command line.
 
-A score is the document of one task in `run.json`. Runs of earlier versions lack some of its fields: they only have accuracy.
+A score is the document of one task in `run.json`. Runs made by earlier versions lack some fields and only have accuracy.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def value_of(score: Score, which: str = "compressed") -> float:
 def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
     """The 95 % interval of a value, clipped to the metric's range; zero width if there are too few examples for one.
 
-    If all answers are right, or all wrong, the standard error is 0 and uninformative, so Wilson's interval is used.
+    If all answers are right, or all wrong, the standard error is 0 and uninformative, so the Wilson interval is used.
     """
     metric, value, margin = metric_of(score), value_of(score, which), Z_95 * float(score[which]["standard_error"] or 0.0)
     if metric.percent and value in (0, 1):
@@ -78,7 +78,7 @@ def score_text(score: Score, which: str = "compressed") -> str:
 
 
 def baseline_of(score: Score) -> tuple[str, float] | None:
-    """The baseline that ignores the text, in words, and its score; None if the metric has no baseline."""
+    """The name of the baseline that ignores the text, and its score; None if the metric has no baseline."""
     baseline = score.get("baseline")
     if baseline is None and "majority_baseline" in score:
         baseline = {"name": "majority class", "value": score["majority_baseline"]}
@@ -88,7 +88,7 @@ def baseline_of(score: Score) -> tuple[str, float] | None:
 
 
 def within_noise(interval: Sequence[float] | None) -> bool:
-    """Whether the 95 % interval of a difference contains 0. False without an interval."""
+    """Whether the 95 % interval of a difference contains 0; False if there is no interval."""
     return interval is not None and interval[0] <= 0 <= interval[1]
 
 
@@ -107,7 +107,7 @@ def change_text(metric: Metric, value: float, low: float, high: float, *, separa
 
 
 def against_original(score: Score) -> str:
-    """The paired difference from the original model, in words."""
+    """The paired difference from the original model, as text."""
     metric, paired = metric_of(score), score["paired"]
     if paired["interval"] is None:
         return f"{metric.change(paired['difference'])} from the original, on too few examples for an interval"
@@ -129,16 +129,16 @@ def visible_difference(scores: Sequence[Score]) -> str:
     metric, counts = metric_of(scores[0]), [score["compressed"]["n"] for score in scores]
     n = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
     amount = metric.change(max(smallest)).removeprefix("+")
-    return f"With these {n} {metric.counts}, a true difference of {amount} would show in four of five such tests."
+    return f"With these {n} {metric.counts}, a true difference of {amount} would be detected in four out of five such tests."
 
 
 def others_of(score: Score) -> dict[str, Score]:
-    """Metric -> the score by it, for the metrics that the task reports in addition to its own."""
+    """Metric -> the score under it, for the metrics that the task reports in addition to its main one."""
     return {name: {**score, "metric": name, **figures} for name, figures in score.get("also", {}).items()}
 
 
 def others_text(score: Score) -> list[str]:
-    """One clause for each of those scores: before, after, and the difference."""
+    """One clause for each of the `others_of` a score: before, after, and the difference."""
     return [
         f"{metric_of(other).word} {score_text(other, 'original')} -> {score_text(other)}, {against_original(other)}"
         for other in others_of(score).values()
@@ -146,7 +146,7 @@ def others_text(score: Score) -> list[str]:
 
 
 def figure_texts(task: str, score: Score) -> dict[str, str]:
-    """Name -> figure as text, for all that is known about a task's score."""
+    """Name -> figure as text, for everything that is known about a task's score."""
     name, title = sentence_start(on_task(task, score)), within_sentence(task_title(task, score))
     figures = {name: score_text(score), f"{name}, from original": brief_difference(score)}
     for other in others_of(score).values():
@@ -159,20 +159,20 @@ def figure_texts(task: str, score: Score) -> dict[str, str]:
 
 
 def notes(task: str, score: Score) -> list[str]:
-    """Caveats about the original's own score, one sentence each: label order, or worse than a constant answer."""
+    """Caveats about the original's own score, one sentence each: wrong label order, or worse than a constant answer."""
     title, metric = sentence_start(task_title(task, score)), metric_of(score)
     stored = [f"{title}: {note}" for note in score.get("note", ())]
     original, baseline = score.get("original", score), baseline_of(score)
     if stored or not baseline or metric.name != "accuracy" or original.get("value", baseline[1]) >= baseline[1]:
         return stored
     value, constant = metric.number(original["value"]), metric.number(baseline[1])
-    return [f"{title}: the original's {value} is below the {constant} of always giving the same answer."]
+    return [f"{title}: the original scores {value}, below the {constant} of always giving the same answer."]
 
 
 def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
     """Why a score may not mean what it seems to, one clause each, to follow the model's name.
 
-    compressed    True if anything was compressed, so that predictions should differ
+    compressed    whether anything was compressed, in which case predictions should differ
     """
     title = within_sentence(task_title(task, score))
     clauses = []
@@ -181,6 +181,6 @@ def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
     elif score.get("collapsed"):
         clauses.append(f"can no longer tell the examples of {title} apart: all outputs are alike.")
     if compressed and score.get("unchanged"):
-        answers = f"gives exactly the original's answers on {title}, to the last bit"
+        answers = f"gives exactly the same answers as the original on {title}, to the last bit"
         clauses.append(f"{answers}: the task does not use the compressed weights.")
     return clauses

@@ -1,4 +1,4 @@
-"""Results in words: the sentence that answers a page's question, with differences, their intervals and their provenance."""
+"""Results as sentences that answer the question of a page, with differences, their intervals and their provenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def answer(runs: Sequence[Run]) -> str:
     models = list(dict.fromkeys(model_titles(runs).values()))
     if len(models) > 1:
         return (
-            f"These runs are not ranked: they are of different models ({', '.join(models)}), and an error or a score "
+            f"These runs are not ranked because they are of different models ({', '.join(models)}), and an error or a score "
             "is only meaningful relative to its own original."
         )
     if len(runs) == 1:
@@ -66,15 +66,15 @@ def _error_clause(runs: Sequence[Run]) -> str:
     low, high = table["parameter_ratio"].min(), table["parameter_ratio"].max()
     sizes = f"{low:.3g}x" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g}x to {high:.3g}x"
     if best["relative_error"] == worst["relative_error"]:
-        return f"All have a relative error of {best['relative_error']:.3g}, at {sizes} fewer parameters"
+        return f"All have a relative error of {best['relative_error']:.3g}, at a compression ratio of {sizes} in parameters"
     errors = f"(relative error {best['relative_error']:.3g} against {worst['relative_error']:.3g} for {worst['name']})"
     if high > ALIKE * low:
-        return f"The sizes differ, {sizes} fewer parameters; {best['name']} has the smallest error {errors}"
-    return f"At {sizes} fewer stored parameters, {best['name']} has the lower reconstruction error {errors}"
+        return f"Compression ratios differ, from {sizes} in parameters; {best['name']} has the smallest error {errors}"
+    return f"At a compression ratio of {sizes} in parameters, {best['name']} has the lower reconstruction error {errors}"
 
 
 def _score_clauses(runs: Sequence[Run]) -> list[str]:
-    """For each task that all runs share: the best against the worst, on the same examples."""
+    """For each task that all runs share: the best run against the worst, on the same examples."""
     return [
         _best_and_worst(runs, task)
         for task in result_of(runs[0])["scores"]
@@ -93,11 +93,11 @@ def _best_and_worst(runs: Sequence[Run], task: str) -> str:
         first, last = (f"{names[run.id]} has {score_text(scores[run.id])}" for run in (best, worst))
         negation = "" if overlap(scores[best.id], scores[worst.id]) else "do not "
         return f"in {where}, {first} and {last}; the intervals {negation}overlap"
-    return f"in {where}, {names[best.id]} minus {names[worst.id]} is {difference_text(metric, *difference)}"
+    return f"in {where}, {names[best.id]} differs from {names[worst.id]} by {difference_text(metric, *difference)}"
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """One line on where a measurement comes from."""
+    """Where a measurement comes from, on one line."""
     result, plan = result_of(runs[0]), runs[0].plan
     versions = ", ".join(f"{name} {result['environment'][name]}" for name in ("offcomp", "torch"))
     return f"{plan.model}, seed {plan.seed}, {result['started'][:10]}, {versions}"
@@ -115,11 +115,11 @@ def origin_text(run: Run) -> str:
     machine = f"{environment['machine']}, {environment['threads']} threads" if "machine" in environment else "machine unknown"
     tasks = ", ".join(map(task_name, run.plan.tasks)) or "no task"
     source = f"{owner} {run.id}: {provenance([run])}, {machine}"
-    return f"{source}. Compressed by {method_title(run)}: {choice}. Scored on {tasks}."
+    return f"{source}. Compressed with {method_title(run)}: {choice}. Scored on {tasks}."
 
 
 def first_impression(runs: Sequence[Run]) -> str:
-    """What compression did to the model, for a first-time visitor."""
+    """What compression did to the model, in a sentence for first-time visitors."""
     ratio = run_table(runs)["parameter_ratio"].min()
     start = f"With the {modules_title(runs[0])} weights of {runs[0].plan.model} stored {smaller(ratio)}"
     agreements = list(filter(None, map(_agreement, runs)))

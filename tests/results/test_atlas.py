@@ -150,20 +150,20 @@ def test_answers() -> None:
     document = made_document()
     table = sweep_table(document, "sentiment")
     assert sweep_answer(table) == (
-        "At a requested 4x, Quantization (each alone) has the best accuracy on sentiment: 81.0 %, +1.0 points from "
+        "At a requested ratio of 4x, Quantization (each alone) has the best accuracy on sentiment: 81.0 %, +1.0 points from "
         "the original (95 % interval -1.0 to +3.0), within noise; 1 of 3 settings is within noise of the original, "
         "and SVD (stacked by kind) is last with 60.0 %."
     )
     assert sweep_answer(table.iloc[:1]) == (
-        "At a requested 2x, SVD (each alone) has the best accuracy on sentiment: 75.0 %, -5.0 points from the original "
-        "(95 % interval -8.0 to -2.0)."
+        "At a requested ratio of 2x, SVD (each alone) has the best accuracy on sentiment: 75.0 %, -5.0 points from the "
+        "original (95 % interval -8.0 to -2.0)."
     )
     alone = sensitivity_table(document, "sentiment")
     assert sensitivity_answer(alone) == (
-        "With one matrix stored by SVD at 4x, 2 of 3 change the accuracy on sentiment by more than noise, "
-        "word_embeddings most (-3.0 points); about 0 would appear to by chance alone."
+        "Compressing one matrix at a time with SVD at 4x changes the accuracy on sentiment by more than noise for 2 of 3 "
+        "matrices, most for word_embeddings (-3.0 points); about 0 would be expected by chance alone."
     )
-    assert "none of 1 change the" in sensitivity_answer(alone.iloc[2:])
+    assert "for none of 1 matrices" in sensitivity_answer(alone.iloc[2:])
     assert provenance(document) == (
         "minilm-l6, seed 3, 2026-11-24, offcomp 1.2.3, torch 2.13.0, transformers 5.23.0, Linux x86_64, cpu, 2 threads"
     )

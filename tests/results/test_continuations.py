@@ -73,17 +73,16 @@ def test_two_runs_stand_beside_each_other_by_opening() -> None:
 
 def test_answers() -> None:
     assert continuation_answer([of("a", FIRST)], NAMES, TASK) == (
-        "SVD writes the same first 3.0 of 4 tokens as the original on average; 1 of 2 continuations is identical."
+        "On average, SVD matches the original for the first 3.0 of 4 tokens; 1 of 2 continuations is identical."
     )
     assert continuation_answer([of("b", SECOND)], NAMES, TASK).endswith(
-        "0.5 of 4 tokens as the original on average; none of 2 continuations is identical."
+        "0.5 of 4 tokens; none of 2 continuations is identical."
     )
     assert "2 of 2 continuations are identical" in continuation_answer(
         [of("a", [FIRST[0], {**FIRST[0], "opening": "B"}])], NAMES, TASK
     )
     assert continuation_answer([of("a", FIRST), of("b", SECOND)], NAMES, TASK) == (
-        "A writes the same first 3.0 of 4 tokens as the original on average, and B 0.5; "
-        "1 and 0 of 2 continuations are identical."
+        "On average, A matches the original for the first 3.0 of 4 tokens, B for 0.5; 1 and 0 of 2 continuations are identical."
     )
     said = [agreement_text(one) for one in (*FIRST, SECOND[0])]
     assert said == ["all 4 tokens the same", "first 2 of 4 tokens the same", "differs from the first token on"]
@@ -149,11 +148,11 @@ def table_of(app: AppTest) -> str:
 def test_the_page_shows_one_run_and_two(home: Path) -> None:
     first, second = put(home, "1", FIRST), put(home, "2", SECOND, 1)
     app = opened("examples", runs=first, task=TASK)
-    assert "SVD writes the same first 3.0 of 4 tokens as the original on average; 1 of 2" in texts(app)
+    assert "On average, SVD matches the original for the first 3.0 of 4 tokens; 1 of 2" in texts(app)
     assert "a man <mark>stood up</mark>" in table_of(app) and "the king" not in table_of(app)
     assert "Compare with" not in [box.label for box in app.selectbox]
     app = opened("examples", runs=f"{first},{second}", task=TASK)
-    assert ", and Autoencoder 0.5; 1 and 0 of 2 continuations are identical." in texts(app)
+    assert ", Autoencoder for 0.5; 1 and 0 of 2 continuations are identical." in texts(app)
     assert "a man <mark>stood up</mark>" in table_of(app) and "<mark>the king and king</mark>" in table_of(app)
     app.segmented_control(key="examples_task").set_value("sentiment").run()
     assert not app.exception

@@ -163,10 +163,12 @@ def test_the_hover_of_a_mark_says_what_it_is_and_where_it_comes_from() -> None:
     traces = error_curve_figure(table, POINTS, 3.0, "parameters", LIGHT).data[2:]
     told = [details for trace in traces for details in trace.customdata]
     assert (
-        "<b>Autoencoder</b>, bundled<br>3.05x smaller (requested 3x): relative error 0.800<br>run 0123456789ab, seed 5" in told
+        "<b>Autoencoder</b>, bundled<br>compression ratio 3.05x (requested 3x): relative error 0.800<br>"
+        "run 0123456789ab, seed 5" in told
     )
     assert any(
-        text.startswith("<b>Pruning</b>, estimated<br>4x smaller (requested 3x): relative error about 0.50") for text in told
+        text.startswith("<b>Pruning</b>, estimated<br>compression ratio 4x (requested 3x): relative error about 0.50")
+        for text in told
     )
 
 

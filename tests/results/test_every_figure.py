@@ -72,10 +72,10 @@ def error_curve(style_key: str, palette: Palette) -> Drawn:
         ("Pruning", "pruning", "yours", 2.9, 0.52, 2.5, "ba9876543210", 7, ""),
         ("Magic", style_key, "estimated", 4.02, 0.85, 4.4, "", 8, "Estimated from two runs."),
     )
-    said = "<b>{method}</b>, {origin}<br>{ratio:.3g}x smaller (requested {requested_ratio:g}x): relative error "
+    said = "<b>{method}</b>, {origin}<br>compression ratio {ratio:.3g}x (requested {requested_ratio:g}x): relative error "
     measured, estimated = points[points["run"] != ""], points[points["run"] == ""]
     place = {"x": "ratio", "y": "relative_error"}
-    line = "{ratio:.3g}x smaller: relative error {relative_error:.3f}<br>{stored_parameters:,} parameters, "
+    line = "compression ratio {ratio:.3g}x: relative error {relative_error:.3f}<br>{stored_parameters:,} parameters, "
     return Drawn(
         error_curve_figure(curve, points, 2.0, "bytes", palette),
         {
@@ -136,7 +136,7 @@ def sizes(style_key: str, palette: Palette) -> Drawn:
         ("a", "Magic", style_key, marker(style_key, SYMBOLS), "whole model", "parameters", 9000, 5000, 1.8, 0.55),
     )
     shown = in_percent(table[table["unit"] == "parameters"], "share")
-    hover = "{row}<br>{before:,} to {after:,} parameters, {ratio:.3g}x smaller<extra>{name}</extra>"
+    hover = "{row}<br>{before:,} to {after:,} parameters, compression ratio {ratio:.3g}x<extra>{name}</extra>"
     marks = dots_of(shown, [0, 1], "100 * share", hover, "{share_percent:.3g} %")
     return Drawn(size_figure(table, palette, "parameters"), marks, {("x", 100)})
 
@@ -189,7 +189,7 @@ def runs_on_a_front(style_key: str, metric: str, values: list[tuple[float, float
 ACCURACIES = [(0.83, 0.79, 0.86), (0.61, 0.56, 0.63), (0.695, 0.645, 0.735), (0.743, 0.723, 0.813)]
 PERPLEXITIES = [(12.3, 11.9, 13.1), (145.0, 131.0, 167.0), (41.6, 39.5, 43.5), (27.2, 26.2, 28.4)]
 RUN_SAID = (
-    "<br>{size:.4g} MB, {ratio:.3g}x smaller, relative error {relative_error:.3f}<extra></extra>",
+    "<br>{size:.4g} MB, compression ratio {ratio:.3g}x<br>relative error {relative_error:.3f}<extra></extra>",
     "<b>{name}</b>, {grouping}, run {run}<br>",
     "<br>{words}",
 )
@@ -366,7 +366,7 @@ def pairs(_style_key: str, palette: Palette) -> Drawn:
     both = pd.concat([one, one.assign(x=one["y"], y=one["x"])])
     hover = (
         "<b>{pair}</b><br>stacked by {stack}, {gain:+.1f} thousandths<br>{separate_error:.3f} separate, "
-        "{joint_error:.3f} together<br>at the same {stored_parameters:,} parameters<extra></extra>"
+        "{joint_error:.3f} together<br>each with {stored_parameters:,} parameters<extra></extra>"
     )
     place = {"x": "x", "y": "y"}
     return Drawn(
@@ -438,7 +438,7 @@ def map_of(colour: str, palette: Palette) -> Drawn:
     text = "{relative_error:.2f}" if errors_shown else "{text}"
     hover = (
         "<b>{module}</b><br>{rows:,} x {cols:,} = {parameters:,} parameters<br>{shown_share}\u00a0% of the model, {status}<br>"
-        "relative error {relative_error:.3f} by SVD at 2x<extra></extra>"
+        "relative error {relative_error:.3f} with SVD at 2x<extra></extra>"
     )
     spans = pd.concat([cells.assign(x=cells["x"].replace(0.5, 0.0)), cells[:1].assign(x=1.0)])
     corners = pd.DataFrame(

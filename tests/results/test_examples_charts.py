@@ -76,7 +76,7 @@ def test_answers() -> None:
     worse = made_run("c" * 12, [made_group("query", 0.5)], made_score([str(i) for i in range(5)], []))
     assert "(95 % interval -11.2 to -1.1) (McNemar p = .062)" in outcome_answer(worse, "sentiment")  # the interval decides
     same = made_run("d" * 12, [made_group("query", 0.5)], made_score([], []))
-    assert outcome_answer(same, "sentiment") == "SVD changed none of 100 answers from right to wrong or back."
+    assert outcome_answer(same, "sentiment") == "SVD changed none of 100 answers from right to wrong or vice versa."
     assert [written_p(p) for p in (0.42, 0.0001, 1.0)] == ["= .42", "< .001", "= 1"]
     assert "in Spearman" not in shift_answer(FIRST, "pairs")
     assert "Spearman correlation on pairs from 0.820 ± 0.039 to 0.790 ± 0.039: -0.030" in shift_answer(FIRST, "pairs")
@@ -107,10 +107,12 @@ def test_two_runs_side_by_side() -> None:
     shown = joint_words(table)
     assert shown.loc["One", ["first", "second"]].tolist() == [f"{LOST}, 0.500", "same as the original"]
     answer = joint_answer(FIRST, SECOND, ("A", "B"), "sentiment")
-    assert answer.startswith("On 2 of 100 answers one is right and the other wrong: A is right on 0, B on 2. The difference in")
+    assert answer.startswith(
+        "On 2 of 100 examples, one run is right and the other wrong: A is right on 0, B on 2. The difference in"
+    )
     pairs = joint_words(joint_table(FIRST, SECOND, "pairs"))
     assert pairs["first"].tolist() == ["1.790", "0.790"]
-    assert "2 are listed by both and 0 by one" in joint_answer(FIRST, SECOND, ("A", "B"), "pairs")
+    assert "2 are listed by both runs and 0 by only one" in joint_answer(FIRST, SECOND, ("A", "B"), "pairs")
     cut = made_run("g" * 12, [made_group("query", 0.5)], others={"pairs": {**RANKS, "changes": RANKS["changes"][:1]}})
     assert "not listed" in joint_words(joint_table(FIRST, cut, "pairs"))["second"].tolist()
 

@@ -136,7 +136,7 @@ def test_groups_at_the_cut_say_whether_they_help() -> None:
     assert alone == ["query.1", "ffn_in.0"]
     assert group_words(groups[0]).startswith("gain 0.050. Stacked by rows")
     (worse,), _ = groups_at(made(), "columns", 1)
-    assert "hurts, worse by 0.050" in group_words(worse) and "rises from 0.500 to 0.550" in group_words(worse)
+    assert "loss 0.050" in group_words(worse) and "rises from 0.500 to 0.550" in group_words(worse)
     assert groups_at(made(), "best", 0) == ([], list(NAMES))
     assert (best_cut(made(), "best"), best_cut(made(), "columns")) == (1, 0)
 
@@ -144,14 +144,14 @@ def test_groups_at_the_cut_say_whether_they_help() -> None:
 def test_the_answer_is_a_sentence() -> None:
     six = bundled("attention_output", 2.0)
     assert survey_answer(six) == (
-        "Stacked by columns, the relative error of attention output of all 6 layers falls from 0.519 to 0.500 at the same "
-        "size; stacked by rows it rises to 0.583. In the best groups of the tree it falls to 0.488."
+        "With stacking by columns, the relative error of attention output of all 6 layers falls from 0.519 to 0.500 at the "
+        "same size; with stacking by rows, it rises to 0.583. With the best groups of the tree, it falls to 0.488."
     )
     assert survey_answer(six, "rows").startswith(
-        "Stacked by rows, the relative error of attention output of all 6 layers rises"
+        "With stacking by rows, the relative error of attention output of all 6 layers rises"
     )
-    assert survey_answer(six, "rows").endswith("stacked by columns it falls to 0.500. No merge by rows lowers it.")
-    assert "Each alone is best." in survey_answer(bundled("ffn_out", 2.0))
+    assert survey_answer(six, "rows").endswith("with stacking by columns, it falls to 0.500. No merge by rows lowers it.")
+    assert "Compressing each module alone is best." in survey_answer(bundled("ffn_out", 2.0))
     assert "do not fit into one matrix in any stacking; of the pairs that fit, the best is query 0 and key 0" in survey_answer(
         made()
     )

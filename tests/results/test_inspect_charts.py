@@ -62,10 +62,10 @@ def test_the_spectrum_table() -> None:
 def test_the_answer_says_what_is_kept_and_whether_anything_is_saved() -> None:
     table = table_of(torch.diag(torch.tensor([8.0, 6.0, 0.0, 0.0, 0.0])))
     assert spectrum_answer(table, "query.3", 1).startswith(
-        "At rank 1 of 5, query.3 keeps 64 % of its energy and stores 40 % of its parameters. A random matrix"
+        "At rank 1 of 5, query.3 keeps 64 % of its energy and needs 40 % as many parameters. A random matrix"
     )
-    assert "but stores 120 % of its parameters: from rank 3 on nothing is saved." in spectrum_answer(table, "query.3", 3)
-    assert "no rank of so narrow a matrix" in spectrum_answer(table_of(torch.ones(1, 6)), "head", 1)
+    assert "but needs 120 % as many parameters: from rank 3 on nothing is saved." in spectrum_answer(table, "query.3", 3)
+    assert "for a matrix this narrow, no rank" in spectrum_answer(table_of(torch.ones(1, 6)), "head", 1)
     assert spectrum_answer(table_of(torch.zeros(3, 3)), "x", 1) == "x contains only zeros: every rank keeps all of it."
 
 
@@ -94,7 +94,7 @@ def test_rows_of_zeros_are_left_out_and_counted(tmp_path: Path) -> None:
     assert len(median_table(rows)) == 10
     assert "(all 300 rows, 30 all-zero rows left out)" in rows_answer(rows, view, 8)
     nothing = written(torch.zeros(4, 3), tmp_path / "zeros.npz")
-    assert rows_answer(row_table(nothing, 1), nothing, 1) == "Every row is zero: none has a direction (all 4 rows)."
+    assert rows_answer(row_table(nothing, 1), nothing, 1) == "Every row is zero, so none has a direction (all 4 rows)."
 
 
 def test_the_blocks_add_up_to_the_matrix_and_the_worst_are_named(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_blocks_add_up_to_the_matrix_and_the_worst_are_named(tmp_path: Path)
         assert part["kept"].sum() == pytest.approx(16)
         assert part["residual"].sum() == pytest.approx(9)
     assert blocks_answer(blocks, "stored") == (
-        "The residual holds 36 % of the energy; at worst 100 % of row 4 and 100 % of column 3."
+        "The residual contains 36 % of the energy; at worst, it contains 100 % of row 4 and 100 % of column 3."
     )
     assert blocks_answer(block_table(view, 2), "norm") == "The residual is zero: the matrix is kept in full."
 

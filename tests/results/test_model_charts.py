@@ -66,10 +66,10 @@ def unknown_like(layers: int) -> ModelInfo:
 
 
 def test_the_answer_names_the_largest_first(minilm: ModelInfo) -> None:
-    expected = "Word embeddings hold 52 % of the 22.7 M parameters; FFN 31 %, attention 16 %."
+    expected = "Word embeddings account for 52 % of the 22.7 M parameters; FFN 31 %, attention 16 %."
     assert parameters_answer(minilm).replace(SPACE, " ") == expected
-    assert parameters_answer(bert_like(400)).startswith("FFN holds")
-    assert "family of this model is not known: 5 weight matrices hold" in parameters_answer(unknown_like(2))
+    assert parameters_answer(bert_like(400)).startswith("FFN accounts for")
+    assert "parameters are in 5 weight matrices, " in parameters_answer(unknown_like(2))
     assert parameters_answer(replace(minilm, modules=())).startswith("None of the 22.7 M parameters")
 
 
@@ -143,8 +143,8 @@ def test_errors_come_from_known_spectra_alone(minilm: ModelInfo, tmp_path: Path)
     table = map_table(minilm, errors=errors)
     assert table["known_error"].sum() == 37
     answer = compressible_answer(table, 3.0)
-    assert answer.startswith("At 3x SVD keeps key.0 best, with a relative error of 0.560")
-    assert "3 of 40 weight matrices are not known yet" in answer
+    assert answer.startswith("At 3x, SVD preserves key.0 best, with a relative error of 0.560")
+    assert "3 of 40 weight matrices are still without a known error" in answer
 
 
 def test_a_matrix_with_a_side_of_one_is_out_of_reach_and_not_awaited(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_matrix_with_a_side_of_one_is_out_of_reach_and_not_awaited(tmp_path: P
     _save(_path(tmp_path, info, spectrum_key(tokens, "rows")), np.ones(4, dtype=np.float32))
     table = map_table(info, errors=svd_errors(info, tmp_path, 2.0))
     assert "not known" not in compressible_answer(table, 2.0)
-    assert error_words(table[table["module"] == "gate"].iloc[0], 2.0) == "SVD cannot store it 2x smaller"
+    assert error_words(table[table["module"] == "gate"].iloc[0], 2.0) == "SVD cannot make it 2x smaller"
     assert spectra_plan(info, svd_errors(info, tmp_path, 2.0)).groups == ()
 
 

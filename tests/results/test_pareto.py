@@ -78,7 +78,7 @@ def test_a_perplexity_is_better_where_it_is_lower() -> None:
     assert table["on_front"].tolist() == [True, True, False, True]
     figure = front_figure(table, LIGHT, NO_REFERENCES)
     assert figure.layout.yaxis.type is None
-    assert "down is better" in figure.layout.xaxis.title.text
+    assert "lower left is better" in figure.layout.xaxis.title.text
     far = front_figure(table.assign(high=1000.0), LIGHT, NO_REFERENCES)
     assert far.layout.yaxis.type == "log"
     assert "log scale" in far.layout.yaxis.title.text
@@ -113,7 +113,7 @@ CONTENT = "2-" + "a" * 64
         ({}, {"fingerprint": "2-" + "b" * 64, "reads": "2-" + "b" * 64}, "of a different model (tiny)"),
         ({}, {"reads": "2-" + "c" * 64}, "the same weights with other files changed, such as the tokenizer or the pooling"),
         ({"embedding": "first token"}, {}, "scored with its texts embedded differently"),
-        ({"probe": 1}, {}, "scored by a different version of the probe"),
+        ({"probe": 1}, {}, "scored with a different version of the probe"),
         ({"settings": {"refit": True}}, {}, "scored with different task settings"),
         ({"digest": "other"}, {}, "scored on different examples"),
         ({"original": {"value": 0.7, "n": 100}}, {}, "its original has a different score"),
@@ -145,9 +145,9 @@ def test_runs_are_judged_by_every_task_and_by_their_error() -> None:
 
 def test_answers() -> None:
     assert front_answer(front(THREE, "sentiment", "parameters")) == (
-        "2 of 3 runs are on the front: no other is as small and as good. The smallest within noise of the original is "
-        "Autoencoder, 0.00012 M parameters (1.17x smaller): accuracy on sentiment 78.0 %, -2.0 points from the original "
-        "(95 % interval -7.0 to +1.8), within noise."
+        "2 of 3 runs are on the front, meaning that no other is as small and as good. "
+        "The smallest within noise of the original is Autoencoder, 0.00012 M parameters (1.17x smaller): "
+        "accuracy on sentiment 78.0 %, -2.0 points from the original (95 % interval -7.0 to +1.8), within noise."
     )
     assert "None is known to be within noise of the original; the best is SVD cccccc" in front_answer(
         front([SMALL, WASTED], "sentiment", "bytes")
@@ -161,14 +161,14 @@ def test_pairs_of_runs_in_which_error_and_score_agree() -> None:
     table = front(runs, "sentiment", "bytes").iloc[1:]
     assert concordance(table) == (2, 3)
     assert agreement_answer(table) == (
-        "In 2 of 3 pairs of runs, the one with the smaller relative error has the better accuracy as well."
+        "In 2 of 3 pairs of runs, the one with the smaller relative error also has the better accuracy."
     )
     many = [
         run(letter, 10, lost, error=0.1 * (place + 1))
         for place, (letter, lost) in enumerate(zip("abcde", (1, 3, 2, 5, 4), strict=True))
     ]
     assert "In 8 of 10 pairs" in (said := agreement_answer(front(many, "sentiment", "bytes").iloc[1:]))
-    assert said.endswith("as well: they mostly agree.")
+    assert said.endswith("accuracy: they mostly agree.")
     assert agreement_answer(table.iloc[:1]) == "No two runs differ in both relative error and accuracy."
     key = made_run("d" * 12, [made_group("key", 0.5)], made_score([], []))
     assert of_the_same_weights([key, *runs]) == runs
@@ -191,7 +191,7 @@ def test_the_chart(palette: Palette) -> None:
     figure = front_figure(table, palette, references)
     json.loads(figure.to_json())
     assert figure.layout.title.text == "Which run is best for its size?"
-    assert "left and up is better" in figure.layout.xaxis.title.text
+    assert "upper left is better" in figure.layout.xaxis.title.text
     assert figure.layout.yaxis.title.text == "Accuracy on sentiment, in %"
     marks = [trace for trace in figure.data if trace.error_y.array is not None]
     assert {(m.marker.color, m.opacity) for m in marks} == {
@@ -204,8 +204,8 @@ def test_the_chart(palette: Palette) -> None:
     star = next(trace for trace in figure.data if trace.marker.symbol == "star")
     assert list(star.y) == [80]
     names = {trace.name for trace in figure.data}
-    assert {"best up to its size", "Original", "int8, 0.1 MB", "each alone", "stacked"} <= names
-    line = next(trace for trace in figure.data if trace.name == "best up to its size")
+    assert {"best up to this size", "Original", "int8, 0.1 MB", "each alone", "stacked"} <= names
+    line = next(trace for trace in figure.data if trace.name == "best up to this size")
     assert line.line.shape == "hv"
     assert list(line.y) == pytest.approx([50, 60, 78, 80, 80])
 

@@ -88,7 +88,7 @@ def test_it_says_what_was_found_and_how_to_do_it_again(page_and_text: tuple[Outl
     words = " ".join(data for tag, data in page.texts if tag not in ("script", "style"))
     assert "Which method keeps more of tiny?" in words
     assert "Autoencoder has the lower reconstruction error (relative error 0.3 against 0.5 for SVD)" in words
-    assert "Made on 2 January 2026 with offcomp" in words
+    assert "Created on 2 January 2026 with offcomp" in words
     assert "good film" in words and "spearman 0" in words
     assert "offcomp 0.1.0, torch 2.13.0" in words
     assert f"offcomp run plan-{'b' * 12}.json" in words

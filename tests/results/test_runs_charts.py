@@ -288,7 +288,9 @@ def test_answers() -> None:
     assert "SVD has the lower reconstruction error (relative error 0.316 against 0.75 for Autoencoder)" in answer(
         [SVD, AUTOENCODER]
     )
-    assert "SVD minus Autoencoder is +2.0 points (95 % interval -2.8 to +7.6), within noise" in answer([SVD, AUTOENCODER])
+    assert "SVD differs from Autoencoder by +2.0 points (95 % interval -2.8 to +7.6), within noise" in answer(
+        [SVD, AUTOENCODER]
+    )
     assert "relative error of 0.316" in answer([SVD])
     same = made_run("6" * 12, [made_group("query", 0.5), made_group("key", 0.25)], made_score(["a", "b"], ["x"]), seed=1)
     assert "+0.0 points (95 % interval -3.7 to +3.7), within noise" in answer([SVD, same])
@@ -306,7 +308,9 @@ def test_answers() -> None:
 
 def test_sizes_that_differ_are_said_to_differ() -> None:
     big = made_run("5" * 12, [made_group("query", 0.1, num_parameters=30, ratio=4 / 3)])
-    assert answer([UNSCORED, big]).startswith("The sizes differ, 1.33x to 2x fewer parameters; SVD at 1.3x has the smallest")
+    assert answer([UNSCORED, big]).startswith(
+        "Compression ratios differ, from 1.33x to 2x in parameters; SVD at 1.3x has the smallest"
+    )
 
 
 def test_numbers_in_words() -> None:

@@ -171,7 +171,7 @@ def test_answers_name_the_metric_and_the_better_direction() -> None:
     assert "Spearman correlation on similarity is 0.790, -0.030 from the original (95 % interval -0.034 to -0.026)" in alone
     assert "perplexity on next words in prose is 1,234 (lower is better), +1,214 from" in alone
     both = answer([FIRST, SECOND])
-    assert "in accuracy on sentiment, SVD minus Autoencoder is +0.0 points" in both or "Autoencoder minus SVD" in both
+    assert "in accuracy on sentiment, SVD differs from Autoencoder by +0.0" in both or "Autoencoder differs from SVD" in both
     assert "in Spearman correlation on similarity, Autoencoder has 0.810 ± 0.039 and SVD has 0.790 ± 0.039" in both
     assert "in masked perplexity on masked words in prose, Autoencoder has 13.0" in both  # lower is better
     assert "0.790 ± 0.039; the intervals overlap" in both
@@ -220,7 +220,7 @@ ACCURACY = {
 
 def test_an_original_worse_than_a_constant_answer_is_remarked() -> None:
     (note,) = notes("mine", ACCURACY)
-    assert note == "Moods: the original's 21.0 % is below the 50.0 % of always giving the same answer."
+    assert note == "Moods: the original scores 21.0 %, below the 50.0 % of always giving the same answer."
     alone = {key: ACCURACY[key] for key in ("metric", "title", "baseline")} | {"value": 0.21}
     assert notes("mine", alone) == [note]
     assert notes("mine", ACCURACY | {"original": {"value": 0.6, "standard_error": 0.03, "n": 200}}) == []

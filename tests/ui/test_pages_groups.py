@@ -14,7 +14,7 @@ __all__ = ["home"]  # a fixture
 
 def test_the_first_visit_is_complete_and_its_groups_become_the_draft(home: Path) -> None:
     app = opened("groups")
-    assert "falls from 0.519 to 0.500 at the same size; stacked by rows it rises to 0.583" in texts(app)
+    assert "falls from 0.519 to 0.500 at the same size; with stacking by rows, it rises to 0.583" in texts(app)
     assert len(app.get("plotly_chart")) == 2
     assert "11 of 15 pairs gain." in texts(app)
     assert "Bundled: minilm-l6 at 2x" in texts(app)
@@ -36,7 +36,7 @@ def test_a_stacking_that_hurts_is_shown_as_hurting(home: Path) -> None:
     assert "rises from 0.519 to 0.583" in texts(app) and "None of 15 pairs gain." in texts(app)
     assert app.slider[0].value == 0
     app.slider[0].set_value(5).run()
-    assert "**attention output 0-5**: hurts, worse by 0.064" in texts(app)
+    assert "**attention output 0-5**: loss 0.064" in texts(app)
     assert app.query_params["stacked"] == "rows"
 
 

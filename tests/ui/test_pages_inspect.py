@@ -44,13 +44,13 @@ def keep_view(home: Path, model: str, module: str, matrix: torch.Tensor | None =
 
 def test_the_bundled_spectrum_is_there_at_once(home: Path) -> None:
     app = opened("inspect", module="query.3")
-    assert "At rank 64 of 384, query.3 keeps 63 % of its energy and stores 33 % of its parameters." in texts(app)
+    assert "At rank 64 of 384, query.3 keeps 63 % of its energy and needs 33 % as many parameters." in texts(app)
     assert "Reading the weights of query.3" in texts(app)
     assert "Singular values: known already" in texts(app)
     charts = app.get("plotly_chart")
     assert ["query.3" in chart.proto.alt for chart in charts] == [True, True]
     slider(app).set_value(250).run()
-    assert "but stores 130 % of its parameters: from rank 192 on nothing is saved." in texts(app)
+    assert "but needs 130 % as many parameters: from rank 192 on nothing is saved." in texts(app)
 
 
 def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
@@ -61,7 +61,7 @@ def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
     assert all(chart.proto.alt for chart in app.get("plotly_chart"))
     assert "Each cell averages 3 x 3 weights." in texts(app)
     assert "but x5 for the residual" in texts(app)
-    assert ", counted from the longest." in texts(app)
+    assert ", numbered from the longest." in texts(app)
     assert "all 384 rows" in texts(app)
     assert "computed here from the weights" in texts(app)
     assert not app.dataframe
@@ -131,7 +131,7 @@ def test_a_matrix_of_one_row(home: Path, tmp_path: Path) -> None:
     keep_view(home, folder, name)
     app = opened("inspect", model=folder, module=name)
     assert "has one singular value: rank 1 is the matrix itself" in texts(app)
-    assert "no rank of so narrow a matrix saves anything" in texts(app)
+    assert "for a matrix this narrow, no rank saves anything" in texts(app)
     assert not [each for each in app.slider if each.label == "Rank"]
 
 

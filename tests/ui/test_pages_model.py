@@ -29,7 +29,7 @@ def test_it_answers_at_once_where_the_parameters_are(app: AppTest) -> None:
     app.run()
     assert not app.exception
     assert app.title[0].value == "Where are the parameters?"
-    assert "Word embeddings hold 52 % of the 22.7 M parameters; FFN 31 %, attention 16 %." in texts(app)
+    assert "Word embeddings account for 52 % of the 22.7 M parameters; FFN 31 %, attention 16 %." in texts(app)
     assert len(app.get("plotly_chart")) == 2
     assert all(chart.proto.alt for chart in app.get("plotly_chart"))
     assert [button.label for button in app.get("download_button")] == ["Parameters, CSV", "Shares, CSV"]
@@ -77,12 +77,12 @@ def test_compressible_is_exact_and_says_what_is_not_known(app: AppTest, monkeypa
     app.session_state["model_colour"] = COMPRESSIBLE
     app.run()
     assert not app.exception
-    assert "SVD keeps key.0 best, with a relative error of 0.560" in texts(app)
-    assert "3 of 40 weight matrices are not known yet" in texts(app)
+    assert "SVD preserves key.0 best, with a relative error of 0.560" in texts(app)
+    assert "3 of 40 weight matrices are still without a known error" in texts(app)
     assert "Exact errors of SVD, each matrix alone" in texts(app)
     app.session_state["dtype"] = "int8"
     app.select_slider(key="ratio").set_value(2.0).run()
-    assert "At 2x SVD keeps" in texts(app)
+    assert "At 2x, SVD preserves" in texts(app)
     assert "Errors of SVD before rounding to int8, each matrix alone" in texts(app)
     app.button(key="model_spectra_button").click().run()
     assert [len(plan.groups) for plan in asked] == [3]

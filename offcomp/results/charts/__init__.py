@@ -1,1 +1,1 @@
-"""The figures: `charts.X` draws what `results.X` tabulates."""
+"""Charts: `charts.X` draws what `results.X` tabulates."""

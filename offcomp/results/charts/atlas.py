@@ -29,7 +29,7 @@ WITHOUT_LAYER = "none"
 def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chosen") -> go.Figure:
     """Score against compression ratio in bytes, one line per method and grouping; hovering shows the 95 % intervals.
 
-    The original is the star with its dotted line, the baseline a labelled dashed line.
+    The original is a star with a dotted line, the baseline a labelled dashed line.
     """
     table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
@@ -43,14 +43,14 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
         figure.add_traces([_legend_of(grouping, palette) for grouping in groupings])
     _references(figure, table, palette, metric)
     _log_ratios(figure, table)
-    up = "up" if metric.direction == "higher" else "down"
-    ratio_title = f"compression ratio in bytes (log scale)<br>of the {TITLES_OF_SIZES[denominator]}<br>right and {up} is better"
+    up = "upper" if metric.direction == "higher" else "lower"
+    ratio_title = f"compression ratio in bytes (log scale)<br>of the {TITLES_OF_SIZES[denominator]}<br>{up} right is better"
     figure.update_xaxes(title=axis_title(ratio_title))
     values = [factor * value for value in [*table["score"], table["original"].iloc[0], *table["baseline"].dropna()]]
     margin = 0.06 * (max(values) - min(values))
     figure.update_yaxes(
         title=sentence_start(score_words(table)) + (", in %" if metric.percent else ""),
-        range=[min(values) - 2 * margin, max(values) + margin],  # the baseline has its label below
+        range=[min(values) - 2 * margin, max(values) + margin],  # the label of the baseline is below its line
         nticks=8,
     )
     return styled(
@@ -131,9 +131,10 @@ def _log_ratios(figure: go.Figure, table: pd.DataFrame) -> None:
 
 
 def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Change of the score by layer and kind. Red is worse, blue better; changes beyond noise are framed and bold.
+    """Change of the score by layer and kind. Red is worse, blue better; changes beyond noise are outlined and bold.
 
-    The colour scale ends at the largest change of a matrix in a layer: embeddings may exceed it, and would make the rest pale.
+    The colour scale ends at the largest change caused by a matrix in a layer. Embeddings may exceed it; a scale that included
+    them would make the other cells pale.
     """
     table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
@@ -149,7 +150,7 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     unit = "points" if metric.percent else "thousandths" if metric.most == 1 else metric.word
     bare = {"showgrid": False, "zeroline": False}
     figure.update_xaxes(
-        title=axis_title(f"layer<br>change in {unit}<br>framed: beyond noise<br>red: worse"),
+        title=axis_title(f"layer<br>change in {unit}<br>outlined: beyond noise<br>red: worse"),
         tickvals=list(range(len(columns))),
         ticktext=columns,
         range=[-0.5, len(columns) - 0.5],
@@ -175,7 +176,7 @@ def _cell_details(table: pd.DataFrame, metric: Metric) -> list[str]:
 
 
 def _numbers(figure: go.Figure, cells: pd.DataFrame, metric: Metric, palette: Palette) -> None:
-    """Add the change to every cell, framed and bold if it is beyond noise."""
+    """Write the change in every cell, outlined and bold if it is beyond noise."""
     thousandths = metric.most == 1 and not metric.percent  # a cell is narrow on a phone
     texts = [f"{1000 * value:+.0f}" if thousandths else metric.bare_change(value) for value in cells["difference"]]
     bold = [f"<b>{text}</b>" if beyond_noise else text for text, beyond_noise in zip(texts, cells["told_apart"], strict=True)]

@@ -1,6 +1,6 @@
-"""Shared by the charts of runs: dots on horizontal lines, so that names of any length and any number of rows stay legible.
+"""Dots on horizontal lines, shared by the charts of runs: names of any length and any number of rows stay legible.
 
-A method keeps its colour and shape; runs that would otherwise look alike differ by fill.
+A method always has the same colour and shape; runs that would otherwise look alike differ in fill.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MORE_FILLS = (*FILLS, "-x-open", "-cross-open")  # these shapes have more fills
 FULL_SHAPES = ("circle", "diamond", "square")
 SYMBOLS = MARKERS | {"reference": "cross", "quantization": "x"}  # line markers are hard to see among dots
 MARKER_SIZE = 11
-LABELLED_POINTS = 8  # more would overlap
+LABELLED_POINTS = 8  # more labels would overlap
 ROW_PIXELS = 44
 DENSE_ROW_PIXELS = 24
 DENSE_FROM_ROWS = 8
@@ -97,7 +97,7 @@ def interval_bars(part: pd.DataFrame, value: str, colour: str) -> dict[str, Any]
 def labels(
     x: Iterable[float], y: Iterable[float], texts: Iterable[str], palette: Palette, *, left: pd.Series, vertical: str = "middle"
 ) -> go.Scatter:
-    """Texts to the right of points; to the left where `left` is True."""
+    """Labels to the right of points, or to the left where `left` is True."""
     padded = [f"{text}   " if on_left else f"   {text}" for text, on_left in zip(texts, left, strict=True)]
     positions = [f"{vertical} {'left' if on_left else 'right'}" for on_left in left]
     return text_trace(x, y, padded, palette, FONT_SIZE - 1, textposition=positions)
@@ -118,7 +118,7 @@ def legend_entry(symbol: str, size: int, colour: str, name: str) -> go.Scatter:
 def in_rows(
     figure: go.Figure, table: pd.DataFrame, palette: Palette, *, title: str, legend: bool = True, below: float = 0.0
 ) -> go.Figure:
-    """Apply the common style, with a labelled line for every row and a height that fits them."""
+    """Apply the common style, with a labelled line for every row and a height that fits all rows."""
     rows = list(dict.fromkeys(table["row"]))
     pixels = DENSE_ROW_PIXELS if len(rows) > DENSE_FROM_ROWS else ROW_PIXELS
     names = [f"{name:8}" for name in dict.fromkeys(table["name"])] if legend else []

@@ -16,7 +16,7 @@ from offcomp.results.known_errors import ESTIMATED
 
 RATIO_TICKS = (1.25, 2, 3, 5, 10, 20, 50)
 MARK_SHAPES = MARKERS | {"tucker": "x", "pruning": "hourglass", "quantization": "bowtie", "reference": "hexagon"}
-"""For points in a plane, where line markers and shared shapes are not distinct enough."""
+"""Shapes for scatter charts, where line markers and shared shapes would not be distinct enough."""
 POINT_SIZE = 12
 PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 270, 62, 24
 LEGEND_ABREAST = 2  # on a phone
@@ -29,11 +29,11 @@ def error_curve_figure(
     """Relative error against achieved compression ratio (log): SVD as a line, other known errors as markers.
 
     `points` is an `error_point_table`: measured points are solid, estimated ones hollow with a dashed edge. `exact` is False
-    if the line ignores the rounding of the storage dtype, so that it is an estimate as well.
+    if the line ignores rounding to the storage dtype and is therefore an estimate as well.
     """
     figure, points = go.Figure(), literal(points)
     _curve(figure, table, ratio, palette, exact=exact)
-    named = {"svd"}  # the line has the legend entry
+    named = {"svd"}  # the line already has a legend entry
     for (style_key, is_estimated), part in points.groupby(["style_key", points["origin"] == ESTIMATED], sort=False):
         figure.add_trace(_points(part, str(style_key), bool(is_estimated), palette, named=style_key not in named))
         named.add(str(style_key))
@@ -65,7 +65,7 @@ def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palett
     chosen = table[table["requested_ratio"] == ratio]
     edge = {"width": 2, "color": colour, "dash": "solid" if exact else EDGE_DASH}
     symbol = MARK_SHAPES["svd"] + ("" if exact else "-open")
-    hover = "%{x:.3g}x smaller: relative error %{y:.3f}<br>%{customdata[0]:,} parameters, %{customdata[1]:.2f} MB"
+    hover = "compression ratio %{x:.3g}x: relative error %{y:.3f}<br>%{customdata[0]:,} parameters, %{customdata[1]:.2f} MB"
     figure.add_scatter(
         x=table["ratio"],
         y=table["relative_error"],
@@ -114,5 +114,6 @@ def _point_details(row: Mapping[Hashable, Any]) -> str:
     requested = "" if pd.isna(row["requested_ratio"]) else f" (requested {row['requested_ratio']:g}x)"
     source = f"run {row['run']}, seed {row['seed']}" if row["run"] else "<br>".join(wrap(row["about"], 60))
     return (
-        f"<b>{row['method']}</b>, {row['origin']}<br>{row['ratio']:.3g}x smaller{requested}: relative error {error}<br>{source}"
+        f"<b>{row['method']}</b>, {row['origin']}<br>"
+        f"compression ratio {row['ratio']:.3g}x{requested}: relative error {error}<br>{source}"
     )

@@ -28,18 +28,18 @@ TOP_PIXELS = 44
 
 
 def has_classes(score: Score) -> bool:
-    """Whether the task's answers are right or wrong."""
+    """Whether the task has classes, so that each answer is either right or wrong."""
     return "flips" in score
 
 
 def score_of(run: Run, task: str) -> Score:
-    """The score of a task that the run has."""
+    """The score of a run on a task that it was scored on."""
     score: Score = result_of(run)["scores"][task]
     return score
 
 
 def outcome_table(score: Score) -> pd.DataFrame:
-    """One row per outcome in CELLS: before, after, number of answers, their share, and how many have their text listed."""
+    """One row per outcome in CELLS: before, after, number of answers, their share, and for how many the text is listed."""
     n, paired = score["compressed"]["n"], score["paired"]
     lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
     right = round(score["original"]["value"] * n)
@@ -56,7 +56,7 @@ def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> s
     if not missing:
         return ""
     total = int(part["count"].sum())
-    text = f"Texts are only kept for flipped answers: {missing:,} of the chosen {total:,} are counted but not listed."
+    text = f"Texts are recorded only for flipped answers: {missing:,} of the chosen {total:,} are counted but not listed."
     otherwise_wrong = round((1 - score["paired"]["agreement"]) * score["compressed"]["n"])
     otherwise_wrong -= score["paired"]["right_to_wrong"] + score["paired"]["wrong_to_right"]
     if STAYED_WRONG in chosen and otherwise_wrong > 0:
@@ -65,7 +65,7 @@ def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> s
 
 
 def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette) -> go.Figure:
-    """The four outcomes as a 2 x 2 table: lost answers red, won ones blue; the chosen outcomes are framed."""
+    """The four outcomes as a 2 x 2 table: answers lost are red, answers won blue; the chosen outcomes are outlined."""
     worse, same, better = palette.diverging
     colours = {LOST: worse, WON: better}
     figure = go.Figure()
@@ -95,7 +95,7 @@ def outcome_answer(run: Run, task: str) -> str:
     n, paired = score["compressed"]["n"], score["paired"]
     lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
     if not lost + won:
-        return f"{method_title(run)} changed none of {n:,} answers from right to wrong or back."
+        return f"{method_title(run)} changed none of {n:,} answers from right to wrong or vice versa."
     return (
         f"{method_title(run)} changed {lost + won:,} of {n:,} answers: {lost} right to wrong, {won} wrong to right; "
         f"{against_original(score)} (McNemar p {written_p(mcnemar_p(lost, won))})."
@@ -103,7 +103,7 @@ def outcome_answer(run: Run, task: str) -> str:
 
 
 def written_p(p: float) -> str:
-    """ "= .42", "< .001"."""
+    """A p-value with its relation sign: "= .42", "< .001"."""
     return "< .001" if p < 0.001 else f"= {p:.2g}".replace("0.", ".", 1) if p < 1 else "= 1"
 
 
@@ -118,12 +118,12 @@ def shift_table(run: Run, task: str) -> pd.DataFrame:
 
 
 def found_in(table: pd.DataFrame, words: str) -> pd.DataFrame:
-    """The rows whose text contains these words, ignoring case."""
+    """The rows whose text contains this phrase, ignoring case."""
     return table[table["text"].str.contains(words.strip(), case=False, regex=False)] if words.strip() else table
 
 
 def shift_words(score: Score) -> str:
-    """What the values before and after are."""
+    """What the values before and after measure."""
     if has_classes(score):
         return "probability of the true label"
     return "loss in nats per token" if metric_of(score).direction == "lower" else "score given by the model"
@@ -149,7 +149,7 @@ def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) 
     return styled(
         figure,
         palette,
-        title="How far did they move?",
+        title="How much did each example change?",
         height=400,
         xaxis={"title": axis_title(f"{what}, original"), "range": ends, "zeroline": False},
         yaxis={"title": axis_title(f"{what},<br>compressed"), "range": ends, "zeroline": False},
@@ -158,7 +158,7 @@ def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) 
 
 
 def _brief(text: str, longest: int = 60) -> str:
-    """The start of a text, for the hover text."""
+    """The start of an example's text, for the hover text."""
     one_line = " ".join(text.split())
     return str(literal_text(one_line if len(one_line) <= longest else one_line[: longest - 1] + "…"))
 
@@ -167,7 +167,7 @@ def shift_answer(run: Run, task: str) -> str:
     """One sentence: how the score of a task without classes changed, and which way the listed examples moved."""
     score, table = score_of(run, task), shift_table(run, task)
     text = (
-        f"{method_title(run)} moved {on_task(task, score)} from {score_text(score, 'original')} to {score_text(score)}: "
+        f"{method_title(run)} changed {on_task(task, score)} from {score_text(score, 'original')} to {score_text(score)}: "
         f"{against_original(score)}"
     )
     if table.empty:
@@ -180,8 +180,8 @@ def shift_answer(run: Run, task: str) -> str:
 def joint_table(first: Run, second: Run, task: str) -> pd.DataFrame:
     """One row per example that either run lists: the values of the original and of both runs, the most different first.
 
-    Both were scored on the same examples. A value is missing if its run does not list the example: it then answers like the
-    original, or, on a task without classes, changed less than every example that it lists.
+    Both runs were scored on the same examples. A value is missing if its run does not list the example: the run then gave the
+    same answer as the original or, on a task without classes, changed this example less than any that it lists.
     """
     tables = [shift_table(run, task).drop_duplicates("text").set_index("text") for run in (first, second)]
     texts = list(dict.fromkeys(text for table in tables for text in table.index))
@@ -203,7 +203,7 @@ def joint_table(first: Run, second: Run, task: str) -> pd.DataFrame:
 
 
 def joint_words(table: pd.DataFrame) -> pd.DataFrame:
-    """`joint_table` for display: what each of the two runs does in words, including examples that it does not list."""
+    """`joint_table` for display: the result of each run as text, also for examples that it does not list."""
     shown = table.copy()
     for name in ("first", "second"):
         values = table[name].map("{:.3f}".format, na_action="ignore")
@@ -215,16 +215,16 @@ def joint_words(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def joint_answer(first: Run, second: Run, names: tuple[str, str], task: str) -> str:
-    """One sentence: how often two runs differ, and which is right more often."""
+    """One sentence: on how many examples two runs differ, and which is right more often."""
     score, table = score_of(first, task), joint_table(first, second, task)
     if not has_classes(score):
         shared = int(table[["first", "second"]].notna().all(axis=1).sum())
-        return f"Of the examples that changed most, {shared} are listed by both and {len(table) - shared} by one of them."
+        return f"Of the examples that changed most, {shared} are listed by both runs and {len(table) - shared} by only one."
     flipped = [table[f"{name}_flip"] for name in ("first", "second")]
     signs = [flips.map({LOST: -1, WON: 1}).fillna(0) for flips in flipped]
     ahead, behind = (int((signs[a] > signs[b]).sum()) for a, b in ((0, 1), (1, 0)))
     n = score["compressed"]["n"]
-    text = f"On {ahead + behind:,} of {n:,} answers one is right and the other wrong: {names[0]} is right on {ahead}, "
+    text = f"On {ahead + behind:,} of {n:,} examples, one run is right and the other wrong: {names[0]} is right on {ahead}, "
     text += f"{names[1]} on {behind}"
     difference = paired_difference(first, second, task)
     if difference is None:

@@ -25,7 +25,7 @@ TOP_PIXELS = 62
 
 
 def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Gain of every pair, module by module: blue helps, red hurts; empty if the two cannot be stacked."""
+    """Gain of every pair of modules as a heat map: blue helps, red hurts; a cell is empty if the two cannot be stacked."""
     names = list(dict.fromkeys([*table["first"], *table["second"]]))
     indices = {name: index for index, name in enumerate(names)}
     pairs = table.assign(gain=1000 * table["gain"], hover=[_pair_hover(row) for row in table.to_dict("records")])
@@ -74,7 +74,7 @@ def _pair_hover(row: Mapping[Hashable, Any]) -> str:
     return (
         f"{pair}<br>stacked by {row['stack']}, {1000 * row['gain']:+.1f} thousandths<br>"
         f"{row['separate_error']:.3f} separate, {row['joint_error']:.3f} together<br>"
-        f"at the same {row['stored_parameters']:,} parameters"
+        f"each with {row['stored_parameters']:,} parameters"
     )
 
 
@@ -84,13 +84,13 @@ def _signed(gain: float) -> str:
 
 
 def _axis_words(names: Sequence[str]) -> str:
-    """Axis title: names the kind if there is only one, since the ticks then show just the layer."""
+    """Axis title: names the kind if there is only one, since the ticks then show only the layer."""
     stems = {stem_and_layer(name)[0] for name in names}
     return f"{literal_text(kinds_words(names))}, layer" if len(stems) == 1 else ""
 
 
 def _kind_spans(names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(kind, first index, number of modules) of each run of modules of one kind."""
+    """(kind, first index, number of modules) of each block of consecutive modules of one kind."""
     spans, start = [], 0
     for stem, group in groupby(stem_and_layer(name)[0] for name in names):
         length = len(list(group))
@@ -130,7 +130,7 @@ def _module_axes(figure: go.Figure, names: Sequence[str], palette: Palette) -> N
 
 
 def tree_figure(survey: Survey, stack: str, kept: int, palette: Palette) -> go.Figure:
-    """The merges as a tree from left to right, with the cut after the first `kept`."""
+    """The merges as a tree from left to right, with the cut after the first `kept` merges."""
     merges, nodes, count = survey.merges[stack], tree_table(survey, stack), len(survey.modules)
     x, y = list(nodes["x"]), list(nodes["y"])
     figure = go.Figure()
@@ -201,7 +201,7 @@ def _tree_axes(figure: go.Figure, leaves: pd.DataFrame, x: Sequence[float], pale
     kind = _axis_words(names)
     labels = [str(stem_and_layer(name)[1]) if kind else literal_text(module_words([name])) for name in names]
     size = FONT_SIZE if len(names) <= 2 * MOST_NUMBERS else FONT_SIZE - 4
-    gain_title = "gain of the merge,<br>thousandths of relative error<br>left of the line helps, right hurts"
+    gain_title = "gain of the merge, in<br>thousandths of relative error<br>left of the line helps, right hurts"
     figure.update_xaxes(
         title=axis_title(gain_title, FONT_SIZE - 1),
         range=[max(x), min(x) - 2 * MARGIN * (max(x) - min(x))],

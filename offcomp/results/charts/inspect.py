@@ -18,18 +18,18 @@ from offcomp.results.inspect import median_table
 SPECTRUM_PIXELS = 310
 ROWS_PIXELS = 380
 MAP_PIXELS = 388
-MAP_SHARE = 0.86  # of the side of a chart; the bars take the rest
+MAP_SHARE = 0.86  # fraction of the side of a chart; the bars take up the rest
 MOST_DECADES = 4
-MOST_STORED = 1.05  # of the parameters: lines are not drawn beyond this
+MOST_STORED = 1.05  # fraction of the original parameters beyond which lines are not drawn
 PERCENTILE = 99.5
 MOST_DOTS = 400
-"""Most rows drawn: a browser redraws every dot each time the slider moves."""
+"""Maximum number of rows drawn, since a browser redraws every dot each time the slider moves."""
 SMALL_FONT = FONT_SIZE - 2
 MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
 
 
 def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
-    """Singular values (log), the kept ones filled, next to those of a random matrix; shaded where nothing is saved."""
+    """Singular values (log scale), filled up to the rank, and those of a random matrix; shaded where nothing is saved."""
     values, noise = table["singular_value"].to_numpy(), table["random_value"].to_numpy()
     top = float(max(values[0], noise[0], np.finfo(np.float32).tiny))
     positive = values[values > 0]
@@ -40,9 +40,12 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
         unseen | {"y": np.full(rank, bottom)},
         unseen | {"y": values[:rank].clip(min=bottom), "fill": "tonexty", "fillcolor": _faint(colour, 0.25)},
         _line(ranks, _above(noise, bottom), palette.series["reference"], "dash")
-        | {"hovertemplate": "value %{x}: %{y:.3g}<extra>random matrix</extra>"},
+        | {"hovertemplate": "singular value %{x}: %{y:.3g}<extra>random matrix</extra>"},
         _line(ranks, _above(values, bottom), colour, "solid")
-        | {"hovertemplate": "value %{x}: %{y:.3g}<extra>this matrix</extra>", "mode": "lines" if len(table) > 1 else "markers"},
+        | {
+            "hovertemplate": "singular value %{x}: %{y:.3g}<extra>this matrix</extra>",
+            "mode": "lines" if len(table) > 1 else "markers",
+        },
     ]
     middle = int(0.4 * len(table))
     noise_label = {"x": middle + 1, "y": log10(max(bottom, noise[middle])), "yanchor": "bottom", "xanchor": "left"}
@@ -59,7 +62,7 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
 
 
 def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
-    """Energy kept and parameters stored at each rank, in per cent of the matrix."""
+    """Energy kept and parameters stored at each rank, as percentages of the original."""
     colour, chosen = palette.series["svd"], table.iloc[rank - 1]
     lines = (
         ("energy_kept", "energy kept", colour, "solid"),
@@ -79,7 +82,7 @@ def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure
     return _finished(
         data,
         palette,
-        "What does each rank keep, and store?",
+        "What does each rank keep and store?",
         SPECTRUM_PIXELS,
         **_rank_layout(table, rank, palette, height=0.34),
         yaxis={"title": _axis_title("% of the matrix"), "range": [0, 105], "tickvals": [0, 25, 50, 75, 100]},
@@ -106,7 +109,7 @@ def _axis_title(text: str, standoff: int = 6) -> dict[str, Any]:
 
 
 def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: float = 0.02) -> dict[str, Any]:
-    """An axis of ranks from 0, the chosen rank as a labelled line, and ranks beyond break-even shaded."""
+    """An axis of ranks from 0, with the chosen rank as a labelled line and ranks beyond break-even shaded."""
     max_rank = len(table)
     dense = float(1 / table["stored_fraction"].iloc[0])
     end = max_rank * 1.01 if max_rank > 1 else 1.2
@@ -152,7 +155,7 @@ def map_figure(
 ) -> go.Figure:
     """A map of block means between -limit and limit, with bars for the energy in each block of rows and of columns.
 
-    `blocks` is the `block_table`; `part` is its column that the bars show: energy, kept or residual.
+    `blocks` is the `block_table`; `part` is the column of it that the bars show: energy, kept or residual.
     """
     starts = [block_starts(length) for length in shape]
     total = max(float(blocks["energy"].sum()) / 2, np.finfo(np.float64).tiny)
@@ -229,7 +232,7 @@ def cell_words(shape: tuple[int, int]) -> str:
 
 
 def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Cosine between rows and their reconstruction against row length (log), with the median of each tenth of the rows."""
+    """Cosine between rows and their reconstruction against row length (log scale), with medians of each tenth of the rows."""
     colour, medians = palette.series["svd"], median_table(table)
     drawn = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_DOTS)).round().astype(int))]
     dots = {
@@ -239,7 +242,7 @@ def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         "mode": "markers",
         "marker": {"color": colour, "size": 5, "opacity": 0.45, "symbol": MARKERS["svd"]},
         "hovertemplate": "row %{customdata}<br>length %{x:.3g}, cosine %{y:.3f}<extra></extra>",
-        "name": "a row" if len(drawn) == len(table) else f"a row, {len(drawn)} of {len(table):,} drawn",
+        "name": "a row" if len(drawn) == len(table) else f"a row ({len(drawn)} of {len(table):,} shown)",
     }
     line = _line(medians["norm"], medians["cosine"], palette.text, "solid") | {
         "mode": "lines+markers",

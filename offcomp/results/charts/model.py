@@ -17,15 +17,15 @@ from offcomp.results.charts.theme import Palette
 from offcomp.results.model import GAP, error_words, number, percent, placed_table, shortened
 
 PARAMETERS, COMPRESSIBLE = "parameters", "compressible"
-TITLES = {PARAMETERS: "How many parameters does each matrix have?", COMPRESSIBLE: "Which matrices can SVD make smaller?"}
+TITLES = {PARAMETERS: "How large is each matrix?", COMPRESSIBLE: "Which matrices can SVD make smaller?"}
 SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
-DECADES = 2.3  # of sizes that the colours distinguish
+DECADES = 2.3  # orders of magnitude of size that the colours distinguish
 LONGEST_LABEL = 24
 LONGEST_LINE = 14
 MOST_TICKS = 26
 ROW_PIXELS = 33
 DENSE_ROW_PIXELS, DENSE_FROM_ROWS = 24, 14
-CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # the minimum for a number
+CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # minimum width in which a number fits
 DENSE_FROM_COLUMNS = 16
 LABEL_PIXELS = 110
 FRAME_PIXELS = 148
@@ -33,7 +33,7 @@ UNKNOWN, OUT_OF_REACH = "?", "-"
 NO_LIMITS = 0.0, 1.0
 STATIC: dict[str, Any] = {"hovermode": "closest", "dragmode": False}
 TOO_NARROW = 0.015
-NARROW = 0.09  # share of the model below which a piece of the bar has its name rotated
+NARROW = 0.09  # share of the model below which the name of a piece of the bar is rotated
 
 
 def map_pixels(table: pd.DataFrame) -> int:
@@ -45,10 +45,10 @@ def map_pixels(table: pd.DataFrame) -> int:
 def map_figure(
     table: pd.DataFrame, palette: Palette, colour: str = PARAMETERS, picked: str = "", ratio: float = 0
 ) -> go.Figure:
-    """Layer by kind, with the matrices outside the layers on top. Every cell has its number, and a point to pick it by.
+    """A map of kinds by layers, with the matrices outside the layers on top. Every cell shows a number and can be clicked.
 
     A stronger colour means more: parameters on a logarithmic scale, or the relative error of SVD at `ratio`. Matrices in the
-    plan are framed, the picked one with a dotted line.
+    plan are outlined, the selected one with a dotted line.
     """
     placed = placed_table(table)
     cells = literal(placed).assign(id=placed["module"])  # identifies the cell when it is clicked
@@ -82,7 +82,7 @@ def map_figure(
 def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, float], str]:
     """Parameters on a logarithmic scale: values and texts of the cells, values of the palest and the darkest cell, subtitle.
 
-    Texts in a layer are brief: the unit, the largest that does not exceed the largest matrix in a layer, is in the subtitle.
+    Cells in layers omit the unit, which is in the subtitle: the largest that does not exceed the largest matrix in a layer.
     """
     inside = cells.loc[cells["x"].notna(), "parameters"]
     most = max(inside if len(inside) else cells["parameters"], default=1)
@@ -106,7 +106,7 @@ def _errors(cells: pd.DataFrame, ratio: float) -> tuple[list[float], list[str], 
     if len(errors):
         limits = float(errors.min()) - 1e-6, float(errors.max())
         legend = f"stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}"
-    return list(cells["relative_error"]), texts, limits, f"relative error of SVD at {ratio:g}x, each alone;<br>{legend}"
+    return list(cells["relative_error"]), texts, limits, f"relative error of SVD at {ratio:g}x, each matrix alone;<br>{legend}"
 
 
 def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
@@ -120,7 +120,10 @@ def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
 
 
 def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, limits: tuple[float, float]) -> go.Heatmap:
-    """Cells of one sort. Explicit edges make a single row or column as large as any other."""
+    """Cells that are alike in spanning the layers or not, and in being known or not.
+
+    Explicit edges make a single row or column as large as any other.
+    """
     spans, unknown = bool(part["x"].isna().all()), bool(part["value"].isna().all())
     first, width = float(part["y"].min()), 1 if spans else columns
     height = round(float(part["y"].max()) - first) + 1
@@ -148,7 +151,7 @@ def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, l
 
 
 def _points(cells: pd.DataFrame, columns: int) -> go.Scatter:
-    """Invisible points that can be clicked and hovered, unlike the cells of a heat map."""
+    """Invisible points that can be clicked and hovered over, unlike the cells of a heat map."""
     layers: list[Any] = [range(columns) if pd.isna(x) else [int(x)] for x in cells["x"]]
     points = cells.assign(x=layers).explode("x")
     hidden = {"marker": {"opacity": 0}}
@@ -166,10 +169,10 @@ def _points(cells: pd.DataFrame, columns: int) -> go.Scatter:
 
 
 def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatter:
-    """A frame around each of these cells, all in one line with gaps: hundreds of shapes would be slow."""
+    """An outline around each of these cells, all drawn as one line with gaps, since hundreds of shapes would be slow."""
     x: list[float | None] = []
     y: list[float | None] = []
-    half = 0.5 - min(0.03, 0.005 * columns)  # of a cell that may be very wide
+    half = 0.5 - min(0.03, 0.005 * columns)  # half the width of an outline; cells may be very wide
     for layer, row in zip(cells["x"], cells["y"], strict=True):
         left, right = (0, columns - 1) if pd.isna(layer) else (int(layer), int(layer))
         start, end = left - half, right + half
@@ -241,7 +244,7 @@ def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     return styled(
         go.Figure(pieces),
         palette,
-        title="How is the model made up?",
+        title="What is the model made of?",
         height=190,
         xaxis={"title": axis_title("share of all parameters, in %"), "range": [0, 100], "fixedrange": True},
         yaxis={"visible": False, "fixedrange": True},
@@ -264,6 +267,6 @@ def _matrices(count: int) -> str:
 
 
 def _between(pale: str, dark: str, part: float) -> str:
-    """A colour between pale and dark."""
+    """The colour at a fraction `part` of the way from pale to dark."""
     ends = (bytes.fromhex(colour[1:]) for colour in (pale, dark))
     return "#" + bytes(round(start + part * (end - start)) for start, end in zip(*ends, strict=True)).hex()

@@ -25,7 +25,7 @@ LEGEND_ABREAST = 3  # on a phone
 MARKER_SIZE, STAR_SIZE, KEY_SIZE = 12, 17, 10
 PALE = 0.38
 MOST_BARS = 40
-"""With more runs, only those on the front have an interval bar: all the bars together would hide each other."""
+"""With more runs than this, only those on the front have interval bars, since so many bars would overlap."""
 MOST_LABELS = 6
 RUN = 1
 """Index of the run id in the custom data of a marker."""
@@ -38,8 +38,8 @@ FILLS = {ALONE: "", TOGETHER: "-open"}
 def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame, picked: str = "") -> go.Figure:
     """Value against size: the front as a stepped line, other runs pale, the original as a star with its interval as a band.
 
-    Colour and shape show the method, the fill the grouping. References are dashed lines, named in the legend. The picked run
-    has a ring.
+    Colour and shape show the method, the fill the grouping. References are dashed lines, named in the legend. The selected
+    run has a ring.
     """
     table, references = literal(table), literal(references)
     metric = metric_named(table["metric"].iloc[0])
@@ -70,7 +70,7 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
 
 
 def _in_axis_units(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The table with its values as `text`, and as numbers in per cent if the metric is shown in per cent."""
+    """The table with its values also as `text`, and its numbers as percentages if the metric is displayed as one."""
     columns, factor = table.columns.intersection(["value", "low", "high"]), 100 if metric.percent else 1
     return table.assign(text=table["value"].map(metric.number), **{name: factor * table[name] for name in columns})
 
@@ -94,12 +94,12 @@ def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None
             mode="lines",
             line={"shape": "hv", "color": palette.muted, "width": 2},
             hoverinfo="skip",
-            name="best up to its size",
+            name="best up to this size",
         )
 
 
 def _marks(part: pd.DataFrame, palette: Palette, metric: Metric, *, pale: bool, bars: bool) -> go.Scatter:
-    """The runs of one method and grouping; hovering shows each in full."""
+    """The runs of one method and grouping; hovering over a run shows its details."""
     style_key, grouping = part.iloc[0][["style_key", "grouping"]]
     colour, opacity = palette.colour(style_key), PALE if pale else 1.0
     bars = bars and bool((part["high"] > part["low"]).any())
@@ -118,7 +118,7 @@ def _marks(part: pd.DataFrame, palette: Palette, metric: Metric, *, pale: bool, 
 
 
 def _ring(figure: go.Figure, picked: pd.DataFrame, palette: Palette) -> None:
-    """Add a ring around the picked run."""
+    """Add a ring around the selected run."""
     marker = {"symbol": "circle-open", "size": 2 * MARKER_SIZE, "color": palette.text, "line": {"width": 2}}
     figure.add_scatter(x=picked["size"], y=picked["value"], mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
 
@@ -130,7 +130,8 @@ def _details(row: Mapping[Hashable, Any], metric: Metric) -> str:
         f"<b>{shortened(row['name'], 60)}</b>, {row['grouping']}, run {row['run']}<br>"
         f"{metric.word} {row['text']}{n}<br>"
         f"{row['about'].replace(' (', '<br>(')}<br>"
-        f"{row['size']:.4g} {UNIT_TITLES[row['unit']]}, {row['ratio']:.3g}x smaller, relative error {row['relative_error']:.3f}"
+        f"{row['size']:.4g} {UNIT_TITLES[row['unit']]}, compression ratio {row['ratio']:.3g}x<br>"
+        f"relative error {row['relative_error']:.3f}"
     )
 
 
@@ -143,7 +144,7 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
 
 
 def _labels_fit(shown: pd.DataFrame) -> bool:
-    """Whether every marker can be labelled: they are few, and none is where another's name goes."""
+    """Whether every marker can be labelled: there are few, and none is in the way of the name of another."""
     points = list(zip(shown["size"], shown["value"], strict=True))
     if len(points) > MOST_LABELS:
         return False
@@ -155,7 +156,7 @@ def _labels_fit(shown: pd.DataFrame) -> bool:
 
 
 def _method_keys(runs: pd.DataFrame, palette: Palette) -> list[go.Scatter]:
-    """The legend entry of each method, kept short for narrow phones."""
+    """The legend entry of each method, kept short because phones are narrow."""
     titles = {style_key: title_of_style_key(style_key).rpartition(", ")[2] for style_key in runs["style_key"].unique()}
     looks = {style_key: (marker(style_key, SYMBOLS), KEY_SIZE, palette.colour(style_key)) for style_key in titles}
     return [legend_entry(*looks[style_key], sentence_start(title)) for style_key, title in titles.items()]
@@ -220,9 +221,9 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _finished(figure: go.Figure, palette: Palette, metric: Metric, x_title: str, *, title: str, height: int) -> go.Figure:
-    """Apply the common style, with the legend below the axis, where rows that only a phone needs leave no gap."""
-    better = "up" if metric.direction == "higher" else "down"
-    figure.update_xaxes(title=axis_title(f"{x_title}<br>left and {better} is better"), nticks=7)
+    """Apply the common style, with the legend below the axis, where rows that are needed only on phones leave no gap."""
+    better = "upper" if metric.direction == "higher" else "lower"
+    figure.update_xaxes(title=axis_title(f"{x_title}<br>{better} left is better"), nticks=7)
     entries = sum(trace.showlegend is not False for trace in figure.data)
     legend_pixels = LEGEND_ROW_PIXELS * ceil(entries / LEGEND_ABREAST) if entries > 1 else 0
     legend = {"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0, "yanchor": "top"}

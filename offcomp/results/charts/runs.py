@@ -1,4 +1,4 @@
-"""Charts of finished runs in two steps: NAME_table(runs) gives a DataFrame, NAME_figure(table, palette) draws it."""
+"""Charts of finished runs in two steps: NAME_table(runs) returns a DataFrame, NAME_figure(table, palette) draws it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ERROR_COLUMNS = ("run", "name", "style_key", "symbol", "row", "relative_error", 
 
 
 def error_table(runs: Sequence[Run], level: str = "group") -> pd.DataFrame:
-    """One row per run and group (or module), with its errors. `about` describes the row in words."""
+    """One row per run and group (or module), with its errors. `about` is a short description of the row."""
     rows = []
     for run, series in zip(runs, series_of(runs).values(), strict=True):
         for group in result_of(run)["groups"]:
@@ -68,10 +68,10 @@ def size_figure(table: pd.DataFrame, palette: Palette, unit: str) -> go.Figure:
     """The share of the original that remains, for the three denominators."""
     shown = literal(table[table["unit"] == unit])
     shown = shown.assign(share=100 * shown["share"], full=shown["row"], row=shown["row"].map(SHORT_DENOMINATORS))
-    hover = "%{customdata[0]}<br>%{customdata[1]:,} to %{customdata[2]:,} " + unit + ", %{customdata[3]:.3g}x smaller"
+    hover = "%{customdata[0]}<br>%{customdata[1]:,} to %{customdata[2]:,} " + unit + ", compression ratio %{customdata[3]:.3g}x"
     details = shown[["full", "before", "after", "ratio"]]
     right = max(112.0, float(shown["share"].max()) * 1.12)
     figure = dots(shown, palette, "share", number="{:.3g} %".format, details=details, hover=hover, crowded=CROWDED * right)
     figure.add_vline(x=100, line={"color": palette.series["original"], "width": 1, "dash": "dot"})
     figure.update_xaxes(title=f"{unit} remaining, in % of the original<br>left is smaller", range=[0, right])
-    return in_rows(figure, shown, palette, title="How much remains to be stored?")
+    return in_rows(figure, shown, palette, title="How much is left after compression?")

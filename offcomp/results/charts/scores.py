@@ -1,4 +1,4 @@
-"""Charts of task scores: score_table(runs) gives a DataFrame, score_figure(table, palette) draws one task of it.
+"""Charts of task scores: score_table(runs) returns a DataFrame, score_figure(table, palette) draws one task of it.
 
 Each chart shows one task, so that two metrics, or two sets of examples, never share an axis.
 """
@@ -51,7 +51,7 @@ def score_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _figures(task: str, score: Score, row: str, which: str) -> tuple[Any, ...]:
-    """The columns from the task to the baseline."""
+    """The values of the columns from `task` to `baseline_name`."""
     name, baseline = baseline_of(score) or ("", nan)
     kind = task, task_title(task, score), metric_of(score).name
     return *kind, row, score[which]["value"], *interval_of(score, which), score[which]["n"], baseline, name
@@ -97,7 +97,7 @@ def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
-    """Fit the axis to intervals, baseline and labels. Returns whether it is logarithmic, as it is if values are far apart."""
+    """Fit the axis to intervals, baseline and labels. Returns whether it is logarithmic, as for values that are far apart."""
     factor = 100 if metric.percent else 1
     baselines = shown["baseline"].dropna()
     lowest, highest = (f([*shown["low"], *shown["high"], *baselines]) for f in (min, max))
@@ -117,7 +117,7 @@ def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
 
 
 def _name_line(figure: go.Figure, palette: Palette, x: float, text: str) -> None:
-    """Add a name at the foot of a vertical line, on the side with more space."""
+    """Add a label at the foot of a vertical line, on the side with more space."""
     low, high = figure.layout.xaxis.range
     right = x < (low + high) / 2
     figure.add_annotation(

@@ -1,4 +1,4 @@
-"""The chart of the Start page, drawn as SVG, so that a first visit does not wait for a chart library to load."""
+"""The chart of the Start page, drawn as SVG so that first-time visitors need not wait for a chart library to load."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _shape(style_key: str, x: float, y: float, palette: Palette) -> str:
 
 
 def _legend(table: pd.DataFrame, palette: Palette) -> list[str]:
-    """Marker and name of each run, in one line under the title."""
+    """Marker and name of each run, on one line under the title."""
     parts, x = [], LEFT + 10.0
     for (name, style_key), _ in table.groupby(["name", "style_key"], sort=False):
         parts += [_shape(str(style_key), x, 46, palette), _text(x + 14, 51, str(name), palette.text)]

@@ -1,4 +1,4 @@
-"""The common style of all figures, and untrusted text escaped for plotly."""
+"""The common style of all figures, and the escaping of untrusted text for plotly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLE_PIXELS = 46
 def literal(table: pd.DataFrame) -> pd.DataFrame:
     """Escape the texts in a table so that plotly draws them literally: it interprets tags, entities and %{templates}.
 
-    Every figure starts with this, since names, titles and texts in a table may be untrusted.
+    Every function that draws a table calls this first, since names, titles and texts in a table may be untrusted.
     """
     texts = table.select_dtypes(exclude=["number", "bool", "datetime"]).columns
     return table.assign(**{name: table[name].map(literal_text) for name in texts})
@@ -73,12 +73,12 @@ def colour_scale(colours: Sequence[str]) -> list[list[object]]:
 
 
 def outlined(symbol: str, size: int, colour: str) -> dict[str, Any]:
-    """A marker whose open variants have a line as strong as its fill."""
+    """A marker whose outline has its own colour, so that open variants are as visible as filled ones."""
     return {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": colour}}
 
 
 def gain_map(cells: pd.DataFrame, limit: float, palette: Palette, *, gap: int, **options: Any) -> go.Heatmap:
-    """Cells at `x` and `y`, coloured by their `gain` from -limit (worse) to limit (better); hovering shows their `hover`."""
+    """Cells at `x` and `y`, coloured by their `gain` from -limit (worse) to limit (better); `hover` is their hover text."""
     return go.Heatmap(
         x=cells["x"],
         y=cells["y"],
@@ -97,7 +97,7 @@ def gain_map(cells: pd.DataFrame, limit: float, palette: Palette, *, gap: int, *
 def text_trace(
     x: Iterable[Any], y: Iterable[Any], texts: Sequence[str], palette: Palette, size: int = FONT_SIZE, **options: Any
 ) -> go.Scatter:
-    """Texts at points, without markers and hover texts."""
+    """Texts at points, without markers or hover texts."""
     font = {"size": size, "color": palette.text}
     return go.Scatter(x=x, y=y, text=texts, mode="text", textfont=font, hoverinfo="skip", showlegend=False, **options)
 

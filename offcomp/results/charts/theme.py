@@ -1,6 +1,6 @@
 """Colours and shapes, defined once for charts and pages: a method looks the same everywhere, in light and dark themes.
 
-Colour-blind safe (Okabe and Ito's palette); every colour has its own shape.
+The colours (the Okabe-Ito palette) are safe for colour-blind readers, and every colour has a different shape.
 """
 
 from __future__ import annotations
