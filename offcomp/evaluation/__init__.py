@@ -46,14 +46,17 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
     "masked-lm": MaskedLM,
     "causal-lm": CausalLM,
 }
-"""Family -> its evaluator."""
+"""Task family -> its evaluator."""
 
 ANSWERS = 4
-"""Version of the cached outputs; increment when their content or last digits change, which invalidates older files."""
+"""Version of the cached outputs. Increment it when their content or last digits change; older files are then ignored."""
 
 
 class OpenTask:
-    """A task on an original model: tokenised once, with the original's predictions cached. Each comparison costs one pass."""
+    """A task opened for an original model.
+
+    The examples are tokenised once and the original's predictions cached, so that each comparison costs one pass.
+    """
 
     def __init__(self, task: Task, loaded: LoadedModel, data: TaskData, cache: Path | None):
         self.task = task
@@ -63,11 +66,11 @@ class OpenTask:
 
     @property
     def guessed(self) -> dict[str, str]:
-        """Column of the task -> column of the data, where neither the task's settings nor equal names determine it."""
+        """Task column -> data column, for columns that neither the task's settings nor identical names determine."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
     def prepare(self, report: Report = ignore_progress) -> Arrays:
-        """The original's predictions, from the cache or computed. On the first call, the model must still be the original."""
+        """The original's predictions, cached or computed. On the first call, the model must still have its original weights."""
         if self._reference is not None:
             return self._reference
         info = self._loaded.info
@@ -76,7 +79,7 @@ class OpenTask:
         if reference is None:
             reference = self._evaluator.reference(report)
             if file:
-                check_unchanged(info)  # a loaded model may still read its files
+                check_unchanged(info)  # a loaded model may still be reading from its files
                 _write_cache(file, reference)
         self._reference = reference
         return reference
@@ -89,9 +92,9 @@ class OpenTask:
         return self._context(self._evaluator) | shared | secondary | result["original"] | {"collapsed": result["collapsed"]}
 
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
-        """Compare the current model (or another one, with the original's tokenizer) to the original, as JSON values.
+        """Compare the current model (or `model`, using the original's tokenizer) with the original. Returns JSON values.
 
-        Raises TaskError if the other model cannot do the task.
+        Raises TaskError if `model` cannot do the task.
         """
         evaluator = self._evaluator
         if model is not None:
@@ -110,8 +113,8 @@ class OpenTask:
     def _context(self, evaluator: Evaluator) -> dict[str, Any]:
         """The context of the scores: the examples, and how the model read them.
 
-        cut         how many texts were truncated, out of how many, at how many tokens; only if some were
-        embedding   how hidden states became a sentence embedding, in words
+        cut         how many texts were truncated, out of how many, and at how many tokens; absent if none were
+        embedding   a description of how hidden states became a sentence embedding
         probe       version of the probe, if there is one
         """
         task, data = self.task, self._data
@@ -131,7 +134,7 @@ class OpenTask:
 def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | None = None) -> OpenTask:
     """Read a task's examples and tokenise them for a model.
 
-    cache    folder for the original's predictions, keyed by the content of model and examples
+    cache    folder for the original's predictions, keyed by the contents of the model and the examples
 
     Raises TaskError if the model cannot do the task or the examples cannot be read.
     """
@@ -154,7 +157,7 @@ def _cached(file: Path) -> Arrays | None:
 
 
 def _write_cache(file: Path, arrays: Arrays) -> None:
-    """Write the arrays to the cache. Failures are ignored: they are computed again next time."""
+    """Write the arrays to the cache. A failure is ignored, since the arrays can be computed again next time."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
     with suppress(StorageError):

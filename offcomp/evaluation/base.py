@@ -2,7 +2,7 @@
 
 data = read(task)                              # offcomp.evaluation.data
 evaluator = Probe(loaded, data)                # tokenises, once
-reference = evaluator.reference(report)        # outputs of the original; plain arrays, so that they can be cached in a file
+reference = evaluator.reference(report)        # outputs of the original, as plain arrays that can be cached in a file
 predictions = evaluator.predict(reference, report)   # outputs of the current model: one pass over the test split
 evaluator.compare(reference, predictions)      # JSON values
 """
@@ -31,12 +31,12 @@ Arrays = Mapping[str, NDArray[Any]]
 class TaskData:
     """The examples of a task.
 
-    splits      `test`, and also `train` and `validation` if the family trains; columns `text` or `sentence1` and `sentence2`,
-                and `label` (a ClassLabel) or `score` (float) if the family has a target
+    splits      `test`, and also `train` and `validation` if the family trains a probe. Columns are `text`, or `sentence1` and
+                `sentence2`, and `label` (a ClassLabel) or `score` (float) if the family has a target
     digest      twelve hexadecimal digits that identify the content of all splits
     tested_on   the source split used as `test` ("test", or "validation" if the test split has no public answers)
-    rows        how many rows of the source were read and used, and why the others were not; None if unknown
-    columns     column of the task -> the source column that it was taken from
+    rows        how many source rows were read, how many were used, and why the rest were not; None if unknown
+    columns     task column -> the source column that it was taken from
     """
 
     task: Task
@@ -79,9 +79,9 @@ class Evaluator(Protocol):
         ...
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
-        """Outputs of the current model on the test split; by default it gives the same outputs as `reference`."""
+        """Outputs of the current model on the test split; by default, whatever `reference` returns."""
         return self.reference(report)
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Scores and the paired comparison as JSON values, see `offcomp.evaluation.comparison`."""
+        """Scores and the paired comparison as JSON values; see `offcomp.evaluation.comparison`."""
         ...

@@ -24,17 +24,17 @@ MAX_TOKENS = 256
 
 
 def tokenizer_of(loaded: LoadedModel) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, able to pad. Raises TaskError if there is none or it cannot pad."""
+    """The model's tokenizer, with a padding token. Raises TaskError if there is no tokenizer or it cannot pad."""
     tokenizer = loaded.tokenizer
     if tokenizer is None:
-        raise TaskError(f"{loaded.info.model} has no tokenizer, so no task can run; add tokenizer.json or leave tasks empty")
+        raise TaskError(f"{loaded.info.model} has no tokenizer, so no task can run; add tokenizer.json or remove the tasks")
     if not can_pad(tokenizer):
         raise TaskError(f"the tokenizer of {loaded.info.model} has no padding token; add a pad_token to tokenizer_config.json")
     return tokenizer
 
 
 def declared_limit(loaded: LoadedModel, modules: SentenceModules) -> int:
-    """Maximum tokens per text for a sentence-transformers folder: its limit, else the tokenizer's, capped by the positions."""
+    """Maximum tokens per text: the folder's own limit, or else the tokenizer's, capped by the position embeddings."""
     limits = [modules.max_tokens or tokenizer_of(loaded).model_max_length, position_limit(loaded.model)]
     return int(min(limit for limit in limits if limit is not None))
 
@@ -53,7 +53,7 @@ class Batches:
     limit: int
 
     def cut_figures(self, indices: NDArray[np.integer] | None = None) -> dict[str, int]:
-        """How many of the texts (at these indices) are truncated, of how many, at how many tokens; empty if none is."""
+        """How many texts (by default all) are truncated, out of how many, and at how many tokens; empty if none are."""
         cut = self.cut if indices is None else self.cut[indices]
         return {"texts": int(cut.sum()), "of": cut.size, "tokens": self.limit} if cut.any() else {}
 
@@ -78,7 +78,7 @@ def batches(
     encoded, cut = _encoded(tokenizer, first, second, limit)
     check_known(loaded.model, [*encoded["input_ids"], [tokenizer.pad_token_id]])
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    order = np.argsort(-lengths, kind="stable")  # longest first, so that any out-of-memory error comes at once
+    order = np.argsort(-lengths, kind="stable")  # longest first, so that any out-of-memory error occurs at once
     rows = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     inputs = [{name: _padded(values, batch, fill.get(name, 0)) for name, values in encoded.items()} for batch in rows]
@@ -88,7 +88,7 @@ def batches(
 def _encoded(
     tokenizer: PreTrainedTokenizerBase, first: Sequence[str], second: Sequence[str] | None, limit: int
 ) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:
-    """The encoding of each text, and which texts were truncated: all are encoded in full first, long ones then again."""
+    """The encoding of each text, and which were truncated. All are first encoded in full, then long ones again, truncated."""
     encoded = dict(encode(tokenizer, first, text_pair=second, verbose=False))
     long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
     if long:

@@ -1,8 +1,8 @@
-"""Uncertainty of a difference measured on the same examples: power and resampling. Plain numbers in and out.
+"""Uncertainty of the difference between two models' scores on the same examples: power and resampling. No models are needed.
 
 accuracies      the power formula of Miettinen and Connor, which, like McNemar's test and Tango's interval in
                 `offcomp.numerics`, depends only on how many examples exactly one of the two models gets right
-other scores    a paired bootstrap: examples are resampled, and both scores computed from the same resample
+other scores    a paired bootstrap: examples are resampled, and both scores are computed from the same resample
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 Z_POWER = float(norm.ppf(0.8))  # power 80 %
 DRAWS = 1000
-CELLS = 100_000  # entries per table of counts, which bounds memory
+CELLS = 100_000  # most entries in a table of counts, to limit memory
 
 
 def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
-    """The smallest true difference of two accuracies that n examples detect with 80 % power; None if there is none.
+    """The smallest true difference between two accuracies that n examples detect with 80 % power; None if there is none.
 
-    McNemar's test at 5 % two-sided has that power when d, the share of examples that only one model gets right, and the
-    difference satisfy  difference √n = z₁ √d + z₂ √(d − difference²)  (Miettinen 1968, Biometrics 24:339; Connor 1987,
+    McNemar's two-sided test at the 5 % level has that power when d, the share of examples that only one model gets right, and
+    the difference satisfy  difference √n = z₁ √d + z₂ √(d − difference²)  (Miettinen 1968, Biometrics 24:339; Connor 1987,
     Biometrics 43:207), so  difference = k √d  with  k = (z₁ √n + z₂ √(n + z₂² − z₁²)) / (n + z₂²).  A difference cannot exceed
     d, so if too few examples flipped, the result is the difference that equals d:  k².
     """
@@ -47,11 +47,11 @@ def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
 
 @dataclass(frozen=True)
 class Spread:
-    """Bootstrap results for two scores. All None with fewer than two examples, the last also if nothing varies.
+    """Bootstrap results for two scores. All are None if there are fewer than two examples; the last also if nothing varies.
 
     standard_errors         of the original's and the compressed model's scores
     interval                95 % interval of compressed minus original
-    smallest_difference     2.8 standard errors of the difference: z for 5 % two-sided plus z for 80 % power
+    smallest_difference     2.8 standard errors of the difference: z for a two-sided 5 % level plus z for 80 % power
     """
 
     standard_errors: tuple[float | None, float | None] = (None, None)
@@ -60,7 +60,7 @@ class Spread:
 
 
 def bootstrap(statistic: Statistic, n: int, seed: int = 0) -> Spread:
-    """The spread of two scores over resamples of n out of n examples, with replacement.
+    """The spread of two scores over resamples of n examples, drawn from n with replacement.
 
     The interval uses percentiles of the differences, widened for small n just as a t interval is wider than a normal one
     (Hesterberg 2015, The American Statistician 69:371, "expanded percentile"); standard errors are widened likewise.
@@ -78,7 +78,7 @@ def bootstrap(statistic: Statistic, n: int, seed: int = 0) -> Spread:
 
 
 def draws(n: int, seed: int) -> Iterator[Counts]:
-    """How often each of n examples occurs in each resample: tables (some draws, n) with DRAWS rows in total."""
+    """Yield how often each of n examples occurs in each resample, as tables (some draws, n) with DRAWS rows in total."""
     generator = np.random.default_rng(seed)
     at_once = max(1, CELLS // n)
     for start in range(0, DRAWS, at_once):
@@ -88,7 +88,7 @@ def draws(n: int, seed: int) -> Iterator[Counts]:
 
 
 def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Counts) -> Counts:
-    """Spearman correlation of each prediction (examples,) with the truth, with example i counted counts[:, i] times.
+    """Spearman correlation of each set of predictions (examples,) with the truth, example i counted counts[:, i] times.
 
     Returns (predictions, draws) in the precision of `counts`; 0 if either side is constant.
     """
@@ -104,11 +104,11 @@ def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Coun
 
 
 def _centred_ranks(values: Vector, counts: Counts) -> Counts:
-    """Ranks (draws, examples) minus their mean; ties get their average rank."""
+    """Ranks (draws, examples) minus their mean; ties share their average rank."""
     _, tie, sizes = np.unique(values, return_inverse=True, return_counts=True)
     cumulative = counts.take(np.argsort(tie, kind="stable"), axis=1).cumsum(1, dtype=counts.dtype)
     if len(sizes) < len(values):
-        cumulative = cumulative.take(sizes.cumsum() - 1, axis=1)  # (draws, different values)
+        cumulative = cumulative.take(sizes.cumsum() - 1, axis=1)  # (draws, distinct values)
     ranks = cumulative.copy()
     ranks[:, 1:] += cumulative[:, :-1]
     ranks -= cumulative[:, -1:]

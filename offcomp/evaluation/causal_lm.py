@@ -5,7 +5,7 @@ overlapping windows that advance by `stride`; each window scores the tokens that
 shorter than the context, every token but the first is scored once, with at least `context - stride` tokens of context if the
 text has them (the procedure of https://huggingface.co/docs/transformers/perplexity). With a stride equal to the context the
 windows are disjoint, and the first token of each is not scored. Perplexity is exp(mean negative log-likelihood in nats) over
-the scored tokens. It depends on context, stride and tokenizer; it is lower if the whole corpus is joined into one text.
+the scored tokens. It depends on context, stride and tokenizer; it would be lower if the whole corpus were joined into one text.
 
 `continuations` shows how the original and the compressed model continue the same openings.
 """
@@ -38,7 +38,7 @@ class CausalLM(TokenTask):
         settings = dict(data.task.settings)
         context, stride = settings["context"], settings["stride"]
         if not 1 <= stride <= context or context < 2:
-            raise TaskError(f"stride {stride} does not fit context {context}: it must be at least 1 and at most the context")
+            raise TaskError(f"stride must be from 1 to context, and context at least 2, not stride {stride}, context {context}")
         settings["context"] = longest_text(loaded.model, context)
         settings["stride"] = min(stride, settings["context"])
         before, _ = special_tokens_around(tokenizer, data.texts)
@@ -89,5 +89,5 @@ def _check_direction(loaded: LoadedModel, ids: list[int]) -> None:
     if whole.isfinite().all() and not torch.allclose(whole, shorter, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
         raise TaskError(
             f"{loaded.info.model} attends to the tokens that it must predict, so its perplexity would be meaningless; "
-            "set is_decoder in its config.json or choose another task"
+            "set is_decoder in its config.json or choose a different task"
         )

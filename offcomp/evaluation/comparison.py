@@ -1,9 +1,10 @@
 """Compare two sets of predictions on the same examples: scores with their uncertainty, and what changed.
 
 Each function returns JSON values: `original` and `compressed` (value, standard error, n), the `paired` comparison, whether the
-predictions are `unchanged` to the last bit or have `collapsed` to a single answer, and the examples that changed. `difference`
-is compressed minus original, with a 95 % interval; `smallest_difference` is the smallest true difference that this many
-examples would detect with 80 % power at 5 % two-sided. Undefined values are None. See `offcomp.evaluation.bootstrap`.
+predictions are `unchanged` (bit for bit) or have `collapsed` to a single value, and the examples that changed. `difference` is
+compressed minus original, with a 95 % interval; `smallest_difference` is the smallest true difference that this many examples
+would detect with 80 % power in a two-sided test at the 5 % level. Undefined values are None. See
+`offcomp.evaluation.bootstrap`.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
 
 SMALLEST_PROBABILITY = 1e-12  # floor for probabilities in a divergence, which would be infinite at 0
-SAME_SPREAD = 5e-3  # a spread within this share of the original's does not distinguish any examples
+SAME_SPREAD = 5e-3  # predictions that spread over at most this fraction of the original's range count as constant
 MOST_CHANGES = 50
-LONGEST_EXCERPT = 500  # characters of a text in the list of changes
+LONGEST_EXCERPT = 500  # characters; longer texts are shortened in the list of changes
 MOST_NATS = 300.0  # cap on a mean loss: exp(300) is as bad as any perplexity, and its square does not overflow
 
 
@@ -51,10 +52,10 @@ def compare_classes(
     """Compare two classifiers by their probabilities (examples, classes). Raises TaskError if those are not finite.
 
     agreement       share of examples with the same prediction
-    p               McNemar's exact test of the flips
+    p               p-value of McNemar's exact test on the flips
     divergence      mean over examples of KL(original ‖ compressed), in nats
     flips           examples that went from right to wrong, and from wrong to right; a margin is the probability of the true
-                    class minus the highest among the other classes
+                    class minus the highest probability among the other classes
     """
     _check(original, compressed, len(truth))
     labels = np.asarray(truth)
@@ -92,10 +93,10 @@ def compare_classes(
 
 
 def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]) -> dict[str, Any]:
-    """Compare two sets of predictions (n,) by Spearman correlation with the true scores. Raises TaskError if not finite.
+    """Compare two sets of predictions (n,) by Spearman correlation with the true scores.
 
     Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. The changes are the examples
-    whose rank among all predictions moved most.
+    whose rank among all predictions moved most. Raises TaskError if predictions are not finite.
     """
     _check(original, compressed, len(truth))
     correlations = partial(uncertainty.rank_correlations, truth, (original, compressed))
@@ -148,12 +149,12 @@ def compare_losses(
 
 def _check(original: Vector, compressed: Vector, n: int) -> None:
     if not n:
-        raise TaskError("the task has no examples to compare on; give it a non-empty test split")
+        raise TaskError("the task has no examples to compare the models on; provide a non-empty test split")
     for name, values in (("original", original), ("compressed", compressed)):
         if len(values) != n:
-            raise TaskError(f"the {name} model gave {len(values)} predictions for {n} examples; run the task again")
+            raise TaskError(f"the {name} model returned {len(values)} predictions for {n} examples; run the task again")
         if not np.isfinite(values).all():
-            raise TaskError(f"the {name} model gives predictions that are not finite, so it has no score; compress it less")
+            raise TaskError(f"the {name} model's predictions are not finite, so it cannot be scored; compress it less")
 
 
 def _header(metric: str, direction: str, original: Vector, compressed: Vector) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def _header(metric: str, direction: str, original: Vector, compressed: Vector) -
 
 
 def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str, Any]:
-    """The paired comparison of accuracies. If predictions are identical to the last bit, the interval has zero width."""
+    """The paired comparison of accuracies. If the predictions are bit-identical, the interval has zero width."""
     return {
         "difference": (won - lost) / n,
         "interval": [0.0, 0.0] if unchanged else list(accuracy_interval(lost, won, n)),
@@ -173,7 +174,7 @@ def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str
 
 
 def scored(statistic: Callable[[Counts], Counts], units: int, n: int) -> dict[str, Any]:
-    """Both scores of n examples and their difference, with the uncertainty found by resampling `units` independent units."""
+    """Both scores on n examples and their difference, with uncertainties from resampling `units` independent units."""
     original, compressed = map(float, statistic(np.ones((1, units)))[:, 0])
     spread = uncertainty.bootstrap(statistic, units)
     return {

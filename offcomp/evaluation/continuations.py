@@ -1,8 +1,8 @@
-"""Continue the first words of texts with a causal language model, by greedy decoding.
+"""Continue the openings of texts with a causal language model, by greedy decoding.
 
-Openings of equal length form a batch and are re-read in full for every new token. So there is no padding, and the model's own
-generation settings play no part: the same weights always write the same tokens. Everything after an end token is replaced by
-end tokens. The original and the compressed model continue the same openings.
+Openings of equal length form a batch, which is read again in full for every new token. So there is no padding, and the model's
+own generation settings play no part: the same weights always generate the same tokens. Everything after an end token is
+replaced by end tokens. The original and the compressed model continue the same openings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPENINGS, OPENING_TOKENS, NEW_TOKENS = 8, 12, 24
 class Continuations:
     """Openings spread evenly over the texts that are longer than an opening, or over all texts if none is.
 
-    prompts       model inputs: the tokenizer's leading special tokens, then at most OPENING_TOKENS tokens of whole words
+    prompts       model inputs: the tokenizer's leading special tokens, then whole words of at most OPENING_TOKENS tokens in all
     new_tokens    how many tokens to generate; prompt and new tokens together fit in the model's context
     """
 
@@ -43,7 +43,7 @@ class Continuations:
     def write(self, gathers: bool) -> NDArray[np.int64]:
         """Generated tokens (openings, new_tokens) of the current model.
 
-        gathers    whether the head can be run on the last position alone, see `token_losses.logits_at`
+        gathers    whether the head can be run on the last position alone; see `token_losses.logits_at`
         """
         written = np.zeros((len(self.prompts), max(0, self.new_tokens)), np.int64)
         lengths = np.array([len(prompt) for prompt in self.prompts])
@@ -73,7 +73,7 @@ class Continuations:
         ]
 
     def _likeliest(self, read: Tensor, gathers: bool) -> Tensor:
-        """The likeliest token after each row (rows, 1)."""
+        """The most likely next token of each row (rows, 1)."""
         is_last = torch.zeros_like(read, dtype=torch.bool)
         is_last[:, -1] = True
         inputs = {"input_ids": read, "attention_mask": torch.ones_like(read)}
@@ -89,7 +89,7 @@ class Continuations:
 
 
 def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
-    """The distinct openings: at most `length` tokens of a text, never splitting a word unless it is longer than that."""
+    """The distinct openings: at most `length` tokens of each text; a word is split only if it is longer than that."""
     texts = encoded["input_ids"]
     usable = [index for index, ids in enumerate(texts) if len(ids) > length]
     openings = []
@@ -101,6 +101,6 @@ def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
 
 
 def _spread(openings: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """At most OPENINGS of them, evenly spaced from first to last."""
+    """At most OPENINGS openings, evenly spaced from first to last."""
     count = min(OPENINGS, len(openings))
     return [openings[round(index)] for index in np.linspace(0, len(openings) - 1, count)]

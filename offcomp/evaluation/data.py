@@ -1,4 +1,4 @@
-"""The examples of a task: found, cleaned, and divided into disjoint splits.
+"""Find the examples of a task, clean them, and divide them into disjoint splits.
 
 A source without splits is divided in three for families that train (60 % train, 15 % validation, 25 % test, stratified by
 class) and is used entirely as the test split for the others. If the test split has no public answers, as in GLUE, the
@@ -33,15 +33,15 @@ from offcomp.planning.data.text_tables import reason
 log = logging.getLogger("offcomp")
 
 LARGEST = {TRAIN: 20_000, VALIDATION: 5_000, TEST: 10_000}
-SMALLEST = 10  # examples in each required split
+SMALLEST = 10  # fewest examples in a required split
 TENTH = 0.1
 
 
 def read(task: Task, seed: int = 0) -> TaskData:
-    """Read the examples of a task. Raises TaskError if they are unavailable or do not fit the family."""
+    """Read the examples of a task. Raises TaskError if they are unavailable or do not suit the task's family."""
     try:
         return _read(task, seed)
-    except InputError as error:  # from the reader, which knows nothing about tasks
+    except InputError as error:  # from the file reader, which does not deal with tasks
         raise TaskError(str(error)) from None
 
 
@@ -61,7 +61,7 @@ def _read(task: Task, seed: int) -> TaskData:
         frames, names = _with_class_indices(task, frames, names, source.name, left_out)
     _check_sizes(task, frames, source.name)
     if task.kind.target == "score" and frames[TEST]["score"].nunique() == 1:
-        raise TaskError(f"task {task.name!r} has the same score in every test example of {source.name}; give one that varies")
+        raise TaskError(f"every test example of task {task.name!r} in {source.name} has the same score; use scores that vary")
     splits = _as_datasets(frames, names)
     notes = tuple(note for file in source.files for note in file.notes)
     rows = RowCounts(num_read, sum(map(len, frames.values())), dict(+left_out), notes)
@@ -69,13 +69,13 @@ def _read(task: Task, seed: int) -> TaskData:
 
 
 def _from_hub(task: Task) -> Source:
-    """A data set from the hub: cached, or else downloaded in full."""
+    """A data set from the hub, read from the cache or else downloaded in full."""
     address = task.data.removeprefix(HUB)
     owner, _, rest = address.partition("/")
     name, _, config = rest.partition("/")
-    remedy = f"run `offcomp evaluate MODEL --task {task.name}` once with network access, or give a local file or folder"
+    remedy = f"run `offcomp evaluate MODEL --task {task.name}` once with network access, or use a local file or folder"
     if not owner or not name:
-        raise TaskError(f"data {task.data!r} of task {task.name!r} must be hub:OWNER/NAME or hub:OWNER/NAME/CONFIG")
+        raise TaskError(f"data {task.data!r} of task {task.name!r} must have the form hub:OWNER/NAME or hub:OWNER/NAME/CONFIG")
     disable_progress_bars()
     try:
         dataset = load_dataset(f"{owner}/{name}", config or None)
@@ -95,11 +95,11 @@ def _assigned_splits(
 ) -> tuple[dict[str, pd.DataFrame], str]:
     """The splits that the task needs, limited in size, and the source's name for the split used for testing.
 
-    Counts in `left_out` the examples that are dropped.
+    The examples that are dropped are counted in `left_out`.
     """
     frames = {split: frame for split, frame in examples.items() if len(frame)}
     if not frames:
-        raise TaskError(f"task {task.name!r} finds no example in {origin} without empty columns")
+        raise TaskError(f"task {task.name!r} finds no example in {origin} that has a value in every column and a public answer")
     tested_on = next(split for split in TESTED if split in frames)
     if len(frames) == 1 and task.kind.trains:
         frames = dict(zip((TEST, VALIDATION, TRAIN), split_in_three(frames[tested_on], random), strict=True))
@@ -113,19 +113,19 @@ def _assigned_splits(
     if not task.kind.trains:
         left_out[OTHER_SPLIT] += len(frames.pop(TRAIN, ()))
     elif TRAIN not in frames:
-        raise TaskError(f"task {task.name!r} needs training data, but {origin} has no split {TRAIN}")
+        raise TaskError(f"task {task.name!r} needs training data, but {origin} has no {TRAIN} split")
     drawn = {split: sampled(frames[split], LARGEST[split], random) for split in SPLITS if split in frames}
     for split, frame in drawn.items():
         left_out[TOO_MANY] += len(frames[split]) - len(frame)
         if len(frame) < len(frames[split]):
-            log.info("%s: %d of %d examples of split %s are used", origin, len(frame), len(frames[split]), split)
+            log.info("%s: using %d of the %d examples in split %s", origin, len(frame), len(frames[split]), split)
     return drawn, TEST if tested_on == WHOLE else tested_on
 
 
 def _without_repeats(
     frames: dict[str, pd.DataFrame], inputs: list[str], origin: str, left_out: Counter[str]
 ) -> dict[str, pd.DataFrame]:
-    """Remove repeats across splits: training examples found in validation or test, validation examples found in test."""
+    """Remove repeats across splits: training examples that validation or test also has, validation examples that test has."""
     kept, seen = {}, pd.Index([])
     for split in (TEST, VALIDATION, TRAIN):
         if split not in frames:
@@ -135,7 +135,7 @@ def _without_repeats(
         repeated = keys.isin(seen)
         if count := int(repeated.sum()):
             left_out[REPEATED] += count
-            log.info("%s: left out of split %s because a later split has them: %d", origin, split, count)
+            log.info("%s: left out of split %s because a later split contains them: %d examples", origin, split, count)
         kept[split] = frames[split][~repeated]
         seen = seen.append(pd.Index(keys))
     return {split: kept[split] for split in SPLITS if split in kept}
@@ -151,16 +151,16 @@ def _with_class_indices(
         if split in frames and frames[split]["label"].nunique() == 1:
             only = frames[split]["label"].iloc[0]
             raise TaskError(
-                f"task {task.name!r} has only the class {only!r} in the {split} split of {origin}; give two or more"
+                f"task {task.name!r} has only the class {only!r} in the {split} split of {origin}; provide two or more"
             )
     if len(names) > max(2, len(known) // 2):
-        raise TaskError(f"column label of {origin} has {len(names)} classes in {len(known)} examples; is it the right column?")
+        raise TaskError(f"the column label of {origin} has {len(names)} classes in {len(known)} examples; is it the right one?")
     encoded = {}
     for split, frame in frames.items():
         numbers = frame["label"].map({name: number for number, name in enumerate(names)})
         if lost := int(numbers.isna().sum()):
             left_out[NOT_LEARNT] += lost
-            log.warning("%s: left out of split %s because their class is not learnt or tested: %d", origin, split, lost)
+            log.warning("%s: left out of split %s as their class is not learnt or tested: %d examples", origin, split, lost)
         encoded[split] = frame[numbers.notna()].assign(label=numbers.dropna().astype("int64"))
     return encoded, names
 
@@ -170,8 +170,8 @@ def _check_sizes(task: Task, frames: Mapping[str, pd.DataFrame], origin: str) ->
         count = len(frames[split])
         if count < SMALLEST:
             raise TaskError(
-                f"task {task.name!r} has {count} examples for its {split} split in {origin} after removing repeats, "
-                f"but needs {SMALLEST}; add more"
+                f"after repeats are removed, task {task.name!r} has {count} examples for its {split} split in {origin}, "
+                f"but needs at least {SMALLEST}; add more"
             )
 
 

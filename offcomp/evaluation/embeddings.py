@@ -1,4 +1,4 @@
-"""Sentence embeddings as the model declares them (pooled, projected, normalised); the mean over tokens by default."""
+"""Sentence embeddings, pooled, projected and normalised as the model's folder specifies; by default, the mean over tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = ignore_progress) -> Embeddings:
     """Embeddings (texts, features). Raises TaskError if there is no tokenizer or values are not finite.
 
-    Raises ModelError if the model's folder declares an unsupported embedding.
+    Raises ModelError if the model's folder specifies an unsupported embedding.
     """
     ready = texts if isinstance(texts, Batches) else embedding_batches(loaded, texts)
     embeddings: Embeddings | None = None
@@ -43,7 +43,7 @@ def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = 
 
 
 def embedding_batches(loaded: LoadedModel, texts: Sequence[str]) -> Batches:
-    """Texts with the model's prompt prepended, truncated at the model's declared limit. Raises TaskError, ModelError."""
+    """Batches of texts, with the model's prompt prepended, truncated at the model's own limit. Raises TaskError, ModelError."""
     modules = loaded.sentence_modules
     limit = declared_limit(loaded, modules) if modules.declared else None
     return batches(loaded, [modules.prepared(text) for text in texts], limit=limit)
@@ -68,7 +68,7 @@ class SplitEmbedder:
         self.batches = embedding_batches(loaded, list(distinct))
 
     def details(self) -> dict[str, Any]:
-        """How the texts are embedded, in words, and how many are truncated, counting repeated texts each time."""
+        """A description of how the texts are embedded, and how many are truncated, counting every occurrence of a text."""
         return {"embedding": str(self._loaded.sentence_modules), "cut": self.batches.cut_figures(self._indices)}
 
     def sentences(self, report: Report) -> list[Embeddings]:
@@ -77,13 +77,13 @@ class SplitEmbedder:
         return [embeddings[indices] for indices in self._indices]
 
     def features(self, report: Report) -> Embeddings:
-        """Inputs of a probe: text embeddings (examples, features), or |u - v| and u * v for pairs, twice as wide."""
+        """Probe inputs: text embeddings (examples, features) or, for pairs, |u - v| and u * v side by side (twice as wide)."""
         first, *others = self.sentences(report)
         return np.concatenate([np.abs(first - others[0]), first * others[0]], axis=1) if others else first
 
 
 def cosines(first: Embeddings, second: Embeddings) -> NDArray[np.float64]:
-    """Cosine of each pair of rows (examples,); 0 if an embedding is zero."""
+    """Cosine similarity of each pair of rows (examples,); 0 if an embedding is zero."""
     left, right = (torch.nn.functional.normalize(torch.from_numpy(part).double(), dim=1) for part in (first, second))
     return (left * right).sum(1).numpy()
 

@@ -1,9 +1,10 @@
 """Classification with the model's own head: nothing is fitted.
 
-The model's outputs are reordered to match the data's classes: by the names in its config, by the task's option `labels`, or,
-if the config has only placeholders (LABEL_0, LABEL_1), left as they are. The order is checked with the original model on the
-validation split; a head that is far more accurate under another order is rejected rather than scored. Without a validation
-split nothing may be selected, so a better order on the test examples is only mentioned in a note next to the score.
+The model's outputs are reordered to match the data's classes, by the names in its config or by the task's option `labels`. If
+the config has only placeholders (LABEL_0, LABEL_1), the outputs keep their order. The order is checked with the original model
+on the validation split; a head that is far more accurate under a different order is rejected rather than scored. Without a
+validation split no order may be selected, so one that fits the test examples better is only mentioned in a note next to the
+score.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.planning.data.head_labels import MULTI_LABEL, ModelHead, label_order
 
 CHECKED_EXAMPLES = 1000
-FALSE_ALARMS = 0.001  # a correct order is rejected in at most one of a thousand cases
+FALSE_ALARMS = 0.001  # a correct order is rejected in at most one case in a thousand
 
 
 class Head(Evaluator):
@@ -78,9 +79,9 @@ class Head(Evaluator):
         """A sentence that describes the evidence in the test examples against the label order."""
         names = self._data.class_names
         is_reversed = list(better.outputs) == list(range(len(names)))[::-1]
-        order = "the reversed order" if is_reversed else f"another order ({better.corrections(names)})"
+        order = "the reversed order" if is_reversed else f"a different order ({better.corrections(names)})"
         return (
-            f"Labels in {order} would give {better.accuracy:.3f} on these test examples, compared with "
+            f"Labels in {order} would give an accuracy of {better.accuracy:.3f} on these test examples, compared with "
             f"{better.now:.3f} in the current order, and there was no validation split to decide; if the order is wrong, set "
             "the right one under id2label in config.json, or with the task's option labels (--labels A,B)."
         )
@@ -96,7 +97,8 @@ class BetterOrder:
     """A label order that fits clearly better than the current one.
 
     outputs     for each class of the data, the class that its output should represent (classes,)
-    accuracy    under that order; `now`: under the current one
+    accuracy    accuracy under this order
+    now         accuracy under the current order
     """
 
     outputs: tuple[int, ...]
@@ -104,21 +106,21 @@ class BetterOrder:
     now: float
 
     def corrections(self, names: Sequence[str]) -> str:
-        """The corrections to the current order, in words."""
+        """A description of the corrections to the current order."""
         return shortly([f"{names[i]} should be {names[j]}" for i, j in enumerate(self.outputs) if i != j], between="; ")
 
 
 def better_order(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> BetterOrder | None:
     """The label order that is clearly better than the current one, if there is one.
 
-    truth, predicted    classes (examples,) in the data, and by the original model under the current order
+    truth, predicted    classes (examples,): the true ones, and those predicted by the original model under the current order
 
     The best alternative must beat the current order and the majority class by more than the best of all orders would by chance.
     """
     count, total = int(max(truth.max(), predicted.max())) + 1, len(truth)
     table = np.zeros((count, count))
     np.add.at(table, (predicted, truth), 1)
-    _, better = linear_sum_assignment(-table)  # better[predicted] is the class it should represent
+    _, better = linear_sum_assignment(-table)  # better[predicted] is the class that this output should represent
     right, right_if_better = predicted == truth, better[predicted] == truth
     gain = right_if_better.astype(float) - right.astype(float)
     beyond = float(norm.isf(FALSE_ALARMS / factorial(min(count, 100))))
@@ -130,14 +132,14 @@ def better_order(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> Bett
 
 
 def check_order(model: str, truth: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str]) -> None:
-    """Reject a label order that another one clearly beats on the validation split. Raises TaskError."""
+    """Reject the label order if a different one is clearly better on the validation split. Raises TaskError."""
     better = better_order(truth, predicted)
     if better is not None:
         raise TaskError(
-            f"{model} is right on {better.now:.0%} of {len(truth)} validation examples, but on {better.accuracy:.0%} with "
-            f"its labels in another order ({better.corrections(names)}), so the order looks wrong; name the classes under "
-            "id2label in its config.json, or with the task's option labels (--labels A,B): the data's names in the order of "
-            "the model's outputs"
+            f"{model} is right on {better.now:.0%} of {len(truth)} validation examples, but would be right on "
+            f"{better.accuracy:.0%} with its labels in a different order ({better.corrections(names)}), so the order looks "
+            "wrong; list the data's class names in the order of the model's outputs, under id2label in its config.json or with "
+            "the task's option labels (--labels A,B)"
         )
 
 
@@ -161,8 +163,8 @@ def head_outputs(loaded: LoadedModel, texts: Batches, width: int, report: Report
 def logits_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits (batch, classes).
 
-    A decoder classifies at the last token that is not the config's padding token; if the tokenizer pads with another token,
-    each text is run separately.
+    A decoder classifies at the last token that is not the config's padding token; if the tokenizer pads with a different
+    token, each text is run separately.
     """
     if loaded.model.config.get_text_config().pad_token_id == tokenizer_of(loaded).pad_token_id:
         return loaded.model(**inputs).logits

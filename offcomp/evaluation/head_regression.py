@@ -1,6 +1,6 @@
-"""Regression with the model's own single-output head, such as an STS-B cross-encoder: Spearman correlation with human scores.
+"""Regression with the model's own single-output head, as in an STS-B cross-encoder, scored by Spearman correlation.
 
-Nothing is fitted. If the head was trained with a sigmoid on top, omitting it leaves the ranking unchanged.
+Nothing is fitted. If the head was trained with a sigmoid on top, omitting the sigmoid leaves the ranking unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pool the last hidden states of texts into embeddings, as declared in `offcomp.models.sentence_modules`."""
+"""Pool the last hidden states of texts into embeddings, as specified by `offcomp.models.sentence_modules`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Pooler:
     """
 
     def __init__(self, modules: SentenceModules, hidden: int, prompt_tokens: int = 0):
-        """prompt_tokens    tokens at the start of each text that are not pooled"""
+        """prompt_tokens    number of tokens at the start of each text that are not pooled"""
         self._modules, self._prompt_tokens = modules, prompt_tokens
         self._layers: list[Callable[[Tensor], Tensor]] = []
         width = hidden * len(modules.pooling)
@@ -76,7 +76,7 @@ def _last(hidden: Hidden, mask: Mask) -> Pooled:
 
 
 def _at(hidden: Hidden, positions: Int[Tensor, " texts"]) -> Pooled:
-    """The hidden state of each text at one position."""
+    """The hidden state of each text at its position in `positions`."""
     return hidden[torch.arange(len(hidden), device=hidden.device), positions]
 
 
@@ -86,7 +86,7 @@ def _mean_by_position(hidden: Hidden, mask: Mask) -> Pooled:
 
 
 def _weighted(hidden: Hidden, weights: Tensor, divisor: Tensor) -> Pooled:
-    """The weighted sum over a text's tokens, divided by `divisor`; 0 if no token counts."""
+    """The weighted sum over a text's tokens, divided by `divisor`; 0 if all weights are 0."""
     return (hidden * weights[..., None].to(hidden.dtype)).sum(1) / divisor.clamp_min(1)
 
 

@@ -1,9 +1,10 @@
 """Classification with a logistic-regression probe on frozen sentence embeddings.
 
-The probe is fitted once, on the ORIGINAL model's embeddings of the training split; its regularisation strength is chosen on
-the validation split. It is then applied, unchanged, to the compressed model's embeddings, so the score shows whether components
+The probe is fitted once, on the ORIGINAL model's embeddings of the training split; its regularisation strength is chosen on the
+validation split. It is then applied, unchanged, to the compressed model's embeddings, so the score shows whether components
 downstream of the model still work. With the option `refit`, a second probe is fitted on the compressed model's embeddings
-instead, which shows what information they still contain. Sentence pairs are encoded as |u - v| and u * v of their embeddings.
+instead, which shows what information they still contain. A sentence pair with embeddings u and v is represented by |u - v| and
+u * v.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Matrix = NDArray[np.float64]
 
 
 class EmbeddingProbe(Evaluator):
-    """A linear probe on sentence embeddings. Reference: center, scale, weights and bias, and its outputs on the test split."""
+    """A linear probe on sentence embeddings. Reference: its center, scale, weights, bias and outputs on the test split."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
@@ -64,14 +65,14 @@ class EmbeddingProbe(Evaluator):
 
     @abstractmethod
     def _outputs(self, values: Matrix) -> Arrays:
-        """The named outputs, from the values of the linear probe."""
+        """The named outputs, computed from the values of the linear probe."""
 
 
 class Probe(EmbeddingProbe):
     """See the module docstring. Reference and predictions: `probabilities` (examples, classes)."""
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Accuracy and paired comparison on the test split."""
+        """Accuracy and the paired comparison on the test split."""
         data, probabilities = self._data, (reference["probabilities"], predictions["probabilities"])
         return compare_classes(data.answers(), *probabilities, texts=data.texts, names=data.class_names)
 

@@ -1,7 +1,8 @@
 """Regression with a ridge probe on frozen sentence embeddings, scored by Spearman correlation.
 
-Like the classification probe, it is fitted once on the original model's embeddings, with the penalty chosen on the validation
-split, and applied unchanged to the compressed model (or refitted there, with the option `refit`).
+Like the classification probe, the ridge probe is fitted once, on the original model's embeddings, with the penalty chosen on
+the validation split, and applied unchanged to the compressed model's embeddings (or, with the option `refit`, refitted on
+them).
 """
 
 from __future__ import annotations

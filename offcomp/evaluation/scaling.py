@@ -2,8 +2,8 @@
 
 The last LayerNorm of a trained model may have dead gains: of MiniLM-L6's 384 dimensions, three have a spread of at most 2e-9,
 compared with a median of 0.25 (before normalisation). Dividing by such a spread would let a negligible change of 1e-9 alter a
-probe's answer. So spreads are floored at FLOOR times the median spread; those below DEAD times the largest are excluded from
-that median.
+probe's prediction. So spreads are raised to at least FLOOR times the median spread; those below DEAD times the largest are
+excluded from the median.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROBE_VERSION = 2
 
 
 def center_and_scale(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and floored spread (features,) of features (examples, features), to scale them as (features - mean) / spread."""
+    """Mean and floored spread (features,) of features (examples, features), for scaling them as (features - mean) / spread."""
     values = features.astype(np.float64)
     center, spread = values.mean(0), values.std(0)
     alive = spread[spread > DEAD * spread.max()]

@@ -1,8 +1,9 @@
 """Secondary metrics, as reported by GLUE: F1 and Matthews correlation for classes, Pearson correlation for scores.
 
-Each has a standard error, a paired interval and a baseline, like a family's main metric. All come from a paired bootstrap, in
-which metrics are computed from counts: how often each example occurs in a resample. With all counts equal to 1 they match
-scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`); where those are undefined, they are 0.
+Like the main metric of a task family, each has a standard error, a paired interval and a baseline. Standard errors and
+intervals come from a paired bootstrap, which computes metrics from counts: how often each example occurs in a resample. With
+all counts equal to 1, the metrics match scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`), except that
+undefined values are 0.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 def check_metrics(data: TaskData) -> None:
     """Check that the task's secondary metrics can be computed on these examples. Raises TaskError."""
     if "f1" in data.task.also and (count := len(data.class_names)) != 2:
-        raise TaskError(f"task {data.task.name!r} lists f1, which needs two classes, but its data has {count}; leave it out")
+        raise TaskError(f"task {data.task.name!r} lists f1, which needs two classes, but its data has {count}; leave out f1")
 
 
 def secondary_metrics(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-    """Metric -> original, compressed, paired and baseline, for each secondary metric of the task."""
+    """Metric -> its original, compressed, paired and baseline results, for each secondary metric of the task."""
     names, truth = data.task.also, data.answers()
     if data.task.kind.target == "label":
         return class_metrics(names, truth, reference["probabilities"], predictions["probabilities"])
@@ -70,13 +71,13 @@ def original_scores(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def f1(tables: Tables) -> Vector:
-    """F1 of the second class (draws,), 2 TP / (2 TP + FP + FN), from confusion tables (draws, truth, predicted) of two."""
+    """F1 of the second class (draws,), 2 TP / (2 TP + FP + FN), from two-class confusion tables (draws, truth, predicted)."""
     hits, missed, false = tables[:, 1, 1], tables[:, 1, 0], tables[:, 0, 1]
     return _ratio(2 * hits, 2 * hits + missed + false)
 
 
 def matthews(tables: Tables) -> Vector:
-    """Matthews correlation (draws,) from confusion tables (draws, truth, predicted) of any size (Gorodkin 2004)."""
+    """Matthews correlation (draws,) for any number of classes (Gorodkin 2004), from tables (draws, truth, predicted)."""
     total, right = tables.sum((1, 2)), np.trace(tables, axis1=1, axis2=2)
     true, predicted = tables.sum(2), tables.sum(1)  # (draws, classes)
     spreads = (total**2 - (true**2).sum(1)) * (total**2 - (predicted**2).sum(1))
@@ -87,7 +88,7 @@ def pearson(truth: Vector, values: Vector, counts: Counts) -> Vector:
     """Pearson correlation (draws,) with example i counted counts[:, i] times."""
     weights = counts.astype(np.float64)
     total = weights.sum(1)
-    left, right = truth - truth.mean(), values - values.mean()  # for precision; shifts do not change a correlation
+    left, right = truth - truth.mean(), values - values.mean()  # for numerical precision; shifts do not change a correlation
     mean_left, mean_right = weights @ left / total, weights @ right / total
     product = weights @ (left * right) / total - mean_left * mean_right
     spreads = (weights @ left**2 / total - mean_left**2) * (weights @ right**2 / total - mean_right**2)

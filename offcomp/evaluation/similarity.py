@@ -12,7 +12,7 @@ from offcomp.numerics.progress import Report, ignore_progress
 
 
 class Similarity(Evaluator):
-    """See the module docstring. Reference and predictions: the cosines (pairs,)."""
+    """See the module docstring. Reference and predictions: `values` (pairs,), the cosine similarities."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
@@ -23,7 +23,7 @@ class Similarity(Evaluator):
         return self._embedder.details()
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """The original's cosines."""
+        """The original's cosine similarities."""
         return {"values": cosines(*self._embedder.sentences(report))}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:

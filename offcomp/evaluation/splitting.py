@@ -1,4 +1,4 @@
-"""Divide examples into splits and subsample splits, reproducibly by seed."""
+"""Divide examples into splits and subsample the splits, reproducibly for a given seed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Score a language model on target tokens: the loss of each in nats, and whether it is the model's top prediction.
 
-A row is one input sequence. Only the target positions are passed to the model's head: with a vocabulary of 250,000, the head
-costs more than the layers below it. One row is first checked to give the same logits that way. The original's distributions
-are not stored (a gigabyte for some models), so no divergence is reported with a perplexity.
+A row is one input sequence. Only the target positions are passed to the model's head, since with a vocabulary of 250,000 the
+head costs more than the layers below it. One row is first run both ways; if the logits differ, the head is always run on whole
+rows. The original's distributions are not stored, as they take a gigabyte for some models, so no divergence is reported with a
+perplexity.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ class Row:
 
 
 class TokenTask(Evaluator):
-    """Evaluate rows. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,), row by row."""
+    """Score target tokens. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,), row by row."""
 
     def __init__(
         self, loaded: LoadedModel, data: TaskData, rows: Sequence[Row], counted: Sequence[int], settings: Mapping[str, Any]
     ):
         if not rows:
-            raise TaskError(f"the test split of task {data.task.name!r} has no token to predict; give it longer texts")
+            raise TaskError(f"the test split of task {data.task.name!r} has no tokens to predict; use longer texts")
         self.rows = tuple(rows)
         self.settings = dict(settings)
         self._loaded, self._data = loaded, data
@@ -95,7 +96,7 @@ class TokenTask(Evaluator):
         return compared | {"token_accuracy": accuracies, "protocol": self.settings}
 
     def _units(self) -> tuple[NDArray[np.int64], list[str]]:
-        """For each token the index of its independent unit (a text or a row), and the texts of these units."""
+        """For each token, the index of its independent unit (a text or a row), and the texts of these units."""
         lengths = [len(row.positions) for row in self.rows]
         if len({row.text for row in self.rows}) >= ENOUGH_TEXTS:
             return np.repeat([row.text for row in self.rows], lengths), list(self._data.splits["test"]["text"])
@@ -104,7 +105,7 @@ class TokenTask(Evaluator):
 
 
 def bare_tokens(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str]) -> BatchEncoding:
-    """The tokens of texts, without special ones around them."""
+    """The tokens of the texts, without special tokens around them."""
     return encode(tokenizer, texts, add_special_tokens=False, verbose=False)
 
 
@@ -120,7 +121,7 @@ def special_tokens_around(tokenizer: PreTrainedTokenizerBase, texts: Sequence[st
 
 
 def counted_tokens(tokenizer: PreTrainedTokenizerBase, data: TaskData) -> Iterator[int]:
-    """The tokens that the unigram distribution is estimated from: those of the validation split, or else of the test split."""
+    """The tokens that the unigram distribution is estimated from: those of the validation split, or else the test split."""
     texts = list((data.splits.get("validation") or data.splits["test"])["text"])
     return chain.from_iterable(bare_tokens(tokenizer, texts)["input_ids"])
 
@@ -146,7 +147,7 @@ def logits_at(model: PreTrainedModel, inputs: Mapping[str, Tensor], is_target: T
 
 @dataclass(frozen=True)
 class _Batch:
-    """Padded rows: `inputs` and `is_target` (rows, tokens), `targets` (targets,), and `indices` (targets,) in the result."""
+    """Padded rows: `inputs` and `is_target` (rows, tokens), `targets` (targets,), and `indices` (targets,) into the result."""
 
     inputs: dict[str, Tensor]
     is_target: Tensor

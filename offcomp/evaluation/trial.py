@@ -22,10 +22,10 @@ def check_fits(loaded: LoadedModel, task: Task) -> None:
 
 
 def check_runs(loaded: LoadedModel, data: TaskData) -> None:
-    """Check that the model accepts the first example and returns the outputs the family needs. Raises TaskError."""
+    """Check that the model accepts the first example and returns the outputs that the family needs. Raises TaskError."""
     task = data.task
     columns = text_columns(data.splits["test"].select([0]))
-    read = columns if task.kind.needs else columns[:1]  # each embedding is of a single text
+    read = columns if task.kind.needs else columns[:1]  # each embedding belongs to a single text
     ready = batches(loaded, *([text[:LONGEST_TRIAL]] for (text,) in read))
     if not ready.inputs[0]["input_ids"].numel():
         return  # an empty text tests nothing
@@ -37,10 +37,10 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
                 hidden, tokens = last_hidden_state(loaded.model, **inputs), inputs["input_ids"]
                 if hidden.ndim != 3 or hidden.shape[:2] != tokens.shape:
                     shape = tuple(hidden.shape)
-                    raise ValueError(f"its hidden states have shape {shape}, which does not fit {tuple(tokens.shape)} tokens")
+                    raise ValueError(f"its hidden states have shape {shape}, but the tokens have {tuple(tokens.shape)}")
     except LIBRARY_FAULTS as error:
         others = [name for name in fitting_families(loaded.info.architecture) if name != task.family]
         raise TaskError(
             f"task {task.name!r} does not run on {loaded.info.model}, a {loaded.info.architecture}: {reason(error)}; choose "
-            f"another family of tasks ({', '.join(others)}), or leave the tasks out"
+            f"a different task family ({', '.join(others)}), or remove the tasks"
         ) from error

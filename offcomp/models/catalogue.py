@@ -1,4 +1,4 @@
-"""Describe a model without loading its weights: its weight matrices, sizes and identity. No torch here."""
+"""Describe a model without loading its weights: its weight matrices, sizes and identity. Needs no torch."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class ModuleSpec:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the matrix as the checkpoint stores it."""
+        """Size of the matrix in the checkpoint, in bytes."""
         return self.num_parameters * BYTES_PER_VALUE[self.dtype]
 
     @property
     def residual_side(self) -> Side | None:
-        """The side of W on the residual stream; None if there is none or it is unknown."""
+        """The side of W that faces the residual stream; None if no side does or it is unknown."""
         return RESIDUAL_SIDE.get(self.kind)
 
     @property
@@ -77,24 +77,24 @@ class ModelInfo:
     """Description of a model, available without its weights in memory.
 
     Attributes:
-        model: as given by the user: a catalogue name, a folder or a hub id.
+        model: as specified by the user: a catalogue name, a folder or a hub id.
         source: `catalogue`, `folder` or `hub`.
         family: name in `FAMILIES`, or None if the model type is unknown.
-        model_type: the config's.
+        model_type: as in the config.
         architecture: class that is instantiated.
         dtype: of most values in the checkpoint: `float32`, `float16` or `bfloat16`; see `ModuleSpec.dtype`.
         num_parameters: of the whole model, tied tensors counted once.
         matrix_parameters: of all linear and embedding weights, tied tensors counted once.
-        num_layers: depth according to the config, of the encoder if there is also a decoder; 0 if the config has none.
-        fingerprint: of the weights and the config, see `offcomp.models.identity`.
+        num_layers: according to the config, and of the encoder if there is also a decoder; 0 if the config does not say.
+        fingerprint: of the weights and the config; see `offcomp.models.identity`.
         modules: every linear and embedding weight.
         reads: hash of everything read from the model, including tokenizer and pooling; empty if unknown.
-        num_bytes: of all parameters in their stored dtypes, tied ones counted once. 0, as in files from before this field
-            existed, stands for `num_parameters` in `dtype`.
+        num_bytes: of all parameters in their stored dtypes, tied ones counted once. 0, as in files written before this
+            field existed, stands for `num_parameters` values of `dtype`.
         matrix_bytes: the same for all linear and embedding weights.
         unlisted: parameters in tensors with two or more dimensions that are not linear or embedding weights, such as
             convolutions and stacked experts. Like vectors (biases, norms), they are left unchanged.
-        reads_text: whether its input is text tokens, rather than images or audio.
+        reads_text: whether its input is tokenised text, rather than images or audio.
     """
 
     model: str
@@ -173,7 +173,7 @@ def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight tensor as the model stores it. `paths` lists every module path that shares it, in model order."""
+    """A weight tensor as stored in the model. `paths` lists every module path that shares it, in model order."""
 
     paths: tuple[str, ...]
     shape: tuple[int, int]

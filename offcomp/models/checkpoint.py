@@ -1,4 +1,4 @@
-"""Check and open a model folder: its config, class and stored tensors, and the model on the meta device, without values.
+"""Check and open a model folder: its config, class and stored tensors, and an empty model on the meta device.
 
 Inconsistent files are rejected here, before anything large is allocated.
 """
@@ -31,7 +31,7 @@ LIBRARY_FAULTS = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(RuntimeError, AssertionError, ImportError, SafetensorError, StrictDataclassError),
 )
-"""What transformers raises for an unsuitable config or files."""
+"""What transformers raises for unsuitable configs or files."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def check_not_changed(checkpoint: Checkpoint) -> None:
     """Check that the files have not changed since they were hashed. Raises ModelError."""
     if identify(checkpoint.folder) != checkpoint.identity:
         raise ModelError(
-            f"The files of '{checkpoint.source.model}' changed while they were read; try again when they are complete."
+            f"The files of '{checkpoint.source.model}' changed while they were being read; try again when they are complete."
         )
 
 

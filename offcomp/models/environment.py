@@ -11,17 +11,17 @@ from typing import Any
 from offcomp import __version__
 
 COMPUTING = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn")
-"""Packages that results depend on: a different version of one makes a different run."""
+"""Packages that results depend on; runs with different versions of any of them count as different runs."""
 
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Package -> version for `COMPUTING`; cached, as it cannot change during the life of a process."""
+    """Package -> version for `COMPUTING`; cached, as versions cannot change during the life of a process."""
     return {package: importlib.metadata.version(package) for package in COMPUTING}
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
+    """Versions and machine, to be recorded with a measurement."""
     return {
         "offcomp": __version__,
         "python": platform.python_version(),

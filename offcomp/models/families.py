@@ -1,4 +1,4 @@
-"""Where each family of transformers keeps its weight matrices, as data.
+"""The module paths of the weight matrices in each transformer family, as data.
 
 A pattern is matched against the whole module path (the parameter path without `.weight`), after at most one prefix
 such as `bert.`, which task classes have and base classes lack. Weights that match no pattern get the kind `other`.
@@ -94,7 +94,7 @@ HEADS = tuple(
 
 
 def _patterns(embeddings: str, layer: str, *others: Pattern, **kinds: str) -> tuple[Pattern, ...]:
-    """The word embeddings, one pattern per kind (the layer's path, then the module's path inside the layer), and others."""
+    """Patterns for the word embeddings, for each kind (the layer's path, then the module's path inside it), and any others."""
     layered = (Pattern(kind, f"{layer}\\.{path}") for kind, path in kinds.items())
     return (Pattern("word_embeddings", embeddings), *layered, *others)
 
@@ -103,7 +103,7 @@ _BERT_EMBEDDINGS = r"embeddings\.word_embeddings"
 
 
 def _bert(suffix: str = "") -> tuple[Pattern, ...]:
-    """The patterns of BERT, whose query, key and value have this suffix in their names."""
+    """The patterns of BERT, with `suffix` appended to the names of query, key and value."""
     return _patterns(
         _BERT_EMBEDDINGS,
         r"encoder\.layer\.(?P<layer>\d+)",
@@ -201,12 +201,12 @@ FAMILIES = (
 
 
 def family_of(model_type: str) -> Family | None:
-    """The family of a config's `model_type`, or None if the catalogue does not know it."""
+    """The family of a config's `model_type`, or None if it belongs to none."""
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
 def match(family: Family | None, path: str) -> Match:
-    """What a module path means in `family`; `UNKNOWN` if no pattern matches, as in an unknown family."""
+    """What a module path means in `family`; `UNKNOWN` if no pattern matches or the family is None."""
     for pattern in (*family.patterns, *HEADS) if family else ():
         if matched := re.fullmatch(rf"(?:\w+\.)?{pattern.regex}", path):
             groups = matched.groupdict()

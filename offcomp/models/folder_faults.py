@@ -25,7 +25,7 @@ def check_is_complete(folder: Path) -> None:
     """Check that the folder has a config, and is neither an adapter nor in an old sentence-transformers layout.
 
     Raises:
-        ModelError: the message says what to give instead.
+        ModelError: it fails a check; the message says what to use instead.
     """
     if (folder / ADAPTER_CONFIG).exists():
         base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
@@ -37,12 +37,12 @@ def check_is_complete(folder: Path) -> None:
     if inside := _old_sentence_model(folder):
         raise ModelError(
             f"'{folder}' has an old sentence-transformers layout, with the transformer in '{inside.name}'; save it again with "
-            f"a current version (`SentenceTransformer('{folder}').save_pretrained('NEW')`) and give that folder, or give "
+            f"a current version (`SentenceTransformer('{folder}').save_pretrained('NEW')`) and use that folder, or use "
             f"'{inside}' for the transformer alone."
         )
     if not (folder / CONFIG).is_file():
         raise ModelError(
-            f"The folder '{folder}' has no '{CONFIG}'; give the folder of a saved transformers model{_subfolder_hint(folder)}."
+            f"The folder '{folder}' has no '{CONFIG}'; specify the folder of a saved transformers model{_subfolder_hint(folder)}."
         )
 
 
@@ -65,13 +65,13 @@ def check_tokenizer_settings(settings: Mapping[str, Any], file: str) -> None:
     """Check the types of tokenizer settings that are used in calculations.
 
     Raises:
-        ModelError: names the offending key and value.
+        ModelError: a type is wrong; the message names the offending key and value.
     """
     longest = settings.get("model_max_length")
     is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
     if longest is not None and not (is_number and longest >= 1):
         raise ModelError(
-            f"'{file}' sets model_max_length to {quoted(longest)}; give a number of tokens, or remove the key to use the "
+            f"'{file}' sets model_max_length to {quoted(longest)}; set it to a number of tokens, or remove the key to use the "
             "model's own limit."
         )
 
@@ -80,7 +80,7 @@ def check_depth(config: Mapping[str, Any], tensors: Collection[str]) -> None:
     """Check that the files have at least one tensor per layer of the config, since even empty layers take time to build.
 
     Raises:
-        ModelError: names the offending key and value.
+        ModelError: they have fewer; the message names the offending key and value.
     """
     for key, value in config.items():
         if key.endswith(LAYERS) and isinstance(value, int) and value > len(tensors) + SHARED_LAYERS:

@@ -70,8 +70,8 @@ def _cached(model: str) -> tuple[Path | None, ModelError | None]:
 
 def _missing_file_error(model: str, file: str) -> ModelError:
     return ModelError(
-        f"The cached '{model}' lacks '{file}', which its modules.json names, and that file cannot be downloaded from the hub; "
-        "connect to the network once, or give a folder with all files."
+        f"The cached copy of '{model}' lacks '{file}', which its modules.json names, and the file cannot be downloaded; "
+        "connect to the network once, or specify a folder that contains all files."
     )
 
 
@@ -83,7 +83,7 @@ def _missing_dense_files(model: str, folder: Path) -> list[str]:
 
 
 def _check_reachable(model: str) -> None:
-    """Check with a single request, no retries, that the hub is reachable and has the model. Raises ModelError."""
+    """Check with a single request, without retries, that the hub is reachable and has the model. Raises ModelError."""
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import build_hf_headers, get_session
 
@@ -99,12 +99,12 @@ def _check_reachable(model: str) -> None:
 
 
 def _cannot_fetch(model: str, reason: str) -> str:
-    """Why the model is unavailable, and what to give instead."""
+    """Why the model is unavailable, and what to use instead."""
     form = "" if "/" in model else " (a hub id has the form 'owner/name')"
     network = "unset HF_HUB_OFFLINE, which blocks access to it" if constants.is_offline_mode() else "the network"
     return (
         f"'{model}' is neither a catalogue name nor a folder, and it cannot be downloaded from the hub ({reason}); check the "
-        f"name{form} and {network}, or give a folder or one of: {', '.join(entry.name for entry in MODELS)}."
+        f"name{form} and {network}, or specify a folder or one of: {', '.join(entry.name for entry in MODELS)}."
     )
 
 

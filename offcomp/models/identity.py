@@ -1,13 +1,13 @@
-"""A model's identity: the sha256 of every byte that is read from it, independent of its location. No torch.
+"""A model's identity: the sha256 of every byte that is read from it, independent of its location. Needs no torch.
 
-    fingerprint   of the weights and config.json: determines spectra, views, surveys and listings
-    reads         of those, of all other files in the folder except those that no model or tokenizer reads (`_may_be_read`), and
-                  of everything in the folders that modules.json names: determines scores
+    fingerprint   covers the weights and config.json; spectra, views, surveys and listings depend on it
+    reads         covers those, all other files in the folder except those that no model or tokenizer reads (`_may_be_read`),
+                  and everything in the folders that modules.json names; scores depend on it
 
 A file larger than SMALL bytes is hashed only once. Its sha256 is cached in the home folder with its path, size, inode,
 modification time and change time, so that the next check costs one stat; hashing a smaller file is faster than a cache lookup.
-Identities begin with "2-". Earlier versions hashed a sample of the weights; those fingerprints are plain hexadecimal digits and
-never equal one of these.
+Identities begin with "2-". Earlier versions hashed a sample of the weights; their fingerprints are plain hexadecimal digits, so
+they never equal a current identity.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IDENTITY = 2
 
 CONTENT = re.compile(rf"{IDENTITY}-[0-9a-f]{{64}}")
 NOT_READ = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")
-"""Files that training leaves in a model folder."""
+"""Files that training leaves behind in a model folder."""
 DOCUMENTS = ("license", "licence", "notice", "readme", "use_policy", "copying")
 """Stems of human-readable documents, whatever their suffix."""
 OTHER_SUFFIXES = (
@@ -40,14 +40,14 @@ OTHER_SUFFIXES = (
     *(".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ipynb"),  # for people
     *(".py", ".log", ".csv", ".zip", ".gz", ".tar"),  # programs, which are never run, and their output
 )
-"""Suffixes of files that no tokenizer reads. All others count: tokenizers read too many file names to list."""
+"""Suffixes of files that no tokenizer reads. All others count, since tokenizers read too many kinds of file to list."""
 SMALL = 1 << 20
 MOST_CACHED = 1000
 MOST_IN_MEMORY = 256
 SECOND = 10**9  # nanoseconds
 RESOLUTION = SECOND // 10
 RESOLUTION_WITHOUT_FRACTIONS = 2 * SECOND
-"""Nanoseconds after which a further change shows in a file's timestamps; file systems resolve milliseconds or just seconds."""
+"""Nanoseconds after which a further change shows in a file's timestamps; file systems resolve milliseconds, or only seconds."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def file_digest(file: Path) -> str:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if _stamp(file) != stamp:
-            raise InputError(f"'{file}' changed while it was read; try again when it is complete")
+            raise InputError(f"'{file}' changed while it was being read; try again when it is complete")
         if shows_changes:
             _cache_digest(path, stamp, digest)
     return digest

@@ -1,6 +1,6 @@
 """Model listings read from files: bundled with offcomp, or cached in the home folder when a model is first seen.
 
-This lets the app's process read listings without loading torch. Only a model that has never been seen needs
+This lets the app's process read listings without loading torch. Only a model seen for the first time needs
 `loading.describe`, which the app runs in a separate process. Listings are keyed by content, so a copy of a known model is
 recognised wherever it is stored.
 
@@ -69,7 +69,7 @@ def model_info(model: str, home: Path) -> ModelInfo:
         from offcomp.models.loading import describe
 
         info = describe(model)
-        with suppress(StorageError):  # such as a full disk: the listing is created again next time
+        with suppress(StorageError):  # for example, if the disk is full; the listing is then created again next time
             write_json(_path(home, info.fingerprint), info.to_dict())
     return info
 

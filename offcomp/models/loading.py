@@ -1,4 +1,4 @@
-"""Describe a model without its weights, or load it: safetensors only, never custom code.
+"""Describe a model without loading its weights, or load it: only from safetensors, and never with custom code.
 
 Folder and catalogue models never touch the network. Nothing is printed.
 """
@@ -73,10 +73,10 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
 
     Args:
         model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
-        checked: skip the checks of the values, because an earlier load did them; then only values that are used enter memory.
+        checked: skip the checks of the values, which an earlier load has made; only values that are used are then read.
 
     Raises:
-        ModelError: as `describe`, or the weights are incomplete, not finite, or not the pinned ones.
+        ModelError: as for `describe`; or the weights are incomplete, not finite, or do not have the pinned checksum.
     """
     with _quiet():
         checkpoint = open_checkpoint(model)
@@ -96,7 +96,7 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
     """The folder of a model, and for every parameter path the stored tensors from which transformers builds it.
 
     Raises:
-        ModelError: as `describe`.
+        ModelError: as for `describe`.
     """
     with _quiet():
         checkpoint = open_checkpoint(model)
@@ -106,7 +106,7 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
     """The encoder's or base model's last hidden states (batch, tokens, hidden) for a tokenised batch.
 
-    For an encoder-decoder only the encoder runs. `labels` and `decoder_*` inputs are dropped. The caller controls gradients.
+    An encoder-decoder model runs its encoder only. `labels` and `decoder_*` inputs are dropped. The caller controls gradients.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels" and not key.startswith("decoder_")}
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
@@ -187,4 +187,4 @@ def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
                 f"The files in '{checkpoint.folder}' do not match its {checkpoint.architecture.__name__}: "
                 f"{fault.replace('_', ' ')} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}."
             )
-    return network.requires_grad_(False)  # in evaluation mode already
+    return network.requires_grad_(False)  # already in evaluation mode

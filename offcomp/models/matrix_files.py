@@ -1,8 +1,8 @@
-"""Uploaded matrices: read from a safetensors, npz or npy file and saved as a model folder. No torch, nothing is unpickled.
+"""Uploaded matrices, read from a safetensors, npz or npy file and saved as a model folder. No torch, no unpickling.
 
-The folder has the config of a `matrix_model.Matrices`, so it is listed, compressed and measured like any other model, except
-that it takes no text. A matrix is used as stored, W (rows, cols) = (out_features, in_features). If the names follow a known
-family, its kinds and layers are recognised.
+The folder has the config of a `matrix_model.Matrices`, so the matrices are listed, compressed and measured like those of any
+other model, but cannot process text. A matrix is used as stored, W (rows, cols) = (out_features, in_features). If the names
+follow the naming scheme of a known family, kinds and layers are recognised.
 
     HOME/uploads/DIGEST/config.json          names and shapes
     HOME/uploads/DIGEST/model.safetensors    the matrices, as "matrices.0.weight" and so on
@@ -37,11 +37,11 @@ from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, 
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
 MOST_BYTES = 100_000_000
-"""Total size of a file's matrices after unpacking, twice the largest upload: they are read in the app's own process."""
+"""Maximum total size of a file's unpacked matrices, which the app reads in its own process: twice the largest upload."""
 MOST_MATRICES = 1000
 MOST_ARRAYS = 10_000
 MOST_HEADER_BYTES = 1_000_000
-MOST_NPY_HEADER_BYTES = 12_000  # numpy reads 10,000
+MOST_NPY_HEADER_BYTES = 12_000  # numpy itself accepts at most 10,000
 ZIP_ENTRY = b"PK\x01\x02"
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LONGEST_SIDE = 10**6
@@ -56,7 +56,7 @@ NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix (rows, cols) as its file stores it. `dtype` is the safetensors name; float64 is converted to float32."""
+    """One matrix (rows, cols) as stored in its file. `dtype` is the safetensors name; float64 is converted to float32."""
 
     rows: int
     cols: int
@@ -66,20 +66,20 @@ class Matrix:
 
 @dataclass(frozen=True)
 class MatrixFile:
-    """The contents of a file: its matrices by name, and for every other entry the reason why it is left out."""
+    """The contents of a file: its matrices by name, and, for every other entry, the reason why it is left out."""
 
     matrices: dict[str, Matrix]
     skipped: dict[str, str]
 
 
 def read_matrices(name: str, content: bytes) -> MatrixFile:
-    """The matrices in a file of this name. Sizes are checked from the headers before anything is unpacked.
+    """The matrices in a file, whose suffix determines the format. Sizes in the headers are checked before anything is unpacked.
 
-    Raises InputError if the file cannot be read, holds no usable matrix, or is too large.
+    Raises InputError if the file cannot be read, contains no usable matrix, or is too large.
     """
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{name!r} is not a supported matrix file; give one that ends in {', '.join(SUFFIXES)}")
+        raise InputError(f"{name!r} is not a supported matrix file; supported extensions are {', '.join(SUFFIXES)}")
     entries: dict[str, Entry] = {}
     for entry in _READERS[suffix](name, content):
         entries[_unique_name(entry.name, entries)] = entry
@@ -144,7 +144,7 @@ def _npz(name: str, content: bytes) -> Iterator[Entry]:
 
 
 def _unpacked(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> bytes:
-    """The start of a member; `size` bounds how much is unpacked, whatever the archive holds."""
+    """The first `size` bytes of a member; no more than that is ever unpacked."""
     try:
         with archive.open(member) as stream:
             return stream.read(size)
@@ -160,7 +160,7 @@ _READERS: dict[str, Callable[[str, bytes], Iterator[Entry]]] = {".safetensors": 
 
 
 def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], bytes]) -> Entry:
-    """The entry for an npy document of `size` bytes that starts with `head`. Raises InputError if header and size disagree."""
+    """The entry for an npy file of `size` bytes that starts with `head`. Raises InputError if header and size disagree."""
     stream = io.BytesIO(head)
     try:
         shape, by_columns, dtype = NPY_HEADERS[npy.read_magic(stream)](stream)
@@ -171,7 +171,7 @@ def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], b
         return Entry(key, "pickled objects", shape, bytes)
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != size - start:
         raise InputError(
-            f"{key!r} in {file!r} is truncated: shape {shape} of {dtype} does not match {size - start} bytes; copy it again"
+            f"{key!r} in {file!r} is truncated: {size - start} bytes do not match shape {shape} of {dtype}; copy it again"
         )
 
     def values() -> bytes:
@@ -200,7 +200,7 @@ def _read(entry: Entry) -> Matrix | str:
     with np.errstate(over="ignore"):
         values = as_float32(entry.dtype, np.frombuffer(content, np.uint8))
     if bad := values.size - int(np.isfinite(values).sum()):
-        return f"has {bad} value{'' if bad == 1 else 's'} that are NaN, infinite or beyond float32"
+        return f"has {bad} value{'' if bad == 1 else 's'} not finite in float32 (NaN, infinite or too large)"
     rows, cols = entry.shape
     if entry.dtype == "F64":
         return Matrix(rows, cols, "F32", values.tobytes())

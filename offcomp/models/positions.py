@@ -10,9 +10,9 @@ POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Maximum tokens per text; None if the config sets no limit (relative positions, XLNet's -1).
+    """Maximum tokens per text; None if the config sets no limit (relative position embeddings, XLNet's -1).
 
-    RoBERTa-style models count positions from the padding index + 1: of the max_position_embeddings rows of their table, only
+    RoBERTa-style models count positions from the padding index + 1, so of the max_position_embeddings rows of their table, only
     max_position_embeddings - pad_token_id - 1 are usable. They are recognised by the table's padding index, not by name.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)

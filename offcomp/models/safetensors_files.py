@@ -55,7 +55,7 @@ class StoredTensor:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the tensor in its file."""
+        """Size of the tensor in its file, in bytes."""
         return self.end - self.start
 
 
@@ -99,15 +99,15 @@ def _no_weights(folder: Path) -> str:
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         return (
-            f"The weights in '{folder}' are pickled ('{pickles[0]}'), and offcomp reads safetensors only; convert them "
-            "with `save_pretrained` of a current transformers."
+            f"The weights in '{folder}' are pickled ('{pickles[0]}'), but offcomp reads only safetensors; convert them "
+            "with `save_pretrained` in a current version of transformers."
         )
     if misnamed := [name for name in names if name.endswith(".safetensors")]:
         return f"The weights in '{folder}' are in '{misnamed[0]}', but '{WEIGHTS}' is needed; rename the file."
     if foreign := [name for name in names if Path(name).suffix in OTHER_FORMATS]:
         return (
-            f"The weights in '{folder}' are in {OTHER_FORMATS[Path(foreign[0]).suffix]} format ('{foreign[0]}'), and offcomp "
-            "reads safetensors only; give the model as transformers saves it with `save_pretrained`."
+            f"The weights in '{folder}' are in {OTHER_FORMATS[Path(foreign[0]).suffix]} format ('{foreign[0]}'), but offcomp "
+            "reads only safetensors; save the model with the `save_pretrained` method of transformers."
         )
     return f"The folder '{folder}' has no weights: '{WEIGHTS}' or '{INDEX}' is needed."
 
@@ -210,7 +210,7 @@ def stored_dtype(folder: Path) -> str:
     """`float32`, `float16` or `bfloat16`: the dtype of most floating-point values in a folder.
 
     Raises:
-        ModelError: weights have another dtype, see `check_dtypes`, or the files are damaged.
+        ModelError: weights have an unsupported dtype (see `check_dtypes`), or the files are damaged.
     """
     tensors = stored_tensors(weight_files(folder))
     check_dtypes(folder, {key: tensor for key, tensor in tensors.items() if key.endswith("weight")})
@@ -227,17 +227,17 @@ def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
     """Check that every weight is stored in float32, float16 or bfloat16, so that casting it is safe.
 
     Raises:
-        ModelError: a weight is float64, or has a dtype that only quantisation produces without a config to interpret it.
+        ModelError: a weight is float64, or has a dtype that only quantisation produces, and no config says how to interpret it.
     """
     for key, tensor in weights.items():
         if tensor.dtype in FLOATS:
             continue
-        remedy = f"give the unquantised model, since no config explains these {_named(tensor.dtype)} weights"
+        remedy = f"use the unquantised model, since no config says how to interpret these {_named(tensor.dtype)} weights"
         if tensor.dtype == "F64":
             remedy = "save the model in float32: `model.float().save_pretrained(folder)`"
         raise ModelError(
-            f"The weight '{key}' in '{folder}' is stored as {tensor.dtype}, and offcomp reads float32, float16 and bfloat16; "
-            f"{remedy}."
+            f"The weight '{key}' in '{folder}' is stored as {tensor.dtype}, but offcomp reads only float32, float16 and "
+            f"bfloat16; {remedy}."
         )
 
 
@@ -257,7 +257,7 @@ def same_values(left: StoredTensor, right: StoredTensor) -> bool:
 
 
 def _read_chunk(tensor: StoredTensor, start: int) -> NDArray[np.float32]:
-    """Up to `CHUNK` values of a stored tensor from index `start` on."""
+    """Up to `CHUNK` values of a stored tensor starting at index `start`."""
     size = min(CHUNK, tensor.num_parameters - start)
     width = tensor.num_bytes // max(tensor.num_parameters, 1)
     return as_float32(tensor.dtype, np.fromfile(tensor.file, np.uint8, size * width, offset=tensor.start + start * width))

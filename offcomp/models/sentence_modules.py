@@ -1,9 +1,9 @@
-"""Parse how a sentence-transformers folder turns hidden states into sentence embeddings. No torch here.
+"""Parse how a sentence-transformers folder turns hidden states into sentence embeddings. Needs no torch.
 
 `modules.json` lists the modules after the transformer: Pooling (one mode, or several concatenated), Dense layers, Normalize.
 `sentence_bert_config.json` limits the tokens per text, and `config_sentence_transformers.json` names a prompt to prepend to
-each text. Like sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules and options
-are rejected by name, since ignoring them would give the embeddings of a different model.
+each text. As in sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules and options
+are rejected, and named, since ignoring them would produce the embeddings of a different model.
 
 Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults follow version 6.2.
 """
@@ -23,7 +23,7 @@ PROMPTS = "config_sentence_transformers.json"
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""The first of these files that exists counts; current versions write that of BERT for every model."""
+"""The first of these files that exists is used; current versions of the library write the BERT file for every model."""
 PACKAGE = "sentence_transformers."
 
 POOLINGS = {
@@ -44,15 +44,15 @@ TITLES = {
     "lasttoken": "the last token",
 }
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish")
-"""Argument-free torch.nn classes that a Dense module may name."""
-NO_EFFECT = ("Dropout",)  # in evaluation
+"""torch.nn classes, used without arguments, that a Dense module may name."""
+NO_EFFECT = ("Dropout",)  # in evaluation mode
 ON_EMBEDDINGS = dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
-"""Fields of a module after the pooling, and what it must read and write."""
+"""Fields that declare what a module after the pooling reads and writes, and their only supported value."""
 
 
 @dataclass(frozen=True)
 class Dense:
-    """activation(weight x + bias); `file` stores weight (out_features, in_features) and bias as linear.weight and linear.bias.
+    """activation(weight x + bias); in `file`, linear.weight is weight (out_features, in_features) and linear.bias is bias.
 
     Attributes:
         residual: whether x is added to the output (residual.weight x if the widths differ).
@@ -100,7 +100,7 @@ class SentenceModules:
     lower_case: bool = False
 
     def __str__(self) -> str:
-        """A description in words, such as "the mean over tokens, then normalised"."""
+        """A description, such as "the mean over tokens, then normalised"."""
         return ", then ".join([" and ".join(TITLES[mode] for mode in self.pooling), *map(str, self.layers)])
 
     def prepared(self, text: str) -> str:
@@ -113,7 +113,7 @@ def sentence_modules(folder: Path) -> SentenceModules:
     """The modules that the folder declares; mean pooling if it declares none.
 
     Raises:
-        ModelError: a file is damaged or requests something unsupported; the message names it.
+        ModelError: a file is damaged or requests something unsupported; the message names the file.
     """
     if not (folder / MODULES).is_file():
         return SentenceModules()
@@ -130,10 +130,10 @@ def sentence_modules(folder: Path) -> SentenceModules:
         if kind not in (("Dense", "Normalize") if index else ("Pooling",)):
             raise ModelError(
                 f"'{folder / MODULES}' has the module {kind} at '{path}', which is not supported there; after the Transformer, "
-                "offcomp supports one Pooling, then Dense and Normalize."
+                "offcomp supports one Pooling, then Dense and Normalize modules."
             )
     if not modules:
-        raise ModelError(f"'{folder / MODULES}' names no Pooling, so there is no sentence embedding; add 1_Pooling.")
+        raise ModelError(f"'{folder / MODULES}' lists no Pooling module, so there is no sentence embedding; add 1_Pooling.")
     pooling, pools_prompt = _pooling(folder / modules[0][1])
     layers = tuple(_dense(folder / path) if kind == "Dense" else _normalize(folder / path) for kind, path in modules[1:])
     limit, lower_case = _transformer(folder)
@@ -160,7 +160,7 @@ def _entries(file: Path) -> list[tuple[str, str]]:
 def _entry(file: Path, entry: Any) -> tuple[str, str]:
     kind, path = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
     if not isinstance(kind, str) or not isinstance(path, str):
-        raise ModelError(f"'{file}' has the entry {str(entry)[:80]!r}; each needs a 'type' and a 'path'.")
+        raise ModelError(f"'{file}' has the entry {str(entry)[:80]!r}; each entry needs a 'type' and a 'path'.")
     if not kind.startswith(PACKAGE):
         raise ModelError(f"'{file}' names the module '{kind[:80]}', which is custom code; offcomp does not run custom code.")
     if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
@@ -186,11 +186,11 @@ def _pooling(folder: Path) -> tuple[tuple[str, ...], bool]:
         declared = [mode for mode, flag in POOLINGS.items() if config.get(flag)] or ["mean"]
     modes = [declared] if isinstance(declared, str) else declared
     if not isinstance(modes, list) or not modes:
-        raise ModelError(f"'{file}' sets pooling_mode to {declared!r}; give one or more of {', '.join(POOLINGS)}.")
+        raise ModelError(f"'{file}' sets pooling_mode to {declared!r}; it must be one or more of {', '.join(POOLINGS)}.")
     unknown = [mode for mode in modes if not isinstance(mode, str) or mode not in POOLINGS]
     unknown += [key for key in config if key.startswith("pooling_mode_") and key not in POOLINGS.values() and config[key]]
     if unknown:
-        raise ModelError(f"'{file}' pools by {unknown[0]!r}; supported modes are {', '.join(POOLINGS)}.")
+        raise ModelError(f"'{file}' uses the pooling mode {unknown[0]!r}; supported modes are {', '.join(POOLINGS)}.")
     return tuple(modes), _flag(file, config, "include_prompt", True)
 
 
@@ -206,7 +206,7 @@ def _is_positive(value: Any) -> TypeGuard[int]:
 
 
 def _check_only(file: Path, config: Mapping[str, Any], supported: Mapping[str, str]) -> None:
-    """Check that each of these fields has its only supported value, if it has one. Raises ModelError."""
+    """Check that each of these fields is absent or has its only supported value. Raises ModelError."""
     for name, value in supported.items():
         if config.get(name) not in (None, value):
             raise ModelError(f"'{file}' sets {name} to {config[name]!r}; only {value!r} is supported.")
@@ -242,7 +242,7 @@ def _check_dense(dense: Dense) -> None:
     if not dense.file.is_file():
         raise ModelError(
             f"'{dense.file.parent}' has no '{WEIGHTS}', and pickled weights are not supported; copy that file from the "
-            "original model, or if that has none either, save the model again."
+            "original model or, if it is missing there too, save the model again."
         )
     expected: dict[str, tuple[int, ...]] = {"linear.weight": (dense.out_features, dense.in_features)}
     if dense.bias:
@@ -253,7 +253,7 @@ def _check_dense(dense: Dense) -> None:
     for name, shape in expected.items():
         if stored.get(name) != shape:
             actual = stored.get(name, "nothing")
-            raise ModelError(f"'{dense.file}' has {actual} for {name}, but its config says {shape}; copy the model again.")
+            raise ModelError(f"'{dense.file}' has {actual} for {name}, but its config requires {shape}; copy the model again.")
 
 
 def _transformer(folder: Path) -> tuple[int | None, bool]:
@@ -283,5 +283,5 @@ def _prompt(folder: Path) -> str:
         return ""
     prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
     if not isinstance(prompt, str):
-        raise ModelError(f"'{file}' names the default prompt {name!r}, but its prompts contain no such text.")
+        raise ModelError(f"'{file}' names the default prompt {name!r}, but contains no prompt with that name.")
     return prompt

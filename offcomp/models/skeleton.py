@@ -52,7 +52,7 @@ def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreT
     DataParallel, `model.` from a custom class. transformers then finds none of its parameters.
 
     Raises:
-        ModelError: the names would match without such a prefix; the message says which one, and how to remove it.
+        ModelError: the names would match without such a prefix; the message names it and says how to remove it.
     """
     prefix = network.base_model_prefix
     missing = [path for path, _ in network.named_parameters() if find_tensor(tensors, prefix, path) is None]
@@ -62,9 +62,9 @@ def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreT
         if matched and 2 * len(matched) >= len(missing):
             example = next(key for key in tensors if extra in key)
             raise ModelError(
-                f"The weights in '{folder}' have '{extra}' in their names ('{example}'), as if the model was saved from inside "
-                f"{WRAPPERS.get(extra, 'a wrapper')}; save the inner model instead, or rename them: `from safetensors.torch "
-                "import load_file, save_file; w = load_file(f); "
+                f"The weights in '{folder}' have '{extra}' in their names ('{example}'), as if the model had been saved from "
+                f"inside {WRAPPERS.get(extra, 'a wrapper')}; save the inner model instead, or rename the weights: `from "
+                "safetensors.torch import load_file, save_file; w = load_file(f); "
                 f"save_file({{k.replace('{extra}', ''): v for k, v in w.items()}}, f)`."
             )
 

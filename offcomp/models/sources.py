@@ -1,7 +1,7 @@
 """Resolve where a model comes from and check that its files are safe to load. Needs neither torch nor transformers.
 
-No part of a model is instantiated before `check_folder` has passed: its JSON could name remote code, other files, or sizes
-that exhaust memory.
+No part of a model is instantiated before `check_folder` has passed, because its JSON could name remote code, other files, or
+sizes that exhaust memory.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ OWN_CODE = (
 REFUSED = {
     "auto_map": OWN_CODE,
     "trust_remote_code": OWN_CODE,
-    "transformers_weights": "redirects the weights to another file; rename that file to 'model.safetensors' and remove the key",
+    "transformers_weights": "redirects the weights to a different file; rename it to 'model.safetensors' and remove the key",
     "fusion_config": "requests patched modules; remove the key to load the plain model",
-    "quantization_config": "describes weights that are already quantised; give the unquantised model",
+    "quantization_config": "describes weights that are already quantised; use the unquantised model",
 }
 """Config keys that are rejected at any depth, and why."""
 
@@ -87,27 +87,27 @@ def resolve(model: str) -> Source:
     if path and path.is_dir():
         return Source(model, "folder", path)
     if path:
-        raise ModelError(f"'{model}' is a file; give the folder that contains it and its '{CONFIG}'.")
+        raise ModelError(f"'{model}' is a file; specify the folder that contains it and its '{CONFIG}'.")
     names = [entry.name for entry in MODELS]
     close = difflib.get_close_matches(model, names, n=1, cutoff=0.75)
     if close:
         raise ModelError(f"There is no model '{model}'; did you mean '{close[0]}'?")
     if MODULE_NAME.fullmatch(model):
         raise ModelError(
-            f"'{model}' is the name of a module, not of a model: give a catalogue name ({', '.join(names)}), an existing "
-            "folder, or a hub id such as 'owner/name'; modules are named in a plan's groups, or by --modules."
+            f"'{model}' is the name of a module, not of a model; specify a catalogue name ({', '.join(names)}), an existing "
+            "folder, or a hub id such as 'owner/name' (modules are selected in a plan's groups, or with --modules)."
         )
     is_hub_id = HUB_ID.fullmatch(model) and ".." not in model and len(model) <= MAX_HUB_ID
     if is_hub_id and not model.endswith((*PICKLES, ".safetensors", ".json")):
         return Source(model, "hub")
     raise ModelError(
-        f"'{model[:200]}' is not a model: give a catalogue name ({', '.join(names)}), an existing folder, "
+        f"'{model[:200]}' is not a model; specify a catalogue name ({', '.join(names)}), an existing folder, "
         "or a hub id such as 'owner/name'."
     )
 
 
 def may_have_tokenizer(info: ModelInfo) -> bool:
-    """False for a local folder without tokenizer files; for any other source this is only known once the model is loaded."""
+    """Return False for a local folder without tokenizer files; for other sources this is unknown until the model is loaded."""
     folder = _existing(info.model) if info.source == "folder" else None
     return folder is None or any((folder / name).is_file() for name in TOKENIZER_FILES)
 
@@ -117,7 +117,7 @@ def _existing(model: str) -> Path | None:
     try:
         path = Path(model).expanduser()
         return path if model.strip() and path.exists() else None
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home
+    except (OSError, ValueError, RuntimeError):  # path too long, NUL character, no such home folder
         return None
 
 
@@ -155,7 +155,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Reject a config that requests custom code or kernels, nests another model, or describes an absurd size.
 
     Raises:
-        ModelError: names the offending key and value.
+        ModelError: it does; the message names the offending key and value.
     """
     _check_keys(config, CONFIG)
     model_type = config.get("model_type")
@@ -163,7 +163,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ModelError(f"'{CONFIG}' has no valid 'model_type' ({model_type!r}); add the one that transformers uses.")
     for key, nested in config.items():
         if isinstance(nested, Mapping) and ("model_type" in nested or "architectures" in nested):
-            raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp loads plain language models only.")
+            raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp loads only plain language models.")
     _check_sizes(config)
 
 
@@ -179,7 +179,7 @@ def _check_keys(document: Mapping[str, Any], file: str) -> None:
 def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Every key and value of nested JSON."""
     if depth > MAX_DEPTH:
-        raise ModelError(f"A JSON file of the model nests deeper than {MAX_DEPTH} levels.")
+        raise ModelError(f"A JSON file of the model is nested deeper than {MAX_DEPTH} levels.")
     if isinstance(value, Mapping):
         for key, nested in value.items():
             yield str(key), nested
@@ -214,7 +214,7 @@ def check_checksum(entry: CatalogueModel, folder: Path) -> None:
     """Check that the installed weights have the pinned checksum.
 
     Raises:
-        ModelError: they do not.
+        ModelError: the checksum is different.
     """
     (file,) = weight_files(folder)
     with readable(folder):
@@ -222,7 +222,7 @@ def check_checksum(entry: CatalogueModel, folder: Path) -> None:
     if checksum != entry.sha256:
         raise ModelError(
             f"The weights of '{entry.name}' have the checksum {checksum[:12]}..., not "
-            f"{entry.sha256[:12]}...; install them again with `{entry.install}`."
+            f"{entry.sha256[:12]}...; reinstall them with `{entry.install}`."
         )
 
 

@@ -1,4 +1,4 @@
-"""The dtype and size in bytes of each parameter as a model's files store it.
+"""The dtype and the size in bytes of each parameter in a model's files.
 
 While loading, transformers may rename tensors and merge several into one parameter (the experts of Mixtral, for example). The
 same renaming rules are used here to find the tensors behind each parameter.
@@ -22,14 +22,14 @@ from offcomp.numerics.accounting import STORED, storage_dtype
 def stored_parameters(
     network: PreTrainedModel, modules: Iterable[ModuleSpec], tensors: Mapping[str, StoredTensor], default_dtype: str
 ) -> tuple[tuple[ModuleSpec, ...], int, int]:
-    """How the files store the parameters of a model (on any device, including meta) and its listed matrices.
+    """How a model's parameters and listed matrices are stored in its files. The model may be on any device, including meta.
 
     Returns the specs of the listed matrices, each with the dtype of its tensor; the bytes of all parameters, tied ones counted
-    once; and the number of parameters in tensors with two or more dimensions that are not listed matrices.
+    once; and the number of parameters in other tensors with two or more dimensions.
 
     Args:
         tensors: every tensor in the files, by key.
-        default_dtype: of a parameter with no tensor under its name, such as one of several sliced from one tensor.
+        default_dtype: assumed for a parameter with no tensor under its name, such as one of several sliced from one tensor.
 
     Raises:
         ModelError: a parameter is stored in a dtype that offcomp does not read.
@@ -75,7 +75,7 @@ def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]
 
 
 def _dtype(sources: Sources) -> str:
-    """The dtype that can hold the values of all sources. Raises ModelError if one is stored in an unsupported dtype."""
+    """The dtype that can represent the values of all sources. Raises ModelError if one is stored in an unsupported dtype."""
     for key, tensor in sources:
         check_dtypes(tensor.file.parent, {key: tensor})
     return storage_dtype(STORED, (FLOATS[tensor.dtype] for _, tensor in sources))

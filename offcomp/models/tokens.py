@@ -27,12 +27,12 @@ def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **options: Any) -> BatchEncoding:
     """Tokenise texts with these options. Raises ModelError if the tokenizer fails."""
-    with _as_model_error("the tokenizer of this model cannot read the texts"):
+    with _as_model_error("the tokenizer of this model cannot process the texts"):
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
 def can_pad(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the tokenizer can pad. If it names no padding token, its end or unknown token is set as one."""
+    """Return whether the tokenizer can pad. If it defines no padding token, its end or unknown token is used as one."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer.pad_token is not None
@@ -49,8 +49,8 @@ def check_known(model: PreTrainedModel, ids: Iterable[Iterable[int]]) -> None:
     largest = max((int(max(text_ids, default=-1)) for text_ids in ids), default=-1)
     if num_embeddings is not None and largest >= num_embeddings:
         raise ModelError(
-            f"the tokenizer produces the token id {largest}, but the model has only {num_embeddings} tokens; use the tokenizer "
-            "that belongs to the model"
+            f"the tokenizer produces the token id {largest}, but the model has only {num_embeddings} embeddings; use the "
+            "tokenizer that belongs to the model"
         )
 
 
@@ -61,7 +61,7 @@ def _as_model_error(failure: str) -> Iterator[None]:
         yield
     except (OffcompError, MemoryError):
         raise
-    except BaseException as error:  # tokenizers raises the bare class, see the module docstring
+    except BaseException as error:  # tokenizers raises the bare class; see the module docstring
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # pyo3 exports no class to catch
             raise
         reason = first_line(error)[:300]

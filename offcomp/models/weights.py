@@ -1,4 +1,4 @@
-"""Read and write weight matrices of an instantiated model, always by full parameter path and in canonical view.
+"""Read and write weight matrices of an instantiated model, always by full parameter path and in the canonical view.
 
 The canonical view of a weight is W (rows, cols) = (out_features, in_features): a Conv1D is viewed transposed, a fused
 weight one piece at a time. Modules are never replaced, so evaluation runs the original architecture.
@@ -70,7 +70,7 @@ def read(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
     """A contiguous float32 copy of a module's matrix W (rows, cols), on the model's device.
 
     Raises:
-        ModelError: the model has no such weight, or it has another shape.
+        ModelError: the model has no such weight, or its shape is different.
     """
     return stored_view(model, spec).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
@@ -79,7 +79,7 @@ def write(model: nn.Module, spec: ModuleSpec, matrix: Float[Tensor, "rows cols"]
     """Copy W (rows, cols) into the model, cast to the dtype and device of the parameter.
 
     Raises:
-        ModelError: no such weight, another shape, or values that are not finite in the parameter's dtype.
+        ModelError: the model has no such weight, its shape is different, or values are not finite in the parameter's dtype.
     """
     view = stored_view(model, spec)
     view.copy_(_as_stored(view, spec, matrix))
@@ -91,7 +91,7 @@ def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
         raise ModelError(f"{spec.name} has the shape {spec.shape}, but the new matrix has {tuple(matrix.shape)}.")
     cast = matrix.detach().to(view)
     if bad := num_not_finite(cast):
-        raise ModelError(f"The new matrix of {spec.name} has {bad} values that are not finite as {view.dtype}.")
+        raise ModelError(f"The new matrix of {spec.name} has {bad} values that are not finite in {view.dtype}.")
     return cast
 
 
@@ -112,12 +112,12 @@ def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iter
     """Substitute matrices (rows, cols) inside the block; the original values are always restored bit for bit afterwards.
 
     Raises:
-        ModelError: as `replace`.
+        ModelError: as for `replace`.
     """
     originals = {spec: stored_view(model, spec).clone() for spec in matrices}
     try:
         replace(model, matrices)
-        del matrices  # they may be large, and the block may run for long
+        del matrices  # they may be large, and the block may run for a long time
         yield
     finally:
         for spec, original in originals.items():
@@ -125,7 +125,7 @@ def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iter
 
 
 def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:
-    """Check that the weight and the paths tied to it hold the matrix. Raises ModelError."""
+    """Check that the weight and the paths tied to it contain the matrix. Raises ModelError."""
     view = stored_view(model, spec)
     if not torch.equal(view, _as_stored(view, spec, matrix)):
         raise ModelError(f"{spec.name} was overwritten by another module in the same substitution; list it only once.")
@@ -140,7 +140,7 @@ def check_finite(model: nn.Module) -> None:
     """Check that no parameter contains NaN or infinite values.
 
     Raises:
-        ModelError: names the first faulty weight and how many of its values are not finite.
+        ModelError: one does; the message names the first such weight and how many of its values are not finite.
     """
     for path, parameter in model.named_parameters():
         if bad := num_not_finite(parameter):

@@ -109,7 +109,7 @@ def test_a_model_that_reads_what_it_is_to_tell_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_single_token_cannot_be_told_from_nothing(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="no token to predict"):
+    with pytest.raises(TaskError, match="no tokens to predict"):
         causal(opened(tmp_path, "gpt2"), ["ba", ""])
 
 

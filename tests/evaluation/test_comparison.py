@@ -454,16 +454,16 @@ def test_predictions_that_are_not_finite_are_no_score(bad: float, place: int) ->
     values: list[list[float]] = [[1.0, 2.0], [1.0, 2.0]]
     values[place][1] = bad
     name = ("original", "compressed")[place]
-    with pytest.raises(TaskError, match=f"the {name} model gives predictions that are not finite"):
+    with pytest.raises(TaskError, match=f"the {name} model's predictions are not finite"):
         ranked([1, 2], *values)
-    with pytest.raises(TaskError, match=f"the {name} model gives predictions that are not finite"):
+    with pytest.raises(TaskError, match=f"the {name} model's predictions are not finite"):
         losses(*values, [0, 1])
-    with pytest.raises(TaskError, match=f"the {name} model gives predictions that are not finite"):
+    with pytest.raises(TaskError, match=f"the {name} model's predictions are not finite"):
         compared([0, 1], *(np.array([[0.5, 0.5], [0.5, v[1]]]) for v in values))
 
 
 def test_another_number_of_predictions_than_examples_is_an_error() -> None:
-    with pytest.raises(TaskError, match="gave 2 predictions for 3 examples"):
+    with pytest.raises(TaskError, match="returned 2 predictions for 3 examples"):
         ranked([1, 2, 3], [1, 2, 3], [1, 2])
     with pytest.raises(TaskError, match="no example"):
         compare_ranks([], np.array([]), np.array([]), texts=[])

@@ -262,7 +262,7 @@ def test_without_a_validation_split_a_reversed_order_is_noted_beside_the_score(
     assert result["original"]["value"] == 0.0
     assert result["labels"]["checked"] is False
     (note,) = result["note"]
-    assert "the reversed order would give 1.000" in note and "0.000 in the current order" in note and "labels" in note
+    assert "order would give an accuracy of 1.000" in note and "0.000 in the current order" in note and "labels" in note
     assert notes("made", result) == [f"Made: {note}"]
     assert of_the_original(moods, data)["note"] == [note]
 
@@ -285,7 +285,7 @@ def test_the_note_is_about_the_original_and_its_best_order_not_about_a_bad_model
     reference = evaluator.reference()
     right = 1 - wrong / len(TEXTS)
     compared = evaluator.compare(reference, {"probabilities": reference["probabilities"][:, ::-1]})
-    assert f"would give {right:.3f}" in compared["note"][0]
+    assert f"would give an accuracy of {right:.3f}" in compared["note"][0]
     assert compared["compressed"]["value"] == pytest.approx(right)  # the note is not of the compressed one
 
 

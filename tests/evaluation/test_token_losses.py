@@ -220,5 +220,5 @@ def test_a_token_that_the_model_does_not_know_is_refused(bert: LoadedModel) -> N
 
 @pytest.mark.parametrize("texts", [["", " "], ["xyz"]])
 def test_texts_without_a_token_to_tell_are_refused(bert: LoadedModel, texts: list[str]) -> None:
-    with pytest.raises(TaskError, match="no token to predict"):
+    with pytest.raises(TaskError, match="no tokens to predict"):
         masked(bert, texts)

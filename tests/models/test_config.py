@@ -49,7 +49,7 @@ def test_a_config_that_nests_too_deep() -> None:
     deep: dict[str, Any] = {}
     for _ in range(20):
         deep = {"x": deep}
-    with pytest.raises(ModelError, match="nests deeper than 8 levels"):
+    with pytest.raises(ModelError, match="is nested deeper than 8 levels"):
         check_config({**CONFIG, "y": deep})
 
 

@@ -125,13 +125,13 @@ def test_one_weight_of_a_quantised_type_is_refused(folder: Path, dtype: torch.dt
     key = "encoder.layer.1.attention.self.query.weight"
     edit_weights(folder, **{key: load_file(folder / "model.safetensors")[key].to(dtype)})
     for verb in (describe, load):
-        with pytest.raises(ModelError, match=f"'{key}' .* the unquantised model, .* no config explains these {name} weights"):
+        with pytest.raises(ModelError, match=f"'{key}' .* the unquantised model, .* how to interpret these {name} weights"):
             verb(str(folder))
 
 
 def test_a_bias_of_a_quantised_type_is_refused(folder: Path) -> None:
     edit_weights(folder, **{"pooler.dense.bias": torch.ones(tiny_models.HIDDEN, dtype=torch.int8)})
-    with pytest.raises(ModelError, match=r"'pooler\.dense\.bias' .* no config explains these int8 weights"):
+    with pytest.raises(ModelError, match=r"'pooler\.dense\.bias' .* no config says how to interpret these int8 weights"):
         describe(str(folder))
 
 
@@ -160,7 +160,7 @@ def test_names_of_a_wrapped_model_are_refused_with_what_to_take_off(folder: Path
     rename_weights(folder, "", wrapper)
     for verb in (describe, load):
         with pytest.raises(
-            ModelError, match=rf"have '{wrapper}' in their names \('{wrapper}.*; .*rename them: `from safetensors"
+            ModelError, match=rf"have '{wrapper}' in their names \('{wrapper}.*; .*rename the weights: `from safetensors"
         ):
             verb(str(folder))
 
@@ -230,7 +230,7 @@ def test_weights_in_another_file_are_told_by_name(folder: Path, file: str, sente
 
 @pytest.mark.parametrize("name", ["query.0", "encoder.ffn_in.11", "cross.value.2", "word_embeddings", "pooler"])
 def test_the_name_of_a_module_is_no_model(name: str) -> None:
-    with pytest.raises(InputError, match=f"'{name}' is the name of a module, not of a model: give a catalogue name"):
+    with pytest.raises(InputError, match=f"'{name}' is the name of a module, not of a model; specify a catalogue name"):
         resolve(name)
 
 

@@ -562,7 +562,7 @@ def test_a_model_that_changes_while_it_is_loaded_is_refused(folder: Path, monkey
         return network
 
     monkeypatch.setattr(loading, "_instantiated", late)
-    with pytest.raises(ModelError, match="changed while they were read; try again"):
+    with pytest.raises(ModelError, match="changed while they were being read; try again"):
         load(str(folder))
 
 

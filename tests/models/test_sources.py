@@ -69,7 +69,7 @@ NO_PATHS = ["z" * 500, "z" * 5000, "a\0b", "~nobody/x"]
 @pytest.mark.parametrize("model", [*NO_MODELS, *NO_PATHS])
 def test_what_is_no_model(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"is not a model: give a catalogue name \(minilm-l6, "):
+    with pytest.raises(InputError, match=r"is not a model; specify a catalogue name \(minilm-l6, "):
         resolve(model)
 
 
@@ -79,7 +79,7 @@ def test_a_misspelt_catalogue_name() -> None:
 
 
 def test_a_single_file_is_no_model(folder: Path) -> None:
-    with pytest.raises(ModelError, match="is a file; give the folder"):
+    with pytest.raises(ModelError, match="is a file; specify the folder"):
         resolve(str(folder / "model.safetensors"))
 
 
@@ -121,7 +121,7 @@ def test_a_folder_without_weights(folder: Path) -> None:
 
 def test_a_folder_with_pickled_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pickled \('pytorch_model\.bin'\), and offcomp reads safetensors only; convert"):
+    with pytest.raises(ModelError, match=r"pickled \('pytorch_model\.bin'\), but offcomp reads only safetensors; convert"):
         check_folder(folder)
 
 
@@ -187,7 +187,7 @@ def test_an_index_without_a_map(folder: Path) -> None:
 
 def test_weights_that_are_quantised_already(folder: Path) -> None:
     save_file({"weight": np.ones((30, 8), np.int8), "scale": np.ones(3, np.float32)}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match=r"'weight' .* is stored as I8, .* give the unquantised model, .* these int8 weights"):
+    with pytest.raises(ModelError, match=r"'weight' .* is stored as I8, .* use the unquantised model, .* these int8 weights"):
         check_folder(folder)
 
 
@@ -198,7 +198,7 @@ def test_a_tokenizer_with_code(folder: Path) -> None:
 
 
 def test_a_wrong_checksum(folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"have the checksum [0-9a-f]{12}\.\.\., not 53aa51172d14\.\.\.; install them again"):
+    with pytest.raises(ModelError, match=r"have the checksum [0-9a-f]{12}\.\.\., not 53aa51172d14\.\.\.; reinstall them"):
         check_checksum(MODELS[0], folder)
 
 

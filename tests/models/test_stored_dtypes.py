@@ -143,7 +143,7 @@ def test_a_weight_in_numbers_that_nothing_explains_is_refused_by_name(tmp_path: 
     tensors[name] = (tensors[name] * 50).to(dtype)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for look in (describe, load):
-        with pytest.raises(ModelError, match=rf"'{name}' in .* is stored as [IF]\d+, and offcomp reads float32"):
+        with pytest.raises(ModelError, match=rf"'{name}' in .* is stored as [IF]\d+, but offcomp reads only float32"):
             look(str(folder))
 
 

@@ -154,7 +154,7 @@ def test_half_precision_comes_back_bit_for_bit() -> None:
 def test_values_beyond_the_dtype_are_refused() -> None:
     model = tiny_models.bert().to(torch.float16)
     spec = spec_named(model, "key.1")
-    with pytest.raises(ModelError, match=r"576 values that are not finite as torch\.float16"):
+    with pytest.raises(ModelError, match=r"576 values that are not finite in torch\.float16"):
         write(model, spec, torch.full(spec.shape, 1e9))
 
 

@@ -206,9 +206,9 @@ def joint_words(table: pd.DataFrame) -> pd.DataFrame:
     """`joint_table` for display: the result of each run as text, also for examples that it does not list."""
     shown = table.copy()
     for name in ("first", "second"):
-        values = table[name].map("{:.3f}".format, na_action="ignore")
+        values = table[name].astype(object).map("{:.3f}".format, na_action="ignore")
         if f"{name}_flip" in table:
-            shown[name] = table[f"{name}_flip"] + (", " + values).fillna("")
+            shown[name] = table[f"{name}_flip"] + values.map(", {}".format, na_action="ignore").fillna("")
         else:
             shown[name] = values.fillna("not listed")
     return shown

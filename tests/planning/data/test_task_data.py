@@ -103,7 +103,7 @@ def test_a_folder_without_a_training_split_does_for_a_language_model(tmp_path: P
     assert sizes(read(task(tmp_path, "causal-lm"))) == {"validation": 20, "test": 20}
     write(classes(20, prefix="validation"), tmp_path / "validation.parquet")
     write(classes(20, prefix="test"), tmp_path / "test.parquet")
-    assert "no split train" in refused(tmp_path)
+    assert "no train split" in refused(tmp_path)
 
 
 def test_a_column_split_decides(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_splits_share_no_example(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO, "offcomp"):
         found = read(task(tmp_path))
     assert sizes(found) == {"train": 30, "validation": 20, "test": 20}
-    assert "left out of split train because a later split has them: 8" in caplog.text
+    assert "left out of split train because a later split contains them: 8 examples" in caplog.text
 
 
 def test_more_examples_than_are_used_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ def test_words_that_look_like_nothing_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["probe", "head", "masked-lm"])
 def test_too_few_examples_are_refused(tmp_path: Path, family: str) -> None:
     message = refused(write(classes(9), tmp_path / "mine.csv"), family)
-    assert re.search(r"has \d examples for its (train|validation|test) split in mine.csv.* needs 10", message)
+    assert re.search(r"has \d examples for its (train|validation|test) split in mine.csv.* needs at least 10", message)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
