@@ -110,6 +110,8 @@ def test_two_runs_side_by_side() -> None:
     assert answer.startswith(
         "On 2 of 100 examples, one run is right and the other wrong: A is right on 0, B on 2. The difference in"
     )
+    unchanged = made_run("f" * 12, [made_group("query", 0.5)], made_score([], []))
+    assert set(joint_words(joint_table(FIRST, unchanged, "sentiment"))["second"]) == {"same as the original"}
     pairs = joint_words(joint_table(FIRST, SECOND, "pairs"))
     assert pairs["first"].tolist() == ["1.790", "0.790"]
     assert "2 are listed by both runs and 0 by only one" in joint_answer(FIRST, SECOND, ("A", "B"), "pairs")
