@@ -15,8 +15,8 @@ ROOTS = "OFFCOMP_MODEL_ROOTS"
 
 
 def model_roots() -> tuple[Path, ...]:
-    """The allowed folders, with symbolic links resolved: those in ROOTS, else the user's home and the start folder; also,
-    always, the data folder, which contains uploads. The root of a file system is allowed only if ROOTS lists it."""
+    """The allowed folders, with symbolic links resolved: those in ROOTS, else the user's home and the start folder. The
+    data folder, which contains uploads, is always allowed; the root of a file system only if ROOTS lists it."""
     configured = [_resolved(text) for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
     default_roots = [folder for folder in (_resolved("~"), Path.cwd()) if folder.name]
     return tuple(dict.fromkeys([*(configured or default_roots), home_folder().resolve()]))

@@ -27,7 +27,7 @@ AHEAD = (
     "offcomp.ui.compare.results",
     "offcomp.ui.escape",
 )
-"""Modules imported in advance: they cost the first visit 0.8 s. Importing them while serving would slow every response."""
+"""Modules of the Start page, which take 0.8 s to import. Importing them while the server responds would slow every response."""
 HOSTS = ("127.0.0.1", "localhost")
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
 """The names of this machine, with any port, since a tunnel may use a different one."""

@@ -1,4 +1,4 @@
-"""Which finished runs Compare and Examples show: those in the URL, else the newest that belong together."""
+"""Which finished runs Compare and Examples show: those in the URL, or else the newest that belong together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_PROBLEMS = 5
 
 
 def choose_runs() -> list[Run]:
-    """The runs to show: those in the URL, else the newest that belong together; Compare and Examples share them.
+    """The runs to show: those in the URL, or else the newest that belong together; Compare and Examples share them.
 
     The choice is written back to the URL. A link is applied if it differs from what was last written.
     """

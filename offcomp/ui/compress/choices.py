@@ -243,7 +243,7 @@ def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> An
 
 
 def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
-    """Ask which of the bundled tasks that this model supports the result is scored on."""
+    """Ask for the tasks to score the result on, among the bundled tasks that this model supports."""
     supported = usual_tasks(info.architecture, info.reads_text)
     fitting = tuple(name for name in supported if task_fault(find_task(name), info) is None)
     st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]

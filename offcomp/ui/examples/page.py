@@ -163,7 +163,7 @@ def _show_side_by_side(run: Run, second: Run | None, task: str, names: dict[str,
     if second is None:
         what = on_task(task, score_of(run, task))
         st.caption(
-            plain(f"To see two runs side by side, choose a second one above that has {what} scored on the same examples.")
+            plain(f"To see two runs side by side, choose a second one above whose {what} was measured on the same examples.")
         )
         return
     pair = names[run.id], names[second.id]

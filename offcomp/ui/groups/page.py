@@ -131,7 +131,7 @@ def _explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
     st.info(
         plain(
             f"{info.model} {reason}, so {specs[0].name} has no partner to be compressed with. Choose more kinds: "
-            "with the stacking residual, matrices of all kinds can share a basis of the residual stream."
+            "with residual stacking, matrices of all kinds can share a basis of the residual stream."
         )
     )
     others = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default and spec.kind != specs[0].kind))
@@ -174,7 +174,7 @@ def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
     if last not in (None, st.session_state[LAST]):
         end_survey(*last)
     activity = (
-        f"Comparing {count:,} pairs of {len(specs)} modules, once; takes about {duration}. The result appears automatically."
+        f"Comparing {count:,} pairs of {len(specs)} modules; this takes about {duration}. The result appears automatically."
     )
     wait_for(partial(request_survey, info, specs, ratio), partial(st.info, activity, icon=":material/hourglass:"))
 

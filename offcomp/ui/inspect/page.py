@@ -182,7 +182,7 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     cells = charts.cell_words(spec.shape)
     st.caption(
         plain(
-            f"{cells} {colours}: red above 0, blue below; 99.5 % of the original's cells are within its limits. "
+            f"{cells} {colours}: red above 0, blue below; 99.5 % of the original's cells are within the limits of the scale. "
             "Bars: energy of each block of rows (right) and of columns (top), exact rather than averaged, also on one scale."
         )
     )
