@@ -189,6 +189,6 @@ def test_what_is_looked_at_is_part_of_the_link(home: Path) -> None:
     assert not app.warning
     wrong = opened("examples", runs=first, task="nonsense", run="f" * 12)
     assert [warning.value.split(",")[0] for warning in wrong.warning] == [
-        f"The link asks for run '{'f' * 12}'",
-        "The link asks for task 'nonsense'",
+        f"The link asks for run='{'f' * 12}'",
+        "The link asks for task='nonsense'",
     ]
