@@ -8,7 +8,7 @@ from offcomp.ui.compare.results import show_figures, show_first_errors
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import page
 
-WITHOUT_RUNS = "Choose weights of a transformer, compress them, and measure what the model can still do."
+WITHOUT_RUNS = "Choose some weights of a transformer, compress them, and measure what the model can still do."
 
 with page("Start", "Shrink a language model and see what breaks."):
     runs = bundled_runs()

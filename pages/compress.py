@@ -21,5 +21,9 @@ with page("Compress", "What if these weights were smaller?"):
         if choices.specs:
             st.fragment(what_if)(choices)
         else:
-            where = "Tick a kind, query for example," if info.family else "The family is unknown: choose from its other weights"
+            where = (
+                "Tick a kind, such as query,"
+                if info.family
+                else "The model's family is unknown: choose a matrix under Other weights"
+            )
             st.info(f"No module is selected. {where} to see what compressing it would do.")

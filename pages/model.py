@@ -1,4 +1,4 @@
-"""Where a model's parameters are, by layer and kind. Modules picked here can be inspected or compressed."""
+"""Where a model's parameters are, by layer and kind. Modules selected here can be inspected or compressed."""
 
 from offcomp.ui.frame import page
 from offcomp.ui.model.page import show_model

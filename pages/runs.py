@@ -3,5 +3,5 @@
 from offcomp.ui.frame import page
 from offcomp.ui.runs.page import list_runs
 
-with page("Runs", "What is running, and what came of it?"):
+with page("Runs", "What is running, and how did earlier runs end?"):
     list_runs()

@@ -1,4 +1,4 @@
-"""Charts with their tables and downloads, the same on every page."""
+"""Charts with their tables and downloads, in the same form on every page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_clickable(figure: go.Figure, key: str, alt: str, on_click: OnClick) -> 
 def show_chart(
     target: DeltaGenerator, figure: go.Figure, table: pd.DataFrame, *, key: str, alt: str, on_click: OnClick = "ignore"
 ) -> None:
-    """Draw a chart in `target`, scrolling if very tall, and show its table here, collapsed."""
+    """Draw a chart in `target`, which scrolls if the chart is very tall, and show its table below, collapsed."""
     tall = figure.layout.height > TALL_CHART_PIXELS
     with target.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
         draw_clickable(figure, key, alt, on_click)
@@ -51,14 +51,14 @@ def show_table(
     formats: Mapping[str, Any] = {},
     height: int | Literal["auto"] = "auto",
 ) -> None:
-    """Show a table with readable headings; `names` has those that differ from the column's name, `formats` column settings."""
+    """Show a table with readable headings; `names` overrides those derived from column names."""
     titles = {name: names.get(name) or sentence_start(name.replace("_", " ")) for name in map(str, table.columns)}
     config = {title: formats[name] for name, title in titles.items() if name in formats}
     st.dataframe(table.rename(columns=titles), hide_index=True, key=key, column_config=config, height=height)
 
 
 def number_formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Three decimals for fractions, thousands separators for integers."""
+    """Three decimals for floats, thousands separators for integers."""
     return {
         name: st.column_config.NumberColumn(format="%.3f" if is_float_dtype(table[name]) else "localized")
         for name in table.columns
@@ -67,18 +67,18 @@ def number_formats(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def show_metric(label: str, value: str, note: str, description: str = "", width: int | Literal["stretch"] = "stretch") -> None:
-    """A figure with a note below it, as plain text."""
+    """Show a labelled value with a note below it, as plain text."""
     text, help_text = plain(note), plain(description) or None
     st.metric(plain(label), plain(value), text, delta_color="off", delta_arrow="off", help=help_text, width=width)
 
 
 def csv_button(label: str, file_name: str, key: str, make: Callable[[], pd.DataFrame]) -> None:
-    """Offer a table as a CSV file, which is built on click."""
+    """Offer a table as a CSV file, which is built only when the button is clicked."""
     download_button(label, file_name, "text/csv", key, lambda: csv_text(make()))
 
 
 def download_button(
     label: str, file_name: str, mime: str, key: str, make: Callable[[], str], *, icon: str | None = None
 ) -> None:
-    """Offer a text file, which is built on click; a click does not rerun the page."""
+    """Offer a text file, which is built only when the button is clicked; clicking does not rerun the page."""
     st.download_button(plain(label), make, file_name, mime, key=key, icon=icon, on_click="ignore")

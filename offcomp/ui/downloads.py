@@ -1,4 +1,4 @@
-"""Downloads of a comparison: the report, its tables, and the commands that export the same and the weights."""
+"""Downloads of a comparison: the report, its tables, and the commands that export the report and the weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def show_downloads(runs: Sequence[Run]) -> None:
     limit = f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
     st.caption(
         plain(
-            "The report is a single file that opens offline. Every table row names its run, plan, seed "
+            "The report is a single file that opens offline. Every table row includes its run, plan, seed "
             f"and versions. {FORMULAS} First run: {provenance(runs)}. On the command line{limit}:"
         )
     )
@@ -53,5 +53,5 @@ def _show_exports(runs: Sequence[Run]) -> None:
 
 
 def _as_json(runs: Sequence[Run]) -> str:
-    """All tables as one JSON document, each a list of rows."""
+    """All tables as one JSON document, in which each table is a list of rows."""
     return json.dumps(comparison_document(runs), indent=1)

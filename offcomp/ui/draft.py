@@ -1,12 +1,12 @@
 """The draft plan, kept in the session and in the URL: model, modules, grouping, methods and target ratio.
 
-Widgets on all pages read and write these session keys. The URL names every value that differs from its default, so a link opens
-the same draft in another browser:
+Widgets on all pages read and write it under the same session keys. The URL contains every value that differs from its default,
+so a link opens the same draft in another browser:
 
     model=minilm-l6  modules=query.0-5,key.2  together=kind  methods=svd,codebook  ratio=4  module=query.3
 
-A link is applied where it differs from the URL last written, so links within the app work like external ones. Values that are
-not available are reported on the page and ignored.
+Only the values of a link that differ from the URL last written are applied, so links within the app work like external ones.
+Values that are not available are reported on the page and ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from offcomp.ui.link import FIELDS, OWN, OwnGroup, fault_of, read_options, short
 
 DEFAULT_KINDS = ("query", "key")
 RUNS, EVERY_RUN = "runs", "all"
-"""URL parameter with the compared runs, which `selection` reads and writes, and its value for the newest. All pages keep it."""
+"""URL parameter that lists the compared runs, and its value for the newest runs. `selection` uses it; all pages preserve it."""
 WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 
@@ -38,14 +38,14 @@ OPTIONS = "options"
 LONGEST_REASON = 300
 LONGEST_MODEL = 60
 MOST_NAMED = 8
-"""How many alternatives are listed when a link asks for an unavailable value."""
+"""Maximum number of alternatives listed when a link asks for an unavailable value."""
 
 
 def restore() -> None:
-    """Apply whatever is new in the link that opened the page, then give every remaining field its default."""
+    """Apply whatever is new in the link that opened the page, then set every remaining field to its default."""
     state, linked = st.session_state, _linked_values()
     written: dict[str, str] = state.get(WRITTEN, {})
-    if RUNS in written and RUNS not in linked:  # navigating to another page clears the URL
+    if RUNS in written and RUNS not in linked:  # navigating to a different page clears the URL
         st.query_params[RUNS] = written[RUNS]
     fresh = {name: text for name, text in linked.items() if written.get(name) != text}
     if "model" in fresh and fresh["model"] != state.get("model"):
@@ -55,10 +55,10 @@ def restore() -> None:
             try:
                 state[field.key] = field.read(fresh[field.parameter])
             except ValueError as error:
-                _complain(f"{field.parameter} {quoted(fresh[field.parameter])}", str(error))
+                _complain(f"{field.parameter}={quoted(fresh[field.parameter])}", str(error))
         state.setdefault(field.key, copy(field.default))
     if state["grouping"] == OWN and not state["draft_groups"]:
-        _complain("custom groups", "it names none")
+        _complain("custom groups", "it lists none")
         state["grouping"] = "kind"
     if OPTIONS in fresh:
         _read_options(fresh[OPTIONS])
@@ -94,17 +94,17 @@ def share() -> None:
 
 
 def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str] = str) -> None:
-    """Call before creating a widget with this key: initialises it from the link, then keeps the link up to date.
+    """Initialise a widget from the link and keep the link up to date; call this before creating the widget with this key.
 
     The first choice is the default, which the link omits; a choice that is no longer available falls back to it.
-    `write` returns the text of a choice in the link.
+    `write` converts a choice to its text in the link.
     """
     state, linked = st.session_state, st.query_params.get(name)
     if state.get(key) not in choices:
         by_text = {write(choice): choice for choice in choices}
         if key not in state and linked is not None and linked not in by_text:
             more = f" and {len(by_text) - MOST_NAMED} more" if len(by_text) > MOST_NAMED else ""
-            _complain(f"{name} {quoted(linked)}", f"the choices are {', '.join([*by_text][:MOST_NAMED])}{more}")
+            _complain(f"{name}={quoted(linked)}", f"the choices are {', '.join([*by_text][:MOST_NAMED])}{more}")
         state[key] = by_text[linked] if linked in by_text else choices[0]
     note(name, write(state[key]), write(choices[0]))
 
@@ -118,7 +118,7 @@ def note(name: str, text: str, default: str) -> None:
 
 
 def show_problems() -> None:
-    """Show which values that a link asked for are not available."""
+    """Show warnings about values in the link that are not available."""
     for problem in st.session_state.pop(PROBLEMS, []):
         st.warning(plain(problem), icon=":material/link_off:")
 
@@ -126,12 +126,12 @@ def show_problems() -> None:
 def _complain(requested: str, fault: str) -> None:
     problems: list[str] = st.session_state.setdefault(PROBLEMS, [])
     value, reason = without_unseen(requested)[:100], without_unseen(fault)[:LONGEST_REASON].rstrip(".")
-    problems.append(f"The link asks for {value}, which is not available here: {reason}. It is ignored.")
+    problems.append(f"The link asks for {value}. This part of the link is ignored: {reason}.")
 
 
 def summary() -> str:
-    """The draft in one line, as shown on every page. Omits the ratio: its slider does not rerun the page, so this line would
-    go stale."""
+    """The draft on one line, as shown on every page. The ratio is left out because moving its slider does not rerun the page,
+    so this line would become outdated."""
     state = st.session_state
     names = state["draft_modules"]
     chosen = "the default modules" if names is None else f"{len(names)} weight matri{'x' if len(names) == 1 else 'ces'}"
@@ -172,7 +172,7 @@ def replace(info: ModelInfo, old: Iterable[str], new: Iterable[str]) -> None:
 
 
 def use_groups(info: ModelInfo, groups: Iterable[OwnGroup], ratio: float) -> None:
-    """Make these groups, each with its stacking, the whole plan, at the ratio at which they were found."""
+    """Make the draft consist of exactly these groups, each with its stacking, at the ratio at which they were found."""
     kept = tuple((tuple(names), stack) for names, stack in groups)
     choose(info, [name for names, _ in kept for name in names])
     st.session_state.update({"draft_groups": kept, "grouping": OWN, "ratio": ratio})
@@ -200,7 +200,7 @@ def inspect(name: str) -> None:
 
 
 def forget_modules() -> None:
-    """Reset all module selections, because the new model has other module names."""
+    """Reset all module selections, because the new model has different module names."""
     st.session_state.update({"draft_modules": None, "draft_groups": (), "inspected": None})
     if st.session_state.get("grouping") == OWN:
         st.session_state["grouping"] = "kind"

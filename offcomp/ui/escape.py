@@ -1,4 +1,4 @@
-"""Escape text from a user, a file or a link where Streamlit would render it as markdown, which is nearly everywhere.
+"""Escape text from users, files and links wherever Streamlit would render it as markdown, which is nearly everywhere.
 
 Charts use `charts.literal` instead, and the report does its own escaping.
 """
@@ -13,7 +13,7 @@ from offcomp.plain_text import without_unseen
 
 MARKUP = re.compile(r"[\\`*\[\]<~$&]|(?<![^\W_])_|_(?![^\W_])")
 STARTS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=>|(?:[-+]|#{1,6})(?:\s|$)|=+\s*$))")
-"""A heading, quotation or list marker, which has a meaning only at the start of a text."""
+"""A heading, quotation or list marker, which is special only at the start of a line."""
 SPACES = re.compile(r"[^\S\u00a0]+")
 """Any white space except the no-break space."""
 REPLACED = re.compile(
@@ -34,7 +34,7 @@ def plain(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """The text on one line as inline code, for paths and commands to copy: no characters are added to it."""
+    """The text on one line as inline code, for paths and commands that users copy: no characters are inserted."""
     line = _one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     padding = " " * (line[:1] == "`" or line[-1:] == "`")

@@ -45,7 +45,7 @@ STYLE = """
 [class*="st-key-row_"] [data-testid="stButtonGroup"] button {padding: .1rem .55rem; min-height: 1.9rem}
 [data-testid^="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #12151c)}
 [data-testid="stCaptionContainer"] {opacity: .8}
-[data-testid="stElementToolbarButton"]:has([aria-label^="Download as CSV"]) {display: none}  /* leaves formulas as they are */
+[data-testid="stElementToolbarButton"]:has([aria-label^="Download as CSV"]) {display: none}  /* does not escape formulas */
 @media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}
 """
 
@@ -85,10 +85,10 @@ def _sweep() -> None:
 
 
 def _freeze_loaded_objects(name: str) -> None:
-    """Exclude everything loaded by a page's first visit from garbage collection.
+    """Exclude everything that the first visit to a page loads from garbage collection.
 
-    Streamlit runs a full collection after every script run. With all libraries included, that was half of the server's work
-    per slider move.
+    Streamlit runs a full collection after every script run. With all libraries included, these collections were half of the
+    server's work each time a slider was moved.
     """
     if name not in _FROZEN_PAGES:
         _FROZEN_PAGES.add(name)
@@ -97,13 +97,13 @@ def _freeze_loaded_objects(name: str) -> None:
 
 
 def style(rules: str) -> None:
-    """Add CSS rules to this page. The empty element matters: Streamlit sends a lone style another way, which loses some."""
+    """Add CSS rules to this page. The empty element matters: lone styles are sent differently, and some are lost."""
     st.html(f"<style>{rules}</style><span hidden></span>")
 
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Show an OffcompError raised inside as a message, one line per fault. Callbacks need their own, as they run outside."""
+    """Show an OffcompError raised inside as a message, one line per fault. Callbacks run outside `page` and need their own."""
     try:
         yield
     except OffcompError as error:
@@ -113,14 +113,14 @@ def reporting_errors() -> Iterator[None]:
 
 @contextmanager
 def fragment() -> Iterator[None]:
-    """Like `page`, for a part of a page that reruns on its own: errors are shown as messages, and the draft goes to the URL."""
+    """Like `page`, for a part of a page that reruns on its own: shows errors as messages and writes the draft to the URL."""
     with reporting_errors():
         yield
     draft.share()
 
 
 def jobs_chip() -> None:
-    """Show active runs, on every page; polls as long as there are any."""
+    """Show the active runs in the sidebar; polls as long as there are any."""
     active = any(not run.ended for run in RunStore().all())
     st.fragment(_show_jobs, run_every=POLL_SECONDS if active else None)()
 
@@ -142,5 +142,5 @@ def _show_jobs() -> None:
 
 
 def palette() -> Palette:
-    """The colours of the theme in which the user sees the app."""
+    """The colours of the theme in which the app is displayed."""
     return PALETTES["dark" if st.context.theme.type == "dark" else "light"]

@@ -1,4 +1,4 @@
-"""Work the app delegates to other processes: list an unknown model, compute spectra, compare modules, draw a module."""
+"""Work that the app delegates to other processes: listing new models, computing spectra, comparing and drawing modules."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ LOST = "the process succeeded but left no readable result; is the disk full?"
 
 
 def model_info(model: str) -> ModelInfo:
-    """What is known about a model; a new model is listed by a separate process.
+    """Information about a model; the modules of a new model are listed by a separate process.
 
     Raises ModelError for a folder outside the roots, for a hub model whose download the user has not confirmed, and for any
-    other fault of the model.
+    other problem with the model.
     """
     check_folder(model)
     info = known_info(model, home_folder())
@@ -63,7 +63,7 @@ def _listed(model: str) -> ModelInfo:
             done = subprocess.run(command, capture_output=True, timeout=LISTING_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise ModelError(
-            f"{model!r} was not listed within {LISTING_SECONDS / 60:.0f} minutes; try again, or run "
+            f"the modules of {model!r} were not listed within {LISTING_SECONDS / 60:.0f} minutes; try again, or run "
             f"`offcomp modules {model}` on the command line, which has no time limit"
         ) from None
     if done.returncode:
@@ -89,7 +89,7 @@ class _Job:
 
 
 class _Jobs:
-    """The running processes, and when and why requests failed recently; shared by all sessions, used under its lock."""
+    """The running processes, and when and why requests failed recently. All sessions share it; hold its lock to use it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -103,17 +103,17 @@ def _jobs() -> _Jobs:
 
 
 def request_spectra(info: ModelInfo, plan: Plan) -> str:
-    """Have the spectra of a plan's groups computed in the background. Returns WORKING, "" when done, or why it failed."""
+    """Have the spectra of a plan's groups computed in the background. Returns WORKING, "" if done, or why it failed."""
     return _ensure(Request(("spectra", "--json", "-"), plan.to_json()), lambda: not missing(plan, info, home_folder()))
 
 
 def request_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> str:
-    """Have these modules surveyed in the background. Returns the same as `request_spectra`."""
+    """Have these modules surveyed in the background. Returns a status as `request_spectra` does."""
     return _ensure(_survey(info, specs, ratio), lambda: find_survey(info, specs, ratio, home_folder()) is not None)
 
 
 def request_view(info: ModelInfo, spec: ModuleSpec) -> str:
-    """Have the file from which a module is drawn made in the background. Returns the same as `request_spectra`."""
+    """Have the file needed to draw a module created in the background. Returns a status as `request_spectra` does."""
     request = Request(("inspect", "--json", "--", info.model, spec.name))
     return _ensure(request, lambda: read_view(view_path(info, spec, home_folder()), spec.shape) is not None)
 
@@ -168,8 +168,8 @@ def _forget_failures() -> None:
 def _ensure(request: Request, is_done: Callable[[], bool]) -> str:
     """Run the command line in a separate process, unless its result already exists.
 
-    Returns WORKING; "" when the result exists; or why the process failed. All sessions share one process per request; after a
-    failure, another is started only after RETRY_SECONDS or a call of `_forget_failures`.
+    Returns WORKING, "" if the result exists, or why the process failed. All sessions share one process per request; after a
+    failure, a new one is started only after RETRY_SECONDS or a call to `_forget_failures`.
     """
     jobs = _jobs()
     with jobs.lock:
@@ -214,7 +214,7 @@ def starting() -> Iterator[None]:
 
 
 def _reason(status: int, stderr: bytes) -> str:
-    """Why a process failed: the last line of its stderr. After an unexpected error, that line of the traceback names it."""
+    """Why a process failed: the last line of its stderr. In a traceback, that line names the error."""
     lines = stderr.decode(errors="replace").strip().splitlines()
     if status < 0:
         return f"the process was killed (signal {-status}); is there enough memory?"

@@ -1,4 +1,4 @@
-"""How each part of the draft is written to the URL and read from it.
+"""How each part of the draft is written to the URL and read back.
 
 Links are untrusted. `fault_of` rejects text that is too long or not displayable; the readers then raise ValueError for values
 that are not valid here.
@@ -24,13 +24,13 @@ from offcomp.results.groups import ranges
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 OWN = "own"
-"""The grouping given as a list of groups, from the Groups page."""
+"""The grouping that consists of custom groups, which come from the Groups page."""
 NONE = "none"
 MOST_LAYERS = 1000
 MOST_NAMES = 10_000
 LONGEST = 20_000
 """Maximum number of characters in one link parameter."""
-NUMBER = "(0|[1-9][0-9]{0,8})"  # the format of a layer; 01 is part of a name
+NUMBER = "(0|[1-9][0-9]{0,8})"  # a layer number has no leading zeros; 01 is part of a name
 ONE_LAYER = re.compile(rf"(.+)\.{NUMBER}", re.DOTALL)
 LAYERS = re.compile(rf"(.+)\.{NUMBER}-{NUMBER}", re.DOTALL)
 OwnGroup = tuple[tuple[str, ...], str]
@@ -52,14 +52,14 @@ class Field:
 
 
 def fault_of(text: str) -> str:
-    """Why a link parameter is not read at all, phrased to follow its name; empty if it can be read."""
+    """Why a link parameter cannot be read at all, worded to follow its name; empty if it can."""
     if len(text) > LONGEST:
         return f"it has {len(text):,} characters; at most {LONGEST:,} are allowed"
     return "" if is_plain(text) else "it contains characters that cannot be displayed"
 
 
 def read_options(text: str) -> dict[str, dict[str, Any]]:
-    """Options keyed by style key, from JSON. Raises ValueError."""
+    """Options keyed by style key, from JSON. Raises ValueError if they are not valid."""
     try:
         options = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_without_duplicates)
     except RecursionError:
@@ -120,7 +120,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def short(names: Iterable[str]) -> str:
-    """Abbreviated module names: runs of layers as `query.0-5`; characters with a meaning in the list percent-encoded, `%2C`."""
+    """Module names in short form: runs of layers become `query.0-5`, and separators in names are percent-encoded (`%2C`)."""
     parts: list[str] = []
     for (stem, layered), members in groupby(map(_stem_and_layer, names), key=lambda pair: (pair[0], pair[1] is not None)):
         runs = ranges(layer for _, layer in members if layer is not None)
@@ -134,7 +134,7 @@ def _stem_and_layer(name: str) -> tuple[str, int | None]:
 
 
 def _alone(name: str) -> str:
-    """A name without a layer. If it could be read as a run or as NONE, its last character is percent-encoded."""
+    """A name without a layer number. If it could be read as a run of layers or NONE, its last character is percent-encoded."""
     if name == NONE or LAYERS.fullmatch(name):
         return f"{_quoted(name[:-1])}%{ord(name[-1]):02X}"
     return _quoted(name)
@@ -145,7 +145,7 @@ def _quoted(text: str) -> str:
 
 
 def full(text: str) -> tuple[str, ...]:
-    """Expand the names written by `short`. Raises ValueError for an invalid run of layers."""
+    """Expand the names written by `short`. Raises ValueError if a run of layers is invalid or there are too many names."""
     names: list[str] = []
     for part in [] if text == NONE else text.split(","):
         match = LAYERS.fullmatch(part)

@@ -1,4 +1,4 @@
-"""Folders in which a model named in the app or in a link must lie. The command line has no such restriction."""
+"""The folders that must contain any model named in the app or in a link. The command line has no such restriction."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.sources import HUB_ID
 
 ROOTS = "OFFCOMP_MODEL_ROOTS"
-"""Environment variable with the folders that replace the home and start folders, separated like PATH."""
+"""Environment variable that lists the folders that replace the home and start folders, separated as in PATH."""
 
 
 def model_roots() -> tuple[Path, ...]:
-    """The allowed folders, with symbolic links resolved: those in ROOTS, else the user's home and the start folder; last, the
-    data folder, which holds uploads. The root of a file system is allowed only if ROOTS names it."""
+    """The allowed folders, with symbolic links resolved: those in ROOTS, else the user's home and the start folder. The
+    data folder, which contains uploads, is always allowed; the root of a file system only if ROOTS lists it."""
     configured = [_resolved(text) for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
     default_roots = [folder for folder in (_resolved("~"), Path.cwd()) if folder.name]
     return tuple(dict.fromkeys([*(configured or default_roots), home_folder().resolve()]))
 
 
 def _resolved(text: str) -> Path:
-    return Path(os.path.expanduser(text)).resolve()  # noqa: PTH111  # Path raises if there is no such home
+    return Path(os.path.expanduser(text)).resolve()  # noqa: PTH111  # Path raises if the home folder is unknown
 
 
 def check_folder(model: str) -> None:
@@ -33,12 +33,12 @@ def check_folder(model: str) -> None:
     try:
         folder = Path(model).expanduser().resolve()
         is_hub_id = HUB_ID.fullmatch(model) is not None and not folder.exists()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home, a symlink loop: not a folder
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, unknown home, a symlink loop: not a folder
         return
     roots = model_roots()
     if is_hub_id or any(folder.is_relative_to(root) for root in roots):
         return
     raise ModelError(
-        f"the folder {model[:200]!r} is not below {' or '.join(map(str, roots))}, where the app looks for models; "
+        f"the folder {model[:200]!r} is not inside {' or '.join(map(str, roots))}, where the app looks for models; "
         f"move it there, or set {ROOTS} to one of its parent folders before starting the app"
     )

@@ -1,4 +1,4 @@
-"""The app's server: Streamlit in this process, answering only the app's own pages.
+"""The app's server: Streamlit in this process, serving only requests from the app's own pages.
 
 Streamlit lets any page on localhost, on any port, open the websocket that drives the app, and before it rejects a page from
 elsewhere, it asks an external service for this machine's address. `OwnPages` runs before all of that and rejects, from the
@@ -27,10 +27,10 @@ AHEAD = (
     "offcomp.ui.compare.results",
     "offcomp.ui.escape",
 )
-"""Imports of the Start page, 0.8 s of a first visit. Loading them while the server responds would slow every response."""
+"""Modules of the Start page, which take 0.8 s to import. Importing them while the server responds would slow every response."""
 HOSTS = ("127.0.0.1", "localhost")
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
-"""This machine by name, on any port, since a tunnel may use another one."""
+"""The names of this machine, with any port, since a tunnel may use a different one."""
 PRIVATE: dict[str, Any] = {
     "server.address": HOSTS[0],
     "server.allowedHosts": list(HOSTS),
@@ -45,7 +45,7 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' ws://{host}; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-"""Forbids the browser to fetch anything from other hosts for a page of the app, or to embed the app in another site."""
+"""Keeps the browser from fetching anything from other hosts for a page of the app, and other sites from embedding the app."""
 REFUSED = "This address serves only offcomp's own pages: open http://127.0.0.1:{port} in a browser on this machine."
 
 
@@ -53,7 +53,7 @@ def serve(script: Path, port: int) -> None:
     """Serve the app until it is stopped. Streamlit also reads the settings in the script's folder, wherever it was started."""
     for name in AHEAD:
         importlib.import_module(name)
-    sys.argv = [str(script)]  # whose folder has the settings and the pages
+    sys.argv = [str(script)]  # the script's folder contains the settings and the pages
     with suppress(KeyboardInterrupt):
         st.App(script, middleware=[Middleware(OwnPages)]).run(config=PRIVATE | {"server.port": port})
 
@@ -80,8 +80,8 @@ class OwnPages:
 def is_own(scope: Scope) -> bool:
     """Whether a request names this machine as its host and comes from one of the app's own pages.
 
-    Browsers send the requesting page in `Origin`, always for websockets, and its relation to this host in `Sec-Fetch-Site`.
-    Pages on other ports of this host are foreign, too. A user may open the app itself from anywhere.
+    Browsers send the requesting page's origin in `Origin` (always for websockets), and its relation to this host in
+    `Sec-Fetch-Site`. Pages on other ports of this host are foreign too. A user may open the app itself from anywhere.
     """
     headers = Headers(scope=scope)
     hosts, origins = headers.getlist("host"), headers.getlist("origin")

@@ -1,4 +1,4 @@
-"""A switch between a few choices, which keeps its state when the user visits other pages."""
+"""A control for choosing one of a few options, which keeps its state when the user visits other pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def choose_one(
     show_label: bool = True,
     wrap: bool | None = None,
 ) -> str:
-    """Ask for one of these choices, the first by default. A choice with a URL `parameter` is part of the link."""
+    """Let the user choose one of these options, the first by default. A choice with a URL `parameter` is part of the link."""
     if parameter:
         draft.view(parameter, key, list(titles))
     elif st.session_state.get(key) not in titles:

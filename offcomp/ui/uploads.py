@@ -25,7 +25,7 @@ from offcomp.ui.escape import code, plain
 from offcomp.ui.model_roots import ROOTS
 
 MEGABYTES = 50
-"""Largest upload in MB, the same as in .streamlit/config.toml. Larger files are given by path."""
+"""Largest upload in MB, the same as in .streamlit/config.toml. Larger files must be specified by path."""
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 MATRICES, EXAMPLES, TABLE = "upload_matrices", "upload_examples", "upload_table"
@@ -41,12 +41,12 @@ path under *Model* above. It must be inside your home folder or the folder where
 environment variable `{roots}` replace these two. If the folder includes the tokenizer files, tasks can be run as well. Pickled
 weights (`.bin`, `.pt`) and models that require custom code are rejected.
 
-**A file of matrices**, uploaded below, becomes a model: every matrix in it can be inspected, grouped and compressed.
+**A file that contains matrices**, uploaded below, becomes a model: every matrix in it can be inspected, grouped and compressed.
 
 **A hub id** such as `owner/name`: a copy in the local cache is used if there is one; otherwise the model is downloaded after
 you confirm.
 
-Weights are recognised in the families {families}. In other models, matrices are listed by path and chosen by name.
+Weights of these families are recognised: {families}. In other models, matrices are listed by path and chosen by name.
 `offcomp modules MODEL` prints the same list on the command line.
 """
 
@@ -66,7 +66,7 @@ def bring_model() -> None:
 def _upload(
     key: str, content: str, suffixes: Sequence[str], use: Callable[[UploadedFile | None], None], description: str = ""
 ) -> UploadedFile | None:
-    """Offer an upload. `use` gets each new file, or None when it is removed; below, why the file could not be used."""
+    """Show an uploader. `use` receives each new file, or None when it is removed; if it raises, the reason is shown below."""
     file = st.file_uploader(
         plain(f"{content}: {', '.join(suffixes)}, at most {MEGABYTES} MB"),
         [suffix.removeprefix(".") for suffix in suffixes],
@@ -96,7 +96,7 @@ def _use_matrices(file: UploadedFile | None) -> None:
         return
     st.session_state["model"] = str(save_upload(file.name, file.getvalue(), home_folder()))
     draft.forget_modules()
-    st.session_state["grouping"] = "module"  # nothing says which unrecognised matrices belong together
+    st.session_state["grouping"] = "module"  # which unrecognised matrices belong together is unknown
 
 
 def _use_table(file: UploadedFile | None) -> None:
@@ -137,5 +137,5 @@ def keep_table(name: str, content: bytes, home: Path) -> Path:
 
 
 def columns_of(name: str, content: bytes) -> list[str]:
-    """Column names of a table, as a task will see them. Raises InputError."""
+    """Column names of a table, as a task will see them. Raises InputError if it cannot be read."""
     return list(parse(name, content).table.column_names)

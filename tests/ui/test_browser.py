@@ -86,13 +86,13 @@ def test_the_main_job_from_the_model_to_the_comparison(app: Visit, home: Path, t
     expect(page.locator(".st-key-card_svd")).to_contain_text("0.648")
     with page.expect_download() as download:
         page.get_by_text("Plan and command line").click()
-        page.get_by_role("button", name="Plan of SVD").click()
+        page.get_by_role("button", name="Plan for SVD").click()
     plan = tmp_path / "plan.json"
     download.value.save_as(plan)
     page.get_by_role("button", name="Run SVD and Autoencoder").click()
     expect(page.locator("h1")).to_contain_text("What is running")
     expect(page.get_by_text("2 runs: 2 done")).to_be_visible(timeout=RUN_MILLISECONDS)
-    page.get_by_role("link", name="Compare the finished ones").click()
+    page.get_by_role("link", name="Compare the finished runs").click()
     expect(page.locator("h1")).to_contain_text("Which method")
     runs = {run.plan.groups[0].method: run for run in RunStore(home).all()}
     assert set(runs) == {"svd", "autoencoder"}
@@ -178,7 +178,7 @@ def test_bad_input_is_a_sentence_and_the_page_lives_on(app: Visit) -> None:
     model.click()
     model.fill("/no/such/folder")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("the folder '/no/such/folder' is not below")).to_be_visible()
+    expect(page.get_by_text("the folder '/no/such/folder' is not inside")).to_be_visible()
     expect(page.get_by_text("Traceback")).to_have_count(0)
 
 

@@ -42,8 +42,8 @@ def test_from_a_cell_to_the_changed_predictions(app: Visit) -> None:
     mark = page.locator(".st-key-compare_front .points path").first.bounding_box()
     assert mark
     page.mouse.click(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
-    expect(page.get_by_text("Picked:")).to_be_visible()
-    page.get_by_role("link", name="Its predictions").click()
+    expect(page.get_by_text("Selected:")).to_be_visible()
+    page.get_by_role("link", name="See its predictions").click()
     title(page, "Which predictions")
     expect(page).to_have_url(re.compile(f"runs={run[1] if run else 'none'}"))
 
@@ -106,7 +106,7 @@ def test_a_link_opens_the_same_page_in_another_browser(browser: Browser, app: Vi
 def test_a_refresh_and_a_second_session_see_the_same_run(browser: Browser, app: Visit, address: str) -> None:
     page = app.page
     app.open("/compress?modules=ffn_in.0-5&methods=autoencoder&ratio=9.99")
-    expect(page.get_by_text("is not available here")).to_be_visible()
+    expect(page.get_by_text("This part of the link is ignored")).to_be_visible()
     page.get_by_role("button", name="Run Autoencoder").click()
     title(page, "What is running")
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()

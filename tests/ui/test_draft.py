@@ -103,10 +103,10 @@ def test_own_groups_are_the_plan() -> None:
         ("methods", "svd,magic", "the choices are svd"),
         ("modules", "query.0,nothing.3", "has no modules with these names"),
         ("module", "nothing.3", "has no module with this name"),
-        ("together", "own", "it names none"),
+        ("together", "own", "it lists none"),
         ("seed", "-1", "it must be between 0 and"),
         ("options", '{"svd":{"preset":"magic"}}', "choose one of"),
-        ("options", "[1]", "not available here"),
+        ("options", "[1]", "This part of the link is ignored"),
         ("modules", "query.5-2", "is not a run of layers"),
     ],
 )

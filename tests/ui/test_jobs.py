@@ -129,7 +129,7 @@ def test_a_link_downloads_nothing_unasked(no_listing: list[object]) -> None:
     app.button(key="download").click().run()
     assert not app.exception
     assert len(no_listing) == 1
-    assert "'owner/name' was not listed within 10 minutes" in texts(app)
+    assert "'owner/name' were not listed within 10 minutes" in texts(app)
 
 
 def folder_in(root: Path) -> Path:
@@ -159,7 +159,7 @@ def test_folders_outside_of_the_roots_are_refused(places: dict[str, Path]) -> No
     outside, user = places["elsewhere"], places["user"]
     (user / "link").symlink_to(outside)
     for model in (outside, outside / "missing", user / "link", user / ".." / "elsewhere", "../elsewhere", "/"):
-        with pytest.raises(ModelError, match=r"is not below .*user or .*start or .*data, .*OFFCOMP_MODEL_ROOTS"):
+        with pytest.raises(ModelError, match=r"is not inside .*user or .*start or .*data, .*OFFCOMP_MODEL_ROOTS"):
             check_folder(str(model))
 
 
@@ -183,5 +183,5 @@ def test_the_root_of_the_file_system_is_none_unless_named(places: dict[str, Path
 def test_a_page_refuses_a_folder_outside_of_the_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFCOMP_MODEL_ROOTS", str(folder_in(tmp_path / "models")))
     app: AppTest = opened("model", model=str(folder_in(tmp_path / "private")))
-    assert "is not below" in app.error[0].value
+    assert "is not inside" in app.error[0].value
     assert "Bring your own model or matrices" in [each.label for each in app.expander]

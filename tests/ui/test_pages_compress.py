@@ -159,7 +159,7 @@ def test_no_module_and_no_method_are_told_kindly(app: AppTest) -> None:
 
 def cost(app: AppTest) -> str:
     """The line under the button that says what the runs cost."""
-    return next(caption.value for caption in app.caption if caption.value.startswith(("About", "Already run", "At work")))
+    return next(caption.value for caption in app.caption if caption.value.startswith(("About", "Already run", "In progress")))
 
 
 def seconds(line: str) -> int:
@@ -218,7 +218,7 @@ def test_short_memory_is_a_warning_with_a_way_out(app: AppTest, monkeypatch: pyt
     monkeypatch.setattr("offcomp.ui.compress.cost.free_memory", lambda: 700_000_000)
     step(app, "compress")
     assert [warning.value for warning in app.warning] == [
-        "About 0.7 GB of memory is needed, but only 0.7 GB is free: this may fail."
+        "About 0.7 GB of memory is needed, but only 0.7 GB is free: the run may fail."
     ]
     button = app.button(key="cheaper")
     assert button.label.startswith("Each module alone: about ") and button.label.endswith("0.7 GB")
@@ -243,7 +243,7 @@ def test_an_estimate_is_hollow_until_a_run_makes_it_solid(app: AppTest, home: Pa
     assert marks(app) == {"SVD": ["circle"], "Autoencoder": ["diamond", "diamond-open"]}
     shown = [(metric.value, metric.delta) for metric in app.metric if metric.label == "Relative error"]
     assert shown[1][0].startswith("about 0.") and shown[1][1] == "estimated"
-    assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated; a run turns it solid." in texts(app)
+    assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated, until a run measures it." in texts(app)
     document = json.loads(json.dumps(bundled_runs()[1].result))
     for group in document["plan"]["groups"]:
         group["ratio"] = 4.0

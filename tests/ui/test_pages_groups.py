@@ -16,7 +16,7 @@ def test_the_first_visit_is_complete_and_its_groups_become_the_draft(home: Path)
     app = opened("groups")
     assert "falls from 0.519 to 0.500 at the same size; with stacking by rows, it rises to 0.583" in texts(app)
     assert len(app.get("plotly_chart")) == 2
-    assert "11 of 15 pairs gain." in texts(app)
+    assert "11 of 15 pairs gain from being stacked." in texts(app)
     assert "Bundled: minilm-l6 at 2x" in texts(app)
     assert app.slider[0].value == 4
     app.slider[0].set_value(2).run()
@@ -33,7 +33,7 @@ def test_a_stacking_that_hurts_is_shown_as_hurting(home: Path) -> None:
     app = opened("groups")
     app.button_group(key="groups_stacking").set_value("rows").run()
     assert not app.exception
-    assert "rises from 0.519 to 0.583" in texts(app) and "None of 15 pairs gain." in texts(app)
+    assert "rises from 0.519 to 0.583" in texts(app) and "None of 15 pairs gain from being stacked." in texts(app)
     assert app.slider[0].value == 0
     app.slider[0].set_value(5).run()
     assert "**attention output 0-5**: loss 0.064" in texts(app)
@@ -44,15 +44,15 @@ def test_one_matrix_has_nothing_to_share_with_and_a_link_is_followed(home: Path)
     app = opened("groups", kinds="word_embeddings,nonsense", at="3", stacked="columns")
     assert app.selectbox(key="groups_ratio").value == 3.0
     assert "The link asks for nonsense" in texts(app)
-    assert "has one matrix of the kind word embeddings, so word_embeddings has nothing to share with" in texts(app)
+    assert "has only one matrix of the kind word embeddings, so word_embeddings has no partner" in texts(app)
     assert not app.get("plotly_chart")
     assert app.button(key="groups_add").label == "Add attention output"
 
 
 def test_a_ratio_or_stacking_that_is_not_there_is_named_and_the_usual_one_shown(home: Path) -> None:
     app = opened("groups", at="7.77", stacked="sideways")
-    assert "The link asks for at '7.77', which is not available here: the choices are 2, 1.25, 1.5," in texts(app)
-    assert "The link asks for stacked 'sideways', which is not available here: the choices are best, rows," in texts(app)
+    assert "The link asks for at='7.77'. This part of the link is ignored: the choices are 2, 1.25, 1.5," in texts(app)
+    assert "The link asks for stacked='sideways'. This part of the link is ignored: the choices are best, rows," in texts(app)
     assert app.selectbox(key="groups_ratio").value == 2.0
     assert not {"at", "stacked"} & set(app.query_params)
 
@@ -61,7 +61,7 @@ def test_another_model_is_compared_in_the_background(home: Path, tmp_path: Path)
     folder = tiny_models.save(tiny_models.gpt2(), tmp_path / "gpt2")
     model_info(str(folder), home)
     app = opened("groups", model=str(folder), kinds="ffn_in,ffn_out", at="1.5")
-    assert "pairs of" in texts(app) and "The answer appears automatically" in texts(app)
+    assert "pairs of" in texts(app) and "The result appears automatically" in texts(app)
     deadline = time.monotonic() + 240
     while not app.get("plotly_chart") and time.monotonic() < deadline:
         time.sleep(2)

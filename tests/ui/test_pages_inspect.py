@@ -88,14 +88,14 @@ def test_the_matrix_goes_to_the_page_compress(home: Path) -> None:
 
 def test_a_rank_that_is_not_there_is_named(home: Path) -> None:
     app = opened("inspect", module="query.3", rank="9999")
-    assert "The link asks for rank 9999, but query.3 has ranks 1 to 384." in texts(app)
+    assert "The link asks for rank 9999, but for query.3 the rank must be between 1 and 384." in texts(app)
     assert slider(app).value == 64
 
 
 @pytest.mark.parametrize(("name", "why"), [("order", "the choices are stored, norm"), ("residual", "the choices are 1, 5")])
 def test_a_drawing_that_is_not_there_is_named(home: Path, name: str, why: str) -> None:
     app = opened("inspect", module="query.3", **{name: "sideways"})
-    assert f"The link asks for {name} 'sideways', which is not available here: {why}." in texts(app)
+    assert f"The link asks for {name}='sideways'. This part of the link is ignored: {why}." in texts(app)
     assert name not in app.query_params
 
 
@@ -114,7 +114,7 @@ def test_a_model_without_bundled_spectra_is_drawn_from_its_file(home: Path, tmp_
     folder = str(tiny_models.save(tiny_models.bert_classifier(), tmp_path / "bert"))
     model_info(folder, home)
     app = opened("inspect", model=folder, module="key.1")
-    assert "Its singular values are not known yet." in texts(app)
+    assert "Its singular values have not been computed yet." in texts(app)
     assert not app.get("plotly_chart")
     keep_view(home, folder, "key.1", torch.zeros(tiny_models.HIDDEN, tiny_models.HIDDEN))
     app.run()
@@ -130,7 +130,7 @@ def test_a_matrix_of_one_row(home: Path, tmp_path: Path) -> None:
     name = next(spec.name for spec in info.modules if spec.rows == 1)
     keep_view(home, folder, name)
     app = opened("inspect", model=folder, module=name)
-    assert "has one singular value: rank 1 is the matrix itself" in texts(app)
+    assert "has only one singular value, so rank 1 is the matrix itself" in texts(app)
     assert "for a matrix this narrow, no rank saves anything" in texts(app)
     assert not [each for each in app.slider if each.label == "Rank"]
 

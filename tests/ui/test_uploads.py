@@ -198,7 +198,7 @@ def test_a_table_is_left_out_where_the_model_reads_no_text(app: AppTest) -> None
     app.file_uploader(key="upload_matrices").upload("mine.npz", matrices()).run()
     step(app, "compress")
     app.file_uploader(key="upload_examples").upload("verdicts.csv", VERDICTS).run()
-    assert "This model reads no text, so the table is ignored." in texts(app)
+    assert "This model does not take text as input, so the table is ignored." in texts(app)
 
 
 @pytest.mark.parametrize(("page", "key"), [("model", "upload_matrices"), ("compress", "upload_examples")])

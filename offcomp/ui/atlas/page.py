@@ -28,7 +28,7 @@ TEXT_PIXELS = 175
 IN_EVERY_ROW = ["style_key", "original", "baseline", "baseline_name", "title", "metric"]
 NAMES = {"n": "Examples", "low": "95 % from", "high": "95 % to", "told_apart": "Distinguishable from zero"}
 DENOMINATOR_HELP = (
-    "Which bytes are counted: those of the compressed linear weights, of these plus the embeddings, or of the whole model."
+    "Which bytes are counted: those of the compressed linear weights, those plus the embeddings, or those of the whole model."
 )
 
 
@@ -54,12 +54,12 @@ def show_sweep(document: Document, task: str, denominator: str, grouping: str) -
     table = sweep_table(document, task, denominator)
     chosen = table if grouping == BOTH else table[table["grouping"] == grouping]
     if chosen.empty:
-        st.caption(plain(f"There are no measurements with the matrices {grouping}."))
+        st.caption(plain(f"There are no measurements for this choice of matrices: {grouping}."))
         return
     alt = f"The {atlas.score_words(table)} against the compression ratio in bytes, one line per method, "
-    alt += "with original and baseline"
+    alt += "with the original and the baseline"
     _show(sweep_figure(chosen, palette(), denominator), chosen, document, "sweep", alt)
-    st.caption(f"Bundled: {len(chosen)} of {len(table)} compressed models shown, each scored on the same examples.")
+    st.caption(f"Bundled: {len(chosen)} of {len(table)} compressed models shown, all scored on the same examples.")
 
 
 def show_sensitivity(document: Document, task: str) -> None:
@@ -74,18 +74,18 @@ def show_sensitivity(document: Document, task: str) -> None:
 
 
 def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: str, alt: str) -> None:
-    """A chart, and below it its table, with a download that includes every row's plan; `alt` says what the chart shows."""
+    """A chart, and below it its table, with a download that includes every row's plan; `alt` describes the chart."""
     draw(figure, f"measured_{purpose}", f"{alt}; the table below has the numbers.")
     with st.expander("Show as a table"):
         shown = table.drop(columns=IN_EVERY_ROW, errors="ignore")
         show_table(shown, f"measured_{purpose}_table", names=NAMES, formats=_formats(shown))
         file_name, make = f"offcomp-{document['model']}-{purpose}.csv", partial(atlas.exported, table, document, purpose)
         csv_button(f"{purpose.capitalize()}, CSV", file_name, f"measured_csv_{purpose}", make)
-        st.caption("Every row of the download includes its plan, which `offcomp run` accepts, with seed, versions and date.")
+        st.caption("Every row of the download includes its plan (which `offcomp run` accepts), seed, versions and date.")
 
 
 def _formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Three decimals for scores, three digits for ratios, and columns of text wide enough."""
+    """Three decimals for scores, three significant digits for ratios, and a fixed width for text columns."""
     column = st.column_config
     floats = [name for name in table.columns if is_float_dtype(table[name])]
     numbers = {name: column.NumberColumn(format="%.3g" if "ratio" in name else "%.3f") for name in floats}
@@ -96,8 +96,8 @@ def show_provenance(document: Document) -> None:
     """Say where the numbers come from, and how to reproduce them."""
     st.caption(
         f"Bundled measurement: {plain(atlas.provenance(document))}. Nothing on this page was computed just now. "
-        f"{code(COMMAND.format(document['model']) + ' --fresh')}, in a clone of offcomp, repeats it, "
-        "with `--data FOLDER` on STS-B as well."
+        f"To repeat it, run {code(COMMAND.format(document['model']) + ' --fresh')} in a clone of offcomp; "
+        "add `--data FOLDER` to measure on STS-B as well."
     )
 
 
@@ -107,7 +107,7 @@ def show_nothing() -> None:
         st.warning(plain(f"{file}, a bundled measurement, cannot be read or is incomplete. Reinstall offcomp."))
     st.info(
         "This page shows six methods at many sizes, measured on a bundled model, and which matrix is the most sensitive. "
-        f"The measurements are missing; {code(COMMAND.format('minilm-l6'))}, in a clone of offcomp, creates them."
+        f"The measurements are missing; to create them, run {code(COMMAND.format('minilm-l6'))} in a clone of offcomp."
     )
     if st.button("Compress something", type="primary", key="measured_compress", icon=":material/compress:"):
         st.switch_page("pages/compress.py")

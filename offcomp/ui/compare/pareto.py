@@ -34,7 +34,7 @@ def show_front(runs: Sequence[Run]) -> None:
     shown, left_out = sharing_an_axis(runs, measure)
     summary = f"{len(shown)} of {len(runs) + len(others)} runs shown."
     if others:
-        summary += f" {len(others)} of other models are not: sizes and scores can only be compared for the same original."
+        summary += f" {len(others)} of other models left out: sizes and scores can be compared only for the same original."
     if left_out:
         summary += f" Not on this axis: {pareto.left_out_text(left_out, names)}."
     if not shown:
@@ -56,27 +56,27 @@ def show_front(runs: Sequence[Run]) -> None:
 
 
 def _picked(runs: Sequence[Run]) -> str:
-    """Id of the run picked for the Examples page; empty if it is not one of these."""
+    """Id of the run selected for the Examples page; empty if it is not one of these."""
     name = st.session_state.get(EXAMPLES_RUN)
     return next((run.id for run in runs if run.id == name), "")
 
 
 def _pick_clicked() -> None:
-    """Pick the run of the clicked mark. Redrawing the chart clears the selection; then the picked run stays."""
+    """Select the run of the clicked mark. Redrawing the chart clears the clicked points; the selected run then stays."""
     clicked = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
     if clicked:
         st.session_state[EXAMPLES_RUN] = clicked[0][RUN]
 
 
 def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
-    """Show the picked run, and a link to its predictions."""
+    """Show the selected run, and a link to its predictions."""
     picked = _picked(runs)
     if not picked:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"Picked: **{plain(names[picked])}**, run {plain(picked)}.", width="content")
+        st.markdown(f"Selected: **{plain(names[picked])}**, run {plain(picked)}.", width="content")
         icon, query = ":material/rule:", {"run": picked}
-        st.page_link("pages/examples.py", label="Its predictions", icon=icon, query_params=query, width="content")
+        st.page_link("pages/examples.py", label="See its predictions", icon=icon, query_params=query, width="content")
 
 
 def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -90,7 +90,7 @@ def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def _choose_measure(measures: Mapping[str, str]) -> str:
-    """Ask for the measure to judge runs by, and for the unit of their size."""
+    """Ask for the measure by which runs are judged, and for the unit of their size."""
     with st.container(horizontal=True, gap="small"):
         measure = choose_one("Judged by", measures, MEASURE)
         choose_one("Size in", UNIT_NAMES, UNIT)
@@ -100,15 +100,15 @@ def _choose_measure(measures: Mapping[str, str]) -> str:
 def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
     """How to read the marks."""
     runs = table[table["run"] != ""]
-    parts = ["Click a mark to pick its run."]
+    parts = ["Click a mark to select its run."]
     if not runs["on_front"].all():
         parts.append(
-            "Pale: another run is as small and as good, and better in one of the two; if bars overlap, that may be chance."
+            "Pale: another run is as small and as good, and better in one respect; if bars overlap, that may be due to chance."
         )
     if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
         parts.append("With this many runs, only those on the front show their 95 % interval.")
     if len(references):
-        parts.append("Dashed lines: bundled measurements of rounding every linear weight, with the resulting size.")
+        parts.append("Dashed lines: bundled measurements of rounding every linear weight, with the resulting sizes.")
     return " ".join(parts)
 
 
@@ -133,6 +133,8 @@ def show_agreement(runs: Sequence[Run], measure: str) -> None:
     alt = f"The {metric.word} of each run against its relative error; the table below has the numbers."
     target = st.container()
     answer = pareto.agreement_answer(table)
-    st.caption(plain(f"{answer} {len(shown)} of {len(runs)} runs: those with a score on the same weights."))
+    st.caption(
+        plain(f"{answer} Shown: {len(shown)} of {len(runs)} runs, those that compress the same weights and have a score.")
+    )
     as_shown = table[["name", "relative_error", "value", "low", "high"]]
     show_chart(target, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)

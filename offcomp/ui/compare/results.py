@@ -1,4 +1,4 @@
-"""Finished runs on a page: the answer, each run's key figures, charts with their tables, and differences."""
+"""Finished runs as shown on a page: the answer, each run's key figures, charts with their tables, and differences."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BRIEF_METRIC_PIXELS = 200
 UNIT = "compare_unit"
 UNIT_NAMES = {"bytes": "MB", "parameters": "parameters"}
 P_HELP = "McNemar's exact test: how likely a split at least this uneven would be if both directions were equally likely."
-NO_SCORE = "No task was scored in these runs: add one to the plan to see what the model can still do."
+NO_SCORE = "No task was scored in these runs: add one to the plan to see how well the compressed model still performs."
 HELP = {
     **{metric.title: metric.help for metric in scores.METRICS.values()},
     "Score": "How well the compressed model still performs a task.",
@@ -47,7 +47,7 @@ HELP = {
     "over all chosen weights. 0 is exact, 1 is as bad as storing zeros.",
     "Cosine distance": "1 minus the cosine between an original row of weights and its reconstruction, averaged over the rows.",
     "Stored parameters": "All numbers that must be stored for the chosen modules: factors, latents, decoder, row norms.",
-    "Stored bytes": "The same in bytes, so that a smaller dtype counts as well.",
+    "Stored bytes": "Size of all stored numbers in bytes, so a smaller dtype counts as well.",
 }
 
 
@@ -63,13 +63,13 @@ def show_answer(runs: Sequence[Run]) -> None:
 
 
 def _show_size_notes(runs: Sequence[Run]) -> None:
-    """Notes that qualify the sizes: one line per run, for the first few runs with notes."""
+    """Show notes that qualify the sizes, one line per run, for the first few runs that have any."""
     names = short_names(runs)
     noted = [(names[run.id], notes) for run in runs if (notes := size_notes(result_of(run)["groups"]))]
     for name, notes in noted[:MOST_NOTED]:
         st.caption(plain(f"{name}: {' '.join(notes)}"))
     if len(noted) > MOST_NOTED:
-        st.caption(f"Notes on the sizes of {len(noted) - MOST_NOTED} more runs are in 'offcomp show' and in the report.")
+        st.caption(f"Notes on the sizes of {len(noted) - MOST_NOTED} more runs are shown by 'offcomp show' and in the report.")
 
 
 def few_enough(runs: Sequence[Run]) -> bool:
@@ -115,14 +115,14 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
 
 
 def _agreeing(run: Run, score: Score) -> str:
-    """Share of answers that agree with the original's, if several tasks leave no space for a separate figure."""
+    """Share of answers that agree with the original's, if several tasks leave no room for a separate metric."""
     agreement = score["paired"].get("agreement")
     several = len(result_of(run)["scores"]) > 1
     return f"; {scores.metric_of(score).number(agreement)} of the answers agree" if several and agreement is not None else ""
 
 
 def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
-    """Name, kind, value and note of each figure; if there are several scores, they are named after their tasks."""
+    """Name, kind, value and note of each metric; if there are several scores, they are named after their tasks."""
     by_task = result_of(run)["scores"]
     if not by_task:
         yield "Score", "Score", "not scored", "no task in plan"
@@ -169,7 +169,7 @@ def show_errors(runs: Sequence[Run]) -> None:
 
 
 def score_panels(runs: Sequence[Run]) -> list[Callable[[], object]]:
-    """Functions that draw the chart and table of each task, or one that says that there is no score."""
+    """Functions that draw the chart and table of each task, or a single one that shows that there is no score."""
     table = score_table(runs)
     parts = [part for _, part in table.groupby(["task", "metric"], sort=False)]
     return [partial(_score_panel, runs, part) for part in parts] or [partial(st.caption, NO_SCORE)]
@@ -212,13 +212,13 @@ def show_size(runs: Sequence[Run]) -> None:
     unit = chosen_unit()
     table = size_table(runs)
     alt = (
-        f"Share of the {unit} that remains of the chosen modules, of all weights and of the model; numbers in the table below."
+        f"Share of {unit} that remains in the chosen modules, all weights and the whole model; the table below has the numbers."
     )
     show_chart(chart, size_figure(table, palette(), unit), table, key="compare_size", alt=alt)
 
 
 def show_differences(runs: Sequence[Run]) -> None:
-    """Table of the settings and figures in which the runs differ."""
+    """Table of the settings and results in which the runs differ."""
     st.subheader("What differs between the runs?" if len(runs) > 1 else "What is known about this run?")
     everything = len(runs) > 1 and st.toggle("Show identical settings", key="compare_show_all")
     st.dataframe(difference_table(runs, show_all=everything), hide_index=True, key="compare_differences")

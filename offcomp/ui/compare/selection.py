@@ -1,4 +1,4 @@
-"""Which finished runs Compare and Examples show: those in the URL, else the newest that belong together."""
+"""Which finished runs Compare and Examples show: those in the URL, or else the newest that belong together."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SELECTION = "compare_runs"
 PROBLEMS = "compare_problems"
 WRITTEN = "compare_written"
 DEFAULT = "compare_usual"
-"""Whether the choice is the page's default."""
+"""Session key: whether the choice is the page's default."""
 MOST_COMPARED = 100
 """More marks would overlap, and more names would slow the page down."""
 COLLAPSED_FROM = 9
-"""From this many chosen runs on the list is collapsed, so that the page's answer stays in view."""
+"""If more runs than this are chosen, the list is collapsed to keep the page's answer in view."""
 SIBLINGS_SHOWN = 3
 MOST_PROBLEMS = 5
 
 
 def choose_runs() -> list[Run]:
-    """The runs to show: those in the URL, else the newest that belong together; Compare and Examples share them.
+    """The runs to show: those in the URL, or else the newest that belong together; Compare and Examples share them.
 
     The choice is written back to the URL. A link is applied if it differs from what was last written.
     """
@@ -57,7 +57,7 @@ def choose_runs() -> list[Run]:
 
 
 def compared() -> str:
-    """How many runs are chosen, in words; empty if none. Counts those of a new link until the page has applied it."""
+    """How many runs are chosen, as text; empty if none. Until the page has applied a new link, counts the runs in the link."""
     chosen = _linked_ids() if _link_is_new() else st.session_state[SELECTION]
     if chosen == [draft.EVERY_RUN]:
         return "the newest runs"
@@ -75,7 +75,7 @@ def _link_is_new() -> bool:
 
 
 def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
-    """Choose the runs in the URL if they differ from what the page wrote; by default the newest that belong together."""
+    """Choose the runs in the URL if they differ from what the page wrote; if it has none, the newest that belong together."""
     state, linked = st.session_state, st.query_params.get(draft.RUNS, "")
     if not _link_is_new():
         return
@@ -85,7 +85,7 @@ def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence
     missing = [name for name in names if name not in finished]
     state[PROBLEMS] = [_problem(name, everything) for name in missing[:MOST_PROBLEMS]]
     if len(missing) > MOST_PROBLEMS:
-        state[PROBLEMS].append(f"{len(missing) - MOST_PROBLEMS:,} more runs of the link cannot be shown.")
+        state[PROBLEMS].append(f"{len(missing) - MOST_PROBLEMS:,} more runs in the link cannot be shown.")
     if len(available) > MOST_COMPARED:
         which = "newest" if linked == draft.EVERY_RUN else "first"
         state[PROBLEMS].append(f"The {which} {MOST_COMPARED} of {len(available):,} runs are compared; choose others above.")
@@ -102,7 +102,7 @@ def _default_text(chosen: Sequence[Run]) -> str:
 def _choose_from(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
     """The widget, collapsed if many runs are chosen, with a button that chooses the user's newest runs."""
     count = len(st.session_state[SELECTION])
-    target = st.expander(f"{count:,} runs chosen, of {len(pool):,}") if count > COLLAPSED_FROM else st.container()
+    target = st.expander(f"{count:,} of {len(pool):,} runs chosen") if count > COLLAPSED_FROM else st.container()
     with target:
         chosen = st.multiselect(
             "Runs to compare",
@@ -126,7 +126,7 @@ def _choose(names: list[str]) -> None:
 
 
 def _write(chosen: Sequence[str], newest: Sequence[str]) -> None:
-    """Write the choice to the URL; one word stands for the newest runs of this home, since many ids would make it too long."""
+    """Write the choice to the URL; one word stands for the newest runs, since many ids would make the URL too long."""
     text = draft.EVERY_RUN if len(chosen) > COLLAPSED_FROM and set(chosen) == set(newest) else ",".join(chosen)
     st.session_state[WRITTEN] = text
     draft.note(draft.RUNS, text, default="")

@@ -22,9 +22,9 @@ from offcomp.ui.escape import plain, plain_table
 CARDS_ABREAST = 2
 FROM_SPECTRA = (
     "Computed from the singular values of the chosen groups, which are bundled or were computed and cached here: "
-    "the square root of the fraction of the energy that the rank discards."
+    "it is the square root of the fraction of the energy that the rank discards."
 )
-NO_MEASUREMENT = "No measurement with these options is close enough for an estimate. A run measures it."
+NO_MEASUREMENT = "No measurement with these options is close enough for an estimate. A run measures the error."
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _row(choices: Choices, style_key: str, prediction: Prediction, known: Known)
 
 
 def _show_card(choices: Choices, prediction: Prediction, known: Known) -> None:
-    """What is known about one method, as two figures."""
+    """Show what is known about one method, as two metrics."""
     parameters, megabytes, smaller = _sizes(choices, prediction)
     stored, equivalent = parameters, f"{megabytes} MB"
     if choices.unit == "bytes":
@@ -95,12 +95,12 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
     if known.estimated is not None:
         error = known.estimated.relative_error
         rounded = f"{error:.2f}" if error >= 0.1 else f"{error:.2g}"
-        return f"about {rounded}", "estimated", f"{known.estimated.basis} A run measures it."
+        return f"about {rounded}", "estimated", f"{known.estimated.basis} A run measures the error."
     return "", "run it to measure it", NO_MEASUREMENT
 
 
 def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction]) -> None:
-    """Notes that qualify the sizes: one line per method with notes, and one for parameters that are in no matrix."""
+    """Show notes that qualify the sizes: one line per method that has any, and one for parameters that are in no matrix."""
     for style_key, prediction in predictions.items():
         if prediction.notes:
             st.caption(f"**{plain(method_of_style_key(style_key).title)}.** {plain(' '.join(prediction.notes))}")

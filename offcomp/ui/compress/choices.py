@@ -23,7 +23,7 @@ from offcomp.ui.escape import plain
 from offcomp.ui.link import OWN, RATIOS, OwnGroup
 from offcomp.ui.uploads import bring_examples
 
-UNIT_HELP = "Parameters are the paper's measure; bytes are what takes up disk space."
+UNIT_HELP = "Parameters are what the paper counts; bytes are what takes up disk space."
 DTYPE_HELP = "stored: the dtype of the checkpoint, so that all savings come from the method."
 
 
@@ -50,7 +50,7 @@ class Choices:
         return rounded_to(self.dtype, self.specs)
 
     def plan(self, style_key: str, ratio: float) -> Plan:
-        """The plan of one method at one ratio. Raises InputError."""
+        """The plan of one method at one ratio. Raises InputError if the modules cannot be grouped this way."""
         method = method_of_style_key(style_key)
         settings: dict[str, Any] = {
             "method": method.name,
@@ -66,7 +66,7 @@ class Choices:
         return Plan(self.info.model, groups, self.tasks, self.seed)
 
     def _own_groups(self, settings: dict[str, Any]) -> tuple[Group, ...]:
-        """The custom groups, limited to chosen modules; every other chosen module is its own group."""
+        """The custom groups, limited to chosen modules; every other chosen module forms a group by itself."""
         chosen = {spec.name: spec for spec in self.specs}
         parts = [([chosen.pop(name) for name in names if name in chosen], stack) for names, stack in self.own]
         parts = [(specs, stack) for specs, stack in parts if specs] + [([spec], "rows") for spec in chosen.values()]
@@ -88,7 +88,7 @@ def choose(info: ModelInfo) -> Choices:
 
 
 def choose_model() -> str:
-    """Ask for a model: one of the catalogue, or any folder or hub id."""
+    """Ask for a model: one from the catalogue, or any folder or hub id."""
     titles = {entry.name: entry.title for entry in MODELS}
     known = list(dict.fromkeys([*titles, st.session_state["model"]]))
     chosen = st.selectbox(
@@ -139,7 +139,7 @@ def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
             key = f"others_{info.fingerprint[:8]}"
             st.session_state[key] = [name for name in other_weights if name in names]
             st.multiselect(
-                "Poolers, heads, positions and unknown weights",
+                "Poolers, heads, position embeddings and unrecognised weights",
                 list(other_weights),
                 key=key,
                 on_change=lambda: draft.replace(info, other_weights, st.session_state[key]),
@@ -175,13 +175,13 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
 
 
 def _choose_grouping() -> tuple[str, str, int]:
-    """Ask for (grouping, stack, layers per block)."""
+    """Ask for the grouping, the stacking and the number of layers per block."""
     left, right = st.columns([3, 2])
     own = [OWN] if draft.groups() else []
     grouping = left.selectbox(
         "Compress together",
         [*own, *GROUPINGS],
-        format_func=lambda name: GROUPINGS[name][0] if name in GROUPINGS else f"Own groups ({len(draft.groups())})",
+        format_func=lambda name: GROUPINGS[name][0] if name in GROUPINGS else f"Custom groups ({len(draft.groups())})",
         key="grouping",
         persist_state="session",
         help="Modules in one group are compressed as one matrix and share a basis or a decoder.",
@@ -201,7 +201,7 @@ def _choose_grouping() -> tuple[str, str, int]:
 
 
 def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
-    """Ask for the methods to compare and their options, taken from each method's fields."""
+    """Ask for the methods to compare, and for their options, which are the fields of each method."""
     chosen = st.pills(
         "Methods to compare",
         [method.style_key for method in METHODS],
@@ -243,7 +243,7 @@ def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> An
 
 
 def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
-    """Ask for the bundled tasks to score the result on, among those this model can do."""
+    """Ask for the tasks to score the result on, among the bundled tasks that this model supports."""
     supported = usual_tasks(info.architecture, info.reads_text)
     fitting = tuple(name for name in supported if task_fault(find_task(name), info) is None)
     st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
@@ -255,13 +255,13 @@ def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
         persist_state="session",
         placeholder="No task: errors and sizes only",
         help="The model is scored on these before and after, on the same examples. Each adds a few seconds to a run. "
-        "To use a task from a data hub, edit the plan or use the command line: see `offcomp tasks`.",
+        "To use a task from the Hugging Face hub, edit the plan or use the command line: see `offcomp tasks`.",
     )
     return tuple(task for task in fitting if task in chosen)
 
 
 def _choose_storage() -> tuple[str, str, int]:
-    """Ask for (unit, storage dtype, seed), in a collapsed section."""
+    """Ask for the unit, the storage dtype and the seed, in a collapsed section."""
     with st.expander("Budget and storage"):
         unit = _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
         dtype = _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)

@@ -1,4 +1,4 @@
-"""Estimated cost of the runs on Compress, below the Run button: one line, a warning, and a button for a cheaper alternative."""
+"""Estimated cost of the runs, below the Run button on Compress: one line, a warning, and a button for a cheaper alternative."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from offcomp.ui.escape import plain
 
 LONG_SECONDS = 60
 WORTH_IT = 0.7
-"""A cheaper alternative that still takes long is offered if it takes at most this fraction of the time."""
+"""A cheaper alternative that is still slow is offered if it takes at most this fraction of the time."""
 HELP = (
     "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run after "
-    "another. If an earlier run did the same here, its time is used. Memory is that of the libraries plus the larger of two: "
-    "the model with the new weights, or the largest group with the working memory of its method."
+    "another. If an earlier run did the same here, its time is used. Memory is that of the libraries plus the larger of "
+    "these two: the model with the new weights, and the largest group with the working memory of its method."
 )
 
 
@@ -48,13 +48,13 @@ class Cost:
         return max((each.memory for each in self.estimates.values()), default=0)
 
     def fits(self, free: int | None) -> bool:
-        """Whether that much memory is free; also true if the free memory is unknown."""
+        """Whether the runs fit in this much free memory; also true if the free memory is unknown."""
         return free is None or self.memory <= free
 
 
 @dataclass(frozen=True)
 class Cheaper:
-    """Choices that cost less, their description, and what they change in the session."""
+    """Choices that cost less, with a label, a description, and the changes to the session state."""
 
     label: str
     description: str
@@ -63,7 +63,7 @@ class Cheaper:
 
 
 def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]) -> Cost:
-    """What running these plans costs, apart from those with an existing run."""
+    """The cost of running these plans, except those that already have a run."""
     info = choices.info
     kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
     names = {style_key: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for style_key, plan in plans.items()}
@@ -79,13 +79,13 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
 def show_cost(
     choices: Choices, ratio: float, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]
 ) -> None:
-    """Show time and memory; warn if memory is short, and offer a cheaper alternative if memory is short or time is long."""
+    """Show time and memory; warn if memory is short, and offer a cheaper alternative if memory is short or runs take long."""
     cost, free = cost_of(choices, plans, predictions, runs), free_memory()
     if text := cost_text(cost):
         st.caption(plain(text), help=HELP)
     if not cost.fits(free):
         shortage = (
-            f"About {gigabytes(cost.memory)} of memory is needed, but only {gigabytes(free or 0)} is free: this may fail."
+            f"About {gigabytes(cost.memory)} of memory is needed, but only {gigabytes(free or 0)} is free: the run may fail."
         )
         st.warning(plain(shortage), icon=":material/memory:")
     if cost.seconds > LONG_SECONDS or not cost.fits(free):
@@ -103,12 +103,12 @@ def cost_text(cost: Cost) -> str:
     ]
     unfinished = [_title(style_key) for style_key, run in cost.existing.items() if run.status != "done"]
     parts += [f"Already run (cached): {', '.join(finished)}."] if finished else []
-    parts += [f"At work: {', '.join(unfinished)}."] if unfinished else []
+    parts += [f"In progress: {', '.join(unfinished)}."] if unfinished else []
     return " ".join(parts)
 
 
 def _seconds(run: Run) -> float:
-    """The duration of a finished run, excluding the time it waited for others."""
+    """The duration of a finished run, excluding the time it waited for other runs."""
     return sum(seconds for stage, seconds in result_of(run)["timings"].items() if stage != "total")
 
 
@@ -117,7 +117,7 @@ def _title(style_key: str) -> str:
 
 
 def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: Sequence[Run]) -> None:
-    """Offer the first cheaper alternative that is short and fits in memory, else the cheapest that is worth it."""
+    """Offer the first cheaper alternative that is quick and fits in memory, else the cheapest that is worthwhile."""
     candidates = []
     for alternative in cheaper_alternatives(choices, cost):
         cheaper = alternative.choices
@@ -146,14 +146,14 @@ def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: S
 
 
 def _is_worth_it(new: Cost, current: Cost, free: int | None) -> bool:
-    """Whether it fits in memory when the current choices do not, or is much cheaper."""
+    """Whether the alternative fits in memory when the current choices do not, or is much cheaper."""
     if new.fits(free) != current.fits(free):
         return new.fits(free)
     return new.seconds <= WORTH_IT * current.seconds or (not current.fits(free) and new.memory <= WORTH_IT * current.memory)
 
 
 def cheaper_alternatives(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
-    """Cheaper ways to answer the same question, smallest loss first."""
+    """Cheaper ways to answer the same question, those that lose the least first."""
     slowest = max(cost.estimates, key=lambda style_key: cost.estimates[style_key].seconds)
     method, title = method_of_style_key(slowest), _title(slowest)
     options = choices.options.get(slowest, {})
@@ -166,7 +166,7 @@ def cheaper_alternatives(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
         description = "Errors and sizes only; nothing is scored."
         yield Cheaper("Without tasks", description, replace(choices, tasks=()), {"tasks": []})
     if choices.grouping != "module":
-        description = "The largest matrix in memory is then one module; nothing is shared between modules."
+        description = "Then the largest matrix in memory is a single module, and modules share nothing."
         yield Cheaper("Each module alone", description, replace(choices, grouping="module"), {"grouping": "module"})
     if len(choices.methods) > 1:
         rest = tuple(style_key for style_key in choices.methods if style_key != slowest)

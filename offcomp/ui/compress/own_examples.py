@@ -1,4 +1,4 @@
-"""An uploaded table as a task: its first rows, which column is which, its classes, and the check against the model's head.
+"""A task from an uploaded table: its first rows, which column is which, its classes, and the check against the model's head.
 
 Nothing here reads a file: table views come from `offcomp.planning.data.task_check`.
 """
@@ -21,14 +21,14 @@ from offcomp.ui.escape import plain
 
 
 def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
-    """The task made from an uploaded table: shows how the table was read, for correction, and checks that the model can do it.
+    """Make a task from an uploaded table: show how it was read, accept corrections, and check that the model supports it.
 
-    Empty while a column is missing, or if the model's own head does not fit.
+    Returns nothing while a column is missing, or if the model's own head does not fit.
     """
     head = head_of_model(info)
     fitting = [name for name in fitting_families(info.architecture, info.reads_text) if _fits_head(name, head)]
     if not fitting:
-        st.caption("This model reads no text, so the table is ignored.")
+        st.caption("This model does not take text as input, so the table is ignored.")
         return ()
     try:
         view = view_of(path)
@@ -47,7 +47,7 @@ def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
     st.dataframe([*view.first], hide_index=True, key="upload_rows")
     columns = _chosen_columns(FAMILIES[str(family)], path, view)
     if columns is None:
-        st.caption(f"{view.rows:,} rows; the first {len(view.first)} are above.")
+        st.caption(f"{view.rows:,} rows; the first {len(view.first)} are shown above.")
         return ()
     renamed = {column: table_column for column, table_column in columns.items() if column != table_column}
     task = own_task(str(path), str(family), renamed, source="Uploaded")
@@ -59,14 +59,14 @@ def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
 
 
 def _fits_head(family: str, head: ModelHead | None) -> bool:
-    """Whether the model's own head is of the kind that a task family needs, if it needs one."""
+    """Whether the model's own head is of the kind that the task family needs, if the family needs one."""
     if head is None or not family.startswith("head"):
         return True
     return not head.multi_label and head.is_regression == (family == "head-regression")
 
 
 def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str, str] | None:
-    """Column of the task -> column of the table, guessed from content, corrected by the user; None until all are assigned."""
+    """Column of the task -> column of the table, guessed from contents, corrected by the user; None until all are assigned."""
     digest, columns = path.parent.name, list(view.contents)
     try:
         guessed = chosen_columns(Task(path.stem, family.name, str(path)), view.contents, path.name)
@@ -94,7 +94,7 @@ def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str
     assigned = {column: table_column for column, table_column in chosen.items() if table_column is not None}
     if len(assigned) < len(wanted):
         text = doubt.split("; say ")[0] or f"{path.name} needs a column for each of {', '.join(wanted)}"
-        st.warning(plain(f"{text}: choose above."))
+        st.warning(plain(f"{text}: choose the columns above."))
         return None
     if len({*assigned.values()}) < len(assigned):
         st.warning(plain(f"One column is used for {' and '.join(assigned)}; choose a different column for each."))
@@ -109,9 +109,9 @@ def _understood(view: TableView, path: Path, columns: Mapping[str, str]) -> str:
         try:
             counts = classes_of(path, columns)
         except InputError:  # the task check reports it
-            return f"{text}. The first {len(view.first)} are above."
+            return f"{text}. The first {len(view.first)} are shown above."
         total = sum(counts.values())
         tested = "" if total == view.rows else f", of which {total:,} are used for testing"
         shown = shortly([f"{name} {count:,}" for name, count in counts.items()])
         text += f"{tested}, {len(counts):,} classes ({shown})"
-    return f"{text}. The first {len(view.first)} are above."
+    return f"{text}. The first {len(view.first)} are shown above."

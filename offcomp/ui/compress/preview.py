@@ -40,7 +40,7 @@ MOST_SOURCES = 20
 
 
 def known_spectra(plan: Plan, info: ModelInfo) -> list[Spectrum] | None:
-    """The singular values of all groups; None if some are not known yet."""
+    """The singular values of all groups; None if some have not been computed yet."""
     home = home_folder()
     stored = [find(info, members(group, info), group.stack, home) for group in plan.groups]
     known = [spectrum for spectrum in stored if spectrum is not None]
@@ -54,7 +54,7 @@ def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
 
 
 def _at_first_ratio(plan: Plan) -> str:
-    """What identifies a plan's groups, whatever their ratio."""
+    """Cache key of a plan, the same for every ratio."""
     return replace(plan, groups=tuple(replace(group, ratio=RATIOS[0]) for group in plan.groups)).to_json()
 
 
@@ -62,7 +62,7 @@ def _at_first_ratio(plan: Plan) -> str:
     max_entries=32, show_spinner=False, hash_funcs={ModelInfo: lambda info: info.fingerprint, Plan: _at_first_ratio}
 )
 def curve(info: ModelInfo, reference: Plan, _spectra: Sequence[Spectrum]) -> pd.DataFrame:
-    """The error of SVD at every ratio; the spectra follow from the model and the groups."""
+    """The error of SVD at every ratio. The spectra are not hashed, since they follow from the model and the groups."""
     return error_curve_table(info, reference, _spectra, [ratio for ratio in RATIOS if ratio <= HIGHEST_DRAWN])
 
 
@@ -77,7 +77,7 @@ def what_if(choices: Choices) -> None:
     spectra = known_spectra(reference, info)
     predictions = {style_key: predict(plan, info) for style_key, plan in plans.items()}
     plain_svd = "svd" in plans and plans["svd"].to_dict() == reference.to_dict()
-    exact = spectra if plain_svd else None  # the spectrum does not give the error of other SVD presets
+    exact = spectra if plain_svd else None  # the spectrum does not determine the error of other SVD presets
     runs = RunStore().all()
     measured = measurements(runs, info.fingerprint)
     table = curve(info, reference, spectra) if spectra else error_curve_table(info, reference, [], [])
@@ -137,7 +137,7 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
             st.caption(f"{len(shown)} of {len(points)} are shown; the file has all of them.")
         file_name = f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv"
         make = partial(with_provenance, points.drop(columns="seed"), [measurement.run for measurement in measured])
-        csv_button("All, with plan, seed and versions, CSV", file_name, "error_points_csv", make)
+        csv_button("All marks with plan, seed and versions, CSV", file_name, "error_points_csv", make)
 
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:
@@ -147,7 +147,7 @@ def _reading(points: pd.DataFrame, exact: bool) -> str:
     solid = [f"{counts[name]} {name}" for name in ("yours", "bundled") if name in counts]
     parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "No run of these groups has been measured yet."]
     if known_errors.ESTIMATED in counts:
-        parts.append("Hollow: estimated; a run turns it solid.")
+        parts.append("Hollow: estimated, until a run measures it.")
     return " ".join(parts)
 
 
@@ -156,13 +156,13 @@ def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: lis
     chosen = f"{len(choices.specs)} weight matrices" if len(choices.specs) > 1 else choices.specs[0].name
     dense = [group.name for prediction in predictions.values() for group in prediction.groups if group.form == "dense"]
     if dense:
-        return f"At {ratio:g}x nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage fits the budget."
+        return f"At {ratio:g}x, nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage already fits the budget."
     if spectra is None or "svd" not in predictions:
         return f"{chosen} at {ratio:g}x: run the methods to see what the model keeps."
     if not predictions["svd"].feasible:
         return f"{chosen} at {ratio:g}x: SVD cannot get that small."
     kept = 1 - svd_error(spectra, predictions["svd"]) ** 2
-    return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared length) of {chosen}."
+    return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared norm) of {chosen}."
 
 
 def _run_button(
@@ -196,12 +196,12 @@ def _refusals(style_key: str, prediction: Prediction, unit: str) -> list[str]:
 
 
 def _rounded_down(ratio: float) -> str:
-    """A ratio to three digits, rounded down, so that the ratio shown is attainable."""
+    """A ratio to three significant digits, rounded down, so that the ratio shown is attainable."""
     return f"{Context(prec=3, rounding=ROUND_FLOOR).create_decimal_from_float(ratio):f}"
 
 
 def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra: list[Spectrum] | None) -> None:
-    """Each group's details, and how to do the same without a browser; built when opened, to keep the slider fast."""
+    """Each group's details, and how to do the same without a browser; built only when opened, to keep the slider fast."""
     groups = st.expander("Groups: ranks, sizes and break-even", key="groups_open", on_change="rerun")
     if groups.open:
         for style_key, prediction in predictions.items():
@@ -212,6 +212,6 @@ def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra
     if commands.open:
         for style_key, plan in plans.items():
             name = f"{style_key}-{plan.groups[0].ratio:g}x.json" if plan.groups else f"{style_key}.json"
-            label = plain(f"Plan of {method_of_style_key(style_key).title}")
+            label = plain(f"Plan for {method_of_style_key(style_key).title}")
             commands.download_button(label, plan.to_json, name, "application/json", key=f"plan_{style_key}")
             commands.code(f"offcomp run {shlex.quote(name)} --json", language="bash")

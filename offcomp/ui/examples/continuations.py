@@ -50,7 +50,7 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
     style(STYLE.format(grid=palette().grid, muted=palette().muted))
     st.html(continuations_html(runs, names, task, palette()))
     st.caption(
-        "Greedy decoding: each model always writes its most likely token, so small models soon repeat themselves. Bold: "
+        "Greedy decoding: each model always picks its most likely token, so small models soon repeat themselves. Bold: "
         "everything from the first word that differs from the original."
     )
     file_name = f"offcomp-continuations-{task.replace('/', '-')}.csv"

@@ -30,7 +30,7 @@ TABLE_PIXELS = 420
 
 
 def show_examples(runs: Sequence[Run]) -> None:
-    """Draw the page below the choice of runs."""
+    """Draw the part of the page below the choice of runs."""
     scored = [run for run in runs if result_of(run)["scores"]]
     if not scored:
         st.info(
@@ -84,7 +84,7 @@ def _choose_run(label: str, name: str, key: str, runs: dict[str, Run], names: di
 
 
 def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
-    """Show the outcomes of all answers; returns the listed examples with the chosen outcome."""
+    """Show the outcomes of all answers; returns those listed examples that have the chosen outcome."""
     table, target = examples.outcome_table(score), st.container()
     cells = {CHANGED: LISTED} | {cell: (cell,) for cell in CELLS}
     counts = {name: table.loc[table["change"].isin(chosen), "count"].sum() for name, chosen in cells.items()}
@@ -102,7 +102,7 @@ def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
     if listed.empty:
         st.caption("No example is listed here, so there is nothing to draw.")
         return
-    alt = f"The {shift_words(score)} of each listed example after against before; the table below has the numbers."
+    alt = f"The {shift_words(score)} of each listed example after compression against before; the table below has the numbers."
     draw(examples.shift_figure(listed, run, score, palette()), "examples_shift", alt)
     if has_classes(score):
         reading = "the compressed model gives the true label a higher probability; below it, a lower one"
@@ -124,7 +124,7 @@ def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
     matching = examples.found_in(listed, query)
     columns = _columns(matching, ("text", "truth", "predicted", "before", "after", "difference", "change"))
     _show_listed(matching, "examples_table", columns, _formats(score))
-    st.caption(plain(f"{len(matching)} of {len(listed)} listed examples shown; {shift_words(score)}."))
+    st.caption(plain(f"{len(matching)} of {len(listed)} listed examples shown. Values: {shift_words(score)}."))
     file_name = f"offcomp-examples-{task.replace('/', '-')}.csv"
     csv_button("These examples, CSV", file_name, "examples_csv", partial(with_provenance, matching, [run]))
 
@@ -163,7 +163,7 @@ def _show_side_by_side(run: Run, second: Run | None, task: str, names: dict[str,
     if second is None:
         what = on_task(task, score_of(run, task))
         st.caption(
-            plain(f"Choose a second run above that was scored for {what} on the same examples to see both side by side.")
+            plain(f"To see two runs side by side, choose a second one above whose {what} was measured on the same examples.")
         )
         return
     pair = names[run.id], names[second.id]

@@ -38,7 +38,7 @@ THREE_DECIMALS = dict.fromkeys(
 
 
 def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
-    """The modules of the chosen kinds, the compression ratio, and the stacking shown."""
+    """Ask for the kinds, the ratio and the stacking; returns the modules of the chosen kinds, the ratio and the stacking."""
     kinds = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default))
     _view_kinds(info, kinds)
     draft.view("at", RATIO, (DEFAULT_RATIO, *RATIOS), "{:g}".format)
@@ -52,7 +52,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         key=KINDS,
         persist_state="session",
         wrap=True,
-        help="All layers of one or more kinds that might be stored as one matrix.",
+        help="One or more kinds of weights whose layers might be stored together as one matrix.",
     )
     middle.selectbox(
         "Ratio",
@@ -60,7 +60,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         format_func=lambda ratio: f"{ratio:g}x",
         key=RATIO,
         persist_state="session",
-        help="Compression ratio, original size divided by stored size, of each module alone. A joint matrix stores no more.",
+        help="Original size divided by stored size, for each module alone. A joint matrix takes no more space.",
     )
     right.segmented_control(
         "Stacking",
@@ -81,13 +81,15 @@ def _first_kinds(info: ModelInfo, kinds: list[str]) -> list[str]:
 
 
 def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
-    """Like `draft.view`, for several kinds: initialised from the link; kinds the model lacks are reported and ignored."""
+    """Like `draft.view`, but for several kinds. Kinds in the link that the model lacks are reported and ignored."""
     state = st.session_state
     if KINDS not in state:
         state[KINDS] = [kind for kind in st.query_params.get("kinds", "").split(",") if kind]
         if missing := [kind for kind in state[KINDS] if kind not in kinds]:
             requested = ", ".join(missing)[:100]
-            st.warning(plain(f"The link asks for {requested}; this model has {', '.join(kinds)}."), icon=":material/link_off:")
+            st.warning(
+                plain(f"The link asks for {requested}; this model has only {', '.join(kinds)}."), icon=":material/link_off:"
+            )
     state[KINDS] = [kind for kind in state[KINDS] if kind in kinds] or _first_kinds(info, kinds)
     draft.note("kinds", ",".join(state[KINDS]), DEFAULT_KIND)
 
@@ -99,7 +101,7 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
         return
     if len(specs) > MOST_MODULES:
         count = len(specs) * (len(specs) - 1) // 2
-        raise InputError(f"{len(specs)} modules make {count:,} pairs; choose fewer kinds, {MOST_MODULES} modules at most")
+        raise InputError(f"{len(specs)} modules make {count:,} pairs; choose fewer kinds, with at most {MOST_MODULES} modules")
     stored = find_survey(info, specs, ratio, home_folder())
     if stored is None:
         _wait(info, specs, ratio)
@@ -125,11 +127,11 @@ def _explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
         )
         return
     kind = KIND_TITLES.get(specs[0].kind, specs[0].kind)
-    reason = "has one layer" if info.num_layers == 1 else f"has one matrix of the kind {kind}"
+    reason = "has only one layer" if info.num_layers == 1 else f"has only one matrix of the kind {kind}"
     st.info(
         plain(
-            f"{info.model} {reason}, so {specs[0].name} has nothing to share with. Choose more kinds: stacked by "
-            "residual, matrices of all kinds can share a basis of the residual stream."
+            f"{info.model} {reason}, so {specs[0].name} has no partner to be compressed with. Choose more kinds: "
+            "with residual stacking, matrices of all kinds can share a basis of the residual stream."
         )
     )
     others = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default and spec.kind != specs[0].kind))
@@ -154,14 +156,14 @@ def _explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
 
 
 def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
-    """Have the survey made, after confirmation if it takes long, and poll until it is ready."""
+    """Have the survey made, asking first if it will take long, and poll until it is ready."""
     names = tuple(spec.name for spec in specs)
     seconds, count = estimated_seconds(specs), len(specs) * (len(specs) - 1) // 2
     duration = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
     requested = st.session_state.setdefault(REQUESTED, set())
     if seconds > PATIENT_SECONDS and (names, ratio) not in requested:
         st.info(
-            f"{count:,} pairs of {len(specs)} modules take about {duration} to compare; the answer is then cached. "
+            f"{count:,} pairs of {len(specs)} modules take about {duration} to compare; the result is then cached. "
             "Fewer kinds are faster."
         )
         if not st.button(f"Compare {count:,} pairs", type="primary", key="groups_start"):
@@ -171,21 +173,23 @@ def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
     st.session_state[LAST] = (info, specs, ratio)
     if last not in (None, st.session_state[LAST]):
         end_survey(*last)
-    activity = f"Comparing {count:,} pairs of {len(specs)} modules once, in about {duration}. The answer appears automatically."
+    activity = (
+        f"Comparing {count:,} pairs of {len(specs)} modules; this takes about {duration}. The result appears automatically."
+    )
     wait_for(partial(request_survey, info, specs, ratio), partial(st.info, activity, icon=":material/hourglass:"))
 
 
 def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
     table = pair_table(survey, stack)
     alt = (
-        "Heat map, module by module: by how much the relative error falls when the two are compressed as one matrix of the "
+        "Heat map, module by module: by how much the relative error falls when the two are compressed as one matrix at the "
         "same stored size; the table below has the numbers."
     )
     draw(pair_figure(table, palette()), "groups_pairs", alt)
     gaining, comparable = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
     misfits = len(table) - comparable
-    empty = f" {misfits} pairs do not fit into one matrix; their cells are empty." if misfits else ""
-    st.caption(plain(f"{gaining or 'None'} of {comparable} pairs gain.{empty}"))
+    empty = f" {misfits} pairs cannot be stacked into one matrix; their cells are empty." if misfits else ""
+    st.caption(plain(f"{gaining or 'None'} of {comparable} pairs gain from being stacked.{empty}"))
     _table(table, survey, "pairs", origin)
 
 
@@ -232,7 +236,7 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) 
 
 
 def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> None:
-    """A chart's table, with a download that says where every row comes from."""
+    """A chart's table, with a download that states where every row comes from."""
     with st.expander("Show as a table"):
         show_table(table, f"groups_{purpose}_table", formats=THREE_DECIMALS)
         file_name = f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv"
@@ -243,7 +247,7 @@ def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> No
 def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
     st.caption(
         plain(
-            f"{results.provenance(survey, origin)}. Errors are exact, for SVD; joint storage needs at most as many parameters "
+            f"{results.provenance(survey, origin)}. Errors are exact for SVD; joint storage needs at most as many parameters "
             "as separate storage. Other methods may rank groups differently."
         )
     )

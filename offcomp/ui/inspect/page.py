@@ -1,4 +1,4 @@
-"""The Inspect page: module and rank, what the rank keeps, and pictures as soon as their file is ready."""
+"""The Inspect page: choice of module and rank, what the rank keeps, and pictures as soon as their file is ready."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RANK_HELP = (
     "The default is the rank that the draft's compression ratio allows."
 )
 ORDER_HELP = (
-    "By norm: rows and columns with the largest norm come first, which shows whether a few of them hold most of the energy."
+    "By norm: rows and columns with the largest norm come first, which shows whether a few of them have most of the energy."
 )
 
 
@@ -52,7 +52,7 @@ def show_matrix(info: ModelInfo) -> None:
     values = find(info, (spec,), "rows", home_folder()) if view is None else view.values
     if values is None:
         st.markdown(
-            plain(f"{spec.name} is a matrix of {spec.rows:,} x {spec.cols:,} weights. Its singular values are not known yet.")
+            plain(f"{spec.name} is a {spec.rows:,} x {spec.cols:,} matrix. Its singular values have not been computed yet.")
         )
         _wait(info, spec)
         return
@@ -65,7 +65,9 @@ def show_matrix(info: ModelInfo) -> None:
         st.subheader(f"What does rank {rank:d} keep, and lose?", width="stretch")
         if view is not None:
             choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
-            st.toggle(f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Stretch only the residual's colours.")
+            st.toggle(
+                f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Amplify the colours of the residual only."
+            )
     if view is None:
         _wait(info, spec)
     else:
@@ -104,10 +106,10 @@ def _title(spec: ModuleSpec) -> str:
 
 
 def _choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
-    """Ask for a rank; the default is the one in the link, else the one SVD gets at the draft's ratio."""
+    """Ask for a rank; the default is the one in the link, else the rank of SVD at the draft's ratio."""
     max_rank = min(spec.shape)
     if max_rank == 1:
-        st.caption(f"A {spec.rows:,} x {spec.cols:,} matrix has one singular value: rank 1 is the matrix itself.")
+        st.caption(f"A {spec.rows:,} x {spec.cols:,} matrix has only one singular value, so rank 1 is the matrix itself.")
         return 1
     default_rank = _default_rank(spec)
     key = f"inspect_rank_{info.fingerprint[:8]}_{spec.name}_{default_rank}"
@@ -127,12 +129,12 @@ def _default_rank(spec: ModuleSpec) -> int:
 
 
 def _linked_rank(max_rank: int, name: str) -> int | None:
-    """The rank in the URL; one that the matrix does not have is reported and ignored."""
+    """The rank in the URL; a rank outside the range of the matrix is reported and ignored."""
     text = st.query_params.get("rank", "")
     if text.isdecimal() and 1 <= int(text[:9]) <= max_rank:
         return int(text[:9])
     if text:
-        fault = f"The link asks for rank {text[:20]}, but {name} has ranks 1 to {max_rank}."
+        fault = f"The link asks for rank {text[:20]}, but for {name} the rank must be between 1 and {max_rank}."
         st.warning(plain(fault), icon=":material/link_off:")
     return None
 
@@ -158,7 +160,7 @@ def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
 
 
 def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
-    """Draw original, reconstruction and residual on one scale, with bars of energy."""
+    """Draw original, reconstruction and residual on one colour scale, with bars that show energy."""
     zoomed = bool(st.session_state[ZOOMED])
     maps, blocks = view.maps(rank), results.block_table(view, rank)
     st.markdown(plain(results.blocks_answer(blocks, st.session_state[ORDER])))
@@ -180,34 +182,34 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     cells = charts.cell_words(spec.shape)
     st.caption(
         plain(
-            f"{cells} {colours}: red above 0, blue below, up to a limit above 99.5 % of the original's cells. "
+            f"{cells} {colours}: red above 0, blue below; 99.5 % of the original's cells are within the limits of the scale. "
             "Bars: energy of each block of rows (right) and of columns (top), exact rather than averaged, also on one scale."
         )
     )
 
 
 def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
-    """Plot the cosine between each row and its reconstruction against the row's length."""
+    """Plot the cosine between each row and its reconstruction against the row's norm."""
     rows = results.row_table(view, rank)
     if not rows.empty:
-        alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the length of the row."
+        alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the norm of the row."
         draw(charts.rows_figure(rows, palette()), "inspect_rows", alt)
     st.caption(plain(results.rows_answer(rows, view, rank)))
 
 
 def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view: View | None, rank: int) -> None:
-    """Show the same data as tables, each built when opened, and where the numbers come from."""
+    """Show the same data as tables, each built only when opened, and where the numbers come from."""
     _offer(info, spec, "Singular values as a table", "spectrum", lambda: spectrum)
     if view is not None:
         order = ORDERS[st.session_state[ORDER]]
         blocks, rows = partial(results.block_table, view, rank), partial(results.row_table, view, rank)
         _offer(info, spec, "Energies of the blocks as a table", "blocks", blocks, rank=rank, order=order)
         _offer(info, spec, "These rows as a table", "rows", rows, rank=rank)
-    source = "known already" if view is None else "computed here from the weights"
+    source = "already known" if view is None else "computed here from the weights"
     st.caption(
-        f"Singular values: {source}; nothing is estimated. Energy is squared length; rank r keeps the sum of the r largest "
-        "squared singular values (Eckart and Young 1936). Random: Gaussian entries, same shape and length, by the law of "
-        f"Marchenko and Pastur (1967). {code(f'offcomp inspect {info.model} {spec.name}')} prints the same."
+        f"Singular values: {source}; nothing is estimated. Energy is the squared norm; rank r keeps the sum of the r largest "
+        "squared singular values (Eckart and Young 1936). Random: Gaussian entries, same shape and norm, from the "
+        f"Marchenko-Pastur law (1967). {code(f'offcomp inspect {info.model} {spec.name}')} prints the same."
     )
 
 
@@ -226,7 +228,7 @@ def _offer(
 
 
 def _formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Four digits for fractions, thousands separators for counts of parameters."""
+    """Four significant digits for floats, thousands separators for parameter counts."""
     column = st.column_config.NumberColumn
     formats = {name: column(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
     return formats | {"stored_parameters": column(format="localized"), "rank": column(format="%d")}

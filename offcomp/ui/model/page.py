@@ -1,4 +1,4 @@
-"""The Model page: the parameter map, the module picked in it, and which weights are recognised."""
+"""The Model page: the parameter map, the module selected in it, and which weights are recognised."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def show_model() -> None:
         info = model_info(choose_model())
         colour = choose_one("Colour", COLOURS, "model_colour", description=COLOUR_HELP)
     if not info.modules:
-        st.info(f"{plain(info.model)} has no weight matrix: nothing in it can be compressed.")
+        st.info(f"{plain(info.model)} has no weight matrix, so nothing in it can be compressed.")
         return
     st.fragment(_explore)(info, colour)
     _show_shares(info)
@@ -55,7 +55,7 @@ def show_model() -> None:
 
 @fragment()
 def _explore(info: ModelInfo, colour: str) -> None:
-    """The map and the module picked in it; a fragment, so that clicks respond immediately."""
+    """The map and the module selected in it; a fragment, so that clicks respond immediately."""
     answer = st.empty()
     deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_IN_COLUMN
     left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
@@ -77,7 +77,7 @@ def _storage() -> tuple[str, str]:
 
 
 def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -> None:
-    """The map, wide enough for its numbers, and its table."""
+    """Show the map, wide enough for its numbers to be legible, and its table."""
     box = f".st-key-{MAP}_box"
     style(f"{box} {{overflow-x: auto}} {box} .st-key-{MAP} {{min-width: {map_pixels(table)}px}}")
     picked = draft.inspected(info)
@@ -89,7 +89,9 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
         draw_clickable(figure, MAP, alt, partial(_pick_clicked, info))
     layers = table["layer"].nunique()
     hint = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_IN_COLUMN else ""
-    st.caption(f"Framed: in your plan. Dotted: picked; click any cell to pick it, or choose it under *Module*.{plain(hint)}")
+    st.caption(
+        f"Solid outline: in your plan. Dotted: selected. Click a cell to select it, or choose it under *Module*.{plain(hint)}"
+    )
     if colour == COMPRESSIBLE:
         unit, dtype = _storage()
         _show_table(info, table, colour, ratio=ratio, unit=unit, storage=dtype)
@@ -102,14 +104,14 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
 
 
 def _pick_clicked(info: ModelInfo) -> None:
-    """Pick the module of the clicked cell. Redrawing the map clears the selection; then the picked module stays."""
+    """Select the module of the clicked cell. Redrawing the map clears the clicked points; the selected module then stays."""
     names = [point["customdata"][0] for point in st.session_state[MAP].selection.points]
     if names and names[0] in {spec.name for spec in info.modules}:
         draft.inspect(names[0])
 
 
 def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
-    """The picked module, which can be chosen by name as well as by a click: its properties and actions."""
+    """The selected module, which can be chosen by name as well as by clicking: its properties and actions."""
     name = draft.inspected(info)
     st.session_state[MODULE] = name
     st.selectbox(
@@ -129,7 +131,7 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
 
 
 def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
-    """Buttons that inspect the picked module, or compress it or all modules of its kind."""
+    """Buttons that inspect the selected module, or compress it or all modules of its kind."""
     kind = results.same_row(table, name)
     with st.container(horizontal=True):
         if st.button("Inspect it", type="primary", key="model_inspect", icon=":material/search:"):
@@ -138,7 +140,7 @@ def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
         if st.button("Compress it", key="model_compress", icon=":material/compress:", help="Compress only this module."):
             _compress(info, [name])
         if len(kind) > 1 and st.button(
-            "Compress its kind",
+            "Compress all of its kind",
             key="model_compress_kind",
             icon=":material/view_column:",
             help=plain(f"Compress only these {len(kind)} modules: {', '.join(kind[:6])}{', ...' if len(kind) > 6 else ''}"),
@@ -167,7 +169,9 @@ def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
             st.rerun()
     rounded_to = results.rounded_to(_storage()[1], info.modules)
     start = f"Errors of SVD before rounding to {rounded_to}" if rounded_to else "Exact errors of SVD"
-    st.caption(plain(f"{start}, each matrix alone, from singular values that are bundled or were computed and cached here."))
+    st.caption(
+        plain(f"{start}, for each matrix alone, from singular values that are bundled or were computed and cached here.")
+    )
 
 
 def _spectra(plan: Plan) -> str:

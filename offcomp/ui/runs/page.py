@@ -48,7 +48,7 @@ def list_runs() -> None:
         st.warning(plain(left_out_text(damaged)), icon=":material/folder_off:")
     busy = any(not run.ended for run in runs)
     if not runs:
-        st.info("No runs yet. Choose some weights and start one: it takes a few seconds with SVD.")
+        st.info("No runs yet. Choose some weights and start a run; with SVD it takes a few seconds.")
         st.page_link("pages/compress.py", label="Compress something", icon=":material/compress:")
         return
     done = sum(run.status == "done" for run in runs)
@@ -60,7 +60,7 @@ def list_runs() -> None:
     if done:
         right.page_link(
             "pages/compare.py",
-            label="Compare the finished ones" if done <= MOST_COMPARED else f"Compare the newest {MOST_COMPARED}",
+            label="Compare the finished runs" if done <= MOST_COMPARED else f"Compare the newest {MOST_COMPARED}",
             icon=":material/compare_arrows:",
             query_params={draft.RUNS: draft.EVERY_RUN},
         )
@@ -68,7 +68,7 @@ def list_runs() -> None:
 
 
 def left_out_text(damaged: Sequence[BadFolder]) -> str:
-    """Name the folders that are not listed, and why, in one line."""
+    """Name the folders that are not listed, and why, on one line."""
     start = "1 folder cannot be read and is" if len(damaged) == 1 else f"{len(damaged)} folders cannot be read and are"
     named = "; ".join(f"{each.name[:40]} ({each.reason[:120]})" for each in damaged[:BAD_NAMED])
     return f"{start} left out: {named}{f' and {len(damaged) - BAD_NAMED} more' if len(damaged) > BAD_NAMED else ''}."
@@ -110,7 +110,7 @@ def _card(run: Run) -> None:
 
 
 def outcome_text(run: Run) -> str:
-    """Error and scores in one line."""
+    """Error and scores on one line."""
     result = result_of(run)
     parts = [f"relative error {overall_error(result['groups']):.3f}"] if result["groups"] else []
     for task, score in result["scores"].items():
