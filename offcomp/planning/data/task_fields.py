@@ -81,7 +81,7 @@ def own_task(
 def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool = True) -> list[str]:
     """Reasons why a model of this class cannot be scored on these tasks, one sentence each."""
     names = [task_name(task) for task in tasks]
-    faults = [f"task {name!r} is listed more than once." for name in sorted(set(names)) if names.count(name) > 1]
+    faults = [f"task {name!r} is listed twice." for name in sorted(set(names)) if names.count(name) > 1]
     for entry in tasks:
         try:
             task = find_task(entry) if isinstance(entry, str) else entry
