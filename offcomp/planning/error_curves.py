@@ -1,6 +1,7 @@
-"""Error curves: the sizes a group can be stored at, and its squared error at each. With a curve, any method can be allocated.
+"""Error curves: the sizes a group can be stored at, and its squared error at each.
 
-For SVD the curve follows in closed form from the spectrum, at every rank. For other methods it is measured (`measured_curve`).
+With an error curve, any method can take part in an allocation. For SVD the curve follows in closed form from the spectrum,
+at every rank. For other methods it is measured (`measured_curve`).
 """
 
 from __future__ import annotations

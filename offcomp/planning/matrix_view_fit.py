@@ -1,7 +1,7 @@
 """Create the small file from which pictures of a weight matrix at every rank are drawn; `matrix_view` describes its contents.
 
 The basis V is computed from the smaller Gram matrix in float64, and L = W V from the weights, one chunk of rows at a time, so
-that only sums over blocks and the squared entries of some rows need memory. A wide matrix is transposed first.
+that only sums over blocks and the squared entries of some rows are kept in memory. A wide matrix is transposed first.
 """
 
 from __future__ import annotations

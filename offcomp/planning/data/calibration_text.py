@@ -48,7 +48,7 @@ class CalibrationText:
     weighting: str = "output"
 
     def fault(self) -> str | None:
-        """A sentence that says what is wrong with the file, which is not read; None if no fault is found."""
+        """A sentence on what is wrong with the file, determined without reading it; None if no fault is found."""
         if self.text == BUNDLED:
             return None
         try:

@@ -105,7 +105,7 @@ def adapted_to(task: Task, head: ModelHead | None) -> Task:
 
 
 def check_kind(head: ModelHead, *, regression: bool) -> None:
-    """Check that the head solves this kind of task: regression, or single-label classification. Raises TaskError."""
+    """Check that the head suits this kind of task: regression, or single-label classification. Raises TaskError."""
     if head.multi_label:
         raise TaskError(
             f"the head of {head.model} can assign several labels to one text (problem_type {MULTI_LABEL}), which is not "

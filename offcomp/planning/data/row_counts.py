@@ -1,4 +1,4 @@
-"""Counts of the rows of user-supplied data that were read, used and left out, and of the texts that were cut, as text."""
+"""Count and report the rows of user-supplied data that were read, used and left out, and the texts that were cut."""
 
 from __future__ import annotations
 
