@@ -2,18 +2,18 @@
 
     minimise Σ_g w_g E_g(s_g)   over stored sizes s_g with   Σ_g s_g <= total
 
-E_g(s) is the squared error of group g at stored size s, taken from an `ErrorCurve`: every rank of an SVD in closed form, or
-a few measured points for any other method. w_g makes errors comparable: 1 ("frobenius"), 1 / ‖W_g‖² ("relative"), or a
-measured sensitivity times either.
+E_g(s) is the squared error of group g at stored size s, taken from an `ErrorCurve`, which covers every rank in closed form for
+SVD and a few measured points for any other method. w_g makes errors comparable: 1 ("frobenius"), 1 / ‖W_g‖² ("relative"), or
+either of these times a measured sensitivity.
 
-Water-filling repeatedly takes the step that reduces the error most per stored unit. For convex curves this is optimal up to the
-last step, so each curve is first replaced by its lower convex hull. A hull may jump from some rank below break-even straight to
-the dense matrix, whose error is 0. The remaining budget is then spent on points off the hulls. This is repeated without the
-dense candidates, and the uniform allocation is filled up in the same way; the best of the three results is returned, so it is
-never worse than uniform in the metric it minimises.
+Water-filling repeatedly takes the step that reduces the error most per unit of stored size. For convex curves this is optimal
+up to the last step, so each curve is first replaced by its lower convex hull. A hull may jump from some rank below break-even
+straight to the dense matrix, whose error is 0. The remaining budget is then spent on points off the hulls. This is repeated
+without the dense candidates, and the budget left over by the uniform allocation is spent in the same way. The best of the three
+results is returned, so the result is never worse than the uniform allocation in the metric that is minimised.
 
 Water-filling over spectra has been proposed in many forms, recently in SVD-LLM V2, Swift-SVD and ROCKET. The dense candidate,
-the floors, and mixing methods in one budget are additions made here.
+the floors, and mixing methods within one budget are additions made here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from offcomp.planning.plan import Group, Plan
 from offcomp.planning.sizes import predict_group
 
 WEIGHTINGS = ("relative", "frobenius")
-LONGEST_RATIO = 18  # significant digits of a float
+LONGEST_RATIO = 18  # exclusive: 17 significant digits identify any float
 Choice = NDArray[np.int64]
 """One index into `ErrorCurve.sizes` for each curve."""
 
@@ -65,7 +65,7 @@ class Allocation:
 def weights_for(
     curves: Sequence[ErrorCurve], weighting: str = "relative", sensitivities: Mapping[str, float] | None = None
 ) -> NDArray[np.float64]:
-    """One weight per group: 1 for "frobenius", 1 / ‖W‖² for "relative"; multiplied by the group's sensitivity, if given.
+    """One weight per group: 1 for "frobenius", 1 / ‖W‖² for "relative", times the group's sensitivity if there are any.
 
     Raises InputError if the weighting is unknown, or a sensitivity is missing or not a positive number.
     """
@@ -97,8 +97,8 @@ def _uniform(curves: Sequence[ErrorCurve], total: int) -> Choice:
         choice.append(curve.largest_within(share))
         if choice[-1] < 0:
             raise BudgetTooSmall(
-                f"group {curve.name!r} stores at least {curve.sizes[0]}, but its share of the total is {share}; "
-                "lower the total ratio or its floor"
+                f"group {curve.name!r} needs at least {curve.sizes[0]}, but its share of the total is {share}; "
+                "lower the overall ratio or the group's floor"
             )
     return np.array(choice, dtype=np.int64)
 
@@ -106,13 +106,13 @@ def _uniform(curves: Sequence[ErrorCurve], total: int) -> Choice:
 def waterfill(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Allocation:
     """Minimise the weighted error within `total` (optimal up to the last step).
 
-    Never worse than `uniform` at the same total, if that is feasible. Raises BudgetTooSmall if even the smallest points
+    Never worse than `uniform` at the same total, if `uniform` is feasible. Raises BudgetTooSmall if even the smallest points
     exceed the total.
     """
     least = sum(int(curve.sizes[0]) for curve in curves)
     if least > total:
         raise BudgetTooSmall(
-            f"the groups store at least {least} together, but the total is {total}; lower the ratio or the floors"
+            f"the groups together need at least {least}, but the total is {total}; lower the ratio or the floors"
         )
     starts = [_greedy(curves, total, weights), _greedy([curve.without_dense for curve in curves], total, weights)]
     with suppress(BudgetTooSmall):  # uniform may be infeasible even if water-filling is not
@@ -148,7 +148,7 @@ def _greedy(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float6
 
 
 def _fill(curves: Sequence[ErrorCurve], choice: Choice, total: int, weights: NDArray[np.float64]) -> Choice:
-    """Spend the remaining budget on the step with the largest gain per unit, on or off the hulls, until nothing fits."""
+    """Take the step with the largest gain per unit, on or off the hulls, until no step fits the remaining budget."""
     choice = choice.copy()
     left = total - sum(int(curve.sizes[index]) for curve, index in zip(curves, choice, strict=True))
     while True:
@@ -177,15 +177,15 @@ def _allocation(curves: Sequence[ErrorCurve], choice: Choice, weights: NDArray[n
 
 
 def smallest_total_for_error(curves: Sequence[ErrorCurve], relative_error: float, weights: NDArray[np.float64]) -> Allocation:
-    """The water-filled allocation with the smallest total whose weighted relative error is at most `relative_error`.
+    """The smallest water-filled allocation whose weighted relative error is at most `relative_error`.
 
     Found by bisection, which assumes that a larger total is never worse. Raises InputError if the error is negative or not a
-    number, or no total reaches it.
+    number, or if no total reaches it.
     """
     best = waterfill(curves, sum(int(curve.sizes[-1]) for curve in curves), weights)
     if not relative_error >= best.relative_error:
         raise InputError(
-            f"a relative error of {relative_error:g} is out of reach: at the largest sizes it is {best.relative_error:.3g}"
+            f"a relative error of {relative_error:g} is out of reach; even at the largest sizes it is {best.relative_error:.3g}"
         )
     too_small = sum(int(curve.sizes[0]) for curve in curves) - 1
     while best.total - too_small > 1:
@@ -201,16 +201,16 @@ def smallest_total_for_error(curves: Sequence[ErrorCurve], relative_error: float
 def allocated_plan(plan: Plan, allocation: Allocation, info: ModelInfo, unit: str) -> Plan:
     """The plan with each group's ratio, in `unit`, set so that the group stores exactly its allocated size.
 
-    Raises InputError if the groups are not those of the allocation, or a method cannot store exactly the allocated size.
+    Raises InputError if the groups of the plan and the allocation differ, or a method cannot store exactly the allocated size.
     """
     if allocation.names != tuple(group.name for group in plan.groups):
-        raise InputError(f"the allocation is for the groups {', '.join(allocation.names)}, which are not those of the plan")
+        raise InputError(f"the allocation is for groups {', '.join(allocation.names)}, which do not match those of the plan")
     groups = (_with_size(group, size, info, unit) for group, size in zip(plan.groups, allocation.sizes, strict=True))
     return replace(plan, groups=tuple(groups))
 
 
 def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
-    """The group with the ratio of fewest digits at which it is predicted to store `size`."""
+    """The group with the shortest decimal ratio at which it is predicted to store `size`."""
     whole = predict_group(replace(group, ratio=1.0, unit=unit), info)
     exact = Size(whole.original_parameters, whole.original_bytes).in_unit(unit) / size
     for digits in range(3, LONGEST_RATIO):
@@ -220,32 +220,32 @@ def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
         stored = predict_group(candidate, info)
         if stored.form != "infeasible" and Size(stored.num_parameters, stored.num_bytes).in_unit(unit) == size:
             return candidate
-    raise InputError(f"group {group.name!r} cannot store exactly {size} {unit}; allocate with the curve of its own method")
+    raise InputError(f"group {group.name!r} cannot store exactly {size} {unit}; allocate with the curve of the group's method")
 
 
 def error_for_loss(measured: Sequence[tuple[float, float]], loss: float) -> float:
     """The largest relative error whose expected accuracy loss is at most `loss`.
 
-    `measured` holds (relative error, accuracy loss) pairs of the user's own runs, scored on validation examples and never on
-    test examples. Losses are made monotonic by isotonic regression and interpolated linearly. Raises InputError if fewer than
-    two different errors were measured, or the loss lies outside the measured range.
+    `measured` contains (relative error, accuracy loss) pairs from the user's own runs, scored on validation examples and never
+    on test examples. Losses are made monotonic by isotonic regression and interpolated linearly. Raises InputError if fewer
+    than two distinct errors were measured, or the loss lies outside the measured range.
     """
     errors, losses = _isotonic(measured)
     if not losses[0] <= loss <= losses[-1]:
         raise InputError(
             f"an accuracy loss of {loss:g} is outside the measured range, {losses[0]:.3g} to {losses[-1]:.3g}; "
-            "measure runs on both sides of it"
+            "add runs with smaller and larger losses"
         )
-    return float(np.interp(loss, losses, errors))  # of errors with the same loss, this gives the largest
+    return float(np.interp(loss, losses, errors))  # the largest of the errors that have the same loss
 
 
 def _isotonic(measured: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(errors, losses), ascending, by pool adjacent violators (Ayer et al. 1955). Runs of equal error are averaged first."""
+    """Ascending (errors, losses), by pooling adjacent violators (Ayer et al. 1955); runs of equal error are averaged first."""
     from scipy.optimize import isotonic_regression
 
     points = np.array(measured, dtype=np.float64).reshape(-1, 2)
     errors, inverse = np.unique(points[:, 0], return_inverse=True)
     if len(errors) < 2 or not np.isfinite(points).all():
-        raise InputError(f"{len(errors)} different relative errors were measured; give two or more with finite losses")
+        raise InputError(f"{len(errors)} distinct relative errors were measured; at least two are needed, with finite losses")
     counts = np.bincount(inverse).astype(np.float64)
     return errors, isotonic_regression(np.bincount(inverse, points[:, 1]) / counts, weights=counts).x

@@ -2,10 +2,10 @@
 
     memory = the process with its libraries + the larger of
              the model in float32, plus the weights being decoded and written back, or the statistics during calibration
-             the largest group in float32, plus `Method.memory`: the model is not in memory while a group is fitted
+             the largest group in float32, plus `Method.memory` (the model is not in memory while a group is fitted)
 
-Seconds are for two cores without a GPU; `python -m benchmarks.estimates` compares both estimates with real runs. If an earlier
-run has completed a stage, its measured time is more accurate.
+Seconds are for two cores without a GPU; `python -m benchmarks.estimates` compares both estimates with real runs. If a stage was
+completed in an earlier run, the time measured then is more accurate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from offcomp.planning.sizes import Prediction
 
 LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
-CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model: forward passes over some 250 short texts, with accumulation
+CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model: forward passes over about 250 short texts, and accumulation
 PROCESS_BYTES = 600_000_000
 WRITTEN_BACK, WITH_TEXT = 2, 3  # copies of the largest group in memory in addition to the model
 FLOAT32_BYTES = 4

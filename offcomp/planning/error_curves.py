@@ -1,6 +1,7 @@
-"""Error curves: the sizes a group can store and its squared error at each. They let any method take part in an allocation.
+"""Error curves: the sizes a group can be stored at, and its squared error at each.
 
-For SVD the curve follows in closed form from the spectrum, at every rank. For other methods it is measured (`measured_curve`).
+With an error curve, any method can take part in an allocation. For SVD the curve follows in closed form from the spectrum,
+at every rank. For other methods it is measured (`measured_curve`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from offcomp.planning.spectrum import MatrixSpectrum
 
 @dataclass(frozen=True, eq=False)
 class ErrorCurve:
-    """The sizes a group can store and the squared error at each; build it with `error_curve`.
+    """The sizes a group can be stored at, and its squared error at each; build it with `error_curve`.
 
     name        group name
     sizes       stored sizes in the unit of the budget, increasing
@@ -62,14 +63,14 @@ class ErrorCurve:
         return replace(self, sizes=self.sizes[:-1], errors=self.errors[:-1], is_dense=False)
 
     def largest_within(self, size: float) -> int:
-        """Index of the largest point of at most this size; -1 if there is none."""
+        """Index of the largest point that is no larger than `size`; -1 if there is none."""
         return int(np.searchsorted(self.sizes, size, side="right")) - 1
 
 
 def error_curve(
     name: str, sizes: Sequence[float], errors: Sequence[float], *, energy: float, original: int, dense: float = inf
 ) -> ErrorCurve:
-    """Build a curve from points in any order, dropping those that store more than another without a smaller error.
+    """Build a curve from points in any order, dropping those that are larger than another point but no more accurate.
 
     The dense matrix, of size `dense`, is added unless it is larger than the original. Raises InputError if there are no points,
     or a value is negative or not finite.
@@ -79,7 +80,7 @@ def error_curve(
         sizes, errors = [*sizes, dense], [*errors, 0.0]
     points = np.array([sizes, errors, range(len(sizes))], dtype=np.float64)
     if not points.size or not np.isfinite(points).all() or (points < 0).any():
-        raise InputError(f"the error curve of {name!r} needs one or more points with sizes and errors of 0 or more")
+        raise InputError(f"the error curve of {name!r} needs one or more points with finite, non-negative sizes and errors")
     order = np.lexsort((points[1], points[0]))
     points = points[:, order]
     best_before = np.minimum.accumulate(np.append(np.inf, points[1][:-1]))
@@ -94,7 +95,7 @@ def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:
     Raises InputError if the fraction is not between 0 and 1.
     """
     if not 0 <= kept_fraction <= 1:
-        raise InputError(f"floor {kept_fraction:g} must lie between 0 and 1: it is the fraction of the original that is kept")
+        raise InputError(f"the floor is a fraction of the original and must be between 0 and 1, not {kept_fraction:g}")
     first = min(int(np.searchsorted(curve.sizes, kept_fraction * curve.original)), len(curve.sizes) - 1)
     return replace(curve, sizes=curve.sizes[first:], errors=curve.errors[first:])
 
@@ -105,7 +106,7 @@ def svd_curve(
     """The curve of plain SVD: every rank that stores less than the dense matrix, and the dense matrix itself.
 
     Points that store more than the original are left out. Errors are exact up to rounding in the storage dtype.
-    `original_bytes` is the size of the original weights; the default is float32.
+    `original_bytes` is the size of the original weights; the default assumes float32.
     """
     rows, cols = spectrum.shape
     whole = Size(rows * cols, 4 * rows * cols if original_bytes is None else original_bytes)

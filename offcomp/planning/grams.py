@@ -1,11 +1,11 @@
-"""Spectra of all modules and of any group of a model, from Gram matrices that are computed once.
+"""Spectra of a model's modules, and of any group of them, from Gram matrices that are computed once.
 
 A stacked group S has the Gram matrix SᵀS = Σ MᵀM over its members M, each transposed as the stacking requires: "rows" sums
 WᵀW over the weights, "columns" sums WWᵀ, and "residual" sums the Gram matrix of each member's residual-stream side. The
-spectrum of any group is therefore a small eigenvalue problem. If the stack has fewer rows than columns, SSᵀ is smaller; its
-diagonal blocks are known, and the off-diagonal blocks are products of two members.
+spectrum of any group is therefore a small eigenvalue problem. If the stack has fewer rows than columns, SSᵀ is the smaller
+one; its diagonal blocks are known, and its off-diagonal blocks are products of two members.
 
-Memory: Gram matrices are cached up to a total of `CACHE_BYTES`; any beyond that are recomputed on every request.
+Gram matrices are cached up to a total of `CACHE_BYTES`; those that do not fit are recomputed on every request.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Grams:
 
     @staticmethod
     def of_model(model: PreTrainedModel) -> Grams:
-        """Build from a loaded model. Its weights are not copied and must not change while the object is in use."""
+        """Build from a loaded model, whose weights are not copied and must not change while the object is in use."""
         from offcomp.models.weights import stored_view
 
         return Grams(lambda spec: stored_view(model, spec))
@@ -67,7 +67,7 @@ class Grams:
         return MatrixSpectrum(*shape, self._spectra[key])
 
     def spectra(self, groups: Sequence[tuple[Sequence[ModuleSpec], str]]) -> list[MatrixSpectrum]:
-        """The singular values of many stacked groups, given as (members, stack), computed on all threads."""
+        """The singular values of many stacked groups, each passed as (members, stack), computed on all threads."""
         from offcomp.numerics.grams import in_parallel
 
         different = {spectrum_key(*group): group for group in groups}
@@ -82,7 +82,7 @@ class Grams:
         if side > LARGEST_SIDE:
             names = ", ".join(spec.name for spec in specs)
             raise InputError(
-                f"the spectrum of {names} needs a Gram matrix of side {side}, above {LARGEST_SIDE}; split the group"
+                f"the spectrum of {names} needs a Gram matrix of side {side}, but the limit is {LARGEST_SIDE}; split the group"
             )
         gram_matrix = self._of_columns(specs, stack) if shape[1] <= shape[0] else self._of_rows(specs, stack)
         return spectrum_of_gram(gram_matrix, side).cpu().numpy().astype(np.float32)

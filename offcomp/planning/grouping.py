@@ -1,10 +1,10 @@
-"""Which modules are compressed together, and how they are laid out as one matrix. Works on shapes; no torch.
+"""Which modules are compressed together, and how they are laid out as one matrix. Only shapes are needed; no torch.
 
-A group is one matrix: its members stacked vertically, each transposed or not, so all need the same number of columns.
+A group is one matrix: its members stacked vertically, each transposed or not. All must then have the same number of columns.
 
     stack="rows"        none is transposed: the members share their input side
     stack="columns"     all are transposed: they share their output side
-    stack="residual"    each is transposed if needed to make its residual-stream side the columns; any kind and layer fits
+    stack="residual"    each is transposed if its rows face the residual stream; modules of any kind and layer fit
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STACK_HELP = {
     "columns for attention output and FFN out, residual for a mix.",
     "rows": "Members stacked vertically; they share their input side.",
     "columns": "Members transposed, then stacked vertically; they share their output side.",
-    "residual": "Members transposed where needed to share their residual-stream side; any kinds fit.",
+    "residual": "Members transposed where needed to share their residual-stream side; modules of any kind fit.",
 }
 
 
@@ -41,7 +41,7 @@ def group_shape(specs: Sequence[ModuleSpec], stack: str) -> tuple[int, int]:
         if shape[1] != shapes[0][1]:
             raise InputError(
                 f"{specs[0].name} {specs[0].shape} and {spec.name} {spec.shape} cannot be stacked by {stack}: "
-                f"{shapes[0][1]} columns against {shape[1]}; choose another stacking or put them in separate groups"
+                f"{shapes[0][1]} columns versus {shape[1]}; choose a different stacking or put them in separate groups"
             )
     return sum(shape[0] for shape in shapes), shapes[0][1]
 
@@ -67,17 +67,17 @@ def _by_key(specs: Iterable[ModuleSpec], key: Callable[[ModuleSpec], tuple[str, 
 
 
 def _shape_tag(spec: ModuleSpec) -> str:
-    """Embeddings and unknown weights are only grouped with weights of the same shape."""
+    """A tag that keeps embeddings and unknown weights out of groups with other shapes; empty for other weights."""
     return "" if spec.layer is not None and spec.default else f"{spec.rows}x{spec.cols}"
 
 
 def one_per_kind(specs: Sequence[ModuleSpec]) -> NamedGroups:
-    """One group per kind across all layers: the paper's "concatenated" setting."""
+    """One group per kind across all layers, the "concatenated" setting of arXiv 2302.04045."""
     return _by_key(specs, lambda spec: (spec.part, spec.kind, "" if spec.default else _shape_tag(spec)))
 
 
 def attention_inputs_per_layer(specs: Sequence[ModuleSpec]) -> NamedGroups:
-    """Query, key and value of each layer together; every other module alone."""
+    """Query, key and value of each layer in one group; every other module on its own."""
     trio = {"query", "key", "value"}
     return _by_key(specs, lambda spec: (spec.part, f"qkv.{spec.layer}") if spec.kind in trio else (spec.name,))
 
@@ -97,7 +97,7 @@ def blocks_of_layers(specs: Sequence[ModuleSpec], layers: int = 2) -> NamedGroup
 
 
 GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], NamedGroups]]] = {
-    "module": ("Each module alone", lambda specs: [(spec.name, [spec]) for spec in specs]),  # "separated" in the paper
+    "module": ("Each module alone", lambda specs: [(spec.name, [spec]) for spec in specs]),  # the paper's "separated"
     "kind": ("One group per kind", one_per_kind),
     "qkv": ("QKV of each layer", attention_inputs_per_layer),
     "blocks": ("Blocks of layers", blocks_of_layers),

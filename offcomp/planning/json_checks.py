@@ -1,7 +1,7 @@
-"""Composable checks of JSON values: whether a document has the structure that code relies on, and if not, where it fails.
+"""Composable checks of JSON values: whether a document has the structure that code relies on and, if not, where it deviates.
 
 check = fields({"name": text, "sizes": each(number(0))}, {"note": maybe(text)})
-check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number of 0 or more
+check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number from 0 upwards
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_COUNTED = 2**53
 DEEPEST = 20
 LONGEST_NAME = 1_000
 MOST_BYTES = 50_000_000
-"""Far more than any run writes."""
+"""Far larger than any file that a run writes."""
 
 Check = Callable[[Any], None]
 """Returns if the value is acceptable, else raises Malformed."""
@@ -53,7 +53,7 @@ def read_checked(file: Path, check: Check) -> Any:
         if b"\\u" in content and b"\\ud" in content.lower():
             json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not a character
     except RecursionError:
-        raise Malformed(" nests too many lists or objects", file.name) from None
+        raise Malformed(" nests lists or objects too deeply", file.name) from None
     except ValueError as error:
         raise Malformed(f" is not usable JSON ({error})", file.name) from None
     try:
@@ -71,7 +71,7 @@ def anything(value: Any, depth: int = DEEPEST) -> None:
     """Any value that is not nested too deeply and whose numbers are within range."""
     if isinstance(value, (dict, list)):
         if not depth:
-            raise Malformed(" nests too many lists or objects")
+            raise Malformed(" nests lists or objects too deeply")
         for item in value.values() if isinstance(value, dict) else value:
             anything(item, depth - 1)
     elif isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
@@ -79,7 +79,7 @@ def anything(value: Any, depth: int = DEEPEST) -> None:
 
 
 def satisfies(accepts: Callable[[Any], bool], words: str) -> Check:
-    """A value that `accepts` returns true for; `words` say what it must be."""
+    """A value for which `accepts` returns true; `words` describes such a value in error messages."""
 
     def check(value: Any) -> None:
         if not accepts(value):
@@ -90,13 +90,15 @@ def satisfies(accepts: Callable[[Any], bool], words: str) -> Check:
 
 def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
     """A number in a range."""
-    words = "a number" if least == -LARGEST else f"a number of {least:g} " + ("or more" if most == LARGEST else f"to {most:g}")
+    words = (
+        "a number" if least == -LARGEST else f"a number from {least:g} " + ("upwards" if most == LARGEST else f"to {most:g}")
+    )
     return satisfies(lambda value: type(value) in (int, float) and least <= value <= most, words)
 
 
 def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
-    """A whole number."""
-    return satisfies(lambda value: type(value) is int and least <= value <= most, f"a whole number of {least} or more")
+    """A whole number in a range."""
+    return satisfies(lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} upwards")
 
 
 text = satisfies(lambda value: isinstance(value, str), "a string")
@@ -121,11 +123,11 @@ def maybe(check: Check) -> Check:
 
 
 def each(check: Check, length: int | None = None) -> Check:
-    """A list whose items pass `check`, of exactly `length` items if given."""
+    """A list whose items all pass `check`; if `length` is set, with exactly that many items."""
 
     def check_each(value: Any) -> None:
         if not isinstance(value, list) or length not in (None, len(value)):
-            raise _must_be(value, "a list" if length is None else f"a list of {length}")
+            raise _must_be(value, "a list" if length is None else f"a list of length {length}")
         index = 0
         try:
             for index, item in enumerate(value):  # noqa: B007  # reported if an item fails
@@ -137,7 +139,7 @@ def each(check: Check, length: int | None = None) -> Check:
 
 
 def by_name(check: Check) -> Check:
-    """An object whose values all pass `check`; any names are allowed that can be shown on one line."""
+    """An object whose values all pass `check`; its names may be anything that can be shown on one line."""
     check_values = fields({}, others=check)
 
     def check_named(value: Any) -> None:
@@ -151,7 +153,7 @@ def by_name(check: Check) -> Check:
 
 
 def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None, others: Check = anything) -> Check:
-    """An object with all needed fields; known fields are checked if present, and any others must pass `others`."""
+    """An object with all needed fields; known fields are checked if present, and all others must pass `others`."""
     checks = {**(known or {}), **needed}
 
     def check_fields(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Read the fields of a dataclass from JSON values, with one sentence for each fault."""
+"""Read the fields of a dataclass from JSON values, and describe each fault in one sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Accepts = Callable[[Any], bool]
 FieldTypes = Mapping[str, tuple[Accepts, str]]
 """Field -> (predicate that accepts a JSON value, description of what the value must be)."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, the first a letter or digit"
+NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, starting with a letter or digit"
 
 
 def is_name(value: Any) -> bool:
@@ -64,21 +64,22 @@ def whole(low: int, high: float = inf) -> Accepts:
 
 
 def one_of(choices: Collection[str]) -> tuple[Accepts, str]:
-    """The entry of `FieldTypes` for one of these strings."""
+    """The entry of `FieldTypes` for a field that must be one of these strings."""
     return lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}"
 
 
 def read_fields(
     kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str], *, parts: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The valid fields of a dataclass from JSON values, lists as tuples; faults are appended to `faults`.
+    """The valid fields of a dataclass, with lists converted to tuples; faults are appended to `faults`.
 
-    No text in any field, at any depth, may contain invisible characters. `parts` are fields whose objects are read separately.
+    No string in any field, at any depth, may contain invisible characters. `parts` names fields whose objects are read
+    separately.
     """
     values: dict[str, Any] = {}
     for key in document:
         if key not in types:
-            faults.append(f"{where} has an unknown field {quoted(key)}; it takes {', '.join(types)}.")
+            faults.append(f"{where} has an unknown field {quoted(key)}; the known fields are {', '.join(types)}.")
     for option in fields(kind):
         if option.name not in document:
             if option.default is MISSING and option.default_factory is MISSING:

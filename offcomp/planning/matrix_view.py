@@ -1,14 +1,15 @@
-"""Pictures of a weight matrix at every rank, from a small file that only NumPy is needed to read.
+"""Pictures of a weight matrix at every rank, from a small file that can be read with NumPy alone.
 
-With W = L Rᵀ, L = U Σ and R = V, the truncated SVD of W (rows, cols) is the product of their r leading columns. A picture of it
-has at most 128 x 128 cells, each the mean of a block of weights; means can be taken before the product, so
+Let W = L Rᵀ with L = U Σ and R = V. The SVD of W (rows, cols) truncated to rank r is the product of the r leading columns of L
+and R. A picture of it has at most 128 x 128 cells, each the mean of a block of weights. Since means can be taken before the
+product,
 
     picture at rank r = mean(L)[:, :r] · mean(R)[:, :r]ᵀ
 
 takes milliseconds. The residual energy of a block of rows is exact, with no averaging, because the components are orthogonal:
-it is the sum over j ≥ r of the block's squared entries in L_j, and likewise for columns. The file (`read_view`) has both for
-two orders of rows and columns and, for at most 2000 rows, the fraction of squared length kept at each rank. `matrix_view_fit`
-writes it.
+it is the sum over j ≥ r of the block's squared entries in L_j, and likewise for columns. The file (`read_view`) contains these
+means and energies for two orders of the rows and columns and, for at most 2000 rows, the fraction of their squared length that
+each rank retains. `matrix_view_fit` writes it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SCHEMA = 1
 MOST_CELLS = 128
 MOST_ROWS = 2000
 MOST_ENTRIES = 2_000_000
-"""Limit on entries in the table of rows: wide matrices show fewer rows than MOST_ROWS."""
+"""Limit on the number of entries of `View.kept`; it limits large matrices to fewer rows than MOST_ROWS."""
 
 ORDERS = {"stored": "as stored", "norm": "by norm"}
 SHARED = ("values", "sampled", "norms", "kept")
@@ -51,7 +52,7 @@ class Maps:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One matrix in one order of its rows and columns.
+    """One matrix with its rows and columns in one order.
 
     values          (k,) singular values
     original        (row blocks, column blocks) means of W
@@ -59,7 +60,7 @@ class View:
     row_energy      (row blocks, k): squared length of each component within a block of rows; column_energy likewise
     sampled         (n,) indices of the sampled rows, in stored order
     norms           (n,) norms of the sampled rows
-    kept            (n, k): fraction of a sampled row's squared length kept at ranks 1, 2, .. k
+    kept            (n, k): fraction of a sampled row's squared length that ranks 1, 2, .. k retain
     """
 
     rows: int
@@ -75,7 +76,7 @@ class View:
     kept: NDArray[np.float16]
 
     def maps(self, rank: int) -> Maps:
-        """The three pictures at a rank."""
+        """The three pictures at this rank."""
         reconstruction = self.left[:, :rank] @ self.right[:, :rank].T
         return Maps(self.original, reconstruction, self.original - reconstruction)
 
@@ -86,7 +87,7 @@ class View:
 
 
 def block_starts(length: int) -> NDArray[np.int64]:
-    """Start index of each block along a side, and its end: at most MOST_CELLS blocks of nearly equal length."""
+    """Start index of each block along a side, then the length of the side; at most MOST_CELLS blocks of nearly equal length."""
     blocks = min(length, MOST_CELLS)
     return np.arange(blocks + 1) * length // blocks
 
@@ -98,7 +99,7 @@ def weights_in_a_cell(length: int) -> str:
 
 
 def view_path(info: ModelInfo, spec: ModuleSpec, home: Path) -> Path:
-    """Path of a module's file, existing or not."""
+    """Path of a module's file, whether or not it exists."""
     safe = re.sub(r"[^A-Za-z0-9._+-]", "-", spec.name)
     if len(safe) > 100 or safe != spec.name or safe.startswith("."):
         safe = f"{safe[:80].lstrip('.')}-{hashlib.sha256(spec.name.encode()).hexdigest()[:12]}"
@@ -113,7 +114,7 @@ def save_view(path: Path, shape: tuple[int, int], arrays: Mapping[str, NDArray[n
 
 
 def read_view(path: Path, shape: tuple[int, int], order: str = "stored") -> View | None:
-    """The matrix in one order, read from its file; None if the file is missing, damaged or from another matrix."""
+    """The matrix in one order, read from its file; None if the file is missing, damaged or from a different matrix."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["schema"]) != SCHEMA or tuple(file["shape"]) != shape:

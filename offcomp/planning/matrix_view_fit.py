@@ -1,7 +1,7 @@
-"""Create the small file from which a weight matrix is drawn at every rank; `matrix_view` describes its contents.
+"""Create the small file from which pictures of a weight matrix at every rank are drawn; `matrix_view` describes its contents.
 
-The basis V comes from the smaller Gram matrix in float64, and L = W V from the weights, one chunk of rows at a time: only block
-sums of L and the squared entries of some rows are kept. A wide matrix is handled as its transpose.
+The basis V is computed from the smaller Gram matrix in float64, and L = W V from the weights, one chunk of rows at a time, so
+that only sums over blocks and the squared entries of some rows are kept in memory. A wide matrix is transposed first.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
         save_view(path, spec.shape, view_arrays(stored_view(load(info.model).model, spec)))
         view = read_view(path, spec.shape)
     if view is None:
-        raise InputError(f"{path} was written but cannot be read back; free some space, or delete it and try again")
+        raise InputError(f"{path} was written but cannot be read back; free some disk space, delete the file and try again")
     return view
 
 
 def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
-    """All arrays in the file of a (rows, cols) matrix. Raises InputError if it is empty or its smaller side is too large."""
+    """All arrays for the file of a (rows, cols) matrix. Raises InputError if it is empty or its smaller side is too large."""
     from offcomp.numerics.grams import gram
     from offcomp.numerics.svd import leading_eigenvectors
 
@@ -72,9 +72,9 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
 
 
 class _Side:
-    """The blocks along one side of the matrix in each order, from the norms of its rows.
+    """The blocks of rows of a matrix in each order, where `norms` are the norms of the rows; also used for columns.
 
-    blocks    order -> block index of each row, in stored order
+    blocks    order -> block index of each row, with the rows in stored order
     sizes     rows per block, as a column vector
     """
 
@@ -97,7 +97,7 @@ class _Side:
 
 @dataclass(eq=False)
 class _Sums:
-    """Sums over row blocks of the weights, of L = W V and of its squared entries; and the squared entries of some rows of L."""
+    """Sums of W, of L = W V and of the squared entries of L over blocks of rows, and the squared entries of some rows of L."""
 
     weights: dict[str, Tensor]
     left: dict[str, Tensor]
@@ -129,12 +129,12 @@ class _Sums:
 
     @property
     def squares(self) -> Tensor:
-        """Squared singular values, as squared norms of the columns of L, which stay accurate where eigenvalues are noise."""
+        """Squared singular values: squared norms of the columns of L, which stay accurate where eigenvalues are mere noise."""
         return next(iter(self.energy.values())).sum(0)
 
 
 def _kept(squares: Tensor) -> NDArray[np.float16]:
-    """The fraction of each row's squared length kept at each rank, from its squared components."""
+    """The fraction of each row's squared length that each rank retains, from its squared components."""
     sums = squares.cumsum(1)
     total = sums[:, -1:].clamp_min(np.finfo(np.float64).tiny)
     return np.asarray((sums / total).numpy(), dtype=np.float16)

@@ -1,12 +1,12 @@
 """Find modules that gain from being compressed together: joint versus separate SVD at equal stored size, in closed form.
 
-Separate: each module at the same compression ratio. Joint: the parts stacked as one matrix, within the total stored size of the
-separate ones, so it never stores more. Both errors follow from spectra (`planning.grams`), so thousands of groups take seconds:
+Separate: each module at the same compression ratio. Joint: the modules stacked as one matrix, which may store as much as the
+separate ones in total, but no more. Both errors follow from spectra (`planning.grams`), so thousands of groups take seconds:
 
-    gain = relative error of the separate parts - relative error of the joint matrix,   over the same weights
+    gain = relative error of the separate modules - relative error of the joint matrix,   over the same weights
 
-The official repository of arXiv 2302.04045 stacks by rows only, either all layers or none; the best pairs in MiniLM-L6 are
-different ones.
+The official repository of arXiv 2302.04045 stacks by rows only, and either all layers or none; the best pairs in MiniLM-L6
+cannot be found that way.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class _Part:
 
 
 def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float) -> list[Suggestion]:
-    """Every pair of modules in every stacking that fits and gives a distinct matrix, largest gain first.
+    """Every pair of modules in every stacking that fits and yields a distinct matrix, largest gain first.
 
-    Raises BudgetTooSmall if a module cannot reach the ratio, as do all functions here.
+    Like all functions here, raises BudgetTooSmall if a module cannot reach the ratio.
     """
     pairs = list(combinations([_alone(grams, spec, ratio) for spec in specs], 2))
     suggestions = [_suggestion(pair, joint, ratio) for pair, joint in _all_joined(grams, pairs, STACKS)]
@@ -62,7 +62,7 @@ def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold
 def merge_steps(
     grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, stacks: Sequence[str] = STACKS, threshold: float = -inf
 ) -> list[Merge]:
-    """The merges that `merged` makes, in order, in these stackings; without a threshold, it continues through losing merges."""
+    """The merges of `merged`, in order, in these stackings only; without a threshold, also those that raise the error."""
     alone = {spec: _alone(grams, spec, ratio) for spec in specs}
     parts = dict(enumerate(alone.values()))
     energy = sum(part.energy for part in parts.values())
@@ -85,7 +85,7 @@ def merge_steps(
 
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
-    """Every pair, all modules as one matrix, and all merges: in each stacking that fits, and in the best one at each step."""
+    """Survey every pair, all modules as one matrix, and all merges, in each stacking; merges also in the best one per step."""
     specs = sorted_modules(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
 
@@ -113,7 +113,7 @@ def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: fl
 
 
 def _alone(grams: Grams, spec: ModuleSpec, ratio: float) -> _Part:
-    """A module by itself at the ratio; its budget is the size it actually stores."""
+    """A module on its own at this ratio; its budget is the size that it actually stores."""
     spectrum = grams.spectrum((spec,), "rows")
     rank = svd_rank(spec.shape, ratio, "parameters", "float32", 4)
     if rank == OUT_OF_REACH:
@@ -134,7 +134,7 @@ def _joined(grams: Grams, parts: Sequence[_Part], stack: str) -> _Part:
 
 
 def squared_error_within(spectrum: MatrixSpectrum, budget: int) -> float:
-    """The smallest squared error of SVD within a number of parameters; 0 if the dense matrix fits."""
+    """The smallest squared error of SVD with at most `budget` parameters; 0 if the dense matrix fits."""
     if spectrum.rows * spectrum.cols <= budget:
         return 0.0
     rank = int(svd_sizes(spectrum.shape, "parameters", "float32").searchsorted(budget, side="right"))
@@ -142,19 +142,19 @@ def squared_error_within(spectrum: MatrixSpectrum, budget: int) -> float:
 
 
 def _candidates(groups: Iterable[Sequence[_Part]], stacks: Sequence[str]) -> Iterator[tuple[Sequence[_Part], str]]:
-    """Each set of parts with every stacking in which all its modules fit, skipping stackings that give the same matrix."""
+    """Each set of parts with every stacking in which all its modules fit, skipping stackings that yield the same matrix."""
     for parts in groups:
         specs = [spec for part in parts for spec in part.specs]
         by_matrix: dict[str, str] = {}
         for stack in stacks:
-            with suppress(InputError):  # they do not fit
+            with suppress(InputError):  # they cannot be stacked this way
                 group_shape(specs, stack)
                 by_matrix.setdefault(spectrum_key(specs, stack), stack)
         yield from ((parts, stack) for stack in by_matrix.values())
 
 
 def _all_joined(grams: Grams, groups: Iterable[Sequence[_Part]], stacks: Sequence[str]) -> list[tuple[Sequence[_Part], _Part]]:
-    """Each set of parts with its joint matrix in each of its stackings; the spectra are computed on all threads."""
+    """Each set of parts with its joint matrix in each stacking that fits; the spectra are computed on all threads."""
     candidates = list(_candidates(groups, stacks))
     grams.spectra([([spec for part in parts for spec in part.specs], stack) for parts, stack in candidates])
     return [(parts, _joined(grams, parts, stack)) for parts, stack in candidates]
@@ -162,7 +162,7 @@ def _all_joined(grams: Grams, groups: Iterable[Sequence[_Part]], stacks: Sequenc
 
 @dataclass(frozen=True)
 class _OpenMerge:
-    """A possible merge of these nodes into this part."""
+    """A possible merge of two nodes into the part `joint`."""
 
     gain: float
     nodes: tuple[int, int]

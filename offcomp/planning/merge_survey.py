@@ -1,7 +1,8 @@
-"""The gain from compressing modules together, for every pair and for a full sequence of merges, as stored in files. No torch.
+"""The gain from compressing modules together, for every pair and for a full sequence of merges, as saved in files. No torch.
 
 `merge_search.survey` computes a survey (`offcomp suggest MODEL --survey`), which is saved in the home folder; surveys of
-MiniLM-L6 for each kind are bundled. All errors are exact SVD errors, joint versus separate at the same stored parameters.
+MiniLM-L6, one for each kind of module, are bundled. All errors are exact SVD errors, and joint and separate compression are
+compared at the same number of stored parameters.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ SCHEMA = 1
 BEST = "best"
 DIGITS = 6
 SHARED = {
-    "rows": "they share one basis of their {cols}-wide input side",
-    "columns": "they share one basis of their {cols}-wide output side",
-    "residual": "they share one basis of the {cols}-wide residual stream",
+    "rows": "the modules share one basis for their {cols}-wide input side",
+    "columns": "the modules share one basis for their {cols}-wide output side",
+    "residual": "the modules share one basis for the {cols}-wide residual stream",
 }
 SECONDS_TO_LOAD = 5.0
-SECONDS_A_CUBE = 6e-10  # per cubed side of a Gram matrix, for the pairs and the merges that follow
+SECONDS_A_CUBE = 6e-10  # times the cubed side of each Gram matrix; covers the pairs and the merges
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Modules for which one SVD of their stack beats separate SVDs at the same stored size, or loses to them (gain < 0).
+    """Modules, and whether one SVD of their stack beats separate SVDs at the same stored size (gain > 0) or loses to them.
 
-    stored_parameters   what the separate parts store; the joint matrix stores at most this
+    stored_parameters   number of parameters that the separate modules store; the joint matrix stores no more
     gain                separate_error - joint_error, both relative to the norm of all members
     """
 
@@ -65,7 +66,7 @@ class Suggestion:
         )
 
     def to_dict(self, compact: bool = False) -> dict[str, Any]:
-        """As JSON values: with gain and reason, or `compact`, without derived fields and with rounded errors."""
+        """As JSON values, with gain and reason; if `compact`, without these derived fields and with rounded errors."""
         document = asdict(self) | {"modules": list(self.modules)}
         if compact:
             return document | {name: round(document[name], DIGITS) for name in ("separate_error", "joint_error")}
@@ -83,8 +84,8 @@ class Merge:
     """One step of agglomerative merging.
 
     parts   nodes merged: 0, 1, .. are the modules of the survey in order, followed by the merges in order
-    gain    reduction of the relative error over the merged weights in this step; negative if it rises
-    joint   the merged group versus all its modules alone
+    gain    reduction of the relative error over the merged weights in this step; negative if the error rises
+    joint   the merged group compared with its modules compressed individually
     error   relative error over all modules of the survey after this step
     """
 
@@ -107,12 +108,12 @@ class Merge:
 
 @dataclass(frozen=True)
 class Survey:
-    """All results on compressing some modules of a model together, at one compression ratio.
+    """All results of compressing some modules of a model together, at one compression ratio.
 
-    pairs       every two modules, in every stacking in which they fit
+    pairs       every pair of modules, in every stacking in which they fit
     together    all modules as one matrix, in every stacking in which they all fit
-    merges      stacking, or "best" for the best one at each step -> all merges, including losing ones
-    error       relative error over all modules, each compressed alone
+    merges      stacking, or "best" for the best one at each step -> all merges, including those that raise the error
+    error       relative error over all modules, each compressed individually
     """
 
     model: str
@@ -141,7 +142,7 @@ class Survey:
         """The inverse of `to_dict`. Raises InputError."""
         try:
             if document["schema"] != SCHEMA:
-                raise InputError(f"a survey of groups has schema {document['schema']!r}; this version reads {SCHEMA}")
+                raise InputError(f"a survey of groups has schema {document['schema']!r}; this version reads schema {SCHEMA}")
             converted = {
                 "modules": tuple(document["modules"]),
                 "pairs": tuple(map(Suggestion.from_dict, document["pairs"])),
@@ -173,10 +174,10 @@ def best_cut(survey: Survey, stack: str) -> int:
 
 
 def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
-    """About how long a survey of these modules takes on one core."""
+    """Approximate time in seconds that a survey of these modules takes on one core."""
     cubes = 0
     for pair, stack in product(combinations(specs, 2), STACKS):
-        with suppress(InputError):  # the two do not fit
+        with suppress(InputError):  # the two cannot be stacked this way
             cubes += min(group_shape(pair, stack)) ** 3
     return SECONDS_TO_LOAD + SECONDS_A_CUBE * cubes
 

@@ -1,7 +1,7 @@
-"""A plan says what to do: which modules of a model to compress together, by which method, to what size.
+"""A plan: which modules of a model to compress together, with which method, and to what size.
 
 A plan is plain JSON, both as a file and as the state of the app. It can be checked, and its sizes predicted, without torch and
-without the model's weights: `validate` lists all faults at once, and `offcomp.planning.sizes` predicts the sizes.
+without the model's weights. `validate` lists all faults at once, and `offcomp.planning.sizes` predicts the sizes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ PLAN_SCHEMA = 1
 
 @dataclass(frozen=True)
 class Group:
-    """Modules compressed as one matrix. `ratio` is the requested compression ratio original / stored, in `unit`.
+    """Modules compressed as one matrix. `ratio` is the requested ratio of original to stored size, measured in `unit`.
 
-    `dtype` is the dtype of the stored numbers: "stored" means the dtype of the checkpoint's own tensors.
+    `dtype` is the dtype of the stored numbers; "stored" means the dtype of the tensors in the checkpoint.
     """
 
     name: str
@@ -51,9 +51,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Groups of one model, and the tasks on which the original and compressed models are compared. No groups: the baseline.
+    """Groups of one model, and the tasks on which the original and compressed models are compared.
 
-    A task is given by its name in `offcomp.planning.data.tasks.TASKS`, or as a full description.
+    A plan without groups is the baseline. A task is specified by its name in `offcomp.planning.data.tasks.TASKS`, or by a full
+    description.
     """
 
     model: str
@@ -94,10 +95,10 @@ class Plan:
         """Read a plan. Raises PlanError with one sentence for each field that is wrong."""
         faults: list[str] = []
         if not isinstance(document, dict):
-            raise PlanError([f"a plan is a JSON object, not {type(document).__name__}."])
+            raise PlanError([f"a plan must be a JSON object, not {type(document).__name__}."])
         schema = document.get("schema", PLAN_SCHEMA)
         if schema != PLAN_SCHEMA:
-            faults.append(f"plan schema {quoted(schema)} is not known; this version reads {PLAN_SCHEMA}.")
+            faults.append(f"plan schema {quoted(schema)} is unknown; this version reads schema {PLAN_SCHEMA}.")
         values = read_fields(
             Plan, {k: v for k, v in document.items() if k != "schema"}, "plan", PLAN_TYPES, faults, parts=PLAN_PARTS
         )
@@ -120,13 +121,13 @@ class Plan:
         try:
             return Plan.from_dict(json.loads(text))
         except RecursionError:
-            raise PlanError(["the plan nests too many lists or objects."]) from None
+            raise PlanError(["the plan nests lists or objects too deeply."]) from None
         except ValueError as error:
             raise PlanError([f"the plan is not valid JSON: {error}."]) from None
 
 
 def _all_options(group: dict[str, Any]) -> dict[str, Any]:
-    """A group's options with its method's defaults, numbers cast to their types, so that equal plans serialise identically."""
+    """A group's options plus its method's defaults, with numbers cast to their types so that equal plans are equal as JSON."""
     try:
         defaults = default_options(group["method"], group["options"].get("preset"))
     except InputError:
@@ -150,16 +151,16 @@ GROUP_TYPES = {
     "name": (is_name, NAME_WORDS),
     "modules": (lambda value: json_fields.is_text_list(value) and len(value) > 0, "a list of one or more module names"),
     "stack": json_fields.one_of(STACKS),
-    "method": (json_fields.is_text, "a method's name"),
+    "method": (json_fields.is_text, "the name of a method"),
     "options": (json_fields.is_object, "a JSON object"),
-    "ratio": (json_fields.is_number, "a number of 1 or more"),
+    "ratio": (json_fields.is_number, "a number from 1 upwards"),
     "unit": json_fields.one_of(UNITS),
     "dtype": json_fields.one_of(DTYPE_CHOICES),
 }
 
 
 def validate(plan: Plan, info: ModelInfo) -> None:
-    """Check a plan against its model. Raises PlanError listing every fault; infeasible budgets are left to `predict`."""
+    """Check a plan against its model. Raises PlanError listing every fault; infeasible budgets are reported by `predict`."""
     known = {spec.name for spec in info.modules}
     faults = task_faults(plan.tasks, info.architecture, info.reads_text)
     faults += [] if faults else filter(None, [task_fault(task, info) for task in plan.resolved_tasks])
@@ -187,7 +188,7 @@ def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
 
 
 def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
-    """Reasons why tasks cannot embed sentences as the model's folder declares."""
+    """Reasons why tasks cannot embed sentences in the way that the model's folder specifies."""
     embedding = [task.name for task in plan.resolved_tasks if task.kind.embeds]
     try:
         folder = (resolve(info.model).folder or hub.cached_folder(info.model)) if embedding else None
@@ -199,16 +200,16 @@ def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
 
 
 def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[str, str], names: set[str]) -> list[str]:
-    """Faults in one group, given the names and modules already used by earlier groups (both are updated)."""
+    """Faults in one group; `names` and `owner`, which record what earlier groups use, are updated."""
     where = f"group {quoted(group.name)}"
     faults = []
     if not is_name(group.name):
-        faults.append(f"{where}: a name is {NAME_WORDS}.")
+        faults.append(f"{where}: a name must be {NAME_WORDS}.")
     if group.name in names:
-        faults.append(f"{where} appears twice; give each group its own name.")
+        faults.append(f"{where} appears twice; every group needs a unique name.")
     names.add(group.name)
     if group.ratio < 1:
-        faults.append(f"{where} asks for ratio {group.ratio:g}; original / stored must be 1 or more.")
+        faults.append(f"{where} has ratio {group.ratio:g}; the ratio, original / stored, must be 1 or more.")
     try:
         make_method(group.method, group.options)
     except InputError as error:
@@ -217,7 +218,7 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
         if module not in known:
             close = difflib.get_close_matches(module, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"see 'offcomp modules {info.model}'."
-            unknown = "" if info.family else " (family unknown, so its modules are named by their paths)"
+            unknown = "" if info.family else " (its family is unknown, so its modules are named by their paths)"
             faults.append(f"{where} names {module!r}, which {info.model} does not have{unknown}; {hint}")
         elif module in owner:
             faults.append(f"{where} names {module!r}, which is already in group {owner[module]!r}.")
@@ -247,7 +248,7 @@ def make_groups(
     unit: str = "parameters",
     dtype: str = STORED,
 ) -> tuple[Group, ...]:
-    """Groups of `specs` by a preset of `GROUPINGS`, all with one method and ratio. Raises InputError."""
+    """Group `specs` by a preset from `GROUPINGS`, all with the same method and ratio. Raises InputError."""
     if grouping not in GROUPINGS:
         raise InputError(f"unknown grouping {grouping!r}; choose one of {', '.join(GROUPINGS)}")
     gathered = blocks_of_layers(specs, block) if grouping == "blocks" else GROUPINGS[grouping][1](specs)
@@ -260,7 +261,7 @@ def make_groups(
 
 
 def name_groups(parts: Sequence[Sequence[ModuleSpec]]) -> list[str]:
-    """A name for each group: its module's, or its kinds with a number, as in query+key-2."""
+    """A name for each group: that of its only module, or its kinds and a number, as in query+key-2."""
     names = []
     for number, specs in enumerate(parts, 1):
         kinds = "+".join(dict.fromkeys(spec.kind for spec in specs))

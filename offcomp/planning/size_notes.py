@@ -1,7 +1,7 @@
 """Caveats that sizes alone do not show, one sentence each, for predictions and finished runs. No torch.
 
 A ratio in parameters may save less in bytes; bytes may be saved by a narrower dtype rather than by the method; a method whose
-sizes come in coarse steps may store much less than requested; and a relative error above 1 is worse than a matrix of zeros.
+sizes come in coarse steps may store much less than requested; and with a relative error above 1, zeros would be better.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Group = Mapping[str, Any]
-"""Figures of one group: a `GroupPrediction` as a dictionary, or an entry of `groups` in run.json."""
+"""The values of one group: a `GroupPrediction` as a dictionary, or an entry of `groups` in run.json."""
 
 NOTICEABLE = 1.05
 """Ratios of bytes and of parameters that differ by less than this factor count as equal."""
@@ -20,20 +20,20 @@ MOST_NAMED = 3
 
 
 def size_notes(groups: Sequence[Group]) -> list[str]:
-    """The notes on these groups, one sentence per kind of note. Older runs that lack a figure do not get its note."""
+    """The notes on these groups, one sentence per kind of note. A note skips groups of older runs that lack a key it needs."""
     kept = [group for group in groups if group["form"] != "infeasible"]
     notes = (_sentence([g for g in kept if needed <= g.keys()], applies, words) for needed, applies, words in NOTES)
     return [note for note in notes if note]
 
 
 def unlisted_note(unlisted: int, num_parameters: int) -> str:
-    """How much of a model is in tensors that are not listed, as a sentence; empty if none is."""
+    """A sentence on how many of the model's parameters are in unlisted tensors; empty if there are none."""
     if not unlisted:
         return ""
     share = 100 * unlisted / num_parameters
     return (
         f"{unlisted:,} parameters, {share:.2g} % of the model, are in tensors that are not matrices (convolutions, "
-        "stacked experts and so on) and stay unchanged; they count only towards the whole model."
+        "stacked experts and so on) and stay unchanged; they count only towards the size of the whole model."
     )
 
 
@@ -53,7 +53,7 @@ def _ratio(groups: Sequence[Group], what: str, stored: str = "") -> float:
 
 
 def _dtypes(groups: Sequence[Group]) -> tuple[str, str]:
-    """Stored dtypes and those of the checkpoint."""
+    """The stored dtypes, and the dtypes in the checkpoint."""
     stored, own = (" and ".join(dict.fromkeys(group[key] for group in groups)) for key in ("dtype", "original_dtypes"))
     return stored, own
 
@@ -61,7 +61,7 @@ def _dtypes(groups: Sequence[Group]) -> tuple[str, str]:
 def _fewer_bytes(groups: Sequence[Group]) -> str:
     stored, own = _dtypes(groups)
     less = f"{_ratio(groups, 'parameters'):.3g}x in parameters is {_ratio(groups, 'bytes'):.3g}x in bytes"
-    return f"{less}, since numbers are stored as {stored} where the checkpoint has {own}"
+    return f"{less}, since numbers are stored as {stored}, while the checkpoint has {own}"
 
 
 def _narrower(groups: Sequence[Group]) -> str:
@@ -75,7 +75,7 @@ def _narrower(groups: Sequence[Group]) -> str:
 
 def _smaller_than_requested(groups: Sequence[Group]) -> str:
     requested, stored = (_range([group[key] for group in groups]) for key in ("requested_ratio", "compression_ratio"))
-    return f"requested {requested}, stored {stored} smaller, since the method has no size between that and the budget"
+    return f"requested {requested} smaller, stored {stored} smaller, since the method has no size closer to the budget"
 
 
 def _range(ratios: Sequence[float]) -> str:
@@ -85,7 +85,7 @@ def _range(ratios: Sequence[float]) -> str:
 
 def _worse_than_zeros(groups: Sequence[Group]) -> str:
     worst = max(group["relative_error"] for group in groups)
-    return f"relative error {worst:.3g}, and above 1 a matrix of zeros would be closer to the original"
+    return f"relative error {worst:.3g}; above 1, a matrix of zeros would be closer to the original"
 
 
 SIZES = {"original_parameters", "original_bytes", "num_parameters", "num_bytes", "bytes_in_own_dtype"}
@@ -103,4 +103,4 @@ NOTES: tuple[tuple[set[str], Callable[[Group], bool], Callable[[Sequence[Group]]
     ),
     ({"relative_error"}, lambda g: g["relative_error"] > 1, _worse_than_zeros),
 )
-"""(figures that the note needs, predicate for the groups it applies to, its text)."""
+"""(keys that the note needs, predicate that selects its groups, function that returns its text)."""

@@ -1,7 +1,8 @@
 """Predict what a plan will store before anything runs: rank or latent width, sizes, ratios, and infeasible budgets.
 
 Uses the same shapes and layouts as the methods themselves, so a prediction equals the ledger of the finished run. No torch.
-Results that depend only on method, shape and budget are cached: sliders request them repeatedly, and modules share shapes.
+Results that depend only on method, shape and budget are cached, because sliders request them repeatedly and many modules have
+the same shape.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class GroupPrediction:
     size                rank or latent width; 0 if dense or infeasible
     break_even_size     the largest rank or latent width that still stores less than the original, in the group's unit
     largest_ratio       the largest ratio that can be requested, usually that of rank or latent width 1
-    dtype               dtype of the stored numbers; never "stored", but what that resolves to for these modules
+    dtype               dtype of the stored numbers; never "stored", which is resolved to the dtype of these modules
     original_dtypes     dtypes of the modules in the checkpoint
     bytes_in_own_dtype  what `num_bytes` would be in the checkpoint's own dtype
-    seconds             rough time on two cores
+    seconds             approximate time on two cores
     """
 
     name: str
@@ -61,7 +62,7 @@ class GroupPrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted sizes of a plan. `model` holds sizes before and after for three denominators; see `model_sizes`."""
+    """Predicted sizes of a plan. `model` is the result of `model_sizes`."""
 
     groups: tuple[GroupPrediction, ...]
     model: dict[str, Any]
@@ -88,7 +89,7 @@ def original_size(specs: Iterable[ModuleSpec]) -> Size:
 
 
 def dtype_of(group: Group, info: ModelInfo) -> str:
-    """The dtype that a group is stored in: "stored" becomes the dtype of its modules' own tensors."""
+    """The dtype in which a group is stored, with "stored" resolved to the dtype of its modules in the checkpoint."""
     return storage_dtype(group.dtype, (spec.dtype for spec in members(group, info)))
 
 
@@ -103,20 +104,21 @@ def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
 
 
 def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, cols: int, size: int) -> int:
-    """Bytes of the stored form of modules stacked to (rows, cols), with numbers in the checkpoint's own dtype.
+    """Bytes that modules stacked to (rows, cols) would take if numbers were stored in the checkpoint's own dtype.
 
-    Next to the bytes actually stored, it separates the method's savings from those of a narrower dtype. `size` 0 is dense.
+    Compared with the bytes actually stored, this separates the savings of the method from those of a narrower dtype. A `size`
+    of 0 means dense.
     """
     return _stored(method, rows, cols, size, storage_dtype(STORED, (spec.dtype for spec in specs))).num_bytes
 
 
 def _stored(method: Method, rows: int, cols: int, size: int, dtype: str) -> Size:
-    """What is stored at this size; 0 is dense."""
+    """Stored size at this rank or latent width; 0 means dense."""
     return stored_size(method.tensor_shapes(rows, cols, size) if size else dense_shapes(rows, cols), dtype)
 
 
 def group_budget(group: Group, info: ModelInfo) -> Budget:
-    """The maximum size that a group may store."""
+    """The maximum stored size of a group."""
     return budget_for_ratio(original_size(members(group, info)), group.ratio, group.unit, dtype_of(group, info))
 
 
@@ -196,10 +198,10 @@ def ratio_of(original: Size, stored: Size, unit: str) -> float:
 
 
 def model_sizes(groups: Iterable[tuple[Size, Size]], info: ModelInfo) -> dict[str, Any]:
-    """Sizes before and after, and the ratios, for three denominators.
+    """Sizes before and after compression, and their ratios, for three sets of weights.
 
-    `groups` yields (original size, stored size) for each group. `chosen` counts the modules of the plan, `matrices` all linear
-    and embedding weights, `whole` the whole model. Uncompressed weights keep their own dtype.
+    `groups` yields (original size, stored size) for each group. `chosen` covers the modules in the plan, `matrices` all linear
+    and embedding weights, and `whole` the whole model. Uncompressed weights keep their own dtype.
     """
     pairs = list(groups)
     replaced = sum((original for original, _ in pairs), Size(0, 0))

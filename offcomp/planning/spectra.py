@@ -1,6 +1,6 @@
 """Singular values of a model's groups: bundled with offcomp, or computed once and cached in the home folder.
 
-Reading them needs no torch.
+Reading them does not require torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _bundled(fingerprint: str) -> dict[str, Spectrum]:
 
 
 def find(info: ModelInfo, specs: Sequence[ModuleSpec], stack: str, home: Path) -> Spectrum | None:
-    """The singular values of a group, or None if they are not known."""
+    """The singular values of a group, or None if they are neither bundled nor cached."""
     key = spectrum_key(specs, stack)
     bundled = _bundled(info.fingerprint).get(key)
     if bundled is not None:
@@ -48,14 +48,14 @@ def _path(home: Path, info: ModelInfo, key: str) -> Path:
 
 
 def missing(plan: Plan, info: ModelInfo, home: Path) -> list[str]:
-    """Names of the groups whose singular values are not known yet."""
+    """Names of the groups whose singular values still have to be computed."""
     return [group.name for group in plan.groups if find(info, members(group, info), group.stack, home) is None]
 
 
 def compute(plan: Plan, home: Path) -> dict[str, Spectrum]:
-    """Singular values of every group of a plan; unknown ones are computed with torch and cached in the home folder.
+    """Singular values of every group of a plan; missing ones are computed with torch and cached in the home folder.
 
-    Raises ModelError, and StorageError if they cannot be saved.
+    Raises ModelError if the model cannot be used, and StorageError if the values cannot be saved.
     """
     from offcomp.models.loading import load
     from offcomp.planning.grams import Grams

@@ -1,4 +1,4 @@
-"""Singular values of a matrix. They give the error of SVD at every rank before anything is compressed.
+"""Singular values of a matrix. They determine the error of SVD at every rank before anything is compressed.
 
     relative error at rank r = sqrt(Σ_{j > r} σ_j² / Σ_j σ_j²)      (Eckart and Young 1936)
 
@@ -49,11 +49,11 @@ class MatrixSpectrum:
 
 @dataclass(frozen=True)
 class ErrorTable:
-    """SVD of several matrices at several ratios.
+    """Ranks and errors of SVD for several matrices at several ratios.
 
     ranks               (matrices, ratios): DENSE where the matrix stays dense, OUT_OF_REACH where not even rank 1 fits
     relative_errors     (matrices, ratios): exact up to rounding in the storage dtype; NaN where out of reach
-    together            (ratios,): relative error over all matrices together; NaN where one is out of reach
+    together            (ratios,): relative error over all matrices together; NaN where any of them is out of reach
     """
 
     ranks: NDArray[np.int64]
@@ -69,7 +69,7 @@ def errors_at(
     dtype: str = "float32",
     bytes_per_value: int = 4,
 ) -> ErrorTable:
-    """Rank and error of SVD for every matrix at every compression ratio, as in a plan with these groups.
+    """Rank and error of SVD for every matrix at every compression ratio, as in a plan with one group per matrix.
 
     `bytes_per_value` refers to the original weights; it matters only if the unit is "bytes".
     """
@@ -90,7 +90,7 @@ def errors_at(
 
 @lru_cache(maxsize=4096)
 def svd_rank(shape: tuple[int, int], ratio: float, unit: str, dtype: str, bytes_per_value: int) -> int:
-    """The rank of SVD at a ratio, or DENSE or OUT_OF_REACH."""
+    """The rank of SVD at a ratio, or DENSE, or OUT_OF_REACH."""
     rows, cols = shape
     original = Size(rows * cols, rows * cols * bytes_per_value)
     try:
@@ -100,7 +100,7 @@ def svd_rank(shape: tuple[int, int], ratio: float, unit: str, dtype: str, bytes_
 
 
 def spectrum_key(specs: Sequence[ModuleSpec], stack: str) -> str:
-    """A name for the singular values of a stacked group. Independent of member order, and of transposing a lone member."""
+    """A key for the singular values of a stacked group; it depends neither on member order nor on a lone member's stacking."""
     transposed = [is_transposed(spec, stack) for spec in specs]
     alone = len(specs) == 1
     parts = sorted(f"{spec.name}{'' if alone or not turn else ' turned'}" for spec, turn in zip(specs, transposed, strict=True))

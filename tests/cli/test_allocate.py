@@ -103,11 +103,11 @@ def test_both_are_readable_as_text(offcomp: Command, tmp_path: Path, folder: Pat
     [
         (("--total-ratio", "0.5"), "--total-ratio 0.5 must be 1 or more"),
         (("--total-ratio", "nan"), "--total-ratio nan must be 1 or more"),
-        (("--total-size", "100"), "the groups store at least 2304 together, but the total is 100"),
+        (("--total-size", "100"), "the groups together need at least 2304, but the total is 100"),
         (("--target-error", "-1"), "a relative error of -1 is out of reach"),
         (("--target-loss", "0.1"), "--target-loss needs --measured FILE"),
         (("--target-loss", "0.1", "--measured", "missing.json"), "cannot read missing.json as JSON"),
-        (("--total-ratio", "2", "--floor", "2"), "floor 2 must lie between 0 and 1"),
+        (("--total-ratio", "2", "--floor", "2"), "must be between 0 and 1, not 2"),
         (("--total-ratio", "2", "--sensitivities", "EMPTY"), "it must be a dict"),
     ],
 )

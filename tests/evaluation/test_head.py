@@ -460,7 +460,9 @@ def test_a_head_with_several_labels_a_text_is_refused_and_no_softmax_is_applied(
     loaded.model.config.problem_type = "multi_label_classification"
     table = {"text": TEXTS, "label": ["negative", "positive"] * 45, "score": [index / 7 for index in range(90)]}
     pd.DataFrame(table).to_csv(tmp_path / "mine.csv", index=False)
-    with pytest.raises(TaskError, match=r"any number of labels \(problem_type multi_label_classification\).*family probe"):
+    with pytest.raises(
+        TaskError, match=r"several labels to one text \(problem_type multi_label_classification\).*family probe"
+    ):
         open_task(Task("mine", family, str(tmp_path / "mine.csv")), loaded)
 
 

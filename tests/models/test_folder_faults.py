@@ -330,7 +330,7 @@ def test_a_plan_that_names_kinds_of_an_unknown_family(unknown: str, tmp_path: Pa
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"model": unknown, "tasks": [], "groups": [{"name": "a", "modules": ["query.0"]}]}))
     status, lines = command(capsys, "allocate", str(plan), "--total-ratio", "2")
-    assert status == 2 and "does not have (family unknown" in lines[0]
+    assert status == 2 and "does not have (its family is unknown" in lines[0]
     status, lines = command(capsys, "plan", unknown, "--modules", "query.0")
     assert status == 2 and "has no module 'query.0' (family unknown" in lines[0]
 

@@ -221,13 +221,13 @@ def test_floors_are_kept_and_may_be_too_much() -> None:
     assert found.total <= total
     assert min(size / curve.original for size, curve in zip(found.sizes, curves, strict=True)) >= 0.05
     assert found.objective >= free.objective
-    with pytest.raises(BudgetTooSmall, match=r"store at least .* together, but the total is"):
+    with pytest.raises(BudgetTooSmall, match=r"together need at least .*, but the total is"):
         waterfill([with_floor(curve, 0.2) for curve in curves], total, weights_for(curves))
 
 
 def test_a_share_below_the_smallest_point_is_named() -> None:
     curves = [error_curve(name, [40], [1.0], energy=2, original=100) for name in ("one", "two")]
-    with pytest.raises(BudgetTooSmall, match="group 'one' stores at least 40, but its share of the total is 39"):
+    with pytest.raises(BudgetTooSmall, match="group 'one' needs at least 40, but its share of the total is 39"):
         uniform(curves, 78, weights_for(curves))
 
 
@@ -304,7 +304,7 @@ def test_a_loss_that_was_not_measured_is_refused(loss: float) -> None:
 
 @pytest.mark.parametrize("measured", [[], [(0.1, 0.2)], [(0.1, 0.2), (0.1, 0.3)], [(0.1, 0.2), (0.2, float("nan"))]])
 def test_too_few_runs_are_refused(measured: list[tuple[float, float]]) -> None:
-    with pytest.raises(InputError, match="give two or more with finite losses"):
+    with pytest.raises(InputError, match="at least two are needed, with finite losses"):
         error_for_loss(measured, 0.2)
 
 
@@ -350,7 +350,7 @@ def test_a_dense_group_stays_dense_in_the_plan() -> None:
 def test_an_allocation_of_other_groups_or_other_sizes_is_refused() -> None:
     plan = Plan("minilm-l6", EACH.groups[:2])
     found = waterfill(curves_of(plan), 10**6, weights_for(curves_of(plan)))
-    with pytest.raises(InputError, match="which are not those of the plan"):
+    with pytest.raises(InputError, match="which do not match those of the plan"):
         allocated_plan(replace(plan, groups=plan.groups[::-1]), found, INFO, "parameters")
     with pytest.raises(InputError, match="cannot store exactly 1001 parameters"):
         allocated_plan(plan, replace(found, sizes=(1001, found.sizes[1])), INFO, "parameters")

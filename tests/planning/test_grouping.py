@@ -95,7 +95,7 @@ def test_the_best_stacking_fits_wherever_one_does_and_says_clearly_where_none_do
                 validate(plan, info)
             else:
                 assert preset == "all"  # the other presets never mix widths
-                with pytest.raises(PlanError, match=r"cannot be stacked by .* columns against \d+; choose another stacking"):
+                with pytest.raises(PlanError, match=r"cannot be stacked by .* columns versus \d+; choose a different stacking"):
                     validate(plan, info)
 
 
@@ -105,7 +105,7 @@ def test_all_together_is_refused_where_the_embeddings_are_narrower_than_the_laye
 ) -> None:
     info = info_of(name)
     groups = make_groups([spec for spec in info.modules if spec.default], "all")
-    with pytest.raises(PlanError, match=r"word_embeddings \(61, 14\) and (query|key)\.0 .* 14 columns against 24"):
+    with pytest.raises(PlanError, match=r"word_embeddings \(61, 14\) and (query|key)\.0 .* 14 columns versus 24"):
         validate(Plan(info.model, groups), info)
     validate(Plan(info.model, make_groups([s for s in info.modules if s.default and s.layer is not None], "all")), info)
 
@@ -193,7 +193,7 @@ def test_keys_and_values_with_fewer_heads_share_a_group_with_queries_by_rows(inf
 
 
 def test_keys_with_fewer_heads_do_not_fit_queries_by_columns(info_of: Callable[[str], ModelInfo]) -> None:
-    with pytest.raises(InputError, match=r"query\.0 \(24, 24\) and key\.0 \(12, 24\).*columns: 24 columns against 12"):
+    with pytest.raises(InputError, match=r"query\.0 \(24, 24\) and key\.0 \(12, 24\).*columns: 24 columns versus 12"):
         group_shape(named(info_of("llama"), "query.0", "key.0"), "columns")
 
 

@@ -43,7 +43,7 @@ CASES: dict[str, tuple[dict[str, bytes], str]] = {
     "a text as process": ({"worker": b'{"pid": "x", "submitted": 0}'}, "worker.json: pid is 'x'"),
     "no time": ({"worker": b'{"pid": 5}'}, "worker.json: submitted is missing"),
     "a time that no calendar has": ({"worker": b'{"pid": 5, "submitted": 1e18}'}, "worker.json: submitted is 1e+18"),
-    "a deep result": ({"run": b"[" * DEEP}, "run.json nests too many lists or objects"),
+    "a deep result": ({"run": b"[" * DEEP}, "run.json nests lists or objects too deeply"),
     "a deep field": ({"run": b'{"x": ' * 300 + b"1" + b"}" * 300}, "run.json: status is missing"),
     "half a result": ({"run": b'{"status": "do'}, "run.json is not usable JSON"),
     "no result": ({"run": b"{}"}, "run.json: status is missing"),
@@ -182,11 +182,14 @@ def test_250_mutated_folders_raise_nothing_and_hide_nothing(
         ([], "it is []; it must be a JSON object"),
         ({"sizes": []}, "name is missing"),
         ({"name": 1, "sizes": [1, 2]}, "name is 1; it must be a string"),
-        ({"name": "a", "sizes": [1]}, "sizes is [1]; it must be a list of 2"),
-        ({"name": "a", "sizes": [1, -2]}, "sizes[1] is -2; it must be a number of 0 or more"),
-        ({"name": "a", "sizes": [1, True]}, "sizes[1] is True; it must be a number of 0 or more"),
-        ({"name": "a", "sizes": [1, 2], "count": 1.0}, "count is 1.0; it must be a whole number of 0 or more"),
-        ({"name": "a", "sizes": [1, 2], "other": [[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]}, "other nests too many"),
+        ({"name": "a", "sizes": [1]}, "sizes is [1]; it must be a list of length 2"),
+        ({"name": "a", "sizes": [1, -2]}, "sizes[1] is -2; it must be a number from 0 upwards"),
+        ({"name": "a", "sizes": [1, True]}, "sizes[1] is True; it must be a number from 0 upwards"),
+        ({"name": "a", "sizes": [1, 2], "count": 1.0}, "count is 1.0; it must be a whole number from 0 upwards"),
+        (
+            {"name": "a", "sizes": [1, 2], "other": [[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]},
+            "other nests lists or objects too deeply",
+        ),
     ],
 )
 def test_checks_say_what_is_wrong_and_where(value: Any, fault: str) -> None:

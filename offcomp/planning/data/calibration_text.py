@@ -1,6 +1,6 @@
 """The text for methods that need calibration, and how it is read. No torch.
 
-A file holds one text per line (.txt), or a table with a text column (.csv, .tsv, .jsonl, .parquet).
+A file contains one text per line (.txt), or a table with a text column (.csv, .tsv, .jsonl, .parquet).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class CalibrationText:
     """The calibration text, and which parts of it are used.
 
     text            "bundled" (the training split of the bundled sentiment task) or a local file
-    column          the column of a table; "" takes the column named text, or the only one that holds text
+    column          the column of a table; "" selects the column named text, or else the only one that contains words
     num_texts       number of texts to draw, using the plan's seed
     max_tokens      length to which each text is truncated
     special_tokens  whether to include tokens that the tokenizer adds, such as [CLS]; a few of them have activations so large
                     that they outweigh all others
     weighting       "output" weights each token by 1 / ‖output of the module‖², like the normalisation that follows it; "equal"
-                    is the plain mean used in the papers
+                    weights all tokens equally, as in the papers
     """
 
     text: str = BUNDLED
@@ -48,7 +48,7 @@ class CalibrationText:
     weighting: str = "output"
 
     def fault(self) -> str | None:
-        """What is wrong with the file, without reading it, in one sentence."""
+        """A sentence on what is wrong with the file, determined without reading it; None if no fault is found."""
         if self.text == BUNDLED:
             return None
         try:
@@ -56,19 +56,21 @@ class CalibrationText:
         except InputError as error:
             return f"calibration text {error}."
         if path.suffix.lower() not in SUFFIXES:
-            return f"calibration text {self.text!r} must be 'bundled' or a file that ends in {', '.join(SUFFIXES)}."
+            return (
+                f"calibration text {self.text!r} must be 'bundled' or a file with one of the extensions {', '.join(SUFFIXES)}."
+            )
         if not path.is_file():
-            return f"calibration text {self.text!r} is not there; give the path of a file, or 'bundled'."
+            return f"calibration text {self.text!r} does not exist; specify the path of a file, or 'bundled'."
         return None
 
     def read(self, seed: int) -> CalibrationTexts:
-        """Draw `num_texts` texts with the seed, keeping their order. Raises InputError."""
+        """Draw `num_texts` random texts with this seed, in their original order. Raises InputError."""
         import numpy as np
 
         available, num_read, left_out, notes = self._all()
         texts = [text for text in available if text.strip()]
         if not texts:
-            raise InputError(f"calibration text {self.text!r} contains no text; give a file with at least one line of text")
+            raise InputError(f"calibration text {self.text!r} contains no text; specify a file with at least one line of text")
         drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
         used = [texts[index] for index in sorted(drawn.tolist())]
         if cut := sum(len(text) > LONGEST_TEXT for text in used):
@@ -78,7 +80,7 @@ class CalibrationText:
         return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
     def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
-        """Every text of the source ("" for missing ones), rows read, rows left out by reason, and notes."""
+        """All texts of the source ("" for missing ones), number of rows read, numbers of rows left out by reason, and notes."""
         if self.text == BUNDLED:
             table = read_table(BUNDLED_FILE).table.to_pandas()
             available = table[table["split"] == "train"]["text"]
@@ -91,7 +93,7 @@ class CalibrationText:
         return list(texts.fillna("")), read.rows_read, dict(read.left_out), read.notes
 
     def _column_of(self, table: pd.DataFrame, name: str) -> str:
-        """The column that holds the texts; `name` is the table's in error messages."""
+        """The column that contains the texts; `name` is the name of the table in error messages."""
         columns = [str(column) for column in table.columns]
         textual = [column for index, column in enumerate(columns) if _holds_words(table.iloc[:, index])]
         usual = ["text"] if "text" in columns else textual
@@ -104,14 +106,14 @@ class CalibrationText:
 
 @dataclass(frozen=True)
 class CalibrationTexts:
-    """The calibration texts, and counts of the rows they come from."""
+    """The calibration texts, and counts of the rows that they come from."""
 
     texts: list[str]
     rows: RowCounts
 
 
 def _holds_words(values: pd.Series) -> bool:
-    """Whether a column has text that is not a number."""
+    """Whether a column contains text other than numbers."""
     import pandas as pd
 
     texts = values[values.map(lambda value: isinstance(value, str) and value.strip() != "")].astype("str")
@@ -119,7 +121,7 @@ def _holds_words(values: pd.Series) -> bool:
 
 
 def digest(texts: Sequence[str]) -> str:
-    """Twelve hexadecimal digits that identify the texts in the record of a run."""
+    """Twelve hexadecimal digits that identify these texts in the record of a run."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 

@@ -1,9 +1,9 @@
 """Parse delimiter-separated rows, with or without quoting as in RFC 4180. Standard library only.
 
 No row is dropped silently. RFC 4180 requires a closing quotation mark to precede a delimiter or a line end. An opening mark
-that is not closed in this way is read as a character if its line forms a row by itself; otherwise it raises an error that names
-the row. The same applies to a mark that is closed too late, so that the cell swallows lines that are rows themselves. Rows
-whose number of cells differs from the heading are left out and counted; if there are many, an error names the first.
+that is not closed in this way is read as an ordinary character if its line forms a row by itself; otherwise an error names the
+row. The same applies to a mark that is closed too late, so that the cell swallows lines that are themselves rows. Rows that do
+not have as many cells as the heading are left out and counted; if there are many, an error names the first.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MOST_SHAPES = 5  # distinct patterns, digits aside, in a column of identifiers
 LINE_END = re.compile(r"\r\n|\n|\r")
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+(?:[eE][-+]?\d+)?\s*")
 CLOSED_WRONGLY = (
-    "has a quotation mark that opens a cell and is not closed before the next {}; double the marks within a cell, "
-    "or remove those that do not quote"
+    "has a quotation mark that opens a cell but is not closed before the next {}; double the marks within a cell, "
+    "or remove those that are not meant to quote a cell"
 )
 
 
@@ -36,7 +36,7 @@ class Rows:
 
     quoting     whether cells may be quoted
     cells       cells of each row, as many as in the heading
-    unclosed    numbers of the rows, from 1, in which a quotation mark is read as a character
+    unclosed    numbers (counting from 1) of the rows in which a quotation mark is read as an ordinary character
     ragged      numbers of the rows that are left out because they have too few or too many cells
     """
 
@@ -49,12 +49,12 @@ class Rows:
 
     @property
     def num_read(self) -> int:
-        """Rows of the text, excluding the heading."""
+        """Number of rows in the text, excluding the heading."""
         return len(self.cells) + len(self.ragged)
 
 
 class Record(NamedTuple):
-    """The text between two line ends outside quotes, from line number `line` (starting at 1).
+    """The text between two line ends outside quotes. It starts on line number `line`, counting from 1.
 
     quoted      whether a cell is quoted
     closed      whether quotes are closed as RFC 4180 requires
@@ -68,7 +68,7 @@ class Record(NamedTuple):
 
     @property
     def is_blank(self) -> bool:
-        """Whether it is an empty line, or one with spaces only."""
+        """Whether it is a line that is empty or contains only white space."""
         return len(self.cells) == 1 and not self.text.strip()
 
     @property
@@ -86,7 +86,7 @@ def parse_csv(text: str) -> Rows:
 
 
 def parse_tsv(text: str) -> Rows:
-    """The rows of a .tsv, read with quoting only if it makes no sense otherwise. Raises InputError."""
+    """The rows of a .tsv. Its cells are taken as quoted only if the file makes no sense otherwise. Raises InputError."""
     start = LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0].split("\t")
     if all(len(name) > 1 and name[0] == name[-1] == MARK for name in start):
         return _rows(text, "\t", quoting=True)
@@ -101,7 +101,7 @@ def parse_tsv(text: str) -> Rows:
 
 
 def _quoted_throughout(text: str) -> Rows | None:
-    """The rows of a tab-separated text if it parses without faults with quoting, else None."""
+    """The rows of tab-separated text if it can be parsed with quoting without any fault, else None."""
     try:
         rows = _rows(text, "\t", quoting=True)
     except InputError:
@@ -110,7 +110,7 @@ def _quoted_throughout(text: str) -> Rows | None:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that gives most rows as many cells as the heading; empty if the heading has one cell."""
+    """The delimiter with which the most rows have as many cells as the heading; empty if no delimiter splits the heading."""
     sample = text if len(text) <= SAMPLE else text[: max(text.rfind("\n", 0, SAMPLE), text.rfind("\r", 0, SAMPLE)) + 1]
     fits: dict[str, tuple[float, int]] = {}
     for delimiter in DELIMITERS:
@@ -151,14 +151,14 @@ def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
 
 
 def _check_even(rows: Rows, records: Sequence[Record]) -> None:
-    """Raise InputError if many rows differ in length from the heading."""
+    """Raise InputError if many rows have more or fewer cells than the heading."""
     width = len(rows.heading)
     if len(rows.ragged) <= MOST_RAGGED * rows.num_read:
         return
     odd = next(record for record in records if not record.is_blank and len(_trimmed(record.cells, width)) != width)
     raise InputError(
         f"{_location(rows.ragged[0], odd.line)}has {len(odd.cells)} cells but the heading has {width}; {len(rows.ragged)} of "
-        f"{rows.num_read} rows do not match. Cells are assumed to end at {_named(rows.delimiter)}; quote those that contain it"
+        f"{rows.num_read} rows do not match. Cells are assumed to end at {_named(rows.delimiter)}; quote cells that contain it"
     )
 
 
@@ -178,7 +178,7 @@ def _trimmed(cells: list[str], width: int) -> list[str]:
 
 
 class _Splitter:
-    """Tells multi-line cells from rows that a quotation mark has swallowed, by what columns hold elsewhere."""
+    """Distinguish multi-line cells from rows swallowed by a quotation mark, by what the columns contain elsewhere."""
 
     def __init__(self, records: Sequence[Record], width: int, delimiter: str):
         self.width, self.delimiter = width, delimiter
@@ -189,7 +189,7 @@ class _Splitter:
         self.tests = [_value_test([cells[index] for cells in fitting]) for index in range(width)] if has_multiline else []
 
     def parts(self, record: Record, row: int) -> list[Record]:
-        """The rows in a record, normally only itself. Raises InputError if its lines should be rows but are not."""
+        """The rows in a record, normally just the record itself. Raises InputError if its lines should be rows but are not."""
         lines = record.lines
         fits = len(_trimmed(record.cells, self.width)) == self.width
         if len(lines) == 1 or (fits and not self._swallows(lines, _location(row, record.line))):
@@ -203,7 +203,7 @@ class _Splitter:
         return parts
 
     def _swallows(self, lines: Sequence[str], location: str) -> bool:
-        """Whether lines of a record are rows themselves. Raises InputError if this cannot be decided."""
+        """Whether lines of a record are themselves rows. Raises InputError if this cannot be decided."""
         inner = lines[1:-1] or lines
         split = [_split(line, self.delimiter) for line in inner]
         if any(self.tests):
@@ -211,13 +211,13 @@ class _Splitter:
             return all(are_rows) if inner is lines else any(are_rows)
         if all(len(cells) == self.width for cells in split) and self.num_quoted == 1:
             raise InputError(
-                f"{location}opens a quotation mark that is closed {len(lines) - 1} lines later, so its lines may be separate "
-                "rows; remove the marks, or give multi-line texts as .jsonl or .parquet"
+                f"{location}opens a quotation mark that is closed {len(lines) - 1} lines later, so these lines may be separate "
+                "rows; remove the marks, or use .jsonl or .parquet for multi-line text"
             )
         return False
 
     def _is_row(self, cells: Sequence[str]) -> bool:
-        """Whether cells match what their columns hold elsewhere; the first free-text column may contain the delimiter."""
+        """Whether cells match what their columns contain elsewhere; the first free-text column may contain the delimiter."""
         if len(cells) < self.width or (len(cells) > self.width and all(self.tests)):
             return False
         free = next((index for index, test in enumerate(self.tests) if test is None), 0)
@@ -225,7 +225,7 @@ class _Splitter:
 
 
 def _value_test(values: Sequence[str]) -> Callable[[str], bool] | None:
-    """A test that recognises values of this column; None if it holds free text, or there is too little data."""
+    """A test that recognises values of this column; None if the column is free text, or there is too little data."""
     distinct = {value.strip() for value in values}
     if len(values) < 2 or not distinct - {""}:
         return None
@@ -267,7 +267,7 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, bool] | None:
-    """Cells of the record starting here, its end, and whether any is quoted; None if a mark is not closed properly."""
+    """Cells of the record starting here, its end, and whether any cell is quoted; None if a mark is not closed properly."""
     cells, quoted = [], False
     plain = re.compile(rf"[^{re.escape(delimiter)}\r\n]*")  # an unquoted cell
     while True:
@@ -288,7 +288,7 @@ def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, b
 
 
 def _closing(text: str, start: int) -> int:
-    """Index of the mark that ends a quoted cell; -1 if there is none. Doubled marks are content."""
+    """Index of the mark that ends a quoted cell; -1 if there is none. Doubled marks are part of the content."""
     index = text.find(MARK, start)
     while index >= 0 and text.startswith(MARK, index + 1):
         index = text.find(MARK, index + 2)

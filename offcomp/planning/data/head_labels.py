@@ -1,4 +1,4 @@
-"""Match the outputs of a model's own head to the classes of the data, or report why they do not fit. No torch.
+"""Match the outputs of a model's own head to the classes of the data, or report why they do not match. No torch.
 
 They are matched by the names in the model's config, by the task's option `labels` or, if one side has only generic names
 (LABEL_0, 0), by index.
@@ -34,7 +34,7 @@ CANONICAL_NAMES = {name: names[0] for names in SYNONYMS for name in names}
 
 @dataclass(frozen=True)
 class ModelHead:
-    """The head described by a model's config: the names of its outputs, in order, and whether a text may have several."""
+    """The head described by a model's config: the names of its outputs, in order, and whether several may apply to one text."""
 
     model: str
     names: tuple[str, ...]
@@ -61,7 +61,7 @@ class ModelHead:
 
 @dataclass(frozen=True)
 class LabelOrder:
-    """The model output for each of the data's classes (classes,), and how it was determined: name, option or index."""
+    """Index of the model output for each of the data's classes (classes,), and how it was determined: name, option or index."""
 
     outputs: tuple[int, ...]
     known_by: str
@@ -82,21 +82,21 @@ def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | N
         )
     if labels is not None:
         if sorted(labels) != sorted(names):
-            raise TaskError(f"labels names {shortly(labels)}, but the classes of the data are {shortly(names)}")
+            raise TaskError(f"option labels lists {shortly(labels)}, but the classes of the data are {shortly(names)}")
         return LabelOrder(tuple(list(labels).index(name) for name in names), "option")
     data_names, model_names = [_normalised(name) for name in names], [_normalised(name) for name in own]
     if sorted(data_names) == sorted(model_names) and len(set(data_names)) == count:
         return LabelOrder(tuple(model_names.index(name) for name in data_names), "name")
     if not (_are_generic(model_names) or _are_generic(data_names)):
         raise TaskError(
-            f"the classes of {model} are {shortly(own)}, those of the data {shortly(names)}; match them with the "
-            "task's option labels (--labels A,B): the data's names in the order of the model's outputs"
+            f"the classes of {model} are {shortly(own)}, but those of the data are {shortly(names)}; match them with the "
+            "task's option labels (--labels A,B), which lists the data's names in the order of the model's outputs"
         )
     return LabelOrder(tuple(range(count)), "index")
 
 
 def adapted_to(task: Task, head: ModelHead | None) -> Task:
-    """The task adapted to this head: one that outputs a number is evaluated on scores, whose column may be called label."""
+    """The task adapted to this head: if it outputs a number, it is evaluated on scores, whose column may be called label."""
     if task.family != "head" or head is None or not head.is_regression or head.multi_label:
         return task
     columns = {"score" if ours == "label" else ours: named for ours, named in task.columns.items()}
@@ -105,15 +105,15 @@ def adapted_to(task: Task, head: ModelHead | None) -> Task:
 
 
 def check_kind(head: ModelHead, *, regression: bool) -> None:
-    """Check that the head solves this kind of task: regression, or single-label classification. Raises TaskError."""
+    """Check that the head suits this kind of task: regression, or single-label classification. Raises TaskError."""
     if head.multi_label:
         raise TaskError(
-            f"the head of {head.model} assigns a text any number of labels (problem_type {MULTI_LABEL}), which is not "
+            f"the head of {head.model} can assign several labels to one text (problem_type {MULTI_LABEL}), which is not "
             "supported; choose the family probe"
         )
     if head.is_regression and not regression:
         raise TaskError(
-            f"the head of {head.model} outputs one number, not classes; choose the family head-regression and a score column"
+            f"the head of {head.model} outputs a number, not classes; choose the family head-regression and a score column"
         )
     if regression and not head.is_regression:
         raise TaskError(
@@ -123,7 +123,7 @@ def check_kind(head: ModelHead, *, regression: bool) -> None:
 
 
 def _normalised(name: str) -> str:
-    """The name without case, spaces and punctuation, with synonyms unified, and LABEL_0 as a bare number."""
+    """The name in lower case, without spaces and punctuation; synonyms are unified, and LABEL_0 becomes 0."""
     plain = re.sub(r"^(label|class)(?=\d+$)", "", re.sub(r"[\W_]", "", name.casefold()))
     return CANONICAL_NAMES.get(plain, plain)
 

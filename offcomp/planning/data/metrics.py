@@ -14,9 +14,9 @@ class Metric:
     """How a metric is displayed.
 
     word        its name within a sentence
-    axis        its axis label, which says what it is a share or a number of
-    question    its chart title; takes the task
-    counts      what the number of examples counts
+    axis        its axis label, including the quantity that it is a share or a number of
+    question    its chart title, with {} for the task
+    counts      what the examples are, in the plural
     least       the smallest possible value; `most`: the largest
     percent     whether values are shown in %, and differences in points
     """
@@ -47,7 +47,7 @@ class Metric:
         return f"{self.bare_change(value)} points" if self.percent else self.bare_change(value)
 
     def bare_change(self, value: float) -> str:
-        """The same without its unit."""
+        """The same difference without its unit."""
         return ("-" if value < 0 else "+") + self._plain(abs(value), 3)
 
     def margin(self, value: float) -> str:
@@ -61,7 +61,7 @@ class Metric:
         return f"{value:.3f}" if self.most == 1 else _digits(value, digits)
 
     def ranked(self, value: float) -> float:
-        """A number that grows as the value gets better."""
+        """A number that increases as the value gets better."""
         return value if self.direction == "higher" else -value
 
 
@@ -101,7 +101,7 @@ METRICS = {
             "masked perplexity",
             "Perplexity of masked tokens",
             help="The number of equally likely tokens that the model is effectively guessing among at each masked position, "
-            "with its 95 % interval. Lower is better; 1 is certainty.",
+            "with its 95 % interval. Lower is better; 1 means certainty.",
             counts="masked tokens",
         ),
         _perplexity(
@@ -109,8 +109,8 @@ METRICS = {
             "Perplexity",
             "perplexity",
             "Perplexity of next tokens",
-            help="The number of equally likely tokens that the model is effectively guessing among for the next one, with its "
-            "95 % interval. Lower is better; 1 is certainty.",
+            help="The number of equally likely tokens that the model is effectively guessing among for the next token, with "
+            "its 95 % interval. Lower is better; 1 means certainty.",
             counts="tokens",
         ),
         Metric(

@@ -1,4 +1,4 @@
-"""Count the rows of user-supplied data that were read, used and left out, and the texts that were cut; report it as text."""
+"""Count and report the rows of user-supplied data that were read, used and left out, and the texts that were cut."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NOT_DRAWN = "not drawn"
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Number of rows read; used and left-out rows add up to it.
+    """Numbers of rows read, used and left out; the last two add up to the first.
 
-    left_out    reason -> rows
-    notes       deviations from reading the data literally, a clause each
+    left_out    reason -> number of rows
+    notes       deviations from reading the data literally, one clause each
     """
 
     read: int = 0
@@ -35,7 +35,7 @@ class RowCounts:
 
 
 def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
-    """ "300 rows read, 298 used: 2 empty"; empty if nothing is known, as for runs of earlier versions."""
+    """ "300 rows read, 298 used: 2 empty"; empty if the counts are unknown, as for runs of earlier versions."""
     if not rows:
         return ""
     read, used = rows["read"], rows["used"]
@@ -45,14 +45,14 @@ def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
 
 
 def cut_text(cut: Mapping[str, Any] | None) -> str:
-    """ "40 of 40 texts cut at 126 tokens"; empty if none was cut, or nothing is known."""
+    """ "40 of 40 texts cut at 126 tokens"; empty if none was cut, or the counts are unknown."""
     if not cut or not cut["texts"]:
         return ""
     return f"{cut['texts']:,} of {cut['of']:,} texts cut at {cut['tokens']:,} tokens"
 
 
 def reading_text(score: Mapping[str, Any], what: str = "row") -> str:
-    """How a score's examples were read: rows and cut texts; empty if nothing is known."""
+    """How a score's examples were read: rows and cut texts; empty if the counts are unknown."""
     return "; ".join(filter(None, (rows_text(score.get("rows"), what), cut_text(score.get("cut")))))
 
 

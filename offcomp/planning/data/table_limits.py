@@ -6,13 +6,13 @@ from offcomp.errors import InputError
 
 MOST_COLUMNS = 2_000
 MOST_CELLS = 6_000_000
-"""About sixty bytes of memory each."""
+"""Each cell takes about sixty bytes of memory."""
 
 
 def check_columns(count: int) -> None:
     """Raise InputError if there are more columns than can be read."""
     if count > MOST_COLUMNS:
-        raise InputError(f"it has {count:,} columns, more than {MOST_COLUMNS:,}; leave out those that no task reads")
+        raise InputError(f"it has {count:,} columns, but the limit is {MOST_COLUMNS:,}; leave out those that no task uses")
 
 
 def check_cells(count: int) -> None:
@@ -22,5 +22,5 @@ def check_cells(count: int) -> None:
 
 
 def line_ends(text: str) -> int:
-    """Number of line ends in a text, in any convention."""
+    """Number of line ends in a text, in any of the usual conventions."""
     return max(text.count("\n"), text.count("\r"))

@@ -33,7 +33,7 @@ FIRST_ROWS = 3
 
 @dataclass(frozen=True)
 class TableView:
-    """A summary of a table: how many rows it has, the first ones, and what each column holds."""
+    """A summary of a table: how many rows it has, the first ones, and what each column contains."""
 
     rows: int
     first: tuple[Mapping[str, str], ...]
@@ -42,9 +42,9 @@ class TableView:
 
 @dataclass(frozen=True)
 class _Files:
-    """The current files of a task; files with other contents compare unequal.
+    """The current files of a task; files with different contents compare unequal.
 
-    name     in error messages
+    name     how error messages refer to them
     files    split, path and SHA-256 of each
     """
 
@@ -53,7 +53,7 @@ class _Files:
 
     @staticmethod
     def of(location: Path, files: Mapping[str, Path]) -> _Files:
-        """Raises InputError if one cannot be read."""
+        """Hash the files. Raises InputError if one cannot be read."""
         try:
             return _Files(location.name, tuple((split, file, file_digest(file)) for split, file in files.items()))
         except OSError as error:
@@ -61,12 +61,12 @@ class _Files:
 
 
 def view_of(path: Path) -> TableView:
-    """The view of a table in a file. Raises InputError."""
+    """The summary of the table in a file. Raises InputError."""
     return _view(_Files.of(path, {WHOLE: path}))
 
 
 def classes_of(path: Path, columns: Mapping[str, str]) -> dict[str, int]:
-    """How often each class occurs in the test rows, given a task's columns of the table. Raises InputError."""
+    """How often each class occurs in the test rows, given the table columns that the task uses. Raises InputError."""
     return dict(_classes(_Files.of(path, {WHOLE: path}), path.stem, "head", tuple(columns.items()))[0])
 
 
@@ -112,7 +112,7 @@ def _files_of(task: Task) -> _Files | None:
 
 
 def _shown(column: pa.ChunkedArray) -> list[str]:
-    """The values of a column as text, "" where a value is missing or the column holds neither text nor numbers."""
+    """The values of a column as text, "" where a value is missing or the column contains neither text nor numbers."""
     return [text or "" for text in text_values(column) or [None] * len(column)]
 
 
@@ -132,7 +132,7 @@ def _view(files: _Files) -> TableView:
 
 @lru_cache(maxsize=32)
 def _contents(files: _Files) -> Mapping[str, Content]:
-    """What each column of the largest table holds."""
+    """What each column of the largest table contains."""
     return contents(_source(files).largest)
 
 
@@ -140,7 +140,7 @@ def _contents(files: _Files) -> Mapping[str, Content]:
 def _classes(
     files: _Files, name: str, family: str, renamed: tuple[tuple[str, str], ...]
 ) -> tuple[Mapping[str, int], tuple[str, ...]]:
-    """Class counts in the test rows of a task of this name, and class names given by the source. Raises InputError."""
+    """Class counts in the test rows of a task, and the class names that the source specifies. Raises InputError."""
     task, source = Task(name, family, "", columns=dict(renamed)), _source(files)
     columns = chosen_columns(task, _contents(files), files.name)
     for split in TESTED:
@@ -148,4 +148,4 @@ def _classes(
             labels = examples_of(task, source, source.tables[split], columns, Counter())["label"]
             if len(labels):
                 return class_counts(labels), tuple(source.class_names.get(columns["label"], ()))
-    raise TaskError(f"task {name!r} finds no example in {files.name} with all columns filled")
+    raise TaskError(f"task {name!r} needs examples with a value in each of its columns, but {files.name} has none")

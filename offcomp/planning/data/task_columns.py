@@ -1,10 +1,10 @@
-"""Match the columns of a table to those of a task: as the task says, else by an obvious name, else by what the columns hold.
+"""Match the columns of a table to those of a task: as the task specifies, else by an obvious name, else by their contents.
 
-A text has words and rarely repeats, a class has few values that repeat, and a score is a number that varies; row numbers and
-codes that are unique to each row are none of the three. If several columns qualify, a common name decides ("body", "stars"),
-then, among texts, a clearly greater length; otherwise the user has to choose.
+A text has words and rarely repeats, a class is one of a few values that repeat, and a score is a number that varies; row
+numbers, and codes that are unique to each row, are none of the three. If several columns qualify, a common name decides
+("body", "stars"), then, for texts, a clearly greater length; otherwise the user has to choose.
 
-A table is a mapping: column name -> its values as text, None where one is missing. Needs neither torch nor a file reader.
+A column is a sequence of values as text, None where one is missing. Neither torch nor a file reader is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMMON_NAMES = {
     "label": ("class", "category", "sentiment", "target", "stars", "rating", "verdict", "topic", "intent", "emotion", "gold"),
     "score": ("label", "labels", "rating", "stars", "target", "gold", "relevance", "similarity_score", "value"),
 }
-"""Column of a task -> names that decide between columns with the same kind of content."""
+"""Column of a task -> names that decide if several columns have the same kind of content."""
 PAIRS = (
     ("premise", "hypothesis"),
     ("question", "answer"),
@@ -38,25 +38,25 @@ PAIRS = (
     ("query", "passage"),
     ("query", "document"),
 )
-FEW_WORDS = 5  # per value: from here on a column is text, however often it repeats
-LONGER = 3  # times as many words: this column is the text, the other a title
+FEW_WORDS = 5  # per value; a column with at least this many is text, however often its values repeat
+LONGER = 3  # a column with this many times as many words as any other is the text; the others may be titles
 ROWS_A_CLASS = 8
 NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")  # scripts without spaces
 PLAIN_WORD = re.compile(r"\W*[^\W\d_]+(?:['’.-][^\W\d_]+)*\W*")
 DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d+)$")
-MOST_RATINGS = 100  # in more rows than this, whole numbers that never repeat are codes
+MOST_RATINGS = 100  # with more rows than this, whole numbers that never repeat are codes
 WHOLE = re.compile(r"^(-?\d+)\.0+$")
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a column holds.
+    """What a column contains.
 
-    filled, distinct    number of values present, and of different ones
-    words               median number of tokens with a letter per value
-    plain               share of values that are one word without digits and symbols, or several words
-    numbers             whether every value is a finite number; `whole`: a whole number
-    row_numbers         whether they are whole numbers that never repeat and only identify rows
+    filled, distinct    number of non-empty values, and of distinct ones
+    words               median number of tokens per value that contain a letter
+    plain               share of values that are one word without digits or symbols, or several words
+    numbers             whether every value is a finite number; `whole`: whether every value is a whole number
+    row_numbers         whether the values are whole numbers that never repeat and only identify rows
     """
 
     filled: int
@@ -69,33 +69,33 @@ class Content:
 
     @property
     def repeats(self) -> bool:
-        """Whether it has few distinct values, each of them often."""
+        """Whether it has few distinct values, which occur many times each."""
         few = self.distinct <= max(3, self.filled // ROWS_A_CLASS)
         return few and self.distinct >= 2 and self.filled >= 2 * self.distinct
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds sentences, or at least a few words."""
+        """Whether it contains sentences, or at least several words per value."""
         return self.distinct >= 2 and (self.words >= FEW_WORDS or (self.words >= 2 and not self.repeats))
 
     @property
     def is_word(self) -> bool:
-        """Whether it holds single words that rarely repeat: used as text if there is nothing better."""
+        """Whether it contains single words that rarely repeat, which are used as text if there is nothing better."""
         return self.distinct >= 2 and self.words >= 1 and self.plain >= 0.5 and not self.repeats
 
     @property
     def is_label(self) -> bool:
-        """Whether it holds classes, by name or by number."""
+        """Whether it contains classes, by name or by number."""
         return self.repeats and self.words < FEW_WORDS and (self.whole or not self.numbers)
 
     @property
     def is_score(self) -> bool:
-        """Whether it holds numbers that vary and do not just count rows."""
+        """Whether it contains numbers that vary and do not just count rows."""
         return self.numbers and self.distinct >= 2 and not self.row_numbers
 
 
 class LazyContents(Mapping[str, Content]):
-    """What the columns of a table hold, each computed on first access."""
+    """What the columns of a table contain; each is examined on first access."""
 
     def __init__(self, names: Sequence[str], values: Callable[[str], Sequence[str | None]]):
         self._names = dict.fromkeys(names)
@@ -114,7 +114,7 @@ class LazyContents(Mapping[str, Content]):
 
 
 def content_of(values: Sequence[str | None]) -> Content:
-    """What a column holds, from evenly sampled rows."""
+    """What a column contains, judged by evenly sampled rows."""
     step = max(1, len(values) // SAMPLED_ROWS)
     shown = [text for value in values[::step] if value is not None and (text := value.strip())]
     numbers = [_number(text) for text in shown]
@@ -143,7 +143,7 @@ def _number(text: str) -> float | None:
 
 
 def _words(text: str) -> int:
-    """Number of tokens with a letter; in scripts without spaces, two characters count as a word."""
+    """Number of tokens that contain a letter; in scripts without spaces, two characters count as a word."""
     unspaced = len(NO_SPACES.findall(text))
     return unspaced // 2 if unspaced > 1 else sum(any(sign.isalpha() for sign in token) for token in text.split())
 
@@ -155,18 +155,20 @@ def _are_row_numbers(numbers: Sequence[float]) -> bool:
 
 
 def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> dict[str, str]:
-    """Column of the task -> column of the table. Raises TaskError, listing the candidates if several would fit.
+    """Column of the task -> column of the table. Raises TaskError, listing the candidates if several qualify.
 
-    contents    what each column of the table holds; computed only if names do not decide
+    contents    what each column of the table contains; examined only if the names are not enough to decide
     table       the table's name in error messages
     """
     family, available = task.kind, list(contents)
     known = family.columns
     for column, meant in task.columns.items():
         if column not in known:
-            raise TaskError(f"task {task.name!r} names a column {column!r}, but a {family.name} task has {', '.join(known)}")
+            raise TaskError(
+                f"task {task.name!r} maps {column!r}, but the columns of a {family.name} task are {', '.join(known)}"
+            )
         if meant not in contents:
-            raise TaskError(f"task {task.name!r} takes {column!r} from {meant!r}, but {table} has {shortly(available)}")
+            raise TaskError(f"task {task.name!r} reads {column!r} from {meant!r}, but {table} has {shortly(available)}")
     assigned = {column: named for column in known if (named := task.columns.get(column) or _column_named(column, available))}
     mapped = {column for column in task.columns if column != family.target}
     possible = [inputs for inputs in family.inputs if mapped <= {*inputs}]
@@ -181,7 +183,7 @@ def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> d
 
 
 def _column_named(column: str, available: Sequence[str]) -> str | None:
-    """The column of this name, or the only one with an unambiguous alias."""
+    """The column with this name, or else the only one whose name is an alias of it."""
     if column in available:
         return column
     names = (column, *ALIASES.get(column, ()))
@@ -193,7 +195,7 @@ def _missing_message(task: Task, available: Sequence[str], table: str) -> str:
     """The error message if columns cannot be assigned."""
     family = task.kind
     if len(available) == 1 and re.search(r"\w[^\w\s'’.,()-]\w", available[0]):
-        return f"{table} has one column, {available[0]!r}; separate its cells by a comma, a semicolon, a tab or |"
+        return f"{table} has only one column, {available[0]!r}; separate its cells with a comma, a semicolon, a tab or |"
     wanted = " or ".join(" and ".join((*inputs, *family.targets)) for inputs in family.inputs)
     return (
         f"task {task.name!r} needs the columns {wanted}, but {table} has {shortly(available)}; specify which to use: "
@@ -203,10 +205,10 @@ def _missing_message(task: Task, available: Sequence[str], table: str) -> str:
 
 @dataclass(frozen=True)
 class _ColumnChooser:
-    """Choose columns by what they hold.
+    """Choose columns by what they contain.
 
-    contents            content of each column
-    missing_message     error message if none fits
+    contents            what each column contains
+    missing_message     error message if no column qualifies
     """
 
     task: Task
@@ -240,7 +242,7 @@ class _ColumnChooser:
         return {name: self.contents[name] for name in self.contents if name not in taken and name.strip().lower() != SPLIT}
 
     def _best(self, kind: str, names: Sequence[str], column: str = "") -> str:
-        """The one column among these to use for this kind of content. Raises TaskError if that is ambiguous."""
+        """The one of these columns to use for this kind of content. Raises TaskError if that is ambiguous."""
         if not names:
             raise TaskError(self.missing_message)
         for known in ((kind, *ALIASES[kind]), COMMON_NAMES[kind]):
@@ -254,9 +256,9 @@ class _ColumnChooser:
         raise TaskError(self._ambiguous_message(column or kind, names))
 
     def _ambiguous_message(self, column: str, names: Sequence[str]) -> str:
-        """The error message if several columns would fit."""
+        """The error message if several columns qualify."""
         return (
-            f"task {self.task.name!r} could take {column} from several columns of {self.table}, {shortly(names)}; "
+            f"task {self.task.name!r} could read {column} from several columns of {self.table} ({shortly(names)}); "
             f'specify which: --column {column}={names[0]}, or in a plan "columns": {{"{column}": "{names[0]}"}}'
         )
 
@@ -273,7 +275,7 @@ def _are_pair(first: str, second: str) -> bool:
 
 
 def class_counts(labels: Iterable[str | None]) -> dict[str, int]:
-    """How often each class occurs, in class order; 1, 1.0 and "1" are one class."""
+    """How often each class occurs, in class order; 1, 1.0 and "1" are the same class."""
     counts = Counter(plain for label in labels if label is not None and (plain := WHOLE.sub(r"\1", label.strip())))
     return {name: counts[name] for name in sorted_classes(counts)}
 

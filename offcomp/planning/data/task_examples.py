@@ -1,4 +1,4 @@
-"""Extract a task's examples from tables: pick columns, drop rows without content or answer, parse answers. No torch."""
+"""Extract a task's examples from tables: select columns, drop rows without content or an answer, parse answers. No torch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offcomp")
 
-NO_ANSWER = "-1"  # used by data hubs where answers are withheld
+NO_ANSWER = "-1"  # used by data sets on hubs whose answers are withheld
 
 
 def contents(table: pa.Table) -> LazyContents:
-    """What the columns of a table hold, from evenly sampled rows; a column without text or numbers holds nothing."""
+    """What the columns of a table contain, from evenly sampled rows; a column without text or numbers counts as empty."""
     rows = table.take(list(range(0, table.num_rows, max(1, table.num_rows // SAMPLED_ROWS))))
     return LazyContents(table.column_names, lambda name: text_values(rows[rows.column_names.index(name)]))
 
@@ -32,11 +32,11 @@ def contents(table: pa.Table) -> LazyContents:
 def examples_of(
     task: Task, source: Source, table: pa.Table, columns: Mapping[str, str], left_out: Counter[str]
 ) -> pd.DataFrame:
-    """The task's columns of a table as text; rows without content or answer are left out and counted. Raises InputError."""
+    """The task's columns of a table as text; rows without content or an answer are left out and counted. Raises InputError."""
     import pandas as pd
 
     if not {*columns.values()} <= {*table.column_names}:
-        columns = chosen_columns(task, contents(table), source.name)  # a split whose columns have other names
+        columns = chosen_columns(task, contents(table), source.name)  # a split whose columns have different names
     examples = pd.DataFrame({column: column_text(table, named, source.name) for column, named in columns.items()})
     target = task.kind.target
     if target == "label" and columns[target] in source.class_names:
@@ -82,7 +82,7 @@ def plain_labels(labels: pd.Series, name: str) -> pd.Series:
     fractions = values[numbers % 1 != 0]
     if numbers.notna().all() and len(fractions):
         raise TaskError(
-            f"column label of {name} holds {fractions.iloc[0]}, but a class is a name or a whole number; "
+            f"column label of {name} contains {fractions.iloc[0]}, but a class must be a name or a whole number; "
             "for continuous values choose the family regression or similarity"
         )
     return plain
@@ -93,7 +93,9 @@ def as_scores(scores: pd.Series, name: str) -> pd.Series:
     numbers = as_numbers(scores)
     wrong = scores[~numbers.abs().lt(float("inf"))]
     if len(wrong):
-        raise TaskError(f"column score of {name} holds {wrong.iloc[0]!r}, which is not a finite number, in {len(wrong)} rows")
+        raise TaskError(
+            f"column score of {name} contains {wrong.iloc[0]!r}, which is not a finite number; rows affected: {len(wrong)}"
+        )
     return numbers
 
 

@@ -37,8 +37,8 @@ TASK_TYPES: json_fields.FieldTypes = {
 OPTION_TYPES: Mapping[type, tuple[json_fields.Accepts, str]] = {
     type(None): (lambda value: value is None or json_fields.is_text_list(value), "a list of class names"),
     bool: (json_fields.is_flag, "true or false"),
-    int: (json_fields.whole(0), "a whole number of 0 or more"),
-    float: (lambda value: json_fields.is_number(value) and value >= 0, "a number of 0 or more"),
+    int: (json_fields.whole(0), "a whole number from 0 upwards"),
+    float: (lambda value: json_fields.is_number(value) and value >= 0, "a number from 0 upwards"),
 }
 """Type of an option's default -> (predicate that accepts a JSON value, description of what the value must be)."""
 
@@ -60,14 +60,14 @@ def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, .
 
 
 def task_name(task: str | Task) -> str:
-    """The name of a task given by name or description."""
+    """The name of a task, whether specified by name or by description."""
     return task if isinstance(task, str) else task.name
 
 
 def own_task(
     data: str, family: str, columns: Mapping[str, str], source: str = "", options: Mapping[str, Any] | None = None
 ) -> Task:
-    """A task on a file or folder, named after it; its path is made absolute because workers run in another folder.
+    """A task on a file or folder, named after it; its path is made absolute because workers run in a different folder.
 
     Raises InputError if the data cannot be a path.
     """
@@ -79,9 +79,9 @@ def own_task(
 
 
 def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool = True) -> list[str]:
-    """Reasons why a model of this class cannot be scored on these tasks, a sentence each."""
+    """Reasons why a model of this class cannot be scored on these tasks, one sentence each."""
     names = [task_name(task) for task in tasks]
-    faults = [f"task {name!r} is named twice." for name in sorted(set(names)) if names.count(name) > 1]
+    faults = [f"task {name!r} is listed twice." for name in sorted(set(names)) if names.count(name) > 1]
     for entry in tasks:
         try:
             task = find_task(entry) if isinstance(entry, str) else entry
@@ -98,7 +98,7 @@ def described_faults(task: Task) -> list[str]:
     where = f"task {task.name!r}"
     faults = [*_column_faults(task, where), *_option_faults(task, where), *_metric_faults(task, where)]
     if any(known.name == task.name and known != task for known in TASKS):
-        faults.append(f"{where} has the name of a task that comes with offcomp; give your own another name.")
+        faults.append(f"{where} has the name of a task that comes with offcomp; choose a different name.")
     fault = data_fault(task.data)
     return [*faults, f"{where}: {fault}"] if fault else faults
 
@@ -106,14 +106,14 @@ def described_faults(task: Task) -> list[str]:
 def _column_faults(task: Task, where: str) -> Iterator[str]:
     for name in task.columns:
         if name not in task.kind.columns:
-            yield f"{where} renames the column {name!r}; family {task.family!r} has {', '.join(task.kind.columns)}."
+            yield f"{where} maps an unknown column {name!r}; family {task.family!r} has {', '.join(task.kind.columns)}."
 
 
 def _option_faults(task: Task, where: str) -> Iterator[str]:
     defaults = task.kind.options
     for name, value in task.options.items():
         if name not in defaults:
-            yield f"{where} has an unknown option {name!r}; family {task.family!r} takes {', '.join(defaults) or 'none'}."
+            yield f"{where} has an unknown option {name!r}; family {task.family!r} has {', '.join(defaults) or 'none'}."
             continue
         accepts, wanted = OPTION_TYPES[type(defaults[name])]
         if not accepts(value):
@@ -142,5 +142,5 @@ def data_fault(data: str) -> str | None:
     if path.is_dir():
         return None
     if path.suffix.lower() not in SUFFIXES:
-        return f"data {data!r} must be a file that ends in {', '.join(SUFFIXES)}, a folder of such files, or 'hub:PATH/CONFIG'."
-    return None if path.exists() else f"data {data!r} is not there; give the path of a file or folder."
+        return f"data {data!r} must be 'hub:PATH/CONFIG', or a file or folder of files with extensions {', '.join(SUFFIXES)}."
+    return None if path.exists() else f"data {data!r} does not exist; specify the path of a file or folder."

@@ -1,6 +1,6 @@
 """The files of a task, and the tables in them by split. No torch.
 
-A folder has one file per split, named after it; a single file has a column `split` or is used as a whole.
+A folder has one file per split, named after the split; a single file either has a column `split` or is used as a whole.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TESTED = (TEST, VALIDATION, TRAIN, WHOLE)
 class Source:
     """Tables as found, by split, or a single one under WHOLE.
 
-    name          in error messages
-    class_names   column -> names of its classes, if the source gives them
-    files         the files as read, if it consists of files
+    name          how error messages refer to the source
+    class_names   column -> names of its classes, if the source specifies them
+    files         the files as read, if the source consists of files
     """
 
     name: str
@@ -48,7 +48,7 @@ class Source:
 
 
 def location_of(task: Task) -> Path | None:
-    """The file or folder with a task's data, existing or not; None if they come from a hub. Raises InputError."""
+    """The file or folder with a task's data, whether or not it exists; None if they come from a hub. Raises InputError."""
     if task.data.startswith(HUB):
         return None
     return TASK_FOLDER / f"{task.data.removeprefix(BUNDLED)}.csv" if task.bundled else path_of(task.data)
@@ -71,9 +71,12 @@ def files_by_split(path: Path) -> dict[str, Path]:
     by_split = {split: files for split in SPLITS if (files := _files_of_split(path, split))}
     for files in by_split.values():
         if len(files) > 1:
-            raise TaskError(f"{path} has both {files[0].name} and {files[1].name}; keep one file for each split")
+            raise TaskError(f"{path} has both {files[0].name} and {files[1].name}; keep only one file per split")
     if not by_split:
-        raise TaskError(f"{path} has no file train, validation or test that ends in {', '.join(TABLE_SUFFIXES)}; rename yours")
+        raise TaskError(
+            f"{path} has no file named train, validation or test with one of the extensions {', '.join(TABLE_SUFFIXES)}; "
+            "rename your files"
+        )
     return {split: files[0] for split, files in by_split.items()}
 
 
@@ -89,7 +92,7 @@ def local_source(task: Task) -> Source | None:
     if location is None:
         return None
     if not (location.is_dir() or location.is_file()):
-        raise TaskError(f"data {task.data!r} of task {task.name!r} does not exist; give the path of a file or a folder")
+        raise TaskError(f"data {task.data!r} of task {task.name!r} does not exist; specify the path of a file or a folder")
     return read_source(location.name, files_by_split(location))
 
 
@@ -113,6 +116,6 @@ def _by_column(table: pa.Table, name: str) -> dict[str, pa.Table]:
     known = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
     unknown = sorted(set(values.unique()) - known.keys())
     if unknown:
-        raise TaskError(f"column split of {name} holds {unknown[0]!r}; each must be one of {', '.join(SPLITS)}")
+        raise TaskError(f"column split of {name} contains {unknown[0]!r}; each value must be one of {', '.join(SPLITS)}")
     parts = values.map(known)
     return {split: table.filter(pa.array(parts == split)) for split in SPLITS if (parts == split).any()}

@@ -1,6 +1,6 @@
-"""Task definitions: what a model is evaluated on, and with which examples. Nothing is read here, and no torch is needed.
+"""Task definitions: what a model is evaluated on, and with which examples. No data are read here, and torch is not needed.
 
-A plan names a task from the catalogue ("topics") or describes its own:
+A plan refers to a task from the catalogue by name ("topics") or describes its own:
 {"name": "mine", "family": "probe", "data": "reviews.csv", "columns": {"text": "body", "label": "stars"}}.
 """
 
@@ -24,10 +24,10 @@ class TaskFamily:
     """A kind of task: what it needs from the data and the model, and how it is scored.
 
     target      the column with the correct answer; "" if the text itself is the target
-    metric      name of the score; two tasks share an axis only if they share it
+    metric      name of the score; two tasks share an axis only if they share the metric
     inputs      one of these sets of columns must be present
     trains      whether a training and a validation split are needed in addition to the test split
-    needs       accepted endings of the model's class name (`ForMaskedLM`, ...); empty for any model with hidden states
+    needs       accepted endings of the model's class name (`ForMaskedLM`, ...); empty if any model with hidden states will do
     """
 
     name: str
@@ -41,7 +41,7 @@ class TaskFamily:
 
     @property
     def embeds(self) -> bool:
-        """Whether it uses sentence embeddings, as the model's folder declares them."""
+        """Whether it uses sentence embeddings, computed as the model's folder specifies."""
         return not self.needs and bool(self.target)
 
     @property
@@ -175,11 +175,11 @@ TASKS = (
     _wikitext("wikitext2-masked", "masked-lm", "Masked words in WikiText-2"),
     _wikitext("wikitext2-causal", "causal-lm", "Next words in WikiText-2"),
 )
-"""The tasks known by name: bundled ones, then those from a data hub."""
+"""The tasks available by name: bundled ones, then those from a data hub."""
 
 
 def find_task(name: str) -> Task:
-    """The task of this name. Raises TaskError."""
+    """The task with this name. Raises TaskError."""
     known = {task.name: task for task in TASKS}
     if name in known:
         return known[name]
@@ -195,20 +195,20 @@ WITHOUT_TEXT = ("Matrices",)
 def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
     """Why a model of this class cannot do the task, in one sentence; None if it can.
 
-    reads_text    whether its input is tokens of text and nothing else, see `ModelInfo`
+    reads_text    whether its only input is text tokens; see `ModelInfo`
     """
     if architecture in WITHOUT_TEXT:
-        return f"task {task.name!r} needs a model that reads text, but these are only matrices; leave the tasks out."
+        return f"task {task.name!r} needs a model that reads text, but this is only a set of matrices; leave out all tasks."
     if not reads_text:
         return (
             f"task {task.name!r} needs a model that reads text, but {architecture} takes other input and supports no "
-            "family of tasks; leave the tasks out."
+            "family of tasks; leave out all tasks."
         )
     needs = task.kind.needs
     if not needs or architecture.endswith(needs):
         return None
     return (
-        f"task {task.name!r} needs a model with the head {' or '.join(needs)}, but this one is {architecture}, which supports "
+        f"task {task.name!r} needs a model with a {' or '.join(needs)} head, but this one is {architecture}, which supports "
         f"the families {', '.join(fitting_families(architecture))}."
     )
 

@@ -1,8 +1,9 @@
 """Read user-supplied tables and text files: .csv, .tsv, .jsonl, .parquet, and .txt with one text per line. No torch.
 
-A .csv uses the delimiter that fits its heading (, ; tab |) and may quote cells as in RFC 4180; a .tsv has no quoting. Cells of
-both stay text: NA, null and None are words, and only an empty cell is missing. Text is UTF-8, UTF-16 or UTF-32 with a byte
-order mark, or else Windows-1252, which is reported. Rows read, rows left out and deviations from literal reading are counted.
+A .csv uses whichever of the delimiters , ; tab and | fits its heading, and may quote cells as in RFC 4180; a .tsv normally has
+no quoting. Cells in both are kept as text: NA, null and None are words, and only an empty cell is missing. Text is decoded as
+UTF-8, as UTF-16 or UTF-32 if there is a byte order mark, or else as Windows-1252, which is reported. Rows read and left out are
+counted, and deviations from reading a file literally are noted.
 
     >>> parse("mine.csv", b"text;label\\nfine;1\\n").table.column_names
     ['text', 'label']
@@ -36,7 +37,7 @@ TEXT_SUFFIXES = (".txt", *TABLE_SUFFIXES)
 LARGEST_FILE = 2**30  # bytes
 LONGEST_REASON = 300  # characters
 BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # starts like that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),  # starts with that of UTF-16, so it is tested first
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -53,8 +54,8 @@ class TextTable:
 
     table       every column of a .csv, .tsv or .txt is large_string, "" where a cell is empty
     rows_read   rows of the file, excluding the heading
-    left_out    reason -> rows that are not in `table`; together with its rows they add up to `rows_read`
-    notes       deviations from reading the file literally, a clause each
+    left_out    reason -> number of rows that are not in `table`; together with its rows they add up to `rows_read`
+    notes       deviations from reading the file literally, one clause each
     """
 
     table: pa.Table
@@ -64,13 +65,13 @@ class TextTable:
 
 
 def read_table(path: Path, suffixes: Sequence[str] = TABLE_SUFFIXES) -> TextTable:
-    """The table in a file whose name ends in one of `suffixes`. Raises InputError."""
+    """The table in a file that has one of these suffixes. Raises InputError."""
     if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path} is not a readable table; give a file that ends in {', '.join(suffixes)}")
+        raise InputError(f"{path} is not a table that can be read; supported extensions: {', '.join(suffixes)}")
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:
-            raise InputError(f"{path} is {size / 2**20:.0f} MiB, more than {LARGEST_FILE // 2**20}; use a smaller part of it")
+            raise InputError(f"{path} is {size / 2**20:.0f} MiB; use a part of at most {LARGEST_FILE // 2**20} MiB")
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {reason(error)}") from None
@@ -78,7 +79,7 @@ def read_table(path: Path, suffixes: Sequence[str] = TABLE_SUFFIXES) -> TextTabl
 
 
 def parse(name: str, content: bytes) -> TextTable:
-    """The table in the content of a file with this name. Raises InputError."""
+    """The table in a file with this name and content. Raises InputError."""
     import pyarrow as pa
 
     suffix = Path(name).suffix.lower()
@@ -87,7 +88,7 @@ def parse(name: str, content: bytes) -> TextTable:
     except (OSError, ValueError, InputError, pa.ArrowException, OverflowError, RecursionError) as error:
         raise InputError(f"{name} cannot be read as a {suffix} table: {reason(error)}") from None
     if not table.rows_read:
-        raise InputError(f"{name} has no rows; give a table with a heading and at least one row")
+        raise InputError(f"{name} has no rows; a table needs a heading and at least one row")
     for note in table.notes:
         _warn(name, note)
     return table
@@ -100,7 +101,7 @@ def _warn(name: str, note: str) -> None:
 
 
 def class_names(table: pa.Table) -> dict[str, list[str]]:
-    """Column -> names of its classes, if the table's metadata gives them, as in tables saved by `datasets`."""
+    """Column -> names of its classes, if the table's metadata specifies them, as in tables saved by `datasets`."""
     try:
         metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         features = metadata.get("info", {}).get("features", {})
@@ -112,16 +113,16 @@ def class_names(table: pa.Table) -> dict[str, list[str]]:
 def column_text(table: pa.Table, column: str, name: str) -> pd.Series:
     """A column as text, NaN where a value is missing.
 
-    Raises InputError, with the table's name, if several columns have this one, or it holds neither text nor numbers.
+    Raises InputError, naming the table, if several columns have this name or the column contains neither text nor numbers.
     """
     import pyarrow as pa
 
     if table.column_names.count(column) > 1:
-        raise InputError(f"{name} has {table.column_names.count(column)} columns {column!r}; give each a unique name")
+        raise InputError(f"{name} has {table.column_names.count(column)} columns named {column!r}; column names must be unique")
     try:
         return as_text(table[column]).to_pandas().astype("str")
     except (pa.ArrowException, UnicodeError) as error:
-        raise InputError(f"column {column!r} of {name} holds no text or numbers: {reason(error)}") from None
+        raise InputError(f"column {column!r} of {name} contains neither text nor numbers: {reason(error)}") from None
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -135,7 +136,7 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def text_values(column: pa.ChunkedArray) -> list[str | None]:
-    """Values as text, None where one is missing; empty if the column holds neither text nor numbers."""
+    """Values as text, None where one is missing; empty if the column contains neither text nor numbers."""
     import pyarrow as pa
 
     try:
@@ -156,7 +157,7 @@ def as_numbers(values: pd.Series) -> pd.Series:
     if len(with_comma) and plain.str.fullmatch(DECIMAL_COMMA).all():
         if with_comma.str.fullmatch(THOUSANDS).all():
             raise InputError(
-                f"{with_comma.iloc[0]!r} may be a fraction or a number of thousands; write a decimal point, or no comma"
+                f"the comma in {with_comma.iloc[0]!r} may separate decimals or thousands; write a decimal point, or no comma"
             )
         plain = plain.str.replace(",", ".", regex=False)
     return pd.to_numeric(plain, errors="coerce").astype("float64")
@@ -175,8 +176,10 @@ def _tsv(text: str) -> TextTable:
 def _table_of_rows(rows: Rows, *notes: str) -> TextTable:
     columns = list(zip(*rows.cells, strict=True)) or [()] * len(rows.heading)
     if rows.unclosed:
-        which = "row" if len(rows.unclosed) == 1 else f"{len(rows.unclosed)} rows, the first of them row"
-        notes = (*notes, f"an unclosed quotation mark is read as a character in {which} {rows.unclosed[0]}")
+        which = (
+            "row" if len(rows.unclosed) == 1 else f"{len(rows.unclosed)} rows, the first being row"
+        ) + f" {rows.unclosed[0]}"
+        notes = (*notes, f"an unclosed quotation mark is read as an ordinary character in {which}")
     left_out = {RAGGED: len(rows.ragged)} if rows.ragged else {}
     return TextTable(_table(rows.heading, columns), rows.num_read, left_out, notes)
 
@@ -202,7 +205,7 @@ def _lines_of_json(text: str) -> TextTable:
         try:
             columns.append(pa.array([row.get(name) for row in objects], from_pandas=True))
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
-            raise InputError(f"column {name!r} does not hold values of one type: {reason(error)}") from None
+            raise InputError(f"column {name!r} contains values of different types: {reason(error)}") from None
     return TextTable(pa.table(columns, _names(names)), len(objects))
 
 
@@ -212,7 +215,7 @@ def _object(line: str, number: int) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"line {number} is not valid JSON: {reason(error)}") from None
     if not isinstance(value, dict):
-        raise InputError(f'line {number} is not a JSON object; give one per line, such as {{"text": "fine", "label": 1}}')
+        raise InputError(f'line {number} is not a JSON object; write one per line, such as {{"text": "fine", "label": 1}}')
     return value
 
 
@@ -247,13 +250,13 @@ def _decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
     encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     if encoding.startswith("utf-8") and b"\0" in content:
         line = content.count(b"\n", 0, content.index(b"\0")) + 1
-        raise InputError(f"it contains null bytes, the first in line {line}; save it as UTF-8")
+        raise InputError(f"it contains null bytes, the first on line {line}; save it as UTF-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
             name = encoding.removesuffix("-sig").upper()
-            raise InputError(f"it starts as {name} but contains invalid bytes; save it as UTF-8") from None
+            raise InputError(f"it has a {name} byte order mark but contains invalid bytes; save it as UTF-8") from None
         text, notes = _decoded_as_windows_1252(content, error), ("it is not UTF-8 and is read as Windows-1252",)
     if "\0" in text:
         raise InputError("it contains null characters; save it as UTF-8")
@@ -261,10 +264,10 @@ def _decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _decoded_as_windows_1252(content: bytes, error: UnicodeDecodeError) -> str:
-    """Content that is not UTF-8 as Windows-1252. Raises InputError if it is neither, or is damaged UTF-8."""
+    """Content that is not UTF-8, decoded as Windows-1252. Raises InputError if it is neither, or is damaged UTF-8."""
     line = content.count(b"\n", 0, error.start) + 1
     if error.end == len(content) and error.reason == "unexpected end of data":
-        raise InputError("it ends in the middle of a character, so it is cut off or not UTF-8; give the complete file as UTF-8")
+        raise InputError("it ends in the middle of a character, so it is truncated or not UTF-8; save it again as UTF-8")
     lenient = content.decode("utf-8", errors="replace")
     damaged = lenient.count("\ufffd") - content.count("\ufffd".encode())
     if len(re.findall(r"[^\x00-\x7f]", lenient)) > 2 * damaged:
@@ -272,7 +275,7 @@ def _decoded_as_windows_1252(content: bytes, error: UnicodeDecodeError) -> str:
     try:
         return content.decode("cp1252")
     except UnicodeDecodeError:
-        raise InputError(f"line {line} is neither UTF-8 nor Windows-1252; save it as UTF-8") from None
+        raise InputError(f"line {line} is neither UTF-8 nor Windows-1252; save the file as UTF-8") from None
 
 
 TEXT_READERS: dict[str, Callable[[str], TextTable]] = {

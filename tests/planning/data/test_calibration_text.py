@@ -78,9 +78,9 @@ def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed(calibration: 
 def test_a_file_that_is_not_there_is_a_fault_only_of_a_plan_that_reads_it() -> None:
     lost = CalibrationText("/nowhere/text.txt")
     validate(Plan("minilm-l6", (PLAIN,), calibration=lost), info_of_minilm())
-    with pytest.raises(PlanError, match=r"'/nowhere/text\.txt' is not there"):
+    with pytest.raises(PlanError, match=r"'/nowhere/text\.txt' does not exist"):
         validate(Plan("minilm-l6", (WHITENED, PLAIN), calibration=lost), info_of_minilm())
-    with pytest.raises(PlanError, match=r"'text\.docx' must be 'bundled' or a file that ends in \.txt"):
+    with pytest.raises(PlanError, match=r"'text\.docx' must be 'bundled' or a file with one of the extensions \.txt"):
         validate(Plan("minilm-l6", (WHITENED,), calibration=CalibrationText("text.docx")), info_of_minilm())
 
 
@@ -102,7 +102,7 @@ def test_the_command_line_names_a_file(offcomp: Command, tmp_path: Path) -> None
     assert json.loads(offcomp(*flags, str(path))[1])["calibration"]["text"] == str(path)
     status, _, err = offcomp(*flags, str(tmp_path / "lost.csv"))
     assert status == 2
-    assert "is not there" in err
+    assert "does not exist" in err
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -152,7 +152,7 @@ def test_columns_that_would_do_as_well_are_named_and_none_is_taken(
     family: str, table: dict[str, list[str]], named: tuple[str, str]
 ) -> None:
     message = asked(family, table)
-    assert f"could take {named[0]} from several columns of mine.csv, {named[1]}" in message
+    assert f"could read {named[0]} from several columns of mine.csv ({named[1]})" in message
     assert f"--column {named[0]}=" in message
 
 
@@ -210,7 +210,7 @@ def test_a_delimiter_that_is_not_known_is_told(tmp_path: Path, delimiter: str) -
     rows = zip(sentences(0), few("good", "bad"), strict=True)
     file = tmp_path / "mine.csv"
     file.write_text("\n".join([f"text{delimiter}label", *(f"{text}{delimiter}{label}" for text, label in rows)]))
-    with pytest.raises(TaskError, match=r"has one column, .* separate its cells by a comma, a semicolon, a tab or \|"):
+    with pytest.raises(TaskError, match=r"has only one column, .* separate its cells with a comma, a semicolon, a tab or \|"):
         read(Task("mine", "probe", str(file)))
 
 

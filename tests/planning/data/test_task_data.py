@@ -273,9 +273,9 @@ def test_wrong_columns_are_listed_with_the_way_out(tmp_path: Path) -> None:
     message = refused(path)
     assert "body, label" in message and '"columns"' in message and '{"text": "body"}' in message
     assert "'missing'" in refused(path, columns={"text": "missing"}) and "body, label" in refused(path, columns={"text": "no"})
-    assert "a column 'body', but a probe task has text" in refused(path, columns={"body": "text"})
+    assert "maps 'body', but the columns of a probe task are text" in refused(path, columns={"body": "text"})
     ambiguous = classes().rename(columns={"text": "sentence"}).assign(Text=classes(prefix="other")["text"])
-    assert "could take text from several columns of mine.csv, sentence, Text" in refused(
+    assert "could read text from several columns of mine.csv (sentence, Text)" in refused(
         write(ambiguous, tmp_path / "mine.csv")
     )
 
@@ -378,7 +378,7 @@ BROKEN = {
     "picture.parquet": (b"\x89PNG\r\n" * 50, "cannot be read as a .parquet table"),
     "array.jsonl": (b'[{"text": "a", "label": 1}]', "cannot be read as a .jsonl table"),
     "mixed.jsonl": (b'{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', "cannot be read as a .jsonl table"),
-    "nested.jsonl": (b'{"text": ["a"], "label": 1}\n' * 20, "holds no text or numbers"),
+    "nested.jsonl": (b'{"text": ["a"], "label": 1}\n' * 20, "contains neither text nor numbers"),
     "twice.csv": (b"text,text,label\n" + b"a,b,c\n" * 20, "2 columns 'text'"),
     "page.html": (b"<html>", "ends in .csv, .tsv, .jsonl, .parquet"),
     "prose.csv": (b"Once upon a time\nthere was a fox\n", "needs the columns text and label"),
@@ -394,7 +394,7 @@ def test_what_is_no_table_is_one_sentence(tmp_path: Path, name: str) -> None:
 
 
 def test_places_without_data_are_one_sentence(tmp_path: Path) -> None:
-    assert "no file train, validation or test" in refused(tmp_path)
+    assert "no file named train, validation or test" in refused(tmp_path)
     assert "does not exist" in refused(tmp_path / "nothing.csv")
     assert "does not exist" in refused("https://example.org/data.csv")
     assert "does not exist" in refused("bundled:nothing")

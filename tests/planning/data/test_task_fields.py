@@ -72,10 +72,10 @@ def test_what_is_no_task_is_one_sentence(task: Any, parts: list[str]) -> None:
         (OWN | {"data": "bundled:sentiment", "options": {"epochs": 3}}, ["'epochs'", "refit"]),
         (OWN | {"data": "bundled:sentiment", "options": {"refit": 1}}, ["refit 1", "true or false"]),
         (OWN | {"data": "bundled:sentiment", "columns": {"body": "text"}}, ["'body'", "sentence1", "label"]),
-        (OWN, ["'stars'", "'reviews.csv'", "not there"]),
+        (OWN, ["'stars'", "'reviews.csv'", "does not exist"]),
         (OWN | {"data": "reviews.docx"}, ["'reviews.docx'", ".csv"]),
         (OWN | {"data": "bundled:chess"}, ["'bundled:chess'", "bundled:prose"]),
-        (OWN | {"name": "topics", "data": "bundled:sentiment"}, ["'topics'", "another name"]),
+        (OWN | {"name": "topics", "data": "bundled:sentiment"}, ["'topics'", "a different name"]),
     ],
 )
 def test_a_task_that_cannot_be_scored_is_one_sentence(task: Any, parts: list[str]) -> None:
