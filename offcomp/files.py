@@ -198,7 +198,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock file, which is created if missing, and return its descriptor; does not lock it yet. Raises OSError."""
+    """Open a lock file, creating it if it is missing, and return its descriptor without locking it. Raises OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 

@@ -167,7 +167,7 @@ def requested_total(arguments: argparse.Namespace, original: int) -> int:
 
 
 def requested_error(arguments: argparse.Namespace) -> float:
-    """The target error, or the error at the target loss. Raises InputError if measured runs are missing or too few."""
+    """The target error, or the error at the target loss. Raises InputError if there are no measured runs, or too few."""
     if arguments.target_error is not None:
         return float(arguments.target_error)
     if not arguments.measured:

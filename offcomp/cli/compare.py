@@ -59,5 +59,5 @@ def finished(run: Run) -> Run:
     """The run itself, if it is done and so has results. Raises InputError otherwise."""
     if run.status != "done":
         reason = f": {run.error.rstrip('.')}" if run.error else ""
-        raise InputError(f"run {run.id} is {run.status} and has no results to compare{reason}; choose finished runs")
+        raise InputError(f"run {run.id} has status {run.status} and no results to compare{reason}; choose finished runs")
     return run

@@ -180,9 +180,9 @@ def write_file(path: str, text: str, what: str) -> None:
 
 
 def calibration_text(path: str | None) -> CalibrationText:
-    """The calibration text in a file, or the bundled text by default. The path is made absolute, so the plan can run anywhere.
+    """The calibration text in a file, or the bundled text by default. Raises InputError if the path is not valid.
 
-    Raises InputError if the path is not valid.
+    The path is made absolute, so that the plan can be run from any folder.
     """
     if path is None or path == BUNDLED:
         return CalibrationText()

@@ -13,7 +13,7 @@ from offcomp.plain_text import without_unseen
 from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore
 
 POLL_SECONDS = 0.2
-NO_RUNS = "no runs yet; make a plan and run it, see 'offcomp plan --help'"
+NO_RUNS = "no runs yet; make a plan and run it (see 'offcomp plan --help')"
 
 
 def add_verbs(verb: Verb) -> None:

@@ -37,7 +37,7 @@ def _text(file: Path) -> str:
 
 
 def claim(pid: int) -> dict[str, Any]:
-    """What identifies a process for good: its host, its id and its start time."""
+    """What identifies a process uniquely: its host, its id and its start time."""
     try:
         started = psutil.Process(pid).create_time()
     except psutil.Error:

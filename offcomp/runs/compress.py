@@ -73,7 +73,7 @@ def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
 
 
 def read_stacked(model: PreTrainedModel | StoredMatrices, specs: Sequence[ModuleSpec], how: str) -> Tensor:
-    """Like `stack`, for a model's weights: besides the stacked matrix, only one member is in memory at a time."""
+    """Like `stack`, but reads a model's weights one at a time, so that only one is in memory besides the stacked matrix."""
     rows, cols = group_shape(specs, how)
     stacked, start = torch.empty(rows, cols, device=model.device), 0
     for spec in specs:

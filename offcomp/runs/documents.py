@@ -170,11 +170,11 @@ def _check_result(value: Any) -> None:
     if isinstance(value, dict) and isinstance(value.get("scores"), dict):
         for score in value["scores"].values():
             if isinstance(score, dict) and type(score.get("rows")) is int:
-                del score["rows"]  # in earlier versions, a number of rows of tokens
+                del score["rows"]  # earlier versions stored a count of token rows here
     CHECKED_RESULT(value)
     schema = value.get("schema", RUN_SCHEMA)
     if schema != RUN_SCHEMA:
-        raise Malformed(f" is {str(schema)[:40]}, but this version can read only {RUN_SCHEMA}", "schema")
+        raise Malformed(f" is {str(schema)[:40]}, but this version reads only schema {RUN_SCHEMA}", "schema")
     if value["status"] == "done" and value["model"] is None:
         raise Malformed(" is null, but the run is done", "model")
     for task, score in value["scores"].items():

@@ -65,7 +65,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
 def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
     """The result of a run, if the run can be exported. Raises InputError otherwise."""
     if run.result is None or run.status != "done":
-        raise InputError(f"run {run.id} is {run.status} and has no compressed weights; choose a finished run")
+        raise InputError(f"run {run.id} has status {run.status} and no compressed weights; choose a finished run")
     if not run.plan.groups:
         raise InputError(f"run {run.id} compresses nothing, so there is nothing to export; choose a run with groups")
     if not run.has_weights:

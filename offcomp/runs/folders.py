@@ -45,13 +45,13 @@ class Run:
 
     @property
     def of_a_sample(self) -> bool:
-        """Whether it identifies its model by a sample of the weights, as in earlier versions, rather than by all bytes."""
+        """Whether the run identifies its model by a sample of the weights, as in earlier versions, rather than by all bytes."""
         model = (self.result or {}).get("model") or {}
         return "fingerprint" in model and not is_content(str(model["fingerprint"]))
 
     @property
     def at_work_on(self) -> str:
-        """Its status, followed by the host if that is a different one."""
+        """The run's status, followed by the host if that is a different one."""
         return f"{self.status} on {self.host}" if self.host else self.status
 
     @property
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def error(self) -> str:
-        """Why it did not finish, as a sentence; empty if it did."""
+        """Why the run did not finish, as a sentence; empty if it did."""
         if self.result and self.result.get("error"):
             return str(self.result["error"])
         if self.status != "interrupted":

@@ -94,7 +94,7 @@ class Manifest:
         if not isinstance(document, dict):
             raise InputError("it is not a JSON object")
         if document.get("schema") != MANIFEST_SCHEMA:
-            raise InputError(f"its schema is {document.get('schema')!r}, but this version can read only {MANIFEST_SCHEMA}")
+            raise InputError(f"its schema is {document.get('schema')!r}, but this version reads only schema {MANIFEST_SCHEMA}")
         faults: list[str] = []
         own_fields = {name: value for name, value in document.items() if name != "schema"}
         values = read_fields(Manifest, own_fields, "it", MANIFEST_TYPES, faults, parts=PARTS)

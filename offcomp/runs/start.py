@@ -35,12 +35,12 @@ PARENT_VARIABLE, LOCK_VARIABLE = "OFFCOMP_PARENT", "OFFCOMP_LOCK"
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 """Keep a worker's threads from spin-waiting, which makes them a hundred times slower while another process is busy."""
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MKL_DISABLE_FAST_MM": "1"}
-"""Return MKL's workspace and freed blocks of 1 MB or more to the system at once, rather than keep any of up to 32 MB."""
+"""Return MKL's workspace and freed blocks of 1 MB or more to the system at once, instead of caching blocks of up to 32 MB."""
 
 
 @contextmanager
 def store_lock(runs: Path, seconds: float = STORE_SECONDS) -> Iterator[None]:
-    """Hold the exclusive right to add, replace or remove folders of runs. Raises OSError; waits at most `seconds`."""
+    """Hold the exclusive right to add, replace or remove folders of runs. Waits up to `seconds`. Raises OSError."""
     private_folder(runs)
     with files.locked(runs / STORE_LOCK, seconds):
         yield

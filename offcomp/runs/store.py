@@ -130,7 +130,7 @@ class RunStore:
 
 
 def _name_model(run: Run, model: str) -> None:
-    """Change the model's name in a finished run to the one requested last, since its earlier folder may be gone.
+    """Set the model name of a finished run to the one last requested, since the folder that it named before may be gone.
 
     The run's id guarantees that both names refer to the same model at this moment.
     """
@@ -145,7 +145,7 @@ def _leave_to_its_host(run: Run | None) -> None:
     """Raise RunError for a run that another host is working on, since its process cannot be checked from here."""
     if run and run.host:
         raise RunError(
-            f"run {run.id} is in progress on {run.host}, which shares this folder of runs; wait for it, cancel it or, if "
+            f"run {run.id} is in progress on {run.host}, which shares this folder of runs; wait for the run, cancel it or, if "
             f"nothing is working on it there any more, remove {run.folder}"
         )
 

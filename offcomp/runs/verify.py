@@ -211,7 +211,7 @@ class _Contents:
                 check.skip_reason = "" if check.faults else check.skip_reason or "no group could be decoded"
 
     def _check_rest(self) -> None:
-        """Compare the dense model with the original plus decoded groups: all other weights must match bit for bit."""
+        """Check that the dense model equals the original with the decoded groups in it, bit for bit outside the groups."""
         if not self.original or not self.compressed:
             return
         actual = dict(self.compressed.named_parameters(remove_duplicate=False))

@@ -144,7 +144,7 @@ def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compre
 
 
 def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None:
-    """Raise RunError if the weights changed but all outputs are bit-identical, so the model does not use them."""
+    """Raise RunError if the weights changed but all outputs are bit-identical, which means that the model does not use them."""
     error = max((group["relative_error"] for group in groups), default=0.0)
     if error > NOTICEABLE_ERROR and scores and all(score["unchanged"] for score in scores.values()):
         raise RunError(

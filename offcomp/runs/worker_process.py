@@ -46,7 +46,7 @@ def parent_is_gone() -> bool:
 
 
 def hold_lock(folder: Path) -> int:
-    """Hold the lock of a run's folder until exit; returns its descriptor. Child processes do not inherit it.
+    """Take over the lock of a run's folder until this process ends, and return its descriptor; children do not inherit it.
 
     The process that starts a run takes the lock, hands it over and then renames the folder into place; this function waits for
     the rename. A worker started manually takes the lock itself. Raises RunError if another worker holds the lock, and OSError.
@@ -175,7 +175,7 @@ class Worker:
         self._done_cost += self._costs.get(name, 0.0)
 
     def watch(self, lock: int) -> None:
-        """Stop at once if the run is cancelled, or its folder or its parent is gone; a run without a parent is interrupted."""
+        """Stop at once if the run is cancelled, its folder is gone, or the parent is gone, which makes the run interrupted."""
         while True:
             if parent_is_gone() or not is_in_place(self.folder, lock):
                 os._exit(1)

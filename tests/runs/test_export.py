@@ -200,7 +200,7 @@ def test_a_tensor_that_the_ledger_does_not_know_is_refused(tiny: Tiny, run: Run,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda run: replace(run, status="failed"), "run 0123456789ab is failed and has no compressed weights"),
+        (lambda run: replace(run, status="failed"), "run 0123456789ab has status failed and no compressed weights"),
         (lambda run: replace(run, plan=replace(run.plan, groups=())), "compresses nothing"),
         (
             lambda run: replace(run, folder=Path("nowhere")),

@@ -387,7 +387,7 @@ def test_a_run_at_work_on_another_host_is_left_to_it(
     assert (run.status, run.host, run.ended) == ("running", worker["host"], False)
     for again in (False, True):
         with pytest.raises(
-            RunError, match=f"is in progress on {worker['host']}, which shares this folder of runs; wait for it"
+            RunError, match=f"is in progress on {worker['host']}, which shares this folder of runs; wait for the run"
         ):
             store.submit(plan, model_info(plan.model, store.home), again=again)
     with pytest.raises(RunError, match=f"is in progress on {worker['host']}"):

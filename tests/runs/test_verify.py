@@ -349,7 +349,7 @@ def outside(manifest: dict[str, Any]) -> None:
 
 
 NO_MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "newer": (lambda m: m.update(schema=2), "its schema is 2, but this version can read only 1"),
+    "newer": (lambda m: m.update(schema=2), "its schema is 2, but this version reads only schema 1"),
     "field missing": (lambda m: m.pop("groups"), "lacks the field 'groups'"),
     "field unknown": (lambda m: m.update(extra=1), "unknown field 'extra'"),
     "groups of another plan": (lambda m: m["groups"].reverse(), "its groups do not match those of its plan"),
