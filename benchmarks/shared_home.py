@@ -63,7 +63,7 @@ APPS = ("app 1", "app 2")
 MAY_BE_MADE_AGAIN = "may be made again"
 EXCUSES = ("delete", "again", MAY_BE_MADE_AGAIN)
 """Actions that may remove a finished run."""
-EXPECTED = ("cancelled", "has no figures", "there is no run", "cancel it before", "is not done")
+EXPECTED = ("cancelled", "no results to compare", "there is no run", "cancel it before", "is not done")
 """Messages that a command may print if a different actor was faster."""
 
 

@@ -1,13 +1,13 @@
 """All errors that offcomp raises deliberately.
 
-A message is one sentence that says what is wrong, with which value, and what to do about it.
+Each message is one sentence that states what is wrong, the offending value, and what to do about it.
 
     OffcompError
     ├── InputError            unusable input from the user (command line: exit code 2)
     │   ├── ModelError        a model that is unknown, unsafe or broken
     │   ├── PlanError         a plan with one or more faults, all listed in `faults`
-    │   ├── BudgetTooSmall    even the smallest form of a method does not fit the budget
-    │   └── TaskError         a task that is unknown, or does not fit the model
+    │   ├── BudgetTooSmall    even the smallest form of a method exceeds the budget
+    │   └── TaskError         a task that is unknown, or that the model does not support
     ├── StorageError          a folder of runs or an export cannot be written or read, or is inconsistent
     └── RunError              a run that failed, was cancelled or was interrupted
 """
@@ -32,7 +32,7 @@ class ModelError(InputError):
 class PlanError(InputError):
     """A plan has faults.
 
-    `faults` holds one sentence per fault, so that all can be fixed at once.
+    `faults` contains one sentence per fault, so that the user can fix them all in one go.
     """
 
     def __init__(self, faults: Sequence[str]):
@@ -41,11 +41,11 @@ class PlanError(InputError):
 
 
 class BudgetTooSmall(InputError):
-    """Even the smallest form of a method does not fit the budget."""
+    """Even the smallest form of a method exceeds the budget."""
 
 
 class TaskError(InputError):
-    """A task is unknown or does not fit the model."""
+    """A task is unknown, or the model does not support it."""
 
 
 class StorageError(OffcompError):
@@ -57,7 +57,7 @@ class RunError(OffcompError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class if it has no message."""
+    """The first line of an error's message, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -66,6 +66,6 @@ LONGEST_NAME = 80  # characters
 
 
 def shortly(names: Sequence[str], *, between: str = ", ") -> str:
-    """Join names for a message, truncated after a few: "a, b, c, d, e and 40 more"."""
+    """Join names for a message, listing only the first few: "a, b, c, d, e and 40 more"."""
     rest = len(names) - MOST_NAMES
     return between.join(name[:LONGEST_NAME] for name in names[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

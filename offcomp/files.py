@@ -1,8 +1,9 @@
-"""Atomic writes and locks for files and folders that other processes read concurrently, and the standard locations.
+"""Atomic writes and locks for files and folders that other processes may be reading, and the standard folder locations.
 
-The home is accessible only to its owner. A lock (`flock`) ends with the process that holds it, however it ends. It belongs to
-an open file: a child that inherits the open file still holds the lock, and the system releases it when the last process that
-has the file open exits. Neither clocks nor process ids are involved. By default Python's open files are not inherited.
+The home folder is accessible only to its owner. A lock (`flock`) is released when the process that holds it ends, for whatever
+reason. It belongs to an open file: a child process that inherits the open file still holds the lock, and the system releases
+the lock when the last process that has the file open exits. Locks depend on neither clocks nor process ids. By default, child
+processes do not inherit files that Python has opened.
 """
 
 from __future__ import annotations
@@ -26,45 +27,45 @@ LOCK_WAIT_SECONDS = 0.02
 
 
 def app_folder() -> Path:
-    """The folder of app.py, pages, .streamlit and assets: next to the package in a clone, `offcomp/app` in the wheel."""
+    """The folder that contains app.py, pages, .streamlit and assets: the root of a clone, or `offcomp/app` in the wheel."""
     installed = PACKAGE / "app"
     return installed if (installed / "app.py").is_file() else PACKAGE.parent
 
 
 def assets_folder() -> Path:
-    """The folder of the bundled models, runs, spectra, surveys and tasks."""
+    """The folder that contains the bundled models, runs, spectra, surveys and tasks."""
     return app_folder() / "assets"
 
 
 def home_folder() -> Path:
-    """The user data folder: OFFCOMP_HOME, else `offcomp` in XDG_DATA_HOME or ~/.local/share."""
+    """The user data folder: OFFCOMP_HOME if it is set, otherwise `offcomp` in XDG_DATA_HOME or ~/.local/share."""
     if home := os.environ.get("OFFCOMP_HOME"):
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "offcomp"
 
 
 def path_of(text: str) -> Path:
-    """The path for a user's input, whether it exists or not. Raises InputError if it cannot be a path."""
+    """Convert a user's input to a path, which need not exist. Raises InputError if it is not a usable path."""
     try:
         path = Path(text).expanduser()
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return path  # callers that need it to exist report that
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a NUL
+        return path  # callers that need an existing path check for themselves
+    except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown user's home, or a NUL character
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise InputError(f"{text[:100]!r} is not a usable path ({reason}); give the path of a file or folder") from None
+        raise InputError(f"{text[:100]!r} is not a usable path ({reason}); specify the path of a file or folder") from None
     return path
 
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
-"""Errors unrelated to the file itself: no file descriptors are left."""
+"""Errors that have nothing to do with the file itself: no file descriptors are left."""
 REMEDIES = {
     **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit on open files (ulimit -n)"),
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit on processes (ulimit -u)"),
     errno.EFBIG: "raise the limit on file size (ulimit -f)",
     errno.ETIMEDOUT: "try again, or end that process",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or set OFFCOMP_HOME to a folder on another disk"),
-    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "set OFFCOMP_HOME to a folder on a disk of this machine"),
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "set OFFCOMP_HOME to a folder on a local disk"),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
         "set OFFCOMP_HOME to a folder you can write to",
@@ -74,14 +75,14 @@ REMEDIES = {
 
 
 def storage_error(folder: Path, error: OSError, doing: str = "write to") -> StorageError:
-    """One sentence about a failed operation in a folder of the home, with a remedy if one is known."""
+    """The error for a failed operation in a folder under the home folder: one sentence, with a remedy if one is known."""
     remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
     return StorageError(f"cannot {doing} {folder}: {error.strerror or error}{remedy}")
 
 
 @contextmanager
 def storage_errors(folder: Path, doing: str) -> Iterator[None]:
-    """Turn an OSError into a StorageError, see `storage_error`."""
+    """Turn any OSError into a StorageError; see `storage_error`."""
     try:
         yield
     except OSError as error:
@@ -89,7 +90,7 @@ def storage_errors(folder: Path, doing: str) -> Iterator[None]:
 
 
 def private_folder(folder: Path) -> None:
-    """Create a folder, and missing parents, with access only for the owner. Raises OSError."""
+    """Create a folder and any missing parents, accessible only to the owner. Raises OSError."""
     if not folder.is_dir():
         if folder.parent != folder:
             private_folder(folder.parent)
@@ -97,9 +98,11 @@ def private_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None:
-    """Write an owner-only file atomically: readers see the old or the new file, never a part. Raises StorageError.
+    """Write an owner-only file atomically: readers see either the old file or the new one, never part of one.
 
-    make_folder     whether to create a missing folder; set to False if a folder removed meanwhile must stay removed
+    Raises StorageError if that fails.
+
+    make_folder     whether to create the folder if it is missing; if False, a folder removed in the meantime stays removed
     """
     with storage_errors(path.parent, "write to"):
         if make_folder:
@@ -123,14 +126,14 @@ PART = ".part"
 
 
 def _new_part(path: Path) -> tuple[int, Path]:
-    """An open file next to `path`, locked while open: an unlocked one is a leftover (`remove_left_over`)."""
+    """Open a new file next to `path`, locked while open; any unlocked one is a leftover (see `remove_left_over`)."""
     while True:
         file, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-        with suppress(OSError):  # a file system without locks, where nothing is swept either
+        with suppress(OSError):  # the file system has no locks; leftovers are not removed there either
             take_lock(file, PATIENCE_SECONDS)
         if os.fstat(file).st_nlink:
             return file, Path(name)
-        os.close(file)  # swept before it was locked
+        os.close(file)  # another process removed it before it was locked
 
 
 def remove_left_over(part: Path) -> None:
@@ -141,12 +144,12 @@ def remove_left_over(part: Path) -> None:
 
 
 def write_json(path: Path, document: Any, *, make_folder: bool = True) -> None:
-    """Write a JSON document as `write_bytes` does. Raises ValueError for NaN."""
+    """Write a JSON document atomically; see `write_bytes`. Raises ValueError for NaN."""
     write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode(), make_folder=make_folder)
 
 
 def changed(file: Path) -> tuple[int, int] | None:
-    """Modification time and size of a file, None if it does not exist."""
+    """The modification time and size of a file; None if it does not exist."""
     try:
         stat = file.stat()
     except OSError:
@@ -155,7 +158,7 @@ def changed(file: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> Any:
-    """The document in a JSON file; None if missing or unreadable. Raises StorageError if out of file descriptors."""
+    """The document in a JSON file; None if it is missing or unreadable. Raises StorageError if no file descriptors are left."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -166,27 +169,27 @@ def read_json(path: Path) -> Any:
 
 
 def check_shortage(folder: Path, error: OSError) -> None:
-    """Raise StorageError if a file could not be opened for lack of descriptors, since it may well exist."""
+    """Raise StorageError if a file could not be opened because no descriptors were left; the file may well exist."""
     if error.errno in SHORTAGES:
         raise storage_error(folder, error, "read") from None
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, under a temporary name until the block succeeds; after an error it is removed.
+    """A new folder to fill, which has a temporary name until the block succeeds and is removed after an error.
 
-    Raises InputError if the target already exists and is not an empty folder, or if it cannot be written.
+    Raises InputError if the target already exists and is not an empty folder, or if the folder cannot be written.
     """
     target = path_of(str(folder)).resolve()
     part = target.with_name(f".{target.name}.{os.getpid()}{PART}")
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(f"{folder} already exists and is not an empty folder; name a new folder, or empty this one")
+            raise InputError(f"{folder} already exists and is not an empty folder; specify a new or empty folder")
         part.mkdir(parents=True)
         yield part
         part.replace(target)
     except OSError as error:
-        remedy = "name a folder that you can write to, on a disk with free space"
+        remedy = "specify a folder that you can write to, on a disk with free space"
         if error.errno in SHORTAGES:
             remedy = REMEDIES[error.errno]
         raise InputError(f"cannot write to {folder}: {error.strerror or error}; {remedy}") from None
@@ -195,13 +198,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def open_lock(path: Path) -> int:
-    """The descriptor of a lock file, created if missing; does not lock it yet. Raises OSError."""
+    """Open a lock file, creating it if it is missing, and return its descriptor without locking it. Raises OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 @contextmanager
 def closing(file: int) -> Iterator[int]:
-    """Close a file descriptor at the end of the block, which releases its lock unless another process holds it too."""
+    """Close a file descriptor at the end of the block; this releases its lock unless another process has inherited the file."""
     try:
         yield file
     finally:
@@ -209,7 +212,7 @@ def closing(file: int) -> Iterator[int]:
 
 
 def take_lock(file: int, seconds: float = 0.0) -> bool:
-    """Lock an open file exclusively; False if another process holds it for longer than `seconds`.
+    """Lock an open file exclusively; returns False if another process still holds the lock after `seconds`.
 
     Raises OSError if the file system does not support locks.
     """
@@ -226,10 +229,10 @@ def take_lock(file: int, seconds: float = 0.0) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a file; False if there is no such file. Raises OSError.
+    """Whether a process holds the lock on a file; False if there is no such file. Raises OSError.
 
-    Any number of processes may check at once. A check holds a shared lock for an instant, so `take_lock` needs a short timeout
-    if others may be checking.
+    Any number of processes may check at the same time. Each check briefly holds a shared lock, so `take_lock` needs a short
+    timeout if other processes may be checking.
     """
     try:
         with closing(os.open(path, os.O_RDONLY)) as file:
@@ -243,7 +246,7 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path, seconds: float) -> Iterator[None]:
-    """Hold the lock of a file. Raises TimeoutError if another process holds it for longer than `seconds`, and OSError."""
+    """Hold the lock on a file. Raises TimeoutError if another process still holds it after `seconds`, and OSError."""
     with closing(open_lock(path)) as file:
         if not take_lock(file, seconds):
             raise TimeoutError(errno.ETIMEDOUT, f"another process has held the lock for {seconds:g} s")

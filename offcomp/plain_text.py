@@ -1,7 +1,8 @@
 """Check and quote untrusted text from plans, runs, manifests, models and links.
 
-A name with control characters can control a terminal, one with text-direction marks can imitate another name, and one of a
-megabyte fills a page. Such texts are rejected on reading. The rest may still look like markup, so escape it for display.
+A name with control characters can take over a terminal, one with text-direction marks can imitate a different name, and one
+that is a megabyte long can fill a page. Such strings are rejected when they are read. The others may still look like markup, so
+escape them for display.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from collections.abc import Iterator
 from typing import Any
 
 LONGEST = 8192
-"""Maximum characters of any text, twice the length of the longest path."""
+"""Maximum number of characters in any string: twice the length of the longest possible path."""
 DEEPEST = 20
 """Maximum nesting depth of lists and objects."""
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories: control, format (including text direction), lone surrogates, line and paragraph separators."""
+"""Unicode categories: control, format (including text direction), lone surrogate, line separator, paragraph separator."""
 JOINERS = "\u200c\u200d"
 """Format characters that are allowed, since Persian words and emoji sequences use them."""
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is a single line without invisible characters."""
+    """Whether text is a single line without invisible characters."""
     return text.isprintable() or not any(_is_unseen(character) for character in text)
 
 
 def without_unseen(text: str) -> str:
-    """The text as one line, with each invisible character replaced by a space."""
+    """The text as a single line, with each invisible character replaced by a space."""
     return text if text.isprintable() else "".join(" " if _is_unseen(character) else character for character in text)
 
 
@@ -36,23 +37,23 @@ def _is_unseen(character: str) -> bool:
 
 
 def text_fault(value: Any) -> str:
-    """What is wrong with the texts in a JSON value, including field names, as a clause that follows its name; empty if fine.
+    """What is wrong with the strings in a JSON value or its keys, as a clause that follows the value's name; empty if nothing.
 
     >>> text_fault({"name": ["fine", "two\\nlines"]})
-    'holds a line break, a control character or a mark of text direction'
+    'contains a line break, a control character or a text-direction mark'
     """
     for text in _texts(value):
         if text is None:
-            return f"has more than {DEEPEST} nested lists and objects"
+            return f"nests lists and objects more than {DEEPEST} levels deep"
         if len(text) > LONGEST:
-            return f"holds a text of {len(text):,} characters; at most {LONGEST:,} are allowed"
+            return f"contains a string of {len(text):,} characters; at most {LONGEST:,} are allowed"
         if not is_plain(text):
-            return "holds a line break, a control character or a mark of text direction"
+            return "contains a line break, a control character or a text-direction mark"
     return ""
 
 
 def _texts(value: Any) -> Iterator[str | None]:
-    """Every text in a JSON value; None if it is nested too deeply."""
+    """Every string in a JSON value, then None if the value is nested too deeply."""
     waiting = [(value, 0)]
     while waiting:
         found, depth = waiting.pop()
@@ -67,7 +68,7 @@ def _texts(value: Any) -> Iterator[str | None]:
 
 
 def quoted(value: Any) -> str:
-    """A value for a message: its Python repr, which escapes invisible characters, shortened if long."""
+    """Format a value for a message: its Python repr, which escapes invisible characters, shortened if it is long."""
     return _SHORT.repr(value)
 
 

@@ -1,1 +1,1 @@
-"""The command line: the app's verbs without a browser, one file per group of verbs."""
+"""The command line: what the app does, without a browser; one module per group of subcommands."""

@@ -1,4 +1,4 @@
-"""`offcomp` and `python -m offcomp.cli`: the command line. Ctrl-C while its modules are still loading exits quietly."""
+"""The command line, started by `offcomp` or `python -m offcomp.cli`. Ctrl-C exits quietly even while modules are loading."""
 
 import signal
 

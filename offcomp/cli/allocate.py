@@ -1,4 +1,4 @@
-"""Command-line verbs that suggest groups and allocate a budget. Both can write a plan for `offcomp run`."""
+"""Subcommands that suggest groups and allocate a budget. Both can write a plan for `offcomp run`."""
 
 from __future__ import annotations
 
@@ -37,31 +37,39 @@ def add_verbs(verb: Verb) -> None:
 
 def _suggest_flags(flags: argparse.ArgumentParser) -> None:
     selection_flags(flags)
-    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio of both the separate and the joint SVD")
+    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio for both the separate and the joint SVD")
     flags.add_argument(
         "--threshold", type=float, help=f"smallest drop in relative error that justifies a merge; {LEAST_FALL} by default"
     )
     listings = flags.add_mutually_exclusive_group()
     listings.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
     listings.add_argument(
-        "--survey", action="store_true", help="list every pair and every merge, even without a gain; saved for the Groups page"
+        "--survey",
+        action="store_true",
+        help="list every pair and every merge, even those without a gain, and save them for the Groups page",
     )
-    flags.add_argument("--out", help="write a plan with the suggested groups and each other module on its own")
+    flags.add_argument("--out", help="write a plan with the suggested groups and every other module separately")
 
 
 def _allocate_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("plan", help="plan file, or - for standard input")
     targets = flags.add_mutually_exclusive_group(required=True)
-    targets.add_argument("--total-ratio", type=float, help="overall compression ratio of all groups")
-    targets.add_argument("--total-size", type=int, help="total size of all groups, in --unit")
+    targets.add_argument("--total-ratio", type=float, help="compression ratio of all groups together")
+    targets.add_argument("--total-size", type=int, help="total size of all groups, in the unit set by --unit")
     targets.add_argument("--target-error", type=float, help="maximum weighted relative error")
     targets.add_argument("--target-loss", type=float, help="maximum accuracy loss; needs --measured")
-    flags.add_argument("--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] from validation runs")
+    flags.add_argument(
+        "--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] pairs from validation runs"
+    )
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     weightings = allocation.WEIGHTINGS
-    flags.add_argument("--weighting", default="relative", choices=weightings, help="how errors of groups are made comparable")
-    flags.add_argument("--sensitivities", metavar="FILE", help="JSON object: group name -> factor for its weight")
-    flags.add_argument("--floor", type=float, default=0.0, help="smallest fraction of its size that each group keeps, 0 to 1")
+    flags.add_argument(
+        "--weighting", default="relative", choices=weightings, help="how errors are made comparable between groups"
+    )
+    flags.add_argument("--sensitivities", metavar="FILE", help="JSON object that maps group names to factors for their weights")
+    flags.add_argument(
+        "--floor", type=float, default=0.0, help="smallest fraction of its size that each group keeps, from 0 to 1"
+    )
     flags.add_argument("--at", default="2,4,8,16", help="ratios at which methods other than plain SVD are measured")
     flags.add_argument("--out", help="write the plan with the allocated ratios")
 
@@ -73,9 +81,9 @@ def suggest(arguments: argparse.Namespace) -> None:
     from offcomp.planning.merge_search import all_pairs, merged, survey
 
     if not arguments.ratio >= 1:
-        raise InputError(f"--ratio {arguments.ratio:g} must be 1 or more")
+        raise InputError(f"--ratio must be 1 or more, not {arguments.ratio:g}")
     if (arguments.survey or arguments.pairs) and (arguments.out or arguments.threshold is not None):
-        raise InputError("--out and --threshold are for groups found by merging; leave out either these or --pairs/--survey")
+        raise InputError("--out and --threshold apply only to merging; leave out either these or --pairs and --survey")
     info = describe(arguments.model)
     specs = select(info, arguments)
     grams = Grams.of_model(load(arguments.model).model)
@@ -90,7 +98,7 @@ def suggest(arguments: argparse.Namespace) -> None:
         suggestions = merged(grams, specs, arguments.ratio, threshold=threshold)
         write_plan(arguments.out, suggested_plan(info, specs, suggestions, arguments.ratio))
     rows = [suggestion.to_dict() for suggestion in suggestions]
-    emit(arguments, rows, lambda: suggestions_text(rows) if rows else "no group gains more than the threshold")
+    emit(arguments, rows, lambda: suggestions_text(rows) if rows else "no merge gains more than the threshold")
 
 
 def suggestions_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -110,11 +118,11 @@ def survey_text(surveyed: Survey) -> str:
     if not steps:
         return "no two of these modules can be stacked"
     reasons = [f"all {len(each.modules)} modules: {each.reason}" for each in surveyed.together]
-    return format_table(steps) + "\n\n" + "\n".join(reasons or ["they cannot all be stacked into one matrix"])
+    return format_table(steps) + "\n\n" + "\n".join(reasons or ["the modules cannot all be stacked into one matrix"])
 
 
 def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], suggestions: Sequence[Suggestion], ratio: float) -> Plan:
-    """A plan with SVD of the suggested groups and of each other module on its own, all at the same ratio."""
+    """A plan that applies SVD to each suggested group and to each other module separately, all at the same ratio."""
     grouped = {name for suggestion in suggestions for name in suggestion.modules}
     joint = [Group(f"group-{n}", each.modules, each.stack, ratio=ratio) for n, each in enumerate(suggestions, 1)]
     alone = [Group(spec.name, (spec.name,), best_stack([spec]), ratio=ratio) for spec in specs if spec.name not in grouped]
@@ -124,7 +132,7 @@ def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], suggestions: Se
 
 
 def allocate(arguments: argparse.Namespace) -> None:
-    """Allocate one budget over a plan's groups to minimise the error, or find the smallest size for a given error."""
+    """Divide a budget among a plan's groups to minimise the error, or find the smallest size for a given error."""
     plan, info = read_plan(arguments.plan)
     curves = [with_floor(curve, arguments.floor) for curve in curves_of(plan, info, arguments)]
     sensitivities = read_json_file(arguments.sensitivities, dict) if arguments.sensitivities else None
@@ -154,17 +162,17 @@ def requested_total(arguments: argparse.Namespace, original: int) -> int:
     if arguments.total_size is not None:
         return int(arguments.total_size)
     if not arguments.total_ratio >= 1:
-        raise InputError(f"--total-ratio {arguments.total_ratio:g} must be 1 or more")
+        raise InputError(f"--total-ratio must be 1 or more, not {arguments.total_ratio:g}")
     return int(original / arguments.total_ratio)
 
 
 def requested_error(arguments: argparse.Namespace) -> float:
-    """The target error, or the error for the target loss. Raises InputError if measured runs are missing or too few."""
+    """The target error, or the error at the target loss. Raises InputError if there are no measured runs, or too few."""
     if arguments.target_error is not None:
         return float(arguments.target_error)
     if not arguments.measured:
         raise InputError(
-            "--target-loss needs --measured FILE: a JSON list of [relative error, accuracy loss] from validation runs"
+            "--target-loss needs --measured FILE, a JSON list of [relative error, accuracy loss] pairs from validation runs"
         )
     points = read_json_file(arguments.measured, list)
     try:
@@ -174,20 +182,20 @@ def requested_error(arguments: argparse.Namespace) -> float:
 
 
 def read_json_file(path: str, kind: type) -> Any:
-    """The JSON value in a file. Raises InputError if it cannot be read or has another type."""
+    """The JSON value in a file. Raises InputError if it cannot be read or is not of type `kind`."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} as JSON: {error}") from None
     if not isinstance(value, kind):
-        raise InputError(f"{path} contains a JSON {type(value).__name__}; it must be a {kind.__name__}")
+        raise InputError(f"{path} must contain a JSON {kind.__name__}, not a {type(value).__name__}")
     return value
 
 
 def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> list[ErrorCurve]:
-    """One error curve per group: for plain SVD from its spectrum, for other methods from fits at the ratios of --at."""
+    """One error curve per group: from its spectrum for plain SVD, from fits at the --at ratios for other methods."""
     if not plan.groups:
-        raise InputError("the plan has no groups to allocate to; add one")
+        raise InputError("the plan has no groups to allocate a budget to; add at least one")
     closed = [group for group in plan.groups if make_method(group.method, group.options) == SVD()]
     spectra = compute(replace(plan, groups=tuple(closed)), home_folder()) if closed else {}
     curves = {}
@@ -205,20 +213,20 @@ def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> lis
 def measured_curves(
     plan: Plan, groups: Sequence[Group], info: ModelInfo, arguments: argparse.Namespace
 ) -> dict[str, ErrorCurve]:
-    """Curves by fitting each group at each ratio of --at."""
+    """Error curves measured by fitting each group at each --at ratio."""
     from offcomp.models.loading import load
     from offcomp.runs.measured_curve import measured_curve
 
     try:
         ratios = [float(text) for text in arguments.at.split(",")]
     except ValueError:
-        raise InputError(f"--at {arguments.at!r} must be comma-separated ratios, such as 2,4,8") from None
+        raise InputError(f"--at must be comma-separated ratios, such as 2,4,8, not {arguments.at!r}") from None
     model = load(plan.model).model
     return {group.name: measured_curve(model, info, group, ratios, unit=arguments.unit, seed=plan.seed) for group in groups}
 
 
 def uniform_error(curves: Sequence[ErrorCurve], total: int, weights: Any) -> float | None:
-    """The error with one ratio for all groups at the same total; None if a group cannot reach it."""
+    """The error if all groups had the same ratio, at the same total size; None if a group cannot reach that ratio."""
     try:
         return allocation.uniform(curves, total, weights).relative_error
     except BudgetTooSmall:
@@ -242,9 +250,9 @@ def group_rows(plan: Plan, curves: Sequence[ErrorCurve], result: Allocation) -> 
 def allocation_text(document: dict[str, Any]) -> str:
     """A table of the groups and a sentence about the total."""
     uniform_text = document["uniform_relative_error"]
-    against = "out of reach" if uniform_text is None else f"{uniform_text:.4f}"
+    against = "not possible" if uniform_text is None else f"{uniform_text:.4f}"
     return (
         format_table(document["groups"])
         + f"\n\n{document['total']:,} of {document['original']:,} {document['unit']} ({document['ratio']:.2f}x smaller), "
-        + f"relative error {document['relative_error']:.4f}; with the same ratio for all: {against}"
+        + f"relative error {document['relative_error']:.4f}; with the same ratio for all groups: {against}"
     )

@@ -1,4 +1,4 @@
-"""Command-line verb that compares finished runs, as a table, as JSON, or as a self-contained report."""
+"""Subcommand that compares finished runs in a table, as JSON, or in a self-contained report."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from offcomp.runs.store import Run, RunStore
 def add_verbs(verb: Verb) -> None:
     """Add `compare`."""
     parser = verb("compare", compare)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run id or unique prefix; bundled runs too")
-    parser.add_argument("--html", metavar="FILE", help="also write a report as a single file that opens offline")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run id or unique prefix; may name a bundled run")
+    parser.add_argument("--html", metavar="FILE", help="also write a report as a single HTML file that needs no network")
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -32,7 +32,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def find_runs(prefixes: Iterable[str]) -> list[Run]:
-    """The runs whose ids start with these prefixes, including those bundled with offcomp; each run once."""
+    """The runs whose ids start with these prefixes, including bundled runs; each run appears once."""
     pool = {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
     return [pool[name] for name in dict.fromkeys(_full_id(prefix, pool) for prefix in prefixes)]
 
@@ -43,7 +43,9 @@ def _full_id(prefix: str, pool: Mapping[str, Run]) -> str:
         return prefix
     matches = sorted(name for name in pool if name.startswith(prefix)) if prefix else []
     if len(matches) > 1:
-        raise InputError(f"{len(matches)} runs begin with {prefix!r}: {', '.join(matches[:4])}; give more of the id")
+        raise InputError(
+            f"{len(matches)} runs begin with {prefix!r}: {', '.join(matches[:4])}; specify more characters of the id"
+        )
     if not matches:
         bad = next((folder for folder in RunStore().listing()[1] if prefix and folder.name.startswith(prefix)), None)
         if bad is not None:
@@ -54,8 +56,8 @@ def _full_id(prefix: str, pool: Mapping[str, Run]) -> str:
 
 
 def finished(run: Run) -> Run:
-    """The run, if it has figures. Raises InputError if it is not done."""
+    """The run itself, if it is done and so has results. Raises InputError otherwise."""
     if run.status != "done":
         reason = f": {run.error.rstrip('.')}" if run.error else ""
-        raise InputError(f"run {run.id} is {run.status} and has no figures to compare{reason}; choose finished runs")
+        raise InputError(f"run {run.id} has status {run.status} and no results to compare{reason}; choose finished runs")
     return run

@@ -1,4 +1,4 @@
-"""Command-line verbs for tasks: list them, and score a model on them, alone or against the model it was made from."""
+"""Subcommands for tasks: list them, and score a model on them, alone or against the model it was derived from."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def add_verbs(verb: Verb) -> None:
     parser = verb("evaluate", evaluate)
     parser.add_argument("model", help="catalogue name, folder or hub id")
     task_flags(parser, "every bundled task that the model supports")
-    parser.add_argument("--original", metavar="MODEL", help="compare with this model, on the same examples")
-    parser.add_argument("--seed", type=seed_number, default=0, help="for splitting data that comes without splits")
+    parser.add_argument("--original", metavar="MODEL", help="compare with this model on the same examples")
+    parser.add_argument("--seed", type=seed_number, default=0, help="seed for splitting data that comes without splits")
 
 
 def seed_number(text: str) -> int:
-    """Parse a seed, a non-negative whole number as in a plan."""
+    """Parse a seed, which must be in the same range as in a plan."""
     if text.isdecimal() and int(text) < 2**31:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 2147483647")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2147483647")
 
 
 def tasks(arguments: argparse.Namespace) -> None:
@@ -61,7 +61,7 @@ def tasks(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Score a model on tasks, alone or against the model it was made from."""
+    """Score a model on tasks, alone or against the model it was derived from."""
     from offcomp.models.loading import load
 
     info = describe(arguments.model)
@@ -80,7 +80,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         except (TaskError, ModelError) as error:
             if requested_tasks(arguments) or (isinstance(error, ModelError) and not task.kind.embeds):
                 raise
-            say(f"left out: {error}")  # a default task that turns out not to fit
+            say(f"left out: {error}")  # a default task that the model turns out not to support
     if not scores:
         raise InputError(without_task(info))
     document = {"model": info.model, "original": arguments.original, "scores": scores}
@@ -91,13 +91,15 @@ def without_task(info: ModelInfo) -> str:
     """The error message for a model that supports none of the bundled tasks."""
     families = fitting_families(info.architecture, info.reads_text)
     if not families:
-        return f"{info.model} is a {info.architecture}, which reads no text and supports no family of tasks"
+        return f"{info.model} is a {info.architecture}, which does not read text, so it supports no family of tasks"
     fitting = ", ".join(families)
-    return f"{info.model} supports no bundled task; name one with --task, or give --data and --family, one of {fitting}"
+    return (
+        f"{info.model} supports no bundled task; choose one with --task, or use your own with --data and --family ({fitting})"
+    )
 
 
 def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task]:
-    """The requested tasks, or the default ones of these models. Raises PlanError for tasks that a model cannot do."""
+    """The requested tasks, or the defaults common to these models. Raises PlanError for tasks that a model does not support."""
     requested = requested_tasks(arguments)
     if not requested:
         defaults = [usual_tasks(info.architecture, info.reads_text) for info in infos]
@@ -106,7 +108,7 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
     if faults:
         raise PlanError(list(faults))
     chosen = [find_task(task) if isinstance(task, str) else task for task in requested]
-    original = infos[-1]  # labels are matched with its head
+    original = infos[-1]  # labels are matched to the outputs of its head
     faults = dict.fromkeys(filter(None, [task_fault(task, original) for task in chosen]))
     if faults:
         raise PlanError(list(faults))
@@ -114,29 +116,29 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
 
 
 def check_vocabulary(original: LoadedModel, model: LoadedModel) -> None:
-    """Raise InputError unless both models can read the tokens of the original's tokenizer."""
+    """Raise InputError unless both models accept the tokens of the original's tokenizer."""
     sizes = [getattr(loaded.model.config, "vocab_size", None) for loaded in (original, model)]
     if sizes[0] != sizes[1]:
         raise InputError(
-            f"{model.info.model} has {sizes[1]} tokens and {original.info.model} has {sizes[0]}, so they cannot read the same "
-            "text; give as --original the model it was made from"
+            f"{model.info.model} has a vocabulary of {sizes[1]} tokens and {original.info.model} one of {sizes[0]}, so they "
+            "cannot read the same text; set --original to the model it was derived from"
         )
 
 
 def score(task: Task, original: LoadedModel, model: LoadedModel | None, *, seed: int) -> dict[str, Any]:
-    """The original's own score, or the comparison of another model with it. Raises TaskError."""
+    """The original's score, or a comparison of a second model with it. Raises TaskError."""
     from offcomp.evaluation import open_task
 
     say(f"reading {task.name}")
-    opened = open_task(task, original, seed=seed, cache=home_folder() / "evaluations")  # shared with runs
+    opened = open_task(task, original, seed=seed, cache=home_folder() / "evaluations")  # a cache shared with runs
     if opened.guessed:
-        say("taking " + ", ".join(f"{ours} from {named}" for ours, named in opened.guessed.items()))
+        say("guessed columns: " + ", ".join(f"{ours} from {named}" for ours, named in opened.guessed.items()))
     say(f"scoring {task.name}")
     return opened.original() if model is None else opened.compare(model=model)
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:
-    """One line per task and metric: score, standard error and baseline; then what was read, and notes."""
+    """One line per task and metric: score, standard error and baseline; then what was read, then notes."""
     rows = []
     for task, entry in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
         metric, baseline = METRICS[entry["metric"]], baseline_of(entry)

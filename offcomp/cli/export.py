@@ -1,4 +1,4 @@
-"""Command-line verbs that export a run to a folder, and check an exported folder."""
+"""Subcommands that export a run to a folder and check an exported folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from offcomp.runs.manifest import Manifest
     from offcomp.runs.verify import Check
 
-RESULTS = {True: "holds", False: "does not hold", None: "not checked"}
+RESULTS = {True: "passed", False: "failed", None: "not checked"}
 
 
 def add_verbs(verb: Verb) -> None:
@@ -26,16 +26,16 @@ def add_verbs(verb: Verb) -> None:
     parser.add_argument(
         "--dense",
         action="store_true",
-        help="also write the whole model with the reconstructions in it, keeping dtypes and all other files; "
+        help="also write the whole model with the reconstructions in it, in the original dtypes and with all other files; "
         "transformers can load it, and it is as large as the original",
     )
     parser = verb("verify", verify)
-    parser.add_argument("folder", metavar="DIR", help="a folder that 'offcomp export' wrote")
-    parser.add_argument("--original", metavar="MODEL", help="where the original is, if it is not where the manifest says")
+    parser.add_argument("folder", metavar="DIR", help="a folder written by 'offcomp export'")
+    parser.add_argument("--original", metavar="MODEL", help="the original model, if it is not at the location in the manifest")
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Export a finished run to a folder: its tensors as safetensors, and a manifest with every tensor and checksum."""
+    """Export a finished run to a folder: its tensors as safetensors, and a manifest that lists every tensor and checksum."""
     from offcomp.runs.export import export_run
 
     (run,) = find_runs([arguments.run])
@@ -43,8 +43,8 @@ def export(arguments: argparse.Namespace) -> None:
         say(f"writing {run.plan.model} with the reconstructions in it")
     manifest = export_run(run, describe(run.plan.model), Path(arguments.folder), dense=arguments.dense)
     if manifest.left_out:
-        say(f"left out, since they hold the original weights or are not part of the model: {', '.join(manifest.left_out)}")
-    written = f"wrote {arguments.folder}; 'offcomp verify {arguments.folder}' checks it"
+        say(f"left out because they contain the original weights or are not part of the model: {', '.join(manifest.left_out)}")
+    written = f"wrote {arguments.folder}; check it with 'offcomp verify {arguments.folder}'"
     document = {"folder": arguments.folder, **manifest.to_dict()}
     emit(arguments, document, lambda: f"{stored_text(manifest)}\n\n{written}")
 
@@ -67,7 +67,7 @@ def stored_text(manifest: Manifest) -> str:
 
 
 def verify(arguments: argparse.Namespace) -> None:
-    """Check an exported folder against its manifest and the original. Raises StorageError if a check fails."""
+    """Check an exported folder against its manifest and the original. The exit status is 1 if a check fails."""
     from offcomp.runs.verify import verify as checks_of
 
     checks = checks_of(Path(arguments.folder), arguments.original)

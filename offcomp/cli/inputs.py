@@ -1,4 +1,4 @@
-"""Shared by the command-line verbs: read models and plans, select modules, and print answers."""
+"""Helpers shared by the subcommands: read models and plans, select modules, and print output."""
 
 from __future__ import annotations
 
@@ -25,50 +25,50 @@ from offcomp.planning.data.tasks import FAMILIES, Task
 from offcomp.planning.plan import Plan, validate
 
 Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
-"""Adds a command-line verb: its name, and the function that carries it out."""
+"""Adds a subcommand, given its name and the function that carries it out."""
 STDERR = 2
 STOPPED, UNREAD = 130, 141
-"""Exit status after Ctrl-C, and if nobody reads the answer, as shells report SIGINT and SIGPIPE."""
-UNKNOWN_FAMILY = "family unknown (model type '{}'): name modules with --modules, as listed by"
+"""Exit statuses after Ctrl-C and after the reader closes the pipe: those that shells report for SIGINT and SIGPIPE."""
+UNKNOWN_FAMILY = "its family is unknown (model type '{}'), so name modules with --modules, as listed by"
 
 
 def say(text: str) -> None:
-    """Print a message for the user on stderr; dropped if that cannot be written."""
+    """Print a message for the user to stderr; the message is dropped if stderr cannot be written."""
     with suppress(OSError, AttributeError):  # AttributeError: stderr was closed at startup
         sys.stderr.write(_for_terminal(text) + "\n")
         sys.stderr.flush()
 
 
 def _for_terminal(text: str) -> str:
-    """The lines without control characters, since names in untrusted files could use them to control the terminal."""
+    """The text without control characters, since names in untrusted files could use these to take over the terminal."""
     return "\n".join(map(without_unseen, text.split("\n")))
 
 
 def say_notes(arguments: argparse.Namespace, notes: Iterable[str]) -> None:
-    """Print notes on stderr if the answer is JSON; a text answer includes them."""
+    """Print notes to stderr if the output is JSON; text output already includes them."""
     for note in notes if arguments.json else ():
         say(note)
 
 
 def emit(arguments: argparse.Namespace, document: Any, text: Callable[[], str]) -> None:
-    """Print the answer on stdout: JSON if requested, else text. Raises StorageError if it cannot be written.
+    """Print the output to stdout, as JSON if requested, otherwise as text. Raises StorageError if it cannot be written.
 
     Raises BrokenPipeError if the reader has closed the pipe.
     """
     answer = json.dumps(document, indent=1) if arguments.json else _for_terminal(text())
     if sys.stdout is None:
-        raise StorageError("cannot write the answer, since stdout is closed; send it to a file or a terminal")
+        raise StorageError("cannot write the output because stdout is closed; redirect it to a file or a terminal")
     try:
         sys.stdout.write(answer + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StorageError(f"cannot write the answer to stdout: {error.strerror}; send it elsewhere") from None
+        raise StorageError(f"cannot write the output to stdout: {error.strerror}; redirect it elsewhere") from None
 
 
 def ended_quietly(act: Callable[[], None]) -> int:
-    """Run a command and return its exit status. Errors are printed as one line on stderr, without a traceback."""
+    """Run a command and return its exit status. Errors are printed to stderr as one line, without a traceback."""
     try:
         _keep_numbers()
         act()
@@ -76,7 +76,7 @@ def ended_quietly(act: Callable[[], None]) -> int:
         say(f"offcomp: {without_unseen(str(error))}")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the cleanup at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C interrupts the cleanup at once
         return STOPPED
     except BrokenPipeError:
         return UNREAD
@@ -92,14 +92,14 @@ def ended_quietly(act: Callable[[], None]) -> int:
 
 
 def _keep_numbers() -> None:
-    """Open the null device as stdin, stdout or stderr if closed, so that no file of a run gets their descriptors."""
+    """Open the null device in place of any closed standard stream, so that no other file gets its descriptor."""
     while (file := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         pass
     os.close(file)
 
 
 def _empty(stream: TextIO | None) -> None:
-    """Flush a stream, or discard its buffer, so that the interpreter does not try again at exit."""
+    """Flush a stream; if that fails, discard its buffer, so that the interpreter does not try again at exit."""
     if stream is None:
         return
     try:
@@ -117,7 +117,7 @@ def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
     present = {spec.kind for spec in info.modules}
     for kind in kinds:
         if arguments.kinds and kind not in present:
-            raise InputError(f"{info.model} has no module of kind {kind!r}; it has {', '.join(sorted(present))}")
+            raise InputError(f"{info.model} has no module of kind {kind!r}; its kinds are {', '.join(sorted(present))}")
     layers = layer_numbers(arguments.layers)
     chosen = [s for s in info.modules if s.kind in kinds and (layers is None or s.layer in layers)]
     if not chosen:
@@ -127,14 +127,13 @@ def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
 
 
 def check_grouping(info: ModelInfo, specs: Sequence[ModuleSpec], grouping: str) -> None:
-    """Check that kinds and layers are known if a grouping needs them; otherwise it would silently make one group per module.
+    """Raise InputError if a grouping needs kinds and layers but they are unknown.
 
-    Raises:
-        InputError: kinds and layers are unknown.
+    Otherwise the grouping would silently put each module in a separate group.
     """
     if grouping in ("qkv", "blocks") and all(spec.kind == "other" for spec in specs) and info.family is None:
         raise InputError(
-            f"--group {grouping} needs kinds and layers, which are unknown for {info.model}: "
+            f"--group {grouping} needs kinds and layers, which cannot be determined for {info.model}: "
             f"{UNKNOWN_FAMILY.format(info.model_type)} 'offcomp modules {info.model}', and choose --group module, kind or all"
         )
 
@@ -144,16 +143,16 @@ def layer_numbers(text: str | None) -> set[int] | None:
     try:
         return {int(layer) for layer in text.split(",")} if text else None
     except ValueError:
-        raise InputError(f"--layers {text!r} must be comma-separated layer numbers, such as 0,1,2") from None
+        raise InputError(f"--layers must be comma-separated layer numbers, such as 0,1,2, not {text!r}") from None
 
 
 def describe(model: str) -> ModelInfo:
-    """The listing of a model, from the cache on disk if present."""
+    """The listing of a model, from the disk cache if it is there."""
     return model_info(model, home_folder())
 
 
 def read_plan(path: str) -> tuple[Plan, ModelInfo]:
-    """Read and validate a plan file; return it with its model."""
+    """Read and validate a plan file; return the plan and the listing of its model."""
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -166,13 +165,13 @@ def read_plan(path: str) -> tuple[Plan, ModelInfo]:
 
 
 def write_plan(path: str | None, plan: Plan) -> None:
-    """Write a plan to a file, if one is given. Raises InputError if that fails."""
+    """Write a plan to a file, if the user named one. Raises InputError if that fails."""
     if path is not None:
         write_file(path, plan.to_json() + "\n", "plan")
 
 
 def write_file(path: str, text: str, what: str) -> None:
-    """Write a text to a file that the user named. Raises InputError if that fails."""
+    """Write text to a file that the user named. Raises InputError if that fails."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -181,9 +180,9 @@ def write_file(path: str, text: str, what: str) -> None:
 
 
 def calibration_text(path: str | None) -> CalibrationText:
-    """Calibration text from a file, as an absolute path since the worker runs elsewhere; by default the bundled text.
+    """The calibration text in a file, or the bundled text by default. Raises InputError if the path is not valid.
 
-    Raises InputError if it is not a valid path.
+    The path is made absolute, so that the plan can be run from any folder.
     """
     if path is None or path == BUNDLED:
         return CalibrationText()
@@ -191,42 +190,44 @@ def calibration_text(path: str | None) -> CalibrationText:
 
 
 def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
-    """The flags that `requested_tasks` reads."""
-    flags.add_argument("--task", action="append", metavar="NAME", help=f"task, see 'offcomp tasks'; default: {default}")
+    """Add the flags that `requested_tasks` reads."""
     flags.add_argument(
-        "--data", metavar="PATH", help=f"a task of your own: a file ({', '.join(TABLES)}) or a folder with splits"
+        "--task", action="append", metavar="NAME", help=f"task name, as listed by 'offcomp tasks'; default: {default}"
     )
+    flags.add_argument("--data", metavar="PATH", help=f"your own task: a file ({', '.join(TABLES)}) or a folder with splits")
     flags.add_argument("--family", choices=tuple(FAMILIES), help="with --data: the task family")
     flags.add_argument(
         "--column", action="append", default=[], metavar="OURS=YOURS", help="with --data: column mapping, such as text=body"
     )
     flags.add_argument(
-        "--labels", metavar="A,B", help="with --data and a head: class names in the order of the model's outputs"
+        "--labels", metavar="A,B", help="with --data and a classifier: class names in the order of the model's outputs"
     )
 
 
 def requested_tasks(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
-    """The named tasks, and the one from the user's own file. Raises InputError for incompatible flags."""
+    """The tasks named by --task and the one defined by --data. Raises InputError for incompatible flags."""
     named = tuple(arguments.task or ())
     if not arguments.data:
         for flag, value in (("--family", arguments.family), ("--column", arguments.column), ("--labels", arguments.labels)):
             if value:
-                raise InputError(f"{flag} describes a task of your own, so it needs --data PATH")
+                raise InputError(f"{flag} describes your own task, so it needs --data PATH")
         return named
     if not arguments.family:
-        raise InputError(f"--data {arguments.data} needs --family, one of {', '.join(FAMILIES)}")
+        raise InputError(f"--data {arguments.data} also needs --family, which must be one of {', '.join(FAMILIES)}")
     pairs = [text.partition("=") for text in arguments.column]
     for ours, separator, yours in pairs:
         if not (ours and separator and yours):
-            raise InputError(f"--column {ours + separator + yours!r} must be OURS=YOURS, such as text=body")
+            raise InputError(f"--column must be OURS=YOURS, such as text=body, not {ours + separator + yours!r}")
     options = {"labels": [name.strip() for name in arguments.labels.split(",")]} if arguments.labels else {}
     columns = {ours: yours for ours, _, yours in pairs}
     return (*named, own_task(arguments.data, arguments.family, columns, options=options))
 
 
 def selection_flags(flags: argparse.ArgumentParser) -> None:
-    """The flags that `select` reads."""
+    """Add the flags that `select` reads."""
     flags.add_argument("model", help="catalogue name, folder or hub id")
-    flags.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; default: all but word_embeddings")
-    flags.add_argument("--layers", help="comma-separated layer numbers, from 0; default: all")
+    flags.add_argument(
+        "--kinds", help=f"comma-separated kinds of module, out of {', '.join(KINDS)}; default: all but word_embeddings"
+    )
+    flags.add_argument("--layers", help="comma-separated layer numbers, starting at 0; default: all")
     flags.add_argument("--modules", help="comma-separated module names, instead of --kinds")

@@ -1,4 +1,4 @@
-"""Command-line verb that inspects one weight matrix: what SVD keeps of it at each rank."""
+"""Subcommand that inspects one weight matrix: how much of it SVD keeps at each rank."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ def add_verbs(verb: Verb) -> None:
     """Add `inspect`."""
     parser = verb("inspect", inspect)
     parser.add_argument("model", help="catalogue name, folder or hub id")
-    parser.add_argument("module", help="a weight matrix by its name, as `offcomp modules` lists it, such as query.3")
-    parser.add_argument("--rank", type=int, help="rank to report on; default: where SVD stores half of the parameters")
+    parser.add_argument("module", help="name of a weight matrix, as listed by 'offcomp modules', such as query.3")
+    parser.add_argument(
+        "--rank",
+        type=int,
+        help="rank to report on; default: the rank at which SVD stores half as many parameters as the matrix",
+    )
 
 
 def inspect(arguments: argparse.Namespace) -> None:
-    """Show what SVD keeps of one weight matrix at each rank, and save the file that the app plots."""
+    """Show how much of one weight matrix SVD keeps at each rank, and save the file that the app plots."""
     import numpy as np
 
     from offcomp.planning.matrix_view import view_path
@@ -35,7 +39,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     max_rank = min(spec.shape)
     rank = max(1, int(break_even(*spec.shape) / 2)) if arguments.rank is None else arguments.rank
     if not 1 <= rank <= max_rank:
-        raise InputError(f"--rank {rank} is out of reach: a ({spec.rows}, {spec.cols}) matrix has the ranks 1 to {max_rank}")
+        raise InputError(f"--rank must be between 1 and {max_rank} for a {spec.rows} x {spec.cols} matrix, not {rank}")
     home = home_folder()
     view = make_view(info, spec, home)
     table = spectrum_table(MatrixSpectrum(*spec.shape, view.values))

@@ -1,8 +1,8 @@
-"""The command line: the same verbs as the app, and the same runs.
+"""The command line: it can do what the app does, and works on the same runs.
 
-With --json, stdout gets exactly one JSON document; messages go to stderr. Exit status: 0 ok, 2 bad input (one clear sentence
-on stderr), 1 a run that did not finish or an answer that could not be written, 130 after Ctrl-C, 141 if the reader closes the
-pipe before the end of the answer.
+With --json, exactly one JSON document is written to stdout; messages go to stderr. Exit status: 0 for success, 2 for bad input
+(explained by one clear sentence on stderr), 1 for any other error, such as a run that did not finish or output that could not
+be written, 130 after Ctrl-C, and 141 if the reader closes the pipe before the end of the output.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def option_value(text: str) -> tuple[str, Any]:
     """Parse KEY=VALUE; the value is parsed as JSON if possible."""
     key, separator, value = text.partition("=")
     if not separator:
-        raise InputError(f"option {text!r} must be KEY=VALUE, such as epochs=30")
+        raise InputError(f"--option must be KEY=VALUE, such as epochs=30, not {text!r}")
     try:
         return key, json.loads(value)
     except ValueError:
@@ -99,19 +99,19 @@ def option_value(text: str) -> tuple[str, Any]:
 
 
 def predict_plan(arguments: argparse.Namespace) -> None:
-    """Predict what a plan will store and roughly what it will cost, without running it."""
+    """Predict how much a plan will store and roughly what it will cost, without running it."""
     from offcomp.results.runs import stage_times
 
     requested, info = inputs.read_plan(arguments.plan)
     prediction = predict(requested, info)
     cost = estimate(requested, info, prediction, stage_times(resolved(requested, info), info.fingerprint, RunStore().all()))
-    cost_text = f"about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory to run"
+    cost_text = f"running this takes about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory"
     document = prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()}
     inputs.emit(arguments, document, lambda: f"{prediction_text(requested, info)}\n\n{cost_text}")
 
 
 def spectra(arguments: argparse.Namespace) -> None:
-    """Compute and cache the singular values of a plan's groups, and show the exact error of SVD at each group's size."""
+    """Compute and cache the singular values of a plan's groups, and show the exact SVD error at each group's planned size."""
     from offcomp.planning.spectra import compute
     from offcomp.planning.spectrum import relative_error
 
@@ -129,21 +129,21 @@ def app(arguments: argparse.Namespace) -> None:
     """Start the app and serve it until it is stopped."""
     script = app_folder() / "app.py"
     if not script.is_file():
-        raise InputError(f"{script}, a file of offcomp, is missing; install offcomp again")
+        raise InputError(f"{script}, which is part of offcomp, is missing; reinstall offcomp")
     from offcomp.ui.server import serve
 
     serve(script, arguments.port)
 
 
 def parser() -> argparse.ArgumentParser:
-    """All verbs and their flags."""
+    """The parser, with all subcommands and their flags."""
     top = argparse.ArgumentParser(prog="offcomp", description="See what offline compression does to a transformer.")
     top.add_argument("--version", action="version", version=f"offcomp {__version__}")
-    verbs = top.add_subparsers(required=True, metavar="VERB")
+    verbs = top.add_subparsers(required=True, metavar="COMMAND")
 
     def verb(name: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=action.__doc__, description=action.__doc__)
-        added.add_argument("--json", action="store_true", help="one JSON document on stdout")
+        added.add_argument("--json", action="store_true", help="print one JSON document to stdout")
         added.set_defaults(action=action)
         return added
 
@@ -160,22 +160,28 @@ def parser() -> argparse.ArgumentParser:
 
 def _plan_flags(flags: argparse.ArgumentParser) -> None:
     inputs.selection_flags(flags)
-    flags.add_argument("--group", default="kind", choices=tuple(GROUPINGS), help="which modules are compressed together")
+    flags.add_argument("--group", default="kind", choices=tuple(GROUPINGS), help="which modules to compress together")
     flags.add_argument("--block", type=int, default=2, help="layers per block, with --group blocks")
-    flags.add_argument("--stack", default="best", choices=("best", *STACKS), help="how a group becomes one matrix")
+    flags.add_argument(
+        "--stack", default="best", choices=("best", *STACKS), help="how the matrices of a group are stacked into one"
+    )
     flags.add_argument("--method", default="svd", choices=[method.style_key for method in METHODS])
-    flags.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="method option")
+    flags.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method; may be repeated"
+    )
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
     flags.add_argument("--unit", default="parameters", choices=UNITS)
-    flags.add_argument("--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; stored: the checkpoint's own")
+    flags.add_argument(
+        "--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; 'stored' means the checkpoint's own"
+    )
     inputs.task_flags(flags, "sentiment")
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--calibration", metavar="FILE", help=f"text for calibrated methods: {', '.join(SUFFIXES)}")
+    flags.add_argument("--calibration", metavar="FILE", help=f"file with text for calibrated methods ({', '.join(SUFFIXES)})")
     flags.add_argument("--out", help="also write the plan to this file")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with the status of the command line contract."""
+    """Entry point. Exits with one of the statuses documented in the module docstring."""
     if status := inputs.ended_quietly(lambda: _act(arguments)):
         sys.exit(status)
 

@@ -1,4 +1,4 @@
-"""Command-line verbs for runs: start one and wait for it, list them, show one, stop one."""
+"""Subcommands for runs: run a plan and wait for it, list the runs, show a run, cancel a run."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from offcomp.plain_text import without_unseen
 from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore
 
 POLL_SECONDS = 0.2
-NO_RUNS = "no runs yet; make a plan and run it: offcomp plan --help"
+NO_RUNS = "no runs yet; make a plan and run it (see 'offcomp plan --help')"
 
 
 def add_verbs(verb: Verb) -> None:
     """Add `run`, `runs`, `show` and `cancel`."""
     run_parser = verb("run", run)
     run_parser.add_argument("plan", help="plan file, or - for standard input")
-    run_parser.add_argument("--again", action="store_true", help="run even if this plan has already been run")
+    run_parser.add_argument("--again", action="store_true", help="run the plan even if it has already been run")
     verb("runs", runs)
     verb("show", show).add_argument("run", help="run id")
     verb("cancel", cancel).add_argument("run", help="run id")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run a plan and wait for it. Raises RunError if it does not finish."""
+    """Run a plan and wait for it. The exit status is 1 if the run does not finish."""
     plan, info = read_plan(arguments.plan)
     store = RunStore()
     current = store.submit(plan, info, again=arguments.again)
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
         current = wait(store, current)
     except KeyboardInterrupt:
         store.cancel(current.id)
-        say(f"offcomp: run {current.id} is cancelled")
+        say(f"offcomp: run {current.id} was cancelled")
         raise
     say_notes(arguments, (current.result or {}).get("notes", ()))
     emit(arguments, current.result or {"id": current.id, "status": current.status}, lambda: run_text(current))
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def wait(store: RunStore, current: Run) -> Run:
-    """Follow a run to its end, printing each new stage."""
+    """Wait for a run to end, printing each new stage."""
     reported = ""
     while not current.ended:
         stage = str(current.progress.get("stage", "queued"))
@@ -73,7 +73,7 @@ def runs(arguments: argparse.Namespace) -> None:
         }
         for r in readable
     ]
-    note = f"\n\nidentity sample: the model is {OF_A_SAMPLE}" * any(row["identity"] for row in rows)
+    note = f"\n\nidentity 'sample': the model is {OF_A_SAMPLE}" * any(row["identity"] for row in rows)
     emit(arguments, rows, lambda: format_table(rows) + note if rows else NO_RUNS)
     for folder in damaged:
         say(without_unseen(f"not listed: {folder}"))
@@ -97,5 +97,5 @@ def cancel(arguments: argparse.Namespace) -> None:
     store = RunStore()
     store.cancel(arguments.run)
     stored = store.get(arguments.run)
-    message = f"run {stored.id} {f'has ended: {stored.status}' if stored.ended else 'was asked to stop'}"
+    message = f"run {stored.id} {f'has already ended: {stored.status}' if stored.ended else 'was asked to stop'}"
     emit(arguments, {"id": stored.id, "status": stored.status}, lambda: message)

@@ -1,4 +1,4 @@
-"""Predictions and runs as plain text, for the command line."""
+"""Predictions and runs formatted as plain text for the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offcomp.runs.store import OF_A_SAMPLE, Run
 
 
 def format_table(rows: Sequence[Mapping[Any, Any]]) -> str:
-    """Format rows as aligned columns under a header; numbers are right-aligned, empty columns omitted."""
+    """Format rows as aligned columns under a header; numbers are right-aligned and empty columns are omitted."""
     if not rows:
         return ""
     keys = [key for key in rows[0] if any(row[key] not in ("", None) for row in rows)]
@@ -60,7 +60,7 @@ def prediction_text(plan: Plan, info: ModelInfo) -> str:
 
 
 def sizes_text(sizes: dict[str, Any]) -> str:
-    """The sizes for the three denominators, one line each."""
+    """The sizes and ratios for the three denominators, one line each."""
     return "\n".join(
         f"{DENOMINATORS[key]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
         f"smaller), {s['bytes_before']:,} -> {s['bytes_after']:,} bytes ({s['byte_ratio']:.2f}x smaller)"
@@ -69,7 +69,7 @@ def sizes_text(sizes: dict[str, Any]) -> str:
 
 
 def run_text(run: Run) -> str:
-    """A run's figures as text."""
+    """A run's results as text."""
     head = f"run {run.id}: {run.status_text}" + (f", {run.error}" if run.error else "")
     head += f"\nits model is {OF_A_SAMPLE}" * run.of_a_sample
     if not run.result or not run.result["groups"]:
@@ -91,7 +91,7 @@ def run_text(run: Run) -> str:
 
 
 def score_line(score: Score) -> str:
-    """A task's score before and after, with 95 % intervals, and what changed."""
+    """A task's score before and after compression, with 95 % intervals, and what changed."""
     metric, paired = metric_of(score), score["paired"]
     parts = [f"{metric.word} {score_text(score, 'original')} -> {score_text(score)}", against_original(score)]
     if "agreement" in paired:

@@ -1,4 +1,4 @@
-"""Execute a plan and keep the results: calibrate, compress, score, store, export, verify.
+"""Run plans and keep the results: calibrate, compress, evaluate, store, export and verify.
 
 `store`, the modules it depends on (`start`, `folders`, `documents`, `inputs`, `claims`, `leftovers`) and `manifest` do not
 import torch.

@@ -1,8 +1,8 @@
-"""Who is working on a run: host, process and start time, recorded in worker.json for people and other hosts. No torch.
+"""The process working on a run: its host, id and start time, recorded in worker.json for people and other hosts. No torch.
 
-To find out whether a worker on this host is alive, check the lock it holds (`offcomp.files`), not this record: process ids are
-reused, and clocks get adjusted. Only workers of earlier versions, which hold no lock, are checked by their process. Claims of
-other hosts are always trusted, since their processes cannot be checked from here.
+To find out whether a worker on this host is alive, check the lock that it holds (`offcomp.files`), not this record, since
+process ids are reused and clocks get adjusted. Only workers from earlier versions, which hold no lock, are looked up by process
+id and start time. Claims by other hosts are always trusted, since their processes cannot be checked from here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import psutil
 
 MACHINE, BOOT = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
 START_SECONDS = 2.0
-"""Two readings of a process's start time differ by at most this, unless the clock was adjusted in between."""
+"""Two readings of a process's start time differ by at most this much, unless the clock was adjusted in between."""
 
 
 @lru_cache(maxsize=1)
 def this_host() -> dict[str, str]:
-    """What identifies a host: its name, machine id and boot id; containers on one kernel share the boot id.
+    """What identifies this host: its name, machine id and boot id; containers on the same kernel share the boot id.
 
     A value is empty if the system does not provide it.
     """
@@ -37,7 +37,7 @@ def _text(file: Path) -> str:
 
 
 def claim(pid: int) -> dict[str, Any]:
-    """What identifies a process permanently: its host, its id and its start time."""
+    """What identifies a process uniquely: its host, its id and its start time."""
     try:
         started = psutil.Process(pid).create_time()
     except psutil.Error:
@@ -46,10 +46,10 @@ def claim(pid: int) -> dict[str, Any]:
 
 
 def foreign_host(worker: Mapping[str, Any]) -> str:
-    """The host name in a claim if it is another host; empty for this host, and for a claim without a host.
+    """The host name in a claim if that is a different host; empty for this host, and for a claim without a host.
 
-    The same boot id means the same kernel, whatever the host or container is called now, and the lock can be checked. Otherwise
-    it is this host, perhaps rebooted, if both name and machine id match.
+    The same boot id means the same kernel, whatever the host or container is called now, so the lock can be checked. Otherwise
+    the claim is from this host, perhaps before a reboot, if both name and machine id match.
     """
     host = this_host()
     if "host" not in worker or _is_of_this_boot(worker):
@@ -64,7 +64,7 @@ def _is_of_this_boot(worker: Mapping[str, Any]) -> bool:
 
 
 def is_alive(worker: Mapping[str, Any]) -> bool:
-    """Whether the process in a claim is alive, the only check for earlier versions' workers. False for any other boot."""
+    """Whether the process in a claim is alive; used only for workers from earlier versions. False for a different boot."""
     if not _is_of_this_boot(worker):
         return False
     try:

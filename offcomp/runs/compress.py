@@ -1,6 +1,6 @@
 """Compress the groups of a plan: stack the members, fit the method, measure the errors, and save the stored tensors.
 
-Each group is saved as a safetensors file of exactly the tensors in its ledger, so that its payload is the reported size.
+Each group is saved as a safetensors file with exactly the tensors in its ledger, so that the payload has the reported size.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
 
 
 def read_stacked(model: PreTrainedModel | StoredMatrices, specs: Sequence[ModuleSpec], how: str) -> Tensor:
-    """`stack` for a model's weights, with only one member in memory at a time in addition to the stacked matrix."""
+    """Like `stack`, but reads a model's weights one at a time, so that only one is in memory besides the stacked matrix."""
     rows, cols = group_shape(specs, how)
     stacked, start = torch.empty(rows, cols, device=model.device), 0
     for spec in specs:
@@ -92,12 +92,12 @@ def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[Modu
 
 
 def written_back(compressed: CompressedMatrix, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
-    """The members' approximate matrices (rows, cols) as stored in the compressed model: see `in_own_dtype`."""
+    """The members' approximate matrices (rows, cols) as stored in the compressed model; see `in_own_dtype`."""
     return in_own_dtype(unstack(compressed.reconstruct(), specs, how))
 
 
 def in_own_dtype(matrices: Mapping[ModuleSpec, Tensor]) -> dict[ModuleSpec, Tensor]:
-    """Matrices rounded to their dtypes in the checkpoint, as float32.
+    """The matrices rounded to their dtypes in the checkpoint, then converted to float32.
 
     This way a run measures exactly the model that `export --dense` writes, in which every tensor keeps its dtype.
     """
@@ -116,10 +116,10 @@ def compress_group(
 ) -> CompressedGroup:
     """Compress one group of a model. The model is not modified.
 
-    `hints` are passed to the method if it is calibrated. For any method they also give the output error on held-out text;
-    set `measure_outputs=False` if `add_output_errors` will measure all groups later.
+    `hints` are passed to the method if it is calibrated, and used to measure the output error on held-out text for any method.
+    Set `measure_outputs=False` if `add_output_errors` will measure all groups later.
 
-    Raises BudgetTooSmall, and InputError if the group does not fit its model or lacks the hints it needs.
+    Raises BudgetTooSmall, and InputError if the group does not match its model or hints that it needs are missing.
     """
     started = perf_counter()
     specs = tuple(members(group, info))
@@ -131,7 +131,7 @@ def compress_group(
     energy = squared_norm(matrix)
     del matrix
     if hints is not None:
-        hints.restore()  # a method may have substituted members, and errors are relative to the original weights
+        hints.restore()  # a method may have replaced weights, but errors are relative to the original ones
     reconstructions = written_back(compressed, specs, group.stack)
     errors = reconstruction_error((read_matrix(model, spec), decoded) for spec, decoded in reconstructions.items())
     module_errors = {
@@ -176,7 +176,7 @@ def compress_group(
 
 
 def check_finite(group: CompressedGroup) -> None:
-    """Raise RunError if a group has non-finite values, either as decoded or after rounding to the checkpoint's dtype."""
+    """Raise RunError if a group has non-finite values, either when decoded or after rounding to the checkpoint's dtype."""
     figures = group.figures
     if all(isfinite(figures[name]) for name in ("relative_error", "rmse", "mae", "cosine_distance")):
         return
@@ -184,7 +184,7 @@ def check_finite(group: CompressedGroup) -> None:
         dtypes = " and ".join(dict.fromkeys(spec.dtype for spec in group.members))
         raise RunError(
             f"group {figures['name']!r} has values that overflow {dtypes}, the dtype of its weights in the model; "
-            "choose another method or a smaller ratio, or save the model in float32 first"
+            "choose a different method or a smaller ratio, or save the model in float32 first"
         )
     raise RunError(f"group {figures['name']!r} has values that are not finite; lower the learning rate, or use float32")
 
@@ -195,7 +195,7 @@ def _on_text(
     compressed: CompressedMatrix,
     reconstructions: Mapping[ModuleSpec, Tensor] | None,
 ) -> dict[str, Any]:
-    """Figures that need text: the output error, and for a calibrated method a summary of its calibration."""
+    """Results that need text: the output error and, for a calibrated method, a summary of its calibration."""
     if hints is None:
         return {}
     if reconstructions is None:
@@ -209,7 +209,7 @@ def _on_text(
 
 
 def add_output_errors(calibration: Calibration, groups: Sequence[SavedGroup], figures: Sequence[dict[str, Any]]) -> None:
-    """Add output errors to the figures of each group, in one pass over the text; all reconstructions must fit in memory."""
+    """Add the output errors of all groups to `figures`, in one pass over the text. All reconstructions must fit in memory."""
     reconstructions = {spec: matrix for group in groups for spec, matrix in group.reconstructions.items()}
     held_out = calibration.output_errors(reconstructions, held_out=True)
     calibrated = any("calibration" in group_figures for group_figures in figures)
@@ -232,16 +232,18 @@ def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True
     write_bytes(path, save(dict(group.compressed.tensors), metadata={"offcomp": json.dumps(manifest)}), make_folder=make_folder)
     payload = sum(tensor.num_bytes for tensor in stored_tensors([path]).values())
     if payload != figures["num_bytes"]:
-        raise StorageError(f"{path} holds {payload} bytes of tensors but its ledger says {figures['num_bytes']}")
+        raise StorageError(f"{path} contains {payload} bytes of tensors, but its ledger says {figures['num_bytes']}")
     return path
 
 
 def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
-    """Manifest and compressed matrix of a saved group. Raises StorageError if its form is unknown."""
+    """The manifest and the compressed matrix of a saved group. Raises StorageError if its form is unknown."""
     with safe_open(path, framework="pt") as file:
         manifest = json.loads(file.metadata()["offcomp"])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
     decode = next((decode for decode in DECODERS if decode.__name__ == manifest["form"]), None)
     if decode is None:
-        raise StorageError(f"{path} has the form {manifest['form']!r}, which this version does not know; use a newer offcomp")
+        raise StorageError(
+            f"{path} has the form {manifest['form']!r}, which is unknown to this version of offcomp; use a newer one"
+        )
     return manifest, CompressedMatrix(tensors, decode, codes=manifest.get("codes", {}))

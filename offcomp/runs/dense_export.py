@@ -2,8 +2,8 @@
 
 Every file is copied byte for byte. Then each compressed weight overwrites the original's bytes in the copy, in the dtype and
 layout of the existing tensor, so keys, shards, tied copies, dtypes and file sizes stay the same. Some files are left out and
-listed: weights in other formats (they are the original's), files of an earlier export, broken links, and links to a folder
-that contains them. Other links within the model's folder are replaced by copies of their targets.
+listed: weights in other formats (which would be the original ones), files from an earlier export, broken links, and links to a
+folder that contains them. Other links within the model's folder are replaced by copies of their targets.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ GROUPS = "groups"
 
 
 class DenseModel:
-    """A copy of a model's folder that compressed weights are written into.
+    """A copy of a model's folder, into which compressed weights are written.
 
     left_out    files of the original that were not copied, as paths relative to its folder
     """
 
     def __init__(self, model: str, copy: Path) -> None:
-        """Copy a model's folder. Raises ModelError as `describe` does, and InputError if a link points outside the folder."""
+        """Copy a model's folder. Raises ModelError if it cannot be used, and InputError if a link leads outside it."""
         folder, self._sources = stored_weights(model)
         self._copy = copy
         weights = {tensor.file.name for parts in self._sources.values() for _, tensor in parts}
@@ -47,23 +47,23 @@ class DenseModel:
         )
 
     def write(self, matrices: Mapping[ModuleSpec, Tensor]) -> None:
-        """Overwrite the originals with matrices (rows, cols), in every tensor that holds them.
+        """Overwrite the original weights with these matrices (rows, cols), in every tensor that contains them.
 
-        Raises ModelError if no tensor in the files is exactly this matrix, or if a value overflows the tensor's dtype.
+        Raises ModelError if a matrix is not a separate tensor in the files, or if a value overflows the tensor's dtype.
         """
         for spec, matrix in matrices.items():
             copies = [self._sources.get(path, []) for path in (spec.path, *spec.tied)]
             if not any(copies) or any(len(parts) > 1 for parts in copies):
                 raise ModelError(
-                    f"{spec.name} is not a separate tensor in the model's files: transformers builds it from others at load "
-                    "time, so it cannot be written back; export without --dense."
+                    f"{spec.name} is not a separate tensor in the model's files: transformers builds it from other "
+                    "tensors when it loads the model, so it cannot be written back; export without --dense."
                 )
             for _, tensor in chain(*copies):
                 _overwrite(self._copy / tensor.file.name, tensor, spec, matrix)
 
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (relative path, path) of everything in a model's folder except folders; tool folders are skipped.
+    """Yield (relative path, path) for everything in a model's folder except folders; tool folders are skipped.
 
     Includes broken links and links to a folder that contains them. Raises InputError if a link points outside the folder.
     """
@@ -75,7 +75,7 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
             if target and not target.is_relative_to(root):
                 raise InputError(
                     f"{entry} is a link to {target}, which is outside the model's folder and would be exported too; "
-                    f"make a copy without links, cp -rL {folder} COPY, and compress that"
+                    f"make a copy without links (cp -rL {folder} COPY) and compress that"
                 )
             if target is None or target in ancestors or not target.is_dir():
                 yield entry.relative_to(folder).as_posix(), entry
@@ -84,7 +84,7 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _root(folder: Path) -> Path:
-    """The root that links must stay in: the folder; in a hub cache the folder above, which holds both snapshots and blobs."""
+    """The folder that links must stay within: the model's own or, in a hub cache, the one that contains snapshots and blobs."""
     root = folder.resolve()
     in_cache = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
     return root.parents[1] if in_cache else root
@@ -110,7 +110,7 @@ def _copied(name: str, file: Path, target: Path, weights: set[str]) -> bool:
 
 
 def _overwrite(file: Path, stored: StoredTensor, spec: ModuleSpec, matrix: Tensor) -> None:
-    """Write a matrix into the bytes of the tensor that holds it; the rest of the tensor stays unchanged."""
+    """Write a matrix into the bytes of the tensor that contains it; the rest of the tensor stays unchanged."""
     content = np.fromfile(file, np.uint8, stored.num_bytes, offset=stored.start)
     values = torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape)
     view = canonical_view(values, spec)

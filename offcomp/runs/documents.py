@@ -1,6 +1,6 @@
-"""Schemas of a run's files, checked once on reading so that tables, charts and texts can rely on them. No torch.
+"""Schemas of a run's files, checked once on reading so that tables, charts and prose can rely on them. Does not import torch.
 
-Files of earlier versions lack some fields; fields not named here may hold any value that is not nested too deeply.
+Files from earlier versions lack some fields. Fields not named here may have any value that is not nested too deeply.
 """
 
 from __future__ import annotations
@@ -137,12 +137,12 @@ CHECKED_INPUTS = fields({}, {"model": text})
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a run. Raises Malformed, and OSError."""
+    """The plan of a run. Raises Malformed and OSError."""
     return _plan_of(read_checked(folder / PLAN, by_name(anything)), PLAN)
 
 
 def _plan_of(document: Any, where: str) -> Plan:
-    """A plan that was run. Methods unknown to this version may have any options, since another version made the run."""
+    """Parse the plan of a run. Methods unknown to this version may have any options, since the run is from another version."""
     try:
         plan = Plan.from_dict(document)
         for group in plan.groups:
@@ -156,12 +156,12 @@ def _plan_of(document: Any, where: str) -> Plan:
 
 @lru_cache(maxsize=1024)
 def _check_options(method: str, options: str) -> None:
-    """Raise InputError for options (JSON) that a method does not accept. Cached, since many runs share their options."""
+    """Raise InputError for options (JSON) that a method does not accept. Cached, since many runs use the same options."""
     make_method(method, json.loads(options))
 
 
 def read_result(folder: Path) -> tuple[Plan, dict[str, Any]]:
-    """The plan and the result of a run. Raises Malformed, and OSError."""
+    """The plan and the result of a run. Raises Malformed and OSError."""
     result = read_checked(folder / RESULT, _check_result)
     return _plan_of(result["plan"], f"{RESULT}: plan"), result
 
@@ -170,11 +170,11 @@ def _check_result(value: Any) -> None:
     if isinstance(value, dict) and isinstance(value.get("scores"), dict):
         for score in value["scores"].values():
             if isinstance(score, dict) and type(score.get("rows")) is int:
-                del score["rows"]  # earlier versions counted tokens' rows here
+                del score["rows"]  # earlier versions stored a count of token rows here
     CHECKED_RESULT(value)
     schema = value.get("schema", RUN_SCHEMA)
     if schema != RUN_SCHEMA:
-        raise Malformed(f" is {str(schema)[:40]}; this version reads {RUN_SCHEMA}", "schema")
+        raise Malformed(f" is {str(schema)[:40]}, but this version reads only schema {RUN_SCHEMA}", "schema")
     if value["status"] == "done" and value["model"] is None:
         raise Malformed(" is null, but the run is done", "model")
     for task, score in value["scores"].items():
@@ -183,7 +183,7 @@ def _check_result(value: Any) -> None:
 
 
 def _check_score(task: str, score: dict[str, Any]) -> None:
-    """Check that the figures of one score are consistent with each other."""
+    """Check that the numbers of one score are consistent with each other."""
     paired, where = score["paired"], f"scores.{task[:40]}"
     if "agreement" in paired or "flips" in score:
         for name in ("agreement", "right_to_wrong", "wrong_to_right"):
@@ -196,12 +196,12 @@ def _check_score(task: str, score: dict[str, Any]) -> None:
 
 
 def read_worker(folder: Path) -> dict[str, Any]:
-    """Who works or worked on a run; empty if there is no such file. Raises Malformed, and OSError."""
+    """The process that is or was working on a run; empty if there is no such file. Raises Malformed and OSError."""
     return _optional(folder / WORKER, CHECKED_WORKER)
 
 
 def read_inputs(folder: Path) -> dict[str, Any]:
-    """The inputs of a run; empty for old runs that did not record them. Raises Malformed, and OSError."""
+    """The inputs of a run; empty for old runs that did not record them. Raises Malformed and OSError."""
     return _optional(folder / INPUTS, CHECKED_INPUTS)
 
 

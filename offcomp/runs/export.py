@@ -29,10 +29,10 @@ from offcomp.runs.store import Run
 
 
 def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = False) -> Manifest:
-    """Write a finished run to a new folder, completely or not at all. `original` is the current listing of its model.
+    """Write a finished run to a new folder, completely or not at all. `original` is the current listing of the run's model.
 
-    Raises InputError if the run has no weights here, its model has changed, or the folder cannot be used; StorageError
-    if the run's own files are damaged.
+    Raises InputError if the run's weights are not stored here, its model has changed, or the folder cannot be used;
+    StorageError if the run's files are damaged.
     """
     figures = _figures(run, original)
     with new_folder(folder) as part:
@@ -65,23 +65,23 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
 def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
     """The result of a run, if the run can be exported. Raises InputError otherwise."""
     if run.result is None or run.status != "done":
-        raise InputError(f"run {run.id} is {run.status} and has no compressed weights; choose a finished run")
+        raise InputError(f"run {run.id} has status {run.status} and no compressed weights; choose a finished run")
     if not run.plan.groups:
         raise InputError(f"run {run.id} compresses nothing, so there is nothing to export; choose a run with groups")
     if not run.has_weights:
         raise InputError(
-            f"run {run.id} has only figures, no compressed weights; 'offcomp show {run.id} --json' prints its plan, "
-            "which 'offcomp run --again' can run again"
+            f"run {run.id} has results but no compressed weights; print its plan with 'offcomp show {run.id} --json' "
+            "and run that with 'offcomp run --again'"
         )
     if run.of_a_sample:
         raise InputError(
-            f"run {run.id} was made by a version that identified {original.model} by a sample of its weights, so there is no "
-            "way to check that it is still the model that was compressed; run the plan again"
+            f"run {run.id} was made by a version that identified {original.model} by a sample of its weights, so it is no "
+            "longer possible to check that this is the model that was compressed; run the plan again"
         )
     if run.result["model"].get("reads") != original.reads:
         raise InputError(
             f"{original.model} is no longer the model that run {run.id} compressed, since its files have changed; "
-            "restore them, or run the plan again"
+            "restore the files, or run the plan again"
         )
     return run.result
 

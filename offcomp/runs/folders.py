@@ -1,4 +1,4 @@
-"""A snapshot of a run read from its folder, or an unreadable folder, which does not affect other runs. No torch."""
+"""Read the folder of a run, or report it as unreadable without affecting other runs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from offcomp.runs.claims import foreign_host
 from offcomp.runs.start import LOG, has_worker
 
 MOST_CACHED = 4096
-OF_A_SAMPLE = "identified by a sample of its weights, not by all of them, as in earlier versions"
-"""How a model's identity is described if `Run.of_a_sample`."""
+OF_A_SAMPLE = "identified by a sample of its weights (as in earlier versions), not by all of them"
+"""How a model's identity is described if `Run.of_a_sample` is true."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 
@@ -29,7 +29,7 @@ class Run:
 
     progress    the checked progress.json of a run that has not ended; empty if unknown
     result      the checked run.json (`offcomp.runs.documents`), if the run has written one
-    host        the host it is running on, if that is not this host
+    host        the host that it is running on, if that is not this host
     inputs      the inputs it was submitted with, for a run without a result
     """
 
@@ -45,13 +45,13 @@ class Run:
 
     @property
     def of_a_sample(self) -> bool:
-        """Whether it identifies its model by a sample of the weights, as earlier versions did, rather than by all bytes."""
+        """Whether the run identifies its model by a sample of the weights, as in earlier versions, rather than by all bytes."""
         model = (self.result or {}).get("model") or {}
         return "fingerprint" in model and not is_content(str(model["fingerprint"]))
 
     @property
     def status_text(self) -> str:
-        """Its status in words, with the host if that is another one."""
+        """The run's status, followed by the host if that is a different one."""
         return f"{self.status} on {self.host}" if self.host else self.status
 
     @property
@@ -65,12 +65,12 @@ class Run:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the stored tensors of its groups are present: bundled runs and baselines have only figures."""
+        """Whether the stored tensors of its groups are present; bundled runs and baselines have none."""
         return bool(self.plan.groups) and all(self.group_file(group.name).is_file() for group in self.plan.groups)
 
     @property
     def error(self) -> str:
-        """Why it did not finish, in a sentence; empty if it did."""
+        """Why the run did not finish, as a sentence; empty if it did."""
         if self.result and self.result.get("error"):
             return str(self.result["error"])
         if self.status != "interrupted":
@@ -78,13 +78,13 @@ class Run:
         try:
             last_line = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         except (OSError, IndexError):
-            return "the worker ended without a result or output; run it again"
-        return f"the worker ended without a result. Its last log line: {last_line}; run it again"
+            return "the worker ended without a result or any output; run the plan again"
+        return f"the worker ended without a result; run the plan again. The last line of its log: {last_line}"
 
 
 @dataclass(frozen=True)
 class BadFolder:
-    """A folder among the runs that cannot be read as a run, with the reason as a clause."""
+    """A folder that should contain a run but cannot be read as one, with the reason as a clause."""
 
     name: str
     folder: Path
@@ -96,9 +96,9 @@ class BadFolder:
 
 @lru_cache(maxsize=MOST_CACHED)
 def _ended_run(folder: Path, _stamp: tuple[int, int]) -> Run | BadFolder:
-    """The run in a folder that has a result and so no longer changes; cached per state of its run.json (`files.changed`).
+    """The run in a folder with a result, which no longer changes. Cached for each state of its run.json (`files.changed`).
 
-    Raises OSError if it cannot be opened, which is not cached, since a later read may succeed.
+    Raises OSError if a file cannot be opened. This is not cached, since a later read may succeed.
     """
     try:
         plan, result = documents.read_result(folder)
@@ -143,7 +143,7 @@ def _unended_run(folder: Path) -> Run | BadFolder:
 
 
 def read_run(folder: Path) -> Run | BadFolder:
-    """The run in a folder. Raises StorageError if the process is out of file descriptors."""
+    """The run in a folder. Raises StorageError if no file descriptors are left."""
     try:
         stamp = changed(folder / documents.RESULT)
         return _ended_run(folder, stamp) if stamp else _unended_run(folder)

@@ -1,7 +1,7 @@
-"""The inputs of a run: everything besides its plan that its figures depend on, and the run id derived from both. No torch.
+"""The inputs of a run (everything besides its plan that its results depend on), and the run id derived from both. No torch.
 
 The same plan on the same inputs is the same run. Files are identified by their bytes, regardless of path and modification time;
-a hub data set is identified by its address and by the revision in the `datasets` cache, where a worker finds it.
+a hub data set is identified by its address and its revision in the `datasets` cache, from which the worker reads it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from offcomp.planning.data.tasks import HUB, Task
 from offcomp.planning.plan import Plan
 
 RESULTS_VERSION = 3
-"""Incremented whenever the same plan would give different figures, so that old results are not mistaken for new ones."""
+"""Incremented whenever the same plan would produce different results, so that old results are not mistaken for new ones."""
 
 TITLES = {
     "model": "the files of its model",
@@ -37,13 +37,13 @@ TITLES = {
     "tasks": "the examples of its tasks",
     "environment": "the versions of the libraries",
 }
-"""Input -> its name in messages."""
+"""Input -> how messages refer to it."""
 
 
 def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
     """The inputs of a plan as JSON values.
 
-    model    the identity of all files read from the model, `ModelInfo.reads`
+    model    the identity of all files that are read from the model (`ModelInfo.reads`)
     """
     return {
         "identity": IDENTITY,
@@ -56,7 +56,7 @@ def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
 
 
 def run_id(plan: Plan, inputs: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits, the same for the same plan on the same inputs. The model's location does not matter."""
+    """The id of a run: twelve hexadecimal digits that depend on the plan and its inputs, but not on the model's location."""
     key = {"plan": plan.to_dict() | {"model": ""}, "inputs": inputs}
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -74,11 +74,11 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None
         changed_names = ["model"]
     if changed_names:
         changed = " and ".join(TITLES.get(name, f"its {name}") for name in changed_names)
-        raise RunError(f"{changed} changed after the run was submitted, so its figures are not valid; run the plan again")
+        raise RunError(f"{changed} changed after the run was submitted, so its results are not valid; run the plan again")
 
 
 def calibration_digest(plan: Plan) -> str:
-    """The sha256 of a plan's calibration text as it is now; empty if it has none, or if it cannot be read."""
+    """The sha256 of a plan's current calibration text; empty if there is none, or if it cannot be read."""
     if not plan.calibrated_groups:
         return ""
     text = plan.calibration.text
@@ -86,7 +86,7 @@ def calibration_digest(plan: Plan) -> str:
 
 
 def _task_digests(task: Task) -> dict[str, str]:
-    """File name -> sha256 of each file a task's examples may come from; for a hub data set, folder -> revision."""
+    """The sha256 of each file that a task's examples may come from, by name; for a hub data set, its revision by folder."""
     if task.data.startswith(HUB):
         return _cached_revision(task.data.removeprefix(HUB))
     path = location_of(task)
@@ -94,7 +94,7 @@ def _task_digests(task: Task) -> dict[str, str]:
 
 
 def _cached_revision(address: str) -> dict[str, str]:
-    """CONFIG/VERSION -> revision of the newest copy of OWNER/NAME[/CONFIG] in the `datasets` cache; empty if there is none.
+    """The revision of the newest copy of OWNER/NAME[/CONFIG] in the `datasets` cache, by CONFIG/VERSION; else empty.
 
     This is the copy that `datasets` uses offline. The cache layout is OWNER___NAME/CONFIG/VERSION/REVISION.
     """
@@ -111,7 +111,7 @@ def _cached_revision(address: str) -> dict[str, str]:
 
 
 def _digest(file: Path) -> str:
-    """The sha256 of a file; empty if it cannot be read, which the run itself will report."""
+    """The sha256 of a file; empty if it cannot be read, an error that the run itself will report."""
     try:
         return file_digest(file)
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Remove what killed processes left in the home folder: only files made by offcomp that no process is using. No torch.
+"""Remove what killed processes left in the home folder: only offcomp's files that no process is using. No torch.
 
 .NAME.XXXXXXXX.part     a file or a run's folder that was being written; the writer of a file holds its lock
-runs/.ID.former         a run that was about to be replaced by its successor
+runs/.ID.former         a run that was about to be replaced by a new one
 runs/.ID.lock           the lock that earlier versions held while starting a run
-runs/ID                 without a plan: an earlier version was about to start a run
+runs/ID                 if it contains no plan: a run that an earlier version was about to start
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from offcomp.runs.documents import RESULT, WORKER
 from offcomp.runs.start import LOCK, has_worker, remove_folder
 
 FOLDERS = ("digests", "evaluations", "groups", "models", "spectra", "uploads", "views")
-"""The folders of the home, excluding the one of the runs."""
+"""The folders in the home folder, except the one for runs."""
 UNFINISHED = re.compile(r"\..+\.part")
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 FORMER_RUN = re.compile(rf"\.({RUN_ID.pattern})\.former")
 UNFINISHED_RUN = re.compile(rf"\.{RUN_ID.pattern}(\.former)?\.[a-z0-9_]{{8}}\.part")
 FORMER_LOCK = re.compile(rf"\.{RUN_ID.pattern}\.lock")
 EMPTY_SECONDS = 60.0
-"""Earlier versions create the folder of a run shortly before writing its plan."""
+"""Age at which an empty run folder is removed; earlier versions create the folder shortly before they write the plan."""
 
 
 def sweep(home: Path) -> None:
-    """Remove leftovers from a home folder, and restore a run that was moved aside. The caller holds the `store_lock`.
+    """Remove leftovers from a home folder, and restore a run that was moved aside. The caller must hold the `store_lock`.
 
-    Leftovers that cannot be removed stay; they do no harm.
+    Leftovers that cannot be removed are left in place, where they do no harm.
     """
     with suppress(OSError):
         _restrict_access(home)
@@ -49,7 +49,7 @@ def sweep(home: Path) -> None:
 
 
 def _restrict_access(home: Path) -> None:
-    """Make the home accessible only to its owner; if it is shared or holds other files too, only offcomp's own folders."""
+    """Restrict the home folder to its owner, or only offcomp's folders in it if it is shared or contains other files."""
     own = [home / name for name in ("runs", *FOLDERS)]
     others = [entry for entry in home.iterdir() if entry not in own and not entry.name.startswith(".")]
     shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID) or home.resolve() == Path.home().resolve()
@@ -74,7 +74,7 @@ def _sweep_entry(entry: Path) -> None:
 
 
 def _sweep_former(former: Path, folder: Path) -> None:
-    """Remove a former run that has been replaced; but restore one with a result if its successor died without a result."""
+    """Remove a previous run that has been replaced, or restore it if it has a result and its replacement died without one."""
     if (former / RESULT).exists() and not (folder / RESULT).exists() and not is_in_use(folder):
         remove_folder(folder)
     if folder.exists():

@@ -1,9 +1,9 @@
-"""The manifest of an export, in JSON: the contents of its folder and where they come from. No torch.
+"""The JSON manifest of an export: what its folder contains and where it comes from. Does not import torch.
 
 DIR/offcomp.json               the manifest: run, plan, original, the ledger of every group, checksums
 DIR/groups/NAME.safetensors    the stored tensors of a group, exactly those in its ledger
 DIR/config.json and so on      dense exports only: every file of the original, with the reconstructions written into its weights
-                               in the dtype of each; an ordinary transformers folder
+                               in their dtypes; an ordinary transformers folder
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class StoredGroup:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of an export and where they come from.
+    """What an export contains and where it comes from.
 
-    offcomp     version that wrote it
-    run         id of the run
+    offcomp     the version that wrote it
+    run         the id of the run
     original    the model that was compressed, listing only the modules of the plan
     sizes       parameters, bytes and ratios before and after, for the three denominators of a run
-    dense       whether the folder also holds the whole model with the reconstructions
+    dense       whether the folder also contains the whole model with the reconstructions
     files       path in the folder -> bytes and sha256
     left_out    files of the original that a dense export omits, as paths relative to the original's folder
     """
@@ -94,7 +94,7 @@ class Manifest:
         if not isinstance(document, dict):
             raise InputError("it is not a JSON object")
         if document.get("schema") != MANIFEST_SCHEMA:
-            raise InputError(f"its schema is {document.get('schema')!r}, and this version reads {MANIFEST_SCHEMA}")
+            raise InputError(f"its schema is {document.get('schema')!r}, but this version reads only schema {MANIFEST_SCHEMA}")
         faults: list[str] = []
         own_fields = {name: value for name, value in document.items() if name != "schema"}
         values = read_fields(Manifest, own_fields, "it", MANIFEST_TYPES, faults, parts=PARTS)
@@ -112,17 +112,17 @@ class Manifest:
     def check_names(self) -> None:
         """Check that the groups are those of the plan and that all files are inside the folder. Raises InputError."""
         if [group.name for group in self.groups] != [group.name for group in self.plan.groups]:
-            raise InputError("its groups are not those of its plan")
+            raise InputError("its groups do not match those of its plan")
         for name in [*self.files, *(group.file for group in self.groups)]:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name:
-                raise InputError(f"it names the file {name!r}, which is not in the folder")
+                raise InputError(f"it names the file {name!r}, which is outside the folder")
         for group in self.groups:
             self.members(group)
 
 
 def _passes(check: Check) -> Callable[[Any], bool]:
-    """Whether a JSON value passes a check, as a function of the value."""
+    """Return a function that tests whether a JSON value passes a check."""
 
     def accepts(value: Any) -> bool:
         try:
@@ -135,7 +135,7 @@ def _passes(check: Check) -> Callable[[Any], bool]:
 
 
 COUNT = (_passes(count()), "a whole number of 0 or more")
-TEXT = (is_text, "a text")
+TEXT = (is_text, "a string")
 OBJECT = (_passes(fields({})), "a JSON object")
 MODULE = fields({"rows": count(), "cols": count(), "name": text, "path": text})
 """The fields of a module that shapes are computed from; `ModelInfo.from_dict` checks the rest."""
@@ -145,14 +145,14 @@ MANIFEST_TYPES = {
     "offcomp": TEXT,
     "run": TEXT,
     "plan": OBJECT,
-    "original": (_passes(fields({}, {"modules": each(MODULE)})), "the listing of a model"),
+    "original": (_passes(fields({}, {"modules": each(MODULE)})), "a model listing"),
     "groups": (_passes(each(fields({}))), "a list of groups"),
     "num_parameters": COUNT,
     "num_bytes": COUNT,
     "sizes": OBJECT,
     "dense": (_passes(flag), "true or false"),
-    "files": (_passes(by_name(FILE)), "bytes and sha256 by file"),
-    "left_out": (is_text_list, "a list of files"),
+    "files": (_passes(by_name(FILE)), "an object with the bytes and sha256 of each file"),
+    "left_out": (is_text_list, "a list of file names"),
 }
 PARTS = ("plan", "original", "groups")
 GROUP_TYPES = {
@@ -166,10 +166,10 @@ GROUP_TYPES = {
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an export. Raises InputError if it is missing or cannot be read."""
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; give one that 'offcomp export' wrote")
+        raise InputError(f"there is no folder {folder}; specify one written by 'offcomp export'")
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputError(f"{folder} has no {MANIFEST}; give a folder that 'offcomp export' wrote")
+        raise InputError(f"{folder} has no {MANIFEST}; specify a folder written by 'offcomp export'")
     try:
         return Manifest.from_dict(read_json(path))
     except (InputError, RecursionError) as error:
@@ -177,18 +177,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_entry(file: Path) -> dict[str, Any]:
-    """Bytes and sha256 of a file."""
+    """The size in bytes and the sha256 of a file."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": digest}
 
 
 Tensors = Mapping[str, tuple[tuple[int, ...], str, int]]
-"""Name -> shape, dtype, bytes."""
+"""Tensor name -> shape, dtype and size in bytes."""
 
 
 def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
-    """Differences between a group's file and its ledger, one clause each: every tensor, their total, and the payload size."""
+    """Differences between a group's file and its ledger (each tensor, their total and the payload size), one clause each."""
     file, where = folder / group.file, f"group {group.name!r}"
     try:
         tensors = stored_tensors([file])
@@ -201,17 +201,17 @@ def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
     faults = _tensor_faults(where, stored, listed)
     total = sum(entry["bytes"] for entry in group.ledger)
     if total != group.num_bytes:
-        faults.append(f"{where} claims {group.num_bytes:,} bytes, but the tensors of its ledger have {total:,}")
+        faults.append(f"{where} claims {group.num_bytes:,} bytes, but the tensors in its ledger add up to {total:,}")
     payload = sum(size for _, _, size in stored.values())  # all bytes after the header, which `stored_tensors` checks
     if payload != group.num_bytes:
-        faults.append(f"{where} claims {group.num_bytes:,} bytes, but {group.file} holds {payload:,} bytes of tensors")
+        faults.append(f"{where} claims {group.num_bytes:,} bytes, but {group.file} contains {payload:,} bytes of tensors")
     return faults
 
 
 def _tensor_faults(where: str, stored: Tensors, listed: Tensors) -> list[str]:
-    """Tensors that are stored but not listed, listed but not stored, or stored with another shape, dtype or size."""
-    missing = [f"{where} lacks the tensor {name!r} of its ledger" for name in listed if name not in stored]
-    unlisted = [f"{where} stores the tensor {name!r}, which its ledger lacks" for name in stored if name not in listed]
+    """Tensors that are stored but not listed, listed but not stored, or stored with a different shape, dtype or size."""
+    missing = [f"{where} lacks the tensor {name!r}, which its ledger lists" for name in listed if name not in stored]
+    unlisted = [f"{where} stores the tensor {name!r}, which its ledger does not list" for name in stored if name not in listed]
     different = [
         f"{where} stores {name!r} as {_words(stored[name])}, but its ledger says {_words(listed[name])}"
         for name in listed

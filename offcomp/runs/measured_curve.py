@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def measured_curve(
     model: PreTrainedModel, info: ModelInfo, group: Group, ratios: Sequence[float], *, unit: str, seed: int = 0
 ) -> ErrorCurve:
-    """Measure a group's error curve by fitting its method at some ratios, skipping those it cannot reach.
+    """Measure a group's error curve by fitting its method at the given ratios, skipping those that it cannot reach.
 
     The dense matrix is added as a point unless it is larger than the original. Raises InputError if no ratio can be reached.
     """

@@ -1,11 +1,11 @@
-"""Start a run: create its folder under a temporary name with its worker's lock held, then rename it into place. No torch.
+"""Start a run: create its folder under a temporary name while holding its worker's lock, then rename it into place. No torch.
 
     runs/.ID.XXXXXXXX.part     the folder while it is being created; its worker waits until it has its final name
-    runs/.ID.former            the folder of the former run with that id, until the new one has replaced it
+    runs/.ID.former            the folder of the previous run with that id, until the new one has replaced it
 
-Other processes therefore never see a partial run, or one without a worker. If any step fails, the former run is restored and
-nothing else is left behind. Hold the `store_lock` to change folders of runs. Leftovers of killed processes are swept at the
-next start.
+Other processes therefore never see a partial run, or one without a worker. If any step fails, the previous run is restored and
+nothing else is left behind. Hold the `store_lock` while changing the folders of runs. Whatever killed processes leave behind is
+removed when the next run starts.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ STORE_LOCK = ".lock"
 STORE_SECONDS = 30.0
 PARENT_VARIABLE, LOCK_VARIABLE = "OFFCOMP_PARENT", "OFFCOMP_LOCK"
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-"""Keep a worker's threads from spin-waiting: next to another busy process that would make them a hundred times slower."""
+"""Keep a worker's threads from spin-waiting, which makes them a hundred times slower while another process is busy."""
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MKL_DISABLE_FAST_MM": "1"}
-"""Return freed blocks of 1 MB and more, and MKL's workspace, to the system at once, instead of keeping up to 32 MB of each."""
+"""Return MKL's workspace and freed blocks of 1 MB or more to the system at once, instead of caching blocks of up to 32 MB."""
 
 
 @contextmanager
 def store_lock(runs: Path, seconds: float = STORE_SECONDS) -> Iterator[None]:
-    """Hold the exclusive right to add, replace or remove folders of runs. Raises OSError, within `seconds` if locked."""
+    """Hold the exclusive right to add, replace or remove folders of runs. Waits up to `seconds`. Raises OSError."""
     private_folder(runs)
     with files.locked(runs / STORE_LOCK, seconds):
         yield
 
 
 def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """Start a worker on a plan in a folder, replacing any former run there. The caller holds the `store_lock`.
+    """Start a worker on a plan in a folder, replacing any previous run there. The caller must hold the `store_lock`.
 
     Raises OSError if a step fails; the previous state is then restored.
     """
@@ -56,7 +56,7 @@ def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) 
     try:
         _write(new / PLAN, plan)
         _write(new / INPUTS, inputs)
-        with files.closing(files.open_lock(new / LOCK)) as lock:  # the worker still holds it afterwards
+        with files.closing(files.open_lock(new / LOCK)) as lock:  # the worker keeps holding the lock afterwards
             files.take_lock(lock)
             worker = start_worker(folder, new / LOG, lock)
         _write(new / WORKER, claim(worker.pid) | {"submitted": time.time()})
@@ -67,7 +67,7 @@ def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) 
             worker.wait()
         _undo_start(new, folder)
         raise
-    with suppress(OSError):  # if this fails, it is swept later
+    with suppress(OSError):  # if this fails, a later sweep removes it
         remove_folder(former_of(folder))
 
 
@@ -80,9 +80,9 @@ def _write(file: Path, document: Mapping[str, Any]) -> None:
 
 
 def start_worker(folder: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
-    """Start `python -m offcomp.runs.worker FOLDER` in a new session; it holds the lock until it exits.
+    """Start `python -m offcomp.runs.worker FOLDER` in a new session; the worker holds the lock until it exits.
 
-    The worker exits with its parent (it compares OFFCOMP_PARENT with its parent's id), so it cannot keep running unnoticed.
+    The worker exits when its parent does (it compares OFFCOMP_PARENT with its parent's id), so it cannot run on unnoticed.
     """
     environment = PATIENT_THREADS | RETURN_MEMORY | os.environ | {PARENT_VARIABLE: str(os.getpid()), LOCK_VARIABLE: str(lock)}
     with files.closing(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as output:
@@ -98,18 +98,18 @@ def start_worker(folder: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
 
 
 def has_worker(folder: Path, worker: Mapping[str, Any]) -> bool:
-    """Whether a worker on this host, as named in worker.json, is working in a run's folder. Raises OSError."""
+    """Whether a worker on this host is working in a run's folder; `worker` is the content of worker.json. Raises OSError."""
     lock = folder / LOCK
     return files.is_locked(lock) or (not lock.exists() and is_alive(worker))
 
 
 def former_of(folder: Path) -> Path:
-    """Temporary path of a run's folder while its successor replaces it."""
+    """Temporary path of a run's folder while a new run replaces it."""
     return folder.with_name(f".{folder.name}{FORMER}")
 
 
 def _move_into_place(new: Path, folder: Path) -> None:
-    """Rename a folder to its final name; the folder that had this name is moved to `former_of`."""
+    """Rename a folder to its final name; an existing folder with that name is first moved to `former_of`."""
     former = former_of(folder)
     if folder.exists():
         folder.rename(former)
@@ -117,11 +117,11 @@ def _move_into_place(new: Path, folder: Path) -> None:
 
 
 def _undo_start(new: Path, folder: Path) -> None:
-    """Undo a start that failed at any step, and move the former run back."""
+    """Undo a start that failed at any step, and move the previous run back."""
     if new.exists():
         _remove_new(new)
     else:
-        with suppress(OSError):  # if this fails, the next sweep restores the former run
+        with suppress(OSError):  # if this fails, the next sweep restores the previous run
             remove_folder(folder)
     former = former_of(folder)
     if former.exists() and not folder.exists():
@@ -129,7 +129,7 @@ def _undo_start(new: Path, folder: Path) -> None:
 
 
 def _remove_new(new: Path) -> None:
-    """Remove a folder that never got its final name; file by file, since walking it would need file descriptors."""
+    """Remove a folder that never got its final name, file by file, since listing it would need file descriptors."""
     for name in (PLAN, INPUTS, WORKER, LOG, LOCK):
         with suppress(OSError):
             (new / name).unlink()
@@ -138,7 +138,7 @@ def _remove_new(new: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove the folder of a run: rename it first, then delete its files. Raises OSError if it cannot be renamed."""
+    """Remove a run's folder: rename it first, then delete its files. Raises OSError if it cannot be renamed."""
     if not folder.exists():
         return
     gone = Path(tempfile.mkdtemp(prefix=f".{folder.name.strip('.')}.", suffix=PART, dir=folder.parent))

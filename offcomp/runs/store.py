@@ -1,18 +1,18 @@
-"""Runs on disk: one folder each, written atomically, readable by several processes at once. No torch.
+"""Runs on disk: one folder each, written atomically, readable by several processes at once. Does not import torch.
 
     RUN/plan.json       the plan
     RUN/inputs.json     its inputs: model, calibration text, examples, versions
-    RUN/worker.json     who works on it: host, process id, process start; time of submission
+    RUN/worker.json     the process working on it: host, id and start time; time of submission
     RUN/worker.lock     locked by the worker until it exits
-    RUN/progress.json   stage, fraction, remaining seconds, while it works
-    RUN/cancel          present after a request to cancel
+    RUN/progress.json   stage, fraction done and remaining seconds, while it is running
+    RUN/cancel          present once cancellation has been requested
     RUN/groups/         the stored tensors of the compressed groups
     RUN/run.json        the result, written last
-    RUN/log.txt         output of the worker
+    RUN/log.txt         the output of the worker
 
 The status is derived from these files and from whether the lock is held; no state is kept in memory. A run's id is a digest of
-its plan and its inputs (`offcomp.runs.inputs`), so that the same plan on the same inputs is the same run. A folder that cannot
-be read is a `BadFolder` and does not affect the others.
+its plan and its inputs (`offcomp.runs.inputs`), so the same plan on the same inputs is the same run. A folder that cannot be
+read is reported as a `BadFolder` and does not affect the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FREE_BYTES_NEEDED = 20_000_000
 
 
 class RunStore:
-    """All runs of a home folder."""
+    """All runs in a home folder."""
 
     def __init__(self, home: Path | None = None):
         self.home = home or home_folder()
@@ -50,11 +50,11 @@ class RunStore:
     def get(self, name: str) -> Run:
         """The run with this id. Raises InputError if there is none, or if its folder cannot be read."""
         folder = self.folder / name
-        if not name or name.startswith(".") or Path(name).name != name or not os.path.isdir(folder):  # noqa: PTH112  # any text
-            raise InputError(f"there is no run {name!r} in {self.folder}; 'offcomp runs' lists them")
+        if not name or name.startswith(".") or Path(name).name != name or not os.path.isdir(folder):  # noqa: PTH112  # any string
+            raise InputError(f"there is no run {name!r} in {self.folder}; see 'offcomp runs' for a list")
         run = read_run(folder)
         if isinstance(run, BadFolder):
-            gone = f"{name} has just been removed; 'offcomp runs' lists the others"
+            gone = f"{name} has just been removed; see 'offcomp runs' for the others"
             raise InputError(f"run {run if folder.is_dir() else gone}")
         return run
 
@@ -76,10 +76,10 @@ class RunStore:
         return self.listing()[0]
 
     def submit(self, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
-        """Start a plan, or return its run if it is done or in progress (`again` restarts a run that has ended).
+        """Start a run of a plan, or return the run if it is done or in progress (`again` restarts one that has ended).
 
         A failed start leaves everything as it was. Raises PlanError if the plan is faulty or infeasible, StorageError
-        if it cannot be started, RunError if another host is working on it.
+        if the run cannot be started, RunError if another host is working on it.
         """
         check(plan, info)
         inputs = inputs_of(plan, info.reads)
@@ -98,7 +98,7 @@ class RunStore:
         return self.get(folder.name)
 
     def sweep(self) -> None:
-        """Remove leftovers of killed processes (`runs.leftovers`), unless another process is changing runs. Raises OSError."""
+        """Remove what killed processes left (`runs.leftovers`), unless another process is changing runs. Raises OSError."""
         if self.home.is_dir():
             with suppress(TimeoutError), store_lock(self.folder, 0.0):
                 sweep(self.home)
@@ -130,9 +130,9 @@ class RunStore:
 
 
 def _update_model_name(run: Run, model: str) -> None:
-    """Update a finished run to the name its model was last requested by, since the folder it had before may be gone.
+    """Set the model name of a finished run to the one last requested, since the folder that it named before may be gone.
 
-    The run's id guarantees that both are the same model at this moment.
+    The run's id guarantees that both names refer to the same model at this moment.
     """
     if run.result is None or run.plan.model == model:
         return
@@ -142,10 +142,10 @@ def _update_model_name(run: Run, model: str) -> None:
 
 
 def _check_host(run: Run) -> None:
-    """Raise RunError for a run that another host is working on: from here its process cannot be checked."""
+    """Raise RunError for a run that another host is working on, since its process cannot be checked from here."""
     if run.host:
         raise RunError(
-            f"run {run.id} is in progress on {run.host}, which shares this folder of runs; wait for it or cancel it, or, if "
+            f"run {run.id} is in progress on {run.host}, which shares this folder of runs; wait for the run, cancel it or, if "
             f"nothing is working on it there any more, remove {run.folder}"
         )
 

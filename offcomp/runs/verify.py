@@ -1,8 +1,9 @@
 """Check that an export matches its manifest by re-reading, decoding and measuring its files.
 
-Five checks: the files match their checksums; the ledgers match the stored tensors, byte for byte; every group decodes to a
-finite matrix of its shape; the errors against the original match the manifest; the dense model is the original with exactly
-these matrices in it. If the original cannot be loaded, the checks that need it are skipped, with the reason.
+There are five checks: the files match their checksums; the ledgers match the stored tensors, byte for byte; every group decodes
+to a matrix of the expected shape with finite values; the errors relative to the original match those in the manifest; the dense
+model is the original with exactly these matrices in it. If the original cannot be loaded, the checks that need it are skipped
+and the reason is recorded.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from offcomp.planning.grouping import group_shape
 from offcomp.runs.compress import in_own_dtype, load_group, unstack
 from offcomp.runs.manifest import Manifest, StoredGroup, file_entry, ledger_faults, read_manifest
 
-ERROR_TOLERANCE = 1e-4  # relative: other machines sum in another order
+ERROR_TOLERANCE = 1e-4  # relative, since machines differ in the order of summation
 ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
 """Absolute differences between relative errors that rounding to a dtype can explain."""
 SAME_WEIGHT = {"float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
-"""Relative error up to which two decodings count as equal: on another machine a value may round the other way."""
+"""Relative error up to which two decodings count as equal, since a value may be rounded differently on another machine."""
 DECODING_FAULTS = (OffcompError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
-"""What reading and decoding raise for tensors that do not fit their form."""
+"""Exceptions that reading and decoding may raise for tensors that do not match their form."""
 
 
 @dataclass
 class Check:
-    """The outcome of one check: what was checked, a clause for each fault, or why it was skipped."""
+    """The outcome of one check: what was checked, a clause for each fault, or why the check was skipped."""
 
     name: str
     scope: str
@@ -48,18 +49,18 @@ class Check:
 
     @property
     def holds(self) -> bool | None:
-        """None if it was not checked."""
+        """Whether the check passed; None if it was skipped."""
         return None if self.skip_reason else not self.faults
 
 
 def verify(folder: Path, original: str | None = None) -> list[Check]:
-    """Check an export. `original` is the location of the original model, if not the one in the manifest.
+    """Check an export. `original` is the location of the original model, if it differs from the one in the manifest.
 
-    Raises InputError if there is no manifest, or if `original` is given but cannot be loaded or is another model.
+    Raises InputError if there is no manifest, or if `original` is specified but cannot be loaded or is a different model.
     """
     manifest = read_manifest(folder)
     damaged = file_faults(folder, manifest)
-    files = Check("files", f"{len(manifest.files)} files, bytes and checksum", [f"{name} {damaged[name]}" for name in damaged])
+    files = Check("files", f"{len(manifest.files)} files, sizes and checksums", [f"{name} {damaged[name]}" for name in damaged])
     ledger = Check("ledger", f"{manifest.num_bytes:,} bytes of tensors", total_faults(manifest))
     contents = _Contents(folder, manifest, original)
     for group in manifest.groups:
@@ -72,7 +73,7 @@ def verify(folder: Path, original: str | None = None) -> list[Check]:
 
 
 def file_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """File -> what is wrong with it, as a clause that follows its name."""
+    """What is wrong with each damaged file, as a clause that follows its name."""
     faults = {group.file: "has no checksum" for group in manifest.groups if group.file not in manifest.files}
     for name, expected in manifest.files.items():
         try:
@@ -91,7 +92,7 @@ def total_faults(manifest: Manifest) -> list[str]:
     """Totals that differ from the sums over the groups."""
     sums = {name: sum(getattr(group, name) for group in manifest.groups) for name in ("num_parameters", "num_bytes")}
     return [
-        f"the total {name} is {getattr(manifest, name):,}, but the groups have {total:,} in total"
+        f"the total {name} is {getattr(manifest, name):,}, but the groups add up to {total:,}"
         for name, total in sums.items()
         if total != getattr(manifest, name)
     ]
@@ -107,7 +108,7 @@ class _Contents:
         self.original = self._load_original(original)
         self.compressed = self._load_dense()
         self._num_decoded = 0
-        self._unconfirmed = set(manifest.original.modules)  # modules whose weights have not been found correct
+        self._unconfirmed = set(manifest.original.modules)  # modules whose weights are not yet known to be correct
 
     def _load_original(self, given: str | None) -> PreTrainedModel | None:
         """The model that was compressed, or None with the reason recorded in the check of errors."""
@@ -115,18 +116,18 @@ class _Contents:
         try:
             loaded = load(given or expected.model)
             if is_content(expected.fingerprint) and loaded.info.fingerprint != expected.fingerprint:
-                raise ModelError(f"{loaded.info.model} is not the model that was compressed: its files differ")
+                raise ModelError(f"{loaded.info.model} is not the model that was compressed, since its files differ")
         except ModelError as error:
             if given:
                 raise
-            self.errors.skip_reason = f"{str(error).rstrip('.')}; name the original with --original"
+            self.errors.skip_reason = f"{str(error).rstrip('.')}; specify the original with --original"
             return None
         return loaded.model
 
     def _load_dense(self) -> PreTrainedModel | None:
-        """The whole model in the folder; None if there is none, or if it cannot be loaded, which is a fault."""
+        """The whole model in the folder; None if there is none, or if it cannot be loaded, which is recorded as a fault."""
         if not self.manifest.dense:
-            self.dense.skip_reason = "the export holds only the stored tensors"
+            self.dense.skip_reason = "the export contains only the stored tensors"
             return None
         try:
             return load(str(self.folder.resolve())).model
@@ -159,13 +160,13 @@ class _Contents:
         expected |= {"modules": list(planned.modules), "stack": planned.stack, "method": planned.method}
         for key, value in expected.items():
             if saved.get(key) != value:
-                raise InputError(f"its file gives {key} as {saved.get(key)!r}, but the manifest as {value!r}")
+                raise InputError(f"{key} is {saved.get(key)!r} in its file, but {value!r} in the manifest")
         if compressed.stored.num_parameters != group.num_parameters:
             raise InputError(f"it stores {compressed.stored.num_parameters:,} parameters, not {group.num_parameters:,}")
         matrix = compressed.reconstruct()
         for shape in (group_shape(specs, planned.stack), (group.rows, group.cols)):
             if tuple(matrix.shape) != shape:
-                raise InputError(f"it decodes to a matrix of {tuple(matrix.shape)}, not {shape}")
+                raise InputError(f"it decodes to a matrix of shape {tuple(matrix.shape)}, not {shape}")
         if bad := num_not_finite(matrix):
             raise InputError(f"{bad} of its values are not finite")
         return matrix
@@ -175,11 +176,11 @@ class _Contents:
         rounding = max(ROUNDING[spec.dtype] for spec in matrices)
         if not isclose(error, group.relative_error, rel_tol=ERROR_TOLERANCE, abs_tol=rounding):
             self.errors.faults.append(
-                f"group {group.name!r} has the relative error {error:.6g}, but the manifest says {group.relative_error:.6g}"
+                f"group {group.name!r} has a relative error of {error:.6g}, but the manifest says {group.relative_error:.6g}"
             )
 
     def _compare_weight(self, model: nn.Module, spec: ModuleSpec, decoded: Tensor) -> None:
-        """Check that the dense model holds the decoded matrix, not the original one, at each of its paths."""
+        """Check that the dense model contains the decoded matrix, not the original one, at each of the module's paths."""
         try:
             weight = read(model, spec)
             copies = [path for path in spec.tied if not torch.equal(model.get_parameter(path), model.get_parameter(spec.path))]
@@ -188,29 +189,29 @@ class _Contents:
             return
         exact = read(self.original, spec) if self.original else decoded
         if torch.equal(weight, exact) and not torch.equal(exact, decoded):
-            self.dense.faults.append(f"{spec.name} is still the original, not compressed")
+            self.dense.faults.append(f"{spec.name} is still the original matrix, not the compressed one")
         elif not _same(decoded, weight, SAME_WEIGHT[spec.dtype]):
-            self.dense.faults.append(f"{spec.name} is not the stored matrix")
+            self.dense.faults.append(f"{spec.name} does not match the stored matrix")
         elif copies:
-            self.dense.faults.append(f"{copies[0]} does not hold the values of {spec.name}, to which it is tied")
+            self.dense.faults.append(f"{copies[0]} differs from {spec.name}, although the two are tied")
         else:
             self._unconfirmed.discard(spec)
 
     def finish(self) -> None:
-        """Check the weights outside all groups, and record how many groups were checked (not those with damaged files)."""
+        """Check the weights outside the groups, and record how many groups were checked (those with damaged files were not)."""
         self._check_rest()
         groups = f"{self._num_decoded} of {len(self.manifest.groups)} groups"
-        self.decoding.scope = f"shapes and finite values of {groups}"
+        self.decoding.scope = f"shapes and finiteness of {groups}"
         self.errors.scope = f"relative error of {groups} against the original"
         if not is_content(self.manifest.original.fingerprint):
-            self.errors.scope += ", which the manifest identifies by a sample of weights"
+            self.errors.scope += ", which the manifest identifies by a sample of its weights"
         self.dense.scope = f"the original with the matrices of {groups} in it"
         if not self._num_decoded:
             for check in (self.decoding, self.errors):
                 check.skip_reason = "" if check.faults else check.skip_reason or "no group could be decoded"
 
     def _check_rest(self) -> None:
-        """Compare the dense model with the original holding the decoded groups: all other weights must match bit for bit."""
+        """Check that the dense model equals the original with the decoded groups in it, bit for bit outside the groups."""
         if not self.original or not self.compressed:
             return
         actual = dict(self.compressed.named_parameters(remove_duplicate=False))
@@ -225,7 +226,7 @@ class _Contents:
 
 
 def _same(expected: Tensor, actual: Tensor, tolerance: float) -> bool:
-    """Whether a weight equals the expected one up to this relative error."""
+    """Whether a weight equals the expected one to within a relative error of `tolerance`."""
     if torch.equal(expected, actual):
         return True
     return tolerance > 0 and reconstruction_error([(expected, actual)]).relative_error <= tolerance

@@ -1,4 +1,4 @@
-"""The worker: `python -m offcomp.runs.worker RUN_DIR` executes RUN_DIR/plan.json, and writes RUN_DIR/run.json last."""
+"""The worker: `python -m offcomp.runs.worker RUN_DIR` executes RUN_DIR/plan.json and finally writes RUN_DIR/run.json."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ log = logging.getLogger("offcomp")
 
 NOTICEABLE_ERROR = 1e-3
 SMALL_SHARE = 0.25
-"""A model of at most this share of the free memory stays loaded, and statistics of text may use the same amount."""
+"""A model that takes at most this share of the free memory stays loaded; calibration statistics may take as much again."""
 
 
 def work(worker: Worker) -> dict[str, Any]:
-    """Load, compress, evaluate. Returns the fields of run.json, excluding the groups."""
+    """Load, compress and evaluate the model. Returns the fields of run.json except the groups."""
     plan = worker.plan
     info = model_info(plan.model, worker.folder.parent.parent)
     worker.expect(estimate(plan, info, predict(plan, info)).stages)
@@ -81,7 +81,7 @@ def work(worker: Worker) -> dict[str, Any]:
     try:
         check_inputs(plan, loaded.info, inputs)
     except RunError:
-        worker.groups.clear()  # figures valid for neither the old files nor the new ones
+        worker.groups.clear()  # these results are valid for neither the old files nor the new ones
         raise
     stored = [
         (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
@@ -93,12 +93,12 @@ def work(worker: Worker) -> dict[str, Any]:
 
 
 def _is_small(info: ModelInfo) -> bool:
-    """Whether a model takes a small share of the free memory, so that it can stay loaded."""
+    """Whether a model takes up so little of the free memory that it can stay loaded."""
     return FLOAT32_BYTES * info.num_parameters <= SMALL_SHARE * (free_memory() or 0)
 
 
 def _calibration(plan: Plan, loaded: LoadedModel, *, model_loaded: bool) -> Calibration | None:
-    """The calibration of a run, if a group needs one."""
+    """The calibration of a run, if any group needs it."""
     if not plan.calibrated_groups:
         return None
     from offcomp.runs.calibration import Calibration
@@ -122,7 +122,7 @@ def _calibration(plan: Plan, loaded: LoadedModel, *, model_loaded: bool) -> Cali
 def _hints(
     calibration: Calibration | None, group: Group, compressed: list[SavedGroup]
 ) -> AbstractContextManager[GroupHints | None]:
-    """The hints of a group, if the run is calibrated."""
+    """The hints for a group, if the run is calibrated."""
     if calibration is None:
         return nullcontext()
     specs = members(group, calibration.loaded.info)
@@ -130,7 +130,7 @@ def _hints(
 
 
 def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup]) -> dict[str, Any]:
-    """Scores by task of the model with every group's reconstruction in it. This overwrites the original weights."""
+    """Scores of the compressed model by task. The original weights are overwritten with the groups' reconstructions."""
     from offcomp.models.weights import replace
 
     scores = {}
@@ -144,30 +144,30 @@ def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compre
 
 
 def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None:
-    """Raise RunError if the weights changed but all answers are bit-identical: the model was not really compressed."""
+    """Raise RunError if the weights changed but all outputs are bit-identical, which means that the model does not use them."""
     error = max((group["relative_error"] for group in groups), default=0.0)
     if error > NOTICEABLE_ERROR and scores and all(score["unchanged"] for score in scores.values()):
         raise RunError(
-            f"the compressed weights differ from the original by up to {error:.2%}, but all answers are bit-identical, "
-            "so the model does not use them; choose modules that it uses in these tasks"
+            f"the compressed weights differ from the originals by up to {error:.2%}, but all outputs are bit-identical, "
+            "so the model does not use these weights; choose modules that it uses in these tasks"
         )
 
 
 def _sentence(folder: Path, error: OSError) -> str:
-    """Describe an operating-system error: the run could not use an input file, or could not write to its own folder."""
+    """Describe an operating-system error: the run could not access an input file, or could not write to its folder."""
     if error.errno is None:  # raised by a library
-        return f"{error}. The run's log.txt has the details."
+        return f"{error}. See the run's log.txt for details."
     name = error.filename
     if isinstance(name, str | bytes) and not Path(os.fsdecode(name)).resolve().is_relative_to(folder):
-        return f"cannot use {os.fsdecode(name)}: {error.strerror}; make sure that it can be used, then run the plan again."
+        return f"cannot access {os.fsdecode(name)}: {error.strerror}; make sure it is accessible, then run the plan again."
     return f"{storage_error(folder, error)}."
 
 
 def main(arguments: list[str]) -> None:
-    """Run the plan in the folder given as the only argument. Failures are reported in run.json, or as the last log line."""
+    """Run the plan in the folder given as the only argument. Failures are reported in run.json or in the last log line."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # end the process without a traceback, as other signals do
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.raiseExceptions = False  # failing to write the log does not fail the run
+    logging.raiseExceptions = False  # the run goes on even if its log cannot be written
     folder = Path(arguments[0]).resolve()
     try:
         lock = hold_lock(folder)
@@ -177,7 +177,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(1)
     threading.Thread(target=worker.watch, args=(lock,), daemon=True).start()
     if hasattr(os, "nice"):
-        os.nice(10)  # the app's process comes first
+        os.nice(10)  # the app's process has priority
     try:
         worker.reserve_space()
         with slot(worker):
@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> None:
         worker.finish("failed", error=_sentence(folder, error))
     except Exception as error:  # noqa: BLE001  # last resort: record it, with the traceback in the log
         traceback.print_exc()
-        worker.finish("failed", error=f"Unexpected {type(error).__name__}: {error}. The run's log.txt has the details.")
+        worker.finish("failed", error=f"Unexpected {type(error).__name__}: {error}. See the run's log.txt for details.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A watcher thread reacts to a cancel file, the death of the parent and the loss of the run's folder even while torch is busy, so
 stopping takes well under a second. Runs that wait for a slot start in order of submission; OFFCOMP_SLOTS (default 1) sets how
-many may run at once.
+many may run at the same time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PROGRESS_SECONDS = 0.25
 SLOTS = re.compile(r"[1-9][0-9]{0,2}")
 RESERVED_BYTES = 256_000
 RESERVE = f".reserve{PART}"
-"""A file that is deleted to free space if the disk is full, so that the run can still report it."""
+"""A file that is deleted before the result is written, so that the run can report its failure even if the disk is full."""
 
 
 def parent_is_gone() -> bool:
@@ -46,10 +46,10 @@ def parent_is_gone() -> bool:
 
 
 def hold_lock(folder: Path) -> int:
-    """The descriptor of a run folder's lock, which this process holds from now on; its children do not inherit it.
+    """Take over the lock of a run's folder until this process ends, and return its descriptor; children do not inherit it.
 
     The process that starts a run takes the lock, hands it over and then renames the folder into place; this function waits for
-    the rename. A worker started by hand takes the lock itself. Raises RunError if another worker holds it, and OSError.
+    the rename. A worker started manually takes the lock itself. Raises RunError if another worker holds the lock, and OSError.
     """
     inherited = os.environ.pop(LOCK_VARIABLE, "")
     if not inherited:
@@ -67,7 +67,7 @@ def hold_lock(folder: Path) -> int:
 
 
 def is_in_place(folder: Path, lock: int) -> bool:
-    """Whether the folder exists with this lock, that is, it has been neither removed nor replaced by another run."""
+    """Whether the folder exists with this lock, that is, whether it has been neither removed nor replaced by another run."""
     try:
         return os.path.samestat((folder / LOCK).stat(), os.fstat(lock))
     except OSError:
@@ -77,8 +77,8 @@ def is_in_place(folder: Path, lock: int) -> bool:
 class Worker:
     """One run from its plan to its result. `finish` may be called from any thread; the first call wins.
 
-    The worker never recreates its folder: after the folder is removed, nothing more can be written. Raises StorageError for a
-    plan that cannot be read.
+    The worker never recreates its folder: once the folder has been removed, nothing more is written. Raises StorageError if the
+    plan cannot be read.
     """
 
     def __init__(self, folder: Path):
@@ -86,7 +86,7 @@ class Worker:
         try:
             self.plan = read_plan(folder)
         except Malformed as fault:
-            raise StorageError(f"the plan of {folder} cannot be read, since {fault}; remove the folder") from None
+            raise StorageError(f"the plan in {folder} cannot be read, since {fault}; remove the folder") from None
         self.started = time.time()
         self.groups: list[dict[str, Any]] = []
         self.timings: dict[str, float] = {}
@@ -117,12 +117,12 @@ class Worker:
             os._exit(0 if written and status == "done" else 1)
 
     def _write_result(self, document: dict[str, Any]) -> bool:
-        """Write run.json, or only the reason if that fails, as on a full disk. Return whether anything could be written."""
+        """Write run.json, or only the reason if that fails (on a full disk, say). Return whether anything could be written."""
         try:
             (self.folder / RESERVE).unlink(missing_ok=True)
             write_json(self.folder / RESULT, document, make_folder=False)
         except (OSError, StorageError) as error:
-            log.error("%s", error)  # the last log line of a run that will show as interrupted
+            log.error("%s", error)  # the last log line, shown if the run appears as interrupted
             document |= {"groups": [], "scores": {}, "model": None}
             document |= {"status": "failed", "error": document["error"] or f"{error}."}
             with suppress(StorageError):
@@ -146,7 +146,7 @@ class Worker:
             reserve.write_bytes(bytes(RESERVED_BYTES))
 
     def expect(self, costs: Mapping[str, float]) -> None:
-        """Set the upcoming stages and their estimated seconds, which weight the progress."""
+        """Set the upcoming stages and their estimated durations in seconds, by which progress is weighted."""
         self._costs = costs
         self._working_since = time.time()
 
@@ -166,7 +166,7 @@ class Worker:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[float], None]]:
-        """A stage of the run: yields its report, and records its time."""
+        """A stage of the run: yields a progress callback and records how long the stage took."""
         self._last_write = 0.0
         self.report(name, 0.0)
         began = time.perf_counter()
@@ -175,7 +175,7 @@ class Worker:
         self._done_cost += self._costs.get(name, 0.0)
 
     def watch(self, lock: int) -> None:
-        """Stop at once on a cancel request, or if the parent (the run is then interrupted) or the folder is gone."""
+        """Stop at once if the run is cancelled, its folder is gone, or the parent is gone, which makes the run interrupted."""
         while True:
             if parent_is_gone() or not is_in_place(self.folder, lock):
                 os._exit(1)
@@ -186,7 +186,7 @@ class Worker:
 
 @contextmanager
 def slot(worker: Worker) -> Iterator[None]:
-    """Wait for a free slot, first come, first served; the slot is free again when the process ends."""
+    """Wait for a free slot, first come, first served; the slot is released when the process ends."""
     store = RunStore(worker.folder.parent.parent)
     count = _slot_count()
     worker.report("queued", 1.0)
@@ -200,10 +200,12 @@ def slot(worker: Worker) -> Iterator[None]:
 
 
 def _slot_count() -> int:
-    """How many runs may work at once. Raises InputError if OFFCOMP_SLOTS is invalid."""
+    """How many runs may be in progress at the same time. Raises InputError if OFFCOMP_SLOTS is invalid."""
     value = os.environ.get("OFFCOMP_SLOTS", "1")
     if not SLOTS.fullmatch(value.strip()):
-        raise InputError(f"OFFCOMP_SLOTS is {value[:40]!r}; set it to how many runs may work at once, 1 to 999, or unset it")
+        raise InputError(
+            f"OFFCOMP_SLOTS is {value[:40]!r}; set it to the number of concurrent runs, from 1 to 999, or unset it"
+        )
     return int(value)
 
 

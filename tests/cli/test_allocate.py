@@ -86,14 +86,14 @@ def test_pairs_and_groups_are_suggested_with_their_reason(offcomp: Command, tmp_
 def test_what_only_merging_heeds_is_refused_elsewhere(offcomp: Command, how: tuple[str, ...], flag: tuple[str, ...]) -> None:
     status, out, err = offcomp("suggest", "minilm-l6", "--kinds", "query", *how, *flag)
     assert (status, out) == (2, "")
-    assert "--out and --threshold are for groups found by merging" in err
+    assert "--out and --threshold apply only to merging" in err
 
 
 def test_both_are_readable_as_text(offcomp: Command, tmp_path: Path, folder: Path) -> None:
     _, out, _ = offcomp("allocate", write(tmp_path / "plan.json", three_keys()), "--total-ratio", "2")
-    assert "with the same ratio for all: 0." in out
+    assert "with the same ratio for all groups: 0." in out
     _, out, _ = offcomp("suggest", str(folder), "--kinds", "query", "--threshold", "1")
-    assert out == "no group gains more than the threshold\n"
+    assert out == "no merge gains more than the threshold\n"
     _, out, _ = offcomp("suggest", str(folder), "--kinds", "query", "--pairs", "1")
     assert "query.0 query.1: Stacked by" in out
 
@@ -101,14 +101,14 @@ def test_both_are_readable_as_text(offcomp: Command, tmp_path: Path, folder: Pat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--total-ratio", "0.5"), "--total-ratio 0.5 must be 1 or more"),
-        (("--total-ratio", "nan"), "--total-ratio nan must be 1 or more"),
+        (("--total-ratio", "0.5"), "--total-ratio must be 1 or more, not 0.5"),
+        (("--total-ratio", "nan"), "--total-ratio must be 1 or more, not nan"),
         (("--total-size", "100"), "the groups together need at least 2304, but the total is 100"),
         (("--target-error", "-1"), "a relative error of -1 is out of reach"),
         (("--target-loss", "0.1"), "--target-loss needs --measured FILE"),
         (("--target-loss", "0.1", "--measured", "missing.json"), "cannot read missing.json as JSON"),
         (("--total-ratio", "2", "--floor", "2"), "must be between 0 and 1, not 2"),
-        (("--total-ratio", "2", "--sensitivities", "EMPTY"), "it must be a dict"),
+        (("--total-ratio", "2", "--sensitivities", "EMPTY"), "must contain a JSON dict, not a list"),
     ],
 )
 def test_bad_input_is_one_sentence(offcomp: Command, tmp_path: Path, flags: tuple[str, ...], message: str) -> None:

@@ -44,8 +44,8 @@ def test_json_is_one_document_and_bundled_runs_are_known(offcomp: Command, tmp_p
     [
         (["zz"], "there is no run 'zz'; 'offcomp runs' lists yours"),
         ([""], "there is no run ''"),
-        (["aa"], "2 runs begin with 'aa': aa1111111111, aa2222222222; give more of the id"),
-        (["aa1", "bb"], "run bb3333333333 is failed and has no figures to compare: The machine ran out of memory; choose"),
+        (["aa"], "2 runs begin with 'aa': aa1111111111, aa2222222222; specify more characters of the id"),
+        (["aa1", "bb"], "run bb3333333333 has status failed and no results to compare: The machine ran out of memory; choose"),
         (["aa1", "--html", "/no/such/folder/x.html"], "cannot write the report /no/such/folder/x.html: No such file"),
     ],
 )

@@ -65,8 +65,12 @@ def full() -> TextIO:
 
 
 SINKS: dict[str, tuple[Callable[[], TextIO | None], int, str]] = {
-    "full": (full, 1, "offcomp: cannot write the answer to stdout: No space left on device; send it elsewhere\n"),
-    "closed": (lambda: None, 1, "offcomp: cannot write the answer, since stdout is closed; send it to a file or a terminal\n"),
+    "full": (full, 1, "offcomp: cannot write the output to stdout: No space left on device; redirect it elsewhere\n"),
+    "closed": (
+        lambda: None,
+        1,
+        "offcomp: cannot write the output because stdout is closed; redirect it to a file or a terminal\n",
+    ),
     "unread": (unread, 141, ""),
 }
 

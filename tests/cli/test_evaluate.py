@@ -116,7 +116,7 @@ def test_the_columns_of_a_file_are_found_by_content_and_said(
         )
     )
     status, out, err = offcomp("evaluate", str(folder), "--data", str(path), "--family", "similarity", "--json")
-    assert (status, err.splitlines()[1]) == (0, "taking sentence1 from left, sentence2 from right, score from close")
+    assert (status, err.splitlines()[1]) == (0, "guessed columns: sentence1 from left, sentence2 from right, score from close")
     found = json.loads(out)["scores"]["mine"]
     assert found["columns"] == {"sentence1": "left", "sentence2": "right", "score": "close"}
     named = json.loads(offcomp("evaluate", str(folder), "--data", pairs, "--family", "similarity", *COLUMNS, "--json")[1])

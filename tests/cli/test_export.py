@@ -45,18 +45,18 @@ def the_text_names_groups_ratios_and_what_to_do_next(offcomp: Command, run: str,
     status, text, err = offcomp("export", run, out)
     assert (status, err) == (0, "")
     assert "left, right" in text and "whole model:" in text
-    assert text.endswith(f"wrote {out}; 'offcomp verify {out}' checks it\n")
+    assert text.endswith(f"wrote {out}; check it with 'offcomp verify {out}'\n")
     status, text, _ = offcomp("verify", out)
     assert status == 0
     assert text.count("  holds  ") == 4
-    assert text.endswith("dense model, not checked: the export holds only the stored tensors.\n")
+    assert text.endswith("dense model, not checked: the export contains only the stored tensors.\n")
     status, text, err = offcomp("export", run, out)
     assert (status, text) == (2, "")
-    assert err == f"offcomp: {out} already exists and is not an empty folder; name a new folder, or empty this one\n"
+    assert err == f"offcomp: {out} already exists and is not an empty folder; specify a new or empty folder\n"
     flip_a_byte(place)
     status, text, err = offcomp("verify", out)
     assert status == 1
-    assert "files        does not hold" in text
+    assert "files        failed" in text
     assert "files: groups/key.safetensors has been modified: its sha256 begins with" in text
     assert err.startswith(f"offcomp: {out} does not match its manifest: files: groups/key.safetensors") and err.count("\n") == 1
     status, text, err = offcomp("verify", out, "--json")
@@ -67,8 +67,8 @@ def the_text_names_groups_ratios_and_what_to_do_next(offcomp: Command, run: str,
     ("asked", "said"),
     [
         (("export", "nothing", "DIR"), "there is no run 'nothing'"),
-        (("export", bundled_runs()[0].id, "DIR"), "has only figures, no compressed weights"),
-        (("verify", "DIR"), "there is no folder DIR; give one that 'offcomp export' wrote"),
+        (("export", bundled_runs()[0].id, "DIR"), "has results but no compressed weights"),
+        (("verify", "DIR"), "there is no folder DIR; specify one written by 'offcomp export'"),
         (("verify", "tests"), "tests has no offcomp.json"),
     ],
 )

@@ -33,7 +33,7 @@ TAKERS: tuple[Callable[[str], object], ...] = (
 @pytest.mark.parametrize("take", TAKERS)
 @pytest.mark.parametrize("text", NO_PATHS)
 def test_what_can_be_no_path_is_one_sentence(take: Callable[[str], object], text: str) -> None:
-    with pytest.raises(InputError, match=r"is not a usable path \(.+\); give the path of a file or folder") as raised:
+    with pytest.raises(InputError, match=r"is not a usable path \(.+\); specify the path of a file or folder") as raised:
         take(text)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
 

@@ -214,7 +214,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, bert: LoadedModel) -
 def test_a_token_that_the_model_does_not_know_is_refused(bert: LoadedModel) -> None:
     tokenizer = syllable_tokenizer(True, **SPECIALS)
     tokenizer.add_tokens([f"extra{number}" for number in range(5)])
-    with pytest.raises(ModelError, match=r"token id \d+.* 61 tokens"):
+    with pytest.raises(ModelError, match=r"token id \d+.* 61 embeddings"):
         masked(replace(bert, tokenizer=tokenizer), ["ba extra4 be"])
 
 

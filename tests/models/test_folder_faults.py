@@ -323,7 +323,7 @@ def test_where_no_kind_is_known_the_family_is_said_to_be_unknown(
 ) -> None:
     status, lines = command(capsys, verb, unknown)
     assert status == 2 and len(lines) == 1
-    assert "family unknown (model type 'mpnet'): name modules with --modules" in lines[0]
+    assert "family is unknown (model type 'mpnet'), so name modules with --modules" in lines[0]
 
 
 def test_a_plan_that_names_kinds_of_an_unknown_family(unknown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,11 @@ def test_the_command_line_answers_and_keeps_the_file(offcomp: Command, tmp_path:
 
 @pytest.mark.parametrize(
     ("module", "rank", "reason"),
-    [("key.9", "1", "has no module 'key.9'"), ("key.1", "99", "has the ranks 1 to"), ("ln_f", "1", "has no module 'ln_f'")],
+    [
+        ("key.9", "1", "has no module 'key.9'"),
+        ("key.1", "99", "--rank must be between 1 and"),
+        ("ln_f", "1", "has no module 'ln_f'"),
+    ],
 )
 def test_what_cannot_be_inspected_is_one_sentence(
     offcomp: Command, tmp_path: Path, module: str, rank: str, reason: str

@@ -51,7 +51,7 @@ def test_float32_factors_of_a_half_precision_checkpoint_save_less_in_bytes(half:
     assert chosen["parameter_ratio"] == pytest.approx(2 * chosen["byte_ratio"])
     (note,) = found.notes
     assert note.startswith(f"key: {chosen['parameter_ratio']:.3g}x in parameters is {chosen['byte_ratio']:.3g}x in bytes")
-    assert note.endswith("since numbers are stored as float32 while the checkpoint has bfloat16.")
+    assert note.endswith("since numbers are stored as float32, while the checkpoint has bfloat16.")
     stored = predict(replace(asked, groups=(replace(asked.groups[0], dtype="stored"),)), info)
     assert stored.notes == []
     assert stored.model["chosen"]["byte_ratio"] == pytest.approx(chosen["parameter_ratio"])
@@ -108,7 +108,7 @@ def test_the_command_line_says_the_notes_in_text_and_beside_json(offcomp: Comman
     path = write(tmp_path / "plan.json", small_plan(half, dtype="float32"))
     text = offcomp("predict", path)[1]
     assert (
-        "\n\nkey: 2x in parameters is 1x in bytes, since numbers are stored as float32 while the checkpoint has bfloat16."
+        "\n\nkey: 2x in parameters is 1x in bytes, since numbers are stored as float32, while the checkpoint has bfloat16."
         in text
     )
     document = json.loads(offcomp("predict", path, "--json")[1])
@@ -171,6 +171,6 @@ def test_the_pages_say_what_is_in_no_matrix_and_what_a_ratio_saves(home: Path, h
     app.session_state["model"] = listed(place, home)
     app.run()
     assert not app.exception
-    assert "in bytes, since numbers are stored as float32 while the checkpoint has bfloat16." in texts(app)
+    assert "in bytes, since numbers are stored as float32, while the checkpoint has bfloat16." in texts(app)
     app.radio(key="dtype").set_value("stored").run()
     assert "while the checkpoint has" not in texts(app)

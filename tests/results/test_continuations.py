@@ -165,7 +165,7 @@ def test_a_run_of_an_earlier_version_says_so_in_a_sentence(home: Path) -> None:
     assert "SVD was measured before offcomp recorded continuations" in texts(app)
     assert table_of(app) == ""
     app = opened("examples", runs=f"{new},{old}", task=TASK)
-    assert "Autoencoder writes the same first 0.5 of 4" in texts(app)
+    assert "Autoencoder matches the original for the first 0.5 of 4" in texts(app)
     assert "SVD was measured before offcomp recorded continuations" in texts(app)
     assert table_of(app).count("<tr>") == 3
 

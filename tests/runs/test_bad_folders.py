@@ -54,7 +54,7 @@ CASES: dict[str, tuple[dict[str, bytes], str]] = {
     "a plan without model": ({"plan": b"{}"}, "plan.json: plan lacks the field 'model'"),
     "a name of two lines": (
         {"worker": b'{"submitted": 0, "host": "a\\nb"}'},
-        "worker.json: host is 'a\\nb', which holds a line",
+        "worker.json: host is 'a\\nb', which contains a line",
     ),
     "a list as inputs": ({"inputs": b"[]"}, "inputs.json: it is []; it must be a JSON object"),
 }

@@ -248,7 +248,7 @@ def test_a_ledger_that_does_not_fit_the_file_is_an_error(tiny: Tiny, tmp_path: P
     group = svd(tiny("bert"), "key.0", ratio=2.0)
     for step in (1, -1):
         claimed = replace(group, figures=group.figures | {"num_bytes": group.figures["num_bytes"] + step})
-        with pytest.raises(StorageError, match=r"holds \d+ bytes of tensors but its ledger says \d+"):
+        with pytest.raises(StorageError, match=r"contains \d+ bytes of tensors, but its ledger says \d+"):
             save_group(claimed, tmp_path)
 
 

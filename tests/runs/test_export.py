@@ -155,9 +155,9 @@ def test_a_folder_with_something_in_it_is_left_alone(tiny: Tiny, run: Run, tmp_p
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     for taken in (tmp_path / "mine", tmp_path / "mine" / "letter.txt"):
-        with pytest.raises(InputError, match="already exists and is not an empty folder; name a new folder"):
+        with pytest.raises(InputError, match="already exists and is not an empty folder; specify a new or empty folder"):
             export_run(run, tiny("bert").info, taken)
-    with pytest.raises(InputError, match=r"cannot write to .*letter.txt/out: Not a directory; name a folder"):
+    with pytest.raises(InputError, match=r"cannot write to .*letter.txt/out: Not a directory; specify a folder"):
         export_run(run, tiny("bert").info, tmp_path / "mine" / "letter.txt" / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "letter.txt"]
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
@@ -200,10 +200,13 @@ def test_a_tensor_that_the_ledger_does_not_know_is_refused(tiny: Tiny, run: Run,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda run: replace(run, status="failed"), "run 0123456789ab is failed and has no compressed weights"),
+        (lambda run: replace(run, status="failed"), "run 0123456789ab has status failed and no compressed weights"),
         (lambda run: replace(run, plan=replace(run.plan, groups=())), "compresses nothing"),
-        (lambda run: replace(run, folder=Path("nowhere")), "only figures, no compressed weights; 'offcomp show"),
-        (lambda _: bundled_runs()[0], "only figures, no compressed weights"),
+        (
+            lambda run: replace(run, folder=Path("nowhere")),
+            "results but no compressed weights; print its plan with 'offcomp show",
+        ),
+        (lambda _: bundled_runs()[0], "results but no compressed weights"),
     ],
 )
 def test_a_run_without_weights_is_refused(

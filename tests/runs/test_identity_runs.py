@@ -272,7 +272,7 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
     group = replace(GROUP, options={"preset": "whitened"})
     run = run_of(store, Plan(str(folder), (group,), (pairs,), calibration=CalibrationText(str(texts))))
     assert run.status == "failed"
-    assert run.error == f"{named} changed after the run was submitted, so its figures are not valid; run the plan again"
+    assert run.error == f"{named} changed after the run was submitted, so its results are not valid; run the plan again"
     assert run.result is not None and not run.result["groups"] and not run.result["scores"]
 
 
@@ -325,17 +325,20 @@ def test_former_runs_are_listed_and_say_how_they_know_their_model(
     assert [run.of_a_sample for run in (second, first_old, other_old)] == [False, True, True]
     assert same_test(first_old, other_old, "sentiment") and not same_test(first_old, second, "sentiment")
     cli.main(["show", "1" * 12])
-    assert "its model is identified by a sample of its weights, not by all of them" in capsys.readouterr().out
+    assert (
+        "its model is identified by a sample of its weights (as in earlier versions), not by all of them"
+        in capsys.readouterr().out
+    )
     cli.main(["show", "2" * 12])
     assert "sample" not in capsys.readouterr().out
     cli.main(["runs"])
     listed = capsys.readouterr().out
-    assert "identity sample: the model is identified by a sample of its weights" in listed
+    assert "identity 'sample': the model is identified by a sample of its weights" in listed
     cli.main(["runs", "--json"])
     assert [row["identity"] for row in json.loads(capsys.readouterr().out)] == ["", "sample", "sample"]
     page = html_report([first_old, second])
     assert page.count("identified by a sample of its weights") == 2  # about the run, and why a chart leaves it out
-    with pytest.raises(InputError, match="only figures"):
+    with pytest.raises(InputError, match="no compressed weights"):
         export_run(first_old, model_info("minilm-l6", tmp_path), tmp_path / "out")
 
 
@@ -353,7 +356,7 @@ def test_a_former_run_is_not_exported_and_answers_no_plan(folder: Path, pairs: T
     write_json(tmp_path / "good" / MANIFEST, manifest | {"original": original})
     checks = {check.name: check for check in verify(tmp_path / "good", str(folder))}
     assert exported.original.reads and checks["errors"].holds
-    assert "which the manifest identifies by a sample of weights" in checks["errors"].scope
+    assert "which the manifest identifies by a sample of its weights" in checks["errors"].scope
 
 
 # ------------------------------------------------------------------------------------------------------------------ hosts
@@ -384,7 +387,7 @@ def test_a_run_at_work_on_another_host_is_left_to_it(
     assert (run.status, run.host, run.ended) == ("running", worker["host"], False)
     for again in (False, True):
         with pytest.raises(
-            RunError, match=f"is in progress on {worker['host']}, which shares this folder of runs; wait for it"
+            RunError, match=f"is in progress on {worker['host']}, which shares this folder of runs; wait for the run"
         ):
             store.submit(plan, model_info(plan.model, store.home), again=again)
     with pytest.raises(RunError, match=f"is in progress on {worker['host']}"):

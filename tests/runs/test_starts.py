@@ -187,7 +187,7 @@ def test_a_file_system_without_locks_is_told(store: Trial, monkeypatch: pytest.M
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(files.fcntl, "flock", flock)
-    with pytest.raises(StorageError, match="No locks available; set OFFCOMP_HOME to a folder on a disk of this machine"):
+    with pytest.raises(StorageError, match="No locks available; set OFFCOMP_HOME to a folder on a local disk"):
         store.start()
     assert store.entries == set()
 
@@ -276,7 +276,7 @@ def test_a_run_that_no_worker_has_is_over_and_can_be_run(store: Trial, sleeping:
     if "worker.json" in left:
         write_json(run.folder / "worker.json", {"pid": os.getpid(), "started": time.time(), "submitted": time.time()})
     found = store.get(run.id)
-    assert (found.status, found.error) == ("interrupted", "the worker ended without a result or output; run it again")
+    assert (found.status, found.error) == ("interrupted", "the worker ended without a result or any output; run the plan again")
     store.cancel(run.id)
     assert store.start().status == "queued"
 

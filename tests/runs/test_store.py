@@ -142,7 +142,7 @@ def test_a_killed_worker_leaves_an_interrupted_run_that_can_be_run_again(folder:
     os.kill(read_json(run.folder / "worker.json")["pid"], signal.SIGKILL)
     dead = wait_until(store, run.id, lambda r: r.ended, seconds=5)
     assert dead.status == "interrupted"
-    assert "run it again" in dead.error
+    assert "run the plan again" in dead.error
     again = store.submit(plan, info)
     assert again.status in ("queued", "running")
     store.cancel(again.id)

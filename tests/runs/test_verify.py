@@ -203,20 +203,20 @@ def drop_the_config(folder: Path) -> None:
 DAMAGE: dict[Change, dict[str, str]] = {
     flip_a_byte: {"files": f"{KEY} has been modified"},
     cut_off: {"files": f"{KEY} has 1772 bytes, not 1776", "ledger": "group 'key' cannot be read"},
-    drop_a_tensor: {"ledger": "group 'key' lacks the tensor 'right' of its ledger"},
-    add_a_tensor: {"ledger": "group 'key' stores the tensor 'more', which its ledger lacks"},
+    drop_a_tensor: {"ledger": "group 'key' lacks the tensor 'right', which its ledger lists"},
+    add_a_tensor: {"ledger": "group 'key' stores the tensor 'more', which its ledger does not list"},
     turn_a_tensor: {"ledger": "group 'key' stores 'left' as 5 x 48 float32 in 960 bytes, but its ledger says 48 x 5 float32"},
     cut_off_with_its_checksum: {"ledger": "truncated or damaged"},
-    change_bytes_of_a_group: {"ledger": "group 'key' claims 1,436 bytes, but the tensors of its ledger have 1,440"},
-    change_the_total: {"ledger": "the total num_bytes is 12, but the groups have"},
+    change_bytes_of_a_group: {"ledger": "group 'key' claims 1,436 bytes, but the tensors in its ledger add up to 1,440"},
+    change_the_total: {"ledger": "the total num_bytes is 12, but the groups add up to"},
     change_the_parameters: {"decoding": "group 'ffn' cannot be decoded: it stores"},
     store_nan: {"decoding": "of its values are not finite"},
-    change_the_shape: {"decoding": "group 'key' cannot be decoded: it decodes to a matrix of (48, 24), not (49, 24)"},
-    change_the_form: {"decoding": "its file gives form as 'dense', but the manifest as 'low_rank'"},
-    use_an_unknown_form: {"decoding": "has the form 'magic', which this version does not know"},
+    change_the_shape: {"decoding": "group 'key' cannot be decoded: it decodes to a matrix of shape (48, 24), not (49, 24)"},
+    change_the_form: {"decoding": "form is 'dense' in its file, but 'low_rank' in the manifest"},
+    use_an_unknown_form: {"decoding": "has the form 'magic', which is unknown to this version"},
     store_other_factors: {
-        "errors": "group 'key' has the relative error",
-        "dense model": "key.0 is not the stored matrix",
+        "errors": "group 'key' has a relative error of",
+        "dense model": "key.0 does not match the stored matrix",
     },
     change_the_error: {"errors": "but the manifest says 0.01"},
     drop_the_config: {"files": "config.json cannot be read: No such file", "dense model": "has no 'config.json'"},
@@ -277,12 +277,12 @@ def store_a_weight_that_is_not_finite(folder: Path) -> None:
 
 
 UNLIKE: dict[Change, str] = {
-    leave_a_weight_unchanged: "key.1 is still the original, not compressed",
-    leave_the_embeddings_unchanged: "word_embeddings is still the original, not compressed",
-    transpose_a_weight: "key.0 is not the stored matrix",
+    leave_a_weight_unchanged: "key.1 is still the original matrix, not the compressed one",
+    leave_the_embeddings_unchanged: "word_embeddings is still the original matrix, not the compressed one",
+    transpose_a_weight: "key.0 does not match the stored matrix",
     change_a_bias: "bert.encoder.layer.0.intermediate.dense.bias differs from the original although no group compresses it",
     change_a_weight_that_no_group_has: "self.query.weight differs from the original although no group compresses it",
-    untie_the_head: "cls.predictions.decoder.weight does not hold the values of word_embeddings, to which it is tied",
+    untie_the_head: "cls.predictions.decoder.weight differs from word_embeddings, although the two are tied",
     drop_a_weight: "missing keys bert.encoder.layer.0.attention.self.key.weight",
     store_a_weight_that_is_not_finite: "values that are NaN or infinite",
 }
@@ -324,7 +324,7 @@ def test_without_the_original_the_rest_is_checked(folder: Path, original: Path, 
     edit(folder, lambda manifest: manifest["original"].update({"model": str(tmp_path / "gone")}))
     checks = {check.name: check for check in verify(folder)}
     assert [check.holds for check in checks.values()] == [True, True, True, None, True]
-    assert checks["errors"].skip_reason.endswith("name the original with --original")
+    assert checks["errors"].skip_reason.endswith("specify the original with --original")
     assert [check.holds for check in verify(folder, str(original))] == [True] * 5
     transpose_a_weight(folder)
     untie_the_head(folder)
@@ -349,16 +349,16 @@ def outside(manifest: dict[str, Any]) -> None:
 
 
 NO_MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "newer": (lambda m: m.update(schema=2), "its schema is 2, and this version reads 1"),
+    "newer": (lambda m: m.update(schema=2), "its schema is 2, but this version reads only schema 1"),
     "field missing": (lambda m: m.pop("groups"), "lacks the field 'groups'"),
     "no list of groups": (lambda m: m.update(groups=5), "has groups 5; it must be a list of groups"),
     "field unknown": (lambda m: m.update(extra=1), "unknown field 'extra'"),
-    "groups of another plan": (lambda m: m["groups"].reverse(), "its groups are not those of its plan"),
+    "groups of another plan": (lambda m: m["groups"].reverse(), "its groups do not match those of its plan"),
     "wrong type": (lambda m: m["groups"][0].update(num_bytes="many"), "num_bytes 'many'; it must be a whole number"),
     "ledger": (lambda m: m["groups"][0]["ledger"][0].pop("shape"), "it must be a list of tensors"),
     "module": (lambda m: m["original"]["modules"].pop(0), "no module 'key.0'"),
-    "shape of a module": (lambda m: m["original"]["modules"][0].update(rows="a"), "it must be the listing of a model"),
-    "file outside": (outside, "names the file '../secret', which is not in the folder"),
+    "shape of a module": (lambda m: m["original"]["modules"][0].update(rows="a"), "it must be a model listing"),
+    "file outside": (outside, "names the file '../secret', which is outside the folder"),
     "group outside": (lambda m: m["groups"][0].update(file="/etc/passwd"), "names the file '/etc/passwd'"),
 }
 
@@ -380,7 +380,7 @@ def test_a_manifest_that_is_none_is_bad_input(folder: Path, text: str) -> None:
 
 
 def test_a_folder_that_is_none_or_has_no_manifest_is_bad_input(original: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no folder .*gone; give one that 'offcomp export' wrote"):
+    with pytest.raises(InputError, match=r"there is no folder .*gone; specify one written by 'offcomp export'"):
         verify(tmp_path / "gone")
-    with pytest.raises(InputError, match=r"has no offcomp\.json; give a folder"):
+    with pytest.raises(InputError, match=r"has no offcomp\.json; specify a folder"):
         verify(original)

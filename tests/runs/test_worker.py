@@ -93,16 +93,19 @@ def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     [
         (
             OSError(errno.EACCES, os.strerror(errno.EACCES), "/models/w"),
-            "cannot use /models/w: Permission denied; make sure that",
+            "cannot access /models/w: Permission denied; make sure it is accessible",
         ),
-        (OSError(errno.EIO, os.strerror(errno.EIO), b"/models/w"), "cannot use /models/w: Input/output error; make sure that"),
+        (
+            OSError(errno.EIO, os.strerror(errno.EIO), b"/models/w"),
+            "cannot access /models/w: Input/output error; make sure it is",
+        ),
         (
             OSError(errno.EACCES, os.strerror(errno.EACCES), "HERE/x"),
             "cannot write to HERE: Permission denied; set OFFCOMP_HOME",
         ),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot write to HERE: No space left on device; free some space"),
         (OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)), "cannot write to HERE: Directory not empty."),
-        (OSError("no tokenizer can be made"), "no tokenizer can be made. The run's log.txt"),
+        (OSError("no tokenizer can be made"), "no tokenizer can be made. See the run's log.txt"),
     ],
 )
 def test_a_run_that_the_system_keeps_from_a_file_names_it(
@@ -135,7 +138,10 @@ def test_a_number_of_slots_that_is_none_is_told(tmp_path: Path, monkeypatch: pyt
     write_json(run / "plan.json", Plan("tiny", (GROUP,)).to_dict())
     monkeypatch.setenv("OFFCOMP_SLOTS", value)
     monkeypatch.setattr(offcomp.runs.worker_process.time, "sleep", lambda _: pytest.fail("it waits"))
-    with pytest.raises(InputError, match=f"OFFCOMP_SLOTS is '{value}'; set it to how many runs"), slot(Worker(run)):
+    with (
+        pytest.raises(InputError, match=f"OFFCOMP_SLOTS is '{value}'; set it to the number of concurrent runs"),
+        slot(Worker(run)),
+    ):
         pytest.fail("it works")
     monkeypatch.setenv("OFFCOMP_SLOTS", " 2 ")
     with slot(Worker(run)):

@@ -174,7 +174,7 @@ def test_tasks_of_every_metric_have_a_chart_each(home: Path) -> None:
     assert len(app.get("plotly_chart")) == 6
     assert "% of the answers agree" in texts(app)
     assert "masked perplexity on masked words in prose is 15.0 (lower is better), +3.00 from the original" in texts(app)
-    assert "a true difference of 0.020 would show" in texts(app)
+    assert "a true difference of 0.020 would be detected" in texts(app)
     told = [warning.value for warning in app.warning]
     assert ["to the last bit" in told[0], "apart: all outputs are alike" in told[1]] == [True, True]
     app.segmented_control(key="compare_measure").set_value("masked-prose").run()

@@ -206,11 +206,10 @@ def joint_words(table: pd.DataFrame) -> pd.DataFrame:
     """`joint_table` for display: the result of each run as text, also for examples that it does not list."""
     shown = table.copy()
     for name in ("first", "second"):
-        values = table[name].astype(object).map("{:.3f}".format, na_action="ignore")
-        if f"{name}_flip" in table:
-            shown[name] = table[f"{name}_flip"] + values.map(", {}".format, na_action="ignore").fillna("")
-        else:
-            shown[name] = values.fillna("not listed")
+        missing = "" if f"{name}_flip" in table else "not listed"
+        texts = [missing if pd.isna(value) else f"{value:.3f}" for value in table[name]]
+        flips = table.get(f"{name}_flip", [""] * len(table))
+        shown[name] = [", ".join(filter(None, pair)) for pair in zip(flips, texts, strict=True)]
     return shown
 
 

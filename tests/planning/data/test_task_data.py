@@ -379,8 +379,8 @@ BROKEN = {
     "array.jsonl": (b'[{"text": "a", "label": 1}]', "cannot be read as a .jsonl table"),
     "mixed.jsonl": (b'{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', "cannot be read as a .jsonl table"),
     "nested.jsonl": (b'{"text": ["a"], "label": 1}\n' * 20, "contains neither text nor numbers"),
-    "twice.csv": (b"text,text,label\n" + b"a,b,c\n" * 20, "2 columns 'text'"),
-    "page.html": (b"<html>", "ends in .csv, .tsv, .jsonl, .parquet"),
+    "twice.csv": (b"text,text,label\n" + b"a,b,c\n" * 20, "2 columns named 'text'"),
+    "page.html": (b"<html>", "supported extensions: .csv, .tsv, .jsonl, .parquet"),
     "prose.csv": (b"Once upon a time\nthere was a fox\n", "needs the columns text and label"),
 }
 

@@ -95,7 +95,7 @@ def test_labels_of_a_head_are_a_list_of_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", ["~nobody-of-that-name/f.csv", "x" * 5000 + ".csv"])
 def test_a_path_that_cannot_be_used_is_one_sentence(data: str) -> None:
     (fault,) = faults_of(OWN | {"data": data})
-    assert "give the path of a file or folder" in fault
+    assert "the path of a file or folder" in fault
 
 
 def test_a_run_is_another_when_the_examples_changed(tmp_path: Path) -> None:
