@@ -27,7 +27,7 @@ from offcomp.numerics.accounting import Budget
 from offcomp.numerics.weighted_norm import SideWeights
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.grouping import best_stack
-from offcomp.runs.calibration import Calibration
+from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import stack
 
 KINDS = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
@@ -74,7 +74,7 @@ def cases(asked: argparse.Namespace) -> list[dict[str, Any]]:
         for name, members in groups.items():
             how = best_stack(members) if len(members) > 1 else "rows"
             matrix = stack({spec: read(loaded.model, spec).float() for spec in members}, how)
-            with calibration.hints(members, how) as hints:
+            with GroupHints(calibration, members, how) as hints:
                 for metric in METRICS:
                     for ratio in asked.ratios:
                         rows.append({"kind": kind, "of": name, "metric": metric} | case(matrix, hints, metric, ratio))

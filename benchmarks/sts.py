@@ -173,7 +173,7 @@ def _hints(
     if not group.options.get("feedback"):
         return nullcontext()
     calibration = Calibration(loaded, texts, max_tokens=MAX_TOKENS)
-    return calibration.hints(members(group, loaded.info), group.stack, lambda: [before])
+    return GroupHints(calibration, members(group, loaded.info), group.stack, lambda: [before])
 
 
 def read_texts(files: Sequence[Path], number: int) -> list[str]:

@@ -25,7 +25,7 @@ from offcomp.models.weights import read, substituted
 from offcomp.numerics.accounting import Budget
 from offcomp.numerics.reconstruction_error import reconstruction_error
 from offcomp.planning.data.calibration_text import CalibrationText
-from offcomp.runs.calibration import Calibration
+from offcomp.runs.calibration import Calibration, GroupHints
 
 RATIOS = (2.0, 3.0, 5.0)
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -94,7 +94,7 @@ def main() -> None:
             matrices = {}
             for spec in specs:
                 budget = Budget(int(spec.num_parameters / ratio))
-                with calibration.hints([spec], "rows") as hints:
+                with GroupHints(calibration, [spec], "rows") as hints:
                     compressed = make_method("svd", options).fit(read(loaded.model, spec), budget, hints=hints)
                 matrices[spec] = compressed.reconstruct()
             seconds = perf_counter() - started
@@ -104,7 +104,7 @@ def main() -> None:
             weight_error = reconstruction_error(
                 [(read(loaded.model, s), matrix) for s, matrix in matrices.items()]
             ).relative_error
-            with usual.hints(specs, "rows") as hints:
+            with GroupHints(usual, specs, "rows") as hints:
                 error = hints.output_error(matrices, held_out=True)
             row = {"ratio": ratio, "metric": name, "weight error": weight_error, "output error": error}
             row |= {"STS-B": spearmanr(found, scores)[0], "against the first": difference(scores, found, plain)}

@@ -125,8 +125,10 @@ def _hints(
     """The hints for a group, if the run is calibrated."""
     if calibration is None:
         return nullcontext()
+    from offcomp.runs.calibration import GroupHints
+
     specs = members(group, calibration.loaded.info)
-    return calibration.hints(specs, group.stack, lambda: (saved.reconstructions for saved in compressed))
+    return GroupHints(calibration, specs, group.stack, lambda: (saved.reconstructions for saved in compressed))
 
 
 def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup]) -> dict[str, Any]:

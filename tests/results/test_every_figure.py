@@ -503,12 +503,20 @@ def spectrum(_style_key: str, palette: Palette) -> Drawn:
             "kept": Marks(kept, {"x": "rank", "y": "singular_value"}, lambda trace: trace.fill == "tonexty"),
             "random": Marks(
                 SPECTRUM,
-                {"x": "rank", "y": "random_value", "hover": "singular value {rank}: {random_value:.3g}<extra>random matrix</extra>"},
+                {
+                    "x": "rank",
+                    "y": "random_value",
+                    "hover": "singular value {rank}: {random_value:.3g}<extra>random matrix</extra>",
+                },
                 lambda trace: trace.line.dash == "dash",
             ),
             "values": Marks(
                 SPECTRUM,
-                {"x": "rank", "y": "singular_value", "hover": "singular value {rank}: {singular_value:.3g}<extra>this matrix</extra>"},
+                {
+                    "x": "rank",
+                    "y": "singular_value",
+                    "hover": "singular value {rank}: {singular_value:.3g}<extra>this matrix</extra>",
+                },
                 lambda trace: trace.line.dash == "solid",
             ),
         },

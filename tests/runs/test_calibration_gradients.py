@@ -11,11 +11,10 @@ from torch import Tensor
 from offcomp.errors import InputError
 from offcomp.models.catalogue import ModuleSpec
 from offcomp.models.loading import LoadedModel, last_hidden_state
-from offcomp.runs.calibration import calibrate
 from offcomp.runs.calibration.batches import TokenBatch, token_batches
 from offcomp.runs.calibration.gradients import sum_gradients
 from offcomp.runs.calibration.likelihood import Likelihood
-from tests.calibration_texts import TEXTS, spec_of
+from tests.calibration_texts import TEXTS, calibrate, spec_of
 from tests.tiny_models import Tiny
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from offcomp.models.loading import load
 from offcomp.models.weights import read
-from offcomp.runs.calibration import Calibration, calibrate
+from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.calibration import moments as moments_module
 from offcomp.runs.calibration.batches import token_batches
 from offcomp.runs.calibration.moments import InputMoments, output_errors, sum_moments
 from tests import tiny_models
-from tests.calibration_texts import PLENTY, TEXTS, spec_of
+from tests.calibration_texts import PLENTY, TEXTS, calibrate, spec_of
 from tests.tiny_models import Tiny
 
 
@@ -40,7 +40,7 @@ def test_statistics_that_outweigh_the_cache_take_more_passes_and_are_the_same(
     specs = [spec_of(loaded, name) for name in ("query.0", "key.0", "query.1", "key.1")]
     gathered = count_passes(monkeypatch)
     calibration = Calibration(loaded, TEXTS)
-    with calibration.hints(specs, "rows") as hints:
+    with GroupHints(calibration, specs, "rows") as hints:
         hints.cache_bytes = cache_bytes
         found = [hints.statistics(index).column_moment for index in range(4)]
     alone = [sum_moments(loaded.model, [spec], calibration.batches, "output").means(spec).second for spec in specs]
@@ -58,7 +58,7 @@ def test_one_pass_serves_all_groups_where_the_cache_holds_their_statistics(
     gathered = count_passes(monkeypatch)
     calibration = Calibration(loaded, TEXTS, cache_bytes=PLENTY if ahead else 0, ahead=specs if ahead else ())
     for spec in specs:
-        with calibration.hints([spec], "rows") as hints:
+        with GroupHints(calibration, [spec], "rows") as hints:
             found = hints.statistics(0).column_moment
             calibration.output_errors({spec: read(loaded.model, spec)}, held_out=True)  # keeps what later groups need
             hints.release()
@@ -72,7 +72,7 @@ def test_statistics_of_a_changed_model_are_gathered_anew_and_those_of_the_origin
     loaded = tiny("bert")
     first, second = (spec_of(loaded, name) for name in ("query.0", "query.1"))
     calibration = Calibration(loaded, TEXTS, cache_bytes=PLENTY, ahead=[first, second])
-    with calibration.hints([first, second], "rows") as hints:
+    with GroupHints(calibration, [first, second], "rows") as hints:
         before = hints.statistics(1).column_moment
         hints.substitute(0, torch.zeros(first.rows, first.cols))
         changed = hints.statistics(1).column_moment
@@ -160,5 +160,5 @@ def test_a_batch_says_the_same_in_parts(
 def test_half_the_matrix_of_a_group_is_kept_or_as_much_as_is_told(tiny: Tiny, cache_bytes: int, expected: int) -> None:
     loaded = tiny("bert")
     specs = [spec_of(loaded, name) for name in ("query.0", "key.0")]
-    with Calibration(loaded, TEXTS, cache_bytes=cache_bytes).hints(specs, "rows") as hints:
+    with GroupHints(Calibration(loaded, TEXTS, cache_bytes=cache_bytes), specs, "rows") as hints:
         assert hints.cache_bytes == expected

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from offcomp.models.loading import LoadedModel
 from offcomp.models.weights import read, substituted
-from offcomp.runs.calibration import Calibration, calibrate
-from tests.calibration_texts import TEXTS, spec_of
+from offcomp.runs.calibration import Calibration, GroupHints
+from tests.calibration_texts import TEXTS, calibrate, spec_of
 from tests.tiny_models import Tiny
 
 
@@ -24,7 +24,7 @@ def test_later_statistics_see_a_settled_member_and_the_model_is_restored_bit_by_
     before = bits_of(loaded)
     specs = [spec_of(loaded, name) for name in ("ffn_out.0", "query.1", "ffn_in.0")]
     calibration = Calibration(loaded, TEXTS)
-    with calibration.hints(specs, "residual") as hints:
+    with GroupHints(calibration, specs, "residual") as hints:
         assert hints.transposed == (True, False, False)
         assert hints.heights == (40, 24, 40)
         assert hints.order == (2, 0, 1) or [specs[i].name for i in hints.order] == ["ffn_in.0", "ffn_out.0", "query.1"]
@@ -37,7 +37,7 @@ def test_later_statistics_see_a_settled_member_and_the_model_is_restored_bit_by_
         torch.testing.assert_close(hints.statistics(2).column_moment, ffn_in)
         hints.substitute(0, settled * 0.5)
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
-    with calibration.hints(specs, "residual") as hints:
+    with GroupHints(calibration, specs, "residual") as hints:
         torch.testing.assert_close(hints.statistics(1).column_moment, query, rtol=0, atol=0)
 
 
@@ -46,7 +46,7 @@ def test_a_group_that_follows_sees_the_groups_before_it_and_others_do_not(tiny: 
     weights = bits_of(loaded)
     earlier, spec = spec_of(loaded, "ffn_out.0"), spec_of(loaded, "query.1")
     before = {earlier: read(loaded.model, earlier) * 0.3}
-    with Calibration(loaded, TEXTS).hints([spec], "rows", lambda: [before]) as hints:
+    with GroupHints(Calibration(loaded, TEXTS), [spec], "rows", lambda: [before]) as hints:
         alone = hints.statistics(0).column_moment
         hints.use_compressed_predecessors()
         following = hints.statistics(0).column_moment
@@ -76,7 +76,7 @@ def test_an_offloaded_model_has_what_was_settled_each_time_it_is_in_memory(tiny:
         return [{earlier: matrices[earlier]}, {other: matrices[other]}]
 
     with calibration.offloaded():
-        with calibration.hints([spec, transposed], "residual", groups_before) as hints:
+        with GroupHints(calibration, [spec, transposed], "residual", groups_before) as hints:
             assert hints.transposed == (False, True)
             hints.use_compressed_predecessors()
             hints.substitute(0, matrices[spec])
@@ -103,7 +103,7 @@ def test_an_offloaded_model_says_what_one_in_memory_says(tiny: Tiny) -> None:
     half = 0.5 * read(loaded.model, spec)
 
     def found(calibration: Calibration, *, offloaded: bool) -> list[Tensor | float | None]:
-        with calibration.hints([spec], "rows") as hints:
+        with GroupHints(calibration, [spec], "rows") as hints:
             values: list[Tensor | float | None] = []
             for _ in range(2):
                 statistics = hints.statistics(0)
@@ -127,10 +127,10 @@ def test_an_offloaded_model_is_whole_after_an_exception(tiny: Tiny) -> None:
     loaded = tiny("bert")
     before, spec = bits_of(loaded), spec_of(loaded, "ffn_in.0")
     calibration = Calibration(loaded, TEXTS)
-    with pytest.raises(KeyError), calibration.offloaded(), calibration.hints([spec], "rows") as hints:
+    with pytest.raises(KeyError), calibration.offloaded(), GroupHints(calibration, [spec], "rows") as hints:
         hints.substitute(0, torch.zeros(spec.shape))
         raise KeyError
-    with calibration.hints([spec], "rows") as hints:
+    with GroupHints(calibration, [spec], "rows") as hints:
         assert hints.statistics(0).column_moment is not None
     assert all(torch.equal(before[path], parameter) for path, parameter in loaded.model.named_parameters())
 

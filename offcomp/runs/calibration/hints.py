@@ -2,77 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
 from math import sqrt
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from offcomp.models.catalogue import ModuleSpec
-from offcomp.models.loading import LoadedModel
-from offcomp.planning.data.row_counts import RowCounts
 from offcomp.planning.grouping import is_transposed
-from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules_of
-
-Changes = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
-"""Returns replacements for a model's own matrices, for example the reconstructions of one group after another."""
-
-
-class TextStatistics(Protocol):
-    """The interface that `GroupHints` needs, implemented by `offcomp.runs.calibration.passes.Calibration`."""
-
-    loaded: LoadedModel
-    batches: list[TokenBatch]
-    held_out: list[TokenBatch]
-    rows: RowCounts | None
-    weighting: str
-    digest: str
-
-    @property
-    def cut(self) -> dict[str, int]:
-        """How many texts are truncated."""
-
-    def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
-        """Moments of the inputs of the first module."""
-
-    def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
-        """A statistic of the gradients of the first module."""
-
-    def output_errors(
-        self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
-    ) -> Mapping[ModuleSpec, tuple[float, float]]:
-        """Squared errors and norms of outputs."""
-
-    def model_loaded(self) -> AbstractContextManager[None]:
-        """Keep the model in memory inside the block."""
-
-    def change(self, matrices: Changes) -> None:
-        """Replace matrices of the model."""
-
-    def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
-        """Replace one matrix of the model."""
-
-    def restore(self) -> None:
-        """Restore the model's own matrices."""
-
-    def forget(self) -> None:
-        """Drop cached statistics."""
+from offcomp.runs.calibration.passes import FLOAT32_BYTES, Calibration, Changes
 
 
 class GroupHints:
-    """The `Hints` for a group of modules of a loaded model."""
+    """The `Hints` for a group of modules of a loaded model, stacked as `stack` says.
 
-    def __init__(
-        self,
-        calibration: TextStatistics,
-        specs: Sequence[ModuleSpec],
-        stack: str,
-        *,
-        before: Changes,
-        cache_bytes: int,
-    ) -> None:
+    As a context manager it restores every substituted weight at the end of the block, bit for bit. `before` returns the
+    reconstructions of the groups compressed earlier.
+    """
+
+    def __init__(self, calibration: Calibration, specs: Sequence[ModuleSpec], stack: str, before: Changes = tuple) -> None:
         self._before = before
         self.specs = tuple(specs)
         self.transposed = tuple(is_transposed(spec, stack) for spec in specs)
@@ -80,9 +29,15 @@ class GroupHints:
         self.embeddings = tuple(is_embedding(modules_of(calibration.loaded.model, spec)[0]) for spec in specs)
         position = {spec.name: number for number, spec in enumerate(calibration.loaded.info.modules)}
         self.order = tuple(sorted(range(len(specs)), key=lambda index: position[specs[index].name]))
-        self.cache_bytes = cache_bytes
+        self.cache_bytes = max(calibration.cache_bytes, FLOAT32_BYTES * sum(spec.num_parameters for spec in specs) // 2)
         self.has_substitutes = False
         self.calibration = calibration
+
+    def __enter__(self) -> GroupHints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
 
     def statistics(self, index: int) -> MemberStatistics:
         """Statistics of a member with all substituted members in place, each computed when it is accessed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from itertools import accumulate
@@ -21,13 +21,14 @@ from offcomp.planning.data.calibration_text import digest
 from offcomp.planning.data.row_counts import RowCounts
 from offcomp.runs.calibration.batches import token_batches
 from offcomp.runs.calibration.gradients import sum_gradients
-from offcomp.runs.calibration.hints import Changes, GroupHints
 from offcomp.runs.calibration.likelihood import Likelihood
 from offcomp.runs.calibration.moments import InputMoments, is_embedding, modules_of, output_errors, shared_inputs, sum_moments
 
 HELD_OUT_SHARE = 0.2
 FLOAT32_BYTES = 4
 
+Changes = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
+"""Returns replacements for a model's own matrices, for example the reconstructions of one group after another."""
 Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
 """Runs passes over the text for some modules; returns a function that gives a module's statistic; call it once per module."""
 
@@ -152,19 +153,6 @@ class Calibration:
             else:
                 self._originals.enter_context(substituted(self.loaded.model, matrices))
 
-    @contextmanager
-    def hints(self, specs: Sequence[ModuleSpec], stack: str, before: Changes = tuple) -> Iterator[GroupHints]:
-        """Hints for modules stacked as a group; `before` returns the reconstructions of groups compressed earlier.
-
-        Every substituted weight is restored after the block, bit for bit.
-        """
-        cache_bytes = max(self.cache_bytes, FLOAT32_BYTES * sum(spec.num_parameters for spec in specs) // 2)
-        hints = GroupHints(self, specs, stack, before=before, cache_bytes=cache_bytes)
-        try:
-            yield hints
-        finally:
-            hints.restore()
-
     def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
         """Moments of the inputs of the first module; the same pass also gathers as many of the next as fit in the cache."""
 
@@ -232,26 +220,6 @@ class Calibration:
     def _shared(self) -> dict[ModuleSpec, ModuleSpec]:
         with self.model_loaded():
             return shared_inputs(self.loaded.model, self.loaded.info.modules, next(self.batches[0].parts(1)))
-
-
-@contextmanager
-def calibrate(
-    loaded: LoadedModel,
-    texts: Sequence[str],
-    specs: Sequence[ModuleSpec],
-    stack: str,
-    *,
-    max_tokens: int = 128,
-    special_tokens: bool = False,
-    weighting: str = "output",
-    seed: int = 0,
-) -> Iterator[GroupHints]:
-    """Hints for one group; see `Calibration`. Substituted weights are restored at the end of the block."""
-    calibration = Calibration(
-        loaded, texts, max_tokens=max_tokens, special_tokens=special_tokens, weighting=weighting, seed=seed
-    )
-    with calibration.hints(specs, stack) as hints:
-        yield hints
 
 
 def _num_bytes(spec: ModuleSpec, name: str) -> int:

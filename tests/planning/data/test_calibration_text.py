@@ -18,7 +18,7 @@ from offcomp.models.weights import read
 from offcomp.planning.data.calibration_text import CalibrationText, digest
 from offcomp.planning.data.row_counts import RowCounts
 from offcomp.planning.plan import Group, Plan, validate
-from offcomp.runs.calibration import Calibration
+from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import compress_group, stack
 from tests import tiny_models
 from tests.cli.test_main import Command
@@ -205,7 +205,7 @@ def inputs_of(calibration: Calibration, path: str, held_out: bool) -> Tensor:
 def compressed(calibration: Calibration, group: Group) -> Any:
     loaded = calibration.loaded
     specs = [loaded.info.module(name) for name in group.modules]
-    with calibration.hints(specs, group.stack) as hints:
+    with GroupHints(calibration, specs, group.stack) as hints:
         return compress_group(loaded.model, loaded.info, group, hints=hints)
 
 
