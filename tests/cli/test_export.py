@@ -48,7 +48,7 @@ def the_text_names_groups_ratios_and_what_to_do_next(offcomp: Command, run: str,
     assert text.endswith(f"wrote {out}; check it with 'offcomp verify {out}'\n")
     status, text, _ = offcomp("verify", out)
     assert status == 0
-    assert text.count("  holds  ") == 4
+    assert text.count("  passed  ") == 4
     assert text.endswith("dense model, not checked: the export contains only the stored tensors.\n")
     status, text, err = offcomp("export", run, out)
     assert (status, text) == (2, "")

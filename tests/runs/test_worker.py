@@ -69,7 +69,7 @@ def test_weights_that_the_model_does_not_read_fail_the_run(tmp_path: Path) -> No
         key = run.loaded.model.get_submodule(f"encoder.layer.{layer}.attention.self.key")
         kept = key.weight.clone()
         key.forward = lambda x, kept=kept, bias=key.bias: torch.nn.functional.linear(x, kept, bias)
-    with pytest.raises(RunError, match="does not use them"):
+    with pytest.raises(RunError, match="does not use these weights"):
         run.evaluate()
 
 
