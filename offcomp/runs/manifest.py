@@ -134,7 +134,7 @@ def _passes(check: Check) -> Callable[[Any], bool]:
     return accepts
 
 
-COUNT = (_passes(count()), "a whole number of 0 or more")
+COUNT = (_passes(count()), "a whole number, 0 or greater")
 TEXT = (is_text, "a string")
 OBJECT = (_passes(fields({})), "a JSON object")
 MODULE = fields({"rows": count(), "cols": count(), "name": text, "path": text})
