@@ -56,7 +56,7 @@ class Manifest:
     offcomp     the version that wrote it
     run         the id of the run
     original    the model that was compressed, listing only the modules of the plan
-    sizes       parameters, bytes and ratios before and after, for the three denominators of a run
+    sizes       parameters, bytes and ratios before and after: chosen modules, all linear and embedding weights, whole model
     dense       whether the folder also contains the whole model with the reconstructions
     files       path in the folder -> bytes and sha256
     left_out    files of the original that a dense export omits, as paths relative to the original's folder
