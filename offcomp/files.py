@@ -58,7 +58,7 @@ def path_of(text: str) -> Path:
 
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
-"""Errors that have nothing to do with the file itself: no file descriptors are left."""
+"""Error numbers that say nothing about the file itself: no file descriptors are left."""
 REMEDIES = {
     **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit on open files (ulimit -n)"),
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit on processes (ulimit -u)"),
@@ -126,7 +126,7 @@ PART = ".part"
 
 
 def _new_part(path: Path) -> tuple[int, Path]:
-    """Open a new file next to `path`, locked while open; any unlocked one is a leftover (see `remove_left_over`)."""
+    """Open a new temporary file next to `path`, locked while open; an unlocked one is a leftover (see `remove_left_over`)."""
     while True:
         file, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
         with suppress(OSError):  # the file system has no locks; leftovers are not removed there either
@@ -158,7 +158,7 @@ def changed(file: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> Any:
-    """The document in a JSON file; None if it is missing or unreadable. Raises StorageError if no file descriptors are left."""
+    """The document in a JSON file; None if missing or unreadable. Raises StorageError if no file descriptors are left."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

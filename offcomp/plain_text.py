@@ -37,7 +37,7 @@ def _is_unseen(character: str) -> bool:
 
 
 def text_fault(value: Any) -> str:
-    """What is wrong with the strings in a JSON value or its keys, as a clause that follows the value's name; empty if nothing.
+    """What is wrong with the strings in a JSON value or its keys, as a clause to follow the value's name; empty if nothing is.
 
     >>> text_fault({"name": ["fine", "two\\nlines"]})
     'contains a line break, a control character or a text-direction mark'

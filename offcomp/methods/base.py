@@ -160,7 +160,7 @@ class Method:
     ) -> CompressedMatrix:
         """Compress `matrix` (rows, cols) at this size, the largest within the budget. `hints` is not None if they are needed.
 
-        By default this calls `fit` in the fit.py next to the method's own file. That file may import torch at the top.
+        By default this calls `fit` in fit.py, in the same folder as the method's module. fit.py may import torch at the top.
         """
         module = import_module(f"{type(self).__module__.rpartition('.')[0]}.fit")
         compressed: CompressedMatrix = module.fit(self, matrix, size, budget, hints=hints, seed=seed, report=report)

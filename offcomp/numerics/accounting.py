@@ -1,4 +1,4 @@
-"""How much storage tensors need, and what fits a budget. Does not import torch, which would delay app pages.
+"""How much storage tensors need, and what fits a budget. Does not import torch, which would slow down app pages.
 
 A method declares the tensors it stores as `Shapes`: name -> shape. A storage dtype turns these into a layout: name -> shape
 and dtype. Both the predicted size and the ledger of a compressed group go through `storage_layout`, so they agree.

@@ -23,7 +23,7 @@ from torch import Tensor
 from offcomp.numerics.chunks import chunk_height, float64_chunks
 from offcomp.numerics.training import one_thread_if
 
-COLUMN_BLOCKS = 6  # of the upper triangle: 7/12 of the work of the full square
+COLUMN_BLOCKS = 6  # with 6, computing the upper triangle takes 7/12 of the work of the full square
 SMALL_SIDE = 512  # matrices up to this size are decomposed on one thread, since a second one does not help
 
 Item = TypeVar("Item")

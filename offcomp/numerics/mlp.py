@@ -22,7 +22,7 @@ ACTIVATIONS = ("identity", "leaky_relu", "tanh")
 
 @dataclass(frozen=True)
 class Network:
-    """Linear layers with LeakyReLU between them, and with `last`, one of ACTIVATIONS, after the final one.
+    """Linear layers with LeakyReLU between them, and the activation `last`, one of ACTIVATIONS, after the final one.
 
     layers      weight (out, in) and bias (out,) of each layer
     """
@@ -60,7 +60,7 @@ class Network:
         return self.outputs(inputs)[-1]
 
     def backward(self, outputs: Sequence[Tensor], gradient: Tensor, *, to_inputs: bool) -> Tensor | None:
-        """Write all parameters' gradients, given the one at the output. With `to_inputs`, return the gradient at the inputs."""
+        """Write all parameters' gradients, given the gradient at the output. With `to_inputs`, return that at the inputs."""
         for index in reversed(range(len(self.layers))):
             weight, bias = self.layers[index]
             gradient = _through_activation(gradient, outputs[index + 1], self._activation(index))

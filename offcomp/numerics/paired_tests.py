@@ -36,7 +36,7 @@ def _largest(right_to_wrong: int, wrong_to_right: int, n: int) -> float:
         """The test statistic if the true difference is `difference`; it falls as the difference grows."""
         linear = -right_to_wrong - wrong_to_right + (2 * n - wrong_to_right + right_to_wrong) * difference
         constant = -right_to_wrong * difference * (1 - difference)
-        lost = (sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)  # maximum-likelihood share of right to wrong
+        lost = (sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)  # maximum-likelihood right-to-wrong share
         variance = n * (2 * lost + difference * (1 - difference))
         return n * (observed - difference) / sqrt(variance) if variance > 0 else 0.0
 

@@ -29,7 +29,7 @@ from offcomp.numerics.metrics import Metric
 def singular_values(
     matrix: Float[Tensor, "rows cols"], row_metric: Metric | None = None, column_metric: Metric | None = None
 ) -> Float64[Tensor, " side"]:
-    """Singular values of R^½ W C^½, decreasing. The squared error at rank r is the sum of squares of all but the first r."""
+    """Singular values of R^½ W C^½, largest first. The squared error at rank r is the sum of squares of all but the first r."""
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
     return torch.linalg.eigvalsh(_weighted_gram(tall, outer, inner)).flip(0).clamp_min(0).sqrt()
 

@@ -86,7 +86,7 @@ class SideWeights:
         return sum(float((self.columns.root(rows.T) if self.columns else rows).square().sum()) for rows in pieces)
 
     def squared_in_float32(self, error: Float[Tensor, "rows cols"]) -> float:
-        """`squared`, but only to float32 precision and in a fraction of the time."""
+        """The same as `squared`, but only to float32 precision and in a fraction of the time."""
         return inner_product(error, self.weighted(error))
 
     def scale(self, matrix: Float[Tensor, "rows cols"], power: float) -> None:

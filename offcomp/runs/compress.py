@@ -92,7 +92,7 @@ def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[Modu
 
 
 def written_back(compressed: CompressedMatrix, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
-    """The members' approximate matrices (rows, cols) as stored in the compressed model; see `in_own_dtype`."""
+    """The members' approximate matrices (rows, cols) as they are in the compressed model; see `in_own_dtype`."""
     return in_own_dtype(unstack(compressed.reconstruct(), specs, how))
 
 

@@ -80,7 +80,7 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
         )
     if run.result["model"].get("reads") != original.reads:
         raise InputError(
-            f"{original.model} is no longer the model that run {run.id} compressed, since its files have changed; "
+            f"{original.model} is no longer the model that run {run.id} compressed: its files have changed; "
             "restore the files, or run the plan again"
         )
     return run.result

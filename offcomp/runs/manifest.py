@@ -56,7 +56,7 @@ class Manifest:
     offcomp     the version that wrote it
     run         the id of the run
     original    the model that was compressed, listing only the modules of the plan
-    sizes       parameters, bytes and ratios before and after, for the three denominators of a run
+    sizes       parameters, bytes and ratios before and after: chosen modules, all linear and embedding weights, whole model
     dense       whether the folder also contains the whole model with the reconstructions
     files       path in the folder -> bytes and sha256
     left_out    files of the original that a dense export omits, as paths relative to the original's folder
@@ -134,7 +134,7 @@ def _passes(check: Check) -> Callable[[Any], bool]:
     return accepts
 
 
-COUNT = (_passes(count()), "a whole number of 0 or more")
+COUNT = (_passes(count()), "a whole number, 0 or greater")
 TEXT = (is_text, "a string")
 OBJECT = (_passes(fields({})), "a JSON object")
 MODULE = fields({"rows": count(), "cols": count(), "name": text, "path": text})

@@ -116,7 +116,7 @@ class _Contents:
         try:
             loaded = load(given or expected.model)
             if is_content(expected.fingerprint) and loaded.info.fingerprint != expected.fingerprint:
-                raise ModelError(f"{loaded.info.model} is not the model that was compressed, since its files differ")
+                raise ModelError(f"{loaded.info.model} is not the model that was compressed: its files differ")
         except ModelError as error:
             if given:
                 raise

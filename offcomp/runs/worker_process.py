@@ -175,7 +175,7 @@ class Worker:
         self._done_cost += self._costs.get(name, 0.0)
 
     def watch(self, lock: int) -> None:
-        """Stop at once if the run is cancelled, its folder is gone, or the parent is gone, which makes the run interrupted."""
+        """Stop at once if the run is cancelled, its folder is gone, or the parent is gone, which leaves the run interrupted."""
         while True:
             if parent_is_gone() or not is_in_place(self.folder, lock):
                 os._exit(1)

@@ -89,7 +89,7 @@ class RowLoss:
     def _of_directions(
         self, output: Tensor, target: Tensor, norms: Tensor, coefficients: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`of_rescaled` without the l1 term, in fewer operations.
+        """The same as `of_rescaled` without the l1 term, in fewer operations.
 
         With rows u of the output and t of the target at unit length, 1 - cos = |u - t|² / 2, and the squared error of a row is
         |w|² |u - t|²: both terms depend on one number per row. Rows too short to have a direction get a cosine of 0.

@@ -58,7 +58,7 @@ def decoded_codes(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _rest_of(report: Report, done: float) -> Report:
-    """A report for the remaining work once the fraction `done` is complete."""
+    """A progress callback for the remaining work once the fraction `done` is complete."""
     return lambda fraction: report(done + (1 - done) * fraction)
 
 

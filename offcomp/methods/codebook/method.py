@@ -11,7 +11,7 @@ With several stages, each codes the residual of the ones before. Stored for n ro
     row_scales     n integers of 8 bits (`codebook.py`)
     layout         7 numbers of 32 bits: n, m, d, b, S, and the bounds of the scale range
     outliers       for the fraction of entries with the largest coding error: their residuals (o) and their positions
-                   (`numerics.positions`); a few transformer weights are 20 times as large as usual
+                   (`numerics.positions`); a few transformer weights are 20 times as large as most
     left, right    r · (n + m)
 
 d and b follow from the budget (up to 10 bits per weight); if `codeword_length` is set, only b does. The scale of a row is its
@@ -38,13 +38,13 @@ from offcomp.numerics.positions import position_shapes
 LENGTHS = {16: 1.2, 12: 1.25, 8: 1.33, 6: 1.47, 4: 1.7, 3: 1.9, 2: 2.2, 1: 2.7}
 """Codeword length -> G: the squared error at b bits is about G · 2^(-2b/length) (measured on MiniLM-L6; always G >= 1)."""
 USUAL_BITS = 10
-"""Most bits per code when the budget determines them: more codewords hardly help, and each further bit doubles the time."""
+"""Maximum bits per code if the budget determines them: more codewords hardly help, and each further bit doubles the time."""
 CODEBOOK_SHARE = 0.25
 """Maximum size of the codewords relative to the codes."""
 NOTICEABLE = 0.87
-"""Each step must cut the squared error to at most this fraction of the one before.
+"""Each rate step must reduce the squared error to at most this fraction of the previous step's.
 
-Smaller gains are lost in the tails of the distribution, which few codewords cannot cover.
+Smaller gains are lost in the tails of the distribution, which a small number of codewords cannot cover.
 """
 LARGEST_BITS = 12
 LARGEST_LENGTH = 32
@@ -69,7 +69,7 @@ class CodebookAutoencoder(Method):
         metadata={"help": "Weights per codeword; 0 chooses a length that suits the budget.", "range": (0, LARGEST_LENGTH)},
     )
     stages: int = field(
-        default=1, metadata={"help": "Codes per piece, each for the residual of the one before.", "range": (1, 4)}
+        default=1, metadata={"help": "Codes per piece, each for the residual of the previous ones.", "range": (1, 4)}
     )
     rank: int = field(default=0, metadata={"help": "Rank of an additional low-rank part.", "range": (0, 1024)})
     outliers: float = field(
@@ -83,16 +83,19 @@ class CodebookAutoencoder(Method):
     )
     damping: float = field(
         default=0.3,
-        metadata={"help": "Feedback damping, relative to the mean moment. Higher relies less on text.", "range": (1e-3, 100.0)},
+        metadata={
+            "help": "Feedback damping, relative to the mean moment. Higher values rely less on the text.",
+            "range": (1e-3, 100.0),
+        },
     )
 
     @property
     def calibrated(self) -> bool:
-        """True only with feedback."""
+        """Whether codes are chosen with feedback, the only option that needs calibration text."""
         return self.feedback
 
     def sizes(self, rows: int, cols: int) -> range:
-        """The rate steps available for this shape, from 1."""
+        """The rate steps available for this shape, starting at 1."""
         return range(1, len(rate_steps(self, rows, cols)) + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
@@ -130,7 +133,7 @@ def _shapes(method: CodebookAutoencoder, rows: int, cols: int, length: int, bits
 
 @lru_cache(maxsize=256)
 def rate_steps(method: CodebookAutoencoder, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
-    """(codeword length, bits) of each size. Each stores at least as much as the one before in both units, with less error."""
+    """(codeword length, bits) of each size. Each has a smaller error than the one before and stores no less in either unit."""
     if method.codeword_length:
         return tuple((method.codeword_length, bits) for bits in range(1, LARGEST_BITS + 1))
     steps: list[tuple[int, int]] = []

@@ -63,7 +63,7 @@ class Kronecker(Method):
         return _factor_shapes(rows, cols, self.left_rows, self.left_cols)
 
     def sizes(self, rows: int, cols: int) -> range:
-        """1 .. min(m1 n1, m2 n2) terms; the largest number reproduces the matrix exactly."""
+        """1 .. min(m1 n1, m2 n2) terms; the maximum reproduces the matrix exactly."""
         (m1, n1), (m2, n2) = self.factor_shapes(rows, cols)
         return range(1, min(m1 * n1, m2 * n2) + 1)
 

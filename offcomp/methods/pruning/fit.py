@@ -19,7 +19,7 @@ from offcomp.numerics.top_k import largest_mask
 def fit(
     method: Pruning, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Keep the `size` largest entries; of equal entries, the first. The seed is not used, since nothing is random."""
+    """Keep the `size` largest entries; ties go to the first. The seed is not used, since nothing is random."""
     rows, cols = matrix.shape
     entries = matrix.float()
     mask = largest_mask(entries, size)

@@ -54,7 +54,7 @@ class Pruning(Method):
         return range(1, rows * cols + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Values (as a single row, so that int8 storage needs only one scale), the two sides, and mask or indices."""
+        """Values (as a single row, so that int8 storage needs only one scale), rows and cols, and mask or indices."""
         mask = {"mask": Codes(rows * cols, 1)}
         indices = {"columns": Codes(size, column_bits(cols)), "row_counts": Codes(rows, count_bits(cols))}
         chosen = {"mask": mask, "indices": indices, "auto": min(mask, indices, key=_packed_bytes)}[self.positions]

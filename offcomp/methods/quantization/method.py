@@ -53,7 +53,7 @@ class Quantization(Method):
         default=False, metadata={"help": "Levels symmetric around zero. Otherwise a zero point is stored with each scale."}
     )
     search: bool = field(
-        default=True, metadata={"help": "Search for the range with the least squared error. Otherwise use that of the entries."}
+        default=True, metadata={"help": "Search for the range with the least squared error. Otherwise use the full range."}
     )
 
     def sizes(self, rows: int, cols: int) -> range:

@@ -13,7 +13,7 @@ guarantee better task scores. Three things make it better:
                   usually counted, stores r² more. This pays off at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
   sparse latents  the entries that the low-rank part fits worst, refitted in alternation with Z D. A linear map cannot make this
                   selection.
-  hidden units    a unit costs r + cols + 1 numbers and one more rank costs rows + cols - 2 r, so hidden units pay off for tall
+  hidden units    a unit costs r + cols + 1 numbers and an extra rank costs rows + cols - 2 r, so hidden units pay off for tall
                   matrices. They are used only with the plain metric, and if one side is at least TALL times as long as the
                   other.
 

@@ -1,7 +1,7 @@
 """Find the sparse matrix S with k entries that best approximates an error E: minimise tr((E - S)ᵀ R (E - S) C).
 
-Without metrics these are the k largest entries, unchanged. With metrics, the positions come from a step of each entry toward
-its own optimum with all others fixed (normalised iterative hard thresholding, Blumensath and Davies 2010, scaled by the
+Without metrics these are the k largest entries, unchanged. With metrics, the positions are found by moving each entry toward
+its own optimum while all others stay fixed (normalised iterative hard thresholding, Blumensath and Davies 2010, scaled by the
 diagonal); conjugate gradients then solve for the values at these positions.
 """
 

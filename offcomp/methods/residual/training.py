@@ -23,7 +23,7 @@ PEAK_RATE = 2e-2
 WARM_UP = 0.2
 CHOOSE_EVERY = 10
 ROWS_AT_ONCE = 1024
-"""The hidden activations of all rows together take several times as much memory as the matrix."""
+"""Rows per chunk: the hidden activations of all rows at once would take several times as much memory as the matrix."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Decoder:
     def error_with(
         self, target: Float[Tensor, "rows cols"], latents: Float[Tensor, "rows rank"], units: Float[Tensor, "rows hidden"]
     ) -> Float[Tensor, "rows cols"]:
-        """`error`, given the hidden activations."""
+        """The same as `error`, given the hidden activations."""
         return torch.addmm(target, latents, self.linear, alpha=-1).addmm_(units, self.outer, alpha=-1)
 
     def in_basis(self, basis: Float[Tensor, "rank rank"]) -> Decoder:

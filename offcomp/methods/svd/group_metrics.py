@@ -59,7 +59,7 @@ class _Side:
 
     @property
     def is_full(self) -> bool:
-        """Whether the moment is (n, n), not (n,)."""
+        """Whether the moment is a full matrix (n, n), not just a diagonal (n,)."""
         return self.source == "full"
 
     def moment(self) -> Tensor:

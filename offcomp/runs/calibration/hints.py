@@ -97,14 +97,14 @@ class GroupHints:
         return self.calibration.moments(self._likely_next(spec), self.cache_bytes)
 
     def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
-        """ "fisher", "sensitivity" or "row_moment" of one member; an embedding has no row moment of gradients."""
+        """The "fisher", "sensitivity" or "row_moment" of one member; an embedding has no row moment of gradients."""
         first, *others = self._likely_next(spec)
         lookups = {each for each, lookup in zip(self.specs, self.embeddings, strict=True) if lookup}
         wanted = [first, *(each for each in others if name != "row_moment" or each not in lookups)]
         return self.calibration.gradients(wanted, name, self.cache_bytes)
 
     def _likely_next(self, spec: ModuleSpec) -> tuple[ModuleSpec, ...]:
-        """A member and, if nothing is substituted, those after it, which are likely to be needed next."""
+        """The member and, unless a weight has been substituted, the members after it, which are likely to be needed next."""
         first = self.specs.index(spec)
         return self.specs[first : first + 1] if self.has_substitutes else self.specs[first:]
 

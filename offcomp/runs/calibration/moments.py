@@ -21,7 +21,7 @@ from offcomp.runs.calibration.batches import TokenBatch
 
 TOKENS_AT_ONCE = 256  # maximum per forward pass, so that activations stay small compared with the model
 SHORTEST = 0.1
-"""Lower bound on output lengths in token weights, relative to the median length; see `token_weights`."""
+"""Lower bound on output norms in token weights, relative to the median norm; see `token_weights`."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def output_errors(
 def token_weights(output: Tensor) -> Tensor:
     """1 / ‖y‖² of each token's output y (tokens, rows), in float64; 0 where y is 0.
 
-    Lengths are clamped to at least SHORTEST of the median; otherwise a token with near-zero output would dominate.
+    Norms are raised to at least SHORTEST times the median; otherwise a token with near-zero output would dominate.
     """
     lengths = _squared_lengths(output)
     return torch.where(lengths > 0, lengths.clamp_min(SHORTEST**2 * lengths.median()).reciprocal(), 0.0)

@@ -131,7 +131,7 @@ class Calibration:
             self._write(matrices)
 
     def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
-        """`change` for one module."""
+        """The same as `change`, for one module."""
         self.change(lambda: [{spec: matrix}])
 
     def restore(self) -> None:
@@ -154,7 +154,7 @@ class Calibration:
                 self._originals.enter_context(substituted(self.loaded.model, matrices))
 
     def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
-        """Moments of the inputs of the first module; the same pass also gathers as many of the next as fit in the cache."""
+        """Moments of the inputs of the first module; the same pass also gathers those of as many later modules as fit."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
             return sum_moments(self.loaded.model, owners, self.batches, self.weighting).means
@@ -162,7 +162,7 @@ class Calibration:
         return self._first([self._owner(spec) for spec in (*specs, *self._later)], "inputs", cache_bytes, gather)
 
     def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
-        """ "fisher", "sensitivity" or "row_moment" of the first module; see `moments`."""
+        """The "fisher", "sensitivity" or "row_moment" of the first module; see `moments`."""
 
         def gather(wanted: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
             likelihood = Likelihood(self.loaded.model, self.loaded.tokenizer, self.seed)
