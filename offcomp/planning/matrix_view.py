@@ -99,7 +99,7 @@ def weights_in_a_cell(length: int) -> str:
 
 
 def view_path(info: ModelInfo, spec: ModuleSpec, home: Path) -> Path:
-    """Path of a module's file, whether or not it exists."""
+    """Path of a module's view file, whether or not it exists."""
     safe = re.sub(r"[^A-Za-z0-9._+-]", "-", spec.name)
     if len(safe) > 100 or safe != spec.name or safe.startswith("."):
         safe = f"{safe[:80].lstrip('.')}-{hashlib.sha256(spec.name.encode()).hexdigest()[:12]}"
@@ -107,7 +107,7 @@ def view_path(info: ModelInfo, spec: ModuleSpec, home: Path) -> Path:
 
 
 def save_view(path: Path, shape: tuple[int, int], arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write the file atomically. Raises StorageError."""
+    """Write a view file atomically. Raises StorageError."""
     content = BytesIO()
     np.savez(content, allow_pickle=False, schema=np.array(SCHEMA), shape=np.array(shape), **arrays)
     write_bytes(path, content.getvalue())

@@ -183,9 +183,9 @@ def test_250_mutated_folders_raise_nothing_and_hide_nothing(
         ({"sizes": []}, "name is missing"),
         ({"name": 1, "sizes": [1, 2]}, "name is 1; it must be a string"),
         ({"name": "a", "sizes": [1]}, "sizes is [1]; it must be a list of length 2"),
-        ({"name": "a", "sizes": [1, -2]}, "sizes[1] is -2; it must be a number from 0 upwards"),
-        ({"name": "a", "sizes": [1, True]}, "sizes[1] is True; it must be a number from 0 upwards"),
-        ({"name": "a", "sizes": [1, 2], "count": 1.0}, "count is 1.0; it must be a whole number from 0 upwards"),
+        ({"name": "a", "sizes": [1, -2]}, "sizes[1] is -2; it must be a number, 0 or greater"),
+        ({"name": "a", "sizes": [1, True]}, "sizes[1] is True; it must be a number, 0 or greater"),
+        ({"name": "a", "sizes": [1, 2], "count": 1.0}, "count is 1.0; it must be a whole number, 0 or greater"),
         (
             {"name": "a", "sizes": [1, 2], "other": [[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]},
             "other nests lists or objects too deeply",
