@@ -34,7 +34,7 @@ COUNTED_SECONDS = 90
 class Estimate:
     """Estimated cost of a run.
 
-    stages      stage name, as in `progress.json`, -> seconds, in execution order
+    stages      stage name (as in `progress.json`) -> seconds, in execution order
     memory      peak memory of the process in bytes
     """
 

@@ -144,7 +144,7 @@ def by_name(check: Check) -> Check:
         for name in value if isinstance(value, dict) else ():
             if not name.strip() or len(name) > LONGEST_NAME or not is_plain(name):
                 words = f"one line of at most {LONGEST_NAME} visible characters"
-                raise Malformed(f" has the name {reprlib.repr(name)}; a name must be {words}")
+                raise Malformed(f" contains the name {reprlib.repr(name)}; a name must be {words}")
         check_values(value)
 
     return check_named

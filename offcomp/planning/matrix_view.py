@@ -1,8 +1,8 @@
 """Pictures of a weight matrix at every rank, from a small file that can be read with NumPy alone.
 
 Let W = L Rᵀ with L = U Σ and R = V. The SVD of W (rows, cols) truncated to rank r is the product of the r leading columns of L
-and R. A picture of it has at most 128 x 128 cells, each the mean of a block of weights. Since means can be taken before the
-product,
+and R. A picture of it has at most 128 x 128 cells, each the mean of a block of weights. Since the factors can be averaged
+first,
 
     picture at rank r = mean(L)[:, :r] · mean(R)[:, :r]ᵀ
 

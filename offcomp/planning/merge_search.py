@@ -62,7 +62,7 @@ def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold
 def merge_steps(
     grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, stacks: Sequence[str] = STACKS, threshold: float = -inf
 ) -> list[Merge]:
-    """The merges of `merged`, in order, in these stackings only; without a threshold, merges that raise the error too."""
+    """The merges of `merged` in order, in these stackings only; without a threshold, including those that raise the error."""
     alone = {spec: _alone(grams, spec, ratio) for spec in specs}
     parts = dict(enumerate(alone.values()))
     energy = sum(part.energy for part in parts.values())
@@ -85,7 +85,7 @@ def merge_steps(
 
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
-    """Survey every pair, all modules as one matrix, and all merges, in each stacking; merges also in the best one each time."""
+    """Survey every pair, all modules as one matrix, and all merges in each stacking and in the best stacking per step."""
     specs = sorted_modules(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
 

@@ -104,7 +104,7 @@ def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
 
 
 def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, cols: int, size: int) -> int:
-    """Bytes that modules stacked as (rows, cols) would take if numbers were stored in the checkpoint's own dtype.
+    """Bytes that modules in a (rows, cols) stack would take if numbers were stored in the checkpoint's own dtype.
 
     Compared with the bytes actually stored, this separates the savings of the method from those of a narrower dtype. A `size`
     of 0 means dense.

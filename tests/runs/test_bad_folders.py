@@ -207,7 +207,7 @@ def test_a_name_that_cannot_be_shown_in_a_line_is_refused(name: str) -> None:
     check = fields({"scores": by_name(number())})
     with pytest.raises(Malformed, match="a name must be one line of at most 1000 visible characters") as caught:
         check({"scores": {"good": 1, name: 1}})
-    assert str(caught.value).startswith("scores has the name '") and str(caught.value).isprintable()
+    assert str(caught.value).startswith("scores contains the name '") and str(caught.value).isprintable()
     check({"scores": {"good": 1, "x" * 200: 1, "with a space, and \u00fc": 1}})
     with pytest.raises(Malformed, match=r"scores\.good is 'x'; it must be a number"):
         check({"scores": {"good": "x"}})

@@ -14,7 +14,7 @@ class Metric:
     """How a metric is displayed.
 
     word        its name within a sentence
-    axis        its axis label, including what a share is a share of
+    axis        its axis label, which for a share says what it is a share of
     question    its chart title, with {} for the task
     counts      what the examples are called, in the plural
     least       the smallest possible value; `most`: the largest

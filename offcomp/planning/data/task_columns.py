@@ -53,7 +53,7 @@ class Content:
     """What a column contains.
 
     filled, distinct    number of non-empty values, and of distinct ones
-    words               median number of tokens with a letter per value
+    words               median number of tokens per value, counting only those that contain a letter
     plain               share of values that are one word without digits or symbols, or several words
     numbers             whether every value is a finite number; `whole`: whether every value is a whole number
     row_numbers         whether the values are whole numbers that never repeat and only identify rows

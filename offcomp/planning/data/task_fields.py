@@ -94,7 +94,7 @@ def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool
 
 
 def described_faults(task: Task) -> list[str]:
-    """What is wrong with a task that a plan describes, as far as can be seen without reading its data."""
+    """What is wrong with the description of a task, as far as can be seen without reading its data."""
     where = f"task {task.name!r}"
     faults = [*_column_faults(task, where), *_option_faults(task, where), *_metric_faults(task, where)]
     if any(known.name == task.name and known != task for known in TASKS):
