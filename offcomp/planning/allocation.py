@@ -82,7 +82,7 @@ def weights_for(
 
 
 def uniform(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Allocation:
-    """The same ratio for every group: each gets the largest point within its share of `total`.
+    """Apply the same ratio to every group: each gets the largest point within its share of `total`.
 
     Raises BudgetTooSmall naming the first group whose smallest point exceeds its share.
     """
@@ -148,7 +148,7 @@ def _greedy(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float6
 
 
 def _fill(curves: Sequence[ErrorCurve], choice: Choice, total: int, weights: NDArray[np.float64]) -> Choice:
-    """Take the step with the largest gain per unit, on or off the hulls, until no step fits the remaining budget."""
+    """Repeatedly take the step with the largest gain per unit, on or off the hulls, until no step fits the remaining budget."""
     choice = choice.copy()
     left = total - sum(int(curve.sizes[index]) for curve, index in zip(curves, choice, strict=True))
     while True:

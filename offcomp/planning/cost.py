@@ -22,7 +22,7 @@ from offcomp.planning.sizes import Prediction
 
 LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
-CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model: forward passes over about 250 short texts, and accumulation
+CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model, for passing about 250 short texts through it
 PROCESS_BYTES = 600_000_000
 WRITTEN_BACK, WITH_TEXT = 2, 3  # copies of the largest group in memory in addition to the model
 FLOAT32_BYTES = 4
@@ -34,7 +34,7 @@ COUNTED_SECONDS = 90
 class Estimate:
     """Estimated cost of a run.
 
-    stages      seconds per stage, by its name in `progress.json`, in execution order
+    stages      stage name (as in `progress.json`) -> seconds, in execution order
     memory      peak memory of the process in bytes
     """
 
@@ -52,7 +52,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping[str, float] | None = None) -> Estimate:
-    """Estimate time and memory of a valid plan. `known` maps stage names to seconds measured in an earlier run."""
+    """Estimate the time and memory that a valid plan needs. `known` maps stage names to seconds measured in an earlier run."""
     embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
     names = [task.name for task in plan.resolved_tasks]
     stages = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
@@ -64,7 +64,7 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
 
 
 def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
-    """Peak bytes of matrices in memory."""
+    """Peak number of bytes taken up by matrices."""
     groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
     workspaces = [make_method(group.method, group.options).memory for group in plan.groups]
     fits = [size * (1 + workspace) for size, workspace in zip(groups, workspaces, strict=True)]
@@ -82,7 +82,7 @@ def free_memory() -> int | None:
 
 
 def roughly(seconds: float) -> int:
-    """Seconds rounded to a whole number below ten, and to a multiple of five above."""
+    """Seconds, rounded to a whole number if below ten, else to a multiple of five."""
     return max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)
 
 

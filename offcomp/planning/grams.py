@@ -2,8 +2,8 @@
 
 A stacked group S has the Gram matrix SᵀS = Σ MᵀM over its members M, each transposed as the stacking requires: "rows" sums
 WᵀW over the weights, "columns" sums WWᵀ, and "residual" sums the Gram matrix of each member's residual-stream side. The
-spectrum of any group is therefore a small eigenvalue problem. If the stack has fewer rows than columns, SSᵀ is the smaller
-one; its diagonal blocks are known, and its off-diagonal blocks are products of two members.
+spectrum of any group thus follows from a small eigenvalue problem. If the stack has fewer rows than columns, SSᵀ is the
+smaller matrix; its diagonal blocks are known, and its off-diagonal blocks are products of two members.
 
 Gram matrices are cached up to a total of `CACHE_BYTES`; those that do not fit are recomputed on every request.
 """

@@ -4,7 +4,7 @@ A group is one matrix: its members stacked vertically, each transposed or not. A
 
     stack="rows"        none is transposed: the members share their input side
     stack="columns"     all are transposed: they share their output side
-    stack="residual"    each is transposed if its rows face the residual stream; modules of any kind and layer fit
+    stack="residual"    each is transposed if its rows face the residual stream; modules of any kind and layer can be stacked
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from offcomp.models.catalogue import ModuleSpec
 NamedGroups = list[tuple[str, list[ModuleSpec]]]
 STACKS = ("rows", "columns", "residual")
 STACK_HELP = {
-    "best": "Share the side that faces the residual stream: rows for query, key, value and FFN in, "
-    "columns for attention output and FFN out, residual for a mix.",
+    "best": "Share the side that faces the residual stream: stack query, key, value and FFN-in modules by rows, "
+    "attention-output and FFN-out modules by columns, and a mixture of the two by residual.",
     "rows": "Members stacked vertically; they share their input side.",
     "columns": "Members transposed, then stacked vertically; they share their output side.",
-    "residual": "Members transposed where needed to share their residual-stream side; modules of any kind fit.",
+    "residual": "Members transposed where needed to share their residual-stream side; works for modules of any kind.",
 }
 
 

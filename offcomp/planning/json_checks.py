@@ -1,7 +1,7 @@
 """Composable checks of JSON values: whether a document has the structure that code relies on and, if not, where it deviates.
 
 check = fields({"name": text, "sizes": each(number(0))}, {"note": maybe(text)})
-check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number from 0 upwards
+check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number, 0 or greater
 """
 
 from __future__ import annotations
@@ -90,15 +90,13 @@ def satisfies(accepts: Callable[[Any], bool], words: str) -> Check:
 
 def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
     """A number in a range."""
-    words = (
-        "a number" if least == -LARGEST else f"a number from {least:g} " + ("upwards" if most == LARGEST else f"to {most:g}")
-    )
+    words = "a number" if least == -LARGEST else f"a number, {least:g} " + ("or greater" if most == LARGEST else f"to {most:g}")
     return satisfies(lambda value: type(value) in (int, float) and least <= value <= most, words)
 
 
 def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
     """A whole number in a range."""
-    return satisfies(lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} upwards")
+    return satisfies(lambda value: type(value) is int and least <= value <= most, f"a whole number, {least} or greater")
 
 
 text = satisfies(lambda value: isinstance(value, str), "a string")
@@ -146,7 +144,7 @@ def by_name(check: Check) -> Check:
         for name in value if isinstance(value, dict) else ():
             if not name.strip() or len(name) > LONGEST_NAME or not is_plain(name):
                 words = f"one line of at most {LONGEST_NAME} visible characters"
-                raise Malformed(f" has the name {reprlib.repr(name)}; a name must be {words}")
+                raise Malformed(f" contains the name {reprlib.repr(name)}; a name must be {words}")
         check_values(value)
 
     return check_named

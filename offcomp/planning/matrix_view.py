@@ -1,8 +1,8 @@
 """Pictures of a weight matrix at every rank, from a small file that can be read with NumPy alone.
 
 Let W = L Rᵀ with L = U Σ and R = V. The SVD of W (rows, cols) truncated to rank r is the product of the r leading columns of L
-and R. A picture of it has at most 128 x 128 cells, each the mean of a block of weights. Since means can be taken before the
-product,
+and R. A picture of it has at most 128 x 128 cells, each the mean of a block of weights. Since the factors can be averaged
+first,
 
     picture at rank r = mean(L)[:, :r] · mean(R)[:, :r]ᵀ
 
@@ -99,7 +99,7 @@ def weights_in_a_cell(length: int) -> str:
 
 
 def view_path(info: ModelInfo, spec: ModuleSpec, home: Path) -> Path:
-    """Path of a module's file, whether or not it exists."""
+    """Path of a module's view file, whether or not it exists."""
     safe = re.sub(r"[^A-Za-z0-9._+-]", "-", spec.name)
     if len(safe) > 100 or safe != spec.name or safe.startswith("."):
         safe = f"{safe[:80].lstrip('.')}-{hashlib.sha256(spec.name.encode()).hexdigest()[:12]}"
@@ -107,7 +107,7 @@ def view_path(info: ModelInfo, spec: ModuleSpec, home: Path) -> Path:
 
 
 def save_view(path: Path, shape: tuple[int, int], arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write the file atomically. Raises StorageError."""
+    """Write a view file atomically. Raises StorageError."""
     content = BytesIO()
     np.savez(content, allow_pickle=False, schema=np.array(SCHEMA), shape=np.array(shape), **arrays)
     write_bytes(path, content.getvalue())

@@ -129,7 +129,7 @@ class _Sums:
 
     @property
     def squares(self) -> Tensor:
-        """Squared singular values: squared norms of the columns of L, which stay accurate where eigenvalues are mere noise."""
+        """Squared singular values: squared norms of the columns of L, which stay accurate where eigenvalues do not."""
         return next(iter(self.energy.values())).sum(0)
 
 

@@ -52,8 +52,8 @@ def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float) -> list[S
 def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold: float = 0.001) -> list[Suggestion]:
     """Groups of two or more modules by agglomerative merging, largest gain first; modules that gain nothing stay ungrouped.
 
-    Starting from single modules, each step merges the two parts whose joint matrix, in its best stacking, reduces the relative
-    error over their weights most, until no merge reduces it by more than `threshold`.
+    Starting from single modules, each step merges the two parts whose joint matrix, in its best stacking, most reduces the
+    relative error over their weights, until no merge reduces it by more than `threshold`.
     """
     steps = merge_steps(grams, specs, ratio, threshold=threshold)
     return groups_after(steps, len(steps), len(specs))
@@ -62,7 +62,7 @@ def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold
 def merge_steps(
     grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, stacks: Sequence[str] = STACKS, threshold: float = -inf
 ) -> list[Merge]:
-    """The merges of `merged`, in order, in these stackings only; without a threshold, also those that raise the error."""
+    """The merges of `merged` in order, in these stackings only; without a threshold, including those that raise the error."""
     alone = {spec: _alone(grams, spec, ratio) for spec in specs}
     parts = dict(enumerate(alone.values()))
     energy = sum(part.energy for part in parts.values())
@@ -85,7 +85,7 @@ def merge_steps(
 
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
-    """Survey every pair, all modules as one matrix, and all merges, in each stacking; merges also in the best one per step."""
+    """Survey every pair, all modules as one matrix, and all merges in each stacking and in the best stacking per step."""
     specs = sorted_modules(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
 

@@ -1,4 +1,4 @@
-"""The gain from compressing modules together, for every pair and for a full sequence of merges, as saved in files. No torch.
+"""The gain from compressing modules together, for every pair and for a full sequence of merges, and how it is saved. No torch.
 
 `merge_search.survey` computes a survey (`offcomp suggest MODEL --survey`), which is saved in the home folder; surveys of
 MiniLM-L6, one for each kind of module, are bundled. All errors are exact SVD errors, and joint and separate compression are

@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def resolved_tasks(self) -> tuple[Task, ...]:
-        """Every task with its family and data. Raises TaskError for an unknown name."""
+        """The tasks, with each name replaced by the full description. Raises TaskError for an unknown name."""
         return tuple(find_task(task) if isinstance(task, str) else task for task in self.tasks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ GROUP_TYPES = {
     "stack": json_fields.one_of(STACKS),
     "method": (json_fields.is_text, "the name of a method"),
     "options": (json_fields.is_object, "a JSON object"),
-    "ratio": (json_fields.is_number, "a number from 1 upwards"),
+    "ratio": (json_fields.is_number, "a number, 1 or greater"),
     "unit": json_fields.one_of(UNITS),
     "dtype": json_fields.one_of(DTYPE_CHOICES),
 }

@@ -1,7 +1,7 @@
 """Caveats that sizes alone do not show, one sentence each, for predictions and finished runs. No torch.
 
 A ratio in parameters may save less in bytes; bytes may be saved by a narrower dtype rather than by the method; a method whose
-sizes come in coarse steps may store much less than requested; and with a relative error above 1, zeros would be better.
+sizes come in coarse steps may store much less than requested; with a relative error above 1, even zeros would be closer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Predict what a plan will store before anything runs: rank or latent width, sizes, ratios, and infeasible budgets.
 
-Uses the same shapes and layouts as the methods themselves, so a prediction equals the ledger of the finished run. No torch.
+Uses the same shapes and layouts as the methods themselves, so predicted sizes equal those of the finished run. No torch.
 Results that depend only on method, shape and budget are cached, because sliders request them repeatedly and many modules have
 the same shape.
 """
@@ -104,7 +104,7 @@ def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
 
 
 def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, cols: int, size: int) -> int:
-    """Bytes that modules stacked to (rows, cols) would take if numbers were stored in the checkpoint's own dtype.
+    """Bytes that modules in a (rows, cols) stack would take if numbers were stored in the checkpoint's own dtype.
 
     Compared with the bytes actually stored, this separates the savings of the method from those of a narrower dtype. A `size`
     of 0 means dense.

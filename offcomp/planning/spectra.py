@@ -48,7 +48,7 @@ def _path(home: Path, info: ModelInfo, key: str) -> Path:
 
 
 def missing(plan: Plan, info: ModelInfo, home: Path) -> list[str]:
-    """Names of the groups whose singular values still have to be computed."""
+    """Names of the groups whose singular values have yet to be computed."""
     return [group.name for group in plan.groups if find(info, members(group, info), group.stack, home) is None]
 
 

@@ -108,7 +108,7 @@ def spectrum_key(specs: Sequence[ModuleSpec], stack: str) -> str:
 
 
 def relative_error(spectra: Sequence[Spectrum], ranks: Sequence[int | None]) -> float:
-    """Relative error over several matrices together, each truncated at its rank; None leaves a matrix unchanged."""
+    """Relative error over several matrices together, each truncated to its rank; None leaves a matrix unchanged."""
     energies = [np.square(spectrum, dtype=np.float64) for spectrum in spectra]
     tails = [0.0 if rank is None else energy[rank:].sum() for energy, rank in zip(energies, ranks, strict=True)]
     total = sum(energy.sum() for energy in energies)

@@ -183,9 +183,9 @@ def test_250_mutated_folders_raise_nothing_and_hide_nothing(
         ({"sizes": []}, "name is missing"),
         ({"name": 1, "sizes": [1, 2]}, "name is 1; it must be a string"),
         ({"name": "a", "sizes": [1]}, "sizes is [1]; it must be a list of length 2"),
-        ({"name": "a", "sizes": [1, -2]}, "sizes[1] is -2; it must be a number from 0 upwards"),
-        ({"name": "a", "sizes": [1, True]}, "sizes[1] is True; it must be a number from 0 upwards"),
-        ({"name": "a", "sizes": [1, 2], "count": 1.0}, "count is 1.0; it must be a whole number from 0 upwards"),
+        ({"name": "a", "sizes": [1, -2]}, "sizes[1] is -2; it must be a number, 0 or greater"),
+        ({"name": "a", "sizes": [1, True]}, "sizes[1] is True; it must be a number, 0 or greater"),
+        ({"name": "a", "sizes": [1, 2], "count": 1.0}, "count is 1.0; it must be a whole number, 0 or greater"),
         (
             {"name": "a", "sizes": [1, 2], "other": [[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]},
             "other nests lists or objects too deeply",
@@ -207,7 +207,7 @@ def test_a_name_that_cannot_be_shown_in_a_line_is_refused(name: str) -> None:
     check = fields({"scores": by_name(number())})
     with pytest.raises(Malformed, match="a name must be one line of at most 1000 visible characters") as caught:
         check({"scores": {"good": 1, name: 1}})
-    assert str(caught.value).startswith("scores has the name '") and str(caught.value).isprintable()
+    assert str(caught.value).startswith("scores contains the name '") and str(caught.value).isprintable()
     check({"scores": {"good": 1, "x" * 200: 1, "with a space, and \u00fc": 1}})
     with pytest.raises(Malformed, match=r"scores\.good is 'x'; it must be a number"):
         check({"scores": {"good": "x"}})

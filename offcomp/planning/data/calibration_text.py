@@ -36,7 +36,7 @@ class CalibrationText:
     max_tokens      length to which each text is truncated
     special_tokens  whether to include tokens that the tokenizer adds, such as [CLS]; a few of them have activations so large
                     that they outweigh all others
-    weighting       "output" weights each token by 1 / ‖output of the module‖², like the normalisation that follows it; "equal"
+    weighting       "output" weights each token by 1 / ‖output of the module‖², like the normalisation after it; "equal"
                     weights all tokens equally, as in the papers
     """
 

@@ -96,7 +96,7 @@ def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | N
 
 
 def adapted_to(task: Task, head: ModelHead | None) -> Task:
-    """The task adapted to this head: if it outputs a number, it is evaluated on scores, whose column may be called label."""
+    """The task, made a regression task if this head outputs a number; a column given as `label` is then used as the score."""
     if task.family != "head" or head is None or not head.is_regression or head.multi_label:
         return task
     columns = {"score" if ours == "label" else ours: named for ours, named in task.columns.items()}

@@ -14,9 +14,9 @@ class Metric:
     """How a metric is displayed.
 
     word        its name within a sentence
-    axis        its axis label, including the quantity that it is a share or a number of
+    axis        its axis label, which for a share says what it is a share of
     question    its chart title, with {} for the task
-    counts      what the examples are, in the plural
+    counts      what the examples are called, in the plural
     least       the smallest possible value; `most`: the largest
     percent     whether values are shown in %, and differences in points
     """

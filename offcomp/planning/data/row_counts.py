@@ -57,5 +57,5 @@ def reading_text(score: Mapping[str, Any], what: str = "row") -> str:
 
 
 def calibration_reading(groups: Iterable[Mapping[str, Any]]) -> str:
-    """The same for the calibration text of a run's groups: "60 texts read, all used"; empty if none needed text."""
+    """How the calibration text of a run's groups was read: "60 texts read, all used"; empty if none needed text."""
     return next(filter(None, (reading_text(group.get("calibration", {}), "text") for group in groups)), "")

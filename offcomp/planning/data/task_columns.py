@@ -30,7 +30,7 @@ COMMON_NAMES = {
     "label": ("class", "category", "sentiment", "target", "stars", "rating", "verdict", "topic", "intent", "emotion", "gold"),
     "score": ("label", "labels", "rating", "stars", "target", "gold", "relevance", "similarity_score", "value"),
 }
-"""Column of a task -> names that decide if several columns have the same kind of content."""
+"""Column of a task -> names that settle the choice if several columns have the same kind of content."""
 PAIRS = (
     ("premise", "hypothesis"),
     ("question", "answer"),
@@ -53,7 +53,7 @@ class Content:
     """What a column contains.
 
     filled, distinct    number of non-empty values, and of distinct ones
-    words               median number of tokens per value that contain a letter
+    words               median number of tokens per value, counting only those that contain a letter
     plain               share of values that are one word without digits or symbols, or several words
     numbers             whether every value is a finite number; `whole`: whether every value is a whole number
     row_numbers         whether the values are whole numbers that never repeat and only identify rows
@@ -242,7 +242,7 @@ class _ColumnChooser:
         return {name: self.contents[name] for name in self.contents if name not in taken and name.strip().lower() != SPLIT}
 
     def _best(self, kind: str, names: Sequence[str], column: str = "") -> str:
-        """The one of these columns to use for this kind of content. Raises TaskError if that is ambiguous."""
+        """Choose one of these columns for this kind of content. Raises TaskError if the choice is ambiguous."""
         if not names:
             raise TaskError(self.missing_message)
         for known in ((kind, *ALIASES[kind]), COMMON_NAMES[kind]):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offcomp")
 
-NO_ANSWER = "-1"  # used by data sets on hubs whose answers are withheld
+NO_ANSWER = "-1"  # stands for a withheld answer in data sets on hubs
 
 
 def contents(table: pa.Table) -> LazyContents:

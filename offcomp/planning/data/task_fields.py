@@ -37,8 +37,8 @@ TASK_TYPES: json_fields.FieldTypes = {
 OPTION_TYPES: Mapping[type, tuple[json_fields.Accepts, str]] = {
     type(None): (lambda value: value is None or json_fields.is_text_list(value), "a list of class names"),
     bool: (json_fields.is_flag, "true or false"),
-    int: (json_fields.whole(0), "a whole number from 0 upwards"),
-    float: (lambda value: json_fields.is_number(value) and value >= 0, "a number from 0 upwards"),
+    int: (json_fields.whole(0), "a whole number, 0 or greater"),
+    float: (lambda value: json_fields.is_number(value) and value >= 0, "a number, 0 or greater"),
 }
 """Type of an option's default -> (predicate that accepts a JSON value, description of what the value must be)."""
 
@@ -69,7 +69,7 @@ def own_task(
 ) -> Task:
     """A task on a file or folder, named after it; its path is made absolute because workers run in a different folder.
 
-    Raises InputError if the data cannot be a path.
+    Raises InputError if `data` is not a valid path.
     """
     if not data.startswith((BUNDLED, HUB)):
         data = str(path_of(data).absolute())
@@ -94,7 +94,7 @@ def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool
 
 
 def described_faults(task: Task) -> list[str]:
-    """What is wrong with a described task, as far as can be seen without reading its data."""
+    """What is wrong with the description of a task, as far as can be seen without reading its data."""
     where = f"task {task.name!r}"
     faults = [*_column_faults(task, where), *_option_faults(task, where), *_metric_faults(task, where)]
     if any(known.name == task.name and known != task for known in TASKS):
@@ -132,7 +132,7 @@ def data_fault(data: str) -> str | None:
     """What is wrong with the location of the data, in one sentence; None if nothing is."""
     if data.startswith(BUNDLED):
         known = sorted({task.data for task in TASKS if task.bundled})
-        return None if data in known else f"{data!r} does not come with offcomp; choose from {', '.join(known)}."
+        return None if data in known else f"{data!r} is not bundled with offcomp; choose from {', '.join(known)}."
     if data.startswith(HUB):
         return None
     try:

@@ -29,7 +29,7 @@ TESTED = (TEST, VALIDATION, TRAIN, WHOLE)
 
 @dataclass(frozen=True)
 class Source:
-    """Tables as found, by split, or a single one under WHOLE.
+    """The tables of a task by split, or a single table under WHOLE.
 
     name          how error messages refer to the source
     class_names   column -> names of its classes, if the source specifies them

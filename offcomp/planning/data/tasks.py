@@ -195,7 +195,7 @@ WITHOUT_TEXT = ("Matrices",)
 def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
     """Why a model of this class cannot do the task, in one sentence; None if it can.
 
-    reads_text    whether its only input is text tokens; see `ModelInfo`
+    reads_text    whether the model's only input is text tokens; see `ModelInfo`
     """
     if architecture in WITHOUT_TEXT:
         return f"task {task.name!r} needs a model that reads text, but this is only a set of matrices; leave out all tasks."

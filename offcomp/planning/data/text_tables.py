@@ -157,7 +157,8 @@ def as_numbers(values: pd.Series) -> pd.Series:
     if len(with_comma) and plain.str.fullmatch(DECIMAL_COMMA).all():
         if with_comma.str.fullmatch(THOUSANDS).all():
             raise InputError(
-                f"the comma in {with_comma.iloc[0]!r} may separate decimals or thousands; write a decimal point, or no comma"
+                f"the comma in {with_comma.iloc[0]!r} could be a decimal or a thousands separator; "
+                "use a decimal point, or remove the comma"
             )
         plain = plain.str.replace(",", ".", regex=False)
     return pd.to_numeric(plain, errors="coerce").astype("float64")

@@ -168,7 +168,7 @@ def test_a_comma_that_may_stand_between_thousands_is_refused(tmp_path: Path) -> 
     path.write_bytes(
         joined([[f"a {i}", f"b {i}", ("950", "1,200")[i % 2]] for i in range(40)], ";", ("sentence1", "sentence2", "score"))
     )
-    with pytest.raises(OffcompError, match="'1,200' may separate decimals or thousands"):
+    with pytest.raises(OffcompError, match="'1,200' could be a decimal or a thousands separator"):
         read(Task("mine", "similarity", str(path)))
 
 
