@@ -3,7 +3,7 @@
 `modules.json` lists the modules after the transformer: Pooling (one mode, or several concatenated), Dense layers, Normalize.
 `sentence_bert_config.json` limits the tokens per text, and `config_sentence_transformers.json` names a prompt to prepend to
 each text. As in sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules and options
-are rejected, and named, since ignoring them would produce the embeddings of a different model.
+are rejected with an error that names them, since ignoring them would produce the embeddings of a different model.
 
 Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults follow version 6.2.
 """
@@ -55,7 +55,7 @@ class Dense:
     """activation(weight x + bias); in `file`, linear.weight is weight (out_features, in_features) and linear.bias is bias.
 
     Attributes:
-        residual: whether x is added to the output (residual.weight x if the widths differ).
+        residual: whether x is added to the output (or residual.weight x, if the widths differ).
     """
 
     file: Path
