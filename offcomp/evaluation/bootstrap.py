@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Z_POWER = float(norm.ppf(0.8))  # power 80 %
 DRAWS = 1000
-CELLS = 100_000  # most entries in a table of counts, to limit memory
+CELLS = 100_000  # maximum entries in a table of counts, to limit memory
 
 
 def smallest_accuracy_difference(discordant: int, n: int) -> float | None:

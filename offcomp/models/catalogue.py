@@ -19,7 +19,7 @@ class ModuleSpec:
     """One weight matrix W (rows, cols) = (out_features, in_features); an embedding is (tokens, hidden).
 
     Attributes:
-        name: `query.3`; in encoder-decoder models prefixed by the part: `cross.query.3`. For heads and others, the module path.
+        name: such as `query.3`, or `cross.query.3` in an encoder-decoder model; for heads and others, the module path.
         kind: one of `KINDS` or `OTHER_KINDS`.
         layer: index from 0; None for matrices outside layers.
         part: `""`, `encoder`, `decoder` or `cross`.

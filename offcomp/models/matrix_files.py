@@ -37,7 +37,7 @@ from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, 
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
 MOST_BYTES = 100_000_000
-"""Maximum total size of a file's unpacked matrices, which the app reads in its own process: twice the largest upload."""
+"""Maximum total size of a file's unpacked matrices, twice the largest upload; the app reads them in its own process."""
 MOST_MATRICES = 1000
 MOST_ARRAYS = 10_000
 MOST_HEADER_BYTES = 1_000_000

@@ -84,7 +84,7 @@ class SentenceModules:
     Attributes:
         pooling: keys of `POOLINGS`, in order.
         layers: layers applied to the pooled vector, in order.
-        declared: whether the folder declares this; False for the default, mean pooling.
+        declared: whether the folder declares its modules; False for the default, mean pooling.
         max_tokens: maximum tokens per text, special tokens included; None if the folder sets no limit.
         prompt: prepended to each text.
         pools_prompt: whether the prompt's tokens are pooled too.
