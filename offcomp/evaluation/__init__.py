@@ -55,7 +55,7 @@ ANSWERS = 4
 class OpenTask:
     """A task opened for an original model.
 
-    The examples are tokenised once and the original's predictions cached, so that each comparison costs one pass.
+    The examples are tokenised once and the original's predictions cached, so that each comparison needs only one pass.
     """
 
     def __init__(self, task: Task, loaded: LoadedModel, data: TaskData, cache: Path | None):
@@ -66,7 +66,7 @@ class OpenTask:
 
     @property
     def guessed(self) -> dict[str, str]:
-        """Task column -> data column, for columns that neither the task's settings nor identical names determine."""
+        """Task column -> data column, for columns matched neither by the task's settings nor by an identical name."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
     def prepare(self, report: Report = ignore_progress) -> Arrays:
@@ -113,7 +113,7 @@ class OpenTask:
     def _context(self, evaluator: Evaluator) -> dict[str, Any]:
         """The context of the scores: the examples, and how the model read them.
 
-        cut         how many texts were truncated, out of how many, and at how many tokens; absent if none were
+        cut         how many texts were truncated, out of how many, and to how many tokens; absent if none were
         embedding   a description of how hidden states became a sentence embedding
         probe       version of the probe, if there is one
         """
@@ -126,7 +126,7 @@ class OpenTask:
         return context | trained | rows | {name: value for name, value in evaluator.details().items() if value}
 
     def _key(self) -> str:
-        """Hash of everything that determines the original's predictions: its files, the examples, settings and versions."""
+        """Hash of everything that determines the original's predictions: model files, examples, settings and versions."""
         facts = [__version__, ANSWERS, PROBE_VERSION, versions(), self.task.family, self.task.settings, self._data.digest]
         return hashlib.sha256(json.dumps([*facts, self._loaded.info.reads], sort_keys=True).encode()).hexdigest()[:24]
 

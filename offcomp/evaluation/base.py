@@ -31,8 +31,8 @@ Arrays = Mapping[str, NDArray[Any]]
 class TaskData:
     """The examples of a task.
 
-    splits      `test`, and also `train` and `validation` if the family trains a probe. Columns are `text`, or `sentence1` and
-                `sentence2`, and `label` (a ClassLabel) or `score` (float) if the family has a target
+    splits      `test`, and also `train` and `validation` if the family trains a probe. Columns are `text`, or both `sentence1`
+                and `sentence2`; plus `label` (a ClassLabel) or `score` (float) if the family has a target
     digest      twelve hexadecimal digits that identify the content of all splits
     tested_on   the source split used as `test` ("test", or "validation" if the test split has no public answers)
     rows        how many source rows were read, how many were used, and why the rest were not; None if unknown
@@ -57,7 +57,7 @@ class TaskData:
 
     @property
     def texts(self) -> list[str]:
-        """Each test example as one string; the sentences of a pair are separated by a bar."""
+        """Each test example as one string; the sentences of a pair are separated by a vertical bar."""
         return [" | ".join(texts) for texts in zip(*text_columns(self.splits["test"]), strict=True)]
 
 

@@ -53,7 +53,7 @@ class Batches:
     limit: int
 
     def cut_figures(self, indices: NDArray[np.integer] | None = None) -> dict[str, int]:
-        """How many texts (by default all) are truncated, out of how many, and at how many tokens; empty if none are."""
+        """How many texts (by default all) are truncated, out of how many, and to how many tokens; empty if none are."""
         cut = self.cut if indices is None else self.cut[indices]
         return {"texts": int(cut.sum()), "of": cut.size, "tokens": self.limit} if cut.any() else {}
 
@@ -88,7 +88,7 @@ def batches(
 def _encoded(
     tokenizer: PreTrainedTokenizerBase, first: Sequence[str], second: Sequence[str] | None, limit: int
 ) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:
-    """The encoding of each text, and which were truncated. All are first encoded in full, then long ones again, truncated."""
+    """Encode each text in full, and again with truncation if it is too long. Also returns which texts were truncated."""
     encoded = dict(encode(tokenizer, first, text_pair=second, verbose=False))
     long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
     if long:

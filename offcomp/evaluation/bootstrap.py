@@ -1,7 +1,7 @@
 """Uncertainty of the difference between two models' scores on the same examples: power and resampling. No models are needed.
 
 accuracies      the power formula of Miettinen and Connor, which, like McNemar's test and Tango's interval in
-                `offcomp.numerics`, depends only on how many examples exactly one of the two models gets right
+                `offcomp.numerics`, depends only on the number of examples that exactly one of the two models gets right
 other scores    a paired bootstrap: examples are resampled, and both scores are computed from the same resample
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Z_POWER = float(norm.ppf(0.8))  # power 80 %
 DRAWS = 1000
-CELLS = 100_000  # most entries in a table of counts, to limit memory
+CELLS = 100_000  # maximum entries in a table of counts, to limit memory
 
 
 def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
@@ -60,7 +60,7 @@ class Spread:
 
 
 def bootstrap(statistic: Statistic, n: int, seed: int = 0) -> Spread:
-    """The spread of two scores over resamples of n examples, drawn from n with replacement.
+    """The spread of two scores over resamples of the n examples, drawn with replacement.
 
     The interval uses percentiles of the differences, widened for small n just as a t interval is wider than a normal one
     (Hesterberg 2015, The American Statistician 69:371, "expanded percentile"); standard errors are widened likewise.

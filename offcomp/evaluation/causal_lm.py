@@ -38,7 +38,7 @@ class CausalLM(TokenTask):
         settings = dict(data.task.settings)
         context, stride = settings["context"], settings["stride"]
         if not 1 <= stride <= context or context < 2:
-            raise TaskError(f"stride must be from 1 to context, and context at least 2, not stride {stride}, context {context}")
+            raise TaskError(f"stride must be between 1 and context, and context at least 2; they are {stride} and {context}")
         settings["context"] = longest_text(loaded.model, context)
         settings["stride"] = min(stride, settings["context"])
         before, _ = special_tokens_around(tokenizer, data.texts)

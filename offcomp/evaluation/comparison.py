@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
 
 SMALLEST_PROBABILITY = 1e-12  # floor for probabilities in a divergence, which would be infinite at 0
-SAME_SPREAD = 5e-3  # predictions that spread over at most this fraction of the original's range count as constant
+SAME_SPREAD = 5e-3  # predictions whose range is at most this fraction of the original's count as constant
 MOST_CHANGES = 50
 LONGEST_EXCERPT = 500  # characters; longer texts are shortened in the list of changes
-MOST_NATS = 300.0  # cap on a mean loss: exp(300) is as bad as any perplexity, and its square does not overflow
+MOST_NATS = 300.0  # cap on a mean loss: a model this bad is useless, and the square of exp(300) does not overflow
 
 
 def accuracy(correct: Flags) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts:
     """Compare two sets of predictions (n,) by Spearman correlation with the true scores.
 
     Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. The changes are the examples
-    whose rank among all predictions moved most. Raises TaskError if predictions are not finite.
+    whose rank among all predictions changed most. Raises TaskError if predictions are not finite.
     """
     _check(original, compressed, len(truth))
     correlations = partial(uncertainty.rank_correlations, truth, (original, compressed))
@@ -125,7 +125,7 @@ def compare_losses(
                     In the result, `n` counts tokens and `rows` the rows with at least one token
     baseline        {"name", "value"} of a perplexity to compare with
 
-    A mean loss above 300 nats counts as 300. The changes are the rows whose mean loss moved most. Raises TaskError if losses
+    A mean loss above 300 nats counts as 300. The changes are the rows whose mean loss changed most. Raises TaskError if losses
     are not finite.
     """
     _check(original, compressed, len(rows))

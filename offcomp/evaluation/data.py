@@ -1,7 +1,7 @@
 """Find the examples of a task, clean them, and divide them into disjoint splits.
 
 A source without splits is divided in three for families that train (60 % train, 15 % validation, 25 % test, stratified by
-class) and is used entirely as the test split for the others. If the test split has no public answers, as in GLUE, the
+class) and used in full as the test split for the others. If the test split has no public answers, as in GLUE, the
 validation split is used for testing, and a tenth of the training split for validation. At most LARGEST[split] examples of a
 split are used. All sampling is seeded.
 """
@@ -33,7 +33,7 @@ from offcomp.planning.data.text_tables import reason
 log = logging.getLogger("offcomp")
 
 LARGEST = {TRAIN: 20_000, VALIDATION: 5_000, TEST: 10_000}
-SMALLEST = 10  # fewest examples in a required split
+SMALLEST = 10  # fewest examples allowed in a required split
 TENTH = 0.1
 
 
@@ -41,7 +41,7 @@ def read(task: Task, seed: int = 0) -> TaskData:
     """Read the examples of a task. Raises TaskError if they are unavailable or do not suit the task's family."""
     try:
         return _read(task, seed)
-    except InputError as error:  # from the file reader, which does not deal with tasks
+    except InputError as error:  # from the file reader, which knows nothing about tasks
         raise TaskError(str(error)) from None
 
 
@@ -125,7 +125,7 @@ def _assigned_splits(
 def _without_repeats(
     frames: dict[str, pd.DataFrame], inputs: list[str], origin: str, left_out: Counter[str]
 ) -> dict[str, pd.DataFrame]:
-    """Remove repeats across splits: training examples that validation or test also has, validation examples that test has."""
+    """Remove repeats across splits: training examples also in validation or test, and validation examples also in test."""
     kept, seen = {}, pd.Index([])
     for split in (TEST, VALIDATION, TRAIN):
         if split not in frames:
@@ -151,7 +151,7 @@ def _with_class_indices(
         if split in frames and frames[split]["label"].nunique() == 1:
             only = frames[split]["label"].iloc[0]
             raise TaskError(
-                f"task {task.name!r} has only the class {only!r} in the {split} split of {origin}; provide two or more"
+                f"task {task.name!r} has only the class {only!r} in the {split} split of {origin}; provide at least two classes"
             )
     if len(names) > max(2, len(known) // 2):
         raise TaskError(f"the column label of {origin} has {len(names)} classes in {len(known)} examples; is it the right one?")
@@ -160,7 +160,7 @@ def _with_class_indices(
         numbers = frame["label"].map({name: number for number, name in enumerate(names)})
         if lost := int(numbers.isna().sum()):
             left_out[NOT_LEARNT] += lost
-            log.warning("%s: left out of split %s as their class is not learnt or tested: %d examples", origin, split, lost)
+            log.warning("%s: left out of split %s, as their class is not learnt or tested: %d examples", origin, split, lost)
         encoded[split] = frame[numbers.notna()].assign(label=numbers.dropna().astype("int64"))
     return encoded, names
 

@@ -43,7 +43,7 @@ def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = 
 
 
 def embedding_batches(loaded: LoadedModel, texts: Sequence[str]) -> Batches:
-    """Batches of texts, with the model's prompt prepended, truncated at the model's own limit. Raises TaskError, ModelError."""
+    """Batches of texts, with the model's prompt prepended, truncated to the model's own limit. Raises TaskError, ModelError."""
     modules = loaded.sentence_modules
     limit = declared_limit(loaded, modules) if modules.declared else None
     return batches(loaded, [modules.prepared(text) for text in texts], limit=limit)

@@ -3,8 +3,8 @@
 The model's outputs are reordered to match the data's classes, by the names in its config or by the task's option `labels`. If
 the config has only placeholders (LABEL_0, LABEL_1), the outputs keep their order. The order is checked with the original model
 on the validation split; a head that is far more accurate under a different order is rejected rather than scored. Without a
-validation split no order may be selected, so one that fits the test examples better is only mentioned in a note next to the
-score.
+validation split no order is rejected, since the choice would depend on the test examples; an order that fits those better is
+only mentioned in a note next to the score.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Standardise features for a probe without dividing by near-zero spreads.
+"""Standardise features for a probe without dividing by near-zero standard deviations.
 
-The last LayerNorm of a trained model may have dead gains: of MiniLM-L6's 384 dimensions, three have a spread of at most 2e-9,
-compared with a median of 0.25 (before normalisation). Dividing by such a spread would let a negligible change of 1e-9 alter a
-probe's prediction. So spreads are raised to at least FLOOR times the median spread; those below DEAD times the largest are
-excluded from the median.
+The last LayerNorm of a trained model may have gains close to zero: of MiniLM-L6's 384 dimensions, three have a standard
+deviation of at most 2e-9, compared with a median of 0.25 (before normalisation). Dividing by so small a number would let a
+negligible change of 1e-9 alter a probe's prediction. So standard deviations are raised to at least FLOOR times their median;
+those below DEAD times the largest are excluded from the median.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ PROBE_VERSION = 2
 
 
 def center_and_scale(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and floored spread (features,) of features (examples, features), for scaling them as (features - mean) / spread."""
+    """Mean and standard deviation, both (features,), of a matrix (examples, features), for standardising it.
+
+    Standard deviations that are too small are raised to a minimum; see the module docstring.
+    """
     values = features.astype(np.float64)
     center, spread = values.mean(0), values.std(0)
     alive = spread[spread > DEAD * spread.max()]

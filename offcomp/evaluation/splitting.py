@@ -16,7 +16,7 @@ def split_in_three(examples: pd.DataFrame, random: np.random.Generator) -> tuple
 
 
 def positions_in_class(examples: pd.DataFrame, random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Relative position of each example, from 0 to 1, in a random order of its class (of all examples if unlabelled)."""
+    """Relative position of each example, from 0 to 1, in a random ordering of its class (or of all examples if unlabelled)."""
     order = random.permutation(len(examples))
     labels = examples["label"] if "label" in examples else pd.Series("", index=examples.index)
     classes = pd.factorize(labels.iloc[order], sort=True)[0]

@@ -1,9 +1,9 @@
 """Score a language model on target tokens: the loss of each in nats, and whether it is the model's top prediction.
 
 A row is one input sequence. Only the target positions are passed to the model's head, since with a vocabulary of 250,000 the
-head costs more than the layers below it. One row is first run both ways; if the logits differ, the head is always run on whole
-rows. The original's distributions are not stored, as they take a gigabyte for some models, so no divergence is reported with a
-perplexity.
+head costs more than the layers below it. One row is first run with and without this shortcut; if the logits differ, the
+head is always run on whole rows. The original's distributions are not stored, as they would take a gigabyte for some models, so
+no divergence is reported with a perplexity.
 """
 
 from __future__ import annotations

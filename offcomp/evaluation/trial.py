@@ -25,7 +25,7 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
     """Check that the model accepts the first example and returns the outputs that the family needs. Raises TaskError."""
     task = data.task
     columns = text_columns(data.splits["test"].select([0]))
-    read = columns if task.kind.needs else columns[:1]  # each embedding belongs to a single text
+    read = columns if task.kind.needs else columns[:1]  # each text is embedded separately
     ready = batches(loaded, *([text[:LONGEST_TRIAL]] for (text,) in read))
     if not ready.inputs[0]["input_ids"].numel():
         return  # an empty text tests nothing

@@ -19,7 +19,7 @@ class ModuleSpec:
     """One weight matrix W (rows, cols) = (out_features, in_features); an embedding is (tokens, hidden).
 
     Attributes:
-        name: `query.3`; in encoder-decoder models prefixed by the part: `cross.query.3`. For heads and others, the module path.
+        name: such as `query.3`, or `cross.query.3` in an encoder-decoder model; for heads and others, the module path.
         kind: one of `KINDS` or `OTHER_KINDS`.
         layer: index from 0; None for matrices outside layers.
         part: `""`, `encoder`, `decoder` or `cross`.
@@ -85,7 +85,7 @@ class ModelInfo:
         dtype: of most values in the checkpoint: `float32`, `float16` or `bfloat16`; see `ModuleSpec.dtype`.
         num_parameters: of the whole model, tied tensors counted once.
         matrix_parameters: of all linear and embedding weights, tied tensors counted once.
-        num_layers: according to the config, and of the encoder if there is also a decoder; 0 if the config does not say.
+        num_layers: as stated in the config, for the encoder if there is also a decoder; 0 if the config does not say.
         fingerprint: of the weights and the config; see `offcomp.models.identity`.
         modules: every linear and embedding weight.
         reads: hash of everything read from the model, including tokenizer and pooling; empty if unknown.
@@ -120,7 +120,7 @@ class ModelInfo:
         names += [name for spec in self.modules for name in (spec.name, spec.kind, spec.part, spec.path)]
         for name in names:
             if fault := text_fault(name):
-                raise ModelError(f"The model {quoted(self.model)} has the name {quoted(name)}, which {fault}; rename it.")
+                raise ModelError(f"The model {quoted(self.model)} contains the name {quoted(name)}, which {fault}; change it.")
         width = BYTES_PER_VALUE[self.dtype]
         object.__setattr__(self, "num_bytes", self.num_bytes or self.num_parameters * width)
         object.__setattr__(self, "matrix_bytes", self.matrix_bytes or self.matrix_parameters * width)
@@ -135,7 +135,7 @@ class ModelInfo:
         if name in by_name:
             return by_name[name]
         close = difflib.get_close_matches(name, by_name, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "list them with `offcomp modules`."
+        hint = f"did you mean '{close[0]}'?" if close else "list its modules with `offcomp modules`."
         unknown = "" if self.family else " (family unknown, so modules are named by their paths)"
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 

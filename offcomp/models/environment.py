@@ -16,7 +16,7 @@ COMPUTING = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "sci
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Package -> version for `COMPUTING`; cached, as versions cannot change during the life of a process."""
+    """Package -> version for `COMPUTING`; cached, as versions cannot change while a process runs."""
     return {package: importlib.metadata.version(package) for package in COMPUTING}
 
 

@@ -42,7 +42,7 @@ def check_is_complete(folder: Path) -> None:
         )
     if not (folder / CONFIG).is_file():
         raise ModelError(
-            f"The folder '{folder}' has no '{CONFIG}'; specify that of a saved transformers model{_subfolder_hint(folder)}."
+            f"The folder '{folder}' has no '{CONFIG}'; specify the folder of a saved model{_subfolder_hint(folder)}."
         )
 
 

@@ -19,7 +19,7 @@ SMALL_FILES = tuple(
 """Config and tokenizer files."""
 WEIGHTS = ("model*.safetensors",)  # in the top folder; weights of Dense modules are requested by name
 FIRST_ANSWER_SECONDS = 4.0
-MISSING = (401, 403, 404)  # the hub answers 401 for missing repositories unless signed in
+MISSING = (401, 403, 404)  # the hub answers 401 for missing repositories unless the user is signed in
 
 
 def snapshot(model: str) -> Path:
@@ -95,13 +95,13 @@ def _check_reachable(model: str) -> None:
     except (HTTPError, OSError, ValueError) as error:
         raise ModelError(_cannot_fetch(model, type(error).__name__)) from error
     if answer.status_code in MISSING:
-        raise ModelError(_cannot_fetch(model, "it has no model of that name that you have access to"))
+        raise ModelError(_cannot_fetch(model, "the hub has no model of that name that you have access to"))
 
 
 def _cannot_fetch(model: str, reason: str) -> str:
     """Why the model is unavailable, and what to use instead."""
     form = "" if "/" in model else " (a hub id has the form 'owner/name')"
-    network = "unset HF_HUB_OFFLINE, which blocks access to it" if constants.is_offline_mode() else "the network"
+    network = "unset HF_HUB_OFFLINE, which blocks access to the hub" if constants.is_offline_mode() else "the network"
     return (
         f"'{model}' is neither a catalogue name nor a folder, and it cannot be downloaded from the hub ({reason}); check the "
         f"name{form} and {network}, or specify a folder or one of: {', '.join(entry.name for entry in MODELS)}."
@@ -119,7 +119,7 @@ def _download(model: str, patterns: tuple[str, ...]) -> Path:
 
 
 def _download_one(model: str, folder: Path, file: str) -> None:
-    """Download one file. If the hub lacks it, the client caches that fact, and code that needs the file raises later."""
+    """Download one file. If the hub lacks it, the client caches that fact, and code that needs the file fails later."""
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 
     try:

@@ -5,7 +5,7 @@
                   and everything in the folders that modules.json names; scores depend on it
 
 A file larger than SMALL bytes is hashed only once. Its sha256 is cached in the home folder with its path, size, inode,
-modification time and change time, so that the next check costs one stat; hashing a smaller file is faster than a cache lookup.
+modification and change times, so that the next check is a single stat; hashing a smaller file is faster than a cache lookup.
 Identities begin with "2-". Earlier versions hashed a sample of the weights; their fingerprints are plain hexadecimal digits, so
 they never equal a current identity.
 """
@@ -40,7 +40,7 @@ OTHER_SUFFIXES = (
     *(".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ipynb"),  # for people
     *(".py", ".log", ".csv", ".zip", ".gz", ".tar"),  # programs, which are never run, and their output
 )
-"""Suffixes of files that no tokenizer reads. All others count, since tokenizers read too many kinds of file to list."""
+"""Suffixes of files that no tokenizer reads. All others are hashed, since tokenizers read too many kinds of file to list."""
 SMALL = 1 << 20
 MOST_CACHED = 1000
 MOST_IN_MEMORY = 256
@@ -79,7 +79,7 @@ _memory: dict[tuple[Path, _Stamp], str] = {}
 
 
 def is_content(fingerprint: str) -> bool:
-    """Return whether an identity covers all bytes; those from earlier versions cover a sample of the weights."""
+    """Return whether an identity covers all bytes; those from earlier versions cover only a sample of the weights."""
     return CONTENT.fullmatch(fingerprint) is not None
 
 
@@ -175,7 +175,7 @@ def _read_digest(path: Path, stamp: _Stamp) -> str | None:
 
 
 def _cache_digest(path: Path, stamp: _Stamp, digest: str) -> None:
-    """Cache a digest in its own file, so that processes need no locking, and evict the oldest beyond MOST_CACHED."""
+    """Cache a digest in its own file, so that processes need no locking, and delete the oldest beyond MOST_CACHED files."""
     if len(_memory) >= MOST_IN_MEMORY:
         _memory.clear()
     _memory[path, stamp] = digest

@@ -1,6 +1,6 @@
 """Model listings read from files: bundled with offcomp, or cached in the home folder when a model is first seen.
 
-This lets the app's process read listings without loading torch. Only a model seen for the first time needs
+This lets the app's own process read listings without loading torch. Only a model seen for the first time needs
 `loading.describe`, which the app runs in a separate process. Listings are keyed by content, so a copy of a known model is
 recognised wherever it is stored.
 

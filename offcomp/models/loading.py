@@ -73,7 +73,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
 
     Args:
         model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
-        checked: skip the checks of the values, which an earlier load has made; only values that are used are then read.
+        checked: skip the checks of the values because an earlier load made them; then only the values in use are read.
 
     Raises:
         ModelError: as for `describe`; or the weights are incomplete, not finite, or do not have the pinned checksum.
@@ -184,7 +184,7 @@ def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
         names = sorted(item if isinstance(item, str) else item[0] for item in report[fault])
         if names:
             raise ModelError(
-                f"The files in '{checkpoint.folder}' do not match its {checkpoint.architecture.__name__}: "
+                f"The weights in '{checkpoint.folder}' do not match the model class {checkpoint.architecture.__name__}: "
                 f"{fault.replace('_', ' ')} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}."
             )
     return network.requires_grad_(False)  # already in evaluation mode

@@ -1,8 +1,8 @@
 """Uploaded matrices, read from a safetensors, npz or npy file and saved as a model folder. No torch, no unpickling.
 
-The folder has the config of a `matrix_model.Matrices`, so the matrices are listed, compressed and measured like those of any
-other model, but cannot process text. A matrix is used as stored, W (rows, cols) = (out_features, in_features). If the names
-follow the naming scheme of a known family, kinds and layers are recognised.
+The folder has the config of a `matrix_model.Matrices`. Its matrices are listed, compressed and measured like those of any
+other model, but it cannot process text. A matrix is used as stored, W (rows, cols) = (out_features, in_features). If the names
+follow the naming scheme of a known family, their kinds and layers are recognised.
 
     HOME/uploads/DIGEST/config.json          names and shapes
     HOME/uploads/DIGEST/model.safetensors    the matrices, as "matrices.0.weight" and so on
@@ -37,7 +37,7 @@ from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, 
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
 MOST_BYTES = 100_000_000
-"""Maximum total size of a file's unpacked matrices, which the app reads in its own process: twice the largest upload."""
+"""Maximum total size of a file's unpacked matrices, twice the largest upload; the app reads them in its own process."""
 MOST_MATRICES = 1000
 MOST_ARRAYS = 10_000
 MOST_HEADER_BYTES = 1_000_000
@@ -200,7 +200,7 @@ def _read(entry: Entry) -> Matrix | str:
     with np.errstate(over="ignore"):
         values = as_float32(entry.dtype, np.frombuffer(content, np.uint8))
     if bad := values.size - int(np.isfinite(values).sum()):
-        return f"has {bad} value{'' if bad == 1 else 's'} not finite in float32 (NaN, infinite or too large)"
+        return f"has {bad} value{' that is' if bad == 1 else 's that are'} not finite in float32 (NaN, infinite or too large)"
     rows, cols = entry.shape
     if entry.dtype == "F64":
         return Matrix(rows, cols, "F32", values.tobytes())

@@ -25,7 +25,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 class StoredMatrices:
     """The matrices of selected modules, read from the model's files on every access.
 
-    in_memory    copies of those that the files store in another form
+    in_memory    copies of those that the files store in a different form
     """
 
     device = torch.device("cpu")

@@ -85,7 +85,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files that make up the model: a single file, or all shards in the index.
 
     Raises:
-        ModelError: there are none, they are pickles, or a shard is missing.
+        ModelError: there are none, they are pickled, or a shard is missing.
     """
     if (folder / WEIGHTS).is_file():
         return (folder / WEIGHTS,)

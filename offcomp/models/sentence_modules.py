@@ -3,7 +3,7 @@
 `modules.json` lists the modules after the transformer: Pooling (one mode, or several concatenated), Dense layers, Normalize.
 `sentence_bert_config.json` limits the tokens per text, and `config_sentence_transformers.json` names a prompt to prepend to
 each text. As in sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules and options
-are rejected, and named, since ignoring them would produce the embeddings of a different model.
+are rejected with an error that names them, since ignoring them would produce the embeddings of a different model.
 
 Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults follow version 6.2.
 """
@@ -55,7 +55,7 @@ class Dense:
     """activation(weight x + bias); in `file`, linear.weight is weight (out_features, in_features) and linear.bias is bias.
 
     Attributes:
-        residual: whether x is added to the output (residual.weight x if the widths differ).
+        residual: whether x is added to the output (or residual.weight x, if the widths differ).
     """
 
     file: Path
@@ -84,7 +84,7 @@ class SentenceModules:
     Attributes:
         pooling: keys of `POOLINGS`, in order.
         layers: layers applied to the pooled vector, in order.
-        declared: whether the folder declares this; False for the default, mean pooling.
+        declared: whether the folder declares its modules; False for the default, mean pooling.
         max_tokens: maximum tokens per text, special tokens included; None if the folder sets no limit.
         prompt: prepended to each text.
         pools_prompt: whether the prompt's tokens are pooled too.

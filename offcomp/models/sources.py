@@ -1,7 +1,7 @@
 """Resolve where a model comes from and check that its files are safe to load. Needs neither torch nor transformers.
 
-No part of a model is instantiated before `check_folder` has passed, because its JSON could name remote code, other files, or
-sizes that exhaust memory.
+No part of a model is instantiated before `check_folder` has passed, because its JSON files could request remote code,
+other files, or sizes that exhaust memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHARES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
 OWN_CODE = (
     "requests custom code; if transformers supports the model_type natively, remove the key from the file to load the model "
-    "without that code, otherwise the model is not supported"
+    "without that code; otherwise the model is not supported"
 )
 REFUSED = {
     "auto_map": OWN_CODE,
@@ -155,7 +155,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Reject a config that requests custom code or kernels, nests another model, or describes an absurd size.
 
     Raises:
-        ModelError: it does; the message names the offending key and value.
+        ModelError: the config is rejected; the message names the offending key and value.
     """
     _check_keys(config, CONFIG)
     model_type = config.get("model_type")
@@ -163,7 +163,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ModelError(f"'{CONFIG}' has no valid 'model_type' ({model_type!r}); add the one that transformers uses.")
     for key, nested in config.items():
         if isinstance(nested, Mapping) and ("model_type" in nested or "architectures" in nested):
-            raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp loads only plain language models.")
+            raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp does not load composite models.")
     _check_sizes(config)
 
 

@@ -29,7 +29,7 @@ def stored_parameters(
 
     Args:
         tensors: every tensor in the files, by key.
-        default_dtype: assumed for a parameter with no tensor under its name, such as one of several sliced from one tensor.
+        default_dtype: assumed for a parameter with no tensor under its name, such as one of several sliced from a tensor.
 
     Raises:
         ModelError: a parameter is stored in a dtype that offcomp does not read.

@@ -140,7 +140,7 @@ def check_finite(model: nn.Module) -> None:
     """Check that no parameter contains NaN or infinite values.
 
     Raises:
-        ModelError: one does; the message names the first such weight and how many of its values are not finite.
+        ModelError: a parameter does; the message names the first such weight and how many of its values are not finite.
     """
     for path, parameter in model.named_parameters():
         if bad := num_not_finite(parameter):

@@ -66,8 +66,8 @@ def test_everything_that_is_no_matrix_is_named_and_left_out() -> None:
         "stack": "has 3 dimensions, not 2",
         "row": "is 1 x 3, too small to compress",
         "ids": "is stored as int64, not as floating-point numbers",
-        "spoiled": "has 1 value not finite in float32 (NaN, infinite or too large)",
-        "huge": "has 4 values not finite in float32 (NaN, infinite or too large)",
+        "spoiled": "has 1 value that is not finite in float32 (NaN, infinite or too large)",
+        "huge": "has 4 values that are not finite in float32 (NaN, infinite or too large)",
         "objects": "is stored as pickled objects, not as floating-point numbers",
     }
 
@@ -96,7 +96,7 @@ def test_small_number_formats_stay_small(tmp_path: Path) -> None:
     assert (loaded.info.dtype, loaded.info.num_bytes) == ("bfloat16", 2 * 2 * 24)
     assert torch.equal(read(loaded.model, loaded.info.modules[0]), matrix.bfloat16().float())
     broken = torch.tensor([[1.0, float("inf")], [1.0, 1.0]]).bfloat16()
-    with pytest.raises(InputError, match=r"contains no matrix that can be compressed: w has 1 value not finite in float32"):
+    with pytest.raises(InputError, match=r"contains no matrix that can be compressed: w has 1 value that is not finite"):
         read_matrices("w.safetensors", save_tensors({"w": broken}))
 
 
