@@ -119,7 +119,7 @@ def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
 
 
 def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str]) -> pd.DataFrame:
-    """One row for the original, then one per run: size of the whole model, value with 95 % interval, whether on the front.
+    """One row for the original, then one per run: whole-model size, value with 95 % interval, and whether it is on the front.
 
     `runs` share an axis. `about` describes the difference from the original; `within_noise` is True if that could be chance.
     """
