@@ -1,8 +1,8 @@
 """Measurements of many plans on one model, read from `assets/runs/MODEL-sweep.json`: tables, and sentences that sum them up.
 
-A document has a `sweep` (all linear weights compressed, with each method, grouping and ratio) and a `sensitivity` (one
-matrix compressed at a time). Each row is one compressed model. `python -m benchmarks.measurements` writes these files. Reading
-them needs no torch.
+A document has two lists of rows, one row per compressed model: `sweep` (all linear weights compressed, with each method,
+grouping and ratio) and `sensitivity` (one matrix compressed at a time). `python -m benchmarks.measurements` writes these files.
+Reading them does not need torch.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def tasks_of(document: Document) -> dict[str, str]:
 def sweep_table(document: Document, task: str, denominator: str = "chosen") -> pd.DataFrame:
     """One row per method, grouping and ratio scored on the task, indexed by the row's position in the document.
 
-    `byte_ratio` and `parameter_ratio` are original / stored, for the chosen modules, for all linear and embedding weights
-    (`matrices`), or for the `whole` model. `low` and `high` bound the 95 % interval of the paired difference.
+    `byte_ratio` and `parameter_ratio` are the original size divided by the stored size, for the `chosen` modules, for all
+    linear and embedding weights (`matrices`), or for the `whole` model. `low` and `high` bound the 95 % interval of the paired
+    difference.
     """
     rows = {}
     for index, row in enumerate(document["sweep"]):
@@ -119,7 +120,7 @@ def _method(group: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _figures(row: Mapping[str, Any], task: str) -> tuple[Any, ...]:
-    """The values of FIGURES in a row; NaN if there are too few examples for a standard error or an interval."""
+    """The values of FIGURES for one row; NaN if there are too few examples for a standard error or an interval."""
     score = row["scores"][task]
     value, paired = score["compressed"], score["paired"]
     error = nan if value["standard_error"] is None else value["standard_error"]
@@ -128,7 +129,7 @@ def _figures(row: Mapping[str, Any], task: str) -> tuple[Any, ...]:
 
 
 def _task_values(document: Document, task: str) -> tuple[Any, ...]:
-    """The values of TASK_COLUMNS, which all rows of a task share."""
+    """The values of TASK_COLUMNS, which are the same for all rows of a task."""
     original = document["originals"][task]
     name, value = baseline_of(original) or ("", nan)
     return original["value"], value, name, task_title(task, original), metric_of(original).name
@@ -150,7 +151,7 @@ def score_words(table: pd.DataFrame) -> str:
 
 
 def sweep_answer(table: pd.DataFrame) -> str:
-    """One sentence: the best setting at the typical ratio, how certain that is, and the worst setting."""
+    """One sentence: the best setting at the typical ratio, how it compares with the original, and the worst setting."""
     ratio = min(table["requested_ratio"], key=lambda requested: abs(log(requested / TYPICAL_RATIO)))
     settings = table[table["requested_ratio"] == ratio]
     metric = METRICS[table["metric"].iloc[0]]
@@ -164,7 +165,7 @@ def sweep_answer(table: pd.DataFrame) -> str:
     unchanged = int(((settings["low"] <= 0) & (settings["high"] >= 0)).sum())
     return (
         f"{start}; {unchanged or 'none'} of {len(settings)} settings {'is' if unchanged < 2 else 'are'} within noise of the "
-        f"original, and {_setting(worst)} is last with {metric.number(worst['score'])}."
+        f"original, and {_setting(worst)} is worst with {metric.number(worst['score'])}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Predictions for a plan: SVD's exact error at each ratio, and each group's sizes. Needs no torch."""
+"""Predictions for a plan: SVD's exact error at each ratio, and each group's sizes. Does not need torch."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _all_words(names: Sequence[str]) -> str:
 
 
 def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """One row per pair of modules, in this stacking or the best that fits; numbers are missing if the two cannot be stacked."""
+    """One row per pair of modules, for this stacking or the best one; numbers are missing if the two cannot be stacked."""
     best: dict[frozenset[str], Suggestion] = {}
     for pair in sorted(survey.pairs, key=lambda pair: pair.gain, reverse=True):
         if stack in (BEST, pair.stack):
@@ -138,7 +138,7 @@ def _leaves(node: int, merges: Sequence[Merge], count: int) -> list[int]:
 
 
 def survey_answer(survey: Survey, stack: str = BEST) -> str:
-    """How stacking all modules changes the error: in this stacking (or the best), then in the others."""
+    """How stacking all modules changes the error: with this stacking (or the best one), then with the others."""
     by_stack = {group.stack: group for group in survey.together}
     words = _all_words(survey.modules)
     if not by_stack or (stack != BEST and stack not in by_stack):
@@ -180,7 +180,7 @@ def _stacked(group: Suggestion, *, brief: bool = False) -> str:
 
 
 def _change(before: float, after: float, *, brief: bool = False) -> str:
-    """ "falls from 0.519 to 0.500", or if brief "falls to 0.500"; "stays at" if both agree to three digits."""
+    """ "falls from 0.519 to 0.500", or if brief "falls to 0.500"; "stays at" if both agree to three decimals."""
     if f"{before:.3f}" == f"{after:.3f}":
         return f"stays at {before:.3f}"
     start = "" if brief else f"from {before:.3f} "

@@ -1,4 +1,4 @@
-"""One weight matrix under truncated SVD, as tables and sentences: what each rank keeps, of which rows, and at what size."""
+"""One weight matrix under truncated SVD, as tables and sentences: what each rank keeps and stores, and which rows suffer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPECTRUM_COLUMNS = {
 
 
 def break_even(rows: int, cols: int) -> float:
-    """The rank at which two factors store as much as the matrix: r (rows + cols) = rows cols."""
+    """The rank at which two factors store as much as the matrix: r * (rows + cols) = rows * cols."""
     return rows * cols / (rows + cols)
 
 
@@ -61,7 +61,7 @@ def spectrum_answer(table: pd.DataFrame, name: str, rank: int) -> str:
         return f"{name} contains only zeros: every rank keeps all of it."
     kept, stored = percent(chosen["energy_kept"]), percent(chosen["stored_fraction"])
     start = f"At rank {rank} of {len(table)}, {name} keeps {kept} of its energy"
-    noise = f"A random matrix of its shape would keep {percent(chosen['random_energy_kept'])}."
+    noise = f"A random matrix of the same shape would keep {percent(chosen['random_energy_kept'])}."
     if chosen["stored_fraction"] < 1:
         return f"{start} and needs {stored} as many parameters. {noise}"
     saving = int((table["stored_fraction"] < 1).sum())
@@ -141,7 +141,7 @@ def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
             which = f"{side.removesuffix('s')} {first:,}" if first == last else f"{side} {first:,} to {last:,}"
             worst.append(f"{percent(block['relative_error'] ** 2)} of {which}")
     counted = ", numbered from the longest" if order == "norm" else ""
-    return f"{words}; at worst, it contains {' and '.join(worst)}{counted}." if worst else f"{words}."
+    return f"{words}; the largest losses are {' and '.join(worst)}{counted}." if worst else f"{words}."
 
 
 def exported(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> pd.DataFrame:

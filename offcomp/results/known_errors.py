@@ -1,11 +1,12 @@
 """Known relative errors of the chosen groups, apart from SVD's exact errors: measured by finished runs, or estimated from them.
 
-    error(ratio) ≈ svd(ratio) · f(ratio)        log f linear in log ratio between measured ratios, constant slightly beyond them
+    error(ratio) ≈ svd(ratio) · f(ratio)
 
-svd is SVD's exact error on the chosen groups. f is the quotient of the method's error and SVD's. It comes from measurements
-with the same options, unit, storage dtype and calibration text: on the same groups if a nearby ratio was measured, otherwise on
-other groups of the same model where SVD was measured too, such as those of the bundled sweep. Ratios are those actually
-achieved, not those requested. Needs no torch.
+svd is SVD's exact error on the chosen groups. f is the method's error divided by SVD's: log f is linear in the log of the ratio
+between measured ratios, and constant slightly beyond them. f comes from measurements with the same options, unit, storage dtype
+and calibration text: on the same groups if a nearby ratio was measured, otherwise on other groups of the same model where SVD
+was measured too, such as those of the bundled sweep. Ratios are those actually achieved, not those requested. This module does
+not need torch.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ ESTIMATED = "estimated"
 BEYOND = 1.5
 """Estimates extend beyond the highest and the lowest measured ratio by up to this factor."""
 NO_ERROR = 1e-3
-"""If SVD's own error is below this, the quotient of another method's error and SVD's says nothing about other ratios."""
+"""If SVD's own error is below this, another method's error divided by it says nothing about other compression ratios."""
 PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
-"""The method and options of SVD with its defaults."""
+"""SVD with its default options, as (method, options)."""
 POINT_COLUMNS = ("method", "style_key", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
 
 
@@ -71,13 +72,13 @@ class Measured:
         return json.dumps([plan, self._calibration], sort_keys=True)
 
     def ratio(self, unit: str) -> float:
-        """Compression ratio (original / stored) of the chosen modules, in sizes measured in `unit`."""
+        """Compression ratio (original / stored) of the chosen modules, with sizes measured in `unit`."""
         return float(result_of(self.run)["model"]["sizes"]["chosen"][f"{unit.removesuffix('s')}_ratio"])
 
 
 @dataclass(frozen=True)
 class Estimated:
-    """An estimated relative error of a plan at the ratio that it will achieve, and a sentence on the basis of the estimate."""
+    """An estimated relative error of a plan at the ratio that it will achieve, and a sentence that says what it is based on."""
 
     plan: Plan
     ratio: float
@@ -114,7 +115,7 @@ def _calibration(plan: Plan, digest: str | None) -> str:
 
 
 def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:
-    """Every finished run on these weights that compressed something, one per plan; the user's own take precedence."""
+    """Every finished run on these weights that compressed something, one per plan; the user's own runs take precedence."""
     fitting = [run for run in (*runs, *bundled_runs()) if _fits(run, fingerprint)]
     single_runs = [Measured(run, overall_error(result_of(run)["groups"])) for run in fitting]
     sweeps = [m for m in _of_documents(_stamps()) if _fits(m.run, fingerprint)]
@@ -190,7 +191,7 @@ def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.
 
 
 def at(curve: pd.DataFrame, ratio: float) -> float:
-    """The error that a curve has at a ratio: interpolated between its points, constant beyond the ends."""
+    """The error on a curve at a given ratio: interpolated between its points, constant beyond the ends."""
     ordered = curve.sort_values("ratio")
     return float(np.interp(np.log(ratio), np.log(ordered["ratio"]), ordered["relative_error"]))
 
@@ -198,7 +199,7 @@ def at(curve: pd.DataFrame, ratio: float) -> float:
 def _compared_with_svd(
     alike: Sequence[Measured], plan: Plan, measured: Sequence[Measured], unit: str
 ) -> tuple[list[Measured], pd.DataFrame]:
-    """The measurements in `alike` on the most informative groups, and SVD's errors there.
+    """The measurements in `alike` on the most informative groups, and SVD's errors on those groups.
 
     Groups that are all single modules are preferred if and only if the plan's groups are; ties go to those measured most often.
     Groups without an SVD measurement are skipped; both results are empty if none remain.

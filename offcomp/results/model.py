@@ -1,7 +1,7 @@
-"""Where the parameters of a model are: tables by matrix and by kind, and sentences about them. Needs no torch.
+"""Where the parameters of a model are: tables by matrix and by kind, and sentences about them. Does not need torch.
 
 Each matrix in a layer belongs to a row of the map: that of its kind or, if its kind is not recognised, that of its path without
-the layer. All other matrices are outside the layers: embeddings, poolers, heads.
+the layer number. All other matrices are outside the layers: embeddings, poolers, heads.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SHARE_COLUMNS = ("kind", "matrices", "parameters", "share")
 def map_table(info: ModelInfo, chosen: Collection[str] = (), errors: Mapping[str, float] | None = None) -> pd.DataFrame:
     """One row per weight matrix: its row and layer in the map, its size, and what is known about it.
 
-    `relative_error` is missing if the spectrum is unknown (`known_error` is False) or if SVD cannot make it that small.
+    `relative_error` is missing if the spectrum is unknown (`known_error` is False) or if SVD cannot make the matrix that small.
     """
     errors = errors or {}
     rows = [
@@ -69,7 +69,7 @@ def map_table(info: ModelInfo, chosen: Collection[str] = (), errors: Mapping[str
 
 
 def _rows_and_layers(specs: Sequence[ModuleSpec]) -> Iterator[tuple[str, int | None]]:
-    """(row, layer) of each matrix. A path that is not recognised becomes a row if several layers have it."""
+    """(row, layer) of each matrix. A path that is not recognised becomes a row if it occurs in several layers."""
     patterns = Counter(_without_layer(spec.name) for spec in specs)
     for spec in specs:
         pattern, layer = _without_layer(spec.name), LAYER.search(spec.name)
@@ -140,10 +140,10 @@ def share_table(info: ModelInfo) -> pd.DataFrame:
 
 
 def orientation(spec: ModuleSpec) -> str:
-    """How W is laid out in the stored tensor, which side faces the residual stream, and which modules share it."""
+    """How W is laid out in the stored tensor, which side faces the residual stream, and which modules share the tensor."""
     parts = ["one row per token" if spec.kind == "word_embeddings" else "rows are outputs, columns inputs"]
     if spec.residual_side:
-        parts.append(f"residual stream on its {spec.residual_side}")
+        parts.append(f"residual-stream side: {spec.residual_side}")
     if spec.fused:
         parts.append(f"rows {spec.start:,} to {spec.start + spec.rows - 1:,} of a fused weight")
     if spec.transposed:
@@ -225,7 +225,7 @@ def shortened(name: str, longest: int) -> str:
 def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameters", dtype: str = STORED) -> dict[str, float]:
     """Module -> relative error of SVD on it alone, for known spectra; NaN if SVD cannot make the module that small.
 
-    SVD never can if a side is 1. Rounding to the storage dtype is ignored.
+    SVD never can if the matrix has a single row or column. Rounding to the storage dtype is ignored.
     """
     errors = {spec.name: nan for spec in info.modules if min(spec.shape) == 1}
     for own_dtype in dict.fromkeys(spec.dtype for spec in info.modules):
@@ -255,7 +255,7 @@ def spectra_plan(info: ModelInfo, known: Collection[str]) -> Plan:
 
 
 def spectra_seconds(info: ModelInfo, plan: Plan) -> float:
-    """A rough estimate of the time on two cores: to load the model, then compute a Gram matrix and eigenvalues per matrix."""
+    """A rough estimate of the time on two cores to load the model and compute the eigenvalues of each matrix's Gram matrix."""
     shapes = [sorted(info.module(name).shape) for group in plan.groups for name in group.modules]
     operations = sum(2 * long * short**2 + 10 * short**3 for short, long in shapes)
     return LOADING_SECONDS + operations / OPERATIONS_A_SECOND
@@ -270,7 +270,7 @@ def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
     best, worst = reachable.iloc[0], reachable.iloc[-1]
     answer = f"At {ratio:g}x, SVD preserves {best['module']} best, with a relative error of {best['relative_error']:.3f}"
     answer += f", and {worst['module']} worst ({worst['relative_error']:.3f})." if len(reachable) > 1 else "."
-    return answer + (f" {unknown} of {_counted(len(table))} {_is(unknown)} still without a known error." if unknown else "")
+    return answer + (f" {unknown} of {_counted(len(table))} {_is(unknown)} left out: no error is known yet." if unknown else "")
 
 
 def error_words(cell: Mapping[Any, Any] | pd.Series, ratio: float) -> str:

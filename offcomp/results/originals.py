@@ -1,4 +1,4 @@
-"""Which model a run started from. Needs no torch.
+"""Which model a run started from. Does not need torch.
 
 Models are identified by content: a copy is the same model, and a folder that was overwritten contains a different one.
 """

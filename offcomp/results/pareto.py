@@ -55,7 +55,7 @@ REASONS = {
     "scored with different task settings": ("settings",),
     "scored on different examples": ("version", "split", "digest"),
 }
-"""Why two scores of one model are not comparable: message -> fields of which one differs; most informative first."""
+"""Why two scores of one model are not comparable: message -> fields, at least one of which differs; most informative first."""
 REFERENCE_COLUMNS = ("name", "value", "size")
 
 
@@ -119,9 +119,9 @@ def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
 
 
 def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str]) -> pd.DataFrame:
-    """One row per run, after the original: size of the whole model, value with its 95 % interval, and front membership.
+    """One row for the original, then one per run: whole-model size, value with 95 % interval, and whether it is on the front.
 
-    `runs` share an axis. `about` describes the difference from the original; `within_noise` is True if it could be chance.
+    `runs` share an axis. `about` describes the difference from the original; `within_noise` is True if that could be chance.
     """
     rows = [_original_row(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
     table = pd.DataFrame(rows)
@@ -176,7 +176,7 @@ def front_answer(table: pd.DataFrame) -> str:
     metric = metric_named(table["metric"].iloc[0])
     on_front = runs[runs["on_front"]]
     count = f"{len(on_front) or 'None'} of {len(runs)} runs {'is' if len(on_front) < 2 else 'are'} on the front"
-    start = "" if len(runs) == 1 else f"{count}, meaning that no other is as small and as good. "
+    start = "" if len(runs) == 1 else f"{count}, meaning that no other run is at least as small and as good. "
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]
         return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, at {_sized(best)}."
@@ -235,7 +235,7 @@ def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:
 
 
 def concordance(table: pd.DataFrame) -> tuple[int, int]:
-    """(pairs of runs in which the smaller error goes with the better value, pairs of runs that differ in both), as counts."""
+    """Two counts: pairs of runs in which the smaller error goes with the better value, and pairs that differ in both."""
     rank = metric_named(table["metric"].iloc[0]).ranked
     points = [(error, rank(value)) for error, value in zip(table["relative_error"], table["value"], strict=True)]
     pairs = [(a, b) for a, b in combinations(points, 2) if a[0] != b[0] and a[1] != b[1]]

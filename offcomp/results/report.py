@@ -1,4 +1,4 @@
-"""Exports of a comparison: its tables with full provenance, and a self-contained HTML report that opens from disk."""
+"""Exports of a comparison: its tables with full provenance, and a self-contained HTML report that can be opened from disk."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CHANGE_COLUMNS = ["text", "truth", "before", "after", "difference", "name", "tas
 CONTINUATION_COLUMNS = ["opening", "original", "compressed", "same_tokens", "tokens", "name", "task"]
 COUNTS_NOTE = "Equal accuracies can hide many flips. p is from McNemar's exact test."
 FLIPS_NOTE = "Before and after: the probability that the original and the compressed model assign to the true label."
-CONTINUATIONS_NOTE = "Both models decode greedily; the column of same tokens counts the leading tokens on which they agree."
+CONTINUATIONS_NOTE = 'Both models decode greedily; "Same tokens" counts the leading tokens on which they agree.'
 SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # depending on the type of task
 TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "runs": run_table,
@@ -178,7 +178,7 @@ def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
         note = f"{pareto.front_answer(table)} {len(shown)} of {len(runs)} runs shown."
         note += f" Not on this axis: {pareto.left_out_text(left_out, names)}." if left_out else ""
         note += " Dashed lines: bundled measurements with every linear weight rounded." if len(references) else ""
-        title = f"Which run is best for its size on {within_sentence(measures[measure])}?" if tasks else ""
+        title = f"Which run does best on {within_sentence(measures[measure])} for its size?" if tasks else ""
         chart = _chart(f"front-{index}", table, partial(front_figure, references=references), note, title)
         yield replace(chart, table=table[pareto.SHOWN].rename(columns={"size": "size in MB"}), wide=True)
 

@@ -1,4 +1,4 @@
-"""Names and tables of finished runs: one row per run, or per property of the runs. Every run passed must be done.
+"""Names and tables of finished runs: one row per run, or per property of the runs. All runs passed in must be finished.
 
 A relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). `run.json` contains enough to
 compute both for each group: the residual is rmse^2 * entries, the squared weights are (rmse / relative_error)^2 * entries.
@@ -213,7 +213,7 @@ def _row(run: Run, name: str) -> dict[str, Any]:
 
 
 def _figures(score: Score) -> dict[str, Any]:
-    """The figures of one task, by name, without those that its metric or the version of the run lacks."""
+    """The figures of one task, by name, without those that its metric or the version that made the run lacks."""
     paired, compressed, baseline = score["paired"], score["compressed"], baseline_of(score)
     figures = {
         "metric": metric_of(score).name,

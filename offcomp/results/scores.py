@@ -93,7 +93,7 @@ def within_noise(interval: Sequence[float] | None) -> bool:
 
 
 def difference_text(metric: Metric, value: float, low: float, high: float, *, against: str = "") -> str:
-    """A difference of two scores: "+0.7 points (95 % interval -2.1 to +3.5), within noise"."""
+    """A difference between two scores: "+0.7 points (95 % interval -2.1 to +3.5), within noise"."""
     noise = ", within noise" if within_noise((low, high)) else ""
     interval = f"{metric.bare_change(low)} to {metric.bare_change(high)}"
     return f"{metric.change(value)}{against} (95 % interval {interval}){noise}"
@@ -138,7 +138,7 @@ def others_of(score: Score) -> dict[str, Score]:
 
 
 def others_text(score: Score) -> list[str]:
-    """One clause for each of the `others_of` a score: before, after, and the difference."""
+    """One clause for each score from `others_of`: before, after, and the difference."""
     return [
         f"{metric_of(other).word} {score_text(other, 'original')} -> {score_text(other)}, {against_original(other)}"
         for other in others_of(score).values()
@@ -159,7 +159,7 @@ def figure_texts(task: str, score: Score) -> dict[str, str]:
 
 
 def notes(task: str, score: Score) -> list[str]:
-    """Caveats about the original's own score, one sentence each: wrong label order, or worse than a constant answer."""
+    """Caveats about the original's own score, one sentence each: a wrong label order, or a score below a constant answer's."""
     title, metric = sentence_start(task_title(task, score)), metric_of(score)
     stored = [f"{title}: {note}" for note in score.get("note", ())]
     original, baseline = score.get("original", score), baseline_of(score)

@@ -58,7 +58,7 @@ def _score_clause(task: str, score: Score) -> str:
 
 
 def _error_clause(runs: Sequence[Run]) -> str:
-    """Which run has the smallest error, if that is a fair question."""
+    """Which run has the smallest error, if the errors are comparable."""
     if len(set(map(weights_of, runs))) > 1:
         return "The runs compress different weights, so their errors are not ranked"
     table = run_table(runs).sort_values("relative_error", kind="stable")

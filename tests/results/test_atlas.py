@@ -152,7 +152,7 @@ def test_answers() -> None:
     assert sweep_answer(table) == (
         "At a requested ratio of 4x, Quantization (each alone) has the best accuracy on sentiment: 81.0 %, +1.0 points from "
         "the original (95 % interval -1.0 to +3.0), within noise; 1 of 3 settings is within noise of the original, "
-        "and SVD (stacked by kind) is last with 60.0 %."
+        "and SVD (stacked by kind) is worst with 60.0 %."
     )
     assert sweep_answer(table.iloc[:1]) == (
         "At a requested ratio of 2x, SVD (each alone) has the best accuracy on sentiment: 75.0 %, -5.0 points from the "

@@ -366,7 +366,7 @@ def pairs(_style_key: str, palette: Palette) -> Drawn:
     both = pd.concat([one, one.assign(x=one["y"], y=one["x"])])
     hover = (
         "<b>{pair}</b><br>stacked by {stack}, {gain:+.1f} thousandths<br>{separate_error:.3f} separate, "
-        "{joint_error:.3f} together<br>each with {stored_parameters:,} parameters<extra></extra>"
+        "{joint_error:.3f} together<br>both with {stored_parameters:,} parameters<extra></extra>"
     )
     place = {"x": "x", "y": "y"}
     return Drawn(

@@ -63,7 +63,7 @@ def test_what_is_counted_and_not_listed_is_said() -> None:
     score = score_of(FIRST, "sentiment")
     table = outcome_table(score)
     assert unlisted_text(table, score, LISTED) == ""
-    assert "78 of the chosen 78 are counted but not listed." in unlisted_text(table, score, (STAYED_RIGHT,))
+    assert "78 of 78 chosen answers are counted but not listed." in unlisted_text(table, score, (STAYED_RIGHT,))
     several = {**score, "paired": {**score["paired"], "agreement": 0.9}}
     assert "7 of those that stayed wrong are now wrong in a different way" in unlisted_text(table, several, (STAYED_WRONG,))
 
@@ -146,7 +146,7 @@ def test_the_page_shows_the_bundled_runs_and_shares_its_choice_with_compare(home
     app.text_input(key="examples_search").set_value("chewing").run()
     assert "1 of 11 listed examples shown" in texts(app)
     app.segmented_control(key="examples_outcome").set_value(STAYED_RIGHT).run()
-    assert "291 of the chosen 291 are counted but not listed" in texts(app)
+    assert "291 of 291 chosen answers are counted but not listed" in texts(app)
     assert not app.exception
     kept = app.multiselect(key="compare_runs").value[:1]
     app.multiselect(key="compare_runs").set_value(kept).run()

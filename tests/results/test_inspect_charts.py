@@ -108,7 +108,7 @@ def test_the_blocks_add_up_to_the_matrix_and_the_worst_are_named(tmp_path: Path)
         assert part["kept"].sum() == pytest.approx(16)
         assert part["residual"].sum() == pytest.approx(9)
     assert blocks_answer(blocks, "stored") == (
-        "The residual contains 36 % of the energy; at worst, it contains 100 % of row 4 and 100 % of column 3."
+        "The residual contains 36 % of the energy; the largest losses are 100 % of row 4 and 100 % of column 3."
     )
     assert blocks_answer(block_table(view, 2), "norm") == "The residual is zero: the matrix is kept in full."
 

@@ -144,7 +144,7 @@ def test_errors_come_from_known_spectra_alone(minilm: ModelInfo, tmp_path: Path)
     assert table["known_error"].sum() == 37
     answer = compressible_answer(table, 3.0)
     assert answer.startswith("At 3x, SVD preserves key.0 best, with a relative error of 0.560")
-    assert "3 of 40 weight matrices are still without a known error" in answer
+    assert "3 of 40 weight matrices are left out: no error is known yet" in answer
 
 
 def test_a_matrix_with_a_side_of_one_is_out_of_reach_and_not_awaited(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_runs_are_judged_by_every_task_and_by_their_error() -> None:
 
 def test_answers() -> None:
     assert front_answer(front(THREE, "sentiment", "parameters")) == (
-        "2 of 3 runs are on the front, meaning that no other is as small and as good. "
+        "2 of 3 runs are on the front, meaning that no other run is at least as small and as good. "
         "The smallest within noise of the original is Autoencoder, 0.00012 M parameters (1.17x smaller): "
         "accuracy on sentiment 78.0 %, -2.0 points from the original (95 % interval -7.0 to +1.8), within noise."
     )
@@ -190,7 +190,7 @@ def test_the_chart(palette: Palette) -> None:
     references = pd.DataFrame({"name": ["int8"], "value": [0.79], "size": [0.1]})
     figure = front_figure(table, palette, references)
     json.loads(figure.to_json())
-    assert figure.layout.title.text == "Which run is best for its size?"
+    assert figure.layout.title.text == "Which run does best for its size?"
     assert "upper left is better" in figure.layout.xaxis.title.text
     assert figure.layout.yaxis.title.text == "Accuracy on sentiment, in %"
     marks = [trace for trace in figure.data if trace.error_y.array is not None]

@@ -133,7 +133,7 @@ def test_uploaded_matrices_are_inspected_and_a_bad_file_changes_nothing(app: Vis
     expect(page.get_by_text("90 x 60").first).to_be_visible(timeout=RUN_MILLISECONDS)
     page.get_by_role("button", name="Inspect it").click()
     title(page, "How compressible")
-    expect(page.get_by_text("A random matrix of its shape")).to_be_visible(timeout=RUN_MILLISECONDS)
+    expect(page.get_by_text("A random matrix of the same shape")).to_be_visible(timeout=RUN_MILLISECONDS)
     expect(page.get_by_role("combobox", name="Weight matrix")).to_have_value("left, 90 x 60")
 
 

@@ -78,7 +78,7 @@ def test_compressible_is_exact_and_says_what_is_not_known(app: AppTest, monkeypa
     app.run()
     assert not app.exception
     assert "SVD preserves key.0 best, with a relative error of 0.560" in texts(app)
-    assert "3 of 40 weight matrices are still without a known error" in texts(app)
+    assert "3 of 40 weight matrices are left out: no error is known yet" in texts(app)
     assert "Exact errors of SVD, for each matrix alone" in texts(app)
     app.session_state["dtype"] = "int8"
     app.select_slider(key="ratio").set_value(2.0).run()

@@ -21,7 +21,7 @@ GROUPING_STYLES = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
 TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.5, 1.75, 2, 3, 4, 6, 8, 12, 16)
 MOST_TICKS = 10
 MARKER_SIZE = 9
-LEGEND_ENTRY_PIXELS = 96  # two per row on a phone
+LEGEND_ENTRY_PIXELS = 96  # so that two fit in a row on a phone
 CELL_PIXELS = 46
 WITHOUT_LAYER = "none"
 

@@ -59,7 +59,7 @@ def dots(
     crowded: float = inf,
     intervals: bool = False,
 ) -> go.Figure:
-    """One trace per series; series that share rows are slightly offset, and points are labelled if there are few."""
+    """One trace per series; series that share rows are slightly offset, and points are labelled if there are only a few."""
     rows = {row: index for index, row in enumerate(dict.fromkeys(table["row"]))}
     series = list(dict.fromkeys(zip(table["name"], table["style_key"], table["symbol"], strict=True)))
     shared = len(table) > len(rows) and len(series) > 1

@@ -19,7 +19,7 @@ MARK_SHAPES = MARKERS | {"tucker": "x", "pruning": "hourglass", "quantization": 
 """Shapes for scatter charts, where line markers and shared shapes would not be distinct enough."""
 POINT_SIZE = 12
 PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 270, 62, 24
-LEGEND_ABREAST = 2  # on a phone
+LEGEND_ABREAST = 2  # legend entries per row on a phone
 EDGE_DASH = "2px,2px"
 
 
@@ -43,7 +43,7 @@ def error_curve_figure(
     return styled(
         figure,
         palette,
-        title="How much error at each ratio?",
+        title="How large is the error at each ratio?",
         height=TITLE_PIXELS + PLOT_PIXELS + below,
         shapes=[{"type": "line", "x0": ratio, "x1": ratio, "y0": 0, "y1": 1, "yref": "y domain", "line": edge}],
         xaxis={

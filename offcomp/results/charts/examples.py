@@ -56,7 +56,7 @@ def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> s
     if not missing:
         return ""
     total = int(part["count"].sum())
-    text = f"Texts are recorded only for flipped answers: {missing:,} of the chosen {total:,} are counted but not listed."
+    text = f"Texts are recorded only for flipped answers: {missing:,} of {total:,} chosen answers are counted but not listed."
     otherwise_wrong = round((1 - score["paired"]["agreement"]) * score["compressed"]["n"])
     otherwise_wrong -= score["paired"]["right_to_wrong"] + score["paired"]["wrong_to_right"]
     if STAYED_WRONG in chosen and otherwise_wrong > 0:
@@ -103,7 +103,7 @@ def outcome_answer(run: Run, task: str) -> str:
 
 
 def written_p(p: float) -> str:
-    """A p-value with its relation sign: "= .42", "< .001"."""
+    """A p-value preceded by "=" or "<": "= .42", "< .001"."""
     return "< .001" if p < 0.001 else f"= {p:.2g}".replace("0.", ".", 1) if p < 1 else "= 1"
 
 

@@ -16,7 +16,7 @@ from offcomp.results.groups import MARGIN, kinds_words, module_words, spread_of,
 
 MOST_NUMBERS = 12
 """Largest number of modules for which every cell shows its number."""
-MOST_LARGE_NUMBERS = 8  # on a phone
+MOST_LARGE_NUMBERS = 8  # more would need a smaller font to fit on a phone
 CELL_PIXELS, LEAF_PIXELS = 44, 26
 HEAT_PIXELS = (330, 560)
 TREE_PIXELS = (300, 900)
@@ -74,7 +74,7 @@ def _pair_hover(row: Mapping[Hashable, Any]) -> str:
     return (
         f"{pair}<br>stacked by {row['stack']}, {1000 * row['gain']:+.1f} thousandths<br>"
         f"{row['separate_error']:.3f} separate, {row['joint_error']:.3f} together<br>"
-        f"each with {row['stored_parameters']:,} parameters"
+        f"both with {row['stored_parameters']:,} parameters"
     )
 
 
@@ -100,7 +100,7 @@ def _kind_spans(names: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def _layer_ticks(names: Sequence[str]) -> list[str]:
-    """The layer of every module, as space permits; with several kinds, also the name of each kind under its middle."""
+    """The layer of every module, as space permits; with several kinds, also the name of each kind, centred under its layers."""
     step = 1 if len(names) <= 2 * MOST_NUMBERS else 4
     layers = [stem_and_layer(name)[1] for name in names]
     spans = _kind_spans(names)

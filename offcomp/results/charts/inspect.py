@@ -18,7 +18,7 @@ from offcomp.results.inspect import median_table
 SPECTRUM_PIXELS = 310
 ROWS_PIXELS = 380
 MAP_PIXELS = 388
-MAP_SHARE = 0.86  # fraction of the side of a chart; the bars take up the rest
+MAP_SHARE = 0.86  # the map's fraction of each side of the chart; the bars take up the rest
 MOST_DECADES = 4
 MOST_STORED = 1.05  # fraction of the original parameters beyond which lines are not drawn
 PERCENTILE = 99.5
@@ -189,7 +189,7 @@ def map_figure(
 
 
 def _bars(share: NDArray[np.float64], starts: NDArray[np.int64], side: str, colour: str) -> dict[str, Any]:
-    """Energy of the blocks of a side as one filled step line, which a browser draws faster than many bars."""
+    """Energy of the blocks on one side as a filled step line, which a browser draws faster than many bars."""
     half = (starts[1] - starts[0]) / 2
     along, lengths = starts - half, np.append(share, share[-1])
     rows = side == "rows"
@@ -232,7 +232,7 @@ def cell_words(shape: tuple[int, int]) -> str:
 
 
 def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Cosine between rows and their reconstruction against row length (log scale), with medians of each tenth of the rows."""
+    """Cosine between rows and their reconstruction against row length (log scale), with the median of each tenth of rows."""
     colour, medians = palette.series["svd"], median_table(table)
     drawn = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_DOTS)).round().astype(int))]
     dots = {

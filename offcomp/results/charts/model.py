@@ -45,10 +45,10 @@ def map_pixels(table: pd.DataFrame) -> int:
 def map_figure(
     table: pd.DataFrame, palette: Palette, colour: str = PARAMETERS, picked: str = "", ratio: float = 0
 ) -> go.Figure:
-    """A map of kinds by layers, with the matrices outside the layers on top. Every cell shows a number and can be clicked.
+    """A map of kinds (rows) by layers (columns), with the matrices outside the layers on top.
 
-    A stronger colour means more: parameters on a logarithmic scale, or the relative error of SVD at `ratio`. Matrices in the
-    plan are outlined, the selected one with a dotted line.
+    Every cell shows a number and can be clicked. A stronger colour means more: parameters on a logarithmic scale, or the
+    relative error of SVD at `ratio`. Matrices in the plan are outlined, the selected one with a dotted line.
     """
     placed = placed_table(table)
     cells = literal(placed).assign(id=placed["module"])  # identifies the cell when it is clicked
@@ -97,7 +97,7 @@ def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, fl
 
 
 def _errors(cells: pd.DataFrame, ratio: float) -> tuple[list[float], list[str], tuple[float, float], str]:
-    """The same for the relative errors of SVD."""
+    """What `_sizes` returns, but for the relative errors of SVD."""
     texts = [
         (f"{error:.2f}" if not isnan(error) else OUT_OF_REACH if known else UNKNOWN)
         for error, known in zip(cells["relative_error"], cells["known_error"], strict=True)
@@ -120,9 +120,9 @@ def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
 
 
 def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, limits: tuple[float, float]) -> go.Heatmap:
-    """Cells that are alike in spanning the layers or not, and in being known or not.
+    """A heat map of cells that either all span the layers or all belong to one, and are either all known or all unknown.
 
-    Explicit edges make a single row or column as large as any other.
+    The edges of the cells are given explicitly, so that a single row or column is as large as any other.
     """
     spans, unknown = bool(part["x"].isna().all()), bool(part["value"].isna().all())
     first, width = float(part["y"].min()), 1 if spans else columns

@@ -18,14 +18,14 @@ from offcomp.results.pareto import ALONE, TOGETHER, UNIT_TITLES, metric_named
 from offcomp.results.runs import title_of_style_key
 from offcomp.results.scores import Metric, sentence_start, within_sentence
 
-AXIS_PIXELS = 84  # numbers and two lines of title
+AXIS_PIXELS = 84  # tick labels and a title of two lines
 LEGEND_ROW_PIXELS = 22
 LEGEND_ENTRY_PIXELS = 104
-LEGEND_ABREAST = 3  # on a phone
+LEGEND_ABREAST = 3  # legend entries per row on a phone
 MARKER_SIZE, STAR_SIZE, KEY_SIZE = 12, 17, 10
 PALE = 0.38
 MOST_BARS = 40
-"""With more runs than this, only those on the front have interval bars, since so many bars would overlap."""
+"""With more runs than this, only those on the front have error bars, since that many would overlap."""
 MOST_LABELS = 6
 RUN = 1
 """Index of the run id in the custom data of a marker."""
@@ -38,8 +38,8 @@ FILLS = {ALONE: "", TOGETHER: "-open"}
 def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame, picked: str = "") -> go.Figure:
     """Value against size: the front as a stepped line, other runs pale, the original as a star with its interval as a band.
 
-    Colour and shape show the method, the fill the grouping. References are dashed lines, named in the legend. The selected
-    run has a ring.
+    Colour and shape show the method, and the fill shows the grouping. References are dashed lines, named in the legend. The
+    selected run has a ring.
     """
     table, references = literal(table), literal(references)
     metric = metric_named(table["metric"].iloc[0])
@@ -66,11 +66,11 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
     _value_axis(figure, shown, list(references["value"]), metric)
     figure.update_xaxes(range=_size_range(shown["size"]))
     size_title = f"stored size of the whole model, in {UNIT_TITLES[shown['unit'].iloc[0]]}"
-    return _finished(figure, palette, metric, size_title, title="Which run is best for its size?", height=400)
+    return _finished(figure, palette, metric, size_title, title="Which run does best for its size?", height=400)
 
 
 def _in_axis_units(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The table with its values also as `text`, and its numbers as percentages if the metric is displayed as one."""
+    """The table with its values also as `text`, and its numbers as percentages if that is how the metric is displayed."""
     columns, factor = table.columns.intersection(["value", "low", "high"]), 100 if metric.percent else 1
     return table.assign(text=table["value"].map(metric.number), **{name: factor * table[name] for name in columns})
 
@@ -144,7 +144,7 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
 
 
 def _labels_fit(shown: pd.DataFrame) -> bool:
-    """Whether every marker can be labelled: there are few, and none is in the way of the name of another."""
+    """Whether every marker can be labelled: there are few, and none overlaps another's name."""
     points = list(zip(shown["size"], shown["value"], strict=True))
     if len(points) > MOST_LABELS:
         return False
@@ -185,7 +185,7 @@ def _size_range(sizes: pd.Series) -> list[float]:
 
 
 def _value_axis(figure: go.Figure, shown: pd.DataFrame, references: list[float], metric: Metric) -> None:
-    """Set the value axis, with space for bars and names; logarithmic if perplexities are far apart."""
+    """Set the value axis, with space for error bars and names; logarithmic if perplexities are far apart."""
     values = [value for value in [*shown["low"], *shown["high"], *shown["value"], *references] if isfinite(value)]
     lowest, highest = min(values), max(values)
     log = metric.direction == "lower" and lowest > 0 and highest > LOG_FROM * lowest
@@ -221,7 +221,7 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _finished(figure: go.Figure, palette: Palette, metric: Metric, x_title: str, *, title: str, height: int) -> go.Figure:
-    """Apply the common style, with the legend below the axis, where rows that are needed only on phones leave no gap."""
+    """Apply the common style, with the legend below the axis, where extra rows reserved for phones leave no gap."""
     better = "upper" if metric.direction == "higher" else "lower"
     figure.update_xaxes(title=axis_title(f"{x_title}<br>{better} left is better"), nticks=7)
     entries = sum(trace.showlegend is not False for trace in figure.data)

@@ -65,7 +65,7 @@ def size_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def size_figure(table: pd.DataFrame, palette: Palette, unit: str) -> go.Figure:
-    """The share of the original that remains, for the three denominators."""
+    """The share of the original that remains, relative to each of the three denominators."""
     shown = literal(table[table["unit"] == unit])
     shown = shown.assign(share=100 * shown["share"], full=shown["row"], row=shown["row"].map(SHORT_DENOMINATORS))
     hover = "%{customdata[0]}<br>%{customdata[1]:,} to %{customdata[2]:,} " + unit + ", compression ratio %{customdata[3]:.3g}x"

@@ -63,12 +63,12 @@ def styled(
 
 
 def axis_title(text: str, size: int = FONT_SIZE, **options: Any) -> dict[str, Any]:
-    """The title of an axis, smaller than plotly's own."""
+    """The title of an axis, smaller than plotly's default."""
     return {"text": text, "font": {"size": size}, **options}
 
 
 def colour_scale(colours: Sequence[str]) -> list[list[object]]:
-    """A colour scale on which the colours have equal distances."""
+    """A colour scale on which the colours are equally spaced."""
     return [[step / (len(colours) - 1), colour] for step, colour in enumerate(colours)]
 
 
