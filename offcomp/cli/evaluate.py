@@ -19,7 +19,9 @@ from offcomp.results.scores import METRICS, baseline_of, concerns, notes, others
 if TYPE_CHECKING:
     from offcomp.models.loading import LoadedModel
 
-DATA_NOTE = "data: bundled data comes with offcomp; hub data is downloaded once, then cached. head: required ending of the model class name."
+DATA_NOTE = (
+    "data: bundled data comes with offcomp; hub data is downloaded once, then cached. head: required ending of the class name."
+)
 
 
 def add_verbs(verb: Verb) -> None:
