@@ -1,4 +1,4 @@
-"""Individual predictions of finished runs: which flipped, by how much, and whether two runs fail on the same examples."""
+"""Individual predictions of finished runs: which changed, by how much, and whether two runs fail on the same examples."""
 
 from offcomp.ui.compare.selection import choose_runs
 from offcomp.ui.examples.page import show_examples

@@ -48,7 +48,7 @@ def _suggest_flags(flags: argparse.ArgumentParser) -> None:
         action="store_true",
         help="list every pair and every merge, even those without a gain, and save them for the Groups page",
     )
-    flags.add_argument("--out", help="write a plan with the suggested groups and every other module separately")
+    flags.add_argument("--out", help="write a plan with the suggested groups, and with every other module by itself")
 
 
 def _allocate_flags(flags: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
     )
     flags.add_argument("--sensitivities", metavar="FILE", help="JSON object that maps group names to factors for their weights")
     flags.add_argument(
-        "--floor", type=float, default=0.0, help="smallest fraction of its size that each group keeps, from 0 to 1"
+        "--floor", type=float, default=0.0, help="minimum fraction of its size that each group keeps, from 0 to 1"
     )
     flags.add_argument("--at", default="2,4,8,16", help="ratios at which methods other than plain SVD are measured")
     flags.add_argument("--out", help="write the plan with the allocated ratios")
@@ -83,7 +83,7 @@ def suggest(arguments: argparse.Namespace) -> None:
     if not arguments.ratio >= 1:
         raise InputError(f"--ratio must be 1 or more, not {arguments.ratio:g}")
     if (arguments.survey or arguments.pairs) and (arguments.out or arguments.threshold is not None):
-        raise InputError("--out and --threshold apply only to merging; leave out either these or --pairs and --survey")
+        raise InputError("--out and --threshold apply only to merging; remove them, or remove --pairs and --survey")
     info = describe(arguments.model)
     specs = select(info, arguments)
     grams = Grams.of_model(load(arguments.model).model)
@@ -98,7 +98,7 @@ def suggest(arguments: argparse.Namespace) -> None:
         suggestions = merged(grams, specs, arguments.ratio, threshold=threshold)
         write_plan(arguments.out, suggested_plan(info, specs, suggestions, arguments.ratio))
     rows = [suggestion.to_dict() for suggestion in suggestions]
-    emit(arguments, rows, lambda: suggestions_text(rows) if rows else "no merge gains more than the threshold")
+    emit(arguments, rows, lambda: suggestions_text(rows) if rows else "no merge lowers the error by more than the threshold")
 
 
 def suggestions_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -234,7 +234,7 @@ def uniform_error(curves: Sequence[ErrorCurve], total: int, weights: Any) -> flo
 
 
 def group_rows(plan: Plan, curves: Sequence[ErrorCurve], result: Allocation) -> list[dict[str, Any]]:
-    """Name, ratio, stored size and relative error of each group."""
+    """Name, method, ratio, stored size and relative error of each group."""
     return [
         {
             "group": group.name,

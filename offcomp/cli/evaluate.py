@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from offcomp.models.loading import LoadedModel
 
 DATA_NOTE = (
-    "data: bundled data comes with offcomp; hub data is downloaded once, then cached. head: required suffix of the model class."
+    "data: bundled data comes with offcomp; hub data is downloaded once, then cached. head: required ending of the class name."
 )
 
 
@@ -116,7 +116,7 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
 
 
 def check_vocabulary(original: LoadedModel, model: LoadedModel) -> None:
-    """Raise InputError unless both models accept the tokens of the original's tokenizer."""
+    """Raise InputError unless both models have vocabularies of the same size."""
     sizes = [getattr(loaded.model.config, "vocab_size", None) for loaded in (original, model)]
     if sizes[0] != sizes[1]:
         raise InputError(
@@ -138,7 +138,7 @@ def score(task: Task, original: LoadedModel, model: LoadedModel | None, *, seed:
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:
-    """One line per task and metric: score, standard error and baseline; then what was read, then notes."""
+    """One line per task and metric: score, standard error and baseline; then how much data was read, then notes."""
     rows = []
     for task, entry in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
         metric, baseline = METRICS[entry["metric"]], baseline_of(entry)

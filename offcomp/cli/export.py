@@ -26,7 +26,7 @@ def add_verbs(verb: Verb) -> None:
     parser.add_argument(
         "--dense",
         action="store_true",
-        help="also write the whole model with the reconstructions in it, in the original dtypes and with all other files; "
+        help="also write the whole model with the reconstructed weights, in the original dtypes and with all other files; "
         "transformers can load it, and it is as large as the original",
     )
     parser = verb("verify", verify)
@@ -40,7 +40,7 @@ def export(arguments: argparse.Namespace) -> None:
 
     (run,) = find_runs([arguments.run])
     if arguments.dense:
-        say(f"writing {run.plan.model} with the reconstructions in it")
+        say(f"writing {run.plan.model} with the reconstructed weights")
     manifest = export_run(run, describe(run.plan.model), Path(arguments.folder), dense=arguments.dense)
     if manifest.left_out:
         say(f"left out because they contain the original weights or are not part of the model: {', '.join(manifest.left_out)}")

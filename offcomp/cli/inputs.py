@@ -25,7 +25,7 @@ from offcomp.planning.data.tasks import FAMILIES, Task
 from offcomp.planning.plan import Plan, validate
 
 Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
-"""Adds a subcommand, given its name and the function that carries it out."""
+"""A function that adds a subcommand, given its name and the function that runs it."""
 STDERR = 2
 STOPPED, UNREAD = 130, 141
 """Exit statuses after Ctrl-C and after the reader closes the pipe: those that shells report for SIGINT and SIGPIPE."""
@@ -147,12 +147,12 @@ def layer_numbers(text: str | None) -> set[int] | None:
 
 
 def describe(model: str) -> ModelInfo:
-    """The listing of a model, from the disk cache if it is there."""
+    """A model and the list of its modules, from the disk cache if available."""
     return model_info(model, home_folder())
 
 
 def read_plan(path: str) -> tuple[Plan, ModelInfo]:
-    """Read and validate a plan file; return the plan and the listing of its model."""
+    """Read and validate a plan file; return the plan and a description of its model."""
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -21,7 +21,7 @@ def add_verbs(verb: Verb) -> None:
     parser.add_argument(
         "--rank",
         type=int,
-        help="rank to report on; default: the rank at which SVD stores half as many parameters as the matrix",
+        help="rank to report on; default: the rank at which SVD stores half as many parameters as the matrix has",
     )
 
 

@@ -172,7 +172,7 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     flags.add_argument(
-        "--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; 'stored' means the checkpoint's own"
+        "--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; 'stored' means the dtype of the checkpoint"
     )
     inputs.task_flags(flags, "sentiment")
     flags.add_argument("--seed", type=int, default=0)

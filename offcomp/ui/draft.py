@@ -58,7 +58,7 @@ def restore() -> None:
                 _complain(f"{field.parameter}={quoted(fresh[field.parameter])}", str(error))
         state.setdefault(field.key, copy(field.default))
     if state["grouping"] == OWN and not state["draft_groups"]:
-        _complain("custom groups", "it lists none")
+        _complain("custom groups", "the link lists none")
         state["grouping"] = "kind"
     if OPTIONS in fresh:
         _read_options(fresh[OPTIONS])
@@ -131,7 +131,7 @@ def _complain(requested: str, fault: str) -> None:
 
 def summary() -> str:
     """The draft on one line, as shown on every page. The ratio is left out because moving its slider does not rerun the page,
-    so this line would become outdated."""
+    so the line would be out of date."""
     state = st.session_state
     names = state["draft_modules"]
     chosen = "the default modules" if names is None else f"{len(names)} weight matri{'x' if len(names) == 1 else 'ces'}"

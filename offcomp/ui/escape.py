@@ -28,7 +28,7 @@ WORD_JOINER = "\u2060"
 
 
 def plain(text: object) -> str:
-    """The text on one line, escaped so that markdown renders it literally: no images, links or formulas."""
+    """The text on one line, escaped so that markdown renders it literally: without images, links or formulas."""
     line = REPLACED.sub(WORD_JOINER, _one_line(text))
     return STARTS.sub(r"\1\\", MARKUP.sub(r"\\\g<0>", line))
 

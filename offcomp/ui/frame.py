@@ -1,4 +1,4 @@
-"""The frame of every page: settings, navigation, job progress, the question as title, and error messages."""
+"""The frame of every page: settings, navigation, job progress, the question as the title, and error messages."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ def _freeze_loaded_objects(name: str) -> None:
 
 
 def style(rules: str) -> None:
-    """Add CSS rules to this page. The empty element matters: lone styles are sent differently, and some are lost."""
+    """Add CSS rules to this page. The empty element matters: a style alone is sent differently and is sometimes lost."""
     st.html(f"<style>{rules}</style><span hidden></span>")
 
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Show an OffcompError raised inside as a message, one line per fault. Callbacks run outside `page` and need their own."""
+    """Show an OffcompError raised inside as a message, one line per fault. Callbacks need it too: they run outside `page`."""
     try:
         yield
     except OffcompError as error:

@@ -1,4 +1,4 @@
-"""Work that the app delegates to other processes: listing new models, computing spectra, comparing and drawing modules."""
+"""Work that the app leaves to other processes: listing, comparing and drawing modules, and computing spectra."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from offcomp.ui.model_roots import check_folder
 LISTING_SECONDS = 600
 RETRY_SECONDS = 30.0
 POLL_SECONDS = 1.0
-COMMAND = (sys.executable, "-P", "-m", "offcomp.cli")  # -P: import nothing from the start folder
+COMMAND = (sys.executable, "-P", "-m", "offcomp.cli")  # -P: import nothing from the working directory
 WORKING = "working"
 LOST = "the process succeeded but left no readable result; is the disk full?"
 
@@ -89,7 +89,7 @@ class _Job:
 
 
 class _Jobs:
-    """The running processes, and when and why requests failed recently. All sessions share it; hold its lock to use it."""
+    """The running processes, and when and why requests failed recently. Shared by all sessions; hold the lock to use it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -103,17 +103,17 @@ def _jobs() -> _Jobs:
 
 
 def request_spectra(info: ModelInfo, plan: Plan) -> str:
-    """Have the spectra of a plan's groups computed in the background. Returns WORKING, "" if done, or why it failed."""
+    """Compute the spectra of a plan's groups in the background. Returns WORKING, "" if done, or the reason for a failure."""
     return _ensure(Request(("spectra", "--json", "-"), plan.to_json()), lambda: not missing(plan, info, home_folder()))
 
 
 def request_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> str:
-    """Have these modules surveyed in the background. Returns a status as `request_spectra` does."""
+    """Survey these modules in the background. Returns a status as `request_spectra` does."""
     return _ensure(_survey(info, specs, ratio), lambda: find_survey(info, specs, ratio, home_folder()) is not None)
 
 
 def request_view(info: ModelInfo, spec: ModuleSpec) -> str:
-    """Have the file needed to draw a module created in the background. Returns a status as `request_spectra` does."""
+    """Create the file needed to draw a module, in the background. Returns a status as `request_spectra` does."""
     request = Request(("inspect", "--json", "--", info.model, spec.name))
     return _ensure(request, lambda: read_view(view_path(info, spec, home_folder()), spec.shape) is not None)
 
@@ -168,7 +168,7 @@ def _forget_failures() -> None:
 def _ensure(request: Request, is_done: Callable[[], bool]) -> str:
     """Run the command line in a separate process, unless its result already exists.
 
-    Returns WORKING, "" if the result exists, or why the process failed. All sessions share one process per request; after a
+    Returns WORKING, "" if the result exists, or the reason for a failure. All sessions share one process per request; after a
     failure, a new one is started only after RETRY_SECONDS or a call to `_forget_failures`.
     """
     jobs = _jobs()

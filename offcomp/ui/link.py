@@ -120,7 +120,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def short(names: Iterable[str]) -> str:
-    """Module names in short form: runs of layers become `query.0-5`, and separators in names are percent-encoded (`%2C`)."""
+    """Module names in short form: ranges of layers become `query.0-5`, and separators in names are percent-encoded (`%2C`)."""
     parts: list[str] = []
     for (stem, layered), members in groupby(map(_stem_and_layer, names), key=lambda pair: (pair[0], pair[1] is not None)):
         runs = ranges(layer for _, layer in members if layer is not None)
@@ -134,7 +134,7 @@ def _stem_and_layer(name: str) -> tuple[str, int | None]:
 
 
 def _alone(name: str) -> str:
-    """A name without a layer number. If it could be read as a run of layers or NONE, its last character is percent-encoded."""
+    """A name without a layer number. If it looks like a range of layers or NONE, its last character is percent-encoded."""
     if name == NONE or LAYERS.fullmatch(name):
         return f"{_quoted(name[:-1])}%{ord(name[-1]):02X}"
     return _quoted(name)
@@ -145,7 +145,7 @@ def _quoted(text: str) -> str:
 
 
 def full(text: str) -> tuple[str, ...]:
-    """Expand the names written by `short`. Raises ValueError if a run of layers is invalid or there are too many names."""
+    """Expand the names written by `short`. Raises ValueError if a range of layers is invalid or there are too many names."""
     names: list[str] = []
     for part in [] if text == NONE else text.split(","):
         match = LAYERS.fullmatch(part)
@@ -154,7 +154,7 @@ def full(text: str) -> tuple[str, ...]:
             continue
         first, last = int(match[2]), int(match[3])
         if not first <= last < first + MOST_LAYERS:
-            raise ValueError(f"{part} is not a run of layers")
+            raise ValueError(f"{part} is not a range of layers")
         names += [f"{unquote(match[1])}.{layer}" for layer in range(first, last + 1)]
         if len(names) > MOST_NAMES:
             raise ValueError(f"it names more than {MOST_NAMES:,} modules")

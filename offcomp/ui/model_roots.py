@@ -11,12 +11,12 @@ from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.sources import HUB_ID
 
 ROOTS = "OFFCOMP_MODEL_ROOTS"
-"""Environment variable that lists the folders that replace the home and start folders, separated as in PATH."""
+"""Environment variable: folders to use instead of the home folder and the working directory, separated as in PATH."""
 
 
 def model_roots() -> tuple[Path, ...]:
-    """The allowed folders, with symbolic links resolved: those in ROOTS, else the user's home and the start folder. The
-    data folder, which contains uploads, is always allowed; the root of a file system only if ROOTS lists it."""
+    """The allowed folders, with symbolic links resolved: those in ROOTS, else the user's home and the working
+    directory. The data folder, which contains uploads, is always allowed; the root of a file system only if ROOTS lists it."""
     configured = [_resolved(text) for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
     default_roots = [folder for folder in (_resolved("~"), Path.cwd()) if folder.name]
     return tuple(dict.fromkeys([*(configured or default_roots), home_folder().resolve()]))

@@ -52,7 +52,7 @@ Weights of these families are recognised: {families}. In other models, matrices 
 
 
 def bring_model() -> None:
-    """Explain how to use your own model, and offer an upload of matrices."""
+    """Explain how to use your own model, and show an uploader for matrices."""
     catalogue = "\n".join(
         f"- {code(entry.name)}: {plain(f'{entry.description} {entry.licence}.')} {code(entry.install) if entry.install else ''}"
         for entry in MODELS
@@ -66,7 +66,7 @@ def bring_model() -> None:
 def _upload(
     key: str, content: str, suffixes: Sequence[str], use: Callable[[UploadedFile | None], None], description: str = ""
 ) -> UploadedFile | None:
-    """Show an uploader. `use` receives each new file, or None when it is removed; if it raises, the reason is shown below."""
+    """Show an uploader. `use` receives each new file, or None when it is removed; if it raises an error, it is shown below."""
     file = st.file_uploader(
         plain(f"{content}: {', '.join(suffixes)}, at most {MEGABYTES} MB"),
         [suffix.removeprefix(".") for suffix in suffixes],
@@ -96,7 +96,7 @@ def _use_matrices(file: UploadedFile | None) -> None:
         return
     st.session_state["model"] = str(save_upload(file.name, file.getvalue(), home_folder()))
     draft.forget_modules()
-    st.session_state["grouping"] = "module"  # which unrecognised matrices belong together is unknown
+    st.session_state["grouping"] = "module"  # it is unknown which unrecognised matrices belong together
 
 
 def _use_table(file: UploadedFile | None) -> None:

@@ -93,7 +93,7 @@ def test_both_are_readable_as_text(offcomp: Command, tmp_path: Path, folder: Pat
     _, out, _ = offcomp("allocate", write(tmp_path / "plan.json", three_keys()), "--total-ratio", "2")
     assert "with the same ratio for all groups: 0." in out
     _, out, _ = offcomp("suggest", str(folder), "--kinds", "query", "--threshold", "1")
-    assert out == "no merge gains more than the threshold\n"
+    assert out == "no merge lowers the error by more than the threshold\n"
     _, out, _ = offcomp("suggest", str(folder), "--kinds", "query", "--pairs", "1")
     assert "query.0 query.1: Stacked by" in out
 

@@ -24,7 +24,7 @@ def test_a_run_is_exported_verified_and_scored_as_it_was(offcomp: Command, folde
     run, out = str(json.loads(text)["id"]), tmp_path / "out"
     status, text, err = offcomp("export", run[:6], str(out), "--dense", "--json")
     document = json.loads(text)
-    assert (status, err) == (0, f"writing {folder} with the reconstructions in it\n")
+    assert (status, err) == (0, f"writing {folder} with the reconstructed weights\n")
     assert document == {"folder": str(out), **read_json(out / "offcomp.json")}
     assert document["run"] == run
     status, text, err = offcomp("verify", str(out), "--json")

@@ -103,11 +103,11 @@ def test_own_groups_are_the_plan() -> None:
         ("methods", "svd,magic", "the choices are svd"),
         ("modules", "query.0,nothing.3", "has no modules with these names"),
         ("module", "nothing.3", "has no module with this name"),
-        ("together", "own", "it lists none"),
+        ("together", "own", "the link lists none"),
         ("seed", "-1", "it must be between 0 and"),
         ("options", '{"svd":{"preset":"magic"}}', "choose one of"),
         ("options", "[1]", "This part of the link is ignored"),
-        ("modules", "query.5-2", "is not a run of layers"),
+        ("modules", "query.5-2", "is not a range of layers"),
     ],
 )
 def test_what_a_link_asks_for_in_vain_is_said(parameter: str, text: str, why: str) -> None:

@@ -61,7 +61,7 @@ def test_more_than_two_methods_are_lines_of_a_table(app: AppTest) -> None:
     exact, estimated, unknown, _ = table["Relative error"]
     assert exact == "0.621, exact"
     assert re.fullmatch(r"about 0\.\d\d, estimated", estimated)
-    assert unknown == "run it to measure it"
+    assert unknown == "start a run to measure it"
     assert next(button.label for button in app.button if button.key == "run") == "Run 4 methods"
 
 
@@ -243,7 +243,7 @@ def test_an_estimate_is_hollow_until_a_run_makes_it_solid(app: AppTest, home: Pa
     assert marks(app) == {"SVD": ["circle"], "Autoencoder": ["diamond", "diamond-open"]}
     shown = [(metric.value, metric.delta) for metric in app.metric if metric.label == "Relative error"]
     assert shown[1][0].startswith("about 0.") and shown[1][1] == "estimated"
-    assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated, until a run measures it." in texts(app)
+    assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated, until a run measures the error." in texts(app)
     document = json.loads(json.dumps(bundled_runs()[1].result))
     for group in document["plan"]["groups"]:
         group["ratio"] = 4.0
@@ -266,7 +266,7 @@ def test_every_error_says_where_it_comes_from(app: AppTest) -> None:
     app.radio(key="dtype").set_value("float16").run()
     first, second = [metric for metric in app.metric if metric.label == "Relative error"]
     assert first.delta == "estimated: before rounding to float16"
-    assert (second.value, second.delta) == ("not measured", "run it to measure it")
+    assert (second.value, second.delta) == ("not measured", "start a run to measure it")
 
 
 def test_runs_is_never_an_empty_page(app: AppTest) -> None:

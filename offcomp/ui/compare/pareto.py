@@ -27,7 +27,7 @@ FEWEST_TO_AGREE = 3
 
 
 def show_front(runs: Sequence[Run]) -> None:
-    """Show which run is best for its size: chart, answer, table, and which runs are left out and why."""
+    """Show which run does best for its size: chart, answer, table, and which runs are left out and why."""
     runs, others = _of_one_model(runs)
     names, measures = short_names(runs), measures_of(runs)
     measure = _choose_measure(measures)
@@ -62,7 +62,7 @@ def _picked(runs: Sequence[Run]) -> str:
 
 
 def _pick_clicked() -> None:
-    """Select the run of the clicked mark. Redrawing the chart clears the clicked points; the selected run then stays."""
+    """Select the run of the clicked mark. Redrawing the chart clears the clicked points but keeps the selected run."""
     clicked = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
     if clicked:
         st.session_state[EXAMPLES_RUN] = clicked[0][RUN]
@@ -103,7 +103,7 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
     parts = ["Click a mark to select its run."]
     if not runs["on_front"].all():
         parts.append(
-            "Pale: another run is as small and as good, and better in one respect; if bars overlap, that may be due to chance."
+            "Pale: another run is no larger and no worse, and better in one respect; if bars overlap, this may be chance."
         )
     if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
         parts.append("With this many runs, only those on the front show their 95 % interval.")

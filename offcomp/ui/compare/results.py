@@ -47,7 +47,7 @@ HELP = {
     "over all chosen weights. 0 is exact, 1 is as bad as storing zeros.",
     "Cosine distance": "1 minus the cosine between an original row of weights and its reconstruction, averaged over the rows.",
     "Stored parameters": "All numbers that must be stored for the chosen modules: factors, latents, decoder, row norms.",
-    "Stored bytes": "Size of all stored numbers in bytes, so a smaller dtype counts as well.",
+    "Stored bytes": "Size of all stored numbers in bytes, so a smaller dtype also reduces it.",
 }
 
 
@@ -169,7 +169,7 @@ def show_errors(runs: Sequence[Run]) -> None:
 
 
 def score_panels(runs: Sequence[Run]) -> list[Callable[[], object]]:
-    """Functions that draw the chart and table of each task, or a single one that shows that there is no score."""
+    """Functions that draw the chart and table of each task, or a single one that says that there is no score."""
     table = score_table(runs)
     parts = [part for _, part in table.groupby(["task", "metric"], sort=False)]
     return [partial(_score_panel, runs, part) for part in parts] or [partial(st.caption, NO_SCORE)]

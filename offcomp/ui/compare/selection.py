@@ -1,4 +1,4 @@
-"""Which finished runs Compare and Examples show: those in the URL, or else the newest that belong together."""
+"""Which finished runs Compare and Examples show: those in the URL, or else the newest that can be compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_PROBLEMS = 5
 
 
 def choose_runs() -> list[Run]:
-    """The runs to show: those in the URL, or else the newest that belong together; Compare and Examples share them.
+    """The runs to show: those in the URL, or else the newest comparable ones. Compare and Examples share them.
 
     The choice is written back to the URL. A link is applied if it differs from what was last written.
     """
@@ -75,7 +75,7 @@ def _link_is_new() -> bool:
 
 
 def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
-    """Choose the runs in the URL if they differ from what the page wrote; if it has none, the newest that belong together."""
+    """Choose the runs in the URL if they differ from what the page wrote; if it has none, the newest comparable ones."""
     state, linked = st.session_state, st.query_params.get(draft.RUNS, "")
     if not _link_is_new():
         return
@@ -136,7 +136,7 @@ def _problem(name: str, everything: Sequence[Run]) -> str:
     """Why a run in the URL is not shown."""
     run = next((run for run in everything if run.id == name), None)
     if run is None:
-        return f"There is no run {quoted(name)} here: it was deleted, or made on another machine."
+        return f"There is no run {quoted(name)} here: it was deleted, or created on another machine."
     if not run.ended:
         return f"Run {name} is {run.status}; it can be compared once it is done."
     return f"Run {name} has no result to compare ({run.status}). {run.error}"
@@ -147,7 +147,7 @@ def _chosen_by_hand() -> None:
 
 
 def _invite() -> None:
-    """Explain that there are no finished runs in this home yet."""
+    """Explain that there are no finished runs in this home folder yet."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("You have no finished runs yet, so this page shows bundled measurements.", width="stretch")
         if st.button("Compress something", key="compare_compress", icon=":material/compress:"):

@@ -24,7 +24,7 @@ FROM_SPECTRA = (
     "Computed from the singular values of the chosen groups, which are bundled or were computed and cached here: "
     "it is the square root of the fraction of the energy that the rank discards."
 )
-NO_MEASUREMENT = "No measurement with these options is close enough for an estimate. A run measures the error."
+NO_MEASUREMENT = "No measurement with these options is close enough to base an estimate on. Start a run to measure the error."
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _sizes(choices: Choices, prediction: Prediction) -> tuple[str, str, str]:
 def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str, str, str]:
     """Relative error over all chosen weights, empty if unknown, and its source in brief and in full."""
     if not prediction.feasible:
-        return "", "this size is out of reach", ""
+        return "", "this size cannot be reached", ""
     if known.exact is not None and not choices.rounded_to:
         return f"{known.exact:.3f}", "exact", f"Exact. {FROM_SPECTRA}"
     if known.measured is not None:
@@ -95,12 +95,12 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
     if known.estimated is not None:
         error = known.estimated.relative_error
         rounded = f"{error:.2f}" if error >= 0.1 else f"{error:.2g}"
-        return f"about {rounded}", "estimated", f"{known.estimated.basis} A run measures the error."
-    return "", "run it to measure it", NO_MEASUREMENT
+        return f"about {rounded}", "estimated", f"{known.estimated.basis} Start a run to measure the error."
+    return "", "start a run to measure it", NO_MEASUREMENT
 
 
 def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction]) -> None:
-    """Show notes that qualify the sizes: one line per method that has any, and one for parameters that are in no matrix."""
+    """Show notes that qualify the sizes: one line per method that has any, and one for parameters outside all matrices."""
     for style_key, prediction in predictions.items():
         if prediction.notes:
             st.caption(f"**{plain(method_of_style_key(style_key).title)}.** {plain(' '.join(prediction.notes))}")

@@ -23,7 +23,7 @@ from offcomp.ui.escape import plain
 from offcomp.ui.link import OWN, RATIOS, OwnGroup
 from offcomp.ui.uploads import bring_examples
 
-UNIT_HELP = "Parameters are what the paper counts; bytes are what takes up disk space."
+UNIT_HELP = "Parameters are what compression papers count; bytes are what takes up disk space."
 DTYPE_HELP = "stored: the dtype of the checkpoint, so that all savings come from the method."
 
 
@@ -128,7 +128,7 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
 
 
 def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
-    """Layer x kind grid: a checkbox per kind, a pill per layer; other weights are collapsed below."""
+    """Layer x kind grid: a checkbox per kind, a pill per layer; other weights are in a collapsed section below."""
     names = {spec.name for spec in draft.modules(info)}
     for (part, kind), specs in _rows(info).items():
         title = f"{part} {KIND_TITLES[kind]}".strip()
@@ -149,7 +149,7 @@ def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
 
 
 def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpec], names: set[str]) -> None:
-    """One kind in the grid. The checkbox selects or clears all layers; it is on while any layer is selected."""
+    """One kind in the grid. The checkbox selects or clears all layers; it is ticked while any layer is selected."""
     by_layer = {spec.layer if spec.layer is not None else "all": spec for spec in specs}
     tick, pills = f"kind_{key}", f"layers_{key}"
     st.session_state[pills] = [layer for layer, spec in by_layer.items() if spec.name in names]
@@ -254,8 +254,8 @@ def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
         key="tasks",
         persist_state="session",
         placeholder="No task: errors and sizes only",
-        help="The model is scored on these before and after, on the same examples. Each adds a few seconds to a run. "
-        "To use a task from the Hugging Face hub, edit the plan or use the command line: see `offcomp tasks`.",
+        help="The model is scored on these before and after compression, on the same examples. Each adds a few seconds "
+        "to a run. To use a task from the Hugging Face hub, edit the plan or use the command line: see `offcomp tasks`.",
     )
     return tuple(task for task in fitting if task in chosen)
 

@@ -25,8 +25,8 @@ WORTH_IT = 0.7
 """A cheaper alternative that is still slow is offered if it takes at most this fraction of the time."""
 HELP = (
     "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run after "
-    "another. If an earlier run did the same here, its time is used. Memory is that of the libraries plus the larger of "
-    "these two: the model with the new weights, and the largest group with the working memory of its method."
+    "another. If an earlier run did the same on this machine, its time is used. Memory is that of the libraries plus the "
+    "larger of these two: the model with the new weights, and the largest group with the working memory of its method."
 )
 
 
@@ -166,7 +166,7 @@ def cheaper_alternatives(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
         description = "Errors and sizes only; nothing is scored."
         yield Cheaper("Without tasks", description, replace(choices, tasks=()), {"tasks": []})
     if choices.grouping != "module":
-        description = "Then the largest matrix in memory is a single module, and modules share nothing."
+        description = "The largest matrix in memory is then a single module, and modules share nothing."
         yield Cheaper("Each module alone", description, replace(choices, grouping="module"), {"grouping": "module"})
     if len(choices.methods) > 1:
         rest = tuple(style_key for style_key in choices.methods if style_key != slowest)

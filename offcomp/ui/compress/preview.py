@@ -147,7 +147,7 @@ def _reading(points: pd.DataFrame, exact: bool) -> str:
     solid = [f"{counts[name]} {name}" for name in ("yours", "bundled") if name in counts]
     parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "No run of these groups has been measured yet."]
     if known_errors.ESTIMATED in counts:
-        parts.append("Hollow: estimated, until a run measures it.")
+        parts.append("Hollow: estimated, until a run measures the error.")
     return " ".join(parts)
 
 

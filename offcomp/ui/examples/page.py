@@ -44,7 +44,7 @@ def show_examples(runs: Sequence[Run]) -> None:
     answer = st.empty()
     run, task, second = _choose(scored, names)
     if len(scored) < len(runs):
-        st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not listed: they were not scored on a task.")
+        st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not listed: they were not scored on any task.")
     score = score_of(run, task)
     answer_of = examples.outcome_answer if has_classes(score) else examples.shift_answer
     answer.markdown(plain(answer_of(run, task)))
@@ -114,7 +114,7 @@ def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
 
 
 def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
-    """The listed examples, searchable."""
+    """Show the listed examples in a searchable table."""
     st.subheader("Which sentences are these?" if has_classes(score) else "Which examples changed most?")
     if listed.empty:
         return

@@ -145,7 +145,7 @@ def _add(kind: str) -> None:
 
 
 def _explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
-    """Say why no two modules can be stacked, taking the first two as the example, and what to do."""
+    """Say why no two modules can be stacked, with one pair as an example, and what to do."""
     try:
         for other in specs[1:]:
             group_shape((specs[0], other), stack)
@@ -156,7 +156,7 @@ def _explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
 
 
 def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
-    """Have the survey made, asking first if it will take long, and poll until it is ready."""
+    """Start the survey, asking first if it will take long, and poll until it is ready."""
     names = tuple(spec.name for spec in specs)
     seconds, count = estimated_seconds(specs), len(specs) * (len(specs) - 1) // 2
     duration = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
@@ -182,7 +182,7 @@ def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
 def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
     table = pair_table(survey, stack)
     alt = (
-        "Heat map, module by module: by how much the relative error falls when the two are compressed as one matrix at the "
+        "Heat map of pairs of modules: how much the relative error falls when the two are compressed as one matrix at the "
         "same stored size; the table below has the numbers."
     )
     draw(pair_figure(table, palette()), "groups_pairs", alt)

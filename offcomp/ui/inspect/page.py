@@ -35,7 +35,7 @@ RANK_HELP = (
     "The default is the rank that the draft's compression ratio allows."
 )
 ORDER_HELP = (
-    "By norm: rows and columns with the largest norm come first, which shows whether a few of them have most of the energy."
+    "By norm: the largest rows and columns come first, which shows whether a few of them account for most of the energy."
 )
 
 
@@ -209,7 +209,7 @@ def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is the squared norm; rank r keeps the sum of the r largest "
         "squared singular values (Eckart and Young 1936). Random: Gaussian entries, same shape and norm, from the "
-        f"Marchenko-Pastur law (1967). {code(f'offcomp inspect {info.model} {spec.name}')} prints the same."
+        f"Marchenko-Pastur law (1967). {code(f'offcomp inspect {info.model} {spec.name}')} prints the same numbers."
     )
 
 

@@ -104,7 +104,7 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
 
 
 def _pick_clicked(info: ModelInfo) -> None:
-    """Select the module of the clicked cell. Redrawing the map clears the clicked points; the selected module then stays."""
+    """Select the module of the clicked cell. Redrawing the map clears the clicked points but keeps the selected module."""
     names = [point["customdata"][0] for point in st.session_state[MAP].selection.points]
     if names and names[0] in {spec.name for spec in info.modules}:
         draft.inspect(names[0])
