@@ -23,15 +23,13 @@ def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " b
     return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, np.uint8))
 
 
-def unpack_bits(packed: UInt8[Tensor, " bytes"], bits: int, count: int, start: int = 0) -> Integer[Tensor, " count"]:
-    """Integers `start` to `start + count` (exclusive) from the output of `pack_bits`, as int64."""
-    before = start % 8  # distance back to the nearest integer that starts on a byte boundary
-    content, total = packed.cpu().numpy()[(start - before) * bits // 8 :], before + count
-    weights = 1 << np.arange(bits, dtype=np.int64)
-    numbers = np.empty(total, np.int64)
-    for first in range(0, total, CHUNK):
-        length = min(CHUNK, total - first)
-        part = content[first * bits // 8 : (((first + length) * bits + 7) // 8)]
+def unpack_bits(packed: UInt8[Tensor, " bytes"], bits: int, count: int) -> Integer[Tensor, " count"]:
+    """The first `count` integers from the output of `pack_bits`, as int64."""
+    content, weights = packed.cpu().numpy(), 1 << np.arange(bits, dtype=np.int64)
+    numbers = np.empty(count, np.int64)
+    for start in range(0, count, CHUNK):
+        length = min(CHUNK, count - start)
+        part = content[start * bits // 8 : ((start + length) * bits + 7) // 8]
         binary = np.unpackbits(part, bitorder="little", count=length * bits).reshape(length, bits)
-        numbers[first : first + length] = binary @ weights
-    return torch.from_numpy(numbers[before:])
+        numbers[start : start + length] = binary @ weights
+    return torch.from_numpy(numbers)

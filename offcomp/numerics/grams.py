@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from offcomp.numerics.chunks import chunk_height, float64_chunks
+from offcomp.numerics.chunks import float64_chunks
 from offcomp.numerics.training import one_thread_if
 
 COLUMN_BLOCKS = 6  # with 6, computing the upper triangle takes 7/12 of the work of the full square
@@ -45,11 +45,7 @@ def gram(matrix: Float[Tensor, "rows cols"]) -> Float64[Tensor, "cols cols"]:
 
 def cross_gram(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows_too cols"]) -> Float64[Tensor, "rows rows_too"]:
     """A Bᵀ in float64: the off-diagonal block for two members in the Gram matrix of rows."""
-    total = torch.zeros(len(one), len(other), dtype=torch.float64, device=one.device)
-    width = chunk_height(max(len(one), len(other)))
-    for left in range(0, one.shape[1], width):
-        total.addmm_(one[:, left : left + width].double(), other[:, left : left + width].double().T)
-    return total
+    return one.double() @ other.double().T
 
 
 def gram_of_rows(

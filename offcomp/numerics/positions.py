@@ -30,14 +30,12 @@ def encode_positions(positions: Tensor, total: int) -> dict[str, Tensor]:
     """Encode increasing positions (count,) below `total` as the packed tensors of `position_shapes`."""
     import torch
 
-    from offcomp.numerics.bits import CHUNK, pack_bits
+    from offcomp.numerics.bits import pack_bits
 
-    ordered, count = positions.cpu(), len(positions)
+    ordered, count = positions.cpu().long(), len(positions)
     bits = _low_bits(count, total)
     unary = torch.zeros(count + -(-total // 2**bits), dtype=torch.uint8)
-    for start in range(0, count, CHUNK):
-        part = ordered[start : start + CHUNK].long()
-        unary[(part >> bits) + torch.arange(start, start + len(part))] = 1
+    unary[(ordered >> bits) + torch.arange(count)] = 1
     return {"low": pack_bits(ordered & (2**bits - 1), bits), "high": pack_bits(unary, 1)}
 
 
@@ -46,13 +44,9 @@ def decode_positions(low: Tensor, high: Tensor, count: int, total: int) -> Tenso
     import numpy as np
     import torch
 
-    from offcomp.numerics.bits import CHUNK, unpack_bits
+    from offcomp.numerics.bits import unpack_bits
 
     bits = _low_bits(count, total)
-    found = np.flatnonzero(np.unpackbits(high.cpu().numpy(), bitorder="little", count=count + -(-total // 2**bits)))
-    for start in range(0, count, CHUNK):  # a multiple of 8, so that each part of `low` starts on a byte boundary
-        part = found[start : start + CHUNK]
-        part -= np.arange(start, start + len(part))
-        part <<= bits
-        part |= unpack_bits(low[start * bits // 8 :], bits, len(part)).numpy()
-    return torch.from_numpy(found)
+    unary = np.unpackbits(high.cpu().numpy(), bitorder="little", count=count + -(-total // 2**bits))
+    upper = np.flatnonzero(unary) - np.arange(count)
+    return torch.from_numpy(upper << bits | unpack_bits(low, bits, count).numpy())

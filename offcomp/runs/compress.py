@@ -31,7 +31,7 @@ from offcomp.numerics.chunks import squared_norm
 from offcomp.numerics.progress import Report, ignore_progress
 from offcomp.numerics.reconstruction_error import reconstruction_error
 from offcomp.numerics.storage import num_not_finite
-from offcomp.planning.grouping import group_shape, is_transposed
+from offcomp.planning.grouping import is_transposed
 from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import bytes_in_own_dtype, group_budget, original_dtypes, original_size, ratio_of
 from offcomp.runs.calibration import Calibration, GroupHints
@@ -73,15 +73,8 @@ def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
 
 
 def read_stacked(model: PreTrainedModel | StoredMatrices, specs: Sequence[ModuleSpec], how: str) -> Tensor:
-    """Like `stack`, but reads a model's weights one at a time, so that only one is in memory besides the stacked matrix."""
-    rows, cols = group_shape(specs, how)
-    stacked, start = torch.empty(rows, cols, device=model.device), 0
-    for spec in specs:
-        part = read_matrix(model, spec)
-        part = part.T if is_transposed(spec, how) else part
-        stacked[start : start + len(part)] = part
-        start += len(part)
-    return stacked
+    """`stack` for a model's weights."""
+    return stack({spec: read_matrix(model, spec) for spec in specs}, how)
 
 
 def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:

@@ -32,11 +32,3 @@ def test_chunks_join_without_a_gap(bits: int, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_first_number_fills_the_lowest_bits() -> None:
     assert pack_bits(torch.tensor([1, 2, 3]), 4).tolist() == [0x21, 0x03]
-
-
-@pytest.mark.parametrize("bits", [1, 3, 8, 11])
-def test_a_part_can_be_unpacked_alone(bits: int) -> None:
-    numbers = torch.randint(1 << bits, (200_001,), generator=torch.Generator().manual_seed(bits))
-    packed = pack_bits(numbers, bits)
-    for start, count in ((0, 5), (3, 40), (8, 1), (65_535, 70_000), (200_000, 1), (200_001, 0)):
-        assert torch.equal(unpack_bits(packed, bits, count, start), numbers[start : start + count])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import accumulate
 
 from torch import Tensor
@@ -24,7 +23,7 @@ from offcomp.numerics.progress import Report
 
 def with_feedback(
     book: Codebook,
-    coded: Callable[[slice], Tensor],
+    coded: Tensor,
     codes: Tensor,
     scales: Tensor,
     *,
@@ -35,7 +34,7 @@ def with_feedback(
 ) -> None:
     """Choose new codes (rows, pieces, stages) and scale codes (rows,) for a stacked matrix (rows, cols), in place.
 
-    `coded` returns rows of the matrix `exact` minus everything that is stored in addition to the codes. Those parts are added
+    `coded` is the matrix `exact` minus everything that is stored in addition to the codes. Those parts are added
     back before a member is put into the model. Members whose inputs have no moment (embeddings) keep their codes.
     """
     order = list(hints.order)
@@ -47,14 +46,13 @@ def with_feedback(
     ends = list(accumulate(hints.heights))
     for number, index in enumerate(order, 1):
         rows = slice(ends[index] - hints.heights[index], ends[index])
+        matrix = coded[rows]
         if hints.embeddings[index]:
-            matrix = coded(rows)
             part = book.decode(codes[rows], scales[rows], matrix.shape[1])
         else:
             length = 1 if hints.transposed[index] else book.length
             code = _code_transposed if hints.transposed[index] else _code_upright
             ordered = damped_order_and_factor(_moment(hints, index, length), damping, length)
-            matrix = coded(rows)
             part = code(book, matrix, codes[rows], scales[rows], ordered=ordered)
         if number < len(order):
             hints.substitute(index, part.add_(exact[rows]).sub_(matrix))
@@ -62,7 +60,7 @@ def with_feedback(
 
 
 def _moment(hints: Hints, index: int, length: int) -> Tensor:
-    """The moment of a member's inputs, float64 and writable, padded with zeros to a multiple of the step length."""
+    """The moment of a member's inputs, in float64, padded with zeros to a multiple of the step length."""
     moment = hints.statistics(index).column_moment
     if moment is None:
         raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from torch import Tensor
 
@@ -36,11 +35,21 @@ def fit(
     report(0.6)
     positions, values = largest_misses(book, target, codes, scales, count=num_outliers(method, rows, cols))
     if len(values):
-        extra |= _stored_outliers(positions, values, rows * cols, budget.dtype)
+        packed = encode_positions(positions, rows * cols)
+        extra |= pack({"outliers": values}, budget.dtype) | {f"outlier_{name}": code for name, code in packed.items()}
     if method.feedback and hints is not None:
-        rest = _rest_of(report, 0.6)
-        coded = partial(_without_outliers, target, positions, values)
-        with_feedback(book, coded, codes, scales, exact=exact, hints=hints, damping=method.damping, report=rest)
+        coded = target.clone()
+        coded.view(-1)[positions] -= values
+        with_feedback(
+            book,
+            coded,
+            codes,
+            scales,
+            exact=exact,
+            hints=hints,
+            damping=method.damping,
+            report=lambda done: report(0.6 + 0.4 * done),
+        )
     counts = code_counts(method.tensor_shapes(rows, cols, size))
     return CompressedMatrix(book.tensors(codes, scales, cols) | extra, decoded_codes, size, codes=counts)
 
@@ -55,23 +64,3 @@ def decoded_codes(tensors: Mapping[str, Tensor]) -> Tensor:
         positions = decode_positions(tensors["outlier_low"], tensors["outlier_high"], len(values), matrix.numel())
         matrix.view(-1)[positions] += values
     return matrix
-
-
-def _rest_of(report: Report, done: float) -> Report:
-    """A progress callback for the remaining work once the fraction `done` is complete."""
-    return lambda fraction: report(done + (1 - done) * fraction)
-
-
-def _without_outliers(matrix: Tensor, positions: Tensor, values: Tensor, rows: slice) -> Tensor:
-    """A copy of some rows of the matrix, with these values subtracted at their positions (counted in the full matrix)."""
-    cols = matrix.shape[1]
-    part = matrix[rows].clone()
-    inside = (positions >= rows.start * cols) & (positions < rows.stop * cols)
-    part.view(-1)[positions[inside] - rows.start * cols] -= values[inside]
-    return part
-
-
-def _stored_outliers(positions: Tensor, values: Tensor, total: int, dtype: str) -> dict[str, Tensor]:
-    return pack({"outliers": values}, dtype) | {
-        f"outlier_{part}": packed for part, packed in encode_positions(positions, total).items()
-    }

@@ -33,16 +33,13 @@ def fit(
 
 def truncated(method: SVD, metrics: Metrics, matrix: Tensor, rank: int, dtype: str) -> CompressedMatrix:
     """Store the best matrix of this rank under these metrics."""
-    target = matrix.float()
-    norms = _row_norms(target)
+    target, extra, decode = matrix.float(), {}, low_rank
     if method.preset == "direction":
-        target = _unit_rows(target, norms)
+        norms = torch.linalg.vector_norm(target, dim=1, dtype=torch.float64).float()  # squares of tiny entries underflow
+        target, extra, decode = target / norms.where(norms > 0, torch.inf)[:, None], {"row_norms": norms}, low_rank_directions
     left, right = low_rank_factors(target, rank, *metrics)
-    stored = {"left": left, "right": right}
-    if method.preset == "direction":
-        stored["row_norms"] = norms
-    decode = low_rank_directions if method.preset == "direction" else low_rank
-    return CompressedMatrix(pack(stored, dtype), decode, rank, diagnostics=_diagnostics(metrics, method.shrinkage))
+    stored = pack({"left": left, "right": right} | extra, dtype)
+    return CompressedMatrix(stored, decode, rank, diagnostics=_diagnostics(metrics, method.shrinkage))
 
 
 def _diagnostics(metrics: tuple[Metric | None, Metric | None], shrinkage: float) -> dict[str, float]:
@@ -50,16 +47,6 @@ def _diagnostics(metrics: tuple[Metric | None, Metric | None], shrinkage: float)
     named = {"row_condition": metrics[0], "column_condition": metrics[1]}
     conditions = {name: metric.condition for name, metric in named.items() if metric is not None}
     return conditions | {"shrinkage": shrinkage} if conditions else {}
-
-
-def _row_norms(matrix: Tensor) -> Tensor:
-    """Row norms, computed in float64, since squares of tiny entries underflow in float32."""
-    return torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).float()
-
-
-def _unit_rows(matrix: Tensor, norms: Tensor) -> Tensor:
-    """Normalise rows to unit length; zero rows stay zero."""
-    return matrix / norms.where(norms > 0, float("inf"))[:, None]
 
 
 def low_rank(tensors: Mapping[str, Tensor]) -> Tensor:
