@@ -27,7 +27,7 @@ OPENINGS, OPENING_TOKENS, NEW_TOKENS = 8, 12, 24
 
 
 class Continuations:
-    """Openings spread evenly over the texts that are longer than an opening, or over all texts if none is.
+    """Prompts spread evenly over the texts that are longer than an opening, or over all texts if none is.
 
     prompts       model inputs: the tokenizer's leading special tokens, then whole words, at most OPENING_TOKENS tokens in total
     new_tokens    how many tokens to generate; prompt and new tokens together fit in the model's context

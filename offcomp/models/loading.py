@@ -76,7 +76,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
         checked: skip the checks of the values because an earlier load made them; then only the values in use are read.
 
     Raises:
-        ModelError: as for `describe`; or the weights are incomplete, not finite, or do not have the pinned checksum.
+        ModelError: as for `describe`; or the weights are incomplete, are not finite, or do not match the pinned checksum.
     """
     with _quiet():
         checkpoint = open_checkpoint(model)

@@ -201,7 +201,7 @@ def smallest_total_for_error(curves: Sequence[ErrorCurve], relative_error: float
 def allocated_plan(plan: Plan, allocation: Allocation, info: ModelInfo, unit: str) -> Plan:
     """The plan with each group's ratio, in `unit`, set so that the group stores exactly its allocated size.
 
-    Raises InputError if the groups of the plan and the allocation differ, or a method cannot store exactly the allocated size.
+    Raises InputError if the groups of the plan and the allocation differ, or a method cannot store that exact size.
     """
     if allocation.names != tuple(group.name for group in plan.groups):
         raise InputError(f"the allocation is for groups {', '.join(allocation.names)}, which do not match those of the plan")

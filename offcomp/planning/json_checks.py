@@ -1,4 +1,4 @@
-"""Composable checks of JSON values: whether a document has the structure that code relies on and, if not, where it deviates.
+"""Composable checks of JSON values: whether a document has the structure the code relies on and, if not, where it deviates.
 
 check = fields({"name": text, "sizes": each(number(0))}, {"note": maybe(text)})
 check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number, 0 or greater

@@ -26,7 +26,7 @@ def random_spectrum(rows: int, cols: int, norm: float) -> NDArray[np.float64]:
 
 
 def _distribution(ratio: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values of the cumulative distribution function, and the points at which it has these values.
+    """Values of the cumulative distribution function, and the points at which it takes these values.
 
     With x = 1 + λ - 2 √λ cos θ the density becomes 2 sin² θ / (π x), which is not steep at either end.
     """

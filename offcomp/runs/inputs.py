@@ -94,7 +94,7 @@ def _task_digests(task: Task) -> dict[str, str]:
 
 
 def _cached_revision(address: str) -> dict[str, str]:
-    """The revision of the newest copy of OWNER/NAME[/CONFIG] in the `datasets` cache, by CONFIG/VERSION; else empty.
+    """Revision of the newest copy of OWNER/NAME[/CONFIG] in the `datasets` cache, keyed by CONFIG/VERSION; empty if none.
 
     This is the copy that `datasets` uses offline. The cache layout is OWNER___NAME/CONFIG/VERSION/REVISION.
     """

@@ -82,7 +82,7 @@ def _write(file: Path, document: Mapping[str, Any]) -> None:
 def start_worker(folder: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
     """Start `python -m offcomp.runs.worker FOLDER` in a new session; the worker holds the lock until it exits.
 
-    The worker exits when its parent does (it compares OFFCOMP_PARENT with its parent's id), so it cannot run on unnoticed.
+    The worker exits when its parent does (it compares OFFCOMP_PARENT with its parent's id), so it never runs on unnoticed.
     """
     environment = PATIENT_THREADS | RETURN_MEMORY | os.environ | {PARENT_VARIABLE: str(os.getpid()), LOCK_VARIABLE: str(lock)}
     with files.closing(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as output:

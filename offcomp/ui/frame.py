@@ -79,7 +79,7 @@ def page(name: str, question: str) -> Iterator[None]:
 
 @st.cache_resource(show_spinner=False)
 def _sweep() -> None:
-    """Once per process, remove files that killed processes left in the home folder; if that fails, a later start retries."""
+    """Once per process, remove what killed processes left behind in the home folder; a later start retries a failure."""
     with suppress(OSError):
         RunStore().sweep()
 

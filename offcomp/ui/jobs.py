@@ -140,7 +140,7 @@ def _survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Reque
 
 
 def wait_for(request: Callable[[], str], show: Callable[[], object]) -> None:
-    """While a process works, call `show` and poll `request`; when it is done, rerun the page, or show why it failed."""
+    """While a process is running, call `show` and poll `request`; when it is done, rerun the page, or show why it failed."""
     problem = request()
     if problem == WORKING:
         show()

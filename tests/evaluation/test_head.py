@@ -417,7 +417,7 @@ def one_output(folder: Path) -> LoadedModel:
 
 def test_a_head_for_regression_is_sent_to_the_family_for_it(tmp_path: Path) -> None:
     loaded = one_output(tmp_path)
-    with pytest.raises(TaskError, match="family head-regression"):
+    with pytest.raises(TaskError, match="family to head-regression"):
         Head(loaded, data_of(loaded, MOODS))
 
 
@@ -450,7 +450,7 @@ def test_a_head_with_one_output_is_scored_by_the_order_of_its_numbers(tmp_path: 
 
 def test_a_head_of_classes_does_no_regression(moods: LoadedModel, tmp_path: Path) -> None:
     path, _, _ = scored_pairs(tmp_path, moods, "score")
-    with pytest.raises(TaskError, match=r"2 classes \(NEGATIVE, POSITIVE\).*family head"):
+    with pytest.raises(TaskError, match=r"2 classes \(NEGATIVE, POSITIVE\).*family to head"):
         open_task(Task("pairs", "head-regression", path), moods)
 
 
@@ -461,7 +461,7 @@ def test_a_head_with_several_labels_a_text_is_refused_and_no_softmax_is_applied(
     table = {"text": TEXTS, "label": ["negative", "positive"] * 45, "score": [index / 7 for index in range(90)]}
     pd.DataFrame(table).to_csv(tmp_path / "mine.csv", index=False)
     with pytest.raises(
-        TaskError, match=r"several labels to one text \(problem_type multi_label_classification\).*family probe"
+        TaskError, match=r"several labels to one text \(problem_type multi_label_classification\).*family to probe"
     ):
         open_task(Task("mine", family, str(tmp_path / "mine.csv")), loaded)
 

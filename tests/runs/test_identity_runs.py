@@ -153,7 +153,7 @@ def test_a_model_overwritten_in_place_is_another_one(folder: Path, pairs: Task, 
     second = run_of(store, plan)
     assert second.id != first.id and figures_of(second) != figures_of(first)
     for dense in (False, True):
-        with pytest.raises(InputError, match=rf"no longer the model that run {first.id} compressed, .* run the plan again"):
+        with pytest.raises(InputError, match=rf"no longer the model that run {first.id} compressed: .* run the plan again"):
             export_run(first, model_info(str(folder), store.home), tmp_path / "out", dense=dense)
     assert not (tmp_path / "out").exists()
     with pytest.raises(ModelError, match="not the model that was compressed"):

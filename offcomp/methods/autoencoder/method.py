@@ -109,8 +109,8 @@ class Autoencoder(Method):
     init: str = field(
         default="random",
         metadata={
-            "help": "Random, as in the paper, or from the SVD. To save time, combine svd with batch size 128, schedule cosine "
-            "and learning rate 0.0003: 10 epochs then reach the loss of the paper's 30.",
+            "help": "Random, as in the paper, or from the SVD. To save time, combine svd with a batch size of 128, the cosine "
+            "schedule and a learning rate of 0.0003: 10 epochs then reach the same loss as the paper's 30.",
             "choices": ("random", "svd"),
         },
     )

@@ -71,7 +71,7 @@ def _moment(hints: Hints, index: int, length: int) -> Tensor:
 
 
 def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
-    """Code a member (outputs, inputs): pieces run along the inputs, so a step covers one piece of every row."""
+    """Encode a member (outputs, inputs): pieces run along the inputs, so a step covers one piece of every row."""
     cols, length = matrix.shape[1], book.length
     missing = -cols % length
     order, factor = ordered[0].to(matrix.device), ordered[1]
@@ -90,7 +90,7 @@ def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor,
 def _code_transposed(
     book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Code a transposed member (inputs, outputs): a step is one row, whose pieces run along the outputs."""
+    """Encode a transposed member (inputs, outputs): a step is one row, whose pieces run along the outputs."""
     cols, length = matrix.shape[1], book.length
     order, factor = ordered[0].to(matrix.device), ordered[1]
 

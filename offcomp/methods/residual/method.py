@@ -21,7 +21,7 @@ With n the longer and m the shorter side, the stored parameters are
 
     r·(n - r)  latents Zᵀ, r·m  D, r  pivots, h·(r + m + 1)  F, b, G, 2k + 1  values and positions of S (none if k = 0)
 
-    h = ⌊a_h · (r - 1)(n + m - r) / (r + m + 1)⌋,  k = ⌊a_s · (r - 1)(n + m - r) / 2⌋,  a = share / (1 - both shares)
+    h = ⌊a_h · (r - 1)(n + m - r) / (r + m + 1)⌋,  k = ⌊a_s · (r - 1)(n + m - r) / 2⌋,  a = share / (1 - sum of both shares)
 
 which gives both parts the shares set in the options. Each position counts as one parameter and takes about 7 bits
 (`numerics.positions`).
@@ -103,7 +103,7 @@ class ResidualAutoencoder(Method):
         return int(hidden_share * dense / (size + short + 1)), min(int(self.sparse_share * dense / 2), long * short)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Latents except the pivot rows, decoder, pivots, hidden units and sparse entries."""
+        """The latents (without the pivot rows), decoder, pivots, hidden units and sparse entries."""
         long, short = max(rows, cols), min(rows, cols)
         hidden, entries = self.counts(rows, cols, size)
         shapes: dict[str, Shape | Codes] = {

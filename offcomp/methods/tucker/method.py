@@ -52,7 +52,7 @@ class Tucker(Method):
     slabs: int = field(
         default=0,
         metadata={
-            "help": "Number of equal slabs, rounded down to a divisor of the rows. 0 makes them about 16 rows high.",
+            "help": "Number of equal slabs, rounded down to a divisor of the number of rows. 0 gives slabs about 16 rows high.",
             "range": (0, MOST_SLABS),
         },
     )

@@ -54,7 +54,7 @@ class Rows:
 
 
 class Record(NamedTuple):
-    """The text between two line ends outside quotes. It starts on line number `line`, counting from 1.
+    """The text between two line breaks outside quotes. It starts on line number `line`, counting from 1.
 
     quoted      whether a cell is quoted
     closed      whether quotes are closed as RFC 4180 requires
@@ -73,7 +73,7 @@ class Record(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """Its lines; more than one if a quoted cell contains line ends."""
+        """Its lines; more than one if a quoted cell contains line breaks."""
         return LINE_END.split(self.text) if self.quoted else [self.text]
 
 
@@ -267,7 +267,7 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, bool] | None:
-    """Cells of the record starting here, its end, and whether any cell is quoted; None if a mark is not closed properly."""
+    """Cells of the record starting here, its end, and whether any cell is quoted; None if a quoted cell is not closed."""
     cells, quoted = [], False
     plain = re.compile(rf"[^{re.escape(delimiter)}\r\n]*")  # an unquoted cell
     while True:

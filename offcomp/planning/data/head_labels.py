@@ -109,21 +109,21 @@ def check_kind(head: ModelHead, *, regression: bool) -> None:
     if head.multi_label:
         raise TaskError(
             f"the head of {head.model} can assign several labels to one text (problem_type {MULTI_LABEL}), which is not "
-            "supported; choose the family probe"
+            "supported; set the family to probe"
         )
     if head.is_regression and not regression:
         raise TaskError(
-            f"the head of {head.model} outputs a number, not classes; choose the family head-regression and a score column"
+            f"the head of {head.model} outputs a number, not classes; set the family to head-regression and give a score column"
         )
     if regression and not head.is_regression:
         raise TaskError(
             f"the head of {head.model} has {len(head.names)} classes ({shortly(head.names)}) and does not output a single "
-            "number; choose the family head"
+            "number; set the family to head"
         )
 
 
 def _normalised(name: str) -> str:
-    """The name in lower case, without spaces and punctuation; synonyms are unified, and LABEL_0 becomes 0."""
+    """The name in lower case, without spaces or punctuation; synonyms become one name, and LABEL_0 becomes 0."""
     plain = re.sub(r"^(label|class)(?=\d+$)", "", re.sub(r"[\W_]", "", name.casefold()))
     return CANONICAL_NAMES.get(plain, plain)
 

@@ -22,5 +22,5 @@ def check_cells(count: int) -> None:
 
 
 def line_ends(text: str) -> int:
-    """Number of line ends in a text, in any of the usual conventions."""
+    """Number of line breaks in a text, under any of the usual conventions."""
     return max(text.count("\n"), text.count("\r"))

@@ -83,7 +83,7 @@ def plain_labels(labels: pd.Series, name: str) -> pd.Series:
     if numbers.notna().all() and len(fractions):
         raise TaskError(
             f"column label of {name} contains {fractions.iloc[0]}, but a class must be a name or a whole number; "
-            "for continuous values choose the family regression or similarity"
+            "for continuous values, set the family to regression or similarity"
         )
     return plain
 

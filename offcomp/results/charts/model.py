@@ -82,7 +82,7 @@ def map_figure(
 def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, float], str]:
     """Parameters on a logarithmic scale: values and texts of the cells, values of the palest and the darkest cell, subtitle.
 
-    Cells in layers omit the unit, which is in the subtitle: the largest that does not exceed the largest matrix in a layer.
+    Cells in layers omit the unit, which is given in the subtitle; it is the largest one not above the biggest matrix.
     """
     inside = cells.loc[cells["x"].notna(), "parameters"]
     most = max(inside if len(inside) else cells["parameters"], default=1)

@@ -17,7 +17,7 @@ TITLE_PIXELS = 46
 
 
 def literal(table: pd.DataFrame) -> pd.DataFrame:
-    """Escape the texts in a table so that plotly draws them literally: it interprets tags, entities and %{templates}.
+    """Escape the strings in a table so that plotly draws them literally: it interprets tags, entities and %{templates}.
 
     Every function that draws a table calls this first, since names, titles and texts in a table may be untrusted.
     """

@@ -52,7 +52,7 @@ def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
 
 
 class _AllSeen(Exception):
-    """Ends a forward pass after the last watched module."""
+    """Raised to end a forward pass after the last watched module."""
 
 
 @dataclass

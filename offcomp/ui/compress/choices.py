@@ -99,7 +99,7 @@ def choose_model() -> str:
         accept_new_options=True,
         persist_state="session",
         on_change=draft.forget_modules,
-        help="A catalogue model, or type a hub id or the path of a folder with config.json and safetensors files.",
+        help="Choose a catalogue model, or type a hub id or the path to a folder with config.json and safetensors files.",
     )
     return str(chosen or MODELS[0].name)
 

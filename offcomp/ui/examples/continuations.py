@@ -50,8 +50,8 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
     style(STYLE.format(grid=palette().grid, muted=palette().muted))
     st.html(continuations_html(runs, names, task, palette()))
     st.caption(
-        "Greedy decoding: each model always picks its most likely token, so small models soon repeat themselves. Bold: "
-        "everything from the first word that differs from the original onwards."
+        "Greedy decoding: each model always picks its most likely token, so small models soon repeat themselves. "
+        "Everything from the first word that differs from the original is in bold."
     )
     file_name = f"offcomp-continuations-{task.replace('/', '-')}.csv"
     csv_button("These continuations, CSV", file_name, "examples_continuations_csv", partial(_exported, runs, task))
