@@ -60,7 +60,7 @@ class CodebookAutoencoder(Method):
     title: ClassVar[str] = "Autoencoder, codebook"
     paper: ClassVar[str] = "Jégou et al. 2011; van Baalen et al. 2024, arXiv 2402.15319"
     size_name: ClassVar[str] = "rate step"
-    memory: ClassVar[float] = 0.9
+    memory: ClassVar[float] = 1.9
     fast_options: ClassVar[dict[str, Any]] = {"iterations": 5}
 
     preset: str = field(default="codebook", metadata={"help": "Discrete latents, shared codebook.", "choices": ("codebook",)})

@@ -57,7 +57,7 @@ class ResidualAutoencoder(Method):
     title: ClassVar[str] = "Autoencoder, residual"
     paper: ClassVar[str] = "after Banaei et al. 2023, arXiv 2302.04045; Zhou and Tao 2011"
     size_name: ClassVar[str] = "latent width"
-    memory: ClassVar[float] = 2.05
+    memory: ClassVar[float] = 4.8
     fast_options: ClassVar[dict[str, Any]] = {"rounds": 3, "steps": 40}
 
     preset: str = field(
