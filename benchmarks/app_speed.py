@@ -29,7 +29,7 @@ from offcomp.planning.plan import Plan, make_groups
 from offcomp.runs.store import RunStore
 from offcomp.ui.frame import PAGES
 from tests.browser import launch_options
-from tests.serving import served, visit
+from tests.serving import holds, served, visit
 
 CLICKS = 20
 SESSIONS = 10
@@ -88,7 +88,7 @@ def slide_milliseconds(*pages: Page, moves: int = CLICKS) -> list[float]:
         for page in pages:
             page.keyboard.press("ArrowRight" if count % 4 < 2 else "ArrowLeft")
         for page in pages:
-            page.wait_for_function("window.drawn > 0")
+            assert holds(page, "window.drawn > 0")
         pages[0].wait_for_timeout(REST_MILLISECONDS)
         times += [page.evaluate("window.drawn - window.pressed") for page in pages]
     return times
