@@ -36,7 +36,7 @@ FILLS = {ALONE: "", TOGETHER: "-open"}
 
 
 def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame, picked: str = "") -> go.Figure:
-    """Value against size: the front as a stepped line, other runs in pale colours and the original as a star in its interval.
+    """Value against size: a stepped line for the front, pale marks off it, and a star and a band for the original.
 
     Colour and shape show the method, and the fill shows the grouping. References are dashed lines, named in the legend. The
     selected run has a ring.
