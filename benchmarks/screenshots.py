@@ -1,12 +1,12 @@
-"""Screenshots of every page, light and dark, wide and narrow: `python -m benchmarks.screenshots [FOLDER] [PAGE ...]`.
+"""Screenshots of every page, light and dark, wide and narrow: `python -m benchmarks.screenshots [--folder FOLDER] [PAGE ...]`.
 
-Starts the app on a free port with the home folder set by OFFCOMP_HOME. Without FOLDER, the images of the README are retaken:
+Starts the app on a free port with the home folder set by OFFCOMP_HOME. Without --folder, the images of the README are retaken:
 assets/images/PAGE-light.png and -dark.png.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
@@ -29,9 +29,14 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(2000)
 
 
-def main(folder: str | None = None, *names: str) -> None:
+def main() -> None:
     """Take the screenshots."""
-    target = Path(folder) if folder else IMAGES
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pages", nargs="*", choices=[*PAGES, []], metavar="PAGE")
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    folder, names = arguments.folder, arguments.pages
+    target = folder or IMAGES
     target.mkdir(parents=True, exist_ok=True)
     with served(home_folder()) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(**launch_options())
@@ -59,4 +64,4 @@ def main(folder: str | None = None, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
