@@ -1,4 +1,4 @@
-"""Plan a compression before anything runs: which modules to group, target sizes, estimated cost, and exact SVD errors.
+"""Plan a run before starting it: which modules to group, target sizes, estimated cost, and exact SVD errors.
 
-Importing this package loads neither torch nor transformers.
+Importing this package does not import torch or transformers.
 """

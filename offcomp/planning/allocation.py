@@ -2,18 +2,18 @@
 
     minimise Σ_g w_g E_g(s_g)   over stored sizes s_g with   Σ_g s_g <= total
 
-E_g(s) is the squared error of group g at stored size s, taken from an `ErrorCurve`, which covers every rank in closed form for
-SVD and a few measured points for any other method. w_g makes errors comparable: 1 ("frobenius"), 1 / ‖W_g‖² ("relative"), or
-either of these times a measured sensitivity.
+E_g(s) is the squared error of group g at stored size s, read from its `ErrorCurve`: in closed form at every rank for SVD, and
+measured at a few points for any other method. The weights w_g make errors comparable: 1 ("frobenius") or 1 / ‖W_g‖²
+("relative"), optionally multiplied by a measured sensitivity.
 
 Water-filling repeatedly takes the step that reduces the error most per unit of stored size. For convex curves this is optimal
-up to the last step, so each curve is first replaced by its lower convex hull. A hull may jump from some rank below break-even
-straight to the dense matrix, whose error is 0. The remaining budget is then spent on points off the hulls. This is repeated
-without the dense candidates, and the budget left over by the uniform allocation is spent in the same way. The best of the three
-results is returned, so the result is never worse than the uniform allocation in the metric that is minimised.
+up to the last step, so each curve is first replaced by its lower convex hull. A hull may jump straight from a rank below
+break-even to the dense matrix, whose error is 0. Any remaining budget is then spent on points that are not on the hulls. A
+second allocation excludes the dense matrices, and a third starts from the uniform allocation and spends the budget it leaves.
+The best of the three is returned, so the weighted error is never larger than that of the uniform allocation.
 
-Water-filling over spectra has been proposed in many forms, recently in SVD-LLM V2, Swift-SVD and ROCKET. The dense candidate,
-the floors, and mixing methods within one budget are additions made here.
+Water-filling over spectra has been proposed in many forms, recently in SVD-LLM V2, Swift-SVD and ROCKET. The dense candidates,
+the floors, and the mixing of methods within one budget are specific to offcomp.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from offcomp.planning.plan import Group, Plan
 from offcomp.planning.sizes import predict_group
 
 WEIGHTINGS = ("relative", "frobenius")
-LONGEST_RATIO = 18  # exclusive: 17 significant digits identify any float
+LONGEST_RATIO = 18  # exclusive: 17 significant digits uniquely identify any float
 Choice = NDArray[np.int64]
 """One index into `ErrorCurve.sizes` for each curve."""
 
@@ -65,9 +65,9 @@ class Allocation:
 def weights_for(
     curves: Sequence[ErrorCurve], weighting: str = "relative", sensitivities: Mapping[str, float] | None = None
 ) -> NDArray[np.float64]:
-    """One weight per group: 1 for "frobenius", 1 / ‖W‖² for "relative", times the group's sensitivity if there are any.
+    """One weight per group: 1 for "frobenius" or 1 / ‖W‖² for "relative", multiplied by the group's sensitivity if provided.
 
-    Raises InputError if the weighting is unknown, or a sensitivity is missing or not a positive number.
+    Raises InputError if the weighting is unknown, or if a sensitivity is missing or not a positive number.
     """
     if weighting not in WEIGHTINGS:
         raise InputError(f"unknown weighting {weighting!r}; choose one of {', '.join(WEIGHTINGS)}")
@@ -82,9 +82,9 @@ def weights_for(
 
 
 def uniform(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Allocation:
-    """Apply the same ratio to every group: each gets the largest point within its share of `total`.
+    """Apply the same ratio to every group: each gets the largest size within its share of `total`.
 
-    Raises BudgetTooSmall naming the first group whose smallest point exceeds its share.
+    Raises BudgetTooSmall, naming the first group whose smallest size exceeds its share.
     """
     return _allocation(curves, _uniform(curves, total), weights)
 
@@ -104,10 +104,10 @@ def _uniform(curves: Sequence[ErrorCurve], total: int) -> Choice:
 
 
 def waterfill(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Allocation:
-    """Minimise the weighted error within `total` (optimal up to the last step).
+    """Minimise the weighted error for a stored size of at most `total` (optimal up to the last step).
 
-    Never worse than `uniform` at the same total, if `uniform` is feasible. Raises BudgetTooSmall if even the smallest points
-    exceed the total.
+    The error is never larger than that of `uniform` for the same total, if the uniform allocation is feasible. Raises
+    BudgetTooSmall if the smallest sizes of all groups add up to more than the total.
     """
     least = sum(int(curve.sizes[0]) for curve in curves)
     if least > total:
@@ -122,7 +122,7 @@ def waterfill(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.floa
 
 
 def _greedy(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Choice:
-    """Walk the hulls of all curves together, steepest step first; a group stops at its first step that does not fit."""
+    """Take hull steps across all curves, steepest first; a group stops at its first step that exceeds the budget."""
     hulls = [curve.hull for curve in curves]
     owner = np.repeat(np.arange(len(curves)), [len(hull) - 1 for hull in hulls])
     target = np.concatenate([hull[1:] for hull in hulls])
@@ -148,7 +148,7 @@ def _greedy(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float6
 
 
 def _fill(curves: Sequence[ErrorCurve], choice: Choice, total: int, weights: NDArray[np.float64]) -> Choice:
-    """Repeatedly take the step with the largest gain per unit, on or off the hulls, until no step fits the remaining budget."""
+    """Repeatedly take the step with the largest gain per unit of size, on or off the hulls, until no step fits the budget."""
     choice = choice.copy()
     left = total - sum(int(curve.sizes[index]) for curve, index in zip(curves, choice, strict=True))
     while True:
@@ -179,13 +179,13 @@ def _allocation(curves: Sequence[ErrorCurve], choice: Choice, weights: NDArray[n
 def smallest_total_for_error(curves: Sequence[ErrorCurve], relative_error: float, weights: NDArray[np.float64]) -> Allocation:
     """The smallest water-filled allocation whose weighted relative error is at most `relative_error`.
 
-    Found by bisection, which assumes that a larger total is never worse. Raises InputError if the error is negative or not a
-    number, or if no total reaches it.
+    Found by bisection, which assumes that a larger total never increases the error. Raises InputError if the error is negative
+    or NaN, or if no total achieves it.
     """
     best = waterfill(curves, sum(int(curve.sizes[-1]) for curve in curves), weights)
     if not relative_error >= best.relative_error:
         raise InputError(
-            f"a relative error of {relative_error:g} is out of reach; even at the largest sizes it is {best.relative_error:.3g}"
+            f"a relative error of {relative_error:g} cannot be reached; the smallest possible is {best.relative_error:.3g}"
         )
     too_small = sum(int(curve.sizes[0]) for curve in curves) - 1
     while best.total - too_small > 1:
@@ -199,18 +199,18 @@ def smallest_total_for_error(curves: Sequence[ErrorCurve], relative_error: float
 
 
 def allocated_plan(plan: Plan, allocation: Allocation, info: ModelInfo, unit: str) -> Plan:
-    """The plan with each group's ratio, in `unit`, set so that the group stores exactly its allocated size.
+    """A copy of the plan in which the ratio of each group, in `unit`, yields exactly the allocated size.
 
-    Raises InputError if the groups of the plan and the allocation differ, or a method cannot store that exact size.
+    Raises InputError if the plan and the allocation have different groups, or if a method cannot produce an allocated size.
     """
     if allocation.names != tuple(group.name for group in plan.groups):
-        raise InputError(f"the allocation is for groups {', '.join(allocation.names)}, which do not match those of the plan")
+        raise InputError(f"the allocation is for groups {', '.join(allocation.names)}, which do not match those in the plan")
     groups = (_with_size(group, size, info, unit) for group, size in zip(plan.groups, allocation.sizes, strict=True))
     return replace(plan, groups=tuple(groups))
 
 
 def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
-    """The group with the shortest decimal ratio at which it is predicted to store `size`."""
+    """A copy of the group with the shortest decimal ratio for which the predicted stored size is `size`."""
     whole = predict_group(replace(group, ratio=1.0, unit=unit), info)
     exact = Size(whole.original_parameters, whole.original_bytes).in_unit(unit) / size
     for digits in range(3, LONGEST_RATIO):
@@ -220,32 +220,32 @@ def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
         stored = predict_group(candidate, info)
         if stored.form != "infeasible" and Size(stored.num_parameters, stored.num_bytes).in_unit(unit) == size:
             return candidate
-    raise InputError(f"group {group.name!r} cannot store exactly {size} {unit}; allocate with the curve of the group's method")
+    raise InputError(f"group {group.name!r} cannot be stored in exactly {size} {unit}; use the error curve of its method")
 
 
 def error_for_loss(measured: Sequence[tuple[float, float]], loss: float) -> float:
     """The largest relative error whose expected accuracy loss is at most `loss`.
 
-    `measured` contains (relative error, accuracy loss) pairs from the user's own runs, scored on validation examples and never
+    `measured` contains (relative error, accuracy loss) pairs from the user's own runs, scored on validation examples, never
     on test examples. Losses are made monotonic by isotonic regression and interpolated linearly. Raises InputError if fewer
-    than two distinct errors were measured, or the loss lies outside the measured range.
+    than two distinct errors were measured, or if `loss` is outside the measured range.
     """
     errors, losses = _isotonic(measured)
     if not losses[0] <= loss <= losses[-1]:
         raise InputError(
             f"an accuracy loss of {loss:g} is outside the measured range, {losses[0]:.3g} to {losses[-1]:.3g}; "
-            "add runs with smaller and larger losses"
+            "add runs with smaller or larger losses"
         )
-    return float(np.interp(loss, losses, errors))  # the largest of the errors that have the same loss
+    return float(np.interp(loss, losses, errors))  # the largest of the errors with this loss
 
 
 def _isotonic(measured: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ascending (errors, losses), by pooling adjacent violators (Ayer et al. 1955); runs of equal error are averaged first."""
+    """Sorted errors and their monotonic losses (isotonic regression, Ayer et al. 1955); losses at equal errors are averaged."""
     from scipy.optimize import isotonic_regression
 
     points = np.array(measured, dtype=np.float64).reshape(-1, 2)
     errors, inverse = np.unique(points[:, 0], return_inverse=True)
     if len(errors) < 2 or not np.isfinite(points).all():
-        raise InputError(f"{len(errors)} distinct relative errors were measured; at least two are needed, with finite losses")
+        raise InputError(f"{len(errors)} distinct relative errors were measured; at least two with finite losses are needed")
     counts = np.bincount(inverse).astype(np.float64)
     return errors, isotonic_regression(np.bincount(inverse, points[:, 1]) / counts, weights=counts).x

@@ -1,11 +1,11 @@
-"""Estimate what a run will cost before it starts: seconds per stage, and peak memory. No torch.
+"""Estimate the cost of a run before it starts: seconds per stage and peak memory. No torch.
 
-    memory = the process with its libraries + the larger of
+    memory = the process and its libraries + the larger of
              the model in float32, plus the weights being decoded and written back, or the statistics during calibration
              the largest group in float32, plus `Method.memory` (the model is not in memory while a group is fitted)
 
-Seconds are for two cores without a GPU; `python -m benchmarks.estimates` compares both estimates with real runs. If a stage was
-completed in an earlier run, the time measured then is more accurate.
+Times assume two CPU cores and no GPU. `python -m benchmarks.estimates` compares the estimates with real runs. If a stage was
+completed in an earlier run, its measured time is more accurate than the estimate.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from offcomp.planning.sizes import Prediction
 
 LOAD_SECONDS = 6.0
 EMBED_SECONDS_PER_PARAMETER = 2e-7
-CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model, for passing about 250 short texts through it
+CALIBRATE_SECONDS_PER_PARAMETER = 5e-7  # of the whole model, for a forward pass over about 250 short texts
 PROCESS_BYTES = 600_000_000
 WRITTEN_BACK, WITH_TEXT = 2, 3  # copies of the largest group in memory in addition to the model
 FLOAT32_BYTES = 4
 COUNTED_SECONDS = 90
-"""Longer times are shown in minutes."""
+"""Durations of at least this many seconds are shown in minutes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Total seconds of the run."""
+        """Total duration of the run in seconds."""
         return sum(self.stages.values())
 
     def to_dict(self) -> dict[str, object]:
@@ -52,7 +52,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping[str, float] | None = None) -> Estimate:
-    """Estimate the time and memory that a valid plan needs. `known` maps stage names to seconds measured in an earlier run."""
+    """Estimate the time and memory needed by a valid plan. `known` maps stage names to seconds measured in an earlier run."""
     embed = 1.0 + EMBED_SECONDS_PER_PARAMETER * info.num_parameters
     names = [task.name for task in plan.resolved_tasks]
     stages = {"load the model": LOAD_SECONDS} | {f"score the original on {name}": 2 * embed for name in names}
@@ -64,7 +64,7 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
 
 
 def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
-    """Peak number of bytes taken up by matrices."""
+    """Peak memory taken up by matrices, in bytes."""
     groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
     workspaces = [make_method(group.method, group.options).memory for group in plan.groups]
     fits = [size * (1 + workspace) for size, workspace in zip(groups, workspaces, strict=True)]
@@ -74,7 +74,7 @@ def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory available to a new process on this machine, or None if unknown."""
+    """Memory available to a new process on this machine in bytes, or None if unknown."""
     try:
         return int(psutil.virtual_memory().available)
     except (OSError, RuntimeError, psutil.Error):
@@ -82,17 +82,17 @@ def free_memory() -> int | None:
 
 
 def roughly(seconds: float) -> int:
-    """Seconds, rounded to a whole number if below ten, else to a multiple of five."""
+    """Round seconds to a whole number if below ten, otherwise to a multiple of five."""
     return max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)
 
 
 def duration(seconds: float) -> str:
-    """A rough duration as text: "8 s", "35 s", "4 min", "2.5 h"."""
+    """A rounded duration as text: "8 s", "35 s", "4 min", "2.5 h"."""
     if seconds < COUNTED_SECONDS:
         return f"{roughly(seconds)} s"
     return f"{round(seconds / 60)} min" if seconds < 60 * COUNTED_SECONDS else f"{seconds / 3600:.1f} h"
 
 
 def gigabytes(count: int) -> str:
-    """A rough byte count as text: "0.9 GB", "24 GB"."""
+    """A rounded byte count as text: "0.9 GB", "24 GB"."""
     return f"{count / 1e9:.1f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"

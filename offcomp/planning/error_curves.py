@@ -1,7 +1,7 @@
-"""Error curves: the sizes a group can be stored at, and its squared error at each.
+"""Error curves: the sizes at which a group can be stored, and the squared error at each size.
 
-With an error curve, any method can take part in an allocation. For SVD the curve follows in closed form from the spectrum,
-at every rank. For other methods it is measured (`measured_curve`).
+Any method with an error curve can be used in an allocation. For SVD, the spectrum gives the error at every rank in closed form.
+For other methods, the error is measured at a few sizes (`measured_curve`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from offcomp.planning.spectrum import MatrixSpectrum
 
 @dataclass(frozen=True, eq=False)
 class ErrorCurve:
-    """The sizes a group can be stored at, and its squared error at each; build it with `error_curve`.
+    """The possible stored sizes of a group, and the squared error at each size. Use `error_curve` to create one.
 
     name        group name
     sizes       stored sizes in the unit of the budget, increasing
-    errors      squared error ‖W-Ŵ‖² at each, decreasing
+    errors      squared error ‖W-Ŵ‖² at each size, decreasing
     energy      ‖W‖²
     original    size of the uncompressed group in the same unit
     is_dense    whether the last point is the dense matrix
@@ -57,30 +57,30 @@ class ErrorCurve:
 
     @cached_property
     def without_dense(self) -> ErrorCurve:
-        """The curve without its dense point; unchanged if it has no dense point, or only that point."""
+        """The curve without its dense point, provided that other points remain."""
         if not self.is_dense or len(self.sizes) == 1:
             return self
         return replace(self, sizes=self.sizes[:-1], errors=self.errors[:-1], is_dense=False)
 
     def largest_within(self, size: float) -> int:
-        """Index of the largest point that is no larger than `size`; -1 if there is none."""
+        """Index of the largest stored size that is at most `size`, or -1 if all are larger."""
         return int(np.searchsorted(self.sizes, size, side="right")) - 1
 
 
 def error_curve(
     name: str, sizes: Sequence[float], errors: Sequence[float], *, energy: float, original: int, dense: float = inf
 ) -> ErrorCurve:
-    """Build a curve from points in any order, dropping those that are larger than another point but no more accurate.
+    """Build a curve from points in any order, dropping points that are larger than another point but no more accurate.
 
-    The dense matrix, of size `dense`, is added unless it is larger than the original. Raises InputError if there are no points,
-    or a value is negative or not finite.
+    A point for the dense matrix, of size `dense`, is added unless it is larger than the original. Raises InputError if there
+    are no points, or if a value is negative or not finite.
     """
     fits = dense <= original
     if fits:
         sizes, errors = [*sizes, dense], [*errors, 0.0]
     points = np.array([sizes, errors, range(len(sizes))], dtype=np.float64)
     if not points.size or not np.isfinite(points).all() or (points < 0).any():
-        raise InputError(f"the error curve of {name!r} needs one or more points with finite, non-negative sizes and errors")
+        raise InputError(f"the error curve of {name!r} needs at least one point; all values must be finite and non-negative")
     order = np.lexsort((points[1], points[0]))
     points = points[:, order]
     best_before = np.minimum.accumulate(np.append(np.inf, points[1][:-1]))
@@ -90,7 +90,7 @@ def error_curve(
 
 
 def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:
-    """Drop the points that store less than this fraction of the original, but always keep the largest point.
+    """Drop points smaller than this fraction of the original size, but always keep the largest point.
 
     Raises InputError if the fraction is not between 0 and 1.
     """
@@ -103,10 +103,10 @@ def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:
 def svd_curve(
     name: str, spectrum: MatrixSpectrum, *, unit: str = "parameters", dtype: str = "float32", original_bytes: int | None = None
 ) -> ErrorCurve:
-    """The curve of plain SVD: every rank that stores less than the dense matrix, and the dense matrix itself.
+    """The error curve of plain SVD: every rank that is smaller to store than the dense matrix, and the dense matrix itself.
 
-    Points that store more than the original are left out. Errors are exact up to rounding in the storage dtype.
-    `original_bytes` is the size of the original weights; the default assumes float32.
+    Points larger than the original are left out. Errors are exact up to rounding in the storage dtype.
+    `original_bytes` is the size of the original weights, by default in float32.
     """
     rows, cols = spectrum.shape
     whole = Size(rows * cols, 4 * rows * cols if original_bytes is None else original_bytes)
@@ -120,7 +120,7 @@ def svd_curve(
 
 @lru_cache(maxsize=256)
 def svd_sizes(shape: tuple[int, int], unit: str, dtype: str) -> NDArray[np.int64]:
-    """Stored size of plain SVD at ranks 1, 2, .. min(rows, cols)."""
+    """Stored sizes of plain SVD at ranks 1, 2, ..., min(rows, cols)."""
     method = SVD()
     sizes = [stored_size(method.tensor_shapes(*shape, rank), dtype).in_unit(unit) for rank in method.sizes(*shape)]
     return np.array(sizes, dtype=np.int64)

@@ -1,11 +1,11 @@
-"""Spectra of a model's modules, and of any group of them, from Gram matrices that are computed once.
+"""Singular values of modules and of groups of modules, computed from cached Gram matrices.
 
-A stacked group S has the Gram matrix SᵀS = Σ MᵀM over its members M, each transposed as the stacking requires: "rows" sums
+A stacked group S has the Gram matrix SᵀS = Σ MᵀM over its members M, each transposed if the stacking requires it: "rows" sums
 WᵀW over the weights, "columns" sums WWᵀ, and "residual" sums the Gram matrix of each member's residual-stream side. The
-spectrum of any group thus follows from a small eigenvalue problem. If the stack has fewer rows than columns, SSᵀ is the
-smaller matrix; its diagonal blocks are known, and its off-diagonal blocks are products of two members.
+spectrum of any group is therefore the solution of a small eigenvalue problem. If S has fewer rows than columns, the smaller
+matrix SSᵀ is used: its diagonal blocks are the members' Gram matrices, and its off-diagonal blocks are products of two members.
 
-Gram matrices are cached up to a total of `CACHE_BYTES`; those that do not fit are recomputed on every request.
+Gram matrices are cached up to a total of `CACHE_BYTES`; any beyond this limit are recomputed each time they are needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CACHE_BYTES = 256 * 2**20
-LARGEST_SIDE = 16384  # a Gram matrix of this side takes 2 GB
+LARGEST_SIDE = 16384  # a Gram matrix with sides of this length takes 2 GB
 
 
 class Grams:
@@ -41,7 +41,7 @@ class Grams:
 
     @staticmethod
     def of_model(model: PreTrainedModel) -> Grams:
-        """Build from a loaded model, whose weights are not copied and must not change while the object is in use."""
+        """Create from a loaded model. Its weights are not copied and must not change while the object is in use."""
         from offcomp.models.weights import stored_view
 
         return Grams(lambda spec: stored_view(model, spec))
@@ -67,7 +67,7 @@ class Grams:
         return MatrixSpectrum(*shape, self._spectra[key])
 
     def spectra(self, groups: Sequence[tuple[Sequence[ModuleSpec], str]]) -> list[MatrixSpectrum]:
-        """The singular values of many stacked groups, each passed as (members, stack), computed on all threads."""
+        """The singular values of several stacked groups, each given as (members, stack), computed in parallel."""
         from offcomp.numerics.grams import in_parallel
 
         different = {spectrum_key(*group): group for group in groups}
@@ -75,14 +75,14 @@ class Grams:
         return [self.spectrum(*group) for group in groups]
 
     def _singular_values(self, specs: Sequence[ModuleSpec], stack: str, shape: tuple[int, int]) -> Spectrum:
-        """Singular values from the smaller of the two Gram matrices of the stacked (rows, cols) matrix."""
+        """Singular values of the stacked (rows, cols) matrix, computed from the smaller of its two Gram matrices."""
         from offcomp.numerics.grams import spectrum_of_gram
 
         side = min(shape)
         if side > LARGEST_SIDE:
             names = ", ".join(spec.name for spec in specs)
             raise InputError(
-                f"the spectrum of {names} needs a Gram matrix of side {side}, but the limit is {LARGEST_SIDE}; split the group"
+                f"the spectrum of {names} needs a Gram matrix of size {side}, but the limit is {LARGEST_SIDE}; split the group"
             )
         gram_matrix = self._of_columns(specs, stack) if shape[1] <= shape[0] else self._of_rows(specs, stack)
         return spectrum_of_gram(gram_matrix, side).cpu().numpy().astype(np.float32)

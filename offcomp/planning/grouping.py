@@ -1,6 +1,6 @@
-"""Which modules are compressed together, and how they are laid out as one matrix. Only shapes are needed; no torch.
+"""Choose which modules are compressed together, and how they are stacked into one matrix. Uses only shapes; no torch.
 
-A group is one matrix: its members stacked vertically, each transposed or not. All must then have the same number of columns.
+The members of a group, transposed where necessary, are stacked vertically and must therefore have the same number of columns.
 
     stack="rows"        none is transposed: the members share their input side
     stack="columns"     all are transposed: they share their output side
@@ -17,16 +17,16 @@ from offcomp.models.catalogue import ModuleSpec
 NamedGroups = list[tuple[str, list[ModuleSpec]]]
 STACKS = ("rows", "columns", "residual")
 STACK_HELP = {
-    "best": "Share the side that faces the residual stream: stack query, key, value and FFN-in modules by rows, "
-    "attention-output and FFN-out modules by columns, and a mixture of the two by residual.",
-    "rows": "Members stacked vertically; they share their input side.",
-    "columns": "Members transposed, then stacked vertically; they share their output side.",
-    "residual": "Members transposed where needed to share their residual-stream side; works for modules of any kind.",
+    "best": "Modules share the side that faces the residual stream: query, key, value and FFN-in modules are stacked by rows, "
+    "attention-output and FFN-out modules by columns, and groups that contain both by residual.",
+    "rows": "Modules are stacked vertically and share their input side.",
+    "columns": "Modules are transposed, then stacked vertically, and share their output side.",
+    "residual": "Modules are transposed where needed to share their residual-stream side. Works for any kind of module.",
 }
 
 
 def is_transposed(spec: ModuleSpec, stack: str) -> bool:
-    """Whether a member is transposed in its group. Raises InputError if "residual" is undefined for its kind."""
+    """Whether a module is transposed when stacked. Raises InputError if "residual" is undefined for the module's kind."""
     if stack != "residual":
         return stack == "columns"
     if spec.residual_side is None:
@@ -35,7 +35,7 @@ def is_transposed(spec: ModuleSpec, stack: str) -> bool:
 
 
 def group_shape(specs: Sequence[ModuleSpec], stack: str) -> tuple[int, int]:
-    """(rows, cols) of the stacked matrix. Raises InputError naming the members that do not fit."""
+    """(rows, cols) of the stacked matrix. Raises InputError if two members have different numbers of columns."""
     shapes = [spec.shape[::-1] if is_transposed(spec, stack) else spec.shape for spec in specs]
     for spec, shape in zip(specs, shapes, strict=True):
         if shape[1] != shapes[0][1]:
@@ -47,7 +47,7 @@ def group_shape(specs: Sequence[ModuleSpec], stack: str) -> tuple[int, int]:
 
 
 def best_stack(specs: Sequence[ModuleSpec]) -> str:
-    """The stacking that shares the side facing the residual stream, chosen by kind."""
+    """The stacking in which modules of these kinds share the side that faces the residual stream."""
     sides = {spec.residual_side for spec in specs}
     if sides == {"columns"}:
         return "rows"
@@ -59,7 +59,7 @@ def best_stack(specs: Sequence[ModuleSpec]) -> str:
 
 
 def _by_key(specs: Iterable[ModuleSpec], key: Callable[[ModuleSpec], tuple[str, ...]]) -> NamedGroups:
-    """Group specs by key, in order of first appearance; each name joins the parts of its key."""
+    """Group specs by key, in order of first appearance; the parts of each key are joined to form the group's name."""
     groups: dict[tuple[str, ...], list[ModuleSpec]] = {}
     for spec in specs:
         groups.setdefault(key(spec), []).append(spec)
@@ -67,12 +67,12 @@ def _by_key(specs: Iterable[ModuleSpec], key: Callable[[ModuleSpec], tuple[str, 
 
 
 def _shape_tag(spec: ModuleSpec) -> str:
-    """A tag that keeps embeddings and unknown weights out of groups with other shapes; empty for other weights."""
+    """A shape tag that stops embeddings and unknown weights being grouped with other shapes; empty for all other weights."""
     return "" if spec.layer is not None and spec.default else f"{spec.rows}x{spec.cols}"
 
 
 def one_per_kind(specs: Sequence[ModuleSpec]) -> NamedGroups:
-    """One group per kind across all layers, the "concatenated" setting of arXiv 2302.04045."""
+    """One group per kind, across all layers: the "concatenated" setting of arXiv 2302.04045."""
     return _by_key(specs, lambda spec: (spec.part, spec.kind, "" if spec.default else _shape_tag(spec)))
 
 
@@ -83,9 +83,9 @@ def attention_inputs_per_layer(specs: Sequence[ModuleSpec]) -> NamedGroups:
 
 
 def blocks_of_layers(specs: Sequence[ModuleSpec], layers: int = 2) -> NamedGroups:
-    """One group per kind and block of `layers` consecutive layers. Raises InputError if `layers` is below 1."""
+    """One group per kind for each block of `layers` consecutive layers. Raises InputError if `layers` is below 1."""
     if layers < 1:
-        raise InputError(f"a block of {layers} layers is empty; choose 1 or more")
+        raise InputError(f"a block of {layers} layers is not possible; choose a block size of 1 or more")
 
     def key(spec: ModuleSpec) -> tuple[str, ...]:
         if spec.layer is None:

@@ -1,4 +1,4 @@
-"""Composable checks of JSON values: whether a document has the structure the code relies on and, if not, where it deviates.
+"""Composable checks for JSON values, which verify the structure of a document and report where it is invalid.
 
 check = fields({"name": text, "sizes": each(number(0))}, {"note": maybe(text)})
 check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number, 0 or greater
@@ -16,34 +16,34 @@ from typing import Any
 from offcomp.plain_text import LONGEST, is_plain, text_fault
 
 LARGEST = 1e100
-"""Largest number accepted, so that squares stay within the range of a float."""
+"""Largest number accepted; its square still fits in a float."""
 MOST_COUNTED = 2**53
 DEEPEST = 20
 LONGEST_NAME = 1_000
 MOST_BYTES = 50_000_000
-"""Far larger than any file that a run writes."""
+"""Far larger than any file written by a run."""
 
 Check = Callable[[Any], None]
-"""Returns if the value is acceptable, else raises Malformed."""
+"""A function that raises Malformed if the value is invalid."""
 
 
 class Malformed(ValueError):
-    """An invalid JSON value. The message says where it is, what it is, and what it must be."""
+    """An invalid JSON value. The message states the value, its location in the document, and what was expected."""
 
     def __init__(self, what: str, where: str = ""):
         super().__init__((where.removeprefix(".") or "it") + what)
         self.what, self.where = what, where
 
     def within(self, where: str) -> Malformed:
-        """The same error, located within the enclosing value."""
+        """The same error, with the location of the enclosing value prepended."""
         return Malformed(self.what, where + self.where)
 
 
 def read_checked(file: Path, check: Check) -> Any:
-    """The value in a JSON file. Raises OSError, or Malformed if it is not a file, too large, not JSON, or fails the check."""
+    """Read and check a JSON file. Raises OSError, or Malformed if the file is too large, invalid, or not a regular file."""
     status = file.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block, and a device may never end
-        raise Malformed(" is not a file but a folder, a pipe or a device", file.name)
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe could block, and reading a device might never end
+        raise Malformed(" is a folder, a pipe or a device, not a regular file", file.name)
     if status.st_size > MOST_BYTES:
         raise Malformed(f" is {status.st_size / 1e6:,.0f} MB; the limit is {MOST_BYTES / 1e6:.0f} MB", file.name)
     with file.open("rb", buffering=0) as opened:
@@ -51,11 +51,11 @@ def read_checked(file: Path, check: Check) -> Any:
     try:
         value = json.loads(content.decode(), parse_constant=_reject_constant)
         if b"\\u" in content and b"\\ud" in content.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not a character
+            json.dumps(value, ensure_ascii=False).encode()  # fails for lone surrogates
     except RecursionError:
         raise Malformed(" nests lists or objects too deeply", file.name) from None
     except ValueError as error:
-        raise Malformed(f" is not usable JSON ({error})", file.name) from None
+        raise Malformed(f" is not valid JSON ({error})", file.name) from None
     try:
         check(value)
     except Malformed as fault:
@@ -121,7 +121,7 @@ def maybe(check: Check) -> Check:
 
 
 def each(check: Check, length: int | None = None) -> Check:
-    """A list whose items all pass `check`; if `length` is set, with exactly that many items."""
+    """A list whose items all pass `check`, with exactly `length` items if `length` is set."""
 
     def check_each(value: Any) -> None:
         if not isinstance(value, list) or length not in (None, len(value)):
@@ -137,7 +137,7 @@ def each(check: Check, length: int | None = None) -> Check:
 
 
 def by_name(check: Check) -> Check:
-    """An object whose values all pass `check`; its names may be anything that can be shown on one line."""
+    """An object whose values all pass `check` and whose names are single lines of visible characters."""
     check_values = fields({}, others=check)
 
     def check_named(value: Any) -> None:
@@ -151,7 +151,7 @@ def by_name(check: Check) -> Check:
 
 
 def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None, others: Check = anything) -> Check:
-    """An object with all needed fields; known fields are checked if present, and all others must pass `others`."""
+    """An object with all `needed` fields; `known` fields are optional, and any other field must pass `others`."""
     checks = {**(known or {}), **needed}
 
     def check_fields(value: Any) -> None:

@@ -13,7 +13,7 @@ from offcomp.plain_text import quoted, text_fault
 
 Accepts = Callable[[Any], bool]
 FieldTypes = Mapping[str, tuple[Accepts, str]]
-"""Field -> (predicate that accepts a JSON value, description of what the value must be)."""
+"""Field name -> (predicate that accepts valid JSON values, description of a valid value)."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, starting with a letter or digit"
 
@@ -59,21 +59,21 @@ def is_number(value: Any) -> bool:
 
 
 def whole(low: int, high: float = inf) -> Accepts:
-    """A test for whole numbers in a range."""
+    """A predicate that accepts whole numbers in a range."""
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def one_of(choices: Collection[str]) -> tuple[Accepts, str]:
-    """The entry of `FieldTypes` for a field that must be one of these strings."""
+    """The `FieldTypes` entry for a field that must be one of these strings."""
     return lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}"
 
 
 def read_fields(
     kind: type, document: Mapping[str, Any], where: str, types: FieldTypes, faults: list[str], *, parts: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The valid fields of a dataclass, with lists converted to tuples; faults are appended to `faults`.
+    """Return the valid fields of a dataclass, with lists converted to tuples; append a sentence to `faults` for each fault.
 
-    No string in any field, at any depth, may contain invisible characters. `parts` names fields whose objects are read
+    Strings must not contain invisible characters, at any nesting depth. `parts` lists the fields whose objects are read
     separately.
     """
     values: dict[str, Any] = {}

@@ -1,15 +1,15 @@
-"""Pictures of a weight matrix at every rank, from a small file that can be read with NumPy alone.
+"""Heat maps of a weight matrix at every rank, from a small file that can be read with NumPy alone.
 
-Let W = L Rᵀ with L = U Σ and R = V. The SVD of W (rows, cols) truncated to rank r is the product of the r leading columns of L
-and R. A picture of it has at most 128 x 128 cells, each the mean of a block of weights. Since the factors can be averaged
-first,
+Let W = L Rᵀ with L = U Σ and R = V. The rank-r truncated SVD of W (rows, cols) is L[:, :r] · R[:, :r]ᵀ. A heat map has at most
+128 x 128 cells, each of which shows the mean of a block of weights. The factors can be averaged first, so drawing takes
+milliseconds:
 
-    picture at rank r = mean(L)[:, :r] · mean(R)[:, :r]ᵀ
+    heat map at rank r = mean(L)[:, :r] · mean(R)[:, :r]ᵀ
 
-takes milliseconds. The residual energy of a block of rows is exact, with no averaging, because the components are orthogonal:
-it is the sum over j ≥ r of the block's squared entries in L_j, and likewise for columns. The file (`read_view`) contains these
-means and energies for two orders of the rows and columns and, for at most 2000 rows, the fraction of their squared length that
-each rank retains. `matrix_view_fit` writes it.
+The components are orthogonal, so the residual energy of a block of rows is exact: it is the sum over j ≥ r of the block's
+squared entries in L_j. The same applies to columns. The file contains these means and energies for two orders of the rows and
+columns, and, for at most 2000 rows, the fraction of the row's squared norm that is retained at each rank. `matrix_view_fit`
+writes the file, and `read_view` reads it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCHEMA = 1
 MOST_CELLS = 128
 MOST_ROWS = 2000
 MOST_ENTRIES = 2_000_000
-"""Limit on the number of entries of `View.kept`; it limits large matrices to fewer rows than MOST_ROWS."""
+"""Maximum number of entries in `View.kept`; large matrices are therefore limited to fewer rows than MOST_ROWS."""
 
 ORDERS = {"stored": "as stored", "norm": "by norm"}
 SHARED = ("values", "sampled", "norms", "kept")
@@ -43,7 +43,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """Block means, (row blocks, column blocks), of W, of its truncated SVD and of the residual."""
+    """Block means of W, its truncated SVD and the residual, each of shape (row blocks, column blocks)."""
 
     original: Array
     reconstruction: Array
@@ -52,15 +52,15 @@ class Maps:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One matrix with its rows and columns in one order.
+    """Data for the heat maps of one matrix, with its rows and columns in one order.
 
     values          (k,) singular values
     original        (row blocks, column blocks) means of W
     left, right     (row blocks, k) and (column blocks, k): means whose product is the mean of W
-    row_energy      (row blocks, k): squared length of each component within a block of rows; column_energy likewise
+    row_energy      (row blocks, k): squared norm of each component within a block of rows; column_energy likewise
     sampled         (n,) indices of the sampled rows, in stored order
     norms           (n,) norms of the sampled rows
-    kept            (n, k): fraction of a sampled row's squared length that ranks 1, 2, .. k retain
+    kept            (n, k): fraction of a sampled row's squared norm that is retained at ranks 1, 2, ..., k
     """
 
     rows: int
@@ -76,18 +76,18 @@ class View:
     kept: NDArray[np.float16]
 
     def maps(self, rank: int) -> Maps:
-        """The three pictures at this rank."""
+        """The three heat maps at this rank."""
         reconstruction = self.left[:, :rank] @ self.right[:, :rank].T
         return Maps(self.original, reconstruction, self.original - reconstruction)
 
     def cosines(self, rank: int) -> NDArray[np.float64]:
-        """(n,) cosine between each sampled row and its reconstruction (a projection); NaN where the row is zero."""
+        """(n,) cosine similarity of each sampled row and its reconstruction (a projection); NaN for rows of zeros."""
         cosines = np.sqrt(self.kept[:, rank - 1].astype(np.float64))
         return np.where(self.norms > 0, cosines, np.nan)
 
 
 def block_starts(length: int) -> NDArray[np.int64]:
-    """Start index of each block along a side, then the length of the side; at most MOST_CELLS blocks of nearly equal length."""
+    """Start index of each block along a side, followed by the side's length; at most MOST_CELLS blocks of similar length."""
     blocks = min(length, MOST_CELLS)
     return np.arange(blocks + 1) * length // blocks
 
@@ -99,7 +99,7 @@ def weights_in_a_cell(length: int) -> str:
 
 
 def view_path(info: ModelInfo, spec: ModuleSpec, home: Path) -> Path:
-    """Path of a module's view file, whether or not it exists."""
+    """Path of a module's view file, whether or not the file exists."""
     safe = re.sub(r"[^A-Za-z0-9._+-]", "-", spec.name)
     if len(safe) > 100 or safe != spec.name or safe.startswith("."):
         safe = f"{safe[:80].lstrip('.')}-{hashlib.sha256(spec.name.encode()).hexdigest()[:12]}"
@@ -114,7 +114,7 @@ def save_view(path: Path, shape: tuple[int, int], arrays: Mapping[str, NDArray[n
 
 
 def read_view(path: Path, shape: tuple[int, int], order: str = "stored") -> View | None:
-    """The matrix in one order, read from its file; None if the file is missing, damaged or from a different matrix."""
+    """Read the view of a matrix in one order; None if the file is missing, corrupt or for a matrix of a different shape."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["schema"]) != SCHEMA or tuple(file["shape"]) != shape:

@@ -1,7 +1,7 @@
-"""Create the small file from which pictures of a weight matrix at every rank are drawn; `matrix_view` describes its contents.
+"""Create the small file from which heat maps of a weight matrix are drawn at any rank; see `matrix_view` for its contents.
 
-The basis V is computed from the smaller Gram matrix in float64, and L = W V from the weights, one chunk of rows at a time, so
-that only sums over blocks and the squared entries of some rows are kept in memory. A wide matrix is transposed first.
+The basis V is computed in float64 from the smaller Gram matrix. L = W V is computed one chunk of rows at a time, so only block
+sums and the squared entries of some rows are kept in memory. Wide matrices are transposed first.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PIECE_ENTRIES = 1 << 22  # 32 MB in float64
 
 
 def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
-    """The view of a module in stored order, read from its file, which is created if missing.
+    """The view of a module in stored order; the view file is created if it does not exist.
 
-    Raises ModelError if the model cannot be loaded or has non-finite values, InputError if the matrix is too large, and
+    Raises ModelError if the model cannot be loaded or has non-finite weights, InputError if the matrix is too large, and
     StorageError if the file cannot be written.
     """
     path = view_path(info, spec, home)
@@ -44,14 +44,14 @@ def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
 
 
 def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
-    """All arrays for the file of a (rows, cols) matrix. Raises InputError if it is empty or its smaller side is too large."""
+    """All arrays for the view file of a matrix. Raises InputError if the matrix is empty or its smaller side is too large."""
     from offcomp.numerics.grams import gram
     from offcomp.numerics.svd import leading_eigenvectors
 
     rows, cols = matrix.shape
     side = min(rows, cols)
     if not 1 <= side <= LARGEST_SIDE:
-        raise InputError(f"a ({rows}, {cols}) matrix cannot be drawn: its smaller side must be from 1 to {LARGEST_SIDE}")
+        raise InputError(f"a ({rows}, {cols}) matrix cannot be drawn: its smaller side must be between 1 and {LARGEST_SIDE}")
     transposed = rows < cols
     tall = matrix.T if transposed else matrix
     product = gram(tall)
@@ -72,7 +72,7 @@ def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
 
 
 class _Side:
-    """The blocks of rows of a matrix in each order, where `norms` are the norms of the rows; also used for columns.
+    """The assignment of a matrix's rows to blocks in each order, where `norms` are the row norms. Also used for columns.
 
     blocks    order -> block index of each row, with the rows in stored order
     sizes     rows per block, as a column vector
@@ -97,7 +97,7 @@ class _Side:
 
 @dataclass(eq=False)
 class _Sums:
-    """Sums of W, of L = W V and of the squared entries of L over blocks of rows, and the squared entries of some rows of L."""
+    """Sums of W, L = W V and the squared entries of L over blocks of rows, and the squared entries of the sampled rows of L."""
 
     weights: dict[str, Tensor]
     left: dict[str, Tensor]
@@ -106,7 +106,7 @@ class _Sums:
 
     @classmethod
     def over(cls, tall: Tensor, basis: Tensor, outer: _Side, sampled: NDArray[np.int32] | None) -> _Sums:
-        """Accumulate the sums in one pass over the matrix, a chunk at a time."""
+        """Accumulate the sums in one pass over the matrix, one chunk at a time."""
         import torch
 
         blocks, side = len(outer.sizes), basis.shape[1]
@@ -129,12 +129,12 @@ class _Sums:
 
     @property
     def squares(self) -> Tensor:
-        """Squared singular values: squared norms of the columns of L, which stay accurate where eigenvalues do not."""
+        """Squared singular values, computed as squared column norms of L because small eigenvalues are inaccurate."""
         return next(iter(self.energy.values())).sum(0)
 
 
 def _kept(squares: Tensor) -> NDArray[np.float16]:
-    """The fraction of each row's squared length that each rank retains, from its squared components."""
+    """The fraction of each row's squared norm that is retained at each rank, computed from the row's squared components."""
     sums = squares.cumsum(1)
     total = sums[:, -1:].clamp_min(np.finfo(np.float64).tiny)
     return np.asarray((sums / total).numpy(), dtype=np.float16)
@@ -143,7 +143,7 @@ def _kept(squares: Tensor) -> NDArray[np.float16]:
 def _ordered(
     order: str, sums: _Sums, basis: Tensor, sides: tuple[_Side, _Side], *, transposed: bool
 ) -> dict[str, NDArray[np.generic]]:
-    """The arrays for one order, with rows and columns as in the given matrix."""
+    """The arrays for one order, with the rows and columns of the matrix before any transposition."""
     outer, inner = sides
     original = inner.sums(sums.weights[order].T.contiguous(), order) / inner.sizes / outer.sizes.T
     long = (sums.left[order] / outer.sizes, sums.energy[order])

@@ -1,12 +1,13 @@
-"""Find modules that gain from being compressed together: joint versus separate SVD at equal stored size, in closed form.
+"""Find modules that benefit from being compressed together by comparing joint and separate SVD at the same stored size.
 
-Separate: each module at the same compression ratio. Joint: the modules stacked as one matrix, which may store as much as the
-separate ones in total, but no more. Both errors follow from spectra (`planning.grams`), so thousands of groups take seconds:
+Separate: each module is compressed on its own, all at the same ratio. Joint: the modules are stacked into one matrix, which may
+store at most as many parameters as the separate modules in total. Both errors are computed from spectra (`planning.grams`) in
+closed form, so comparing thousands of groups takes seconds:
 
     gain = relative error of the separate modules - relative error of the joint matrix,   over the same weights
 
-The official repository of arXiv 2302.04045 stacks by rows only, and either all layers or none; the best pairs in MiniLM-L6
-cannot be found that way.
+The official repository of arXiv 2302.04045 stacks modules only by rows, and across either all layers or none, so it cannot find
+the best pairs in MiniLM-L6.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from offcomp.planning.spectrum import DENSE, OUT_OF_REACH, MatrixSpectrum, spect
 
 @dataclass(frozen=True)
 class _Part:
-    """Modules compressed as one matrix, within `budget` parameters."""
+    """Modules compressed as one matrix with at most `budget` parameters."""
 
     specs: tuple[ModuleSpec, ...]
     stack: str
@@ -40,9 +41,9 @@ class _Part:
 
 
 def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float) -> list[Suggestion]:
-    """Every pair of modules in every stacking that fits and yields a distinct matrix, largest gain first.
+    """Every pair of modules in every valid stacking that yields a distinct matrix, largest gain first.
 
-    Like all functions here, raises BudgetTooSmall if a module cannot reach the ratio.
+    Raises BudgetTooSmall if a module cannot be compressed to the ratio, as do the other functions in this file.
     """
     pairs = list(combinations([_alone(grams, spec, ratio) for spec in specs], 2))
     suggestions = [_suggestion(pair, joint, ratio) for pair, joint in _all_joined(grams, pairs, STACKS)]
@@ -50,10 +51,10 @@ def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float) -> list[S
 
 
 def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold: float = 0.001) -> list[Suggestion]:
-    """Groups of two or more modules by agglomerative merging, largest gain first; modules that gain nothing stay ungrouped.
+    """Groups of two or more modules found by agglomerative merging, largest gain first; other modules stay ungrouped.
 
-    Starting from single modules, each step merges the two parts whose joint matrix, in its best stacking, most reduces the
-    relative error over their weights, until no merge reduces it by more than `threshold`.
+    Starting from single modules, each step merges the two parts whose joint matrix, in its best stacking, reduces the relative
+    error over their weights the most. Merging stops when no merge reduces the error by more than `threshold`.
     """
     steps = merge_steps(grams, specs, ratio, threshold=threshold)
     return groups_after(steps, len(steps), len(specs))
@@ -62,7 +63,7 @@ def merged(grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, threshold
 def merge_steps(
     grams: Grams, specs: Sequence[ModuleSpec], ratio: float, *, stacks: Sequence[str] = STACKS, threshold: float = -inf
 ) -> list[Merge]:
-    """The merges of `merged` in order, in these stackings only; without a threshold, including those that raise the error."""
+    """The steps of `merged` in order, using only these stackings; by default, merges that increase the error are included."""
     alone = {spec: _alone(grams, spec, ratio) for spec in specs}
     parts = dict(enumerate(alone.values()))
     energy = sum(part.energy for part in parts.values())
@@ -85,7 +86,7 @@ def merge_steps(
 
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
-    """Survey every pair, all modules as one matrix, and all merges in each stacking and in the best stacking per step."""
+    """Survey every pair, all modules as one matrix, and all merges in each stacking and in the best stacking at each step."""
     specs = sorted_modules(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
 
@@ -113,12 +114,12 @@ def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: fl
 
 
 def _alone(grams: Grams, spec: ModuleSpec, ratio: float) -> _Part:
-    """A module on its own at this ratio; its budget is the size that it actually stores."""
+    """A single module compressed at this ratio; its budget is its actual stored size."""
     spectrum = grams.spectrum((spec,), "rows")
     rank = svd_rank(spec.shape, ratio, "parameters", "float32", 4)
     if rank == OUT_OF_REACH:
         raise BudgetTooSmall(
-            f"rank 1 of {spec.name} {spec.shape} stores {sum(spec.shape)} parameters, more than ratio {ratio:g} allows"
+            f"rank 1 of {spec.name} {spec.shape} has {sum(spec.shape)} parameters, too many at ratio {ratio:g}; lower the ratio"
         )
     budget = spec.num_parameters if rank == DENSE else rank * sum(spec.shape)
     error = 0.0 if rank == DENSE else float(spectrum.squared_errors[rank])
@@ -126,7 +127,7 @@ def _alone(grams: Grams, spec: ModuleSpec, ratio: float) -> _Part:
 
 
 def _joined(grams: Grams, parts: Sequence[_Part], stack: str) -> _Part:
-    """The parts as one matrix within their combined budget."""
+    """The parts merged into one matrix within their combined budget."""
     specs = tuple(spec for part in parts for spec in part.specs)
     spectrum = grams.spectrum(specs, stack)
     budget = sum(part.budget for part in parts)
@@ -142,19 +143,19 @@ def squared_error_within(spectrum: MatrixSpectrum, budget: int) -> float:
 
 
 def _candidates(groups: Iterable[Sequence[_Part]], stacks: Sequence[str]) -> Iterator[tuple[Sequence[_Part], str]]:
-    """Each set of parts with every stacking in which all its modules fit, skipping stackings that yield the same matrix."""
+    """Each set of parts with every valid stacking of its modules, skipping stackings that yield the same matrix."""
     for parts in groups:
         specs = [spec for part in parts for spec in part.specs]
         by_matrix: dict[str, str] = {}
         for stack in stacks:
-            with suppress(InputError):  # they cannot be stacked this way
+            with suppress(InputError):  # these modules cannot be stacked this way
                 group_shape(specs, stack)
                 by_matrix.setdefault(spectrum_key(specs, stack), stack)
         yield from ((parts, stack) for stack in by_matrix.values())
 
 
 def _all_joined(grams: Grams, groups: Iterable[Sequence[_Part]], stacks: Sequence[str]) -> list[tuple[Sequence[_Part], _Part]]:
-    """Each set of parts with its joint matrix in each stacking that fits; the spectra are computed on all threads."""
+    """Each set of parts with its joint matrix in every valid stacking; the spectra are computed in parallel."""
     candidates = list(_candidates(groups, stacks))
     grams.spectra([([spec for part in parts for spec in part.specs], stack) for parts, stack in candidates])
     return [(parts, _joined(grams, parts, stack)) for parts, stack in candidates]

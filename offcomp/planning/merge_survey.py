@@ -1,6 +1,6 @@
-"""The gain from compressing modules together, for every pair and for a full sequence of merges, and how it is saved. No torch.
+"""Surveys of the gain from compressing modules together, for every pair of modules and for a full sequence of merges. No torch.
 
-`merge_search.survey` computes a survey (`offcomp suggest MODEL --survey`), which is saved in the home folder; surveys of
+`offcomp suggest MODEL --survey` computes a survey with `merge_search.survey` and saves it in the home folder. Surveys of
 MiniLM-L6, one for each kind of module, are bundled. All errors are exact SVD errors, and joint and separate compression are
 compared at the same number of stored parameters.
 """
@@ -27,19 +27,19 @@ SCHEMA = 1
 BEST = "best"
 DIGITS = 6
 SHARED = {
-    "rows": "the modules share one basis for their {cols}-wide input side",
-    "columns": "the modules share one basis for their {cols}-wide output side",
-    "residual": "the modules share one basis for the {cols}-wide residual stream",
+    "rows": "the modules share one basis for their {cols}-dimensional input side",
+    "columns": "the modules share one basis for their {cols}-dimensional output side",
+    "residual": "the modules share one basis for the {cols}-dimensional residual stream",
 }
 SECONDS_TO_LOAD = 5.0
-SECONDS_A_CUBE = 6e-10  # times the cubed side of each Gram matrix; covers the pairs and the merges
+SECONDS_A_CUBE = 6e-10  # times the cubed side of each Gram matrix; covers both pairs and merges
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Modules, and whether one SVD of their stack beats separate SVDs at the same stored size (gain > 0) or loses to them.
+    """A comparison of one SVD of stacked modules with separate SVDs at the same stored size; joint is better if gain > 0.
 
-    stored_parameters   number of parameters that the separate modules store; the joint matrix stores no more
+    stored_parameters   number of parameters stored by the separate modules; the joint matrix stores no more
     gain                separate_error - joint_error, both relative to the norm of all members
     """
 
@@ -53,7 +53,7 @@ class Suggestion:
 
     @property
     def gain(self) -> float:
-        """Reduction of the relative error."""
+        """Reduction in the relative error."""
         return self.separate_error - self.joint_error
 
     @property
@@ -62,11 +62,11 @@ class Suggestion:
         verb = "falls" if self.gain > 0 else "rises"
         return (
             f"Stacked by {self.stack}, {SHARED[self.stack].format(cols=self.cols)}: the relative error {verb} from "
-            f"{self.separate_error:.3f} to {self.joint_error:.3f} at the same {self.stored_parameters:,} parameters."
+            f"{self.separate_error:.3f} to {self.joint_error:.3f} with the same {self.stored_parameters:,} parameters."
         )
 
     def to_dict(self, compact: bool = False) -> dict[str, Any]:
-        """As JSON values, with gain and reason; if `compact`, without these derived fields and with rounded errors."""
+        """Convert to JSON values; `compact` omits the derived gain and reason and rounds the errors."""
         document = asdict(self) | {"modules": list(self.modules)}
         if compact:
             return document | {name: round(document[name], DIGITS) for name in ("separate_error", "joint_error")}
@@ -74,7 +74,7 @@ class Suggestion:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Suggestion:
-        """The inverse of `to_dict`, compact or not. Raises KeyError or TypeError."""
+        """The inverse of `to_dict`, whether compact or not. Raises KeyError or TypeError."""
         fields = {name: document[name] for name in cls.__dataclass_fields__}
         return cls(**fields | {"modules": tuple(document["modules"])})
 
@@ -83,7 +83,7 @@ class Suggestion:
 class Merge:
     """One step of agglomerative merging.
 
-    parts   nodes merged: 0, 1, .. are the modules of the survey in order, followed by the merges in order
+    parts   nodes merged: 0, 1, ... are the modules of the survey in order, followed by the merges in order
     gain    reduction of the relative error over the merged weights in this step; negative if the error rises
     joint   the merged group compared with its modules compressed individually
     error   relative error over all modules of the survey after this step
@@ -108,7 +108,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class Survey:
-    """All results of compressing some modules of a model together, at one compression ratio.
+    """All results for compressing a set of modules together at one compression ratio.
 
     pairs       every pair of modules, in every stacking in which they fit
     together    all modules as one matrix, in every stacking in which they all fit
@@ -142,7 +142,7 @@ class Survey:
         """The inverse of `to_dict`. Raises InputError."""
         try:
             if document["schema"] != SCHEMA:
-                raise InputError(f"a survey of groups has schema {document['schema']!r}; this version reads schema {SCHEMA}")
+                raise InputError(f"the survey has schema {document['schema']!r}, but this version reads only schema {SCHEMA}")
             converted = {
                 "modules": tuple(document["modules"]),
                 "pairs": tuple(map(Suggestion.from_dict, document["pairs"])),
@@ -151,7 +151,7 @@ class Survey:
             }
             return cls(**{name: document[name] for name in cls.__dataclass_fields__} | converted)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"a survey of groups has a missing or unknown field: {error}") from None
+            raise InputError(f"the survey has a missing or unknown field: {error}") from None
 
 
 def sorted_modules(specs: Iterable[ModuleSpec]) -> list[ModuleSpec]:
@@ -174,16 +174,16 @@ def best_cut(survey: Survey, stack: str) -> int:
 
 
 def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
-    """Approximate time in seconds that a survey of these modules takes on one core."""
+    """Approximate time in seconds to survey these modules on one core."""
     cubes = 0
     for pair, stack in product(combinations(specs, 2), STACKS):
-        with suppress(InputError):  # the two cannot be stacked this way
+        with suppress(InputError):  # these modules cannot be stacked this way
             cubes += min(group_shape(pair, stack)) ** 3
     return SECONDS_TO_LOAD + SECONDS_A_CUBE * cubes
 
 
 def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home: Path) -> tuple[Survey, str] | None:
-    """(survey, "bundled" or "yours") for these modules at this ratio, or None if there is none."""
+    """Find (survey, "bundled" or "yours") for these modules at this ratio, or return None."""
     wanted = tuple(spec.name for spec in sorted_modules(specs))
     for file in sorted(BUNDLED.glob("*.json")):
         for survey in _bundled(file):
@@ -196,13 +196,13 @@ def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home
 
 
 def save_survey(survey: Survey, home: Path) -> None:
-    """Save a survey where `find_survey` looks for it. Raises StorageError."""
+    """Save a survey where `find_survey` can find it. Raises StorageError."""
     write_json(_path(home, survey.fingerprint, survey.modules, survey.ratio), survey.to_dict(compact=True))
 
 
 @lru_cache(maxsize=4)
 def _bundled(path: Path) -> tuple[Survey, ...]:
-    """The surveys in a bundled file; empty if it is missing or cannot be read."""
+    """The surveys in a bundled file; empty if the file is missing or unreadable."""
     try:
         return tuple(Survey.from_dict(each) for each in read_json(path) or ())
     except InputError:

@@ -1,7 +1,7 @@
 """A plan: which modules of a model to compress together, with which method, and to what size.
 
-A plan is plain JSON, both as a file and as the state of the app. It can be checked, and its sizes predicted, without torch and
-without the model's weights. `validate` lists all faults at once, and `offcomp.planning.sizes` predicts the sizes.
+Plans are plain JSON, both on disk and in the state of the app. A plan can be validated and its sizes predicted without torch or
+the model's weights. `validate` reports all faults at once, and `offcomp.planning.sizes` predicts the sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PLAN_SCHEMA = 1
 class Group:
     """Modules compressed as one matrix. `ratio` is the requested ratio of original to stored size, measured in `unit`.
 
-    `dtype` is the dtype of the stored numbers; "stored" means the dtype of the tensors in the checkpoint.
+    `dtype` is the dtype of the compressed weights; "stored" keeps the dtype of the checkpoint.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Groups of one model, and the tasks on which the original and compressed models are compared.
+    """Groups of modules in one model, and the tasks on which the original and compressed models are compared.
 
-    A plan without groups is the baseline. A task is specified by its name in `offcomp.planning.data.tasks.TASKS`, or by a full
-    description.
+    A plan without groups is the uncompressed baseline. A task is specified by its name in
+    `offcomp.planning.data.tasks.TASKS`, or by a full description.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Plan:
         return tuple(find_task(task) if isinstance(task, str) else task for task in self.tasks)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON values, with every default written out except that of the calibration text."""
+        """The plan as JSON values, with every default written out except the default calibration text."""
         groups = [asdict(group) | {"modules": list(group.modules)} for group in self.groups]
         calibration = {} if self.calibration == CalibrationText() else {"calibration": asdict(self.calibration)}
         return {
@@ -92,7 +92,7 @@ class Plan:
 
     @staticmethod
     def from_dict(document: Any) -> Plan:
-        """Read a plan. Raises PlanError with one sentence for each field that is wrong."""
+        """Read a plan. Raises PlanError with one sentence for each invalid field."""
         faults: list[str] = []
         if not isinstance(document, dict):
             raise PlanError([f"a plan must be a JSON object, not {type(document).__name__}."])
@@ -127,7 +127,7 @@ class Plan:
 
 
 def _all_options(group: dict[str, Any]) -> dict[str, Any]:
-    """A group's options plus its method's defaults, with numbers cast to their types so that equal plans are equal as JSON."""
+    """A group's options merged with its method's defaults; numbers are cast so that equal plans produce equal JSON."""
     try:
         defaults = default_options(group["method"], group["options"].get("preset"))
     except InputError:
@@ -142,7 +142,7 @@ def _all_options(group: dict[str, Any]) -> dict[str, Any]:
 PLAN_TYPES = {
     "model": (json_fields.is_text, "a model name, folder or hub id"),
     "groups": (json_fields.is_list, "a list of groups"),
-    "tasks": (json_fields.is_list, "a list of task names and descriptions"),
+    "tasks": (json_fields.is_list, "a list of task names or descriptions"),
     "seed": (json_fields.whole(0, 2**31 - 1), "a whole number from 0 to 2147483647"),
     "calibration": (json_fields.is_object, "a JSON object"),
 }
@@ -174,21 +174,21 @@ def validate(plan: Plan, info: ModelInfo) -> None:
 
 
 def _calibration_faults(plan: Plan, info: ModelInfo) -> list[str]:
-    """Reasons why groups that need calibration cannot be calibrated, assuming that the groups themselves are valid."""
+    """Faults that prevent calibration of the groups that need it; the groups themselves must be valid."""
     groups = plan.calibrated_groups
     if not groups:
         return []
     faults = [plan.calibration.fault()]
     if not may_have_tokenizer(info):
         faults.append(
-            f"group {groups[0].name!r} needs calibration text, but {info.model} has no tokenizer to read it with; "
-            "add tokenizer.json to its folder, or choose a method that needs only the weights."
+            f"group {groups[0].name!r} needs calibration text, but {info.model} has no tokenizer; "
+            "add tokenizer.json to the model's folder, or choose a method that needs only the weights."
         )
     return [fault for fault in faults if fault is not None]
 
 
 def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
-    """Reasons why tasks cannot embed sentences in the way that the model's folder specifies."""
+    """Faults that prevent tasks from embedding sentences as specified in the model's folder."""
     embedding = [task.name for task in plan.resolved_tasks if task.kind.embeds]
     try:
         folder = (resolve(info.model).folder or hub.cached_folder(info.model)) if embedding else None
@@ -200,16 +200,16 @@ def _embedding_faults(plan: Plan, info: ModelInfo) -> list[str]:
 
 
 def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[str, str], names: set[str]) -> list[str]:
-    """Faults in one group; `names` and `owner`, which record what earlier groups use, are updated."""
+    """Faults in one group; updates `names` and `owner`, which track the group names and modules already in use."""
     where = f"group {quoted(group.name)}"
     faults = []
     if not is_name(group.name):
-        faults.append(f"{where}: a name must be {NAME_WORDS}.")
+        faults.append(f"{where}: the name must be {NAME_WORDS}.")
     if group.name in names:
         faults.append(f"{where} appears twice; every group needs a unique name.")
     names.add(group.name)
     if group.ratio < 1:
-        faults.append(f"{where} has ratio {group.ratio:g}; the ratio, original / stored, must be 1 or more.")
+        faults.append(f"{where} has ratio {group.ratio:g}; the ratio (original / stored) must be 1 or more.")
     try:
         make_method(group.method, group.options)
     except InputError as error:
@@ -219,9 +219,9 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
             close = difflib.get_close_matches(module, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"see 'offcomp modules {info.model}'."
             unknown = "" if info.family else " (its family is unknown, so its modules are named by their paths)"
-            faults.append(f"{where} names {module!r}, which {info.model} does not have{unknown}; {hint}")
+            faults.append(f"{where} contains {module!r}, which {info.model} does not have{unknown}; {hint}")
         elif module in owner:
-            faults.append(f"{where} names {module!r}, which is already in group {owner[module]!r}.")
+            faults.append(f"{where} contains {module!r}, which is already in group {owner[module]!r}.")
         owner.setdefault(module, group.name)
     if all(module in known for module in group.modules):
         try:
@@ -232,7 +232,7 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
 
 
 def members(group: Group, info: ModelInfo) -> list[ModuleSpec]:
-    """The modules of a group, in order. Raises ModelError for an unknown one."""
+    """The modules of a group, in order. Raises ModelError for an unknown module."""
     return [info.module(name) for name in group.modules]
 
 
@@ -248,7 +248,7 @@ def make_groups(
     unit: str = "parameters",
     dtype: str = STORED,
 ) -> tuple[Group, ...]:
-    """Group `specs` by a preset from `GROUPINGS`, all with the same method and ratio. Raises InputError."""
+    """Group `specs` according to a preset in `GROUPINGS`, all with the same method and ratio. Raises InputError."""
     if grouping not in GROUPINGS:
         raise InputError(f"unknown grouping {grouping!r}; choose one of {', '.join(GROUPINGS)}")
     gathered = blocks_of_layers(specs, block) if grouping == "blocks" else GROUPINGS[grouping][1](specs)
@@ -261,7 +261,7 @@ def make_groups(
 
 
 def name_groups(parts: Sequence[Sequence[ModuleSpec]]) -> list[str]:
-    """A name for each group: that of its only module, or its kinds and a number, as in query+key-2."""
+    """A name for each group: its module's name if there is only one, otherwise its kinds and a number, as in query+key-2."""
     names = []
     for number, specs in enumerate(parts, 1):
         kinds = "+".join(dict.fromkeys(spec.kind for spec in specs))

@@ -1,7 +1,7 @@
-"""Caveats that sizes alone do not show, one sentence each, for predictions and finished runs. No torch.
+"""Caveats about the sizes of predictions and finished runs, one sentence each. No torch.
 
-A ratio in parameters may save less in bytes; bytes may be saved by a narrower dtype rather than by the method; a method whose
-sizes come in coarse steps may store much less than requested; with a relative error above 1, even zeros would be closer.
+For example, a ratio in parameters may be smaller in bytes, savings in bytes may come from a narrower dtype and not from the
+method, and a method with few possible sizes may store much less than requested.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ Group = Mapping[str, Any]
 """The values of one group: a `GroupPrediction` as a dictionary, or an entry of `groups` in run.json."""
 
 NOTICEABLE = 1.05
-"""Ratios of bytes and of parameters that differ by less than this factor count as equal."""
+"""Byte and parameter ratios that differ by less than this factor are treated as equal."""
 MUCH_SMALLER = 1.1
-"""A ratio that exceeds the requested one by this factor gets a note."""
+"""A note is shown if the actual ratio exceeds the requested ratio by more than this factor."""
 MOST_NAMED = 3
 
 
 def size_notes(groups: Sequence[Group]) -> list[str]:
-    """The notes on these groups, one sentence per kind of note. A note skips groups of older runs that lack a key it needs."""
+    """Notes on these groups, one sentence per kind of note. Groups of older runs are skipped if they lack a required key."""
     kept = [group for group in groups if group["form"] != "infeasible"]
     notes = (_sentence([g for g in kept if needed <= g.keys()], applies, words) for needed, applies, words in NOTES)
     return [note for note in notes if note]
 
 
 def unlisted_note(unlisted: int, num_parameters: int) -> str:
-    """A sentence on how many of the model's parameters are in unlisted tensors; empty if there are none."""
+    """A sentence on how many of the model's parameters are in unlisted tensors; empty if there are no such tensors."""
     if not unlisted:
         return ""
     share = 100 * unlisted / num_parameters
@@ -38,7 +38,7 @@ def unlisted_note(unlisted: int, num_parameters: int) -> str:
 
 
 def _sentence(groups: Sequence[Group], applies: Callable[[Group], bool], words: Callable[[Sequence[Group]], str]) -> str:
-    """A note on the groups to which it applies, prefixed with their names."""
+    """A note prefixed with the names of the groups to which it applies; empty if there are no such groups."""
     concerned = [group for group in groups if applies(group)]
     if not concerned:
         return ""
@@ -48,12 +48,12 @@ def _sentence(groups: Sequence[Group], applies: Callable[[Group], bool], words: 
 
 
 def _ratio(groups: Sequence[Group], what: str, stored: str = "") -> float:
-    """original / stored over all of these groups, in "parameters" or "bytes"."""
+    """Ratio of original to stored size over all of these groups, in "parameters" or "bytes"."""
     return float(sum(group[f"original_{what}"] for group in groups) / sum(group[stored or f"num_{what}"] for group in groups))
 
 
 def _dtypes(groups: Sequence[Group]) -> tuple[str, str]:
-    """The stored dtypes, and the dtypes in the checkpoint."""
+    """The stored dtypes and the original dtypes in the checkpoint."""
     stored, own = (" and ".join(dict.fromkeys(group[key] for group in groups)) for key in ("dtype", "original_dtypes"))
     return stored, own
 
@@ -61,21 +61,21 @@ def _dtypes(groups: Sequence[Group]) -> tuple[str, str]:
 def _fewer_bytes(groups: Sequence[Group]) -> str:
     stored, own = _dtypes(groups)
     less = f"{_ratio(groups, 'parameters'):.3g}x in parameters is {_ratio(groups, 'bytes'):.3g}x in bytes"
-    return f"{less}, since numbers are stored as {stored}, while the checkpoint has {own}"
+    return f"{less}, because weights are stored as {stored}, but the checkpoint uses {own}"
 
 
 def _narrower(groups: Sequence[Group]) -> str:
     stored, own = _dtypes(groups)
     whole, compressed = _ratio(groups, "bytes"), _ratio(groups, "bytes", "bytes_in_own_dtype")
     return (
-        f"of {whole:.3g}x in bytes, {whole / compressed:.3g}x comes from storing {stored} instead of {own}, and only "
+        f"of the {whole:.3g}x in bytes, {whole / compressed:.3g}x comes from storing {stored} instead of {own}, and only "
         f"{compressed:.3g}x from the method"
     )
 
 
 def _smaller_than_requested(groups: Sequence[Group]) -> str:
     requested, stored = (_range([group[key] for group in groups]) for key in ("requested_ratio", "compression_ratio"))
-    return f"requested {requested} smaller, stored {stored} smaller, since the method has no size closer to the budget"
+    return f"the requested ratio is {requested}, but the actual ratio is {stored}: the method has no size closer to the budget"
 
 
 def _range(ratios: Sequence[float]) -> str:
@@ -85,7 +85,7 @@ def _range(ratios: Sequence[float]) -> str:
 
 def _worse_than_zeros(groups: Sequence[Group]) -> str:
     worst = max(group["relative_error"] for group in groups)
-    return f"relative error {worst:.3g}; above 1, a matrix of zeros would be closer to the original"
+    return f"the relative error is {worst:.3g}; above 1, a matrix of zeros would be closer to the original"
 
 
 SIZES = {"original_parameters", "original_bytes", "num_parameters", "num_bytes", "bytes_in_own_dtype"}
@@ -103,4 +103,4 @@ NOTES: tuple[tuple[set[str], Callable[[Group], bool], Callable[[Sequence[Group]]
     ),
     ({"relative_error"}, lambda g: g["relative_error"] > 1, _worse_than_zeros),
 )
-"""(keys that the note needs, predicate that selects its groups, function that returns its text)."""
+"""(required keys, predicate that selects the groups, function that returns the text) for each kind of note."""

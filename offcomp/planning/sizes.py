@@ -1,6 +1,6 @@
-"""Predict what a plan will store before anything runs: rank or latent width, sizes, ratios, and infeasible budgets.
+"""Predict the sizes of a plan before running it: rank or latent width, stored sizes, ratios, and infeasible budgets. No torch.
 
-Uses the same shapes and layouts as the methods themselves, so predicted sizes equal those of the finished run. No torch.
+Predictions use the same shapes and layouts as the methods themselves, so predicted sizes equal those of the finished run.
 Results that depend only on method, shape and budget are cached, because sliders request them repeatedly and many modules have
 the same shape.
 """
@@ -26,11 +26,11 @@ from offcomp.planning.size_notes import size_notes
 class GroupPrediction:
     """Predicted sizes of one group.
 
-    form                "compressed", "dense" (it fits the budget as it is) or "infeasible"
+    form                "compressed", "dense" (the uncompressed matrix fits the budget) or "infeasible"
     size                rank or latent width; 0 if dense or infeasible
     break_even_size     the largest rank or latent width that still stores less than the original, in the group's unit
     largest_ratio       the largest ratio that can be requested, usually that of rank or latent width 1
-    dtype               dtype of the stored numbers; never "stored", which is resolved to the dtype of these modules
+    dtype               dtype of the stored weights; never "stored", which is resolved to the dtype of these modules
     original_dtypes     dtypes of the modules in the checkpoint
     bytes_in_own_dtype  what `num_bytes` would be in the checkpoint's own dtype
     seconds             approximate time on two cores
@@ -84,7 +84,7 @@ class Prediction:
 
 
 def original_size(specs: Iterable[ModuleSpec]) -> Size:
-    """Size of matrices as the checkpoint stores them, each in its own dtype."""
+    """Size of modules as stored in the checkpoint, each in its own dtype."""
     return sum((Size(spec.num_parameters, spec.num_bytes) for spec in specs), Size(0, 0))
 
 
@@ -94,26 +94,26 @@ def dtype_of(group: Group, info: ModelInfo) -> str:
 
 
 def resolved(plan: Plan, info: ModelInfo) -> Plan:
-    """The plan with each group's dtype resolved to the one it will actually be stored in."""
+    """A copy of the plan with each group's dtype resolved to the dtype in which the group will be stored."""
     return replace(plan, groups=tuple(replace(group, dtype=dtype_of(group, info)) for group in plan.groups))
 
 
 def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
-    """The dtypes of these modules in the checkpoint: "bfloat16", or "bfloat16 and float32"."""
+    """The dtypes of these modules in the checkpoint, such as "bfloat16" or "bfloat16 and float32"."""
     return " and ".join(sorted({spec.dtype for spec in specs}))
 
 
 def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, cols: int, size: int) -> int:
-    """Bytes that modules in a (rows, cols) stack would take if numbers were stored in the checkpoint's own dtype.
+    """Bytes that a (rows, cols) stack of modules would take up in the checkpoint's own dtype.
 
-    Compared with the bytes actually stored, this separates the savings of the method from those of a narrower dtype. A `size`
+    A comparison with the bytes actually stored separates the savings of the method from those of a narrower dtype. A `size`
     of 0 means dense.
     """
     return _stored(method, rows, cols, size, storage_dtype(STORED, (spec.dtype for spec in specs))).num_bytes
 
 
 def _stored(method: Method, rows: int, cols: int, size: int, dtype: str) -> Size:
-    """Stored size at this rank or latent width; 0 means dense."""
+    """Stored size at this rank or latent width; a `size` of 0 means dense."""
     return stored_size(method.tensor_shapes(rows, cols, size) if size else dense_shapes(rows, cols), dtype)
 
 
@@ -123,7 +123,7 @@ def group_budget(group: Group, info: ModelInfo) -> Budget:
 
 
 def predict(plan: Plan, info: ModelInfo) -> Prediction:
-    """Sizes of every group and of the model. The plan must be valid (`plan.validate`)."""
+    """Predict the sizes of every group and of the model. The plan must be valid (see `plan.validate`)."""
     groups = tuple(predict_group(group, info) for group in plan.groups)
     stored = [
         (Size(group.original_parameters, group.original_bytes), Size(group.num_parameters, group.num_bytes)) for group in groups
@@ -167,7 +167,7 @@ def predict_group(group: Group, info: ModelInfo) -> GroupPrediction:
 
 @lru_cache(maxsize=8192)
 def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, int, Size, str]:
-    """(form, size, stored, note) of a method under a budget."""
+    """(form, size, stored, note) when a method is fitted to a budget."""
     try:
         size = choose_size(method, rows, cols, budget)
     except BudgetTooSmall as error:
@@ -175,19 +175,19 @@ def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, 
     stored = _stored(method, rows, cols, size, budget.dtype)
     if size:
         return "compressed", size, stored, ""
-    return "dense", 0, stored, "the matrix itself fits the budget, so it is stored as it is"
+    return "dense", 0, stored, "the dense matrix fits the budget, so it is not compressed"
 
 
 @lru_cache(maxsize=8192)
 def break_even_size(method: Method, rows: int, cols: int, original: Size, budget: Budget) -> int:
-    """The largest rank or latent width that stores less than the original matrix."""
+    """The largest rank or latent width that takes up less space than the original matrix."""
     below = Budget(original.in_unit(budget.unit) - 1, budget.unit, budget.dtype)
     return largest_size_within(below, lambda size: method.tensor_shapes(rows, cols, size), method.sizes(rows, cols)) or 0
 
 
 @lru_cache(maxsize=8192)
 def _smallest(method: Method, rows: int, cols: int, dtype: str, unit: str) -> Size:
-    """The smallest size that can be stored, compressed or dense."""
+    """The smallest possible stored size, compressed or dense."""
     sizes = smallest_size(method, rows, cols, dtype), _stored(method, rows, cols, 0, dtype)
     return min(sizes, key=lambda size: size.in_unit(unit))
 
@@ -201,7 +201,7 @@ def model_sizes(groups: Iterable[tuple[Size, Size]], info: ModelInfo) -> dict[st
     """Sizes before and after compression, and their ratios, for three sets of weights.
 
     `groups` yields (original size, stored size) for each group. `chosen` covers the modules in the plan, `matrices` all linear
-    and embedding weights, and `whole` the whole model. Uncompressed weights keep their own dtype.
+    and embedding weights, and `whole` the whole model. Uncompressed weights keep their original dtype.
     """
     pairs = list(groups)
     replaced = sum((original for original, _ in pairs), Size(0, 0))

@@ -1,6 +1,6 @@
-"""Singular values of a model's groups: bundled with offcomp, or computed once and cached in the home folder.
+"""Singular values of groups of modules, either bundled with offcomp or computed once and cached in the home folder.
 
-Reading them does not require torch.
+Reading stored values does not require torch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def missing(plan: Plan, info: ModelInfo, home: Path) -> list[str]:
 
 
 def compute(plan: Plan, home: Path) -> dict[str, Spectrum]:
-    """Singular values of every group of a plan; missing ones are computed with torch and cached in the home folder.
+    """Singular values of every group in a plan; missing values are computed with torch and cached in the home folder.
 
     Raises ModelError if the model cannot be used, and StorageError if the values cannot be saved.
     """

@@ -1,4 +1,4 @@
-"""Singular values of a matrix. They determine the error of SVD at every rank before anything is compressed.
+"""Singular values of a matrix, which determine the error of SVD at every rank without compressing anything.
 
     relative error at rank r = sqrt(Σ_{j > r} σ_j² / Σ_j σ_j²)      (Eckart and Young 1936)
 
@@ -42,7 +42,7 @@ class MatrixSpectrum:
 
     @cached_property
     def squared_errors(self) -> NDArray[np.float64]:
-        """‖W-Ŵ‖² at ranks 0, 1, .. min(rows, cols): the squared norm first, 0 last."""
+        """‖W-Ŵ‖² at ranks 0, 1, ..., min(rows, cols): from the squared norm down to 0."""
         energy = np.square(self.values, dtype=np.float64)
         return np.append(np.cumsum(energy[::-1])[::-1], 0.0)
 
@@ -69,9 +69,9 @@ def errors_at(
     dtype: str = "float32",
     bytes_per_value: int = 4,
 ) -> ErrorTable:
-    """Rank and error of SVD for every matrix at every compression ratio, as in a plan with one group per matrix.
+    """Rank and error of SVD for each matrix at each compression ratio, as in a plan with one group per matrix.
 
-    `bytes_per_value` refers to the original weights; it matters only if the unit is "bytes".
+    `bytes_per_value` is the size of an original weight; it is used only if the unit is "bytes".
     """
     ranks = np.array(
         [[svd_rank(each.shape, float(ratio), unit, dtype, bytes_per_value) for ratio in ratios] for each in spectra],
@@ -90,7 +90,7 @@ def errors_at(
 
 @lru_cache(maxsize=4096)
 def svd_rank(shape: tuple[int, int], ratio: float, unit: str, dtype: str, bytes_per_value: int) -> int:
-    """The rank of SVD at a ratio, or DENSE, or OUT_OF_REACH."""
+    """The SVD rank for a compression ratio, or DENSE or OUT_OF_REACH."""
     rows, cols = shape
     original = Size(rows * cols, rows * cols * bytes_per_value)
     try:
@@ -100,7 +100,7 @@ def svd_rank(shape: tuple[int, int], ratio: float, unit: str, dtype: str, bytes_
 
 
 def spectrum_key(specs: Sequence[ModuleSpec], stack: str) -> str:
-    """A key for the singular values of a stacked group; it depends neither on member order nor on a lone member's stacking."""
+    """Cache key for the singular values of a stacked group, independent of member order and of a single member's stacking."""
     transposed = [is_transposed(spec, stack) for spec in specs]
     alone = len(specs) == 1
     parts = sorted(f"{spec.name}{'' if alone or not turn else ' turned'}" for spec, turn in zip(specs, transposed, strict=True))
@@ -108,7 +108,7 @@ def spectrum_key(specs: Sequence[ModuleSpec], stack: str) -> str:
 
 
 def relative_error(spectra: Sequence[Spectrum], ranks: Sequence[int | None]) -> float:
-    """Relative error over several matrices together, each truncated to its rank; None leaves a matrix unchanged."""
+    """Combined relative error of several matrices, each truncated to its rank; a rank of None leaves a matrix unchanged."""
     energies = [np.square(spectrum, dtype=np.float64) for spectrum in spectra]
     tails = [0.0 if rank is None else energy[rank:].sum() for energy, rank in zip(energies, ranks, strict=True)]
     total = sum(energy.sum() for energy in energies)

@@ -104,7 +104,7 @@ def test_both_are_readable_as_text(offcomp: Command, tmp_path: Path, folder: Pat
         (("--total-ratio", "0.5"), "--total-ratio must be 1 or more, not 0.5"),
         (("--total-ratio", "nan"), "--total-ratio must be 1 or more, not nan"),
         (("--total-size", "100"), "the groups together need at least 2304, but the total is 100"),
-        (("--target-error", "-1"), "a relative error of -1 is out of reach"),
+        (("--target-error", "-1"), "a relative error of -1 cannot be reached"),
         (("--target-loss", "0.1"), "--target-loss needs --measured FILE"),
         (("--target-loss", "0.1", "--measured", "missing.json"), "cannot read missing.json as JSON"),
         (("--total-ratio", "2", "--floor", "2"), "must be between 0 and 1, not 2"),

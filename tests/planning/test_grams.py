@@ -193,7 +193,7 @@ def test_members_that_do_not_fit_and_sides_too_long_are_refused(monkeypatch: pyt
     with pytest.raises(InputError, match="cannot be stacked by rows"):
         grams.spectrum([one, other], "rows")
     monkeypatch.setattr(grams_module, "LARGEST_SIDE", 3)
-    with pytest.raises(InputError, match="needs a Gram matrix of side 4, but the limit is 3; split the group"):
+    with pytest.raises(InputError, match="needs a Gram matrix of size 4, but the limit is 3; split the group"):
         grams.spectrum([one], "rows")
 
 

@@ -101,7 +101,7 @@ def test_members_with_one_basis_gain_and_strangers_lose() -> None:
     assert (best.modules, best.stack) == (("query.0", "query.1"), "rows")
     assert best.gain > 0.1
     assert max(other.gain for other in others) < 0
-    assert "one basis for their 24-wide input side" in best.reason and "falls from" in best.reason
+    assert "one basis for their 24-dimensional input side" in best.reason and "falls from" in best.reason
     assert "rises from" in others[-1].reason
 
 
@@ -148,7 +148,9 @@ def test_what_is_merged_can_be_stacked_and_no_module_is_in_two_groups() -> None:
 def test_a_module_that_cannot_reach_the_ratio_is_named() -> None:
     members = [spec(0, 4, 4), spec(1, 30, 4)]
     matrices = {member: random_matrix(*member.shape, seed=0) for member in members}
-    with pytest.raises(BudgetTooSmall, match=r"rank 1 of query.0 \(4, 4\) stores 8 parameters, more than ratio 3 allows"):
+    with pytest.raises(
+        BudgetTooSmall, match=r"rank 1 of query.0 \(4, 4\) has 8 parameters, too many at ratio 3; lower the ratio"
+    ):
         all_pairs(Grams(matrices.__getitem__), members, 3.0)
 
 
@@ -157,8 +159,8 @@ def test_a_suggestion_is_json_with_its_gain_and_reason() -> None:
     document = made.to_dict()
     assert document["modules"] == ["a", "b"] and document["gain"] == pytest.approx(0.05)
     assert document["reason"] == (
-        "Stacked by rows, the modules share one basis for their 16-wide input side: the relative error falls from 0.500 to "
-        "0.450 at the same 1,000 parameters."
+        "Stacked by rows, the modules share one basis for their 16-dimensional input side: the relative error falls from "
+        "0.500 to 0.450 with the same 1,000 parameters."
     )
 
 

@@ -51,7 +51,7 @@ def test_float32_factors_of_a_half_precision_checkpoint_save_less_in_bytes(half:
     assert chosen["parameter_ratio"] == pytest.approx(2 * chosen["byte_ratio"])
     (note,) = found.notes
     assert note.startswith(f"key: {chosen['parameter_ratio']:.3g}x in parameters is {chosen['byte_ratio']:.3g}x in bytes")
-    assert note.endswith("since numbers are stored as float32, while the checkpoint has bfloat16.")
+    assert note.endswith("because weights are stored as float32, but the checkpoint uses bfloat16.")
     stored = predict(replace(asked, groups=(replace(asked.groups[0], dtype="stored"),)), info)
     assert stored.notes == []
     assert stored.model["chosen"]["byte_ratio"] == pytest.approx(chosen["parameter_ratio"])
@@ -72,12 +72,12 @@ def test_what_narrower_numbers_save_is_not_the_methods(dtype: str) -> None:
 
 def test_a_ratio_far_from_the_one_asked_for_is_said() -> None:
     (note,) = notes(ratio=2.0, unit="bytes", method="quantization")
-    assert note.startswith("query: requested 2x smaller, stored 3.")
+    assert note.startswith("query: the requested ratio is 2x, but the actual ratio is 3.")
     (same,) = notes(ratio=3.0, unit="bytes", method="quantization")
-    assert same == note.replace("requested 2x", "requested 3x")
+    assert same == note.replace("requested ratio is 2x", "requested ratio is 3x")
     (note,) = notes(ratio=2.0, unit="bytes", method="autoencoder", options={"preset": "codebook"})
     assert note.startswith(
-        "query: requested 2x smaller, stored 3.18x smaller, since the method has no size closer to the budget"
+        "query: the requested ratio is 2x, but the actual ratio is 3.18x: the method has no size closer to the budget"
     )
 
 
@@ -85,7 +85,7 @@ def test_notes_of_many_groups_are_one_sentence_a_kind() -> None:
     info = minilm_info()
     groups = tuple(Group(name, (name,), ratio=2.0, unit="bytes", method="quantization") for name in QUERIES)
     (note,) = predict(Plan(info.model, groups), info).notes
-    assert note.startswith("query.0, query.1, query.2 and 3 more: requested 2x smaller, stored ")
+    assert note.startswith("query.0, query.1, query.2 and 3 more: the requested ratio is 2x, but the actual ratio is ")
 
 
 def test_an_error_above_one_is_said() -> None:
@@ -93,7 +93,7 @@ def test_an_error_above_one_is_said() -> None:
     (group,) = predict(Plan(info.model, (Group("query", QUERIES, ratio=3.0),)), info).groups
     assert size_notes([asdict(group) | {"relative_error": 1.0}]) == []
     (note,) = size_notes([asdict(group) | {"relative_error": 1.31}])
-    assert note == "query: relative error 1.31; above 1, a matrix of zeros would be closer to the original."
+    assert note == "query: the relative error is 1.31; above 1, a matrix of zeros would be closer to the original."
 
 
 def test_runs_from_before_the_figures_were_written_are_read() -> None:
@@ -101,14 +101,14 @@ def test_runs_from_before_the_figures_were_written_are_read() -> None:
     sizes = {"original_parameters": 100, "original_bytes": 400, "num_parameters": 50, "num_bytes": 100}
     assert size_notes([old | sizes | {"compression_ratio": 2.0, "relative_error": 0.5}]) == []
     (note,) = size_notes([{"name": "key", "form": "low_rank", "compression_ratio": 4.0, "requested_ratio": 2.0}])
-    assert note == "key: requested 2x smaller, stored 4x smaller, since the method has no size closer to the budget."
+    assert note == "key: the requested ratio is 2x, but the actual ratio is 4x: the method has no size closer to the budget."
 
 
 def test_the_command_line_says_the_notes_in_text_and_beside_json(offcomp: Command, half: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "plan.json", small_plan(half, dtype="float32"))
     text = offcomp("predict", path)[1]
     assert (
-        "\n\nkey: 2x in parameters is 1x in bytes, since numbers are stored as float32, while the checkpoint has bfloat16."
+        "\n\nkey: 2x in parameters is 1x in bytes, because weights are stored as float32, but the checkpoint uses bfloat16."
         in text
     )
     document = json.loads(offcomp("predict", path, "--json")[1])
@@ -153,8 +153,8 @@ def test_a_report_has_the_notes_of_its_runs() -> None:
     run.result["model"] |= {"unlisted": 30}
     run.result["model"]["sizes"]["whole"]["parameters_before"] = 120
     report = html_report([run])
-    assert "key: requested 1.5x smaller, stored 2x smaller" in report
-    assert "key: relative error 1.2; above 1, a matrix of zeros" in report
+    assert "key: the requested ratio is 1.5x, but the actual ratio is 2x" in report
+    assert "key: the relative error is 1.2; above 1, a matrix of zeros" in report
     assert "30 parameters, 25 % of the model, are in tensors that are not matrices" in report
 
 
@@ -171,6 +171,6 @@ def test_the_pages_say_what_is_in_no_matrix_and_what_a_ratio_saves(home: Path, h
     app.session_state["model"] = listed(place, home)
     app.run()
     assert not app.exception
-    assert "in bytes, since numbers are stored as float32, while the checkpoint has bfloat16." in texts(app)
+    assert "in bytes, because weights are stored as float32, but the checkpoint uses bfloat16." in texts(app)
     app.radio(key="dtype").set_value("stored").run()
-    assert "while the checkpoint has" not in texts(app)
+    assert "but the checkpoint uses" not in texts(app)

@@ -219,7 +219,7 @@ def test_ratio_one_stays_dense_and_says_so(method: str, unit: str) -> None:
     assert (predicted.form, predicted.size) == ("dense", 0)
     assert predicted.num_parameters == predicted.original_parameters == 2 * 384 * 384
     assert predicted.compression_ratio == 1.0
-    assert "stored as it is" in predicted.note
+    assert "not compressed" in predicted.note
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def test_dense_and_impossible_groups_say_so_instead_of_a_rank() -> None:
     table = prediction_table(predict(plan, INFO).groups, spectra_of(plan))
     assert list(table["rank"]) == ["dense", "infeasible", "96"]
     assert table["relative error"][0] == 0.0 and pd.isna(table["relative error"][1])
-    assert "stored as it is" in table["note"][0] and "lower the ratio" in table["note"][1] and table["note"][2] == ""
+    assert "not compressed" in table["note"][0] and "lower the ratio" in table["note"][1] and table["note"][2] == ""
 
 
 def test_groups_of_two_methods_leave_the_column_of_the_other_one_empty() -> None:

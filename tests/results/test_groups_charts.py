@@ -201,7 +201,7 @@ def test_a_survey_is_kept_in_the_home_and_found_in_any_order(tmp_path: Path) -> 
 
 def test_a_broken_survey_is_one_sentence() -> None:
     document = made().to_dict()
-    with pytest.raises(InputError, match="schema 2; this version reads schema 1"):
+    with pytest.raises(InputError, match="schema 2, but this version reads only schema 1"):
         Survey.from_dict(document | {"schema": 2})
     with pytest.raises(InputError, match="missing or unknown field: 'pairs'"):
         Survey.from_dict({name: value for name, value in document.items() if name != "pairs"})

@@ -45,11 +45,11 @@ CASES: dict[str, tuple[dict[str, bytes], str]] = {
     "a time that no calendar has": ({"worker": b'{"pid": 5, "submitted": 1e18}'}, "worker.json: submitted is 1e+18"),
     "a deep result": ({"run": b"[" * DEEP}, "run.json nests lists or objects too deeply"),
     "a deep field": ({"run": b'{"x": ' * 300 + b"1" + b"}" * 300}, "run.json: status is missing"),
-    "half a result": ({"run": b'{"status": "do'}, "run.json is not usable JSON"),
+    "half a result": ({"run": b'{"status": "do'}, "run.json is not valid JSON"),
     "no result": ({"run": b"{}"}, "run.json: status is missing"),
-    "bytes": ({"run": b"\xff\xfe\x00"}, "run.json is not usable JSON"),
+    "bytes": ({"run": b"\xff\xfe\x00"}, "run.json is not valid JSON"),
     "infinity": ({"worker": b'{"pid": 5, "submitted": 1e400}'}, "worker.json: submitted is inf; it must be a number"),
-    "no number": ({"run": b'{"status": NaN}'}, "run.json is not usable JSON (NaN is not a finite number)"),
+    "no number": ({"run": b'{"status": NaN}'}, "run.json is not valid JSON (NaN is not a finite number)"),
     "a plan of nothing": ({"plan": b"[]"}, "plan.json: it is []; it must be a JSON object"),
     "a plan without model": ({"plan": b"{}"}, "plan.json: plan lacks the field 'model'"),
     "a name of two lines": (
@@ -115,7 +115,7 @@ def test_what_is_no_file_or_too_large_is_not_read(home: Path, file: str, kind: s
     else:
         with place.open("wb") as stream:
             stream.truncate(51_000_000)
-    said = "is 51 MB; the limit is 50 MB" if kind == "large" else "is not a file but a folder, a pipe or a device"
+    said = "is 51 MB; the limit is 50 MB" if kind == "large" else "is a folder, a pipe or a device, not a regular file"
     (run,), (bad,) = RunStore().listing()
     assert (run.id, bad.name, bad.reason) == (GOOD, name, f"{file} {said}")
 
