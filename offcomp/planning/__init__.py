@@ -1,4 +1,4 @@
 """Plan a run before starting it: which modules to group, target sizes, estimated cost, and exact SVD errors.
 
-Importing this package does not import torch or transformers.
+Importing this package does not load torch or transformers.
 """

@@ -9,8 +9,8 @@ measured at a few points for any other method. The weights w_g make errors compa
 Water-filling repeatedly takes the step that reduces the error most per unit of stored size. For convex curves this is optimal
 up to the last step, so each curve is first replaced by its lower convex hull. A hull may jump straight from a rank below
 break-even to the dense matrix, whose error is 0. Any remaining budget is then spent on points that are not on the hulls. A
-second allocation excludes the dense matrices, and a third starts from the uniform allocation and spends the budget it leaves.
-The best of the three is returned, so the weighted error is never larger than that of the uniform allocation.
+second allocation excludes the dense matrices, and a third starts from the uniform allocation and spends what is left of the
+budget. The best of the three is returned, so the weighted error is never larger than that of the uniform allocation.
 
 Water-filling over spectra has been proposed in many forms, recently in SVD-LLM V2, Swift-SVD and ROCKET. The dense candidates,
 the floors, and the mixing of methods within one budget are specific to offcomp.
@@ -41,7 +41,7 @@ Choice = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """The point chosen on each curve.
+    """The stored size and error chosen for each group.
 
     names           group names
     sizes           stored size of each group, in the unit of the budget
@@ -220,7 +220,7 @@ def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
         stored = predict_group(candidate, info)
         if stored.form != "infeasible" and Size(stored.num_parameters, stored.num_bytes).in_unit(unit) == size:
             return candidate
-    raise InputError(f"group {group.name!r} cannot be stored in exactly {size} {unit}; use the error curve of its method")
+    raise InputError(f"group {group.name!r} cannot be stored in exactly {size} {unit}; use its method's error curve")
 
 
 def error_for_loss(measured: Sequence[tuple[float, float]], loss: float) -> float:

@@ -1,7 +1,7 @@
 """Estimate the cost of a run before it starts: seconds per stage and peak memory. No torch.
 
     memory = the process and its libraries + the larger of
-             the model in float32, plus the weights being decoded and written back, or the statistics during calibration
+             the model in float32, plus the weights being decoded and written back, or the calibration statistics
              the largest group in float32, plus `Method.memory` (the model is not in memory while a group is fitted)
 
 Times assume two CPU cores and no GPU. `python -m benchmarks.estimates` compares the estimates with real runs. If a stage was

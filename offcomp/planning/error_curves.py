@@ -57,7 +57,7 @@ class ErrorCurve:
 
     @cached_property
     def without_dense(self) -> ErrorCurve:
-        """The curve without its dense point, provided that other points remain."""
+        """The curve without its dense point; unchanged if it has no other points."""
         if not self.is_dense or len(self.sizes) == 1:
             return self
         return replace(self, sizes=self.sizes[:-1], errors=self.errors[:-1], is_dense=False)

@@ -1,4 +1,4 @@
-"""Choose which modules are compressed together, and how they are stacked into one matrix. Uses only shapes; no torch.
+"""Choose which modules are compressed together, and how they are stacked into one matrix. Uses only shapes, no torch.
 
 The members of a group, transposed where necessary, are stacked vertically and must therefore have the same number of columns.
 

@@ -8,7 +8,7 @@ milliseconds:
 
 The components are orthogonal, so the residual energy of a block of rows is exact: it is the sum over j ≥ r of the block's
 squared entries in L_j. The same applies to columns. The file contains these means and energies for two orders of the rows and
-columns, and, for at most 2000 rows, the fraction of the row's squared norm that is retained at each rank. `matrix_view_fit`
+columns and, for at most 2000 rows, the fraction of each row's squared norm that is retained at each rank. `matrix_view_fit`
 writes the file, and `read_view` reads it.
 """
 

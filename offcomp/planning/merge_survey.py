@@ -37,7 +37,7 @@ SECONDS_A_CUBE = 6e-10  # times the cubed side of each Gram matrix; covers both 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A comparison of one SVD of stacked modules with separate SVDs at the same stored size; joint is better if gain > 0.
+    """One SVD of stacked modules versus separate SVDs at the same stored size; the joint SVD is better if gain > 0.
 
     stored_parameters   number of parameters stored by the separate modules; the joint matrix stores no more
     gain                separate_error - joint_error, both relative to the norm of all members
@@ -183,7 +183,7 @@ def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
 
 
 def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home: Path) -> tuple[Survey, str] | None:
-    """Find (survey, "bundled" or "yours") for these modules at this ratio, or return None."""
+    """Return (survey, "bundled" or "yours") for these modules at this ratio, or None if there is no survey."""
     wanted = tuple(spec.name for spec in sorted_modules(specs))
     for file in sorted(BUNDLED.glob("*.json")):
         for survey in _bundled(file):

@@ -68,8 +68,8 @@ def _narrower(groups: Sequence[Group]) -> str:
     stored, own = _dtypes(groups)
     whole, compressed = _ratio(groups, "bytes"), _ratio(groups, "bytes", "bytes_in_own_dtype")
     return (
-        f"of the {whole:.3g}x in bytes, {whole / compressed:.3g}x comes from storing {stored} instead of {own}, and only "
-        f"{compressed:.3g}x from the method"
+        f"of the {whole:.3g}x reduction in bytes, {whole / compressed:.3g}x comes from storing {stored} instead of {own}, "
+        f"and only {compressed:.3g}x from the method"
     )
 
 

@@ -94,7 +94,7 @@ def dtype_of(group: Group, info: ModelInfo) -> str:
 
 
 def resolved(plan: Plan, info: ModelInfo) -> Plan:
-    """A copy of the plan with each group's dtype resolved to the dtype in which the group will be stored."""
+    """A copy of the plan with each group's dtype resolved to its actual storage dtype."""
     return replace(plan, groups=tuple(replace(group, dtype=dtype_of(group, info)) for group in plan.groups))
 
 
@@ -104,7 +104,7 @@ def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
 
 
 def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, cols: int, size: int) -> int:
-    """Bytes that a (rows, cols) stack of modules would take up in the checkpoint's own dtype.
+    """Bytes that a compressed (rows, cols) stack of modules would take up in the checkpoint's own dtype.
 
     A comparison with the bytes actually stored separates the savings of the method from those of a narrower dtype. A `size`
     of 0 means dense.
