@@ -23,7 +23,7 @@ class ModuleSpec:
             `head` or `other`.
         kind: one of `KINDS` or `OTHER_KINDS`.
         layer: layer index, starting at 0; None for matrices outside the layers.
-        part: `encoder`, `decoder` or `cross` in some encoder-decoder models, otherwise `""`.
+        part: `encoder`, `decoder` or `cross` (cross-attention); `""` if none of these applies.
         path: full path of the parameter in the instantiated model.
         rows: number of rows of W.
         cols: number of columns of W.
@@ -193,7 +193,7 @@ def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[Modu
 
 
 def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match]:
-    """The weight, the path chosen to represent it, and the match for that path; compressible kinds take precedence."""
+    """The weight, the path chosen to represent it, and the match for that path; paths of compressible kinds are preferred."""
     matches = {path: match(family, path) for path in weight.paths}
     path = next((path for path, matched in matches.items() if matched.pattern.kind in KINDS), weight.paths[0])
     return weight, path, matches[path]

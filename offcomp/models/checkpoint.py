@@ -36,7 +36,7 @@ LIBRARY_FAULTS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder that has been checked, with everything needed to instantiate the model."""
+    """A validated model folder, with everything needed to instantiate the model."""
 
     source: Source
     folder: Path

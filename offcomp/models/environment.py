@@ -11,7 +11,7 @@ from typing import Any
 from offcomp import __version__
 
 COMPUTING = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn")
-"""Packages that affect results; runs are considered different if the version of any of these packages differs."""
+"""Packages that affect results; runs with different versions of these packages are treated as distinct."""
 
 
 @lru_cache(maxsize=1)

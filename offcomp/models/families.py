@@ -41,7 +41,7 @@ RESIDUAL_SIDE: dict[str, Side] = {
 class Pattern:
     """A regular expression for the module paths of one kind. `part` is used if the expression has no named group `part`.
 
-    A pattern with `pieces` describes a fused weight, whose rows are split into equal blocks of these kinds, in this order.
+    A pattern with `pieces` describes a fused weight, whose rows are split into equal blocks, one per kind, in order.
     """
 
     kind: str
@@ -95,7 +95,7 @@ HEADS = tuple(
 
 
 def _patterns(embeddings: str, layer: str, *others: Pattern, **kinds: str) -> tuple[Pattern, ...]:
-    """Patterns for the word embeddings, for each kind of weight in a layer (as paths relative to `layer`), and any others."""
+    """Patterns for the word embeddings, the kinds of weight in each layer (as paths relative to `layer`), and any others."""
     layered = (Pattern(kind, f"{layer}\\.{path}") for kind, path in kinds.items())
     return (Pattern("word_embeddings", embeddings), *layered, *others)
 

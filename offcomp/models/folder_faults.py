@@ -36,7 +36,7 @@ def check_is_complete(folder: Path) -> None:
         )
     if inside := _old_sentence_model(folder):
         raise ModelError(
-            f"'{folder}' has an old sentence-transformers layout, with the transformer in '{inside.name}'; save it again with "
+            f"'{folder}' uses an old sentence-transformers layout, with the transformer in '{inside.name}'; save it again with "
             f"a current version (`SentenceTransformer('{folder}').save_pretrained('NEW')`) and use the new folder, or use "
             f"'{inside}' for the transformer alone."
         )

@@ -70,7 +70,7 @@ def _cached(model: str) -> tuple[Path | None, ModelError | None]:
 
 def _missing_file_error(model: str, file: str) -> ModelError:
     return ModelError(
-        f"The cached copy of '{model}' lacks '{file}', which is listed in its modules.json, and the file cannot be downloaded; "
+        f"The cached copy of '{model}' lacks '{file}', which its modules.json requires, and the file cannot be downloaded; "
         "connect to the network once, or specify a folder that contains all files."
     )
 
@@ -119,7 +119,7 @@ def _download(model: str, patterns: tuple[str, ...]) -> Path:
 
 
 def _download_one(model: str, folder: Path, file: str) -> None:
-    """Download one file. If it is missing from the hub, the client caches that fact, and code that needs it fails later."""
+    """Download one file. If the hub lacks the file, this is cached, and an error is raised only when the file is needed."""
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 
     try:

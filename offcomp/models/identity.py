@@ -117,7 +117,7 @@ def _other_files(folder: Path) -> list[Path]:
 
 
 def _may_be_read(file: Path) -> bool:
-    """Return whether a file may be read when the model is loaded, which is assumed unless it is known to be irrelevant."""
+    """Return whether loading the model might read this file; False only for files known to be irrelevant."""
     name, suffix = file.name.lower(), file.suffix.lower()
     return not (name.startswith(".") or name in NOT_READ or name.partition(".")[0] in DOCUMENTS or suffix in OTHER_SUFFIXES)
 

@@ -93,7 +93,7 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
 
 
 def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
-    """The folder of a model, and the stored tensors from which transformers builds each parameter, by parameter path.
+    """Return a model's folder, and a mapping from parameter paths to the stored tensors that make up each parameter.
 
     Raises:
         ModelError: see `describe`.

@@ -160,7 +160,7 @@ _READERS: dict[str, Callable[[str, bytes], Iterator[Entry]]] = {".safetensors": 
 
 
 def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], bytes]) -> Entry:
-    """The entry for an npy file of `size` bytes that starts with `head`. Raises InputError if the header does not match."""
+    """The entry for an npy file of `size` bytes that starts with `head`. Raises InputError if the header is invalid."""
     stream = io.BytesIO(head)
     try:
         shape, by_columns, dtype = NPY_HEADERS[npy.read_magic(stream)](stream)
@@ -183,14 +183,14 @@ def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], b
 
 
 def _unusable(entry: Entry) -> str:
-    """The reason why an array cannot be compressed, phrased to follow the array's name; empty if it can be."""
+    """The reason why an array cannot be compressed, phrased to follow the array's name; empty if the array is usable."""
     shape = entry.shape
     if len(shape) != 2:
         return f"has {len(shape)} dimension{'' if len(shape) == 1 else 's'}, not 2"
     if min(shape) < 2:
         return f"is {shape[0]} x {shape[1]}, too small to compress"
     if max(shape) > LONGEST_SIDE:
-        return f"is {shape[0]} x {shape[1]}; each dimension may be at most {LONGEST_SIDE:,}"
+        return f"is {shape[0]} x {shape[1]}; each side may be at most {LONGEST_SIDE:,}"
     return "" if entry.dtype in NUMPY_FLOATS else f"is stored as {entry.dtype}, not as floating-point numbers"
 
 

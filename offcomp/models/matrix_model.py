@@ -13,7 +13,7 @@ from offcomp.models.matrix_files import MODEL_TYPE
 
 
 class MatricesConfig(PreTrainedConfig):
-    """`matrices`: name, rows and cols of each matrix; `names_of`: the model type whose naming scheme is used, or empty."""
+    """Config with `matrices` (name, rows and cols of each) and `names_of` (the model type whose naming scheme is used)."""
 
     model_type = MODEL_TYPE
 
@@ -34,7 +34,7 @@ class Matrices(PreTrainedModel):
         """Do nothing: all weights are loaded from the file."""
 
     def specs(self) -> tuple[ModuleSpec, ...]:
-        """Module specs for the matrices, under their own names. Raises ValueError if the names in the config are invalid."""
+        """Module specs for the matrices, using their own names. Raises ValueError if the names in the config are invalid."""
         entries: list[dict[str, Any]] = self.config.matrices
         weights = [StoredWeight((str(entry["name"]),), (entry["rows"], entry["cols"])) for entry in entries]
         specs = module_specs(self.config.names_of, weights)

@@ -46,7 +46,7 @@ class StoredMatrices:
                 self.in_memory[spec] = read(loaded.model, spec)
 
     def read(self, spec: ModuleSpec) -> Tensor:
-        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError if its file has changed."""
+        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError if the file has changed."""
         if spec in self.in_memory:
             return self.in_memory[spec].clone()
         stored = self._stored[spec]

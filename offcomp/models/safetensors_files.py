@@ -75,7 +75,7 @@ def read_any_json(file: Path) -> Any:
     """Read a JSON value from a file. Raises ModelError if the file cannot be read or is unreasonably large."""
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"'{file}' is larger than {MAX_JSON_BYTES // 10**6} MB, too large for a JSON file in a model.")
+            raise ModelError(f"'{file}' is larger than {MAX_JSON_BYTES // 10**6} MB, which is too large for a JSON file.")
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
@@ -227,7 +227,7 @@ def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
     """Check that every weight is stored in float32, float16 or bfloat16, which can be cast safely.
 
     Raises:
-        ModelError: a weight is stored in another dtype, such as float64 or a quantised format not described in a config.
+        ModelError: a weight is stored in another dtype, such as float64 or a quantised format.
     """
     for key, tensor in weights.items():
         if tensor.dtype in FLOATS:

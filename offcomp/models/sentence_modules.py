@@ -1,4 +1,4 @@
-"""Parse the part of a sentence-transformers folder that turns hidden states into sentence embeddings. Does not require torch.
+"""Parse the modules of a sentence-transformers folder that turn hidden states into sentence embeddings. Does not require torch.
 
 `modules.json` lists the modules after the transformer: Pooling (one mode, or several concatenated), Dense and Normalize.
 `sentence_bert_config.json` limits the number of tokens per text, and `config_sentence_transformers.json` can specify a prompt
@@ -34,13 +34,13 @@ POOLINGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-"""Pooling mode -> its config flag before sentence-transformers 5.4. Multiple modes are concatenated in this order."""
-TITLES = {
+"""Pooling mode -> its config flag before sentence-transformers 5.4. Outputs of several modes are concatenated in this order."""
+TITLES = {  # saved with scores and compared between runs, so do not reword them
     "cls": "the first token",
     "max": "the maximum over tokens",
     "mean": "the mean over tokens",
-    "mean_sqrt_len_tokens": "the sum over tokens divided by the square root of the token count",
-    "weightedmean": "the position-weighted mean over tokens",
+    "mean_sqrt_len_tokens": "the sum over tokens divided by the square root of their number",
+    "weightedmean": "the mean over tokens weighted by position",
     "lasttoken": "the last token",
 }
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish")
@@ -52,7 +52,7 @@ ON_EMBEDDINGS = dict.fromkeys(("module_input_name", "module_output_name"), "sent
 
 @dataclass(frozen=True)
 class Dense:
-    """activation(weight x + bias); `file` contains linear.weight (out_features, in_features) and linear.bias.
+    """A dense layer: activation(weight x + bias). `file` contains linear.weight (out_features, in_features) and linear.bias.
 
     Attributes:
         residual: whether to add x to the output (or residual.weight x, if in_features and out_features differ).
@@ -84,7 +84,7 @@ class SentenceModules:
     Attributes:
         pooling: pooling modes (keys of `POOLINGS`), in order.
         layers: layers to apply to the pooled vector, in order.
-        declared: whether the folder declares its modules; if False, mean pooling is used by default.
+        declared: whether the folder declares its modules, as opposed to using mean pooling by default.
         max_tokens: maximum number of tokens per text, including special tokens; None if the folder sets no limit.
         prompt: prompt to prepend to each text.
         pools_prompt: whether pooling includes the prompt's tokens.
@@ -252,8 +252,8 @@ def _check_dense(dense: Dense) -> None:
     stored = {name: tensor.shape for name, tensor in stored_tensors([dense.file]).items()}
     for name, shape in expected.items():
         if stored.get(name) != shape:
-            actual = stored.get(name, "nothing")
-            raise ModelError(f"'{dense.file}' has {actual} for {name}, but its config requires {shape}; copy the model again.")
+            actual = stored.get(name, "(missing)")
+            raise ModelError(f"'{dense.file}' has shape {actual} for {name}, not the required {shape}; copy the model again.")
 
 
 def _transformer(folder: Path) -> tuple[int | None, bool]:
@@ -283,5 +283,5 @@ def _prompt(folder: Path) -> str:
         return ""
     prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
     if not isinstance(prompt, str):
-        raise ModelError(f"'{file}' names the default prompt {name!r}, but contains no prompt with that name.")
+        raise ModelError(f"'{file}' sets default_prompt_name to {name!r}, but contains no prompt with that name.")
     return prompt

@@ -41,7 +41,7 @@ def check_memory(folder: Path, tensors: Mapping[str, StoredTensor], network: Pre
     if needed > MAX_PARAMETERS or buffers > MAX_BUFFER_BYTES or needed > 1.5 * stored + 10**6:
         raise ModelError(
             f"The config of '{folder}' describes {needed:,} parameters and {buffers:,} bytes of buffers, "
-            f"but its files contain {stored:,} values, and at most {MAX_PARAMETERS:,} parameters are supported."
+            f"but its files contain {stored:,} values; at most {MAX_PARAMETERS:,} parameters are supported."
         )
 
 
@@ -49,7 +49,7 @@ def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreT
     """Check that the files use the model's parameter names.
 
     A model that is wrapped when saved has an extra prefix on every name: `_orig_mod.` from torch.compile, `module.` from
-    DataParallel, or `model.` from a custom class. As a result, transformers finds none of its parameters.
+    DataParallel, or `model.` from a custom class. As a result, transformers cannot find the model's parameters.
 
     Raises:
         ModelError: the names match only without such a prefix; the message names the prefix and says how to remove it.

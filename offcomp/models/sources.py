@@ -78,7 +78,7 @@ def resolve(model: str) -> Source:
     """Resolve a model given as a catalogue name, a folder or a hub id, tried in this order. Nothing is read or downloaded.
 
     Raises:
-        ModelError: the model is none of these, or the package of a catalogue model is not installed.
+        ModelError: the model cannot be resolved, or the package of a catalogue model is not installed.
     """
     entry = catalogue_model(model)
     if entry:
@@ -152,7 +152,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Reject a config that requests custom code or kernels, nests another model, or describes an absurd size.
+    """Reject a config that requests custom code or kernels, nests another model, or specifies an unreasonable size.
 
     Raises:
         ModelError: the config is rejected; the message names the offending key and value.

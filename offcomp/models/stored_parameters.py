@@ -54,7 +54,7 @@ Sources = list[tuple[str, StoredTensor]]
 
 
 def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, Sources]:
-    """The stored tensors, with their keys, from which transformers builds each parameter, by parameter path."""
+    """Map parameter paths to the stored tensors, with their keys, from which transformers builds each parameter."""
     transforms = get_model_conversion_mapping(network)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]

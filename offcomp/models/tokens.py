@@ -18,7 +18,7 @@ from offcomp.models.sources import TOKENIZER_FILES
 
 
 def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer in a folder, or return None if there is none. Raises ModelError if the files are damaged."""
+    """Load a folder's tokenizer, or return None if it does not exist. Raises ModelError if the files are damaged."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
     with _as_model_error(f"transformers cannot load the tokenizer of '{folder}'"):
@@ -27,12 +27,12 @@ def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **options: Any) -> BatchEncoding:
     """Tokenise texts, passing `options` to the tokenizer. Raises ModelError if the tokenizer fails."""
-    with _as_model_error("the tokenizer of this model cannot process the texts"):
+    with _as_model_error("the model's tokenizer cannot process the texts"):
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
 def can_pad(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the tokenizer can pad. If it has no padding token, its end-of-sequence or unknown token is used."""
+    """Return whether the tokenizer can pad. A missing padding token is replaced by the end-of-sequence or unknown token."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer.pad_token is not None

@@ -60,7 +60,7 @@ def canonical_view(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "rows cols
     view = canonical[spec.start : spec.start + spec.rows]
     if tuple(view.shape) != spec.shape or (not spec.fused and canonical.shape != view.shape):
         raise ModelError(
-            f"'{spec.path}' has the shape {tuple(stored.shape)}, which does not match {spec.name} {spec.shape}; "
+            f"'{spec.path}' has the shape {tuple(stored.shape)}, which does not match {spec.name} of shape {spec.shape}; "
             "list the model's modules again."
         )
     return view
@@ -96,7 +96,7 @@ def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
 
 
 def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
-    """Write matrices (rows, cols) into the model permanently, then check every weight and the paths tied to it.
+    """Write matrices (rows, cols) into the model permanently, then verify each weight and all weights tied to it.
 
     Raises:
         ModelError: a matrix is rejected (see `write`), two matrices overlap, or a tied weight is not updated.
@@ -140,7 +140,7 @@ def check_finite(model: nn.Module) -> None:
     """Check that no parameter contains NaN or infinite values.
 
     Raises:
-        ModelError: a value is not finite; the message states the first affected weight and its number of such values.
+        ModelError: a value is not finite; the message names the first affected weight and counts its non-finite values.
     """
     for path, parameter in model.named_parameters():
         if bad := num_not_finite(parameter):
