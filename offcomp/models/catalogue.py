@@ -1,4 +1,4 @@
-"""Describe a model without loading its weights: its weight matrices, sizes and identity. Needs no torch."""
+"""Describe a model's weight matrices, sizes and identity without loading its weights. Does not require torch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class ModuleSpec:
-    """One weight matrix W (rows, cols) = (out_features, in_features); an embedding is (tokens, hidden).
+    """One weight matrix W (rows, cols) = (out_features, in_features), or (vocabulary size, hidden size) for an embedding.
 
     Attributes:
-        name: such as `query.3`, or `cross.query.3` in an encoder-decoder model; for heads and others, the module path.
+        name: for example `query.3`, or `cross.query.3` in an encoder-decoder model; the module path if the kind is
+            `head` or `other`.
         kind: one of `KINDS` or `OTHER_KINDS`.
-        layer: index from 0; None for matrices outside layers.
-        part: `""`, `encoder`, `decoder` or `cross`.
-        path: full parameter path in the instantiated model.
-        rows: rows of W.
-        cols: columns of W.
-        transposed: the stored tensor is (in, out), as in a Conv1D.
-        start: first row of W inside a fused weight.
-        fused: the stored tensor contains other matrices too.
-        tied: other parameter paths that share the stored tensor.
-        dtype: of the stored tensor: `float32`, `float16` or `bfloat16`; the narrowest if tied copies have different dtypes.
+        layer: layer index, starting at 0; None for matrices outside the layers.
+        part: `encoder`, `decoder` or `cross` (cross-attention); `""` if none of these applies.
+        path: full path of the parameter in the instantiated model.
+        rows: number of rows of W.
+        cols: number of columns of W.
+        transposed: whether the stored tensor is (in_features, out_features), as in a Conv1D.
+        start: index of the first row of W within a fused weight.
+        fused: whether the stored tensor also contains other matrices.
+        tied: paths of the other parameters that share the stored tensor.
+        dtype: dtype of the stored tensor (`float32`, `float16` or `bfloat16`); the narrowest one if tied copies differ.
     """
 
     name: str
@@ -63,7 +64,7 @@ class ModuleSpec:
 
     @property
     def residual_side(self) -> Side | None:
-        """The side of W that faces the residual stream; None if no side does or it is unknown."""
+        """The dimension of W that corresponds to the residual stream; None if neither does, or if this is unknown."""
         return RESIDUAL_SIDE.get(self.kind)
 
     @property
@@ -74,27 +75,27 @@ class ModuleSpec:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Description of a model, available without its weights in memory.
+    """Metadata of a model, available without loading its weights.
 
     Attributes:
-        model: as specified by the user: a catalogue name, a folder or a hub id.
+        model: the catalogue name, folder or hub id specified by the user.
         source: `catalogue`, `folder` or `hub`.
-        family: name in `FAMILIES`, or None if the model type is unknown.
-        model_type: as in the config.
-        architecture: class that is instantiated.
-        dtype: of most values in the checkpoint: `float32`, `float16` or `bfloat16`; see `ModuleSpec.dtype`.
-        num_parameters: of the whole model, tied tensors counted once.
-        matrix_parameters: of all linear and embedding weights, tied tensors counted once.
-        num_layers: as stated in the config, for the encoder if there is also a decoder; 0 if the config does not say.
-        fingerprint: of the weights and the config; see `offcomp.models.identity`.
+        family: name of the model's family in `FAMILIES`, or None if the model type is unknown.
+        model_type: the `model_type` in the config.
+        architecture: name of the model class to instantiate.
+        dtype: dtype of most values in the checkpoint (`float32`, `float16` or `bfloat16`); see also `ModuleSpec.dtype`.
+        num_parameters: number of parameters in the model, counting tied tensors once.
+        matrix_parameters: number of parameters in linear and embedding weights, counting tied tensors once.
+        num_layers: number of layers in the config (of the encoder in an encoder-decoder model); 0 if not specified.
+        fingerprint: hash of the weights and the config; see `offcomp.models.identity`.
         modules: every linear and embedding weight.
-        reads: hash of everything read from the model, including tokenizer and pooling; empty if unknown.
-        num_bytes: of all parameters in their stored dtypes, tied ones counted once. 0, as in files written before this
-            field existed, stands for `num_parameters` values of `dtype`.
-        matrix_bytes: the same for all linear and embedding weights.
-        unlisted: parameters in tensors with two or more dimensions that are not linear or embedding weights, such as
-            convolutions and stacked experts. Like vectors (biases, norms), they are left unchanged.
-        reads_text: whether its input is tokenised text, rather than images or audio.
+        reads: hash of all files used by the model, including the tokenizer and pooling config; empty if unknown.
+        num_bytes: size of all parameters in their stored dtypes, counting tied ones once. If 0, as in files written before
+            this field existed, it is computed from `num_parameters` and `dtype`.
+        matrix_bytes: the same for linear and embedding weights only.
+        unlisted: number of parameters in other tensors with two or more dimensions, such as convolutions and stacked
+            experts. Like vectors (biases, norms), these tensors are left unchanged.
+        reads_text: whether the model takes tokenised text as input, as opposed to images or audio.
     """
 
     model: str
@@ -115,32 +116,32 @@ class ModelInfo:
     reads_text: bool = True
 
     def __post_init__(self) -> None:
-        """Fill in missing byte counts. Raises ModelError for names that cannot be displayed."""
+        """Fill in missing byte counts. Raises ModelError if a name cannot be displayed."""
         names = [self.model, self.source, self.family, self.model_type, self.architecture, self.fingerprint, self.reads]
         names += [name for spec in self.modules for name in (spec.name, spec.kind, spec.part, spec.path)]
         for name in names:
             if fault := text_fault(name):
-                raise ModelError(f"The model {quoted(self.model)} contains the name {quoted(name)}, which {fault}; change it.")
+                raise ModelError(f"The model {quoted(self.model)} contains the name {quoted(name)}, which {fault}; rename it.")
         width = BYTES_PER_VALUE[self.dtype]
         object.__setattr__(self, "num_bytes", self.num_bytes or self.num_parameters * width)
         object.__setattr__(self, "matrix_bytes", self.matrix_bytes or self.matrix_parameters * width)
 
     def module(self, name: str) -> ModuleSpec:
-        """The module with that name.
+        """The module with this name.
 
         Raises:
-            ModelError: there is none; the message suggests the closest match.
+            ModelError: there is no such module; the message suggests the closest match.
         """
         by_name = {spec.name: spec for spec in self.modules}
         if name in by_name:
             return by_name[name]
         close = difflib.get_close_matches(name, by_name, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "list its modules with `offcomp modules`."
+        hint = f"did you mean '{close[0]}'?" if close else "run `offcomp modules` to list its modules."
         unknown = "" if self.family else " (family unknown, so modules are named by their paths)"
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only; module fields equal to their default, or to the model's dtype, are omitted."""
+        """Convert to JSON types; module fields equal to their defaults, or to the model's dtype, are omitted."""
         document = asdict(self)
         document["modules"] = [_compact(spec, self.dtype) for spec in self.modules]
         if self.reads_text:
@@ -149,7 +150,7 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ModelInfo:
-        """The inverse of `to_dict`.
+        """Inverse of `to_dict`.
 
         Raises:
             ModelError: a field is missing or unknown.
@@ -165,7 +166,7 @@ class ModelInfo:
 
 
 def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
-    """The fields of a spec that differ from their defaults, as JSON types. `dtype` is the model's."""
+    """The fields of a spec that differ from their defaults, as JSON types. `dtype` is the model's dtype."""
     defaults = {"transposed": False, "start": 0, "fused": False, "tied": [], "dtype": dtype}
     values = asdict(spec) | {"tied": list(spec.tied)}
     return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
@@ -173,7 +174,7 @@ def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight tensor as stored in the model. `paths` lists every module path that shares it, in model order."""
+    """A weight tensor as stored in the model. `paths` lists the paths of all modules that share it, in model order."""
 
     paths: tuple[str, ...]
     shape: tuple[int, int]
@@ -181,9 +182,9 @@ class StoredWeight:
 
 
 def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[ModuleSpec, ...]:
-    """Specs with names, kinds and orientations for a model's stored weights, in the order given; fused weights are split.
+    """Module specs for a model's stored weights, in the same order; fused weights are split into one spec per piece.
 
-    Weights that the family of `model_type` does not recognise, and all weights of an unknown family, get the kind `other`.
+    Weights that match no pattern of the model's family are of kind `other`, as are all weights if the family is unknown.
     """
     family = family_of(model_type)
     matches = [_matched(family, weight) for weight in weights]
@@ -192,14 +193,14 @@ def module_specs(model_type: str, weights: Iterable[StoredWeight]) -> tuple[Modu
 
 
 def _matched(family: Family | None, weight: StoredWeight) -> tuple[StoredWeight, str, Match]:
-    """The weight, its representative path, and what that path means; paths of compressible kinds take precedence."""
+    """The weight, the path chosen to represent it, and the match for that path; paths of compressible kinds are preferred."""
     matches = {path: match(family, path) for path in weight.paths}
     path = next((path for path, matched in matches.items() if matched.pattern.kind in KINDS), weight.paths[0])
     return weight, path, matches[path]
 
 
 def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: int) -> list[ModuleSpec]:
-    """One spec for a plain weight, one per piece for a fused weight."""
+    """One spec for a plain weight, or one per piece of a fused weight."""
     rows, cols = reversed(weight.shape) if weight.transposed else weight.shape
     kinds = matched.pattern.pieces or (matched.pattern.kind,)
     layer = None if matched.layer is None else matched.group * depth_of_group + matched.layer
@@ -223,7 +224,7 @@ def _specs_of(weight: StoredWeight, path: str, matched: Match, depth_of_group: i
 
 
 def _name(kind: str, part: str, layer: int | None, path: str) -> str:
-    """`query.3`, `cross.query.3`, `word_embeddings`, `pooler`, or the module path for heads and others."""
+    """A name such as `query.3`, `cross.query.3` or `pooler`; the module path if the kind is `head` or `other`."""
     if kind in ("head", "other"):
         return path
     return ".".join(str(piece) for piece in (part, kind, layer) if piece not in ("", None))

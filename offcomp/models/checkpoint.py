@@ -1,6 +1,6 @@
-"""Check and open a model folder: its config, class and stored tensors, and an empty model on the meta device.
+"""Check a model folder, choose the model class, and build the model on the meta device.
 
-Inconsistent files are rejected here, before anything large is allocated.
+Inconsistent files are rejected before any large allocation.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LIBRARY_FAULTS = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(RuntimeError, AssertionError, ImportError, SafetensorError, StrictDataclassError),
 )
-"""What transformers raises for unsuitable configs or files."""
+"""Exceptions that transformers raises for unsuitable configs or files."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked folder, with everything needed to instantiate its model."""
+    """A validated model folder, with everything needed to instantiate the model."""
 
     source: Source
     folder: Path
@@ -73,24 +73,24 @@ def check_not_changed(checkpoint: Checkpoint) -> None:
     """Check that the files have not changed since they were hashed. Raises ModelError."""
     if identify(checkpoint.folder) != checkpoint.identity:
         raise ModelError(
-            f"The files of '{checkpoint.source.model}' changed while they were being read; try again when they are complete."
+            f"The files of '{checkpoint.source.model}' changed while they were being read; try again once they are complete."
         )
 
 
 def _architecture(config: Any) -> type[PreTrainedModel]:
-    """The class that the config names if transformers has it for this config type, otherwise the base model's class."""
+    """The class named in the config if transformers provides it for this config type, otherwise the base model class."""
     named = getattr(transformers, str((config.architectures or [""])[0]), None)
     is_model = inspect.isclass(named) and issubclass(named, PreTrainedModel)
     if is_model and getattr(named, "config_class", None) is type(config):
         return cast("type[PreTrainedModel]", named)
     if type(config) not in MODEL_MAPPING:
-        raise ValueError(f"the model type '{config.model_type}' has no plain base model")
+        raise ValueError(f"the model type '{config.model_type}' has no base model class")
     base = MODEL_MAPPING[type(config)]
     return base[0] if isinstance(base, tuple) else base
 
 
 def network_on_meta(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model on the meta device, with weights tied as in the files."""
+    """Build the model on the meta device, with weights tied as in the files."""
     with as_model_error(checkpoint.folder, "build the model of"), torch.device("meta"):
         network = checkpoint.architecture(checkpoint.config, **checkpoint.arguments)
     check_names(checkpoint.folder, checkpoint.tensors, network)
@@ -100,7 +100,7 @@ def network_on_meta(checkpoint: Checkpoint) -> PreTrainedModel:
 
 @contextmanager
 def as_model_error(folder: Path, action: str) -> Iterator[None]:
-    """Turn what transformers raises into a one-sentence ModelError."""
+    """Convert exceptions raised by transformers to a one-sentence ModelError."""
     try:
         yield
     except LIBRARY_FAULTS as error:

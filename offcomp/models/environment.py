@@ -1,4 +1,4 @@
-"""Record the versions and machine behind a measurement."""
+"""Record the package versions and the machine used for a measurement."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from offcomp import __version__
 
 COMPUTING = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn")
-"""Packages that results depend on; runs with different versions of any of them count as different runs."""
+"""Packages that affect results; runs with different versions of these packages are treated as distinct."""
 
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Package -> version for `COMPUTING`; cached, as versions cannot change while a process runs."""
+    """Installed version of each package in `COMPUTING`; cached because versions cannot change within a process."""
     return {package: importlib.metadata.version(package) for package in COMPUTING}
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, to be recorded with a measurement."""
+    """Package versions and machine details to record with a measurement."""
     return {
         "offcomp": __version__,
         "python": platform.python_version(),

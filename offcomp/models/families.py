@@ -1,8 +1,9 @@
-"""The module paths of the weight matrices in each transformer family, as data.
+"""Patterns for the module paths of the weight matrices in each transformer family.
 
-A pattern is matched against the whole module path (the parameter path without `.weight`), after at most one prefix
-such as `bert.`, which task classes have and base classes lack. Weights that match no pattern get the kind `other`.
-Named groups of a pattern: `layer` (index), `group` (ALBERT: which group of shared layers), `part` (encoder, decoder).
+A pattern must match the whole module path (the parameter path without `.weight`), except for an optional prefix such as
+`bert.`, which is present in task-specific classes but not in base classes. Weights that match no pattern are of kind `other`.
+Named groups in a pattern: `layer` (layer index), `group` (index of a group of shared layers in ALBERT) and `part` (encoder or
+decoder).
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ RESIDUAL_SIDE: dict[str, Side] = {
     **dict.fromkeys(("word_embeddings", "query", "key", "value", "ffn_in", "ffn_gate", "head"), "columns"),
     **dict.fromkeys(("attention_output", "ffn_out"), "rows"),
 }
-"""The side of a (rows, cols) weight that reads from, or writes to, the residual stream."""
+"""For each kind, the dimension of a (rows, cols) weight that corresponds to the residual stream."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Module paths of one kind. `part` is fixed here, or captured by the regular expression's group `part`.
+    """A regular expression for the module paths of one kind. `part` is used if the expression has no named group `part`.
 
-    A pattern with `pieces` describes a fused weight: its rows are split into equal blocks of these kinds, in this order.
+    A pattern with `pieces` describes a fused weight, whose rows are split into equal blocks, one per kind, in order.
     """
 
     kind: str
@@ -51,7 +52,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Family:
-    """Model types that share one set of module paths."""
+    """Model types that use the same module paths."""
 
     name: str
     model_types: tuple[str, ...]
@@ -60,7 +61,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Match:
-    """What a module path means in its family. `layer` is the index within `group`."""
+    """Result of matching a module path. `layer` is the layer index within `group`."""
 
     pattern: Pattern
     layer: int | None = None
@@ -69,7 +70,7 @@ class Match:
 
 
 UNKNOWN = Match(Pattern("other", ""))
-"""A module path that no pattern matches."""
+"""Result for a module path that matches no pattern."""
 
 HEADS = tuple(
     Pattern("head", regex)
@@ -90,11 +91,11 @@ HEADS = tuple(
         r"(?:sequence_summary|multiple_choice_head)\.summary",
     )
 )
-"""Heads of the task classes, the same for every family."""
+"""Patterns for the heads of task-specific classes, shared by all families."""
 
 
 def _patterns(embeddings: str, layer: str, *others: Pattern, **kinds: str) -> tuple[Pattern, ...]:
-    """Patterns for the word embeddings, for each kind (the layer's path, then the module's path inside it), and any others."""
+    """Patterns for the word embeddings, the kinds of weight in each layer (as paths relative to `layer`), and any others."""
     layered = (Pattern(kind, f"{layer}\\.{path}") for kind, path in kinds.items())
     return (Pattern("word_embeddings", embeddings), *layered, *others)
 
@@ -103,7 +104,7 @@ _BERT_EMBEDDINGS = r"embeddings\.word_embeddings"
 
 
 def _bert(suffix: str = "") -> tuple[Pattern, ...]:
-    """The patterns of BERT, with `suffix` appended to the names of query, key and value."""
+    """Patterns for BERT, with `suffix` appended to the module names of query, key and value."""
     return _patterns(
         _BERT_EMBEDDINGS,
         r"encoder\.layer\.(?P<layer>\d+)",
@@ -201,12 +202,12 @@ FAMILIES = (
 
 
 def family_of(model_type: str) -> Family | None:
-    """The family of a config's `model_type`, or None if it belongs to none."""
+    """The family that includes this `model_type`, or None if there is no such family."""
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
 def match(family: Family | None, path: str) -> Match:
-    """What a module path means in `family`; `UNKNOWN` if no pattern matches or the family is None."""
+    """Match a module path against the patterns of `family`; returns `UNKNOWN` if no pattern matches or `family` is None."""
     for pattern in (*family.patterns, *HEADS) if family else ():
         if matched := re.fullmatch(rf"(?:\w+\.)?{pattern.regex}", path):
             groups = matched.groupdict()

@@ -1,4 +1,4 @@
-"""Find what is wrong with a model folder and suggest a fix. Needs neither torch nor transformers."""
+"""Detect problems in a model folder and suggest fixes. Requires neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ MODULE_NAME = re.compile(rf"((encoder|decoder|cross)\.)?({'|'.join((*KINDS, *OTH
 
 
 def check_is_complete(folder: Path) -> None:
-    """Check that the folder has a config, and is neither an adapter nor in an old sentence-transformers layout.
+    """Reject a folder that has no config, contains an adapter, or uses an old sentence-transformers layout.
 
     Raises:
-        ModelError: it fails a check; the message says what to use instead.
+        ModelError: the folder is rejected; the message says what to use instead.
     """
     if (folder / ADAPTER_CONFIG).exists():
         base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         named = f" ('{base}')" if isinstance(base, str) and base else ""
         raise ModelError(
             f"'{folder}' contains an adapter, not a complete model; first merge it into its base model{named} with peft's "
-            "`merge_and_unload`, then `save_pretrained`."
+            "`merge_and_unload`, then save the result with `save_pretrained`."
         )
     if inside := _old_sentence_model(folder):
         raise ModelError(
-            f"'{folder}' has an old sentence-transformers layout, with the transformer in '{inside.name}'; save it again with "
-            f"a current version (`SentenceTransformer('{folder}').save_pretrained('NEW')`) and use that folder, or use "
+            f"'{folder}' uses an old sentence-transformers layout, with the transformer in '{inside.name}'; save it again with "
+            f"a current version (`SentenceTransformer('{folder}').save_pretrained('NEW')`) and use the new folder, or use "
             f"'{inside}' for the transformer alone."
         )
     if not (folder / CONFIG).is_file():
@@ -47,7 +47,7 @@ def check_is_complete(folder: Path) -> None:
 
 
 def _old_sentence_model(folder: Path) -> Path | None:
-    """The transformer's subfolder (`0_Transformer`), if the folder's own config does not describe a model."""
+    """The subfolder of the transformer (`0_Transformer`), if the folder itself contains no model config."""
     if not (folder / MODULES).is_file():
         return None
     if (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG):
@@ -56,16 +56,16 @@ def _old_sentence_model(folder: Path) -> Path | None:
 
 
 def _subfolder_hint(folder: Path) -> str:
-    """A hint naming the subfolder that was probably meant; empty if there is none."""
+    """A hint with the name of a subfolder that contains a config; empty if there is no such subfolder."""
     names = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
     return f", such as '{folder / names[0]}'" if names else ""
 
 
 def check_tokenizer_settings(settings: Mapping[str, Any], file: str) -> None:
-    """Check the types of tokenizer settings that are used in calculations.
+    """Check the tokenizer settings that are used in calculations.
 
     Raises:
-        ModelError: a type is wrong; the message names the offending key and value.
+        ModelError: a setting is invalid; the message names the offending key and value.
     """
     longest = settings.get("model_max_length")
     is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
@@ -77,14 +77,14 @@ def check_tokenizer_settings(settings: Mapping[str, Any], file: str) -> None:
 
 
 def check_depth(config: Mapping[str, Any], tensors: Collection[str]) -> None:
-    """Check that the files have at least one tensor per layer of the config, since even empty layers take time to build.
+    """Check that the files contain at least one tensor per layer in the config, since even empty layers take time to build.
 
     Raises:
-        ModelError: they have fewer; the message names the offending key and value.
+        ModelError: there are fewer tensors than layers; the message names the offending key and value.
     """
     for key, value in config.items():
         if key.endswith(LAYERS) and isinstance(value, int) and value > len(tensors) + SHARED_LAYERS:
             raise ModelError(
                 f"'{CONFIG}' sets {key} to {value}, but the files contain {len(tensors)} tensors, fewer than one per layer; "
-                "restore the config of this model."
+                "restore the model's original config."
             )

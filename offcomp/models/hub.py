@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub: read from the local cache, or else downloaded (JSON, tokenizer and safetensors files)."""
+"""Get models from the Hugging Face hub: use the local cache, or download the JSON, tokenizer and safetensors files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SMALL_FILES = tuple(
     f"*{suffix}" for suffix in (".json", ".txt", ".model", ".bpe", ".codes", ".vocab", ".tiktoken", ".tokenizer", ".spm")
 )
 """Config and tokenizer files."""
-WEIGHTS = ("model*.safetensors",)  # in the top folder; weights of Dense modules are requested by name
+WEIGHTS = ("model*.safetensors",)  # in the top-level folder; weights of Dense modules are requested by name
 FIRST_ANSWER_SECONDS = 4.0
-MISSING = (401, 403, 404)  # the hub answers 401 for missing repositories unless the user is signed in
+MISSING = (401, 403, 404)  # the hub returns 401 for missing repositories unless the user is signed in
 
 
 def snapshot(model: str) -> Path:
-    """The folder of a hub model: the cached one if it is complete, otherwise downloaded.
+    """Return the folder of a hub model: the cached copy if it is complete, otherwise a fresh download.
 
-    The config is downloaded and checked before any weights. An unreachable hub or a missing model is detected within
-    seconds, unlike with the hub's own client, which keeps retrying.
+    The config is downloaded and checked before any weights are downloaded. An unreachable hub or a missing model is reported
+    within seconds, whereas the hub's own client keeps retrying.
 
     Raises:
         ModelError: the model is neither cached nor reachable, or its files are unsafe or incomplete.
@@ -48,13 +48,13 @@ def snapshot(model: str) -> Path:
 
 
 def cached_folder(model: str) -> Path | None:
-    """The cached folder if its files are complete and safe, so that it can be loaded offline; otherwise None."""
+    """The cached folder if its files are complete and safe, so that the model can be loaded offline; otherwise None."""
     folder, fault = _cached(model)
     return None if fault else folder
 
 
 def _cached(model: str) -> tuple[Path | None, ModelError | None]:
-    """The cached folder, if any, and what is wrong with it, if anything."""
+    """The cached folder, if any, and the error that makes it unusable, if any."""
     patterns = [*SMALL_FILES, *WEIGHTS]
     try:
         folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns, local_files_only=True))
@@ -70,13 +70,13 @@ def _cached(model: str) -> tuple[Path | None, ModelError | None]:
 
 def _missing_file_error(model: str, file: str) -> ModelError:
     return ModelError(
-        f"The cached copy of '{model}' lacks '{file}', which its modules.json names, and the file cannot be downloaded; "
+        f"The cached copy of '{model}' lacks '{file}', which its modules.json requires, and the file cannot be downloaded; "
         "connect to the network once, or specify a folder that contains all files."
     )
 
 
 def _missing_dense_files(model: str, folder: Path) -> list[str]:
-    """Dense-module weights that the snapshot lacks, except those known to be absent from the hub too."""
+    """Weight files of Dense modules missing from the snapshot, except those known to be missing from the hub too."""
     absent = [file for file in dense_files(folder) if not (folder / file).is_file()]
     cached = {file: huggingface_hub.try_to_load_from_cache(model, file, revision=folder.name) for file in absent}
     return [file for file, answer in cached.items() if answer is not huggingface_hub._CACHED_NO_EXIST]
@@ -95,21 +95,21 @@ def _check_reachable(model: str) -> None:
     except (HTTPError, OSError, ValueError) as error:
         raise ModelError(_cannot_fetch(model, type(error).__name__)) from error
     if answer.status_code in MISSING:
-        raise ModelError(_cannot_fetch(model, "the hub has no model of that name that you have access to"))
+        raise ModelError(_cannot_fetch(model, "there is no such model, or you do not have access to it"))
 
 
 def _cannot_fetch(model: str, reason: str) -> str:
-    """Why the model is unavailable, and what to use instead."""
+    """Error message that says why the model is unavailable and what to use instead."""
     form = "" if "/" in model else " (a hub id has the form 'owner/name')"
-    network = "unset HF_HUB_OFFLINE, which blocks access to the hub" if constants.is_offline_mode() else "the network"
+    network = "unset HF_HUB_OFFLINE, which blocks access to the hub" if constants.is_offline_mode() else "your network"
     return (
         f"'{model}' is neither a catalogue name nor a folder, and it cannot be downloaded from the hub ({reason}); check the "
-        f"name{form} and {network}, or specify a folder or one of: {', '.join(entry.name for entry in MODELS)}."
+        f"name{form} and {network}, or specify a folder or one of these models: {', '.join(entry.name for entry in MODELS)}."
     )
 
 
 def _download(model: str, patterns: tuple[str, ...]) -> Path:
-    """Download the files that match these patterns and return the snapshot folder."""
+    """Download the files matching `patterns` and return the snapshot folder."""
     from huggingface_hub.errors import HTTPError, RevisionResolutionError
 
     try:
@@ -119,7 +119,7 @@ def _download(model: str, patterns: tuple[str, ...]) -> Path:
 
 
 def _download_one(model: str, folder: Path, file: str) -> None:
-    """Download one file. If the hub lacks it, the client caches that fact, and code that needs the file fails later."""
+    """Download one file. If the hub lacks the file, this is cached, and an error is raised only when the file is needed."""
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 
     try:

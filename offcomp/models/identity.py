@@ -1,13 +1,13 @@
-"""A model's identity: the sha256 of every byte that is read from it, independent of its location. Needs no torch.
+"""Identify a model by SHA-256 digests of all files it is loaded from, regardless of their location. Does not require torch.
 
-    fingerprint   covers the weights and config.json; spectra, views, surveys and listings depend on it
-    reads         covers those, all other files in the folder except those that no model or tokenizer reads (`_may_be_read`),
-                  and everything in the folders that modules.json names; scores depend on it
+    fingerprint   covers the weights and config.json; used for spectra, views, surveys and listings
+    reads         also covers all other files in the folder, except those that no model or tokenizer reads (`_may_be_read`),
+                  and everything in the folders listed in modules.json; used for scores
 
-A file larger than SMALL bytes is hashed only once. Its sha256 is cached in the home folder with its path, size, inode,
-modification and change times, so that the next check is a single stat; hashing a smaller file is faster than a cache lookup.
-Identities begin with "2-". Earlier versions hashed a sample of the weights; their fingerprints are plain hexadecimal digits, so
-they never equal a current identity.
+A file larger than SMALL bytes is hashed only once. Its digest is cached in the home folder with its path, size, inode, and
+modification and change times, so the next check takes a single stat call. Smaller files are faster to hash than to look up.
+Identities begin with "2-". Fingerprints from earlier versions, which hashed only a sample of the weights, have no such prefix
+and therefore never equal a current fingerprint.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from offcomp.models.safetensors_files import INDEX, OTHER_FORMATS, PICKLES, WEIG
 from offcomp.models.sentence_modules import MODULES
 
 IDENTITY = 2
-"""Version of the identity scheme: a hash of all bytes."""
+"""Version of the identity scheme; version 2 hashes all bytes."""
 
 CONTENT = re.compile(rf"{IDENTITY}-[0-9a-f]{{64}}")
 NOT_READ = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")
-"""Files that training leaves behind in a model folder."""
+"""Files that are often left in a model folder after training."""
 DOCUMENTS = ("license", "licence", "notice", "readme", "use_policy", "copying")
-"""Stems of human-readable documents, whatever their suffix."""
+"""Names of documentation files, which may have any suffix."""
 OTHER_SUFFIXES = (
     *(".safetensors", *PICKLES, *OTHER_FORMATS, ".npz", ".npy", ".ot", ".pdparams"),  # weights
-    *(".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ipynb"),  # for people
+    *(".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ipynb"),  # documents
     *(".py", ".log", ".csv", ".zip", ".gz", ".tar"),  # programs, which are never run, and their output
 )
-"""Suffixes of files that no tokenizer reads. All others are hashed, since tokenizers read too many kinds of file to list."""
+"""Suffixes of files that no tokenizer reads. Other files are hashed, since tokenizers read too many kinds of file to list."""
 SMALL = 1 << 20
 MOST_CACHED = 1000
 MOST_IN_MEMORY = 256
 SECOND = 10**9  # nanoseconds
 RESOLUTION = SECOND // 10
 RESOLUTION_WITHOUT_FRACTIONS = 2 * SECOND
-"""Nanoseconds after which a further change shows in a file's timestamps; file systems resolve milliseconds, or only seconds."""
+"""Nanoseconds until another change is sure to alter a file's timestamps, which have a resolution of milliseconds or seconds."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Two digests of a model's files; see the module docstring."""
+    """The two digests of a model's files; see the module docstring."""
 
     fingerprint: str
     reads: str
@@ -60,7 +60,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """File metadata that changes whenever the file does; times in nanoseconds."""
+    """File metadata that changes whenever the file does. Times are in nanoseconds."""
 
     size: int
     inode: int
@@ -79,7 +79,7 @@ _memory: dict[tuple[Path, _Stamp], str] = {}
 
 
 def is_content(fingerprint: str) -> bool:
-    """Return whether an identity covers all bytes; those from earlier versions cover only a sample of the weights."""
+    """Return whether a fingerprint covers all bytes; fingerprints from earlier versions cover only a sample of the weights."""
     return CONTENT.fullmatch(fingerprint) is not None
 
 
@@ -97,7 +97,7 @@ def identify(folder: Path) -> Identity:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """Turn an OSError while reading a model's folder into a ModelError."""
+    """Convert an OSError raised while reading a model folder to a ModelError."""
     try:
         yield
     except OSError as error:
@@ -110,20 +110,20 @@ def _digest_of(folder: Path, files: list[Path], start: str = "") -> str:
 
 
 def _other_files(folder: Path) -> list[Path]:
-    """The files that may be read in addition to config and weights, and all files in the folders that modules.json names."""
+    """Files that may be read besides the config and weights, including all files in the folders listed in modules.json."""
     entries = {entry for entry in folder.iterdir() if entry.name != CONFIG and _may_be_read(entry)}
     entries |= {entry for module in _module_folders(folder) for entry in module.rglob("*")}
     return sorted(entry for entry in entries if entry.is_file())
 
 
 def _may_be_read(file: Path) -> bool:
-    """Return whether a file in the model folder may be read with the model: any file not known to be irrelevant."""
+    """Return whether loading the model might read this file; False only for files known to be irrelevant."""
     name, suffix = file.name.lower(), file.suffix.lower()
     return not (name.startswith(".") or name in NOT_READ or name.partition(".")[0] in DOCUMENTS or suffix in OTHER_SUFFIXES)
 
 
 def _module_folders(folder: Path) -> Iterator[Path]:
-    """The module folders of a sentence encoder, limited to those inside the model's own folder."""
+    """The module folders of a sentence encoder, ignoring any outside the model folder."""
     modules = read_json(folder / MODULES)
     for module in modules if isinstance(modules, list) else ():
         path = PurePosixPath(str(module.get("path", "")) if isinstance(module, dict) else "")
@@ -132,9 +132,9 @@ def _module_folders(folder: Path) -> Iterator[Path]:
 
 
 def file_digest(file: Path) -> str:
-    """The sha256 of a file as hexadecimal digits; cached for large files that have not changed.
+    """The SHA-256 digest of a file in hexadecimal; cached for large files until they change.
 
-    Raises OSError if the file cannot be read, InputError if it changes while being read.
+    Raises OSError if the file cannot be read, and InputError if it changes while being read.
     """
     stamp = _stamp(file)
     if stamp.size <= SMALL:
@@ -145,7 +145,7 @@ def file_digest(file: Path) -> str:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if _stamp(file) != stamp:
-            raise InputError(f"'{file}' changed while it was being read; try again when it is complete")
+            raise InputError(f"'{file}' changed while it was being read; try again once it is complete")
         if shows_changes:
             _cache_digest(path, stamp, digest)
     return digest
@@ -161,12 +161,12 @@ def _cache_file(path: Path) -> Path:
 
 
 def _cache_key(path: Path, stamp: _Stamp) -> dict[str, object]:
-    """A file and its state, as JSON values."""
+    """The path and metadata of a file, as JSON types."""
     return {"path": ascii(str(path)), **vars(stamp)}
 
 
 def _read_digest(path: Path, stamp: _Stamp) -> str | None:
-    """The digest cached in the home folder for a file in this state."""
+    """The digest cached in the home folder for this file and metadata, or None."""
     cached = read_json(_cache_file(path))
     if not isinstance(cached, dict) or cached | _cache_key(path, stamp) != cached:
         return None
@@ -175,7 +175,7 @@ def _read_digest(path: Path, stamp: _Stamp) -> str | None:
 
 
 def _cache_digest(path: Path, stamp: _Stamp, digest: str) -> None:
-    """Cache a digest in its own file, so that processes need no locking, and delete the oldest beyond MOST_CACHED files."""
+    """Cache a digest in a separate file, which avoids locking, and keep only the MOST_CACHED most recent files."""
     if len(_memory) >= MOST_IN_MEMORY:
         _memory.clear()
     _memory[path, stamp] = digest

@@ -1,8 +1,8 @@
-"""Model listings read from files: bundled with offcomp, or cached in the home folder when a model is first seen.
+"""Read model listings from files, either bundled with offcomp or cached in the home folder when a model is first used.
 
-This lets the app's own process read listings without loading torch. Only a model seen for the first time needs
-`loading.describe`, which the app runs in a separate process. Listings are keyed by content, so a copy of a known model is
-recognised wherever it is stored.
+This lets the app's main process list models without loading torch. Only the first use of a model requires `loading.describe`,
+which the app runs in a separate process. Listings are keyed by content, so a copy of a known model is recognised wherever it
+is stored.
 
     HOME/models/FINGERPRINT-VERSIONS.json
 """
@@ -27,7 +27,7 @@ from offcomp.models.identity import Identity, identify
 from offcomp.models.sources import bundled_info, resolve
 
 LISTING = 3
-"""Incremented whenever the same files would be listed differently, which invalidates listings from earlier versions."""
+"""Version of the listing format; increment it to invalidate cached listings when the same files would be listed differently."""
 
 
 def identity_of(model: str) -> Identity | None:
@@ -45,11 +45,11 @@ def identity_of(model: str) -> Identity | None:
 def check_unchanged(info: ModelInfo) -> None:
     """Raise ModelError if a model's files have changed since it was described or loaded."""
     if identity_of(info.model) != Identity(info.fingerprint, info.reads):
-        raise ModelError(f"The files of '{info.model}' changed while it was in use; try again when they are complete.")
+        raise ModelError(f"The files of '{info.model}' changed while it was in use; try again once they are complete.")
 
 
 def known_info(model: str, home: Path) -> ModelInfo | None:
-    """The existing listing of a model with the same weights and config, or None.
+    """The existing listing for the model's weights and config, or None if there is no such listing.
 
     Raises ModelError if there is no such model, or its files are damaged or unsafe.
     """
@@ -61,7 +61,7 @@ def known_info(model: str, home: Path) -> ModelInfo | None:
 
 
 def model_info(model: str, home: Path) -> ModelInfo:
-    """The listing of a model; if there is none yet, create it with torch and cache it in the home folder. Raises ModelError."""
+    """Return a model's listing; if none exists yet, create it with torch and cache it in the home folder. Raises ModelError."""
     info = known_info(model, home)
     if info is None:
         if resolve(model).source == "hub":
@@ -76,19 +76,19 @@ def model_info(model: str, home: Path) -> ModelInfo:
 
 @lru_cache(maxsize=1)
 def _bundled() -> dict[str, ModelInfo]:
-    """The descriptions shipped with offcomp, by fingerprint, so that listing these models needs no torch."""
+    """Descriptions shipped with offcomp, by fingerprint, so that these models can be listed without torch."""
     infos = (bundled_info(entry.name) for entry in MODELS)
     return {info.fingerprint: info for info in infos if info is not None}
 
 
 def _path(home: Path, fingerprint: str) -> Path:
-    """The file of a listing; its name includes the versions of transformers and of the listing format."""
+    """Path of a cached listing; the file name depends on the versions of transformers and of the listing format."""
     format_versions = json.dumps([LISTING, versions()["transformers"]])
     return home / "models" / f"{fingerprint}-{hashlib.sha256(format_versions.encode()).hexdigest()[:8]}.json"
 
 
 def _cached(home: Path, fingerprint: str) -> ModelInfo | None:
-    """The listing in the home folder; None if there is none, or if it is damaged."""
+    """The listing cached in the home folder, or None if it is missing or damaged."""
     try:
         info = ModelInfo.from_dict(read_json(_path(home, fingerprint)))
     except ModelError:

@@ -1,6 +1,6 @@
-"""Describe a model without loading its weights, or load it: only from safetensors, and never with custom code.
+"""Describe a model without loading its weights, or load it. Only safetensors files are read; custom code is never run.
 
-Folder and catalogue models never touch the network. Nothing is printed.
+Loading a folder or catalogue model never accesses the network. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from offcomp.models.weights import check_finite, list_modules
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A standard transformers model in float32 and evaluation mode, without gradients.
+    """A standard transformers model in float32 and evaluation mode, with gradients disabled.
 
-    `tokenizer` is None if the folder has none. `folder` contains its files; None for a model created in memory.
+    `tokenizer` is None if the folder contains no tokenizer. `folder` is None for a model created in memory.
     """
 
     model: PreTrainedModel
@@ -48,12 +48,12 @@ class LoadedModel:
 
     @cached_property
     def sentence_modules(self) -> SentenceModules:
-        """How hidden states become sentence embeddings. Raises ModelError if the folder requests something unsupported."""
+        """How hidden states become sentence embeddings. Raises ModelError if the folder requires an unsupported feature."""
         return SentenceModules() if self.folder is None else sentence_modules(self.folder)
 
 
 def describe(model: str) -> ModelInfo:
-    """Describe a model without loading its weights: it is built on the meta device, which allocates nothing.
+    """Describe a model without loading its weights, by building it on the meta device, which allocates no memory.
 
     Args:
         model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
@@ -69,14 +69,14 @@ def describe(model: str) -> ModelInfo:
 
 
 def load(model: str, *, checked: bool = False) -> LoadedModel:
-    """Load the model in float32, ready to evaluate, with its tokenizer and description.
+    """Load a model in float32 and evaluation mode, with its tokenizer and description.
 
     Args:
         model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
-        checked: skip the checks of the values because an earlier load made them; then only the values in use are read.
+        checked: whether an earlier load has checked the values; if so, the checks are skipped and unused values are not read.
 
     Raises:
-        ModelError: as for `describe`; or the weights are incomplete, are not finite, or do not match the pinned checksum.
+        ModelError: see `describe`; also if the weights are incomplete or not finite, or do not match the pinned checksum.
     """
     with _quiet():
         checkpoint = open_checkpoint(model)
@@ -93,10 +93,10 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
 
 
 def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
-    """The folder of a model, and for every parameter path the stored tensors from which transformers builds it.
+    """Return a model's folder, and a mapping from parameter paths to the stored tensors that make up each parameter.
 
     Raises:
-        ModelError: as for `describe`.
+        ModelError: see `describe`.
     """
     with _quiet():
         checkpoint = open_checkpoint(model)
@@ -104,9 +104,10 @@ def stored_weights(model: str) -> tuple[Path, dict[str, Sources]]:
 
 
 def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
-    """The encoder's or base model's last hidden states (batch, tokens, hidden) for a tokenised batch.
+    """The last hidden states (batch, tokens, hidden) for a tokenised batch.
 
-    An encoder-decoder model runs its encoder only. `labels` and `decoder_*` inputs are dropped. The caller controls gradients.
+    Only the encoder of an encoder-decoder model is run. `labels` and `decoder_*` inputs are ignored. The caller controls
+    gradients.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels" and not key.startswith("decoder_")}
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
@@ -115,7 +116,7 @@ def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress transformers' progress bars, log lines and warnings, and restore its settings afterwards."""
+    """Temporarily suppress warnings and the progress bars and log messages of transformers."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
@@ -130,7 +131,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _described(checkpoint: Checkpoint) -> ModelInfo:
-    """The description of a model, from an instance on the meta device."""
+    """Describe a model from an instance on the meta device."""
     network = network_on_meta(checkpoint)
     check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)
@@ -157,7 +158,7 @@ def _described(checkpoint: Checkpoint) -> ModelInfo:
 
 
 def reads_text(architecture: type[PreTrainedModel]) -> bool:
-    """Return whether this class takes text tokens as input, rather than images, audio or time series."""
+    """Return whether this class takes text tokens as input, as opposed to images, audio or time series."""
     if issubclass(architecture, Matrices):
         return False
     takes_tokens = "input_ids" in inspect.signature(architecture.forward).parameters
@@ -165,7 +166,7 @@ def reads_text(architecture: type[PreTrainedModel]) -> bool:
 
 
 def _instantiated(checkpoint: Checkpoint) -> PreTrainedModel:
-    """Instantiate the model with its weights. Raises ModelError if any are missing or have the wrong shape."""
+    """Instantiate the model with its weights. Raises ModelError if any weights are missing or have the wrong shape."""
     attention = "sdpa" if checkpoint.architecture._supports_sdpa else "eager"
     with as_model_error(checkpoint.folder, "load"):
         network, report = checkpoint.architecture.from_pretrained(

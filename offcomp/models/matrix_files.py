@@ -1,8 +1,8 @@
-"""Uploaded matrices, read from a safetensors, npz or npy file and saved as a model folder. No torch, no unpickling.
+"""Read uploaded matrices from a safetensors, npz or npy file and save them as a model folder. No torch, no unpickling.
 
-The folder has the config of a `matrix_model.Matrices`. Its matrices are listed, compressed and measured like those of any
-other model, but it cannot process text. A matrix is used as stored, W (rows, cols) = (out_features, in_features). If the names
-follow the naming scheme of a known family, their kinds and layers are recognised.
+The folder can be loaded as a `matrix_model.Matrices` model. Its matrices can be listed, compressed and measured like those of
+any other model, but the model cannot process text. Matrices are never transposed: each is W (rows, cols) = (out_features,
+in_features). If their names follow the naming scheme of a known family, their kinds and layers are recognised.
 
     HOME/uploads/DIGEST/config.json          names and shapes
     HOME/uploads/DIGEST/model.safetensors    the matrices, as "matrices.0.weight" and so on
@@ -37,7 +37,7 @@ from offcomp.models.safetensors_files import NUMPY_FLOATS, WEIGHTS, as_float32, 
 MODEL_TYPE = "offcomp_matrices"
 SUFFIXES = (".safetensors", ".npz", ".npy")
 MOST_BYTES = 100_000_000
-"""Maximum total size of a file's unpacked matrices, twice the largest upload; the app reads them in its own process."""
+"""Maximum total size of a file's unpacked matrices, which the app reads in its main process; twice the upload limit."""
 MOST_MATRICES = 1000
 MOST_ARRAYS = 10_000
 MOST_HEADER_BYTES = 1_000_000
@@ -56,7 +56,7 @@ NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix (rows, cols) as stored in its file. `dtype` is the safetensors name; float64 is converted to float32."""
+    """One matrix (rows, cols) as stored in its file. `dtype` is a safetensors dtype; float64 is converted to float32."""
 
     rows: int
     cols: int
@@ -66,14 +66,14 @@ class Matrix:
 
 @dataclass(frozen=True)
 class MatrixFile:
-    """The contents of a file: its matrices by name, and, for every other entry, the reason why it is left out."""
+    """The contents of a file: its matrices by name, and the reason why each of the other entries was skipped."""
 
     matrices: dict[str, Matrix]
     skipped: dict[str, str]
 
 
 def read_matrices(name: str, content: bytes) -> MatrixFile:
-    """The matrices in a file, whose suffix determines the format. Sizes in the headers are checked before anything is unpacked.
+    """Read the matrices from a file; its suffix determines the format. Sizes are checked before anything is unpacked.
 
     Raises InputError if the file cannot be read, contains no usable matrix, or is too large.
     """
@@ -96,9 +96,9 @@ def read_matrices(name: str, content: bytes) -> MatrixFile:
 
 
 class Entry(NamedTuple):
-    """One array as described by its header: name, dtype (safetensors name for floats, numpy name otherwise) and shape.
+    """One array as described by its header: name, dtype (a safetensors dtype for floats, otherwise a numpy dtype) and shape.
 
-    `read` unpacks it and returns its bytes, little-endian in C order.
+    `read` unpacks the array and returns its bytes, little-endian and in C order.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Entry(NamedTuple):
 
 
 def _check_size(name: str, entries: Collection[Entry]) -> None:
-    """Raise InputError if there are too many matrices, or their total size is too large."""
+    """Raise InputError if there are too many matrices or if their total size is too large."""
     if len(entries) > MOST_MATRICES:
         raise InputError(f"{name!r} contains {len(entries):,} matrices; at most {MOST_MATRICES:,} are supported")
     size = sum(prod(entry.shape) * np.dtype(NUMPY_FLOATS[entry.dtype]).itemsize for entry in entries)
@@ -120,7 +120,7 @@ def _safetensors(name: str, content: bytes) -> Iterator[Entry]:
     length = int.from_bytes(content[:8], "little")
     header = content[8 : 8 + length] if length <= MOST_HEADER_BYTES else b""
     if len(header) != length:
-        raise InputError(f"{name!r} is not a complete safetensors file (its header is truncated, or too long); copy it again")
+        raise InputError(f"{name!r} is not a complete safetensors file (its header is truncated or too long); copy it again")
     tensors = header_entries(Path(name), header)
     if len(content) != max((tensor.end for tensor in tensors.values()), default=8 + length):
         raise InputError(f"{name!r} is not a complete safetensors file (its length does not match its header); copy it again")
@@ -131,11 +131,11 @@ def _safetensors(name: str, content: bytes) -> Iterator[Entry]:
 def _npz(name: str, content: bytes) -> Iterator[Entry]:
     try:
         if content.count(ZIP_ENTRY) > MOST_ARRAYS:
-            raise InputError(f"{name!r} contains more than {MOST_ARRAYS:,} arrays; leave out everything that is not a matrix")
+            raise InputError(f"{name!r} contains more than {MOST_ARRAYS:,} arrays; remove everything that is not a matrix")
         archive = zipfile.ZipFile(io.BytesIO(content))  # in memory; stays open until the last entry has been read
         for member in archive.infolist():
             if member.compress_type not in PACKED:
-                raise zipfile.BadZipFile(f"{member.filename} uses a compression method that numpy does not write")
+                raise zipfile.BadZipFile(f"{member.filename} uses a compression method that numpy does not use")
             head = _unpacked(name, archive, member, MOST_NPY_HEADER_BYTES)
             read = partial(_unpacked, name, archive, member, member.file_size)
             yield _npy_entry(name, member.filename.removesuffix(".npy"), head, member.file_size, read)
@@ -144,7 +144,7 @@ def _npz(name: str, content: bytes) -> Iterator[Entry]:
 
 
 def _unpacked(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> bytes:
-    """The first `size` bytes of a member; no more than that is ever unpacked."""
+    """Unpack at most the first `size` bytes of a zip member."""
     try:
         with archive.open(member) as stream:
             return stream.read(size)
@@ -160,7 +160,7 @@ _READERS: dict[str, Callable[[str, bytes], Iterator[Entry]]] = {".safetensors": 
 
 
 def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], bytes]) -> Entry:
-    """The entry for an npy file of `size` bytes that starts with `head`. Raises InputError if header and size disagree."""
+    """The entry for an npy file of `size` bytes that starts with `head`. Raises InputError if the header is invalid."""
     stream = io.BytesIO(head)
     try:
         shape, by_columns, dtype = NPY_HEADERS[npy.read_magic(stream)](stream)
@@ -171,7 +171,7 @@ def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], b
         return Entry(key, "pickled objects", shape, bytes)
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != size - start:
         raise InputError(
-            f"{key!r} in {file!r} is truncated: {size - start} bytes do not match shape {shape} of {dtype}; copy it again"
+            f"{key!r} in {file!r} is truncated: {size - start} bytes do not match shape {shape} and {dtype}; copy it again"
         )
 
     def values() -> bytes:
@@ -183,7 +183,7 @@ def _npy_entry(file: str, key: str, head: bytes, size: int, read: Callable[[], b
 
 
 def _unusable(entry: Entry) -> str:
-    """Why an array cannot be compressed, as a phrase that follows its name; empty if it can."""
+    """The reason why an array cannot be compressed, phrased to follow the array's name; empty if the array is usable."""
     shape = entry.shape
     if len(shape) != 2:
         return f"has {len(shape)} dimension{'' if len(shape) == 1 else 's'}, not 2"
@@ -195,7 +195,7 @@ def _unusable(entry: Entry) -> str:
 
 
 def _read(entry: Entry) -> Matrix | str:
-    """The matrix of an entry, or why it cannot be compressed, as a phrase that follows its name."""
+    """Read an entry's matrix, or return the reason why it cannot be compressed, phrased to follow the entry's name."""
     content = entry.read()
     with np.errstate(over="ignore"):
         values = as_float32(entry.dtype, np.frombuffer(content, np.uint8))
@@ -208,7 +208,7 @@ def _read(entry: Entry) -> Matrix | str:
 
 
 def _unique_name(key: str, taken: Collection[str]) -> str:
-    """A unique name that is safe in plans and links: plain characters only, without a trailing `.weight`."""
+    """A unique name that is safe in plans and links: special characters are replaced, and a trailing `.weight` is removed."""
     plain = re.sub(r"[^A-Za-z0-9._+-]", "-", key.removesuffix(".weight")).strip(".-")[:LONGEST_NAME] or "matrix"
     name, number = plain, 2
     while name in taken:
@@ -217,9 +217,9 @@ def _unique_name(key: str, taken: Collection[str]) -> str:
 
 
 def save_upload(name: str, content: bytes, home: Path) -> Path:
-    """Save the matrices of a file as a model folder under `home`. The same file always gets the same folder.
+    """Save the matrices in a file as a model folder under `home`. Identical files share a folder.
 
-    Raises InputError if the file is unusable, StorageError if the folder cannot be written.
+    Raises InputError if the file is unusable, and StorageError if the folder cannot be written.
     """
     file = read_matrices(name, content)
     folder = home / "uploads" / hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]
@@ -229,7 +229,7 @@ def save_upload(name: str, content: bytes, home: Path) -> Path:
 
 
 def _safetensors_file(matrices: Collection[Matrix]) -> bytes:
-    """A safetensors file: the header length, the header, then the bytes of each matrix in turn."""
+    """A safetensors file: the header length, the header, then the bytes of each matrix in order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for index, matrix in enumerate(matrices):
@@ -259,9 +259,9 @@ def _config(name: str, file: MatrixFile) -> dict[str, Any]:
 
 
 def recognised_model_type(weights: Sequence[StoredWeight]) -> str:
-    """The model type whose family recognises the most names as compressible kinds; empty if no family recognises any.
+    """The model type whose naming scheme matches the most compressible matrices; empty if it matches none.
 
-    Families with fused or transposed weights are skipped: a bare matrix does not reveal how it was stored.
+    Families with fused or transposed weights are skipped, since neither property can be inferred from a bare matrix.
     """
     best, most = "", 0
     for family in FAMILIES:

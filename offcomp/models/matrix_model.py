@@ -1,4 +1,4 @@
-"""Bare matrices wrapped as a transformers model so that offcomp can load and compress them. There is no forward pass."""
+"""Wrap bare matrices in a transformers model, which offcomp can load and compress. The model has no forward pass."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from offcomp.models.matrix_files import MODEL_TYPE
 
 
 class MatricesConfig(PreTrainedConfig):
-    """`matrices`: name, rows and cols of each; `names_of`: the model type whose naming scheme they follow, or empty."""
+    """Config with `matrices` (name, rows and cols of each) and `names_of` (the model type whose naming scheme is used)."""
 
     model_type = MODEL_TYPE
 
 
 class Matrices(PreTrainedModel):
-    """One weight (rows, cols) for each matrix of the config."""
+    """A model with one weight (rows, cols) for each matrix in the config."""
 
     config_class = MatricesConfig
     main_input_name = "matrices"
@@ -27,17 +27,17 @@ class Matrices(PreTrainedModel):
     def __init__(self, config: MatricesConfig):
         super().__init__(config)
         self.matrices = nn.ModuleList(nn.Linear(m["cols"], m["rows"], bias=False) for m in config.matrices)
-        self.specs()  # raises if the config's names are invalid
+        self.specs()  # raises ValueError if the names in the config are invalid
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: every weight comes from the file."""
+        """Do nothing: all weights are loaded from the file."""
 
     def specs(self) -> tuple[ModuleSpec, ...]:
-        """The matrices as modules under their own names. Raises ValueError if the config's names are invalid."""
+        """Module specs for the matrices, using their own names. Raises ValueError if the names in the config are invalid."""
         entries: list[dict[str, Any]] = self.config.matrices
         weights = [StoredWeight((str(entry["name"]),), (entry["rows"], entry["cols"])) for entry in entries]
         specs = module_specs(self.config.names_of, weights)
         if len(specs) != len(weights) or len({spec.name for spec in specs}) != len(specs):
-            raise ValueError("its config names a matrix twice, or names a family with fused weights")
+            raise ValueError("its config lists a matrix name twice, or refers to a family with fused weights")
         return tuple(replace(spec, path=f"matrices.{index}.weight") for index, spec in enumerate(specs))

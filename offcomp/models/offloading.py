@@ -1,4 +1,4 @@
-"""Offload a model while its matrices are compressed, reading them from its files one at a time."""
+"""Offload a model during compression, reading its matrices from disk one at a time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 class StoredMatrices:
     """The matrices of selected modules, read from the model's files on every access.
 
-    in_memory    copies of those that the files store in a different form
+    in_memory    copies of matrices that are stored in a different form in the files
     """
 
     device = torch.device("cpu")
 
     def __init__(self, loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> None:
-        """Locate the matrices of a loaded model in its files; any stored in a different form are copied into memory."""
+        """Locate a loaded model's matrices in its files; matrices stored in a different form are copied into memory."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
         self._digests = {file: file_digest(file) for file in {tensor.file for tensor in tensors.values()}}
@@ -46,7 +46,7 @@ class StoredMatrices:
                 self.in_memory[spec] = read(loaded.model, spec)
 
     def read(self, spec: ModuleSpec) -> Tensor:
-        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError if its file has changed."""
+        """A contiguous float32 copy of a module's matrix W (rows, cols). Raises ModelError if the file has changed."""
         if spec in self.in_memory:
             return self.in_memory[spec].clone()
         stored = self._stored[spec]
@@ -62,7 +62,7 @@ def read_matrix(model: PreTrainedModel | StoredMatrices, spec: ModuleSpec) -> Te
 
 
 def _values(stored: StoredTensor) -> Tensor:
-    """A stored tensor in float32."""
+    """Read a stored tensor as float32."""
     try:
         values = np.fromfile(stored.file, np.uint8, stored.end - stored.start, offset=stored.start)
         return torch.from_numpy(values).view(DTYPES[stored.dtype]).view(stored.shape).float()
@@ -72,11 +72,11 @@ def _values(stored: StoredTensor) -> Tensor:
 
 @contextmanager
 def offloaded(loaded: LoadedModel) -> Iterator[None]:
-    """Free the memory of a model's parameters inside the block.
+    """Free the memory used by a model's parameters inside the `with` block.
 
-    Afterwards the original weights are reloaded into the same modules.
+    On exit, the original weights are reloaded into the same modules.
 
-    Raises ModelError if its files have changed in the meantime.
+    Raises ModelError if the model's files have changed in the meantime.
     """
     for parameter in loaded.model.parameters():
         parameter.data = parameter.data.new_empty(0)
@@ -90,7 +90,7 @@ def offloaded(loaded: LoadedModel) -> Iterator[None]:
 
 
 def _load_again(loaded: LoadedModel) -> None:
-    """Reload the values of every parameter. Raises ModelError if the files have changed."""
+    """Reload the values of all parameters. Raises ModelError if the files have changed."""
     fresh = load(loaded.info.model, checked=True)
     if fresh.info.reads != loaded.info.reads:
         raise ModelError(f"The files of '{loaded.info.model}' changed while it was being compressed; run the plan again.")

@@ -1,4 +1,4 @@
-"""How many tokens a model's position embeddings can cover."""
+"""Determine how many tokens a model's position embeddings support."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Maximum tokens per text; None if the config sets no limit (relative position embeddings, XLNet's -1).
+    """Maximum number of tokens per text; None if the config sets no limit (relative position embeddings, or -1 as in XLNet).
 
-    RoBERTa-style models count positions from the padding index + 1, so of the max_position_embeddings rows of their table, only
-    max_position_embeddings - pad_token_id - 1 are usable. They are recognised by the table's padding index, not by name.
+    In RoBERTa-style models, positions start at pad_token_id + 1, so only max_position_embeddings - pad_token_id - 1 rows of the
+    embedding table are usable. These models are recognised by the padding index of the embedding table, not by name.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
@@ -26,7 +26,7 @@ def position_limit(model: PreTrainedModel) -> int | None:
 
 
 def longest_text(model: PreTrainedModel, requested: int) -> int:
-    """Default maximum tokens per text: as requested, or fewer if the position embeddings cover fewer."""
+    """Default maximum number of tokens per text: `requested`, or fewer if the position embeddings support fewer."""
     limit = position_limit(model)
     if limit is None:
         return requested

@@ -1,4 +1,4 @@
-"""Read the safetensors files of a model folder without torch: eight bytes of header length, JSON, then the tensors."""
+"""Read the safetensors files of a model folder (8-byte header length, JSON header, then the tensors) without torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BITS = {
 }
 """Bits per value for each safetensors dtype."""
 NUMPY_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""safetensors dtype -> numpy dtype; numpy has no bfloat16, so its raw bits are read."""
+"""safetensors dtype -> numpy dtype; numpy has no bfloat16, so bfloat16 values are read as raw bits."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class StoredTensor:
 
     @property
     def num_parameters(self) -> int:
-        """The product of the shape."""
+        """The number of values in the tensor."""
         return math.prod(self.shape)
 
     @property
     def num_bytes(self) -> int:
-        """Size of the tensor in its file, in bytes."""
+        """Size of the stored tensor in bytes."""
         return self.end - self.start
 
 
@@ -75,17 +75,17 @@ def read_any_json(file: Path) -> Any:
     """Read a JSON value from a file. Raises ModelError if the file cannot be read or is unreasonably large."""
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"'{file}' is larger than {MAX_JSON_BYTES // 10**6} MB, too large for a JSON file of a model.")
+            raise ModelError(f"'{file}' is larger than {MAX_JSON_BYTES // 10**6} MB, which is too large for a JSON file.")
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{file}' cannot be read as JSON ({error}); restore it from the original model.") from error
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files that make up the model: a single file, or all shards in the index.
+    """The safetensors files that make up the model: a single file, or all shards listed in the index.
 
     Raises:
-        ModelError: there are none, they are pickled, or a shard is missing.
+        ModelError: the folder has no safetensors weights, or a shard is missing.
     """
     if (folder / WEIGHTS).is_file():
         return (folder / WEIGHTS,)
@@ -95,7 +95,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _no_weights(folder: Path) -> str:
-    """What the folder has instead of safetensors weights, and how to obtain them."""
+    """Error message that says which weights the folder contains instead of safetensors, and what to do."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         return (
@@ -103,31 +103,31 @@ def _no_weights(folder: Path) -> str:
             "with `save_pretrained` in a current version of transformers."
         )
     if misnamed := [name for name in names if name.endswith(".safetensors")]:
-        return f"The weights in '{folder}' are in '{misnamed[0]}', but '{WEIGHTS}' is needed; rename the file."
+        return f"The weights in '{folder}' are in '{misnamed[0]}', but '{WEIGHTS}' is expected; rename the file."
     if foreign := [name for name in names if Path(name).suffix in OTHER_FORMATS]:
         return (
             f"The weights in '{folder}' are in {OTHER_FORMATS[Path(foreign[0]).suffix]} format ('{foreign[0]}'), but offcomp "
-            "reads only safetensors; save the model with the `save_pretrained` method of transformers."
+            "reads only safetensors; save the model with the `save_pretrained` method in transformers."
         )
-    return f"The folder '{folder}' has no weights: '{WEIGHTS}' or '{INDEX}' is needed."
+    return f"The folder '{folder}' has no weights; it must contain '{WEIGHTS}' or '{INDEX}'."
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
-    """The files that the index names, each checked to be in the folder itself."""
+    """The shards listed in the index, each of which must be a file in the same folder."""
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"'{folder / INDEX}' has no 'weight_map'; restore it from the original model.")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError(f"'{folder / INDEX}' names '{name}', which is not a safetensors file in that folder.")
+            raise ModelError(f"'{folder / INDEX}' lists '{name}', which is not a safetensors file in that folder.")
         if not (folder / name).is_file():
             raise ModelError(f"The shard '{name}' is missing from '{folder}'; copy the model again.")
     return tuple(folder / name for name in names)
 
 
 def read_header(file: Path) -> bytes:
-    """The JSON bytes of a file's header.
+    """The JSON header of a file, as bytes.
 
     Raises:
         ModelError: the file is too short for its header, or cannot be read.
@@ -144,7 +144,7 @@ def read_header(file: Path) -> bytes:
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """Every tensor in the files by key; each file's size is checked against its header.
+    """All tensors in the files, by key; each file's size is checked against its header.
 
     Raises:
         ModelError: a header is unreadable, a file's size does not match its header, or two tensors share a key or overlap.
@@ -157,17 +157,17 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
         actual = file.stat().st_size
         if actual != expected:
             raise ModelError(
-                f"'{file}' has {actual} bytes but its header describes {expected}: it is truncated or damaged; "
+                f"'{file}' has {actual} bytes, but its header specifies {expected}: it is truncated or damaged; "
                 "copy the model again."
             )
         if twice := sorted(tensors.keys() & entries.keys()):
-            raise ModelError(f"'{file}' and '{tensors[twice[0]].file}' both contain '{twice[0]}'; copy the model again.")
+            raise ModelError(f"'{file}' and '{tensors[twice[0]].file}' both contain tensor '{twice[0]}'; copy the model again.")
         tensors |= entries
     return tensors
 
 
 def header_entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
-    """The tensors in one header, checked to be contiguous and to match their shapes. Raises ModelError."""
+    """Parse the tensors in a header and check that they are contiguous and match their shapes. Raises ModelError."""
     payload = 8 + len(header)
     try:
         document = json.loads(header, object_pairs_hook=_without_duplicates)
@@ -177,7 +177,7 @@ def header_entries(file: Path, header: bytes) -> dict[str, StoredTensor]:
     reached = payload
     for key, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
         if tensor.start != reached:
-            raise ModelError(f"'{file}' has a damaged safetensors header (tensor '{key}' is misplaced); copy the model again.")
+            raise ModelError(f"'{file}' has a damaged safetensors header (gap or overlap at '{key}'); copy the model again.")
         reached = tensor.end
     return tensors
 
@@ -190,27 +190,27 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(file: Path, key: str, entry: Mapping[str, Any], payload: int) -> StoredTensor:
-    """Parse one tensor of a header. Raises ValueError, TypeError or KeyError if it is invalid."""
+    """Parse one tensor entry in a header. Raises ValueError, TypeError or KeyError if the entry is invalid."""
     start, end = (int(offset) for offset in entry["data_offsets"])
     shape = tuple(int(size) for size in entry["shape"])
     dtype = str(entry["dtype"])
     if dtype not in BITS:
         raise ValueError(f"tensor '{key}' has the unknown dtype '{dtype}'")
     if not 0 <= start <= end or min(shape, default=0) < 0 or math.prod(shape) * BITS[dtype] != 8 * (end - start):
-        raise ValueError(f"tensor '{key}' of shape {shape} and dtype {dtype} cannot have {end - start} bytes")
+        raise ValueError(f"tensor '{key}' of shape {shape} and dtype {dtype} cannot be {end - start} bytes long")
     return StoredTensor(file, dtype, shape, payload + start, payload + end)
 
 
 def find_tensor(tensors: Mapping[str, StoredTensor], prefix: str, path: str) -> StoredTensor | None:
-    """The stored tensor for a parameter path, with or without the base model's prefix."""
+    """Find the stored tensor for a parameter path, with or without the base model's prefix."""
     return tensors.get(path) or tensors.get(path.removeprefix(f"{prefix}.")) or tensors.get(f"{prefix}.{path}")
 
 
 def stored_dtype(folder: Path) -> str:
-    """`float32`, `float16` or `bfloat16`: the dtype of most floating-point values in a folder.
+    """The dtype of most floating-point values in a folder: `float32`, `float16` or `bfloat16`.
 
     Raises:
-        ModelError: weights have an unsupported dtype (see `check_dtypes`), or the files are damaged.
+        ModelError: a weight has an unsupported dtype (see `check_dtypes`), or the files are damaged.
     """
     tensors = stored_tensors(weight_files(folder))
     check_dtypes(folder, {key: tensor for key, tensor in tensors.items() if key.endswith("weight")})
@@ -224,15 +224,15 @@ def stored_dtype(folder: Path) -> str:
 
 
 def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
-    """Check that every weight is stored in float32, float16 or bfloat16, so that casting it is safe.
+    """Check that every weight is stored in float32, float16 or bfloat16, which can be cast safely.
 
     Raises:
-        ModelError: a weight is float64, or has a dtype that only quantisation produces, and no config says how to interpret it.
+        ModelError: a weight is stored in another dtype, such as float64 or a quantised format.
     """
     for key, tensor in weights.items():
         if tensor.dtype in FLOATS:
             continue
-        remedy = f"use the unquantised model, since no config says how to interpret these {_named(tensor.dtype)} weights"
+        remedy = f"use the unquantised model, because no config describes how to interpret these {_named(tensor.dtype)} weights"
         if tensor.dtype == "F64":
             remedy = "save the model in float32: `model.float().save_pretrained(folder)`"
         raise ModelError(
@@ -242,13 +242,13 @@ def check_dtypes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
 
 
 def _named(dtype: str) -> str:
-    """`int8` for I8, `uint8` for U8, `bool` for BOOL, `float8` for every F8."""
+    """Readable name of a dtype, such as `int8` for I8, `bool` for BOOL, and `float8` for all F8 dtypes."""
     kinds = {"I": "int", "U": "uint", "F": "float", "C": "complex"}
     return "bool" if dtype == "BOOL" else kinds[dtype[0]] + dtype[1:].partition("_")[0]
 
 
 def same_values(left: StoredTensor, right: StoredTensor) -> bool:
-    """Return whether two stored tensors are equal after conversion to float32; stops at the first chunk that differs."""
+    """Return whether two stored tensors are equal after conversion to float32, stopping at the first chunk that differs."""
     if left.shape != right.shape:
         return False
     return all(
@@ -257,14 +257,14 @@ def same_values(left: StoredTensor, right: StoredTensor) -> bool:
 
 
 def _read_chunk(tensor: StoredTensor, start: int) -> NDArray[np.float32]:
-    """Up to `CHUNK` values of a stored tensor starting at index `start`."""
+    """Read up to `CHUNK` values of a stored tensor, starting at index `start`."""
     size = min(CHUNK, tensor.num_parameters - start)
     width = tensor.num_bytes // max(tensor.num_parameters, 1)
     return as_float32(tensor.dtype, np.fromfile(tensor.file, np.uint8, size * width, offset=tensor.start + start * width))
 
 
 def as_float32(dtype: str, content: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The values of a safetensors tensor, flattened; its raw bytes if they are not floating-point numbers."""
+    """The values of a safetensors tensor as a flat array, or its raw bytes if the dtype is not floating-point."""
     if dtype == "BF16":
         return (content.view("<u2").astype(np.uint32) << 16).view(np.float32)
     return content.view(NUMPY_FLOATS.get(dtype, np.uint8)).astype("<f4", copy=False)

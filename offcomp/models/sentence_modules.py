@@ -1,11 +1,11 @@
-"""Parse how a sentence-transformers folder turns hidden states into sentence embeddings. Needs no torch.
+"""Parse the modules of a sentence-transformers folder that turn hidden states into sentence embeddings. Does not require torch.
 
-`modules.json` lists the modules after the transformer: Pooling (one mode, or several concatenated), Dense layers, Normalize.
-`sentence_bert_config.json` limits the tokens per text, and `config_sentence_transformers.json` names a prompt to prepend to
-each text. As in sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules and options
-are rejected with an error that names them, since ignoring them would produce the embeddings of a different model.
+`modules.json` lists the modules after the transformer: Pooling (one mode, or several concatenated), Dense and Normalize.
+`sentence_bert_config.json` limits the number of tokens per text, and `config_sentence_transformers.json` can specify a prompt
+to prepend to each text. As in sentence-transformers, a folder without `modules.json` defaults to mean pooling. Unknown modules
+and options are rejected with an error that names them, since ignoring them would produce different embeddings.
 
-Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults follow version 6.2.
+Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html; names and defaults are those of version 6.2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROMPTS = "config_sentence_transformers.json"
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""The first of these files that exists is used; current versions of the library write the BERT file for every model."""
+"""The first existing file is used; current versions of sentence-transformers write the BERT file for every model."""
 PACKAGE = "sentence_transformers."
 
 POOLINGS = {
@@ -34,8 +34,8 @@ POOLINGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-"""Pooling mode -> its flag in folders saved before version 5.4. Several modes are concatenated in this order."""
-TITLES = {
+"""Pooling mode -> its config flag before sentence-transformers 5.4. Outputs of several modes are concatenated in this order."""
+TITLES = {  # saved with scores and compared between runs, so do not reword them
     "cls": "the first token",
     "max": "the maximum over tokens",
     "mean": "the mean over tokens",
@@ -44,18 +44,18 @@ TITLES = {
     "lasttoken": "the last token",
 }
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish")
-"""torch.nn classes, used without arguments, that a Dense module may name."""
+"""Supported activations of a Dense module: torch.nn classes, created without arguments."""
 NO_EFFECT = ("Dropout",)  # in evaluation mode
 ON_EMBEDDINGS = dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
-"""Fields that declare what a module after the pooling reads and writes, and their only supported value."""
+"""Config fields for the input and output of a module after Pooling, with their only supported value."""
 
 
 @dataclass(frozen=True)
 class Dense:
-    """activation(weight x + bias); in `file`, linear.weight is weight (out_features, in_features) and linear.bias is bias.
+    """A dense layer: activation(weight x + bias). `file` contains linear.weight (out_features, in_features) and linear.bias.
 
     Attributes:
-        residual: whether x is added to the output (or residual.weight x, if the widths differ).
+        residual: whether to add x to the output (or residual.weight x, if in_features and out_features differ).
     """
 
     file: Path
@@ -79,16 +79,16 @@ class Normalize:
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """How the last hidden states of a text become its embedding.
+    """How to compute a text's embedding from its last hidden states.
 
     Attributes:
-        pooling: keys of `POOLINGS`, in order.
-        layers: layers applied to the pooled vector, in order.
-        declared: whether the folder declares its modules; False for the default, mean pooling.
-        max_tokens: maximum tokens per text, special tokens included; None if the folder sets no limit.
-        prompt: prepended to each text.
-        pools_prompt: whether the prompt's tokens are pooled too.
-        lower_case: whether texts are lower-cased before they reach the tokenizer.
+        pooling: pooling modes (keys of `POOLINGS`), in order.
+        layers: layers to apply to the pooled vector, in order.
+        declared: whether the folder declares its modules, as opposed to using mean pooling by default.
+        max_tokens: maximum number of tokens per text, including special tokens; None if the folder sets no limit.
+        prompt: prompt to prepend to each text.
+        pools_prompt: whether pooling includes the prompt's tokens.
+        lower_case: whether to lower-case texts before tokenising them.
     """
 
     pooling: tuple[str, ...] = ("mean",)
@@ -110,10 +110,10 @@ class SentenceModules:
 
 
 def sentence_modules(folder: Path) -> SentenceModules:
-    """The modules that the folder declares; mean pooling if it declares none.
+    """The modules declared in the folder; mean pooling if there are none.
 
     Raises:
-        ModelError: a file is damaged or requests something unsupported; the message names the file.
+        ModelError: a file is damaged or requires an unsupported feature; the message names the file.
     """
     if not (folder / MODULES).is_file():
         return SentenceModules()
@@ -122,18 +122,18 @@ def sentence_modules(folder: Path) -> SentenceModules:
         raise ModelError(f"'{folder / MODULES}' must begin with a Transformer, not {entries[0][0] if entries else 'nothing'}.")
     if PurePosixPath(entries[0][1]).parts:
         raise ModelError(
-            f"'{folder / MODULES}' has its Transformer in '{entries[0][1]}', but offcomp reads the model from the folder "
-            "itself; move the Transformer's files there and set its path to '', or remove modules.json."
+            f"'{folder / MODULES}' has its Transformer in '{entries[0][1]}', but offcomp reads the model from the top-level "
+            "folder; move the Transformer's files there and set its path to '', or remove modules.json."
         )
     modules = [(kind, path) for kind, path in entries[1:] if kind not in NO_EFFECT]
     for index, (kind, path) in enumerate(modules):
         if kind not in (("Dense", "Normalize") if index else ("Pooling",)):
             raise ModelError(
                 f"'{folder / MODULES}' has the module {kind} at '{path}', which is not supported there; after the Transformer, "
-                "offcomp supports one Pooling, then Dense and Normalize modules."
+                "offcomp supports one Pooling module, followed by Dense and Normalize modules."
             )
     if not modules:
-        raise ModelError(f"'{folder / MODULES}' lists no Pooling module, so there is no sentence embedding; add 1_Pooling.")
+        raise ModelError(f"'{folder / MODULES}' lists no Pooling module, which sentence embeddings require; add 1_Pooling.")
     pooling, pools_prompt = _pooling(folder / modules[0][1])
     layers = tuple(_dense(folder / path) if kind == "Dense" else _normalize(folder / path) for kind, path in modules[1:])
     limit, lower_case = _transformer(folder)
@@ -141,7 +141,7 @@ def sentence_modules(folder: Path) -> SentenceModules:
 
 
 def dense_files(folder: Path) -> tuple[str, ...]:
-    """Relative paths of the weights of a folder's Dense modules; empty if modules.json is missing or damaged."""
+    """Relative paths of the weight files of a folder's Dense modules; empty if modules.json is missing or damaged."""
     try:
         entries = _entries(folder / MODULES) if (folder / MODULES).is_file() else []
     except ModelError:
@@ -150,7 +150,7 @@ def dense_files(folder: Path) -> tuple[str, ...]:
 
 
 def _entries(file: Path) -> list[tuple[str, str]]:
-    """(class name, subfolder) of each module, in order. Raises ModelError."""
+    """The class name and subfolder of each module, in order. Raises ModelError."""
     document = read_any_json(file)
     if not isinstance(document, list):
         raise ModelError(f"'{file}' does not contain a list of modules; restore it from the original model.")
@@ -160,16 +160,16 @@ def _entries(file: Path) -> list[tuple[str, str]]:
 def _entry(file: Path, entry: Any) -> tuple[str, str]:
     kind, path = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
     if not isinstance(kind, str) or not isinstance(path, str):
-        raise ModelError(f"'{file}' has the entry {str(entry)[:80]!r}; each entry needs a 'type' and a 'path'.")
+        raise ModelError(f"'{file}' contains the entry {str(entry)[:80]!r}; each entry needs a 'type' and a 'path'.")
     if not kind.startswith(PACKAGE):
-        raise ModelError(f"'{file}' names the module '{kind[:80]}', which is custom code; offcomp does not run custom code.")
+        raise ModelError(f"'{file}' lists the module '{kind[:80]}', which is custom code; offcomp does not run custom code.")
     if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
-        raise ModelError(f"'{file}' names the folder '{path[:80]}', which is not inside the model's own folder.")
+        raise ModelError(f"'{file}' lists the folder '{path[:80]}', which is outside the model folder.")
     return kind.rpartition(".")[2], path
 
 
 def _config(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The config file of a module and its content; empty if there is no file."""
+    """The config file of a module and its contents, which are empty if the file does not exist."""
     file = folder / "config.json"
     return file, _read_optional(file)
 
@@ -179,7 +179,7 @@ def _read_optional(file: Path) -> dict[str, Any]:
 
 
 def _pooling(folder: Path) -> tuple[tuple[str, ...], bool]:
-    """(pooling modes, whether the prompt is pooled)."""
+    """The pooling modes, and whether the prompt is pooled."""
     file, config = _config(folder)
     declared = config.get("pooling_mode")
     if declared is None:
@@ -206,7 +206,7 @@ def _is_positive(value: Any) -> TypeGuard[int]:
 
 
 def _check_only(file: Path, config: Mapping[str, Any], supported: Mapping[str, str]) -> None:
-    """Check that each of these fields is absent or has its only supported value. Raises ModelError."""
+    """Check that each field in `supported` is absent or has the only supported value. Raises ModelError."""
     for name, value in supported.items():
         if config.get(name) not in (None, value):
             raise ModelError(f"'{file}' sets {name} to {config[name]!r}; only {value!r} is supported.")
@@ -229,7 +229,7 @@ def _dense(folder: Path) -> Dense:
     name = str(activation).rpartition(".")[2]
     if not str(activation).startswith("torch.nn.") or name not in ACTIVATIONS:
         raise ModelError(
-            f"'{file}' names the activation {activation!r}; supported torch.nn activations are {', '.join(ACTIVATIONS)}."
+            f"'{file}' uses the activation {activation!r}; supported torch.nn activations are {', '.join(ACTIVATIONS)}."
         )
     bias, residual = _flag(file, config, "bias", True), _flag(file, config, "use_residual", False)
     dense = Dense(folder / WEIGHTS, inputs, outputs, bias, name, residual)
@@ -252,19 +252,19 @@ def _check_dense(dense: Dense) -> None:
     stored = {name: tensor.shape for name, tensor in stored_tensors([dense.file]).items()}
     for name, shape in expected.items():
         if stored.get(name) != shape:
-            actual = stored.get(name, "nothing")
-            raise ModelError(f"'{dense.file}' has {actual} for {name}, but its config requires {shape}; copy the model again.")
+            actual = stored.get(name, "(missing)")
+            raise ModelError(f"'{dense.file}' has shape {actual} for {name}, not the required {shape}; copy the model again.")
 
 
 def _transformer(folder: Path) -> tuple[int | None, bool]:
-    """(maximum tokens per text, whether to lower-case texts)."""
+    """The maximum number of tokens per text, and whether to lower-case texts."""
     file = next((folder / name for name in TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
     if file is None:
         return None, False
     config = read_json(file)
     _check_only(file, config, {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"})
     if set(config.get("modality_config") or {}) - {"text"}:
-        raise ModelError(f"'{file}' lists the inputs {', '.join(config['modality_config'])}; only text is supported.")
+        raise ModelError(f"'{file}' lists the input types {', '.join(config['modality_config'])}; only text is supported.")
     for name in ("query_length", "document_length", "query_expansion", "processing_kwargs"):
         if config.get(name):
             raise ModelError(f"'{file}' sets {name}, which is not supported; remove it to evaluate the model without it.")
@@ -283,5 +283,5 @@ def _prompt(folder: Path) -> str:
         return ""
     prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
     if not isinstance(prompt, str):
-        raise ModelError(f"'{file}' names the default prompt {name!r}, but contains no prompt with that name.")
+        raise ModelError(f"'{file}' sets default_prompt_name to {name!r}, but contains no prompt with that name.")
     return prompt

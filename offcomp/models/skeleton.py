@@ -20,9 +20,9 @@ WRAPPERS = {COMPILED: "torch.compile", "module.": "DataParallel"}
 
 
 def untie(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None:
-    """Untie a weight if the files store different values for it than for the weight it is tied to by default.
+    """Untie weights that are tied by default but have different values in the files.
 
-    transformers does the same while loading: a T5 v1.1 checkpoint has a separate head, whatever its config says.
+    transformers does the same when loading a model. T5 v1.1 checkpoints, for example, always have a separate head.
     """
     stored = partial(find_tensor, tensors, network.base_model_prefix)
     for target, origin in network.all_tied_weights_keys.items():
@@ -34,25 +34,25 @@ def untie(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None
 
 
 def check_memory(folder: Path, tensors: Mapping[str, StoredTensor], network: PreTrainedModel) -> None:
-    """Check that the model is about as large as its files, so that a config cannot exhaust memory. Raises ModelError."""
+    """Check that the model is not much larger than its files, so that a config cannot exhaust memory. Raises ModelError."""
     needed = sum(parameter.numel() for parameter in network.parameters())
     stored = sum(tensor.num_parameters for tensor in tensors.values())
     buffers = sum(buffer.nbytes for buffer in network.buffers())
     if needed > MAX_PARAMETERS or buffers > MAX_BUFFER_BYTES or needed > 1.5 * stored + 10**6:
         raise ModelError(
             f"The config of '{folder}' describes {needed:,} parameters and {buffers:,} bytes of buffers, "
-            f"but its files contain {stored:,} values, and at most {MAX_PARAMETERS:,} parameters are supported."
+            f"but its files contain {stored:,} values; at most {MAX_PARAMETERS:,} parameters are supported."
         )
 
 
 def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreTrainedModel) -> None:
     """Check that the files use the model's parameter names.
 
-    A model saved from inside a wrapper has an extra prefix on every name: `_orig_mod.` from torch.compile, `module.` from
-    DataParallel, `model.` from a custom class. transformers then finds none of its parameters.
+    A model that is wrapped when saved has an extra prefix on every name: `_orig_mod.` from torch.compile, `module.` from
+    DataParallel, or `model.` from a custom class. As a result, transformers cannot find the model's parameters.
 
     Raises:
-        ModelError: the names would match without such a prefix; the message names it and says how to remove it.
+        ModelError: the names match only without such a prefix; the message names the prefix and says how to remove it.
     """
     prefix = network.base_model_prefix
     missing = [path for path, _ in network.named_parameters() if find_tensor(tensors, prefix, path) is None]
@@ -70,7 +70,7 @@ def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreT
 
 
 def _extra_names(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """Name parts that may be superfluous: torch.compile's marker anywhere, or the first 1 to 3 parts if all keys share them."""
+    """Possible wrapper prefixes: torch.compile's marker anywhere, or the first 1 to 3 name parts if all keys share them."""
     extra = [COMPILED] if any(COMPILED in key for key in tensors) else []
     split = [key.split(".") for key in tensors]
     for depth in range(1, 4):

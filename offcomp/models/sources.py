@@ -1,7 +1,7 @@
-"""Resolve where a model comes from and check that its files are safe to load. Needs neither torch nor transformers.
+"""Determine where a model comes from and check that it is safe to load. Requires neither torch nor transformers.
 
-No part of a model is instantiated before `check_folder` has passed, because its JSON files could request remote code,
-other files, or sizes that exhaust memory.
+No part of a model is instantiated before `check_folder` has passed, because the model's JSON files could request
+remote code, other files, or sizes that exhaust memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_HUB_ID = 96
 MAX_PARAMETERS = 20 * 10**9
 MAX_SIZE = 10**7
 LIMITS = {"layers": 1000, "n_layer": 1000, "groups": 1000, "group_num": 1000, "num_labels": 10**5, "theta": 10**12}
-"""Largest integer for config keys with these suffixes; `MAX_SIZE` for all other keys."""
+"""Maximum values for config keys with these suffixes; the maximum for all other keys is `MAX_SIZE`."""
 
 MAX_DEPTH = 8
 SHARES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
@@ -52,8 +52,8 @@ OWN_CODE = (
 REFUSED = {
     "auto_map": OWN_CODE,
     "trust_remote_code": OWN_CODE,
-    "transformers_weights": "redirects the weights to a different file; rename it to 'model.safetensors' and remove the key",
-    "fusion_config": "requests patched modules; remove the key to load the plain model",
+    "transformers_weights": "redirects the weights to another file; rename that file to 'model.safetensors' and remove the key",
+    "fusion_config": "requests patched modules; remove the key to load the unpatched model",
     "quantization_config": "describes weights that are already quantised; use the unquantised model",
 }
 """Config keys that are rejected at any depth, and why."""
@@ -75,10 +75,10 @@ class Source:
 
 
 def resolve(model: str) -> Source:
-    """Resolve a catalogue name, a folder or a hub id, tried in this order. Nothing is read or downloaded.
+    """Resolve a model given as a catalogue name, a folder or a hub id, tried in this order. Nothing is read or downloaded.
 
     Raises:
-        ModelError: it is none of the three, or the package of a catalogue model is not installed.
+        ModelError: the model cannot be resolved, or the package of a catalogue model is not installed.
     """
     entry = catalogue_model(model)
     if entry:
@@ -107,13 +107,13 @@ def resolve(model: str) -> Source:
 
 
 def may_have_tokenizer(info: ModelInfo) -> bool:
-    """Return False for a local folder without tokenizer files; for other sources this is unknown until the model is loaded."""
+    """Return False only for a local folder without tokenizer files; other models must be loaded to find out."""
     folder = _existing(info.model) if info.source == "folder" else None
     return folder is None or any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _existing(model: str) -> Path | None:
-    """The path, if it exists."""
+    """The path if it exists, otherwise None."""
     try:
         path = Path(model).expanduser()
         return path if model.strip() and path.exists() else None
@@ -122,7 +122,7 @@ def _existing(model: str) -> Path | None:
 
 
 def _folder_of(entry: CatalogueModel) -> Path:
-    """The folder of a catalogue model: bundled, or `model` in an installed package, located without importing it."""
+    """The folder of a catalogue model: bundled with offcomp, or `model` in an installed package, which is not imported."""
     if not entry.package:
         return BUNDLED / entry.name
     package = importlib.util.find_spec(entry.package)
@@ -152,7 +152,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Reject a config that requests custom code or kernels, nests another model, or describes an absurd size.
+    """Reject a config that requests custom code or kernels, nests another model, or specifies an unreasonable size.
 
     Raises:
         ModelError: the config is rejected; the message names the offending key and value.
@@ -160,7 +160,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_keys(config, CONFIG)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
-        raise ModelError(f"'{CONFIG}' has no valid 'model_type' ({model_type!r}); add the one that transformers uses.")
+        raise ModelError(f"'{CONFIG}' has no valid 'model_type' ({model_type!r}); set it to the name used in transformers.")
     for key, nested in config.items():
         if isinstance(nested, Mapping) and ("model_type" in nested or "architectures" in nested):
             raise ModelError(f"'{CONFIG}' nests another model in '{key}'; offcomp does not load composite models.")
@@ -177,9 +177,9 @@ def _check_keys(document: Mapping[str, Any], file: str) -> None:
 
 
 def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Every key and value of nested JSON."""
+    """All keys and values in nested JSON."""
     if depth > MAX_DEPTH:
-        raise ModelError(f"A JSON file of the model is nested deeper than {MAX_DEPTH} levels.")
+        raise ModelError(f"A JSON file in the model is nested deeper than {MAX_DEPTH} levels.")
     if isinstance(value, Mapping):
         for key, nested in value.items():
             yield str(key), nested
@@ -190,12 +190,12 @@ def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
-    """Check that sizes are positive and not too large, numbers finite, and rates between 0 and 1. Raises ModelError."""
+    """Check that sizes are positive and not too large, numbers finite, and dropout rates between 0 and 1. Raises ModelError."""
     for key, value in config.items():
         is_share = key.endswith(SHARES) and isinstance(value, int | float)
         if (isinstance(value, float) and not isfinite(value)) or (is_share and not 0 <= value <= 1):
-            allowed = "from 0 to 1" if is_share else "that is finite"
-            raise ModelError(f"'{CONFIG}' sets {key} to {value}; it must be a number {allowed}.")
+            allowed = "a number from 0 to 1" if is_share else "a finite number"
+            raise ModelError(f"'{CONFIG}' sets {key} to {value}; it must be {allowed}.")
         limit = next((limit for suffix, limit in LIMITS.items() if key.endswith(suffix)), MAX_SIZE)
         if isinstance(value, int) and abs(value) > limit:
             raise ModelError(f"'{CONFIG}' sets {key} to {value}; at most {limit} is supported.")
@@ -214,7 +214,7 @@ def check_checksum(entry: CatalogueModel, folder: Path) -> None:
     """Check that the installed weights have the pinned checksum.
 
     Raises:
-        ModelError: the checksum is different.
+        ModelError: the checksum does not match.
     """
     (file,) = weight_files(folder)
     with readable(folder):
@@ -227,6 +227,6 @@ def check_checksum(entry: CatalogueModel, folder: Path) -> None:
 
 
 def bundled_info(model: str) -> ModelInfo | None:
-    """The description shipped with offcomp for a catalogue model, so that listing it needs no torch; None for others."""
+    """The description of a catalogue model shipped with offcomp, so that it can be listed without torch; None for others."""
     file = BUNDLED / f"{model}.json"
     return ModelInfo.from_dict(read_json(file)) if catalogue_model(model) and file.is_file() else None

@@ -1,7 +1,7 @@
-"""The dtype and the size in bytes of each parameter in a model's files.
+"""Determine the dtype and size in bytes of each parameter in a model's files.
 
-While loading, transformers may rename tensors and merge several into one parameter (the experts of Mixtral, for example). The
-same renaming rules are used here to find the tensors behind each parameter.
+When loading a model, transformers may rename tensors and merge several into one parameter (Mixtral's experts, for example).
+This module applies the same rules to find the tensors that make up each parameter.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from offcomp.numerics.accounting import STORED, storage_dtype
 def stored_parameters(
     network: PreTrainedModel, modules: Iterable[ModuleSpec], tensors: Mapping[str, StoredTensor], default_dtype: str
 ) -> tuple[tuple[ModuleSpec, ...], int, int]:
-    """How a model's parameters and listed matrices are stored in its files. The model may be on any device, including meta.
+    """Look up how a model's parameters and listed matrices are stored. The model may be on any device, including meta.
 
-    Returns the specs of the listed matrices, each with the dtype of its tensor; the bytes of all parameters, tied ones counted
-    once; and the number of parameters in other tensors with two or more dimensions.
+    Returns the specs of the listed matrices, each with its stored dtype; the size of all parameters in bytes, counting tied
+    ones once; and the number of parameters in other tensors with two or more dimensions.
 
     Args:
-        tensors: every tensor in the files, by key.
-        default_dtype: assumed for a parameter with no tensor under its name, such as one of several sliced from a tensor.
+        tensors: all tensors in the files, by key.
+        default_dtype: dtype of parameters without a stored tensor of their own, such as slices of a larger tensor.
 
     Raises:
-        ModelError: a parameter is stored in a dtype that offcomp does not read.
+        ModelError: a parameter is stored in an unsupported dtype.
     """
     sources = tensors_of(network, tensors)
     listed = {path for spec in modules for path in (spec.path, *spec.tied)}
@@ -54,7 +54,7 @@ Sources = list[tuple[str, StoredTensor]]
 
 
 def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, Sources]:
-    """Parameter path -> the stored tensors, with their keys, from which transformers builds it."""
+    """Map parameter paths to the stored tensors, with their keys, from which transformers builds each parameter."""
     transforms = get_model_conversion_mapping(network)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
@@ -67,7 +67,7 @@ def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) ->
 
 
 def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
-    """Each parameter once, with all paths that share it."""
+    """Each distinct parameter, with all paths that share it."""
     ties: dict[int, tuple[list[str], nn.Parameter]] = {}
     for path, parameter in network.named_parameters(remove_duplicate=False):
         ties.setdefault(id(parameter), ([], parameter))[0].append(path)
@@ -75,7 +75,7 @@ def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]
 
 
 def _dtype(sources: Sources) -> str:
-    """The dtype that can represent the values of all sources. Raises ModelError if one is stored in an unsupported dtype."""
+    """A dtype that can represent the values of all sources. Raises ModelError if a source is stored in an unsupported dtype."""
     for key, tensor in sources:
         check_dtypes(tensor.file.parent, {key: tensor})
     return storage_dtype(STORED, (FLOATS[tensor.dtype] for _, tensor in sources))

@@ -1,7 +1,7 @@
-"""Load and call a model folder's tokenizer. The tokenizers library is called nowhere else.
+"""Load and call a model's tokenizer. No other module calls the tokenizers library.
 
-For files that it cannot handle, that library raises a bare `Exception`, or a Rust panic that does not even derive from
-`Exception`; both become a one-sentence ModelError here.
+For files that it cannot handle, the tokenizers library raises a bare `Exception`, or a Rust panic that does not even derive
+from `Exception`. This module converts both to a one-sentence ModelError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from offcomp.models.sources import TOKENIZER_FILES
 
 
 def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer, or None if it has none. Raises ModelError if its files are damaged."""
+    """Load a folder's tokenizer, or return None if it does not exist. Raises ModelError if the files are damaged."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
     with _as_model_error(f"transformers cannot load the tokenizer of '{folder}'"):
@@ -26,20 +26,20 @@ def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **options: Any) -> BatchEncoding:
-    """Tokenise texts with these options. Raises ModelError if the tokenizer fails."""
-    with _as_model_error("the tokenizer of this model cannot process the texts"):
+    """Tokenise texts, passing `options` to the tokenizer. Raises ModelError if the tokenizer fails."""
+    with _as_model_error("the model's tokenizer cannot process the texts"):
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
 def can_pad(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the tokenizer can pad. If it defines no padding token, its end or unknown token is used as one."""
+    """Return whether the tokenizer can pad. A missing padding token is replaced by the end-of-sequence or unknown token."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer.pad_token is not None
 
 
 def longer_than(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> int:
-    """How many texts are longer than `limit` tokens, special tokens included. Raises ModelError as `encode` does."""
+    """The number of texts longer than `limit` tokens, including special tokens. Raises ModelError if the tokenizer fails."""
     return sum(len(ids) > limit for ids in encode(tokenizer, texts, verbose=False)["input_ids"]) if texts else 0
 
 
@@ -49,19 +49,19 @@ def check_known(model: PreTrainedModel, ids: Iterable[Iterable[int]]) -> None:
     largest = max((int(max(text_ids, default=-1)) for text_ids in ids), default=-1)
     if num_embeddings is not None and largest >= num_embeddings:
         raise ModelError(
-            f"the tokenizer produces the token id {largest}, but the model has only {num_embeddings} embeddings; use the "
-            "tokenizer that belongs to the model"
+            f"the tokenizer produces token id {largest}, but the model has only {num_embeddings} embeddings; use the "
+            "model's own tokenizer"
         )
 
 
 @contextmanager
 def _as_model_error(failure: str) -> Iterator[None]:
-    """Turn whatever the libraries raise into a one-sentence ModelError."""
+    """Convert any exception raised by the libraries to a one-sentence ModelError."""
     try:
         yield
     except (OffcompError, MemoryError):
         raise
-    except BaseException as error:  # tokenizers raises the bare class; see the module docstring
+    except BaseException as error:  # tokenizers raises a bare Exception; see the module docstring
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # pyo3 exports no class to catch
             raise
         reason = first_line(error)[:300]

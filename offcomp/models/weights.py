@@ -1,7 +1,7 @@
-"""Read and write weight matrices of an instantiated model, always by full parameter path and in the canonical view.
+"""Read and write weight matrices of an instantiated model by full parameter path, always in the canonical view.
 
-The canonical view of a weight is W (rows, cols) = (out_features, in_features): a Conv1D is viewed transposed, a fused
-weight one piece at a time. Modules are never replaced, so evaluation runs the original architecture.
+The canonical view of a weight is W (rows, cols) = (out_features, in_features): a Conv1D weight is transposed, and a
+fused weight is split into pieces. Modules are never replaced, so evaluation runs the original architecture.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MATRIX_MODULES = (nn.Linear, nn.Embedding, Conv1D)
 
 
 def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
-    """Every Linear, Conv1D and Embedding weight of a model on any device (including meta), tied weights once, in model order.
+    """All Linear, Conv1D and Embedding weights of a model, in model order; tied weights are listed once.
 
-    `model.config.model_type` selects the family.
+    The model may be on any device, including meta. `model.config.model_type` selects the family.
     """
     if isinstance(model, Matrices):
         return model.specs()
@@ -42,7 +42,7 @@ def list_modules(model: PreTrainedModel) -> tuple[ModuleSpec, ...]:
 
 
 def _parameter(model: nn.Module, path: str) -> nn.Parameter:
-    """The parameter at a full path. Raises ModelError if there is none."""
+    """The parameter with this full path. Raises ModelError if it does not exist."""
     try:
         return model.get_parameter(path)
     except AttributeError as error:
@@ -55,13 +55,13 @@ def stored_view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"
 
 
 def canonical_view(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
-    """The view of a module's matrix in its stored tensor. Raises ModelError if the shapes do not match."""
+    """The canonical view of a module's matrix in its stored tensor. Raises ModelError if the shapes do not match."""
     canonical = stored.T if spec.transposed else stored
     view = canonical[spec.start : spec.start + spec.rows]
     if tuple(view.shape) != spec.shape or (not spec.fused and canonical.shape != view.shape):
         raise ModelError(
-            f"'{spec.path}' has the shape {tuple(stored.shape)}, which does not match {spec.name} {spec.shape}; "
-            "list the modules of this model again."
+            f"'{spec.path}' has the shape {tuple(stored.shape)}, which does not match {spec.name} of shape {spec.shape}; "
+            "list the model's modules again."
         )
     return view
 
@@ -70,7 +70,7 @@ def read(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
     """A contiguous float32 copy of a module's matrix W (rows, cols), on the model's device.
 
     Raises:
-        ModelError: the model has no such weight, or its shape is different.
+        ModelError: the model has no such weight, or its shape does not match.
     """
     return stored_view(model, spec).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
@@ -79,27 +79,27 @@ def write(model: nn.Module, spec: ModuleSpec, matrix: Float[Tensor, "rows cols"]
     """Copy W (rows, cols) into the model, cast to the dtype and device of the parameter.
 
     Raises:
-        ModelError: the model has no such weight, its shape is different, or values are not finite in the parameter's dtype.
+        ModelError: the model has no such weight, its shape does not match, or a value is not finite in the parameter's dtype.
     """
     view = stored_view(model, spec)
     view.copy_(_as_stored(view, spec, matrix))
 
 
 def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
-    """The matrix (rows, cols), checked and cast to the dtype and device of the stored one. Raises ModelError."""
+    """Check the matrix (rows, cols) and cast it to the dtype and device of `view`. Raises ModelError."""
     if tuple(matrix.shape) != spec.shape:
         raise ModelError(f"{spec.name} has the shape {spec.shape}, but the new matrix has {tuple(matrix.shape)}.")
     cast = matrix.detach().to(view)
     if bad := num_not_finite(cast):
-        raise ModelError(f"The new matrix of {spec.name} has {bad} values that are not finite in {view.dtype}.")
+        raise ModelError(f"The new matrix for {spec.name} has {bad} values that are not finite in {view.dtype}.")
     return cast
 
 
 def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
-    """Write matrices (rows, cols) into the model permanently, then check every weight and the paths tied to it.
+    """Write matrices (rows, cols) into the model permanently, then verify each weight and all weights tied to it.
 
     Raises:
-        ModelError: a matrix is rejected (see `write`), two of them overlap, or a tied weight is not updated.
+        ModelError: a matrix is rejected (see `write`), two matrices overlap, or a tied weight is not updated.
     """
     for spec, matrix in matrices.items():
         write(model, spec, matrix)
@@ -109,10 +109,10 @@ def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
 
 @contextmanager
 def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iterator[None]:
-    """Substitute matrices (rows, cols) inside the block; the original values are always restored bit for bit afterwards.
+    """Substitute matrices (rows, cols) inside the `with` block; the original values are always restored exactly on exit.
 
     Raises:
-        ModelError: as for `replace`.
+        ModelError: see `replace`.
     """
     originals = {spec: stored_view(model, spec).clone() for spec in matrices}
     try:
@@ -125,7 +125,7 @@ def substituted(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> Iter
 
 
 def _check_written(model: nn.Module, spec: ModuleSpec, matrix: Tensor) -> None:
-    """Check that the weight and the paths tied to it contain the matrix. Raises ModelError."""
+    """Check that the weight and all weights tied to it equal the matrix. Raises ModelError."""
     view = stored_view(model, spec)
     if not torch.equal(view, _as_stored(view, spec, matrix)):
         raise ModelError(f"{spec.name} was overwritten by another module in the same substitution; list it only once.")
@@ -140,7 +140,7 @@ def check_finite(model: nn.Module) -> None:
     """Check that no parameter contains NaN or infinite values.
 
     Raises:
-        ModelError: a parameter does; the message names the first such weight and how many of its values are not finite.
+        ModelError: a value is not finite; the message names the first affected weight and counts its non-finite values.
     """
     for path, parameter in model.named_parameters():
         if bad := num_not_finite(parameter):

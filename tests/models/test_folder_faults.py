@@ -131,7 +131,7 @@ def test_one_weight_of_a_quantised_type_is_refused(folder: Path, dtype: torch.dt
 
 def test_a_bias_of_a_quantised_type_is_refused(folder: Path) -> None:
     edit_weights(folder, **{"pooler.dense.bias": torch.ones(tiny_models.HIDDEN, dtype=torch.int8)})
-    with pytest.raises(ModelError, match=r"'pooler\.dense\.bias' .* no config says how to interpret these int8 weights"):
+    with pytest.raises(ModelError, match=r"'pooler\.dense\.bias' .* no config describes how to interpret these int8 weights"):
         describe(str(folder))
 
 
@@ -219,7 +219,7 @@ def test_an_adapter_names_its_base_model(folder: Path) -> None:
         ("pytorch_model.bin", r"are pickled \('pytorch_model\.bin'\), .*; convert them with `save_pretrained`"),
         ("tf_model.h5", r"are in Keras format \('tf_model\.h5'\)"),
         ("model-q4.gguf", r"are in GGUF format"),
-        ("pytorch_model.safetensors", r"are in 'pytorch_model\.safetensors', but 'model\.safetensors' is needed; rename"),
+        ("pytorch_model.safetensors", r"are in 'pytorch_model\.safetensors', but 'model\.safetensors' is expected; rename"),
     ],
 )
 def test_weights_in_another_file_are_told_by_name(folder: Path, file: str, sentence: str) -> None:
@@ -355,7 +355,7 @@ def test_a_config_that_fails_only_when_the_model_runs_is_one_sentence(
     [
         ({"hidden_dropout_prob": float("nan")}, "sets hidden_dropout_prob to nan; it must be a number from 0 to 1"),
         ({"attention_probs_dropout_prob": -0.5}, "sets attention_probs_dropout_prob to -0.5; it must be a number from 0 to 1"),
-        ({"layer_norm_eps": float("inf")}, "sets layer_norm_eps to inf; it must be a number that is finite"),
+        ({"layer_norm_eps": float("inf")}, "sets layer_norm_eps to inf; it must be a finite number"),
         ({"num_hidden_layers": 900}, "num_hidden_layers to 900, but the files contain 39 tensors, fewer than one per layer"),
     ],
 )

@@ -184,7 +184,7 @@ def test_modules_of_another_model_are_refused(gpt2: PreTrainedModel) -> None:
     with pytest.raises(ModelError, match=r"no weight 'bert\.pooler"):
         read(gpt2, spec_named(tiny_models.shared("bert"), "pooler"))
     spec = spec_named(gpt2, "ffn_in.0")
-    with pytest.raises(ModelError, match=r"which does not match ffn_in\.0 \(8, 24\)"):
+    with pytest.raises(ModelError, match=r"which does not match ffn_in\.0 of shape \(8, 24\)"):
         read(gpt2, ModuleSpec(**{**spec.__dict__, "rows": 8}))
 
 
