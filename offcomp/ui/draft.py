@@ -29,7 +29,7 @@ from offcomp.ui.link import FIELDS, OWN, OwnGroup, fault_of, read_options, short
 
 DEFAULT_KINDS = ("query", "key")
 RUNS, EVERY_RUN = "runs", "all"
-"""URL parameter for the compared runs, and its value for the newest runs. Read by `selection`, preserved by all pages."""
+"""URL parameter for the compared runs, and its value for the newest runs. `selection` reads it; all pages keep it."""
 WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 

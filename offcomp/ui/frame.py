@@ -79,7 +79,7 @@ def page(name: str, question: str) -> Iterator[None]:
 
 @st.cache_resource(show_spinner=False)
 def _sweep() -> None:
-    """Clean up after killed processes in the home folder, once per process; the next start retries after a failure."""
+    """Remove what killed processes left behind in the home folder, once per process; failures are ignored."""
     with suppress(OSError):
         RunStore().sweep()
 
@@ -87,8 +87,8 @@ def _sweep() -> None:
 def _freeze_loaded_objects(name: str) -> None:
     """Exclude all objects loaded during the first visit to a page from garbage collection.
 
-    Streamlit runs a full collection after every script run. When collections included the objects of all libraries, they
-    accounted for half of the server's work each time a slider was moved.
+    Streamlit runs a full collection after every script run. Collecting the objects of all libraries took up half of
+    the server's time whenever a slider was moved.
     """
     if name not in _FROZEN_PAGES:
         _FROZEN_PAGES.add(name)

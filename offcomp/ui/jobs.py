@@ -166,7 +166,7 @@ def _forget_failures() -> None:
 
 
 def _ensure(request: Request, is_done: Callable[[], bool]) -> str:
-    """Run the command line in a separate process, unless its result already exists.
+    """Run an offcomp command in a separate process, unless its result already exists.
 
     Returns WORKING, "" if the result exists, or the reason for a failure. All sessions share one process per request. A
     failed request is retried only after RETRY_SECONDS or a call to `_forget_failures`.
@@ -205,7 +205,7 @@ def _start(request: Request) -> _Job:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Raise RunError, with a remedy, if the process in this block cannot be started."""
+    """Raise RunError, with a remedy, if starting a process in this block fails."""
     try:
         yield
     except OSError as error:

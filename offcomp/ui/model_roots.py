@@ -1,4 +1,4 @@
-"""The folders from which the app may load models, also via links. The command line has no such restriction."""
+"""Restrict the folders from which models can be opened in the app or through a link. The command line has no such limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOTS = "OFFCOMP_MODEL_ROOTS"
 
 def model_roots() -> tuple[Path, ...]:
     """Return the allowed folders, with symbolic links resolved: those in ROOTS, or else the user's home and the working
-    directory. The data folder, which contains uploads, is always allowed. The file system root is allowed only if listed."""
+    directory. The data folder, which contains uploads, is always allowed; a file system root is allowed only if listed."""
     configured = [_resolved(text) for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
     default_roots = [folder for folder in (_resolved("~"), Path.cwd()) if folder.name]
     return tuple(dict.fromkeys([*(configured or default_roots), home_folder().resolve()]))

@@ -27,7 +27,7 @@ AHEAD = (
     "offcomp.ui.compare.results",
     "offcomp.ui.escape",
 )
-"""Modules that the Start page needs. Importing them takes 0.8 s, and doing so later would slow down every response."""
+"""Modules that the Start page needs, imported before serving: the import takes 0.8 s and would slow down responses."""
 HOSTS = ("127.0.0.1", "localhost")
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
 """Names of this machine, with any port because a tunnel may use a different one."""
@@ -81,7 +81,7 @@ def is_own(scope: Scope) -> bool:
     """Return whether a request names this machine as its host and comes from one of the app's own pages.
 
     Browsers send the requesting page's origin in `Origin` (always for WebSockets), and its relation to this host in
-    `Sec-Fetch-Site`. Pages on other ports of this host also count as foreign. Users may open the app from anywhere.
+    `Sec-Fetch-Site`. Pages on other ports of this host also count as foreign. Any page may link to the app.
     """
     headers = Headers(scope=scope)
     hosts, origins = headers.getlist("host"), headers.getlist("origin")

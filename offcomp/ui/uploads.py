@@ -107,7 +107,7 @@ def _use_table(file: UploadedFile | None) -> None:
 
 
 def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
-    """Return the task made from an uploaded table, to add to the bundled tasks; empty while the task is incomplete.
+    """Return the task made from an uploaded table, or an empty tuple while the task is incomplete.
 
     The table belongs to the draft and persists across pages.
     """

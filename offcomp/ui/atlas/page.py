@@ -31,7 +31,7 @@ DENOMINATOR_HELP = "Which bytes to count: the compressed linear weights only, th
 
 
 def choose_model(models: list[str]) -> str:
-    """Return the model whose measurements to show; the selector appears only if there are several."""
+    """Return the model to show measurements for; a selector appears only if there are several models."""
     if len(models) == 1:
         return models[0]
     draft.view("measured", MODEL, models)

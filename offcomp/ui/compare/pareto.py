@@ -27,7 +27,7 @@ FEWEST_TO_AGREE = 3
 
 
 def show_front(runs: Sequence[Run]) -> None:
-    """Show which run does best for its size: a chart, a summary, a table, and the runs left out with the reasons."""
+    """Show which run does best for its size: a chart, a summary, a table, and the runs left out, with reasons."""
     runs, others = _of_one_model(runs)
     names, measures = short_names(runs), measures_of(runs)
     measure = _choose_measure(measures)
@@ -103,7 +103,7 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
     parts = ["Click a mark to select its run."]
     if not runs["on_front"].all():
         parts.append(
-            "Pale: another run is at least as small and as good, and better in one of the two; overlapping bars may be chance."
+            "Pale: another run is at least as small and as good, and better in one; if bars overlap, this may be due to chance."
         )
     if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
         parts.append("With this many runs, only those on the Pareto front show a 95 % interval.")

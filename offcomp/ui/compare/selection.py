@@ -17,7 +17,7 @@ SELECTION = "compare_runs"
 PROBLEMS = "compare_problems"
 WRITTEN = "compare_written"
 DEFAULT = "compare_usual"
-"""Session state key of a flag: whether the current choice is the default."""
+"""Session state key of the flag that marks a default choice."""
 MOST_COMPARED = 100
 """With more runs, marks would overlap and the long list of names would slow the page down."""
 COLLAPSED_FROM = 9
@@ -69,7 +69,7 @@ def _linked_ids() -> list[str]:
 
 
 def _link_is_new() -> bool:
-    """Return whether the runs in the URL must still be applied: on the first visit, or if the page did not write them."""
+    """Return whether the URL's runs still need to be applied: true on the first visit or if the page did not write them."""
     state = st.session_state
     return SELECTION not in state or st.query_params.get(draft.RUNS, "") not in ("", state.get(WRITTEN))
 
@@ -136,7 +136,7 @@ def _problem(name: str, everything: Sequence[Run]) -> str:
     """Explain why a run in the URL is not shown."""
     run = next((run for run in everything if run.id == name), None)
     if run is None:
-        return f"There is no run {quoted(name)} on this machine: it was deleted or created elsewhere."
+        return f"There is no run {quoted(name)} on this machine: it was deleted or belongs to another machine."
     if not run.ended:
         return f"Run {name} is {run.status}; it can be compared once it is done."
     return f"Run {name} has no result to compare ({run.status}). {run.error}"

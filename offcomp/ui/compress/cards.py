@@ -80,7 +80,7 @@ def _sizes(choices: Choices, prediction: Prediction) -> tuple[str, str, str]:
 
 
 def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str, str, str]:
-    """Return the relative error over all chosen weights (empty if unknown), and its source in short and in full."""
+    """Return the relative error over all chosen weights (empty if unknown), with a short and a long note on its source."""
     if not prediction.feasible:
         return "", "this size cannot be reached", ""
     if known.exact is not None and not choices.rounded_to:
@@ -100,7 +100,7 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
 
 
 def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction]) -> None:
-    """Show caveats about the sizes: one line per method that has any, and one for parameters that are in no matrix."""
+    """Show caveats about the sizes: one line per method that has any, and one for parameters outside the matrices."""
     for style_key, prediction in predictions.items():
         if prediction.notes:
             st.caption(f"**{plain(method_of_style_key(style_key).title)}.** {plain(' '.join(prediction.notes))}")

@@ -149,7 +149,7 @@ def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
 
 
 def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpec], names: set[str]) -> None:
-    """Show the grid row of one kind. Its checkbox selects or clears all layers and is ticked while any is selected."""
+    """Show the grid row of one kind. Its checkbox selects or clears all layers and is ticked if any layer is."""
     by_layer = {spec.layer if spec.layer is not None else "all": spec for spec in specs}
     tick, pills = f"kind_{key}", f"layers_{key}"
     st.session_state[pills] = [layer for layer, spec in by_layer.items() if spec.name in names]

@@ -32,7 +32,7 @@ HELP = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost estimates for the runs still to do, and the runs that already exist, both keyed by style key."""
+    """Cost estimates for new runs, and the runs that already exist, both keyed by style key."""
 
     estimates: Mapping[str, Estimate]
     existing: Mapping[str, Run]

@@ -97,7 +97,7 @@ def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str
         st.warning(plain(f"{text}: choose the columns above."))
         return None
     if len({*assigned.values()}) < len(assigned):
-        st.warning(plain(f"One column is used twice: choose a different column for each of {' and '.join(assigned)}."))
+        st.warning(plain(f"Choose different columns for {' and '.join(assigned)}: one column is used twice."))
         return None
     return assigned
 

@@ -33,7 +33,7 @@ from offcomp.ui.frame import fragment, palette
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
 
-COMPUTING = "Computing the singular values of these groups, which is needed only once. The exact error will appear in seconds."
+COMPUTING = "Computing and caching the singular values of these groups. The exact error will appear in a few seconds."
 NAMED_METHODS = 3
 HIGHEST_DRAWN = 50
 MOST_SOURCES = 20
@@ -100,7 +100,7 @@ def what_if(choices: Choices) -> None:
 def _known(
     plan: Plan, prediction: Prediction, spectra: list[Spectrum] | None, measured: Sequence[Measured], table: pd.DataFrame
 ) -> Known:
-    """Look up what is known about a plan's error; estimate it only if it is neither exact nor measured."""
+    """Look up what is known about a plan's error; estimate it only if there is no exact or measured value."""
     if not prediction.feasible:
         return Known()
     exact = svd_error(spectra, prediction) if spectra is not None else None
@@ -142,7 +142,7 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:
     """Explain the line and the solid and hollow marks of the chart, and count the solid ones."""
-    line = "Line: SVD, exact." if exact else "Dashed line: SVD before rounding, estimated."
+    line = "Line: SVD, exact." if exact else "Dashed line: SVD before rounding (an estimate)."
     counts = points["origin"].value_counts()
     solid = [f"{counts[name]} {name}" for name in ("yours", "bundled") if name in counts]
     parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "These groups have not been measured yet."]

@@ -102,7 +102,7 @@ def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
     if listed.empty:
         st.caption("There are no listed examples to plot.")
         return
-    alt = f"Chart of {shift_words(score)} after against before compression, by example; the table below has the numbers."
+    alt = f"Chart of {shift_words(score)} before and after compression, for listed examples; the table below has the numbers."
     draw(examples.shift_figure(listed, run, score, palette()), "examples_shift", alt)
     if has_classes(score):
         reading = "the compressed model gives the true label a higher probability; below it, a lower one"
@@ -162,7 +162,7 @@ def _show_side_by_side(run: Run, second: Run | None, task: str, names: dict[str,
     st.subheader("Do two runs fail on the same examples?")
     if second is None:
         what = on_task(task, score_of(run, task))
-        st.caption(plain(f"To see two runs side by side, choose a second run above with {what} measured on the same examples."))
+        st.caption(plain(f"To compare two runs, choose a second run above that was scored on the same examples ({what})."))
         return
     pair = names[run.id], names[second.id]
     st.markdown(plain(examples.joint_answer(run, second, pair, task)))

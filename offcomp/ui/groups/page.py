@@ -60,7 +60,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         format_func=lambda ratio: f"{ratio:g}x",
         key=RATIO,
         persist_state="session",
-        help="Original size divided by stored size, for each module alone. Joint matrices take no more space than that.",
+        help="Original size divided by stored size, for each module alone. A joint matrix is never larger than its modules.",
     )
     right.segmented_control(
         "Stacking",
@@ -122,7 +122,7 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
 def _explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
     """Explain why there is nothing to compare and what to do instead."""
     if not specs:
-        st.info(f"{plain(info.model)} has no weights of a known kind to compare. Choose its weights one by one on Compress.")
+        st.info(f"{plain(info.model)} has no weights of a known kind to compare. Choose individual weights on Compress.")
         return
     kind = KIND_TITLES.get(specs[0].kind, specs[0].kind)
     reason = "has only one layer" if info.num_layers == 1 else f"has only one matrix of kind {kind}"

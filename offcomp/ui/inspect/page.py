@@ -183,7 +183,7 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
     st.caption(
         plain(
             f"{cells} {colours}: red is positive, blue is negative; 99.5 % of the original's cells are within its limits. "
-            "Bars: exact, not averaged, energy of each block of rows (right) and columns (top), also on the same scale."
+            "Bars: the exact energy of each block of rows (right) and of columns (top), also on a common scale."
         )
     )
 
@@ -204,8 +204,8 @@ def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view
         order = ORDERS[st.session_state[ORDER]]
         blocks, rows = partial(results.block_table, view, rank), partial(results.row_table, view, rank)
         _offer(info, spec, "Block energies as a table", "blocks", blocks, rank=rank, order=order)
-        _offer(info, spec, "Row norms and cosines as a table", "rows", rows, rank=rank)
-    source = "already known" if view is None else "computed here from the weights"
+        _offer(info, spec, "Rows as a table", "rows", rows, rank=rank)
+    source = "bundled or cached" if view is None else "computed on this machine from the weights"
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is the squared norm; rank r keeps the sum of the r largest "
         "squared singular values (Eckart and Young 1936). Random: a Gaussian matrix of the same shape and norm, from the "
@@ -240,7 +240,7 @@ def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
 
 
 def _show_skeletons(spec: ModuleSpec) -> None:
-    st.caption(plain(f"Reading the weights of {spec.name}, which is needed only once. The pictures will appear in seconds."))
+    st.caption(plain(f"Reading the weights of {spec.name}; the result is then cached. The pictures will appear in seconds."))
     for column in st.columns(3, gap="small"):
         column.skeleton(height=charts.MAP_PIXELS)
     st.skeleton(height=charts.ROWS_PIXELS)
