@@ -1,4 +1,4 @@
-"""The Start page: a bundled measurement, and links to make your own."""
+"""The Start page: a bundled measurement, and buttons to compress a model and to compare runs."""
 
 import streamlit as st
 
@@ -26,4 +26,4 @@ with page("Start", "Shrink a language model and see what breaks."):
             show_figures(runs, brief=True, columns=1)
         with chart:
             show_first_errors(runs)
-        st.caption(plain(f"Bundled measurement: {provenance(runs)}. Nothing on this page was computed just now."))
+        st.caption(plain(f"Bundled measurement: {provenance(runs)}. Nothing on this page was computed live."))

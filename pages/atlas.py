@@ -7,7 +7,7 @@ from offcomp.ui.atlas.page import choose_model, choose_view, show_nothing, show_
 from offcomp.ui.escape import plain
 from offcomp.ui.frame import page
 
-with page("Atlas", "What does each method keep, at each size?"):
+with page("Atlas", "What does each method keep at each size?"):
     documents = read_measurements()
     if documents:
         document = documents[choose_model(list(documents))]

@@ -1,4 +1,4 @@
-"""Choose modules, grouping, methods and ratio; preview the exact SVD error; start the runs."""
+"""Choose modules, grouping, methods and ratio, preview the exact SVD error, and start the runs."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""One weight matrix: its singular values, what a given rank keeps, and where the residual is."""
+"""One weight matrix: its singular values, what a given rank keeps, and where the residual is large."""
 
 import streamlit as st
 
@@ -13,4 +13,4 @@ with page("Inspect", "How compressible is this matrix?"):
     if info.modules:
         st.fragment(show_matrix)(info)
     else:
-        st.info(f"{plain(info.model)} has no weight matrix. Choose another model on the Model page.")
+        st.info(f"{plain(info.model)} has no weight matrices. Choose another model on the Model page.")

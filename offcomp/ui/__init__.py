@@ -1,4 +1,4 @@
-"""The web app: page frame, draft plan and widgets. The only package that imports streamlit.
+"""The web app: page frame, draft plan and widgets. This is the only package that imports Streamlit.
 
-It imports neither torch nor transformers: the app's process edits plans and reads files, and worker processes compute.
+It never imports torch or transformers: the app edits plans and reads files, and worker processes do the computation.
 """

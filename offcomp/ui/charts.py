@@ -1,4 +1,4 @@
-"""Charts with their tables and downloads, in the same form on every page."""
+"""Helpers for charts, tables and downloads that look the same on every page."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ OnClick = Callable[[], None] | Literal["ignore"]
 
 
 def draw(figure: go.Figure, key: str, alt: str) -> None:
-    """Draw a chart; clicks on its marks do nothing."""
+    """Draw a chart that ignores clicks."""
     st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
 
 
 def draw_clickable(figure: go.Figure, key: str, alt: str, on_click: OnClick) -> None:
-    """Draw a chart; `on_click` handles a click on one of its marks."""
+    """Draw a chart; `on_click` is called when the user clicks a mark."""
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
     st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, on_select=on_click, selection_mode="points")
 
@@ -34,7 +34,7 @@ def draw_clickable(figure: go.Figure, key: str, alt: str, on_click: OnClick) -> 
 def show_chart(
     target: DeltaGenerator, figure: go.Figure, table: pd.DataFrame, *, key: str, alt: str, on_click: OnClick = "ignore"
 ) -> None:
-    """Draw a chart in `target`, which scrolls if the chart is very tall, and show its table below, collapsed."""
+    """Draw a chart in `target`, scrollable if very tall, with its table in a collapsed expander below."""
     tall = figure.layout.height > TALL_CHART_PIXELS
     with target.container(height=TALL_CHART_PIXELS if tall else "content", border=False):
         draw_clickable(figure, key, alt, on_click)
@@ -51,14 +51,14 @@ def show_table(
     formats: Mapping[str, Any] = {},
     height: int | Literal["auto"] = "auto",
 ) -> None:
-    """Show a table with readable headings; `names` overrides those derived from column names."""
+    """Show a table with readable headings; `names` overrides the headings derived from column names."""
     titles = {name: names.get(name) or sentence_start(name.replace("_", " ")) for name in map(str, table.columns)}
     config = {title: formats[name] for name, title in titles.items() if name in formats}
     st.dataframe(table.rename(columns=titles), hide_index=True, key=key, column_config=config, height=height)
 
 
 def number_formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Three decimals for floats, thousands separators for integers."""
+    """Format floats with three decimals and integers with thousands separators."""
     return {
         name: st.column_config.NumberColumn(format="%.3f" if is_float_dtype(table[name]) else "localized")
         for name in table.columns
@@ -73,12 +73,12 @@ def show_metric(label: str, value: str, note: str, description: str = "", width:
 
 
 def csv_button(label: str, file_name: str, key: str, make: Callable[[], pd.DataFrame]) -> None:
-    """Offer a table as a CSV file, which is built only when the button is clicked."""
+    """Show a download button for a table as CSV; the file is built only on click."""
     download_button(label, file_name, "text/csv", key, lambda: csv_text(make()))
 
 
 def download_button(
     label: str, file_name: str, mime: str, key: str, make: Callable[[], str], *, icon: str | None = None
 ) -> None:
-    """Offer a text file, which is built only when the button is clicked; clicking does not rerun the page."""
+    """Show a download button for a text file, built only on click; downloading does not rerun the page."""
     st.download_button(plain(label), make, file_name, mime, key=key, icon=icon, on_click="ignore")

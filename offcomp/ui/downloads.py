@@ -1,4 +1,4 @@
-"""Downloads of a comparison: the report, its tables, and the commands that export the report and the weights."""
+"""Downloads for a comparison: the report, its tables, and commands that export the report and the weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from offcomp.ui.compare.results import MOST_CARDS, MOST_IN_DETAIL
 from offcomp.ui.escape import plain
 
 EXPORTS_PIXELS = 140
-FORMULAS = "In the CSV files, text that a spreadsheet would read as a formula is prefixed with an apostrophe."
+FORMULAS = "In CSV files, text that a spreadsheet would interpret as a formula is prefixed with an apostrophe."
 
 
 def show_downloads(runs: Sequence[Run]) -> None:
-    """Offer the report and the tables, with run, plan, seed and versions in every row, and show the export commands."""
+    """Offer the report and its tables for download, and show the equivalent export commands."""
     st.subheader("Export results")
     with st.container(horizontal=True):
         report, icon = partial(html_report, runs), ":material/description:"
@@ -33,7 +33,7 @@ def show_downloads(runs: Sequence[Run]) -> None:
     limit = f" (the first {MOST_IN_DETAIL} of these {len(runs)} runs)" if len(runs) > MOST_IN_DETAIL else ""
     st.caption(
         plain(
-            "The report is a single file that opens offline. Every table row includes its run, plan, seed "
+            "The report is a self-contained file that works offline. Each table row includes the run, plan, seed "
             f"and versions. {FORMULAS} First run: {provenance(runs)}. On the command line{limit}:"
         )
     )
@@ -42,16 +42,16 @@ def show_downloads(runs: Sequence[Run]) -> None:
 
 
 def _show_exports(runs: Sequence[Run]) -> None:
-    """Show the command that exports each run's compressed weights to a folder; bundled runs have no weights."""
+    """Show the commands that export each run's compressed weights to a folder; bundled runs have no weights."""
     if runs:
         st.caption(
-            "Export the compressed weights of your own runs, one folder per run with a list of every stored tensor. `--dense` "
-            "adds the whole model, loadable with transformers; `offcomp verify` checks the folder."
+            "Export the compressed weights of your own runs to one folder per run, with a list of all stored tensors. "
+            "`--dense` also saves the whole model for use with transformers; `offcomp verify` checks the folder."
         )
         lines = "\n".join(f"offcomp export {run.id} offcomp-{run.id}" for run in runs)
         st.code(lines, language="bash", height=EXPORTS_PIXELS if len(runs) > MOST_CARDS else "content")
 
 
 def _as_json(runs: Sequence[Run]) -> str:
-    """All tables as one JSON document, in which each table is a list of rows."""
+    """Return all tables as one JSON document, with each table as a list of rows."""
     return json.dumps(comparison_document(runs), indent=1)

@@ -1,12 +1,12 @@
-"""The draft plan, kept in the session and in the URL: model, modules, grouping, methods and target ratio.
+"""The draft plan, kept in the session state and in the URL: model, modules, grouping, methods and target ratio.
 
-Widgets on all pages read and write it under the same session keys. The URL contains every value that differs from its default,
-so a link opens the same draft in another browser:
+Widgets on all pages read and write the draft under the same session state keys. The URL contains every value that differs from
+its default, so a link opens the same draft in another browser:
 
     model=minilm-l6  modules=query.0-5,key.2  together=kind  methods=svd,codebook  ratio=4  module=query.3
 
-Only the values of a link that differ from the URL last written are applied, so links within the app work like external ones.
-Values that are not available are reported on the page and ignored.
+Only values that differ from the URL last written are applied, so links within the app work like external links. Unavailable
+values are reported on the page and ignored.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from offcomp.ui.link import FIELDS, OWN, OwnGroup, fault_of, read_options, short
 
 DEFAULT_KINDS = ("query", "key")
 RUNS, EVERY_RUN = "runs", "all"
-"""URL parameter that lists the compared runs, and its value for the newest runs. `selection` uses it; all pages preserve it."""
+"""URL parameter for the compared runs, and its value for the newest runs. `selection` reads it; all pages keep it."""
 WRITTEN = "draft_written"
 PROBLEMS = "draft_problems"
 
 OPTIONS = "options"
-"""URL parameter: a JSON object of the options that differ from their defaults, keyed by style key."""
+"""URL parameter: a JSON object of non-default options, keyed by style key."""
 LONGEST_REASON = 300
 LONGEST_MODEL = 60
 MOST_NAMED = 8
@@ -42,7 +42,7 @@ MOST_NAMED = 8
 
 
 def restore() -> None:
-    """Apply whatever is new in the link that opened the page, then set every remaining field to its default."""
+    """Apply the new values in the link that opened the page, then set all missing fields to their defaults."""
     state, linked = st.session_state, _linked_values()
     written: dict[str, str] = state.get(WRITTEN, {})
     if RUNS in written and RUNS not in linked:  # navigating to a different page clears the URL
@@ -65,7 +65,7 @@ def restore() -> None:
 
 
 def _linked_values() -> dict[str, str]:
-    """Return the link's parameters. Unreadable ones are reported and removed from the URL."""
+    """Return the link's parameters; report unreadable parameters and remove them from the URL."""
     linked = st.query_params.to_dict()
     faults = {name: fault for name, text in linked.items() if (fault := fault_of(name) or fault_of(text))}
     for name, fault in faults.items():
@@ -77,7 +77,7 @@ def _linked_values() -> dict[str, str]:
 
 
 def share() -> None:
-    """Write the draft into the URL. Other parameters, such as the compared runs, stay unchanged."""
+    """Write the draft to the URL, leaving other parameters, such as the compared runs, unchanged."""
     state = st.session_state
     values = [(field, state.get(field.key)) for field in FIELDS]
     texts = {field.parameter: field.write(value) for field, value in values if value not in (None, field.default)}
@@ -94,10 +94,10 @@ def share() -> None:
 
 
 def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str] = str) -> None:
-    """Initialise a widget from the link and keep the link up to date; call this before creating the widget with this key.
+    """Initialise the widget with this key from the link and keep the link up to date; call this before creating the widget.
 
-    The first choice is the default, which the link omits; a choice that is no longer available falls back to it.
-    `write` converts a choice to its text in the link.
+    The first choice is the default, which the link omits; unavailable choices fall back to the default. `write` converts a
+    choice to its text in the link.
     """
     state, linked = st.session_state, st.query_params.get(name)
     if state.get(key) not in choices:
@@ -110,7 +110,7 @@ def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str
 
 
 def note(name: str, text: str, default: str) -> None:
-    """Write this value to the link, or remove it from the link if it is the default."""
+    """Write a value to the link, or remove the parameter if the value is the default."""
     if text == default:
         st.query_params.pop(name, None)
     else:
@@ -118,7 +118,7 @@ def note(name: str, text: str, default: str) -> None:
 
 
 def show_problems() -> None:
-    """Show warnings about values in the link that are not available."""
+    """Show warnings about unavailable values in the link."""
     for problem in st.session_state.pop(PROBLEMS, []):
         st.warning(plain(problem), icon=":material/link_off:")
 
@@ -130,8 +130,8 @@ def _complain(requested: str, fault: str) -> None:
 
 
 def summary() -> str:
-    """The draft on one line, as shown on every page. The ratio is left out because moving its slider does not rerun the page,
-    so the line would be out of date."""
+    """Summarise the draft on one line, as shown on every page. The ratio is omitted because moving its slider does not rerun
+    the page, which would leave the line out of date."""
     state = st.session_state
     names = state["draft_modules"]
     chosen = "the default modules" if names is None else f"{len(names)} weight matri{'x' if len(names) == 1 else 'ces'}"
@@ -142,12 +142,12 @@ def summary() -> str:
 
 
 def model() -> str:
-    """Name, folder or hub id of the model."""
+    """Return the name, folder or hub id of the model."""
     return str(st.session_state["model"] or MODELS[0].name)
 
 
 def modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
-    """The chosen modules, in model order."""
+    """Return the chosen modules, in model order."""
     known = {spec.name for spec in info.modules}
     wanted = st.session_state["draft_modules"]
     if unknown := [name for name in wanted or () if name not in known]:
@@ -167,24 +167,24 @@ def choose(info: ModelInfo, names: Iterable[str]) -> None:
 
 
 def replace(info: ModelInfo, old: Iterable[str], new: Iterable[str]) -> None:
-    """Replace the selection among the `old` modules with `new`; all other modules keep their state."""
+    """Deselect the `old` modules and select the `new` ones; all other modules keep their state."""
     choose(info, ({spec.name for spec in modules(info)} - set(old)) | set(new))
 
 
 def use_groups(info: ModelInfo, groups: Iterable[OwnGroup], ratio: float) -> None:
-    """Make the draft consist of exactly these groups, each with its stacking, at the ratio at which they were found."""
+    """Set the draft to exactly these groups, with their stacking and the ratio used to find them."""
     kept = tuple((tuple(names), stack) for names, stack in groups)
     choose(info, [name for names, _ in kept for name in names])
     st.session_state.update({"draft_groups": kept, "grouping": OWN, "ratio": ratio})
 
 
 def groups() -> tuple[OwnGroup, ...]:
-    """The custom groups, whether or not the grouping is OWN."""
+    """Return the custom groups, even if the current grouping is not OWN."""
     return tuple(st.session_state["draft_groups"])
 
 
 def inspected(info: ModelInfo) -> str:
-    """The inspected module: the requested one, else the first chosen, else the model's first."""
+    """Return the module to inspect: the requested one, else the first chosen module, else the first in the model."""
     name = st.session_state["inspected"]
     if name in {spec.name for spec in info.modules}:
         return str(name)
@@ -207,12 +207,12 @@ def forget_modules() -> None:
 
 
 def option_key(style_key: str, name: str) -> str:
-    """The session key of a method's option."""
+    """Return the session state key of a method's option."""
     return f"option_{style_key}_{name}"
 
 
 def _changed_options() -> dict[str, dict[str, Any]]:
-    """Options of the chosen methods that differ from their defaults."""
+    """Return the options of the chosen methods that differ from their defaults."""
     changed: dict[str, dict[str, Any]] = {}
     for style_key in st.session_state.get("methods") or []:
         for option in options_of(method_of_style_key(style_key)):

@@ -1,4 +1,4 @@
-"""Escape text from users, files and links wherever Streamlit would render it as markdown, which is nearly everywhere.
+"""Escape text from users, files and links wherever Streamlit would render it as Markdown, which is nearly everywhere.
 
 Charts use `charts.literal` instead, and the report does its own escaping.
 """
@@ -13,9 +13,9 @@ from offcomp.plain_text import without_unseen
 
 MARKUP = re.compile(r"[\\`*\[\]<~$&]|(?<![^\W_])_|_(?![^\W_])")
 STARTS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=>|(?:[-+]|#{1,6})(?:\s|$)|=+\s*$))")
-"""A heading, quotation or list marker, which is special only at the start of a line."""
+"""Heading, quotation and list markers, which are special only at the start of a line."""
 SPACES = re.compile(r"[^\S\u00a0]+")
-"""Any white space except the no-break space."""
+"""Any whitespace except the no-break space."""
 REPLACED = re.compile(
     r"(?<=:)(?!(?<=\d:)\d)(?=[^\s:])"  # links, emoji, icons and colours, but not times of day
     r"|(?<=\bwww)(?=\.)|(?<=@)(?=\w)"  # more links
@@ -24,17 +24,17 @@ REPLACED = re.compile(
 )
 """Positions inside sequences that Streamlit replaces even when escaped, such as http://, :smile: and ->."""
 WORD_JOINER = "\u2060"
-"""Invisible and not a word boundary. Inserted only inside such sequences."""
+"""An invisible character that creates no word boundary, inserted only to break up the sequences that Streamlit replaces."""
 
 
 def plain(text: object) -> str:
-    """The text on one line, escaped so that markdown renders it literally: without images, links or formulas."""
+    """Return the text on one line, escaped to render literally in Markdown, without images, links or formulas."""
     line = REPLACED.sub(WORD_JOINER, _one_line(text))
     return STARTS.sub(r"\1\\", MARKUP.sub(r"\\\g<0>", line))
 
 
 def code(text: object) -> str:
-    """The text on one line as inline code, for paths and commands that users copy: no characters are inserted."""
+    """Return the text on one line as inline code, with no characters inserted into paths and commands that users copy."""
     line = _one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     padding = " " * (line[:1] == "`" or line[-1:] == "`")
@@ -46,5 +46,5 @@ def _one_line(text: object) -> str:
 
 
 def plain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its cells and headings escaped by `plain`, for `st.table`; `st.dataframe` does not render markdown."""
+    """Escape a table's cells and headings with `plain` for `st.table`; `st.dataframe` does not render Markdown."""
     return table.map(plain).rename(columns=plain, index=plain)

@@ -1,4 +1,4 @@
-"""The frame of every page: settings, navigation, job progress, the question as the title, and error messages."""
+"""The frame shared by all pages: settings, navigation, job progress, title and error messages."""
 
 from __future__ import annotations
 
@@ -79,16 +79,16 @@ def page(name: str, question: str) -> Iterator[None]:
 
 @st.cache_resource(show_spinner=False)
 def _sweep() -> None:
-    """Once per process, remove what killed processes left behind in the home folder; a later start retries a failure."""
+    """Remove what killed processes left behind in the home folder, once per process; failures are ignored."""
     with suppress(OSError):
         RunStore().sweep()
 
 
 def _freeze_loaded_objects(name: str) -> None:
-    """Exclude everything that the first visit to a page loads from garbage collection.
+    """Exclude all objects loaded during the first visit to a page from garbage collection.
 
-    Streamlit runs a full collection after every script run. With all libraries included, these collections were half of the
-    server's work each time a slider was moved.
+    Streamlit runs a full collection after every script run. Collecting the objects of all libraries took up half of
+    the server's time whenever a slider was moved.
     """
     if name not in _FROZEN_PAGES:
         _FROZEN_PAGES.add(name)
@@ -97,13 +97,13 @@ def _freeze_loaded_objects(name: str) -> None:
 
 
 def style(rules: str) -> None:
-    """Add CSS rules to this page. The empty element matters: a style alone is sent differently and is sometimes lost."""
+    """Add CSS rules to the page. The empty span is needed because a lone style element is sent differently and may be lost."""
     st.html(f"<style>{rules}</style><span hidden></span>")
 
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Show an OffcompError raised inside as a message, one line per fault. Callbacks need it too: they run outside `page`."""
+    """Show an OffcompError raised inside as a message, one line per fault. Callbacks also use it: they run outside `page`."""
     try:
         yield
     except OffcompError as error:
@@ -113,14 +113,14 @@ def reporting_errors() -> Iterator[None]:
 
 @contextmanager
 def fragment() -> Iterator[None]:
-    """Like `page`, for a part of a page that reruns on its own: shows errors as messages and writes the draft to the URL."""
+    """Like `page`, but for a fragment that reruns on its own: show errors as messages and write the draft to the URL."""
     with reporting_errors():
         yield
     draft.share()
 
 
 def jobs_chip() -> None:
-    """Show the active runs in the sidebar; polls as long as there are any."""
+    """Show the active runs in the sidebar, polling while there are any."""
     active = any(not run.ended for run in RunStore().all())
     st.fragment(_show_jobs, run_every=POLL_SECONDS if active else None)()
 
@@ -142,5 +142,5 @@ def _show_jobs() -> None:
 
 
 def palette() -> Palette:
-    """The colours of the theme in which the app is displayed."""
+    """Return the palette of the current theme, light or dark."""
     return PALETTES["dark" if st.context.theme.type == "dark" else "light"]

@@ -1,4 +1,4 @@
-"""Work that the app leaves to other processes: listing, comparing and drawing modules, and computing spectra."""
+"""Work that the app runs in separate processes: listing, comparing and drawing modules, and computing spectra."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ RETRY_SECONDS = 30.0
 POLL_SECONDS = 1.0
 COMMAND = (sys.executable, "-P", "-m", "offcomp.cli")  # -P: import nothing from the working directory
 WORKING = "working"
-LOST = "the process succeeded but left no readable result; is the disk full?"
+LOST = "the process succeeded but left no readable result; make sure that the disk is not full"
 
 
 def model_info(model: str) -> ModelInfo:
-    """Information about a model; the modules of a new model are listed by a separate process.
+    """Return information about a model; a separate process lists the modules of a new model.
 
     Raises ModelError for a folder outside the roots, for a hub model whose download the user has not confirmed, and for any
     other problem with the model.
@@ -52,7 +52,7 @@ def model_info(model: str) -> ModelInfo:
     if remote and not st.button(f"Download {plain(model)} from the hub", key="download", icon=":material/download:"):
         raise ModelError(f"{model!r} is not on this machine: download it from the hub, or choose another model")
     activity = f"Downloading {plain(model)}" if remote else f"Opening {plain(model)}"
-    with st.spinner(f"{activity}: reading its config; no weights are loaded yet."):
+    with st.spinner(f"{activity} and reading the config. No weights are loaded yet."):
         return _listed(model)
 
 
@@ -89,7 +89,7 @@ class _Job:
 
 
 class _Jobs:
-    """The running processes, and when and why requests failed recently. Shared by all sessions; hold the lock to use it."""
+    """The running processes and recent failures with their reasons. Shared by all sessions; hold the lock while using it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -108,12 +108,12 @@ def request_spectra(info: ModelInfo, plan: Plan) -> str:
 
 
 def request_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> str:
-    """Survey these modules in the background. Returns a status as `request_spectra` does."""
+    """Survey these modules in the background. Returns the same statuses as `request_spectra`."""
     return _ensure(_survey(info, specs, ratio), lambda: find_survey(info, specs, ratio, home_folder()) is not None)
 
 
 def request_view(info: ModelInfo, spec: ModuleSpec) -> str:
-    """Create the file needed to draw a module, in the background. Returns a status as `request_spectra` does."""
+    """Create the file needed to draw a module in the background. Returns the same statuses as `request_spectra`."""
     request = Request(("inspect", "--json", "--", info.model, spec.name))
     return _ensure(request, lambda: read_view(view_path(info, spec, home_folder()), spec.shape) is not None)
 
@@ -130,7 +130,7 @@ def end_survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> No
 
 
 def _session() -> str:
-    """A unique name for this session."""
+    """Return a unique name for this session."""
     return str(st.session_state.setdefault("session", uuid4().hex))
 
 
@@ -140,7 +140,7 @@ def _survey(info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Reque
 
 
 def wait_for(request: Callable[[], str], show: Callable[[], object]) -> None:
-    """While a process is running, call `show` and poll `request`; when it is done, rerun the page, or show why it failed."""
+    """While a process is running, call `show` and poll `request`; then rerun the page or show why the process failed."""
     problem = request()
     if problem == WORKING:
         show()
@@ -166,10 +166,10 @@ def _forget_failures() -> None:
 
 
 def _ensure(request: Request, is_done: Callable[[], bool]) -> str:
-    """Run the command line in a separate process, unless its result already exists.
+    """Run an offcomp command in a separate process, unless its result already exists.
 
-    Returns WORKING, "" if the result exists, or the reason for a failure. All sessions share one process per request; after a
-    failure, a new one is started only after RETRY_SECONDS or a call to `_forget_failures`.
+    Returns WORKING, "" if the result exists, or the reason for a failure. All sessions share one process per request. A
+    failed request is retried only after RETRY_SECONDS or a call to `_forget_failures`.
     """
     jobs = _jobs()
     with jobs.lock:
@@ -192,20 +192,20 @@ def _ensure(request: Request, is_done: Callable[[], bool]) -> str:
 
 
 def _start(request: Request) -> _Job:
-    """Start the process. Its stderr goes to a file, since a pipe that nobody reads would block it. Raises RunError."""
+    """Start the process, with stderr in a file because an unread pipe could block the process. Raises RunError."""
     command = [*COMMAND, *request.arguments]
     with starting():
         stderr = tempfile.TemporaryFile()  # noqa: SIM115  # read after the process has ended
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
-    assert process.stdin is not None  # noqa: S101  # it is a pipe
-    with suppress(BrokenPipeError), process.stdin:  # it ended immediately: `_ensure` will report why
+    assert process.stdin is not None  # noqa: S101  # because stdin is a pipe
+    with suppress(BrokenPipeError), process.stdin:  # the process ended immediately; `_ensure` will report why
         process.stdin.write(request.text.encode())
     return _Job(process, stderr)
 
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Wrap the start of a process; raises RunError if the system cannot start one."""
+    """Raise RunError, with a remedy, if starting a process in this block fails."""
     try:
         yield
     except OSError as error:
@@ -214,10 +214,10 @@ def starting() -> Iterator[None]:
 
 
 def _reason(status: int, stderr: bytes) -> str:
-    """Why a process failed: the last line of its stderr. In a traceback, that line names the error."""
+    """Return why a process failed: the last line of its stderr, which names the error in a traceback."""
     lines = stderr.decode(errors="replace").strip().splitlines()
     if status < 0:
-        return f"the process was killed (signal {-status}); is there enough memory?"
+        return f"the process was killed (signal {-status}); make sure that there is enough memory"
     if not status:
         return LOST
     return lines[-1].removeprefix("offcomp: ") if lines else f"the process ended without an error message (status {status})"

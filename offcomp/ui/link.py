@@ -1,7 +1,7 @@
-"""How each part of the draft is written to the URL and read back.
+"""Write each part of the draft to the URL and read it back.
 
-Links are untrusted. `fault_of` rejects text that is too long or not displayable; the readers then raise ValueError for values
-that are not valid here.
+Links are untrusted. `fault_of` rejects text that is too long or not displayable; the readers raise ValueError for invalid
+values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from offcomp.results.groups import ranges
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 OWN = "own"
-"""The grouping that consists of custom groups, which come from the Groups page."""
+"""The grouping made up of custom groups from the Groups page."""
 NONE = "none"
 MOST_LAYERS = 1000
 MOST_NAMES = 10_000
@@ -34,14 +34,14 @@ NUMBER = "(0|[1-9][0-9]{0,8})"  # a layer number has no leading zeros; 01 is par
 ONE_LAYER = re.compile(rf"(.+)\.{NUMBER}", re.DOTALL)
 LAYERS = re.compile(rf"(.+)\.{NUMBER}-{NUMBER}", re.DOTALL)
 OwnGroup = tuple[tuple[str, ...], str]
-"""Module names, and their stacking."""
+"""Module names and their stacking."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One part of the draft: its URL parameter, its session key, its default, and how it is read and written.
+    """One part of the draft, with its URL parameter, session state key, default, reader and writer.
 
-    `read` raises ValueError if the text is not valid here.
+    `read` raises ValueError for invalid text.
     """
 
     parameter: str
@@ -52,20 +52,20 @@ class Field:
 
 
 def fault_of(text: str) -> str:
-    """Why a link parameter cannot be read at all, worded to follow its name; empty if it can."""
+    """Return why a link parameter is unreadable, worded to follow its name; empty if it is readable."""
     if len(text) > LONGEST:
         return f"it has {len(text):,} characters; at most {LONGEST:,} are allowed"
     return "" if is_plain(text) else "it contains characters that cannot be displayed"
 
 
 def read_options(text: str) -> dict[str, dict[str, Any]]:
-    """Options keyed by style key, from JSON. Raises ValueError if they are not valid."""
+    """Parse options keyed by style key from JSON. Raises ValueError if they are invalid."""
     try:
         options = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_without_duplicates)
     except RecursionError:
         raise ValueError("its lists or objects are nested too deeply") from None
     if not isinstance(options, dict) or not all(isinstance(values, dict) for values in options.values()):
-        raise ValueError('it is not an object such as {"svd": {"preset": "fwsvd"}}')
+        raise ValueError('it is not a JSON object such as {"svd": {"preset": "fwsvd"}}')
     if fault := text_fault(options):
         raise ValueError(f"it {fault}")
     return options
@@ -120,7 +120,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def short(names: Iterable[str]) -> str:
-    """Module names in short form: ranges of layers become `query.0-5`, and separators in names are percent-encoded (`%2C`)."""
+    """Shorten module names: layer ranges become `query.0-5`, and separators within names are percent-encoded (`%2C`)."""
     parts: list[str] = []
     for (stem, layered), members in groupby(map(_stem_and_layer, names), key=lambda pair: (pair[0], pair[1] is not None)):
         runs = ranges(layer for _, layer in members if layer is not None)
@@ -134,7 +134,7 @@ def _stem_and_layer(name: str) -> tuple[str, int | None]:
 
 
 def _alone(name: str) -> str:
-    """A name without a layer number. If it looks like a range of layers or NONE, its last character is percent-encoded."""
+    """Encode a name without a layer number. If it looks like a layer range or NONE, percent-encode its last character."""
     if name == NONE or LAYERS.fullmatch(name):
         return f"{_quoted(name[:-1])}%{ord(name[-1]):02X}"
     return _quoted(name)
@@ -145,7 +145,7 @@ def _quoted(text: str) -> str:
 
 
 def full(text: str) -> tuple[str, ...]:
-    """Expand the names written by `short`. Raises ValueError if a range of layers is invalid or there are too many names."""
+    """Expand the names written by `short`. Raises ValueError if a layer range is invalid or there are too many names."""
     names: list[str] = []
     for part in [] if text == NONE else text.split(","):
         match = LAYERS.fullmatch(part)
@@ -154,7 +154,7 @@ def full(text: str) -> tuple[str, ...]:
             continue
         first, last = int(match[2]), int(match[3])
         if not first <= last < first + MOST_LAYERS:
-            raise ValueError(f"{part} is not a range of layers")
+            raise ValueError(f"{part} is not a valid layer range")
         names += [f"{unquote(match[1])}.{layer}" for layer in range(first, last + 1)]
         if len(names) > MOST_NAMES:
             raise ValueError(f"it names more than {MOST_NAMES:,} modules")

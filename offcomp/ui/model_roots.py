@@ -1,4 +1,4 @@
-"""The folders that must contain any model named in the app or in a link. The command line has no such restriction."""
+"""Restrict the folders from which models can be opened in the app or through a link. The command line has no such limit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from offcomp.models.bundled_models import catalogue_model
 from offcomp.models.sources import HUB_ID
 
 ROOTS = "OFFCOMP_MODEL_ROOTS"
-"""Environment variable: folders to use instead of the home folder and the working directory, separated as in PATH."""
+"""Environment variable: folders to use in place of the home folder and the working directory, separated as in PATH."""
 
 
 def model_roots() -> tuple[Path, ...]:
-    """The allowed folders, with symbolic links resolved: those in ROOTS, else the user's home and the working
-    directory. The data folder, which contains uploads, is always allowed; the root of a file system only if ROOTS lists it."""
+    """Return the allowed folders, with symbolic links resolved: those in ROOTS, or else the user's home and the working
+    directory. The data folder, which contains uploads, is always allowed; a file system root is allowed only if listed."""
     configured = [_resolved(text) for text in os.environ.get(ROOTS, "").split(os.pathsep) if text]
     default_roots = [folder for folder in (_resolved("~"), Path.cwd()) if folder.name]
     return tuple(dict.fromkeys([*(configured or default_roots), home_folder().resolve()]))
@@ -27,7 +27,7 @@ def _resolved(text: str) -> Path:
 
 
 def check_folder(model: str) -> None:
-    """Reject a folder outside the roots, whether or not it exists. Raises ModelError."""
+    """Raise ModelError for a folder outside the roots, whether or not it exists."""
     if catalogue_model(model):
         return
     try:

@@ -1,8 +1,8 @@
 """The app's server: Streamlit in this process, serving only requests from the app's own pages.
 
-Streamlit lets any page on localhost, on any port, open the websocket that drives the app, and before it rejects a page from
-elsewhere, it asks an external service for this machine's address. `OwnPages` runs before all of that and rejects, from the
-headers alone, requests that do not come from the app's own address.
+Streamlit lets any page on localhost, on any port, open the WebSocket that drives the app. Before it rejects a page from
+elsewhere, it asks an external service for this machine's address. `OwnPages` runs before these checks and rejects requests that
+do not come from the app's own address, using only their headers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ AHEAD = (
     "offcomp.ui.compare.results",
     "offcomp.ui.escape",
 )
-"""Modules of the Start page, which take 0.8 s to import. Importing them while the server responds would slow every response."""
+"""Modules that the Start page needs, imported before serving: the import takes 0.8 s and would slow down responses."""
 HOSTS = ("127.0.0.1", "localhost")
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
-"""The names of this machine, with any port, since a tunnel may use a different one."""
+"""Names of this machine, with any port because a tunnel may use a different one."""
 PRIVATE: dict[str, Any] = {
     "server.address": HOSTS[0],
     "server.allowedHosts": list(HOSTS),
@@ -45,12 +45,12 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' ws://{host}; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-"""Keeps the browser from fetching anything from other hosts for a page of the app, and other sites from embedding the app."""
+"""Content security policy: the app's pages load nothing from other hosts, and other sites cannot embed the app."""
 REFUSED = "This address serves only offcomp's own pages: open http://127.0.0.1:{port} in a browser on this machine."
 
 
 def serve(script: Path, port: int) -> None:
-    """Serve the app until it is stopped. Streamlit also reads the settings in the script's folder, wherever it was started."""
+    """Serve the app until stopped. Streamlit also reads settings from the script's folder, whatever the working directory."""
     for name in AHEAD:
         importlib.import_module(name)
     sys.argv = [str(script)]  # the script's folder contains the settings and the pages
@@ -59,13 +59,13 @@ def serve(script: Path, port: int) -> None:
 
 
 class OwnPages:
-    """ASGI middleware that admits requests from the app's own pages, and users who open its address or follow a link to it."""
+    """ASGI middleware that accepts requests from the app's own pages and from users who open the app or follow a link to it."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or reject it with status 403."""
+        """Forward a request, or reject it with status 403."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif not is_own(scope):
@@ -78,10 +78,10 @@ class OwnPages:
 
 
 def is_own(scope: Scope) -> bool:
-    """Whether a request names this machine as its host and comes from one of the app's own pages.
+    """Return whether a request names this machine as its host and comes from one of the app's own pages.
 
-    Browsers send the requesting page's origin in `Origin` (always for websockets), and its relation to this host in
-    `Sec-Fetch-Site`. Pages on other ports of this host are foreign too. A user may open the app itself from anywhere.
+    Browsers send the requesting page's origin in `Origin` (always for WebSockets), and its relation to this host in
+    `Sec-Fetch-Site`. Pages on other ports of this host also count as foreign. Any page may link to the app.
     """
     headers = Headers(scope=scope)
     hosts, origins = headers.getlist("host"), headers.getlist("origin")

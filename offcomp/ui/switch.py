@@ -1,4 +1,4 @@
-"""A control for choosing one of a few options, which keeps its state when the user visits other pages."""
+"""A segmented control for choosing one option, which keeps its state across pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def choose_one(
     show_label: bool = True,
     wrap: bool | None = None,
 ) -> str:
-    """Let the user choose one of these options, the first by default. A choice with a URL `parameter` is part of the link."""
+    """Let the user choose an option; the first is the default. If `parameter` is set, the choice is part of the link."""
     if parameter:
         draft.view(parameter, key, list(titles))
     elif st.session_state.get(key) not in titles:

@@ -1,4 +1,4 @@
-"""The user's own models, matrix files and tables of examples. Uploads stay in the home folder on this machine."""
+"""Use your own models, matrix files and tables of examples. Uploads stay in the home folder on this machine."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from offcomp.ui.escape import code, plain
 from offcomp.ui.model_roots import ROOTS
 
 MEGABYTES = 50
-"""Largest upload in MB, the same as in .streamlit/config.toml. Larger files must be specified by path."""
+"""Maximum upload size in MB, the same as in .streamlit/config.toml. Larger files must be specified by path."""
 LONGEST_NAME = 100
 DIGEST_DIGITS = 12
 MATRICES, EXAMPLES, TABLE = "upload_matrices", "upload_examples", "upload_table"
 TABLE_HELP = (
-    "One example per row. A column named split assigns rows to train, validation or test; without it, the split is automatic."
+    "One example per row. A column named split assigns rows to train, validation or test; otherwise, the split is automatic."
 )
 BRING = """**A catalogue model** comes with its module list and its spectra:
 
@@ -38,13 +38,13 @@ BRING = """**A catalogue model** comes with its module list and its spectra:
 
 **A folder** on this machine with `config.json` and the weights as `.safetensors`, as written by `save_pretrained`. Type its
 path under *Model* above. It must be inside your home folder or the folder where the app was started; folders listed in the
-environment variable `{roots}` replace these two. If the folder includes the tokenizer files, tasks can be run as well. Pickled
-weights (`.bin`, `.pt`) and models that require custom code are rejected.
+environment variable `{roots}` replace these two. If the folder includes the tokenizer files, the model can also be scored.
+Pickled weights (`.bin`, `.pt`) and models that require custom code are rejected.
 
-**A file that contains matrices**, uploaded below, becomes a model: every matrix in it can be inspected, grouped and compressed.
+**A file that contains matrices**, uploaded below, is treated as a model: each matrix can be inspected, grouped and compressed.
 
-**A hub id** such as `owner/name`: a copy in the local cache is used if there is one; otherwise the model is downloaded after
-you confirm.
+**A hub id** such as `owner/name`: a copy in the local cache is used if available; otherwise, the model is downloaded after you
+confirm.
 
 Weights of these families are recognised: {families}. In other models, matrices are listed by path and chosen by name.
 `offcomp modules MODEL` prints the same list on the command line.
@@ -52,7 +52,7 @@ Weights of these families are recognised: {families}. In other models, matrices 
 
 
 def bring_model() -> None:
-    """Explain how to use your own model, and show an uploader for matrices."""
+    """Explain how to use your own model and show an uploader for matrices."""
     catalogue = "\n".join(
         f"- {code(entry.name)}: {plain(f'{entry.description} {entry.licence}.')} {code(entry.install) if entry.install else ''}"
         for entry in MODELS
@@ -66,7 +66,7 @@ def bring_model() -> None:
 def _upload(
     key: str, content: str, suffixes: Sequence[str], use: Callable[[UploadedFile | None], None], description: str = ""
 ) -> UploadedFile | None:
-    """Show an uploader. `use` receives each new file, or None when it is removed; if it raises an error, it is shown below."""
+    """Show an uploader. `use` receives each new file, or None when the file is removed; its errors are shown below."""
     file = st.file_uploader(
         plain(f"{content}: {', '.join(suffixes)}, at most {MEGABYTES} MB"),
         [suffix.removeprefix(".") for suffix in suffixes],
@@ -91,7 +91,7 @@ def _take(key: str, use: Callable[[UploadedFile | None], None]) -> None:
 
 
 def _use_matrices(file: UploadedFile | None) -> None:
-    """Store the file as a model, and use it in the draft."""
+    """Store the file as a model and use that model in the draft."""
     if file is None:
         return
     st.session_state["model"] = str(save_upload(file.name, file.getvalue(), home_folder()))
@@ -100,14 +100,14 @@ def _use_matrices(file: UploadedFile | None) -> None:
 
 
 def _use_table(file: UploadedFile | None) -> None:
-    """Store the table in the home folder and its path in the session, so that it is checked only once."""
+    """Store the table in the home folder and its path in the session, so the table is checked only once."""
     st.session_state.pop(TABLE, None)
     if file is not None:
         st.session_state[TABLE] = keep_table(file.name, file.getvalue(), home_folder())
 
 
 def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
-    """The task made from an uploaded table, in addition to the bundled tasks; none while it is incomplete.
+    """Return the task made from an uploaded table, or an empty tuple while the task is incomplete.
 
     The table belongs to the draft and persists across pages.
     """
@@ -126,7 +126,7 @@ def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
 def keep_table(name: str, content: bytes, home: Path) -> Path:
     """Store a table in this home folder; the same file always gets the same path.
 
-    Raises InputError if it cannot be read, and StorageError if it cannot be written.
+    Raises InputError if the table cannot be read, and StorageError if it cannot be written.
     """
     columns_of(name, content)
     stem, suffix = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).stem).strip(".-"), Path(name).suffix.lower()
@@ -137,5 +137,5 @@ def keep_table(name: str, content: bytes, home: Path) -> Path:
 
 
 def columns_of(name: str, content: bytes) -> list[str]:
-    """Column names of a table, as a task will see them. Raises InputError if it cannot be read."""
+    """Return the column names of a table, as a task will see them. Raises InputError if the table cannot be read."""
     return list(parse(name, content).table.column_names)

@@ -291,7 +291,7 @@ def test_the_page_asks_for_the_model_where_there_are_several(monkeypatch: pytest
     (folder / "a-sweep.json").write_text(json.dumps(other))
     app = open_page(monkeypatch, folder)
     assert app.selectbox(key="measured_model").options == ["another", MODEL]
-    assert "No matrix was compressed alone in these measurements." in texts(app)
+    assert "These measurements do not cover compressing a single matrix." in texts(app)
     app.selectbox(key="measured_model").set_value(MODEL).run()
     assert not app.exception
     assert len(app.get("plotly_chart")) == 2
@@ -300,7 +300,7 @@ def test_the_page_asks_for_the_model_where_there_are_several(monkeypatch: pytest
 def test_the_page_without_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken-sweep.json").write_text("{")
     app = open_page(monkeypatch, tmp_path)
-    assert "broken-sweep.json, a bundled measurement, cannot be read" in app.warning[0].value
+    assert "The bundled measurement broken-sweep.json cannot be read" in app.warning[0].value
     assert "benchmarks.measurements" in app.info[0].value
     assert app.button(key="measured_compress").label == "Compress something"
     assert not app.get("plotly_chart")

@@ -150,7 +150,7 @@ def test_the_page_shows_the_bundled_runs_and_shares_its_choice_with_compare(home
     assert not app.exception
     kept = app.multiselect(key="compare_runs").value[:1]
     app.multiselect(key="compare_runs").set_value(kept).run()
-    assert "choose a second one above" in texts(app)
+    assert "choose a second run above" in texts(app)
     step(app, "compare")
     assert app.multiselect(key="compare_runs").value == kept
 

@@ -107,7 +107,7 @@ def test_own_groups_are_the_plan() -> None:
         ("seed", "-1", "it must be between 0 and"),
         ("options", '{"svd":{"preset":"magic"}}', "choose one of"),
         ("options", "[1]", "This part of the link is ignored"),
-        ("modules", "query.5-2", "is not a range of layers"),
+        ("modules", "query.5-2", "is not a valid layer range"),
     ],
 )
 def test_what_a_link_asks_for_in_vain_is_said(parameter: str, text: str, why: str) -> None:

@@ -47,7 +47,7 @@ def ended(found: Callable[[], bool] = lambda: False) -> str:
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        (KILLED, "the process was killed (signal 9); is there enough memory?"),
+        (KILLED, "the process was killed (signal 9); make sure that there is enough memory"),
         ("import sys; sys.exit(3)", "the process ended without an error message (status 3)"),
         ("import sys; print('a warning\\noffcomp: the weight is NaN', file=sys.stderr); sys.exit(2)", "the weight is NaN"),
         ("{}['ratio']", "KeyError: 'ratio'"),
@@ -103,7 +103,7 @@ def test_a_killed_process_is_said_on_the_page(page: str, link: dict[str, str], d
     deadline = time.monotonic() + SECONDS
     while not app.error and time.monotonic() < deadline:
         app.run()
-    assert [error.value for error in app.error] == ["the process was killed (signal 9); is there enough memory?"]
+    assert [error.value for error in app.error] == ["the process was killed (signal 9); make sure that there is enough memory"]
     doing("import time; time.sleep(5)")
     app.button(key="try_again").click().run()
     assert not app.error and not app.exception

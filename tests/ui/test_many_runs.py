@@ -115,7 +115,7 @@ def test_a_page_that_is_gone_gives_way_to_one_that_is_there(monkeypatch: pytest.
 def test_compare_starts_with_a_few_and_says_which() -> None:
     app = opened("compare")
     assert app.multiselect(key="compare_runs").value == newest(4)
-    assert f"Default choice: the newest runs on the same weights. {RUNS - 2} more can be chosen above." in texts(app)
+    assert f"Default selection: the newest runs on the same weights. {RUNS - 2} more can be chosen above." in texts(app)
     app.multiselect(key="compare_runs").set_value(newest(2)).run()
     assert "can be chosen above" not in texts(app)
 
@@ -125,7 +125,7 @@ def test_compare_takes_no_more_than_can_be_told_apart_and_says_so(link: str) -> 
     app = opened("compare", runs=link)
     which = "newest" if link == "all" else "first"
     assert app.multiselect(key="compare_runs").value == newest(MOST_COMPARED)
-    assert f"The {which} {MOST_COMPARED} of {RUNS} runs are compared; choose others above." in app.warning[0].value
+    assert f"Comparing the {which} {MOST_COMPARED} of {RUNS} runs; choose others above." in app.warning[0].value
     assert f"{MOST_COMPARED} of {MOST_COMPARED} runs shown." in texts(app)
     assert app.query_params["runs"] == "all"
     traces = [len(json.loads(chart.proto.spec)["data"]) for chart in app.get("plotly_chart")]

@@ -140,7 +140,7 @@ def test_an_impossible_ratio_says_why_and_offers_no_run(app: AppTest, home: Path
 
 def test_where_svd_cannot_get_so_small_no_share_of_the_energy_is_named(home: Path) -> None:
     app = opened("compress", model="offcomp-gpt", modules="key.0-1", together="module", methods="svd", ratio="100")
-    assert "2 weight matrices at 100x: SVD cannot get that small." in texts(app)
+    assert "2 weight matrices at 100x: SVD cannot reach this size." in texts(app)
     assert "% of the energy" not in texts(app)
     assert "(64x at most)" in app.error[0].value
     assert [_rounded_down(ratio) for ratio in (14.777, 64.0, 1.2399, 1234.5)] == ["14.7", "64", "1.23", "1230"]
@@ -218,7 +218,7 @@ def test_short_memory_is_a_warning_with_a_way_out(app: AppTest, monkeypatch: pyt
     monkeypatch.setattr("offcomp.ui.compress.cost.free_memory", lambda: 700_000_000)
     step(app, "compress")
     assert [warning.value for warning in app.warning] == [
-        "About 0.7 GB of memory is needed, but only 0.7 GB is free: the run may fail."
+        "The run needs about 0.7 GB of memory, but only 0.7 GB is free. It may fail."
     ]
     button = app.button(key="cheaper")
     assert button.label.startswith("Each module alone: about ") and button.label.endswith("0.7 GB")
@@ -243,7 +243,7 @@ def test_an_estimate_is_hollow_until_a_run_makes_it_solid(app: AppTest, home: Pa
     assert marks(app) == {"SVD": ["circle"], "Autoencoder": ["diamond", "diamond-open"]}
     shown = [(metric.value, metric.delta) for metric in app.metric if metric.label == "Relative error"]
     assert shown[1][0].startswith("about 0.") and shown[1][1] == "estimated"
-    assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated, until a run measures the error." in texts(app)
+    assert "Line: SVD, exact. Solid: measured (2 bundled). Hollow: estimated until a run measures the error." in texts(app)
     document = json.loads(json.dumps(bundled_runs()[1].result))
     for group in document["plan"]["groups"]:
         group["ratio"] = 4.0

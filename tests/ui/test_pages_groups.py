@@ -44,7 +44,7 @@ def test_one_matrix_has_nothing_to_share_with_and_a_link_is_followed(home: Path)
     app = opened("groups", kinds="word_embeddings,nonsense", at="3", stacked="columns")
     assert app.selectbox(key="groups_ratio").value == 3.0
     assert "The link asks for nonsense" in texts(app)
-    assert "has only one matrix of the kind word embeddings, so word_embeddings has no partner" in texts(app)
+    assert "has only one matrix of kind word embeddings, so there is nothing to compress word_embeddings with" in texts(app)
     assert not app.get("plotly_chart")
     assert app.button(key="groups_add").label == "Add attention output"
 
@@ -61,7 +61,7 @@ def test_another_model_is_compared_in_the_background(home: Path, tmp_path: Path)
     folder = tiny_models.save(tiny_models.gpt2(), tmp_path / "gpt2")
     model_info(str(folder), home)
     app = opened("groups", model=str(folder), kinds="ffn_in,ffn_out", at="1.5")
-    assert "pairs of" in texts(app) and "The result appears automatically" in texts(app)
+    assert "pairs of" in texts(app) and "The result will appear automatically" in texts(app)
     deadline = time.monotonic() + 240
     while not app.get("plotly_chart") and time.monotonic() < deadline:
         time.sleep(2)

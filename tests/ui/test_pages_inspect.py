@@ -46,7 +46,7 @@ def test_the_bundled_spectrum_is_there_at_once(home: Path) -> None:
     app = opened("inspect", module="query.3")
     assert "At rank 64 of 384, query.3 keeps 63 % of its energy and needs 33 % as many parameters." in texts(app)
     assert "Reading the weights of query.3" in texts(app)
-    assert "Singular values: already known" in texts(app)
+    assert "Singular values: bundled or cached" in texts(app)
     charts = app.get("plotly_chart")
     assert ["query.3" in chart.proto.alt for chart in charts] == [True, True]
     slider(app).set_value(250).run()
@@ -63,7 +63,7 @@ def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
     assert "but x5 for the residual" in texts(app)
     assert ", numbered from the longest." in texts(app)
     assert "all 384 rows" in texts(app)
-    assert "computed here from the weights" in texts(app)
+    assert "computed on this machine from the weights" in texts(app)
     assert not app.dataframe
     for purpose in ("spectrum", "blocks", "rows"):
         app.session_state[f"inspect_{purpose}_open"] = True

@@ -108,7 +108,7 @@ def test_compare_starts_with_the_newest_pair(own: tuple[str, str]) -> None:
     assert app.multiselect(key="compare_runs").value == [own[1], own[0]]
     assert app.query_params["runs"] == f"{own[1]},{own[0]}"
     assert (
-        "Default choice: the newest run of each method at one ratio on the same weights. 2 more can be chosen above."
+        "Default selection: the newest run of each method at one ratio on the same weights. 2 more can be chosen above."
         in texts(app)
     )
     assert "no finished run" not in texts(app)
@@ -172,7 +172,7 @@ def test_tasks_of_every_metric_have_a_chart_each(home: Path) -> None:
     assert metrics(app, "Similarity") == ["0.790 ± 0.039"]
     assert metrics(app, "Masked words in prose") == ["15.0 ± 0.039"]
     assert len(app.get("plotly_chart")) == 6
-    assert "% of the answers agree" in texts(app)
+    assert "% of answers unchanged" in texts(app)
     assert "masked perplexity on masked words in prose is 15.0 (lower is better), +3.00 from the original" in texts(app)
     assert "a true difference of 0.020 would be detected" in texts(app)
     told = [warning.value for warning in app.warning]

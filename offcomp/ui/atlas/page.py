@@ -1,4 +1,4 @@
-"""The Atlas page: bundled measurements as charts with tables and downloads, and a message if there are none."""
+"""The Atlas page: bundled measurements as charts with tables and downloads, or a message if they are missing."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ BRIEF_GROUPINGS = {BOTH: "both", atlas.ALONE: "each alone", atlas.STACKED: "stac
 TEXT_PIXELS = 175
 IN_EVERY_ROW = ["style_key", "original", "baseline", "baseline_name", "title", "metric"]
 NAMES = {"n": "Examples", "low": "95 % from", "high": "95 % to", "told_apart": "Distinguishable from zero"}
-DENOMINATOR_HELP = (
-    "Which bytes are counted: those of the compressed linear weights, those plus the embeddings, or those of the whole model."
-)
+DENOMINATOR_HELP = "Which bytes to count: the compressed linear weights only, those plus the embeddings, or the whole model."
 
 
 def choose_model(models: list[str]) -> str:
-    """The model whose measurements are shown; asks only if there are several."""
+    """Return the model to show measurements for; a selector appears only if there are several models."""
     if len(models) == 1:
         return models[0]
     draft.view("measured", MODEL, models)
@@ -41,7 +39,7 @@ def choose_model(models: list[str]) -> str:
 
 
 def choose_view(document: Document) -> tuple[str, str, str]:
-    """Task, denominator of the ratio, and grouping."""
+    """Let the user choose the task, the denominator of the ratio and the grouping."""
     with st.container(horizontal=True, gap="small"):
         task = choose_one("Task", atlas.tasks_of(document), TASK, parameter="task")
         denominator = choose_one("Size of", BRIEF_SIZES, SIZE, parameter="size", description=DENOMINATOR_HELP)
@@ -50,42 +48,42 @@ def choose_view(document: Document) -> tuple[str, str, str]:
 
 
 def show_sweep(document: Document, task: str, denominator: str, grouping: str) -> None:
-    """Plot score against size, one line per method."""
+    """Plot score against size, with one line per method."""
     table = sweep_table(document, task, denominator)
     chosen = table if grouping == BOTH else table[table["grouping"] == grouping]
     if chosen.empty:
         st.caption(plain(f"There are no measurements for this choice of matrices: {grouping}."))
         return
-    alt = f"The {atlas.score_words(table)} against the compression ratio in bytes, one line per method, "
+    alt = f"Line chart of the {atlas.score_words(table)} against the compression ratio in bytes, one line per method, "
     alt += "with the original and the baseline"
     _show(sweep_figure(chosen, palette(), denominator), chosen, document, "sweep", alt)
     st.caption(f"Bundled: {len(chosen)} of {len(table)} compressed models shown, all scored on the same examples.")
 
 
 def show_sensitivity(document: Document, task: str) -> None:
-    """Plot the change in score by layer and kind, with one matrix compressed at a time."""
+    """Plot the change in score from compressing a single matrix, by layer and kind."""
     table = sensitivity_table(document, task)
     if table.empty:
-        st.caption("No matrix was compressed alone in these measurements.")
+        st.caption("These measurements do not cover compressing a single matrix.")
         return
-    alt = f"Change in the {atlas.score_words(table)} when one matrix alone is compressed, by layer and kind"
+    alt = f"Change in the {atlas.score_words(table)} when a single matrix is compressed, by layer and kind"
     _show(sensitivity_figure(table, palette()), table, document, "sensitivity", alt)
     st.caption(plain(f"Bundled. {atlas.sensitivity_answer(table)}"))
 
 
 def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: str, alt: str) -> None:
-    """A chart, and below it its table, with a download that includes every row's plan; `alt` describes the chart."""
+    """Draw a chart with a table and a CSV download below; `alt` is the chart's alternative text."""
     draw(figure, f"measured_{purpose}", f"{alt}; the table below has the numbers.")
     with st.expander("Show as a table"):
         shown = table.drop(columns=IN_EVERY_ROW, errors="ignore")
         show_table(shown, f"measured_{purpose}_table", names=NAMES, formats=_formats(shown))
         file_name, make = f"offcomp-{document['model']}-{purpose}.csv", partial(atlas.exported, table, document, purpose)
         csv_button(f"{purpose.capitalize()}, CSV", file_name, f"measured_csv_{purpose}", make)
-        st.caption("Every row of the download includes its plan (which `offcomp run` accepts), seed, versions and date.")
+        st.caption("Each row of the download includes the plan (for use with `offcomp run`), seed, versions and date.")
 
 
 def _formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Three decimals for scores, three significant digits for ratios, and a fixed width for text columns."""
+    """Format scores with three decimals and ratios with three significant digits, and fix the width of text columns."""
     column = st.column_config
     floats = [name for name in table.columns if is_float_dtype(table[name])]
     numbers = {name: column.NumberColumn(format="%.3g" if "ratio" in name else "%.3f") for name in floats}
@@ -93,21 +91,21 @@ def _formats(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def show_provenance(document: Document) -> None:
-    """Say where the numbers come from, and how to reproduce them."""
+    """Show where the numbers come from and how to reproduce them."""
     st.caption(
-        f"Bundled measurement: {plain(atlas.provenance(document))}. Nothing on this page was computed just now. "
-        f"To repeat it, run {code(COMMAND.format(document['model']) + ' --fresh')} in a clone of offcomp; "
-        "add `--data FOLDER` to measure on STS-B as well."
+        f"Bundled measurement: {plain(atlas.provenance(document))}. Nothing on this page was computed live. "
+        f"To reproduce it, run {code(COMMAND.format(document['model']) + ' --fresh')} in a clone of offcomp; "
+        "add `--data FOLDER` to include STS-B."
     )
 
 
 def show_nothing() -> None:
-    """Explain that there are no measurements."""
+    """Explain that the bundled measurements are missing."""
     for file in atlas.unreadable_files():
-        st.warning(plain(f"{file}, a bundled measurement, cannot be read or is incomplete. Reinstall offcomp."))
+        st.warning(plain(f"The bundled measurement {file} cannot be read or is incomplete. Reinstall offcomp."))
     st.info(
-        "This page shows six methods at many sizes, measured on a bundled model, and which matrix is the most sensitive. "
-        f"The measurements are missing; to create them, run {code(COMMAND.format('minilm-l6'))} in a clone of offcomp."
+        "This page compares six methods at many sizes on a bundled model, and shows which matrix is the most sensitive. "
+        f"The measurements are missing. To create them, run {code(COMMAND.format('minilm-l6'))} in a clone of offcomp."
     )
     if st.button("Compress something", type="primary", key="measured_compress", icon=":material/compress:"):
         st.switch_page("pages/compress.py")

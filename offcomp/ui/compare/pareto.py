@@ -1,4 +1,4 @@
-"""The main chart of Compare, score against size, and the smaller one that shows whether error and score agree."""
+"""Charts of the Compare page: score against size, and score against relative error."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ FEWEST_TO_AGREE = 3
 
 
 def show_front(runs: Sequence[Run]) -> None:
-    """Show which run does best for its size: chart, answer, table, and which runs are left out and why."""
+    """Show which run does best for its size: a chart, a summary, a table, and the runs left out, with reasons."""
     runs, others = _of_one_model(runs)
     names, measures = short_names(runs), measures_of(runs)
     measure = _choose_measure(measures)
     shown, left_out = sharing_an_axis(runs, measure)
     summary = f"{len(shown)} of {len(runs) + len(others)} runs shown."
     if others:
-        summary += f" {len(others)} of other models left out: sizes and scores can be compared only for the same original."
+        summary += f" {len(others)} left out because they compress other models, so sizes and scores are not comparable."
     if left_out:
         summary += f" Not on this axis: {pareto.left_out_text(left_out, names)}."
     if not shown:
-        st.info(plain(f"No run has a value to plot here. {summary}"))
+        st.info(plain(f"None of the runs has a value to plot. {summary}"))
         return
     unit = chosen_unit()
     table = front_table(shown, measure, unit, names)
     references = pareto.reference_table(read_measurements().values(), shown[0], measure, unit)
     metric = metric_named(table["metric"].iloc[0])
     plotted = metric.word if metric is ERROR else f"{metric.word} on {within_sentence(measures[measure])}"
-    alt = f"The {plotted} of each run against the size of the whole model, with the original; the table below has the numbers."
+    alt = f"Chart of {plotted} against whole-model size, for each run and the original; the table below has the numbers."
     target = st.container()
     _show_picked(shown, names)
     st.markdown(plain(pareto.front_answer(table)))
@@ -56,20 +56,20 @@ def show_front(runs: Sequence[Run]) -> None:
 
 
 def _picked(runs: Sequence[Run]) -> str:
-    """Id of the run selected for the Examples page; empty if it is not one of these."""
+    """Return the id of the run selected for the Examples page, or an empty string if it is not in `runs`."""
     name = st.session_state.get(EXAMPLES_RUN)
     return next((run.id for run in runs if run.id == name), "")
 
 
 def _pick_clicked() -> None:
-    """Select the run of the clicked mark. Redrawing the chart clears the clicked points but keeps the selected run."""
+    """Select the run whose mark was clicked. Redrawing the chart clears the clicked points but not the selected run."""
     clicked = [point["customdata"] for point in st.session_state[FRONT].selection.points if "customdata" in point]
     if clicked:
         st.session_state[EXAMPLES_RUN] = clicked[0][RUN]
 
 
 def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
-    """Show the selected run, and a link to its predictions."""
+    """Show the selected run and a link to its predictions."""
     picked = _picked(runs)
     if not picked:
         return
@@ -80,7 +80,7 @@ def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
 
 
 def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Split the runs into those of the chosen model and the rest; asks only if there are several models."""
+    """Split the runs into those of the chosen model and all others; the selector appears only for several models."""
     titles = model_titles(runs)
     models = list(dict.fromkeys(titles.values()))
     if len(models) == 1:
@@ -90,7 +90,7 @@ def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def _choose_measure(measures: Mapping[str, str]) -> str:
-    """Ask for the measure by which runs are judged, and for the unit of their size."""
+    """Let the user choose the measure to judge runs by and the unit of size."""
     with st.container(horizontal=True, gap="small"):
         measure = choose_one("Judged by", measures, MEASURE)
         choose_one("Size in", UNIT_NAMES, UNIT)
@@ -98,22 +98,22 @@ def _choose_measure(measures: Mapping[str, str]) -> str:
 
 
 def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
-    """How to read the marks."""
+    """Explain how to read the marks in the chart."""
     runs = table[table["run"] != ""]
     parts = ["Click a mark to select its run."]
     if not runs["on_front"].all():
         parts.append(
-            "Pale: another run is no larger and no worse, and better in one respect; if bars overlap, this may be chance."
+            "Pale: another run is at least as small and as good, and better in one; if bars overlap, this may be due to chance."
         )
     if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
-        parts.append("With this many runs, only those on the front show their 95 % interval.")
+        parts.append("With this many runs, only those on the Pareto front show a 95 % interval.")
     if len(references):
-        parts.append("Dashed lines: bundled measurements of rounding every linear weight, with the resulting sizes.")
+        parts.append("Dashed lines: bundled measurements with every linear weight rounded; the legend gives their sizes.")
     return " ".join(parts)
 
 
 def agreement_measure(runs: Sequence[Run]) -> str | None:
-    """The task whose score is plotted against the error: the chosen one, else the first with enough runs."""
+    """Return the task whose score to plot against error: the chosen one if it has enough runs, else the first that does."""
     scored = [measure for measure in measures_of(runs) if measure != ERROR.name]
     chosen = st.session_state.get(MEASURE)
     ordered = sorted(scored, key=lambda measure: measure != chosen)
@@ -126,15 +126,15 @@ def _of_the_same(runs: Sequence[Run], measure: str) -> list[Run]:
 
 
 def show_agreement(runs: Sequence[Run], measure: str) -> None:
-    """Plot score against error, to show whether a smaller error means a better score."""
+    """Plot score against error to show whether a smaller error means a better score."""
     shown = _of_the_same(runs, measure)
     table = front_table(shown, measure, "bytes", short_names(runs)).iloc[1:]
     metric = metric_named(table["metric"].iloc[0])
-    alt = f"The {metric.word} of each run against its relative error; the table below has the numbers."
+    alt = f"Chart of {metric.word} against relative error, one mark per run; the table below has the numbers."
     target = st.container()
     answer = pareto.agreement_answer(table)
     st.caption(
-        plain(f"{answer} Shown: {len(shown)} of {len(runs)} runs, those that compress the same weights and have a score.")
+        plain(f"{answer} Only runs that compress the same weights and have a score are shown: {len(shown)} of {len(runs)}.")
     )
     as_shown = table[["name", "relative_error", "value", "low", "high"]]
     show_chart(target, agreement_figure(table, palette()), as_shown, key="compare_agreement", alt=alt)

@@ -1,4 +1,4 @@
-"""Finished runs as shown on a page: the answer, each run's key figures, charts with their tables, and differences."""
+"""Show finished runs on a page: a summary, key figures for each run, charts with tables, and differences."""
 
 from __future__ import annotations
 
@@ -31,56 +31,56 @@ MOST_CONCERNS = 4
 MOST_NAMED = 20
 MOST_NOTED = 4
 MOST_IN_DETAIL = 40
-"""With more runs, a mark or a column for each would be illegible and slow."""
+"""With more runs, one mark or column per run would be illegible and slow."""
 METRIC_PIXELS = {"Accuracy": 136, "Score": 136, "Cosine distance": 136, "Agreement": 124, "Stored bytes": 124}
 WIDE_METRIC_PIXELS = 158
 BRIEF_METRIC_PIXELS = 200
 UNIT = "compare_unit"
 UNIT_NAMES = {"bytes": "MB", "parameters": "parameters"}
-P_HELP = "McNemar's exact test: how likely a split at least this uneven would be if both directions were equally likely."
-NO_SCORE = "No task was scored in these runs: add one to the plan to see how well the compressed model still performs."
+P_HELP = "McNemar's exact test: the probability of a split at least this uneven if both directions were equally likely."
+NO_SCORE = "These runs were not scored on any task. Add a task to the plan to see how well the compressed model performs."
 HELP = {
     **{metric.title: metric.help for metric in scores.METRICS.values()},
-    "Score": "How well the compressed model still performs a task.",
-    "Agreement": "Share of the test sentences on which the compressed and the original model give the same answer.",
-    "Relative error": "Norm of the difference between original and stored weights, divided by the norm of the original, "
-    "over all chosen weights. 0 is exact, 1 is as bad as storing zeros.",
-    "Cosine distance": "1 minus the cosine between an original row of weights and its reconstruction, averaged over the rows.",
-    "Stored parameters": "All numbers that must be stored for the chosen modules: factors, latents, decoder, row norms.",
-    "Stored bytes": "Size of all stored numbers in bytes, so a smaller dtype also reduces it.",
+    "Score": "How well the compressed model performs on a task.",
+    "Agreement": "Share of the test sentences for which the compressed and the original model give the same answer.",
+    "Relative error": "Norm of the difference between the original and the stored weights, divided by the norm of the "
+    "original, over all chosen weights. 0 is exact; 1 is as bad as storing zeros.",
+    "Cosine distance": "1 minus the cosine similarity between a row of weights and its reconstruction, averaged over all rows.",
+    "Stored parameters": "Number of values stored for the chosen modules: factors, latents, decoders and row norms.",
+    "Stored bytes": "Size of all stored values in bytes, which a smaller dtype also reduces.",
 }
 
 
 def show_answer(runs: Sequence[Run]) -> None:
-    """Answer the page's question in one sentence, and warn about anything that makes the comparison unfair."""
+    """Answer the page's question in one sentence and warn about anything that makes the comparison unfair."""
     st.markdown(plain(answer(runs)))
     warnings = warnings_of(runs)
     for sentence in warnings[:MOST_CONCERNS]:
         st.warning(plain(sentence), icon=":material/warning:")
     if len(warnings) > MOST_CONCERNS:
-        st.caption(f"{len(warnings) - MOST_CONCERNS:,} more warnings of this kind are not shown.")
+        st.caption(f"{len(warnings) - MOST_CONCERNS:,} more warnings are not shown.")
     _show_size_notes(runs)
 
 
 def _show_size_notes(runs: Sequence[Run]) -> None:
-    """Show notes that qualify the sizes, one line per run, for the first few runs that have any."""
+    """Show caveats about the sizes, one line per run, for the first few runs that have any."""
     names = short_names(runs)
     noted = [(names[run.id], notes) for run in runs if (notes := size_notes(result_of(run)["groups"]))]
     for name, notes in noted[:MOST_NOTED]:
         st.caption(plain(f"{name}: {' '.join(notes)}"))
     if len(noted) > MOST_NOTED:
-        st.caption(f"Notes on the sizes of {len(noted) - MOST_NOTED} more runs are shown by 'offcomp show' and in the report.")
+        st.caption(f"For notes on the sizes of {len(noted) - MOST_NOTED} more runs, see the report or run 'offcomp show'.")
 
 
 def few_enough(runs: Sequence[Run]) -> bool:
-    """Whether a chart can have a mark for every run and group; if not, shows a caption that says so."""
+    """Return whether there are few enough runs for the detailed charts; if not, show a caption that says so."""
     if len(runs) > MOST_IN_DETAIL:
-        st.caption(f"Charts of individual groups and of differences are shown for up to {MOST_IN_DETAIL} runs; choose fewer.")
+        st.caption(f"To see detailed charts and the table of differences, choose at most {MOST_IN_DETAIL} runs.")
     return len(runs) <= MOST_IN_DETAIL
 
 
 def show_figures(runs: Sequence[Run], *, brief: bool = False, columns: int = 2) -> None:
-    """Show each run's key figures: one card per run, or a table if there are many."""
+    """Show each run's key figures: one card per run, or a single table for many runs."""
     if len(runs) > MOST_CARDS:
         table = run_table(runs).drop(columns=["run", "model"])
         show_table(table, "compare_figures", formats=number_formats(table))
@@ -93,7 +93,7 @@ def show_figures(runs: Sequence[Run], *, brief: bool = False, columns: int = 2) 
 
 
 def _card(run: Run, *, brief: bool, model: str) -> None:
-    """Key figures of one run; `brief` leaves out the less important ones. `model` is empty if all runs share one."""
+    """Show one run's key figures, or only the main ones if `brief`. `model` is empty if all runs share a model."""
     with st.container(border=True, key=f"card_{run.id}"):
         details = label(run).removeprefix(method_title(run)).removeprefix(", ") + (f", {model}" if model else "")
         st.markdown(f"**{plain(method_title(run))}** {plain(details)}, {plain(origin(run))}", help=plain(origin_text(run)))
@@ -115,14 +115,14 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
 
 
 def _agreeing(run: Run, score: Score) -> str:
-    """Share of answers that agree with the original's, if several tasks leave no room for a separate metric."""
+    """Describe how many answers match the original's; empty for a single task, which has a separate metric for this."""
     agreement = score["paired"].get("agreement")
     several = len(result_of(run)["scores"]) > 1
-    return f"; {scores.metric_of(score).number(agreement)} of the answers agree" if several and agreement is not None else ""
+    return f"; {scores.metric_of(score).number(agreement)} of answers unchanged" if several and agreement is not None else ""
 
 
 def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
-    """Name, kind, value and note of each metric; if there are several scores, they are named after their tasks."""
+    """Yield the name, kind, value and note of each metric; with several scores, each is named after its task."""
     by_task = result_of(run)["scores"]
     if not by_task:
         yield "Score", "Score", "not scored", "no task in plan"
@@ -146,10 +146,10 @@ def _metrics(run: Run, brief: bool) -> Iterator[tuple[str, str, str, str]]:
 
 
 def show_first_errors(runs: Sequence[Run]) -> None:
-    """Show the relative error of every module as a static image, which appears immediately, with its table."""
+    """Show the relative error of every module as a static image, which loads instantly, with a table below."""
     table = error_table(runs, "module")
     title = "Which modules lose more?"
-    alt = f"{title} Relative error of each module, one mark per run; the table below has the numbers."
+    alt = f"{title} Relative error of each module, with one mark per run; the table below has the numbers."
     st.image(error_svg(table, palette(), title=title), width="stretch", alt=alt)
     with st.expander("Show as a table"):
         wide = table.pivot_table("relative_error", "row", "name", sort=False).map("{:.3f}".format)
@@ -157,19 +157,19 @@ def show_first_errors(runs: Sequence[Run]) -> None:
 
 
 def show_errors(runs: Sequence[Run]) -> None:
-    """Chart and table of the relative error, by group or by module."""
+    """Show a chart and a table of the relative error, by group or by module."""
     chart = st.container()
     level = choose_one("Errors by", {level: f"by {level}" for level in LEVELS}, "compare_level", show_label=False)
     table = error_table(runs, level)
     if table.empty:
         st.caption("Nothing was compressed, so there is no error to show.")
         return
-    alt = f"Relative error of each {level}, one dot per run; the table below has the numbers."
+    alt = f"Relative error of each {level}, with one dot per run; the table below has the numbers."
     show_chart(chart, error_figure(table, palette(), level), table, key="compare_errors", alt=alt)
 
 
 def score_panels(runs: Sequence[Run]) -> list[Callable[[], object]]:
-    """Functions that draw the chart and table of each task, or a single one that says that there is no score."""
+    """Return one function per task that draws its chart and table, or a single one that reports missing scores."""
     table = score_table(runs)
     parts = [part for _, part in table.groupby(["task", "metric"], sort=False)]
     return [partial(_score_panel, runs, part) for part in parts] or [partial(st.caption, NO_SCORE)]
@@ -179,7 +179,7 @@ def _score_panel(runs: Sequence[Run], table: pd.DataFrame) -> None:
     task, metric = str(table["task"].iloc[0]), str(table["metric"].iloc[0])
     shown = scores_of(runs, table)
     what = scores.on_task(task, shown[0])
-    alt = f"The {what} of the original and of each run, with 95 % intervals; the table below has the numbers."
+    alt = f"Chart of {what} for the original and each run, with 95 % intervals; the table below has the numbers."
     target = st.container()
     if sentence := scores.visible_difference(shown):
         st.caption(plain(sentence))
@@ -187,7 +187,7 @@ def _score_panel(runs: Sequence[Run], table: pd.DataFrame) -> None:
 
 
 def show_flip_counts(runs: Sequence[Run]) -> None:
-    """Count the predictions that flipped in each direction: equal accuracies can hide many flips."""
+    """Show how many predictions flipped in each direction: equal accuracies can hide many flips."""
     counts = flip_count_table(runs)
     st.subheader("How many predictions flipped?")
     if counts.empty:
@@ -202,32 +202,30 @@ def show_flip_counts(runs: Sequence[Run]) -> None:
 
 
 def chosen_unit() -> str:
-    """The unit of sizes, as set by the switch of the first chart."""
+    """Return the unit of size chosen above the first chart."""
     return str(st.session_state.get(UNIT, "bytes"))
 
 
 def show_size(runs: Sequence[Run]) -> None:
-    """Chart and table of the remaining size, for three denominators."""
+    """Show what share of the chosen modules, of all weights and of the whole model remains, as a chart and a table."""
     chart = st.container()
     unit = chosen_unit()
     table = size_table(runs)
-    alt = (
-        f"Share of {unit} that remains in the chosen modules, all weights and the whole model; the table below has the numbers."
-    )
+    alt = f"Share of {unit} left in the chosen modules, in all weights and in the whole model; the table below has the numbers."
     show_chart(chart, size_figure(table, palette(), unit), table, key="compare_size", alt=alt)
 
 
 def show_differences(runs: Sequence[Run]) -> None:
-    """Table of the settings and results in which the runs differ."""
+    """Show a table of the settings and results that differ between the runs."""
     st.subheader("What differs between the runs?" if len(runs) > 1 else "What is known about this run?")
     everything = len(runs) > 1 and st.toggle("Show identical settings", key="compare_show_all")
     st.dataframe(difference_table(runs, show_all=everything), hide_index=True, key="compare_differences")
 
 
 def show_origins(runs: Sequence[Run]) -> None:
-    """List each run's owner, plan, seed, versions and machine, in a collapsed section."""
+    """List each run's origin, plan, seed, versions and machine in a collapsed expander."""
     with st.expander("Where these numbers come from"):
         for run in runs[:MOST_NAMED]:
             st.caption(f"**{plain(label(run))}**. {plain(origin_text(run))}")
         if len(runs) > MOST_NAMED:
-            st.caption(f"{MOST_NAMED} of {len(runs)} are shown; the downloads below include all of them.")
+            st.caption(f"{MOST_NAMED} of {len(runs)} runs are shown; the downloads below include all of them.")

@@ -1,4 +1,4 @@
-"""Which finished runs Compare and Examples show: those in the URL, or else the newest that can be compared."""
+"""The choice of finished runs on Compare and Examples: those in the URL, or by default the newest comparable ones."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ SELECTION = "compare_runs"
 PROBLEMS = "compare_problems"
 WRITTEN = "compare_written"
 DEFAULT = "compare_usual"
-"""Session key: whether the choice is the page's default."""
+"""Session state key of the flag that marks a default choice."""
 MOST_COMPARED = 100
-"""More marks would overlap, and more names would slow the page down."""
+"""With more runs, marks would overlap and the long list of names would slow the page down."""
 COLLAPSED_FROM = 9
-"""If more runs than this are chosen, the list is collapsed to keep the page's answer in view."""
+"""When more runs than this are chosen, the list is collapsed to keep the page's answer in view."""
 SIBLINGS_SHOWN = 3
 MOST_PROBLEMS = 5
 
 
 def choose_runs() -> list[Run]:
-    """The runs to show: those in the URL, or else the newest comparable ones. Compare and Examples share them.
+    """Return the runs to show: those in the URL, or else the newest comparable ones. Compare and Examples share the choice.
 
-    The choice is written back to the URL. A link is applied if it differs from what was last written.
+    The choice is written back to the URL. A link is applied only if it differs from the URL last written.
     """
     everything = RunStore().all()
     own = [run for run in everything if run.status == "done"]
@@ -57,7 +57,7 @@ def choose_runs() -> list[Run]:
 
 
 def compared() -> str:
-    """How many runs are chosen, as text; empty if none. Until the page has applied a new link, counts the runs in the link."""
+    """Describe how many runs are chosen; empty if none. Before a new link is applied, count the runs in the link."""
     chosen = _linked_ids() if _link_is_new() else st.session_state[SELECTION]
     if chosen == [draft.EVERY_RUN]:
         return "the newest runs"
@@ -69,13 +69,13 @@ def _linked_ids() -> list[str]:
 
 
 def _link_is_new() -> bool:
-    """Whether the runs in the URL have yet to be applied: on the first visit, and if they differ from what the page wrote."""
+    """Return whether the URL's runs still need to be applied: true on the first visit or if the page did not write them."""
     state = st.session_state
     return SELECTION not in state or st.query_params.get(draft.RUNS, "") not in ("", state.get(WRITTEN))
 
 
 def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
-    """Choose the runs in the URL if they differ from what the page wrote; if it has none, the newest comparable ones."""
+    """Select the runs in the URL unless the page wrote them; if the URL lists none, select the newest comparable runs."""
     state, linked = st.session_state, st.query_params.get(draft.RUNS, "")
     if not _link_is_new():
         return
@@ -88,7 +88,7 @@ def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence
         state[PROBLEMS].append(f"{len(missing) - MOST_PROBLEMS:,} more runs in the link cannot be shown.")
     if len(available) > MOST_COMPARED:
         which = "newest" if linked == draft.EVERY_RUN else "first"
-        state[PROBLEMS].append(f"The {which} {MOST_COMPARED} of {len(available):,} runs are compared; choose others above.")
+        state[PROBLEMS].append(f"Comparing the {which} {MOST_COMPARED} of {len(available):,} runs; choose others above.")
     state[DEFAULT] = not available
     state[SELECTION] = available[:MOST_COMPARED] or default_selection(own, bundled)
 
@@ -96,11 +96,11 @@ def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence
 def _default_text(chosen: Sequence[Run]) -> str:
     """Describe what `default_selection` chose."""
     pair = len(set(map(method_title, chosen))) == len(chosen) > 1
-    return f"Default choice: the newest {'run of each method at one ratio' if pair else 'runs'} on the same weights."
+    return f"Default selection: the newest {'run of each method at one ratio' if pair else 'runs'} on the same weights."
 
 
 def _choose_from(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
-    """The widget, collapsed if many runs are chosen, with a button that chooses the user's newest runs."""
+    """Show the multiselect, collapsed if many runs are chosen, and a button that selects the user's newest runs."""
     count = len(st.session_state[SELECTION])
     target = st.expander(f"{count:,} of {len(pool):,} runs chosen") if count > COLLAPSED_FROM else st.container()
     with target:
@@ -115,7 +115,7 @@ def _choose_from(pool: Mapping[str, Run], newest: Sequence[str]) -> list[str]:
             persist_state="session",
         )
         if len(newest) > COLLAPSED_FROM and len(chosen) < len(newest):
-            text = f"The newest {len(newest)} finished runs"
+            text = f"Choose the newest {len(newest)} finished runs"
             st.button(text, key="compare_all", on_click=_choose, args=(list(newest),), type="tertiary")
     return list(chosen)
 
@@ -126,17 +126,17 @@ def _choose(names: list[str]) -> None:
 
 
 def _write(chosen: Sequence[str], newest: Sequence[str]) -> None:
-    """Write the choice to the URL; one word stands for the newest runs, since many ids would make the URL too long."""
+    """Write the choice to the URL. A single word stands for the newest runs because a long list of ids would not fit."""
     text = draft.EVERY_RUN if len(chosen) > COLLAPSED_FROM and set(chosen) == set(newest) else ",".join(chosen)
     st.session_state[WRITTEN] = text
     draft.note(draft.RUNS, text, default="")
 
 
 def _problem(name: str, everything: Sequence[Run]) -> str:
-    """Why a run in the URL is not shown."""
+    """Explain why a run in the URL is not shown."""
     run = next((run for run in everything if run.id == name), None)
     if run is None:
-        return f"There is no run {quoted(name)} here: it was deleted, or created on another machine."
+        return f"There is no run {quoted(name)} on this machine: it was deleted or belongs to another machine."
     if not run.ended:
         return f"Run {name} is {run.status}; it can be compared once it is done."
     return f"Run {name} has no result to compare ({run.status}). {run.error}"

@@ -1,1 +1,1 @@
-"""The Compress page: choose modules, methods and a budget, preview the result, start runs."""
+"""The Compress page: choose modules, methods and a budget, preview the result and start runs."""

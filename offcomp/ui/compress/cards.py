@@ -1,4 +1,4 @@
-"""What is known about each method at the chosen ratio: stored size, error, and where the error comes from."""
+"""Cards that describe each method at the chosen ratio: stored size, error, and the source of the error."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from offcomp.ui.escape import plain, plain_table
 
 CARDS_ABREAST = 2
 FROM_SPECTRA = (
-    "Computed from the singular values of the chosen groups, which are bundled or were computed and cached here: "
-    "it is the square root of the fraction of the energy that the rank discards."
+    "Computed from the singular values of the chosen groups, which are bundled or cached on this machine: "
+    "the square root of the fraction of the energy that the truncation discards."
 )
 NO_MEASUREMENT = "No measurement with these options is close enough to base an estimate on. Start a run to measure the error."
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known about a plan's error: exact from the spectrum, else measured, else estimated, else nothing."""
+    """What is known about a plan's error: the exact value from the spectrum, a measurement, an estimate, or nothing."""
 
     exact: float | None = None
     measured: Measured | None = None
@@ -37,7 +37,7 @@ class Known:
 
 
 def show_answers(choices: Choices, ratio: float, predictions: Mapping[str, Prediction], known: Mapping[str, Known]) -> None:
-    """Show one card per method, or a table if there are many."""
+    """Show one card per method, or a single table for many methods."""
     if len(predictions) > CARDS_ABREAST:
         rows = [_row(choices, style_key, prediction, known[style_key]) for style_key, prediction in predictions.items()]
         st.table(plain_table(pd.DataFrame(rows)), hide_index=True, border="horizontal")
@@ -49,7 +49,7 @@ def show_answers(choices: Choices, ratio: float, predictions: Mapping[str, Predi
 
 
 def _row(choices: Choices, style_key: str, prediction: Prediction, known: Known) -> dict[str, str]:
-    """What is known about one method, as a row of a table."""
+    """Return one method's error and sizes as a table row."""
     parameters, megabytes, smaller = _sizes(choices, prediction)
     error, source, _ = _error(choices, prediction, known)
     return {
@@ -62,7 +62,7 @@ def _row(choices: Choices, style_key: str, prediction: Prediction, known: Known)
 
 
 def _show_card(choices: Choices, prediction: Prediction, known: Known) -> None:
-    """Show what is known about one method, as two metrics."""
+    """Show one method's stored size and relative error as two metrics."""
     parameters, megabytes, smaller = _sizes(choices, prediction)
     stored, equivalent = parameters, f"{megabytes} MB"
     if choices.unit == "bytes":
@@ -73,14 +73,14 @@ def _show_card(choices: Choices, prediction: Prediction, known: Known) -> None:
 
 
 def _sizes(choices: Choices, prediction: Prediction) -> tuple[str, str, str]:
-    """Stored parameters and megabytes of the chosen weights, and how many times smaller they are."""
+    """Return the stored parameters, the megabytes and the compression ratio of the chosen weights."""
     sizes = prediction.model["chosen"]
     ratio = sizes[f"{choices.unit.removesuffix('s')}_ratio"]
     return f"{sizes['parameters_after']:,}", f"{sizes['bytes_after'] / 1e6:.2f}", f"{ratio:.2f}x"
 
 
 def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str, str, str]:
-    """Relative error over all chosen weights, empty if unknown, and its source in brief and in full."""
+    """Return the relative error over all chosen weights (empty if unknown), with a short and a long note on its source."""
     if not prediction.feasible:
         return "", "this size cannot be reached", ""
     if known.exact is not None and not choices.rounded_to:
@@ -100,7 +100,7 @@ def _error(choices: Choices, prediction: Prediction, known: Known) -> tuple[str,
 
 
 def show_predicted_notes(info: ModelInfo, predictions: Mapping[str, Prediction]) -> None:
-    """Show notes that qualify the sizes: one line per method that has any, and one for parameters outside all matrices."""
+    """Show caveats about the sizes: one line per method that has any, and one for parameters outside the matrices."""
     for style_key, prediction in predictions.items():
         if prediction.notes:
             st.caption(f"**{plain(method_of_style_key(style_key).title)}.** {plain(' '.join(prediction.notes))}")

@@ -1,4 +1,4 @@
-"""The choices that make up a plan: model, modules, grouping, methods. Widgets keep their state across pages; see `Choices`."""
+"""Widgets for the choices that make up a plan, such as modules, grouping and methods. They keep their state across pages."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from offcomp.ui.escape import plain
 from offcomp.ui.link import OWN, RATIOS, OwnGroup
 from offcomp.ui.uploads import bring_examples
 
-UNIT_HELP = "Parameters are what compression papers count; bytes are what takes up disk space."
-DTYPE_HELP = "stored: the dtype of the checkpoint, so that all savings come from the method."
+UNIT_HELP = "Compression papers usually count parameters; bytes determine the size on disk."
+DTYPE_HELP = "stored: keep the dtype of the checkpoint, so all savings come from the method."
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The user's choices, from which one plan per method is made. Methods and their options are keyed by style key."""
+    """The user's choices, which define one plan per method. Methods and their options are identified by style key."""
 
     info: ModelInfo
     specs: tuple[ModuleSpec, ...]
@@ -50,7 +50,7 @@ class Choices:
         return rounded_to(self.dtype, self.specs)
 
     def plan(self, style_key: str, ratio: float) -> Plan:
-        """The plan of one method at one ratio. Raises InputError if the modules cannot be grouped this way."""
+        """Return the plan of one method at one ratio. Raises InputError if the modules cannot be grouped this way."""
         method = method_of_style_key(style_key)
         settings: dict[str, Any] = {
             "method": method.name,
@@ -66,7 +66,7 @@ class Choices:
         return Plan(self.info.model, groups, self.tasks, self.seed)
 
     def _own_groups(self, settings: dict[str, Any]) -> tuple[Group, ...]:
-        """The custom groups, limited to chosen modules; every other chosen module forms a group by itself."""
+        """Return the custom groups, restricted to chosen modules; each remaining chosen module forms its own group."""
         chosen = {spec.name: spec for spec in self.specs}
         parts = [([chosen.pop(name) for name in names if name in chosen], stack) for names, stack in self.own]
         parts = [(specs, stack) for specs, stack in parts if specs] + [([spec], "rows") for spec in chosen.values()]
@@ -78,7 +78,7 @@ class Choices:
 
 
 def choose(info: ModelInfo) -> Choices:
-    """Ask for everything but the model and the ratio."""
+    """Let the user choose everything except the model and the ratio."""
     specs = _choose_modules(info)
     grouping, stack, block = _choose_grouping()
     methods, options = _choose_methods()
@@ -88,7 +88,7 @@ def choose(info: ModelInfo) -> Choices:
 
 
 def choose_model() -> str:
-    """Ask for a model: one from the catalogue, or any folder or hub id."""
+    """Let the user choose a model from the catalogue, or enter any folder or hub id."""
     titles = {entry.name: entry.title for entry in MODELS}
     known = list(dict.fromkeys([*titles, st.session_state["model"]]))
     chosen = st.selectbox(
@@ -105,7 +105,7 @@ def choose_model() -> str:
 
 
 def choose_ratio(of: str) -> float:
-    """Ask for the draft's ratio; `of` completes the help text."""
+    """Let the user choose the draft's compression ratio; `of` completes the help text."""
     ratio = st.select_slider(
         "Compression ratio",
         RATIOS,
@@ -118,7 +118,7 @@ def choose_ratio(of: str) -> float:
 
 
 def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
-    """The grid's rows: the modules of each part and kind that are compressed by default."""
+    """Return the rows of the grid: the modules compressed by default, grouped by part and kind."""
     rows: dict[tuple[str, str], list[ModuleSpec]] = {}
     for spec in info.modules:
         if spec.default:
@@ -128,7 +128,7 @@ def _rows(info: ModelInfo) -> dict[tuple[str, str], list[ModuleSpec]]:
 
 
 def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
-    """Layer x kind grid: a checkbox per kind, a pill per layer; other weights are in a collapsed section below."""
+    """Show a grid with a checkbox per kind and a pill per layer, and all other weights in an expander below it."""
     names = {spec.name for spec in draft.modules(info)}
     for (part, kind), specs in _rows(info).items():
         title = f"{part} {KIND_TITLES[kind]}".strip()
@@ -143,13 +143,13 @@ def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
                 list(other_weights),
                 key=key,
                 on_change=lambda: draft.replace(info, other_weights, st.session_state[key]),
-                help="Listed by their path in the model. They are not compressed unless you choose them.",
+                help="Listed by their path in the model. They are compressed only if you choose them.",
             )
     return draft.modules(info)
 
 
 def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpec], names: set[str]) -> None:
-    """One kind in the grid. The checkbox selects or clears all layers; it is ticked while any layer is selected."""
+    """Show the grid row of one kind. Its checkbox selects or clears all layers and is ticked if any layer is."""
     by_layer = {spec.layer if spec.layer is not None else "all": spec for spec in specs}
     tick, pills = f"kind_{key}", f"layers_{key}"
     st.session_state[pills] = [layer for layer, spec in by_layer.items() if spec.name in names]
@@ -175,7 +175,7 @@ def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpe
 
 
 def _choose_grouping() -> tuple[str, str, int]:
-    """Ask for the grouping, the stacking and the number of layers per block."""
+    """Let the user choose the grouping, the stacking and the number of layers per block."""
     left, right = st.columns([3, 2])
     own = [OWN] if draft.groups() else []
     grouping = left.selectbox(
@@ -184,7 +184,7 @@ def _choose_grouping() -> tuple[str, str, int]:
         format_func=lambda name: GROUPINGS[name][0] if name in GROUPINGS else f"Custom groups ({len(draft.groups())})",
         key="grouping",
         persist_state="session",
-        help="Modules in one group are compressed as one matrix and share a basis or a decoder.",
+        help="Modules in the same group are compressed as one matrix and share a basis or a decoder.",
     )
     stack = right.selectbox(
         "Stacking",
@@ -201,7 +201,7 @@ def _choose_grouping() -> tuple[str, str, int]:
 
 
 def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
-    """Ask for the methods to compare, and for their options, which are the fields of each method."""
+    """Let the user choose the methods to compare and set the options of each."""
     chosen = st.pills(
         "Methods to compare",
         [method.style_key for method in METHODS],
@@ -226,7 +226,7 @@ def _choose_methods() -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
 
 
 def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> Any:
-    """The widget for one option, derived from its default's type, its choices or range, and its help."""
+    """Show the widget for one option, based on the type of its default, its choices or range, and its help text."""
     key, label = draft.option_key(style_key, name), plain(name.replace("_", " "))
     help_text = plain(metadata.get("help", "")) or None
     if isinstance(default, bool):
@@ -243,7 +243,7 @@ def _option_widget(style_key: str, name: str, default: Any, metadata: Any) -> An
 
 
 def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
-    """Ask for the tasks to score the result on, among the bundled tasks that this model supports."""
+    """Let the user choose the tasks to score the result on, from the bundled tasks that the model supports."""
     supported = usual_tasks(info.architecture, info.reads_text)
     fitting = tuple(name for name in supported if task_fault(find_task(name), info) is None)
     st.session_state["tasks"] = [task for task in st.session_state["tasks"] if task in fitting]
@@ -254,14 +254,14 @@ def _choose_tasks(info: ModelInfo) -> tuple[str, ...]:
         key="tasks",
         persist_state="session",
         placeholder="No task: errors and sizes only",
-        help="The model is scored on these before and after compression, on the same examples. Each adds a few seconds "
-        "to a run. To use a task from the Hugging Face hub, edit the plan or use the command line: see `offcomp tasks`.",
+        help="The model is scored on the same examples before and after compression. Each task adds a few seconds to a run. "
+        "To use a task from the Hugging Face Hub, edit the plan or use the command line; see `offcomp tasks`.",
     )
     return tuple(task for task in fitting if task in chosen)
 
 
 def _choose_storage() -> tuple[str, str, int]:
-    """Ask for the unit, the storage dtype and the seed, in a collapsed section."""
+    """Let the user choose the unit, the storage dtype and the seed in a collapsed expander."""
     with st.expander("Budget and storage"):
         unit = _radio("The ratio counts", UNITS, "unit", UNIT_HELP)
         dtype = _radio("Store numbers as", DTYPE_CHOICES, "dtype", DTYPE_HELP)

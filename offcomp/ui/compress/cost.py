@@ -1,4 +1,4 @@
-"""Estimated cost of the runs, below the Run button on Compress: one line, a warning, and a button for a cheaper alternative."""
+"""The cost estimate below the Run button on Compress, with a memory warning and a button for a cheaper alternative."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from offcomp.ui.escape import plain
 
 LONG_SECONDS = 60
 WORTH_IT = 0.7
-"""A cheaper alternative that is still slow is offered if it takes at most this fraction of the time."""
+"""A cheaper alternative that is still slow is offered only if it takes at most this fraction of the current time."""
 HELP = (
-    "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run after "
-    "another. If an earlier run did the same on this machine, its time is used. Memory is that of the libraries plus the "
-    "larger of these two: the model with the new weights, and the largest group with the working memory of its method."
+    "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run at a "
+    "time. Where an earlier run did the same on this machine, its time is used. Peak memory is that of the libraries plus "
+    "the larger of two: the model with the new weights, or the largest group with the working memory of its method."
 )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Estimates for what has yet to be run, and the existing runs, both keyed by style key."""
+    """Cost estimates for new runs, and the runs that already exist, both keyed by style key."""
 
     estimates: Mapping[str, Estimate]
     existing: Mapping[str, Run]
 
     @property
     def seconds(self) -> float:
-        """Total time of all runs, one after another."""
+        """Total time in seconds to execute all runs one after another."""
         return sum(each.seconds for each in self.estimates.values())
 
     @property
     def memory(self) -> int:
-        """Peak memory in bytes, the largest of all runs."""
+        """Peak memory of the most demanding run, in bytes."""
         return max((each.memory for each in self.estimates.values()), default=0)
 
     def fits(self, free: int | None) -> bool:
-        """Whether the runs fit in this much free memory; also true if the free memory is unknown."""
+        """Return whether the runs fit in `free` bytes of memory; always true if the free memory is unknown."""
         return free is None or self.memory <= free
 
 
 @dataclass(frozen=True)
 class Cheaper:
-    """Choices that cost less, with a label, a description, and the changes to the session state."""
+    """A cheaper set of choices, with a label, a description and the session state changes that apply it."""
 
     label: str
     description: str
@@ -63,7 +63,7 @@ class Cheaper:
 
 
 def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]) -> Cost:
-    """The cost of running these plans, except those that already have a run."""
+    """Estimate the cost of running these plans, excluding those that already have a run."""
     info = choices.info
     kept = {run.id: run for run in runs if run.status in ("done", "queued", "running")}
     names = {style_key: run_id(resolved(plan, info), inputs_of(plan, info.reads)) for style_key, plan in plans.items()}
@@ -79,13 +79,13 @@ def cost_of(choices: Choices, plans: Mapping[str, Plan], predictions: Mapping[st
 def show_cost(
     choices: Choices, ratio: float, plans: Mapping[str, Plan], predictions: Mapping[str, Prediction], runs: Sequence[Run]
 ) -> None:
-    """Show time and memory; warn if memory is short, and offer a cheaper alternative if memory is short or runs take long."""
+    """Show time and memory, warn if memory is short, and offer a cheaper alternative if memory is short or runs are slow."""
     cost, free = cost_of(choices, plans, predictions, runs), free_memory()
     if text := cost_text(cost):
         st.caption(plain(text), help=HELP)
     if not cost.fits(free):
         shortage = (
-            f"About {gigabytes(cost.memory)} of memory is needed, but only {gigabytes(free or 0)} is free: the run may fail."
+            f"The run needs about {gigabytes(cost.memory)} of memory, but only {gigabytes(free or 0)} is free. It may fail."
         )
         st.warning(plain(shortage), icon=":material/memory:")
     if cost.seconds > LONG_SECONDS or not cost.fits(free):
@@ -93,7 +93,7 @@ def show_cost(
 
 
 def cost_text(cost: Cost) -> str:
-    """The line shown: "About 40 s and 0.9 GB in all: SVD 10 s, Autoencoder 30 s. Already run (cached): Pruning (20 s)." """
+    """Format the cost: "About 40 s and 0.9 GB in all: SVD 10 s, Autoencoder 30 s. Already run (cached): Pruning (20 s)." """
     durations = [f"{_title(style_key)} {duration(each.seconds)}" for style_key, each in cost.estimates.items()]
     seconds = sum(roughly(each.seconds) for each in cost.estimates.values())  # so that the displayed parts add up
     total = f"About {duration(seconds)} and {gigabytes(cost.memory)}"
@@ -108,7 +108,7 @@ def cost_text(cost: Cost) -> str:
 
 
 def _seconds(run: Run) -> float:
-    """The duration of a finished run, excluding the time it waited for other runs."""
+    """Return the duration of a finished run, excluding the time spent waiting for other runs."""
     return sum(seconds for stage, seconds in result_of(run)["timings"].items() if stage != "total")
 
 
@@ -117,7 +117,7 @@ def _title(style_key: str) -> str:
 
 
 def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: Sequence[Run]) -> None:
-    """Offer the first cheaper alternative that is quick and fits in memory, else the cheapest that is worthwhile."""
+    """Offer the first cheaper alternative that is quick and fits in memory, or else the cheapest worthwhile one."""
     candidates = []
     for alternative in cheaper_alternatives(choices, cost):
         cheaper = alternative.choices
@@ -146,14 +146,14 @@ def _offer(choices: Choices, ratio: float, cost: Cost, free: int | None, runs: S
 
 
 def _is_worth_it(new: Cost, current: Cost, free: int | None) -> bool:
-    """Whether the alternative fits in memory when the current choices do not, or is much cheaper."""
+    """Return whether the alternative is much cheaper, or fits in memory while the current choices do not."""
     if new.fits(free) != current.fits(free):
         return new.fits(free)
     return new.seconds <= WORTH_IT * current.seconds or (not current.fits(free) and new.memory <= WORTH_IT * current.memory)
 
 
 def cheaper_alternatives(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
-    """Cheaper ways to answer the same question, those that lose the least first."""
+    """Yield cheaper ways to answer the same question, starting with those that sacrifice the least."""
     slowest = max(cost.estimates, key=lambda style_key: cost.estimates[style_key].seconds)
     method, title = method_of_style_key(slowest), _title(slowest)
     options = choices.options.get(slowest, {})
@@ -163,10 +163,10 @@ def cheaper_alternatives(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
         changes = {draft.option_key(slowest, name): value for name, value in method.fast_options.items()}
         yield Cheaper(f"{title}, quick settings", f"Sets {listed}.", replace(choices, options=fast_options), changes)
     if choices.tasks and all(isinstance(task, str) for task in choices.tasks):
-        description = "Errors and sizes only; nothing is scored."
+        description = "Computes only errors and sizes, without scoring the model."
         yield Cheaper("Without tasks", description, replace(choices, tasks=()), {"tasks": []})
     if choices.grouping != "module":
-        description = "The largest matrix in memory is then a single module, and modules share nothing."
+        description = "Compresses each module separately: the largest matrix in memory is one module, but nothing is shared."
         yield Cheaper("Each module alone", description, replace(choices, grouping="module"), {"grouping": "module"})
     if len(choices.methods) > 1:
         rest = tuple(style_key for style_key in choices.methods if style_key != slowest)

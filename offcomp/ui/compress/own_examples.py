@@ -1,6 +1,6 @@
-"""A task from an uploaded table: its first rows, which column is which, its classes, and the check against the model's head.
+"""Make a task from an uploaded table: preview its rows, assign its columns, list its classes, and check the model's head.
 
-Nothing here reads a file: table views come from `offcomp.planning.data.task_check`.
+This module does not read files itself: table views come from `offcomp.planning.data.task_check`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from offcomp.ui.escape import plain
 def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
     """Make a task from an uploaded table: show how it was read, accept corrections, and check that the model supports it.
 
-    Returns nothing while a column is missing, or if the model's own head does not fit.
+    Returns an empty tuple while a column is unassigned or if the model's own head does not fit the task.
     """
     head = head_of_model(info)
     fitting = [name for name in fitting_families(info.architecture, info.reads_text) if _fits_head(name, head)]
@@ -47,7 +47,7 @@ def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
     st.dataframe([*view.first], hide_index=True, key="upload_rows")
     columns = _chosen_columns(FAMILIES[str(family)], path, view)
     if columns is None:
-        st.caption(f"{view.rows:,} rows; the first {len(view.first)} are shown above.")
+        st.caption(f"{view.rows:,} rows, the first {len(view.first)} of which are shown above.")
         return ()
     renamed = {column: table_column for column, table_column in columns.items() if column != table_column}
     task = own_task(str(path), str(family), renamed, source="Uploaded")
@@ -59,14 +59,14 @@ def own_tasks(info: ModelInfo, path: Path) -> tuple[Task, ...]:
 
 
 def _fits_head(family: str, head: ModelHead | None) -> bool:
-    """Whether the model's own head is of the kind that the task family needs, if the family needs one."""
+    """Return whether the model's own head suits the task family; true if the family does not use that head."""
     if head is None or not family.startswith("head"):
         return True
     return not head.multi_label and head.is_regression == (family == "head-regression")
 
 
 def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str, str] | None:
-    """Column of the task -> column of the table, guessed from contents, corrected by the user; None until all are assigned."""
+    """Map task columns to table columns, guessed from the contents and corrected by the user; None until all are assigned."""
     digest, columns = path.parent.name, list(view.contents)
     try:
         guessed = chosen_columns(Task(path.stem, family.name, str(path)), view.contents, path.name)
@@ -97,21 +97,21 @@ def _chosen_columns(family: TaskFamily, path: Path, view: TableView) -> dict[str
         st.warning(plain(f"{text}: choose the columns above."))
         return None
     if len({*assigned.values()}) < len(assigned):
-        st.warning(plain(f"One column is used for {' and '.join(assigned)}; choose a different column for each."))
+        st.warning(plain(f"Choose different columns for {' and '.join(assigned)}: one column is used twice."))
         return None
     return assigned
 
 
 def _understood(view: TableView, path: Path, columns: Mapping[str, str]) -> str:
-    """Number of rows, and the classes with their counts: "120 rows, 2 classes (bad 40, good 80)."."""
+    """Summarise the row and class counts, for example "120 rows, 2 classes (bad 40, good 80)"."""
     text = f"{view.rows:,} rows"
     if "label" in columns:
         try:
             counts = classes_of(path, columns)
         except InputError:  # the task check reports it
-            return f"{text}. The first {len(view.first)} are shown above."
+            return f"{text}. The first {len(view.first)} rows are shown above."
         total = sum(counts.values())
         tested = "" if total == view.rows else f", of which {total:,} are used for testing"
         shown = shortly([f"{name} {count:,}" for name, count in counts.items()])
         text += f"{tested}, {len(counts):,} classes ({shown})"
-    return f"{text}. The first {len(view.first)} are shown above."
+    return f"{text}. The first {len(view.first)} rows are shown above."

@@ -1,4 +1,4 @@
-"""The live preview on Compress: exact SVD error and sizes at a ratio, other known errors, and the Run button."""
+"""The live preview on Compress: exact SVD error and sizes at the chosen ratio, other known errors, and the Run button."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from offcomp.ui.frame import fragment, palette
 from offcomp.ui.jobs import request_spectra, wait_for
 from offcomp.ui.link import RATIOS
 
-COMPUTING = "Computing the singular values of these groups; this happens only once. The exact error appears in a few seconds."
+COMPUTING = "Computing and caching the singular values of these groups. The exact error will appear in a few seconds."
 NAMED_METHODS = 3
 HIGHEST_DRAWN = 50
 MOST_SOURCES = 20
 
 
 def known_spectra(plan: Plan, info: ModelInfo) -> list[Spectrum] | None:
-    """The singular values of all groups; None if some have not been computed yet."""
+    """Return the spectra of all groups, or None if some have not been computed yet."""
     home = home_folder()
     stored = [find(info, members(group, info), group.stack, home) for group in plan.groups]
     known = [spectrum for spectrum in stored if spectrum is not None]
@@ -49,12 +49,12 @@ def known_spectra(plan: Plan, info: ModelInfo) -> list[Spectrum] | None:
 
 @st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={Run: lambda run: (run.id, run.status, run.submitted)})
 def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
-    """Everything measured on these weights; recomputed only when the runs have changed."""
+    """Return everything measured on these weights; cached until the runs change."""
     return known_errors.measured_of(runs, fingerprint)
 
 
 def _at_first_ratio(plan: Plan) -> str:
-    """Cache key of a plan, the same for every ratio."""
+    """Return a cache key for the plan that does not depend on its ratio."""
     return replace(plan, groups=tuple(replace(group, ratio=RATIOS[0]) for group in plan.groups)).to_json()
 
 
@@ -62,13 +62,13 @@ def _at_first_ratio(plan: Plan) -> str:
     max_entries=32, show_spinner=False, hash_funcs={ModelInfo: lambda info: info.fingerprint, Plan: _at_first_ratio}
 )
 def curve(info: ModelInfo, reference: Plan, _spectra: Sequence[Spectrum]) -> pd.DataFrame:
-    """The error of SVD at every ratio. The spectra are not hashed, since they follow from the model and the groups."""
+    """Tabulate SVD's error at every ratio. The spectra are not hashed because the model and the groups determine them."""
     return error_curve_table(info, reference, _spectra, [ratio for ratio in RATIOS if ratio <= HIGHEST_DRAWN])
 
 
 @fragment()
 def what_if(choices: Choices) -> None:
-    """The ratio slider and everything that depends on it."""
+    """Show the ratio slider and everything that depends on it."""
     info, ratio = choices.info, choose_ratio("the chosen modules")
     plans = {style_key: choices.plan(style_key, ratio) for style_key in choices.methods}
     reference = replace(choices, options={}).plan("svd", ratio)
@@ -100,7 +100,7 @@ def what_if(choices: Choices) -> None:
 def _known(
     plan: Plan, prediction: Prediction, spectra: list[Spectrum] | None, measured: Sequence[Measured], table: pd.DataFrame
 ) -> Known:
-    """What is known about a plan's error. It is estimated only if nothing better is known."""
+    """Look up what is known about a plan's error; estimate it only if there is no exact or measured value."""
     if not prediction.feasible:
         return Known()
     exact = svd_error(spectra, prediction) if spectra is not None else None
@@ -114,11 +114,11 @@ def _known(
 def _show_errors(
     choices: Choices, ratio: float, table: pd.DataFrame, same_groups: list[Measured], known: Sequence[Known]
 ) -> None:
-    """Plot SVD's error with the measured and estimated errors of these groups, and show their sources."""
+    """Plot SVD's error together with measured and estimated errors of these groups, and show their sources."""
     points = known_errors.error_point_table(same_groups, [each.estimated for each in known if each.estimated], choices.unit)
     exact = not choices.rounded_to
     figure = error_curve_figure(table, points, ratio, choices.unit, palette(), exact=exact)
-    alt = "Relative error of SVD at each compression ratio, as a line; measured and estimated errors as marks; numbers below."
+    alt = "Relative error against compression ratio: SVD as a line, measured and estimated errors as marks; numbers below."
     draw(figure, "error_curve", alt)
     st.caption(plain(_reading(points, exact)))
     if len(points):
@@ -126,7 +126,7 @@ def _show_errors(
 
 
 def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured]) -> None:
-    """Show the source of each mark in the chart, and offer all of them as a file."""
+    """Show the source of each mark in the chart, and offer the full list as a CSV file."""
     with st.expander("Where each mark comes from"):
         shown = points.tail(MOST_SOURCES)
         for row in shown.to_dict("records"):
@@ -134,33 +134,33 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
                 f"**{plain(row['method'])}**, {row['ratio']:.2f}x smaller, {row['relative_error']:.3f}. {plain(row['about'])}"
             )
         if len(points) > len(shown):
-            st.caption(f"{len(shown)} of {len(points)} are shown; the file has all of them.")
+            st.caption(f"{len(shown)} of {len(points)} marks are listed; the download includes all of them.")
         file_name = f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv"
         make = partial(with_provenance, points.drop(columns="seed"), [measurement.run for measurement in measured])
         csv_button("All marks with plan, seed and versions, CSV", file_name, "error_points_csv", make)
 
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:
-    """What the line and the solid and hollow marks mean, and how many marks there are of each."""
-    line = "Line: SVD, exact." if exact else "Dashed line: SVD before rounding, an estimate."
+    """Explain the line and the solid and hollow marks of the chart, and count the solid ones."""
+    line = "Line: SVD, exact." if exact else "Dashed line: SVD before rounding (an estimate)."
     counts = points["origin"].value_counts()
     solid = [f"{counts[name]} {name}" for name in ("yours", "bundled") if name in counts]
-    parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "No run of these groups has been measured yet."]
+    parts = [line, f"Solid: measured ({', '.join(solid)})." if solid else "These groups have not been measured yet."]
     if known_errors.ESTIMATED in counts:
-        parts.append("Hollow: estimated, until a run measures the error.")
+        parts.append("Hollow: estimated until a run measures the error.")
     return " ".join(parts)
 
 
 def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: list[Spectrum] | None, ratio: float) -> str:
-    """The answer in one sentence."""
+    """Summarise the preview in one sentence."""
     chosen = f"{len(choices.specs)} weight matrices" if len(choices.specs) > 1 else choices.specs[0].name
     dense = [group.name for prediction in predictions.values() for group in prediction.groups if group.form == "dense"]
     if dense:
         return f"At {ratio:g}x, nothing is saved for {', '.join(dict.fromkeys(dense))}: dense storage already fits the budget."
     if spectra is None or "svd" not in predictions:
-        return f"{chosen} at {ratio:g}x: run the methods to see what the model keeps."
+        return f"{chosen} at {ratio:g}x: run the methods to see how well the model performs."
     if not predictions["svd"].feasible:
-        return f"{chosen} at {ratio:g}x: SVD cannot get that small."
+        return f"{chosen} at {ratio:g}x: SVD cannot reach this size."
     kept = 1 - svd_error(spectra, predictions["svd"]) ** 2
     return f"At {ratio:g}x, SVD keeps {100 * kept:.3g} % of the energy (squared norm) of {chosen}."
 
@@ -168,7 +168,7 @@ def _sentence(choices: Choices, predictions: dict[str, Prediction], spectra: lis
 def _run_button(
     choices: Choices, ratio: float, plans: dict[str, Plan], predictions: dict[str, Prediction], runs: Sequence[Run]
 ) -> None:
-    """Button that starts one run per method and opens the Runs page; below it, the estimated cost."""
+    """Show the button that starts one run per method and opens the Runs page, with the estimated cost below."""
     refusals = [
         sentence for style_key, prediction in predictions.items() for sentence in _refusals(style_key, prediction, choices.unit)
     ]
@@ -187,21 +187,21 @@ def _run_button(
 
 
 def _refusals(style_key: str, prediction: Prediction, unit: str) -> list[str]:
-    """Why a method cannot reach this size, for the first few groups."""
+    """Explain why a method cannot reach this size, for the first few groups."""
     title = method_of_style_key(style_key).title
     infeasible = [group for group in prediction.groups if group.form == "infeasible"]
     if infeasible and unit == "parameters" and all(group.largest_ratio <= 1 for group in infeasible):
-        return [f"{title} saves bytes, not parameters: set the ratio to count bytes, under Budget and storage."]
+        return [f"{title} saves bytes, not parameters: under Budget and storage, set the ratio to count bytes."]
     return [f"{group.name}, {title}: {group.note} ({_rounded_down(group.largest_ratio)}x at most)." for group in infeasible[:3]]
 
 
 def _rounded_down(ratio: float) -> str:
-    """A ratio to three significant digits, rounded down, so that the ratio shown is attainable."""
+    """Format a ratio with three significant digits, rounded down to keep it attainable."""
     return f"{Context(prec=3, rounding=ROUND_FLOOR).create_decimal_from_float(ratio):f}"
 
 
 def _details(plans: dict[str, Plan], predictions: dict[str, Prediction], spectra: list[Spectrum] | None) -> None:
-    """Each group's details, and how to do the same without a browser; built only when opened, to keep the slider fast."""
+    """Show group details and the equivalent commands in expanders, built only when opened to keep the slider fast."""
     groups = st.expander("Groups: ranks, sizes and break-even", key="groups_open", on_change="rerun")
     if groups.open:
         for style_key, prediction in predictions.items():

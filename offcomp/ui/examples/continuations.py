@@ -1,4 +1,4 @@
-"""Continuations of the same prompts by several models: a table of texts that becomes cards on narrow screens."""
+"""Continuations of the same prompts by several models, in a table that turns into cards on narrow screens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STYLE = """
 
 
 def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[str, str]) -> None:
-    """Show how the original and one or two runs continue each prompt, and how far they agree."""
+    """Show how the original and one or two runs continue each prompt, and how far the continuations agree."""
     st.subheader("How do the models continue the same prompts?")
     if not continuations.of_task(run, task):
         st.caption(plain(continuations.NOT_RECORDED.format(names[run.id])))
@@ -51,7 +51,7 @@ def show_continuations(run: Run, second: Run | None, task: str, names: Mapping[s
     st.html(continuations_html(runs, names, task, palette()))
     st.caption(
         "Greedy decoding: each model always picks its most likely token, so small models soon repeat themselves. "
-        "Everything from the first word that differs from the original is in bold."
+        "Text is bold from the first word that differs from the original."
     )
     file_name = f"offcomp-continuations-{task.replace('/', '-')}.csv"
     csv_button("These continuations, CSV", file_name, "examples_continuations_csv", partial(_exported, runs, task))
@@ -63,7 +63,7 @@ def _exported(runs: Sequence[Run], task: str) -> pd.DataFrame:
 
 
 def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str, colours: Palette) -> str:
-    """The table as HTML. Texts and names are escaped, since both may come from an untrusted file."""
+    """Return the table as HTML. Texts and names are escaped because they may come from an untrusted file."""
     run_names = [names[run.id] for run in runs]
     style_keys = ["original", *map(style_key_of, runs)]
     headings = [
@@ -83,7 +83,7 @@ def continuations_html(runs: Sequence[Run], names: Mapping[str, str], task: str,
 
 
 def _cell(name: str, entry: Mapping[str, Any]) -> str:
-    """One run's text; the part that differs from the original is marked."""
+    """Return the HTML cell of one run's text, with the part that differs from the original marked."""
     text = entry["compressed"]
     index = continuations.first_difference(entry["original"], text)
     same, different = escape(text[:index]), escape(text[index:])

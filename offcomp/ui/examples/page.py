@@ -1,4 +1,4 @@
-"""The Examples page: outcomes of individual predictions, which of them changed, and two runs side by side."""
+"""The Examples page: outcomes of individual predictions, the predictions that changed, and two runs side by side."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TABLE_PIXELS = 420
 
 
 def show_examples(runs: Sequence[Run]) -> None:
-    """Draw the part of the page below the choice of runs."""
+    """Draw everything below the run selector."""
     scored = [run for run in runs if result_of(run)["scores"]]
     if not scored:
         st.info(
@@ -44,7 +44,7 @@ def show_examples(runs: Sequence[Run]) -> None:
     answer = st.empty()
     run, task, second = _choose(scored, names)
     if len(scored) < len(runs):
-        st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not listed: they were not scored on any task.")
+        st.caption(f"{len(runs) - len(scored)} of {len(runs)} runs are not listed because they were not scored on any task.")
     score = score_of(run, task)
     answer_of = examples.outcome_answer if has_classes(score) else examples.shift_answer
     answer.markdown(plain(answer_of(run, task)))
@@ -64,7 +64,7 @@ def show_examples(runs: Sequence[Run]) -> None:
 
 
 def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str, Run | None]:
-    """The run to show, one of its tasks, and a second run to compare it with, if another was scored on the same examples."""
+    """Let the user choose a run, one of its tasks, and a second run scored on the same examples, if there is one."""
     by_id = {run.id: run for run in runs}
     with st.container(horizontal=True, gap="medium"):
         run = by_id[_choose_run("Run", "run", RUN, by_id, names)]
@@ -76,7 +76,7 @@ def _choose(runs: Sequence[Run], names: dict[str, str]) -> tuple[Run, str, Run |
 
 
 def _choose_run(label: str, name: str, key: str, runs: dict[str, Run], names: dict[str, str]) -> str:
-    """Ask for one of these runs; the choice is part of the link."""
+    """Let the user choose one of these runs; the choice becomes part of the link."""
     draft.view(name, key, list(runs))
     return str(
         st.selectbox(plain(label), list(runs), key=key, format_func=names.__getitem__, persist_state="session", width=300)
@@ -84,13 +84,13 @@ def _choose_run(label: str, name: str, key: str, runs: dict[str, Run], names: di
 
 
 def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
-    """Show the outcomes of all answers; returns those listed examples that have the chosen outcome."""
+    """Show the outcomes of all answers and return the listed examples with the chosen outcome."""
     table, target = examples.outcome_table(score), st.container()
     cells = {CHANGED: LISTED} | {cell: (cell,) for cell in CELLS}
     counts = {name: table.loc[table["change"].isin(chosen), "count"].sum() for name, chosen in cells.items()}
     titles = {name: f"{name} ({count:,})" for name, count in counts.items()}
     chosen = cells[choose_one("Outcome", titles, OUTCOME, parameter="outcome", show_label=False, wrap=True)]
-    alt = "How many answers were right or wrong before and after; the table below has the numbers."
+    alt = "Number of answers that were right or wrong before and after compression; the table below has the numbers."
     show_chart(target, examples.outcome_figure(table, chosen, palette()), table, key="examples_outcomes", alt=alt)
     if unlisted := examples.unlisted_text(table, score, chosen):
         st.caption(plain(unlisted))
@@ -98,11 +98,11 @@ def _outcomes(score: Score, listed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
-    """Plot the value after compression against the value before, for each listed example."""
+    """Plot each listed example's value after compression against its value before."""
     if listed.empty:
-        st.caption("No example is listed here, so there is nothing to draw.")
+        st.caption("There are no listed examples to plot.")
         return
-    alt = f"The {shift_words(score)} of each listed example after compression against before; the table below has the numbers."
+    alt = f"Chart of {shift_words(score)} before and after compression, for listed examples; the table below has the numbers."
     draw(examples.shift_figure(listed, run, score, palette()), "examples_shift", alt)
     if has_classes(score):
         reading = "the compressed model gives the true label a higher probability; below it, a lower one"
@@ -119,7 +119,7 @@ def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
     if listed.empty:
         return
     query = st.text_input(
-        "Search the texts", key=SEARCH, placeholder="A word or part of one", max_chars=100, persist_state="session"
+        "Search the texts", key=SEARCH, placeholder="A word or part of a word", max_chars=100, persist_state="session"
     )
     matching = examples.found_in(listed, query)
     columns = _columns(matching, ("text", "truth", "predicted", "before", "after", "difference", "change"))
@@ -130,13 +130,13 @@ def _table(run: Run, task: str, score: Score, listed: pd.DataFrame) -> None:
 
 
 def _show_listed(table: pd.DataFrame, key: str, columns: list[str], formats: dict[str, Any]) -> None:
-    """A table of examples; a long one scrolls."""
+    """Show a table of examples, scrollable if it is long."""
     height: Any = TABLE_PIXELS if len(table) > 10 else "auto"
     st.dataframe(table, hide_index=True, key=key, height=height, column_order=columns, column_config=formats)
 
 
 def _columns(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    """The columns that are not empty."""
+    """Return the names of the columns that are not empty."""
     return [name for name in names if name in table and (table[name].notna() & (table[name] != "")).any()]
 
 
@@ -146,25 +146,23 @@ def _formats(score: Score, first: str = "", second: str = "") -> dict[str, Any]:
     return {
         "text": text("Text", width="large"),
         "truth": truth,
-        "predicted": text("Predicted", help="The class that the compressed model predicts."),
-        "before": number("Original", format="%.3f", help=f"{what}, by the original model."),
-        "after": number("Compressed", format="%.3f", help=f"{what}, by the compressed model."),
+        "predicted": text("Predicted", help="The class predicted by the compressed model."),
+        "before": number("Original", format="%.3f", help=f"{what}, for the original model."),
+        "after": number("Compressed", format="%.3f", help=f"{what}, for the compressed model."),
         "difference": number("Change", format="%+.3f"),
         "change": text("Flip"),
-        "original": number("Original", format="%.3f", help=f"{what}, by the original model."),
-        "first": text(first, help=f"{what}, if this run lists the example."),
-        "second": text(second, help=f"{what}, if this run lists the example."),
+        "original": number("Original", format="%.3f", help=f"{what}, for the original model."),
+        "first": text(first, help=f"{what}; empty if this run does not list the example."),
+        "second": text(second, help=f"{what}; empty if this run does not list the example."),
     }
 
 
 def _show_side_by_side(run: Run, second: Run | None, task: str, names: dict[str, str]) -> None:
-    """Show the same examples as scored by two runs."""
+    """Show how two runs score the same examples."""
     st.subheader("Do two runs fail on the same examples?")
     if second is None:
         what = on_task(task, score_of(run, task))
-        st.caption(
-            plain(f"To see two runs side by side, choose a second one above whose {what} was measured on the same examples.")
-        )
+        st.caption(plain(f"To compare two runs, choose a second run above that was scored on the same examples ({what})."))
         return
     pair = names[run.id], names[second.id]
     st.markdown(plain(examples.joint_answer(run, second, pair, task)))

@@ -1,1 +1,1 @@
-"""The Groups page: which modules are better compressed together."""
+"""The Groups page: which modules to compress together."""

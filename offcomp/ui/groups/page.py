@@ -1,4 +1,4 @@
-"""The Groups page: all pairs, the merge tree with its cut, their tables, and the button that copies groups to the draft."""
+"""The Groups page: charts of module pairs and of the merge tree with its cut, and a button that copies groups to the draft."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ THREE_DECIMALS = dict.fromkeys(
 
 
 def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
-    """Ask for the kinds, the ratio and the stacking; returns the modules of the chosen kinds, the ratio and the stacking."""
+    """Let the user choose kinds, ratio and stacking; return the modules of those kinds, the ratio and the stacking."""
     kinds = list(dict.fromkeys(spec.kind for spec in info.modules if spec.default))
     _view_kinds(info, kinds)
     draft.view("at", RATIO, (DEFAULT_RATIO, *RATIOS), "{:g}".format)
@@ -52,7 +52,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         key=KINDS,
         persist_state="session",
         wrap=True,
-        help="One or more kinds of weights whose layers might be stored together as one matrix.",
+        help="Kinds of weights whose layers might be stored together as one matrix.",
     )
     middle.selectbox(
         "Ratio",
@@ -60,7 +60,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         format_func=lambda ratio: f"{ratio:g}x",
         key=RATIO,
         persist_state="session",
-        help="Original size divided by stored size, for each module alone. A joint matrix takes no more space.",
+        help="Original size divided by stored size, for each module alone. A joint matrix is never larger than its modules.",
     )
     right.segmented_control(
         "Stacking",
@@ -75,13 +75,13 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
 
 
 def _first_kinds(info: ModelInfo, kinds: list[str]) -> list[str]:
-    """A kind that has several modules: attention output, else the first such kind."""
+    """Return the default kind: attention output if it has several modules, else the first kind that does."""
     several = [kind for kind in kinds if sum(spec.kind == kind for spec in info.modules) > 1]
     return [DEFAULT_KIND] if DEFAULT_KIND in several else several[:1] or kinds[:1]
 
 
 def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
-    """Like `draft.view`, but for several kinds. Kinds in the link that the model lacks are reported and ignored."""
+    """Like `draft.view`, but for a list of kinds. Kinds in the link that the model lacks are reported and ignored."""
     state = st.session_state
     if KINDS not in state:
         state[KINDS] = [kind for kind in st.query_params.get("kinds", "").split(",") if kind]
@@ -95,13 +95,13 @@ def _view_kinds(info: ModelInfo, kinds: list[str]) -> None:
 
 
 def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: str) -> None:
-    """Show the answer, both charts and their tables, or why there are none."""
+    """Show the answer, both charts and their tables, or explain why there is nothing to show."""
     if len(specs) < 2:
         _explain_too_few(info, specs)
         return
     if len(specs) > MOST_MODULES:
         count = len(specs) * (len(specs) - 1) // 2
-        raise InputError(f"{len(specs)} modules make {count:,} pairs; choose fewer kinds, with at most {MOST_MODULES} modules")
+        raise InputError(f"{len(specs)} modules make {count:,} pairs; choose kinds with at most {MOST_MODULES} modules in all")
     stored = find_survey(info, specs, ratio, home_folder())
     if stored is None:
         _wait(info, specs, ratio)
@@ -120,17 +120,15 @@ def show(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float, stack: st
 
 
 def _explain_too_few(info: ModelInfo, specs: tuple[ModuleSpec, ...]) -> None:
-    """Say why there is nothing to compare, and what to do."""
+    """Explain why there is nothing to compare and what to do instead."""
     if not specs:
-        st.info(
-            f"{plain(info.model)} has no weights of a known kind to compare. On Compress you can choose its weights one by one."
-        )
+        st.info(f"{plain(info.model)} has no weights of a known kind to compare. Choose individual weights on Compress.")
         return
     kind = KIND_TITLES.get(specs[0].kind, specs[0].kind)
-    reason = "has only one layer" if info.num_layers == 1 else f"has only one matrix of the kind {kind}"
+    reason = "has only one layer" if info.num_layers == 1 else f"has only one matrix of kind {kind}"
     st.info(
         plain(
-            f"{info.model} {reason}, so {specs[0].name} has no partner to be compressed with. Choose more kinds: "
+            f"{info.model} {reason}, so there is nothing to compress {specs[0].name} with. Choose more kinds: "
             "with residual stacking, matrices of all kinds can share a basis of the residual stream."
         )
     )
@@ -145,7 +143,7 @@ def _add(kind: str) -> None:
 
 
 def _explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
-    """Say why no two modules can be stacked, with one pair as an example, and what to do."""
+    """Explain why no two modules can be stacked, using one pair as an example, and what to do instead."""
     try:
         for other in specs[1:]:
             group_shape((specs[0], other), stack)
@@ -156,15 +154,15 @@ def _explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
 
 
 def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
-    """Start the survey, asking first if it will take long, and poll until it is ready."""
+    """Start the survey and poll until it is ready; if it will take long, ask for confirmation first."""
     names = tuple(spec.name for spec in specs)
     seconds, count = estimated_seconds(specs), len(specs) * (len(specs) - 1) // 2
     duration = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
     requested = st.session_state.setdefault(REQUESTED, set())
     if seconds > PATIENT_SECONDS and (names, ratio) not in requested:
         st.info(
-            f"{count:,} pairs of {len(specs)} modules take about {duration} to compare; the result is then cached. "
-            "Fewer kinds are faster."
+            f"Comparing {count:,} pairs of {len(specs)} modules takes about {duration}; the result is then cached. "
+            "Choose fewer kinds to save time."
         )
         if not st.button(f"Compare {count:,} pairs", type="primary", key="groups_start"):
             return
@@ -174,7 +172,7 @@ def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
     if last not in (None, st.session_state[LAST]):
         end_survey(*last)
     activity = (
-        f"Comparing {count:,} pairs of {len(specs)} modules; this takes about {duration}. The result appears automatically."
+        f"Comparing {count:,} pairs of {len(specs)} modules; this takes about {duration}. The result will appear automatically."
     )
     wait_for(partial(request_survey, info, specs, ratio), partial(st.info, activity, icon=":material/hourglass:"))
 
@@ -182,8 +180,8 @@ def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
 def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
     table = pair_table(survey, stack)
     alt = (
-        "Heat map of pairs of modules: how much the relative error falls when the two are compressed as one matrix at the "
-        "same stored size; the table below has the numbers."
+        "Heat map of module pairs: the reduction in relative error from compressing both as one matrix at the same "
+        "stored size; the table below has the numbers."
     )
     draw(pair_figure(table, palette()), "groups_pairs", alt)
     gaining, comparable = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
@@ -195,7 +193,7 @@ def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
 
 @reporting_errors()
 def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None:
-    """Show the tree with its cut, the groups at the cut, and the button that uses them."""
+    """Show the tree with its cut, the groups at the cut, and a button that uses them in the draft."""
     merges = survey.merges[stack]
     shown = repr((survey.fingerprint, survey.modules, survey.ratio, stack))
     key = f"groups_cut_{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
@@ -210,7 +208,7 @@ def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None
         help="The tree merges modules in order of gain. The default cut minimises the error over all modules.",
     )
     alt = (
-        f"Tree of {len(merges)} merges of {len(survey.modules)} modules by their gain, cut after {merge_count}; "
+        f"Tree of {len(merges)} merges of {len(survey.modules)} modules in order of gain, cut after the first {merge_count}; "
         "the table below has the numbers."
     )
     with chart:
@@ -236,7 +234,7 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) 
 
 
 def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> None:
-    """A chart's table, with a download that states where every row comes from."""
+    """Show a chart's table, with a download that includes the provenance of every row."""
     with st.expander("Show as a table"):
         show_table(table, f"groups_{purpose}_table", formats=THREE_DECIMALS)
         file_name = f"offcomp-{survey.model.replace('/', '-')}-{purpose}.csv"
@@ -247,8 +245,8 @@ def _table(table: pd.DataFrame, survey: Survey, purpose: str, origin: str) -> No
 def _show_provenance(info: ModelInfo, survey: Survey, origin: str) -> None:
     st.caption(
         plain(
-            f"{results.provenance(survey, origin)}. Errors are exact for SVD; joint storage needs at most as many parameters "
-            "as separate storage. Other methods may rank groups differently."
+            f"{results.provenance(survey, origin)}. Errors are exact for SVD; joint storage never takes more parameters "
+            "than separate storage. Other methods may rank groups differently."
         )
     )
     kinds = ",".join(dict.fromkeys(info.module(name).kind for name in survey.modules))

@@ -1,1 +1,1 @@
-"""The Inspect page: one weight matrix, and how compressible it is."""
+"""The Inspect page: how compressible a weight matrix is."""

@@ -1,4 +1,4 @@
-"""The Inspect page: choice of module and rank, what the rank keeps, and pictures as soon as their file is ready."""
+"""The Inspect page: choose a module and a rank, and see what the rank keeps, with pictures once their file is ready."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ZOOM = 5
 NAMES = results.SPECTRUM_COLUMNS | {"first": "From", "last": "To", "norm": "Length"}
 MAPS = (("original", "energy", "Original"), ("reconstruction", "kept", "Rank {}"), ("residual", "residual", "Residual"))
 RANK_HELP = (
-    "How many components of the singular value decomposition are kept. "
+    "The number of components of the singular value decomposition to keep. "
     "The default is the rank that the draft's compression ratio allows."
 )
 ORDER_HELP = (
@@ -41,7 +41,7 @@ ORDER_HELP = (
 
 @fragment()
 def show_matrix(info: ModelInfo) -> None:
-    """Draw the page below its title; run as a fragment, so that a new rank redraws nothing else."""
+    """Draw everything below the page title, as a fragment to avoid rerunning the whole page when the rank changes."""
     left, right = st.columns([5, 7], gap="medium")
     with left:
         spec = _choose_module(info)
@@ -62,11 +62,11 @@ def show_matrix(info: ModelInfo) -> None:
     _show_answer(info, spec, results.spectrum_answer(table, spec.name, rank))
     _show_spectrum(spec, table, rank)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.subheader(f"What does rank {rank:d} keep, and lose?", width="stretch")
+        st.subheader(f"What does rank {rank:d} keep and lose?", width="stretch")
         if view is not None:
             choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
             st.toggle(
-                f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Amplify the colours of the residual only."
+                f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Amplify only the colours of the residual."
             )
     if view is None:
         _wait(info, spec)
@@ -77,7 +77,7 @@ def show_matrix(info: ModelInfo) -> None:
 
 
 def _choose_module(info: ModelInfo) -> ModuleSpec:
-    """Ask for the module to inspect."""
+    """Let the user choose the module to inspect."""
     specs = {spec.name: spec for spec in info.modules}
     st.session_state[MODULE] = draft.inspected(info)
 
@@ -106,7 +106,7 @@ def _title(spec: ModuleSpec) -> str:
 
 
 def _choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
-    """Ask for a rank; the default is the one in the link, else the rank of SVD at the draft's ratio."""
+    """Let the user choose a rank; the default is the rank in the link, else the rank of SVD at the draft's ratio."""
     max_rank = min(spec.shape)
     if max_rank == 1:
         st.caption(f"A {spec.rows:,} x {spec.cols:,} matrix has only one singular value, so rank 1 is the matrix itself.")
@@ -121,7 +121,7 @@ def _choose_rank(info: ModelInfo, spec: ModuleSpec) -> int:
 
 
 def _default_rank(spec: ModuleSpec) -> int:
-    """The rank that the draft's ratio allows; if dense storage meets the ratio, the largest rank that saves anything."""
+    """Return the rank that the draft's ratio allows; if dense storage meets the ratio, the largest rank that saves space."""
     state = st.session_state
     dtype = storage_dtype(state["dtype"], [spec.dtype])
     rank = svd_rank(spec.shape, float(state["ratio"]), state["unit"], dtype, BYTES_PER_VALUE[spec.dtype])
@@ -129,7 +129,7 @@ def _default_rank(spec: ModuleSpec) -> int:
 
 
 def _linked_rank(max_rank: int, name: str) -> int | None:
-    """The rank in the URL; a rank outside the range of the matrix is reported and ignored."""
+    """Return the rank in the URL; a rank that is out of range for the matrix is reported and ignored."""
     text = st.query_params.get("rank", "")
     if text.isdecimal() and 1 <= int(text[:9]) <= max_rank:
         return int(text[:9])
@@ -140,7 +140,7 @@ def _linked_rank(max_rank: int, name: str) -> int | None:
 
 
 def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
-    """Show the answer, and the button that compresses the matrix."""
+    """Show the answer and the button that compresses the matrix."""
     text_column, button_column = st.columns([5, 1], vertical_alignment="center")
     text_column.markdown(plain(answer))
     if button_column.button("Compress it", type="primary", key="inspect_compress", icon=":material/compress:", width="stretch"):
@@ -149,10 +149,10 @@ def _show_answer(info: ModelInfo, spec: ModuleSpec, answer: str) -> None:
 
 
 def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
-    """Plot the singular values, and energy together with stored parameters."""
+    """Plot the singular values, and beside them the energy and the stored parameters at each rank."""
     left, right = st.columns(2, gap="large")
     with left:
-        alt = f"Singular values of {spec.name} on a log scale, those up to rank {rank} filled, and those of a random matrix."
+        alt = f"Singular values of {spec.name} and of a random matrix on a log scale, with filled marks up to rank {rank}."
         draw(charts.spectrum_figure(table, rank, palette()), "inspect_spectrum", alt)
     with right:
         alt = f"Energy kept and parameters stored at each rank of {spec.name}, in per cent, with rank {rank} marked."
@@ -160,7 +160,7 @@ def _show_spectrum(spec: ModuleSpec, table: pd.DataFrame, rank: int) -> None:
 
 
 def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
-    """Draw original, reconstruction and residual on one colour scale, with bars that show energy."""
+    """Draw the original, the reconstruction and the residual on one colour scale, with bars that show energy."""
     zoomed = bool(st.session_state[ZOOMED])
     maps, blocks = view.maps(rank), results.block_table(view, rank)
     st.markdown(plain(results.blocks_answer(blocks, st.session_state[ORDER])))
@@ -177,13 +177,13 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
             palette=palette(),
         )
         with column:
-            draw(figure, f"inspect_{name}", f"Map of {spec.name}, {title.format(rank)}; the table below has the energies.")
-    colours = f"One scale for all three{f', but x{ZOOM} for the residual' if zoomed else ''}"
+            draw(figure, f"inspect_{name}", f"Heat map of {spec.name}: {title.format(rank)}; the table below has the energies.")
+    colours = f"The same scale for all three{f', except x{ZOOM} for the residual' if zoomed else ''}"
     cells = charts.cell_words(spec.shape)
     st.caption(
         plain(
-            f"{cells} {colours}: red above 0, blue below; 99.5 % of the original's cells are within the limits of the scale. "
-            "Bars: energy of each block of rows (right) and of columns (top), exact rather than averaged, also on one scale."
+            f"{cells} {colours}: red is positive, blue is negative; 99.5 % of the original's cells are within its limits. "
+            "Bars: the exact energy of each block of rows (right) and of columns (top), also on a common scale."
         )
     )
 
@@ -192,23 +192,23 @@ def _show_rows(spec: ModuleSpec, view: View, rank: int) -> None:
     """Plot the cosine between each row and its reconstruction against the row's norm."""
     rows = results.row_table(view, rank)
     if not rows.empty:
-        alt = f"Cosine between rows of {spec.name} and their reconstruction at rank {rank}, against the norm of the row."
+        alt = f"Cosine between rows of {spec.name} and their reconstructions at rank {rank}, against row norm."
         draw(charts.rows_figure(rows, palette()), "inspect_rows", alt)
     st.caption(plain(results.rows_answer(rows, view, rank)))
 
 
 def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view: View | None, rank: int) -> None:
-    """Show the same data as tables, each built only when opened, and where the numbers come from."""
+    """Show the data as tables, each built only when opened, and state the source of the numbers."""
     _offer(info, spec, "Singular values as a table", "spectrum", lambda: spectrum)
     if view is not None:
         order = ORDERS[st.session_state[ORDER]]
         blocks, rows = partial(results.block_table, view, rank), partial(results.row_table, view, rank)
-        _offer(info, spec, "Energies of the blocks as a table", "blocks", blocks, rank=rank, order=order)
-        _offer(info, spec, "These rows as a table", "rows", rows, rank=rank)
-    source = "already known" if view is None else "computed here from the weights"
+        _offer(info, spec, "Block energies as a table", "blocks", blocks, rank=rank, order=order)
+        _offer(info, spec, "Rows as a table", "rows", rows, rank=rank)
+    source = "bundled or cached" if view is None else "computed on this machine from the weights"
     st.caption(
         f"Singular values: {source}; nothing is estimated. Energy is the squared norm; rank r keeps the sum of the r largest "
-        "squared singular values (Eckart and Young 1936). Random: Gaussian entries, same shape and norm, from the "
+        "squared singular values (Eckart and Young 1936). Random: a Gaussian matrix of the same shape and norm, from the "
         f"Marchenko-Pastur law (1967). {code(f'offcomp inspect {info.model} {spec.name}')} prints the same numbers."
     )
 
@@ -216,7 +216,7 @@ def _show_tables(info: ModelInfo, spec: ModuleSpec, spectrum: pd.DataFrame, view
 def _offer(
     info: ModelInfo, spec: ModuleSpec, label: str, purpose: str, make: Callable[[], pd.DataFrame], **settings: Any
 ) -> None:
-    """Show a table with its download in a section with this label; `settings` go into every row of the download."""
+    """Show a table and its download in an expander; `settings` are added to every row of the download."""
     section = st.expander(plain(label), key=f"inspect_{purpose}_open", on_change="rerun")
     if not section.open:
         return
@@ -228,19 +228,19 @@ def _offer(
 
 
 def _formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Four significant digits for floats, thousands separators for parameter counts."""
+    """Format floats with four significant digits and parameter counts with thousands separators."""
     column = st.column_config.NumberColumn
     formats = {name: column(format="%.4g") for name in table.columns if table[name].dtype == np.float64}
     return formats | {"stored_parameters": column(format="localized"), "rank": column(format="%d")}
 
 
 def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
-    """Show placeholders and poll until the pictures are ready, or say why there are none."""
+    """Show placeholders and poll until the pictures are ready, or explain why there are none."""
     wait_for(partial(request_view, info, spec), partial(_show_skeletons, spec))
 
 
 def _show_skeletons(spec: ModuleSpec) -> None:
-    st.caption(plain(f"Reading the weights of {spec.name}; this happens only once. The pictures appear in a few seconds."))
+    st.caption(plain(f"Reading the weights of {spec.name}; the result is then cached. The pictures will appear in seconds."))
     for column in st.columns(3, gap="small"):
         column.skeleton(height=charts.MAP_PIXELS)
     st.skeleton(height=charts.ROWS_PIXELS)

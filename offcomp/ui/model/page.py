@@ -1,4 +1,4 @@
-"""The Model page: the parameter map, the module selected in it, and which weights are recognised."""
+"""The Model page: the parameter map, the selected module, and the recognised weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMATS = {
     "parameters": st.column_config.NumberColumn(format="localized"),
     "relative_error": st.column_config.NumberColumn(format="%.3f"),
 }
-SPECTRA_HELP = "Computes the singular values of each matrix from its weights, in a background process, and caches them."
+SPECTRA_HELP = "Computes the singular values of each matrix from its weights in a background process and caches them."
 
 
 @reporting_errors()
@@ -46,7 +46,7 @@ def show_model() -> None:
         info = model_info(choose_model())
         colour = choose_one("Colour", COLOURS, "model_colour", description=COLOUR_HELP)
     if not info.modules:
-        st.info(f"{plain(info.model)} has no weight matrix, so nothing in it can be compressed.")
+        st.info(f"{plain(info.model)} has no weight matrices, so there is nothing to compress.")
         return
     st.fragment(_explore)(info, colour)
     _show_shares(info)
@@ -55,12 +55,12 @@ def show_model() -> None:
 
 @fragment()
 def _explore(info: ModelInfo, colour: str) -> None:
-    """The map and the module selected in it; a fragment, so that clicks respond immediately."""
+    """Show the map and the selected module, in a fragment to keep clicks responsive."""
     answer = st.empty()
     deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_IN_COLUMN
     left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
     with left:
-        ratio = choose_ratio("each matrix alone. The same ratio as on Compress") if colour == COMPRESSIBLE else 0.0
+        ratio = choose_ratio("each matrix alone. Shared with the Compress page") if colour == COMPRESSIBLE else 0.0
         errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
         table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
         answer.markdown(plain(results.compressible_answer(table, ratio) if ratio else results.parameters_answer(info)))
@@ -72,17 +72,17 @@ def _explore(info: ModelInfo, colour: str) -> None:
 
 
 def _storage() -> tuple[str, str]:
-    """What the draft's ratio counts, and the storage dtype."""
+    """Return the unit that the draft's ratio counts and the storage dtype."""
     return st.session_state["unit"], st.session_state["dtype"]
 
 
 def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -> None:
-    """Show the map, wide enough for its numbers to be legible, and its table."""
+    """Show the map, wide enough to keep its numbers legible, and its table."""
     box = f".st-key-{MAP}_box"
     style(f"{box} {{overflow-x: auto}} {box} .st-key-{MAP} {{min-width: {map_pixels(table)}px}}")
     picked = draft.inspected(info)
     figure = map_figure(table, palette(), colour, picked, ratio)
-    quantity = "parameters of" if colour == PARAMETERS else f"relative error of SVD at {ratio:g}x on"
+    quantity = "parameters of" if colour == PARAMETERS else f"relative error of SVD at {ratio:g}x for"
     with st.container(key=f"{MAP}_box"):
         alt = f"Map of the {quantity} each weight matrix, by kind and layer; "
         alt += "the Module selector and the table below have the same data."
@@ -90,7 +90,7 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
     layers = table["layer"].nunique()
     hint = f" Scroll sideways to see all {layers} layers." if layers > MOST_LAYERS_IN_COLUMN else ""
     st.caption(
-        f"Solid outline: in your plan. Dotted: selected. Click a cell to select it, or choose it under *Module*.{plain(hint)}"
+        f"Solid outline: in your plan. Dotted: selected. Click a cell to select it, or use the *Module* selector.{plain(hint)}"
     )
     if colour == COMPRESSIBLE:
         unit, dtype = _storage()
@@ -100,18 +100,18 @@ def _show_map(info: ModelInfo, table: pd.DataFrame, colour: str, ratio: float) -
     outside, rows = shown_rows(table)
     drawn = len(outside) + int(table["row"].isin(rows).sum())
     if drawn < len(table):
-        st.caption(f"The map shows only the largest weight matrices, {drawn} of {len(table)}. The table has all of them.")
+        st.caption(f"The map shows only the {drawn} largest of {len(table)} weight matrices. The table lists all of them.")
 
 
 def _pick_clicked(info: ModelInfo) -> None:
-    """Select the module of the clicked cell. Redrawing the map clears the clicked points but keeps the selected module."""
+    """Select the module whose cell was clicked. Redrawing the map clears the clicked points but not the selected module."""
     names = [point["customdata"][0] for point in st.session_state[MAP].selection.points]
     if names and names[0] in {spec.name for spec in info.modules}:
         draft.inspect(names[0])
 
 
 def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
-    """The selected module, which can be chosen by name as well as by clicking: its properties and actions."""
+    """Show a selector for the module, as an alternative to clicking the map, with the module's properties and actions."""
     name = draft.inspected(info)
     st.session_state[MODULE] = name
     st.selectbox(
@@ -119,7 +119,7 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
         [spec.name for spec in info.modules],
         key=MODULE,
         on_change=lambda: draft.inspect(st.session_state[MODULE]),
-        help="Click a cell in the map, or choose here.",
+        help="Choose a module here or click its cell in the map.",
     )
     row = table[table["module"] == name].iloc[0]
     error_text = f"  \n{plain(sentence_start(results.error_words(row, ratio)))}." if ratio else ""
@@ -131,7 +131,7 @@ def _show_picked(info: ModelInfo, table: pd.DataFrame, ratio: float) -> None:
 
 
 def _actions(info: ModelInfo, table: pd.DataFrame, name: str) -> None:
-    """Buttons that inspect the selected module, or compress it or all modules of its kind."""
+    """Show buttons that inspect the selected module, compress it, or compress all modules of its kind."""
     kind = results.same_row(table, name)
     with st.container(horizontal=True):
         if st.button("Inspect it", type="primary", key="model_inspect", icon=":material/search:"):
@@ -154,12 +154,12 @@ def _compress(info: ModelInfo, names: list[str]) -> None:
 
 
 def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
-    """On request, compute the missing spectra in a separate process, and poll until they are ready."""
+    """On request, compute the missing spectra in a separate process and poll until they are ready."""
     requested: Plan | None = st.session_state.get(REQUESTED)
     plan = results.spectra_plan(info, errors)
     unknown = {group.modules for group in plan.groups}
     if requested is not None and requested.model == info.model and unknown & {group.modules for group in requested.groups}:
-        activity = f"Computing {_spectra(requested)}. The map fills in when this is done."
+        activity = f"Computing {_spectra(requested)}. The map will fill in when this is done."
         wait_for(partial(request_spectra, info, requested), partial(st.info, activity))
     elif plan.groups:
         seconds = results.spectra_seconds(info, plan)
@@ -168,10 +168,8 @@ def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
             st.session_state[REQUESTED] = plan
             st.rerun()
     rounded_to = results.rounded_to(_storage()[1], info.modules)
-    start = f"Errors of SVD before rounding to {rounded_to}" if rounded_to else "Exact errors of SVD"
-    st.caption(
-        plain(f"{start}, for each matrix alone, from singular values that are bundled or were computed and cached here.")
-    )
+    start = f"SVD errors before rounding to {rounded_to}" if rounded_to else "Exact SVD errors"
+    st.caption(plain(f"{start}, for each matrix alone, from singular values that are bundled or cached on this machine."))
 
 
 def _spectra(plan: Plan) -> str:
@@ -179,7 +177,7 @@ def _spectra(plan: Plan) -> str:
 
 
 def _show_shares(info: ModelInfo) -> None:
-    """The whole model as one bar, divided by kind."""
+    """Show the whole model as a single bar, divided by kind."""
     table = share_table(info)
     alt = "Share of all parameters by kind, as one bar; the table below has the numbers."
     config = {"displayModeBar": False}
@@ -190,7 +188,7 @@ def _show_shares(info: ModelInfo) -> None:
 
 
 def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **settings: str | float) -> None:
-    """A chart's table, with a download that names the model and the settings."""
+    """Show a chart's table, with a download that includes the model and the settings."""
     with st.expander("Show as a table"):
         shown = table.drop(columns=HIDDEN, errors="ignore")
         if "share" in shown:
@@ -201,7 +199,7 @@ def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **settings: 
 
 
 def _show_recognised(info: ModelInfo) -> None:
-    """Which weights the model family recognises by name; unrecognised ones first."""
+    """List which weights the model family recognises by name, unrecognised weights first."""
     with st.expander("Which weights are recognised?", expanded=not info.family):
         st.markdown(plain(results.recognised_answer(info)))
         table = map_table(info)

@@ -1,4 +1,4 @@
-"""The list of runs: progress, cancelling, retrying, and failures with their reasons."""
+"""The list of runs, with progress, reasons for failures, and buttons to cancel, repeat or delete runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATUS_ICONS = {
 
 
 def describe_run(run: Run) -> str:
-    """A run in a few words: methods, groups, ratio."""
+    """Describe a run in a few words: methods, groups and ratio."""
     methods = method_title(run) if run.plan.groups else "baseline"
     names = [group.name for group in run.plan.groups]
     groups = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -41,14 +41,14 @@ def describe_run(run: Run) -> str:
 
 
 def list_runs() -> None:
-    """List all runs, newest first; polls while any is active."""
+    """List all runs, newest first, polling while any of them are active."""
     store = RunStore()
     runs, damaged = store.listing()
     if damaged:
         st.warning(plain(left_out_text(damaged)), icon=":material/folder_off:")
     busy = any(not run.ended for run in runs)
     if not runs:
-        st.info("No runs yet. Choose some weights and start a run; with SVD it takes a few seconds.")
+        st.info("No runs yet. Choose some weights and start a run; with SVD, this takes a few seconds.")
         st.page_link("pages/compress.py", label="Compress something", icon=":material/compress:")
         return
     done = sum(run.status == "done" for run in runs)
@@ -68,7 +68,7 @@ def list_runs() -> None:
 
 
 def left_out_text(damaged: Sequence[BadFolder]) -> str:
-    """Name the folders that are not listed, and why, on one line."""
+    """State on one line which folders are not listed and why."""
     start = "1 folder cannot be read and is" if len(damaged) == 1 else f"{len(damaged)} folders cannot be read and are"
     named = "; ".join(f"{each.name[:40]} ({each.reason[:120]})" for each in damaged[:BAD_NAMED])
     return f"{start} left out: {named}{f' and {len(damaged) - BAD_NAMED} more' if len(damaged) > BAD_NAMED else ''}."
@@ -110,7 +110,7 @@ def _card(run: Run) -> None:
 
 
 def outcome_text(run: Run) -> str:
-    """Error and scores on one line."""
+    """Summarise a run's error and scores on one line."""
     result = result_of(run)
     parts = [f"relative error {overall_error(result['groups']):.3f}"] if result["groups"] else []
     for task, score in result["scores"].items():
