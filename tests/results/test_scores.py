@@ -89,7 +89,7 @@ def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
     assert visible_difference([score]) == ""
     assert brief_difference(score) == "-0.100"  # no interval, no claim
     run = made_run("9" * 12, [made_group("query", 0.5)], others={"similarity": score})
-    assert "-0.100 from the original, on too few examples for an interval" in answer([run])
+    assert "-0.100 from the original, with too few examples for an interval" in answer([run])
     table = score_table([run])
     assert table["low"].tolist() == table["high"].tolist() == [0.8, 0.8]
     json.loads(score_figure(table, LIGHT).to_json())
