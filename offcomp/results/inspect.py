@@ -1,4 +1,4 @@
-"""Tables and sentences on one weight matrix under truncated SVD: what each rank keeps and stores, and which rows suffer."""
+"""Tables and sentences about one weight matrix under truncated SVD: what each rank keeps and stores, and which rows suffer."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def row_table(view: View, rank: int) -> pd.DataFrame:
 
 
 def median_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median length and cosine in each tenth of the rows by length, or in fewer parts if there are only a few rows."""
+    """Median length and cosine in each tenth of the rows, ordered by length, or in fewer parts if there are only a few rows."""
     values = rows[["norm", "cosine"]].to_numpy()[rows["norm"].to_numpy().argsort(kind="stable")]
     parts = min(TENTHS, len(values) // 3)
     cuts = np.arange(parts + 1) * len(values) // max(1, parts)

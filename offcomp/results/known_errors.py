@@ -78,7 +78,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Estimated:
-    """An estimate of a plan's relative error at the ratio it will achieve, with a sentence on what the estimate is based on."""
+    """An estimate of a plan's relative error at the ratio that it will achieve, with a sentence that describes its basis."""
 
     plan: Plan
     ratio: float

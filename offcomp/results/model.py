@@ -1,4 +1,4 @@
-"""Tables and sentences on where the parameters of a model are, by matrix and by kind. Does not need torch.
+"""Tables and sentences that break down the parameters of a model by matrix and by kind. Does not need torch.
 
 Each matrix in a layer belongs to one row of the map: the row of its kind or, if its kind is not recognised, the row of its path
 without the layer number. All other matrices (embeddings, poolers, heads) are outside the layers.
@@ -24,7 +24,7 @@ from offcomp.planning.spectrum import MatrixSpectrum, errors_at
 from offcomp.results.scores import sentence_start
 
 OUTSIDE = ""
-"""The `row` of matrices outside the layers."""
+"""The value of `row` for matrices outside the layers."""
 
 PARTS = ("", "encoder", "decoder", "cross")
 TITLES = KIND_TITLES | {"pooler": "pooler", "head": "head", "other": "not recognised"}
@@ -94,7 +94,7 @@ def rows_of(table: pd.DataFrame) -> list[str]:
 
 
 def same_row(table: pd.DataFrame, module: str) -> list[str]:
-    """All modules in the same row of the map; only the module itself if it is outside the layers."""
+    """All modules in the same row of the map as `module`, or only the module itself if it is outside the layers."""
     row = table.loc[table["module"] == module, "row"].iloc[0]
     return list(table.loc[table["row"] == row, "module"]) if row != OUTSIDE else [module]
 
@@ -106,7 +106,7 @@ def outside_of_layers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """(matrices outside the layers, rows of the layers) shown in the map: the largest ones if not all fit."""
+    """Returns (matrices outside the layers, rows of the layers) for the map, limited to the largest if not all of them fit."""
     rows, outside = rows_of(table), outside_of_layers(table)
     if len(rows) > MOST_ROWS:
         sizes = table.groupby("row")["parameters"].sum()
@@ -167,7 +167,7 @@ def percent(share: float) -> str:
 
 
 def parameters_answer(info: ModelInfo) -> str:
-    """State in one sentence each weight group's share of the model's parameters, largest first."""
+    """State the share of the model's parameters in each group of weights, largest first."""
     total = f"the {number(info.num_parameters)} parameters"
     if not info.modules:
         return f"None of {total} is in a weight matrix that can be compressed."
@@ -212,7 +212,7 @@ def _is(count: int) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    """The first few names, and the number of remaining ones."""
+    """The first few names, and the number of names left out."""
     listed = ", ".join(shortened(name, 60) for name in names[:NAMES_IN_ANSWER])
     return listed + (f" and {len(names) - NAMES_IN_ANSWER} more" if len(names) > NAMES_IN_ANSWER else "")
 

@@ -14,7 +14,7 @@ DIGITS = 6
 
 
 def original_of(run: Run) -> str:
-    """Identifier of everything that the original model's scores depend on, or only of its weights for runs of older versions.
+    """Identifier that covers everything the original's scores depend on; for runs of older versions, only its weights.
 
     For a run without a result, this is the identifier recorded on submission.
     """

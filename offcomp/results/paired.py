@@ -37,7 +37,7 @@ def change_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def listed_in(runs: Sequence[Run], field: str) -> list[dict[str, Any]]:
-    """The entries of the list `field` in all scores that have it, such as `changes`, each with its run and task."""
+    """The entries of the list `field` (such as `changes`) in all scores that contain it, each with its run and task."""
     return [
         entry | {"run": run.id, "name": name, "task": task}
         for run, name, task, score in scored_tasks(runs)
@@ -83,7 +83,7 @@ def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float,
     """Accuracy of `first` minus accuracy of `second` on the same examples, with its 95 % interval: (value, low, high).
 
     Both runs start from the same original, so they only differ on predictions that exactly one of them flipped.
-    Returns None if a run does not list every flip, as on tasks without classes: the interval cannot be computed.
+    Returns None if the interval cannot be computed because a run does not list every flip, as on tasks without classes.
     """
     scores = [result_of(run)["scores"][task] for run in (first, second)]
     ours, theirs = map(_changes, scores)
@@ -95,7 +95,7 @@ def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float,
 
 
 def _changes(score: Score) -> dict[str, int] | None:
-    """Sign of each change by text: -1 for right to wrong, +1 for wrong to right. None if the list of flips is incomplete."""
+    """Direction of each flip by text: -1 for right to wrong, +1 for wrong to right. None if the list of flips is incomplete."""
     if "flips" not in score:
         return None
     signs = {"right_to_wrong": -1, "wrong_to_right": 1}

@@ -47,7 +47,7 @@ FRONT_COLUMNS = (
     *("about", "within_noise", "on_front", "metric", "title", "unit"),
 )
 SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
-"""The columns shown in reports."""
+"""The columns shown in tables on pages and in reports."""
 REASONS = {
     "scored with a different metric": ("family", "metric"),
     "scored with texts embedded differently": ("embedding",),
@@ -165,7 +165,7 @@ def _value_columns(run: Run, measure: str, which: str) -> dict[str, Any]:
 
 
 def _undominated(sizes: pd.Series, ranked: pd.Series) -> list[bool]:
-    """Whether each point is Pareto-optimal: no other point is no larger and no worse, and either smaller or better."""
+    """Whether each point is Pareto-optimal, where small sizes and high ranks are better."""
     points = list(zip(sizes, ranked, strict=True))
     return [not any(s <= size and r >= rank and (s, r) != (size, rank) for s, r in points) for size, rank in points]
 

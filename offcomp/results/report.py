@@ -165,7 +165,7 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
 
 
 def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
-    """Yield score against size per task, or relative error against size if no task was scored. Skips runs of several models."""
+    """Yield score against size per task (relative error if no task was scored), or nothing for runs of several models."""
     measures = pareto.measures_of(runs)
     tasks, documents = [measure for measure in measures if measure != pareto.ERROR.name], list(read_measurements().values())
     for index, measure in enumerate(tasks or [pareto.ERROR.name]):
@@ -229,5 +229,5 @@ def _provenance(run: Run, name: str) -> dict[str, Any]:
 
 
 def _listed(environment: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The known values with these names, each preceded by its name."""
+    """The values known for these names, each preceded by its name."""
     return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name))

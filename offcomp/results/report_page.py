@@ -95,7 +95,7 @@ def _is_number(column: pd.Series) -> bool:
 
 
 def _cells(column: pd.Series) -> list[_Cell]:
-    """Format three digits for fractions, thousands separators for integers, and empty cells for missing values."""
+    """Format a column: three digits for fractions, thousands separators for integers, empty cells for missing values."""
     if is_float_dtype(column):
         texts = ["" if pd.isna(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in column]
     elif _is_number(column):

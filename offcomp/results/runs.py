@@ -143,7 +143,7 @@ def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
 
 
 def unfinished_siblings(chosen: Sequence[Run], everything: Sequence[Run]) -> list[Run]:
-    """Failed, cancelled or still running runs that answer the same question as a chosen run."""
+    """Failed, cancelled or unfinished runs that answer the same question as a chosen run."""
     questions = {_question(run) for run in chosen}
     return [run for run in everything if run.status != "done" and _question(run) in questions]
 
@@ -213,7 +213,7 @@ def _row(run: Run, name: str) -> dict[str, Any]:
 
 
 def _figures(score: Score) -> dict[str, Any]:
-    """The figures of one task, by name. Leaves out figures that its metric or the version that made the run lacks."""
+    """The figures of one task, by name, except those missing for its metric or in the version that made the run."""
     paired, compressed, baseline = score["paired"], score["compressed"], baseline_of(score)
     figures = {
         "metric": metric_of(score).name,
@@ -246,7 +246,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
 
 
 def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:
-    """Properties of the runs, with one row per property and one column per run; for several runs, only differences."""
+    """Properties of the runs, with one row per property and one column per run. For several runs, only those that differ."""
     columns = {f"{name} ({run[:SHORT_ID]})": run for run, name in short_names(runs).items()}
     facts = {run.id: _facts(run) for run in runs}
     properties = list(dict.fromkeys(name for fact in sorted(facts.values(), key=len, reverse=True) for name in fact))

@@ -100,7 +100,7 @@ def difference_text(metric: Metric, value: float, low: float, high: float, *, ag
 
 
 def change_text(metric: Metric, value: float, low: float, high: float, *, separator: str = "") -> str:
-    """A difference from the original, as text, with its interval unless it is NaN."""
+    """A difference from the original, as text, with its interval unless the interval is NaN."""
     if not (isfinite(low) and isfinite(high)):
         return f"{metric.change(value)} from the original"
     return difference_text(metric, value, low, high, against=f" from the original{separator}")
@@ -159,14 +159,14 @@ def figure_texts(task: str, score: Score) -> dict[str, str]:
 
 
 def notes(task: str, score: Score) -> list[str]:
-    """Caveats about the original's own score, one sentence each: a wrong label order, or a score below a constant answer."""
+    """Caveats about the original's score, one sentence each: a wrong label order, or a score below a constant answer's."""
     title, metric = sentence_start(task_title(task, score)), metric_of(score)
     stored = [f"{title}: {note}" for note in score.get("note", ())]
     original, baseline = score.get("original", score), baseline_of(score)
     if stored or not baseline or metric.name != "accuracy" or original.get("value", baseline[1]) >= baseline[1]:
         return stored
     value, constant = metric.number(original["value"]), metric.number(baseline[1])
-    return [f"{title}: the original scores {value}, below the {constant} of always giving the same answer."]
+    return [f"{title}: the original scores {value}, below the {constant} achieved by always giving the same answer."]
 
 
 def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:

@@ -65,7 +65,7 @@ def test_what_is_counted_and_not_listed_is_said() -> None:
     assert unlisted_text(table, score, LISTED) == ""
     assert "78 of 78 selected answers are counted but not listed." in unlisted_text(table, score, (STAYED_RIGHT,))
     several = {**score, "paired": {**score["paired"], "agreement": 0.9}}
-    assert "7 of the answers that stayed wrong are now wrong in a different" in unlisted_text(table, several, (STAYED_WRONG,))
+    assert "7 of the answers that stayed wrong are now wrong in another way" in unlisted_text(table, several, (STAYED_WRONG,))
 
 
 def test_answers() -> None:

@@ -220,7 +220,7 @@ ACCURACY = {
 
 def test_an_original_worse_than_a_constant_answer_is_remarked() -> None:
     (note,) = notes("mine", ACCURACY)
-    assert note == "Moods: the original scores 21.0 %, below the 50.0 % of always giving the same answer."
+    assert note == "Moods: the original scores 21.0 %, below the 50.0 % achieved by always giving the same answer."
     alone = {key: ACCURACY[key] for key in ("metric", "title", "baseline")} | {"value": 0.21}
     assert notes("mine", alone) == [note]
     assert notes("mine", ACCURACY | {"original": {"value": 0.6, "standard_error": 0.03, "n": 200}}) == []

@@ -56,7 +56,7 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
     return styled(
         figure,
         palette,
-        title="What survives at each compression ratio?",
+        title="How does the score change with the compression ratio?",
         title_top=10,
         height=560,
         legend={"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},

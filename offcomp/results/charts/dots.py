@@ -1,4 +1,4 @@
-"""Dot plots shared by the charts of runs, which stay legible with long names and any number of rows.
+"""Dot plots for the charts of runs. They stay legible with long names and any number of rows.
 
 A method always has the same colour and shape; runs that would otherwise look alike are distinguished by fill.
 """
@@ -143,6 +143,6 @@ def in_rows(
 
 
 def shortened(name: str, longest: int = LONGEST_ROW_NAME) -> str:
-    """Shorten a long name in the middle, since both ends may be needed to tell it from others."""
+    """Shorten a long name in the middle, since its start and end may both be needed to identify it."""
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"

@@ -22,13 +22,13 @@ from offcomp.runs.store import Run
 
 STAYED_RIGHT, LOST, WON, STAYED_WRONG = "stayed right", "right to wrong", "wrong to right", "stayed wrong"
 CELLS = {STAYED_RIGHT: ("right", "right"), LOST: ("right", "wrong"), WON: ("wrong", "right"), STAYED_WRONG: ("wrong", "wrong")}
-"""The answer (before, after) compression for each outcome."""
+"""The answers before and after compression, by outcome."""
 LISTED = (LOST, WON)
 TOP_PIXELS = 44
 
 
 def has_classes(score: Score) -> bool:
-    """Whether the task has classes, which make each answer either right or wrong."""
+    """Whether the task has classes, which means that each answer is either right or wrong."""
     return "flips" in score
 
 
@@ -60,7 +60,7 @@ def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> s
     otherwise_wrong = round((1 - score["paired"]["agreement"]) * score["compressed"]["n"])
     otherwise_wrong -= score["paired"]["right_to_wrong"] + score["paired"]["wrong_to_right"]
     if STAYED_WRONG in chosen and otherwise_wrong > 0:
-        text += f" {otherwise_wrong:,} of the answers that stayed wrong are now wrong in a different way."
+        text += f" {otherwise_wrong:,} of the answers that stayed wrong are now wrong in another way."
     return text
 
 
@@ -180,8 +180,8 @@ def shift_answer(run: Run, task: str) -> str:
 def joint_table(first: Run, second: Run, task: str) -> pd.DataFrame:
     """One row per example listed by either run, with the values of the original and both runs, largest difference first.
 
-    Both runs must have been scored on the same examples. A value is missing if the run does not list the example: it then gave
-    the same answer as the original or, on a task without classes, changed the example less than all those that it lists.
+    Both runs must have been scored on the same examples. A value is missing if its run does not list the example: either the
+    run gave the same answer as the original, or, on a task without classes, it changed other examples more.
     """
     tables = [shift_table(run, task).drop_duplicates("text").set_index("text") for run in (first, second)]
     texts = list(dict.fromkeys(text for table in tables for text in table.index))

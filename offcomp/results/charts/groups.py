@@ -1,4 +1,4 @@
-"""Charts of the gain from compressing modules together: a heat map of pairs, and the merge tree. Tables: `results.groups`."""
+"""Charts of the gain from compressing modules together: a heat map of pairs, and the merge tree. See `results.groups`."""
 
 from __future__ import annotations
 

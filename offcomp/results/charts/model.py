@@ -17,7 +17,7 @@ from offcomp.results.charts.theme import Palette
 from offcomp.results.model import GAP, error_words, number, percent, placed_table, shortened
 
 PARAMETERS, COMPRESSIBLE = "parameters", "compressible"
-TITLES = {PARAMETERS: "How large is each matrix?", COMPRESSIBLE: "Which matrices can SVD make smaller?"}
+TITLES = {PARAMETERS: "How large is each matrix?", COMPRESSIBLE: "Which matrices does SVD compress well?"}
 SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 DECADES = 2.3  # orders of magnitude of size that the colours distinguish
 LONGEST_LABEL = 24
@@ -47,7 +47,7 @@ def map_figure(
 ) -> go.Figure:
     """Heat map of kinds (rows) by layers (columns), with the matrices outside the layers at the top.
 
-    Every cell shows a number and can be clicked. Stronger colours stand for larger values: parameters on a logarithmic scale,
+    Every cell shows a number and can be clicked. Stronger colours mean larger values: parameters on a logarithmic scale,
     or the relative error of SVD at `ratio`. Matrices in the plan are outlined; the selected matrix has a dotted outline.
     """
     placed = placed_table(table)
@@ -210,7 +210,7 @@ def _wrapped(name: str) -> str:
 
 
 def row_labels(labels: pd.DataFrame) -> list[str]:
-    """The name of each row: its kind, or the end of its path after the layer or last dot. Uses the full path if not unique."""
+    """Row names: the kind, or the end of the path after the layer or last dot. If that is not unique, the full path is used."""
     full = [row["row"] or row["module"] for row in labels.to_dict("records")]
     brief = [
         kind if kind in KIND_TITLES.values() and not row else name.rpartition("*." if row else ".")[2].replace("_", " ")

@@ -38,8 +38,8 @@ FILLS = {ALONE: "", TOGETHER: "-open"}
 def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame, picked: str = "") -> go.Figure:
     """Plot value against size, with a step line for the front, pale markers off the front, and a star for the original.
 
-    Colour and shape indicate the method, and fill the grouping. A band shows the 95 % interval of the original. References are
-    dashed lines named in the legend. The selected run is circled.
+    Colour and shape indicate the method, and the fill indicates the grouping. A band shows the 95 % interval of the original.
+    References are dashed lines named in the legend. The selected run is circled.
     """
     table, references = literal(table), literal(references)
     metric = metric_named(table["metric"].iloc[0])
@@ -221,7 +221,7 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _finished(figure: go.Figure, palette: Palette, metric: Metric, x_title: str, *, title: str, height: int) -> go.Figure:
-    """Apply the common style, with the legend below the axis. There, extra rows reserved for phones do not leave a gap."""
+    """Apply the common style and put the legend below the axis, where spare rows for phones do not leave a visible gap."""
     better = "upper" if metric.direction == "higher" else "lower"
     figure.update_xaxes(title=axis_title(f"{x_title}<br>{better} left is better"), nticks=7)
     entries = sum(trace.showlegend is not False for trace in figure.data)

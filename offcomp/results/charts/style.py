@@ -73,7 +73,7 @@ def colour_scale(colours: Sequence[str]) -> list[list[object]]:
 
 
 def outlined(symbol: str, size: int, colour: str) -> dict[str, Any]:
-    """A marker with a thick outline in its own colour, which makes open variants as visible as filled ones."""
+    """A marker with an outline in its own colour, which makes open variants as visible as filled ones."""
     return {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": colour}}
 
 
