@@ -1,4 +1,4 @@
-"""Finished runs as tables, sentences, charts and reports: `results.X` builds a table, and `results.charts.X` draws it.
+"""Turns finished runs into tables, sentences, charts and reports: `results.charts.X` plots the tables built by `results.X`.
 
-Imports neither torch nor Streamlit.
+Does not import torch or Streamlit.
 """

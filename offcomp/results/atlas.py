@@ -1,8 +1,8 @@
-"""Measurements of many plans on one model, read from `assets/runs/MODEL-sweep.json`: tables, and sentences that sum them up.
+"""Builds tables and summaries from `assets/runs/MODEL-sweep.json`, which contains measurements of many plans on one model.
 
-A document has two lists of rows, one row per compressed model: `sweep` (all linear weights compressed, with each method,
+Each document contains two lists with one row per compressed model: `sweep` (all linear weights compressed, for each method,
 grouping and ratio) and `sensitivity` (one matrix compressed at a time). `python -m benchmarks.measurements` writes these files.
-Reading them does not need torch.
+Reading them does not require torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATTERN = "*-sweep.json"
 SCHEMA = 1
 ALONE, STACKED = "each alone", "stacked by kind"
 TYPICAL_RATIO = 4.0
-"""`sweep_answer` reports on this requested ratio, or on the nearest one that was measured."""
+"""The requested ratio that `sweep_answer` summarises, or else the nearest one measured."""
 
 FIGURES = ("relative_error", "score", "standard_error", "difference", "low", "high", "n")
 TASK_COLUMNS = ("original", "baseline", "baseline_name", "title", "metric")
@@ -40,13 +40,13 @@ SENSITIVITY_COLUMNS = ("module", "kind", "layer", "method", "requested_ratio", *
 
 
 def read_measurements(folder: Path = FOLDER) -> dict[str, Document]:
-    """Model -> its document, for every valid file in the folder."""
+    """The documents of all valid files in the folder, by model name."""
     documents = (_read(file) for file in sorted(folder.glob(PATTERN)))
     return {document["model"]: document for document in documents if document is not None}
 
 
 def unreadable_files(folder: Path = FOLDER) -> list[str]:
-    """Names of the files whose measurements are missing or incomplete."""
+    """Names of files with missing or incomplete measurements."""
     return [file.name for file in sorted(folder.glob(PATTERN)) if _read(file) is None]
 
 
@@ -56,7 +56,7 @@ def _read(file: Path) -> Document | None:
 
 @lru_cache(maxsize=16)
 def _document(file: Path, seen: tuple[int, int] | None) -> Document | None:
-    """The document in a file, cached until the file changes; None unless every table can be built from it."""
+    """Read a document, cached until its file changes. Returns None unless every table can be built from it."""
     document: Any = read_json(file) if seen else None
     try:
         if document["schema"] != SCHEMA or not tasks_of(document):
@@ -71,7 +71,7 @@ def _document(file: Path, seen: tuple[int, int] | None) -> Document | None:
 
 
 def tasks_of(document: Document) -> dict[str, str]:
-    """Task -> its title, for the tasks on which at least one row of the sweep was scored."""
+    """Titles of the tasks that at least one row of the sweep was scored on, by task name."""
     scored = {task for row in document["sweep"] for task in row["scores"]}
     return {task: task_title(task, score) for task, score in document["originals"].items() if task in scored}
 
@@ -79,9 +79,9 @@ def tasks_of(document: Document) -> dict[str, str]:
 def sweep_table(document: Document, task: str, denominator: str = "chosen") -> pd.DataFrame:
     """One row per method, grouping and ratio scored on the task, indexed by the row's position in the document.
 
-    `byte_ratio` and `parameter_ratio` are the original size divided by the stored size, for the `chosen` modules, for all
-    linear and embedding weights (`matrices`), or for the `whole` model. `low` and `high` bound the 95 % interval of the paired
-    difference.
+    `byte_ratio` and `parameter_ratio` are the original size divided by the stored size. The `denominator` sets whether they
+    cover the `chosen` modules, all linear and embedding weights (`matrices`), or the `whole` model. `low` and `high` bound the
+    95 % interval of the paired difference.
     """
     rows = {}
     for index, row in enumerate(document["sweep"]):
@@ -96,7 +96,7 @@ def sweep_table(document: Document, task: str, denominator: str = "chosen") -> p
 
 
 def sensitivity_table(document: Document, task: str) -> pd.DataFrame:
-    """One row per matrix that was compressed individually. `layer` is missing if the matrix belongs to no layer.
+    """One row per matrix that was compressed individually. `layer` is missing for matrices outside the layers.
 
     `told_apart` is True if the 95 % interval of the paired difference excludes zero.
     """
@@ -120,7 +120,7 @@ def _method(group: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _figures(row: Mapping[str, Any], task: str) -> tuple[Any, ...]:
-    """The values of FIGURES for one row; NaN if there are too few examples for a standard error or an interval."""
+    """The values of FIGURES for one row; standard error and interval are NaN if there are too few examples."""
     score = row["scores"][task]
     value, paired = score["compressed"], score["paired"]
     error = nan if value["standard_error"] is None else value["standard_error"]
@@ -136,7 +136,7 @@ def _task_values(document: Document, task: str) -> tuple[Any, ...]:
 
 
 def exported(table: pd.DataFrame, document: Document, purpose: str) -> pd.DataFrame:
-    """A `sweep` or `sensitivity` table with the model, seed, versions, date and plan added to each row."""
+    """Add the model, seed, versions, date and plan to each row of a `sweep` or `sensitivity` table."""
     environment = document["environment"]
     origin = {"origin": "bundled", "model": document["model"], "fingerprint": document["fingerprint"], "seed": document["seed"]}
     machine = {"measured": document["measured"], "machine": environment["machine"], "threads": environment["threads"]}
@@ -146,12 +146,12 @@ def exported(table: pd.DataFrame, document: Document, purpose: str) -> pd.DataFr
 
 
 def score_words(table: pd.DataFrame) -> str:
-    """What the scores in a table measure, as a phrase: "accuracy on sentiment"."""
+    """Phrase describing what the scores in a table measure: "accuracy on sentiment"."""
     return f"{METRICS[table['metric'].iloc[0]].word} on {within_sentence(table['title'].iloc[0])}"
 
 
 def sweep_answer(table: pd.DataFrame) -> str:
-    """One sentence: the best setting at the typical ratio, how it compares with the original, and the worst setting."""
+    """Summarise the best setting at the typical ratio, its difference from the original, and the worst setting."""
     ratio = min(table["requested_ratio"], key=lambda requested: abs(log(requested / TYPICAL_RATIO)))
     settings = table[table["requested_ratio"] == ratio]
     metric = METRICS[table["metric"].iloc[0]]
@@ -165,7 +165,7 @@ def sweep_answer(table: pd.DataFrame) -> str:
     unchanged = int(((settings["low"] <= 0) & (settings["high"] >= 0)).sum())
     return (
         f"{start}; {unchanged or 'none'} of {len(settings)} settings {'is' if unchanged < 2 else 'are'} within noise of the "
-        f"original, and {_setting(worst)} is worst with {metric.number(worst['score'])}."
+        f"original, and {_setting(worst)} is the worst with {metric.number(worst['score'])}."
     )
 
 
@@ -174,7 +174,7 @@ def _setting(row: pd.Series) -> str:
 
 
 def sensitivity_answer(table: pd.DataFrame) -> str:
-    """One sentence: how many matrices change the score by more than noise when compressed alone, and which does most."""
+    """State how many matrices change the score by more than noise when compressed alone, and which one changes it most."""
     metric, count, beyond_noise = METRICS[table["metric"].iloc[0]], len(table), table[table["told_apart"]]
     setting = f"{table['method'].iloc[0]} at {table['requested_ratio'].iloc[0]:g}x"
     changes = f"changes the {score_words(table)} by more than noise for {len(beyond_noise) or 'none'} of {count} matrices"
@@ -183,11 +183,11 @@ def sensitivity_answer(table: pd.DataFrame) -> str:
     if beyond_noise.empty:
         return f"{start}; {chance}."
     largest = beyond_noise.iloc[beyond_noise["difference"].abs().argmax()]
-    return f"{start}, most for {largest['module']} ({metric.change(largest['difference'])}); {chance}."
+    return f"{start}, most strongly for {largest['module']} ({metric.change(largest['difference'])}); {chance}."
 
 
 def provenance(document: Document) -> str:
-    """Where the measurements come from, on one line."""
+    """One-line provenance of the measurements: model, seed, date, versions and machine."""
     environment = document["environment"]
     versions = ", ".join(f"{name} {environment[name]}" for name in ("offcomp", "torch", "transformers"))
     machine = f"{environment['machine']}, {environment['device']}, {environment['threads']} threads"

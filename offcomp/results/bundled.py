@@ -1,4 +1,4 @@
-"""Measurements that ship with offcomp, so that a first visit shows real results. Each file is a copy of a `run.json`."""
+"""Measurements bundled with offcomp to show first-time visitors real results. Each file is a copy of a run's `run.json`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ FILES = ("minilm-l6-svd.json", "minilm-l6-autoencoder.json")
 
 
 def bundled_runs(folder: Path = FOLDER) -> list[Run]:
-    """Load the bundled measurements that can be read, as finished runs."""
+    """Load all readable bundled measurements as finished runs."""
     return [run for file in FILES if (run := _read(folder / file)) is not None]
 
 
 def origin(run: Run) -> str:
-    """ "bundled" if the run ships with offcomp, else "yours"."""
+    """Returns "bundled" if the run ships with offcomp, and "yours" otherwise."""
     return "bundled" if run.folder == FOLDER else "yours"
 
 
 def missing_files(folder: Path = FOLDER) -> list[str]:
-    """Names of the bundled measurements that are missing or unreadable."""
+    """Names of bundled measurement files that are missing or unreadable."""
     return [file for file in FILES if _read(folder / file) is None]
 
 

@@ -1,6 +1,6 @@
-"""How the original and the compressed model continue the same prompts: a table, and sentences that sum it up.
+"""Tables and summaries of how the original and the compressed model continue the same prompts.
 
-The scores of next-token tasks have `continuations`, except in runs made by earlier versions.
+Scores of next-token prediction tasks include `continuations`, except in runs made by earlier versions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from offcomp.results.scores import Score, metric_of
 from offcomp.runs.store import Run
 
 COLUMNS = ("run", "name", "task", "opening", "original", "compressed", "same_tokens", "tokens")
-NOT_RECORDED = "{} was measured before offcomp recorded continuations; run its plan again to see what both models write."
+NOT_RECORDED = "{} was measured before offcomp recorded continuations. Run its plan again to see what both models generate."
 
 
 def continues_prompts(score: Score) -> bool:
@@ -27,34 +27,34 @@ def continues_prompts(score: Score) -> bool:
 
 
 def continuation_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run, task and prompt: both continuations, how many leading tokens agree, and out of how many."""
+    """One row per run, task and prompt: both continuations, and how many of their leading tokens match."""
     return pd.DataFrame(listed_in(runs, "continuations"), columns=list(COLUMNS))
 
 
 def of_task(run: Run, task: str) -> list[dict[str, Any]]:
-    """The continuations of one run and task, each with its prompt."""
+    """The continuations that a run recorded for a task, each with its prompt."""
     return list(result_of(run)["scores"][task].get("continuations", []))
 
 
 def side_by_side(runs: Sequence[Run], task: str) -> list[tuple[Mapping[str, Any], ...]]:
-    """For each prompt that all of these runs continued, the continuation of each run."""
+    """The continuations of all runs, for each prompt that the runs have in common."""
     by_prompt = [{(entry["opening"], entry["original"]): entry for entry in of_task(run, task)} for run in runs]
     shared = [key for key in by_prompt[0] if all(key in entries for entries in by_prompt)]
     return [tuple(entries[key] for entries in by_prompt) for key in shared]
 
 
 def first_difference(original: str, compressed: str) -> int:
-    """Index in the compressed model's text where the first differing word begins; the end of the text if none differs."""
+    """Start index of the first differing word in the compressed model's text; the length of the text if none differs."""
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(original, compressed, strict=False)))
     within_a_word = any(text[shared : shared + 1].isalnum() for text in (original, compressed))
     return len(re.sub(r"\w+$", "", compressed[:shared])) if within_a_word else shared
 
 
 def continuation_answer(runs: Sequence[Run], names: Mapping[str, str], task: str) -> str:
-    """One sentence: the mean number of tokens before the first difference, and how many continuations are identical.
+    """Summarise in one sentence how many tokens match before the first difference, and how many continuations are identical.
 
     runs    one or two runs that continued the same prompts
-    names   run -> its name in the comparison
+    names   name of each run in the comparison, by run id
     """
     columns = list(zip(*side_by_side(runs, task), strict=True))
     total, count = columns[0][0]["tokens"], len(columns[0])
@@ -70,7 +70,7 @@ def continuation_answer(runs: Sequence[Run], names: Mapping[str, str], task: str
 
 
 def agreement_text(entry: Mapping[str, Any]) -> str:
-    """How many leading tokens the compressed model shares with the original, as a phrase."""
+    """Phrase stating how many leading tokens the compressed model shares with the original."""
     same, total = entry["same_tokens"], entry["tokens"]
     if same == total:
         return f"all {total} tokens the same"

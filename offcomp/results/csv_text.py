@@ -1,7 +1,7 @@
-"""Tables as CSV that is safe to open in a spreadsheet: no cell is interpreted as a formula.
+"""CSV export that is safe to open in a spreadsheet: no cell is interpreted as a formula.
 
 Text that starts like a formula (with = + - @, a tab or a line break) is prefixed with an apostrophe, as OWASP recommends to
-prevent CSV injection; numbers are left unchanged. A program that reads the file can strip the apostrophe.
+prevent CSV injection; numbers are left unchanged. Programs that read the file can strip the apostrophe.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NUMBER = re.compile(r"[+-]?(\d[\d_,.]*|\.\d+|inf|nan)(e[+-]?\d+)?( ?%)?", re.IGN
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """A table as CSV without its index, with formulas in cells and headings neutralised.
+    """Convert a table to CSV without its index, neutralising formulas in cells and headings.
 
     >>> csv_text(pd.DataFrame({"text": ["=1+1", "-2.5"]})).split()
     ['text', "'=1+1", '-2.5']
@@ -28,7 +28,7 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def neutral(cell: object) -> object:
-    """A cell that no spreadsheet interprets as a formula; values other than text are returned unchanged."""
+    """Prevent spreadsheets from interpreting a cell as a formula. Values other than strings are returned unchanged."""
     if not isinstance(cell, str):
         return cell
     is_formula = FORMULA.match(cell) and not NUMBER.fullmatch(cell)

@@ -18,8 +18,8 @@ CURVE_COLUMNS = ("requested_ratio", "ratio", "relative_error", "stored_parameter
 def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], ratios: Sequence[float]) -> pd.DataFrame:
     """SVD's exact relative error over all chosen weights at each requested ratio, and the resulting size.
 
-    `spectra` has one entry per group of the plan. The column `ratio` is the achieved ratio, in the unit of the groups.
-    Requested ratios that some group cannot reach are left out.
+    `spectra` contains one entry per group of the plan. The column `ratio` is the achieved ratio, in the unit of the groups.
+    Requested ratios that at least one group cannot reach are omitted.
     """
     rows = []
     for ratio in ratios:
@@ -37,7 +37,7 @@ def svd_error(spectra: Sequence[Spectrum], prediction: Prediction) -> float:
 
 
 def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectrum] | None = None) -> pd.DataFrame:
-    """One row per group: rank or latent width, sizes, ratio, break-even; with `spectra`, also SVD's error if feasible."""
+    """One row per group: rank or latent width, sizes, ratio and break-even. With `spectra`, also SVD's error where feasible."""
     rows = []
     for index, group in enumerate(groups):
         row = {

@@ -1,4 +1,4 @@
-"""What a survey found about compressing modules together: tables of pairs and merges, the merge tree, and sentences."""
+"""Results of a survey on compressing modules together: tables of pairs and merges, the merge tree, and summaries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def module_words(names: Iterable[str]) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> list[str]:
-    """Each run of consecutive numbers: ["0-3", "5"]."""
+    """Ranges of consecutive numbers, as text: ["0-3", "5"]."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -55,20 +55,20 @@ def ranges(numbers: Iterable[int]) -> list[str]:
 
 
 def kinds_words(names: Iterable[str]) -> str:
-    """The kinds of the named modules, for display: "query and key"."""
+    """The kinds of these modules, for display: "query and key"."""
     titles = list(dict.fromkeys(stem_title(stem_and_layer(name)[0]) for name in names))
     return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
 
 
 def _all_words(names: Sequence[str]) -> str:
-    """A phrase for all of these modules: "attention output of all 6 layers" or "all 12 modules of query and key"."""
+    """Phrase covering all of these modules: "attention output of all 6 layers" or "all 12 query and key modules"."""
     if len({stem_and_layer(name)[0] for name in names}) == 1 and len(names) > 1:
         return f"{kinds_words(names)} of all {len(names)} layers"
-    return f"all {len(names)} modules of {kinds_words(names)}"
+    return f"all {len(names)} {kinds_words(names)} modules"
 
 
 def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """One row per pair of modules, for this stacking or the best one; numbers are missing if the two cannot be stacked."""
+    """One row per pair of modules, for this stacking or the best one. Pairs that cannot be stacked have missing numbers."""
     best: dict[frozenset[str], Suggestion] = {}
     for pair in sorted(survey.pairs, key=lambda pair: pair.gain, reverse=True):
         if stack in (BEST, pair.stack):
@@ -82,7 +82,7 @@ def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
 
 
 def merge_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """One row per merge, in order: what is merged, its gain, and the resulting relative error over all modules.
+    """One row per merge, in order: the merged parts, the gain, and the resulting relative error over all modules.
 
     `group_gain` and the columns after it compare the whole merged group with its modules compressed individually.
     """
@@ -105,9 +105,9 @@ def _members(survey: Survey, merges: Sequence[Merge], node: int) -> tuple[str, .
 
 
 def tree_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """Coordinates of each node of the tree, numbered as in `Merge.parts`: the modules, then the merges.
+    """Coordinates of the tree's nodes, numbered as in `Merge.parts`: first the modules, then the merges.
 
-    `x` is the smallest gain up to and including a merge, in thousandths, so it decreases from the modules to the roots and a
+    `x` is the smallest gain up to and including a merge, in thousandths, so it decreases from the leaves to the roots, and a
     vertical line can cut the tree after any number of merges. `y` is the row; merged modules are in adjacent rows.
     """
     merges, count = survey.merges.get(stack, ()), len(survey.modules)
@@ -125,12 +125,12 @@ def tree_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
 
 
 def spread_of(gains: Sequence[float]) -> float:
-    """Length of the gain axis: from the largest gain to the smallest, including zero."""
+    """Length of the gain axis, which covers all gains and zero."""
     return (max([*gains, 0.0]) - min([*gains, 0.0])) or 1.0
 
 
 def _leaves(node: int, merges: Sequence[Merge], count: int) -> list[int]:
-    """Modules below a node; the part that contains the first module comes first."""
+    """Indices of the modules below a node; the part that contains the first module comes first."""
     if node < count:
         return [node]
     below = [_leaves(part, merges, count) for part in merges[node - count].parts]
@@ -138,7 +138,7 @@ def _leaves(node: int, merges: Sequence[Merge], count: int) -> list[int]:
 
 
 def survey_answer(survey: Survey, stack: str = BEST) -> str:
-    """How stacking all modules changes the error: with this stacking (or the best one), then with the others."""
+    """Describe how stacking all modules changes the error, starting with this stacking (or the best one)."""
     by_stack = {group.stack: group for group in survey.together}
     words = _all_words(survey.modules)
     if not by_stack or (stack != BEST and stack not in by_stack):
@@ -152,35 +152,35 @@ def survey_answer(survey: Survey, stack: str = BEST) -> str:
 
 
 def _smaller_groups(survey: Survey, stack: str, error: float) -> str:
-    """What the best cut of the tree achieves, if that beats stacking all modules as well as stacking none."""
+    """State whether the best cut of the tree, or no stacking at all, beats stacking all modules."""
     cut = best_cut(survey, stack)
     least = survey.merges[stack][cut - 1].error if cut else survey.error
     if cut and round(least, 3) < round(min(error, survey.error), 3):
-        return f" With the best groups of the tree, it falls to {least:.3f}."
+        return f" With the best groups in the tree, the error falls to {least:.3f}."
     if round(survey.error, 3) >= round(error, 3):
         return ""
-    return " Compressing each module alone is best." if stack == BEST else f" No merge by {stack} lowers it."
+    return " Compressing each module alone is best." if stack == BEST else f" No merge by {stack} helps."
 
 
 def _pair_answer(survey: Survey, stack: str, words: str) -> str:
-    """For modules that do not all fit into one matrix: the best pair, if any."""
+    """Name the best pair, if any, of modules that do not all fit into one matrix."""
     stacking = "in any stacking" if stack == BEST else f"stacked by {stack}"
     start = f"{sentence_start(words)} do not fit into one matrix {stacking}"
     pairs = [pair for pair in survey.pairs if stack in (BEST, pair.stack)]
     if not pairs:
-        return f"{start}, and no two of them do."
+        return f"{start}, and neither do any two of them."
     best = max(pairs, key=lambda pair: pair.gain)
     pair = f"{module_words(best.modules)}, stacked by {best.stack}"
-    return f"{start}; of the pairs that fit, the best is {pair}: its relative error {_stacked(best)}."
+    return f"{start}; the best pair that fits is {pair}: its relative error {_stacked(best)}."
 
 
 def _stacked(group: Suggestion, *, brief: bool = False) -> str:
-    """What stacking does to the error of a group; see `_change`."""
+    """Describe how stacking changes the error of a group; see `_change`."""
     return _change(group.separate_error, group.joint_error, brief=brief)
 
 
 def _change(before: float, after: float, *, brief: bool = False) -> str:
-    """ "falls from 0.519 to 0.500", or if brief "falls to 0.500"; "stays at" if both agree to three decimals."""
+    """Describe a change: "falls from 0.519 to 0.500", "falls to 0.500" if `brief`, or "stays at 0.500" to three decimals."""
     if f"{before:.3f}" == f"{after:.3f}":
         return f"stays at {before:.3f}"
     start = "" if brief else f"from {before:.3f} "
@@ -188,7 +188,7 @@ def _change(before: float, after: float, *, brief: bool = False) -> str:
 
 
 def cut_answer(survey: Survey, stack: str, kept: int) -> str:
-    """One sentence: how the groups at the cut change the error over all modules."""
+    """State in one sentence how the groups at the cut change the error over all modules."""
     merges = survey.merges[stack]
     if not kept:
         return f"No merges: with each module compressed alone, the overall relative error is {survey.error:.3f}."
@@ -198,26 +198,26 @@ def cut_answer(survey: Survey, stack: str, kept: int) -> str:
 
 
 def groups_at(survey: Survey, stack: str, kept: int) -> tuple[list[Suggestion], list[str]]:
-    """The groups of two or more modules after `kept` merges, largest gain first, and the modules left alone."""
+    """The groups of two or more modules after `kept` merges, largest gain first, and the remaining modules."""
     groups = groups_after(survey.merges.get(stack, ()), kept, len(survey.modules))
     grouped = {name for group in groups for name in group.modules}
     return groups, [name for name in survey.modules if name not in grouped]
 
 
 def group_words(group: Suggestion) -> str:
-    """How much a group gains or loses, and why."""
+    """Describe how much a group gains or loses, and why."""
     verdict = f"gain {group.gain:.3f}" if group.gain > 0 else f"loss {-group.gain:.3f}"
     return f"{verdict}. {group.reason}"
 
 
 def provenance(survey: Survey, origin: str) -> str:
-    """Where the numbers come from, on one line."""
+    """One-line provenance of a survey: origin, model, ratio, versions and date."""
     versions = ", ".join(f"{name} {survey.environment[name]}" for name in VERSIONS if name in survey.environment)
     return f"{origin.capitalize()}: {survey.model} at {survey.ratio:g}x, {versions}, {survey.measured[:10]}"
 
 
 def exported(table: pd.DataFrame, survey: Survey, origin: str) -> pd.DataFrame:
-    """A table of pairs or merges with the model, ratio, versions and date added to each row."""
+    """Add the model, ratio, versions and date to each row of a table of pairs or merges."""
     identity: dict[str, Any] = {"origin": origin, "model": survey.model, "fingerprint": survey.fingerprint}
     versions = {f"version_{name}": survey.environment.get(name, "") for name in VERSIONS}
     return table.assign(**identity, requested_ratio=survey.ratio, measured=survey.measured, **versions)

@@ -1,4 +1,4 @@
-"""One weight matrix under truncated SVD, as tables and sentences: what each rank keeps and stores, and which rows suffer."""
+"""Tables and sentences about one weight matrix under truncated SVD: what each rank keeps and stores, and which rows suffer."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SPECTRUM_COLUMNS = {
     "random_value": "Singular value, random",
     "random_energy_kept": "Energy kept, random",
 }
-"""Columns of `spectrum_table` -> their display names."""
+"""Display names of the columns of `spectrum_table`."""
 
 
 def break_even(rows: int, cols: int) -> float:
-    """The rank at which two factors store as much as the matrix: r * (rows + cols) = rows * cols."""
+    """The rank at which two factors have as many parameters as the matrix: r * (rows + cols) = rows * cols."""
     return rows * cols / (rows + cols)
 
 
 def spectrum_table(spectrum: MatrixSpectrum) -> pd.DataFrame:
-    """One row per rank, 1 to min(rows, cols), compared with a random matrix of the same shape and norm."""
+    """One row per rank from 1 to min(rows, cols), with a random matrix of the same shape and norm for comparison."""
     rows, cols = spectrum.shape
     ranks = np.arange(1, min(rows, cols) + 1)
     squared_error = spectrum.squared_errors
@@ -55,22 +55,22 @@ def spectrum_table(spectrum: MatrixSpectrum) -> pd.DataFrame:
 
 
 def spectrum_answer(table: pd.DataFrame, name: str, rank: int) -> str:
-    """How compressible the matrix is, in one or two sentences."""
+    """Describe in one or two sentences how compressible the matrix is."""
     chosen = table.iloc[rank - 1]
     if not table["singular_value"].any():
-        return f"{name} contains only zeros: every rank keeps all of it."
+        return f"{name} contains only zeros, so every rank reproduces it exactly."
     kept, stored = percent(chosen["energy_kept"]), percent(chosen["stored_fraction"])
     start = f"At rank {rank} of {len(table)}, {name} keeps {kept} of its energy"
     noise = f"A random matrix of the same shape would keep {percent(chosen['random_energy_kept'])}."
     if chosen["stored_fraction"] < 1:
         return f"{start} and needs {stored} as many parameters. {noise}"
     saving = int((table["stored_fraction"] < 1).sum())
-    why = f"from rank {saving + 1} on nothing is saved" if saving else "for a matrix this narrow, no rank saves anything"
+    why = f"from rank {saving + 1} on, nothing is saved" if saving else "for a matrix this narrow, no rank saves anything"
     return f"{start} but needs {stored} as many parameters: {why}. {noise}"
 
 
 def percent(fraction: float) -> str:
-    """A fraction as a whole percentage, with more digits only if it is close to, but not exactly, 0 or 1."""
+    """Format a fraction as a whole percentage, with more digits only for values close to, but not exactly, 0 or 1."""
     value = 100 * float(fraction)
     if value in (0.0, 100.0) or 1 <= value <= 99 or value > 100:
         return f"{value:.0f} %"
@@ -79,13 +79,13 @@ def percent(fraction: float) -> str:
 
 
 def row_table(view: View, rank: int) -> pd.DataFrame:
-    """For each sampled row, its length and the cosine between it and its reconstruction; all-zero rows are left out."""
+    """The length of each sampled row and the cosine between the row and its reconstruction; all-zero rows are left out."""
     table = pd.DataFrame({"row": view.sampled, "norm": view.norms.astype(np.float64), "cosine": view.cosines(rank)})
     return table.dropna().reset_index(drop=True)
 
 
 def median_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median length and cosine in each tenth of the rows, ordered by length; in fewer parts if there are few rows."""
+    """Median length and cosine in each tenth of the rows, ordered by length, or in fewer parts if there are only a few rows."""
     values = rows[["norm", "cosine"]].to_numpy()[rows["norm"].to_numpy().argsort(kind="stable")]
     parts = min(TENTHS, len(values) // 3)
     cuts = np.arange(parts + 1) * len(values) // max(1, parts)
@@ -94,7 +94,7 @@ def median_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows_answer(rows: pd.DataFrame, view: View, rank: int) -> str:
-    """One sentence: which rows keep their direction, and which rows were sampled."""
+    """State in one sentence how well the rows keep their direction, and which rows were sampled."""
     shown = len(view.sampled)
     which = f"all {shown:,} rows" if shown == view.rows else f"{shown:,} of {view.rows:,} rows, evenly spaced"
     zeros = shown - len(rows)
@@ -102,7 +102,7 @@ def rows_answer(rows: pd.DataFrame, view: View, rank: int) -> str:
     if rows.empty:
         return f"Every row is zero, so none has a direction ({which})."
     medians = median_table(rows)
-    typical = f"At rank {rank} the median cosine is {rows['cosine'].median():.2f}"
+    typical = f"At rank {rank}, the median cosine is {rows['cosine'].median():.2f}"
     if len(medians) == TENTHS:
         first, last = medians["cosine"].iloc[[0, -1]]
         typical += f": {first:.2f} among the shortest tenth of rows, {last:.2f} among the longest"
@@ -110,9 +110,9 @@ def rows_answer(rows: pd.DataFrame, view: View, rank: int) -> str:
 
 
 def block_table(view: View, rank: int) -> pd.DataFrame:
-    """Energy (squared length) of each block of rows and of columns: in total, kept at this rank, and in the residual.
+    """Energy (squared norm) of each block of rows or columns: the total, the part kept at this rank, and the residual.
 
-    `first` and `last` are row or column indices in the order that the view uses.
+    `first` and `last` are row or column indices in the order used by the view.
     """
     parts = []
     for side, energy, length in (("rows", view.row_energy, view.rows), ("columns", view.column_energy, view.cols)):
@@ -126,7 +126,7 @@ def block_table(view: View, rank: int) -> pd.DataFrame:
 
 
 def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
-    """One sentence: the energy of the residual, and the blocks of rows and of columns that lose the most."""
+    """State in one sentence the energy of the residual, and which blocks of rows and columns lose the most."""
     rows = blocks[blocks["side"] == "rows"]
     energy, lost = float(rows["energy"].sum()), float(rows["residual"].sum())
     if lost <= 1e-9 * energy:
@@ -140,10 +140,10 @@ def blocks_answer(blocks: pd.DataFrame, order: str) -> str:
             first, last = int(block["first"]), int(block["last"])
             which = f"{side.removesuffix('s')} {first:,}" if first == last else f"{side} {first:,} to {last:,}"
             worst.append(f"{percent(block['relative_error'] ** 2)} of {which}")
-    counted = ", numbered from the longest" if order == "norm" else ""
+    counted = " (numbered from the longest)" if order == "norm" else ""
     return f"{words}; the largest losses are {' and '.join(worst)}{counted}." if worst else f"{words}."
 
 
 def exported(table: pd.DataFrame, info: ModelInfo, spec: ModuleSpec) -> pd.DataFrame:
-    """A table for export, with the model, module and version that it was computed with added to each row."""
+    """Add the model, module and offcomp version to each row of a table for export."""
     return table.assign(model=info.model, fingerprint=info.fingerprint, module=spec.name, offcomp=__version__)

@@ -1,12 +1,12 @@
-"""Known relative errors of the chosen groups, apart from SVD's exact errors: measured by finished runs, or estimated from them.
+"""Known relative errors of the chosen groups besides SVD's exact errors: measured by finished runs, or estimated from them.
 
     error(ratio) ≈ svd(ratio) · f(ratio)
 
-svd is SVD's exact error on the chosen groups. f is the method's error divided by SVD's: log f is linear in the log of the ratio
-between measured ratios, and constant slightly beyond them. f comes from measurements with the same options, unit, storage dtype
-and calibration text: on the same groups if a nearby ratio was measured, otherwise on other groups of the same model where SVD
-was measured too, such as those of the bundled sweep. Ratios are those actually achieved, not those requested. This module does
-not need torch.
+svd is SVD's exact error on the chosen groups, and f is the method's error divided by SVD's. log f is interpolated linearly in
+log ratio between measured ratios, and is constant slightly beyond them. f comes from measurements with the same options, unit,
+storage dtype and calibration text: on the same groups if a nearby ratio was measured, and otherwise on other groups of the same
+model for which SVD was also measured, such as those in the bundled sweep. Ratios are achieved ratios, not requested ones. This
+module does not need torch.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from offcomp.runs.store import Run
 ESTIMATED = "estimated"
 """The value of `origin` for a point that was not measured."""
 BEYOND = 1.5
-"""Estimates extend beyond the highest and the lowest measured ratio by up to this factor."""
+"""Estimates extend beyond the range of measured ratios by up to this factor."""
 NO_ERROR = 1e-3
-"""If SVD's own error is below this, another method's error divided by it says nothing about other compression ratios."""
+"""SVD errors below this are too small to divide by: the quotient would say nothing about other compression ratios."""
 PLAIN_SVD = ("svd", json.dumps(default_options("svd"), sort_keys=True))
 """SVD with its default options, as (method, options)."""
 POINT_COLUMNS = ("method", "style_key", "origin", "requested_ratio", "ratio", "relative_error", "run", "seed", "about")
@@ -58,7 +58,7 @@ class Measured:
 
     @cached_property
     def settings(self) -> tuple[str, ...] | None:
-        """See `settings_of`; uses the calibration text of the run, not the current version of that text."""
+        """Like `settings_of`, but with the calibration text that the run used, not its current version."""
         return _settings(plan_as_stored(self.run), self._calibration)
 
     @property
@@ -67,7 +67,7 @@ class Measured:
 
     @cached_property
     def key(self) -> str:
-        """Identical for the same plan with the same dtypes and calibration text, wherever its model is stored."""
+        """Key that is equal for the same plan, dtypes and calibration text, wherever the model is stored."""
         plan = plan_as_stored(self.run).to_dict() | {"model": ""}
         return json.dumps([plan, self._calibration], sort_keys=True)
 
@@ -78,7 +78,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Estimated:
-    """An estimated relative error of a plan at the ratio that it will achieve, and a sentence that says what it is based on."""
+    """An estimate of a plan's relative error at the ratio that it will achieve, with a sentence that describes its basis."""
 
     plan: Plan
     ratio: float
@@ -87,14 +87,14 @@ class Estimated:
 
 
 def groups_of(plan: Plan) -> frozenset[Any]:
-    """Which modules are compressed together; equal for the same groups under different names or in a different order."""
+    """The modules that are compressed together, regardless of the names and the order of the groups."""
     return frozenset((frozenset(g.modules), g.stack if len(g.modules) > 1 else "") for g in plan.groups)
 
 
 def settings_of(plan: Plan) -> tuple[str, ...] | None:
     """Method, options, unit and dtype of a resolved plan, and its current calibration text: everything except the ratio.
 
-    None if its groups differ in any of these.
+    Returns None if the groups of the plan differ in any of these.
     """
     return _settings(plan, _calibration(plan, calibration_digest(plan)))
 
@@ -106,10 +106,10 @@ def _settings(plan: Plan, calibration: str) -> tuple[str, ...] | None:
 
 
 def _calibration(plan: Plan, digest: str | None) -> str:
-    """Which text a plan is calibrated on, and how it is read; empty if it is not calibrated. `digest` is None if unknown."""
+    """The calibration text of a plan and its settings; empty if nothing is calibrated. `digest` is None if unknown."""
     try:
         calibrated = bool(plan.calibrated_groups)
-    except InputError:  # made by a version with different methods or options
+    except InputError:  # the plan was made by a version with different methods or options
         calibrated = True
     return json.dumps([asdict(plan.calibration), digest], sort_keys=True) if calibrated else ""
 
@@ -130,13 +130,13 @@ def _fits(run: Run, fingerprint: str) -> bool:
 
 
 def _stamps() -> tuple[tuple[str, int], ...]:
-    """The names of the files of bundled measurements, with their modification times."""
+    """Names and modification times of the bundled measurement files."""
     return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(FOLDER.glob("*.json")))
 
 
 @lru_cache(maxsize=1)
 def _of_documents(stamps: tuple[tuple[str, int], ...]) -> tuple[Measured, ...]:
-    """Every row of the bundled sweeps as a run; cached until the files change."""
+    """All rows of the bundled sweeps as runs, cached until the files change."""
     documents = read_measurements().values() if stamps else ()
     return tuple(m for document in documents for part in ("sweep", "sensitivity") for m in _of_rows(document, part))
 
@@ -155,9 +155,9 @@ def _of_rows(document: Document, part: str) -> list[Measured]:
 
 
 def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
-    """The measurement of exactly these groups, settings, ratio and seed, whatever the tasks; the first match in `measured`.
+    """The first entry in `measured` with exactly the groups, settings, ratios and seed of the plan; the tasks may differ.
 
-    The plan must be resolved: see `planning.sizes.resolved`.
+    The plan must be resolved (see `planning.sizes.resolved`).
     """
     groups, settings, ratios = groups_of(plan), settings_of(plan), {group.ratio for group in plan.groups}
     for m in measured:
@@ -168,16 +168,16 @@ def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
 
 
 def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.DataFrame) -> Estimated | None:
-    """Estimate the error of a resolved plan that achieves `ratio` in its unit; None if nothing close enough was measured.
+    """Estimate the error of a resolved plan that achieves `ratio` in its unit; None without a close enough measurement.
 
-    `curve` is SVD's exact error on the same groups: columns `ratio`, in the plan's unit, and `relative_error`.
+    `curve` contains SVD's exact error on the same groups in the columns `ratio` (in the plan's unit) and `relative_error`.
     """
     settings, groups, unit = settings_of(plan), groups_of(plan), plan.groups[0].unit
     alike = [m for m in measured if m.settings == settings and m.relative_error > 0] if settings else []
     elsewhere, reference = _compared_with_svd([m for m in alike if m.groups != groups], plan, measured, unit)
     sources = (
         ([m for m in alike if m.groups == groups], curve, "these groups at other ratios"),
-        (elsewhere, reference, f"{_named(elsewhere)} of the same model, each compared with SVD on the same modules"),
+        (elsewhere, reference, f"{_named(elsewhere)} in the same model, each compared with SVD on the same modules"),
     )
     for used, svd, basis in sources if len(curve) else ():
         exact = [(m, at(svd, m.ratio(unit))) for m in used]
@@ -191,7 +191,7 @@ def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.
 
 
 def at(curve: pd.DataFrame, ratio: float) -> float:
-    """The error on a curve at a given ratio: interpolated between its points, constant beyond the ends."""
+    """The error on a curve at a given ratio, interpolated between its points and constant beyond both ends."""
     ordered = curve.sort_values("ratio")
     return float(np.interp(np.log(ratio), np.log(ordered["ratio"]), ordered["relative_error"]))
 
@@ -201,8 +201,8 @@ def _compared_with_svd(
 ) -> tuple[list[Measured], pd.DataFrame]:
     """The measurements in `alike` on the most informative groups, and SVD's errors on those groups.
 
-    Groups that are all single modules are preferred if and only if the plan's groups are; ties go to those measured most often.
-    Groups without an SVD measurement are skipped; both results are empty if none remain.
+    If the plan compresses each module alone, measurements that do the same are preferred, and otherwise those that do not. Ties
+    go to the groups measured most often. Groups without an SVD measurement are skipped; both results are empty if none remain.
     """
     dtypes = ("float32", *{m.settings[3] for m in alike if m.settings})
     svd = [m for m in measured if m.settings is not None and m.settings[:2] == PLAIN_SVD and m.settings[3] in dtypes]
@@ -226,9 +226,9 @@ def _named(measured: Sequence[Measured]) -> str:
 
 
 def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimated], unit: str) -> pd.DataFrame:
-    """One row per measurement or estimate, with its origin. `ratio` compares sizes measured in `unit`.
+    """One row per measurement or estimate, with its origin. `ratio` is the compression ratio in `unit`.
 
-    `style_key` determines colour and shape; `requested_ratio` is missing if it is not the same for all groups.
+    `style_key` determines colour and shape; `requested_ratio` is missing if it differs between groups.
     """
     rows = [_row(m.run, origin(m.run), m.ratio(unit), m.relative_error, origin_text(m.run)) for m in measured]
     for e in estimates:

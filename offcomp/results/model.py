@@ -1,7 +1,7 @@
-"""Where the parameters of a model are: tables by matrix and by kind, and sentences about them. Does not need torch.
+"""Tables and sentences that break down the parameters of a model by matrix and by kind. Does not need torch.
 
-Each matrix in a layer belongs to a row of the map: that of its kind or, if its kind is not recognised, that of its path without
-the layer number. All other matrices are outside the layers: embeddings, poolers, heads.
+Each matrix in a layer belongs to one row of the map: the row of its kind or, if its kind is not recognised, the row of its path
+without the layer number. All other matrices (embeddings, poolers, heads) are outside the layers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from offcomp.planning.spectrum import MatrixSpectrum, errors_at
 from offcomp.results.scores import sentence_start
 
 OUTSIDE = ""
-"""The `row` value of matrices that belong to no layer."""
+"""The value of `row` for matrices outside the layers."""
 
 PARTS = ("", "encoder", "decoder", "cross")
 TITLES = KIND_TITLES | {"pooler": "pooler", "head": "head", "other": "not recognised"}
@@ -35,7 +35,7 @@ GROUPS = {
     "FFN": ("ffn_in", "ffn_gate", "ffn_out"),
     "attention": ("query", "key", "value", "attention_output"),
 }
-"""The totals that `parameters_answer` reports."""
+"""The groups of kinds whose totals `parameters_answer` reports."""
 
 RECOGNISED, LISTED, UNKNOWN = "recognised", "known, left alone by default", "not recognised"
 STATUS = {"pooler": LISTED, "head": LISTED, "other": UNKNOWN}
@@ -54,7 +54,7 @@ SHARE_COLUMNS = ("kind", "matrices", "parameters", "share")
 def map_table(info: ModelInfo, chosen: Collection[str] = (), errors: Mapping[str, float] | None = None) -> pd.DataFrame:
     """One row per weight matrix: its row and layer in the map, its size, and what is known about it.
 
-    `relative_error` is missing if the spectrum is unknown (`known_error` is False) or if SVD cannot make the matrix that small.
+    `relative_error` is missing if the spectrum is unknown (`known_error` is False) or if SVD cannot reach the ratio.
     """
     errors = errors or {}
     rows = [
@@ -69,7 +69,7 @@ def map_table(info: ModelInfo, chosen: Collection[str] = (), errors: Mapping[str
 
 
 def _rows_and_layers(specs: Sequence[ModuleSpec]) -> Iterator[tuple[str, int | None]]:
-    """(row, layer) of each matrix. A path that is not recognised becomes a row if it occurs in several layers."""
+    """Yield (row, layer) for each matrix. An unrecognised path becomes a row if it occurs in several layers."""
     patterns = Counter(_without_layer(spec.name) for spec in specs)
     for spec in specs:
         pattern, layer = _without_layer(spec.name), LAYER.search(spec.name)
@@ -82,31 +82,31 @@ def _rows_and_layers(specs: Sequence[ModuleSpec]) -> Iterator[tuple[str, int | N
 
 
 def _without_layer(name: str) -> str:
-    """`encoder.*.attention.q` for `encoder.0.attention.q`."""
+    """Replace the layer number: `encoder.0.attention.q` becomes `encoder.*.attention.q`."""
     return LAYER.sub("*", name, count=1)
 
 
 def rows_of(table: pd.DataFrame) -> list[str]:
-    """The rows of the map in reading order: parts and kinds, then unrecognised paths."""
+    """The rows of the map from top to bottom: parts and kinds, then unrecognised paths."""
     titles = [f"{part} {title}".strip() for part in PARTS for title in KIND_TITLES.values()]
     present = [row for row in dict.fromkeys(table["row"]) if row != OUTSIDE]
     return sorted(present, key=lambda row: titles.index(row) if row in titles else len(titles))
 
 
 def same_row(table: pd.DataFrame, module: str) -> list[str]:
-    """The modules of the same kind in all layers; just the module itself if it belongs to no layer."""
+    """All modules in the same row of the map as `module`, or only the module itself if it is outside the layers."""
     row = table.loc[table["module"] == module, "row"].iloc[0]
     return list(table.loc[table["row"] == row, "module"]) if row != OUTSIDE else [module]
 
 
 def outside_of_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """The matrices that belong to no layer: word embeddings first, then the largest."""
+    """The matrices outside the layers: word embeddings first, then the others by decreasing size."""
     outside = table[table["row"] == OUTSIDE].sort_values("parameters", ascending=False, kind="stable")
     return outside.sort_values("kind", key=lambda kinds: kinds != KIND_TITLES["word_embeddings"], kind="stable")
 
 
 def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """(matrices outside the layers, rows of the layers): the largest that fit in the map."""
+    """Returns (matrices outside the layers, rows of the layers) for the map, limited to the largest if not all of them fit."""
     rows, outside = rows_of(table), outside_of_layers(table)
     if len(rows) > MOST_ROWS:
         sizes = table.groupby("row")["parameters"].sum()
@@ -116,7 +116,7 @@ def shown_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def placed_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The cells of the map: `x` is the layer, missing if a cell spans all of them; `y` counts rows from the top."""
+    """The cells of the map: `x` is the layer, or missing if a cell spans all layers; `y` counts rows from the top."""
     outside, rows = shown_rows(table)
     first = len(outside) + (GAP if len(outside) else 0.0)
     heights = {row: first + index for index, row in enumerate(rows)}
@@ -140,7 +140,7 @@ def share_table(info: ModelInfo) -> pd.DataFrame:
 
 
 def orientation(spec: ModuleSpec) -> str:
-    """How W is laid out in the stored tensor, which side faces the residual stream, and which modules share the tensor."""
+    """Describe how W is laid out in its stored tensor, which side faces the residual stream, and which modules share it."""
     parts = ["one row per token" if spec.kind == "word_embeddings" else "rows are outputs, columns inputs"]
     if spec.residual_side:
         parts.append(f"residual-stream side: {spec.residual_side}")
@@ -154,7 +154,7 @@ def orientation(spec: ModuleSpec) -> str:
 
 
 def number(value: float) -> str:
-    """A count of parameters to three digits: 11.7 M, 590 k."""
+    """Format a number of parameters to three significant digits: 11.7 M, 590 k."""
     for scale, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
         if value >= 0.9995 * scale:
             return f"{value / scale:.3g}{unit}"
@@ -162,12 +162,12 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share to two digits, with a non-breaking space."""
+    """Format a share as a percentage with two significant digits and a non-breaking space."""
     return f"{100 * share:.0f}\u00a0%" if share >= 0.0995 or share == 0 else f"{100 * share:.2g}\u00a0%"
 
 
 def parameters_answer(info: ModelInfo) -> str:
-    """One sentence: the share of the model in each group of weights, largest first."""
+    """State the share of the model's parameters in each group of weights, largest first."""
     total = f"the {number(info.num_parameters)} parameters"
     if not info.modules:
         return f"None of {total} is in a weight matrix that can be compressed."
@@ -191,7 +191,7 @@ def _counted(count: int) -> str:
 
 
 def recognised_answer(info: ModelInfo) -> str:
-    """One sentence: how many matrices are recognised, left alone by default, or not recognised, with a few names."""
+    """State how many matrices are recognised, left alone by default, or not recognised, and name a few of them."""
     names = {word: [spec.name for spec in info.modules if status(spec) == word] for word in (RECOGNISED, LISTED, UNKNOWN)}
     count, listed, unknown = len(names[RECOGNISED]), names[LISTED], names[UNKNOWN]
     texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} recognised, and compressed when you choose their kind"]
@@ -212,7 +212,7 @@ def _is(count: int) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of names left out."""
     listed = ", ".join(shortened(name, 60) for name in names[:NAMES_IN_ANSWER])
     return listed + (f" and {len(names) - NAMES_IN_ANSWER} more" if len(names) > NAMES_IN_ANSWER else "")
 
@@ -223,9 +223,9 @@ def shortened(name: str, longest: int) -> str:
 
 
 def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameters", dtype: str = STORED) -> dict[str, float]:
-    """Module -> relative error of SVD on it alone, for known spectra; NaN if SVD cannot make the module that small.
+    """Relative error of SVD on each module with a known spectrum, by module name; NaN if SVD cannot reach the ratio.
 
-    SVD never can if the matrix has a single row or column. Rounding to the storage dtype is ignored.
+    The error is always NaN for matrices with a single row or column. Rounding to the storage dtype is ignored.
     """
     errors = {spec.name: nan for spec in info.modules if min(spec.shape) == 1}
     for own_dtype in dict.fromkeys(spec.dtype for spec in info.modules):
@@ -239,12 +239,12 @@ def svd_errors(info: ModelInfo, home: Path, ratio: float, unit: str = "parameter
 
 
 def rounded_to(dtype: str, specs: Sequence[ModuleSpec]) -> str:
-    """The dtypes to which values stored as `dtype` are rounded; empty for float32, which needs no rounding."""
+    """The dtypes that weights are rounded to if stored as `dtype`; empty for float32, which needs no rounding."""
     return " and ".join(sorted({storage_dtype(dtype, [spec.dtype]) for spec in specs} - {"float32"}))
 
 
 def compressible(info: ModelInfo) -> tuple[ModuleSpec, ...]:
-    """The matrices with a non-trivial spectrum."""
+    """The matrices with more than one row and column, which have a non-trivial spectrum."""
     return tuple(spec for spec in info.modules if min(spec.shape) > 1)
 
 
@@ -255,14 +255,14 @@ def spectra_plan(info: ModelInfo, known: Collection[str]) -> Plan:
 
 
 def spectra_seconds(info: ModelInfo, plan: Plan) -> float:
-    """A rough estimate of the time on two cores to load the model and compute the eigenvalues of each matrix's Gram matrix."""
+    """Rough estimate of the seconds needed on two cores to load the model and compute the eigenvalues of all Gram matrices."""
     shapes = [sorted(info.module(name).shape) for group in plan.groups for name in group.modules]
     operations = sum(2 * long * short**2 + 10 * short**3 for short, long in shapes)
     return LOADING_SECONDS + operations / OPERATIONS_A_SECOND
 
 
 def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
-    """One or two sentences: which matrices SVD preserves best and worst at a ratio, and how many have no known error."""
+    """State which matrices SVD preserves best and worst at a ratio, and for how many the error is not known."""
     reachable = table[table["relative_error"].notna()].sort_values("relative_error", kind="stable")
     unknown = int((~table["known_error"]).sum())
     if reachable.empty:
@@ -274,7 +274,7 @@ def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
 
 
 def error_words(cell: Mapping[Any, Any] | pd.Series, ratio: float) -> str:
-    """What is known about SVD on one matrix alone."""
+    """Describe what is known about the error of SVD on a single matrix."""
     if not cell["known_error"]:
         return "its spectrum is not known"
     if isnan(cell["relative_error"]):
@@ -283,6 +283,6 @@ def error_words(cell: Mapping[Any, Any] | pd.Series, ratio: float) -> str:
 
 
 def exported(table: pd.DataFrame, info: ModelInfo, **settings: str | float) -> pd.DataFrame:
-    """A table with the model, its identity and the settings added to each row."""
+    """Add the model, its identity and the settings to each row of a table."""
     names = ("model", "fingerprint", "architecture", "dtype")
     return table.assign(**{name: getattr(info, name) for name in names} | settings)

@@ -1,6 +1,6 @@
-"""Which model a run started from. Does not need torch.
+"""Identifies the model that a run started from. Does not need torch.
 
-Models are identified by content: a copy is the same model, and a folder that was overwritten contains a different one.
+Models are identified by content: a copy counts as the same model, and an overwritten folder as a different one.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ DIGITS = 6
 
 
 def original_of(run: Run) -> str:
-    """Identifies everything that the scores of a run's original depend on; for old runs, only the weights.
+    """Identifier that covers everything the original's scores depend on; for runs of older versions, only its weights.
 
-    A run without a result has the identity recorded when it was submitted.
+    For a run without a result, this is the identifier recorded on submission.
     """
     model = (run.result or {}).get("model") or {}
     return str(model.get("reads") or model.get("fingerprint") or run.inputs.get("model") or run.plan.model)
 
 
 def model_titles(runs: Sequence[Run]) -> dict[str, str]:
-    """The requested model of each run, by run id; all copies of one model have the name of the first."""
+    """The model requested by each run, by run id; all copies of a model are named after the first."""
     first: dict[str, str] = {}
     return {run.id: first.setdefault(original_of(run), run.plan.model) for run in runs}
 
 
 def model_names(runs: Sequence[Run]) -> dict[str, str]:
-    """The display name of each run's model, by run id: one name per model, shared by no other model."""
+    """The display name of each run's model, by run id. Different models always have different names."""
     originals, titles = {run.id: original_of(run) for run in runs}, model_titles(runs)
     taken = Counter({originals[run]: title for run, title in titles.items()}.values())
     return {

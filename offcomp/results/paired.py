@@ -1,4 +1,4 @@
-"""Two models on the same examples: which individual predictions flipped or changed, and how certain a difference is."""
+"""Compares two models on the same examples: which predictions flipped or changed, and how certain a difference is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHANGE_COLUMNS = ["run", "name", "task", "text", "truth", "before", "after", "di
 
 
 def flip_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per flipped prediction, the largest change in the true label's probability first."""
+    """One row per flipped prediction, with the largest change in the true label's probability first."""
     rows = [
         {"predicted": ""} | flip | {"run": run.id, "name": name, "task": task, "change": change.replace("_", " ")}
         for run, name, task, score in scored_tasks(runs)
@@ -29,7 +29,7 @@ def flip_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def change_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per example listed among the most changed on a task without classes, the largest change first.
+    """One row per example listed as most changed on a task without classes, with the largest change first.
 
     before, after    the outputs of the models: a similarity, a predicted score, or a loss in nats per token
     """
@@ -37,7 +37,7 @@ def change_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def listed_in(runs: Sequence[Run], field: str) -> list[dict[str, Any]]:
-    """The entries of a list that some scores contain, such as `changes`, each with its run and task."""
+    """The entries of the list `field` (such as `changes`) in all scores that contain it, each with its run and task."""
     return [
         entry | {"run": run.id, "name": name, "task": task}
         for run, name, task, score in scored_tasks(runs)
@@ -46,14 +46,14 @@ def listed_in(runs: Sequence[Run], field: str) -> list[dict[str, Any]]:
 
 
 def _largest_first(rows: list[dict[str, Any]], columns: list[str], keys: dict[str, str]) -> pd.DataFrame:
-    """The rows with their difference, after minus before, the largest first; `keys` maps renamed columns to keys of `rows`."""
+    """Table of `rows` with the difference `after - before`, largest first; `keys` maps renamed columns to keys of `rows`."""
     table = pd.DataFrame(rows, columns=[keys.get(name, name) for name in columns]).set_axis(columns, axis="columns")
     table["difference"] = table["after"] - table["before"]
     return table.sort_values("difference", key=abs, ascending=False, kind="stable", ignore_index=True)
 
 
 def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run and task with classes: how many predictions flipped each way, and McNemar's p."""
+    """One row per run and task with classes: how many predictions flipped each way, and McNemar's p-value."""
     rows = []
     for run, name, task, score in scored_tasks(runs):
         if "flips" in score:
@@ -63,7 +63,7 @@ def flip_count_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def comparison_key(run: Run, task: str) -> tuple[Any, ...] | None:
-    """What scores of the same original on the same examples have in common; None if the task was not scored."""
+    """Key shared by scores of the same original on the same examples; None if the task was not scored."""
     result = result_of(run)
     score = result["scores"].get(task)
     if score is None:
@@ -80,10 +80,10 @@ def same_test(first: Run, second: Run, task: str) -> bool:
 
 
 def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float, float] | None:
-    """Accuracy of `first` minus that of `second` on the same examples, with its 95 % interval (value, low, high).
+    """Accuracy of `first` minus accuracy of `second` on the same examples, with its 95 % interval: (value, low, high).
 
-    Both start from the same original, so they differ only where one of them flipped a prediction that the other did not.
-    None if a run does not list every flip, as on tasks without classes: then the interval cannot be computed.
+    Both runs start from the same original, so they only differ on predictions that exactly one of them flipped.
+    Returns None if the interval cannot be computed because a run does not list every flip, as on tasks without classes.
     """
     scores = [result_of(run)["scores"][task] for run in (first, second)]
     ours, theirs = map(_changes, scores)
@@ -95,7 +95,7 @@ def paired_difference(first: Run, second: Run, task: str) -> tuple[float, float,
 
 
 def _changes(score: Score) -> dict[str, int] | None:
-    """Text -> -1 if a right prediction became wrong, +1 if a wrong one became right; None if the list is incomplete."""
+    """Direction of each flip by text: -1 for right to wrong, +1 for wrong to right. None if the list of flips is incomplete."""
     if "flips" not in score:
         return None
     signs = {"right_to_wrong": -1, "wrong_to_right": 1}

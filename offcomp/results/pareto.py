@@ -1,6 +1,6 @@
 """Score against size: which runs can share an axis, which are on the Pareto front, and whether two metrics agree.
 
-A run is on the front unless another run, or the original, is at most as large and at least as good, and smaller or better.
+A run is on the front unless another run, or the original, is no larger and no worse, and either smaller or better.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ERROR = Metric(
 
 ALONE, TOGETHER = "each alone", "stacked"
 UNIT_TITLES = {"bytes": "MB", "parameters": "M parameters"}
-"""Unit of a size -> how a million of that unit is displayed."""
+"""Display name of a million bytes or parameters, by size unit."""
 FEWEST_TO_JUDGE = 10
 """Minimum number of pairs of runs for a verdict on whether error and score agree."""
 EIGHT_BITS, FEW_BITS = 8, 4
@@ -47,25 +47,25 @@ FRONT_COLUMNS = (
     *("about", "within_noise", "on_front", "metric", "title", "unit"),
 )
 SHOWN = ["name", "grouping", "size", "ratio", "value", "low", "high", "n", "relative_error", "on_front"]
-"""The columns shown to readers."""
+"""The columns shown in tables on pages and in reports."""
 REASONS = {
     "scored with a different metric": ("family", "metric"),
-    "scored with its texts embedded differently": ("embedding",),
+    "scored with texts embedded differently": ("embedding",),
     "scored with a different version of the probe": ("probe",),
     "scored with different task settings": ("settings",),
     "scored on different examples": ("version", "split", "digest"),
 }
-"""Why two scores of one model are not comparable: message -> fields, at least one of which differs; most informative first."""
+"""Why two scores of one model are not comparable: a reason applies if any of its fields differs. Most informative first."""
 REFERENCE_COLUMNS = ("name", "value", "size")
 
 
 def metric_named(name: str) -> Metric:
-    """The score metric with this name, else ERROR."""
+    """The score metric with this name, or ERROR if there is none."""
     return METRICS.get(name, ERROR)
 
 
 def measures_of(runs: Sequence[Run]) -> dict[str, str]:
-    """What the runs can be compared by: task -> its title, in plan order, with the relative error last."""
+    """Measures for comparing the runs, by name: the titles of all tasks in plan order, then that of the relative error."""
     titles = {task: task_title(task, score) for run in runs for task, score in result_of(run)["scores"].items()}
     return titles | {ERROR.name: ERROR.title}
 
@@ -73,7 +73,7 @@ def measures_of(runs: Sequence[Run]) -> dict[str, str]:
 def sharing_an_axis(runs: Sequence[Run], measure: str) -> tuple[list[Run], dict[str, list[Run]]]:
     """The largest set of runs that can share an axis, and the runs left out, grouped by reason.
 
-    Scores are only comparable for the same original on the same examples, errors only for the same weights.
+    Scores are only comparable for the same original on the same examples, and errors only for the same weights.
     """
     keys = {run.id: _axis_key(run, measure) for run in runs}
     counts = Counter(key for key in keys.values() if key is not None)
@@ -89,7 +89,7 @@ def sharing_an_axis(runs: Sequence[Run], measure: str) -> tuple[list[Run], dict[
 
 
 def _axis_key(run: Run, measure: str) -> Hashable | None:
-    """What runs on one axis have in common; None if the run lacks this score or error."""
+    """Key shared by runs that can share an axis; None if the run lacks this score or error."""
     if measure == ERROR.name:
         return weights_of(run) if run.plan.groups else None
     score = result_of(run)["scores"].get(measure)
@@ -102,7 +102,7 @@ def _missing(measure: str) -> str:
 
 
 def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
-    """Why a run cannot share the axis of `shown`."""
+    """Why a run cannot share an axis with `shown`."""
     if key is None:
         return _missing(measure)
     if run.of_a_sample != shown.of_a_sample:
@@ -112,7 +112,7 @@ def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
     if measure == ERROR.name:
         return "different weights, so the errors are not comparable"
     if original_of(run) != original_of(shown):
-        return "the same weights with other files changed, such as the tokenizer or the pooling"
+        return "the same weights, but other files differ, such as the tokenizer or the pooling"
     ours, theirs = (result_of(each)["scores"][measure] for each in (run, shown))
     differing = (why for why, names in REASONS.items() if any(ours.get(name) != theirs.get(name) for name in names))
     return next(differing, "its original has a different score")
@@ -121,7 +121,7 @@ def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
 def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str]) -> pd.DataFrame:
     """One row for the original, then one per run: whole-model size, value with 95 % interval, and whether it is on the front.
 
-    `runs` share an axis. `about` describes the difference from the original; `within_noise` is True if that could be chance.
+    The runs share an axis. `about` describes the difference from the original; `within_noise` is True if it could be chance.
     """
     rows = [_original_row(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
     table = pd.DataFrame(rows)
@@ -154,7 +154,7 @@ def _original_row(run: Run, measure: str, unit: str) -> dict[str, Any]:
 
 
 def _value_columns(run: Run, measure: str, which: str) -> dict[str, Any]:
-    """The value of the compressed model, or of the original, with its interval, number of examples, title and metric."""
+    """The value of the compressed or original model, with its interval, number of examples, title and metric."""
     if measure == ERROR.name:
         error = overall_error(result_of(run)["groups"]) if which == "compressed" else 0.0
         return {"title": ERROR.title, "metric": ERROR.name, "value": error, "low": error, "high": error, "n": 0}
@@ -165,27 +165,27 @@ def _value_columns(run: Run, measure: str, which: str) -> dict[str, Any]:
 
 
 def _undominated(sizes: pd.Series, ranked: pd.Series) -> list[bool]:
-    """For each point, whether no other is at most as large and at least as good, and smaller or better."""
+    """Whether each point is Pareto-optimal, where small sizes and high ranks are better."""
     points = list(zip(sizes, ranked, strict=True))
     return [not any(s <= size and r >= rank and (s, r) != (size, rank) for s, r in points) for size, rank in points]
 
 
 def front_answer(table: pd.DataFrame) -> str:
-    """One sentence: how many runs are on the front, and the smallest run within noise of the original."""
+    """State how many runs are on the front, and name the smallest run within noise of the original."""
     runs = table[table["run"] != ""]
     metric = metric_named(table["metric"].iloc[0])
     on_front = runs[runs["on_front"]]
     count = f"{len(on_front) or 'None'} of {len(runs)} runs {'is' if len(on_front) < 2 else 'are'} on the front"
-    start = "" if len(runs) == 1 else f"{count}, meaning that no other run is at least as small and as good. "
+    start = "" if len(runs) == 1 else f"{count}, meaning that no other run is both at least as small and at least as good. "
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]
         return f"{start}{best['name']} has the smallest relative error, {best['value']:.3g}, at {_sized(best)}."
     unharmed = runs[runs["within_noise"]].sort_values("size", kind="stable")
     if len(unharmed):
-        best, introduction = unharmed.iloc[0], "The smallest within noise of the original is "
+        best, introduction = unharmed.iloc[0], "The smallest run within noise of the original is "
     else:
         best = runs.iloc[runs["value"].map(metric.ranked).argmax()]
-        introduction = "None is known to be within noise of the original; the best is "
+        introduction = "No run is known to be within noise of the original; the best is "
     start += introduction if len(runs) > 1 else ""
     score = f"{metric.word} on {within_sentence(table['title'].iloc[0])} {metric.number(best['value'])}"
     return f"{start}{best['name']}, {_sized(best)}: {score}, {best['about']}."
@@ -196,9 +196,9 @@ def _sized(row: pd.Series) -> str:
 
 
 def reference_table(documents: Iterable[Document], run: Run, measure: str, unit: str) -> pd.DataFrame:
-    """Plain rounding of every linear weight, measured on the same model and examples: to 8 bits, and to 4 or fewer.
+    """Bundled results of rounding every linear weight to 8 bits, and to 4 or fewer, on the same model and examples.
 
-    Empty if nothing matches. For the relative error, the run must have compressed exactly these weights.
+    Empty if there are none. For the relative error, the run must have compressed exactly the same weights.
     """
     references: dict[int, tuple[str, float, float]] = {}
     for row in (row for document in documents if _same_original(document, run, measure) for row in document["sweep"]):
@@ -209,7 +209,7 @@ def reference_table(documents: Iterable[Document], run: Run, measure: str, unit:
 
 
 def _rounding_bits(row: Mapping[str, Any]) -> int | None:
-    """The bit width if the row is plain rounding to 8 bits, or to 4 or fewer; otherwise None."""
+    """The bit width if a row measures plain rounding to 8 bits or to 4 or fewer, otherwise None."""
     bits = {group["size"] for group in row["groups"]}
     if len(bits) != 1 or {group["method"] for group in row["plan"]["groups"]} != {"quantization"}:
         return None
@@ -235,7 +235,7 @@ def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:
 
 
 def concordance(table: pd.DataFrame) -> tuple[int, int]:
-    """Two counts: pairs of runs in which the smaller error goes with the better value, and pairs that differ in both."""
+    """Number of pairs in which the run with the smaller error has the better value, and number of pairs that differ in both."""
     rank = metric_named(table["metric"].iloc[0]).ranked
     points = [(error, rank(value)) for error, value in zip(table["relative_error"], table["value"], strict=True)]
     pairs = [(a, b) for a, b in combinations(points, 2) if a[0] != b[0] and a[1] != b[1]]
@@ -243,13 +243,13 @@ def concordance(table: pd.DataFrame) -> tuple[int, int]:
 
 
 def agreement_answer(table: pd.DataFrame) -> str:
-    """One sentence: whether a smaller error goes with a better score."""
+    """State in one sentence whether a smaller error goes with a better score."""
     agreeing, pairs = concordance(table)
     metric = metric_named(table["metric"].iloc[0])
     if not pairs:
         return f"No two runs differ in both relative error and {metric.word}."
     share = agreeing / pairs
-    verdict = "they mostly agree" if share >= 0.75 else "they disagree" if share <= 0.25 else "the error is a poor guide"
+    verdict = "the two mostly agree" if share >= 0.75 else "the two disagree" if share <= 0.25 else "the error is a poor guide"
     return (
         f"In {agreeing:,} of {pairs:,} pairs of runs, the one with the smaller relative error also has the better "
         f"{metric.word}{f': {verdict}' if pairs >= FEWEST_TO_JUDGE else ''}."
@@ -257,13 +257,13 @@ def agreement_answer(table: pd.DataFrame) -> str:
 
 
 def of_the_same_weights(runs: Sequence[Run]) -> list[Run]:
-    """The runs that compress the most common choice of modules, since only errors on the same weights can be ranked."""
+    """The runs that compress the most common set of modules, since errors are only comparable on the same weights."""
     choices = Counter(modules_of(run) for run in runs)
     return [run for run in runs if modules_of(run) == choices.most_common(1)[0][0]]
 
 
 def left_out_text(left_out: Mapping[str, Sequence[Run]], names: Mapping[str, str], most: int = 5) -> str:
-    """The runs that are not on the axis, grouped by reason; at most `most` names per reason."""
+    """List the runs that are not on the axis, grouped by reason, with at most `most` names per reason."""
     parts = []
     for reason, runs in left_out.items():
         more = f" and {len(runs) - most} more" if len(runs) > most else ""

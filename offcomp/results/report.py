@@ -1,4 +1,4 @@
-"""Exports of a comparison: its tables with full provenance, and a self-contained HTML report that can be opened from disk."""
+"""Exports comparisons as tables with full provenance, and as a self-contained HTML report that can be opened from disk."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ MOST_ABREAST = 4
 FLIP_COLUMNS = ["text", "label", "predicted", "before", "after", "difference", "name", "change", "task"]
 CHANGE_COLUMNS = ["text", "truth", "before", "after", "difference", "name", "task"]
 CONTINUATION_COLUMNS = ["opening", "original", "compressed", "same_tokens", "tokens", "name", "task"]
-COUNTS_NOTE = "Equal accuracies can hide many flips. p is from McNemar's exact test."
-FLIPS_NOTE = "Before and after: the probability that the original and the compressed model assign to the true label."
-CONTINUATIONS_NOTE = 'Both models decode greedily; "Same tokens" counts the leading tokens on which they agree.'
+COUNTS_NOTE = "Equal accuracies can hide many flips. p is the p-value of McNemar's exact test."
+FLIPS_NOTE = "Before and after are the probabilities that the original and the compressed model assign to the true label."
+CONTINUATIONS_NOTE = 'Both models use greedy decoding. "Same tokens" is the number of leading tokens on which they agree.'
 SOMETIMES_EMPTY = ("flips", "changes", "continuations")  # depending on the type of task
 TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "runs": run_table,
@@ -67,17 +67,17 @@ def comparison_tables(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
 
 
 def table_names(runs: Sequence[Run]) -> list[str]:
-    """The names of the tables that a comparison of these runs has."""
+    """The names of the tables in a comparison of these runs."""
     return [name for name, make in TABLES.items() if name not in SOMETIMES_EMPTY or len(make(runs))]
 
 
 def comparison_table(runs: Sequence[Run], name: str) -> pd.DataFrame:
-    """One of the tables of a comparison."""
+    """The table with this name in a comparison."""
     return with_provenance(TABLES[name](runs).drop(columns=DRAWN_COLUMNS, errors="ignore"), runs)
 
 
 def comparison_document(runs: Sequence[Run]) -> dict[str, Any]:
-    """The same tables as JSON values, each a list of rows."""
+    """The tables of a comparison as JSON values, each a list of rows."""
     tables = comparison_tables(runs)
     return {name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()}
 
@@ -92,7 +92,7 @@ def figures_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
-    """The figures of one run, given its row of `run_table`."""
+    """The figures of one run, based on its row in `run_table`."""
     figures = {
         "Run": row["name"],
         "Run id": run.id,
@@ -111,7 +111,7 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
 
 
 def html_report(runs: Sequence[Run], *, created: datetime | None = None) -> str:
-    """A report on finished runs as one HTML file that needs no network. Raises InputError if there are no runs.
+    """Create a report on finished runs as a single HTML file that needs no network. Raises InputError if there are no runs.
 
     created   when the report was created; now by default
     """
@@ -165,7 +165,7 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
 
 
 def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
-    """Score against size, one chart per task; relative error against size if no task was scored. Only for runs of one model."""
+    """Yield score against size per task (relative error if no task was scored), or nothing for runs of several models."""
     measures = pareto.measures_of(runs)
     tasks, documents = [measure for measure in measures if measure != pareto.ERROR.name], list(read_measurements().values())
     for index, measure in enumerate(tasks or [pareto.ERROR.name]):
@@ -193,14 +193,14 @@ def _score_chart(name: str, runs: Sequence[Run], table: pd.DataFrame) -> Chart:
 def _chart(
     name: str, table: pd.DataFrame, figure: Callable[[pd.DataFrame, Palette], go.Figure], note: str, title: str = ""
 ) -> Chart:
-    """A chart with this title, by default the title of the figure."""
+    """A chart with this title, or with the title of its figure if none is given."""
     question = title or html.unescape(figure(table, LIGHT).layout.title.text)
     shown = table.drop(columns=[*DRAWN_COLUMNS, "run"], errors="ignore")
     return Chart(name, question, shown, partial(figure, table), note.strip())
 
 
 def _predictions(runs: Sequence[Run]) -> list[tuple[str, pd.DataFrame, str, str]]:
-    """(question, table, description of the table, note) about individual predictions; a table may be empty."""
+    """(question, table, table description, note) for each section on individual predictions. A table may be empty."""
     flips, counts = flip_table(runs), flip_count_table(runs).drop(columns="run")
     changes, continued = change_table(runs)[CHANGE_COLUMNS], continuation_table(runs)[CONTINUATION_COLUMNS]
     flips = flips[FLIP_COLUMNS].drop(columns=[] if flips["predicted"].any() else ["predicted"])
@@ -229,5 +229,5 @@ def _provenance(run: Run, name: str) -> dict[str, Any]:
 
 
 def _listed(environment: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Those of these values that are known, each preceded by its name."""
+    """The values known for these names, each preceded by its name."""
     return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name))

@@ -1,4 +1,4 @@
-"""The one-file HTML report, laid out by `report.html.jinja`, which escapes all text."""
+"""Renders the single-file HTML report from `report.html.jinja`, with all text escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from offcomp.results.charts.theme import DARK, LIGHT, PALETTES, Palette
 
 TITLE_PIXELS = 34  # height of a figure's own title, which the report replaces with a heading
 LONG_TEXT = 32  # cells with more characters than this wrap
-AXIS_FONT_SIZE = 12  # so that the longest axis title fits on a phone
+AXIS_FONT_SIZE = 12  # small enough for the longest axis title to fit on a phone
 LABEL_PIXELS = 30  # space on the right for the label of a marker near the edge
 NAMES = {"name": "Run", "row": "Part", "p": "McNemar's p", "predicted": "New prediction", "label": "True label"} | {
     "opening": "Prompt"
@@ -28,7 +28,7 @@ NAMES = {"name": "Run", "row": "Part", "p": "McNemar's p", "predicted": "New pre
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of the report: the id of its element, its question, its table, how to draw it in a theme, and a note."""
+    """A chart in the report: its element id, question and table, a function that draws it in a theme, and a note."""
 
     name: str
     title: str
@@ -39,13 +39,13 @@ class Chart:
 
 
 def document(charts: Sequence[Chart], **parts: Any) -> str:
-    """The complete file, with the chart library embedded once; `parts` are the other variables of the template."""
+    """Render the complete file, with the chart library embedded once; `parts` are the other template variables."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     drawn = {item.name: {theme: _as_json(item, palette) for theme, palette in PALETTES.items()} for item in charts}
     return template.render(
         charts=charts,
-        drawn=json.dumps(drawn).replace("<", "\\u003c"),  # so that no text can close the script element
+        drawn=json.dumps(drawn).replace("<", "\\u003c"),  # keeps text from closing the script element
         library=get_plotlyjs(),
         light=_colours(LIGHT),
         dark=_colours(DARK),
@@ -62,7 +62,7 @@ def _colours(palette: Palette) -> str:
 
 
 def _as_json(item: Chart, palette: Palette) -> dict[str, Any]:
-    """Data and layout of a figure without its title, on an opaque background so that a saved image is legible."""
+    """Data and layout of a figure without its title, on an opaque background to keep saved images legible."""
     figure = item.figure(palette)
     figure.update_layout(
         title=None,
@@ -85,7 +85,7 @@ class _Cell:
 
 
 def cells_of(table: pd.DataFrame) -> tuple[list[_Cell], list[tuple[_Cell, ...]]]:
-    """The headings of a table, and its rows."""
+    """The headings and rows of a table."""
     heads = [_Cell(_words(name), "number" * _is_number(table[name])) for name in table.columns]
     return heads, list(zip(*(_cells(table[name]) for name in table.columns), strict=True))
 
@@ -95,7 +95,7 @@ def _is_number(column: pd.Series) -> bool:
 
 
 def _cells(column: pd.Series) -> list[_Cell]:
-    """Three digits for fractions, thousands separators for integers, empty cells for missing values."""
+    """Format a column: three digits for fractions, thousands separators for integers, empty cells for missing values."""
     if is_float_dtype(column):
         texts = ["" if pd.isna(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in column]
     elif _is_number(column):
@@ -107,5 +107,5 @@ def _cells(column: pd.Series) -> list[_Cell]:
 
 
 def _words(name: str) -> str:
-    """The heading of a column: its entry in NAMES, else its name with spaces, capitalised."""
+    """The heading of a column: its entry in NAMES, or else its name, capitalised and with spaces for underscores."""
     return NAMES.get(name) or name[:1].upper() + name[1:].replace("_", " ")

@@ -1,7 +1,7 @@
-"""Names and tables of finished runs: one row per run, or per property of the runs. All runs passed in must be finished.
+"""Names and tables of finished runs, with one row per run or per property. All runs passed in must be finished.
 
-A relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). `run.json` contains enough to
-compute both for each group: the residual is rmse^2 * entries, the squared weights are (rmse / relative_error)^2 * entries.
+The relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). Both sums can be computed for
+each group from `run.json`: rmse^2 * entries for the residuals, and (rmse / relative_error)^2 * entries for the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from offcomp.runs.store import Run
 SHORT_ID = 6
 NAMED_KINDS = 3
 FEW = 4
-"""How many runs are selected at first if no two runs differ only in method."""
+"""Number of runs selected initially if no two runs differ only in method."""
 TITLES = {method.style_key: method.title for method in METHODS}
 DENOMINATORS = {"chosen": "chosen modules", "matrices": "all linear and embedding weights", "whole": "whole model"}
 VERSIONS = ("offcomp", "python", "torch", "transformers", "numpy", "scikit-learn")
@@ -43,7 +43,7 @@ def fingerprint_of(run: Run) -> str:
 
 
 def scored_tasks(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, Score]]:
-    """(run, its short name, task, score) of every score of the runs."""
+    """Yield (run, short name, task, score) for every score of the runs."""
     names = short_names(runs)
     for run in runs:
         for task, score in result_of(run)["scores"].items():
@@ -51,12 +51,12 @@ def scored_tasks(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, Score]]:
 
 
 def method_title(run: Run) -> str:
-    """ "SVD"; "SVD + Autoencoder" if the groups differ; "Original" for a plan without groups."""
+    """The methods of a run: "SVD", "SVD + Autoencoder" if the groups differ, or "Original" if there are no groups."""
     return " + ".join(dict.fromkeys(group_title(group) for group in run.plan.groups)) or "Original"
 
 
 def group_title(group: Group) -> str:
-    """The title of a group's method, followed by its preset if that is not the default."""
+    """The title of a group's method, followed by its preset if it is not the default."""
     style_key, preset = style_key_in_plan(group.method, group.options), group.options.get("preset")
     if style_key not in TITLES:
         return group.method
@@ -65,7 +65,7 @@ def group_title(group: Group) -> str:
 
 
 def style_key_of(run: Run) -> str:
-    """The style key of a run: that of its method, "original" if it has no groups, "reference" if it has several methods."""
+    """The style key of a run's method, "original" if the run has no groups, or "reference" if it has several methods."""
     style_keys = {style_key_in_plan(group.method, group.options) for group in run.plan.groups}
     if not style_keys:
         return "original"
@@ -73,7 +73,7 @@ def style_key_of(run: Run) -> str:
 
 
 def title_of_style_key(style_key: str) -> str:
-    """The title of a style key's method; the style key itself if this version does not recognise it."""
+    """The title of the method with this style key, or the style key itself if this version does not recognise it."""
     return "Several methods" if style_key == "reference" else TITLES.get(style_key, style_key)
 
 
@@ -83,7 +83,7 @@ def modules_of(run: Run) -> frozenset[str]:
 
 
 def weights_of(run: Run) -> tuple[str, frozenset[str]]:
-    """Which weights a run compressed. Errors are only comparable on the same weights."""
+    """The weights that a run compressed, as (fingerprint, modules). Errors are only comparable on the same weights."""
     return fingerprint_of(run), modules_of(run)
 
 
@@ -104,7 +104,7 @@ def ratio_title(run: Run) -> str:
 
 
 def label(run: Run) -> str:
-    """A run on one line: "SVD, query+key, 3.0x, e18348"."""
+    """One-line description of a run: "SVD, query+key, 3.0x, e18348"."""
     details = [modules_title(run), ratio_title(run)] if run.plan.groups else ["nothing compressed"]
     return ", ".join([method_title(run), *details, run.id[:SHORT_ID]])
 
@@ -129,9 +129,9 @@ def short_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
-    """Ids of the newest run of each method among runs on the same weights at the same ratio; else of the newest few runs.
+    """Ids of the runs selected initially: the newest run of each method on the same weights at the same ratio.
 
-    The latter are used if no two methods share weights and ratio; they all compress the same weights as the newest run.
+    If no two methods share weights and ratio, the newest few runs on the same weights as the newest run are selected.
     """
     newest: dict[Hashable, dict[str, str]] = {}
     for run in (*own, *bundled):
@@ -143,13 +143,13 @@ def default_selection(own: Sequence[Run], bundled: Sequence[Run]) -> list[str]:
 
 
 def unfinished_siblings(chosen: Sequence[Run], everything: Sequence[Run]) -> list[Run]:
-    """Runs that answer the same question as a chosen one but have no result: failed, cancelled or still running."""
+    """Failed, cancelled or unfinished runs that answer the same question as a chosen run."""
     questions = {_question(run) for run in chosen}
     return [run for run in everything if run.status != "done" and _question(run) in questions]
 
 
 def _question(run: Run) -> tuple[Any, ...]:
-    """What two runs must share to answer the same question."""
+    """Properties that two runs must share to answer the same question."""
     sizes = frozenset((group.ratio, group.unit) for group in run.plan.groups)
     return original_of(run), modules_of(run), sizes
 
@@ -161,9 +161,9 @@ def plan_as_stored(run: Run) -> Plan:
 
 
 def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, float]:
-    """Stage -> seconds it took in finished runs on these weights, for a resolved plan; the newest run takes precedence.
+    """Seconds taken by each stage in finished runs on these weights, for a resolved plan; newer runs take precedence.
 
-    Loading and scoring times do not depend on what is compressed; compression times only count if all groups are the same.
+    Loading and scoring times do not depend on what is compressed; compression times are only used if all groups are the same.
     """
     known: dict[str, float] = {}
     groups = plan.to_dict()["groups"]
@@ -175,20 +175,20 @@ def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, 
 
 
 def overall_error(groups: Sequence[dict[str, Any]]) -> float:
-    """Relative error over all weights of `groups` together."""
+    """Relative error over all weights in `groups`."""
     residual = sum(group["rmse"] ** 2 * group["rows"] * group["cols"] for group in groups)
     energy = sum(group["squared_norm"] for group in groups)
     return sqrt(residual / energy) if energy else 0.0
 
 
 def overall_cosine(groups: Sequence[dict[str, Any]]) -> float:
-    """Cosine distance over all rows of `groups` together."""
+    """Mean cosine distance over all rows in `groups`."""
     rows = sum(group["num_rows"] for group in groups)
     return sum(group["cosine_distance"] * group["num_rows"] for group in groups) / rows if rows else 0.0
 
 
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run: errors over all chosen weights, their stored size, and the scores of each task."""
+    """One row per run: errors over all chosen weights, their stored size, and the scores on each task."""
     names = short_names(runs)
     return pd.DataFrame([_row(run, names[run.id]) for run in runs])
 
@@ -213,7 +213,7 @@ def _row(run: Run, name: str) -> dict[str, Any]:
 
 
 def _figures(score: Score) -> dict[str, Any]:
-    """The figures of one task, by name, without those that its metric or the version that made the run lacks."""
+    """The figures of one task, by name, except those missing for its metric or in the version that made the run."""
     paired, compressed, baseline = score["paired"], score["compressed"], baseline_of(score)
     figures = {
         "metric": metric_of(score).name,
@@ -246,7 +246,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
 
 
 def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:
-    """Facts about the runs, one property per row and one run per column; with several runs, only what differs."""
+    """Properties of the runs, with one row per property and one column per run. For several runs, only those that differ."""
     columns = {f"{name} ({run[:SHORT_ID]})": run for run, name in short_names(runs).items()}
     facts = {run.id: _facts(run) for run in runs}
     properties = list(dict.fromkeys(name for fact in sorted(facts.values(), key=len, reverse=True) for name in fact))
@@ -259,7 +259,7 @@ def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataF
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """Plan and figures of a run, all as text. If the groups differ in a value, all its values are listed."""
+    """The plan and figures of a run, as text. Values that differ between groups are all listed."""
     result, plan = result_of(run), run.plan.to_dict()
     tasks = ", ".join(map(task_name, run.plan.tasks))
     facts = {"model": plan["model"], "seed": plan["seed"], "tasks": tasks, "groups": len(plan["groups"])}
@@ -288,7 +288,7 @@ def _text(value: Any) -> str:
 
 
 def with_provenance(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Add the model, seed, plan and versions of its run to each row of a table with a `run` column."""
+    """Add the model, seed, plan and versions of the run to each row of a table with a `run` column."""
     rows = [
         {"run": run.id, "fingerprint": fingerprint_of(run), "seed": run.plan.seed}
         | {f"version_{name}": result_of(run)["environment"].get(name, "") for name in VERSIONS}

@@ -1,6 +1,6 @@
-"""How scores are named and formatted, in one place for charts, pages and the command line.
+"""Naming and formatting of scores, shared by charts, pages and the command line.
 
-A score is the document of one task in `run.json`. Runs made by earlier versions lack some fields and only have accuracy.
+A score is the entry of one task in `run.json`. Runs made by earlier versions lack some fields and only contain accuracy.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ def metric_of(score: Score) -> Metric:
 
 
 def task_title(task: str, score: Score) -> str:
-    """The title of a task; its name if it has none."""
+    """The title of a task, or its name if it has no title."""
     return str(score.get("title") or TITLES.get(task) or task)
 
 
 def within_sentence(title: str) -> str:
-    """A title for the middle of a sentence: "topics" and "masked words in prose", but "STS-B" and "CoLA"."""
+    """A title as written within a sentence: "topics" and "masked words in prose", but "STS-B" and "CoLA"."""
     first = title.split(" ", maxsplit=1)[0]
     return title[:1].lower() + title[1:] if first[1:].islower() else title
 
 
 def sentence_start(text: str) -> str:
-    """The text with its first letter capitalised."""
+    """Capitalise the first letter of a text."""
     return text[:1].upper() + text[1:]
 
 
 def on_task(task: str, score: Score) -> str:
-    """ "accuracy on sentiment"."""
+    """Metric and task, as a phrase: "accuracy on sentiment"."""
     return f"{metric_of(score).word} on {within_sentence(task_title(task, score))}"
 
 
 def value_of(score: Score, which: str = "compressed") -> float:
-    """The value of the compressed model, or of the original."""
+    """The value of the compressed or the original model."""
     return float(score[which]["value"])
 
 
 def interval_of(score: Score, which: str = "compressed") -> tuple[float, float]:
-    """The 95 % interval of a value, clipped to the metric's range; zero width if there are too few examples for one.
+    """The 95 % interval of a value, clipped to the metric's range; of zero width if there are too few examples.
 
-    If all answers are right, or all wrong, the standard error is 0 and uninformative, so the Wilson interval is used.
+    If all answers are right or all are wrong, the standard error is 0 and uninformative, so the Wilson interval is used.
     """
     metric, value, margin = metric_of(score), value_of(score, which), Z_95 * float(score[which]["standard_error"] or 0.0)
     if metric.percent and value in (0, 1):
@@ -78,7 +78,7 @@ def score_text(score: Score, which: str = "compressed") -> str:
 
 
 def baseline_of(score: Score) -> tuple[str, float] | None:
-    """The name of the baseline that ignores the text, and its score; None if the metric has no baseline."""
+    """Name and score of the baseline that ignores the text; None if the metric has no baseline."""
     baseline = score.get("baseline")
     if baseline is None and "majority_baseline" in score:
         baseline = {"name": "majority class", "value": score["majority_baseline"]}
@@ -93,14 +93,14 @@ def within_noise(interval: Sequence[float] | None) -> bool:
 
 
 def difference_text(metric: Metric, value: float, low: float, high: float, *, against: str = "") -> str:
-    """A difference between two scores: "+0.7 points (95 % interval -2.1 to +3.5), within noise"."""
+    """A difference between two scores, as text: "+0.7 points (95 % interval -2.1 to +3.5), within noise"."""
     noise = ", within noise" if within_noise((low, high)) else ""
     interval = f"{metric.bare_change(low)} to {metric.bare_change(high)}"
     return f"{metric.change(value)}{against} (95 % interval {interval}){noise}"
 
 
 def change_text(metric: Metric, value: float, low: float, high: float, *, separator: str = "") -> str:
-    """A difference from the original, with its interval unless that is NaN."""
+    """A difference from the original, as text, with its interval unless the interval is NaN."""
     if not (isfinite(low) and isfinite(high)):
         return f"{metric.change(value)} from the original"
     return difference_text(metric, value, low, high, against=f" from the original{separator}")
@@ -110,7 +110,7 @@ def against_original(score: Score) -> str:
     """The paired difference from the original model, as text."""
     metric, paired = metric_of(score), score["paired"]
     if paired["interval"] is None:
-        return f"{metric.change(paired['difference'])} from the original, on too few examples for an interval"
+        return f"{metric.change(paired['difference'])} from the original, with too few examples for an interval"
     return change_text(metric, paired["difference"], *paired["interval"])
 
 
@@ -122,7 +122,7 @@ def brief_difference(score: Score) -> str:
 
 
 def visible_difference(scores: Sequence[Score]) -> str:
-    """One sentence: the smallest true difference that the task can detect in all of these runs; empty if any lacks it."""
+    """State the smallest true difference that the task can detect in all of these runs; empty if unknown for any of them."""
     smallest = [score["paired"].get("smallest_difference") for score in scores]
     if not scores or None in smallest:
         return ""
@@ -133,7 +133,7 @@ def visible_difference(scores: Sequence[Score]) -> str:
 
 
 def others_of(score: Score) -> dict[str, Score]:
-    """Metric -> the score under it, for the metrics that the task reports in addition to its main one."""
+    """Scores under the metrics that a task reports in addition to its main metric, by metric name."""
     return {name: {**score, "metric": name, **figures} for name, figures in score.get("also", {}).items()}
 
 
@@ -146,7 +146,7 @@ def others_text(score: Score) -> list[str]:
 
 
 def figure_texts(task: str, score: Score) -> dict[str, str]:
-    """Name -> figure as text, for everything that is known about a task's score."""
+    """All known figures of a task's score as text, by name."""
     name, title = sentence_start(on_task(task, score)), within_sentence(task_title(task, score))
     figures = {name: score_text(score), f"{name}, from original": brief_difference(score)}
     for other in others_of(score).values():
@@ -159,18 +159,18 @@ def figure_texts(task: str, score: Score) -> dict[str, str]:
 
 
 def notes(task: str, score: Score) -> list[str]:
-    """Caveats about the original's own score, one sentence each: a wrong label order, or a score below a constant answer's."""
+    """Caveats about the original's score, one sentence each: a wrong label order, or a score below a constant answer's."""
     title, metric = sentence_start(task_title(task, score)), metric_of(score)
     stored = [f"{title}: {note}" for note in score.get("note", ())]
     original, baseline = score.get("original", score), baseline_of(score)
     if stored or not baseline or metric.name != "accuracy" or original.get("value", baseline[1]) >= baseline[1]:
         return stored
     value, constant = metric.number(original["value"]), metric.number(baseline[1])
-    return [f"{title}: the original scores {value}, below the {constant} of always giving the same answer."]
+    return [f"{title}: the original scores {value}, below the {constant} achieved by always giving the same answer."]
 
 
 def concerns(task: str, score: Score, *, compressed: bool) -> list[str]:
-    """Why a score may not mean what it seems to, one clause each, to follow the model's name.
+    """Reasons why a score may be misleading, each a clause that follows the model's name.
 
     compressed    whether anything was compressed, in which case predictions should differ
     """

@@ -1,4 +1,4 @@
-"""Results as sentences that answer the question of a page, with differences, their intervals and their provenance."""
+"""Results as sentences that answer the question of a page, with differences, intervals and provenance."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from offcomp.results.scores import Score, against_original, difference_text, met
 from offcomp.runs.store import Run
 
 ALIKE = 1.1
-"""Sizes that differ by less than this factor count as the same size."""
+"""Sizes that differ by less than this factor are considered equal."""
 NAMED_GROUPS = 6
 
 
 def megabytes(count: int) -> str:
-    """Bytes, in the most readable unit: "2.34 MB", "86.1 MB", "12.3 kB"."""
+    """Format a number of bytes in the most readable unit: "2.34 MB", "86.1 MB", "12.3 kB"."""
     return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"
 
 
 def smaller(ratio: float) -> str:
-    """A compression ratio: "3.02x smaller", "1.5x larger" if it is below 1."""
+    """A compression ratio in words: "3.02x smaller", or "1.5x larger" for ratios below 1."""
     return f"{ratio:.3g}x smaller" if ratio >= 1 else f"{1 / ratio:.3g}x larger"
 
 
@@ -51,14 +51,14 @@ def _answer_on(run: Run) -> str:
 
 
 def _score_clause(task: str, score: Score) -> str:
-    """How one score changed."""
+    """Describe how one score changed."""
     metric = metric_of(score)
     lower = " (lower is better)" if metric.direction == "lower" else ""
     return f"{on_task(task, score)} is {metric.number(value_of(score))}{lower}, {against_original(score)}"
 
 
 def _error_clause(runs: Sequence[Run]) -> str:
-    """Which run has the smallest error, if the errors are comparable."""
+    """State which run has the smallest error, if the errors are comparable."""
     if len(set(map(weights_of, runs))) > 1:
         return "The runs compress different weights, so their errors are not ranked"
     table = run_table(runs).sort_values("relative_error", kind="stable")
@@ -69,12 +69,12 @@ def _error_clause(runs: Sequence[Run]) -> str:
         return f"All have a relative error of {best['relative_error']:.3g}, at a compression ratio of {sizes} in parameters"
     errors = f"(relative error {best['relative_error']:.3g} against {worst['relative_error']:.3g} for {worst['name']})"
     if high > ALIKE * low:
-        return f"Compression ratios differ, from {sizes} in parameters; {best['name']} has the smallest error {errors}"
+        return f"Compression ratios range from {sizes} in parameters; {best['name']} has the smallest error {errors}"
     return f"At a compression ratio of {sizes} in parameters, {best['name']} has the lower reconstruction error {errors}"
 
 
 def _score_clauses(runs: Sequence[Run]) -> list[str]:
-    """For each task that all runs share: the best run against the worst, on the same examples."""
+    """Compare the best run with the worst on each task that all runs were scored on with the same examples."""
     return [
         _best_and_worst(runs, task)
         for task in result_of(runs[0])["scores"]
@@ -83,7 +83,7 @@ def _score_clauses(runs: Sequence[Run]) -> list[str]:
 
 
 def _best_and_worst(runs: Sequence[Run], task: str) -> str:
-    """How far the best run of a task is from the worst, and how certain that is."""
+    """State how much the best run on a task differs from the worst, and how certain the difference is."""
     names, scores = short_names(runs), {run.id: result_of(run)["scores"][task] for run in runs}
     metric, where = metric_of(scores[runs[0].id]), on_task(task, scores[runs[0].id])
     ordered = sorted(runs, key=lambda run: metric.ranked(value_of(scores[run.id])))
@@ -97,14 +97,14 @@ def _best_and_worst(runs: Sequence[Run], task: str) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """Where a measurement comes from, on one line."""
+    """One-line provenance of a measurement: model, seed, date and versions."""
     result, plan = result_of(runs[0]), runs[0].plan
     versions = ", ".join(f"{name} {result['environment'][name]}" for name in ("offcomp", "torch"))
     return f"{plan.model}, seed {plan.seed}, {result['started'][:10]}, {versions}"
 
 
 def origin_text(run: Run) -> str:
-    """Where the numbers of a run come from: bundled or the user's own, plan, seed, versions and machine."""
+    """Describe the origin of a run's numbers: bundled or the user's own, plan, seed, versions and machine."""
     environment, groups = result_of(run)["environment"], run.plan.groups
     owner = "Bundled measurement" if origin(run) == "bundled" else "Your run"
     names = ", ".join(group.name for group in groups[:NAMED_GROUPS])
@@ -119,7 +119,7 @@ def origin_text(run: Run) -> str:
 
 
 def first_impression(runs: Sequence[Run]) -> str:
-    """What compression did to the model, in a sentence for first-time visitors."""
+    """Describe the effect of compression in one sentence for first-time visitors."""
     ratio = run_table(runs)["parameter_ratio"].min()
     start = f"With the {modules_title(runs[0])} weights of {runs[0].plan.model} stored {smaller(ratio)}"
     agreements = list(filter(None, map(_agreement, runs)))
@@ -131,7 +131,7 @@ def first_impression(runs: Sequence[Run]) -> str:
 
 
 def _agreement(run: Run) -> tuple[str, int, str] | None:
-    """Agreement with the original on the first task with classes, its number of sentences, and the method."""
+    """Agreement with the original on the first task with classes, the number of its sentences, and the method."""
     for score in result_of(run)["scores"].values():
         if "agreement" in score["paired"]:
             return metric_of(score).number(score["paired"]["agreement"]), score["compressed"]["n"], method_title(run)

@@ -152,7 +152,7 @@ def test_answers() -> None:
     assert sweep_answer(table) == (
         "At a requested ratio of 4x, Quantization (each alone) has the best accuracy on sentiment: 81.0 %, +1.0 points from "
         "the original (95 % interval -1.0 to +3.0), within noise; 1 of 3 settings is within noise of the original, "
-        "and SVD (stacked by kind) is worst with 60.0 %."
+        "and SVD (stacked by kind) is the worst with 60.0 %."
     )
     assert sweep_answer(table.iloc[:1]) == (
         "At a requested ratio of 2x, SVD (each alone) has the best accuracy on sentiment: 75.0 %, -5.0 points from the "
@@ -161,7 +161,7 @@ def test_answers() -> None:
     alone = sensitivity_table(document, "sentiment")
     assert sensitivity_answer(alone) == (
         "Compressing one matrix at a time with SVD at 4x changes the accuracy on sentiment by more than noise for 2 of 3 "
-        "matrices, most for word_embeddings (-3.0 points); about 0 would be expected by chance alone."
+        "matrices, most strongly for word_embeddings (-3.0 points); about 0 would be expected by chance alone."
     )
     assert "for none of 1 matrices" in sensitivity_answer(alone.iloc[2:])
     assert provenance(document) == (

@@ -266,7 +266,7 @@ def sweep(style_key: str, palette: Palette) -> Drawn:
     figures = ("score", "difference", "low", "high")
     table = in_percent(table_of(SWEEP_COLUMNS, *((*row, *ABOUT_SCORE) for row in rows)), *figures)
     hover = (
-        "{requested_ratio:g}x in {unit} requested, {byte_ratio:.3g}x in bytes achieved<br>{score_percent:.1f} %, "
+        "requested {requested_ratio:g}x in {unit}, achieved {byte_ratio:.3g}x in bytes<br>{score_percent:.1f} %, "
         + CHANGE
         + "<br>relative error {relative_error:.3f}, {n:,} sentences<br>bundled measurement<extra>{method}<br>{grouping}</extra>"
     )
@@ -365,7 +365,7 @@ def pairs(_style_key: str, palette: Palette) -> Drawn:
     one["pair"] = ["query 0-1", "query 0 and key 0", "query 1 and key 0"]
     both = pd.concat([one, one.assign(x=one["y"], y=one["x"])])
     hover = (
-        "<b>{pair}</b><br>stacked by {stack}, {gain:+.1f} thousandths<br>{separate_error:.3f} separate, "
+        "<b>{pair}</b><br>stacked by {stack}, {gain:+.1f} thousandths<br>{separate_error:.3f} separately, "
         "{joint_error:.3f} together<br>both with {stored_parameters:,} parameters<extra></extra>"
     )
     place = {"x": "x", "y": "y"}
@@ -397,7 +397,7 @@ def merges(_style_key: str, palette: Palette) -> Drawn:
     ]
     hover = (
         "<b>Merge {merge}: {modules} modules</b>, by {stack}<br>this merge {thousandths:+.1f} thousandths<br>group: "
-        "{separate_error:.3f} separate, {joint_error:.3f} together<br>all 4 modules after it: {error:.3f}<extra></extra>"
+        "{separate_error:.3f} separately, {joint_error:.3f} together<br>all 4 modules after it: {error:.3f}<extra></extra>"
     )
     return Drawn(
         tree_figure(survey, "best", 1, palette),

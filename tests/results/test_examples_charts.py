@@ -63,14 +63,14 @@ def test_what_is_counted_and_not_listed_is_said() -> None:
     score = score_of(FIRST, "sentiment")
     table = outcome_table(score)
     assert unlisted_text(table, score, LISTED) == ""
-    assert "78 of 78 chosen answers are counted but not listed." in unlisted_text(table, score, (STAYED_RIGHT,))
+    assert "78 of 78 selected answers are counted but not listed." in unlisted_text(table, score, (STAYED_RIGHT,))
     several = {**score, "paired": {**score["paired"], "agreement": 0.9}}
-    assert "7 of those that stayed wrong are now wrong in a different way" in unlisted_text(table, several, (STAYED_WRONG,))
+    assert "7 of the answers that stayed wrong are now wrong in another way" in unlisted_text(table, several, (STAYED_WRONG,))
 
 
 def test_answers() -> None:
     assert outcome_answer(FIRST, "sentiment") == (
-        "SVD changed 3 of 100 answers: 2 right to wrong, 1 wrong to right; -1.0 points from the original "
+        "SVD changed 3 of 100 answers: 2 from right to wrong, 1 from wrong to right; -1.0 points from the original "
         "(95 % interval -6.1 to +3.7), within noise (McNemar p = 1)."
     )
     worse = made_run("c" * 12, [made_group("query", 0.5)], made_score([str(i) for i in range(5)], []))
@@ -137,7 +137,7 @@ def test_charts(palette: Palette) -> None:
 
 def test_the_page_shows_the_bundled_runs_and_shares_its_choice_with_compare(home: Path) -> None:
     app = opened("examples")
-    assert "SVD changed 22 of 360 answers: 11 right to wrong, 11 wrong to right" in texts(app)
+    assert "SVD changed 22 of 360 answers: 11 from right to wrong, 11 from wrong to right" in texts(app)
     assert "within noise (McNemar p = 1)" in texts(app)
     assert len(app.get("plotly_chart")) == 2
     assert "22 of 22 listed examples shown" in texts(app)
@@ -146,7 +146,7 @@ def test_the_page_shows_the_bundled_runs_and_shares_its_choice_with_compare(home
     app.text_input(key="examples_search").set_value("chewing").run()
     assert "1 of 11 listed examples shown" in texts(app)
     app.segmented_control(key="examples_outcome").set_value(STAYED_RIGHT).run()
-    assert "291 of 291 chosen answers are counted but not listed" in texts(app)
+    assert "291 of 291 selected answers are counted but not listed" in texts(app)
     assert not app.exception
     kept = app.multiselect(key="compare_runs").value[:1]
     app.multiselect(key="compare_runs").set_value(kept).run()

@@ -145,17 +145,15 @@ def test_the_answer_is_a_sentence() -> None:
     six = bundled("attention_output", 2.0)
     assert survey_answer(six) == (
         "With stacking by columns, the relative error of attention output of all 6 layers falls from 0.519 to 0.500 at the "
-        "same size; with stacking by rows, it rises to 0.583. With the best groups of the tree, it falls to 0.488."
+        "same size; with stacking by rows, it rises to 0.583. With the best groups in the tree, the error falls to 0.488."
     )
     assert survey_answer(six, "rows").startswith(
         "With stacking by rows, the relative error of attention output of all 6 layers rises"
     )
-    assert survey_answer(six, "rows").endswith("with stacking by columns, it falls to 0.500. No merge by rows lowers it.")
+    assert survey_answer(six, "rows").endswith("with stacking by columns, it falls to 0.500. No merge by rows helps.")
     assert "Compressing each module alone is best." in survey_answer(bundled("ffn_out", 2.0))
-    assert "do not fit into one matrix in any stacking; of the pairs that fit, the best is query 0 and key 0" in survey_answer(
-        made()
-    )
-    assert "no two of them do" in survey_answer(made(), "residual")
+    assert "do not fit into one matrix in any stacking; the best pair that fits is query 0 and key 0" in survey_answer(made())
+    assert "neither do any two of them" in survey_answer(made(), "residual")
     assert cut_answer(six, "best", 4).endswith("falls from 0.519 to 0.488.")
     assert cut_answer(six, "best", 0).startswith("No merge")
     assert module_words(["query.0", "query.1", "query.3", "encoder.key.2", "word_embeddings"]) == (

@@ -64,9 +64,9 @@ def test_the_answer_says_what_is_kept_and_whether_anything_is_saved() -> None:
     assert spectrum_answer(table, "query.3", 1).startswith(
         "At rank 1 of 5, query.3 keeps 64 % of its energy and needs 40 % as many parameters. A random matrix"
     )
-    assert "but needs 120 % as many parameters: from rank 3 on nothing is saved." in spectrum_answer(table, "query.3", 3)
+    assert "but needs 120 % as many parameters: from rank 3 on, nothing is saved." in spectrum_answer(table, "query.3", 3)
     assert "for a matrix this narrow, no rank" in spectrum_answer(table_of(torch.ones(1, 6)), "head", 1)
-    assert spectrum_answer(table_of(torch.zeros(3, 3)), "x", 1) == "x contains only zeros: every rank keeps all of it."
+    assert spectrum_answer(table_of(torch.zeros(3, 3)), "x", 1) == "x contains only zeros, so every rank reproduces it exactly."
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,8 @@ CONTENT = "2-" + "a" * 64
     [
         ({}, {"fingerprint": "b" * 64, "reads": ""}, f"its model is {OF_A_SAMPLE}"),
         ({}, {"fingerprint": "2-" + "b" * 64, "reads": "2-" + "b" * 64}, "of a different model (tiny)"),
-        ({}, {"reads": "2-" + "c" * 64}, "the same weights with other files changed, such as the tokenizer or the pooling"),
-        ({"embedding": "first token"}, {}, "scored with its texts embedded differently"),
+        ({}, {"reads": "2-" + "c" * 64}, "the same weights, but other files differ, such as the tokenizer or the pooling"),
+        ({"embedding": "first token"}, {}, "scored with texts embedded differently"),
         ({"probe": 1}, {}, "scored with a different version of the probe"),
         ({"settings": {"refit": True}}, {}, "scored with different task settings"),
         ({"digest": "other"}, {}, "scored on different examples"),
@@ -145,11 +145,11 @@ def test_runs_are_judged_by_every_task_and_by_their_error() -> None:
 
 def test_answers() -> None:
     assert front_answer(front(THREE, "sentiment", "parameters")) == (
-        "2 of 3 runs are on the front, meaning that no other run is at least as small and as good. "
-        "The smallest within noise of the original is Autoencoder, 0.00012 M parameters (1.17x smaller): "
+        "2 of 3 runs are on the front, meaning that no other run is both at least as small and at least as good. "
+        "The smallest run within noise of the original is Autoencoder, 0.00012 M parameters (1.17x smaller): "
         "accuracy on sentiment 78.0 %, -2.0 points from the original (95 % interval -7.0 to +1.8), within noise."
     )
-    assert "None is known to be within noise of the original; the best is SVD cccccc" in front_answer(
+    assert "No run is known to be within noise of the original; the best is SVD cccccc" in front_answer(
         front([SMALL, WASTED], "sentiment", "bytes")
     )
     assert front_answer(front([MIDDLE], "sentiment", "bytes")).startswith("Autoencoder, 0.00048 MB (1.17x smaller)")
@@ -168,7 +168,7 @@ def test_pairs_of_runs_in_which_error_and_score_agree() -> None:
         for place, (letter, lost) in enumerate(zip("abcde", (1, 3, 2, 5, 4), strict=True))
     ]
     assert "In 8 of 10 pairs" in (said := agreement_answer(front(many, "sentiment", "bytes").iloc[1:]))
-    assert said.endswith("accuracy: they mostly agree.")
+    assert said.endswith("accuracy: the two mostly agree.")
     assert agreement_answer(table.iloc[:1]) == "No two runs differ in both relative error and accuracy."
     key = made_run("d" * 12, [made_group("key", 0.5)], made_score([], []))
     assert of_the_same_weights([key, *runs]) == runs

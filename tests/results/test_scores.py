@@ -89,7 +89,7 @@ def test_too_few_examples_for_an_interval_are_said_to_be_too_few() -> None:
     assert visible_difference([score]) == ""
     assert brief_difference(score) == "-0.100"  # no interval, no claim
     run = made_run("9" * 12, [made_group("query", 0.5)], others={"similarity": score})
-    assert "-0.100 from the original, on too few examples for an interval" in answer([run])
+    assert "-0.100 from the original, with too few examples for an interval" in answer([run])
     table = score_table([run])
     assert table["low"].tolist() == table["high"].tolist() == [0.8, 0.8]
     json.loads(score_figure(table, LIGHT).to_json())
@@ -220,7 +220,7 @@ ACCURACY = {
 
 def test_an_original_worse_than_a_constant_answer_is_remarked() -> None:
     (note,) = notes("mine", ACCURACY)
-    assert note == "Moods: the original scores 21.0 %, below the 50.0 % of always giving the same answer."
+    assert note == "Moods: the original scores 21.0 %, below the 50.0 % achieved by always giving the same answer."
     alone = {key: ACCURACY[key] for key in ("metric", "title", "baseline")} | {"value": 0.21}
     assert notes("mine", alone) == [note]
     assert notes("mine", ACCURACY | {"original": {"value": 0.6, "standard_error": 0.03, "n": 200}}) == []

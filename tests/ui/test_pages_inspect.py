@@ -50,7 +50,7 @@ def test_the_bundled_spectrum_is_there_at_once(home: Path) -> None:
     charts = app.get("plotly_chart")
     assert ["query.3" in chart.proto.alt for chart in charts] == [True, True]
     slider(app).set_value(250).run()
-    assert "but needs 130 % as many parameters: from rank 192 on nothing is saved." in texts(app)
+    assert "but needs 130 % as many parameters: from rank 192 on, nothing is saved." in texts(app)
 
 
 def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
@@ -61,7 +61,7 @@ def test_pictures_follow_the_rank_and_the_choices(home: Path) -> None:
     assert all(chart.proto.alt for chart in app.get("plotly_chart"))
     assert "Each cell averages 3 x 3 weights." in texts(app)
     assert "but x5 for the residual" in texts(app)
-    assert ", numbered from the longest." in texts(app)
+    assert " (numbered from the longest)." in texts(app)
     assert "all 384 rows" in texts(app)
     assert "computed on this machine from the weights" in texts(app)
     assert not app.dataframe

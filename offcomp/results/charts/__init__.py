@@ -1,1 +1,1 @@
-"""Charts: `charts.X` draws what `results.X` tabulates."""
+"""Charts of results: `charts.X` plots the tables built by `results.X`."""

@@ -1,4 +1,4 @@
-"""Charts of bundled measurements: scores by method and size, and which matrix hurts most. Tables: `results.atlas`."""
+"""Charts of bundled measurements: scores by compression ratio, and sensitivity by matrix. See `results.atlas` for tables."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ GROUPING_STYLES = {ALONE: ("solid", ""), STACKED: ("dash", "-open")}
 TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.5, 1.75, 2, 3, 4, 6, 8, 12, 16)
 MOST_TICKS = 10
 MARKER_SIZE = 9
-LEGEND_ENTRY_PIXELS = 96  # so that two fit in a row on a phone
+LEGEND_ENTRY_PIXELS = 96  # two fit in a row on a phone
 CELL_PIXELS = 46
 WITHOUT_LAYER = "none"
 
 
 def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chosen") -> go.Figure:
-    """Score against compression ratio in bytes, one line per method and grouping; hovering shows the 95 % intervals.
+    """Plot score against compression ratio in bytes, with one line per method and grouping and 95 % intervals on hover.
 
-    The original is a star with a dotted line, the baseline a labelled dashed line.
+    The original is shown as a star with a dotted line, and the baseline as a labelled dashed line.
     """
     table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
@@ -56,7 +56,7 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
     return styled(
         figure,
         palette,
-        title="What survives at each compression ratio?",
+        title="How does the score change with the compression ratio?",
         title_top=10,
         height=560,
         legend={"entrywidth": LEGEND_ENTRY_PIXELS, "font": {"size": FONT_SIZE - 2}, "tracegroupgap": 0},
@@ -66,12 +66,12 @@ def sweep_figure(table: pd.DataFrame, palette: Palette, denominator: str = "chos
 
 
 def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
-    """One method and grouping across ratios; hovering shows the full setting."""
+    """A line for one method and grouping, with the full setting of each point on hover."""
     method, style_key, grouping = part.iloc[0][["method", "style_key", "grouping"]]
     dash, fill = GROUPING_STYLES[grouping]
     colour, factor = palette.colour(style_key), 100 if metric.percent else 1
     details = [
-        f"{row['requested_ratio']:g}x in {row['unit']} requested, {row['byte_ratio']:.3g}x in bytes achieved<br>"
+        f"requested {row['requested_ratio']:g}x in {row['unit']}, achieved {row['byte_ratio']:.3g}x in bytes<br>"
         f"{metric.number(row['score'])}, {_change(row, metric)}<br>"
         f"relative error {row['relative_error']:.3f}, {row['n']:,} {metric.counts}"
         for row in part.to_dict("records")
@@ -84,13 +84,13 @@ def _line(part: pd.DataFrame, palette: Palette, metric: Metric) -> go.Scatter:
         marker=outlined(marker(style_key, SYMBOLS) + fill, MARKER_SIZE, colour),
         customdata=details,
         hovertemplate=f"%{{customdata}}<br>bundled measurement<extra>{method}<br>{grouping}</extra>",
-        name=method.rpartition(", ")[2].capitalize() if ", " in method else method,  # a legend is narrow on a phone
+        name=method.rpartition(", ")[2].capitalize() if ", " in method else method,  # legends are narrow on phones
         legendgroup=method,
     )
 
 
 def _change(row: Mapping[Hashable, Any], metric: Metric) -> str:
-    """The difference from the original on two lines."""
+    """The difference from the original, split over two lines."""
     return change_text(metric, row["difference"], row["low"], row["high"], separator="<br>")
 
 
@@ -102,7 +102,7 @@ def _legend_of(grouping: str, palette: Palette) -> go.Scatter:
 
 
 def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric: Metric) -> None:
-    """Add the original as a star at 1x with its line, and the baseline as a labelled line."""
+    """Add the original as a star at 1x with a horizontal line, and the baseline as a labelled line."""
     factor, original, baseline = 100 if metric.percent else 1, table["original"].iloc[0], table["baseline"].iloc[0]
     figure.add_hline(y=factor * original, line={"color": palette.series["original"], "width": 1, "dash": "dot"})
     hover = f"{metric.number(original)}, not compressed<br>bundled measurement<extra>Original</extra>"
@@ -118,7 +118,7 @@ def _references(figure: go.Figure, table: pd.DataFrame, palette: Palette, metric
 
 
 def _log_ratios(figure: go.Figure, table: pd.DataFrame) -> None:
-    """Set a logarithmic axis that includes the original, with ticks labelled as ratios."""
+    """Make the ratio axis logarithmic, include the original in its range, and label its ticks as ratios."""
     lowest, highest = min(1.0, table["byte_ratio"].min()), table["byte_ratio"].max()
     margin = 0.05 * log10(highest / lowest)
     step = log10(highest / lowest) / MOST_TICKS
@@ -131,10 +131,10 @@ def _log_ratios(figure: go.Figure, table: pd.DataFrame) -> None:
 
 
 def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Change of the score by layer and kind. Red is worse, blue better; changes beyond noise are outlined and bold.
+    """Heat map of score changes by layer and kind: red is worse, blue is better. Changes beyond noise are outlined and bold.
 
-    The colour scale ends at the largest change caused by a matrix in a layer. Embeddings may exceed it; a scale that included
-    them would make the other cells pale.
+    The colour scale covers the changes caused by matrices in layers. Embeddings may exceed it, but including them would make
+    all other cells look pale.
     """
     table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
@@ -162,7 +162,7 @@ def sensitivity_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
         range=[len(kinds) - 0.5, -0.5],
         **bare,
     )
-    return styled(figure, palette, title="Which matrix hurts most on its own?", height=168 + CELL_PIXELS * len(kinds))
+    return styled(figure, palette, title="Which matrix is the most sensitive?", height=168 + CELL_PIXELS * len(kinds))
 
 
 def _cell_details(table: pd.DataFrame, metric: Metric) -> list[str]:
@@ -176,8 +176,8 @@ def _cell_details(table: pd.DataFrame, metric: Metric) -> list[str]:
 
 
 def _numbers(figure: go.Figure, cells: pd.DataFrame, metric: Metric, palette: Palette) -> None:
-    """Write the change in every cell, outlined and bold if it is beyond noise."""
-    thousandths = metric.most == 1 and not metric.percent  # a cell is narrow on a phone
+    """Write the change into every cell, in bold and with an outline if it is beyond noise."""
+    thousandths = metric.most == 1 and not metric.percent  # cells are narrow on phones
     texts = [f"{1000 * value:+.0f}" if thousandths else metric.bare_change(value) for value in cells["difference"]]
     bold = [f"<b>{text}</b>" if beyond_noise else text for text, beyond_noise in zip(texts, cells["told_apart"], strict=True)]
     figure.add_trace(text_trace(cells["x"], cells["y"], bold, palette, FONT_SIZE - 2))

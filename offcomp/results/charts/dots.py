@@ -1,6 +1,6 @@
-"""Dots on horizontal lines, shared by the charts of runs: names of any length and any number of rows stay legible.
+"""Dot plots for the charts of runs. They stay legible with long names and any number of rows.
 
-A method always has the same colour and shape; runs that would otherwise look alike differ in fill.
+A method always has the same colour and shape; runs that would otherwise look alike are distinguished by fill.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CROWDED = 0.75  # fraction of the axis beyond which labels go to the left of the
 
 
 def series_of(runs: Sequence[Run]) -> dict[str, tuple[str, str, str]]:
-    """Run -> (name, style key, marker symbol)."""
+    """(name, style key, marker symbol) of each run, by run id."""
     names, seen = short_names(runs), Counter[tuple[str, str]]()
     series = {}
     for run in runs:
@@ -59,7 +59,7 @@ def dots(
     crowded: float = inf,
     intervals: bool = False,
 ) -> go.Figure:
-    """One trace per series; series that share rows are slightly offset, and points are labelled if there are only a few."""
+    """Draw one trace per series. Series that share rows are slightly offset; points are labelled if there are only a few."""
     rows = {row: index for index, row in enumerate(dict.fromkeys(table["row"]))}
     series = list(dict.fromkeys(zip(table["name"], table["style_key"], table["symbol"], strict=True)))
     shared = len(table) > len(rows) and len(series) > 1
@@ -97,14 +97,14 @@ def interval_bars(part: pd.DataFrame, value: str, colour: str) -> dict[str, Any]
 def labels(
     x: Iterable[float], y: Iterable[float], texts: Iterable[str], palette: Palette, *, left: pd.Series, vertical: str = "middle"
 ) -> go.Scatter:
-    """Labels to the right of points, or to the left where `left` is True."""
+    """Text labels to the right of the points, or to the left where `left` is True."""
     padded = [f"{text}   " if on_left else f"   {text}" for text, on_left in zip(texts, left, strict=True)]
     positions = [f"{vertical} {'left' if on_left else 'right'}" for on_left in left]
     return text_trace(x, y, padded, palette, FONT_SIZE - 1, textposition=positions)
 
 
 def original_star(x: Any, y: Any, palette: Palette, size: int, hover: str) -> go.Scatter:
-    """The original model, named in the legend."""
+    """A star for the original model, with an entry in the legend."""
     star = {"symbol": MARKERS["original"], "size": size, "color": palette.series["original"]}
     return go.Scatter(x=x, y=y, mode="markers", marker=star, hovertemplate=hover, name="Original")
 
@@ -122,7 +122,7 @@ def in_rows(
     rows = list(dict.fromkeys(table["row"]))
     pixels = DENSE_ROW_PIXELS if len(rows) > DENSE_FROM_ROWS else ROW_PIXELS
     names = [f"{name:8}" for name in dict.fromkeys(table["name"])] if legend else []
-    widest = max((45 + 8 * len(name) for name in names), default=1)  # plotly gives every entry the width of the widest
+    widest = max((45 + 8 * len(name) for name in names), default=1)  # plotly makes every entry as wide as the widest
     legend_pixels = LEGEND_ROW_PIXELS * ceil(len(names) / max(1, LEGEND_PIXELS // widest))
     row_axis = {
         "tickvals": list(range(len(rows))),
@@ -143,6 +143,6 @@ def in_rows(
 
 
 def shortened(name: str, longest: int = LONGEST_ROW_NAME) -> str:
-    """Shorten a long name in the middle, so that both ends still distinguish it."""
+    """Shorten a long name in the middle, since its start and end may both be needed to identify it."""
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"

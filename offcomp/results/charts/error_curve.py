@@ -1,4 +1,4 @@
-"""Relative error against compression ratio: SVD as a line, known errors of other methods as markers."""
+"""Chart of relative error against compression ratio, with SVD as a line and known errors of other methods as markers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offcomp.results.known_errors import ESTIMATED
 
 RATIO_TICKS = (1.25, 2, 3, 5, 10, 20, 50)
 MARK_SHAPES = MARKERS | {"tucker": "x", "pruning": "hourglass", "quantization": "bowtie", "reference": "hexagon"}
-"""Shapes for scatter charts, where line markers and shared shapes would not be distinct enough."""
+"""Marker shapes for scatter plots, where line markers and shared shapes would be hard to tell apart."""
 POINT_SIZE = 12
 PLOT_PIXELS, AXIS_PIXELS, LEGEND_ROW_PIXELS = 270, 62, 24
 LEGEND_ABREAST = 2  # legend entries per row on a phone
@@ -26,10 +26,10 @@ EDGE_DASH = "2px,2px"
 def error_curve_figure(
     table: pd.DataFrame, points: pd.DataFrame, ratio: float, unit: str, palette: Palette, *, exact: bool = True
 ) -> go.Figure:
-    """Relative error against achieved compression ratio (log): SVD as a line, other known errors as markers.
+    """Plot relative error against achieved compression ratio (log scale), with SVD as a line and other errors as markers.
 
-    `points` is an `error_point_table`: measured points are solid, estimated ones hollow with a dashed edge. `exact` is False
-    if the line ignores rounding to the storage dtype and is therefore an estimate as well.
+    `points` comes from `error_point_table`: measured points are solid, and estimated points are hollow with a dashed edge.
+    `exact` is False if the SVD line ignores rounding to the storage dtype and is therefore also an estimate.
     """
     figure, points = go.Figure(), literal(points)
     _curve(figure, table, ratio, palette, exact=exact)
@@ -90,7 +90,7 @@ def _curve(figure: go.Figure, table: pd.DataFrame, ratio: float, palette: Palett
 
 
 def _points(part: pd.DataFrame, style_key: str, is_estimated: bool, palette: Palette, *, named: bool) -> go.Scatter:
-    """The measured or the estimated points of one method."""
+    """Markers for the measured or estimated points of one method."""
     colour = palette.colour(style_key)
     edge = {"width": 2, "color": colour, "dash": EDGE_DASH} if is_estimated else {"width": 1, "color": palette.surface}
     symbol = marker(style_key, MARK_SHAPES) + ("-open" if is_estimated else "")

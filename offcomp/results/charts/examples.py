@@ -1,7 +1,7 @@
-"""Which individual predictions changed: tables for one run and task, or for two runs side by side, with sentences and charts.
+"""Tables, sentences and charts of the individual predictions that changed, for one run or for two runs side by side.
 
 `run.json` lists every flipped prediction and, for tasks without classes, the examples that changed most. Unchanged predictions
-are counted, not listed.
+are only counted.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from offcomp.runs.store import Run
 
 STAYED_RIGHT, LOST, WON, STAYED_WRONG = "stayed right", "right to wrong", "wrong to right", "stayed wrong"
 CELLS = {STAYED_RIGHT: ("right", "right"), LOST: ("right", "wrong"), WON: ("wrong", "right"), STAYED_WRONG: ("wrong", "wrong")}
-"""Outcome of an answer -> (before, after)."""
+"""The answers before and after compression, by outcome."""
 LISTED = (LOST, WON)
 TOP_PIXELS = 44
 
 
 def has_classes(score: Score) -> bool:
-    """Whether the task has classes, so that each answer is either right or wrong."""
+    """Whether the task has classes, which means that each answer is either right or wrong."""
     return "flips" in score
 
 
 def score_of(run: Run, task: str) -> Score:
-    """The score of a run on a task that it was scored on."""
+    """The score of a run on one of its tasks."""
     score: Score = result_of(run)["scores"][task]
     return score
 
 
 def outcome_table(score: Score) -> pd.DataFrame:
-    """One row per outcome in CELLS: before, after, number of answers, their share, and for how many the text is listed."""
+    """One row per outcome in CELLS: before, after, number and share of answers, and the number of listed answers."""
     n, paired = score["compressed"]["n"], score["paired"]
     lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
     right = round(score["original"]["value"] * n)
@@ -50,22 +50,22 @@ def outcome_table(score: Score) -> pd.DataFrame:
 
 
 def unlisted_text(table: pd.DataFrame, score: Score, chosen: Sequence[str]) -> str:
-    """How many of the chosen outcomes are counted but not listed; empty if all are listed."""
+    """State how many answers with the chosen outcomes are counted but not listed; empty if all are listed."""
     part = table[table["change"].isin(chosen)]
     missing = int((part["count"] - part["listed"]).sum())
     if not missing:
         return ""
     total = int(part["count"].sum())
-    text = f"Texts are recorded only for flipped answers: {missing:,} of {total:,} chosen answers are counted but not listed."
+    text = f"Texts are only recorded for flipped answers: {missing:,} of {total:,} selected answers are counted but not listed."
     otherwise_wrong = round((1 - score["paired"]["agreement"]) * score["compressed"]["n"])
     otherwise_wrong -= score["paired"]["right_to_wrong"] + score["paired"]["wrong_to_right"]
     if STAYED_WRONG in chosen and otherwise_wrong > 0:
-        text += f" {otherwise_wrong:,} of those that stayed wrong are now wrong in a different way."
+        text += f" {otherwise_wrong:,} of the answers that stayed wrong are now wrong in another way."
     return text
 
 
 def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette) -> go.Figure:
-    """The four outcomes as a 2 x 2 table: answers lost are red, answers won blue; the chosen outcomes are outlined."""
+    """Draw the four outcomes as a 2 x 2 table, with losses in red, gains in blue and the chosen outcomes outlined."""
     worse, same, better = palette.diverging
     colours = {LOST: worse, WON: better}
     figure = go.Figure()
@@ -90,25 +90,25 @@ def outcome_figure(table: pd.DataFrame, chosen: Sequence[str], palette: Palette)
 
 
 def outcome_answer(run: Run, task: str) -> str:
-    """One sentence: how many answers flipped each way, the effect on the score, and McNemar's p."""
+    """Summarise in one sentence how many answers flipped each way, the effect on the score, and McNemar's p-value."""
     score = score_of(run, task)
     n, paired = score["compressed"]["n"], score["paired"]
     lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
     if not lost + won:
         return f"{method_title(run)} changed none of {n:,} answers from right to wrong or vice versa."
     return (
-        f"{method_title(run)} changed {lost + won:,} of {n:,} answers: {lost} right to wrong, {won} wrong to right; "
+        f"{method_title(run)} changed {lost + won:,} of {n:,} answers: {lost} from right to wrong, {won} from wrong to right; "
         f"{against_original(score)} (McNemar p {written_p(mcnemar_p(lost, won))})."
     )
 
 
 def written_p(p: float) -> str:
-    """A p-value preceded by "=" or "<": "= .42", "< .001"."""
+    """Format a p-value with its relation sign: "= .42" or "< .001"."""
     return "< .001" if p < 0.001 else f"= {p:.2g}".replace("0.", ".", 1) if p < 1 else "= 1"
 
 
 def shift_table(run: Run, task: str) -> pd.DataFrame:
-    """One row per listed example: text, truth or true label, before, after, and difference, the largest first.
+    """One row per listed example: text, true value or label, before, after and difference, largest difference first.
 
     before, after    the probability of the true label; a similarity or predicted score; or a loss in nats per token
     """
@@ -118,19 +118,19 @@ def shift_table(run: Run, task: str) -> pd.DataFrame:
 
 
 def found_in(table: pd.DataFrame, words: str) -> pd.DataFrame:
-    """The rows whose text contains this phrase, ignoring case."""
+    """The rows whose text contains the phrase `words`, ignoring case."""
     return table[table["text"].str.contains(words.strip(), case=False, regex=False)] if words.strip() else table
 
 
 def shift_words(score: Score) -> str:
-    """What the values before and after measure."""
+    """What the values in the columns `before` and `after` measure."""
     if has_classes(score):
         return "probability of the true label"
     return "loss in nats per token" if metric_of(score).direction == "lower" else "score given by the model"
 
 
 def shift_figure(table: pd.DataFrame, run: Run, score: Score, palette: Palette) -> go.Figure:
-    """After against before, one marker per example; examples on the line did not change."""
+    """Plot `after` against `before` with one marker per example. Examples on the dotted line did not change."""
     colour, symbol = palette.colour(style_key_of(run)), marker(style_key_of(run), SYMBOLS)
     values = pd.concat([table["before"], table["after"]])
     margin = 0.06 * ((values.max() - values.min()) or 1.0)
@@ -164,24 +164,24 @@ def _brief(text: str, longest: int = 60) -> str:
 
 
 def shift_answer(run: Run, task: str) -> str:
-    """One sentence: how the score of a task without classes changed, and which way the listed examples moved."""
+    """Summarise in one sentence how the score of a task without classes changed, and which way the listed examples moved."""
     score, table = score_of(run, task), shift_table(run, task)
     text = (
         f"{method_title(run)} changed {on_task(task, score)} from {score_text(score, 'original')} to {score_text(score)}: "
         f"{against_original(score)}"
     )
     if table.empty:
-        return f"{text}; no single example changed."
+        return f"{text}; no individual example changed."
     up = int((table["difference"] > 0).sum())
     what = "loss" if metric_of(score).direction == "lower" else "score"
-    return f"{text}; of the {len(table)} examples that changed most, the {what} rose in {up} and fell in {len(table) - up}."
+    return f"{text}; among the {len(table)} examples that changed most, the {what} rose in {up} and fell in {len(table) - up}."
 
 
 def joint_table(first: Run, second: Run, task: str) -> pd.DataFrame:
-    """One row per example that either run lists: the values of the original and of both runs, the most different first.
+    """One row per example listed by either run, with the values of the original and both runs, largest difference first.
 
-    Both runs were scored on the same examples. A value is missing if its run does not list the example: the run then gave the
-    same answer as the original or, on a task without classes, changed this example less than any that it lists.
+    Both runs must have been scored on the same examples. A value is missing if its run does not list the example: either the
+    run gave the same answer as the original, or, on a task without classes, it changed other examples more.
     """
     tables = [shift_table(run, task).drop_duplicates("text").set_index("text") for run in (first, second)]
     texts = list(dict.fromkeys(text for table in tables for text in table.index))
@@ -203,7 +203,7 @@ def joint_table(first: Run, second: Run, task: str) -> pd.DataFrame:
 
 
 def joint_words(table: pd.DataFrame) -> pd.DataFrame:
-    """`joint_table` for display: the result of each run as text, also for examples that it does not list."""
+    """Format a `joint_table` for display, with the result of each run as text, even for examples that the run does not list."""
     shown = table.copy()
     for name in ("first", "second"):
         missing = "" if f"{name}_flip" in table else "not listed"
@@ -214,7 +214,7 @@ def joint_words(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def joint_answer(first: Run, second: Run, names: tuple[str, str], task: str) -> str:
-    """One sentence: on how many examples two runs differ, and which is right more often."""
+    """State on how many examples two runs differ, and how often each of them is right."""
     score, table = score_of(first, task), joint_table(first, second, task)
     if not has_classes(score):
         shared = int(table[["first", "second"]].notna().all(axis=1).sum())

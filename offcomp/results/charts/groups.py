@@ -1,4 +1,4 @@
-"""Charts of the effect of compressing modules together: a heat map of pairs, and the merge tree. Tables: `results.groups`."""
+"""Charts of the gain from compressing modules together: a heat map of pairs, and the merge tree. See `results.groups`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offcomp.results.charts.theme import Palette
 from offcomp.results.groups import MARGIN, kinds_words, module_words, spread_of, stem_and_layer, stem_title, tree_table
 
 MOST_NUMBERS = 12
-"""Largest number of modules for which every cell shows its number."""
+"""Maximum number of modules for which the cells show numbers."""
 MOST_LARGE_NUMBERS = 8  # more would need a smaller font to fit on a phone
 CELL_PIXELS, LEAF_PIXELS = 44, 26
 HEAT_PIXELS = (330, 560)
@@ -25,7 +25,7 @@ TOP_PIXELS = 62
 
 
 def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Gain of every pair of modules as a heat map: blue helps, red hurts; a cell is empty if the two cannot be stacked."""
+    """Heat map of the gain of every pair of modules: blue helps, red hurts. Pairs that cannot be stacked are left blank."""
     names = list(dict.fromkeys([*table["first"], *table["second"]]))
     indices = {name: index for index, name in enumerate(names)}
     pairs = table.assign(gain=1000 * table["gain"], hover=[_pair_hover(row) for row in table.to_dict("records")])
@@ -57,7 +57,7 @@ def pair_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     return styled(
         figure,
         palette,
-        title="Which pairs gain from being stacked?",
+        title="Which pairs benefit from stacking?",
         height=_clipped(FRAME_PIXELS + CELL_PIXELS * len(names), HEAT_PIXELS),
         margin={"t": TOP_PIXELS if few else TOP_PIXELS + 24},
     )
@@ -73,7 +73,7 @@ def _pair_hover(row: Mapping[Hashable, Any]) -> str:
         return f"{pair}<br>do not fit into one matrix"
     return (
         f"{pair}<br>stacked by {row['stack']}, {1000 * row['gain']:+.1f} thousandths<br>"
-        f"{row['separate_error']:.3f} separate, {row['joint_error']:.3f} together<br>"
+        f"{row['separate_error']:.3f} separately, {row['joint_error']:.3f} together<br>"
         f"both with {row['stored_parameters']:,} parameters"
     )
 
@@ -84,13 +84,13 @@ def _signed(gain: float) -> str:
 
 
 def _axis_words(names: Sequence[str]) -> str:
-    """Axis title: names the kind if there is only one, since the ticks then show only the layer."""
+    """Axis title: the kind if all modules share one, since the ticks then only show the layer; otherwise empty."""
     stems = {stem_and_layer(name)[0] for name in names}
     return f"{literal_text(kinds_words(names))}, layer" if len(stems) == 1 else ""
 
 
 def _kind_spans(names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(kind, first index, number of modules) of each block of consecutive modules of one kind."""
+    """(kind, first index, length) of each block of consecutive modules of the same kind."""
     spans, start = [], 0
     for stem, group in groupby(stem_and_layer(name)[0] for name in names):
         length = len(list(group))
@@ -100,7 +100,7 @@ def _kind_spans(names: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def _layer_ticks(names: Sequence[str]) -> list[str]:
-    """The layer of every module, as space permits; with several kinds, also the name of each kind, centred under its layers."""
+    """Tick labels: the layer of each module, as space permits. If there are several kinds, each is named below its layers."""
     step = 1 if len(names) <= 2 * MOST_NUMBERS else 4
     layers = [stem_and_layer(name)[1] for name in names]
     spans = _kind_spans(names)
@@ -130,7 +130,7 @@ def _module_axes(figure: go.Figure, names: Sequence[str], palette: Palette) -> N
 
 
 def tree_figure(survey: Survey, stack: str, kept: int, palette: Palette) -> go.Figure:
-    """The merges as a tree from left to right, with the cut after the first `kept` merges."""
+    """Draw the merges as a tree from left to right, with a cut after the first `kept` merges."""
     merges, nodes, count = survey.merges[stack], tree_table(survey, stack), len(survey.modules)
     x, y = list(nodes["x"]), list(nodes["y"])
     figure = go.Figure()
@@ -156,7 +156,7 @@ def tree_figure(survey: Survey, stack: str, kept: int, palette: Palette) -> go.F
 
 
 def _cut_position(heights: Sequence[float], kept: int, spread: float) -> float:
-    """The x position between the last kept merge and the next."""
+    """The x position halfway between the last kept merge and the next one."""
     if kept + 1 < len(heights):
         return (heights[kept] + heights[kept + 1]) / 2
     return heights[kept] - MARGIN * spread
@@ -171,7 +171,7 @@ def _merge_marks(
     details = [
         f"<b>Merge {number}: {len(step.joint.modules)} modules</b>, by {step.joint.stack}<br>"
         f"this merge {gain:+.1f} thousandths<br>"
-        f"group: {step.joint.separate_error:.3f} separate, {step.joint.joint_error:.3f} together<br>"
+        f"group: {step.joint.separate_error:.3f} separately, {step.joint.joint_error:.3f} together<br>"
         f"all {len(survey.modules)} modules after it: {step.error:.3f}"
         for number, (step, gain) in enumerate(zip(merges, gains, strict=True), 1)
     ]

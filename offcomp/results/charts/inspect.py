@@ -1,4 +1,4 @@
-"""Charts of one weight matrix under truncated SVD. Tables and sentences: `results.inspect`; views at a rank: `matrix_view`."""
+"""Charts of one weight matrix under truncated SVD. Tables come from `results.inspect`, and views from `matrix_view`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from offcomp.results.inspect import median_table
 SPECTRUM_PIXELS = 310
 ROWS_PIXELS = 380
 MAP_PIXELS = 388
-MAP_SHARE = 0.86  # the map's fraction of each side of the chart; the bars take up the rest
+MAP_SHARE = 0.86  # fraction of the chart's width and height used by the map; the bars take up the rest
 MOST_DECADES = 4
 MOST_STORED = 1.05  # fraction of the original parameters beyond which lines are not drawn
 PERCENTILE = 99.5
 MOST_DOTS = 400
-"""Maximum number of rows drawn, since a browser redraws every dot each time the slider moves."""
+"""Maximum number of rows drawn: the browser redraws every dot whenever the slider moves."""
 SMALL_FONT = FONT_SIZE - 2
 MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
 
 
 def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
-    """Singular values (log scale), filled up to the rank, and those of a random matrix; shaded where nothing is saved."""
+    """Plot singular values (log scale), filled up to `rank`, and those of a random matrix; ranks that save nothing are grey."""
     values, noise = table["singular_value"].to_numpy(), table["random_value"].to_numpy()
     top = float(max(values[0], noise[0], np.finfo(np.float32).tiny))
     positive = values[values > 0]
@@ -58,11 +58,11 @@ def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figu
     }
     layout = _rank_layout(table, rank, palette)
     layout["annotations"].append(noise_label | {"text": "dashed: a random matrix"} | _small(palette))
-    return _finished(data, palette, "How fast do the singular values fall?", SPECTRUM_PIXELS, **layout, yaxis=yaxis)
+    return _finished(data, palette, "How fast do the singular values decay?", SPECTRUM_PIXELS, **layout, yaxis=yaxis)
 
 
 def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
-    """Energy kept and parameters stored at each rank, as percentages of the original."""
+    """Plot the energy kept and the parameters stored at each rank, as percentages of the original."""
     colour, chosen = palette.series["svd"], table.iloc[rank - 1]
     lines = (
         ("energy_kept", "energy kept", colour, "solid"),
@@ -82,7 +82,7 @@ def energy_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure
     return _finished(
         data,
         palette,
-        "What does each rank keep and store?",
+        "How much does each rank keep and store?",
         SPECTRUM_PIXELS,
         **_rank_layout(table, rank, palette, height=0.34),
         yaxis={"title": _axis_title("% of the matrix"), "range": [0, 105], "tickvals": [0, 25, 50, 75, 100]},
@@ -96,7 +96,7 @@ def _line(x: Any, y: Any, colour: str, dash: str) -> dict[str, Any]:
 
 
 def _above(values: Array, bottom: float) -> Array:
-    """The values, with NaN for those below the axis, which are not drawn."""
+    """Replace values below the axis with NaN, which plotly does not draw."""
     return np.where(values >= bottom, values, np.nan)
 
 
@@ -109,7 +109,7 @@ def _axis_title(text: str, standoff: int = 6) -> dict[str, Any]:
 
 
 def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: float = 0.02) -> dict[str, Any]:
-    """An axis of ranks from 0, with the chosen rank as a labelled line and ranks beyond break-even shaded."""
+    """Layout with a rank axis from 0, a labelled line at the chosen rank, and shading for ranks beyond break-even."""
     max_rank = len(table)
     dense = float(1 / table["stored_fraction"].iloc[0])
     end = max_rank * 1.01 if max_rank > 1 else 1.2
@@ -121,7 +121,7 @@ def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: fl
         "yanchor": "bottom",
         "xanchor": "right" if narrow else "center",
         "align": "right" if narrow else "center",
-        "text": f"from rank {ceil(dense)} on<br>nothing saved" if narrow else "nothing<br>saved",
+        "text": f"nothing saved<br>from rank {ceil(dense)}" if narrow else "nothing<br>saved",
         **_small(palette),
     }
     side = {"xanchor": "right", "xshift": -4} if right else {"xanchor": "left", "xshift": 4}
@@ -134,7 +134,7 @@ def _rank_layout(table: pd.DataFrame, rank: int, palette: Palette, *, height: fl
 
 
 def _finished(data: list[dict[str, Any]], palette: Palette, title: str, height: int, **layout: Any) -> go.Figure:
-    """The figure in the common style, with the title at the top edge and a small legend."""
+    """Apply the common style, with the title at the top edge and a small legend."""
     layout["legend"] = {"font": {"size": SMALL_FONT}} | layout.get("legend", {})
     return styled(go.Figure(data), palette, title=title, title_top=10, height=height, uirevision="same", **layout)
 
@@ -146,16 +146,16 @@ def _faint(colour: str, opacity: float) -> str:
 
 
 def colour_limit(original: Array) -> float:
-    """The symmetric colour limit of all three maps; a few cells of the original exceed it."""
+    """The symmetric colour limit shared by all three maps; a few cells of the original exceed it."""
     return float(np.percentile(np.abs(original), PERCENTILE)) or 1.0
 
 
 def map_figure(
     values: Array, blocks: pd.DataFrame, *, part: str, limit: float, shape: tuple[int, int], title: str, palette: Palette
 ) -> go.Figure:
-    """A map of block means between -limit and limit, with bars for the energy in each block of rows and of columns.
+    """Heat map of block means, coloured from -limit to limit, with bars for the energy in each block of rows and columns.
 
-    `blocks` is the `block_table`; `part` is the column of it that the bars show: energy, kept or residual.
+    `blocks` comes from `block_table`; `part` is the column that the bars show: energy, kept or residual.
     """
     starts = [block_starts(length) for length in shape]
     total = max(float(blocks["energy"].sum()) / 2, np.finfo(np.float64).tiny)
@@ -189,7 +189,7 @@ def map_figure(
 
 
 def _bars(share: NDArray[np.float64], starts: NDArray[np.int64], side: str, colour: str) -> dict[str, Any]:
-    """Energy of the blocks on one side as a filled step line, which a browser draws faster than many bars."""
+    """Energy of the blocks on one side as a filled step line, which browsers draw faster than many bars."""
     half = (starts[1] - starts[0]) / 2
     along, lengths = starts - half, np.append(share, share[-1])
     rows = side == "rows"
@@ -223,7 +223,7 @@ def _colour_bar(limit: float, palette: Palette) -> dict[str, object]:
 
 
 def cell_words(shape: tuple[int, int]) -> str:
-    """What each cell of the maps stands for."""
+    """Sentence stating how many weights each cell of the maps represents."""
     tall, wide = map(weights_in_a_cell, shape)
     if tall == wide == "1":
         return "Each cell is one weight."
@@ -232,7 +232,7 @@ def cell_words(shape: tuple[int, int]) -> str:
 
 
 def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Cosine between rows and their reconstruction against row length (log scale), with the median of each tenth of rows."""
+    """Plot the cosine between each row and its reconstruction against row length (log scale), with decile medians."""
     colour, medians = palette.series["svd"], median_table(table)
     drawn = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_DOTS)).round().astype(int))]
     dots = {

@@ -1,6 +1,6 @@
-"""Charts of a model: where its parameters are, by layer and kind, or how much of each matrix SVD loses.
+"""Charts of a model: the number of parameters by layer and kind, or the relative error of SVD on each matrix.
 
-Their tables come from `results.model`.
+The tables come from `results.model`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from offcomp.results.charts.theme import Palette
 from offcomp.results.model import GAP, error_words, number, percent, placed_table, shortened
 
 PARAMETERS, COMPRESSIBLE = "parameters", "compressible"
-TITLES = {PARAMETERS: "How large is each matrix?", COMPRESSIBLE: "Which matrices can SVD make smaller?"}
+TITLES = {PARAMETERS: "How large is each matrix?", COMPRESSIBLE: "Which matrices does SVD compress well?"}
 SCALES = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 DECADES = 2.3  # orders of magnitude of size that the colours distinguish
 LONGEST_LABEL = 24
@@ -25,7 +25,7 @@ LONGEST_LINE = 14
 MOST_TICKS = 26
 ROW_PIXELS = 33
 DENSE_ROW_PIXELS, DENSE_FROM_ROWS = 24, 14
-CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # minimum width in which a number fits
+CELL_PIXELS, DENSE_CELL_PIXELS = 33, 24  # minimum width that fits a number
 DENSE_FROM_COLUMNS = 16
 LABEL_PIXELS = 110
 FRAME_PIXELS = 148
@@ -33,11 +33,11 @@ UNKNOWN, OUT_OF_REACH = "?", "-"
 NO_LIMITS = 0.0, 1.0
 STATIC: dict[str, Any] = {"hovermode": "closest", "dragmode": False}
 TOO_NARROW = 0.015
-NARROW = 0.09  # share of the model below which the name of a piece of the bar is rotated
+NARROW = 0.09  # share of the model below which the label of a bar segment is rotated
 
 
 def map_pixels(table: pd.DataFrame) -> int:
-    """The width below which the numbers do not fit in their cells."""
+    """The minimum chart width at which numbers fit in their cells."""
     columns = int(table["layer"].max()) + 1 if table["layer"].notna().any() else 1
     return LABEL_PIXELS + columns * (CELL_PIXELS if columns < DENSE_FROM_COLUMNS else DENSE_CELL_PIXELS)
 
@@ -45,10 +45,10 @@ def map_pixels(table: pd.DataFrame) -> int:
 def map_figure(
     table: pd.DataFrame, palette: Palette, colour: str = PARAMETERS, picked: str = "", ratio: float = 0
 ) -> go.Figure:
-    """A map of kinds (rows) by layers (columns), with the matrices outside the layers on top.
+    """Heat map of kinds (rows) by layers (columns), with the matrices outside the layers at the top.
 
-    Every cell shows a number and can be clicked. A stronger colour means more: parameters on a logarithmic scale, or the
-    relative error of SVD at `ratio`. Matrices in the plan are outlined, the selected one with a dotted line.
+    Every cell shows a number and can be clicked. Stronger colours mean larger values: parameters on a logarithmic scale,
+    or the relative error of SVD at `ratio`. Matrices in the plan are outlined; the selected matrix has a dotted outline.
     """
     placed = placed_table(table)
     cells = literal(placed).assign(id=placed["module"])  # identifies the cell when it is clicked
@@ -80,9 +80,9 @@ def map_figure(
 
 
 def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, float], str]:
-    """Parameters on a logarithmic scale: values and texts of the cells, values of the palest and the darkest cell, subtitle.
+    """Colour values, cell texts, colour limits and subtitle for a map of parameters on a logarithmic scale.
 
-    Cells in layers omit the unit, which is given in the subtitle; it is the largest one not above the biggest matrix.
+    Cells in layers omit the unit, which the subtitle states: billions, millions or thousands, depending on the largest matrix.
     """
     inside = cells.loc[cells["x"].notna(), "parameters"]
     most = max(inside if len(inside) else cells["parameters"], default=1)
@@ -93,11 +93,11 @@ def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, fl
         for size, share, x in zip(cells["parameters"], cells["share"], cells["x"], strict=True)
     ]
     limits = (max(values) - DECADES, max(values)) if values else NO_LIMITS
-    return values, texts, limits, f"{unit + ' of ' if unit else ''}parameters; stronger colour: more,<br>on a logarithmic scale"
+    return values, texts, limits, f"{unit + ' of ' if unit else ''}parameters on a log scale;<br>stronger colours mean more"
 
 
 def _errors(cells: pd.DataFrame, ratio: float) -> tuple[list[float], list[str], tuple[float, float], str]:
-    """What `_sizes` returns, but for the relative errors of SVD."""
+    """The same as `_sizes`, but for the relative errors of SVD."""
     texts = [
         (f"{error:.2f}" if not isnan(error) else OUT_OF_REACH if known else UNKNOWN)
         for error, known in zip(cells["relative_error"], cells["known_error"], strict=True)
@@ -105,7 +105,7 @@ def _errors(cells: pd.DataFrame, ratio: float) -> tuple[list[float], list[str], 
     errors, limits, legend = cells["relative_error"].dropna(), NO_LIMITS, "none known yet"
     if len(errors):
         limits = float(errors.min()) - 1e-6, float(errors.max())
-        legend = f"stronger colour: worse, {limits[0]:.2f} to {limits[1]:.2f}"
+        legend = f"stronger colours are worse ({limits[0]:.2f} to {limits[1]:.2f})"
     return list(cells["relative_error"]), texts, limits, f"relative error of SVD at {ratio:g}x, each matrix alone;<br>{legend}"
 
 
@@ -120,9 +120,9 @@ def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
 
 
 def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, limits: tuple[float, float]) -> go.Heatmap:
-    """A heat map of cells that either all span the layers or all belong to one, and are either all known or all unknown.
+    """Heat map of similar cells: all of them span the layers or none does, and all of their values are known or none is.
 
-    The edges of the cells are given explicitly, so that a single row or column is as large as any other.
+    Cell edges are given explicitly to draw a single row or column at the same size as any other.
     """
     spans, unknown = bool(part["x"].isna().all()), bool(part["value"].isna().all())
     first, width = float(part["y"].min()), 1 if spans else columns
@@ -169,7 +169,7 @@ def _points(cells: pd.DataFrame, columns: int) -> go.Scatter:
 
 
 def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatter:
-    """An outline around each of these cells, all drawn as one line with gaps, since hundreds of shapes would be slow."""
+    """Outlines around cells, drawn as a single line with gaps because hundreds of shapes would be slow."""
     x: list[float | None] = []
     y: list[float | None] = []
     half = 0.5 - min(0.03, 0.005 * columns)  # half the width of an outline; cells may be very wide
@@ -182,7 +182,7 @@ def _frames(cells: pd.DataFrame, columns: int, line: dict[str, Any]) -> go.Scatt
 
 
 def _axes(labels: pd.DataFrame, columns: int) -> dict[str, dict[str, Any]]:
-    """Rows from the top, layers from the left, no grid."""
+    """Axes with rows from top to bottom, layers from left to right, and no grid."""
     dense = len(labels) >= DENSE_FROM_ROWS
     names = [shortened(name, LONGEST_LABEL) for name in row_labels(labels)]
     bottom = float(labels["y"].max()) + 0.5 if len(labels) else 0.5
@@ -204,13 +204,13 @@ def _axes(labels: pd.DataFrame, columns: int) -> dict[str, dict[str, Any]]:
 
 
 def _wrapped(name: str) -> str:
-    """A long name on two lines, since phones are narrow."""
+    """Split a long name over two lines, since phones are narrow."""
     first, _, last = name.rpartition(" ")
     return f"{first}<br>{last}" if first and len(name) > LONGEST_LINE else name
 
 
 def row_labels(labels: pd.DataFrame) -> list[str]:
-    """The name of each row: its kind, or the part of its path after the layer or the last dot; the full path if not unique."""
+    """Row names: the kind, or the end of the path after the layer or last dot. If that is not unique, the full path is used."""
     full = [row["row"] or row["module"] for row in labels.to_dict("records")]
     brief = [
         kind if kind in KIND_TITLES.values() and not row else name.rpartition("*." if row else ".")[2].replace("_", " ")
@@ -220,7 +220,7 @@ def row_labels(labels: pd.DataFrame) -> list[str]:
 
 
 def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """One bar for the whole model, with one piece per kind."""
+    """Stacked bar of the whole model, with one segment per kind."""
     table = literal(table)
     pale, dark = palette.diverging[1], palette.diverging[2]
     most = max(table["share"], default=1)
@@ -256,7 +256,7 @@ def share_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _piece_name(kind: str, share: float) -> str:
-    """The name of a piece of the bar; empty if it does not fit."""
+    """The label of a bar segment; empty if it does not fit."""
     if share < NARROW:
         return f"{kind.replace(' ', '<br>', 1)} {percent(share)}" if share >= TOO_NARROW else ""
     return f"{kind}<br>{percent(share)}"
@@ -267,6 +267,6 @@ def _matrices(count: int) -> str:
 
 
 def _between(pale: str, dark: str, part: float) -> str:
-    """The colour at a fraction `part` of the way from pale to dark."""
+    """Interpolate between two colours: `part` is 0 for `pale` and 1 for `dark`."""
     ends = (bytes.fromhex(colour[1:]) for colour in (pale, dark))
     return "#" + bytes(round(start + part * (end - start)) for start, end in zip(*ends, strict=True)).hex()

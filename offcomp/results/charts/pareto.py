@@ -1,4 +1,4 @@
-"""Charts of score against size, and of score against relative error. Tables: `results.pareto`."""
+"""Charts of score against size and of score against relative error. See `results.pareto` for the tables."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from offcomp.results.pareto import ALONE, TOGETHER, UNIT_TITLES, metric_named
 from offcomp.results.runs import title_of_style_key
 from offcomp.results.scores import Metric, sentence_start, within_sentence
 
-AXIS_PIXELS = 84  # tick labels and a title of two lines
+AXIS_PIXELS = 84  # tick labels and a two-line title
 LEGEND_ROW_PIXELS = 22
 LEGEND_ENTRY_PIXELS = 104
 LEGEND_ABREAST = 3  # legend entries per row on a phone
 MARKER_SIZE, STAR_SIZE, KEY_SIZE = 12, 17, 10
 PALE = 0.38
 MOST_BARS = 40
-"""With more runs than this, only those on the front have error bars, since that many would overlap."""
+"""If there are more runs than this, only those on the front have error bars, to avoid overlap."""
 MOST_LABELS = 6
 RUN = 1
 """Index of the run id in the custom data of a marker."""
 FREE_WIDTH, FREE_HEIGHT = 0.4, 0.07
-"""Fractions of the axes that the name of a point takes up."""
+"""Width and height of a point's label, as fractions of the axes."""
 REFERENCE_DASHES = ("dash", "longdashdot")
 FILLS = {ALONE: "", TOGETHER: "-open"}
 
 
 def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame, picked: str = "") -> go.Figure:
-    """Value against size: a stepped line for the front, pale marks off it, and a star and a band for the original.
+    """Plot value against size, with a step line for the front, pale markers off the front, and a star for the original.
 
-    Colour and shape show the method, and the fill shows the grouping. References are dashed lines, named in the legend. The
-    selected run has a ring.
+    Colour and shape indicate the method, and the fill indicates the grouping. A band shows the 95 % interval of the original.
+    References are dashed lines named in the legend. The selected run is circled.
     """
     table, references = literal(table), literal(references)
     metric = metric_named(table["metric"].iloc[0])
@@ -70,13 +70,13 @@ def front_figure(table: pd.DataFrame, palette: Palette, references: pd.DataFrame
 
 
 def _in_axis_units(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The table with its values also as `text`, and its numbers as percentages if that is how the metric is displayed."""
+    """Add the values as `text`, and convert the numbers to percentages if the metric is displayed in percent."""
     columns, factor = table.columns.intersection(["value", "low", "high"]), 100 if metric.percent else 1
     return table.assign(text=table["value"].map(metric.number), **{name: factor * table[name] for name in columns})
 
 
 def _original_band(figure: go.Figure, original: pd.DataFrame, palette: Palette) -> None:
-    """Add the value of the original, with its 95 % interval as a band behind everything."""
+    """Add a line for the value of the original, with its 95 % interval as a band in the background."""
     colour = palette.series["original"]
     for row in original.to_dict("records"):
         if row["high"] > row["low"]:
@@ -85,7 +85,7 @@ def _original_band(figure: go.Figure, original: pd.DataFrame, palette: Palette) 
 
 
 def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None:
-    """Add a line for the best value up to each size."""
+    """Add a step line for the best value up to each size."""
     front = shown[shown["on_front"]].sort_values("size").drop_duplicates("size")
     if shown["size"].nunique() > 1 and len(front):
         figure.add_scatter(
@@ -99,7 +99,7 @@ def _step_line(figure: go.Figure, shown: pd.DataFrame, palette: Palette) -> None
 
 
 def _marks(part: pd.DataFrame, palette: Palette, metric: Metric, *, pale: bool, bars: bool) -> go.Scatter:
-    """The runs of one method and grouping; hovering over a run shows its details."""
+    """Markers for the runs of one method and grouping, with details on hover."""
     style_key, grouping = part.iloc[0][["style_key", "grouping"]]
     colour, opacity = palette.colour(style_key), PALE if pale else 1.0
     bars = bars and bool((part["high"] > part["low"]).any())
@@ -136,7 +136,7 @@ def _details(row: Mapping[Hashable, Any], metric: Metric) -> str:
 
 
 def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: Metric) -> None:
-    """Add the original, on top of everything."""
+    """Add a star for the original on top of all other markers."""
     unit = UNIT_TITLES[original["unit"].iloc[0]]
     hover = f"<b>Original</b>, not compressed<br>{metric.word} {original['text'].iloc[0]}<br>%{{x:.4g}} {unit}<extra></extra>"
     star = original_star(original["size"], original["value"], palette, STAR_SIZE, hover)
@@ -144,7 +144,7 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
 
 
 def _labels_fit(shown: pd.DataFrame) -> bool:
-    """Whether every marker can be labelled: there are few, and none overlaps another's name."""
+    """Whether every marker can be labelled: there are only a few, and no label would cover another marker."""
     points = list(zip(shown["size"], shown["value"], strict=True))
     if len(points) > MOST_LABELS:
         return False
@@ -156,14 +156,14 @@ def _labels_fit(shown: pd.DataFrame) -> bool:
 
 
 def _method_keys(runs: pd.DataFrame, palette: Palette) -> list[go.Scatter]:
-    """The legend entry of each method, kept short because phones are narrow."""
+    """A legend entry for each method, kept short because phones are narrow."""
     titles = {style_key: title_of_style_key(style_key).rpartition(", ")[2] for style_key in runs["style_key"].unique()}
     looks = {style_key: (marker(style_key, SYMBOLS), KEY_SIZE, palette.colour(style_key)) for style_key in titles}
     return [legend_entry(*looks[style_key], sentence_start(title)) for style_key, title in titles.items()]
 
 
 def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.DataFrame, palette: Palette) -> None:
-    """Add a line for each bit width of plain rounding, named in the legend: names on the lines would cover markers."""
+    """Add a line for each bit width of plain rounding, named in the legend because labels on lines would cover markers."""
     unit = UNIT_TITLES[shown["unit"].iloc[0]]
     for row, dash in zip(references.to_dict("records"), REFERENCE_DASHES, strict=False):
         size = f"{row['size']:.3g}"
@@ -178,14 +178,14 @@ def _reference_lines(figure: go.Figure, references: pd.DataFrame, shown: pd.Data
 
 
 def _size_range(sizes: pd.Series) -> list[float]:
-    """The ends of the size axis."""
+    """The range of the size axis."""
     low, high = sizes.min(), sizes.max()
     margin = 0.08 * ((high - low) or 0.1 * high or 1.0)
     return [low - margin, high + margin]
 
 
 def _value_axis(figure: go.Figure, shown: pd.DataFrame, references: list[float], metric: Metric) -> None:
-    """Set the value axis, with space for error bars and names; logarithmic if perplexities are far apart."""
+    """Set up the value axis with space for error bars and labels, on a log scale if perplexities are far apart."""
     values = [value for value in [*shown["low"], *shown["high"], *shown["value"], *references] if isfinite(value)]
     lowest, highest = min(values), max(values)
     log = metric.direction == "lower" and lowest > 0 and highest > LOG_FROM * lowest
@@ -206,7 +206,7 @@ def _on_task(shown: pd.DataFrame) -> str:
 
 
 def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Value against relative error, one marker per run: if the two agree, the markers lie along a line."""
+    """Plot value against relative error, with one marker per run. The markers lie along a line if the two agree."""
     table = literal(table)
     metric = metric_named(table["metric"].iloc[0])
     shown = _in_axis_units(table, metric)
@@ -221,7 +221,7 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _finished(figure: go.Figure, palette: Palette, metric: Metric, x_title: str, *, title: str, height: int) -> go.Figure:
-    """Apply the common style, with the legend below the axis, where extra rows reserved for phones leave no gap."""
+    """Apply the common style and put the legend below the axis, where spare rows for phones do not leave a visible gap."""
     better = "upper" if metric.direction == "higher" else "lower"
     figure.update_xaxes(title=axis_title(f"{x_title}<br>{better} left is better"), nticks=7)
     entries = sum(trace.showlegend is not False for trace in figure.data)

@@ -1,4 +1,4 @@
-"""Charts of finished runs in two steps: NAME_table(runs) returns a DataFrame, NAME_figure(table, palette) draws it."""
+"""Charts of finished runs: NAME_table(runs) returns a DataFrame, and NAME_figure(table, palette) plots it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ERROR_COLUMNS = ("run", "name", "style_key", "symbol", "row", "relative_error", 
 
 
 def error_table(runs: Sequence[Run], level: str = "group") -> pd.DataFrame:
-    """One row per run and group (or module), with its errors. `about` is a short description of the row."""
+    """One row per run and group (or module), with its errors. `about` briefly describes the row."""
     rows = []
     for run, series in zip(runs, series_of(runs).values(), strict=True):
         for group in result_of(run)["groups"]:
@@ -38,7 +38,7 @@ def error_table(runs: Sequence[Run], level: str = "group") -> pd.DataFrame:
 
 
 def error_figure(table: pd.DataFrame, palette: Palette, level: str = "group") -> go.Figure:
-    """Relative error by group or module, one dot per run."""
+    """Plot relative error by group or module, with one dot per run."""
     table = literal(table)
     hover = "%{customdata[0]}<br>relative error %{x:.3f}, cosine distance %{customdata[1]:.3f}<br>%{customdata[2]}"
     details = table[["row", "cosine_distance", "about"]]
@@ -52,7 +52,7 @@ SIZE_COLUMNS = ("run", "name", "style_key", "symbol", "row", "unit", "before", "
 
 
 def size_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run, unit and denominator: the size before and after, the ratio, and the share that remains."""
+    """One row per run, unit and denominator: the size before and after compression, the ratio, and the remaining share."""
     rows = []
     for run, series in zip(runs, series_of(runs).values(), strict=True):
         for denominator, title in DENOMINATORS.items():
@@ -65,7 +65,7 @@ def size_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def size_figure(table: pd.DataFrame, palette: Palette, unit: str) -> go.Figure:
-    """The share of the original that remains, relative to each of the three denominators."""
+    """Plot the remaining share of the original size for each of the three denominators."""
     shown = literal(table[table["unit"] == unit])
     shown = shown.assign(share=100 * shown["share"], full=shown["row"], row=shown["row"].map(SHORT_DENOMINATORS))
     hover = "%{customdata[0]}<br>%{customdata[1]:,} to %{customdata[2]:,} " + unit + ", compression ratio %{customdata[3]:.3g}x"

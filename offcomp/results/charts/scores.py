@@ -1,6 +1,6 @@
-"""Charts of task scores: score_table(runs) returns a DataFrame, score_figure(table, palette) draws one task of it.
+"""Charts of task scores: score_table(runs) returns a DataFrame, and score_figure(table, palette) plots one of its tasks.
 
-Each chart shows one task, so that two metrics, or two sets of examples, never share an axis.
+Each chart shows a single task: different metrics or sets of examples never share an axis.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from offcomp.results.scores import Score, baseline_of, brief_difference, interva
 from offcomp.runs.store import Run
 
 LOG_FROM = 8
-"""Ratio of the highest to the lowest value above which an axis of perplexities becomes logarithmic."""
+"""Perplexity axes become logarithmic if the highest value exceeds the lowest by more than this factor."""
 SCORE_COLUMNS = (
     *("run", "name", "style_key", "symbol", "task", "title", "metric", "row", "value", "low", "high", "n"),
     *("baseline", "baseline_name", "about"),
@@ -31,9 +31,9 @@ SCORE_COLUMNS = (
 
 
 def score_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per task and run, and per task and original model: score with 95 % interval, and the task's baseline.
+    """For each task, one row per run and per original model: the score with its 95 % interval, and the task's baseline.
 
-    Runs that were scored on different examples of the same task each get a separate original.
+    Runs scored on different examples of the same task have separate originals.
     """
     rows: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     models = model_names(runs)
@@ -58,7 +58,7 @@ def _figures(task: str, score: Score, row: str, which: str) -> tuple[Any, ...]:
 
 
 def scores_of(runs: Sequence[Run], table: pd.DataFrame) -> list[Score]:
-    """The scores of the compressed models in the table of one chart, which shows one task and one metric."""
+    """The scores of the compressed models in `table`, which contains a single task and metric."""
     task, metric = table["task"].iloc[0], table["metric"].iloc[0]
     scores = (result_of(run)["scores"].get(task) for run in runs)
     return [score for score in scores if score and metric_of(score).name == metric]
@@ -71,7 +71,7 @@ def _comparison(score: Score) -> str:
 
 
 def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """The scores of one task with 95 % intervals; the original is the star, the baseline a dashed line."""
+    """Plot the scores of one task with 95 % intervals, the original as a star and the baseline as a dashed line."""
     table = literal(table)
     metric = METRICS[table["metric"].iloc[0]]
     factor = 100 if metric.percent else 1
@@ -97,7 +97,7 @@ def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
-    """Fit the axis to intervals, baseline and labels; make it logarithmic if values are far apart, and return whether it is."""
+    """Fit the axis to intervals, baseline and labels; return whether it is logarithmic, which it is if values are far apart."""
     factor = 100 if metric.percent else 1
     baselines = shown["baseline"].dropna()
     lowest, highest = (f([*shown["low"], *shown["high"], *baselines]) for f in (min, max))
@@ -117,7 +117,7 @@ def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
 
 
 def _name_line(figure: go.Figure, palette: Palette, x: float, text: str) -> None:
-    """Add a label at the foot of a vertical line, on the side with more space."""
+    """Add a label at the bottom of a vertical line, on the side with more space."""
     low, high = figure.layout.xaxis.range
     right = x < (low + high) / 2
     figure.add_annotation(

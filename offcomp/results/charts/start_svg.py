@@ -1,4 +1,4 @@
-"""The chart of the Start page, drawn as SVG so that first-time visitors need not wait for a chart library to load."""
+"""The chart on the Start page, drawn as SVG to spare first-time visitors the wait for a chart library to load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHAPES = {
 
 
 def error_svg(table: pd.DataFrame, palette: Palette, *, title: str) -> str:
-    """Relative error by row, one marker per run; `table` comes from `charts.runs.error_table`."""
+    """Draw the relative error of each row, with one marker per run; `table` comes from `charts.runs.error_table`."""
     rows = {row: index for index, row in enumerate(dict.fromkeys(table["row"]))}
     height = TOP + ROW * len(rows) + BOTTOM
     top = max(1.0, float(table["relative_error"].max()))
@@ -49,7 +49,7 @@ def error_svg(table: pd.DataFrame, palette: Palette, *, title: str) -> str:
 
 
 def _shape(style_key: str, x: float, y: float, palette: Palette) -> str:
-    """The marker of a method, as in every chart."""
+    """The marker of a method, which is the same in every chart."""
     return SHAPES.get(marker(style_key), SHAPES[UNKNOWN_MARKER]).format(x=x, y=y, colour=palette.colour(style_key))
 
 

@@ -1,4 +1,4 @@
-"""The common style of all figures, and the escaping of untrusted text for plotly."""
+"""Common style of all figures, and escaping of untrusted text for plotly."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TITLE_PIXELS = 46
 
 
 def literal(table: pd.DataFrame) -> pd.DataFrame:
-    """Escape the strings in a table so that plotly draws them literally: it interprets tags, entities and %{templates}.
+    """Escape the strings in a table for plotly, which would otherwise interpret tags, entities and %{templates}.
 
-    Every function that draws a table calls this first, since names, titles and texts in a table may be untrusted.
+    Every function that plots a table must call this first, since its names, titles and texts may be untrusted.
     """
     texts = table.select_dtypes(exclude=["number", "bool", "datetime"]).columns
     return table.assign(**{name: table[name].map(literal_text) for name in texts})
 
 
 def literal_text(value: Any) -> Any:
-    """Escape a table cell, or a chart text outside any table; values other than text are returned unchanged."""
+    """Escape a string for plotly, for example a table cell. Values other than strings are returned unchanged."""
     if not isinstance(value, str):
         return value
     return escape(without_unseen(value), quote=False).replace("%{", "%&#123;")
@@ -35,9 +35,9 @@ def literal_text(value: Any) -> Any:
 def styled(
     figure: go.Figure, palette: Palette, *, title: str, height: int, title_top: int | None = None, **layout: Any
 ) -> go.Figure:
-    """The figure in the common style: question as title, subtle grid, no legend, no chart junk; `layout` overrides it.
+    """Apply the common style: a question as title, a subtle grid, no legend and no chart junk; `layout` takes precedence.
 
-    The layout is built as a dictionary: plotly's update methods take four times as long, which makes sliders lag.
+    The layout is built as a dictionary because plotly's update methods take four times as long, which makes sliders lag.
 
     title_top   pixels from the top edge to the title; plotly centres it in the top margin by default
     """
@@ -63,22 +63,22 @@ def styled(
 
 
 def axis_title(text: str, size: int = FONT_SIZE, **options: Any) -> dict[str, Any]:
-    """The title of an axis, smaller than plotly's default."""
+    """An axis title in a smaller font than plotly's default."""
     return {"text": text, "font": {"size": size}, **options}
 
 
 def colour_scale(colours: Sequence[str]) -> list[list[object]]:
-    """A colour scale on which the colours are equally spaced."""
+    """A plotly colour scale with equally spaced colours."""
     return [[step / (len(colours) - 1), colour] for step, colour in enumerate(colours)]
 
 
 def outlined(symbol: str, size: int, colour: str) -> dict[str, Any]:
-    """A marker whose outline has its own colour, so that open variants are as visible as filled ones."""
+    """A marker with an outline in its own colour, which makes open variants as visible as filled ones."""
     return {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2, "color": colour}}
 
 
 def gain_map(cells: pd.DataFrame, limit: float, palette: Palette, *, gap: int, **options: Any) -> go.Heatmap:
-    """Cells at `x` and `y`, coloured by their `gain` from -limit (worse) to limit (better); `hover` is their hover text."""
+    """Heat map of cells at `x` and `y`, coloured by `gain` from -limit (worse) to limit (better), with hover texts."""
     return go.Heatmap(
         x=cells["x"],
         y=cells["y"],
@@ -97,7 +97,7 @@ def gain_map(cells: pd.DataFrame, limit: float, palette: Palette, *, gap: int, *
 def text_trace(
     x: Iterable[Any], y: Iterable[Any], texts: Sequence[str], palette: Palette, size: int = FONT_SIZE, **options: Any
 ) -> go.Scatter:
-    """Texts at points, without markers or hover texts."""
+    """Text at given points, without markers or hover text."""
     font = {"size": size, "color": palette.text}
     return go.Scatter(x=x, y=y, text=texts, mode="text", textfont=font, hoverinfo="skip", showlegend=False, **options)
 

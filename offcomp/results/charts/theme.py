@@ -1,6 +1,6 @@
-"""Colours and shapes, defined once for charts and pages: a method looks the same everywhere, in light and dark themes.
+"""Colours and marker shapes for the light and dark themes, shared by charts and pages: a method looks the same everywhere.
 
-The colours (the Okabe-Ito palette) are safe for colour-blind readers, and every colour has a different shape.
+The colours (the Okabe-Ito palette) are safe for colour-blind readers, and each colour is paired with a different shape.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Palette:
     series: dict[str, str]
 
     def colour(self, style_key: str) -> str:
-        """The colour of a style key; a neutral grey for unknown style keys."""
+        """The colour of a style key, or a neutral grey if the style key is unknown."""
         return self.series.get(style_key, self.muted)
 
 
@@ -43,9 +43,9 @@ LOOKS = {
     "quantization": ("line-ew", "#7a7f8c", "#9aa0ae"),
     "reference": ("line-ew", "#7a7f8c", "#9aa0ae"),
 }
-"""Style key -> plotly marker symbol, colour in the light theme, colour in the dark theme.
+"""Plotly marker symbol, light-theme colour and dark-theme colour of each style key.
 
-Style keys that share colour and shape are distinguished by fill.
+Style keys with the same colour and shape are distinguished by fill.
 """
 MARKERS = {style_key: symbol for style_key, (symbol, _, _) in LOOKS.items()}
 
@@ -72,5 +72,5 @@ UNKNOWN_MARKER = "hexagram"
 
 
 def marker(style_key: str, shapes: Mapping[str, str] = MARKERS) -> str:
-    """The marker symbol of a style key; UNKNOWN_MARKER for unknown style keys."""
+    """The marker symbol of a style key, or UNKNOWN_MARKER if the style key is unknown."""
     return shapes.get(style_key, UNKNOWN_MARKER)
