@@ -41,7 +41,7 @@ class PlanError(InputError):
 
 
 class BudgetTooSmall(InputError):
-    """Even the smallest form of a method exceeds the budget."""
+    """The budget is too small for even the smallest form of a method."""
 
 
 class TaskError(InputError):

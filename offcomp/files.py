@@ -63,7 +63,7 @@ REMEDIES = {
     **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit on open files (ulimit -n)"),
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit on processes (ulimit -u)"),
     errno.EFBIG: "raise the limit on file size (ulimit -f)",
-    errno.ETIMEDOUT: "try again, or end that process",
+    errno.ETIMEDOUT: "try again, or end the other process",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or set OFFCOMP_HOME to a folder on another disk"),
     **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "set OFFCOMP_HOME to a folder on a local disk"),
     **dict.fromkeys(
@@ -71,7 +71,7 @@ REMEDIES = {
         "set OFFCOMP_HOME to a folder you can write to",
     ),
 }
-"""OS error number -> remedy for an error in the home folder; other errors have no known remedy."""
+"""OS error number -> remedy for file errors in the home folder; other errors have no known remedy."""
 
 
 def storage_error(folder: Path, error: OSError, doing: str = "write to") -> StorageError:

@@ -39,7 +39,7 @@ def _suggest_flags(flags: argparse.ArgumentParser) -> None:
     selection_flags(flags)
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio for both the separate and the joint SVD")
     flags.add_argument(
-        "--threshold", type=float, help=f"smallest drop in relative error that justifies a merge; {LEAST_FALL} by default"
+        "--threshold", type=float, help=f"smallest drop in relative error that justifies a merge; default: {LEAST_FALL}"
     )
     listings = flags.add_mutually_exclusive_group()
     listings.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
@@ -48,7 +48,7 @@ def _suggest_flags(flags: argparse.ArgumentParser) -> None:
         action="store_true",
         help="list every pair and every merge, even those that gain nothing, and save them for the Groups page",
     )
-    flags.add_argument("--out", help="write a plan with the suggested groups and every other module on its own to this file")
+    flags.add_argument("--out", help="write a plan to this file: the suggested groups, and every other module on its own")
 
 
 def _allocate_flags(flags: argparse.ArgumentParser) -> None:
@@ -167,7 +167,7 @@ def requested_total(arguments: argparse.Namespace, original: int) -> int:
 
 
 def requested_error(arguments: argparse.Namespace) -> float:
-    """The target error, or the error that corresponds to the target loss. Raises InputError without enough measured runs."""
+    """The target error, or the error that corresponds to the target loss. Raises InputError if too few runs were measured."""
     if arguments.target_error is not None:
         return float(arguments.target_error)
     if not arguments.measured:

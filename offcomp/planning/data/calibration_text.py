@@ -80,7 +80,7 @@ class CalibrationText:
         return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
     def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
-        """All texts ("" for missing values), the number of rows read, the rows left out for each reason, and notes."""
+        """The text of every row ("" if missing), the number of rows read, the number left out for each reason, and notes."""
         if self.text == BUNDLED:
             table = read_table(BUNDLED_FILE).table.to_pandas()
             available = table[table["split"] == "train"]["text"]
@@ -93,7 +93,7 @@ class CalibrationText:
         return list(texts.fillna("")), read.rows_read, dict(read.left_out), read.notes
 
     def _column_of(self, table: pd.DataFrame, name: str) -> str:
-        """The name of the column that contains the texts; `name` is what error messages call the table."""
+        """The name of the column that contains the texts; error messages refer to the table as `name`."""
         columns = [str(column) for column in table.columns]
         textual = [column for index, column in enumerate(columns) if _holds_words(table.iloc[:, index])]
         usual = ["text"] if "text" in columns else textual

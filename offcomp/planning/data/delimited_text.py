@@ -1,9 +1,9 @@
 """Parse delimiter-separated rows, with or without quoting as in RFC 4180. Standard library only.
 
 No row is dropped silently. RFC 4180 requires a closing quotation mark to be followed by a delimiter or a line break. An opening
-mark without such a closing mark is treated as an ordinary character if its line is a complete row; otherwise, an error names
-the row. The same applies to a mark that is closed so late that its cell would swallow complete rows. Rows with more or fewer
-cells than the header are left out and counted; if there are too many of them, an error names the first.
+quotation mark that is not closed in this way is treated as an ordinary character if its line is a complete row; otherwise, an
+error that names the row is raised. The same applies to a mark that is closed so late that its cell would swallow complete rows.
+Rows with more or fewer cells than the header are left out and counted; if there are too many, an error names the first.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Rows:
 
 
 class Record(NamedTuple):
-    """The text between two unquoted line breaks, which starts on line `line` (counting from 1).
+    """The text between two unquoted line breaks; `line` is the number of its first line, counting from 1.
 
     quoted      whether any cell is quoted
     closed      whether quotes are closed as RFC 4180 requires
@@ -68,7 +68,7 @@ class Record(NamedTuple):
 
     @property
     def is_blank(self) -> bool:
-        """Whether the record is a line that is empty or contains only whitespace."""
+        """Whether the record is a single line that is empty or contains only whitespace."""
         return len(self.cells) == 1 and not self.text.strip()
 
     @property
@@ -189,7 +189,7 @@ class _Splitter:
         self.tests = [_value_test([cells[index] for cells in fitting]) for index in range(width)] if has_multiline else []
 
     def parts(self, record: Record, row: int) -> list[Record]:
-        """The rows in a record, normally just one. Raises InputError if its lines should be separate rows but are not valid."""
+        """The rows in a record, normally just one. Raises InputError if its lines should be separate rows but are malformed."""
         lines = record.lines
         fits = len(_trimmed(record.cells, self.width)) == self.width
         if len(lines) == 1 or (fits and not self._swallows(lines, _location(row, record.line))):
@@ -217,7 +217,7 @@ class _Splitter:
         return False
 
     def _is_row(self, cells: Sequence[str]) -> bool:
-        """Whether cells look like the same columns in other rows; the first free-text column may contain the delimiter."""
+        """Whether cells look like other values of their columns; the first free-text column may contain the delimiter."""
         if len(cells) < self.width or (len(cells) > self.width and all(self.tests)):
             return False
         free = next((index for index, test in enumerate(self.tests) if test is None), 0)

@@ -78,7 +78,7 @@ def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | N
     if count != len(names):
         raise TaskError(
             f"the head of {model} has {count} classes, but the data have {len(names)}: {shortly(names)}; "
-            "check that this is the right label column"
+            "check that the label column is correct"
         )
     if labels is not None:
         if sorted(labels) != sorted(names):

@@ -109,7 +109,7 @@ METRICS = {
             "Perplexity",
             "perplexity",
             "Perplexity of next tokens",
-            help="The number of equally likely tokens that the model is effectively choosing from for the next token, with "
+            help="The number of equally likely next tokens that the model is effectively choosing from, with "
             "its 95 % interval. Lower is better; 1 is perfect.",
             counts="tokens",
         ),

@@ -35,7 +35,7 @@ class RowCounts:
 
 
 def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
-    """Format the counts, as in "300 rows read, 298 used: 2 empty"; empty if unknown, as for runs of earlier versions."""
+    """Format the counts, as in "300 rows read, 298 used: 2 empty"; empty if unknown, as in runs from older versions."""
     if not rows:
         return ""
     read, used = rows["read"], rows["used"]
@@ -45,7 +45,7 @@ def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
 
 
 def cut_text(cut: Mapping[str, Any] | None) -> str:
-    """Format the counts, as in "40 of 40 texts truncated to 126 tokens"; empty if there are none or they are unknown."""
+    """Format the number of truncated texts, as in "40 of 40 texts truncated to 126 tokens"; empty if zero or unknown."""
     if not cut or not cut["texts"]:
         return ""
     return f"{cut['texts']:,} of {cut['of']:,} texts truncated to {cut['tokens']:,} tokens"

@@ -148,4 +148,4 @@ def _classes(
             labels = examples_of(task, source, source.tables[split], columns, Counter())["label"]
             if len(labels):
                 return class_counts(labels), tuple(source.class_names.get(columns["label"], ()))
-    raise TaskError(f"task {name!r} needs rows with a value in every column that it uses, but {files.name} has none")
+    raise TaskError(f"task {name!r} needs rows with a value in every column that it uses, but {files.name} has no such rows")

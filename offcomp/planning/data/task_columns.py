@@ -1,8 +1,8 @@
-"""Match the columns of a table to those of a task: as specified by the task, else by name, else by content.
+"""Match the columns of a table to those of a task: as specified by the task, or else by name, or else by content.
 
 A text column contains words and rarely repeats a value, a label column repeats a few values, and a score column contains
-numbers that vary. Row numbers and unique codes are none of these. If several columns qualify, a column with a common name
-("body", "stars") is chosen, or a text column that is much longer than the others; otherwise, the user has to choose.
+numbers that vary. Row numbers and unique codes do not qualify. If several columns qualify, one with a common name ("body",
+"stars") is chosen, or else a text column whose values are much longer than the others; otherwise, the user has to choose.
 
 A column is a sequence of strings, with None for missing values. This module imports neither torch nor pyarrow.
 """
@@ -183,7 +183,7 @@ def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> d
 
 
 def _column_named(column: str, available: Sequence[str]) -> str | None:
-    """The column with this name, or else the only one that matches the name or an alias in any case; None if there is none."""
+    """The column with this name, or else the only one that matches it or one of its aliases, ignoring case."""
     if column in available:
         return column
     names = (column, *ALIASES.get(column, ()))
@@ -233,7 +233,7 @@ class _ColumnChooser:
         raise TaskError(self._ambiguous_message(PAIR[0], texts) if len(texts) > 2 else self.missing_message)
 
     def target(self, column: str, taken: Collection[str]) -> str:
-        """The column of classes or scores. Raises TaskError."""
+        """The label or score column. Raises TaskError."""
         fits = attrgetter("is_label" if column == "label" else "is_score")
         return self._best(column, [name for name, content in self._free(taken).items() if fits(content)])
 

@@ -61,7 +61,7 @@ def with_content(examples: pd.DataFrame, name: str) -> pd.DataFrame:
     blank = examples.apply(lambda column: column.isna() | (column.str.strip() == "")).any(axis=1)
     kept = examples[~blank].reset_index(drop=True)
     if blank.any():
-        log.info("%s: %d of %d rows were left out because a column is empty", name, int(blank.sum()), len(blank))
+        log.info("%s: %d of %d rows were left out because of an empty cell", name, int(blank.sum()), len(blank))
     return kept
 
 

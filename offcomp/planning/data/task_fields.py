@@ -67,7 +67,7 @@ def task_name(task: str | Task) -> str:
 def own_task(
     data: str, family: str, columns: Mapping[str, str], source: str = "", options: Mapping[str, Any] | None = None
 ) -> Task:
-    """A task that reads a user's file or folder and is named after it. Workers run elsewhere, so the path is made absolute.
+    """A task that reads a user's file or folder and is named after it. The path is made absolute for the workers.
 
     Raises InputError if `data` is not a valid path.
     """
@@ -106,14 +106,14 @@ def described_faults(task: Task) -> list[str]:
 def _column_faults(task: Task, where: str) -> Iterator[str]:
     for name in task.columns:
         if name not in task.kind.columns:
-            yield f"{where} maps the unknown column {name!r}; columns of {task.family!r}: {', '.join(task.kind.columns)}."
+            yield f"{where} maps an unknown column {name!r}; columns of family {task.family!r}: {', '.join(task.kind.columns)}."
 
 
 def _option_faults(task: Task, where: str) -> Iterator[str]:
     defaults = task.kind.options
     for name, value in task.options.items():
         if name not in defaults:
-            yield f"{where} has the unknown option {name!r}; options of {task.family!r}: {', '.join(defaults) or 'none'}."
+            yield f"{where} has an unknown option {name!r}; options of family {task.family!r}: {', '.join(defaults) or 'none'}."
             continue
         accepts, wanted = OPTION_TYPES[type(defaults[name])]
         if not accepts(value):

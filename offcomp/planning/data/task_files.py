@@ -62,7 +62,7 @@ def all_files(path: Path) -> list[Path]:
 
 
 def files_by_split(path: Path) -> dict[str, Path]:
-    """Map each split to its file; if the path is a file itself, WHOLE maps to it.
+    """Map each split to its file; if the path is a single file, it is stored under WHOLE.
 
     Raises TaskError if a split has several files, or if no split has a file.
     """

@@ -1,4 +1,6 @@
-"""Task definitions: what a model is evaluated on, and where the examples come from. No data are read, and no torch is needed.
+"""Task definitions: what a model is evaluated on, and where the examples come from.
+
+This module neither reads data nor imports torch.
 
 A plan refers to a built-in task by name ("topics") or defines its own:
 {"name": "mine", "family": "probe", "data": "reviews.csv", "columns": {"text": "body", "label": "stars"}}.
@@ -46,7 +48,7 @@ class TaskFamily:
 
     @property
     def targets(self) -> list[str]:
-        """The target column in a list, which is empty if there is none."""
+        """The target column as a list, which is empty if the family has none."""
         return [self.target] if self.target else []
 
     @property
@@ -196,7 +198,7 @@ def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
     reads_text    whether text tokens are the model's only input; see `ModelInfo`
     """
     if architecture in WITHOUT_TEXT:
-        return f"task {task.name!r} needs a model that reads text, but this is only a set of matrices; remove all tasks."
+        return f"task {task.name!r} needs a model that reads text, but this one is only a set of matrices; remove all tasks."
     if not reads_text:
         return (
             f"task {task.name!r} needs a model that reads text, but {architecture} takes other inputs and supports no "

@@ -111,7 +111,7 @@ def class_names(table: pa.Table) -> dict[str, list[str]]:
 
 
 def column_text(table: pa.Table, column: str, name: str) -> pd.Series:
-    """A column as text, with NaN for missing values. `name` is what error messages call the table.
+    """A column as text, with NaN for missing values. Error messages refer to the table as `name`.
 
     Raises InputError if several columns have this name, or if the column contains neither text nor numbers.
     """
@@ -171,16 +171,14 @@ def reason(error: Exception) -> str:
 
 def _tsv(text: str) -> TextTable:
     rows = parse_tsv(text)
-    return _table_of_rows(rows, "cells are read as quoted, as in a .csv") if rows.quoting else _table_of_rows(rows)
+    return _table_of_rows(rows, "quotation marks are interpreted as in a .csv") if rows.quoting else _table_of_rows(rows)
 
 
 def _table_of_rows(rows: Rows, *notes: str) -> TextTable:
     columns = list(zip(*rows.cells, strict=True)) or [()] * len(rows.heading)
     if rows.unclosed:
-        which = (
-            "row" if len(rows.unclosed) == 1 else f"{len(rows.unclosed)} rows, the first being row"
-        ) + f" {rows.unclosed[0]}"
-        notes = (*notes, f"an unclosed quotation mark is read as an ordinary character in {which}")
+        which = ("row" if len(rows.unclosed) == 1 else f"{len(rows.unclosed)} rows, starting with row") + f" {rows.unclosed[0]}"
+        notes = (*notes, f"an unclosed quotation mark is treated as an ordinary character in {which}")
     left_out = {RAGGED: len(rows.ragged)} if rows.ragged else {}
     return TextTable(_table(rows.heading, columns), rows.num_read, left_out, notes)
 
@@ -222,7 +220,7 @@ def _object(line: str, number: int) -> dict[str, Any]:
 
 def _parquet(content: bytes) -> TextTable:
     table, left_out = read_parquet(content)
-    notes = (f"columns that contain lists or objects are not read: {', '.join(_names(left_out))}",) if left_out else ()
+    notes = (f"columns that contain lists or objects are ignored: {', '.join(_names(left_out))}",) if left_out else ()
     named = table.rename_columns(_names(table.column_names)).replace_schema_metadata(table.schema.metadata)
     return TextTable(named, table.num_rows, notes=notes)
 

@@ -84,7 +84,7 @@ def test_two_marks_that_open_rows_far_apart_swallow_none() -> None:
         rows[place][1] = f'"{rows[place][1]}'
     found = parse("two_quotes.csv", joined(rows, heading=("label", "text")))
     assert cells_of(found) == rows
-    assert "2 rows, the first being row 21" in found.notes[0]
+    assert "2 rows, starting with row 21" in found.notes[0]
 
 
 @pytest.mark.parametrize("text_first", [True, False])
@@ -94,7 +94,7 @@ def test_a_mark_that_another_row_closes_swallows_none(text_first: bool) -> None:
     rows = rows if text_first else [row[::-1] for row in rows]
     found = parse("mine.csv", joined(rows))
     assert cells_of(found) == rows
-    assert "the first being row 21" in found.notes[0]
+    assert "starting with row 21" in found.notes[0]
 
 
 def test_a_mark_that_cannot_be_a_character_is_refused_by_its_row() -> None:
@@ -126,7 +126,7 @@ def test_a_tsv_that_can_only_be_quoted_is_read_so_and_this_is_said() -> None:
     for style in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
         found = parse("mine.tsv", written(rows, ("text", "label"), delimiter="\t", quoting=style).encode())
         assert cells_of(found) == rows
-        assert found.notes == ("cells are read as quoted, as in a .csv",)
+        assert found.notes == ("quotation marks are interpreted as in a .csv",)
 
 
 # ------------------------------------------------------------------------------------- delimiters, cells, encodings
