@@ -8,7 +8,7 @@ Each message is one sentence that states what is wrong, the offending value, and
     │   ├── PlanError         a plan with one or more faults, all listed in `faults`
     │   ├── BudgetTooSmall    even the smallest form of a method exceeds the budget
     │   └── TaskError         a task that is unknown, or that the model does not support
-    ├── StorageError          a folder of runs or an export cannot be written or read, or is inconsistent
+    ├── StorageError          a run folder or an export cannot be written or read, or is inconsistent
     └── RunError              a run that failed, was cancelled or was interrupted
 """
 
@@ -32,7 +32,7 @@ class ModelError(InputError):
 class PlanError(InputError):
     """A plan has faults.
 
-    `faults` contains one sentence per fault, so that the user can fix them all in one go.
+    `faults` contains one sentence per fault, so that the user can fix all of them at once.
     """
 
     def __init__(self, faults: Sequence[str]):
@@ -41,7 +41,7 @@ class PlanError(InputError):
 
 
 class BudgetTooSmall(InputError):
-    """Even the smallest form of a method exceeds the budget."""
+    """The budget is too small for even the smallest form of a method."""
 
 
 class TaskError(InputError):
@@ -49,7 +49,7 @@ class TaskError(InputError):
 
 
 class StorageError(OffcompError):
-    """A folder of runs or an export cannot be written or read, or is inconsistent."""
+    """A run folder or an export cannot be written or read, or is inconsistent."""
 
 
 class RunError(OffcompError):

@@ -1,9 +1,9 @@
-"""Atomic writes and locks for files and folders that other processes may be reading, and the standard folder locations.
+"""Atomic writes and file locks for data shared between processes, and the standard folder locations.
 
-The home folder is accessible only to its owner. A lock (`flock`) is released when the process that holds it ends, for whatever
-reason. It belongs to an open file: a child process that inherits the open file still holds the lock, and the system releases
-the lock when the last process that has the file open exits. Locks depend on neither clocks nor process ids. By default, child
-processes do not inherit files that Python has opened.
+The home folder is accessible only to its owner. A lock (`flock`) is released when the process that holds it ends, even if it
+crashes. The lock belongs to the open file: a child process that inherits the file shares the lock, which is released when the
+last of these processes closes the file or exits. Locks do not rely on clocks or process ids. By default, child processes do not
+inherit files that Python has opened.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def home_folder() -> Path:
 
 
 def path_of(text: str) -> Path:
-    """Convert a user's input to a path, which need not exist. Raises InputError if it is not a usable path."""
+    """Convert user input to a path, whether or not it exists. Raises InputError if the input is not a usable path."""
     try:
         path = Path(text).expanduser()
         path.stat()
@@ -58,12 +58,12 @@ def path_of(text: str) -> Path:
 
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
-"""Error numbers that say nothing about the file itself: no file descriptors are left."""
+"""Error numbers that signal a lack of file descriptors, not a problem with the file."""
 REMEDIES = {
     **dict.fromkeys(SHORTAGES, "close other programs, or raise the limit on open files (ulimit -n)"),
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "close other programs, or raise the limit on processes (ulimit -u)"),
     errno.EFBIG: "raise the limit on file size (ulimit -f)",
-    errno.ETIMEDOUT: "try again, or end that process",
+    errno.ETIMEDOUT: "try again, or end the other process",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or set OFFCOMP_HOME to a folder on another disk"),
     **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "set OFFCOMP_HOME to a folder on a local disk"),
     **dict.fromkeys(
@@ -71,18 +71,18 @@ REMEDIES = {
         "set OFFCOMP_HOME to a folder you can write to",
     ),
 }
-"""OS error number -> remedy for an error in the home folder; other errors have no known remedy."""
+"""OS error number -> remedy for file errors in the home folder; other errors have no known remedy."""
 
 
 def storage_error(folder: Path, error: OSError, doing: str = "write to") -> StorageError:
-    """The error for a failed operation in a folder under the home folder: one sentence, with a remedy if one is known."""
+    """The error for a failed operation on a folder inside the home folder, with a remedy if one is known."""
     remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
     return StorageError(f"cannot {doing} {folder}: {error.strerror or error}{remedy}")
 
 
 @contextmanager
 def storage_errors(folder: Path, doing: str) -> Iterator[None]:
-    """Turn any OSError into a StorageError; see `storage_error`."""
+    """Convert any OSError in the block to a StorageError; see `storage_error`."""
     try:
         yield
     except OSError as error:
@@ -102,7 +102,7 @@ def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None
 
     Raises StorageError if that fails.
 
-    make_folder     whether to create the folder if it is missing; if False, a folder removed in the meantime stays removed
+    make_folder     whether to create the folder if it is missing; if False, a folder removed in the meantime is not recreated
     """
     with storage_errors(path.parent, "write to"):
         if make_folder:
@@ -122,14 +122,14 @@ def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None
 
 PATIENCE_SECONDS = 5.0
 PART = ".part"
-"""Suffix of unfinished files and folders, whose names begin with a dot."""
+"""Suffix of unfinished files and folders, whose names also begin with a dot."""
 
 
 def _new_part(path: Path) -> tuple[int, Path]:
-    """Open a new temporary file next to `path`, locked while open; an unlocked one is a leftover (see `remove_left_over`)."""
+    """Open and lock a new temporary file next to `path`; any unlocked temporary file is a leftover (see `remove_left_over`)."""
     while True:
         file, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-        with suppress(OSError):  # the file system has no locks; leftovers are not removed there either
+        with suppress(OSError):  # the file system does not support locks; leftovers are not removed there either
             take_lock(file, PATIENCE_SECONDS)
         if os.fstat(file).st_nlink:
             return file, Path(name)
@@ -158,7 +158,7 @@ def changed(file: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> Any:
-    """The document in a JSON file; None if missing or unreadable. Raises StorageError if no file descriptors are left."""
+    """Read a JSON file; returns None if it is missing or invalid. Raises StorageError if no file descriptors are left."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -169,14 +169,14 @@ def read_json(path: Path) -> Any:
 
 
 def check_shortage(folder: Path, error: OSError) -> None:
-    """Raise StorageError if a file could not be opened because no descriptors were left; the file may well exist."""
+    """Raise StorageError if a file, which may well exist, could not be opened because no file descriptors were left."""
     if error.errno in SHORTAGES:
         raise storage_error(folder, error, "read") from None
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which has a temporary name until the block succeeds and is removed after an error.
+    """Create a folder atomically: it has a temporary name until the block succeeds, and is removed after an error.
 
     Raises InputError if the target already exists and is not an empty folder, or if the folder cannot be written.
     """
@@ -204,7 +204,7 @@ def open_lock(path: Path) -> int:
 
 @contextmanager
 def closing(file: int) -> Iterator[int]:
-    """Close a file descriptor at the end of the block; this releases its lock unless another process has inherited the file."""
+    """Close a file descriptor at the end of the block, which releases its lock unless another process has inherited it."""
     try:
         yield file
     finally:
@@ -229,7 +229,7 @@ def take_lock(file: int, seconds: float = 0.0) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock on a file; False if there is no such file. Raises OSError.
+    """Whether a process holds the lock on a file; False if the file does not exist. Raises OSError.
 
     Any number of processes may check at the same time. Each check briefly holds a shared lock, so `take_lock` needs a short
     timeout if other processes may be checking.
@@ -246,7 +246,7 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path, seconds: float) -> Iterator[None]:
-    """Hold the lock on a file. Raises TimeoutError if another process still holds it after `seconds`, and OSError."""
+    """Hold the lock on a file. Raises TimeoutError if another process still holds it after `seconds`, or another OSError."""
     with closing(open_lock(path)) as file:
         if not take_lock(file, seconds):
             raise TimeoutError(errno.ETIMEDOUT, f"another process has held the lock for {seconds:g} s")

@@ -1,8 +1,8 @@
 """Check and quote untrusted text from plans, runs, manifests, models and links.
 
-A name with control characters can take over a terminal, one with text-direction marks can imitate a different name, and one
-that is a megabyte long can fill a page. Such strings are rejected when they are read. The others may still look like markup, so
-escape them for display.
+Names with control characters can take over a terminal, names with text-direction marks can imitate other names, and extremely
+long names can fill a page. Such strings are rejected when they are read. Strings that are accepted may still look like markup,
+so escape them for display.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEEPEST = 20
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: control, format (including text direction), lone surrogate, line separator, paragraph separator."""
 JOINERS = "\u200c\u200d"
-"""Format characters that are allowed, since Persian words and emoji sequences use them."""
+"""Format characters that are allowed because Persian words and emoji sequences use them."""
 
 
 def is_plain(text: str) -> bool:
@@ -37,7 +37,7 @@ def _is_unseen(character: str) -> bool:
 
 
 def text_fault(value: Any) -> str:
-    """What is wrong with the strings in a JSON value or its keys, as a clause to follow the value's name; empty if nothing is.
+    """Describe a problem with the strings in a JSON value, as a clause to follow the value's name; empty if there is none.
 
     >>> text_fault({"name": ["fine", "two\\nlines"]})
     'contains a line break, a control character or a text-direction mark'
@@ -53,7 +53,7 @@ def text_fault(value: Any) -> str:
 
 
 def _texts(value: Any) -> Iterator[str | None]:
-    """Every string in a JSON value, then None if the value is nested too deeply."""
+    """Yield every string in a JSON value, and None if the value is nested too deeply."""
     waiting = [(value, 0)]
     while waiting:
         found, depth = waiting.pop()

@@ -1,1 +1,1 @@
-"""The command line: everything the app does, without a browser. One module per group of subcommands."""
+"""The command-line interface: everything the app does, without a browser. One module per group of subcommands."""

@@ -1,4 +1,4 @@
-"""The command line, started by `offcomp` or `python -m offcomp.cli`. Ctrl-C exits quietly even while modules are loading."""
+"""Entry point of `offcomp` and `python -m offcomp.cli`. Ctrl-C exits quietly even while modules are being imported."""
 
 import signal
 

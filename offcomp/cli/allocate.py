@@ -39,39 +39,39 @@ def _suggest_flags(flags: argparse.ArgumentParser) -> None:
     selection_flags(flags)
     flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio for both the separate and the joint SVD")
     flags.add_argument(
-        "--threshold", type=float, help=f"smallest drop in relative error that justifies a merge; {LEAST_FALL} by default"
+        "--threshold", type=float, help=f"smallest drop in relative error that justifies a merge; default: {LEAST_FALL}"
     )
     listings = flags.add_mutually_exclusive_group()
     listings.add_argument("--pairs", type=int, metavar="N", help="list the N best pairs instead of merging")
     listings.add_argument(
         "--survey",
         action="store_true",
-        help="list every pair and every merge, even those without a gain, and save them for the Groups page",
+        help="list every pair and every merge, even those that gain nothing, and save them for the Groups page",
     )
-    flags.add_argument("--out", help="write a plan with the suggested groups, and with every other module by itself")
+    flags.add_argument("--out", help="write a plan to this file: the suggested groups, and every other module on its own")
 
 
 def _allocate_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("plan", help="plan file, or - for standard input")
     targets = flags.add_mutually_exclusive_group(required=True)
-    targets.add_argument("--total-ratio", type=float, help="compression ratio of all groups together")
+    targets.add_argument("--total-ratio", type=float, help="overall compression ratio of all groups")
     targets.add_argument("--total-size", type=int, help="total size of all groups, in the unit set by --unit")
     targets.add_argument("--target-error", type=float, help="maximum weighted relative error")
-    targets.add_argument("--target-loss", type=float, help="maximum accuracy loss; needs --measured")
+    targets.add_argument("--target-loss", type=float, help="maximum accuracy loss; requires --measured")
     flags.add_argument(
         "--measured", metavar="FILE", help="JSON list of [relative error, accuracy loss] pairs from validation runs"
     )
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     weightings = allocation.WEIGHTINGS
     flags.add_argument(
-        "--weighting", default="relative", choices=weightings, help="how errors are made comparable between groups"
+        "--weighting", default="relative", choices=weightings, help="how to make errors comparable across groups"
     )
-    flags.add_argument("--sensitivities", metavar="FILE", help="JSON object that maps group names to factors for their weights")
+    flags.add_argument("--sensitivities", metavar="FILE", help="JSON object that maps group names to weight multipliers")
     flags.add_argument(
-        "--floor", type=float, default=0.0, help="minimum fraction of its size that each group keeps, from 0 to 1"
+        "--floor", type=float, default=0.0, help="minimum fraction of its original size that each group keeps, from 0 to 1"
     )
-    flags.add_argument("--at", default="2,4,8,16", help="ratios at which methods other than plain SVD are measured")
-    flags.add_argument("--out", help="write the plan with the allocated ratios")
+    flags.add_argument("--at", default="2,4,8,16", help="comma-separated ratios at which to measure methods besides plain SVD")
+    flags.add_argument("--out", help="write the plan with the allocated ratios to this file")
 
 
 def suggest(arguments: argparse.Namespace) -> None:
@@ -83,7 +83,7 @@ def suggest(arguments: argparse.Namespace) -> None:
     if not arguments.ratio >= 1:
         raise InputError(f"--ratio must be 1 or more, not {arguments.ratio:g}")
     if (arguments.survey or arguments.pairs) and (arguments.out or arguments.threshold is not None):
-        raise InputError("--out and --threshold apply only to merging; remove them, or remove --pairs and --survey")
+        raise InputError("--out and --threshold cannot be combined with --pairs or --survey; remove one or the other")
     info = describe(arguments.model)
     specs = select(info, arguments)
     grams = Grams.of_model(load(arguments.model).model)
@@ -102,7 +102,7 @@ def suggest(arguments: argparse.Namespace) -> None:
 
 
 def suggestions_text(rows: Sequence[dict[str, Any]]) -> str:
-    """A table, followed by one sentence per suggestion."""
+    """A table of the suggestions, followed by the reason for each of them."""
     table = [{**row, "modules": " ".join(row["modules"])} for row in rows]
     columns = ("modules", "stack", "gain", "separate_error", "joint_error", "stored_parameters")
     reasons = [f"{line['modules']}: {line['reason']}" for line in table]
@@ -110,7 +110,7 @@ def suggestions_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def survey_text(surveyed: Survey) -> str:
-    """The merges in order, and the result of stacking all modules."""
+    """A table of the merges in order, followed by the result of stacking all modules together."""
     steps = [
         {"merge": n, "gain": each.gain, "error": each.error, "stack": each.joint.stack, "modules": " ".join(each.joint.modules)}
         for n, each in enumerate(surveyed.merges.get("best", ()), 1)
@@ -122,7 +122,7 @@ def survey_text(surveyed: Survey) -> str:
 
 
 def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], suggestions: Sequence[Suggestion], ratio: float) -> Plan:
-    """A plan that applies SVD to each suggested group and to each other module separately, all at the same ratio."""
+    """A plan that compresses each suggested group jointly and every other module separately, all at the same ratio."""
     grouped = {name for suggestion in suggestions for name in suggestion.modules}
     joint = [Group(f"group-{n}", each.modules, each.stack, ratio=ratio) for n, each in enumerate(suggestions, 1)]
     alone = [Group(spec.name, (spec.name,), best_stack([spec]), ratio=ratio) for spec in specs if spec.name not in grouped]
@@ -132,7 +132,7 @@ def suggested_plan(info: ModelInfo, specs: Sequence[ModuleSpec], suggestions: Se
 
 
 def allocate(arguments: argparse.Namespace) -> None:
-    """Divide a budget among a plan's groups to minimise the error, or find the smallest size for a given error."""
+    """Divide a size budget among a plan's groups to minimise the error, or find the smallest size for a given error."""
     plan, info = read_plan(arguments.plan)
     curves = [with_floor(curve, arguments.floor) for curve in curves_of(plan, info, arguments)]
     sensitivities = read_json_file(arguments.sensitivities, dict) if arguments.sensitivities else None
@@ -167,22 +167,22 @@ def requested_total(arguments: argparse.Namespace, original: int) -> int:
 
 
 def requested_error(arguments: argparse.Namespace) -> float:
-    """The target error, or the error at the target loss. Raises InputError if there are no measured runs, or too few."""
+    """The target error, or the error that corresponds to the target loss. Raises InputError if too few runs were measured."""
     if arguments.target_error is not None:
         return float(arguments.target_error)
     if not arguments.measured:
         raise InputError(
-            "--target-loss needs --measured FILE, a JSON list of [relative error, accuracy loss] pairs from validation runs"
+            "--target-loss requires --measured FILE, a JSON list of [relative error, accuracy loss] pairs from validation runs"
         )
     points = read_json_file(arguments.measured, list)
     try:
         return allocation.error_for_loss([(float(error), float(loss)) for error, loss in points], arguments.target_loss)
     except (TypeError, ValueError):
-        raise InputError(f"{arguments.measured} must be a JSON list of [relative error, accuracy loss] pairs") from None
+        raise InputError(f"{arguments.measured} must contain a JSON list of [relative error, accuracy loss] pairs") from None
 
 
 def read_json_file(path: str, kind: type) -> Any:
-    """The JSON value in a file. Raises InputError if it cannot be read or is not of type `kind`."""
+    """Read a JSON value from a file. Raises InputError if the file cannot be read or the value is not of type `kind`."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -193,7 +193,7 @@ def read_json_file(path: str, kind: type) -> Any:
 
 
 def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> list[ErrorCurve]:
-    """One error curve per group: from its spectrum for plain SVD, from fits at the --at ratios for other methods."""
+    """One error curve per group, computed from the spectrum for plain SVD and measured at the --at ratios otherwise."""
     if not plan.groups:
         raise InputError("the plan has no groups to allocate a budget to; add at least one")
     closed = [group for group in plan.groups if make_method(group.method, group.options) == SVD()]
@@ -213,7 +213,7 @@ def curves_of(plan: Plan, info: ModelInfo, arguments: argparse.Namespace) -> lis
 def measured_curves(
     plan: Plan, groups: Sequence[Group], info: ModelInfo, arguments: argparse.Namespace
 ) -> dict[str, ErrorCurve]:
-    """Error curves measured by fitting each group at each --at ratio."""
+    """Measure error curves by fitting each group at each of the --at ratios."""
     from offcomp.models.loading import load
     from offcomp.runs.measured_curve import measured_curve
 
@@ -226,7 +226,7 @@ def measured_curves(
 
 
 def uniform_error(curves: Sequence[ErrorCurve], total: int, weights: Any) -> float | None:
-    """The error if all groups had the same ratio, at the same total size; None if a group cannot reach that ratio."""
+    """The error at the same total size if all groups had equal ratios; None if a group cannot reach that ratio."""
     try:
         return allocation.uniform(curves, total, weights).relative_error
     except BudgetTooSmall:
@@ -234,7 +234,7 @@ def uniform_error(curves: Sequence[ErrorCurve], total: int, weights: Any) -> flo
 
 
 def group_rows(plan: Plan, curves: Sequence[ErrorCurve], result: Allocation) -> list[dict[str, Any]]:
-    """Name, method, ratio, stored size and relative error of each group."""
+    """One row per group: name, method, ratio, stored size and relative error."""
     return [
         {
             "group": group.name,
@@ -248,7 +248,7 @@ def group_rows(plan: Plan, curves: Sequence[ErrorCurve], result: Allocation) -> 
 
 
 def allocation_text(document: dict[str, Any]) -> str:
-    """A table of the groups and a sentence about the total."""
+    """A table of the groups, followed by a line with the totals."""
     uniform_text = document["uniform_relative_error"]
     against = "not possible" if uniform_text is None else f"{uniform_text:.4f}"
     return (

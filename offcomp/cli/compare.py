@@ -15,8 +15,8 @@ from offcomp.runs.store import Run, RunStore
 def add_verbs(verb: Verb) -> None:
     """Add `compare`."""
     parser = verb("compare", compare)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run id or unique prefix; may name a bundled run")
-    parser.add_argument("--html", metavar="FILE", help="also write a report as a single HTML file that needs no network")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="id or unique prefix of one of your runs or of a bundled run")
+    parser.add_argument("--html", metavar="FILE", help="also write a self-contained HTML report that works offline")
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -32,32 +32,32 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def find_runs(prefixes: Iterable[str]) -> list[Run]:
-    """The runs whose ids start with these prefixes, including bundled runs; each run appears once."""
+    """Find the runs whose ids start with these prefixes, including bundled runs; duplicates are removed."""
     pool = {run.id: run for run in [*bundled_runs(), *RunStore().all()]}
     return [pool[name] for name in dict.fromkeys(_full_id(prefix, pool) for prefix in prefixes)]
 
 
 def _full_id(prefix: str, pool: Mapping[str, Run]) -> str:
-    """The one id with this prefix. Raises InputError if there is none or more than one."""
+    """The only run id with this prefix. Raises InputError if no id or more than one id matches."""
     if prefix in pool:
         return prefix
     matches = sorted(name for name in pool if name.startswith(prefix)) if prefix else []
     if len(matches) > 1:
         raise InputError(
-            f"{len(matches)} runs begin with {prefix!r}: {', '.join(matches[:4])}; specify more characters of the id"
+            f"{len(matches)} run ids begin with {prefix!r}: {', '.join(matches[:4])}; enter more characters of the id"
         )
     if not matches:
         bad = next((folder for folder in RunStore().listing()[1] if prefix and folder.name.startswith(prefix)), None)
         if bad is not None:
             raise InputError(f"run {bad}")
         bundled = ", ".join(run.id for run in bundled_runs())
-        raise InputError(f"there is no run {prefix!r}; 'offcomp runs' lists yours, and the bundled ones are {bundled}")
+        raise InputError(f"there is no run {prefix!r}; list your runs with 'offcomp runs', or use a bundled run: {bundled}")
     return matches[0]
 
 
 def finished(run: Run) -> Run:
-    """The run itself, if it is done and so has results. Raises InputError otherwise."""
+    """Return the run unchanged if it is done and therefore has results. Raises InputError otherwise."""
     if run.status != "done":
         reason = f": {run.error.rstrip('.')}" if run.error else ""
-        raise InputError(f"run {run.id} has status {run.status} and no results to compare{reason}; choose finished runs")
+        raise InputError(f"run {run.id} has status {run.status}, so it has no results to compare{reason}; choose finished runs")
     return run

@@ -1,4 +1,4 @@
-"""Subcommands for tasks: list them, and score a model on them, alone or against the model it was derived from."""
+"""Subcommands that list the tasks, and that score a model on tasks, alone or against the model it was derived from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from offcomp.models.loading import LoadedModel
 
 DATA_NOTE = (
-    "data: bundled data comes with offcomp; hub data is downloaded once, then cached. head: required ending of the class name."
+    "data: bundled data comes with offcomp; hub data is downloaded once and cached. head: required suffix of the model's class."
 )
 
 
@@ -31,11 +31,11 @@ def add_verbs(verb: Verb) -> None:
     parser.add_argument("model", help="catalogue name, folder or hub id")
     task_flags(parser, "every bundled task that the model supports")
     parser.add_argument("--original", metavar="MODEL", help="compare with this model on the same examples")
-    parser.add_argument("--seed", type=seed_number, default=0, help="seed for splitting data that comes without splits")
+    parser.add_argument("--seed", type=seed_number, default=0, help="seed for splitting data that has no predefined splits")
 
 
 def seed_number(text: str) -> int:
-    """Parse a seed, which must be in the same range as in a plan."""
+    """Parse a seed; the valid range is the same as in a plan."""
     if text.isdecimal() and int(text) < 2**31:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2147483647")
@@ -99,7 +99,7 @@ def without_task(info: ModelInfo) -> str:
 
 
 def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task]:
-    """The requested tasks, or the defaults common to these models. Raises PlanError for tasks that a model does not support."""
+    """The requested tasks, or the defaults that all models support. Raises PlanError if a model does not support a task."""
     requested = requested_tasks(arguments)
     if not requested:
         defaults = [usual_tasks(info.architecture, info.reads_text) for info in infos]
@@ -108,7 +108,7 @@ def checked_tasks(arguments: argparse.Namespace, *infos: ModelInfo) -> list[Task
     if faults:
         raise PlanError(list(faults))
     chosen = [find_task(task) if isinstance(task, str) else task for task in requested]
-    original = infos[-1]  # labels are matched to the outputs of its head
+    original = infos[-1]  # its head outputs are matched to the labels
     faults = dict.fromkeys(filter(None, [task_fault(task, original) for task in chosen]))
     if faults:
         raise PlanError(list(faults))
@@ -126,7 +126,7 @@ def check_vocabulary(original: LoadedModel, model: LoadedModel) -> None:
 
 
 def score(task: Task, original: LoadedModel, model: LoadedModel | None, *, seed: int) -> dict[str, Any]:
-    """The original's score, or a comparison of a second model with it. Raises TaskError."""
+    """Score the original model, or compare a second model with it. Raises TaskError."""
     from offcomp.evaluation import open_task
 
     say(f"reading {task.name}")
@@ -138,7 +138,7 @@ def score(task: Task, original: LoadedModel, model: LoadedModel | None, *, seed:
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:
-    """One line per task and metric: score, standard error and baseline; then how much data was read, then notes."""
+    """A table with the score, standard error and baseline per task and metric, followed by row counts and notes."""
     rows = []
     for task, entry in [(task, each) for task, own in scores.items() for each in (own, *others_of(own).values())]:
         metric, baseline = METRICS[entry["metric"]], baseline_of(entry)
@@ -160,7 +160,7 @@ def scores_text(scores: dict[str, dict[str, Any]]) -> str:
 
 
 def compared_text(scores: dict[str, dict[str, Any]]) -> str:
-    """One line per task: both scores with 95 % intervals, the paired difference and what changed; then warnings and notes."""
+    """One line per task, with both scores and their paired difference, followed by warnings and notes."""
     lines = [f"{task}: {score_line(entry)}" for task, entry in scores.items()]
     warnings = [clause for task, entry in scores.items() for clause in concerns(task, entry, compressed=True)]
     note_lines = [note for task, entry in scores.items() for note in notes(task, entry)]

@@ -26,12 +26,12 @@ def add_verbs(verb: Verb) -> None:
     parser.add_argument(
         "--dense",
         action="store_true",
-        help="also write the whole model with the reconstructed weights, in the original dtypes and with all other files; "
-        "transformers can load it, and it is as large as the original",
+        help="also write the complete model with the reconstructed weights in the original dtypes, and all other files; "
+        "transformers can load the model, which is as large as the original",
     )
     parser = verb("verify", verify)
     parser.add_argument("folder", metavar="DIR", help="a folder written by 'offcomp export'")
-    parser.add_argument("--original", metavar="MODEL", help="the original model, if it is not at the location in the manifest")
+    parser.add_argument("--original", metavar="MODEL", help="the original model, if it has moved since the export")
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -43,14 +43,14 @@ def export(arguments: argparse.Namespace) -> None:
         say(f"writing {run.plan.model} with the reconstructed weights")
     manifest = export_run(run, describe(run.plan.model), Path(arguments.folder), dense=arguments.dense)
     if manifest.left_out:
-        say(f"left out because they contain the original weights or are not part of the model: {', '.join(manifest.left_out)}")
+        say(f"left out files that contain the original weights or are not part of the model: {', '.join(manifest.left_out)}")
     written = f"wrote {arguments.folder}; check it with 'offcomp verify {arguments.folder}'"
     document = {"folder": arguments.folder, **manifest.to_dict()}
     emit(arguments, document, lambda: f"{stored_text(manifest)}\n\n{written}")
 
 
 def stored_text(manifest: Manifest) -> str:
-    """One line per group, and the three ratios."""
+    """A table with one row per group, followed by the three compression ratios."""
     rows = [
         {
             "group": group.name,
@@ -80,7 +80,7 @@ def verify(arguments: argparse.Namespace) -> None:
 
 
 def checks_text(checks: list[Check]) -> str:
-    """One line per check; then a sentence for each fault and each skipped check."""
+    """A table with one row per check, followed by a sentence for each fault and each skipped check."""
     rows = [{"check": check.name, "result": RESULTS[check.holds], "about": check.scope} for check in checks]
     faults = [f"{check.name}: {fault}." for check in checks for fault in check.faults]
     left_out = [f"{check.name}, not checked: {check.skip_reason}." for check in checks if check.skip_reason]

@@ -28,19 +28,19 @@ Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentPa
 """A function that adds a subcommand, given its name and the function that runs it."""
 STDERR = 2
 STOPPED, UNREAD = 130, 141
-"""Exit statuses after Ctrl-C and after the reader closes the pipe: those that shells report for SIGINT and SIGPIPE."""
-UNKNOWN_FAMILY = "its family is unknown (model type '{}'), so name modules with --modules, as listed by"
+"""Exit statuses after Ctrl-C and after the reader closes the pipe, as shells report them for SIGINT and SIGPIPE."""
+UNKNOWN_FAMILY = "its family is unknown (model type '{}'), so select modules with --modules, as listed by"
 
 
 def say(text: str) -> None:
-    """Print a message for the user to stderr; the message is dropped if stderr cannot be written."""
+    """Print a message to stderr; it is silently dropped if stderr is not writable."""
     with suppress(OSError, AttributeError):  # AttributeError: stderr was closed at startup
         sys.stderr.write(_for_terminal(text) + "\n")
         sys.stderr.flush()
 
 
 def _for_terminal(text: str) -> str:
-    """The text without control characters, since names in untrusted files could use these to take over the terminal."""
+    """The text without control characters, which names in untrusted files could use to take over the terminal."""
     return "\n".join(map(without_unseen, text.split("\n")))
 
 
@@ -92,14 +92,14 @@ def ended_quietly(act: Callable[[], None]) -> int:
 
 
 def _keep_numbers() -> None:
-    """Open the null device in place of any closed standard stream, so that no other file gets its descriptor."""
+    """Open the null device in place of any closed standard stream, so that no other file can be given its descriptor."""
     while (file := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         pass
     os.close(file)
 
 
 def _empty(stream: TextIO | None) -> None:
-    """Flush a stream; if that fails, discard its buffer, so that the interpreter does not try again at exit."""
+    """Flush a stream; if that fails, discard its buffer to keep the interpreter from flushing it again at exit."""
     if stream is None:
         return
     try:
@@ -110,7 +110,7 @@ def _empty(stream: TextIO | None) -> None:
 
 
 def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
-    """The modules selected by --modules or by --kinds and --layers. Raises InputError if there are none."""
+    """The modules selected by --modules or by --kinds and --layers. Raises InputError if no module matches."""
     if arguments.modules:
         return [info.module(name) for name in arguments.modules.split(",")]
     kinds = arguments.kinds.split(",") if arguments.kinds else [kind for kind in KINDS if kind != "word_embeddings"]
@@ -127,9 +127,9 @@ def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
 
 
 def check_grouping(info: ModelInfo, specs: Sequence[ModuleSpec], grouping: str) -> None:
-    """Raise InputError if a grouping needs kinds and layers but they are unknown.
+    """Raise InputError if a grouping depends on kinds and layers that are unknown.
 
-    Otherwise the grouping would silently put each module in a separate group.
+    Without this check, the grouping would silently put each module in a group of its own.
     """
     if grouping in ("qkv", "blocks") and all(spec.kind == "other" for spec in specs) and info.family is None:
         raise InputError(
@@ -139,7 +139,7 @@ def check_grouping(info: ModelInfo, specs: Sequence[ModuleSpec], grouping: str) 
 
 
 def layer_numbers(text: str | None) -> set[int] | None:
-    """The layer numbers in a comma-separated list; None for all."""
+    """The layer numbers in a comma-separated list; None means all layers."""
     try:
         return {int(layer) for layer in text.split(",")} if text else None
     except ValueError:
@@ -147,7 +147,7 @@ def layer_numbers(text: str | None) -> set[int] | None:
 
 
 def describe(model: str) -> ModelInfo:
-    """A model and the list of its modules, from the disk cache if available."""
+    """Describe a model and its modules, using the disk cache if possible."""
     return model_info(model, home_folder())
 
 
@@ -165,13 +165,13 @@ def read_plan(path: str) -> tuple[Plan, ModelInfo]:
 
 
 def write_plan(path: str | None, plan: Plan) -> None:
-    """Write a plan to a file, if the user named one. Raises InputError if that fails."""
+    """Write a plan to a file unless the path is None. Raises InputError if that fails."""
     if path is not None:
         write_file(path, plan.to_json() + "\n", "plan")
 
 
 def write_file(path: str, text: str, what: str) -> None:
-    """Write text to a file that the user named. Raises InputError if that fails."""
+    """Write text to the file at a path given by the user. Raises InputError if that fails."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -180,9 +180,9 @@ def write_file(path: str, text: str, what: str) -> None:
 
 
 def calibration_text(path: str | None) -> CalibrationText:
-    """The calibration text in a file, or the bundled text by default. Raises InputError if the path is not valid.
+    """The calibration text in a file, or the bundled text by default. Raises InputError if the path is invalid.
 
-    The path is made absolute, so that the plan can be run from any folder.
+    The path is made absolute because the plan may be run from a different folder.
     """
     if path is None or path == BUNDLED:
         return CalibrationText()
@@ -194,7 +194,9 @@ def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
     flags.add_argument(
         "--task", action="append", metavar="NAME", help=f"task name, as listed by 'offcomp tasks'; default: {default}"
     )
-    flags.add_argument("--data", metavar="PATH", help=f"your own task: a file ({', '.join(TABLES)}) or a folder with splits")
+    flags.add_argument(
+        "--data", metavar="PATH", help=f"your own task: a file ({', '.join(TABLES)}), or a folder with one file per split"
+    )
     flags.add_argument("--family", choices=tuple(FAMILIES), help="with --data: the task family")
     flags.add_argument(
         "--column", action="append", default=[], metavar="OURS=YOURS", help="with --data: column mapping, such as text=body"
@@ -205,15 +207,15 @@ def task_flags(flags: argparse.ArgumentParser, default: str) -> None:
 
 
 def requested_tasks(arguments: argparse.Namespace) -> tuple[str | Task, ...]:
-    """The tasks named by --task and the one defined by --data. Raises InputError for incompatible flags."""
+    """The tasks named by --task and the task defined by --data. Raises InputError for incompatible flags."""
     named = tuple(arguments.task or ())
     if not arguments.data:
         for flag, value in (("--family", arguments.family), ("--column", arguments.column), ("--labels", arguments.labels)):
             if value:
-                raise InputError(f"{flag} describes your own task, so it needs --data PATH")
+                raise InputError(f"{flag} applies only to your own task; add --data PATH")
         return named
     if not arguments.family:
-        raise InputError(f"--data {arguments.data} also needs --family, which must be one of {', '.join(FAMILIES)}")
+        raise InputError(f"--data {arguments.data} requires --family; choose one of {', '.join(FAMILIES)}")
     pairs = [text.partition("=") for text in arguments.column]
     for ours, separator, yours in pairs:
         if not (ours and separator and yours):
@@ -227,7 +229,7 @@ def selection_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags that `select` reads."""
     flags.add_argument("model", help="catalogue name, folder or hub id")
     flags.add_argument(
-        "--kinds", help=f"comma-separated kinds of module, out of {', '.join(KINDS)}; default: all but word_embeddings"
+        "--kinds", help=f"comma-separated module kinds, from {', '.join(KINDS)}; default: all except word_embeddings"
     )
     flags.add_argument("--layers", help="comma-separated layer numbers, starting at 0; default: all")
-    flags.add_argument("--modules", help="comma-separated module names, instead of --kinds")
+    flags.add_argument("--modules", help="comma-separated module names, instead of --kinds and --layers")

@@ -1,4 +1,4 @@
-"""Subcommand that inspects one weight matrix: how much of it SVD keeps at each rank."""
+"""Subcommand that inspects one weight matrix: how much of its energy SVD keeps at each rank."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def add_verbs(verb: Verb) -> None:
     parser.add_argument(
         "--rank",
         type=int,
-        help="rank to report on; default: the rank at which SVD stores half as many parameters as the matrix has",
+        help="rank to report on; default: the rank at which SVD stores half as many parameters as the matrix",
     )
 
 
 def inspect(arguments: argparse.Namespace) -> None:
-    """Show how much of one weight matrix SVD keeps at each rank, and save the file that the app plots."""
+    """Show how much of a weight matrix's energy SVD keeps at each rank, and save the data that the app plots."""
     import numpy as np
 
     from offcomp.planning.matrix_view import view_path

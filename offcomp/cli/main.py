@@ -1,8 +1,8 @@
-"""The command line: it can do what the app does, and works on the same runs.
+"""The command-line interface, which offers the same features as the app and works on the same runs.
 
-With --json, exactly one JSON document is written to stdout; messages go to stderr. Exit status: 0 for success, 2 for bad input
-(explained by one clear sentence on stderr), 1 for any other error, such as a run that did not finish or output that could not
-be written, 130 after Ctrl-C, and 141 if the reader closes the pipe before the end of the output.
+With --json, exactly one JSON document is written to stdout; messages go to stderr. The exit status is 0 for success, 2 for
+invalid input (explained in one sentence on stderr), 1 for any other error, such as a run that did not finish or output that
+could not be written, 130 after Ctrl-C, and 141 if the reader closes the pipe before all output is written.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def modules(arguments: argparse.Namespace) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """Make a plan for selected modules of a model."""
+    """Make a plan that compresses selected modules of a model."""
     info = inputs.describe(arguments.model)
     method = method_of_style_key(arguments.method)
     specs = inputs.select(info, arguments)
@@ -88,7 +88,7 @@ def plan(arguments: argparse.Namespace) -> None:
 
 
 def option_value(text: str) -> tuple[str, Any]:
-    """Parse KEY=VALUE; the value is parsed as JSON if possible."""
+    """Parse KEY=VALUE; a value that is not valid JSON is kept as text."""
     key, separator, value = text.partition("=")
     if not separator:
         raise InputError(f"--option must be KEY=VALUE, such as epochs=30, not {text!r}")
@@ -99,13 +99,13 @@ def option_value(text: str) -> tuple[str, Any]:
 
 
 def predict_plan(arguments: argparse.Namespace) -> None:
-    """Predict how much a plan will store and roughly what it will cost, without running it."""
+    """Predict the stored size of a plan, and estimate the time and memory that running it takes."""
     from offcomp.results.runs import stage_times
 
     requested, info = inputs.read_plan(arguments.plan)
     prediction = predict(requested, info)
     cost = estimate(requested, info, prediction, stage_times(resolved(requested, info), info.fingerprint, RunStore().all()))
-    cost_text = f"running this takes about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory"
+    cost_text = f"running this plan takes about {duration(cost.seconds)} and {gigabytes(cost.memory)} of memory"
     document = prediction.to_dict() | {"unlisted": info.unlisted, "estimate": cost.to_dict()}
     inputs.emit(arguments, document, lambda: f"{prediction_text(requested, info)}\n\n{cost_text}")
 
@@ -169,14 +169,14 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method; may be repeated"
     )
-    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio, original / stored")
+    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio: original size / stored size")
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     flags.add_argument(
         "--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; 'stored' means the dtype of the checkpoint"
     )
     inputs.task_flags(flags, "sentiment")
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--calibration", metavar="FILE", help=f"file with text for calibrated methods ({', '.join(SUFFIXES)})")
+    flags.add_argument("--calibration", metavar="FILE", help=f"file with calibration text ({', '.join(SUFFIXES)})")
     flags.add_argument("--out", help="also write the plan to this file")
 
 

@@ -1,4 +1,4 @@
-"""Subcommands for runs: run a plan and wait for it, list the runs, show a run, cancel a run."""
+"""Subcommands for runs: run a plan and wait for it to finish, list all runs, and show or cancel a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_verbs(verb: Verb) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run a plan and wait for it. The exit status is 1 if the run does not finish."""
+    """Run a plan and wait for it to finish. The exit status is 1 if the run does not finish."""
     plan, info = read_plan(arguments.plan)
     store = RunStore()
     current = store.submit(plan, info, again=arguments.again)
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def wait(store: RunStore, current: Run) -> Run:
-    """Wait for a run to end, printing each new stage."""
+    """Wait for a run to end, printing each stage when it starts."""
     reported = ""
     while not current.ended:
         stage = str(current.progress.get("stage", "queued"))
@@ -57,7 +57,7 @@ def wait(store: RunStore, current: Run) -> Run:
 
 
 def runs(arguments: argparse.Namespace) -> None:
-    """List all runs, newest first; folders that cannot be read are reported on stderr."""
+    """List all runs, newest first; run folders that cannot be read are reported on stderr."""
     readable, damaged = RunStore().listing()
     rows = [
         {
@@ -93,7 +93,7 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def cancel(arguments: argparse.Namespace) -> None:
-    """Ask a run to stop; a run that has ended or been interrupted is left unchanged."""
+    """Ask a run to stop; this has no effect if the run has already ended or been interrupted."""
     store = RunStore()
     store.cancel(arguments.run)
     stored = store.get(arguments.run)

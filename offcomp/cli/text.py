@@ -40,7 +40,7 @@ def _cell(value: Any) -> str:
 
 
 def prediction_text(plan: Plan, info: ModelInfo) -> str:
-    """A table of the predicted groups, the three ratios, and notes that qualify them."""
+    """A table of the predicted groups, the three compression ratios, and notes on them."""
     prediction = predict(plan, info)
     rows = [
         {
@@ -60,7 +60,7 @@ def prediction_text(plan: Plan, info: ModelInfo) -> str:
 
 
 def sizes_text(sizes: dict[str, Any]) -> str:
-    """The sizes and ratios for the three denominators, one line each."""
+    """The sizes and ratios, with one line for each of the three denominators."""
     return "\n".join(
         f"{DENOMINATORS[key]}: {s['parameters_before']:,} -> {s['parameters_after']:,} parameters ({s['parameter_ratio']:.2f}x "
         f"smaller), {s['bytes_before']:,} -> {s['bytes_after']:,} bytes ({s['byte_ratio']:.2f}x smaller)"
@@ -69,7 +69,7 @@ def sizes_text(sizes: dict[str, Any]) -> str:
 
 
 def run_text(run: Run) -> str:
-    """A run's results as text."""
+    """Format the results of a run as text."""
     head = f"run {run.id}: {run.status_text}" + (f", {run.error}" if run.error else "")
     head += f"\nits model is {OF_A_SAMPLE}" * run.of_a_sample
     if not run.result or not run.result["groups"]:
@@ -91,7 +91,7 @@ def run_text(run: Run) -> str:
 
 
 def score_line(score: Score) -> str:
-    """A task's score before and after compression, with 95 % intervals, and what changed."""
+    """A task's score before and after compression, with 95 % intervals, and how the predictions changed."""
     metric, paired = metric_of(score), score["paired"]
     parts = [f"{metric.word} {score_text(score, 'original')} -> {score_text(score)}", against_original(score)]
     if "agreement" in paired:

@@ -86,7 +86,7 @@ def test_pairs_and_groups_are_suggested_with_their_reason(offcomp: Command, tmp_
 def test_what_only_merging_heeds_is_refused_elsewhere(offcomp: Command, how: tuple[str, ...], flag: tuple[str, ...]) -> None:
     status, out, err = offcomp("suggest", "minilm-l6", "--kinds", "query", *how, *flag)
     assert (status, out) == (2, "")
-    assert "--out and --threshold apply only to merging" in err
+    assert "--out and --threshold cannot be combined with --pairs or --survey" in err
 
 
 def test_both_are_readable_as_text(offcomp: Command, tmp_path: Path, folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_both_are_readable_as_text(offcomp: Command, tmp_path: Path, folder: Pat
         (("--total-ratio", "nan"), "--total-ratio must be 1 or more, not nan"),
         (("--total-size", "100"), "the groups together need at least 2304, but the total is 100"),
         (("--target-error", "-1"), "a relative error of -1 cannot be reached"),
-        (("--target-loss", "0.1"), "--target-loss needs --measured FILE"),
+        (("--target-loss", "0.1"), "--target-loss requires --measured FILE"),
         (("--target-loss", "0.1", "--measured", "missing.json"), "cannot read missing.json as JSON"),
         (("--total-ratio", "2", "--floor", "2"), "must be between 0 and 1, not 2"),
         (("--total-ratio", "2", "--sensitivities", "EMPTY"), "must contain a JSON dict, not a list"),

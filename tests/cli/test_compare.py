@@ -42,10 +42,13 @@ def test_json_is_one_document_and_bundled_runs_are_known(offcomp: Command, tmp_p
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (["zz"], "there is no run 'zz'; 'offcomp runs' lists yours"),
+        (["zz"], "there is no run 'zz'; list your runs with 'offcomp runs'"),
         ([""], "there is no run ''"),
-        (["aa"], "2 runs begin with 'aa': aa1111111111, aa2222222222; specify more characters of the id"),
-        (["aa1", "bb"], "run bb3333333333 has status failed and no results to compare: The machine ran out of memory; choose"),
+        (["aa"], "2 run ids begin with 'aa': aa1111111111, aa2222222222; enter more characters of the id"),
+        (
+            ["aa1", "bb"],
+            "run bb3333333333 has status failed, so it has no results to compare: The machine ran out of memory; choose",
+        ),
         (["aa1", "--html", "/no/such/folder/x.html"], "cannot write the report /no/such/folder/x.html: No such file"),
     ],
 )

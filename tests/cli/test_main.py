@@ -69,7 +69,7 @@ def test_a_plan_is_written_read_and_predicted(offcomp: Command, tmp_path: Path) 
     assert prediction["estimate"]["memory_bytes"] > 4 * prediction["model"]["whole"]["parameters_before"]
     text = offcomp("predict", path)[1]
     assert text.count("latent width 64") == 2
-    assert text.rstrip().splitlines()[-1].startswith("running this takes about ") and "GB of memory" in text
+    assert text.rstrip().splitlines()[-1].startswith("running this plan takes about ") and "GB of memory" in text
 
 
 @pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])

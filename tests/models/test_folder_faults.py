@@ -312,7 +312,7 @@ def test_groups_by_kinds_that_are_not_known_are_refused(unknown: str, capsys: py
     for grouping in ("qkv", "blocks"):
         status, lines = command(capsys, "plan", unknown, "--kinds", "other", "--group", grouping)
         assert status == 2 and len(lines) == 1
-        assert f"--group {grouping} needs kinds and layers" in lines[0] and "name modules with --modules" in lines[0]
+        assert f"--group {grouping} needs kinds and layers" in lines[0] and "select modules with --modules" in lines[0]
     path = "mpnet.encoder.layer.0.attention.attn.q"
     assert command(capsys, "plan", unknown, "--modules", path, "--group", "module")[0] == 0
 
@@ -323,7 +323,7 @@ def test_where_no_kind_is_known_the_family_is_said_to_be_unknown(
 ) -> None:
     status, lines = command(capsys, verb, unknown)
     assert status == 2 and len(lines) == 1
-    assert "family is unknown (model type 'mpnet'), so name modules with --modules" in lines[0]
+    assert "family is unknown (model type 'mpnet'), so select modules with --modules" in lines[0]
 
 
 def test_a_plan_that_names_kinds_of_an_unknown_family(unknown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -273,7 +273,7 @@ EXPECTED: dict[str, tuple[Any, list[dict[str, Any]]]] = {
                 "Accuracy on sentiment": "71.0 % ± 4.5",
                 "Accuracy on sentiment, from original": "-12.0 points",
                 "Agreement on sentiment": "87.0 %",
-                "Read for sentiment": "300 rows read, 298 used: 2 empty; 40 of 297 texts cut at 126 tokens",
+                "Read for sentiment": "300 rows read, 298 used: 2 empty; 40 of 297 texts truncated to 126 tokens",
                 "Spearman correlation on pairs": "0.740 ± 0.047",
                 "Spearman correlation on pairs, from original": "-0.080",
             }.items()
@@ -321,7 +321,7 @@ def test_a_run_and_an_export_as_text_have_the_same_figures() -> None:
         "whole model: 48,000 -> 21,000 parameters (5.10x smaller), 192,000 -> 87,000 bytes (5.70x smaller)",
         "sentiment: accuracy 83.0 % ± 2.2 -> 71.0 % ± 4.5, -12.0 points from the original (95 % interval -15.0 to -8.0), "
         "agreement 0.870, 31 right to wrong, 17 wrong to right, n = 1100; 300 rows read, 298 used: 2 empty; "
-        "40 of 297 texts cut at 126 tokens",
+        "40 of 297 texts truncated to 126 tokens",
         "pairs: Spearman correlation 0.820 ± 0.024 -> 0.740 ± 0.047, "
         "-0.080 from the original (95 % interval -0.110 to -0.060), n = 800",
     ]

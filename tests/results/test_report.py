@@ -165,7 +165,7 @@ def test_every_row_to_take_away_names_its_run_seed_and_plan() -> None:
 def test_what_was_read_stands_in_the_report_the_tables_and_the_text() -> None:
     run = made_run("a" * 12, [made_group("key", 0.5, size_name="rank", seconds=1.0) | TEXT_READ], made_score(["x"], []) | READ)
     read, calibrated = (
-        "300 rows read, 298 used: 2 empty; 40 of 298 texts cut at 126 tokens",
+        "300 rows read, 298 used: 2 empty; 40 of 298 texts truncated to 126 tokens",
         "60 texts read, 50 used: 10 not drawn",
     )
     figures = dict(figures_table([run]).to_numpy().tolist())

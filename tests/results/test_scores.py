@@ -133,7 +133,7 @@ def test_scores_of_one_chart_share_metric_and_examples() -> None:
 @pytest.mark.parametrize(
     ("task", "axis", "better", "baseline"),
     [
-        ("sentiment", "Accuracy (share of test sentences, in %)", "right is better", "always the same answer: 50.0 %"),
+        ("sentiment", "Accuracy (% of test sentences)", "right is better", "always the same answer: 50.0 %"),
         ("similarity", "Spearman correlation", "right is better", None),
         ("masked-prose", "Perplexity of masked tokens", "lower is better, log scale", "word frequencies alone: 1,200"),
         ("causal-prose", "Perplexity of next tokens", "lower is better, log scale", "word frequencies alone: 2,000"),

@@ -184,7 +184,7 @@ def test_texts_that_are_cut_before_they_are_tokens_are_counted(tmp_path: Path) -
     (tmp_path / "long.txt").write_text("\n".join(["w2 " * 9000, "w3", "w4 " * 9000]))
     found = CalibrationText(str(tmp_path / "long.txt")).read(0)
     assert max(map(len, found.texts)) == 20_000
-    assert found.rows.notes == ("2 texts cut at 20,000 characters",)
+    assert found.rows.notes == ("2 texts truncated to 20,000 characters",)
 
 
 def test_texts_are_read_as_the_folder_declares(tmp_path: Path) -> None:

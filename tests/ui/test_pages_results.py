@@ -68,7 +68,7 @@ def test_what_was_read_is_said_where_a_score_is_shown(home: Path) -> None:
     name = put_in_home(home, svd, "333333333333", submitted=3.0)
     for page in ("runs", "compare"):
         said = texts(opened(page, runs=name))
-        assert "300 rows read, 298 used: 2 empty; 40 of 298 texts cut at 126 tokens." in said
+        assert "300 rows read, 298 used: 2 empty; 40 of 298 texts truncated to 126 tokens." in said
     assert "Calibration: 60 texts read, all used." in said
 
 

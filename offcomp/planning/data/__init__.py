@@ -1,1 +1,1 @@
-"""Read, count and check user-supplied tasks, texts and tables. No torch."""
+"""Read, validate and count user-supplied tasks, texts and tables. No torch."""

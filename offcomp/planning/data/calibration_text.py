@@ -1,4 +1,4 @@
-"""The text for methods that need calibration, and how it is read. No torch.
+"""Read the calibration text and sample texts from it. No torch.
 
 A file contains one text per line (.txt), or a table with a text column (.csv, .tsv, .jsonl, .parquet).
 """
@@ -28,16 +28,16 @@ LONGEST_TEXT = 20_000  # characters; no model reads further
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """The calibration text, and which parts of it are used.
+    """Where the calibration text comes from, and how much of it is used.
 
     text            "bundled" (the training split of the bundled sentiment task) or a local file
-    column          the column of a table; "" selects the column named text, or else the only one that contains words
+    column          the table column to read; "" selects the column named "text", or else the only column that contains words
     num_texts       number of texts to draw, using the plan's seed
-    max_tokens      length to which each text is truncated
-    special_tokens  whether to include tokens that the tokenizer adds, such as [CLS]; a few of them have activations so large
-                    that they outweigh all others
-    weighting       "output" weights each token by 1 / ‖output of the module‖², like the normalisation after it; "equal"
-                    weights all tokens equally, as in the papers
+    max_tokens      maximum number of tokens per text; longer texts are truncated
+    special_tokens  whether to include the special tokens that the tokenizer adds, such as [CLS]; some have activations so
+                    large that they outweigh all other tokens
+    weighting       "output" weights each token by 1 / ‖output of the module‖², similar to the normalisation that follows;
+                    "equal" weights all tokens equally, as in the papers
     """
 
     text: str = BUNDLED
@@ -48,7 +48,7 @@ class CalibrationText:
     weighting: str = "output"
 
     def fault(self) -> str | None:
-        """A sentence on what is wrong with the file, determined without reading it; None if no fault is found."""
+        """Check the file without reading it. Returns a sentence that describes the fault, or None if there is none."""
         if self.text == BUNDLED:
             return None
         try:
@@ -64,7 +64,7 @@ class CalibrationText:
         return None
 
     def read(self, seed: int) -> CalibrationTexts:
-        """Draw `num_texts` random texts with this seed, in their original order. Raises InputError."""
+        """Draw up to `num_texts` texts at random and return them in their original order. Raises InputError."""
         import numpy as np
 
         available, num_read, left_out, notes = self._all()
@@ -74,13 +74,13 @@ class CalibrationText:
         drawn = np.random.default_rng(seed).permutation(len(texts))[: self.num_texts]
         used = [texts[index] for index in sorted(drawn.tolist())]
         if cut := sum(len(text) > LONGEST_TEXT for text in used):
-            notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} cut at {LONGEST_TEXT:,} characters")
+            notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} truncated to {LONGEST_TEXT:,} characters")
         left_out = left_out | {EMPTY: len(available) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
         rows = RowCounts(num_read, len(drawn), {why: count for why, count in left_out.items() if count}, notes)
         return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
     def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
-        """All texts of the source ("" for missing ones), number of rows read, numbers of rows left out by reason, and notes."""
+        """The text of every row ("" if missing), the number of rows read, the number left out for each reason, and notes."""
         if self.text == BUNDLED:
             table = read_table(BUNDLED_FILE).table.to_pandas()
             available = table[table["split"] == "train"]["text"]
@@ -93,27 +93,27 @@ class CalibrationText:
         return list(texts.fillna("")), read.rows_read, dict(read.left_out), read.notes
 
     def _column_of(self, table: pd.DataFrame, name: str) -> str:
-        """The column that contains the texts; `name` is the name of the table in error messages."""
+        """The name of the column that contains the texts; error messages refer to the table as `name`."""
         columns = [str(column) for column in table.columns]
         textual = [column for index, column in enumerate(columns) if _holds_words(table.iloc[:, index])]
         usual = ["text"] if "text" in columns else textual
         candidates = [self.column] if self.column else usual
         if len(candidates) == 1 and candidates[0] in columns:
             return candidates[0]
-        fault = f"has no column {self.column!r}" if self.column else "has several columns that could be used"
+        fault = f"has no column {self.column!r}" if self.column else "has several columns that could contain the texts"
         raise InputError(f"{name} {fault}; choose one of {', '.join(columns)}")
 
 
 @dataclass(frozen=True)
 class CalibrationTexts:
-    """The calibration texts, and counts of the rows that they come from."""
+    """The calibration texts, and how many rows were read, used and left out."""
 
     texts: list[str]
     rows: RowCounts
 
 
 def _holds_words(values: pd.Series) -> bool:
-    """Whether a column contains text other than numbers."""
+    """Whether a column contains any text that is not a number."""
     import pandas as pd
 
     texts = values[values.map(lambda value: isinstance(value, str) and value.strip() != "")].astype("str")
@@ -121,7 +121,7 @@ def _holds_words(values: pd.Series) -> bool:
 
 
 def digest(texts: Sequence[str]) -> str:
-    """Twelve hexadecimal digits that identify these texts in the record of a run."""
+    """A 12-digit hexadecimal hash that identifies these texts in the results of a run."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 

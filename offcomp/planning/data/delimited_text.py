@@ -1,9 +1,9 @@
 """Parse delimiter-separated rows, with or without quoting as in RFC 4180. Standard library only.
 
-No row is dropped silently. RFC 4180 requires a closing quotation mark to precede a delimiter or a line end. An opening mark
-that is not closed in this way is read as an ordinary character if its line forms a row by itself; otherwise an error names the
-row. The same applies to a mark that is closed too late, so that the cell swallows lines that are themselves rows. Rows that do
-not have as many cells as the heading are left out and counted; if there are many, an error names the first.
+No row is dropped silently. RFC 4180 requires a closing quotation mark to be followed by a delimiter or a line break. An opening
+quotation mark that is not closed in this way is treated as an ordinary character if its line is a complete row; otherwise, an
+error that names the row is raised. The same applies to a mark that is closed so late that its cell would swallow complete rows.
+Rows with more or fewer cells than the header are left out and counted; if there are too many, an error names the first.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ DELIMITERS = (",", ";", "\t", "|")
 MARK = '"'
 SAMPLE = 2**16  # characters used to detect the delimiter
 MOST_RAGGED = 0.1  # fraction of the rows
-MOST_CLASSES = 50  # distinct values of a column that is recognised by its values
-MOST_SHAPES = 5  # distinct patterns in a column of identifiers, whatever their digits
+MOST_CLASSES = 50  # maximum number of distinct values in a column that is recognised by its values
+MOST_SHAPES = 5  # maximum number of distinct patterns in a column of identifiers, ignoring their digits
 LINE_END = re.compile(r"\r\n|\n|\r")
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+(?:[eE][-+]?\d+)?\s*")
 CLOSED_WRONGLY = (
-    "has a quotation mark that opens a cell but is not closed before the next {}; double the marks within a cell, "
+    "has an opening quotation mark that is not closed before the next {}; double the quotation marks within a cell, "
     "or remove those that are not meant to quote a cell"
 )
 
 
 @dataclass
 class Rows:
-    """Rows as parsed.
+    """The parsed rows.
 
     quoting     whether cells may be quoted
-    cells       cells of each row, as many as in the heading
-    unclosed    numbers (counting from 1) of the rows in which a quotation mark is read as an ordinary character
-    ragged      numbers of the rows that are left out because they have too few or too many cells
+    cells       the cells of each row, one per column of the header
+    unclosed    1-based numbers of the rows in which a quotation mark is treated as an ordinary character
+    ragged      1-based numbers of the rows that are left out because they have too few or too many cells
     """
 
     heading: list[str]
@@ -49,14 +49,14 @@ class Rows:
 
     @property
     def num_read(self) -> int:
-        """Number of rows in the text, excluding the heading."""
+        """Number of rows in the text, excluding the header."""
         return len(self.cells) + len(self.ragged)
 
 
 class Record(NamedTuple):
-    """The text between two line breaks outside quotes. It starts on line number `line`, counting from 1.
+    """The text between two unquoted line breaks; `line` is the number of its first line, counting from 1.
 
-    quoted      whether a cell is quoted
+    quoted      whether any cell is quoted
     closed      whether quotes are closed as RFC 4180 requires
     """
 
@@ -68,25 +68,25 @@ class Record(NamedTuple):
 
     @property
     def is_blank(self) -> bool:
-        """Whether it is a line that is empty or contains only white space."""
+        """Whether the record is a single line that is empty or contains only whitespace."""
         return len(self.cells) == 1 and not self.text.strip()
 
     @property
     def lines(self) -> list[str]:
-        """Its lines; more than one if a quoted cell contains line breaks."""
+        """The lines of the record; there are several if a quoted cell contains line breaks."""
         return LINE_END.split(self.text) if self.quoted else [self.text]
 
 
 def parse_csv(text: str) -> Rows:
-    """The rows of a .csv: its delimiter is detected, and cells may be quoted. Raises InputError."""
-    named = re.match(r"sep=(.)(?:\r\n|\n|\r)", text)  # as Excel writes it
+    """Parse a .csv file: the delimiter is detected, and cells may be quoted. Raises InputError."""
+    named = re.match(r"sep=(.)(?:\r\n|\n|\r)", text)  # written by Excel
     if named:
         return _rows(text[named.end() :], named[1], quoting=True)
     return _rows(text, _delimiter(text), quoting=True)
 
 
 def parse_tsv(text: str) -> Rows:
-    """The rows of a .tsv. Its cells are taken as quoted only if the file makes no sense otherwise. Raises InputError."""
+    """Parse a .tsv file. Quotation marks are ordinary characters unless the file is clearly quoted. Raises InputError."""
     start = LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0].split("\t")
     if all(len(name) > 1 and name[0] == name[-1] == MARK for name in start):
         return _rows(text, "\t", quoting=True)
@@ -101,7 +101,7 @@ def parse_tsv(text: str) -> Rows:
 
 
 def _quoted_throughout(text: str) -> Rows | None:
-    """The rows of tab-separated text if it can be parsed with quoting without any fault, else None."""
+    """Parse tab-separated text with quoting; returns None if any row is malformed."""
     try:
         rows = _rows(text, "\t", quoting=True)
     except InputError:
@@ -110,7 +110,7 @@ def _quoted_throughout(text: str) -> Rows | None:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter with which the most rows have as many cells as the heading; empty if no delimiter splits the heading."""
+    """The delimiter for which the most rows have as many cells as the header; empty if no delimiter splits the header."""
     sample = text if len(text) <= SAMPLE else text[: max(text.rfind("\n", 0, SAMPLE), text.rfind("\r", 0, SAMPLE)) + 1]
     fits: dict[str, tuple[float, int]] = {}
     for delimiter in DELIMITERS:
@@ -151,14 +151,14 @@ def _rows(text: str, delimiter: str, *, quoting: bool) -> Rows:
 
 
 def _check_even(rows: Rows, records: Sequence[Record]) -> None:
-    """Raise InputError if many rows have more or fewer cells than the heading."""
+    """Raise InputError if too many rows have more or fewer cells than the header."""
     width = len(rows.heading)
     if len(rows.ragged) <= MOST_RAGGED * rows.num_read:
         return
     odd = next(record for record in records if not record.is_blank and len(_trimmed(record.cells, width)) != width)
     raise InputError(
-        f"{_location(rows.ragged[0], odd.line)}has {len(odd.cells)} cells but the heading has {width}; {len(rows.ragged)} of "
-        f"{rows.num_read} rows do not match. Cells are assumed to end at {_named(rows.delimiter)}; quote cells that contain it"
+        f"{_location(rows.ragged[0], odd.line)}has {len(odd.cells)} cells but the header has {width}; {len(rows.ragged)} of "
+        f"{rows.num_read} rows do not match. The assumed delimiter is {_named(rows.delimiter)}; quote cells that contain it"
     )
 
 
@@ -171,14 +171,14 @@ def _named(delimiter: str) -> str:
 
 
 def _trimmed(cells: list[str], width: int) -> list[str]:
-    """Drop empty cells beyond the heading, which spreadsheets add."""
+    """Drop the empty cells that spreadsheets add beyond the last column."""
     while len(cells) > width and not cells[-1]:
         cells = cells[:-1]
     return cells
 
 
 class _Splitter:
-    """Distinguish multi-line cells from rows swallowed by a quotation mark, by what the columns contain elsewhere."""
+    """Tell multi-line cells from rows swallowed by a stray quotation mark, by comparing their lines with the other rows."""
 
     def __init__(self, records: Sequence[Record], width: int, delimiter: str):
         self.width, self.delimiter = width, delimiter
@@ -189,7 +189,7 @@ class _Splitter:
         self.tests = [_value_test([cells[index] for cells in fitting]) for index in range(width)] if has_multiline else []
 
     def parts(self, record: Record, row: int) -> list[Record]:
-        """The rows in a record, normally just the record itself. Raises InputError if its lines should be rows but are not."""
+        """The rows in a record, normally just one. Raises InputError if its lines should be separate rows but are malformed."""
         lines = record.lines
         fits = len(_trimmed(record.cells, self.width)) == self.width
         if len(lines) == 1 or (fits and not self._swallows(lines, _location(row, record.line))):
@@ -203,7 +203,7 @@ class _Splitter:
         return parts
 
     def _swallows(self, lines: Sequence[str], location: str) -> bool:
-        """Whether lines of a record are themselves rows. Raises InputError if this cannot be decided."""
+        """Whether the lines of a record are separate rows. Raises InputError if this cannot be determined."""
         inner = lines[1:-1] or lines
         split = [_split(line, self.delimiter) for line in inner]
         if any(self.tests):
@@ -211,13 +211,13 @@ class _Splitter:
             return all(are_rows) if inner is lines else any(are_rows)
         if all(len(cells) == self.width for cells in split) and self.num_quoted == 1:
             raise InputError(
-                f"{location}opens a quotation mark that is closed {len(lines) - 1} lines later, so these lines may be separate "
-                "rows; remove the marks, or use .jsonl or .parquet for multi-line text"
+                f"{location}has an opening quotation mark that is closed {len(lines) - 1} lines later, so these lines may be "
+                "separate rows; remove the marks, or use .jsonl or .parquet for multi-line text"
             )
         return False
 
     def _is_row(self, cells: Sequence[str]) -> bool:
-        """Whether cells match what their columns contain elsewhere; the first free-text column may contain the delimiter."""
+        """Whether cells look like other values of their columns; the first free-text column may contain the delimiter."""
         if len(cells) < self.width or (len(cells) > self.width and all(self.tests)):
             return False
         free = next((index for index, test in enumerate(self.tests) if test is None), 0)
@@ -225,7 +225,7 @@ class _Splitter:
 
 
 def _value_test(values: Sequence[str]) -> Callable[[str], bool] | None:
-    """A test that recognises values of this column; None if the column is free text, or there is too little data."""
+    """A predicate that recognises values of a column; None if the column is free text or has too few values."""
     distinct = {value.strip() for value in values}
     if len(values) < 2 or not distinct - {""}:
         return None
@@ -242,7 +242,7 @@ def _digit_pattern(value: str) -> str:
 
 
 def _records(text: str, delimiter: str, quoting: bool) -> Iterator[Record]:
-    """Yield every record, starting with the first that is not blank."""
+    """Yield all records after skipping any blank ones at the start."""
     position, number, end, started = 0, 1, len(text), False
     while position < end:
         match = LINE_END.search(text, position)
@@ -267,7 +267,7 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, bool] | None:
-    """Cells of the record starting here, its end, and whether any cell is quoted; None if a quoted cell is not closed."""
+    """The cells of the record at `position`, where it ends, and whether any cell is quoted; None if a quote is not closed."""
     cells, quoted = [], False
     plain = re.compile(rf"[^{re.escape(delimiter)}\r\n]*")  # an unquoted cell
     while True:
@@ -288,7 +288,7 @@ def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, b
 
 
 def _closing(text: str, start: int) -> int:
-    """Index of the mark that ends a quoted cell; -1 if there is none. Doubled marks are part of the content."""
+    """Index of the quotation mark that closes a cell, or -1 if there is none. Doubled marks are part of the content."""
     index = text.find(MARK, start)
     while index >= 0 and text.startswith(MARK, index + 1):
         index = text.find(MARK, index + 2)

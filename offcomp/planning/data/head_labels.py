@@ -1,7 +1,7 @@
-"""Match the outputs of a model's own head to the classes of the data, or report why they do not match. No torch.
+"""Match the outputs of a model's own classification head to the classes of the data, or report why this fails. No torch.
 
-They are matched by the names in the model's config, by the task's option `labels` or, if one side has only generic names
-(LABEL_0, 0), by index.
+Outputs and classes are matched by the label names in the model's config, by the task's option `labels` or, if either side has
+only generic names (LABEL_0, 0), by index.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CANONICAL_NAMES = {name: names[0] for names in SYNONYMS for name in names}
 
 @dataclass(frozen=True)
 class ModelHead:
-    """The head described by a model's config: the names of its outputs, in order, and whether several may apply to one text."""
+    """A model's head as described by its config: the output names in order, and whether it is a multi-label head."""
 
     model: str
     names: tuple[str, ...]
@@ -42,12 +42,12 @@ class ModelHead:
 
     @property
     def is_regression(self) -> bool:
-        """Whether it outputs one number instead of classes."""
+        """Whether the head outputs a single number instead of classes."""
         return len(self.names) == 1
 
     @staticmethod
     def from_config(model: str, config: Mapping[str, Any]) -> ModelHead | None:
-        """The head that a config.json describes; None if that is unclear."""
+        """The head described by a config.json; None if the description is incomplete or malformed."""
         named = config.get("id2label")
         if named is None:
             count = config.get("num_labels", 2)
@@ -61,28 +61,28 @@ class ModelHead:
 
 @dataclass(frozen=True)
 class LabelOrder:
-    """Index of the model output for each of the data's classes (classes,), and how it was determined: name, option or index."""
+    """The index of the model output for each class of the data, and how it was determined: by name, option or index."""
 
     outputs: tuple[int, ...]
     known_by: str
 
 
 def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | None = None) -> LabelOrder:
-    """The model's outputs in the order of the data's classes. Raises TaskError if they do not match.
+    """Find the model output for each class of the data. Raises TaskError if the outputs and classes do not match.
 
-    names     class names of the data
-    labels    the task's option: the same names in the order of the model's outputs
+    names     the class names of the data
+    labels    the task's option `labels`: the same names in the order of the model's outputs
     """
     check_kind(head, regression=False)
     model, own, count = head.model, head.names, len(head.names)
     if count != len(names):
         raise TaskError(
             f"the head of {model} has {count} classes, but the data have {len(names)}: {shortly(names)}; "
-            "is this the right label column?"
+            "check that the label column is correct"
         )
     if labels is not None:
         if sorted(labels) != sorted(names):
-            raise TaskError(f"option labels lists {shortly(labels)}, but the classes of the data are {shortly(names)}")
+            raise TaskError(f"the option 'labels' lists {shortly(labels)}, but the classes of the data are {shortly(names)}")
         return LabelOrder(tuple(list(labels).index(name) for name in names), "option")
     data_names, model_names = [_normalised(name) for name in names], [_normalised(name) for name in own]
     if sorted(data_names) == sorted(model_names) and len(set(data_names)) == count:
@@ -90,13 +90,13 @@ def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | N
     if not (_are_generic(model_names) or _are_generic(data_names)):
         raise TaskError(
             f"the classes of {model} are {shortly(own)}, but those of the data are {shortly(names)}; match them with the "
-            "task's option labels (--labels A,B), which lists the data's names in the order of the model's outputs"
+            "task's option labels (--labels A,B): list the data's class names in the order of the model's outputs"
         )
     return LabelOrder(tuple(range(count)), "index")
 
 
 def adapted_to(task: Task, head: ModelHead | None) -> Task:
-    """The task, made a regression task if this head outputs a number; a column given as `label` is then used as the score."""
+    """Turn a head task into a regression task if the head outputs a number; a column mapped to `label` becomes the score."""
     if task.family != "head" or head is None or not head.is_regression or head.multi_label:
         return task
     columns = {"score" if ours == "label" else ours: named for ours, named in task.columns.items()}
@@ -105,7 +105,7 @@ def adapted_to(task: Task, head: ModelHead | None) -> Task:
 
 
 def check_kind(head: ModelHead, *, regression: bool) -> None:
-    """Check that the head suits this kind of task: regression, or single-label classification. Raises TaskError."""
+    """Raise TaskError unless the head supports the kind of task: regression or single-label classification."""
     if head.multi_label:
         raise TaskError(
             f"the head of {head.model} can assign several labels to one text (problem_type {MULTI_LABEL}), which is not "
@@ -113,17 +113,17 @@ def check_kind(head: ModelHead, *, regression: bool) -> None:
         )
     if head.is_regression and not regression:
         raise TaskError(
-            f"the head of {head.model} outputs a number, not classes; set the family to head-regression and give a score column"
+            f"the head of {head.model} outputs a number, not classes; set the family to head-regression and add a score column"
         )
     if regression and not head.is_regression:
         raise TaskError(
-            f"the head of {head.model} has {len(head.names)} classes ({shortly(head.names)}) and does not output a single "
-            "number; set the family to head"
+            f"the head of {head.model} has {len(head.names)} classes ({shortly(head.names)}) instead of a single numeric "
+            "output; set the family to head"
         )
 
 
 def _normalised(name: str) -> str:
-    """The name in lower case, without spaces or punctuation; synonyms become one name, and LABEL_0 becomes 0."""
+    """Normalise a class name: lower case, no spaces or punctuation, one name for all synonyms, and 0 for LABEL_0."""
     plain = re.sub(r"^(label|class)(?=\d+$)", "", re.sub(r"[\W_]", "", name.casefold()))
     return CANONICAL_NAMES.get(plain, plain)
 

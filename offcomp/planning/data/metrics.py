@@ -1,4 +1,4 @@
-"""How task metrics are displayed: names, axes, units, and number formats."""
+"""How task metrics are displayed: names, axis labels, units and number formats."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MOST_DECIMALS = 4
 class Metric:
     """How a metric is displayed.
 
-    word        its name within a sentence
-    axis        its axis label, which for a share says what it is a share of
-    question    its chart title, with {} for the task
-    counts      what the examples are called, in the plural
+    word        the name of the metric within a sentence
+    axis        axis label, which includes the denominator for a metric that is a fraction
+    question    chart title, with {} as a placeholder for the task
+    counts      plural noun for the examples
     least       the smallest possible value; `most`: the largest
-    percent     whether values are shown in %, and differences in points
+    percent     whether values are shown in % and differences in percentage points
     """
 
     name: str
@@ -35,38 +35,38 @@ class Metric:
 
     @property
     def better(self) -> str:
-        """Which direction is better on an axis from left to right."""
+        """A note for the chart axis that says which direction is better."""
         return "right is better" if self.direction == "higher" else "lower is better"
 
     def number(self, value: float) -> str:
-        """A value as text: "83.2 %", "0.820", "12.3"."""
+        """Format a value: "83.2 %", "0.820", "12.3"."""
         return f"{100 * value:.1f} %" if self.percent else self._plain(value, 3)
 
     def change(self, value: float) -> str:
-        """A difference between two values, with its unit: "+0.7 points", "-0.012", "+1.34"."""
+        """Format a difference between two values, with its unit: "+0.7 points", "-0.012", "+1.34"."""
         return f"{self.bare_change(value)} points" if self.percent else self.bare_change(value)
 
     def bare_change(self, value: float) -> str:
-        """The same difference without its unit."""
+        """Format a difference between two values, without its unit."""
         return ("-" if value < 0 else "+") + self._plain(abs(value), 3)
 
     def margin(self, value: float) -> str:
-        """The half-width of an interval, without its unit: "4.4", "0.021", "0.98"."""
+        """Format the half-width of an interval, without its unit: "4.4", "0.021", "0.98"."""
         return self._plain(value, 2)
 
     def _plain(self, value: float, digits: int) -> str:
-        """A value without its unit; `digits` applies if there is no upper limit."""
+        """Format a value without its unit; `digits` applies only if the metric has no upper bound."""
         if self.percent:
             return f"{100 * value:.1f}"
         return f"{value:.3f}" if self.most == 1 else _digits(value, digits)
 
     def ranked(self, value: float) -> float:
-        """A number that increases as the value gets better."""
+        """A sort key for values of this metric: higher is better."""
         return value if self.direction == "higher" else -value
 
 
 def _digits(value: float, digits: int) -> str:
-    """A non-negative number with `digits` significant digits, never with an exponent."""
+    """Format a non-negative number with `digits` significant digits and without an exponent."""
     behind = digits - 1 - floor(log10(value)) if value > 0 else digits - 1
     return f"{value:,.{max(0, min(behind, MOST_DECIMALS))}f}"
 
@@ -79,9 +79,9 @@ METRICS = {
             "accuracy",
             "Accuracy",
             "accuracy",
-            "Accuracy (share of test sentences, in %)",
+            "Accuracy (% of test sentences)",
             "How much of the accuracy on {} is retained?",
-            "Share of the test sentences that the compressed model gets right, with its 95 % interval.",
+            "Percentage of test sentences that the compressed model classifies correctly, with its 95 % interval.",
             counts="sentences",
             least=0.0,
             percent=True,
@@ -93,15 +93,15 @@ METRICS = {
             "Spearman correlation",
             "How much of the correlation on {} is retained?",
             "Spearman's rank correlation between the model's scores and human ratings, with its 95 % interval. "
-            "1 means the same order, 0 no correlation.",
+            "1 means an identical ranking, and 0 means no correlation.",
         ),
         _perplexity(
             "masked perplexity",
             "Masked perplexity",
             "masked perplexity",
             "Perplexity of masked tokens",
-            help="The number of equally likely tokens that the model is effectively guessing among at each masked position, "
-            "with its 95 % interval. Lower is better; 1 means certainty.",
+            help="The number of equally likely tokens that the model is effectively choosing from at each masked position, "
+            "with its 95 % interval. Lower is better; 1 is perfect.",
             counts="masked tokens",
         ),
         _perplexity(
@@ -109,8 +109,8 @@ METRICS = {
             "Perplexity",
             "perplexity",
             "Perplexity of next tokens",
-            help="The number of equally likely tokens that the model is effectively guessing among for the next token, with "
-            "its 95 % interval. Lower is better; 1 means certainty.",
+            help="The number of equally likely next tokens that the model is effectively choosing from, with "
+            "its 95 % interval. Lower is better; 1 is perfect.",
             counts="tokens",
         ),
         Metric(
@@ -118,8 +118,8 @@ METRICS = {
             "F1",
             "F1",
             "F1 of the second class",
-            "How much of F1 on {} is retained?",
-            "The harmonic mean of precision and recall for the second class, with its 95 % interval. 1 is best.",
+            "How much of the F1 score on {} is retained?",
+            "The harmonic mean of precision and recall for the second class, with its 95 % interval. 1 is perfect.",
             least=0.0,
         ),
         Metric(
@@ -128,8 +128,8 @@ METRICS = {
             "Matthews correlation",
             "Matthews correlation",
             "How much of the Matthews correlation on {} is retained?",
-            "The Matthews correlation between predicted and true classes, with its 95 % interval. 1 is perfect, 0 is no better "
-            "than chance.",
+            "The Matthews correlation between predicted and true classes, with its 95 % interval. 1 is perfect, and 0 is no "
+            "better than chance.",
         ),
         Metric(
             "pearson",
@@ -137,8 +137,8 @@ METRICS = {
             "Pearson correlation",
             "Pearson correlation",
             "How much of the Pearson correlation on {} is retained?",
-            "Pearson's correlation between the model's scores and human ratings, with its 95 % interval. 1 is a perfect linear "
-            "relation, 0 no linear relation.",
+            "Pearson's correlation between the model's scores and human ratings, with its 95 % interval. 1 means a perfect "
+            "linear relationship, and 0 means none.",
         ),
     )
 }

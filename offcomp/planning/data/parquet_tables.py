@@ -1,4 +1,4 @@
-"""Read parquet tables. The format stores repeated values only once, so the size after decompression is checked first."""
+"""Read Parquet tables. A small file can expand to a huge table, so the decompressed size is checked first."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LARGEST_CONTENT = 200_000_000
-"""Maximum size of a file after decompression, in bytes."""
+"""Maximum decompressed size of a file, in bytes."""
 
 
 def read_parquet(content: bytes) -> tuple[pa.Table, list[str]]:
-    """The columns of scalar values, and the names of nested columns (lists or objects), which are not read.
+    """The scalar columns, and the names of the nested columns (lists or objects), which are not read.
 
-    Raises InputError if the decompressed size exceeds LARGEST_CONTENT, and pyarrow's own errors if the file is damaged.
+    Raises InputError if the decompressed size exceeds LARGEST_CONTENT, or pyarrow's own errors if the file is corrupted.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -44,4 +44,4 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _check_bytes(size: int) -> None:
     if size > LARGEST_CONTENT:
-        raise InputError(f"it decompresses to {size / 1e6:.0f} MB; use a part of at most {LARGEST_CONTENT / 1e6:.0f} MB")
+        raise InputError(f"it decompresses to {size / 1e6:.0f} MB; use a subset of at most {LARGEST_CONTENT / 1e6:.0f} MB")

@@ -1,4 +1,4 @@
-"""Count and report the rows of user-supplied data that were read, used and left out, and the texts that were cut."""
+"""Count and report the rows of user-supplied data that were read, used and left out, and the texts that were truncated."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ OTHER_SPLIT = "in a split that is not used"
 NOT_PUBLISHED = "without a published answer"
 REPEATED = "repeated in a later split"
 NOT_LEARNT = "of a class that is not learnt or tested"
-TOO_MANY = "beyond the largest size of a split"
+TOO_MANY = "beyond the maximum size of a split"
 NOT_DRAWN = "not drawn"
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Numbers of rows read, used and left out; the last two add up to the first.
+    """Numbers of rows read, used and left out. The rows used and the rows left out add up to the rows read.
 
     left_out    reason -> number of rows
-    notes       deviations from reading the data literally, one clause each
+    notes       departures from a literal reading of the data, one clause each
     """
 
     read: int = 0
@@ -29,13 +29,13 @@ class RowCounts:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; notes only if there are any."""
+        """Convert to JSON values; `notes` is omitted if it is empty."""
         notes = {"notes": list(self.notes)} if self.notes else {}
         return {"read": self.read, "used": self.used, "left_out": dict(self.left_out)} | notes
 
 
 def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
-    """ "300 rows read, 298 used: 2 empty"; empty if the counts are unknown, as for runs of earlier versions."""
+    """Format the counts, as in "300 rows read, 298 used: 2 empty"; empty if unknown, as in runs from older versions."""
     if not rows:
         return ""
     read, used = rows["read"], rows["used"]
@@ -45,17 +45,17 @@ def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
 
 
 def cut_text(cut: Mapping[str, Any] | None) -> str:
-    """ "40 of 40 texts cut at 126 tokens"; empty if none was cut, or the counts are unknown."""
+    """Format the number of truncated texts, as in "40 of 40 texts truncated to 126 tokens"; empty if zero or unknown."""
     if not cut or not cut["texts"]:
         return ""
-    return f"{cut['texts']:,} of {cut['of']:,} texts cut at {cut['tokens']:,} tokens"
+    return f"{cut['texts']:,} of {cut['of']:,} texts truncated to {cut['tokens']:,} tokens"
 
 
 def reading_text(score: Mapping[str, Any], what: str = "row") -> str:
-    """How a score's examples were read: rows and cut texts; empty if the counts are unknown."""
+    """Describe how a score's examples were read: rows used and texts truncated; empty if the counts are unknown."""
     return "; ".join(filter(None, (rows_text(score.get("rows"), what), cut_text(score.get("cut")))))
 
 
 def calibration_reading(groups: Iterable[Mapping[str, Any]]) -> str:
-    """How the calibration text of a run's groups was read: "60 texts read, all used"; empty if none needed text."""
+    """Describe how a run read its calibration text, as in "60 texts read, all used"; empty if no group needed any."""
     return next(filter(None, (reading_text(group.get("calibration", {}), "text") for group in groups)), "")

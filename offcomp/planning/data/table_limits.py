@@ -10,17 +10,17 @@ MOST_CELLS = 6_000_000
 
 
 def check_columns(count: int) -> None:
-    """Raise InputError if there are more columns than can be read."""
+    """Raise InputError if a table has too many columns."""
     if count > MOST_COLUMNS:
-        raise InputError(f"it has {count:,} columns, but the limit is {MOST_COLUMNS:,}; leave out those that no task uses")
+        raise InputError(f"it has {count:,} columns, but the limit is {MOST_COLUMNS:,}; remove those that no task uses")
 
 
 def check_cells(count: int) -> None:
-    """Raise InputError if there are more cells than can be read."""
+    """Raise InputError if a table has too many cells."""
     if count > MOST_CELLS:
-        raise InputError(f"it has more than {MOST_CELLS:,} cells; use a smaller part of it")
+        raise InputError(f"it has more than {MOST_CELLS:,} cells; use fewer rows or columns")
 
 
 def line_ends(text: str) -> int:
-    """Number of line breaks in a text, under any of the usual conventions."""
+    """Number of line breaks in a text, for any of the common line-ending conventions."""
     return max(text.count("\n"), text.count("\r"))

@@ -1,6 +1,6 @@
-"""Check a task before a run starts: its columns, and its classes against the model's own head. No torch.
+"""Check a task before a run starts: its columns, and whether its classes match the model's own head. No torch.
 
-Files are re-read only when they change. Files too large for a quick check, and data from a hub, are checked during the run.
+Files are re-read only when they change. Data from a hub, and files too large for a quick check, are checked during the run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIRST_ROWS = 3
 
 @dataclass(frozen=True)
 class TableView:
-    """A summary of a table: how many rows it has, the first ones, and what each column contains."""
+    """A summary of a table: the number of rows, the first few rows, and what each column contains."""
 
     rows: int
     first: tuple[Mapping[str, str], ...]
@@ -42,10 +42,10 @@ class TableView:
 
 @dataclass(frozen=True)
 class _Files:
-    """The current files of a task; files with different contents compare unequal.
+    """The files of a task and their hashes; two instances are equal only if all files have the same content.
 
-    name     how error messages refer to them
-    files    split, path and SHA-256 of each
+    name     how error messages refer to the files
+    files    split, path and SHA-256 of each file
     """
 
     name: str
@@ -53,7 +53,7 @@ class _Files:
 
     @staticmethod
     def of(location: Path, files: Mapping[str, Path]) -> _Files:
-        """Hash the files. Raises InputError if one cannot be read."""
+        """Hash the files. Raises InputError if a file cannot be read."""
         try:
             return _Files(location.name, tuple((split, file, file_digest(file)) for split, file in files.items()))
         except OSError as error:
@@ -61,17 +61,17 @@ class _Files:
 
 
 def view_of(path: Path) -> TableView:
-    """The summary of the table in a file. Raises InputError."""
+    """Summarise the table in a file. Raises InputError."""
     return _view(_Files.of(path, {WHOLE: path}))
 
 
 def classes_of(path: Path, columns: Mapping[str, str]) -> dict[str, int]:
-    """How often each class occurs in the test rows, given the table columns that the task uses. Raises InputError."""
+    """Count the test rows of each class; `columns` maps task columns to table columns. Raises InputError."""
     return dict(_classes(_Files.of(path, {WHOLE: path}), path.stem, "head", tuple(columns.items()))[0])
 
 
 def head_of_model(info: ModelInfo) -> ModelHead | None:
-    """The model's own head according to its config.json; None if it has none, or the model is not available locally."""
+    """The model's own head according to its config.json; None if the model has none or is not available locally."""
     if not info.architecture.endswith(FAMILIES["head"].needs):
         return None
     try:
@@ -82,7 +82,7 @@ def head_of_model(info: ModelInfo) -> ModelHead | None:
 
 
 def task_fault(task: Task, info: ModelInfo) -> str | None:
-    """Why this model cannot do a task, as far as can be seen without loading it; None if no fault is found."""
+    """Why a task cannot be run on this model, judged without loading the model; None if no fault is found."""
     head = head_of_model(info) if task.family.startswith("head") else None
     try:
         adapted = adapted_to(task, head)
@@ -101,7 +101,7 @@ def task_fault(task: Task, info: ModelInfo) -> str | None:
 
 
 def _files_of(task: Task) -> _Files | None:
-    """The files of a task; None if they are not local or too large for a quick check. Raises InputError."""
+    """The files of a task; None if they are not local or are too large for a quick check. Raises InputError."""
     location = location_of(task)
     if location is None or not (location.is_dir() or location.is_file()):
         return None
@@ -112,7 +112,7 @@ def _files_of(task: Task) -> _Files | None:
 
 
 def _shown(column: pa.ChunkedArray) -> list[str]:
-    """The values of a column as text, "" where a value is missing or the column contains neither text nor numbers."""
+    """The values of a column as text, with "" for missing values and for columns that contain neither text nor numbers."""
     return [text or "" for text in text_values(column) or [None] * len(column)]
 
 
@@ -132,7 +132,7 @@ def _view(files: _Files) -> TableView:
 
 @lru_cache(maxsize=32)
 def _contents(files: _Files) -> Mapping[str, Content]:
-    """What each column of the largest table contains."""
+    """What each column of the task's largest table contains."""
     return contents(_source(files).largest)
 
 
@@ -140,7 +140,7 @@ def _contents(files: _Files) -> Mapping[str, Content]:
 def _classes(
     files: _Files, name: str, family: str, renamed: tuple[tuple[str, str], ...]
 ) -> tuple[Mapping[str, int], tuple[str, ...]]:
-    """Class counts in the test rows of a task, and the class names that the source specifies. Raises InputError."""
+    """The number of test rows per class, and the class names specified by the source. Raises InputError."""
     task, source = Task(name, family, "", columns=dict(renamed)), _source(files)
     columns = chosen_columns(task, _contents(files), files.name)
     for split in TESTED:
@@ -148,4 +148,4 @@ def _classes(
             labels = examples_of(task, source, source.tables[split], columns, Counter())["label"]
             if len(labels):
                 return class_counts(labels), tuple(source.class_names.get(columns["label"], ()))
-    raise TaskError(f"task {name!r} needs examples with a value in each of its columns, but {files.name} has none")
+    raise TaskError(f"task {name!r} needs rows with a value in every column that it uses, but {files.name} has no such rows")

@@ -1,10 +1,10 @@
-"""Match the columns of a table to those of a task: as the task specifies, else by an obvious name, else by their contents.
+"""Match the columns of a table to those of a task: as specified by the task, or else by name, or else by content.
 
-A text has words and rarely repeats, a class is one of a few values that repeat, and a score is a number that varies; row
-numbers, and codes that are unique to each row, are none of the three. If several columns qualify, a common name decides
-("body", "stars"), then, for texts, a clearly greater length; otherwise the user has to choose.
+A text column contains words and rarely repeats a value, a label column repeats a few values, and a score column contains
+numbers that vary. Row numbers and unique codes do not qualify. If several columns qualify, one with a common name ("body",
+"stars") is chosen, or else a text column whose values are much longer than the others; otherwise, the user has to choose.
 
-A column is a sequence of values as text, None where one is missing. Neither torch nor a file reader is needed.
+A column is a sequence of strings, with None for missing values. This module imports neither torch nor pyarrow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMMON_NAMES = {
     "label": ("class", "category", "sentiment", "target", "stars", "rating", "verdict", "topic", "intent", "emotion", "gold"),
     "score": ("label", "labels", "rating", "stars", "target", "gold", "relevance", "similarity_score", "value"),
 }
-"""Column of a task -> names that settle the choice if several columns have the same kind of content."""
+"""Column of a task -> column names that are preferred if several columns have the same kind of content."""
 PAIRS = (
     ("premise", "hypothesis"),
     ("question", "answer"),
@@ -38,8 +38,8 @@ PAIRS = (
     ("query", "passage"),
     ("query", "document"),
 )
-FEW_WORDS = 5  # per value; a column with at least this many is text, however often its values repeat
-LONGER = 3  # a column with this many times as many words as any other is the text; the others may be titles
+FEW_WORDS = 5  # per value; a column with at least this many words is text, even if its values repeat
+LONGER = 3  # a column with this many times the words of any other is the text; the others may be titles
 ROWS_A_CLASS = 8
 NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")  # scripts without spaces
 PLAIN_WORD = re.compile(r"\W*[^\W\d_]+(?:['’.-][^\W\d_]+)*\W*")
@@ -52,9 +52,9 @@ WHOLE = re.compile(r"^(-?\d+)\.0+$")
 class Content:
     """What a column contains.
 
-    filled, distinct    number of non-empty values, and of distinct ones
-    words               median number of tokens per value, counting only those that contain a letter
-    plain               share of values that are one word without digits or symbols, or several words
+    filled, distinct    number of non-empty values, and number of distinct values
+    words               median number of tokens per value, counting only tokens that contain a letter
+    plain               fraction of values that are a single word without digits or symbols, or several words
     numbers             whether every value is a finite number; `whole`: whether every value is a whole number
     row_numbers         whether the values are whole numbers that never repeat and only identify rows
     """
@@ -69,33 +69,33 @@ class Content:
 
     @property
     def repeats(self) -> bool:
-        """Whether it has few distinct values, which occur many times each."""
+        """Whether the column consists of a few distinct values that repeat."""
         few = self.distinct <= max(3, self.filled // ROWS_A_CLASS)
         return few and self.distinct >= 2 and self.filled >= 2 * self.distinct
 
     @property
     def is_text(self) -> bool:
-        """Whether it contains sentences, or at least several words per value."""
+        """Whether the column contains sentences, or at least several words per value."""
         return self.distinct >= 2 and (self.words >= FEW_WORDS or (self.words >= 2 and not self.repeats))
 
     @property
     def is_word(self) -> bool:
-        """Whether it contains single words that rarely repeat, which are used as text if there is nothing better."""
+        """Whether the column contains single words that rarely repeat, which can serve as text if no other column does."""
         return self.distinct >= 2 and self.words >= 1 and self.plain >= 0.5 and not self.repeats
 
     @property
     def is_label(self) -> bool:
-        """Whether it contains classes, by name or by number."""
+        """Whether the column contains class names or class numbers."""
         return self.repeats and self.words < FEW_WORDS and (self.whole or not self.numbers)
 
     @property
     def is_score(self) -> bool:
-        """Whether it contains numbers that vary and do not just count rows."""
+        """Whether the column contains numbers that vary and are not row numbers."""
         return self.numbers and self.distinct >= 2 and not self.row_numbers
 
 
 class LazyContents(Mapping[str, Content]):
-    """What the columns of a table contain; each is examined on first access."""
+    """The contents of a table's columns, each examined on first access."""
 
     def __init__(self, names: Sequence[str], values: Callable[[str], Sequence[str | None]]):
         self._names = dict.fromkeys(names)
@@ -114,7 +114,7 @@ class LazyContents(Mapping[str, Content]):
 
 
 def content_of(values: Sequence[str | None]) -> Content:
-    """What a column contains, judged by evenly sampled rows."""
+    """Determine what a column contains from evenly spaced rows."""
     step = max(1, len(values) // SAMPLED_ROWS)
     shown = [text for value in values[::step] if value is not None and (text := value.strip())]
     numbers = [_number(text) for text in shown]
@@ -134,7 +134,7 @@ def content_of(values: Sequence[str | None]) -> Content:
 
 
 def _number(text: str) -> float | None:
-    """The text as a finite number with a decimal point or comma; None if it is not one."""
+    """Parse a finite number with a decimal point or comma; returns None if the text is not such a number."""
     try:
         number = float(DECIMAL_COMMA.sub(r"\1.\2", text))
     except ValueError:
@@ -143,21 +143,21 @@ def _number(text: str) -> float | None:
 
 
 def _words(text: str) -> int:
-    """Number of tokens that contain a letter; in scripts without spaces, two characters count as a word."""
+    """Count the tokens that contain a letter; in scripts without spaces, every two characters count as one word."""
     unspaced = len(NO_SPACES.findall(text))
     return unspaced // 2 if unspaced > 1 else sum(any(sign.isalpha() for sign in token) for token in text.split())
 
 
 def _are_row_numbers(numbers: Sequence[float]) -> bool:
-    """Whether distinct whole numbers rise or fall from row to row, leave no gap, or are too many to be ratings."""
+    """Whether distinct whole numbers are sorted, consecutive, or too numerous to be ratings."""
     steps = [after > before for before, after in pairwise(numbers)]
     return len(set(steps)) < 2 or max(numbers) - min(numbers) < len(numbers) or len(numbers) > MOST_RATINGS
 
 
 def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> dict[str, str]:
-    """Column of the task -> column of the table. Raises TaskError, listing the candidates if several qualify.
+    """Map each column of the task to a column of the table. Raises TaskError if a column is missing or ambiguous.
 
-    contents    what each column of the table contains; examined only if the names are not enough to decide
+    contents    what each column of the table contains; examined only if the names do not settle the choice
     table       the table's name in error messages
     """
     family, available = task.kind, list(contents)
@@ -183,7 +183,7 @@ def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> d
 
 
 def _column_named(column: str, available: Sequence[str]) -> str | None:
-    """The column with this name, or else the only one whose name is an alias of it."""
+    """The column with this name, or else the only one that matches it or one of its aliases, ignoring case."""
     if column in available:
         return column
     names = (column, *ALIASES.get(column, ()))
@@ -192,23 +192,23 @@ def _column_named(column: str, available: Sequence[str]) -> str | None:
 
 
 def _missing_message(task: Task, available: Sequence[str], table: str) -> str:
-    """The error message if columns cannot be assigned."""
+    """The error message for columns that cannot be assigned."""
     family = task.kind
     if len(available) == 1 and re.search(r"\w[^\w\s'’.,()-]\w", available[0]):
         return f"{table} has only one column, {available[0]!r}; separate its cells with a comma, a semicolon, a tab or |"
     wanted = " or ".join(" and ".join((*inputs, *family.targets)) for inputs in family.inputs)
     return (
-        f"task {task.name!r} needs the columns {wanted}, but {table} has {shortly(available)}; specify which to use: "
+        f"task {task.name!r} needs the columns {wanted}, but {table} has {shortly(available)}; specify which ones to use: "
         f'--column {family.inputs[0][0]}={available[0]}, or in a plan "columns": {{"{family.inputs[0][0]}": "{available[0]}"}}'
     )
 
 
 @dataclass(frozen=True)
 class _ColumnChooser:
-    """Choose columns by what they contain.
+    """Choose columns by their contents.
 
     contents            what each column contains
-    missing_message     error message if no column qualifies
+    missing_message     the error message if no column qualifies
     """
 
     task: Task
@@ -233,16 +233,16 @@ class _ColumnChooser:
         raise TaskError(self._ambiguous_message(PAIR[0], texts) if len(texts) > 2 else self.missing_message)
 
     def target(self, column: str, taken: Collection[str]) -> str:
-        """The column of classes or scores. Raises TaskError."""
+        """The label or score column. Raises TaskError."""
         fits = attrgetter("is_label" if column == "label" else "is_score")
         return self._best(column, [name for name, content in self._free(taken).items() if fits(content)])
 
     def _free(self, taken: Collection[str]) -> dict[str, Content]:
-        """The columns not taken yet, except `split`, which assigns rows to splits."""
+        """The columns that are still available, excluding `split`, which assigns rows to splits."""
         return {name: self.contents[name] for name in self.contents if name not in taken and name.strip().lower() != SPLIT}
 
     def _best(self, kind: str, names: Sequence[str], column: str = "") -> str:
-        """Choose one of these columns for this kind of content. Raises TaskError if the choice is ambiguous."""
+        """Choose the column that best fits this kind of content. Raises TaskError if the choice is ambiguous."""
         if not names:
             raise TaskError(self.missing_message)
         for known in ((kind, *ALIASES[kind]), COMMON_NAMES[kind]):
@@ -256,32 +256,32 @@ class _ColumnChooser:
         raise TaskError(self._ambiguous_message(column or kind, names))
 
     def _ambiguous_message(self, column: str, names: Sequence[str]) -> str:
-        """The error message if several columns qualify."""
+        """The error message if several columns of the table qualify."""
         return (
             f"task {self.task.name!r} could read {column} from several columns of {self.table} ({shortly(names)}); "
-            f'specify which: --column {column}={names[0]}, or in a plan "columns": {{"{column}": "{names[0]}"}}'
+            f'specify which one to use: --column {column}={names[0]}, or in a plan "columns": {{"{column}": "{names[0]}"}}'
         )
 
 
 def _named_pair(texts: Sequence[str]) -> tuple[str, str] | None:
-    """The two columns whose names mark them as a pair, if there is exactly one such pair."""
+    """The only two columns whose names form a pair; None if there is no such pair or more than one."""
     pairs = [pair for pair in permutations(texts, 2) if _are_pair(*(name.strip().lower() for name in pair))]
     return pairs[0] if len(pairs) == 1 else None
 
 
 def _are_pair(first: str, second: str) -> bool:
-    """Whether the names are a known pair, or differ only in a final 1 and 2 (or a and b)."""
+    """Whether two names are a known pair, or differ only in their last character: 1 and 2, or a and b."""
     return (first, second) in PAIRS or (first[:-1] == second[:-1] and first[-1:] + second[-1:] in ("12", "ab"))
 
 
 def class_counts(labels: Iterable[str | None]) -> dict[str, int]:
-    """How often each class occurs, in class order; 1, 1.0 and "1" are the same class."""
+    """Count the occurrences of each class, in class order; 1, 1.0 and "1" are the same class."""
     counts = Counter(plain for label in labels if label is not None and (plain := WHOLE.sub(r"\1", label.strip())))
     return {name: counts[name] for name in sorted_classes(counts)}
 
 
 def sorted_classes(names: Iterable[str]) -> list[str]:
-    """Sort class names: numerically if all are numbers, else alphabetically."""
+    """Sort class names: numerically if all of them are whole numbers, otherwise alphabetically."""
     try:
         return sorted(names, key=int)
     except ValueError:

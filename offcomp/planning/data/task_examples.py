@@ -1,4 +1,4 @@
-"""Extract a task's examples from tables: select columns, drop rows without content or an answer, parse answers. No torch."""
+"""Extract a task's examples from tables: select columns, drop incomplete rows and parse the answers. No torch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offcomp")
 
-NO_ANSWER = "-1"  # stands for a withheld answer in data sets on hubs
+NO_ANSWER = "-1"  # marks withheld answers in hub datasets
 
 
 def contents(table: pa.Table) -> LazyContents:
-    """What the columns of a table contain, from evenly sampled rows; a column without text or numbers counts as empty."""
+    """Determine from evenly spaced rows what a table's columns contain; columns without text or numbers count as empty."""
     rows = table.take(list(range(0, table.num_rows, max(1, table.num_rows // SAMPLED_ROWS))))
     return LazyContents(table.column_names, lambda name: text_values(rows[rows.column_names.index(name)]))
 
@@ -32,11 +32,11 @@ def contents(table: pa.Table) -> LazyContents:
 def examples_of(
     task: Task, source: Source, table: pa.Table, columns: Mapping[str, str], left_out: Counter[str]
 ) -> pd.DataFrame:
-    """The task's columns of a table as text; rows without content or an answer are left out and counted. Raises InputError."""
+    """Read the task's columns as text; rows without content or an answer are dropped and counted. Raises InputError."""
     import pandas as pd
 
     if not {*columns.values()} <= {*table.column_names}:
-        columns = chosen_columns(task, contents(table), source.name)  # a split whose columns have different names
+        columns = chosen_columns(task, contents(table), source.name)  # this split uses different column names
     examples = pd.DataFrame({column: column_text(table, named, source.name) for column, named in columns.items()})
     target = task.kind.target
     if target == "label" and columns[target] in source.class_names:
@@ -52,28 +52,28 @@ def examples_of(
 
 
 def class_names_of(published: Sequence[str], present: Collection[str], *, trains: bool) -> list[str]:
-    """Class names in order: as published by the source (only those present if the task trains), else sorted."""
+    """Class names in the order published by the source (only those present if the task trains), otherwise sorted."""
     return [name for name in published if name in present or not trains] or sorted_classes(present)
 
 
 def with_content(examples: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows in which no column is empty."""
+    """The rows that have a value in every column."""
     blank = examples.apply(lambda column: column.isna() | (column.str.strip() == "")).any(axis=1)
     kept = examples[~blank].reset_index(drop=True)
     if blank.any():
-        log.info("%s: %d of %d rows are left out because a column is empty", name, int(blank.sum()), len(blank))
+        log.info("%s: %d of %d rows were left out because of an empty cell", name, int(blank.sum()), len(blank))
     return kept
 
 
 def published(examples: pd.DataFrame, target: str) -> pd.DataFrame:
-    """The examples; none if every answer is -1, which stands for "not published"."""
+    """The examples, or none of them if every answer is -1, the placeholder for unpublished answers."""
     if target and len(examples) and (_plain_numbers(examples[target]) == NO_ANSWER).all():
         return examples.iloc[:0]
     return examples
 
 
 def plain_labels(labels: pd.Series, name: str) -> pd.Series:
-    """Labels as names: 1, 1.0 and "1" are the same. Raises TaskError if they are continuous values."""
+    """Convert labels to class names: 1, 1.0 and "1" become the same name. Raises TaskError if the values are continuous."""
     import pandas as pd
 
     plain = _plain_numbers(labels)
@@ -82,23 +82,23 @@ def plain_labels(labels: pd.Series, name: str) -> pd.Series:
     fractions = values[numbers % 1 != 0]
     if numbers.notna().all() and len(fractions):
         raise TaskError(
-            f"column label of {name} contains {fractions.iloc[0]}, but a class must be a name or a whole number; "
+            f"the column label of {name} contains {fractions.iloc[0]}, but a class must be a name or a whole number; "
             "for continuous values, set the family to regression or similarity"
         )
     return plain
 
 
 def as_scores(scores: pd.Series, name: str) -> pd.Series:
-    """Scores as numbers, with decimal points or commas. Raises InputError if one is not a number."""
+    """Parse scores with decimal points or decimal commas. Raises InputError if a score is not a finite number."""
     numbers = as_numbers(scores)
     wrong = scores[~numbers.abs().lt(float("inf"))]
     if len(wrong):
         raise TaskError(
-            f"column score of {name} contains {wrong.iloc[0]!r}, which is not a finite number; rows affected: {len(wrong)}"
+            f"the column score of {name} contains {wrong.iloc[0]!r}, which is not a finite number; rows affected: {len(wrong)}"
         )
     return numbers
 
 
 def _plain_numbers(values: pd.Series) -> pd.Series:
-    """Text without surrounding spaces and, for whole numbers, without decimals."""
+    """Strip surrounding whitespace, and the decimals of whole numbers: "1.0" becomes "1"."""
     return values.str.strip().str.replace(WHOLE, r"\1", regex=True)

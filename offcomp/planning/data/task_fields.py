@@ -1,4 +1,4 @@
-"""Read the tasks of a plan from JSON, and check what can be checked without the data and the model's weights."""
+"""Read a plan's tasks from JSON, and validate them without reading the data or loading the model's weights."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ OPTION_TYPES: Mapping[type, tuple[json_fields.Accepts, str]] = {
     int: (json_fields.whole(0), "a whole number, 0 or greater"),
     float: (lambda value: json_fields.is_number(value) and value >= 0, "a number, 0 or greater"),
 }
-"""Type of an option's default -> (predicate that accepts a JSON value, description of what the value must be)."""
+"""Type of an option's default -> (predicate for valid JSON values, description of the valid values)."""
 
 
 def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, ...]:
-    """Task names and descriptions from JSON values; faults are appended to `faults`."""
+    """Parse task names and task descriptions from JSON values; any faults are appended to `faults`."""
     tasks: list[str | Task] = []
     for index, entry in enumerate(entries):
         if isinstance(entry, dict):
@@ -60,14 +60,14 @@ def read_tasks(entries: Sequence[Any], faults: list[str]) -> tuple[str | Task, .
 
 
 def task_name(task: str | Task) -> str:
-    """The name of a task, whether specified by name or by description."""
+    """The name of a task, which may be given as a name or as a `Task`."""
     return task if isinstance(task, str) else task.name
 
 
 def own_task(
     data: str, family: str, columns: Mapping[str, str], source: str = "", options: Mapping[str, Any] | None = None
 ) -> Task:
-    """A task on a file or folder, named after it; its path is made absolute because workers run in a different folder.
+    """A task that reads a user's file or folder and is named after it. The path is made absolute for the workers.
 
     Raises InputError if `data` is not a valid path.
     """
@@ -94,11 +94,11 @@ def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool
 
 
 def described_faults(task: Task) -> list[str]:
-    """What is wrong with the description of a task, as far as can be seen without reading its data."""
+    """Faults in the description of a task that can be found without reading its data, one sentence each."""
     where = f"task {task.name!r}"
     faults = [*_column_faults(task, where), *_option_faults(task, where), *_metric_faults(task, where)]
     if any(known.name == task.name and known != task for known in TASKS):
-        faults.append(f"{where} has the name of a task that comes with offcomp; choose a different name.")
+        faults.append(f"{where} has the same name as a built-in task; choose a different name.")
     fault = data_fault(task.data)
     return [*faults, f"{where}: {fault}"] if fault else faults
 
@@ -106,18 +106,18 @@ def described_faults(task: Task) -> list[str]:
 def _column_faults(task: Task, where: str) -> Iterator[str]:
     for name in task.columns:
         if name not in task.kind.columns:
-            yield f"{where} maps an unknown column {name!r}; family {task.family!r} has {', '.join(task.kind.columns)}."
+            yield f"{where} maps an unknown column {name!r}; columns of family {task.family!r}: {', '.join(task.kind.columns)}."
 
 
 def _option_faults(task: Task, where: str) -> Iterator[str]:
     defaults = task.kind.options
     for name, value in task.options.items():
         if name not in defaults:
-            yield f"{where} has an unknown option {name!r}; family {task.family!r} has {', '.join(defaults) or 'none'}."
+            yield f"{where} has an unknown option {name!r}; options of family {task.family!r}: {', '.join(defaults) or 'none'}."
             continue
         accepts, wanted = OPTION_TYPES[type(defaults[name])]
         if not accepts(value):
-            yield f"{where} has option {name} {value!r}; it must be {wanted}."
+            yield f"{where} sets the option {name} to {value!r}; it must be {wanted}."
 
 
 def _metric_faults(task: Task, where: str) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _metric_faults(task: Task, where: str) -> Iterator[str]:
 
 
 def data_fault(data: str) -> str | None:
-    """What is wrong with the location of the data, in one sentence; None if nothing is."""
+    """A sentence that says what is wrong with the location of the data; None if it is valid."""
     if data.startswith(BUNDLED):
         known = sorted({task.data for task in TASKS if task.bundled})
         return None if data in known else f"{data!r} is not bundled with offcomp; choose from {', '.join(known)}."
@@ -142,5 +142,5 @@ def data_fault(data: str) -> str | None:
     if path.is_dir():
         return None
     if path.suffix.lower() not in SUFFIXES:
-        return f"data {data!r} must be 'hub:PATH/CONFIG', or a file or folder of files with extensions {', '.join(SUFFIXES)}."
+        return f"data {data!r} must be 'hub:PATH/CONFIG', a folder, or a file with one of the extensions {', '.join(SUFFIXES)}."
     return None if path.exists() else f"data {data!r} does not exist; specify the path of a file or folder."

@@ -1,6 +1,6 @@
-"""The files of a task, and the tables in them by split. No torch.
+"""Find the files of a task and read their tables, by split. No torch.
 
-A folder has one file per split, named after the split; a single file either has a column `split` or is used as a whole.
+A folder contains one file per split, named after the split. A single file is divided by its column `split`, if it has one.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 TASK_FOLDER = assets_folder() / "tasks"
 TRAIN, VALIDATION, TEST, WHOLE = "train", "validation", "test", "whole"
 SPLITS = {TRAIN: ("train", "training"), VALIDATION: ("validation", "valid", "val", "dev"), TEST: ("test", "testing")}
-"""Split -> its names in a folder, a column `split` or a data hub, the most common first."""
+"""Split -> the names that it may have in a folder, in a column `split` or on a data hub, most common first."""
 TESTED = (TEST, VALIDATION, TRAIN, WHOLE)
-"""The first of these that has examples is used for testing."""
+"""Splits to test on, in order of preference; the first that has examples is used."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The tables of a task by split, or a single table under WHOLE.
+    """The tables of a task by split, or a single table under the key WHOLE.
 
     name          how error messages refer to the source
-    class_names   column -> names of its classes, if the source specifies them
-    files         the files as read, if the source consists of files
+    class_names   column -> class names, if the source specifies them
+    files         the parsed files, if the source consists of files
     """
 
     name: str
@@ -48,23 +48,23 @@ class Source:
 
 
 def location_of(task: Task) -> Path | None:
-    """The file or folder with a task's data, whether or not it exists; None if they come from a hub. Raises InputError."""
+    """The path of a task's data, whether or not it exists; None if the data come from a hub. Raises InputError."""
     if task.data.startswith(HUB):
         return None
     return TASK_FOLDER / f"{task.data.removeprefix(BUNDLED)}.csv" if task.bundled else path_of(task.data)
 
 
 def all_files(path: Path) -> list[Path]:
-    """Every file at this path that examples may come from: in a folder, all files named after a split."""
+    """All files that examples may be read from: the path itself or, in a folder, every file named after a split."""
     if not path.is_dir():
         return [path]
     return [file for split in SPLITS for file in _files_of_split(path, split)]
 
 
 def files_by_split(path: Path) -> dict[str, Path]:
-    """Split -> its file; if the path is itself a file, it is listed under WHOLE.
+    """Map each split to its file; if the path is a single file, it is stored under WHOLE.
 
-    Raises TaskError if a split has two files, or no split has one.
+    Raises TaskError if a split has several files, or if no split has a file.
     """
     if not path.is_dir():
         return {WHOLE: path}
@@ -97,7 +97,7 @@ def local_source(task: Task) -> Source | None:
 
 
 def read_source(name: str, files: Mapping[str, Path]) -> Source:
-    """The tables in the files of a task, by split. Raises InputError."""
+    """Read the tables in the files of a task, by split. Raises InputError."""
     read = {split: read_table(file) for split, file in files.items()}
     tables = {split: file.table for split, file in read.items()}
     names = {column: classes for table in tables.values() for column, classes in class_names(table).items()}
@@ -107,7 +107,7 @@ def read_source(name: str, files: Mapping[str, Path]) -> Source:
 
 
 def _by_column(table: pa.Table, name: str) -> dict[str, pa.Table]:
-    """Split a table by its column `split`, or return it whole. Raises InputError."""
+    """Split a table by its column `split`, or return it whole if there is no such column. Raises InputError."""
     import pyarrow as pa
 
     if table.column_names.count(SPLIT) != 1:
@@ -116,6 +116,6 @@ def _by_column(table: pa.Table, name: str) -> dict[str, pa.Table]:
     known = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
     unknown = sorted(set(values.unique()) - known.keys())
     if unknown:
-        raise TaskError(f"column split of {name} contains {unknown[0]!r}; each value must be one of {', '.join(SPLITS)}")
+        raise TaskError(f"the column split of {name} contains {unknown[0]!r}; each value must be one of {', '.join(SPLITS)}")
     parts = values.map(known)
     return {split: table.filter(pa.array(parts == split)) for split in SPLITS if (parts == split).any()}

@@ -1,6 +1,8 @@
-"""Task definitions: what a model is evaluated on, and with which examples. No data are read here, and torch is not needed.
+"""Task definitions: what a model is evaluated on, and where the examples come from.
 
-A plan refers to a task from the catalogue by name ("topics") or describes its own:
+This module neither reads data nor imports torch.
+
+A plan refers to a built-in task by name ("topics") or defines its own:
 {"name": "mine", "family": "probe", "data": "reviews.csv", "columns": {"text": "body", "label": "stars"}}.
 """
 
@@ -24,10 +26,10 @@ class TaskFamily:
     """A kind of task: what it needs from the data and the model, and how it is scored.
 
     target      the column with the correct answer; "" if the text itself is the target
-    metric      name of the score; two tasks share an axis only if they share the metric
+    metric      name of the metric; only tasks with the same metric share an axis
     inputs      one of these sets of columns must be present
-    trains      whether a training and a validation split are needed in addition to the test split
-    needs       accepted endings of the model's class name (`ForMaskedLM`, ...); empty if any model with hidden states will do
+    trains      whether training and validation splits are needed in addition to the test split
+    needs       accepted endings of the model's class name (`ForMaskedLM`, ...); empty if any model with hidden states works
     """
 
     name: str
@@ -41,17 +43,17 @@ class TaskFamily:
 
     @property
     def embeds(self) -> bool:
-        """Whether it uses sentence embeddings, computed as the model's folder specifies."""
+        """Whether the tasks use sentence embeddings, which are computed as specified in the model's folder."""
         return not self.needs and bool(self.target)
 
     @property
     def targets(self) -> list[str]:
-        """The target column, if there is one."""
+        """The target column as a list, which is empty if the family has none."""
         return [self.target] if self.target else []
 
     @property
     def columns(self) -> list[str]:
-        """All columns that it may read."""
+        """All columns that a task of this family may read."""
         return [*dict.fromkeys(column for inputs in self.inputs for column in inputs), *self.targets]
 
 
@@ -61,18 +63,16 @@ FAMILIES = {
     family.name: family
     for family in (
         TaskFamily(
-            "head", "Classification by the model's own head", "label", "accuracy", needs=CLASSIFIER, options={"labels": None}
+            "head", "Classification with the model's own head", "label", "accuracy", needs=CLASSIFIER, options={"labels": None}
         ),
-        TaskFamily("head-regression", "Regression by the model's own head", "score", "spearman", needs=CLASSIFIER),
+        TaskFamily("head-regression", "Regression with the model's own head", "score", "spearman", needs=CLASSIFIER),
         TaskFamily(
-            "probe", "Classification by a probe on sentence embeddings", "label", "accuracy", trains=True, options=REFIT
-        ),
-        TaskFamily(
-            "regression", "Regression by a probe on sentence embeddings", "score", "spearman", trains=True, options=REFIT
+            "probe", "Classification with a probe on sentence embeddings", "label", "accuracy", trains=True, options=REFIT
         ),
         TaskFamily(
-            "similarity", "Similarity of two sentences by the cosine of their embeddings", "score", "spearman", inputs=(PAIR,)
+            "regression", "Regression with a probe on sentence embeddings", "score", "spearman", trains=True, options=REFIT
         ),
+        TaskFamily("similarity", "Cosine similarity of two sentence embeddings", "score", "spearman", inputs=(PAIR,)),
         TaskFamily(
             "masked-lm",
             "Masked-token prediction (pseudo-perplexity)",
@@ -93,7 +93,7 @@ FAMILIES = {
         ),
     )
 }
-"""Name -> family. Each is implemented by the module of that name in `offcomp/evaluation`."""
+"""Name -> family. Each family is implemented by the module of the same name in `offcomp/evaluation`."""
 
 ALSO = {"accuracy": ("f1", "matthews"), "spearman": ("pearson",)}
 """Metric of a family -> additional metrics that its tasks may list."""
@@ -101,7 +101,7 @@ ALSO = {"accuracy": ("f1", "matthews"), "spearman": ("pearson",)}
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """A task to evaluate a model on.
 
     data      "bundled:NAME" (assets/tasks/NAME.csv), "hub:PATH/CONFIG" (fetched once, then cached), a file (.csv, .tsv, .jsonl,
               .parquet) with or without a column `split`, or a folder with train, validation and test files
@@ -128,7 +128,7 @@ class Task:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every option of the family, with this task's values."""
+        """All options of the family, with the values that apply to this task."""
         return {**self.kind.options, **self.options}
 
     @property
@@ -137,7 +137,7 @@ class Task:
         return self.data.startswith(BUNDLED)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, without empty fields."""
+        """Convert to JSON values, omitting empty fields."""
         return {name: value for name, value in asdict(self).items() if value or name in ("name", "family", "data")}
 
 
@@ -161,11 +161,11 @@ TASKS = (
     _bundled_task("sentiment", "probe", "sentiment", "Sentiment", version="2"),
     _bundled_task("topics", "probe", "topics", "Topics"),
     _bundled_task("similarity", "similarity", "similarity", "Similarity"),
-    _bundled_task("sentiment-head", "head", "sentiment", "Sentiment by the model's own head", version="2"),
+    _bundled_task("sentiment-head", "head", "sentiment", "Sentiment with the model's own head", version="2"),
     _bundled_task("masked-prose", "masked-lm", "prose", "Masked words in prose"),
     _bundled_task("causal-prose", "causal-lm", "prose", "Next words in prose"),
     _glue("sst2", "SST-2", "Socher et al. 2013", text="sentence"),
-    _glue("sst2-head", "SST-2 by the model's own head", "Socher et al. 2013", family="head", text="sentence"),
+    _glue("sst2-head", "SST-2 with the model's own head", "Socher et al. 2013", family="head", text="sentence"),
     _glue("mrpc", "MRPC", "Dolan and Brockett 2005", also=("f1",)),
     _glue("qqp", "QQP", "Iyer et al. 2017", also=("f1",), sentence1="question1", sentence2="question2"),
     _glue("stsb", "STS-B", "Cer et al. 2017", family="similarity", also=("pearson",), score="label"),
@@ -175,7 +175,7 @@ TASKS = (
     _wikitext("wikitext2-masked", "masked-lm", "Masked words in WikiText-2"),
     _wikitext("wikitext2-causal", "causal-lm", "Next words in WikiText-2"),
 )
-"""The tasks available by name: bundled ones, then those from a data hub."""
+"""The tasks that are available by name: first the bundled tasks, then those from a data hub."""
 
 
 def find_task(name: str) -> Task:
@@ -189,20 +189,20 @@ def find_task(name: str) -> Task:
 
 
 WITHOUT_TEXT = ("Matrices",)
-"""Classes of `offcomp.models` that cannot process text."""
+"""Model classes in `offcomp.models` that cannot process text."""
 
 
 def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
-    """Why a model of this class cannot do the task, in one sentence; None if it can.
+    """Why a model of this class does not support the task, in one sentence; None if it does.
 
-    reads_text    whether the model's only input is text tokens; see `ModelInfo`
+    reads_text    whether text tokens are the model's only input; see `ModelInfo`
     """
     if architecture in WITHOUT_TEXT:
-        return f"task {task.name!r} needs a model that reads text, but this is only a set of matrices; leave out all tasks."
+        return f"task {task.name!r} needs a model that reads text, but this one is only a set of matrices; remove all tasks."
     if not reads_text:
         return (
-            f"task {task.name!r} needs a model that reads text, but {architecture} takes other input and supports no "
-            "family of tasks; leave out all tasks."
+            f"task {task.name!r} needs a model that reads text, but {architecture} takes other inputs and supports no "
+            "family of tasks; remove all tasks."
         )
     needs = task.kind.needs
     if not needs or architecture.endswith(needs):
@@ -214,12 +214,12 @@ def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
 
 
 def fitting_families(architecture: str, reads_text: bool = True) -> tuple[str, ...]:
-    """The families of tasks that a model of this class can do."""
+    """The families of tasks that a model of this class supports."""
     if architecture in WITHOUT_TEXT or not reads_text:
         return ()
     return tuple(name for name, family in FAMILIES.items() if not family.needs or architecture.endswith(family.needs))
 
 
 def usual_tasks(architecture: str, reads_text: bool = True) -> tuple[str, ...]:
-    """The bundled tasks that a model of this class can do."""
+    """The bundled tasks that a model of this class supports."""
     return tuple(task.name for task in TASKS if task.bundled and unfit(task, architecture, reads_text) is None)

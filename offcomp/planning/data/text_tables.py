@@ -1,9 +1,9 @@
 """Read user-supplied tables and text files: .csv, .tsv, .jsonl, .parquet, and .txt with one text per line. No torch.
 
-A .csv uses whichever of the delimiters , ; tab and | fits its heading, and may quote cells as in RFC 4180; a .tsv normally has
-no quoting. Cells in both are kept as text: NA, null and None are words, and only an empty cell is missing. Text is decoded as
-UTF-8, as UTF-16 or UTF-32 if there is a byte order mark, or else as Windows-1252, which is reported. Rows read and left out are
-counted, and deviations from reading a file literally are noted.
+The delimiter of a .csv (comma, semicolon, tab or |) is detected, and its cells may be quoted as in RFC 4180; a .tsv normally
+has no quoting. The cells of both formats are kept as text: NA, null and None are ordinary words, and only empty cells are
+missing values. Text is decoded as UTF-8, or as UTF-16 or UTF-32 if it starts with a byte order mark. Any other text is decoded
+as Windows-1252, which is reported. Rows read and left out are counted, and departures from a literal reading are noted.
 
     >>> parse("mine.csv", b"text;label\\nfine;1\\n").table.column_names
     ['text', 'label']
@@ -37,7 +37,7 @@ TEXT_SUFFIXES = (".txt", *TABLE_SUFFIXES)
 LARGEST_FILE = 2**30  # bytes
 LONGEST_REASON = 300  # characters
 BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # starts with that of UTF-16, so it is tested first
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the UTF-16 mark, so it is tested first
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -50,12 +50,12 @@ THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}"
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table as read.
+    """A parsed table.
 
-    table       every column of a .csv, .tsv or .txt is large_string, "" where a cell is empty
-    rows_read   rows of the file, excluding the heading
-    left_out    reason -> number of rows that are not in `table`; together with its rows they add up to `rows_read`
-    notes       deviations from reading the file literally, one clause each
+    table       every column of a .csv, .tsv or .txt is large_string, with "" for empty cells
+    rows_read   number of rows in the file, excluding the header
+    left_out    reason -> number of rows that are not in `table`; with the rows in `table`, they add up to `rows_read`
+    notes       departures from a literal reading of the file, one clause each
     """
 
     table: pa.Table
@@ -65,13 +65,13 @@ class TextTable:
 
 
 def read_table(path: Path, suffixes: Sequence[str] = TABLE_SUFFIXES) -> TextTable:
-    """The table in a file that has one of these suffixes. Raises InputError."""
+    """Read the table in a file with one of these suffixes. Raises InputError."""
     if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path} is not a table that can be read; supported extensions: {', '.join(suffixes)}")
+        raise InputError(f"{path} is not in a supported table format; supported extensions: {', '.join(suffixes)}")
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:
-            raise InputError(f"{path} is {size / 2**20:.0f} MiB; use a part of at most {LARGEST_FILE // 2**20} MiB")
+            raise InputError(f"{path} is {size / 2**20:.0f} MiB; use a subset of at most {LARGEST_FILE // 2**20} MiB")
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {reason(error)}") from None
@@ -79,7 +79,7 @@ def read_table(path: Path, suffixes: Sequence[str] = TABLE_SUFFIXES) -> TextTabl
 
 
 def parse(name: str, content: bytes) -> TextTable:
-    """The table in a file with this name and content. Raises InputError."""
+    """Parse the table in a file with this name and content. Raises InputError."""
     import pyarrow as pa
 
     suffix = Path(name).suffix.lower()
@@ -88,7 +88,7 @@ def parse(name: str, content: bytes) -> TextTable:
     except (OSError, ValueError, InputError, pa.ArrowException, OverflowError, RecursionError) as error:
         raise InputError(f"{name} cannot be read as a {suffix} table: {reason(error)}") from None
     if not table.rows_read:
-        raise InputError(f"{name} has no rows; a table needs a heading and at least one row")
+        raise InputError(f"{name} has no rows; a table needs a header and at least one row")
     for note in table.notes:
         _warn(name, note)
     return table
@@ -96,12 +96,12 @@ def parse(name: str, content: bytes) -> TextTable:
 
 @lru_cache(maxsize=1024)
 def _warn(name: str, note: str) -> None:
-    """Log a note once, however often the file is read."""
+    """Log a note only once, even if the file is read again."""
     log.warning("%s: %s", name, note)
 
 
 def class_names(table: pa.Table) -> dict[str, list[str]]:
-    """Column -> names of its classes, if the table's metadata specifies them, as in tables saved by `datasets`."""
+    """Column -> class names, if the table's metadata specifies them, as in tables saved by `datasets`."""
     try:
         metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         features = metadata.get("info", {}).get("features", {})
@@ -111,9 +111,9 @@ def class_names(table: pa.Table) -> dict[str, list[str]]:
 
 
 def column_text(table: pa.Table, column: str, name: str) -> pd.Series:
-    """A column as text, NaN where a value is missing.
+    """A column as text, with NaN for missing values. Error messages refer to the table as `name`.
 
-    Raises InputError, naming the table, if several columns have this name or the column contains neither text nor numbers.
+    Raises InputError if several columns have this name, or if the column contains neither text nor numbers.
     """
     import pyarrow as pa
 
@@ -126,7 +126,7 @@ def column_text(table: pa.Table, column: str, name: str) -> pd.Series:
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values as large_string, null where one is missing. Raises ArrowException if they are neither text nor numbers."""
+    """Cast text or numbers to large_string, with null for missing values. Raises ArrowException for other types of values."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -136,7 +136,7 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def text_values(column: pa.ChunkedArray) -> list[str | None]:
-    """Values as text, None where one is missing; empty if the column contains neither text nor numbers."""
+    """The values of a column as text, with None for missing values; empty if the column contains neither text nor numbers."""
     import pyarrow as pa
 
     try:
@@ -146,7 +146,7 @@ def text_values(column: pa.ChunkedArray) -> list[str | None]:
 
 
 def as_numbers(values: pd.Series) -> pd.Series:
-    """Text as float64, NaN where it is not a number; 1,5 is read as 1.5 if the column uses decimal commas throughout.
+    """Parse text as float64, with NaN for non-numeric values; 1,5 means 1.5 if the column uses decimal commas throughout.
 
     Raises InputError if every comma could also be a thousands separator.
     """
@@ -165,22 +165,20 @@ def as_numbers(values: pd.Series) -> pd.Series:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error message, shortened."""
+    """The first line of an error message, truncated if it is long."""
     return first_line(error)[:LONGEST_REASON].rstrip(".")
 
 
 def _tsv(text: str) -> TextTable:
     rows = parse_tsv(text)
-    return _table_of_rows(rows, "cells are quoted, as in a .csv") if rows.quoting else _table_of_rows(rows)
+    return _table_of_rows(rows, "quotation marks are interpreted as in a .csv") if rows.quoting else _table_of_rows(rows)
 
 
 def _table_of_rows(rows: Rows, *notes: str) -> TextTable:
     columns = list(zip(*rows.cells, strict=True)) or [()] * len(rows.heading)
     if rows.unclosed:
-        which = (
-            "row" if len(rows.unclosed) == 1 else f"{len(rows.unclosed)} rows, the first being row"
-        ) + f" {rows.unclosed[0]}"
-        notes = (*notes, f"an unclosed quotation mark is read as an ordinary character in {which}")
+        which = ("row" if len(rows.unclosed) == 1 else f"{len(rows.unclosed)} rows, starting with row") + f" {rows.unclosed[0]}"
+        notes = (*notes, f"an unclosed quotation mark is treated as an ordinary character in {which}")
     left_out = {RAGGED: len(rows.ragged)} if rows.ragged else {}
     return TextTable(_table(rows.heading, columns), rows.num_read, left_out, notes)
 
@@ -189,7 +187,7 @@ def _lines(text: str) -> TextTable:
     check_cells(line_ends(text))
     lines = LINE_END.split(text)
     if not lines[-1]:
-        lines.pop()  # the text ends with a line end
+        lines.pop()  # the text ends with a line break
     return TextTable(_table(["text"], [lines]), len(lines))
 
 
@@ -222,7 +220,7 @@ def _object(line: str, number: int) -> dict[str, Any]:
 
 def _parquet(content: bytes) -> TextTable:
     table, left_out = read_parquet(content)
-    notes = (f"columns of lists or objects are not read: {', '.join(_names(left_out))}",) if left_out else ()
+    notes = (f"columns that contain lists or objects are ignored: {', '.join(_names(left_out))}",) if left_out else ()
     named = table.rename_columns(_names(table.column_names)).replace_schema_metadata(table.schema.metadata)
     return TextTable(named, table.num_rows, notes=notes)
 
@@ -235,7 +233,7 @@ def _table(names: Sequence[str], columns: Sequence[Sequence[str]]) -> pa.Table:
 
 
 def _names(names: Sequence[str]) -> list[str]:
-    """Column names, each on one line."""
+    """Column names without line breaks."""
     return [" ".join(name.split()) for name in names]
 
 
@@ -246,7 +244,7 @@ def _text_table(content: bytes, suffix: str) -> TextTable:
 
 
 def _decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
-    """The decoded text, and notes on it. Raises InputError or UnicodeError."""
+    """Decode the content and return the text with any notes. Raises InputError or UnicodeError."""
     notes: tuple[str, ...] = ()
     encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     if encoding.startswith("utf-8") and b"\0" in content:
@@ -258,21 +256,21 @@ def _decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
         if encoding != "utf-8":
             name = encoding.removesuffix("-sig").upper()
             raise InputError(f"it has a {name} byte order mark but contains invalid bytes; save it as UTF-8") from None
-        text, notes = _decoded_as_windows_1252(content, error), ("it is not UTF-8 and is read as Windows-1252",)
+        text, notes = _decoded_as_windows_1252(content, error), ("it is not UTF-8, so it is read as Windows-1252",)
     if "\0" in text:
         raise InputError("it contains null characters; save it as UTF-8")
     return text.lstrip("\ufeff"), notes
 
 
 def _decoded_as_windows_1252(content: bytes, error: UnicodeDecodeError) -> str:
-    """Content that is not UTF-8, decoded as Windows-1252. Raises InputError if it is neither, or is damaged UTF-8."""
+    """Decode content that is not UTF-8 as Windows-1252. Raises InputError for damaged UTF-8 and for any other encoding."""
     line = content.count(b"\n", 0, error.start) + 1
     if error.end == len(content) and error.reason == "unexpected end of data":
         raise InputError("it ends in the middle of a character, so it is truncated or not UTF-8; save it again as UTF-8")
     lenient = content.decode("utf-8", errors="replace")
     damaged = lenient.count("\ufffd") - content.count("\ufffd".encode())
     if len(re.findall(r"[^\x00-\x7f]", lenient)) > 2 * damaged:
-        raise InputError(f"line {line} contains a damaged character, though the rest is UTF-8; fix that line")
+        raise InputError(f"line {line} contains a damaged character, but the rest is UTF-8; fix that line")
     try:
         return content.decode("cp1252")
     except UnicodeDecodeError:
@@ -285,4 +283,4 @@ TEXT_READERS: dict[str, Callable[[str], TextTable]] = {
     ".tsv": _tsv,
     ".jsonl": _lines_of_json,
 }
-"""Suffix of a text file -> reader."""
+"""Suffix of a text file -> function that parses its text."""

@@ -136,7 +136,7 @@ def test_a_column_named_text_comes_first_and_several_others_are_ambiguous(tmp_pa
     pd.DataFrame({"title": ["A", "B"], "text": ["one", None], "number": [1, 2]}).to_csv(path, index=False)
     assert CalibrationText(str(path)).read(0).texts == ["one"]
     pd.DataFrame({"title": ["A", "B"], "body": ["one", "two"]}).to_csv(path, index=False)
-    with pytest.raises(InputError, match="several columns that could be used; choose one of title, body"):
+    with pytest.raises(InputError, match="several columns that could contain the texts; choose one of title, body"):
         CalibrationText(str(path)).read(0)
 
 

@@ -84,7 +84,7 @@ def test_two_marks_that_open_rows_far_apart_swallow_none() -> None:
         rows[place][1] = f'"{rows[place][1]}'
     found = parse("two_quotes.csv", joined(rows, heading=("label", "text")))
     assert cells_of(found) == rows
-    assert "2 rows, the first being row 21" in found.notes[0]
+    assert "2 rows, starting with row 21" in found.notes[0]
 
 
 @pytest.mark.parametrize("text_first", [True, False])
@@ -94,15 +94,15 @@ def test_a_mark_that_another_row_closes_swallows_none(text_first: bool) -> None:
     rows = rows if text_first else [row[::-1] for row in rows]
     found = parse("mine.csv", joined(rows))
     assert cells_of(found) == rows
-    assert "the first being row 21" in found.notes[0]
+    assert "starting with row 21" in found.notes[0]
 
 
 def test_a_mark_that_cannot_be_a_character_is_refused_by_its_row() -> None:
     rows = reviews()
     rows[20][0] = '"Slow, dear and cold'
-    assert "row 21 (line 22) has a quotation mark" in refused("mine.csv", joined(rows))
+    assert "row 21 (line 22) has an opening quotation mark" in refused("mine.csv", joined(rows))
     rows[24][0] = 'Slow, dear and cold"'
-    assert "row 21 (line 22) has a quotation mark" in refused("mine.csv", joined(rows))
+    assert "row 21 (line 22) has an opening quotation mark" in refused("mine.csv", joined(rows))
 
 
 def test_lines_of_a_quoted_cell_are_no_rows_even_with_as_many_delimiters() -> None:
@@ -118,7 +118,7 @@ def test_where_nothing_tells_rows_from_lines_the_row_is_named() -> None:
     lines = [drawn_text(random.Random(i), several_lines=False).replace('"', "").replace(",", "") for i in range(60)]
     lines[9], lines[30] = f'"{lines[9]}', f'{lines[30]}"'
     message = refused("mine.csv", "\n".join(["text", *lines]).encode())
-    assert "row 10 (line 11) opens a quotation mark that is closed 21 lines later" in message and ".jsonl" in message
+    assert "row 10 (line 11) has an opening quotation mark that is closed 21 lines later" in message and ".jsonl" in message
 
 
 def test_a_tsv_that_can_only_be_quoted_is_read_so_and_this_is_said() -> None:
@@ -126,7 +126,7 @@ def test_a_tsv_that_can_only_be_quoted_is_read_so_and_this_is_said() -> None:
     for style in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
         found = parse("mine.tsv", written(rows, ("text", "label"), delimiter="\t", quoting=style).encode())
         assert cells_of(found) == rows
-        assert found.notes == ("cells are quoted, as in a .csv",)
+        assert found.notes == ("quotation marks are interpreted as in a .csv",)
 
 
 # ------------------------------------------------------------------------------------- delimiters, cells, encodings
@@ -185,7 +185,7 @@ def test_windows_1252_is_read_and_said() -> None:
     rows = [[f"{text} café “nice”", label] for text, label in reviews()]
     found = parse("cp1252.csv", joined(rows).decode().encode("cp1252"))
     assert cells_of(found) == rows
-    assert found.notes == ("it is not UTF-8 and is read as Windows-1252",)
+    assert found.notes == ("it is not UTF-8, so it is read as Windows-1252",)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -222,7 +222,7 @@ def test_rows_of_another_length_are_counted_or_refused_by_row() -> None:
     assert (found.rows_read, found.table.num_rows, found.left_out) == (400, 398, {RAGGED: 2})
     assert cells_of(found)[28] == reviews()[30]
     message = refused("mine.csv", joined([[f"{text}, warm, dear and loud", label] for text, label in reviews()]))
-    assert "row 1 (line 2) has 4 cells but the heading has 2" in message and "end at ','" in message
+    assert "row 1 (line 2) has 4 cells but the header has 2" in message and "delimiter is ','" in message
 
 
 def test_lines_of_json_name_the_line_that_is_none() -> None:
@@ -347,14 +347,14 @@ def test_the_sentence_of_what_was_read() -> None:
     assert rows_text(RowCounts(1, 1).to_dict()) == "1 row read, all used"
     assert rows_text(RowCounts(2, 2, {}, ("it is so",)).to_dict(), "text") == "2 texts read, all used; it is so"
     cut = {"texts": 40, "of": 40, "tokens": 126}
-    assert cut_text(cut) == "40 of 40 texts cut at 126 tokens"
+    assert cut_text(cut) == "40 of 40 texts truncated to 126 tokens"
     assert cut_text(cut | {"texts": 0}) == cut_text(None) == rows_text(None) == reading_text({}) == ""
     score = {"rows": {"read": 40, "used": 40, "left_out": {}}, "cut": cut}
-    assert reading_text(score) == "40 rows read, all used; 40 of 40 texts cut at 126 tokens"
+    assert reading_text(score) == "40 rows read, all used; 40 of 40 texts truncated to 126 tokens"
     groups = [{}, {"calibration": {"rows": {"read": 60, "used": 60, "left_out": {}}}}]
     assert calibration_reading(groups) == "60 texts read, all used" and calibration_reading([{}]) == ""
     groups[1]["calibration"]["cut"] = {"texts": 12, "of": 60, "tokens": 128}
-    assert calibration_reading(groups) == "60 texts read, all used; 12 of 60 texts cut at 128 tokens"
+    assert calibration_reading(groups) == "60 texts read, all used; 12 of 60 texts truncated to 128 tokens"
 
 
 # ------------------------------------------------------------------------------------------- as written, and damaged

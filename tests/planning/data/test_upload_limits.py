@@ -104,8 +104,8 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "lines.tsv": (lambda: b"a\tb\n" + 10_000_000 * b"x\ty\n", "more than 6,000,000 cells"),
     "brackets.jsonl": (lambda: b'{"a": [' + 10_000_000 * b"[]," + b"[]]}\n", "more than 6,000,000 cells"),
     "keys.jsonl": (lambda: b"".join(b'{"k%d": 1}\n' % i for i in range(5_000)), "5,000 columns"),
-    "text.parquet": (parquet, "MB; use a part of at most 200 MB"),
-    "one_text.parquet": (shared_text, "it decompresses to 300 MB; use a part of at most 200 MB"),
+    "text.parquet": (parquet, "MB; use a subset of at most 200 MB"),
+    "one_text.parquet": (shared_text, "it decompresses to 300 MB; use a subset of at most 200 MB"),
 }
 
 
