@@ -203,7 +203,7 @@ class CompressedMatrix:
     diagnostics: Mapping[str, float] = field(default_factory=dict)
 
     def reconstruct(self) -> Tensor:
-        """The reconstructed matrix, float32 (rows, cols), computed from the stored tensors alone."""
+        """The reconstructed float32 matrix (rows, cols), computed from the stored tensors alone."""
         from offcomp.numerics.storage import unpack
 
         return self.decode(unpack(self.tensors))
@@ -214,7 +214,7 @@ class CompressedMatrix:
         return self.decode.__name__
 
     def ledger(self) -> list[dict[str, Any]]:
-        """One entry per stored tensor: name, shape, dtype, bytes."""
+        """One entry per stored tensor, with its name, shape, dtype and size in bytes."""
         return [
             {
                 "name": name,
@@ -260,7 +260,7 @@ def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
     if size is None:
         smallest = smallest_size(method, rows, cols, budget.dtype).in_unit(budget.unit)
         raise BudgetTooSmall(
-            f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix needs {smallest} {budget.unit} "
+            f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix needs {smallest} {budget.unit}, "
             f"but the budget is {budget.limit}; lower the ratio by a factor of {smallest / max(1, budget.limit):.3g} or more"
         )
     return size

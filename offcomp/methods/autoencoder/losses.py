@@ -4,7 +4,7 @@ Each row or entry may have a coefficient c. With e = output - target, the loss o
 
     cosine · mean(c̄ (1 - cos)) + rmse · √mean(c e²) + l1 · mean(c |e|^power)
 
-where c̄ is the mean coefficient of a row, since the cosine term cannot weight individual entries.
+Here, c̄ is the mean coefficient of a row, since the cosine term cannot weight individual entries.
 """
 
 from __future__ import annotations

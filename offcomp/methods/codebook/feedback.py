@@ -42,7 +42,7 @@ def with_feedback(
     """
     order = list(hints.order)
     while order and hints.embeddings[order[-1]]:
-        order.pop()  # no later member depends on it
+        order.pop()  # trailing embeddings affect no later member
     if not order:
         return
     hints.use_compressed_predecessors()

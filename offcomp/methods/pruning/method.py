@@ -15,7 +15,7 @@ than a flat index, which needs log2(rows) more bits). Each bit of the mask and e
 `positions="auto"` chooses whichever needs fewer bytes: the mask if more than about one entry in ⌈log2 cols⌉ is kept. The mask
 alone counts as many parameters as the matrix has, so only indices can reduce the number of parameters.
 
-The official repository of arXiv 2302.04045 counts only the kept values.
+The official repository of arXiv 2302.04045 counts only the kept values, not their positions.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ With blocks of b entries (the last block of a row may be shorter) and k = ⌈col
 
     rows · cols codes + rows · k scales (+ rows · k zero points) + 3 numbers for the decoder: cols, bits, block
 
-so quantization saves bytes (down to bits / 32 of the size in float32) but no parameters. Scales and zero points are stored in
-the storage dtype; if there is only one scale per row, they are vectors, which int8 storage keeps in float32.
+Quantization therefore saves bytes (down to bits / 32 of the size in float32) but no parameters. Scales and zero points are
+stored in the storage dtype; if there is only one scale per row, they are vectors, which int8 storage keeps in float32.
 
 With `search`, the grid covers only part of the range: entries outside it are clipped, and entries inside it are rounded more
 finely. The search tries several fractions of the full range, keeps the one with the smallest squared error, and then refits the
