@@ -1,4 +1,6 @@
-"""The compression methods. To add one, create a folder, list its class in `METHODS`, and list its decoder in `decoders`.
+"""Registry of the compression methods.
+
+To add a method, create a package for it, then add its class to `METHODS` and its decoder to `decoders.DECODERS`.
 
 Importing this package does not import torch.
 """
@@ -32,7 +34,10 @@ METHODS: tuple[type[Method], ...] = (
 
 
 def method_class(name: str, preset: str | None = None) -> type[Method]:
-    """The method with this name and preset; without a preset, the first with this name. Raises InputError if there is none."""
+    """Look up a method by name and preset; without a preset, return the first method with that name.
+
+    Raises InputError if no method matches.
+    """
     family = [method for method in METHODS if method.name == name]
     if not family:
         raise InputError(f"unknown method {name!r}; choose one of {', '.join(dict.fromkeys(m.name for m in METHODS))}")
@@ -45,7 +50,7 @@ def method_class(name: str, preset: str | None = None) -> type[Method]:
 
 
 def method_of_style_key(style_key: str) -> type[Method]:
-    """The method with this style key. Raises InputError if there is none."""
+    """Look up a method by its style key. Raises InputError if the key is unknown."""
     for method in METHODS:
         if method.style_key == style_key:
             return method
@@ -53,7 +58,10 @@ def method_of_style_key(style_key: str) -> type[Method]:
 
 
 def style_key_in_plan(name: str, options: dict[str, Any]) -> str:
-    """The style key of a method in a plan. For an unknown method, as in a plan from a different version, its name."""
+    """The style key of a method named in a plan.
+
+    Returns the name itself if the method is unknown, for example in a plan from a different version.
+    """
     try:
         return method_class(name, _preset(options)).style_key
     except InputError:
@@ -61,18 +69,18 @@ def style_key_in_plan(name: str, options: dict[str, Any]) -> str:
 
 
 def own_options(method: type[Method]) -> dict[str, Any]:
-    """The options that distinguish a method from others of the same name: `preset`, if it has only one possible value."""
+    """The options that distinguish a method from others of the same name: its `preset`, if only one value is allowed."""
     presets = presets_of(method)
     return {"preset": presets[0]} if len(presets) == 1 else {}
 
 
 def presets_of(method: type[Method]) -> tuple[str, ...]:
-    """The possible values of a method's option `preset`; empty if it has no such option."""
+    """The values allowed for a method's `preset` option; empty if the method has no such option."""
     return next((option.metadata["choices"] for option in options_of(method) if option.name == "preset"), ())
 
 
 def make_method(name: str, options: dict[str, Any]) -> Method:
-    """Create a method after checking its options. Raises InputError naming the first invalid option."""
+    """Validate the options and create the method. Raises InputError for the first invalid option."""
     method = method_class(name, _preset(options))
     known = {option.name: option for option in options_of(method)}
     for key, value in options.items():
@@ -84,23 +92,23 @@ def make_method(name: str, options: dict[str, Any]) -> Method:
 
 
 def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
-    """Every option of a method and its default value."""
+    """The default values of all options of a method."""
     return {option.name: option.default for option in options_of(method_class(name, preset)) if option.default is not MISSING}
 
 
 def options_of(method: type[Method]) -> tuple[Field[Any], ...]:
-    """The options of a method: its dataclass fields, each with default, help, and choices or range."""
+    """The options of a method: dataclass fields with a help text and, if restricted, choices or a range."""
     return fields(method)
 
 
 def _preset(options: dict[str, Any]) -> str | None:
-    """The preset in these options, or None if its value is not a string, which `_check_option` reports."""
+    """The preset in these options; None if it is missing or not a string (which `_check_option` reports later)."""
     preset = options.get("preset")
     return preset if isinstance(preset, str) else None
 
 
 def _check_option(method: str, key: str, value: Any, default: Any, metadata: Any) -> None:
-    """Check an option's value against the type of its default and its choices or range."""
+    """Check the type of an option's value, and whether the value is one of the choices or within the range."""
     kind = type(default)
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or (kind is not bool and isinstance(value, bool)):
@@ -110,7 +118,7 @@ def _check_option(method: str, key: str, value: Any, default: Any, metadata: Any
     if "range" in metadata:
         low, high = metadata["range"]
         if not low <= value <= high:
-            raise InputError(f"option {key!r} of {method!r} is {value!r}; it must lie between {low} and {high}")
+            raise InputError(f"option {key!r} of {method!r} is {value!r}; it must be between {low} and {high}")
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What all compression methods share: the interface, the compressed matrix, and its ledger."""
+"""The interface of all compression methods, and the compressed matrices that they produce."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ Decode = Callable[[Mapping[str, "Tensor"]], "Tensor"]
 
 
 class Statistics(Protocol):
-    """The same fields as `ModuleStatistics`, possibly computed lazily."""
+    """Interface with the fields of `ModuleStatistics`, which implementations may compute lazily."""
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens averaged over."""
+        """Number of tokens over which the statistics are averaged."""
 
     @property
     def column_moment(self) -> Tensor | None:
-        """(cols, cols), or (cols,) if diagonal."""
+        """Second moment of the inputs: (cols, cols), or (cols,) if diagonal."""
 
     @property
     def row_moment(self) -> Tensor | None:
-        """(rows, rows), or (rows,) if diagonal."""
+        """Second moment of the output gradients: (rows, rows), or (rows,) if diagonal."""
 
     @property
     def column_magnitude(self) -> Tensor | None:
-        """(cols,)."""
+        """Mean absolute inputs: (cols,)."""
 
     @property
     def fisher(self) -> Tensor | None:
-        """(rows, cols)."""
+        """Mean squared gradient: (rows, cols)."""
 
     @property
     def sensitivity(self) -> Tensor | None:
-        """(rows, cols)."""
+        """Mean absolute gradient: (rows, cols)."""
 
 
 @dataclass(frozen=True)
 class ModuleStatistics:
-    """Calibration statistics of one weight matrix W (rows, cols), in its canonical view. Unknown statistics are None.
+    """Calibration statistics of one weight matrix W (rows, cols), in its canonical view. Missing statistics are None.
 
     column_moment       (cols, cols), or (cols,) if diagonal: mean over tokens of x xᵀ, where x is the input of W
     row_moment          (rows, rows), or (rows,) if diagonal: mean over tokens of g gᵀ, where g is the gradient at the output;
@@ -55,7 +55,7 @@ class ModuleStatistics:
     column_magnitude    (cols,): mean over tokens of |x|
     fisher              (rows, cols): mean over samples of the squared gradient of the log-likelihood with respect to W
     sensitivity         (rows, cols): mean over samples of the absolute gradient with respect to W
-    num_tokens          number of tokens averaged over
+    num_tokens          number of tokens over which the statistics are averaged
     """
 
     num_tokens: int
@@ -67,7 +67,7 @@ class ModuleStatistics:
 
 
 class Hints(Protocol):
-    """Calibration statistics for a stacked matrix, requested member by member.
+    """Calibration statistics for the members of a stacked matrix, computed on request.
 
     heights     number of rows of each member in the stacked matrix, from top to bottom
     transposed  whether each member is transposed in the stack
@@ -81,30 +81,30 @@ class Hints(Protocol):
     order: tuple[int, ...]
 
     def statistics(self, index: int) -> Statistics:
-        """Statistics of a member, in its canonical view, measured with all substituted members in place."""
+        """Statistics of a member in its canonical view, measured on the model with all substitutions made so far."""
 
     def release(self) -> None:
-        """Drop cached statistics; the caller will not read them again."""
+        """Drop cached statistics that the caller no longer needs."""
 
     def use_compressed_predecessors(self) -> None:
-        """From now on, measure statistics on the model with all previously compressed groups in place."""
+        """Measure all further statistics on the model with the previously compressed groups in place."""
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
-        """Replace a member by this reconstruction (its rows of the stacked matrix, same orientation) in later statistics."""
+        """Replace a member with its reconstruction, oriented as in the stacked matrix, for all later statistics."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A compression method: a frozen dataclass whose fields are its options. The result of `fit` keeps no reference to it.
+    """Base class of all compression methods: frozen dataclasses whose fields are the method's options.
 
-    A subclass sets its name, declares what it stores (`tensor_shapes`) and computes it (`fit_size`). The other defaults suit a
-    data-free method with a rank.
+    A subclass sets its name, declares the tensors to store (`tensor_shapes`) and computes them (`fit_size`). All other defaults
+    are suitable for a data-free method whose size is a rank. The result of `fit` holds no reference to the method.
 
-    name            the method's name in a plan; several methods may share one name and differ in the option `preset`
-    style_key       a unique name, which determines colour and marker in charts
+    name            the method's name in a plan; several methods may share a name and differ in their `preset`
+    style_key       unique key that determines the colour and marker in charts
     memory          rough peak memory of `fit` on a large matrix, excluding the input, as a multiple of the matrix in float32
                     (`benchmarks.memory`)
-    fast_options    options that make `fit` several times faster, for a first look; empty if it is fast anyway
+    fast_options    options that make `fit` several times faster, for a first look; empty if it is already fast
     """
 
     name: ClassVar[str]
@@ -121,7 +121,7 @@ class Method:
         return False
 
     def sizes(self, rows: int, cols: int) -> range:
-        """The possible sizes (ranks, latent widths) for a (rows, cols) matrix; a larger size stores more."""
+        """The possible sizes (ranks, latent widths) for a (rows, cols) matrix; larger sizes need more storage."""
         return range(1, min(rows, cols) + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
@@ -129,7 +129,10 @@ class Method:
         raise NotImplementedError
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Rough time of `fit` on two cores, for progress bars and warnings. Default: a Gram matrix and its eigenvectors."""
+        """Estimated duration of `fit` in seconds on two cores, for progress bars and warnings.
+
+        The default estimate is for a Gram matrix and its eigenvectors.
+        """
         side = min(rows, cols)
         return 0.01 + 5e-11 * rows * cols * side + 1e-9 * side**3
 
@@ -142,7 +145,7 @@ class Method:
         seed: int = 0,
         report: Report = ignore_progress,
     ) -> CompressedMatrix:
-        """Compress `matrix` (rows, cols) at the largest size within the budget, or store it dense if that already fits.
+        """Compress `matrix` (rows, cols) at the largest size that fits the budget, or store it dense if it already fits.
 
         Raises BudgetTooSmall if no size fits, and InputError if required hints are missing or belong to a different matrix.
         """
@@ -158,9 +161,10 @@ class Method:
     def fit_size(
         self, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
     ) -> CompressedMatrix:
-        """Compress `matrix` (rows, cols) at this size, the largest within the budget. `hints` is not None if they are needed.
+        """Compress `matrix` (rows, cols) at `size`, the largest size that fits the budget.
 
-        By default this calls `fit` in fit.py, in the same folder as the method's module. fit.py may import torch at the top.
+        The default implementation calls `fit` from `fit.py` in the method's own package, which may import torch at module
+        level. `hints` is never None for a method that needs hints.
         """
         module = import_module(f"{type(self).__module__.rpartition('.')[0]}.fit")
         compressed: CompressedMatrix = module.fit(self, matrix, size, budget, hints=hints, seed=seed, report=report)
@@ -171,20 +175,20 @@ class Method:
             return
         if hints is None:
             raise InputError(
-                f"{self.title} with these options needs calibration text; provide some, or choose different options"
+                f"{self.title} with these options needs calibration text; provide some or choose different options"
             )
         if sum(hints.heights) != rows:
             raise InputError(
-                f"the hints are for {sum(hints.heights)} rows but the matrix has {rows}; use hints for the stacked modules"
+                f"the hints are for {sum(hints.heights)} rows, but the matrix has {rows}; pass the hints for this matrix"
             )
 
 
 @dataclass(frozen=True)
 class CompressedMatrix:
-    """A compressed (rows, cols) matrix: what is stored, and how to decode it.
+    """A compressed (rows, cols) matrix: its stored tensors and the function that decodes them.
 
-    tensors         exactly what the safetensors file contains, in the storage dtype
-    decode          function: float32 tensors by name, which it must not modify -> a new float32 matrix (rows, cols)
+    tensors         the tensors exactly as in the safetensors file, in the storage dtype
+    decode          function that takes float32 tensors by name, without modifying them, and returns a new float32 matrix
     size            rank or latent width; 0 if the matrix is stored dense
     history         training loss per epoch, empty for closed-form methods
     codes           name of a packed tensor -> number of integers in it
@@ -199,7 +203,7 @@ class CompressedMatrix:
     diagnostics: Mapping[str, float] = field(default_factory=dict)
 
     def reconstruct(self) -> Tensor:
-        """The reconstructed matrix, float32 (rows, cols), computed from the stored tensors alone."""
+        """The reconstructed float32 matrix (rows, cols), computed from the stored tensors alone."""
         from offcomp.numerics.storage import unpack
 
         return self.decode(unpack(self.tensors))
@@ -210,7 +214,7 @@ class CompressedMatrix:
         return self.decode.__name__
 
     def ledger(self) -> list[dict[str, Any]]:
-        """One entry per stored tensor: name, shape, dtype, bytes."""
+        """One entry per stored tensor, with its name, shape, dtype and size in bytes."""
         return [
             {
                 "name": name,
@@ -223,30 +227,30 @@ class CompressedMatrix:
 
     @property
     def stored(self) -> Size:
-        """Stored parameters and bytes, counted from the tensors. Each packed integer is one parameter."""
+        """Number of stored parameters and bytes. Each packed integer counts as one parameter."""
         numbers = sum(self.codes.get(name, tensor.numel()) for name, tensor in self.tensors.items())
         return Size(numbers, sum(entry["bytes"] for entry in self.ledger()))
 
 
 def dense_shapes(rows: int, cols: int) -> Shapes:
-    """The shape of the matrix itself, which is stored if a compressed form would not be smaller."""
+    """The shapes to store for an uncompressed (dense) matrix."""
     return {"matrix": (rows, cols)}
 
 
 def dense(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder of a matrix that is stored dense."""
+    """Decoder for a matrix that is stored dense."""
     return tensors["matrix"].clone()
 
 
 def store_dense(matrix: Tensor, dtype: str) -> CompressedMatrix:
-    """Store `matrix` itself in a storage dtype."""
+    """Store `matrix` dense, converted to a storage dtype."""
     from offcomp.numerics.storage import pack
 
     return CompressedMatrix(pack({"matrix": matrix}, dtype), dense)
 
 
 def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
-    """The largest rank or latent width within the budget; 0 if the dense matrix itself fits.
+    """The largest size (rank, latent width) that fits the budget; 0 if the dense matrix already fits.
 
     Raises BudgetTooSmall if not even the smallest size fits.
     """
@@ -256,12 +260,12 @@ def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
     if size is None:
         smallest = smallest_size(method, rows, cols, budget.dtype).in_unit(budget.unit)
         raise BudgetTooSmall(
-            f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix needs {smallest} {budget.unit} "
+            f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix needs {smallest} {budget.unit}, "
             f"but the budget is {budget.limit}; lower the ratio by a factor of {smallest / max(1, budget.limit):.3g} or more"
         )
     return size
 
 
 def smallest_size(method: Method, rows: int, cols: int, dtype: str) -> Size:
-    """How much a method stores for a (rows, cols) matrix at its smallest size."""
+    """The storage that a method needs for a (rows, cols) matrix at its smallest size."""
     return stored_size(method.tensor_shapes(rows, cols, method.sizes(rows, cols).start), dtype)

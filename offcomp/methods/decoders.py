@@ -1,4 +1,7 @@
-"""All decoders, which turn stored tensors back into a matrix. `CompressedMatrix.decoder` is the name of one of them."""
+"""All decoders: functions that turn stored tensors back into a matrix.
+
+`CompressedMatrix.decoder` is the name of one of these functions.
+"""
 
 from __future__ import annotations
 

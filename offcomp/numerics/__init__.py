@@ -1,1 +1,1 @@
-"""Pure functions: tensors or integers in, tensors or integers out. `accounting` does not need torch."""
+"""Pure functions on tensors and integers. The module `accounting` does not import torch."""

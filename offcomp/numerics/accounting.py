@@ -1,13 +1,16 @@
-"""How much storage tensors need, and what fits a budget. Does not import torch, which would slow down app pages.
+"""Storage sizes of tensors, and storage budgets.
 
-A method declares the tensors it stores as `Shapes`: name -> shape. A storage dtype turns these into a layout: name -> shape
-and dtype. Both the predicted size and the ledger of a compressed group go through `storage_layout`, so they agree.
+This module does not import torch, which would slow down the app's pages.
+
+A method declares the tensors it stores as `Shapes`: name -> shape. Together with a storage dtype, the shapes determine a
+layout: name -> shape and dtype. The predicted size and the ledger of a compressed group both follow `storage_layout`, so they
+agree.
 
     float32, bfloat16, float16    every tensor in that dtype
     int8                          matrices as int8 codes with one float32 scale per row (`NAME.scale`); vectors stay float32
 
-Integers (`Codes`: indices, masks, quantized entries) are bit-packed into bytes, whatever the storage dtype. Each of them counts
-as one stored parameter, so packing saves bytes but never parameters.
+Integers (`Codes`: indices, masks, quantized entries) are bit-packed into bytes, regardless of the storage dtype. Each integer
+counts as one stored parameter, so packing saves bytes but never parameters.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ Shapes = Mapping[str, Shape | Codes]
 BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 STORAGE_DTYPES = ("float32", "bfloat16", "float16", "int8")
 STORED = "stored"
-"""In a plan: the dtype of the checkpoint's own tensors, which `storage_dtype` resolves."""
+"""In a plan, this value means the dtype of the checkpoint's tensors; `storage_dtype` resolves it."""
 DTYPE_CHOICES = (STORED, *STORAGE_DTYPES)
 UNITS = ("parameters", "bytes")
 SCALE_SUFFIX = ".scale"
@@ -47,13 +50,13 @@ SCALE_SUFFIX = ".scale"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is stored: the count of numbers of any kind (including codes, scales and norms), and their size in bytes."""
+    """A storage size: the number of stored values of any kind (including codes, scales and norms), and their bytes."""
 
     num_parameters: int
     num_bytes: int
 
     def in_unit(self, unit: str) -> int:
-        """The size in "parameters" or in "bytes"."""
+        """The size in the given unit, "parameters" or "bytes"."""
         return self.num_parameters if unit == "parameters" else self.num_bytes
 
     def __add__(self, other: Size) -> Size:
@@ -65,22 +68,22 @@ class Size:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a compressed matrix may store: `limit` in `unit`, with tensors stored in `dtype`."""
+    """Storage budget of a compressed matrix: a `limit` in `unit`, with tensors stored in `dtype`."""
 
     limit: int
     unit: str = "parameters"
     dtype: str = "float32"
 
     def admits(self, shapes: Shapes) -> bool:
-        """Whether these tensors, stored in `dtype`, are within the limit."""
+        """Whether tensors with the given shapes fit the budget when stored in `dtype`."""
         return stored_size(shapes, self.dtype).in_unit(self.unit) <= self.limit
 
 
 def storage_dtype(asked: str, own: Iterable[str]) -> str:
-    """Resolve the storage dtype that a plan asks for, given the dtypes of the tensors to be compressed.
+    """Resolve the storage dtype requested in a plan, given the dtypes of the tensors to compress.
 
-    "stored" stands for their common dtype. If they differ, it stands for float32, the narrowest dtype that represents every
-    value, since neither bfloat16 nor float16 covers the other.
+    "stored" means the common dtype of these tensors. If their dtypes differ, "stored" means float32, the narrowest dtype that
+    can represent every value, since neither bfloat16 nor float16 covers the other.
     """
     if asked != STORED:
         return asked
@@ -105,7 +108,7 @@ def storage_layout(shapes: Shapes, dtype: str) -> dict[str, tuple[Shape, str]]:
 
 
 def stored_size(shapes: Shapes, dtype: str) -> Size:
-    """Parameters and bytes of the tensors `shapes` when stored in `dtype`."""
+    """Parameters and bytes of tensors with the given shapes when stored in `dtype`."""
     layout = storage_layout(shapes, dtype)
     counts = code_counts(shapes)
     return Size(
@@ -122,12 +125,12 @@ def code_counts(shapes: Shapes) -> dict[str, int]:
 def budget_for_ratio(original: Size, ratio: float, unit: str, dtype: str) -> Budget:
     """The budget for a requested compression ratio: floor(original / ratio).
 
-    The ratio is treated as the decimal number the user typed, so that 1100 / 1.1 is 1000 and not 999.
+    The ratio is treated as the exact decimal number that the user typed, so 1100 / 1.1 is 1000, not 999.
     """
     return Budget(int(original.in_unit(unit) / Fraction(str(ratio))), unit, dtype)
 
 
 def largest_size_within(budget: Budget, shapes_of: Callable[[int], Shapes], sizes: range) -> int | None:
-    """The largest of `sizes` (ranks, latent widths) whose tensors fit, or None. Assumes that larger sizes store more."""
+    """The largest of `sizes` whose tensors fit the budget, or None if none do. Assumes that larger sizes need more storage."""
     fitting = bisect_left(sizes, True, key=lambda size: not budget.admits(shapes_of(size)))
     return sizes[fitting - 1] if fitting else None

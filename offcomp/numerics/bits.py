@@ -1,4 +1,4 @@
-"""Integers packed without gaps: n integers of b bits take ceil(n b / 8) bytes. The first integer fills the lowest bits."""
+"""Pack integers without gaps: n integers of b bits take ceil(n b / 8) bytes. The first integer fills the lowest bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHUNK = 1 << 16
 
 
 def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " bytes"]:
-    """Pack integers in 0 .. 2^bits - 1 into bytes."""
+    """Pack integers from 0 to 2^bits - 1 into bytes."""
     numbers = values.cpu().numpy()
     shifts = np.arange(bits)
     parts = []
@@ -24,7 +24,7 @@ def pack_bits(values: Integer[Tensor, " count"], bits: int) -> UInt8[Tensor, " b
 
 
 def unpack_bits(packed: UInt8[Tensor, " bytes"], bits: int, count: int) -> Integer[Tensor, " count"]:
-    """The first `count` integers from the output of `pack_bits`, as int64."""
+    """Unpack the first `count` integers from the output of `pack_bits`, as int64."""
     content, weights = packed.cpu().numpy(), 1 << np.arange(bits, dtype=np.int64)
     numbers = np.empty(count, np.int64)
     for start in range(0, count, CHUNK):

@@ -1,4 +1,4 @@
-"""Chunks of rows, for float64 arithmetic on a large float32 matrix, since a full copy would take twice the matrix's memory."""
+"""Float64 arithmetic on large float32 matrices in chunks of rows, which avoids a full copy of twice the size."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 CHUNK_ENTRIES = 1 << 18
-"""2 MB in float64, which fits in the cache."""
+"""Number of entries per chunk: 2 MB in float64, which fits in the cache."""
 
 
 def chunk_height(width: int) -> int:
-    """The number of rows of this width in a chunk."""
+    """The number of rows per chunk for rows of the given width."""
     return max(1, CHUNK_ENTRIES // max(1, width))
 
 
 def row_chunks(matrix: Tensor) -> tuple[Tensor, ...]:
-    """Views of a few rows each, from top to bottom."""
+    """Split a matrix into views of consecutive rows, from top to bottom."""
     return matrix.split(chunk_height(matrix[:1].numel()))
 
 
 def float64_chunks(matrix: Float[Tensor, "rows cols"]) -> Iterator[Float64[Tensor, "_ cols"]]:
-    """Chunks of rows in float64, read in memory order, which is many times faster for a column-major matrix."""
+    """Chunks of rows in float64. Reading in memory order makes this many times faster for a column-major matrix."""
     if matrix.T.is_contiguous():
         yield from (columns.double().T for columns in matrix.T.split(chunk_height(matrix.shape[1]), 1))
     else:

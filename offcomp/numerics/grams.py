@@ -1,12 +1,12 @@
-"""Gram matrices in float64, and singular values from them.
+"""Gram matrices in float64, and the singular values computed from them.
 
 The Gram matrix of a matrix M (rows, cols) is MᵀM (cols, cols); its eigenvalues are the squared singular values of M. The Gram
 matrix of vertically stacked members is the sum of their Gram matrices, so the spectrum of any stacked group follows from
-matrices that are computed once per member. Squaring halves the number of accurate digits, so sums are accumulated in float64:
-singular values are then accurate to about 1e-8 of the largest one. In float32 they would only be accurate to 3e-4.
+matrices that are computed once per member. Squaring halves the number of accurate digits, so sums are accumulated in float64.
+Singular values are then accurate to about 1e-8 of the largest singular value; in float32, they would be accurate to only 3e-4.
 
-A matrix is converted to float64 in chunks, and blocks below the diagonal are copied, not computed. For a tall matrix this takes
-less than half the time of the plain product, and almost no extra memory.
+The matrix is converted to float64 in chunks, and blocks below the diagonal are copied instead of computed. For a tall matrix,
+this takes less than half the time of the plain product and almost no extra memory.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def gram(matrix: Float[Tensor, "rows cols"]) -> Float64[Tensor, "cols cols"]:
 
 
 def cross_gram(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows_too cols"]) -> Float64[Tensor, "rows rows_too"]:
-    """A Bᵀ in float64: the off-diagonal block for two members in the Gram matrix of rows."""
+    """A Bᵀ in float64: the off-diagonal block of `gram_of_rows` for two members."""
     return one.double() @ other.double().T
 
 
 def gram_of_rows(
     members: Sequence[Float[Tensor, "_ cols"]], diagonal: Sequence[Float64[Tensor, "_ _"]]
 ) -> Float64[Tensor, "side side"]:
-    """SSᵀ for the vertical stack S of the members, given the M Mᵀ of each. S itself is never materialised."""
+    """S Sᵀ for the vertical stack S of all members, given M Mᵀ for each member M. S is never materialised."""
     starts = [0, *accumulate(len(member) for member in members)]
     ranges = [slice(*pair) for pair in pairwise(starts)]
     total = torch.empty(starts[-1], starts[-1], dtype=torch.float64, device=members[0].device)
@@ -70,9 +70,10 @@ def spectrum_of_gram(gram_matrix: Float64[Tensor, "side side"], count: int) -> F
 
 
 def in_parallel(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Apply `action` to every item, in as many parallel threads as torch uses. Results are in the order of the items.
+    """Apply `action` to all items in parallel, with as many threads as torch uses. Results keep the order of the items.
 
-    A second thread hardly speeds up the eigenvalues of a single small matrix, but two matrices in parallel make full use of it.
+    A second thread hardly speeds up the eigendecomposition of a single small matrix, but is fully used if two matrices are
+    processed in parallel.
     """
     workers = min(torch.get_num_threads(), len(items))
     if workers <= 1:

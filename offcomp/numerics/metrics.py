@@ -1,10 +1,11 @@
-"""A metric on one side of a matrix: how much each row or column, or each linear combination of them, matters.
+"""Metrics that define how much each row or column of a matrix, or each linear combination of them, matters.
 
     M symmetric positive semidefinite (n, n): diagonal, full, or block-diagonal with blocks of both kinds
 
-Only M^½ and its inverse are ever applied, via an eigendecomposition in float64. A moment estimated from few tokens is singular,
-so eigenvalues below `FLOOR` times their mean are raised to that value. This avoids both a Cholesky factor that may not exist
-and a shift that depends on the scale. Shrinkage pulls M toward the identity of the same trace: (1 - s)·M + s·(tr M / n)·I.
+Only M^½ and its inverse are needed, and both are computed from an eigendecomposition in float64. A moment estimated from few
+tokens is singular, so eigenvalues below `FLOOR` times their mean are raised to that value. A Cholesky factor might not exist,
+and a constant shift of the eigenvalues would depend on the scale of M. Shrinkage pulls M toward a multiple of the identity with
+the same trace: (1 - s)·M + s·(tr M / n)·I.
 """
 
 from __future__ import annotations
@@ -17,33 +18,33 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 FLOOR = 1e-8
-"""Relative to the mean eigenvalue. Condition numbers are at most n / FLOOR, which leaves some accurate digits in float64."""
+"""Minimum eigenvalue relative to the mean. It limits condition numbers to n / FLOOR, which float64 can handle."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block V diag(values) Vᵀ: positive values (k,), and vectors V (k, k), or None for V if the block is diagonal."""
+    """One block V diag(values) Vᵀ, with positive values (k,) and vectors V (k, k), or None if the block is diagonal."""
 
     values: Tensor
     vectors: Tensor | None = None
 
     @staticmethod
     def of(moment: Float[Tensor, "*n k"], shrinkage: float) -> Block:
-        """The block for a second moment (k, k) of any rank, or for weights (k,); the identity if all are zero."""
+        """The block for a second moment (k, k) of any rank or weights (k,); the identity if all entries are zero."""
         if moment.ndim == 1:
             return Block(_lifted(moment.double(), shrinkage))
         values, vectors = torch.linalg.eigh(moment.double())
         return Block(_lifted(values, shrinkage), vectors)
 
     def apply(self, matrix: Float[Tensor, "k cols"], power: float) -> Float64[Tensor, "k cols"]:
-        """The block raised to `power`, times `matrix`."""
+        """Multiply a matrix by the block raised to `power`."""
         scale = self.values.pow(power)[:, None]
         if self.vectors is None:
             return scale * matrix.double()
         return self.vectors @ (self.vectors.T @ matrix.double()).mul_(scale)
 
     def matrix(self) -> Float64[Tensor, "*n k"]:
-        """The block itself, (k, k), or its diagonal (k,)."""
+        """The block as a full matrix (k, k), or its diagonal (k,) if the block is diagonal."""
         return self.values if self.vectors is None else (self.vectors * self.values) @ self.vectors.T
 
 
@@ -51,7 +52,7 @@ class Metric:
     """A block-diagonal metric; the sizes of its blocks add up to n.
 
     `block` computes the block with a given index. It is called each time the block is used, so that only one block is in memory
-    at a time: all blocks together can take several times as much memory as the matrix.
+    at a time; all blocks together can take several times as much memory as the matrix.
     """
 
     def __init__(self, sizes: Sequence[int], block: Callable[[int], Block]) -> None:
@@ -60,7 +61,7 @@ class Metric:
         self._extremes: dict[int, tuple[float, float]] = {}
 
     def blocks(self) -> Iterator[Block]:
-        """Every block in turn."""
+        """Yield every block in turn."""
         for index in range(len(self.sizes)):
             block = self._block(index)
             low, high = block.values.aminmax()
@@ -73,7 +74,7 @@ class Metric:
 
     @property
     def condition(self) -> float:
-        """Condition number: the largest eigenvalue over the smallest, after the floor."""
+        """Condition number: the ratio of the largest to the smallest eigenvalue, after applying the floor."""
         if not self._extremes:
             for _ in self.blocks():
                 pass
@@ -81,7 +82,7 @@ class Metric:
         return max(highs) / min(lows)
 
     def root_blocks(self, matrix: Float[Tensor, "rows cols"]) -> Iterator[Float64[Tensor, "_ cols"]]:
-        """M^½ times a matrix, block by block."""
+        """Yield M^½ times a matrix, block by block."""
         for block, rows in zip(self.blocks(), matrix.split(self.sizes), strict=True):
             yield block.apply(rows, 0.5)
 
@@ -96,7 +97,7 @@ class Metric:
 
 
 def metric_of(moment: Float[Tensor, "*n n"], shrinkage: float = 0.0) -> Metric:
-    """The metric for a second moment (n, n), or for non-negative weights (n,); the identity if all are zero."""
+    """The metric for a second moment (n, n) or non-negative weights (n,); the identity if all entries are zero."""
     return Metric([len(moment)], [Block.of(moment, shrinkage)].__getitem__)
 
 

@@ -1,7 +1,8 @@
-"""Small fully connected networks over the rows of a matrix, with a hand-written backward pass.
+"""Small fully connected networks for the rows of a matrix, with a hand-written backward pass.
 
-Batches of 16 rows are so small that autograd costs as much as the arithmetic. With explicit gradients, written to preallocated
-buffers, a step takes about two thirds of the time. `tests/numerics/test_mlp.py` checks the gradients against autograd.
+For batches of only 16 rows, the overhead of autograd is as large as the cost of the arithmetic. With explicit gradients that
+are written to preallocated buffers, a step takes about two thirds of the time. `tests/numerics/test_mlp.py` checks the
+gradients against autograd.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
-SLOPE = 0.01  # of LeakyReLU, PyTorch's default
+SLOPE = 0.01  # negative slope of LeakyReLU, PyTorch's default
 ACTIVATIONS = ("identity", "leaky_relu", "tanh")
 
 
 @dataclass(frozen=True)
 class Network:
-    """Linear layers with LeakyReLU between them, and the activation `last`, one of ACTIVATIONS, after the final one.
+    """Linear layers with LeakyReLU between layers, and `last`, one of ACTIVATIONS, after the final layer.
 
     layers      weight (out, in) and bias (out,) of each layer
     """
@@ -32,7 +33,7 @@ class Network:
 
     @staticmethod
     def new(widths: Sequence[int], last: str, generator: Generator, device: torch.device) -> Network:
-        """Random layers between consecutive widths, initialised like `torch.nn.Linear`: uniform in ±1/√fan_in."""
+        """Create random layers between consecutive widths, initialised like `torch.nn.Linear`: uniform in ±1/√fan_in."""
         layers = []
         for fan_in, fan_out in pairwise(widths):
             bound = 1 / sqrt(fan_in)
@@ -60,7 +61,10 @@ class Network:
         return self.outputs(inputs)[-1]
 
     def backward(self, outputs: Sequence[Tensor], gradient: Tensor, *, to_inputs: bool) -> Tensor | None:
-        """Write all parameters' gradients, given the gradient at the output. With `to_inputs`, return that at the inputs."""
+        """Write the gradients of all parameters, given the gradient at the output.
+
+        If `to_inputs` is true, also compute and return the gradient at the inputs.
+        """
         for index in reversed(range(len(self.layers))):
             weight, bias = self.layers[index]
             gradient = _through_activation(gradient, outputs[index + 1], self._activation(index))
@@ -82,7 +86,7 @@ def _activate(hidden: Tensor, activation: str) -> Tensor:
 
 
 def _through_activation(gradient: Tensor, output: Tensor, activation: str) -> Tensor:
-    """Backpropagate through an activation, given the gradient after it and its output."""
+    """Backpropagate through an activation, given its output and the gradient with respect to its output."""
     if activation == "identity":
         return gradient
     if activation == "tanh":

@@ -1,4 +1,7 @@
-"""Compare two models on the same examples: McNemar's exact test and Tango's interval. Plain Python, fast enough for the app."""
+"""Compare two models on the same examples with McNemar's exact test and Tango's confidence interval.
+
+This module is plain Python, which is fast enough for the app.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ HALVINGS = 60
 
 
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
-    """Exact two-sided p-value of a split at least this uneven if both directions are equally likely; 1 if nothing flipped."""
+    """Exact two-sided p-value for the hypothesis that both directions are equally likely; 1 without discordant examples."""
     discordant, fewer = right_to_wrong + wrong_to_right, min(right_to_wrong, wrong_to_right)
-    ways = tail = 1  # number of ways to choose k of them, and at most k of them
+    ways = tail = 1  # number of ways to choose k, and at most k, of the discordant examples
     for k in range(fewer):
         ways = ways * (discordant - k) // (k + 1)
         tail += ways
@@ -22,18 +25,22 @@ def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
 def accuracy_interval(right_to_wrong: int, wrong_to_right: int, n: int) -> tuple[float, float]:
     """95 % confidence interval for the difference between two accuracies on the same n examples (compressed minus original).
 
-    It contains every difference that a score test does not reject (Tango 1998, Statistics in Medicine 17:891). With many
-    examples it agrees with the usual normal interval; with few, or if nothing flipped, it does not overstate the evidence.
+    The interval contains every difference that a score test does not reject (Tango 1998, Statistics in Medicine 17:891). With
+    many examples, it agrees with the usual normal approximation; with few or no discordant examples, it does not overstate the
+    evidence.
     """
     return -_largest(wrong_to_right, right_to_wrong, n), _largest(right_to_wrong, wrong_to_right, n)
 
 
 def _largest(right_to_wrong: int, wrong_to_right: int, n: int) -> float:
-    """The largest difference that is not rejected, by bisection. Swapping the models and negating gives the smallest."""
+    """Find the largest difference that is not rejected, by bisection.
+
+    Swapping the models and negating the result gives the smallest difference that is not rejected.
+    """
     observed = (wrong_to_right - right_to_wrong) / n
 
     def statistic(difference: float) -> float:
-        """The test statistic if the true difference is `difference`; it falls as the difference grows."""
+        """The score statistic for the hypothesis that the true difference is `difference`; it decreases in `difference`."""
         linear = -right_to_wrong - wrong_to_right + (2 * n - wrong_to_right + right_to_wrong) * difference
         constant = -right_to_wrong * difference * (1 - difference)
         lost = (sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)  # maximum-likelihood right-to-wrong share

@@ -1,8 +1,10 @@
-"""Sorted positions as an Elias-Fano code: k integers below n take about k (2 + log2(n / k)) bits, close to the optimum.
+"""Elias-Fano code for sorted positions: k integers below n take about k (2 + log2(n / k)) bits, close to the optimum.
 
-The low bits of every position are stored verbatim. The high parts, which never decrease, are coded in unary: position number i
-with high part u sets bit u + i of one long bit string. (Elias, "Efficient storage and retrieval by content and address of
-static files", J. ACM 1974; Fano 1971.) Computing sizes does not need torch.
+The low bits of every position are stored verbatim. The high parts, which never decrease, are encoded in unary: position number
+i with high part u sets bit u + i of one long bit string. See Elias, "Efficient storage and retrieval by content and address of
+static files", Journal of the ACM, 1974, and Fano, 1971.
+
+Computing sizes does not require torch.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def _low_bits(count: int, total: int) -> int:
 
 
 def encode_positions(positions: Tensor, total: int) -> dict[str, Tensor]:
-    """Encode increasing positions (count,) below `total` as the packed tensors of `position_shapes`."""
+    """Encode increasing positions (count,) below `total` into the packed tensors described by `position_shapes`."""
     import torch
 
     from offcomp.numerics.bits import pack_bits
@@ -40,7 +42,7 @@ def encode_positions(positions: Tensor, total: int) -> dict[str, Tensor]:
 
 
 def decode_positions(low: Tensor, high: Tensor, count: int, total: int) -> Tensor:
-    """Recover the positions (count,), int64, that were passed to `encode_positions`."""
+    """Recover the int64 positions (count,) that were passed to `encode_positions`."""
     import numpy as np
     import torch
 

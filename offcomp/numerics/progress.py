@@ -1,12 +1,12 @@
-"""How a long computation reports its progress."""
+"""Progress reporting for long computations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Report = Callable[[float], None]
-"""Called with the completed fraction, 0..1; may raise to stop the computation."""
+"""Callback that receives the completed fraction, from 0 to 1; it may raise an exception to stop the computation."""
 
 
 def ignore_progress(_fraction: float) -> None:
-    """A report for callers that do not track progress."""
+    """Progress callback for callers that do not track progress."""

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from the original matrix. All errors are 0 for an exact copy; lower is better."""
+"""Errors of reconstructed matrices. All errors are 0 for an exact copy; lower is better."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from offcomp.numerics.chunks import float64_chunks
 class ReconstructionError:
     """Reconstruction errors of one or more matrices.
 
-    relative_error      ‖W-Ŵ‖_F / ‖W‖_F (for a zero matrix, 0 if it stays zero, else infinite)
+    relative_error      ‖W-Ŵ‖_F / ‖W‖_F (for a zero matrix, 0 if it stays zero, otherwise infinite)
     rmse, mae           root mean square and mean absolute difference of the entries
-    cosine_distance     mean over rows of 1 - cos(row of W, row of Ŵ); a zero row counts as 0 if it stays zero, else 1
+    cosine_distance     mean over rows of 1 - cos(row of W, row of Ŵ); a zero row counts as 0 if it stays zero, otherwise as 1
     """
 
     relative_error: float
@@ -38,7 +38,7 @@ def _row_cosine_distances(
 
 
 def reconstruction_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> ReconstructionError:
-    """Errors over all entries and rows of `pairs`, each (original, reconstruction) of the same shape (rows, cols).
+    """Errors over all entries and rows of `pairs`, which are tuples (original, reconstruction) of equal shape (rows, cols).
 
     Sums are accumulated in float64. `pairs` may be a generator, since each pair is read only once.
     """

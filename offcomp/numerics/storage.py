@@ -1,4 +1,4 @@
-"""Convert tensors to and from the form in which they are stored on disk, whose layout is `accounting.storage_layout`."""
+"""Convert tensors to and from their storage format on disk, which `accounting.storage_layout` describes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ALIGNMENT = 64  # bytes
 
 
 def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Tensors as they are stored: contiguous, on the CPU, floats in `dtype`, packed codes (uint8) unchanged.
+    """Convert tensors for storage: contiguous, on the CPU, with floats in `dtype` and packed codes (uint8) unchanged.
 
-    The result shares no memory with the input. Raises InputError if a value is not finite or overflows the dtype (beyond 65504
-    in float16).
+    The result shares no memory with the input. Raises InputError if a value is not finite or overflows the dtype (which has a
+    maximum of 65504 for float16).
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -29,7 +29,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
             continue
         value = tensor.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
         if num_not_finite(value):
-            raise InputError(f"{name} has values that are not finite and cannot be stored; check the weights")
+            raise InputError(f"{name} contains values that are not finite and cannot be stored; check the weights")
         if dtype == "int8" and value.ndim == 2:
             scale = value.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_LEVELS
             stored[name] = (value / scale[:, None]).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8)
@@ -54,11 +54,11 @@ def num_not_finite(values: Tensor) -> int:
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Decode stored tensors, floats as float32; the inverse of `pack` up to its rounding.
+    """Decode stored tensors, with floats in float32. This is the inverse of `pack`, up to rounding.
 
-    Tensors that need no conversion may share memory with the stored ones, so do not write to them. They are copied only if
-    their address is not aligned like torch's own, as in a memory-mapped file, because sums would then differ in the last
-    digits.
+    Tensors that need no conversion may share memory with the stored tensors, so do not modify the result. They are copied only
+    if their memory is not aligned like that of torch's own tensors, for example in a memory-mapped file, because sums would
+    then differ in the last digits.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in stored.items():

@@ -1,17 +1,17 @@
 """Singular value decomposition via the smaller Gram matrix, plain or under two metrics.
 
-For W of shape (rows, cols) with rows >= cols, the eigenvectors of WᵀW (cols, cols) are the right singular vectors V and
-its eigenvalues are σ². Then W V = U Σ. Squaring the matrix halves the number of accurate digits, so the Gram matrix is formed
-and decomposed in float64: singular values are accurate to about 1e-8 of the largest one. That exceeds float32 precision, and
-for the shapes of transformer weights it is faster than a direct float32 SVD (`benchmarks/svd_routes.py`).
+For W of shape (rows, cols) with rows >= cols, the eigenvectors of WᵀW (cols, cols) are the right singular vectors V and its
+eigenvalues are σ². Then W V = U Σ. Squaring the matrix halves the number of accurate digits, so the Gram matrix is computed and
+decomposed in float64. Singular values are then accurate to about 1e-8 of the largest singular value, which exceeds float32
+precision. For the shapes of transformer weights, this is also faster than a direct float32 SVD (`benchmarks/svd_routes.py`).
 
-With a row metric R and a column metric C, the Ŵ of a given rank that minimises ‖R^½ (W - Ŵ) C^½‖_F is the projection onto the
-leading eigenvectors V of the Gram matrix of R^½ W C^½:
+With a row metric R and a column metric C, the matrix Ŵ of a given rank that minimises ‖R^½ (W - Ŵ) C^½‖_F is a projection onto
+the leading eigenvectors V of the Gram matrix of R^½ W C^½:
 
     C^½ Wᵀ R W C^½ V = V Σ²,     Ŵ = W C^½ V · Vᵀ C^-½
 
-This is the truncated SVD of R^½ W C^½ with both metrics undone afterwards, but without an inverse of R. A wide W is handled as
-its transpose. Rows are converted to float64 in chunks.
+This is the truncated SVD of R^½ W C^½ with both metrics undone afterwards, but it does not require the inverse of R. A wide W
+is transposed first. Rows are converted to float64 in chunks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from offcomp.numerics.metrics import Metric
 def singular_values(
     matrix: Float[Tensor, "rows cols"], row_metric: Metric | None = None, column_metric: Metric | None = None
 ) -> Float64[Tensor, " side"]:
-    """Singular values of R^½ W C^½, largest first. The squared error at rank r is the sum of squares of all but the first r."""
+    """Singular values of R^½ W C^½, largest first.
+
+    The squared error at rank r is the sum of the squares of all but the first r singular values.
+    """
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
     return torch.linalg.eigvalsh(_weighted_gram(tall, outer, inner)).flip(0).clamp_min(0).sqrt()
 
@@ -37,12 +40,12 @@ def singular_values(
 def low_rank_factors(
     matrix: Float[Tensor, "rows cols"], rank: int, row_metric: Metric | None = None, column_metric: Metric | None = None
 ) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
-    """Factors A, B that minimise ‖R^½ (W - A B) C^½‖_F (Eckart and Young 1936; without metrics R and C are identities).
+    """Factors A, B that minimise ‖R^½ (W - A B) C^½‖_F (Eckart and Young 1936; R and C default to the identity).
 
-    The singular values of A B are split evenly, U √Σ and √Σ Vᵀ, so that both factors have entries of similar magnitude and lose
-    equally little in a narrow storage dtype. Signs are chosen so that the largest-magnitude entry of each right factor is
-    positive, which makes the factors unique. Singular values are computed as norms of the columns of W V, which stay accurate
-    even where the eigenvalues are dominated by rounding errors.
+    The singular values of A B are split evenly into U √Σ and √Σ Vᵀ, so that the entries of both factors have similar magnitudes
+    and lose little precision in a narrow storage dtype. Signs are chosen so that the largest-magnitude entry of each row of B
+    is positive, which makes the factors unique. Singular values are computed as the norms of the columns of W V, which remain
+    accurate even where the eigenvalues are dominated by rounding errors.
     """
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
     basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)
@@ -61,7 +64,7 @@ def low_rank_factors(
 def leading_eigenvectors(symmetric: Float64[Tensor, "side side"], rank: int) -> Float64[Tensor, "side rank"]:
     """Eigenvectors for the `rank` largest eigenvalues, in decreasing order of eigenvalue."""
     first = len(symmetric) - rank
-    if first and symmetric.device.type == "cpu":  # torch has no solver for a subset
+    if first and symmetric.device.type == "cpu":  # torch cannot compute a subset of the eigenvectors
         found = eigh(symmetric.numpy(), subset_by_index=(first, len(symmetric) - 1))[1]
         return torch.from_numpy(found).flip(1)
     return torch.linalg.eigh(symmetric)[1][:, first:].flip(1)
@@ -70,7 +73,7 @@ def leading_eigenvectors(symmetric: Float64[Tensor, "side side"], rank: int) -> 
 def _upright(
     matrix: Tensor, row_metric: Metric | None, column_metric: Metric | None
 ) -> tuple[Tensor, Metric | None, Metric | None]:
-    """The matrix or its transpose, whichever is at least as tall as wide, and its two metrics, the column metric in memory."""
+    """The matrix, transposed if it is wide, and its row and column metrics, with the column metric kept in memory."""
     if matrix.shape[0] >= matrix.shape[1]:
         return matrix, row_metric, column_metric and column_metric.held()
     return matrix.T, column_metric, row_metric and row_metric.held()
@@ -95,10 +98,10 @@ def _product(tall: Float[Tensor, "rows cols"], basis: Float64[Tensor, "cols rank
 def _orthogonal(
     product: Float64[Tensor, "rows rank"], last: Float64[Tensor, "cols rank"]
 ) -> tuple[Float64[Tensor, "rows rank"], Float64[Tensor, "cols rank"]]:
-    """U Σ and V, the SVD of product · lastᵀ.
+    """U Σ and V from the SVD of product · lastᵀ.
 
-    With last = Q R, the right singular vectors of product · Rᵀ come from its Gram matrix. Any rotation leaves the product
-    unchanged, so squaring does not make it less accurate.
+    If last = Q R, the right singular vectors of product · Rᵀ are computed from its Gram matrix. Since rotating both factors
+    leaves their product unchanged, squaring does not reduce its accuracy.
     """
     last, core = torch.linalg.qr(last)
     product = product @ core.T

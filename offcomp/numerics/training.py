@@ -1,8 +1,8 @@
-"""One seeded training loop for every learned method.
+"""A seeded training loop for all learned methods.
 
 The loop draws random numbers in the same order as a plain PyTorch script (`torch.manual_seed`, modules, a shuffling DataLoader,
-Adam), so a fit matches such a script except for the last digits of float32. It uses neither the global generator nor a
-DataLoader: rows are shuffled once per epoch and then sliced.
+Adam), so the results match those of such a script except for the last digits of float32. It uses neither the global generator
+nor a DataLoader: rows are shuffled once per epoch and then sliced.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def shuffled_rows(count: int, generator: Generator) -> Tensor:
 
 @contextmanager
 def one_thread_if(small: bool) -> Iterator[None]:
-    """If `small`, run on one thread, since distributing very small pieces of work takes longer than doing them."""
+    """Run on one thread if `small`, because distributing very small tasks takes longer than executing them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if small else before)
     try:
@@ -34,9 +34,9 @@ def one_thread_if(small: bool) -> Iterator[None]:
 
 
 def in_one_buffer(parameters: Sequence[Tensor]) -> Tensor:
-    """Move all parameters into one flat vector. They become views of it, and their gradients views of its gradient.
+    """Move all parameters into one flat vector, so that an optimiser can update all of them in a single call.
 
-    An optimiser then updates them in one call instead of one per parameter.
+    The parameters become views of this vector, and their gradients become views of its gradient.
     """
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
     flat.grad = torch.zeros_like(flat)
@@ -58,11 +58,11 @@ def train(
     generator: Generator,
     report: Callable[[float], None],
 ) -> list[float]:
-    """Adam over shuffled batches: `step(batch, epoch)` writes the gradients of `parameters` and returns the loss.
+    """Train with Adam on shuffled batches: `step(batch, epoch)` writes the gradients of `parameters` and returns the loss.
 
-    Each of `tables` has one row per sample; a batch takes the same rows from all of them. The parameters are moved into one
-    buffer. Returns the mean loss of each epoch. `report` receives the completed fraction every 64 steps and may raise to stop
-    training.
+    Each tensor in `tables` has one row per sample, and a batch takes the same rows from every tensor. The parameters are moved
+    into one buffer. `report` receives the completed fraction every 64 steps and may raise an exception to stop training.
+    Returns the mean loss of each epoch.
     """
     flat = in_one_buffer(parameters)
     optimizer = torch.optim.Adam([flat], lr=learning_rate(0), fused=True)

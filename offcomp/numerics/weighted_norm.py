@@ -1,8 +1,8 @@
-"""The squared error under the metrics of both sides of a matrix, for fits that evaluate it and its gradient many times.
+"""Squared error under row and column metrics, for fits that evaluate the error and its gradient many times.
 
     error(E) = tr(Eᵀ R E C),     half its gradient: R E C
 
-The row metric R and the column metric C are block-diagonal (`numerics.metrics`), or identities if not given.
+The row metric R and the column metric C are block-diagonal (`numerics.metrics`), or the identity if they are None.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from offcomp.numerics.metrics import Metric
 
 @dataclass(frozen=True)
 class _Side:
-    """The metric of one side, held in memory, and its blocks in float32: (k, k), or the diagonal (k,)."""
+    """The metric of one side, kept in memory, and its float32 blocks: (k, k), or (k,) for a diagonal block."""
 
     metric: Metric
     blocks: tuple[Tensor, ...]
 
     @staticmethod
     def of(metric: Metric | None) -> _Side | None:
-        """Build a side from its metric; None if there is none."""
+        """Build a side from its metric; returns None if the metric is None."""
         if metric is None:
             return None
         held = metric.held()
@@ -34,7 +34,7 @@ class _Side:
 
     @property
     def diagonal(self) -> Float[Tensor, " n"]:
-        """M_ii of each row or column i."""
+        """The diagonal entry M_ii of each row or column i."""
         return torch.cat([block if block.ndim == 1 else block.diagonal() for block in self.blocks])
 
     def times(self, matrix: Float[Tensor, "n cols"]) -> Float[Tensor, "n cols"]:
@@ -45,7 +45,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class SideWeights:
-    """The metrics R and C of a (rows, cols) matrix, built by `of`. Without metrics, `squared` is the plain squared error."""
+    """The row and column metrics R and C, created with `of`. Without metrics, `squared` is the plain squared error."""
 
     _rows: _Side | None = None
     _columns: _Side | None = None
@@ -72,7 +72,7 @@ class SideWeights:
 
     @property
     def plain(self) -> bool:
-        """Whether both sides are identities."""
+        """Whether both metrics are the identity."""
         return self._rows is None and self._columns is None
 
     def weighted(self, error: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
@@ -86,7 +86,7 @@ class SideWeights:
         return sum(float((self.columns.root(rows.T) if self.columns else rows).square().sum()) for rows in pieces)
 
     def squared_in_float32(self, error: Float[Tensor, "rows cols"]) -> float:
-        """The same as `squared`, but only to float32 precision and in a fraction of the time."""
+        """Like `squared`, but with only float32 precision and in a fraction of the time."""
         return inner_product(error, self.weighted(error))
 
     def scale(self, matrix: Float[Tensor, "rows cols"], power: float) -> None:
@@ -97,7 +97,7 @@ class SideWeights:
             matrix *= self._columns.diagonal.pow(power)
 
     def diagonal_at(self, positions: Integer[Tensor, " count"], cols: int) -> Float[Tensor, " count"]:
-        """R_ii C_jj for the entries (i, j) at positions i · cols + j."""
+        """The products R_ii C_jj for the entries (i, j) at positions i · cols + j."""
         weights = torch.ones(len(positions), device=positions.device)
         if self._rows:
             weights *= self._rows.diagonal[positions // cols]

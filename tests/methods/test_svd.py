@@ -335,7 +335,7 @@ def test_missing_or_foreign_hints_are_refused_in_a_sentence(preset: str) -> None
     assert SVD(preset=preset).calibrated
     with pytest.raises(InputError, match="SVD with these options needs calibration text; provide some"):
         SVD(preset=preset).fit(randn(50, 30), Budget(700))
-    with pytest.raises(InputError, match="hints are for 49 rows but the matrix has 50"):
+    with pytest.raises(InputError, match="hints are for 49 rows, but the matrix has 50"):
         SVD(preset=preset).fit(randn(50, 30), Budget(700), hints=synthetic_hints(49, 30))
     if preset != "whitened":
         bare = SyntheticHints((50,), (False,), [ModuleStatistics(9, column_moment=torch.eye(30))])

@@ -193,7 +193,7 @@ def test_compressing_leaves_the_model_bit_identical(tiny: Tiny, name: str, metho
 
 
 def test_a_budget_that_is_too_small_is_said(tiny: Tiny) -> None:
-    with pytest.raises(BudgetTooSmall, match=r"rank 1 of a \(24, 24\) matrix needs 48 parameters but the budget is 5"):
+    with pytest.raises(BudgetTooSmall, match=r"rank 1 of a \(24, 24\) matrix needs 48 parameters, but the budget is 5"):
         svd(tiny("bert"), "key.0", ratio=100.0)
 
 

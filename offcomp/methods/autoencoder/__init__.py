@@ -1,1 +1,1 @@
-"""Autoencoder over weight rows, as in the paper."""
+"""Autoencoder over the rows of weight matrices (Banaei et al., 2023)."""

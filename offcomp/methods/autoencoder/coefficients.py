@@ -1,12 +1,15 @@
-"""Turn gradients on calibration text into coefficients for the rows or entries of a stacked matrix in the autoencoder's losses.
+"""Loss coefficients for the rows or entries of a stacked matrix, computed from gradients on calibration text.
 
-Follows Banaei et al. (arXiv 2302.04045); in the official code, see `coefficients_utils.py` and, for the norms, `ae_train.py`.
+This follows Banaei et al. (arXiv 2302.04045). The corresponding official code is in `coefficients_utils.py` and, for the norms,
+in `ae_train.py`.
 
-The statistics of transposed members are transposed too. The mean coefficient over the whole matrix is 1, so that the loss
-weights keep their meaning. The "sum" norm of the official code instead divides the coefficients of each batch by their sum, so
-that every batch has equal weight and its coefficients sum to 1. Its Fisher coefficient of a row is the square root of the row's
-sum, ours is the row's mean; it squares the gradient of a batch, whereas we average the squared gradients of individual texts.
-Its norms "sum_log", "pow" and "sum_pow" are not available.
+The statistics of transposed members are transposed as well. Coefficients are normalised to a mean of 1 over the whole matrix,
+so that they do not change the scale of the loss terms.
+
+The "sum" norm of the official code instead normalises the coefficients of each batch to a sum of 1, so that all batches have
+equal weight. For Fisher coefficients of rows, the official code takes the square root of the row's sum, whereas we take the
+row's mean. It also squares the gradient of a whole batch, whereas we average the squared gradients of individual texts. The
+official norms "sum_log", "pow" and "sum_pow" are not implemented.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from offcomp.methods.base import Hints
 
 
 def group_coefficients(hints: Hints, option: str) -> Tensor:
-    """Coefficients (rows, 1) or (rows, cols), float32, with mean 1; all ones if the statistic is zero everywhere.
+    """Float32 coefficients (rows, 1) or (rows, cols) with a mean of 1; all ones if the statistic is zero everywhere.
 
     Raises InputError if the hints lack the statistic.
     """
@@ -29,7 +32,7 @@ def group_coefficients(hints: Hints, option: str) -> Tensor:
     for index, transposed in enumerate(hints.transposed):
         known = getattr(hints.statistics(index), statistic)
         if known is None:
-            raise InputError(f"the hints have no {statistic}, which {option!r} needs; provide calibration text")
+            raise InputError(f"the hints have no {statistic} statistics, which {option!r} needs; provide calibration text")
         upright = known.T if transposed else known
         parts.append(upright.mean(1, keepdim=True, dtype=torch.float64).float() if of == "rows" else upright.float())
     hints.release()

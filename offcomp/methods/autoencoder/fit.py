@@ -1,4 +1,4 @@
-"""Training of encoder and decoder, and the decoder for the stored tensors."""
+"""Train the autoencoder, and decode its stored tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAPER_SEED = 1
 def fit(
     method: Autoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Train at this latent width, on the device of `matrix`."""
+    """Train an autoencoder with latent width `size` on the device of `matrix`."""
     task = _task(method, matrix, hints)
     generator = torch.Generator().manual_seed(PAPER_SEED + seed)
     encoder, decoder = _networks(method, task, size, generator)
@@ -64,7 +64,7 @@ def fit(
 
 
 def _task(method: Autoencoder, matrix: Tensor, hints: Hints | None) -> RowTask:
-    """The training target, on the device of the matrix."""
+    """The training task, on the device of the matrix."""
     samples = matrix.float()
     coefficients = None
     if method.calibrated and hints is not None:
@@ -74,7 +74,7 @@ def _task(method: Autoencoder, matrix: Tensor, hints: Hints | None) -> RowTask:
 
 
 def _networks(method: Autoencoder, task: RowTask, latent: int, generator: Generator) -> tuple[Network, Network]:
-    """Initialised encoder and decoder."""
+    """Create and initialise the encoder and decoder."""
     cols, device = task.samples.shape[1], task.samples.device
     decoder = Network.new(method.decoder_widths(latent, cols), _last(method.decoder, "tanh"), generator, device)
     encoder = Network.new(method.encoder_widths(latent, cols), _last(method.encoder, "leaky_relu"), generator, device)
@@ -84,25 +84,25 @@ def _networks(method: Autoencoder, task: RowTask, latent: int, generator: Genera
 
 
 def learning_rate(method: Autoencoder, epoch: int) -> float:
-    """The learning rate of an epoch."""
+    """The learning rate for a given epoch."""
     if method.schedule == "cosine":
         return method.learning_rate * (0.5 + 0.5 * cos(pi * epoch / method.epochs))
     return method.learning_rate * 0.8 ** (epoch // 10)
 
 
 def _loss(method: Autoencoder, epoch: int) -> RowLoss:
-    """Weighted sum of cosine distance, RMSE and power-L1 (paper, section 3; official `losses/`)."""
+    """Weighted sum of cosine distance, RMSE and power-L1 (section 3 of the paper; `losses/` in the official code)."""
     annealed = min(1.0, epoch / max(1.0, ANNEALED_EPOCHS * method.epochs))
     return RowLoss(method.cosine_weight, method.rmse_weight, method.l1_weight, power=1 - 0.9 * annealed)
 
 
 def _last(kind: str, activation: str) -> str:
-    """The activation after the final layer: none in a linear network."""
+    """The activation after the final layer, which is the identity for a linear network."""
     return activation if kind == "nonlinear" else "identity"
 
 
 def decoded_latents(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder of stored latents."""
+    """Decoder: apply the stored network to the latents and restore the row norms, if stored."""
     count = sum(name.endswith(".weight") for name in tensors)
     layers = tuple((tensors[f"decoder.{i}.weight"], tensors[f"decoder.{i}.bias"]) for i in range(count))
     output = Network(layers, "tanh" if count > 1 else "identity")(tensors["latents"])

@@ -1,10 +1,10 @@
-"""Losses over the rows of a matrix, with explicit gradients. A test checks them against autograd.
+"""Losses over the rows of a matrix, with hand-written gradients that a test checks against autograd.
 
-Each row, or each entry, may have a coefficient c. With e = output - target, over a batch of rows:
+Each row or entry may have a coefficient c. With e = output - target, the loss of a batch of rows is
 
     cosine · mean(c̄ (1 - cos)) + rmse · √mean(c e²) + l1 · mean(c |e|^power)
 
-where c̄ is the mean coefficient of a row, since the cosine cannot weight individual entries.
+Here, c̄ is the mean coefficient of a row, since the cosine term cannot weight individual entries.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ COSINE_EPSILON = 1e-6  # as in the official loss
 
 
 def rescale_rows(output: Float[Tensor, "rows cols"], norms: Float[Tensor, " rows"]) -> Float[Tensor, "rows cols"]:
-    """Rescale every row to a given norm."""
+    """Rescale each row to the given norm."""
     return output * (norms / output.norm(dim=1).clamp_min(TINY))[:, None]
 
 
 def through_rescaling(
     gradient: Float[Tensor, "rows cols"], output: Float[Tensor, "rows cols"], norms: Float[Tensor, " rows"]
 ) -> Float[Tensor, "rows cols"]:
-    """Backpropagate through `rescale_rows`: only the component orthogonal to each row remains."""
+    """Backpropagate through `rescale_rows`: only the gradient component orthogonal to each row remains."""
     lengths = output.norm(dim=1).clamp_min(TINY)[:, None]
     unit = output / lengths
     along = (unit * gradient).sum(1, keepdim=True)
@@ -36,7 +36,7 @@ def through_rescaling(
 
 @dataclass(frozen=True)
 class RowLoss:
-    """Weights of the three terms, and the exponent of the last."""
+    """Weights of the three loss terms, and the exponent of the power-L1 term."""
 
     cosine: float
     rmse: float
@@ -80,7 +80,7 @@ class RowLoss:
         norms: Float[Tensor, " rows"],
         coefficients: Float[Tensor, "rows _"] | None = None,
     ) -> tuple[Tensor, Float[Tensor, "rows cols"]]:
-        """The loss of `rescale_rows(output, norms)` and its gradient with respect to `output`; norms are the target's."""
+        """The loss of `rescale_rows(output, norms)` and its gradient with respect to `output`, given the target's norms."""
         if not self.l1 and (coefficients is None or coefficients.shape[1] == 1):
             return self._of_directions(output, target, norms[:, None], coefficients)
         loss, gradient = self.with_gradient(rescale_rows(output, norms), target, coefficients)
@@ -89,10 +89,11 @@ class RowLoss:
     def _of_directions(
         self, output: Tensor, target: Tensor, norms: Tensor, coefficients: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The same as `of_rescaled` without the l1 term, in fewer operations.
+        """Equivalent to `of_rescaled` without the L1 term, but with fewer operations.
 
-        With rows u of the output and t of the target at unit length, 1 - cos = |u - t|² / 2, and the squared error of a row is
-        |w|² |u - t|²: both terms depend on one number per row. Rows too short to have a direction get a cosine of 0.
+        If u and t are the output and target rows scaled to unit length, then 1 - cos = |u - t|² / 2. The squared error of a row
+        w is |w|² |u - t|², so both terms depend on a single number per row. Rows that are too short to have a direction get a
+        cosine of 0.
         """
         rows, cols = output.shape
         short = norms <= COSINE_EPSILON

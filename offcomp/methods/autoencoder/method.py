@@ -1,37 +1,39 @@
 """Autoencoder over the rows of the stacked matrix.
 
-Each row w_i (cols,) is a sample. An encoder maps it to a latent z_i (latent,), and a decoder f maps z_i back:
+Each row w_i (cols,) is a sample. The encoder maps w_i to a latent z_i (latent,), and the decoder f maps z_i back to a row:
 
     ŵ_i = n_i · f(z_i) / ‖f(z_i)‖,   n_i = ‖w_i‖
 
-Only the latents, the decoder f and the row norms n_i are stored; the encoder is discarded. With latent width d, n rows and m
-columns, the stored parameters are
+Only the latents, the decoder f and the row norms n_i are stored; the encoder is discarded. For latent width d, n rows and m
+columns, the number of stored parameters is
 
     linear decoder       n·d + (d·m + m) + n
     nonlinear decoder    n·d + (2d² + 2d) + (8d² + 4d) + (4d·m + m) + n      (layers d -> 2d -> 4d -> m)
 
-and n fewer if norms are not enforced. All rows share the cost of one decoder, which is why grouping helps.
+If norms are not enforced, the row norms are not stored, which saves n parameters. All rows share the cost of one decoder, which
+is why grouping helps.
 
-`preset="banaei2023"` is the recipe of Banaei et al., "Revisiting Offline Compression", Findings of EACL 2023
-(arXiv 2302.04045) with the defaults of its official configuration: encoder m -> 8d -> 4d -> d with LeakyReLU after every layer,
-decoder with LeakyReLU between layers and a final tanh, loss = .9091 · cosine distance + .0909 · RMSE + an optional power-L1
-term |e|^α with α annealed from 1 to .1, Adam at 1e-3, multiplied by .8 every 10 epochs, batches of 16 rows.
+`preset="banaei2023"` follows the recipe of Banaei et al., "Revisiting Offline Compression", Findings of EACL 2023 (arXiv
+2302.04045), with the defaults of the official configuration: an encoder m -> 8d -> 4d -> d with LeakyReLU after every layer, a
+decoder with LeakyReLU between layers and a final tanh, the loss .9091 · cosine distance + .0909 · RMSE + an optional power-L1
+term |e|^α with α annealed from 1 to .1, Adam with a learning rate of 1e-3 that is multiplied by .8 every 10 epochs, and batches
+of 16 rows.
 
-Additional options: `init="svd"` initialises encoder and decoder as the projection onto the leading singular vectors (of the
-unit-length rows if norms are enforced). For linear networks this is exact. Non-linear ones pass each latent through a pair of
-LeakyReLU units and so start as the same projection, up to the curvature of a final tanh (`svd_start`). With larger batches and
-a cosine schedule this reaches the loss of the paper's recipe in a fraction of its time. `refine_epochs` trains the latents as
-free parameters, together with the decoder, after the main training. `coefficients` weights rows or entries by gradients on
-calibration text.
+Some options are not part of the paper's recipe. `init="svd"` initialises the encoder and decoder so that together they project
+onto the leading singular vectors (of the unit-length rows if norms are enforced). A linear network represents this projection
+exactly. A nonlinear network passes each latent through a pair of LeakyReLU units and also starts as this projection, apart from
+the curvature of a final tanh (`svd_start`). With larger batches and a cosine schedule, this initialisation reaches the loss of
+the paper's recipe in a fraction of the time. `refine_epochs` adds a final training phase in which the latents are free
+parameters, trained together with the decoder. `coefficients` weights rows or entries by their gradients on calibration text.
 
-Training keeps four numbers in memory per parameter of encoder and decoder: the value, its gradient, and Adam's two moments. If
-the ratio is low and the matrix nearly square, the paper's wide encoder therefore dominates a run's memory; for ratios of about
-4 and above it is small compared with the matrix.
+Training keeps four numbers in memory for each encoder and decoder parameter: the value, its gradient, and Adam's two moments.
+At a low ratio, the paper's wide encoder therefore dominates the memory use for a nearly square matrix; at ratios of about 4 and
+above, it is small compared with the matrix.
 
-Differences from the paper: the reported ratio includes the row norms (the official code reserves budget for them, but omits
-them from the ratio it reports); the last epoch is used, rather than one selected on a test set; coefficients are scaled
-differently (`coefficients`); the official seed is 1, so our seed s means seed s + 1 and the default reproduces the official
-one.
+This implementation differs from the paper in four ways. The reported ratio includes the row norms; the official code reserves
+part of the budget for them but omits them from its reported ratio. The final parameters are those of the last epoch rather than
+of an epoch selected on a test set. Coefficients are scaled differently (see `coefficients.py`). The seed is shifted by 1, so
+that the default seed of 0 reproduces the official seed of 1.
 """
 
 from __future__ import annotations
@@ -53,14 +55,14 @@ SOURCES = {
     "sensitivity_rows": ("sensitivity", "rows"),
     "sensitivity_entries": ("sensitivity", "entries"),
 }
-"""Option -> (statistic, whether rows or entries have coefficients)."""
+"""Value of the option `coefficients` -> (statistic, whether rows or entries are weighted)."""
 FAST: dict[str, Any] = {"init": "svd", "batch_size": 128, "schedule": "cosine", "learning_rate": 3e-4}
-"""Options that reach the loss of the paper's recipe in a fraction of its time (`benchmarks/autoencoder_speed.py`)."""
+"""Options that reach the loss of the paper's recipe in a fraction of the time (`benchmarks/autoencoder_speed.py`)."""
 
 
 @dataclass(frozen=True)
 class Autoencoder(Method):
-    """Rows as samples; latents and decoder are stored, the encoder is discarded."""
+    """Autoencoder with matrix rows as samples; only the latents and the decoder are stored."""
 
     name: ClassVar[str] = "autoencoder"
     style_key: ClassVar[str] = "autoencoder"
@@ -71,22 +73,22 @@ class Autoencoder(Method):
     fast_options: ClassVar[dict[str, Any]] = FAST | {"epochs": 10}
 
     preset: str = field(
-        default="banaei2023", metadata={"help": "Recipe. banaei2023 is the paper's.", "choices": ("banaei2023",)}
+        default="banaei2023", metadata={"help": "Training recipe. banaei2023 is the paper's.", "choices": ("banaei2023",)}
     )
     encoder: str = field(
         default="nonlinear",
-        metadata={"help": "Linear, or three layers with LeakyReLU. Never stored.", "choices": NETWORKS},
+        metadata={"help": "Linear, or three layers with LeakyReLU. The encoder is not stored.", "choices": NETWORKS},
     )
     decoder: str = field(
         default="nonlinear",
-        metadata={"help": "Linear, or three layers with LeakyReLU and a final tanh. Stored.", "choices": NETWORKS},
+        metadata={"help": "Linear, or three layers with LeakyReLU and final tanh. The decoder is stored.", "choices": NETWORKS},
     )
     epochs: int = field(default=30, metadata={"help": "Passes over all rows. The paper uses 30.", "range": (1, 1000)})
     batch_size: int = field(
-        default=16, metadata={"help": "Rows per step. The paper uses 16; larger is faster.", "range": (1, 65536)}
+        default=16, metadata={"help": "Rows per step. The paper uses 16; larger batches are faster.", "range": (1, 65536)}
     )
     learning_rate: float = field(
-        default=1e-3, metadata={"help": "Adam's initial learning rate. It decays as set by schedule.", "range": (1e-6, 1.0)}
+        default=1e-3, metadata={"help": "Initial learning rate of Adam. The schedule sets how it decays.", "range": (1e-6, 1.0)}
     )
     cosine_weight: float = field(
         default=0.9091, metadata={"help": "Weight of the cosine distance in the loss.", "range": (0.0, 1000.0)}
@@ -96,46 +98,46 @@ class Autoencoder(Method):
     )
     l1_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of the power-L1 term, exponent annealed from 1 to 0.1.", "range": (0.0, 1000.0)},
+        metadata={"help": "Weight of the power-L1 term, whose exponent is annealed from 1 to 0.1.", "range": (0.0, 1000.0)},
     )
-    enforce_norm: bool = field(default=True, metadata={"help": "Store each row's norm and rescale its reconstruction to it."})
+    enforce_norm: bool = field(default=True, metadata={"help": "Store each row's norm, and rescale the reconstruction to it."})
     coefficients: str = field(
         default="none",
         metadata={
-            "help": "Weights of rows or entries in the loss, from squared (Fisher) or absolute gradients on calibration text.",
+            "help": "Loss weights for rows or entries, from squared (fisher) or absolute (sensitivity) gradients on text.",
             "choices": tuple(SOURCES),
         },
     )
     init: str = field(
         default="random",
         metadata={
-            "help": "Random, as in the paper, or from the SVD. To save time, combine svd with a batch size of 128, the cosine "
-            "schedule and a learning rate of 0.0003: 10 epochs then reach the same loss as the paper's 30.",
+            "help": "Random initialisation, as in the paper, or SVD. To save time, combine svd with a batch size of 128, the "
+            "cosine schedule and a learning rate of 0.0003: 10 epochs then reach the same loss as the paper's 30.",
             "choices": ("random", "svd"),
         },
     )
     schedule: str = field(
         default="step",
         metadata={
-            "help": "Learning rate: multiplied by 0.8 every 10 epochs, as in the paper, or cosine decay to zero.",
+            "help": "Learning rate schedule: multiply by 0.8 every 10 epochs, as in the paper, or decay to zero (cosine).",
             "choices": ("step", "cosine"),
         },
     )
     refine_epochs: int = field(
         default=0,
         metadata={
-            "help": "Final full-batch steps that train the latents as free parameters, without the encoder.",
+            "help": "Final full-batch steps that train the latents directly, without the encoder.",
             "range": (0, 10000),
         },
     )
 
     @property
     def calibrated(self) -> bool:
-        """Whether coefficients come from calibration text."""
+        """Whether the loss coefficients are computed from calibration text."""
         return self.coefficients != "none"
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Latents, decoder weights and biases, row norms."""
+        """Shapes of the latents, decoder weights and biases, and row norms."""
         shapes: dict[str, tuple[int, ...]] = {"latents": (rows, size)}
         widths = self.decoder_widths(size, cols)
         for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
@@ -146,17 +148,17 @@ class Autoencoder(Method):
         return shapes
 
     def decoder_widths(self, latent: int, cols: int) -> list[int]:
-        """Layer widths, from the latent to the row."""
+        """Layer widths of the decoder, from latent to row."""
         hidden = [factor * latent for factor in DECODER_WIDTHS] if self.decoder == "nonlinear" else []
         return [latent, *hidden, cols]
 
     def encoder_widths(self, latent: int, cols: int) -> list[int]:
-        """Layer widths, from the row to the latent."""
+        """Layer widths of the encoder, from row to latent."""
         hidden = [factor * latent for factor in ENCODER_WIDTHS] if self.encoder == "nonlinear" else []
         return [cols, *hidden, latent]
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Number of steps times the time per step: a fixed overhead plus the memory traffic of all trained parameters."""
+        """Number of steps times the time per step, which is a fixed overhead plus memory traffic for all trained parameters."""
         widths = self.encoder_widths(size, cols) + self.decoder_widths(size, cols)[1:]
         trained = sum(a * b for a, b in pairwise(widths))
         steps = self.epochs * -(-rows // self.batch_size)

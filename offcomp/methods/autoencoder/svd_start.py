@@ -1,8 +1,8 @@
-"""Initialise networks as a given linear map.
+"""Initialise a network so that it computes a given linear map.
 
-LeakyReLU(x) - LeakyReLU(-x) = (1 + slope) x, so a pair of hidden units passes a number through exactly. A network of any depth
-whose hidden layers are at least twice as wide as the vector they carry can therefore start as x -> A (B x + b) and become
-non-linear from there: the other units start with zero output weights, but nonzero gradients.
+Since LeakyReLU(x) - LeakyReLU(-x) = (1 + slope) x, a pair of hidden units can pass a number through unchanged. A network of any
+depth can therefore start as x -> A (B x + b) if its hidden layers are at least twice as wide as the vector B x. Training then
+makes the network nonlinear: the output weights of all other units start at zero, but their gradients do not vanish.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offcomp.numerics.mlp import SLOPE, Network
 
-LARGEST_OUTPUT = 0.3  # up to here tanh is within 3 % of linear
+LARGEST_OUTPUT = 0.3  # up to this value, tanh is within 3 % of linear
 
 
 def start_linear(
@@ -22,7 +22,7 @@ def start_linear(
     inner: Float[Tensor, "carried width"],
     shift: Float[Tensor, " carried"],
 ) -> None:
-    """Set the parameters so that the network computes outer @ (inner @ x + shift) before its last activation."""
+    """Set the parameters so that the network computes outer @ (inner @ x + shift) before its final activation."""
     (weight, bias), *later = network.layers
     if not later:
         weight.copy_(outer @ inner)
@@ -44,11 +44,11 @@ def start_linear(
 
 
 def start_as_svd(encoder: Network, decoder: Network, samples: Float[Tensor, "rows cols"], directions: bool) -> None:
-    """Set encoder and decoder so that together they project onto the leading right singular vectors of the samples.
+    """Initialise the encoder and decoder so that together they project onto the samples' leading right singular vectors.
 
-    With `directions` the vectors are those of the unit-length rows, which maximise the mean squared cosine. As the output norm
-    does not matter then, the output is kept small enough for a final tanh to be nearly linear. If the encoder ends in a
-    LeakyReLU, a shift makes every latent positive, where that activation is the identity.
+    With `directions`, these are the singular vectors of the rows scaled to unit length, which maximise the mean squared cosine.
+    The output norm is then irrelevant, so the output is kept small enough for a final tanh to be nearly linear. If the encoder
+    ends in a LeakyReLU, a shift makes every latent positive, where LeakyReLU is the identity.
     """
     from offcomp.numerics.svd import low_rank_factors
 

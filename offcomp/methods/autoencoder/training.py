@@ -1,4 +1,4 @@
-"""Training of encoder and decoder on the rows of a matrix, then of the latents themselves."""
+"""Train the encoder and decoder on the rows of a matrix, then refine the latents directly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offcomp.numerics.mlp import Network
 from offcomp.numerics.training import train
 
 Batch = tuple[Tensor, ...]
-"""The same rows of every table."""
+"""The rows of one batch, taken from each of the tables."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RowTask:
     norms           (rows,), the norms of the samples
     coefficients    (rows, 1) or (rows, cols), or None for equal weights
     enforce_norm    whether the output is rescaled to the norms
-    loss            epoch -> loss
+    loss            function that returns the loss of an epoch
     """
 
     samples: Float[Tensor, "rows cols"]
@@ -38,12 +38,12 @@ class RowTask:
 
     @property
     def tables(self) -> tuple[Tensor, ...]:
-        """The tables from which a batch takes its rows."""
+        """The tensors from which a batch takes its rows."""
         shared = (self.samples, self.norms)
         return shared if self.coefficients is None else (*shared, self.coefficients)
 
     def through_decoder(self, decoder: Network, latents: Tensor, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """The loss of a batch and its gradient with respect to the latents. Writes the decoder's gradients."""
+        """The loss of a batch and its gradient with respect to the latents. Also writes the decoder's gradients."""
         samples, norms, *rest = batch
         coefficients = rest[0] if rest else None
         outputs = decoder.outputs(latents)
@@ -54,7 +54,7 @@ class RowTask:
         return loss, cast("Tensor", decoder.backward(outputs, gradient, to_inputs=True))
 
     def through_both(self, encoder: Network, decoder: Network, batch: Batch, epoch: int) -> Tensor:
-        """The loss of a batch. Writes the gradients of encoder and decoder."""
+        """The loss of a batch. Also writes the gradients of the encoder and decoder."""
         encoded = encoder.outputs(batch[0])
         loss, gradient = self.through_decoder(decoder, encoded[-1], batch, epoch)
         encoder.backward(encoded, gradient, to_inputs=False)
@@ -71,7 +71,7 @@ def refine(
     learning_rate: float,
     report: Callable[[float], None],
 ) -> tuple[Float[Tensor, "rows latent"], list[float]]:
-    """Train latents and decoder jointly with full batches and a learning rate that decays to zero on a cosine schedule.
+    """Train the latents and decoder jointly, with full batches and a learning rate that follows a cosine decay to zero.
 
     Returns the latents and the loss of each step. The decoder is updated in place.
     """

@@ -1,1 +1,1 @@
-"""Autoencoder with discrete latents: pieces of rows coded as indices into a shared codebook."""
+"""Autoencoder with discrete latents: pieces of rows encoded as indices into a shared codebook."""

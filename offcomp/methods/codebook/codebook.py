@@ -1,8 +1,8 @@
-"""Vector quantization: short pieces of rows, each replaced by the nearest codeword.
+"""Vector quantization: rows are cut into short pieces, and each piece is replaced by its nearest codeword.
 
-Each row scale is stored in one byte: 0 for a row of zeros, else one of 255 logarithmic steps between the smallest and the
-largest scale. Over a range of 2^10 a step is 2.8 %, so a scale is off by at most 1.4 %, which is small compared with the error
-of the codes.
+Each row scale is stored in one byte: 0 for a row of zeros, otherwise one of 255 logarithmic steps between the smallest and
+largest scales. If the largest scale is 2^10 times the smallest, a step is 2.8 % and the rounding error at most 1.4 %, which is
+small compared with the error of the codewords.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SCORES_AT_ONCE = 1 << 19
 def learn_codewords(
     pieces: Float[Tensor, "count length"], number: int, generator: Generator, iterations: int
 ) -> Float[Tensor, "number length"]:
-    """Codewords that minimise the squared distance to the pieces (k-means, Lloyd 1982), from a random start.
+    """Learn codewords with k-means (Lloyd 1982), starting from random pieces.
 
-    A codeword without any pieces is moved to a random piece.
+    Codewords to which no pieces are assigned are reset to random pieces.
     """
 
     def random_pieces(amount: int) -> Tensor:
@@ -54,13 +54,13 @@ def nearest(pieces: Float[Tensor, "count length"], codewords: Float[Tensor, "num
     step = max(1, SCORES_AT_ONCE // len(codewords))
     scores = torch.empty(min(step, len(pieces)), len(codewords), dtype=pieces.dtype, device=pieces.device)
     for part, indices in zip(pieces.split(step), chosen.split(step), strict=True):
-        torch.addmm(half, part, codewords.T, out=scores[: len(part)])  # p·c - |c|²/2, largest for the nearest
+        torch.addmm(half, part, codewords.T, out=scores[: len(part)])  # p·c - |c|²/2, largest for the nearest codeword
         torch.argmax(scores[: len(part)], 1, out=indices)
     return chosen
 
 
 def scale_range(scales: Float[Tensor, " rows"]) -> Float[Tensor, " two"]:
-    """Base-2 logarithms of the smallest and the largest positive scale; zeros if there is none."""
+    """Base-2 logarithms of the smallest and largest positive scales; zeros if no scale is positive."""
     positive = scales[scales > 0]
     if len(positive) == 0:
         return torch.zeros(2, device=scales.device)
@@ -68,7 +68,7 @@ def scale_range(scales: Float[Tensor, " rows"]) -> Float[Tensor, " two"]:
 
 
 def encode_scales(scales: Float[Tensor, " rows"], limits: Float[Tensor, " two"]) -> Integer[Tensor, " rows"]:
-    """Encode each scale: 0 if it is zero, otherwise 1 .. 255 on a logarithmic grid."""
+    """Encode each scale as an integer: 0 for zero, otherwise 1 to 255 on a logarithmic grid."""
     width = (limits[1] - limits[0]).double().clamp_min(1e-9)
     position = (scales.double().clamp_min(1e-300).log2() - limits[0]) / width
     steps = (position * (SCALE_STEPS - 1)).round().clamp(0, SCALE_STEPS - 1).long() + 1
@@ -76,7 +76,7 @@ def encode_scales(scales: Float[Tensor, " rows"], limits: Float[Tensor, " two"])
 
 
 def decode_scales(codes: Integer[Tensor, " rows"], limits: Float[Tensor, " two"]) -> Float[Tensor, " rows"]:
-    """The inverse of `encode_scales`, up to its rounding."""
+    """The inverse of `encode_scales`, up to rounding."""
     logarithm = limits[0] + (codes - 1).double() / (SCALE_STEPS - 1) * (limits[1] - limits[0]).double()
     return torch.where(codes > 0, logarithm.exp2(), 0.0).float()
 
@@ -88,14 +88,14 @@ def root_mean_square(matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, " rows
 
 
 def least_squares_scales(matrix: Float[Tensor, "rows cols"], directions: Float[Tensor, "rows cols"]) -> Float[Tensor, " rows"]:
-    """For each row, the factor s >= 0 that brings s · direction closest to the row."""
+    """For each row, the factor s >= 0 that minimises the distance from s · direction to the row."""
     energy = directions.square().sum(1)
     return torch.where(energy > 0, (matrix * directions).sum(1) / energy.clamp_min(1e-30), 0.0).clamp_min(0)
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """Codewords (stages, number, length), rounded to the storage dtype, and the range of the row scales."""
+    """Codewords of shape (stages, number, length), rounded to the storage dtype, and the range of the row scales."""
 
     codewords: Tensor
     limits: Tensor
@@ -105,9 +105,9 @@ class Codebook:
     def learn(
         matrix: Float[Tensor, "rows cols"], length: int, bits: int, stages: int, *, dtype: str, iterations: int, seed: int
     ) -> Codebook:
-        """Learn codewords, stage by stage, for pieces of rows that are scaled to a root mean square of 1.
+        """Learn codewords, stage by stage, for pieces of rows scaled to a root mean square of 1.
 
-        The training set is a random sample of 128 pieces per codeword, or 2^16 pieces if that is more.
+        The training set is a random sample of 128 pieces per codeword, but at least 2^16 pieces.
         """
         generator = Generator().manual_seed(seed)
         scales = root_mean_square(matrix)
@@ -129,7 +129,7 @@ class Codebook:
     def quantize(
         self, pieces: Float[Tensor, "count length"], corner: Float[Tensor, "length length"] | None = None
     ) -> tuple[Integer[Tensor, "count stages"], Float[Tensor, "count length"]]:
-        """Codes that minimise ‖(p - c) corner⁻¹‖ for each piece p, and the decoded pieces."""
+        """For each piece p, the codes whose codewords c minimise ‖(p - c) corner⁻¹‖, and the decoded pieces."""
         rest, codes = pieces, []
         for codewords in self.codewords:
             codes.append(nearest(_seen_through(corner, rest), _seen_through(corner, codewords)))
@@ -139,7 +139,10 @@ class Codebook:
     def encode(
         self, matrix: Float[Tensor, "rows cols"]
     ) -> tuple[Integer[Tensor, "rows pieces stages"], Integer[Tensor, " rows"]]:
-        """Codes and scale codes of rows: nearest codewords after RMS scaling, then the scale refitted by least squares."""
+        """Encode rows: choose the nearest codewords after RMS scaling, then refit the scales by least squares.
+
+        Returns codes and scale codes.
+        """
         rows, cols = matrix.shape
         stages, number, length = self.codewords.shape
         narrow = torch.int16 if number <= 1 << 15 else torch.int32
@@ -165,7 +168,7 @@ class Codebook:
         return decode_scales(encode_scales(scales, self.limits), self.limits)
 
     def tensors(self, codes: Tensor, scales: Tensor, cols: int) -> dict[str, Tensor]:
-        """The tensors to store: codes (rows, pieces, stages) and scale codes (rows,), both packed, codewords and layout."""
+        """The tensors to store: packed codes (rows, pieces, stages), packed scale codes (rows,), codewords and layout."""
         bits = (self.codewords.shape[1] - 1).bit_length()
         numbers = torch.tensor([len(codes), cols, self.length, bits, len(self.codewords)], dtype=torch.int32)
         layout = torch.cat([numbers, self.limits.cpu().view(torch.int32)]).view(torch.uint8)
@@ -174,7 +177,7 @@ class Codebook:
 
 
 def decode_codes(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decode the matrix (rows, cols) from the tensors of `Codebook.tensors`, with floats in float32."""
+    """Decode a (rows, cols) matrix from the output of `Codebook.tensors`, with all floats in float32."""
     layout = tensors["layout"].view(torch.int32)
     rows, cols, length, bits, stages = layout[:5].tolist()
     codewords = tensors["codewords"].reshape(stages, 1 << bits, length)
@@ -190,34 +193,34 @@ def decode_codes(tensors: Mapping[str, Tensor]) -> Tensor:
 def largest_misses(
     book: Codebook, matrix: Float[Tensor, "rows cols"], codes: Tensor, scales: Tensor, *, count: int
 ) -> tuple[Integer[Tensor, " count"], Float[Tensor, " count"]]:
-    """Positions (increasing) and values of the `count` largest-magnitude entries of the matrix minus its decoded codes."""
+    """Positions (in increasing order) and values of the `count` largest coding errors by magnitude."""
     missed = matrix - book.decode(codes, scales, matrix.shape[1])
     positions = largest_entries(missed, count)
     return positions, missed.reshape(-1)[positions]
 
 
 def scaled(matrix: Float[Tensor, "rows cols"], scales: Float[Tensor, " rows"]) -> Float[Tensor, "rows cols"]:
-    """Rows divided by their scales; zero if the scale is zero."""
+    """Divide each row by its scale; rows with a scale of zero become zero."""
     return matrix / torch.where(scales > 0, scales, torch.inf)[:, None]
 
 
 def cut(matrix: Float[Tensor, "rows cols"], length: int) -> Float[Tensor, "count length"]:
-    """Cut rows into pieces of `length`, row by row; the last piece of a row is padded with zeros."""
+    """Cut each row into pieces of `length` entries, padding the last piece with zeros."""
     return functional.pad(matrix, (0, -matrix.shape[1] % length)).reshape(-1, length)
 
 
 def sampled_pieces(matrix: Tensor, scales: Tensor, length: int, count: int, generator: Generator) -> Tensor:
-    """About `count` pieces (count, length): all pieces of randomly chosen rows, scaled."""
+    """Sample about `count` scaled pieces (count, length) by taking all pieces of randomly chosen rows."""
     wanted = -(-count * length // matrix.shape[1])
     chosen = torch.randperm(len(matrix), generator=generator)[:wanted].sort().values.to(matrix.device)
     return cut(scaled(matrix[chosen], scales[chosen]), length)
 
 
 def as_stored(vector: Float[Tensor, " n"], dtype: str) -> Float[Tensor, " n"]:
-    """Round a vector to its storage dtype."""
+    """Round a vector to a storage dtype."""
     return unpack(pack({"vector": vector}, dtype))["vector"].to(vector.device)
 
 
 def _seen_through(corner: Tensor | None, vectors: Tensor) -> Tensor:
-    """Multiply vectors by the inverse of an upper triangular corner."""
+    """Multiply row vectors by the inverse of the upper triangular matrix `corner`, if given."""
     return vectors if corner is None else torch.linalg.solve_triangular(corner, vectors, upper=True, left=False)

@@ -1,4 +1,7 @@
-"""Choose codes with calibration text, one member at a time, using the inputs that the previously coded members produce."""
+"""Choose codes using calibration text, one member at a time.
+
+The inputs of each member are computed by the model with all previously encoded members in place.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,14 @@ def with_feedback(
     damping: float,
     report: Report,
 ) -> None:
-    """Choose new codes (rows, pieces, stages) and scale codes (rows,) for a stacked matrix (rows, cols), in place.
+    """Replace the codes (rows, pieces, stages) and scale codes (rows,) of a stacked matrix (rows, cols), in place.
 
-    `coded` is the matrix `exact` minus everything that is stored in addition to the codes. Those parts are added
-    back before a member is put into the model. Members whose inputs have no moment (embeddings) keep their codes.
+    `coded` is the matrix `exact` minus the parts that are stored separately from the codes. These parts are added back before a
+    member is substituted into the model. Embeddings keep their codes, since their inputs have no second moment.
     """
     order = list(hints.order)
     while order and hints.embeddings[order[-1]]:
-        order.pop()  # no later member depends on it
+        order.pop()  # trailing embeddings affect no later member
     if not order:
         return
     hints.use_compressed_predecessors()
@@ -60,18 +63,18 @@ def with_feedback(
 
 
 def _moment(hints: Hints, index: int, length: int) -> Tensor:
-    """The moment of a member's inputs, in float64, padded with zeros to a multiple of the step length."""
+    """The second moment of a member's inputs in float64, padded with zeros to a multiple of the step length."""
     moment = hints.statistics(index).column_moment
     if moment is None:
         raise InputError(
-            "the hints have no column moment, which feedback needs; provide calibration text, or set feedback to false"
+            "the hints have no column moment statistics, which feedback needs; provide calibration text or disable feedback"
         )
     missing = -len(moment) % length
     return (functional.pad(moment, (0, missing, 0, missing)) if missing else moment).double()
 
 
 def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]) -> Tensor:
-    """Encode a member (outputs, inputs): pieces run along the inputs, so a step covers one piece of every row."""
+    """Encode a member (outputs, inputs). Pieces run along the inputs, so each step encodes one piece of every row."""
     cols, length = matrix.shape[1], book.length
     missing = -cols % length
     order, factor = ordered[0].to(matrix.device), ordered[1]
@@ -90,12 +93,12 @@ def _code_upright(book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor,
 def _code_transposed(
     book: Codebook, matrix: Tensor, codes: Tensor, scales: Tensor, *, ordered: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Encode a transposed member (inputs, outputs): a step is one row, whose pieces run along the outputs."""
+    """Encode a transposed member (inputs, outputs). Pieces run along the outputs, so each step encodes one whole row."""
     cols, length = matrix.shape[1], book.length
     order, factor = ordered[0].to(matrix.device), ordered[1]
 
     def rounding(inputs: Tensor, weights: Tensor, corner: Tensor) -> Tensor:
-        del corner  # a scalar for one input: it scales all distances equally
+        del corner  # with one input per step, a scalar that scales all distances equally
         row_scale = book.round_scales(root_mean_square(weights))
         padded = functional.pad(scaled(weights, row_scale), (0, -cols % length))
         chosen, values = book.quantize(padded.reshape(-1, length))

@@ -1,4 +1,4 @@
-"""Learn codewords from pieces of rows, code each piece, and decode."""
+"""Learn a codebook, encode a matrix with it, and decode the stored tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offcomp.numerics.svd import low_rank_factors
 def fit(
     method: CodebookAutoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Code the matrix at this rate step."""
+    """Encode the matrix with the codeword length and bits of rate step `size`."""
     rows, cols = matrix.shape
     exact = matrix.float().contiguous()
     target, extra = exact, {}

@@ -1,12 +1,12 @@
-"""Rounding with error feedback: the weights of later inputs compensate for the rounding errors of earlier ones.
+"""Rounding with error feedback: the weights of later inputs compensate for the rounding errors of earlier inputs.
 
-Let V = Wᵀ (inputs, outputs) and let H (inputs, inputs) be the second moment of the inputs. Rounding the inputs one by one, and
-moving the remaining weights to the least-squares optimum after each, minimises tr((V-V̂)ᵀ H (V-V̂)) greedily. With H⁻¹ = UᵀU, U
-upper triangular, the correction after a step b is
+Let V = Wᵀ (inputs, outputs), and let H (inputs, inputs) be the second moment of the inputs. The rows of V are rounded one by
+one, and after each step the remaining rows are moved to their least-squares optimum. This greedily minimises tr((V-V̂)ᵀ H
+(V-V̂)). If H⁻¹ = UᵀU with an upper triangular U, the correction after step b is
 
     V_rest -= (U_bb⁻¹ U_b,rest)ᵀ (V_b - V̂_b)
 
-(Frantar et al., GPTQ, ICLR 2023, algorithm 1; van Baalen et al., GPTVQ, 2024, for several inputs per step.)
+See Frantar et al., GPTQ, ICLR 2023, algorithm 1, and van Baalen et al., GPTVQ, 2024, for several inputs per step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from offcomp.errors import InputError
 
 PANEL = 96
-"""Number of inputs between two updates of all remaining weights; a multiple of every usual step."""
+"""Number of inputs between two updates of all remaining weights; a multiple of all common step sizes."""
 
 Rounding = Callable[[Integer[Tensor, " step"], Tensor, Tensor], Tensor]
 """(inputs, their weights (step, outputs), U_bb (step, step)) -> the rounded weights (step, outputs)."""
@@ -32,11 +32,10 @@ Rounding = Callable[[Integer[Tensor, " step"], Tensor, Tensor], Tensor]
 def damped_order_and_factor(
     moment: Float64[Tensor, "inputs inputs"], damping: float, step: int
 ) -> tuple[Integer[Tensor, " inputs"], Float64[Tensor, "inputs inputs"]]:
-    """The order in which inputs are rounded, and U for that order.
+    """The order in which to round the inputs, and the factor U for this order.
 
-    Blocks of `step` neighbouring inputs are sorted by decreasing total moment. `damping` times the mean of the diagonal is
-    added to the diagonal, so that U exists for every moment. A zero moment is treated as the identity. U is computed on the
-    CPU.
+    Blocks of `step` adjacent inputs are sorted by total second moment, largest first. `damping` times the mean of the diagonal
+    is added to the diagonal, so that U always exists. A zero moment is treated as the identity. U is computed on the CPU.
     """
     size = len(moment)
     strength = moment.diagonal().reshape(-1, step).sum(1)
@@ -52,12 +51,15 @@ def damped_order_and_factor(
 
 
 def _inverse_factor(matrix: NDArray[np.float64]) -> Float64[Tensor, "inputs inputs"]:
-    """U with matrix⁻¹ = UᵀU, for a positive definite matrix, which is overwritten. LAPACK works on its transpose."""
+    """The upper triangular U such that matrix⁻¹ = UᵀU.
+
+    The matrix must be positive definite and is overwritten. It is passed to LAPACK as its transpose to avoid a copy.
+    """
     factor, failed = dpotrf(matrix.T, lower=False, overwrite_a=True)
     inverse, missed = dpotri(factor, lower=False, overwrite_c=True)
     upper, lost = dpotrf(inverse, lower=False, clean=True, overwrite_a=True)
     if failed or missed or lost:
-        raise InputError("the second moment of the inputs cannot be factorised; raise the damping, or provide more text")
+        raise InputError("the second moment of the inputs cannot be factorised; increase the damping or provide more text")
     return torch.from_numpy(upper)
 
 
@@ -68,8 +70,8 @@ def round_with_feedback(
     step: int,
     rounding: Rounding,
 ) -> Float[Tensor, "inputs outputs"]:
-    """The rounded weights. `rounding` is called once per step, in the given order."""
-    rest = weights[order]  # overwritten with rounded weights from the top
+    """Round the weights with error feedback. `rounding` is called once per step, in the given order."""
+    rest = weights[order]  # overwritten with the rounded weights, from top to bottom
     panel = max(step, PANEL // step * step)
     for first in range(0, len(rest), panel):
         last = min(first + panel, len(rest))

@@ -2,27 +2,29 @@
 
     ŵ_i = s_i · [ c(k_i1) | c(k_i2) | ... ] + o_i        (+ a_i B with a low-rank part)
 
-The encoder is the nearest-codeword search, the latents k are integers of b bits, and the decoder is the codebook c of 2^b
-codewords of length d, shared by all rows of the group, with a scale s_i per row. A group pays for its codebook only once.
-With several stages, each codes the residual of the ones before. Stored for n rows, m columns, S stages and rank r:
+The encoder is a nearest-codeword search, and the latents k are integers of b bits. The decoder is a codebook c of 2^b codewords
+of length d, which all rows of the group share, with one scale s_i per row. The codebook is stored only once per group. With
+several stages, each stage encodes the residual of the previous stages. For n rows, m columns, S stages and rank r, the stored
+tensors are
 
     codes          n · ⌈m/d⌉ · S integers of b bits, packed
     codewords      S · 2^b · d
     row_scales     n integers of 8 bits (`codebook.py`)
     layout         7 numbers of 32 bits: n, m, d, b, S, and the bounds of the scale range
-    outliers       for the fraction of entries with the largest coding error: their residuals (o) and their positions
-                   (`numerics.positions`); a few transformer weights are 20 times as large as most
+    outliers       residuals (o) and positions (`numerics.positions`) of the entries with the largest coding errors, since a
+                   few transformer weights are 20 times as large as most others
     left, right    r · (n + m)
 
-d and b follow from the budget (up to 10 bits per weight); if `codeword_length` is set, only b does. The scale of a row is its
-root mean square, so that one codebook fits all module kinds and layers; after coding it is refitted by least squares.
+The budget determines d and b (up to 10 bits per weight), or only b if `codeword_length` is set. Each row is scaled by its root
+mean square, so that one codebook fits all module kinds and layers. After encoding, the scale is refitted by least squares.
 
-Without data this is product quantization (Jégou, Douze, Schmid 2011) of rows, or residual quantization with several stages.
-Van den Oord et al. 2017 (arXiv 1711.00937) train a similar codebook with gradients; we use k-means. With `feedback`, codes are
-chosen with calibration text as in GPTQ (Frantar et al. 2023, arXiv 2210.17323) and GPTVQ (van Baalen et al. 2024, arXiv
-2402.15319). Differences from those: the codewords are learned from the weights alone, the moments exclude special tokens and
-weight each token by its output (raw moments ruin encoders), and each member is coded using the inputs that the members coded
-before it produce.
+Without calibration text, this is product quantization (Jégou, Douze, Schmid 2011) of rows or, with several stages, residual
+quantization. Van den Oord et al. (2017, arXiv 1711.00937) train a similar codebook with gradients; we use k-means.
+
+With `feedback`, codes are chosen using calibration text as in GPTQ (Frantar et al., 2023, arXiv 2210.17323) and GPTVQ (van
+Baalen et al., 2024, arXiv 2402.15319). In contrast to these papers, the codewords are learned from the weights alone, the
+moments exclude special tokens and weight each token by its output (plain moments severely degrade encoder models), and each
+member is encoded using inputs computed with the previously encoded members in place.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ from offcomp.numerics.positions import position_shapes
 LENGTHS = {16: 1.2, 12: 1.25, 8: 1.33, 6: 1.47, 4: 1.7, 3: 1.9, 2: 2.2, 1: 2.7}
 """Codeword length -> G: the squared error at b bits is about G · 2^(-2b/length) (measured on MiniLM-L6; always G >= 1)."""
 USUAL_BITS = 10
-"""Maximum bits per code if the budget determines them: more codewords hardly help, and each further bit doubles the time."""
+"""Maximum bits per code if set by the budget: more codewords hardly help, and each additional bit doubles the time."""
 CODEBOOK_SHARE = 0.25
-"""Maximum size of the codewords relative to the codes."""
+"""Maximum storage for the codewords, as a fraction of the storage for the codes."""
 NOTICEABLE = 0.87
 """Each rate step must reduce the squared error to at most this fraction of the previous step's.
 
@@ -53,7 +55,7 @@ LAYOUT_NUMBERS = 7
 
 @dataclass(frozen=True)
 class CodebookAutoencoder(Method):
-    """Pieces of rows stored as indices of shared codewords."""
+    """Autoencoder whose latents are indices into a codebook shared by all rows."""
 
     name: ClassVar[str] = "autoencoder"
     style_key: ClassVar[str] = "codebook"
@@ -66,25 +68,25 @@ class CodebookAutoencoder(Method):
     preset: str = field(default="codebook", metadata={"help": "Discrete latents, shared codebook.", "choices": ("codebook",)})
     codeword_length: int = field(
         default=0,
-        metadata={"help": "Weights per codeword; 0 chooses a length that suits the budget.", "range": (0, LARGEST_LENGTH)},
+        metadata={"help": "Weights per codeword. 0 chooses a length to suit the budget.", "range": (0, LARGEST_LENGTH)},
     )
     stages: int = field(
-        default=1, metadata={"help": "Codes per piece, each for the residual of the previous ones.", "range": (1, 4)}
+        default=1, metadata={"help": "Codes per piece. Each encodes the residual of the previous codes.", "range": (1, 4)}
     )
     rank: int = field(default=0, metadata={"help": "Rank of an additional low-rank part.", "range": (0, 1024)})
     outliers: float = field(
         default=0.0003,
-        metadata={"help": "Fraction of entries stored exactly: those with the largest error.", "range": (0.0, 0.05)},
+        metadata={"help": "Fraction of entries to store exactly, by largest error.", "range": (0.0, 0.05)},
     )
-    iterations: int = field(default=15, metadata={"help": "Iterations of k-means that learn the codewords.", "range": (1, 200)})
+    iterations: int = field(default=15, metadata={"help": "Number of k-means iterations for the codewords.", "range": (1, 200)})
     feedback: bool = field(
         default=False,
-        metadata={"help": "Choose codes with calibration text, each compensating for earlier errors."},
+        metadata={"help": "Use calibration text to choose codes that compensate for earlier errors."},
     )
     damping: float = field(
         default=0.3,
         metadata={
-            "help": "Feedback damping, relative to the mean moment. Higher values rely less on the text.",
+            "help": "Damping for feedback, relative to the mean moment. Higher values rely less on the text.",
             "range": (1e-3, 100.0),
         },
     )
@@ -99,11 +101,11 @@ class CodebookAutoencoder(Method):
         return range(1, len(rate_steps(self, rows, cols)) + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Codes, codewords, scales and layout, plus outliers and low-rank factors if there are any."""
+        """Codes, codewords, scales and layout, plus any outliers and low-rank factors."""
         return _shapes(self, rows, cols, *rate_steps(self, rows, cols)[size - 1])
 
     def seconds(self, rows: int, cols: int, size: int) -> float:
-        """Time for distances from pieces to codewords and, with feedback, for passes over the text and corrections."""
+        """Time to compare pieces with codewords and, with feedback, to process the text and correct the weights."""
         length, bits = rate_steps(self, rows, cols)[max(size, 1) - 1]
         pieces = self.stages * rows * cols / length
         learning = self.iterations * min(pieces, 128 << bits)
@@ -112,7 +114,7 @@ class CodebookAutoencoder(Method):
 
 
 def num_outliers(method: CodebookAutoencoder, rows: int, cols: int) -> int:
-    """Number of entries stored exactly."""
+    """Number of outliers, the entries that are stored exactly."""
     return round(method.outliers * rows * cols)
 
 
@@ -133,7 +135,10 @@ def _shapes(method: CodebookAutoencoder, rows: int, cols: int, length: int, bits
 
 @lru_cache(maxsize=256)
 def rate_steps(method: CodebookAutoencoder, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
-    """(codeword length, bits) of each size. Each has a smaller error than the one before and stores no less in either unit."""
+    """(codeword length, bits) for each size.
+
+    Each size has a smaller expected error than the previous size, and at least as many parameters and bytes.
+    """
     if method.codeword_length:
         return tuple((method.codeword_length, bits) for bits in range(1, LARGEST_BITS + 1))
     steps: list[tuple[int, int]] = []

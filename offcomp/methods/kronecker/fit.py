@@ -1,4 +1,4 @@
-"""The best sum of Kronecker products, from the SVD of the rearranged matrix, and its decoder."""
+"""Compute the best sum of Kronecker products from the SVD of the rearranged matrix, and decode it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from offcomp.numerics.svd import low_rank_factors
 def fit(
     method: Kronecker, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """The best sum of `size` terms. It is unique up to signs, so the seed is not used."""
+    """Compute the best sum of `size` terms. The solution is unique up to signs, so the seed is not used."""
     rows, cols = matrix.shape
     (m1, n1), (m2, n2) = method.factor_shapes(rows, cols)
     blocks = matrix.float().reshape(m1, m2, n1, n2).transpose(1, 2)  # (m1, n1, m2, n2)

@@ -1,4 +1,4 @@
-"""The largest entries of a matrix and their positions, and the decoder that restores them."""
+"""Select the largest entries of a matrix, and decode them from their values and positions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from offcomp.numerics.top_k import largest_mask
 def fit(
     method: Pruning, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Keep the `size` largest entries; ties go to the first. The seed is not used, since nothing is random."""
+    """Keep the `size` largest entries; ties are resolved in row-major order. The seed is not used because nothing is random."""
     rows, cols = matrix.shape
     entries = matrix.float()
     mask = largest_mask(entries, size)
@@ -34,7 +34,7 @@ def fit(
 
 
 def kept_entries(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: put the kept values at their positions."""
+    """Decoder: place the kept values at their positions in a matrix of zeros."""
     values = tensors["values"][0]
     rows, cols = unpack_bits(tensors["sides"], SIDE_BITS, 2).tolist()
     matrix = torch.zeros(rows, cols)

@@ -2,20 +2,20 @@
 
     minimise ‖W - Ŵ‖_F over Ŵ with `kept` nonzero entries
 
-The minimiser keeps the largest entries unchanged; the squared error is the sum of the squares of the others. This is the
-classic criterion (Han et al., "Learning both Weights and Connections", NeurIPS 2015, section 3), without their retraining.
+The minimiser keeps the largest entries unchanged; the squared error is the sum of the squares of all other entries. This is the
+classic criterion of Han et al. ("Learning both Weights and Connections", NeurIPS 2015, section 3), but without retraining.
 
-Stored: the kept values, their positions, and the shape of the matrix. Positions are stored either as a mask with one bit per
-entry, or as indices: the number of entries kept in each row, and the column of each entry in ⌈log2 cols⌉ bits (cheaper than a
-flat index, which needs log2(rows) more bits). Each bit of the mask and each index counts as one stored number:
+The kept values, their positions and the shape of the matrix are stored. Positions are stored either as a mask with one bit per
+entry, or as indices: the number of entries kept in each row, and the column of each kept entry in ⌈log2 cols⌉ bits (cheaper
+than a flat index, which needs log2(rows) more bits). Each bit of the mask and each index counts as one stored parameter:
 
     mask       2 + kept + rows · cols          parameters, 1 bit per entry
     indices    2 + kept + kept + rows          parameters, ⌈log2 cols⌉ bits per column, ⌈log2(cols + 1)⌉ bits per row count
 
-`positions="auto"` chooses whichever needs fewer bytes: the mask if more than about one entry in ⌈log2 cols⌉ is kept. A mask
-alone counts as many parameters as the matrix, so if the ratio counts parameters, only indices save anything.
+`positions="auto"` chooses whichever needs fewer bytes: the mask if more than about one entry in ⌈log2 cols⌉ is kept. The mask
+alone counts as many parameters as the matrix has, so only indices can reduce the number of parameters.
 
-The official repository of arXiv 2302.04045 counts only the kept values.
+The official repository of arXiv 2302.04045 counts only the kept values, not their positions.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Pruning(Method):
     positions: str = field(
         default="auto",
         metadata={
-            "help": "How positions are stored. auto minimises bytes; if the ratio counts parameters, use indices to keep more.",
+            "help": "How to store positions. auto minimises bytes; if the ratio counts parameters, indices keep more entries.",
             "choices": ("auto", "mask", "indices"),
         },
     )
 
     def sizes(self, rows: int, cols: int) -> range:
-        """1 .. rows · cols kept entries."""
+        """From 1 to rows · cols kept entries."""
         return range(1, rows * cols + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Values (as a single row, so that int8 storage needs only one scale), rows and cols, and mask or indices."""
+        """Kept values (as a single row, which needs only one scale in int8 storage), matrix shape, and mask or indices."""
         mask = {"mask": Codes(rows * cols, 1)}
         indices = {"columns": Codes(size, column_bits(cols)), "row_counts": Codes(rows, count_bits(cols))}
         chosen = {"mask": mask, "indices": indices, "auto": min(mask, indices, key=_packed_bytes)}[self.positions]
@@ -66,12 +66,12 @@ class Pruning(Method):
 
 
 def column_bits(cols: int) -> int:
-    """Number of bits of a column index."""
+    """Number of bits per column index."""
     return max(1, (cols - 1).bit_length())
 
 
 def count_bits(cols: int) -> int:
-    """Number of bits needed to store how many entries a row keeps."""
+    """Number of bits for the number of entries kept in a row."""
     return cols.bit_length()
 
 

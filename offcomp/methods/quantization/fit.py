@@ -1,4 +1,4 @@
-"""Codes on the grid of each row or block, and the decoder."""
+"""Quantize each row or block to its own grid, and decode the stored codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offcomp.numerics.storage import pack
 def fit(
     method: Quantization, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Round to `size` bits. The seed is not used, since nothing is random."""
+    """Round to `size` bits. The method is deterministic, so the seed is not used."""
     entries = matrix.float()
     shapes = method.tensor_shapes(len(matrix), matrix.shape[1], size)
     grid = _grid(method, entries, size, lambda fraction: report(0.8 * fraction))
@@ -30,7 +30,7 @@ def fit(
 
 
 def _grid(method: Quantization, entries: Tensor, bits: int, report: Report) -> dict[str, Tensor]:
-    """Scales of every block, and zero points if asymmetric."""
+    """Scales of all blocks, and zero points if the grid is asymmetric."""
     width = method.width(entries.shape[1])
     scales = entries.new_empty(len(entries), -(-entries.shape[1] // width))
     zeros = entries.new_empty(scales.shape)
@@ -45,7 +45,7 @@ def _grid(method: Quantization, entries: Tensor, bits: int, report: Report) -> d
 
 
 def _codes(entries: Tensor, bits: int, width: int, grid: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Packed codes on this grid, and the layout that the decoder needs."""
+    """Packed codes for the given grid, and the layout that the decoder needs."""
     codes = torch.empty(entries.shape, dtype=torch.uint8)
     scales, zeros = _scales_and_zeros(grid, bits)
     for rows, cols, blocks in _parts(entries.shape, width):
@@ -57,7 +57,7 @@ def _codes(entries: Tensor, bits: int, width: int, grid: Mapping[str, Tensor]) -
 
 
 def grid_levels(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: the level of each code on the grid of its block."""
+    """Decoder: convert each code to its level on the grid of its block."""
     cols, bits, width = unpack_bits(tensors["about"], LAYOUT_BITS, 3).tolist()
     scales, zeros = _scales_and_zeros(tensors, bits)
     matrix = unpack_bits(tensors["codes"], bits, len(scales) * cols).float().reshape(-1, cols)
@@ -69,13 +69,13 @@ def grid_levels(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _scales_and_zeros(grid: Mapping[str, Tensor], bits: int) -> tuple[Tensor, Tensor]:
-    """Scales and zero points, both (rows, blocks); for a symmetric grid the zero points follow from the scales."""
+    """Scales and zero points, both (rows, blocks); for a symmetric grid, the scales determine the zero points."""
     scales = grid["scales"].reshape(len(grid["scales"]), -1)
     return scales, grid["zeros"].reshape(scales.shape) if "zeros" in grid else symmetric_lowest(scales, bits)
 
 
 def _parts(shape: Sequence[int], width: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Slices (rows, columns, blocks) of bands of rows: first the full-width blocks of a band, then its shorter last block."""
+    """Slices (rows, columns, blocks) for each band of rows: its full-width blocks, then the shorter last block, if any."""
     rows, cols = shape
     whole = cols // width
     height = chunk_height(cols)

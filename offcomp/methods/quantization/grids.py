@@ -1,6 +1,7 @@
-"""Uniform grids: level q of a block is lowest + scale · q, q in 0 .. 2^bits - 1. Each row of `blocks` is one block.
+"""Uniform grids: level q of a block is lowest + scale · q, for q from 0 to 2^bits - 1.
 
-A symmetric grid has lowest = -scale (2^bits - 1) / 2, so the scale alone describes it.
+A symmetric grid has lowest = -scale (2^bits - 1) / 2, so the scale alone describes it. Each row of a `blocks` tensor is one
+block.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 SHARES = tuple(0.1 ** (step / 15) for step in range(16))
-"""Fractions of the full range that the search tries, from 1 to 0.1."""
+"""Fractions of the full range to try in the search, from 1 down to 0.1."""
 REFITS = 4
 
 Blocks = Float[Tensor, "blocks width"]
@@ -18,7 +19,7 @@ PerBlock = Float[Tensor, " blocks"]
 
 
 def spanning_grid(blocks: Blocks, bits: int, symmetric: bool) -> tuple[PerBlock, PerBlock]:
-    """(scale, lowest) of the grid that spans exactly the range of each block."""
+    """(scale, lowest) of the grid that exactly spans the range of each block."""
     levels = 2**bits - 1
     if symmetric:
         half = blocks.abs().amax(1)
@@ -33,12 +34,12 @@ def symmetric_lowest(scale: Tensor, bits: int) -> Tensor:
 
 
 def nearest_codes(blocks: Blocks, scale: PerBlock, lowest: PerBlock, bits: int) -> UInt8[Tensor, "blocks width"]:
-    """The level nearest to each entry; 0 if the block's only level is `lowest`."""
+    """The index of the level nearest to each entry; 0 if `lowest` is the block's only level."""
     return _nearest(blocks, scale, lowest, bits).to(torch.uint8)
 
 
 def searched_grid(blocks: Blocks, bits: int, symmetric: bool) -> tuple[PerBlock, PerBlock]:
-    """(scale, lowest) with a small squared error: the best fraction of the full range, then refitted as long as that helps."""
+    """(scale, lowest) found by search: the best fraction of the full range, refitted while the error decreases."""
     full_scale, full_lowest = spanning_grid(blocks, bits, symmetric)
     centre = torch.zeros_like(full_scale) if symmetric else blocks.mean(1)
     scale, lowest = full_scale, full_lowest
@@ -64,14 +65,14 @@ def _squared_error(blocks: Tensor, codes: Tensor, scale: Tensor, lowest: Tensor)
 def _better(
     blocks: Tensor, bits: int, best: tuple[Tensor, Tensor, Tensor], tried: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For each block, the better of two grids and its squared error."""
+    """For each block, the better of two grids, with its squared error."""
     error = _squared_error(blocks, _nearest(blocks, *tried, bits), *tried)
     wins = error < best[2]
     return torch.where(wins, tried[0], best[0]), torch.where(wins, tried[1], best[1]), torch.where(wins, error, best[2])
 
 
 def _fitted(blocks: Tensor, codes: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """(scale, lowest) by least squares for given codes; a block of equal codes gets scale 0."""
+    """Least-squares (scale, lowest) for the given codes; blocks whose codes are all equal get a scale of 0."""
     if symmetric:
         levels = codes - 0.5 * (2**bits - 1)
         scale = (levels * blocks).sum(1) / levels.square().sum(1)  # no level of a symmetric grid is zero

@@ -1,1 +1,1 @@
-"""SVD plus a small autoencoder and a sparse part for its residual."""
+"""SVD plus a small autoencoder and a sparse part for the residual."""

@@ -1,4 +1,4 @@
-"""The linear part Z D and the sparse part S of the residual autoencoder, fitted alternately.
+"""Alternating fits of the linear part Z D and the sparse part S of the residual autoencoder.
 
 Each round computes the best low-rank approximation of W - S, then the best k entries of W - Z D (Zhou and Tao, "GoDec", ICML
 2011).
@@ -24,7 +24,7 @@ Parts = tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"], Sparse]
 def fit_linear(
     target: Float[Tensor, "rows cols"], rank: int, entries: int, rounds: int, *, weights: SideWeights, report: Report
 ) -> Parts:
-    """The best parts found in `rounds` alternations for the matrix W, passed as a contiguous `target`."""
+    """Fit Z, D and S to a contiguous `target` matrix W in alternation. Returns the best parts found in `rounds` rounds."""
     sparse, least = Sparse.empty(target.device), inf
     for number in range(rounds if entries else 1):
         report(number / rounds)

@@ -1,4 +1,4 @@
-"""Decoder for the stored residual autoencoder, Z D + φ(Z F + b) G + S with unit vectors at the pivot rows of Z."""
+"""Decoders for the stored residual autoencoder, Z D + φ(Z F + b) G + S, in which the pivot rows of Z are unit vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offcomp.numerics.positions import decode_positions
 
 
 def residual_rows(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder: latents with unit vectors at the pivots, mapped by the shared decoder, plus the sparse entries."""
+    """Decoder: restore the pivot rows of the latents, apply the shared decoder, and add the sparse entries."""
     rank, others = tensors["latents"].shape
     pivots = unpack_bits(tensors["pivots"], pivot_bits(others + rank), rank)
     latents = with_pivots(tensors["latents"].T, pivots)
@@ -32,5 +32,5 @@ def residual_rows(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def residual_columns(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decoder of a wide matrix, stored as its transpose."""
+    """Decoder for a wide matrix, which is stored as its transpose."""
     return residual_rows(tensors).T

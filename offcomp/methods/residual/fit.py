@@ -1,4 +1,4 @@
-"""Fit and store the residual autoencoder: the full model, Z D alone or the SVD, whichever has the least error once stored."""
+"""Fit the residual autoencoder and store the full model, Z D alone or the SVD, whichever has the smallest error."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from offcomp.numerics.weighted_norm import SideWeights
 def fit(
     method: ResidualAutoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """The best of the full model at this latent width, Z D alone and the SVD.
+    """Fit the full model with latent width `size`, and return the best of this model, Z D alone and the SVD.
 
-    The spectrum gives a lower bound on the errors of the last two, so they rarely need to be fitted.
+    The spectrum gives a lower bound on the errors of Z D and the SVD, so these rarely need to be fitted. Errors are compared
+    after rounding to the storage dtype.
     """
     rows, cols = matrix.shape
     weights = _weights(method, matrix, hints)
@@ -53,7 +54,7 @@ def fit(
 
 
 def _weights(method: ResidualAutoencoder, matrix: Tensor, hints: Hints | None) -> SideWeights:
-    """The metrics of the matrix: those of the SVD preset named by `metric`."""
+    """The row and column metrics of the SVD preset named by the option `metric`."""
     if hints is None or not method.calibrated:
         return SideWeights()
     weights = SideWeights.of(*group_metrics(hints, PRESETS[method.metric], 0.0, matrix.device))
@@ -64,7 +65,10 @@ def _weights(method: ResidualAutoencoder, matrix: Tensor, hints: Hints | None) -
 def _fitted(
     method: ResidualAutoencoder, matrix: Tensor, size: int, budget: Budget, weights: SideWeights, *, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Fit and store all parts at this size. The longer side becomes the rows; scaling prevents underflow of squared entries."""
+    """Fit and store all parts of a model with latent width `size`.
+
+    A wide matrix is transposed. The matrix is scaled to prevent its squared entries from underflowing.
+    """
     rows, cols = matrix.shape
     transposed = rows < cols
     upright, sides = (matrix.T, weights.transposed) if transposed else (matrix, weights)
@@ -96,12 +100,12 @@ def _fitted(
 
 
 def _error(matrix: Tensor, compressed: CompressedMatrix, weights: SideWeights) -> float:
-    """The squared error of the stored matrix under the metric."""
+    """The squared error of the compressed matrix under the metrics."""
     return weights.squared(matrix.float() - compressed.reconstruct().to(matrix.device))
 
 
 def _stored_dense_parts(latents: Tensor, decoder: Decoder, scale: float, dtype: str) -> dict[str, Tensor]:
-    """Pack latents and decoder in the basis in which the latents at the pivots are unit vectors."""
+    """Pack the latents and decoder in the basis in which the pivot latents are unit vectors."""
     pivots, coefficients = interpolate(latents)
     pivots, order = pivots.sort()
     based = decoder.in_basis(latents[pivots.to(latents.device)].double())
@@ -117,6 +121,9 @@ def _stored_dense_parts(latents: Tensor, decoder: Decoder, scale: float, dtype: 
 
 
 def _stored_sparse_part(sparse: Sparse, total: int, scale: float, dtype: str) -> dict[str, Tensor]:
-    """Pack the sparse part of a matrix with `total` entries. As it is fitted last, it also corrects the others' rounding."""
+    """Pack the sparse part of a matrix with `total` entries.
+
+    The sparse part is fitted last, so it also corrects rounding errors in the other parts.
+    """
     codes = {f"sparse.{name}": code for name, code in encode_positions(sparse.positions, total).items()}
     return pack({"sparse.values": scale * sparse.values[None], **codes}, dtype)

@@ -2,32 +2,33 @@
 
     Ŵ = Z D + φ(Z F + b) G + S,     minimise ‖R^½ (W - Ŵ) C^½‖_F,     φ = LeakyReLU
 
-Z (n, r) are free latents, one for each of the n = max(rows, cols) rows of the longer side (a wide W is transposed). D, F, b, G
-form a decoder shared by all latents, with h hidden units. S contains k sparse latents: individually stored entries of W. The
-result is never worse than the SVD at the same budget, unit and storage dtype: the SVD is fitted too, and if it (or Z D alone)
-has the smaller error after rounding, it is stored instead. This refers to the weight error in the metric above; it does not
-guarantee better task scores. Three things make it better:
+Z (n, r) contains free latents, one for each of the n = max(rows, cols) rows (a wide W is transposed). D, F, b and G form a
+decoder with h hidden units, which all latents share. S contains k sparse latents, which are individually stored entries. The
+result is never worse than the SVD at the same budget, unit and storage dtype: if the SVD or Z D alone has a smaller error after
+rounding, it is stored instead. This guarantee is for the weight error under the metrics, not for task scores. Three ideas
+improve on the SVD:
 
   interpolation   Z T⁻¹ and T D have the same product as Z and D, so r pivot rows of Z can be unit vectors and need no storage.
-                  Nothing is learned here: a matrix of rank r has r (rows + cols - r) degrees of freedom, and the plain SVD, as
-                  usually counted, stores r² more. This pays off at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
-  sparse latents  the entries that the low-rank part fits worst, refitted in alternation with Z D. A linear map cannot make this
-                  selection.
+                  Nothing is learned here: a matrix of rank r has r (rows + cols - r) degrees of freedom, and the two factors of
+                  the plain SVD have r² more. This pays off at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
+  sparse latents  the entries that the low-rank part fits worst, refitted in alternation with Z D. A linear map cannot select
+                  entries in this way.
   hidden units    a unit costs r + cols + 1 numbers and an extra rank costs rows + cols - 2 r, so hidden units pay off for tall
-                  matrices. They are used only with the plain metric, and if one side is at least TALL times as long as the
+                  matrices. They are used only with the plain metric and if one side is at least TALL times as long as the
                   other.
 
-With n the longer and m the shorter side, the stored parameters are
+If n is the length of the longer side and m that of the shorter side, the stored parameters are
 
     r·(n - r)  latents Zᵀ, r·m  D, r  pivots, h·(r + m + 1)  F, b, G, 2k + 1  values and positions of S (none if k = 0)
 
     h = ⌊a_h · (r - 1)(n + m - r) / (r + m + 1)⌋,  k = ⌊a_s · (r - 1)(n + m - r) / 2⌋,  a = share / (1 - sum of both shares)
 
-which gives both parts the shares set in the options. Each position counts as one parameter and takes about 7 bits
-(`numerics.positions`).
+These numbers give the hidden units and the sparse part their configured shares of the budget. Each position counts as one
+parameter and takes about 7 bits (`numerics.positions`).
 
-Sources: Banaei et al. (arXiv 2302.04045), without the encoder, for the idea of a decoder shared by free latents; Zhou and Tao,
-"GoDec", ICML 2011, for low rank plus sparse. Unlike both, we start from the SVD and count the storage of all parts.
+The idea of a shared decoder is from Banaei et al. (arXiv 2302.04045), but the latents are free and there is no encoder. The
+combination of low-rank and sparse parts is from Zhou and Tao ("GoDec", ICML 2011). Unlike these papers, we start from the SVD
+and count the storage of all parts.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ TALL = 2
 
 
 def pivot_bits(rows: int) -> int:
-    """Number of bits of a row index."""
+    """Number of bits per row index."""
     return max(1, (rows - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class ResidualAutoencoder(Method):
-    """Latents, a decoder whose hidden units start with zero output, sparse latents. Weight error at most that of the SVD."""
+    """Autoencoder that extends the SVD with hidden units and sparse latents; its weight error never exceeds that of the SVD."""
 
     name: ClassVar[str] = "autoencoder"
     style_key: ClassVar[str] = "residual"
@@ -63,14 +64,14 @@ class ResidualAutoencoder(Method):
     preset: str = field(
         default="residual",
         metadata={
-            "help": "Recipe. residual starts from the SVD and never has a larger weight error.",
+            "help": "Recipe. residual starts from the SVD, and its weight error is never larger.",
             "choices": ("residual",),
         },
     )
     metric: str = field(
         default="plain",
         metadata={
-            "help": "What is minimised: plain weight error, or the output error on calibration text (whitened).",
+            "help": "Error to minimise: the weight error (plain), or the output error on calibration text (whitened).",
             "choices": ("plain", "whitened"),
         },
     )
@@ -79,24 +80,24 @@ class ResidualAutoencoder(Method):
     )
     hidden_share: float = field(
         default=0.12,
-        metadata={"help": "Share of the budget for hidden units, used for tall or wide matrices.", "range": (0.0, 0.3)},
+        metadata={"help": "Share of the budget for hidden units, if the matrix is tall or wide.", "range": (0.0, 0.3)},
     )
     rounds: int = field(
         default=8,
-        metadata={"help": "Alternating fits of the low-rank and sparse parts, before any training.", "range": (1, 100)},
+        metadata={"help": "Alternating fits of the low-rank and sparse parts before training.", "range": (1, 100)},
     )
     steps: int = field(
         default=120,
-        metadata={"help": "Training steps over the whole matrix, if there are hidden units.", "range": (1, 10000)},
+        metadata={"help": "Training steps on the whole matrix, if there are hidden units.", "range": (1, 10000)},
     )
 
     @property
     def calibrated(self) -> bool:
-        """Whether the metric comes from calibration text."""
+        """Whether the metric is computed from calibration text."""
         return self.metric != "plain"
 
     def counts(self, rows: int, cols: int, size: int) -> tuple[int, int]:
-        """Numbers of hidden units and sparse entries at a latent width."""
+        """Numbers of hidden units and sparse entries for a given latent width."""
         long, short = max(rows, cols), min(rows, cols)
         hidden_share = 0.0 if self.calibrated or long < TALL * short else self.hidden_share
         dense = (size - 1) * max(0, long + short - size) / (1 - self.sparse_share - hidden_share)

@@ -1,10 +1,12 @@
-"""The interpolative form of a factor: some of its rows become unit vectors, so they need not be stored.
+"""Interpolative form of a factor, in which some rows become unit vectors and need not be stored.
 
-For Z (rows, rank), the product Z D equals (Z T⁻¹)(T D) for any invertible T. Choosing T as the rows of Z at `rank` pivots makes
-these rows unit vectors and saves rank² of the rank · (rows + cols) numbers, which leaves one number per degree of freedom of Z
-D. Pivots come from a QR decomposition of Zᵀ with column pivoting, followed by swaps until no coefficient is larger than
-LARGEST, so that the form is well conditioned (Gu and Eisenstat, "Efficient algorithms for computing a strong rank-revealing QR
-factorization", SIAM J. Sci. Comput. 1996; Goreinov et al., "How to find a good submatrix", 2010).
+For Z (rows, rank), the product Z D equals (Z T⁻¹)(T D) for any invertible T. If T consists of `rank` pivot rows of Z, these
+rows become unit vectors. This saves rank² of the rank · (rows + cols) numbers and leaves one number per degree of freedom of Z
+D.
+
+Pivots are chosen by a QR decomposition of Zᵀ with column pivoting and then swapped until no coefficient is larger than LARGEST,
+which keeps the form well conditioned (Gu and Eisenstat, "Efficient algorithms for computing a strong rank-revealing QR
+factorization", SIAM Journal on Scientific Computing, 1996; Goreinov et al., "How to find a good submatrix", 2010).
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ NEGLIGIBLE = 1e-12
 def interpolate(
     factor: Float[Tensor, "rows rank"],
 ) -> tuple[Int64[Tensor, " rank"], Float[Tensor, "rows rank"]]:
-    """Pivot rows and coefficients (float64) such that factor = coefficients @ factor[pivots]; unit vectors at the pivots.
+    """Find pivot rows and float64 coefficients such that factor = coefficients @ factor[pivots].
 
-    A rank-deficient factor is also reproduced up to rounding: pivots beyond its rank get no weight in other rows.
+    The coefficients of the pivot rows are unit vectors. A rank-deficient factor is also reproduced up to rounding: pivots
+    beyond its rank get no weight in other rows.
     """
     wide = factor.detach().cpu().double().numpy().T
     rank, rows = wide.shape
@@ -41,7 +44,7 @@ def interpolate(
 
 
 def _swap_until_bounded(coefficients: np.ndarray, pivots: np.ndarray) -> None:
-    """While the largest coefficient exceeds LARGEST, replace its pivot with its row, in place."""
+    """Swap pivot rows, in place, until no coefficient exceeds LARGEST (with a limit on the number of swaps)."""
     rank = len(pivots)
     for _ in range(2 * rank):
         ends = int(coefficients.argmax()), int(coefficients.argmin())
@@ -58,14 +61,14 @@ def _swap_until_bounded(coefficients: np.ndarray, pivots: np.ndarray) -> None:
 
 
 def other_rows(pivots: Int64[Tensor, " rank"], rows: int) -> Int64[Tensor, " others"]:
-    """The rows that are not pivots, in increasing order, on the CPU."""
+    """Indices of the rows that are not pivots, in increasing order, on the CPU."""
     free = torch.ones(rows, dtype=torch.bool)
     free[pivots.cpu()] = False
     return free.nonzero()[:, 0]
 
 
 def with_pivots(others: Float[Tensor, "others rank"], pivots: Int64[Tensor, " rank"]) -> Float[Tensor, "rows rank"]:
-    """The full coefficients, given the non-pivot rows and the indices of the pivots."""
+    """Restore all coefficients from those of the non-pivot rows and the indices of the pivots."""
     full = others.new_zeros(sum(others.shape), len(pivots))
     full[pivots, torch.arange(len(pivots))] = 1
     full[other_rows(pivots, len(full))] = others

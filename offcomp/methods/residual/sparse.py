@@ -1,8 +1,8 @@
 """Find the sparse matrix S with k entries that best approximates an error E: minimise tr((E - S)ᵀ R (E - S) C).
 
-Without metrics these are the k largest entries, unchanged. With metrics, the positions are found by moving each entry toward
-its own optimum while all others stay fixed (normalised iterative hard thresholding, Blumensath and Davies 2010, scaled by the
-diagonal); conjugate gradients then solve for the values at these positions.
+Without metrics, S consists of the k largest entries of E, unchanged. With metrics, the positions are chosen by a step of
+normalised iterative hard thresholding (Blumensath and Davies 2010), scaled by the diagonal: each entry moves in the direction
+of its own optimum while all others stay fixed. The values at these positions are then computed by conjugate gradients.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from offcomp.numerics.weighted_norm import SideWeights
 
 SOLVER_STEPS = 6
 OVER_RELAXATION = 1.8
-"""Multiple of the optimal joint step. Any value below 2 decreases the error; positions converge sooner with over-relaxation."""
+"""Step size relative to the optimal joint step. Values below 2 decrease the error; values above 1 speed up convergence."""
 TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """Values at increasing positions (row · cols + column) of a matrix that is zero elsewhere."""
+    """A sparse matrix, given by values at increasing positions (row · cols + column)."""
 
     positions: Integer[Tensor, " count"]
     values: Float[Tensor, " count"]
 
     @staticmethod
     def empty(device: torch.device) -> Sparse:
-        """No entries."""
+        """A sparse matrix without entries."""
         return Sparse(torch.zeros(0, dtype=torch.int64, device=device), torch.zeros(0, device=device))
 
     def add_to(self, matrix: Float[Tensor, "rows cols"], factor: float = 1.0) -> Float[Tensor, "rows cols"]:
@@ -43,7 +43,7 @@ class Sparse:
 
 
 def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, weights: SideWeights) -> Sparse:
-    """The sparse matrix of `count` entries for a contiguous error, starting from `before`. Overwrites `error`."""
+    """Find the best sparse matrix with `count` entries for a contiguous `error`, starting from `before`. Overwrites `error`."""
     if weights.plain:
         positions = largest_entries(error, count)
         return Sparse(positions, error.view(-1)[positions])
@@ -51,7 +51,7 @@ def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, 
     step = weights.weighted(error).contiguous()  # half the negative gradient
     weights.scale(step, -0.5)
     gain = squared_norm(step)
-    weights.scale(step, -0.5)  # each entry's own optimal step; the joint step is almost twice its optimum
+    weights.scale(step, -0.5)  # optimal step for each entry on its own; next, scaled for a joint step
     step *= OVER_RELAXATION * gain / max(weights.squared_in_float32(step), sys.float_info.min)
     before.add_to(step)
     before.add_to(error)
@@ -62,7 +62,7 @@ def best_entries(error: Float[Tensor, "rows cols"], before: Sparse, count: int, 
 
 
 def _solved(error: Float[Tensor, "rows cols"], start: Sparse, weights: SideWeights) -> Sparse:
-    """The best values at the positions of `start`, by conjugate gradients, diagonally preconditioned. Overwrites `error`."""
+    """Optimise the values at the positions of `start` by preconditioned conjugate gradients. Overwrites `error`."""
     positions = start.positions
     inverse = 1 / weights.diagonal_at(positions, error.shape[1])
     values, residual = start.values, weights.weighted(start.add_to(error, -1.0)).reshape(-1)[positions]

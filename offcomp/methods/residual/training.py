@@ -1,7 +1,7 @@
 """Joint training of all parts of the residual autoencoder: latents, linear decoder, hidden units and sparse part.
 
-The output of the hidden units starts at zero. Training is full-batch Adam with explicit gradients; the positions of the sparse
-part are updated every few steps. The best parts seen are kept.
+The output weights of the hidden units start at zero. Training uses full-batch Adam with hand-written gradients and updates the
+positions of the sparse part every few steps. The best parameters seen during training are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Decoder:
-    """Maps latents (rows, rank) to rows (rows, cols), without the sparse part.
+    """Decoder that maps latents (rows, rank) to a matrix (rows, cols), without the sparse part.
 
     linear      (rank, cols)
     inner       (rank, hidden)
@@ -43,7 +43,7 @@ class Decoder:
 
     @staticmethod
     def new(linear: Float[Tensor, "rank cols"], hidden: int, generator: Generator) -> Decoder:
-        """Random hidden units with zero output weights."""
+        """Create a decoder with random hidden units whose output weights are zero."""
         rank, cols = linear.shape
         inner = torch.randn(rank, hidden, generator=generator) / sqrt(rank)
         bias = torch.randn(hidden, generator=generator)
@@ -71,11 +71,11 @@ class Decoder:
     def error_with(
         self, target: Float[Tensor, "rows cols"], latents: Float[Tensor, "rows rank"], units: Float[Tensor, "rows hidden"]
     ) -> Float[Tensor, "rows cols"]:
-        """The same as `error`, given the hidden activations."""
+        """Like `error`, but with precomputed hidden activations."""
         return torch.addmm(target, latents, self.linear, alpha=-1).addmm_(units, self.outer, alpha=-1)
 
     def in_basis(self, basis: Float[Tensor, "rank rank"]) -> Decoder:
-        """An equivalent decoder for latents Z T⁻¹ instead of Z, given T."""
+        """The equivalent decoder for latents Z T⁻¹, where T is `basis`."""
         return replace(self, linear=(basis @ self.linear.double()).float(), inner=(basis @ self.inner.double()).float())
 
 
@@ -88,9 +88,9 @@ def train(
     steps: int,
     report: Report,
 ) -> tuple[Float[Tensor, "rows rank"], Decoder, list[float]]:
-    """Train latents and decoder jointly, without metrics. The positions of S are updated every few steps.
+    """Train the latents and decoder jointly on the plain squared error, updating the positions of S every few steps.
 
-    Returns the best parts seen, including the start, and the history of root mean square errors.
+    Returns the best latents and decoder seen, which may be the initial ones, and the history of root mean square errors.
     """
     scale = latents.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     latents, decoder = latents / scale, replace(decoder, linear=decoder.linear * scale[:, None])
@@ -126,7 +126,7 @@ def gradients(
 ) -> list[Tensor]:
     """Gradients of half the mean squared error with respect to the latents and the decoder's parameters.
 
-    S absorbs the error of the entries where `absorbed` is true, so they contribute nothing.
+    Entries where `absorbed` is true contribute nothing, since S absorbs their error.
     """
     to_latents, *to_decoder = found = [torch.zeros_like(tensor) for tensor in (latents, *decoder.parameters)]
     tables = (target, latents, absorbed, to_latents)

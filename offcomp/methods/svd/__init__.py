@@ -1,1 +1,1 @@
-"""Truncated SVD, plain or under a metric from calibration text."""
+"""Truncated SVD, either plain or under metrics computed from calibration text."""

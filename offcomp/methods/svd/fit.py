@@ -1,4 +1,4 @@
-"""The truncated SVD under metrics of rows and columns, and its decoders."""
+"""Compute the truncated SVD under row and column metrics, and decode it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from offcomp.numerics.storage import pack
 from offcomp.numerics.svd import low_rank_factors
 
 Metrics = tuple[Metric | None, Metric | None]
-"""Metrics of rows and columns; None stands for the identity."""
+"""Row metric and column metric; None stands for the identity."""
 
 
 def fit(
     method: SVD, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Truncate to this rank. The seed is not used, since the result is unique."""
+    """Truncate to rank `size`. The result is unique, so the seed is not used."""
     metrics: Metrics = (None, None)
     if hints is not None and method.calibrated:
         metrics = group_metrics(hints, method.sources, method.shrinkage, matrix.device)
@@ -32,10 +32,10 @@ def fit(
 
 
 def truncated(method: SVD, metrics: Metrics, matrix: Tensor, rank: int, dtype: str) -> CompressedMatrix:
-    """Store the best matrix of this rank under these metrics."""
+    """Compute and store the best approximation of the given rank under the metrics."""
     target, extra, decode = matrix.float(), {}, low_rank
     if method.preset == "direction":
-        norms = torch.linalg.vector_norm(target, dim=1, dtype=torch.float64).float()  # squares of tiny entries underflow
+        norms = torch.linalg.vector_norm(target, dim=1, dtype=torch.float64).float()  # tiny squares underflow in float32
         target, extra, decode = target / norms.where(norms > 0, torch.inf)[:, None], {"row_norms": norms}, low_rank_directions
     left, right = low_rank_factors(target, rank, *metrics)
     stored = pack({"left": left, "right": right} | extra, dtype)
@@ -43,7 +43,7 @@ def truncated(method: SVD, metrics: Metrics, matrix: Tensor, rank: int, dtype: s
 
 
 def _diagnostics(metrics: tuple[Metric | None, Metric | None], shrinkage: float) -> dict[str, float]:
-    """Condition numbers of the metrics that are not the identity, and their shrinkage."""
+    """Condition numbers of all metrics other than the identity, and the shrinkage."""
     named = {"row_condition": metrics[0], "column_condition": metrics[1]}
     conditions = {name: metric.condition for name, metric in named.items() if metric is not None}
     return conditions | {"shrinkage": shrinkage} if conditions else {}

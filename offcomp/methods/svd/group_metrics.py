@@ -1,20 +1,21 @@
-"""Build the metrics of both sides of a stacked matrix from the statistics of the group's members.
+"""Build the row and column metrics of a stacked matrix from the statistics of its members.
 
-Each member has a row metric and a column metric, in its canonical view (outputs, inputs). For a transposed member the two are
-swapped. In the stacked matrix
+In its canonical view (outputs, inputs), each member has a row metric and a column metric. For a transposed member, the two
+metrics are swapped. In the stacked matrix
 
     rows        have a block-diagonal metric with one block per member, a multiple of the identity for a member without one
     columns     are shared, so their metric is the mean over the members that have one
 
-A second moment is divided by its mean eigenvalue, so that no layer dominates merely because its activations are large, and so
-that moments that are multiples of the identity give the plain SVD. Gradient-based weights are not normalised per member, so
-their relative sizes across members are kept.
+Each second moment is divided by its mean eigenvalue. This prevents a layer from dominating merely because its activations are
+large, and ensures that moments proportional to the identity give the plain SVD. Weights computed from gradients are not
+normalised per member, which preserves their relative sizes across members.
 
-In a mixed group (`stack="residual"`) the inputs of members that read the residual stream are columns, and those of members that
-write to it are rows. With an input metric, the shared columns of all members are therefore weighted by what is read from the
-residual stream, and the rows of members that write to it are weighted by those members' own inputs.
+In a mixed group (`stack="residual"`), members that read from the residual stream have their inputs along the columns, and
+members that write to the residual stream have their inputs along the rows. An input metric therefore weights the shared columns
+by the activations read from the residual stream, and the rows of each writing member by that member's own inputs.
 
-The input of an embedding is a token, so an input metric weights the embedding's rows by each token's frequency in the text.
+The inputs of an embedding are token ids, so an input metric weights each row of the embedding table by the frequency of its
+token in the text.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def group_metrics(
 ) -> tuple[Metric | None, Metric | None]:
     """Metrics of the rows and columns of a stacked matrix, on `device`; None stands for the identity.
 
-    Full row blocks are recomputed for each use, since together they can take several times as much memory as the matrix.
+    Full row blocks are recomputed on each use, because together they can take several times as much memory as the matrix.
 
-    Raises InputError if the hints lack what a source needs.
+    Raises InputError if the hints lack a statistic that a source needs.
     """
     sides = [_sides(hints, index, sources) for index in range(len(hints.heights))]
     down, across = [rows for rows, _ in sides], [columns for _, columns in sides]
@@ -50,7 +51,7 @@ def group_metrics(
 
 @dataclass(frozen=True)
 class _Side:
-    """The rows or the columns of a member, in its canonical view, and where their metric comes from."""
+    """One side (rows or columns) of a member in its canonical view, and the source of its metric."""
 
     hints: Hints
     index: int
@@ -59,11 +60,11 @@ class _Side:
 
     @property
     def is_full(self) -> bool:
-        """Whether the moment is a full matrix (n, n), not just a diagonal (n,)."""
+        """Whether the moment is a full matrix (n, n) rather than a diagonal (n,)."""
         return self.source == "full"
 
     def moment(self) -> Tensor:
-        """The moment or weights of this side, in float64. Raises InputError if the hints lack them."""
+        """The moment or weights of this side, in float64. Raises InputError if the hints lack this statistic."""
         return (_of_rows if self.of_rows else _of_columns)(self.hints.statistics(self.index), self.source)
 
 
@@ -95,7 +96,7 @@ def _of_rows(statistics: Statistics, source: str) -> Tensor:
 def _known(statistic: Tensor | None, name: str) -> Tensor:
     if statistic is None:
         raise InputError(
-            f"the hints have no {name}, which this metric needs; provide calibration text, or choose a different metric"
+            f"the hints have no {name} statistics, which this metric needs; provide calibration text or choose another metric"
         )
     return statistic
 
@@ -106,19 +107,19 @@ def _narrowed(moment: Tensor, source: str) -> Tensor:
 
 
 def _normalised(moment: Tensor) -> Tensor:
-    """A moment divided by its mean eigenvalue, in float64; a zero moment stays zero.
+    """Divide a moment by its mean eigenvalue, in float64; a zero moment stays zero.
 
-    Raises InputError if it is not finite.
+    Raises InputError if the moment is not finite.
     """
     wide = moment.double()
     if num_not_finite(wide):
-        raise InputError("the moments of the calibration text are not finite; check the model's weights")
+        raise InputError("the moments computed on the calibration text are not finite; check the model's weights")
     mean = (wide if wide.ndim == 1 else wide.diagonal()).mean()
     return wide / mean if mean > 0 else wide
 
 
 def _row_metric(sides: Sequence[_Side | None], heights: Sequence[int], shrinkage: float, device: device) -> Metric | None:
-    """The block-diagonal metric of vertically stacked members; members without one get the mean weight of the others."""
+    """The block-diagonal metric of vertically stacked members; members without a metric get the mean weight of the others."""
     if not any(sides):
         return None
     vectors = [side.moment().to(device) if side and not side.is_full else None for side in sides]
@@ -136,7 +137,7 @@ def _row_metric(sides: Sequence[_Side | None], heights: Sequence[int], shrinkage
 
 
 def _column_metric(sides: Sequence[_Side | None], shrinkage: float, device: device) -> Metric | None:
-    """The metric of the shared columns: the mean over the members."""
+    """The metric of the shared columns, which is the mean over all members that have a column metric."""
     known = [side for side in sides if side]
     if not known:
         return None

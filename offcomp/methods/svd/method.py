@@ -2,9 +2,10 @@
 
     minimise ‖R^½ (W - A B) C^½‖_F over A (rows, rank), B (rank, cols)
 
-Stored: A and B, rank · (rows + cols) parameters; with preset "direction" also the row norms, rank · (rows + cols) + rows. Below
-the break-even rank this is less than the matrix itself; above it the matrix stays dense. The squared error under the metrics is
-the tail of the spectrum, Σ_{j > rank} σ_j² (Eckart and Young 1936). W is (outputs, inputs), as in PyTorch; R and C are
+Storing A and B takes rank · (rows + cols) parameters; the preset "direction" also stores the row norms, which makes rank ·
+(rows + cols) + rows parameters. Below the break-even rank, this is less than the matrix itself; above it, the matrix is stored
+dense. The squared error under the metrics is the tail of the spectrum, Σ_{j > rank} σ_j² (Eckart and Young 1936). W has shape
+(outputs, inputs), as in PyTorch. R and C are
 
     preset            R                  C                 source
     plain             1                  1                 Eckart and Young, Psychometrika 1936
@@ -15,16 +16,17 @@ the tail of the spectrum, Σ_{j > rank} σ_j² (Eckart and Young 1936). W is (ou
     whitened          1                  mean x xᵀ         Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR 2025
     two_sided         mean g gᵀ          mean x xᵀ         the K-FAC quadratic (Martens and Grosse, ICML 2015)
 
-where x are the inputs, g the gradients at the outputs, F the mean over texts of the squared gradient of the log-likelihood (per
-text, never the square of a batch mean), and S the same for the absolute gradient. The FWSVD paper writes y = x W, so its "rows"
-are inputs; this is `fwsvd_columns`. The official code of Banaei et al. weights the rows of PyTorch's W (`fwsvd_rows`). For
-absolute gradients it multiplies a row by Σ_j S_ij, which is the square of our R.
+Here, x denotes the inputs and g the gradients at the outputs. F is the mean over texts of the squared gradient of the
+log-likelihood, squared for each text separately and not for a whole batch. S is the mean over texts of the absolute gradient.
+The FWSVD paper writes y = x W, so its "rows" are inputs, which corresponds to `fwsvd_columns`. The official code of Banaei et
+al. weights the rows of PyTorch's W (`fwsvd_rows`). For absolute gradients, it multiplies each row by Σ_j S_ij, which is
+equivalent to squaring our R.
 
-Preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2021) truncates the matrix of unit rows u_i and then
-restores the length of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i onto the span of B,
-this maximises Σ_i cos²(w_i, ŵ_i) exactly. Zero rows stay zero.
+The preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2021) truncates the matrix of unit rows u_i and
+then restores the length of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i onto the row
+space of B, this maximises Σ_i cos²(w_i, ŵ_i) exactly. Zero rows stay zero.
 
-The SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD with the number of iterations chosen on test
+The SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
 perplexity.
 """
 
@@ -47,9 +49,9 @@ PRESETS = {
     "whitened": ("none", "full"),
     "two_sided": ("full", "full"),
 }
-"""Preset -> sources of a weight's row metric and column metric."""
+"""Preset -> (source of the row metric, source of the column metric) of each weight matrix."""
 PRESET_HELP = (
-    "What is minimised: weight error (plain); angle of each row (direction); weight error weighted by Fisher information of "
+    "Error to minimise: weight error (plain); angle of each row (direction); weight error weighted by Fisher information of "
     "outputs (fwsvd_rows, official code) or of inputs (fwsvd_columns, FWSVD paper), by absolute gradients (l1_sensitivity) "
     "or by mean absolute inputs (asvd); output error (whitened); output error weighted by gradients (two_sided)."
 )
@@ -70,14 +72,14 @@ class SVD(Method):
     row_metric: str = field(
         default="preset",
         metadata={
-            "help": "Metric of each weight's rows (its outputs): the preset's, none, or from gradients at the outputs.",
+            "help": "Metric for the rows (outputs) of each weight: as in the preset, none, or second moments of the gradients.",
             "choices": SIDE_CHOICES,
         },
     )
     column_metric: str = field(
         default="preset",
         metadata={
-            "help": "Metric of each weight's columns (its inputs): the preset's, none, or from second moments of the inputs.",
+            "help": "Metric for the columns (inputs) of each weight: as in the preset, none, or second moments of the inputs.",
             "choices": SIDE_CHOICES,
         },
     )
@@ -91,17 +93,17 @@ class SVD(Method):
 
     @property
     def sources(self) -> tuple[str, str]:
-        """The sources of the row and column metrics: the preset's, unless overridden."""
+        """The sources of the row and column metrics, as set by the preset unless overridden."""
         chosen = (self.row_metric, self.column_metric)
         rows, columns = (own if own != "preset" else given for own, given in zip(chosen, PRESETS[self.preset], strict=True))
         return rows, columns
 
     @property
     def calibrated(self) -> bool:
-        """Whether a metric comes from calibration text."""
+        """Whether either metric is computed from calibration text."""
         return self.sources != ("none", "none")
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """The two factors of rank `size`, and the row norms with preset "direction"."""
+        """The two factors of rank `size`, and the row norms for the preset "direction"."""
         factors = {"left": (rows, size), "right": (size, cols)}
         return factors | {"row_norms": (rows,)} if self.preset == "direction" else factors

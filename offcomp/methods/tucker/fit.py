@@ -1,4 +1,4 @@
-"""Higher-order SVD and orthogonal iteration, and the decoder."""
+"""Compute a Tucker decomposition by higher-order SVD and orthogonal iteration, and decode it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from offcomp.numerics.svd import leading_eigenvectors, low_rank_factors
 def fit(
     method: Tucker, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Decompose at this rank. The seed is not used, since nothing is random."""
+    """Decompose at rank `size`. The method is deterministic, so the seed is not used."""
     rows, cols = matrix.shape
     sides = method.tensor_sides(rows, cols)
     samples = matrix.float()
@@ -29,16 +29,17 @@ def fit(
     core, factors = _decompose((samples / scale).reshape(sides), [ranks[mode] for mode in modes], modes, method.iterations)
     tensors = dict(zip(("mixing", "left", "right")[-len(modes) :], factors, strict=True))
     tensors["core"] = (core * scale).reshape(-1, core.shape[2])
-    share = tensors["core"].abs().max().clamp_min(1e-37) ** (1 / 3)  # so that all three fit a narrow storage dtype
+    share = tensors["core"].abs().max().clamp_min(1e-37) ** (1 / 3)  # so that all three tensors fit a narrow storage dtype
     tensors |= {"core": tensors["core"] / share**2, "left": tensors["left"] * share, "right": tensors["right"] * share}
     stored = pack({name: tensors[name] for name in method.tensor_shapes(rows, cols, size)}, budget.dtype)
     return CompressedMatrix(stored, tucker_product, size)
 
 
 def _decompose(tensor: Tensor, ranks: list[int], modes: tuple[int, ...], iterations: int) -> tuple[Tensor, list[Tensor]]:
-    """(core, factors along `modes`) of a tensor; each factor in turn is optimised with the others fixed.
+    """Decompose a tensor into (core, factors along `modes`), optimising one factor at a time with the others fixed.
 
-    A factor of full rank loses nothing, so it is never updated. With only one truncated factor the start is already optimal.
+    A full-rank factor loses nothing and is therefore never updated. If only one factor is truncated, the initial factors are
+    already optimal.
     """
     wanted = dict(zip(modes, ranks, strict=True))
     factors = {mode: _leading_vectors(tensor, mode, rank) for mode, rank in wanted.items()}
@@ -60,14 +61,14 @@ def tucker_product(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _projected(tensor: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
-    """Multiply a three-mode tensor by the transposed factor of each mode that has one."""
+    """Multiply a three-mode tensor by the transposed factors along their modes."""
     for mode in sorted(factors, reverse=True):
         tensor = torch.tensordot(tensor, factors[mode], ([mode], [0])).movedim(-1, mode)
     return tensor
 
 
 def _leading_vectors(tensor: Tensor, mode: int, count: int) -> Tensor:
-    """Leading left singular vectors of an unfolding (side, rest), via the smaller Gram matrix in float64."""
+    """Leading left singular vectors of the unfolding along `mode`, via the smaller Gram matrix in float64."""
     unfolding = tensor.movedim(mode, 0).flatten(1)
     side, rest = unfolding.shape
     if side <= rest:
