@@ -80,8 +80,7 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
         )
     if run.result["model"].get("reads") != original.reads:
         raise InputError(
-            f"the files of {original.model} have changed since run {run.id} compressed it; "
-            "restore the files, or run the plan again"
+            f"{original.model} has changed since run {run.id} compressed it; restore its files, or run the plan again"
         )
     return run.result
 

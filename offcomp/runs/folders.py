@@ -78,7 +78,7 @@ class Run:
         try:
             last_line = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         except (OSError, IndexError):
-            return "the worker exited without a result or any output; run the plan again"
+            return "the worker exited without a result or output; run the plan again"
         return f"the worker exited without a result; run the plan again. Last line of the log: {last_line}"
 
 

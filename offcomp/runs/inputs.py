@@ -42,7 +42,7 @@ TITLES = {
 
 
 def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
-    """The inputs of a plan as JSON values.
+    """Return the inputs of a plan as JSON values.
 
     model    the identity of all files that are read from the model (`ModelInfo.reads`)
     """
@@ -63,7 +63,7 @@ def run_id(plan: Plan, inputs: Mapping[str, Any]) -> str:
 
 
 def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None:
-    """Raise RunError unless the loaded model and the files now on disk match the inputs of a run."""
+    """Raise RunError unless the loaded model and the files currently on disk match the inputs of a run."""
     try:
         identity = identity_of(info.model)
     except ModelError:  # missing or partially written

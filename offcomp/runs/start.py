@@ -4,8 +4,8 @@
     runs/.ID.former            the folder of the previous run with the same id, until the new run has replaced it
 
 Other processes therefore never see a partial run or a run without a worker. If any step fails, the previous run is restored and
-nothing else is left behind. Hold the `store_lock` while changing run folders. Leftovers of killed processes are removed when the
-next run starts. This module does not import torch.
+nothing else is left behind. Hold the `store_lock` while changing run folders. Leftovers of killed processes are removed when
+the next run starts. This module does not import torch.
 """
 
 from __future__ import annotations

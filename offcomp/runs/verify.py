@@ -63,7 +63,7 @@ def verify(folder: Path, original: str | None = None) -> list[Check]:
     """
     manifest = read_manifest(folder)
     damaged = file_faults(folder, manifest)
-    files = Check("files", f"size and checksum of {len(manifest.files)} files", [f"{name} {damaged[name]}" for name in damaged])
+    files = Check("files", f"{len(manifest.files)} files (size and checksum)", [f"{name} {damaged[name]}" for name in damaged])
     ledger = Check("ledger", f"{manifest.num_bytes:,} bytes of tensors", total_faults(manifest))
     contents = _Contents(folder, manifest, original)
     for group in manifest.groups:
@@ -225,7 +225,7 @@ class _Contents:
             if path not in actual:
                 self.dense.faults.append(f"{path} is missing")
             elif path not in reported and not _same(expected, actual[path], tolerances.get(path, 0.0)):
-                self.dense.faults.append(f"{path} differs from the original, although no group compresses it")
+                self.dense.faults.append(f"{path} differs from the original although no group compresses it")
 
 
 def _same(expected: Tensor, actual: Tensor, tolerance: float) -> bool:

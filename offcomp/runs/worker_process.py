@@ -204,9 +204,7 @@ def _slot_count() -> int:
     """The maximum number of concurrent runs. Raises InputError if OFFCOMP_SLOTS is invalid."""
     value = os.environ.get("OFFCOMP_SLOTS", "1")
     if not SLOTS.fullmatch(value.strip()):
-        raise InputError(
-            f"OFFCOMP_SLOTS is {value[:40]!r}; set it to the number of concurrent runs (1 to 999), or unset it"
-        )
+        raise InputError(f"OFFCOMP_SLOTS is {value[:40]!r}; set it to the number of concurrent runs (1 to 999), or unset it")
     return int(value)
 
 

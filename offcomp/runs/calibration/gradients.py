@@ -1,10 +1,10 @@
 """Per-text gradients of the log-likelihood with respect to weights, and second moments of the gradients at module outputs.
 
-For each text, the gradient with respect to W is G = Σ_t g_t x_tᵀ, summed over the tokens t, where g is the gradient at the output
-of W and x is the input. The texts in a batch are independent, so one backward pass through the summed log-likelihoods yields all
-g, and G is then computed for each text. The Fisher information is the mean of the squared G rather than the squared mean. If a
-module is used several times (shared layers), the gradients of all uses are summed before squaring. For an embedding tied to a
-head, only its use as an embedding counts.
+For each text, the gradient with respect to W is G = Σ_t g_t x_tᵀ, summed over the tokens t, where g is the gradient at the
+output of W and x is the input. The texts in a batch are independent, so one backward pass through the summed log-likelihoods
+yields all g, and G is then computed for each text. The Fisher information is the mean of the squared G rather than the squared
+mean. If a module is used several times (shared layers), the gradients of all uses are summed before squaring. For an embedding
+tied to a head, only its use as an embedding counts.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class GradientSums:
             self.row_moment.addmm_(vectors.T, vectors)
 
     def means(self) -> dict[str, Tensor]:
-        """The means of the requested statistics. Call this only once: it overwrites the sums. Raises InputError for empty sums."""
+        """The means of the requested statistics. Call this only once: it overwrites the sums.
+
+        Raises InputError if no gradient was added.
+        """
         if not (self.num_texts or self.num_tokens):
             raise InputError(
                 f"no gradient reaches {self.spec.name}, so its metric cannot be computed; use a different module or metric"

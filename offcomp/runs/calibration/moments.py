@@ -161,7 +161,7 @@ class MomentSums:
         self._tokens[spec] = self._tokens.get(spec, 0) + tokens
 
     def means(self, spec: ModuleSpec) -> InputMoments:
-        """The means of a module. Call this only once: it overwrites the sums. Raises InputError if no token reached the module."""
+        """The means of a module. Call this only once: it overwrites the sums. Raises InputError if no token was added."""
         tokens, weight = self._tokens.get(spec, 0), self._weight.get(spec) or 1.0
         if tokens == 0:
             raise InputError(f"no token of the calibration text reaches {spec.name}; choose a different module or longer texts")
@@ -180,7 +180,7 @@ def sum_moments(
 
 
 def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> dict[ModuleSpec, ModuleSpec]:
-    """Map each module to the first module with the same input tensor (for example, a layer's query, key and value share one)."""
+    """Map each module to the first module with the same input tensor (for example, that of query, key and value)."""
     seen: dict[int, tuple[ModuleSpec, Tensor]] = {}  # keeps the tensors alive, so ids stay unique
     first: dict[ModuleSpec, ModuleSpec] = {}
 

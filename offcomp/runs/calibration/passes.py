@@ -45,7 +45,7 @@ class Calibration:
             large enough to dominate all other tokens.
         weighting: "output" weights each token by 1 / ‖output of the module‖², since the normalisation that follows
             equalises the tokens; "equal" is the plain mean used in the papers.
-        rows: row counts of the file that the texts were read from, for the run's record.
+        rows: row counts of the source that the texts were read from, for the run's record.
         cache_bytes: budget for cached statistics in bytes, raised to half the size of a group's matrix if that is larger.
         ahead: the modules of all groups. Each pass over the text gathers statistics for as many modules as fit in the cache,
             where they are kept across groups. If `ahead` is empty, statistics are dropped once a group no longer needs them.
@@ -179,7 +179,7 @@ class Calibration:
         return () if self._is_changed else self._ahead
 
     def _first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:
-        """A statistic of the first module, either cached or gathered along with statistics that are likely to be needed next."""
+        """A statistic of the first module, either cached or gathered along with others that are likely to be needed next."""
         if (specs[0], name) not in self._kept:
             missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self._kept]
             sizes = accumulate(_num_bytes(spec, name) for spec in missing)
