@@ -70,7 +70,7 @@ class OpenTask:
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
     def prepare(self, report: Report = ignore_progress) -> Arrays:
-        """Return the original's predictions, computed or cached. On the first call, the model must still have its original weights."""
+        """The original's predictions, computed or cached. On the first call, the model must still have its original weights."""
         if self._reference is not None:
             return self._reference
         info = self._loaded.info

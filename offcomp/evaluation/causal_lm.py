@@ -31,8 +31,11 @@ TRIED_TOKENS = 16
 
 
 class CausalLM(TokenTask):
-    """See the module docstring. `reference` and `predict` return `loss` (tokens,) in nats and `correct` (tokens,) for the
-    scored tokens, and `continuations` (openings, new tokens)."""
+    """See the module docstring.
+
+    `reference` and `predict` return `loss` (tokens,) in nats and `correct` (tokens,) for the scored tokens, and
+    `continuations` (openings, new tokens).
+    """
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         tokenizer = tokenizer_of(loaded)

@@ -36,7 +36,7 @@ FALSE_ALARMS = 0.001  # a correct order is rejected in at most one case in a tho
 
 
 class Head(Evaluator):
-    """See the module docstring. `reference` and `predict` return `probabilities` (examples, classes), ordered as in the data."""
+    """See the module docstring. `reference` and `predict` return the `probabilities` (examples, classes)."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._loaded, self._data = loaded, data

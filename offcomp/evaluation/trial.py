@@ -22,7 +22,7 @@ def check_fits(loaded: LoadedModel, task: Task) -> None:
 
 
 def check_runs(loaded: LoadedModel, data: TaskData) -> None:
-    """Check that the model accepts the first example and returns the outputs that the task family requires. Raises TaskError."""
+    """Check that the model accepts the first example and returns outputs that suit the task family. Raises TaskError."""
     task = data.task
     columns = text_columns(data.splits["test"].select([0]))
     read = columns if task.kind.needs else columns[:1]  # each text is embedded separately

@@ -80,7 +80,8 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
         )
     if run.result["model"].get("reads") != original.reads:
         raise InputError(
-            f"{original.model} has changed since run {run.id} compressed it; restore its files, or run the plan again"
+            f"{original.model} is no longer the model that run {run.id} compressed: its files have changed; "
+            "restore the files, or run the plan again"
         )
     return run.result
 
