@@ -1,4 +1,4 @@
-"""Tasks that compare an original and a compressed model on the same examples."""
+"""Evaluation tasks that compare an original and a compressed model on the same examples."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ EVALUATORS: Mapping[str, Callable[[LoadedModel, TaskData], Evaluator]] = {
 """Task family -> its evaluator."""
 
 ANSWERS = 4
-"""Version of the cached outputs. Increment it when their content or last digits change; older files are then ignored."""
+"""Version of the cached outputs. Increment it if the outputs change, even in the last digits; older files are then ignored."""
 
 
 class OpenTask:
-    """A task opened for an original model.
+    """A task prepared for an original model.
 
-    The examples are tokenised once and the original's predictions cached, so that each comparison needs only one pass.
+    The examples are tokenised once and the original's predictions are cached, so each comparison requires only one pass.
     """
 
     def __init__(self, task: Task, loaded: LoadedModel, data: TaskData, cache: Path | None):
@@ -66,11 +66,11 @@ class OpenTask:
 
     @property
     def guessed(self) -> dict[str, str]:
-        """Task column -> data column, for columns matched neither by the task's settings nor by an identical name."""
+        """Task column -> data column, for guessed matches (not specified by the task and not identical in name)."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
     def prepare(self, report: Report = ignore_progress) -> Arrays:
-        """The original's predictions, cached or computed. On the first call, the model must still have its original weights."""
+        """The original's predictions, computed or cached. On the first call, the model must still have its original weights."""
         if self._reference is not None:
             return self._reference
         info = self._loaded.info
@@ -85,7 +85,7 @@ class OpenTask:
         return reference
 
     def original(self) -> dict[str, Any]:
-        """Score of the original alone as JSON values: metric, direction, value, standard_error, n, baseline."""
+        """Scores of the original model alone, as JSON values: metric, direction, value, standard_error, n, baseline."""
         result = self._compared(self._evaluator, self.prepare())
         shared = {name: result[name] for name in ("metric", "direction", "baseline", "note", "labels") if name in result}
         secondary = {"also": original_scores(result["also"])} if "also" in result else {}
@@ -94,7 +94,7 @@ class OpenTask:
     def compare(self, report: Report = ignore_progress, *, model: LoadedModel | None = None) -> dict[str, Any]:
         """Compare the current model (or `model`, using the original's tokenizer) with the original. Returns JSON values.
 
-        Raises TaskError if `model` cannot do the task.
+        Raises TaskError if `model` cannot perform the task.
         """
         evaluator = self._evaluator
         if model is not None:
@@ -105,16 +105,16 @@ class OpenTask:
         return self._compared(evaluator, evaluator.predict(self.prepare(), report)) | self._context(evaluator)
 
     def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
-        """The comparison with the original, including the task's secondary metrics."""
+        """Compare predictions with the original, including the task's secondary metrics."""
         reference = self.prepare()
         secondary = {"also": secondary_metrics(self._data, reference, predictions)} if self.task.also else {}
         return evaluator.compare(reference, predictions) | secondary
 
     def _context(self, evaluator: Evaluator) -> dict[str, Any]:
-        """The context of the scores: the examples, and how the model read them.
+        """Context for interpreting the scores: the examples, and how the model reads them.
 
-        cut         how many texts were truncated, out of how many, and to how many tokens; absent if none were
-        embedding   a description of how hidden states became a sentence embedding
+        cut         the number of truncated texts, their total and the token limit; absent if no text was truncated
+        embedding   a description of how hidden states are turned into a sentence embedding
         probe       version of the probe, if there is one
         """
         task, data = self.task, self._data
@@ -136,7 +136,7 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
     cache    folder for the original's predictions, keyed by the contents of the model and the examples
 
-    Raises TaskError if the model cannot do the task or the examples cannot be read.
+    Raises TaskError if the model cannot perform the task or the examples cannot be read.
     """
     check_fits(loaded, task)
     if task.family == "head":
@@ -148,7 +148,7 @@ def open_task(task: Task, loaded: LoadedModel, *, seed: int = 0, cache: Path | N
 
 
 def _cached(file: Path) -> Arrays | None:
-    """The arrays in a cache file, or None if it is missing or damaged."""
+    """Read the arrays in a cache file; None if the file is missing or damaged."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -157,7 +157,7 @@ def _cached(file: Path) -> Arrays | None:
 
 
 def _write_cache(file: Path, arrays: Arrays) -> None:
-    """Write the arrays to the cache. A failure is ignored, since the arrays can be computed again next time."""
+    """Write the arrays to the cache. Failures are ignored, since the arrays can be recomputed next time."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
     with suppress(StorageError):

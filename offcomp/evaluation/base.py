@@ -1,4 +1,4 @@
-"""The interface shared by all task families: their examples, and the steps from a model to a comparison.
+"""The interface of all task families: their examples and the steps from a model to a comparison.
 
 data = read(task)                              # offcomp.evaluation.data
 evaluator = Probe(loaded, data)                # tokenises, once
@@ -34,9 +34,9 @@ class TaskData:
     splits      `test`, and also `train` and `validation` if the family trains a probe. Columns are `text`, or both `sentence1`
                 and `sentence2`; plus `label` (a ClassLabel) or `score` (float) if the family has a target
     digest      twelve hexadecimal digits that identify the content of all splits
-    tested_on   the source split used as `test` ("test", or "validation" if the test split has no public answers)
-    rows        how many source rows were read, how many were used, and why the rest were not; None if unknown
-    columns     task column -> the source column that it was taken from
+    tested_on   the source split used for testing ("test", or "validation" if the test split has no public answers)
+    rows        how many source rows were read and used, and why other rows were left out; None if unknown
+    columns     task column -> source column
     """
 
     task: Task
@@ -47,7 +47,7 @@ class TaskData:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def answers(self, split: str = "test") -> NDArray[Any]:
-        """The true class index or score of each example of a split."""
+        """The true class index or score of each example in a split."""
         return np.array(self.splits[split][self.task.kind.target])
 
     @property
@@ -62,24 +62,24 @@ class TaskData:
 
 
 def text_columns(split: Dataset) -> list[list[str]]:
-    """The texts of a split, or the first and the second sentences of its pairs."""
+    """The text column of a split, or both sentence columns if the examples are pairs."""
     names = ("text",) if "text" in split.column_names else ("sentence1", "sentence2")
     return [list(split[name]) for name in names]
 
 
 class Evaluator(Protocol):
-    """One task on one model. The weights of `loaded.model` may change between calls; its tokenizer and architecture may not."""
+    """A task applied to a model, whose weights may change between calls but whose tokenizer and architecture may not."""
 
     def details(self) -> dict[str, Any]:
-        """Context needed to interpret a score, as JSON values: `cut`, `embedding`, `probe`; see `OpenTask`."""
+        """Context for interpreting a score, as JSON values: `cut`, `embedding`, `probe`; see `OpenTask`."""
         return {}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """Outputs of the original model, and anything fitted on it (a probe). Raises TaskError if values are not finite."""
+        """Outputs of the original model, and anything fitted to them (a probe). Raises TaskError if any is not finite."""
         ...
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
-        """Outputs of the current model on the test split; by default, whatever `reference` returns."""
+        """Outputs of the current model on the test split; by default, computed by `reference`."""
         return self.reference(report)
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Batches of tokenised texts: texts are tokenised once and grouped by length to minimise padding."""
+"""Batches of texts, which are tokenised once and grouped by length to minimise padding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_TOKENS = 256
 
 
 def tokenizer_of(loaded: LoadedModel) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token. Raises TaskError if there is no tokenizer or it cannot pad."""
+    """The model's tokenizer. Raises TaskError if the model has no tokenizer or the tokenizer has no padding token."""
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise TaskError(f"{loaded.info.model} has no tokenizer, so no task can run; add tokenizer.json or remove the tasks")
@@ -34,14 +34,14 @@ def tokenizer_of(loaded: LoadedModel) -> PreTrainedTokenizerBase:
 
 
 def declared_limit(loaded: LoadedModel, modules: SentenceModules) -> int:
-    """Maximum tokens per text: the folder's own limit, or else the tokenizer's, capped by the position embeddings."""
+    """Maximum tokens per text, as set in the model's folder or tokenizer and supported by the position embeddings."""
     limits = [modules.max_tokens or tokenizer_of(loaded).model_max_length, position_limit(loaded.model)]
     return int(min(limit for limit in limits if limit is not None))
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Tokenised texts. `rows[i]` (batch,) are the indices of the texts in `inputs[i]`; each tensor is (batch, tokens).
+    """Tokenised texts. `rows[i]` (batch,) contains the indices of the texts in `inputs[i]`, whose tensors are (batch, tokens).
 
     `cut` (texts,) marks the texts (or pairs) that had more than `limit` tokens and were truncated.
     """
@@ -53,12 +53,12 @@ class Batches:
     limit: int
 
     def cut_figures(self, indices: NDArray[np.integer] | None = None) -> dict[str, int]:
-        """How many texts (by default all) are truncated, out of how many, and to how many tokens; empty if none are."""
+        """The number of truncated texts among `indices` (default: all), their total and the token limit; empty if none."""
         cut = self.cut if indices is None else self.cut[indices]
         return {"texts": int(cut.sum()), "of": cut.size, "tokens": self.limit} if cut.any() else {}
 
     def on(self, loaded: LoadedModel, report: Report) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
-        """Yield each batch on the model's device, in inference mode; progress is reported after each."""
+        """Yield each batch on the model's device, in inference mode; progress is reported after each batch."""
         done = 0
         for rows, inputs in zip(self.rows, self.inputs, strict=True):
             with torch.inference_mode():
@@ -78,7 +78,7 @@ def batches(
     encoded, cut = _encoded(tokenizer, first, second, limit)
     check_known(loaded.model, [*encoded["input_ids"], [tokenizer.pad_token_id]])
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    order = np.argsort(-lengths, kind="stable")  # longest first, so that any out-of-memory error occurs at once
+    order = np.argsort(-lengths, kind="stable")  # longest first, so that any out-of-memory error occurs early
     rows = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     inputs = [{name: _padded(values, batch, fill.get(name, 0)) for name, values in encoded.items()} for batch in rows]
@@ -88,7 +88,7 @@ def batches(
 def _encoded(
     tokenizer: PreTrainedTokenizerBase, first: Sequence[str], second: Sequence[str] | None, limit: int
 ) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:
-    """Encode each text in full, and again with truncation if it is too long. Also returns which texts were truncated."""
+    """Encode texts in full, then truncate those that are too long. Also returns a mask of the truncated texts."""
     encoded = dict(encode(tokenizer, first, text_pair=second, verbose=False))
     long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
     if long:
@@ -101,5 +101,5 @@ def _encoded(
 
 
 def _padded(values: list[list[int]], batch: NDArray[np.int64], fill: int) -> Tensor:
-    """The values of one batch, padded on the right (batch, tokens)."""
+    """Pad the values of a batch on the right. Returns (batch, tokens)."""
     return pad_sequence([torch.tensor(values[i]) for i in batch], batch_first=True, padding_value=fill)

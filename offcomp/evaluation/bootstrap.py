@@ -1,4 +1,4 @@
-"""Uncertainty of the difference between two models' scores on the same examples: power and resampling. No models are needed.
+"""Uncertainty of the difference between two models' scores on the same examples, from power analysis and resampling.
 
 accuracies      the power formula of Miettinen and Connor, which, like McNemar's test and Tango's interval in
                 `offcomp.numerics`, depends only on the number of examples that exactly one of the two models gets right
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
     Counts = NDArray[np.floating[Any]]
     Statistic = Callable[[Counts], Counts]
-    """Counts (draws, examples) -> scores (2, draws): the original's and the compressed model's, from the same draws."""
+    """Counts (draws, examples) -> scores (2, draws) of the original and the compressed model on the same draws."""
 
 Z_POWER = float(norm.ppf(0.8))  # power 80 %
 DRAWS = 1000
@@ -30,9 +30,9 @@ CELLS = 100_000  # maximum entries in a table of counts, to limit memory
 
 
 def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
-    """The smallest true difference between two accuracies that n examples detect with 80 % power; None if there is none.
+    """The smallest true difference in accuracy that can be detected with 80 % power on n examples; None if none can.
 
-    McNemar's two-sided test at the 5 % level has that power when d, the share of examples that only one model gets right, and
+    McNemar's two-sided test at the 5 % level has this power when d, the share of examples that only one model gets right, and
     the difference satisfy  difference √n = z₁ √d + z₂ √(d − difference²)  (Miettinen 1968, Biometrics 24:339; Connor 1987,
     Biometrics 43:207), so  difference = k √d  with  k = (z₁ √n + z₂ √(n + z₂² − z₁²)) / (n + z₂²).  A difference cannot exceed
     d, so if too few examples flipped, the result is the difference that equals d:  k².
@@ -47,7 +47,7 @@ def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
 
 @dataclass(frozen=True)
 class Spread:
-    """Bootstrap results for two scores. All are None if there are fewer than two examples; the last also if nothing varies.
+    """Bootstrap results for two scores. All are None for fewer than two examples; so is a smallest difference of 0.
 
     standard_errors         of the original's and the compressed model's scores
     interval                95 % interval of compressed minus original
@@ -60,10 +60,11 @@ class Spread:
 
 
 def bootstrap(statistic: Statistic, n: int, seed: int = 0) -> Spread:
-    """The spread of two scores over resamples of the n examples, drawn with replacement.
+    """Estimate the spread of two scores by resampling n examples with replacement.
 
-    The interval uses percentiles of the differences, widened for small n just as a t interval is wider than a normal one
-    (Hesterberg 2015, The American Statistician 69:371, "expanded percentile"); standard errors are widened likewise.
+    The interval is based on percentiles of the differences and is widened for small n, just as a t interval is wider than a
+    normal interval (Hesterberg 2015, The American Statistician 69:371, "expanded percentile"). Standard errors are widened
+    in the same way.
     """
     if n < 2:
         return Spread()
@@ -78,7 +79,7 @@ def bootstrap(statistic: Statistic, n: int, seed: int = 0) -> Spread:
 
 
 def draws(n: int, seed: int) -> Iterator[Counts]:
-    """Yield how often each of n examples occurs in each resample, as tables (some draws, n) with DRAWS rows in total."""
+    """Yield the counts of n examples in each resample, as tables (draws, n) with DRAWS rows in total."""
     generator = np.random.default_rng(seed)
     at_once = max(1, CELLS // n)
     for start in range(0, DRAWS, at_once):
@@ -88,9 +89,9 @@ def draws(n: int, seed: int) -> Iterator[Counts]:
 
 
 def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Counts) -> Counts:
-    """Spearman correlation of each set of predictions (examples,) with the truth, example i counted counts[:, i] times.
+    """Spearman correlation of each set of predictions (examples,) with the truth; example i counts `counts[:, i]` times.
 
-    Returns (predictions, draws) in the precision of `counts`; 0 if either side is constant.
+    Returns (predictions, draws) in the dtype of `counts`. The correlation with constant values is defined as 0.
     """
     expected = _centred_ranks(truth, counts)
     spread = np.einsum("di,di,di->d", counts, expected, expected)
@@ -104,7 +105,7 @@ def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Coun
 
 
 def _centred_ranks(values: Vector, counts: Counts) -> Counts:
-    """Ranks (draws, examples) minus their mean; ties share their average rank."""
+    """Ranks (draws, examples) minus their mean. Tied values share their average rank."""
     _, tie, sizes = np.unique(values, return_inverse=True, return_counts=True)
     cumulative = counts.take(np.argsort(tie, kind="stable"), axis=1).cumsum(1, dtype=counts.dtype)
     if len(sizes) < len(values):

@@ -1,13 +1,14 @@
 """Next-token prediction: the perplexity of a causal language model on texts.
 
 Each text is scored separately, after any special tokens that the tokenizer prepends. A text longer than `context` is read in
-overlapping windows that advance by `stride`; each window scores the tokens that no earlier window has scored. With a stride
-shorter than the context, every token but the first is scored once, with at least `context - stride` tokens of context if the
-text has them (the procedure of https://huggingface.co/docs/transformers/perplexity). With a stride equal to the context the
-windows are disjoint, and the first token of each is not scored. Perplexity is exp(mean negative log-likelihood in nats) over
-the scored tokens. It depends on context, stride and tokenizer; it would be lower if the whole corpus were joined into one text.
+overlapping windows that advance by `stride`; each window scores only tokens that no earlier window has scored. If the stride is
+shorter than the context, every token but the first is scored once, with at least `context - stride` tokens of context where
+available (the procedure described at https://huggingface.co/docs/transformers/perplexity). If the stride equals the context,
+the windows are disjoint and the first token of each window is not scored. Perplexity is exp(mean negative log-likelihood in
+nats) over the scored tokens. It depends on the context, stride and tokenizer, and would be lower if the whole corpus were
+joined into a single text.
 
-`continuations` shows how the original and the compressed model continue the same openings.
+The result also shows how the original and the compressed model continue the same openings (`continuations`).
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ TRIED_TOKENS = 16
 
 
 class CausalLM(TokenTask):
-    """See the module docstring. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,) of the scored
-    tokens, and `continuations` (openings, new tokens)."""
+    """See the module docstring.
+
+    `reference` and `predict` return `loss` (tokens,) in nats and `correct` (tokens,) for the scored tokens, and
+    `continuations` (openings, new tokens).
+    """
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         tokenizer = tokenizer_of(loaded)
         settings = dict(data.task.settings)
         context, stride = settings["context"], settings["stride"]
         if not 1 <= stride <= context or context < 2:
-            raise TaskError(f"stride must be between 1 and context, and context at least 2; they are {stride} and {context}")
+            raise TaskError(f"stride must be from 1 to context, and context at least 2, but they are {stride} and {context}")
         settings["context"] = longest_text(loaded.model, context)
         settings["stride"] = min(stride, settings["context"])
         before, _ = special_tokens_around(tokenizer, data.texts)
@@ -51,17 +55,17 @@ class CausalLM(TokenTask):
         self.continuations = Continuations(loaded, encoded, before)
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """Losses and correctness of the original for each token, and its continuations of the openings."""
+        """Per-token losses and correctness of the original model, and its continuations of the openings."""
         return {**super().reference(report), "continuations": self.continuations.write(self._gathers)}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Perplexities and the paired comparison, and both continuations of each opening."""
+        """Perplexities, their paired comparison, and both continuations of each opening."""
         written = self.continuations.compare(reference["continuations"], predictions["continuations"])
         return super().compare(reference, predictions) | {"continuations": written}
 
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Start, end and first scored token of each window over `length` tokens."""
+    """Yield the start, end and first scored token of each window over `length` tokens."""
     scored = 0
     for start in range(0, length, stride):
         end = min(start + context, length)
@@ -72,7 +76,7 @@ def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, 
 
 
 def _rows(text: int, ids: list[int], before: int, context: int, stride: int) -> Iterator[Row]:
-    """The windows of one text that begins with `before` special tokens, which are not scored."""
+    """Yield the windows of a text. Its first `before` tokens are special tokens and are not scored."""
     for start, end, first in windows(len(ids), context, stride):
         targets = range(max(first, before), end)
         if targets:

@@ -1,4 +1,4 @@
-"""Compare two sets of predictions on the same examples: scores with their uncertainty, and what changed.
+"""Compare two sets of predictions on the same examples: scores with uncertainties, and the examples that changed.
 
 Each function returns JSON values: `original` and `compressed` (value, standard error, n), the `paired` comparison, whether the
 predictions are `unchanged` (bit for bit) or have `collapsed` to a single value, and the examples that changed. `difference` is
@@ -49,12 +49,12 @@ def compare_classes(
     texts: Sequence[str],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """Compare two classifiers by their probabilities (examples, classes). Raises TaskError if those are not finite.
+    """Compare two classifiers by their probabilities (examples, classes). Raises TaskError if any is not finite.
 
     agreement       share of examples with the same prediction
     p               p-value of McNemar's exact test on the flips
     divergence      mean over examples of KL(original ‖ compressed), in nats
-    flips           examples that went from right to wrong, and from wrong to right; a margin is the probability of the true
+    flips           examples that changed from right to wrong, and from wrong to right; a margin is the probability of the true
                     class minus the highest probability among the other classes
     """
     _check(original, compressed, len(truth))
@@ -93,10 +93,10 @@ def compare_classes(
 
 
 def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts: Sequence[str]) -> dict[str, Any]:
-    """Compare two sets of predictions (n,) by Spearman correlation with the true scores.
+    """Compare two sets of predictions (n,) by their Spearman correlation with the true scores.
 
-    Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. The changes are the examples
-    whose rank among all predictions changed most. Raises TaskError if predictions are not finite.
+    Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. `changes` lists the examples
+    whose predicted rank changed most. Raises TaskError if any prediction is not finite.
     """
     _check(original, compressed, len(truth))
     correlations = partial(uncertainty.rank_correlations, truth, (original, compressed))
@@ -125,8 +125,8 @@ def compare_losses(
                     In the result, `n` counts tokens and `rows` the rows with at least one token
     baseline        {"name", "value"} of a perplexity to compare with
 
-    A mean loss above 300 nats counts as 300. The changes are the rows whose mean loss changed most. Raises TaskError if losses
-    are not finite.
+    Mean losses are capped at 300 nats. `changes` lists the rows whose mean loss changed most. Raises TaskError if any loss is
+    not finite.
     """
     _check(original, compressed, len(rows))
     tokens = np.bincount(rows, minlength=len(texts))
@@ -162,7 +162,7 @@ def _header(metric: str, direction: str, original: Vector, compressed: Vector) -
 
 
 def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str, Any]:
-    """The paired comparison of accuracies. If the predictions are bit-identical, the interval has zero width."""
+    """Paired comparison of two accuracies. If the predictions are bit-identical, the interval has zero width."""
     return {
         "difference": (won - lost) / n,
         "interval": [0.0, 0.0] if unchanged else list(accuracy_interval(lost, won, n)),
@@ -174,7 +174,7 @@ def _paired_accuracies(lost: int, won: int, n: int, unchanged: bool) -> dict[str
 
 
 def scored(statistic: Callable[[Counts], Counts], units: int, n: int) -> dict[str, Any]:
-    """Both scores on n examples and their difference, with uncertainties from resampling `units` independent units."""
+    """Both scores on n examples and their difference, with uncertainties estimated by resampling `units` independent units."""
     original, compressed = map(float, statistic(np.ones((1, units)))[:, 0])
     spread = uncertainty.bootstrap(statistic, units)
     return {
@@ -189,13 +189,13 @@ def scored(statistic: Callable[[Counts], Counts], units: int, n: int) -> dict[st
 
 
 def _divergence(original: Vector, compressed: Vector) -> float:
-    """Mean over examples of the sum over classes of p log(p / q)."""
+    """KL divergence of the class probabilities, averaged over the examples."""
     terms = rel_entr(original.astype(np.float64), np.maximum(compressed, SMALLEST_PROBABILITY, dtype=np.float64))
     return max(0.0, float(terms.sum(1).mean()))
 
 
 def _largest(changes: Vector) -> list[int]:
-    """Indices of the largest non-zero changes, at most MOST_CHANGES."""
+    """Indices of the largest non-zero changes, limited to MOST_CHANGES."""
     order = np.argsort(-np.abs(changes), kind="stable")[:MOST_CHANGES]
     return [int(i) for i in order if changes[i] != 0]
 

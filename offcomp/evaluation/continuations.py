@@ -1,8 +1,8 @@
-"""Continue the openings of texts with a causal language model, by greedy decoding.
+"""Continue the openings of texts by greedy decoding with a causal language model.
 
-Openings of equal length form a batch, which is read again in full for every new token. So there is no padding, and the model's
-own generation settings play no part: the same weights always generate the same tokens. Everything after an end token is
-replaced by end tokens. The original and the compressed model continue the same openings.
+Openings of equal length form a batch, which is processed again in full for every new token. There is no padding and the model's
+own generation settings are ignored, so the same weights always generate the same tokens. All tokens after an end-of-sequence
+token are replaced by end-of-sequence tokens. The original and the compressed model continue the same openings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPENINGS, OPENING_TOKENS, NEW_TOKENS = 8, 12, 24
 
 
 class Continuations:
-    """Prompts spread evenly over the texts that are longer than an opening, or over all texts if none is.
+    """Prompts taken at even intervals from the texts that are longer than an opening, or from all texts if none is longer.
 
     prompts       model inputs: the tokenizer's leading special tokens, then whole words, at most OPENING_TOKENS tokens in total
     new_tokens    how many tokens to generate; prompt and new tokens together fit in the model's context
@@ -41,7 +41,7 @@ class Continuations:
         self.prompts = [[*before, *opening] for opening in _spread(_openings(encoded, length))] if length > 0 else []
 
     def write(self, gathers: bool) -> NDArray[np.int64]:
-        """Generated tokens (openings, new_tokens) of the current model.
+        """Generate tokens (openings, new_tokens) with the current model.
 
         gathers    whether the head can be run on the last position alone; see `token_losses.logits_at`
         """
@@ -60,7 +60,7 @@ class Continuations:
         return written
 
     def compare(self, original: NDArray[np.int64], compressed: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Both continuations of each opening as JSON values: the texts, and how many leading tokens agree."""
+        """Both continuations of each opening, and the number of leading tokens on which they agree, as JSON values."""
         return [
             {
                 "opening": self._decoded(prompt),
@@ -89,7 +89,7 @@ class Continuations:
 
 
 def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
-    """The distinct openings: at most `length` tokens of each text; a word is split only if it is longer than that."""
+    """Distinct openings of texts, at most `length` tokens each. A word is split only if it is longer than `length`."""
     texts = encoded["input_ids"]
     usable = [index for index, ids in enumerate(texts) if len(ids) > length]
     openings = []
@@ -101,6 +101,6 @@ def _openings(encoded: BatchEncoding, length: int) -> list[tuple[int, ...]]:
 
 
 def _spread(openings: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """At most OPENINGS openings, evenly spaced from first to last."""
+    """Select at most OPENINGS openings, evenly spaced from first to last."""
     count = min(OPENINGS, len(openings))
     return [openings[round(index)] for index in np.linspace(0, len(openings) - 1, count)]

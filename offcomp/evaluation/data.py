@@ -1,9 +1,9 @@
-"""Find the examples of a task, clean them, and divide them into disjoint splits.
+"""Load the examples of a task, clean them, and divide them into disjoint splits.
 
-A source without splits is divided in three for families that train (60 % train, 15 % validation, 25 % test, stratified by
-class) and used in full as the test split for the others. If the test split has no public answers, as in GLUE, the
-validation split is used for testing, and a tenth of the training split for validation. At most LARGEST[split] examples of a
-split are used. All sampling is seeded.
+For task families that train a probe, a source without splits is divided into three (60 % train, 15 % validation, 25 % test,
+stratified by class); for all other families, it is used as the test split. If the test split has no public answers, as in GLUE,
+the validation split is used for testing and a tenth of the training split for validation. At most LARGEST[split] examples are
+used per split. All sampling is seeded.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ TENTH = 0.1
 
 
 def read(task: Task, seed: int = 0) -> TaskData:
-    """Read the examples of a task. Raises TaskError if they are unavailable or do not suit the task's family."""
+    """Read the examples of a task. Raises TaskError if they are unavailable or unsuitable for the task's family."""
     try:
         return _read(task, seed)
-    except InputError as error:  # from the file reader, which knows nothing about tasks
+    except InputError as error:  # raised by the file reader, which is independent of tasks
         raise TaskError(str(error)) from None
 
 
@@ -69,7 +69,7 @@ def _read(task: Task, seed: int) -> TaskData:
 
 
 def _from_hub(task: Task) -> Source:
-    """A data set from the hub, read from the cache or else downloaded in full."""
+    """Load a data set from the hub, downloading it in full if it is not cached."""
     address = task.data.removeprefix(HUB)
     owner, _, rest = address.partition("/")
     name, _, config = rest.partition("/")
@@ -93,13 +93,13 @@ def _from_hub(task: Task) -> Source:
 def _assigned_splits(
     task: Task, examples: Mapping[str, pd.DataFrame], random: np.random.Generator, origin: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], str]:
-    """The splits that the task needs, limited in size, and the source's name for the split used for testing.
+    """Return the splits that the task needs, limited in size, and the name of the source split used for testing.
 
-    The examples that are dropped are counted in `left_out`.
+    Dropped examples are counted in `left_out`.
     """
     frames = {split: frame for split, frame in examples.items() if len(frame)}
     if not frames:
-        raise TaskError(f"task {task.name!r} finds no example in {origin} that has a value in every column and a public answer")
+        raise TaskError(f"task {task.name!r} has no example in {origin} with a value in every column and a public answer")
     tested_on = next(split for split in TESTED if split in frames)
     if len(frames) == 1 and task.kind.trains:
         frames = dict(zip((TEST, VALIDATION, TRAIN), split_in_three(frames[tested_on], random), strict=True))
@@ -125,7 +125,7 @@ def _assigned_splits(
 def _without_repeats(
     frames: dict[str, pd.DataFrame], inputs: list[str], origin: str, left_out: Counter[str]
 ) -> dict[str, pd.DataFrame]:
-    """Remove repeats across splits: training examples also in validation or test, and validation examples also in test."""
+    """Remove training examples that recur in validation or test, and validation examples that recur in test."""
     kept, seen = {}, pd.Index([])
     for split in (TEST, VALIDATION, TRAIN):
         if split not in frames:
@@ -135,7 +135,7 @@ def _without_repeats(
         repeated = keys.isin(seen)
         if count := int(repeated.sum()):
             left_out[REPEATED] += count
-            log.info("%s: left out of split %s because a later split contains them: %d examples", origin, split, count)
+            log.info("%s: split %s: left out %d examples that recur in a later split", origin, split, count)
         kept[split] = frames[split][~repeated]
         seen = seen.append(pd.Index(keys))
     return {split: kept[split] for split in SPLITS if split in kept}
@@ -144,7 +144,7 @@ def _without_repeats(
 def _with_class_indices(
     task: Task, frames: dict[str, pd.DataFrame], published: list[str], origin: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Labels as class indices, and the class names: the classes in training data, or in test data if nothing is trained."""
+    """Convert labels to class indices. Also returns the names of the classes in the training data (or else the test data)."""
     known = frames[TRAIN if task.kind.trains else TEST]["label"]
     names = class_names_of(published, list(set(known)), trains=task.kind.trains)
     for split in (TRAIN, TEST):
@@ -154,13 +154,13 @@ def _with_class_indices(
                 f"task {task.name!r} has only the class {only!r} in the {split} split of {origin}; provide at least two classes"
             )
     if len(names) > max(2, len(known) // 2):
-        raise TaskError(f"the column label of {origin} has {len(names)} classes in {len(known)} examples; is it the right one?")
+        raise TaskError(f"the label column of {origin} has {len(names)} classes in {len(known)} examples; use a different one")
     encoded = {}
     for split, frame in frames.items():
         numbers = frame["label"].map({name: number for number, name in enumerate(names)})
         if lost := int(numbers.isna().sum()):
             left_out[NOT_LEARNT] += lost
-            log.warning("%s: left out of split %s, as their class is not learnt or tested: %d examples", origin, split, lost)
+            log.warning("%s: split %s: left out %d examples with a class that is not learnt or tested", origin, split, lost)
         encoded[split] = frame[numbers.notna()].assign(label=numbers.dropna().astype("int64"))
     return encoded, names
 
@@ -170,8 +170,8 @@ def _check_sizes(task: Task, frames: Mapping[str, pd.DataFrame], origin: str) ->
         count = len(frames[split])
         if count < SMALLEST:
             raise TaskError(
-                f"after repeats are removed, task {task.name!r} has {count} examples for its {split} split in {origin}, "
-                f"but needs at least {SMALLEST}; add more"
+                f"after removing repeats, task {task.name!r} has {count} examples for its {split} split in {origin}, "
+                f"but needs at least {SMALLEST}; add more examples"
             )
 
 

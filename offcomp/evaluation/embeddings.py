@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = ignore_progress) -> Embeddings:
-    """Embeddings (texts, features). Raises TaskError if there is no tokenizer or values are not finite.
+    """Embed texts (texts, features). Raises TaskError if there is no tokenizer or any value is not finite.
 
     Raises ModelError if the model's folder specifies an unsupported embedding.
     """
@@ -43,14 +43,14 @@ def embed(loaded: LoadedModel, texts: Sequence[str] | Batches, report: Report = 
 
 
 def embedding_batches(loaded: LoadedModel, texts: Sequence[str]) -> Batches:
-    """Batches of texts, with the model's prompt prepended, truncated to the model's own limit. Raises TaskError, ModelError."""
+    """Prepend the model's prompt to texts, truncate them to its limit and batch them. Raises TaskError and ModelError."""
     modules = loaded.sentence_modules
     limit = declared_limit(loaded, modules) if modules.declared else None
     return batches(loaded, [modules.prepared(text) for text in texts], limit=limit)
 
 
 def _prompt_tokens(loaded: LoadedModel) -> int:
-    """How many leading tokens belong to the prompt and are excluded from pooling."""
+    """The number of leading prompt tokens that are excluded from pooling."""
     modules = loaded.sentence_modules
     if modules.pools_prompt or not modules.prompt:
         return 0
@@ -60,7 +60,7 @@ def _prompt_tokens(loaded: LoadedModel) -> int:
 
 
 class SplitEmbedder:
-    """The texts of a split, tokenised once; each distinct text is embedded only once."""
+    """Embeds the texts of a split, which are tokenised once. Repeated texts are embedded only once."""
 
     def __init__(self, loaded: LoadedModel, split: Dataset):
         distinct, self._indices = np.unique(np.array(text_columns(split), dtype=object), return_inverse=True)
@@ -68,11 +68,11 @@ class SplitEmbedder:
         self.batches = embedding_batches(loaded, list(distinct))
 
     def details(self) -> dict[str, Any]:
-        """A description of how the texts are embedded, and how many are truncated, counting every occurrence of a text."""
+        """How the texts are embedded, and how many of them (including repeated texts) are truncated."""
         return {"embedding": str(self._loaded.sentence_modules), "cut": self.batches.cut_figures(self._indices)}
 
     def sentences(self, report: Report) -> list[Embeddings]:
-        """Embeddings (examples, features) of the text, or of both sentences of a pair."""
+        """Embeddings (examples, features) of each text, or of both sentences of each pair."""
         embeddings = embed(self._loaded, self.batches, report)
         return [embeddings[indices] for indices in self._indices]
 
@@ -89,5 +89,5 @@ def cosines(first: Embeddings, second: Embeddings) -> NDArray[np.float64]:
 
 
 def part(report: Report, start: float, end: float) -> Report:
-    """Map progress within one part of the work to overall progress between `start` and `end`."""
+    """Map the progress of one part of the work to overall progress between `start` and `end`."""
     return lambda fraction: report(start + (end - start) * fraction)

@@ -1,10 +1,10 @@
-"""Classification with the model's own head: nothing is fitted.
+"""Classification with the model's own head, without fitting anything.
 
-The model's outputs are reordered to match the data's classes, by the names in its config or by the task's option `labels`. If
-the config has only placeholders (LABEL_0, LABEL_1), the outputs keep their order. The order is checked with the original model
-on the validation split; a head that is far more accurate under a different order is rejected rather than scored. Without a
-validation split no order is rejected, since the choice would depend on the test examples; an order that fits those better is
-only mentioned in a note next to the score.
+The model's outputs are matched to the data's classes by the names in its config or by the task option `labels`. If the config
+contains only placeholders (LABEL_0, LABEL_1), the outputs keep their order. The order is checked with the original model on the
+validation split; a head that would be far more accurate with a different order is rejected rather than scored. Without a
+validation split, no order is rejected, since that decision would depend on the test examples. If a different order fits the
+test examples better, a note next to the score says so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FALSE_ALARMS = 0.001  # a correct order is rejected in at most one case in a tho
 
 
 class Head(Evaluator):
-    """See the module docstring. Reference and predictions: `probabilities` (examples, classes) in the data's class order."""
+    """See the module docstring. `reference` and `predict` return the `probabilities` (examples, classes)."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._loaded, self._data = loaded, data
@@ -49,11 +49,11 @@ class Head(Evaluator):
             self._validation_batches = batches(loaded, *text_columns(split.select(self._checked)))
 
     def details(self) -> dict[str, Any]:
-        """How many texts are truncated."""
+        """The number of truncated texts."""
         return {"cut": self._batches.cut_figures()}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """The original's probabilities. Raises TaskError if its labels seem to be in the wrong order."""
+        """The original's probabilities. Raises TaskError if its labels appear to be in the wrong order."""
         start = 0.0
         if self._checks_order:
             start = len(self._checked) / (len(self._checked) + self._batches.count)
@@ -67,7 +67,7 @@ class Head(Evaluator):
         return {"probabilities": self._probabilities(self._batches, report)}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Accuracy and the paired comparison, how the labels were matched, and a note if their order looks wrong."""
+        """Accuracies, their paired comparison, how labels were matched, and a note if the label order looks wrong."""
         data, before, after = self._data, reference["probabilities"], predictions["probabilities"]
         compared = compare_classes(data.answers(), before, after, texts=data.texts, names=data.class_names)
         compared["labels"] = {"known_by": self.order.known_by, "checked": self._checks_order}
@@ -76,27 +76,27 @@ class Head(Evaluator):
         return compared if better is None else compared | {"note": [self._doubt(better)]}
 
     def _doubt(self, better: BetterOrder) -> str:
-        """A sentence that describes the evidence in the test examples against the label order."""
+        """Describe the evidence from the test examples that the label order is wrong, as one or two sentences."""
         names = self._data.class_names
         is_reversed = list(better.outputs) == list(range(len(names)))[::-1]
         order = "the reversed order" if is_reversed else f"a different order ({better.corrections(names)})"
         return (
             f"Labels in {order} would give an accuracy of {better.accuracy:.3f} on these test examples, compared with "
-            f"{better.now:.3f} in the current order, and there was no validation split to decide; if the order is wrong, set "
-            "the right one under id2label in config.json, or with the task's option labels (--labels A,B)."
+            f"{better.now:.3f} in the current order. There was no validation split to check the order; if it is wrong, set the "
+            "correct order under id2label in config.json or with the task option labels (--labels A,B)."
         )
 
     def _probabilities(self, texts: Batches, report: Report) -> NDArray[np.float64]:
-        """Probabilities (examples, classes) in the data's class order."""
+        """Probabilities (examples, classes), with classes ordered as in the data."""
         logits = head_outputs(self._loaded, texts, len(self.order.outputs), report)
         return softmax(logits[:, self.order.outputs], axis=1)
 
 
 @dataclass(frozen=True)
 class BetterOrder:
-    """A label order that fits clearly better than the current one.
+    """A label order that fits clearly better than the current order.
 
-    outputs     for each class of the data, the class that its output should represent (classes,)
+    outputs     for each class in the data, the class that the corresponding output should represent (classes,)
     accuracy    accuracy under this order
     now         accuracy under the current order
     """
@@ -106,16 +106,16 @@ class BetterOrder:
     now: float
 
     def corrections(self, names: Sequence[str]) -> str:
-        """A description of the corrections to the current order."""
+        """Describe the corrections to the current order."""
         return shortly([f"{names[i]} should be {names[j]}" for i, j in enumerate(self.outputs) if i != j], between="; ")
 
 
 def better_order(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> BetterOrder | None:
-    """The label order that is clearly better than the current one, if there is one.
+    """Find a label order that fits clearly better than the current order. Returns None if there is none.
 
     truth, predicted    classes (examples,): the true ones, and those predicted by the original model under the current order
 
-    The best alternative must beat the current order and the majority class by more than the best of all orders would by chance.
+    The best alternative must beat the current order and the majority class by more than could happen by chance over all orders.
     """
     count, total = int(max(truth.max(), predicted.max())) + 1, len(truth)
     table = np.zeros((count, count))
@@ -132,14 +132,14 @@ def better_order(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> Bett
 
 
 def check_order(model: str, truth: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str]) -> None:
-    """Reject the label order if a different one is clearly better on the validation split. Raises TaskError."""
+    """Raise TaskError if a different label order is clearly better on the validation split."""
     better = better_order(truth, predicted)
     if better is not None:
         raise TaskError(
-            f"{model} is right on {better.now:.0%} of {len(truth)} validation examples, but would be right on "
-            f"{better.accuracy:.0%} with its labels in a different order ({better.corrections(names)}), so the order looks "
+            f"{model} classifies {better.now:.0%} of {len(truth)} validation examples correctly, but would classify "
+            f"{better.accuracy:.0%} correctly with a different label order ({better.corrections(names)}), so the order looks "
             "wrong; list the data's class names in the order of the model's outputs, under id2label in its config.json or with "
-            "the task's option labels (--labels A,B)"
+            "the task option labels (--labels A,B)"
         )
 
 
@@ -151,7 +151,7 @@ def described_head(loaded: LoadedModel) -> ModelHead:
 
 
 def head_outputs(loaded: LoadedModel, texts: Batches, width: int, report: Report) -> NDArray[np.float64]:
-    """Outputs (examples, width) of the head. Raises TaskError if values are not finite."""
+    """Outputs (examples, width) of the head. Raises TaskError if any value is not finite."""
     outputs: NDArray[np.float64] = np.empty((texts.count, width))
     for rows, inputs in texts.on(loaded, report):
         outputs[rows] = logits_of(loaded, inputs).double().cpu().numpy()
@@ -163,8 +163,8 @@ def head_outputs(loaded: LoadedModel, texts: Batches, width: int, report: Report
 def logits_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits (batch, classes).
 
-    A decoder classifies at the last token that is not the config's padding token; if the tokenizer pads with a different
-    token, each text is run separately.
+    A decoder classifies a text at its last token other than the config's padding token. If the tokenizer pads with a
+    different token, each text is run separately.
     """
     if loaded.model.config.get_text_config().pad_token_id == tokenizer_of(loaded).pad_token_id:
         return loaded.model(**inputs).logits

@@ -1,6 +1,6 @@
 """Regression with the model's own single-output head, as in an STS-B cross-encoder, scored by Spearman correlation.
 
-Nothing is fitted. If the head was trained with a sigmoid on top, omitting the sigmoid leaves the ranking unchanged.
+Nothing is fitted. If the head was trained with a sigmoid on top, the sigmoid is omitted, which does not affect the ranking.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from offcomp.planning.data.head_labels import check_kind
 
 
 class HeadRegression(Evaluator):
-    """See the module docstring. Reference and predictions: `values` (examples,), the outputs of the head."""
+    """See the module docstring. `reference` and `predict` return `values` (examples,), the outputs of the head."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         check_kind(described_head(loaded), regression=True)
@@ -25,13 +25,13 @@ class HeadRegression(Evaluator):
         self._batches = batches(loaded, *text_columns(data.splits["test"]))
 
     def details(self) -> dict[str, Any]:
-        """How many texts are truncated."""
+        """The number of truncated texts."""
         return {"cut": self._batches.cut_figures()}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """Outputs of the original's head. Raises TaskError if values are not finite."""
+        """Outputs of the original's head. Raises TaskError if any value is not finite."""
         return {"values": head_outputs(self._loaded, self._batches, 1, report)[:, 0]}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Spearman correlation with the true scores, and the paired comparison."""
+        """Spearman correlations with the true scores, and their paired comparison."""
         return compare_ranks(self._data.answers(), reference["values"], predictions["values"], texts=self._data.texts)

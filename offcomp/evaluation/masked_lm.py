@@ -1,11 +1,11 @@
 """Masked-token prediction: the pseudo-perplexity of a masked language model on texts.
 
-Every text is cut into rows of at most `tokens` tokens, special tokens included. A row never mixes texts, and a word is split
-only if it is longer than a row. In each row, the mask token replaces a `fraction` of the tokens, never special or unknown ones.
-With `whole_words`, all pieces of a chosen word are masked, as in Banaei et al. 2023, since a single masked piece is too easy to
-predict. Rows and masks depend only on the tokenizer and the seed, so the original and the compressed model are scored on the
-same predictions. The masked perplexity is exp(mean negative log-likelihood in nats) over the masked tokens; it is not
-comparable with a causal perplexity.
+Each text is split into rows of at most `tokens` tokens, including special tokens. A row never spans several texts, and a word
+is split only if it is longer than a row. In each row, the mask token replaces a `fraction` of all tokens except special and
+unknown tokens. With `whole_words`, all tokens of a selected word are masked, as in Banaei et al. 2023, since a single masked
+token of a word is too easy to predict. Rows and masks depend only on the tokenizer and the seed, so the original and the
+compressed model are scored on the same tokens. The masked perplexity is exp(mean negative log-likelihood in nats) over the
+masked tokens; it is not comparable with a causal perplexity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from offcomp.models.positions import longest_text
 
 
 class MaskedLM(TokenTask):
-    """See the module docstring. Reference and predictions: `loss` in nats and `correct`, both (masked tokens,)."""
+    """See the module docstring. `reference` and `predict` return `loss` in nats and `correct`, both (masked tokens,)."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         tokenizer = tokenizer_of(loaded)
@@ -35,7 +35,7 @@ class MaskedLM(TokenTask):
         settings = dict(data.task.settings)
         settings["tokens"] = longest_text(loaded.model, settings["tokens"])
         if not 0 < settings["fraction"] <= 1:
-            raise TaskError(f"fraction (share of tokens to mask) must be above 0 and at most 1, not {settings['fraction']:g}")
+            raise TaskError(f"fraction (of tokens to mask) must be greater than 0 and at most 1, not {settings['fraction']:g}")
         rows = list(_masked_rows(tokenizer, data.texts, settings))
         special = set(tokenizer.all_special_ids)
         counted = [token for token in counted_tokens(tokenizer, data) if token not in special]
@@ -43,11 +43,11 @@ class MaskedLM(TokenTask):
 
 
 def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Mapping[str, Any]) -> Iterator[Row]:
-    """The masked rows of all texts with their targets. Raises TaskError."""
+    """Yield the masked rows of all texts, with their targets. Raises TaskError."""
     before, after = special_tokens_around(tokenizer, texts)
     width = settings["tokens"] - len(before) - len(after)
     if width < 1:
-        raise TaskError(f"rows of {settings['tokens']} tokens are too short to contain text; increase the task's option tokens")
+        raise TaskError(f"rows of {settings['tokens']} tokens are too short to contain text; increase the task option tokens")
     special = set(tokenizer.all_special_ids)
     number = 0
     for text, ids, words in _tokenised(tokenizer, texts, settings["whole_words"]):
@@ -68,7 +68,7 @@ def _masked_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], setti
 def _tokenised(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], whole_words: bool
 ) -> Iterator[tuple[int, list[int], list[int]]]:
-    """For each text: its index, its tokens, and the word that each token belongs to, as a number. Raises TaskError."""
+    """Yield the index of each text, its tokens, and the word index of each token. Raises TaskError."""
     encoded = bare_tokens(tokenizer, texts)
     for index, ids in enumerate(encoded["input_ids"]):
         words = encoded.word_ids(index) if tokenizer.is_fast else list(range(len(ids)))
@@ -79,7 +79,7 @@ def _tokenised(
 
 
 def row_bounds(words: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each row of at most `width` tokens. A word is split only if it is longer than a row."""
+    """Yield the start and end of each row of at most `width` tokens. A word is split only if it is longer than a row."""
     start = 0
     while start < len(words):
         end = min(start + width, len(words))
@@ -92,7 +92,7 @@ def row_bounds(words: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
 
 
 def chosen_tokens(units: Sequence[int], fraction: float, generator: np.random.Generator) -> list[int]:
-    """Ascending indices of the tokens to mask: random units (runs of equal numbers) until the fraction is reached."""
+    """Sorted indices of the tokens to mask, in random units (runs of equal numbers), until the fraction is reached."""
     members = [[index for index, _ in group] for _, group in groupby(enumerate(units), key=lambda pair: pair[1])]
     wanted = max(1, round(fraction * len(units)))
     hidden: list[int] = []

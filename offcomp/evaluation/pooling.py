@@ -20,13 +20,13 @@ Pooled = Float[Tensor, "texts hidden"]
 
 
 class Pooler:
-    """Turn hidden states (texts, tokens, hidden) into embeddings (texts, features), float32.
+    """Turn hidden states (texts, tokens, hidden) into float32 embeddings (texts, features).
 
     Raises TaskError if a dense layer does not match the width of its input.
     """
 
     def __init__(self, modules: SentenceModules, hidden: int, prompt_tokens: int = 0):
-        """prompt_tokens    number of tokens at the start of each text that are not pooled"""
+        """prompt_tokens    number of tokens at the start of each text that are excluded from pooling"""
         self._modules, self._prompt_tokens = modules, prompt_tokens
         self._layers: list[Callable[[Tensor], Tensor]] = []
         width = hidden * len(modules.pooling)
@@ -36,7 +36,7 @@ class Pooler:
                 continue
             if layer.in_features != width:
                 raise TaskError(
-                    f"'{layer.file.parent}' expects vectors of {layer.in_features} values, but its input has {width}; "
+                    f"'{layer.file.parent}' expects vectors of {layer.in_features} values, but its inputs have {width}; "
                     "restore the folder from the original model"
                 )
             self._layers.append(_applied(layer))
@@ -54,7 +54,7 @@ class Pooler:
 
 
 def _applied(dense: Dense) -> Callable[[Tensor], Tensor]:
-    """A dense layer as a function of vectors (texts, in_features)."""
+    """Convert a dense layer to a function of vectors (texts, in_features)."""
     stored = {name: tensor.float() for name, tensor in load_file(dense.file).items()}
     activation: nn.Module = getattr(nn, dense.activation)()  # one of sentence_modules.ACTIVATIONS
 
@@ -76,7 +76,7 @@ def _last(hidden: Hidden, mask: Mask) -> Pooled:
 
 
 def _at(hidden: Hidden, positions: Int[Tensor, " texts"]) -> Pooled:
-    """The hidden state of each text at its position in `positions`."""
+    """The hidden state of each text at the corresponding position in `positions`."""
     return hidden[torch.arange(len(hidden), device=hidden.device), positions]
 
 

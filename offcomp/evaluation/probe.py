@@ -1,8 +1,8 @@
 """Classification with a logistic-regression probe on frozen sentence embeddings.
 
-The probe is fitted once, on the ORIGINAL model's embeddings of the training split; its regularisation strength is chosen on the
+The probe is fitted once, to the ORIGINAL model's embeddings of the training split; its regularisation strength is chosen on the
 validation split. It is then applied, unchanged, to the compressed model's embeddings, so the score shows whether components
-downstream of the model still work. With the option `refit`, a second probe is fitted on the compressed model's embeddings
+downstream of the model still work. With the option `refit`, a second probe is fitted to the compressed model's embeddings
 instead, which shows what information they still contain. A sentence pair with embeddings u and v is represented by |u - v| and
 u * v.
 """
@@ -30,23 +30,23 @@ Matrix = NDArray[np.float64]
 
 
 class EmbeddingProbe(Evaluator):
-    """A linear probe on sentence embeddings. Reference: its center, scale, weights, bias and outputs on the test split."""
+    """A linear probe on embeddings. `reference` returns its center, scale, weights, bias and outputs on the test split."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
         self._embedders = {name: SplitEmbedder(loaded, split) for name, split in data.splits.items()}
 
     def details(self) -> dict[str, Any]:
-        """How the texts are embedded, and the version of the probe."""
+        """A description of how the texts are embedded, and the version of the probe."""
         return self._embedders["test"].details() | {"probe": PROBE_VERSION}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """Fit the probe on the original model and apply it to the test split."""
+        """Fit the probe to the original model's embeddings and apply it to the test split."""
         probe = self._fit(part(report, 0.0, 0.8))
         return {**probe, **self._applied(probe, part(report, 0.8, 1.0))}
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:
-        """Outputs of the probe for the current model."""
+        """Outputs of the probe on the current model's embeddings."""
         return self._applied(self._fit(report) if self._data.task.settings["refit"] else reference, report)
 
     def _fit(self, report: Report) -> Arrays:
@@ -61,18 +61,18 @@ class EmbeddingProbe(Evaluator):
 
     @abstractmethod
     def _best(self, train: Matrix, validation: Matrix) -> Arrays:
-        """Weights and bias of the probe that is best on the validation split, given scaled features (examples, features)."""
+        """Weights and bias of the probe that performs best on the validation split, for scaled inputs (examples, features)."""
 
     @abstractmethod
     def _outputs(self, values: Matrix) -> Arrays:
-        """The named outputs, computed from the values of the linear probe."""
+        """Convert the values of the linear probe to named outputs."""
 
 
 class Probe(EmbeddingProbe):
-    """See the module docstring. Reference and predictions: `probabilities` (examples, classes)."""
+    """See the module docstring. `reference` and `predict` return `probabilities` (examples, classes)."""
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Accuracy and the paired comparison on the test split."""
+        """Accuracies on the test split, and their paired comparison."""
         data, probabilities = self._data, (reference["probabilities"], predictions["probabilities"])
         return compare_classes(data.answers(), *probabilities, texts=data.texts, names=data.class_names)
 
@@ -89,7 +89,7 @@ class Probe(EmbeddingProbe):
 
 
 def _all_classes(model: LogisticRegression, count: int) -> tuple[Matrix, Matrix]:
-    """Weights (classes, features) and bias (classes,) for a softmax; classes absent from training get a bias of -inf."""
+    """Weights (classes, features) and bias (classes,) for a softmax; classes without training examples get a bias of -inf."""
     coefficients, intercept = model.coef_, model.intercept_
     if len(coefficients) == 1:  # two classes: sigmoid(z) is softmax(0, z)
         coefficients, intercept = np.vstack([0 * coefficients, coefficients]), np.array([0.0, intercept[0]])

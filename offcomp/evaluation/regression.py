@@ -1,8 +1,8 @@
 """Regression with a ridge probe on frozen sentence embeddings, scored by Spearman correlation.
 
 Like the classification probe, the ridge probe is fitted once, on the original model's embeddings, with the penalty chosen on
-the validation split, and applied unchanged to the compressed model's embeddings (or, with the option `refit`, refitted on
-them).
+the validation split. It is then applied unchanged to the compressed model's embeddings or, with the option `refit`, refitted to
+them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ PENALTIES = (10.0, 100.0, 1000.0, 10000.0)
 
 
 class Regression(EmbeddingProbe):
-    """See the module docstring. Reference and predictions: `values` (examples,)."""
+    """See the module docstring. `reference` and `predict` return `values` (examples,), the predicted scores."""
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Spearman correlation with the true scores, and the paired comparison."""
+        """Spearman correlations with the true scores, and their paired comparison."""
         return compare_ranks(self._data.answers(), reference["values"], predictions["values"], texts=self._data.texts)
 
     def _best(self, train: Matrix, validation: Matrix) -> Arrays:

@@ -1,9 +1,9 @@
 """Secondary metrics, as reported by GLUE: F1 and Matthews correlation for classes, Pearson correlation for scores.
 
-Like the main metric of a task family, each has a standard error, a paired interval and a baseline. Standard errors and
-intervals come from a paired bootstrap, which computes metrics from counts: how often each example occurs in a resample. With
-all counts equal to 1, the metrics match scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`), except that
-undefined values are 0.
+Like the main metric of a task family, each secondary metric has a standard error, a paired interval and a baseline. Standard
+errors and intervals come from a paired bootstrap, which computes metrics from the number of times that each example occurs in a
+resample. If all counts are 1, the metrics match scikit-learn (`f1_score`, `matthews_corrcoef`) and scipy (`pearsonr`), except
+that undefined values are 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def check_metrics(data: TaskData) -> None:
     """Check that the task's secondary metrics can be computed on these examples. Raises TaskError."""
     if "f1" in data.task.also and (count := len(data.class_names)) != 2:
-        raise TaskError(f"task {data.task.name!r} lists f1, which needs two classes, but its data has {count}; leave out f1")
+        raise TaskError(f"task {data.task.name!r} lists f1, which needs two classes, but its data has {count}; remove f1")
 
 
 def secondary_metrics(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def score_metrics(names: Sequence[str], truth: Vector, original: Vector, compres
 
 
 def original_scores(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The part of these results that describes the original alone."""
+    """Extract the results of the original model alone."""
     return {name: result["original"] | {"baseline": result["baseline"]} for name, result in results.items()}
 
 
@@ -85,7 +85,7 @@ def matthews(tables: Tables) -> Vector:
 
 
 def pearson(truth: Vector, values: Vector, counts: Counts) -> Vector:
-    """Pearson correlation (draws,) with example i counted counts[:, i] times."""
+    """Pearson correlation (draws,) in which example i counts `counts[:, i]` times."""
     weights = counts.astype(np.float64)
     total = weights.sum(1)
     left, right = truth - truth.mean(), values - values.mean()  # for numerical precision; shifts do not change a correlation
@@ -107,5 +107,5 @@ def _tables(truth: Classes, predicted: Classes, counts: Counts, classes: int) ->
 
 
 def _ratio(above: Vector, below: Vector) -> Vector:
-    """The quotient; 0 where it is undefined."""
+    """Divide `above` by `below`, returning 0 where the quotient is undefined."""
     return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)

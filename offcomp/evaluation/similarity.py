@@ -12,14 +12,14 @@ from offcomp.numerics.progress import Report, ignore_progress
 
 
 class Similarity(Evaluator):
-    """See the module docstring. Reference and predictions: `values` (pairs,), the cosine similarities."""
+    """See the module docstring. `reference` and `predict` return `values` (pairs,), the cosine similarities."""
 
     def __init__(self, loaded: LoadedModel, data: TaskData):
         self._data = data
         self._embedder = SplitEmbedder(loaded, data.splits["test"])
 
     def details(self) -> dict[str, Any]:
-        """How the sentences are embedded."""
+        """A description of how the sentences are embedded."""
         return self._embedder.details()
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
@@ -27,5 +27,5 @@ class Similarity(Evaluator):
         return {"values": cosines(*self._embedder.sentences(report))}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Spearman correlation with the true scores, and the paired comparison."""
+        """Spearman correlations with the true scores, and their paired comparison."""
         return compare_ranks(self._data.answers(), reference["values"], predictions["values"], texts=self._data.texts)

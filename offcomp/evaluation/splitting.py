@@ -9,7 +9,7 @@ TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15
 
 
 def split_in_three(examples: pd.DataFrame, random: np.random.Generator) -> tuple[pd.DataFrame, ...]:
-    """Test, validation and training examples, stratified by class."""
+    """Split examples into test, validation and training sets, stratified by class."""
     positions = positions_in_class(examples, random)
     parts = np.digitize(positions, [TEST_SHARE, TEST_SHARE + VALIDATION_SHARE])
     return tuple(examples[parts == part] for part in range(3))

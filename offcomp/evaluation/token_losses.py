@@ -1,9 +1,9 @@
-"""Score a language model on target tokens: the loss of each in nats, and whether it is the model's top prediction.
+"""Score a language model on target tokens: the loss of each token in nats, and whether it is the top prediction.
 
-A row is one input sequence. Only the target positions are passed to the model's head, since with a vocabulary of 250,000 the
-head costs more than the layers below it. One row is first run with and without this shortcut; if the logits differ, the
-head is always run on whole rows. The original's distributions are not stored, as they would take a gigabyte for some models, so
-no divergence is reported with a perplexity.
+A row is one input sequence. Only the target positions are passed to the model's head, since with a vocabulary of 250,000 tokens
+the head costs more than the layers below it. One row is first run with and without this shortcut; if the logits differ, the
+head is always run on whole rows. Divergences are not reported with a perplexity, since storing the original's distributions
+would take up a gigabyte for some models.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from offcomp.models.loading import LoadedModel
 from offcomp.models.tokens import check_known, encode
 from offcomp.numerics.progress import Report, ignore_progress
 
-MAX_LOGITS = 2**22  # values that the head computes at once: 16 MiB
+MAX_LOGITS = 2**22  # maximum number of logits computed at once: 16 MiB
 ENOUGH_TEXTS = 10  # with fewer texts, rows rather than texts are treated as independent
 
 
@@ -52,7 +52,7 @@ class Row:
 
 
 class TokenTask(Evaluator):
-    """Score target tokens. Reference and predictions: `loss` (tokens,) in nats and `correct` (tokens,), row by row."""
+    """Score target tokens. `reference` and `predict` return `loss` (tokens,) in nats and `correct` (tokens,), row by row."""
 
     def __init__(
         self, loaded: LoadedModel, data: TaskData, rows: Sequence[Row], counted: Sequence[int], settings: Mapping[str, Any]
@@ -68,7 +68,7 @@ class TokenTask(Evaluator):
         self._batches = _batches(self.rows, vocabulary, self._gathers, tokenizer_of(loaded).pad_token_id)
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """Losses and correctness of the original for each token. Raises TaskError if losses are not finite."""
+        """Per-token losses and correctness of the original model. Raises TaskError if any loss is not finite."""
         losses: NDArray[np.float64] = np.empty(sum(len(row.targets) for row in self.rows))
         correct = np.empty(len(losses), bool)
         done = 0
@@ -82,7 +82,7 @@ class TokenTask(Evaluator):
         return {"loss": losses, "correct": correct}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Perplexities and the paired comparison, with the settings as adapted to the model's limits."""
+        """Perplexities, their paired comparison, and the settings as adapted to the model's limits."""
         units, texts = self._units()
         compared = compare_losses(
             reference["loss"],
@@ -105,7 +105,7 @@ class TokenTask(Evaluator):
 
 
 def bare_tokens(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str]) -> BatchEncoding:
-    """The tokens of the texts, without special tokens around them."""
+    """Tokenise texts without adding special tokens."""
     return encode(tokenizer, texts, add_special_tokens=False, verbose=False)
 
 
@@ -121,13 +121,13 @@ def special_tokens_around(tokenizer: PreTrainedTokenizerBase, texts: Sequence[st
 
 
 def counted_tokens(tokenizer: PreTrainedTokenizerBase, data: TaskData) -> Iterator[int]:
-    """The tokens that the unigram distribution is estimated from: those of the validation split, or else the test split."""
+    """Tokens for estimating the unigram distribution, taken from the validation split or, if absent, the test split."""
     texts = list((data.splits.get("validation") or data.splits["test"])["text"])
     return chain.from_iterable(bare_tokens(tokenizer, texts)["input_ids"])
 
 
 def unigram_perplexity(targets: NDArray[np.int64], counted: NDArray[np.int64], vocabulary: int) -> float:
-    """Perplexity of `targets` under the add-one-smoothed frequencies of the tokens in `counted`."""
+    """Perplexity of `targets` under the add-one-smoothed token frequencies in `counted`."""
     counts = np.bincount(counted[counted < vocabulary], minlength=vocabulary) + 1
     return exp(-float(np.log(counts[targets] / counts.sum()).mean()))
 
@@ -183,9 +183,9 @@ def _can_gather(model: PreTrainedModel, inputs: Mapping[str, Tensor], is_target:
 
 @contextmanager
 def _hidden_states_only_at(model: PreTrainedModel, is_target: Tensor) -> Iterator[list[Tensor]]:
-    """Pass only the base model's hidden states at the target positions on to the head, as one row (1, targets, hidden).
+    """Pass only the hidden states at the target positions from the base model to the head, as a row (1, targets, hidden).
 
-    Yields a list that receives those states when the model runs.
+    Yields a list to which these hidden states are appended when the model runs.
     """
     seen: list[Tensor] = []
 
@@ -205,7 +205,7 @@ def _hidden_states_only_at(model: PreTrainedModel, is_target: Tensor) -> Iterato
 
 
 def _scores(output: Mapping[str, Tensor]) -> Tensor:
-    """The token logits; a ...ForPreTraining model also outputs those of its other head."""
+    """The token logits. A ...ForPreTraining model also outputs the logits of another head."""
     return output["prediction_logits"] if "prediction_logits" in output else output["logits"]
 
 
@@ -219,7 +219,7 @@ def _answers(model: PreTrainedModel, batch: _Batch, gathers: bool) -> tuple[NDAr
 
 
 def _batches(rows: Sequence[Row], vocabulary: int, gathers: bool, pad: int) -> list[_Batch]:
-    """The rows, longest first, in batches of at most BATCH_SIZE rows and, where possible, MAX_LOGITS logits."""
+    """Group the rows, longest first, into batches of at most BATCH_SIZE rows and, where possible, MAX_LOGITS logits."""
     starts = np.cumsum([0, *(len(row.positions) for row in rows)])
     batches: list[list[int]] = []
     filled = 0
@@ -234,7 +234,7 @@ def _batches(rows: Sequence[Row], vocabulary: int, gathers: bool, pad: int) -> l
 
 
 def _batch(rows: Sequence[Row], starts: Sequence[int], pad: int) -> _Batch:
-    """These rows as tensors; the results of each row begin at `starts`."""
+    """Convert rows to tensors. The results of row i begin at `starts[i]`."""
     ids = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True, padding_value=pad)
     attention = pad_sequence([torch.ones(len(row.ids), dtype=torch.long) for row in rows], batch_first=True)
     is_target = torch.zeros_like(ids, dtype=torch.bool)

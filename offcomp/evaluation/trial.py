@@ -1,4 +1,4 @@
-"""Run one short example before a task begins, so that a model that cannot do the task fails immediately and clearly."""
+"""Run one short example before a task begins, so that a model that cannot perform the task fails early with a clear message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_fits(loaded: LoadedModel, task: Task) -> None:
 
 
 def check_runs(loaded: LoadedModel, data: TaskData) -> None:
-    """Check that the model accepts the first example and returns the outputs that the family needs. Raises TaskError."""
+    """Check that the model accepts the first example and returns outputs that suit the task family. Raises TaskError."""
     task = data.task
     columns = text_columns(data.splits["test"].select([0]))
     read = columns if task.kind.needs else columns[:1]  # each text is embedded separately
@@ -37,7 +37,7 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
                 hidden, tokens = last_hidden_state(loaded.model, **inputs), inputs["input_ids"]
                 if hidden.ndim != 3 or hidden.shape[:2] != tokens.shape:
                     shape = tuple(hidden.shape)
-                    raise ValueError(f"its hidden states have shape {shape}, but the tokens have {tuple(tokens.shape)}")
+                    raise ValueError(f"its hidden states have shape {shape}, but the tokens have shape {tuple(tokens.shape)}")
     except LIBRARY_FAULTS as error:
         others = [name for name in fitting_families(loaded.info.architecture) if name != task.family]
         raise TaskError(

@@ -1,5 +1,5 @@
-"""Run plans and keep the results: calibrate, compress, evaluate, store, export and verify.
+"""Execute plans and manage their results: calibration, compression, evaluation, storage, export and verification.
 
-`store`, the modules it depends on (`start`, `folders`, `documents`, `inputs`, `claims`, `leftovers`) and `manifest` do not
-import torch.
+The modules `manifest` and `store`, and those that `store` depends on (`start`, `folders`, `documents`, `inputs`, `claims`,
+`leftovers`), do not import torch.
 """

@@ -1,8 +1,9 @@
-"""The process working on a run: its host, id and start time, recorded in worker.json for people and other hosts. No torch.
+"""Identify the process working on a run by its host, process id and start time. Does not import torch.
 
-To find out whether a worker on this host is alive, check the lock that it holds (`offcomp.files`), not this record, since
-process ids are reused and clocks get adjusted. Only workers from earlier versions, which hold no lock, are looked up by process
-id and start time. Claims by other hosts are always trusted, since their processes cannot be checked from here.
+These values are recorded in worker.json for users and other hosts. To find out whether a worker on this host is alive, check
+its lock (`offcomp.files`) instead, since process ids are reused and clocks get adjusted. Only workers from earlier versions,
+which did not use locks, are looked up by process id and start time. Claims by other hosts are always trusted, since their
+processes cannot be checked from this host.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import psutil
 
 MACHINE, BOOT = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
 START_SECONDS = 2.0
-"""Two readings of a process's start time differ by at most this much, unless the clock was adjusted in between."""
+"""Maximum difference between two readings of a process's start time, unless the clock was adjusted in between."""
 
 
 @lru_cache(maxsize=1)
 def this_host() -> dict[str, str]:
-    """What identifies this host: its name, machine id and boot id; containers on the same kernel share the boot id.
+    """The identifiers of this host: name, machine id and boot id. Containers on the same kernel share a boot id.
 
-    A value is empty if the system does not provide it.
+    Identifiers that the system does not provide are empty strings.
     """
     return {"host": socket.gethostname(), "machine": _text(MACHINE), "boot": _text(BOOT)}
 
@@ -37,7 +38,7 @@ def _text(file: Path) -> str:
 
 
 def claim(pid: int) -> dict[str, Any]:
-    """What identifies a process uniquely: its host, its id and its start time."""
+    """Return the values that uniquely identify a process: its host, process id and start time."""
     try:
         started = psutil.Process(pid).create_time()
     except psutil.Error:
@@ -46,10 +47,10 @@ def claim(pid: int) -> dict[str, Any]:
 
 
 def foreign_host(worker: Mapping[str, Any]) -> str:
-    """The host name in a claim if that is a different host; empty for this host, and for a claim without a host.
+    """Return the host name in a claim if it refers to another host, and an empty string otherwise.
 
-    The same boot id means the same kernel, whatever the host or container is called now, so the lock can be checked. Otherwise
-    the claim is from this host, perhaps before a reboot, if both name and machine id match.
+    A claim with the same boot id comes from the same kernel, even if the host or container has been renamed, so its lock can
+    be checked. With a different boot id, the claim comes from this host (before a reboot) if host name and machine id match.
     """
     host = this_host()
     if "host" not in worker or _is_of_this_boot(worker):
@@ -64,7 +65,7 @@ def _is_of_this_boot(worker: Mapping[str, Any]) -> bool:
 
 
 def is_alive(worker: Mapping[str, Any]) -> bool:
-    """Whether the process in a claim is alive; used only for workers from earlier versions. False for a different boot."""
+    """Whether the claimed process is alive; False after a reboot. Used only for workers from earlier versions."""
     if not _is_of_this_boot(worker):
         return False
     try:

@@ -1,6 +1,6 @@
 """Compress the groups of a plan: stack the members, fit the method, measure the errors, and save the stored tensors.
 
-Each group is saved as a safetensors file with exactly the tensors in its ledger, so that the payload has the reported size.
+Each group is saved as a safetensors file that contains exactly the tensors in its ledger, so its payload has the reported size.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class CompressedGroup:
 
     @property
     def reconstructions(self) -> dict[ModuleSpec, Tensor]:
-        """See `written_back`. Decoded on every access, so that only the stored tensors stay in memory."""
+        """See `written_back`. Decoded on every access, so only the stored tensors stay in memory."""
         return written_back(self.compressed, self.members, self.stacking)
 
 
 @dataclass(frozen=True)
 class SavedGroup:
-    """A compressed group that exists only on disk, so that a run keeps one group in memory at a time."""
+    """A compressed group that is stored on disk, so a run has only one group in memory at a time."""
 
     path: Path
     members: tuple[ModuleSpec, ...]
@@ -68,31 +68,31 @@ class SavedGroup:
 
 
 def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
-    """Stack members (rows, cols) vertically, transposed as `how` requires: (sum of rows, cols)."""
+    """Stack members (rows, cols) vertically, transposed if `how` requires it. Returns (sum of rows, cols)."""
     return torch.cat([matrix.T if is_transposed(spec, how) else matrix for spec, matrix in matrices.items()])
 
 
 def read_stacked(model: PreTrainedModel | StoredMatrices, specs: Sequence[ModuleSpec], how: str) -> Tensor:
-    """`stack` for a model's weights."""
+    """Read the weights of a model and apply `stack` to them."""
     return stack({spec: read_matrix(model, spec) for spec in specs}, how)
 
 
 def unstack(stacked: Tensor, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
-    """The inverse of `stack`: a view of each member in its canonical (rows, cols)."""
+    """The inverse of `stack`: a view of each member in its canonical shape (rows, cols)."""
     swapped = [is_transposed(spec, how) for spec in specs]
     parts = stacked.split([spec.cols if swap else spec.rows for spec, swap in zip(specs, swapped, strict=True)])
     return {spec: part.T if swap else part for spec, part, swap in zip(specs, parts, swapped, strict=True)}
 
 
 def written_back(compressed: CompressedMatrix, specs: Sequence[ModuleSpec], how: str) -> dict[ModuleSpec, Tensor]:
-    """The members' approximate matrices (rows, cols) as they are in the compressed model; see `in_own_dtype`."""
+    """The members' approximate matrices (rows, cols), as used in the compressed model; see `in_own_dtype`."""
     return in_own_dtype(unstack(compressed.reconstruct(), specs, how))
 
 
 def in_own_dtype(matrices: Mapping[ModuleSpec, Tensor]) -> dict[ModuleSpec, Tensor]:
     """The matrices rounded to their dtypes in the checkpoint, then converted to float32.
 
-    This way a run measures exactly the model that `export --dense` writes, in which every tensor keeps its dtype.
+    A run therefore measures exactly the model that `export --dense` writes, in which every tensor keeps its dtype.
     """
     return {spec: matrix.to(getattr(torch, spec.dtype)).float() for spec, matrix in matrices.items()}
 
@@ -109,10 +109,10 @@ def compress_group(
 ) -> CompressedGroup:
     """Compress one group of a model. The model is not modified.
 
-    `hints` are passed to the method if it is calibrated, and used to measure the output error on held-out text for any method.
+    `hints` are passed to calibrated methods and, for every method, used to measure the output error on held-out text.
     Set `measure_outputs=False` if `add_output_errors` will measure all groups later.
 
-    Raises BudgetTooSmall, and InputError if the group does not match its model or hints that it needs are missing.
+    Raises BudgetTooSmall, and InputError if the group does not match the model or requires hints that are missing.
     """
     started = perf_counter()
     specs = tuple(members(group, info))
@@ -124,7 +124,7 @@ def compress_group(
     energy = squared_norm(matrix)
     del matrix
     if hints is not None:
-        hints.restore()  # a method may have replaced weights, but errors are relative to the original ones
+        hints.restore()  # a method may have replaced weights, but errors are relative to the original weights
     reconstructions = written_back(compressed, specs, group.stack)
     errors = reconstruction_error((read_matrix(model, spec), decoded) for spec, decoded in reconstructions.items())
     module_errors = {
@@ -188,7 +188,7 @@ def _on_text(
     compressed: CompressedMatrix,
     reconstructions: Mapping[ModuleSpec, Tensor] | None,
 ) -> dict[str, Any]:
-    """Results that need text: the output error and, for a calibrated method, a summary of its calibration."""
+    """Results measured on text: the output error and, for a calibrated method, a summary of its calibration."""
     if hints is None:
         return {}
     if reconstructions is None:
@@ -230,13 +230,13 @@ def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True
 
 
 def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
-    """The manifest and the compressed matrix of a saved group. Raises StorageError if its form is unknown."""
+    """Load the manifest and the compressed matrix of a saved group. Raises StorageError if its form is unknown."""
     with safe_open(path, framework="pt") as file:
         manifest = json.loads(file.metadata()["offcomp"])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
     decode = next((decode for decode in DECODERS if decode.__name__ == manifest["form"]), None)
     if decode is None:
         raise StorageError(
-            f"{path} has the form {manifest['form']!r}, which is unknown to this version of offcomp; use a newer one"
+            f"{path} has the form {manifest['form']!r}, which this version of offcomp does not support; use a newer version"
         )
     return manifest, CompressedMatrix(tensors, decode, codes=manifest.get("codes", {}))

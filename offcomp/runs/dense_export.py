@@ -1,9 +1,9 @@
-"""Export the whole compressed model as a copy of its original folder in which only the compressed weights differ.
+"""Export the whole compressed model as a copy of the original folder in which only the compressed weights differ.
 
-Every file is copied byte for byte. Then each compressed weight overwrites the original's bytes in the copy, in the dtype and
-layout of the existing tensor, so keys, shards, tied copies, dtypes and file sizes stay the same. Some files are left out and
-listed: weights in other formats (which would be the original ones), files from an earlier export, broken links, and links to a
-folder that contains them. Other links within the model's folder are replaced by copies of their targets.
+Files are copied byte for byte. Each compressed weight then overwrites the original weight in the copy, with the same dtype and
+layout, so keys, shards, tied copies, dtypes and file sizes stay the same. Some files are left out and listed: weights in other
+formats (which would still be the original weights), files from an earlier export, broken links, and links to a parent folder of
+the link. Other links within the model's folder are replaced by copies of their targets.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ GROUPS = "groups"
 
 
 class DenseModel:
-    """A copy of a model's folder, into which compressed weights are written.
+    """A copy of a model's folder, to which compressed weights can be written.
 
     left_out    files of the original that were not copied, as paths relative to its folder
     """
 
     def __init__(self, model: str, copy: Path) -> None:
-        """Copy a model's folder. Raises ModelError if it cannot be used, and InputError if a link leads outside it."""
+        """Copy a model's folder. Raises ModelError if the folder is unusable, and InputError if a link points outside it."""
         folder, self._sources = stored_weights(model)
         self._copy = copy
         weights = {tensor.file.name for parts in self._sources.values() for _, tensor in parts}
@@ -47,7 +47,7 @@ class DenseModel:
         )
 
     def write(self, matrices: Mapping[ModuleSpec, Tensor]) -> None:
-        """Overwrite the original weights with these matrices (rows, cols), in every tensor that contains them.
+        """Overwrite original weights with `matrices` (rows, cols), in every tensor that contains these weights.
 
         Raises ModelError if a matrix is not a separate tensor in the files, or if a value overflows the tensor's dtype.
         """
@@ -63,9 +63,9 @@ class DenseModel:
 
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (relative path, path) for everything in a model's folder except folders; tool folders are skipped.
+    """Yield (relative path, path) of every file in a model's folder, skipping the folders of tools such as git.
 
-    Includes broken links and links to a folder that contains them. Raises InputError if a link points outside the folder.
+    Also yields broken links and links to a parent folder. Raises InputError if a link points outside the model's folder.
     """
     root, pending = _root(folder), [(folder, {folder.resolve()})]
     while pending:
@@ -75,7 +75,7 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
             if target and not target.is_relative_to(root):
                 raise InputError(
                     f"{entry} is a link to {target}, which is outside the model's folder and would be exported too; "
-                    f"make a copy without links (cp -rL {folder} COPY) and compress that"
+                    f"make a copy without links (cp -rL {folder} COPY) and compress the copy"
                 )
             if target is None or target in ancestors or not target.is_dir():
                 yield entry.relative_to(folder).as_posix(), entry
@@ -84,14 +84,14 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _root(folder: Path) -> Path:
-    """The folder that links must stay within: the model's own or, in a hub cache, the one that contains snapshots and blobs."""
+    """The folder that links must not leave: the model's folder or, in a hub cache, the parent of snapshots and blobs."""
     root = folder.resolve()
     in_cache = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
     return root.parents[1] if in_cache else root
 
 
 def _target(entry: Path) -> Path | None:
-    """The resolved path of a folder entry; None for a broken or circular link."""
+    """Resolve the path of a folder entry; None for a broken or circular link."""
     try:
         return entry.resolve(strict=True)
     except (OSError, RuntimeError):
@@ -99,7 +99,7 @@ def _target(entry: Path) -> Path | None:
 
 
 def _copied(name: str, file: Path, target: Path, weights: set[str]) -> bool:
-    """Copy a file unless it must be left out. Return whether it was copied."""
+    """Copy a file unless it must be left out. Returns whether the file was copied."""
     is_unused = name.endswith(OTHER_WEIGHTS) or (name.endswith(".safetensors") and "/" not in name and name not in weights)
     is_stale = name == INDEX and weights == {WEIGHTS}
     if is_unused or is_stale or name == MANIFEST or name.startswith(f"{GROUPS}/") or not file.is_file():
@@ -110,7 +110,7 @@ def _copied(name: str, file: Path, target: Path, weights: set[str]) -> bool:
 
 
 def _overwrite(file: Path, stored: StoredTensor, spec: ModuleSpec, matrix: Tensor) -> None:
-    """Write a matrix into the bytes of the tensor that contains it; the rest of the tensor stays unchanged."""
+    """Overwrite the part of a stored tensor that contains a module's matrix, leaving the rest of the tensor unchanged."""
     content = np.fromfile(file, np.uint8, stored.num_bytes, offset=stored.start)
     values = torch.from_numpy(content).view(DTYPES[stored.dtype]).view(stored.shape)
     view = canonical_view(values, spec)

@@ -1,6 +1,6 @@
-"""Schemas of a run's files, checked once on reading so that tables, charts and prose can rely on them. Does not import torch.
+"""Schemas of a run's files, which are validated when read so that all other code can rely on them. Does not import torch.
 
-Files from earlier versions lack some fields. Fields not named here may have any value that is not nested too deeply.
+Files from earlier versions may lack some fields. Fields not listed here may have any value that is not nested too deeply.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from offcomp.planning.plan import Plan
 PLAN, INPUTS, WORKER, PROGRESS, RESULT = "plan.json", "inputs.json", "worker.json", "progress.json", "run.json"
 RUN_SCHEMA = 1
 LATEST_SECONDS = 1e11
-"""The latest accepted timestamp, in seconds since 1970; `datetime` can represent it."""
+"""The latest accepted timestamp in seconds since 1970, chosen to be within the range of `datetime`."""
 MOST_EXAMPLES = 10_000_000
 KNOWN_METHODS = frozenset(method.name for method in METHODS)
 STATUSES = ("done", "failed", "cancelled")
@@ -137,12 +137,12 @@ CHECKED_INPUTS = fields({}, {"model": text})
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a run. Raises Malformed and OSError."""
+    """Read the plan of a run. Raises Malformed and OSError."""
     return _plan_of(read_checked(folder / PLAN, by_name(anything)), PLAN)
 
 
 def _plan_of(document: Any, where: str) -> Plan:
-    """Parse the plan of a run. Methods unknown to this version may have any options, since the run is from another version."""
+    """Parse the plan of a run. Unknown methods may have any options, since the run may come from another version."""
     try:
         plan = Plan.from_dict(document)
         for group in plan.groups:
@@ -156,12 +156,12 @@ def _plan_of(document: Any, where: str) -> Plan:
 
 @lru_cache(maxsize=1024)
 def _check_options(method: str, options: str) -> None:
-    """Raise InputError for options (JSON) that a method does not accept. Cached, since many runs use the same options."""
+    """Raise InputError if a method does not accept these options (JSON). Cached, since many runs share the same options."""
     make_method(method, json.loads(options))
 
 
 def read_result(folder: Path) -> tuple[Plan, dict[str, Any]]:
-    """The plan and the result of a run. Raises Malformed and OSError."""
+    """Read the plan and the result of a run. Raises Malformed and OSError."""
     result = read_checked(folder / RESULT, _check_result)
     return _plan_of(result["plan"], f"{RESULT}: plan"), result
 
@@ -183,7 +183,7 @@ def _check_result(value: Any) -> None:
 
 
 def _check_score(task: str, score: dict[str, Any]) -> None:
-    """Check that the numbers of one score are consistent with each other."""
+    """Check that the numbers in a score are consistent with one another."""
     paired, where = score["paired"], f"scores.{task[:40]}"
     if "agreement" in paired or "flips" in score:
         for name in ("agreement", "right_to_wrong", "wrong_to_right"):
@@ -196,17 +196,17 @@ def _check_score(task: str, score: dict[str, Any]) -> None:
 
 
 def read_worker(folder: Path) -> dict[str, Any]:
-    """The process that is or was working on a run; empty if there is no such file. Raises Malformed and OSError."""
+    """Read the record of a run's worker process; empty if the file is missing. Raises Malformed and OSError."""
     return _optional(folder / WORKER, CHECKED_WORKER)
 
 
 def read_inputs(folder: Path) -> dict[str, Any]:
-    """The inputs of a run; empty for old runs that did not record them. Raises Malformed and OSError."""
+    """Read the inputs of a run; empty for old runs, which did not record them. Raises Malformed and OSError."""
     return _optional(folder / INPUTS, CHECKED_INPUTS)
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """The progress of a run; empty if missing or malformed, since it will be rewritten soon. Raises OSError."""
+    """Read the progress of a run; empty if the file is missing, or malformed and soon to be rewritten. Raises OSError."""
     try:
         return _optional(folder / PROGRESS, CHECKED_PROGRESS)
     except Malformed:

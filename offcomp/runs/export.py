@@ -1,7 +1,7 @@
 """Export a finished run to a self-contained folder: its stored groups with a manifest, and optionally the whole model.
 
-`runs.manifest` describes the folder's layout. The stored tensors and the original are enough to rebuild the compressed model:
-call `weights.replace(model, reconstructions(folder, manifest, group))` for every group.
+`runs.manifest` describes the folder's layout. The stored tensors and the original are sufficient to rebuild the compressed
+model: call `weights.replace(model, reconstructions(folder, manifest, group))` for every group.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from offcomp.runs.store import Run
 
 
 def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = False) -> Manifest:
-    """Write a finished run to a new folder, completely or not at all. `original` is the current listing of the run's model.
+    """Export a finished run to a new folder, completely or not at all. `original` describes the run's model as it is now.
 
-    Raises InputError if the run's weights are not stored here, its model has changed, or the folder cannot be used;
+    Raises InputError if the run's compressed weights are missing, its model has changed or the folder cannot be used, and
     StorageError if the run's files are damaged.
     """
     figures = _figures(run, original)
@@ -63,7 +63,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
 
 
 def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
-    """The result of a run, if the run can be exported. Raises InputError otherwise."""
+    """Return the result of a run. Raises InputError if the run cannot be exported."""
     if run.result is None or run.status != "done":
         raise InputError(f"run {run.id} has status {run.status} and no compressed weights; choose a finished run")
     if not run.plan.groups:
@@ -71,12 +71,12 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
     if not run.has_weights:
         raise InputError(
             f"run {run.id} has results but no compressed weights; print its plan with 'offcomp show {run.id} --json' "
-            "and run that with 'offcomp run --again'"
+            "and run the plan with 'offcomp run --again'"
         )
     if run.of_a_sample:
         raise InputError(
-            f"run {run.id} was made by a version that identified {original.model} by a sample of its weights, so it is no "
-            "longer possible to check that this is the model that was compressed; run the plan again"
+            f"run {run.id} comes from an earlier version, which identified {original.model} by a sample of its weights, so "
+            "it is not possible to verify that this is the model that was compressed; run the plan again"
         )
     if run.result["model"].get("reads") != original.reads:
         raise InputError(
@@ -93,10 +93,10 @@ def _copied_group(run: Run, figures: Mapping[str, Any], part: Path) -> StoredGro
     group = StoredGroup(**values, file=f"{GROUPS}/{name}.safetensors", ledger=tuple(figures["ledger"]))
     shutil.copyfile(run.group_file(name), part / group.file)
     if faults := ledger_faults(part, group):
-        raise StorageError(f"run {run.id} is damaged, since {faults[0]}; run its plan again with --again")
+        raise StorageError(f"run {run.id} is damaged: {faults[0]}; run its plan again with --again")
     return group
 
 
 def reconstructions(folder: Path, manifest: Manifest, group: StoredGroup) -> dict[ModuleSpec, Tensor]:
-    """The approximate matrices (rows, cols) of a group's modules, decoded from an export; see `written_back`."""
+    """Decode the approximate matrices (rows, cols) of a group's modules from an export; see `written_back`."""
     return SavedGroup(folder / group.file, manifest.members(group), manifest.planned(group).stack).reconstructions

@@ -1,4 +1,4 @@
-"""Read the folder of a run, or report it as unreadable without affecting other runs. Does not import torch."""
+"""Read run folders. An unreadable folder is reported and does not affect other runs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from offcomp.runs.claims import foreign_host
 from offcomp.runs.start import LOG, has_worker
 
 MOST_CACHED = 4096
-OF_A_SAMPLE = "identified by a sample of its weights (as in earlier versions), not by all of them"
-"""How a model's identity is described if `Run.of_a_sample` is true."""
+OF_A_SAMPLE = "identified by a sample of its weights, as in earlier versions, rather than by all of them"
+"""Describes a model's identity in messages if `Run.of_a_sample` is true."""
 ENDED = ("done", "failed", "cancelled", "interrupted")
 
 
@@ -27,10 +27,10 @@ ENDED = ("done", "failed", "cancelled", "interrupted")
 class Run:
     """A snapshot of a run, read from its files.
 
-    progress    the checked progress.json of a run that has not ended; empty if unknown
-    result      the checked run.json (`offcomp.runs.documents`), if the run has written one
-    host        the host that it is running on, if that is not this host
-    inputs      the inputs it was submitted with, for a run without a result
+    progress    the validated content of progress.json for a run that has not ended; empty if unknown
+    result      the validated content of run.json (see `offcomp.runs.documents`); None if it has not been written
+    host        the host that the run is in progress on; empty if that is this host
+    inputs      the inputs that the run was submitted with; empty if it has a result
     """
 
     id: str
@@ -45,32 +45,32 @@ class Run:
 
     @property
     def of_a_sample(self) -> bool:
-        """Whether the run identifies its model by a sample of the weights, as in earlier versions, rather than by all bytes."""
+        """Whether the run identifies its model by only a sample of the weights, as earlier versions did."""
         model = (self.result or {}).get("model") or {}
         return "fingerprint" in model and not is_content(str(model["fingerprint"]))
 
     @property
     def status_text(self) -> str:
-        """The run's status, followed by the host if that is a different one."""
+        """The run's status, followed by the host name if the run is in progress on another host."""
         return f"{self.status} on {self.host}" if self.host else self.status
 
     @property
     def ended(self) -> bool:
-        """Whether the run is over."""
+        """Whether the run has ended."""
         return self.status in ENDED
 
     def group_file(self, name: str) -> Path:
-        """Path of the file with a group's stored tensors."""
+        """Path of the file that contains a group's stored tensors."""
         return self.folder / "groups" / f"{name}.safetensors"
 
     @property
     def has_weights(self) -> bool:
-        """Whether the stored tensors of its groups are present; bundled runs and baselines have none."""
+        """Whether the stored tensors of all groups are available. Bundled runs and baselines have no stored tensors."""
         return bool(self.plan.groups) and all(self.group_file(group.name).is_file() for group in self.plan.groups)
 
     @property
     def error(self) -> str:
-        """Why the run did not finish, as a sentence; empty if it did."""
+        """The reason why the run did not finish, as a sentence; empty if it finished."""
         if self.result and self.result.get("error"):
             return str(self.result["error"])
         if self.status != "interrupted":
@@ -78,27 +78,27 @@ class Run:
         try:
             last_line = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         except (OSError, IndexError):
-            return "the worker ended without a result or any output; run the plan again"
-        return f"the worker ended without a result; run the plan again. The last line of its log: {last_line}"
+            return "the worker exited without a result or output; run the plan again"
+        return f"the worker exited without a result; run the plan again. Last line of the log: {last_line}"
 
 
 @dataclass(frozen=True)
 class BadFolder:
-    """A folder that should contain a run but cannot be read as one, with the reason as a clause."""
+    """A folder that should contain a run but cannot be read; `reason` is a clause that explains why."""
 
     name: str
     folder: Path
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name} cannot be read, since {self.reason}; run its plan again, or remove {self.folder}"
+        return f"{self.name} cannot be read because {self.reason}; run its plan again, or remove {self.folder}"
 
 
 @lru_cache(maxsize=MOST_CACHED)
 def _ended_run(folder: Path, _stamp: tuple[int, int]) -> Run | BadFolder:
-    """The run in a folder with a result, which no longer changes. Cached for each state of its run.json (`files.changed`).
+    """Read a run that has ended and no longer changes. Cached for each version of its run.json (see `files.changed`).
 
-    Raises OSError if a file cannot be opened. This is not cached, since a later read may succeed.
+    Raises OSError if a file cannot be opened. Such failures are not cached, since a later attempt may succeed.
     """
     try:
         plan, result = documents.read_result(folder)
@@ -120,7 +120,7 @@ def _bad(folder: Path, fault: Malformed | OSError) -> BadFolder:
 
 
 def _started(result: Mapping[str, Any]) -> float:
-    """When a run started, in seconds since 1970; 0 if unknown."""
+    """The start time of a run in seconds since 1970; 0 if unknown."""
     try:
         seconds = datetime.fromisoformat(result["started"]).timestamp()
     except (ValueError, OverflowError):
@@ -129,7 +129,7 @@ def _started(result: Mapping[str, Any]) -> float:
 
 
 def _unended_run(folder: Path) -> Run | BadFolder:
-    """The current state of a run that has no result yet."""
+    """Read the current state of a run that has no result yet."""
     worker = documents.read_worker(folder)
     host = foreign_host(worker)
     alive = bool(host) or has_worker(folder, worker)
@@ -143,7 +143,7 @@ def _unended_run(folder: Path) -> Run | BadFolder:
 
 
 def read_run(folder: Path) -> Run | BadFolder:
-    """The run in a folder. Raises StorageError if no file descriptors are left."""
+    """Read the run in a folder. Raises StorageError if no file descriptors are available."""
     try:
         stamp = changed(folder / documents.RESULT)
         return _ended_run(folder, stamp) if stamp else _unended_run(folder)

@@ -1,7 +1,8 @@
-"""The inputs of a run (everything besides its plan that its results depend on), and the run id derived from both. No torch.
+"""The inputs of a run, that is, everything except the plan that affects its results. Does not import torch.
 
-The same plan on the same inputs is the same run. Files are identified by their bytes, regardless of path and modification time;
-a hub data set is identified by its address and its revision in the `datasets` cache, from which the worker reads it.
+The run id is derived from the plan and its inputs, so running the same plan on the same inputs again yields the same id. Files
+are identified by their contents, regardless of path and modification time. A hub data set is identified by its address and its
+revision in the `datasets` cache, which the worker reads.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from offcomp.planning.data.tasks import HUB, Task
 from offcomp.planning.plan import Plan
 
 RESULTS_VERSION = 3
-"""Incremented whenever the same plan would produce different results, so that old results are not mistaken for new ones."""
+"""Increment this whenever the same plan would produce different results, so that outdated results are not reused."""
 
 TITLES = {
-    "model": "the files of its model",
-    "calibration": "its calibration text",
-    "tasks": "the examples of its tasks",
-    "environment": "the versions of the libraries",
+    "model": "the model files",
+    "calibration": "the calibration text",
+    "tasks": "the task examples",
+    "environment": "the library versions",
 }
-"""Input -> how messages refer to it."""
+"""Input -> its description in messages."""
 
 
 def inputs_of(plan: Plan, model: str) -> dict[str, Any]:
-    """The inputs of a plan as JSON values.
+    """Return the inputs of a plan as JSON values.
 
     model    the identity of all files that are read from the model (`ModelInfo.reads`)
     """
@@ -62,10 +63,10 @@ def run_id(plan: Plan, inputs: Mapping[str, Any]) -> str:
 
 
 def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None:
-    """Raise RunError unless the loaded model and the files now on disk match the inputs of a run."""
+    """Raise RunError unless the loaded model and the files currently on disk match the inputs of a run."""
     try:
         identity = identity_of(info.model)
-    except ModelError:  # missing, or partially written
+    except ModelError:  # missing or partially written
         identity = None
     if identity and identity.reads == info.reads:
         current = inputs_of(plan, info.reads)
@@ -73,12 +74,12 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None
     else:
         changed_names = ["model"]
     if changed_names:
-        changed = " and ".join(TITLES.get(name, f"its {name}") for name in changed_names)
-        raise RunError(f"{changed} changed after the run was submitted, so its results are not valid; run the plan again")
+        changed = " and ".join(TITLES.get(name, f"the {name}") for name in changed_names)
+        raise RunError(f"{changed} changed after the run was submitted, so the results are not valid; run the plan again")
 
 
 def calibration_digest(plan: Plan) -> str:
-    """The sha256 of a plan's current calibration text; empty if there is none, or if it cannot be read."""
+    """SHA-256 of a plan's current calibration text; empty if no text is needed or it cannot be read."""
     if not plan.calibrated_groups:
         return ""
     text = plan.calibration.text
@@ -86,7 +87,7 @@ def calibration_digest(plan: Plan) -> str:
 
 
 def _task_digests(task: Task) -> dict[str, str]:
-    """The sha256 of each file that a task's examples may come from, by name; for a hub data set, its revision by folder."""
+    """SHA-256 of each file that may contain a task's examples, keyed by name; for a hub data set, its revision by folder."""
     if task.data.startswith(HUB):
         return _cached_revision(task.data.removeprefix(HUB))
     path = location_of(task)
@@ -94,7 +95,7 @@ def _task_digests(task: Task) -> dict[str, str]:
 
 
 def _cached_revision(address: str) -> dict[str, str]:
-    """Revision of the newest copy of OWNER/NAME[/CONFIG] in the `datasets` cache, keyed by CONFIG/VERSION; empty if none.
+    """Revision of the newest copy of OWNER/NAME[/CONFIG] in the `datasets` cache, keyed by CONFIG/VERSION; empty if not found.
 
     This is the copy that `datasets` uses offline. The cache layout is OWNER___NAME/CONFIG/VERSION/REVISION.
     """
@@ -111,7 +112,7 @@ def _cached_revision(address: str) -> dict[str, str]:
 
 
 def _digest(file: Path) -> str:
-    """The sha256 of a file; empty if it cannot be read, an error that the run itself will report."""
+    """SHA-256 of a file; empty if the file cannot be read, since the run itself will report that error."""
     try:
         return file_digest(file)
     except OSError as error:

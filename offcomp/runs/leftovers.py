@@ -1,7 +1,7 @@
-"""Remove what killed processes left in the home folder: only offcomp's files that no process is using. No torch.
+"""Clean up the home folder after killed processes, removing only unused files of offcomp. Does not import torch.
 
 .NAME.XXXXXXXX.part     a file or a run's folder that was being written; the writer of a file holds its lock
-runs/.ID.former         a run that was about to be replaced by a new one
+runs/.ID.former         a run that was about to be replaced by a new run
 runs/.ID.lock           the lock that earlier versions held while starting a run
 runs/ID                 if it contains no plan: a run that an earlier version was about to start
 """
@@ -22,20 +22,20 @@ from offcomp.runs.documents import RESULT, WORKER
 from offcomp.runs.start import LOCK, has_worker, remove_folder
 
 FOLDERS = ("digests", "evaluations", "groups", "models", "spectra", "uploads", "views")
-"""The folders in the home folder, except the one for runs."""
+"""Subfolders of the home folder, other than `runs`."""
 UNFINISHED = re.compile(r"\..+\.part")
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 FORMER_RUN = re.compile(rf"\.({RUN_ID.pattern})\.former")
 UNFINISHED_RUN = re.compile(rf"\.{RUN_ID.pattern}(\.former)?\.[a-z0-9_]{{8}}\.part")
 FORMER_LOCK = re.compile(rf"\.{RUN_ID.pattern}\.lock")
 EMPTY_SECONDS = 60.0
-"""Age at which an empty run folder is removed; earlier versions create the folder shortly before they write the plan."""
+"""Age at which an empty run folder is removed. Earlier versions create the folder shortly before writing the plan."""
 
 
 def sweep(home: Path) -> None:
-    """Remove leftovers from a home folder, and restore a run that was moved aside. The caller must hold the `store_lock`.
+    """Remove leftovers from a home folder, and restore runs that were moved aside. The caller must hold the `store_lock`.
 
-    Leftovers that cannot be removed are left in place, where they do no harm.
+    Leftovers that cannot be removed stay in place; they are harmless.
     """
     with suppress(OSError):
         _restrict_access(home)
@@ -49,7 +49,7 @@ def sweep(home: Path) -> None:
 
 
 def _restrict_access(home: Path) -> None:
-    """Restrict the home folder to its owner, or only offcomp's folders in it if it is shared or contains other files."""
+    """Make the home folder accessible only to its owner, or just its subfolders if it is shared or contains other files."""
     own = [home / name for name in ("runs", *FOLDERS)]
     others = [entry for entry in home.iterdir() if entry not in own and not entry.name.startswith(".")]
     shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID) or home.resolve() == Path.home().resolve()
@@ -61,7 +61,7 @@ def _restrict_access(home: Path) -> None:
 
 
 def _sweep_entry(entry: Path) -> None:
-    """Remove or restore one entry of the runs folder, if it is a leftover."""
+    """Remove or restore an entry of the runs folder if it is a leftover."""
     name = entry.name
     if former := FORMER_RUN.fullmatch(name):
         _sweep_former(entry, entry.with_name(former[1]))
@@ -74,7 +74,7 @@ def _sweep_entry(entry: Path) -> None:
 
 
 def _sweep_former(former: Path, folder: Path) -> None:
-    """Remove a previous run that has been replaced, or restore it if it has a result and its replacement died without one."""
+    """Remove a replaced run, or restore it if it has a result and its replacement ended without a result."""
     if (former / RESULT).exists() and not (folder / RESULT).exists() and not is_in_use(folder):
         remove_folder(folder)
     if folder.exists():
@@ -96,7 +96,7 @@ def _sweep_run(folder: Path) -> None:
 
 
 def is_in_use(folder: Path) -> bool:
-    """Whether a run's folder may be in use: a worker on this host is alive, or another host claims it. Raises OSError."""
+    """Whether a run's folder may be in use, by a live worker on this host or by another host. Raises OSError."""
     worker = read_json(folder / WORKER)
     claimed = worker if isinstance(worker, dict) else {}
     return has_worker(folder, claimed) or bool(foreign_host(claimed))

@@ -1,4 +1,4 @@
-"""The JSON manifest of an export: what its folder contains and where it comes from. Does not import torch.
+"""The JSON manifest of an export, which describes the contents and origin of its folder. Does not import torch.
 
 DIR/offcomp.json               the manifest: run, plan, original, the ledger of every group, checksums
 DIR/groups/NAME.safetensors    the stored tensors of a group, exactly those in its ledger
@@ -30,7 +30,7 @@ NAMED_FAULTS = 3
 
 @dataclass(frozen=True)
 class StoredGroup:
-    """What is stored for a group of the plan.
+    """The stored tensors of one group of the plan.
 
     form        the decoder that turns the tensors into one matrix (rows, cols) of vertically stacked members
     ledger      every tensor: name, shape, dtype, bytes
@@ -51,9 +51,9 @@ class StoredGroup:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export contains and where it comes from.
+    """The contents and origin of an export.
 
-    offcomp     the version that wrote it
+    offcomp     the version that wrote the export
     run         the id of the run
     original    the model that was compressed, listing only the modules of the plan
     sizes       parameters, bytes and ratios before and after: chosen modules, all linear and embedding weights, whole model
@@ -75,11 +75,11 @@ class Manifest:
     left_out: tuple[str, ...] = ()
 
     def planned(self, group: StoredGroup) -> Group:
-        """The group as defined in the plan."""
+        """The group as it is defined in the plan."""
         return next(planned for planned in self.plan.groups if planned.name == group.name)
 
     def members(self, group: StoredGroup) -> tuple[ModuleSpec, ...]:
-        """The modules of a group, in the order in which they are stacked."""
+        """The modules of a group, in stacking order."""
         return tuple(members(self.planned(group), self.original))
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Manifest:
 
     @staticmethod
     def from_dict(document: Any) -> Manifest:
-        """Read a manifest. Raises InputError with one clause for each field that is wrong."""
+        """Read a manifest. Raises InputError with one clause per invalid field."""
         if not isinstance(document, dict):
             raise InputError("it is not a JSON object")
         if document.get("schema") != MANIFEST_SCHEMA:
@@ -110,13 +110,13 @@ class Manifest:
         return manifest
 
     def check_names(self) -> None:
-        """Check that the groups are those of the plan and that all files are inside the folder. Raises InputError."""
+        """Check that the groups match the plan and that all files are inside the folder. Raises InputError."""
         if [group.name for group in self.groups] != [group.name for group in self.plan.groups]:
             raise InputError("its groups do not match those of its plan")
         for name in [*self.files, *(group.file for group in self.groups)]:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name:
-                raise InputError(f"it names the file {name!r}, which is outside the folder")
+                raise InputError(f"it lists the file {name!r}, which is outside the folder")
         for group in self.groups:
             self.members(group)
 
@@ -138,7 +138,7 @@ COUNT = (_passes(count()), "a whole number, 0 or greater")
 TEXT = (is_text, "a string")
 OBJECT = (_passes(fields({})), "a JSON object")
 MODULE = fields({"rows": count(), "cols": count(), "name": text, "path": text})
-"""The fields of a module that shapes are computed from; `ModelInfo.from_dict` checks the rest."""
+"""The module fields from which shapes are computed; `ModelInfo.from_dict` checks all other fields."""
 LEDGER_ENTRY = fields({"name": text, "shape": each(count()), "dtype": text, "bytes": count()})
 FILE = fields({"bytes": count(), "sha256": text})
 MANIFEST_TYPES = {
@@ -164,9 +164,9 @@ GROUP_TYPES = {
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an export. Raises InputError if it is missing or cannot be read."""
+    """Read the manifest of an export. Raises InputError if the manifest is missing or cannot be read."""
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; specify one written by 'offcomp export'")
+        raise InputError(f"there is no folder {folder}; specify a folder written by 'offcomp export'")
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(f"{folder} has no {MANIFEST}; specify a folder written by 'offcomp export'")
@@ -177,7 +177,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_entry(file: Path) -> dict[str, Any]:
-    """The size in bytes and the sha256 of a file."""
+    """The size in bytes and the SHA-256 of a file."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": digest}
@@ -188,7 +188,7 @@ Tensors = Mapping[str, tuple[tuple[int, ...], str, int]]
 
 
 def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
-    """Differences between a group's file and its ledger (each tensor, their total and the payload size), one clause each."""
+    """List the differences between a group's file and its ledger (tensors, total and payload size), one clause each."""
     file, where = folder / group.file, f"group {group.name!r}"
     try:
         tensors = stored_tensors([file])
@@ -209,7 +209,7 @@ def ledger_faults(folder: Path, group: StoredGroup) -> list[str]:
 
 
 def _tensor_faults(where: str, stored: Tensors, listed: Tensors) -> list[str]:
-    """Tensors that are stored but not listed, listed but not stored, or stored with a different shape, dtype or size."""
+    """List tensors that are missing from the file or the ledger, or whose shape, dtype or size differs between the two."""
     missing = [f"{where} lacks the tensor {name!r}, which its ledger lists" for name in listed if name not in stored]
     unlisted = [f"{where} stores the tensor {name!r}, which its ledger does not list" for name in stored if name not in listed]
     different = [

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def measured_curve(
     model: PreTrainedModel, info: ModelInfo, group: Group, ratios: Sequence[float], *, unit: str, seed: int = 0
 ) -> ErrorCurve:
-    """Measure a group's error curve by fitting its method at the given ratios, skipping those that it cannot reach.
+    """Measure a group's error curve by fitting its method at the given ratios, skipping ratios that cannot be reached.
 
-    The dense matrix is added as a point unless it is larger than the original. Raises InputError if no ratio can be reached.
+    The dense matrix is included as a point unless it is larger than the original. Raises InputError if no ratio can be reached.
     """
     sizes, errors, energy = [], [], 0.0
     for ratio in ratios:

@@ -1,11 +1,11 @@
-"""Start a run: create its folder under a temporary name while holding its worker's lock, then rename it into place. No torch.
+"""Start a run: create its folder under a temporary name while holding the worker's lock, then rename the folder.
 
     runs/.ID.XXXXXXXX.part     the folder while it is being created; its worker waits until it has its final name
-    runs/.ID.former            the folder of the previous run with that id, until the new one has replaced it
+    runs/.ID.former            the folder of the previous run with the same id, until the new run has replaced it
 
-Other processes therefore never see a partial run, or one without a worker. If any step fails, the previous run is restored and
-nothing else is left behind. Hold the `store_lock` while changing the folders of runs. Whatever killed processes leave behind is
-removed when the next run starts.
+Other processes therefore never see a partial run or a run without a worker. If any step fails, the previous run is restored and
+nothing else is left behind. Hold the `store_lock` while changing run folders. Leftovers of killed processes are removed when
+the next run starts. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ STORE_LOCK = ".lock"
 STORE_SECONDS = 30.0
 PARENT_VARIABLE, LOCK_VARIABLE = "OFFCOMP_PARENT", "OFFCOMP_LOCK"
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-"""Keep a worker's threads from spin-waiting, which makes them a hundred times slower while another process is busy."""
+"""Settings that prevent threads from spin-waiting, which slows a worker down a hundredfold while another process is busy."""
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MKL_DISABLE_FAST_MM": "1"}
-"""Return MKL's workspace and freed blocks of 1 MB or more to the system at once, instead of caching blocks of up to 32 MB."""
+"""Settings that return freed blocks of 1 MB or more to the system instead of caching blocks of up to 32 MB, also in MKL."""
 
 
 @contextmanager
 def store_lock(runs: Path, seconds: float = STORE_SECONDS) -> Iterator[None]:
-    """Hold the exclusive right to add, replace or remove folders of runs. Waits up to `seconds`. Raises OSError."""
+    """Acquire the exclusive right to add, replace or remove run folders, waiting up to `seconds`. Raises OSError."""
     private_folder(runs)
     with files.locked(runs / STORE_LOCK, seconds):
         yield
 
 
 def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """Start a worker on a plan in a folder, replacing any previous run there. The caller must hold the `store_lock`.
+    """Start a worker for a plan in `folder`, replacing any previous run. The caller must hold the `store_lock`.
 
-    Raises OSError if a step fails; the previous state is then restored.
+    If a step fails, restores the previous state and raises OSError.
     """
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PART, dir=folder.parent))
     worker = None
@@ -72,7 +72,7 @@ def start_run(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, Any]) 
 
 
 def _write(file: Path, document: Mapping[str, Any]) -> None:
-    """Write a file in a folder that is not visible to others yet."""
+    """Write a JSON file to a folder that is not yet visible to other processes."""
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
         json.dump(document, stream, indent=1, allow_nan=False)
         stream.flush()
@@ -82,7 +82,7 @@ def _write(file: Path, document: Mapping[str, Any]) -> None:
 def start_worker(folder: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
     """Start `python -m offcomp.runs.worker FOLDER` in a new session; the worker holds the lock until it exits.
 
-    The worker exits when its parent does (it compares OFFCOMP_PARENT with its parent's id), so it never runs on unnoticed.
+    The worker compares OFFCOMP_PARENT with its parent process id and exits when the parent does, so it is never orphaned.
     """
     environment = PATIENT_THREADS | RETURN_MEMORY | os.environ | {PARENT_VARIABLE: str(os.getpid()), LOCK_VARIABLE: str(lock)}
     with files.closing(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as output:
@@ -98,18 +98,18 @@ def start_worker(folder: Path, log: Path, lock: int) -> subprocess.Popen[bytes]:
 
 
 def has_worker(folder: Path, worker: Mapping[str, Any]) -> bool:
-    """Whether a worker on this host is working in a run's folder; `worker` is the content of worker.json. Raises OSError."""
+    """Whether a worker on this host is using a run's folder; `worker` is the content of worker.json. Raises OSError."""
     lock = folder / LOCK
     return files.is_locked(lock) or (not lock.exists() and is_alive(worker))
 
 
 def former_of(folder: Path) -> Path:
-    """Temporary path of a run's folder while a new run replaces it."""
+    """Temporary path of a run's folder while a new run is replacing it."""
     return folder.with_name(f".{folder.name}{FORMER}")
 
 
 def _move_into_place(new: Path, folder: Path) -> None:
-    """Rename a folder to its final name; an existing folder with that name is first moved to `former_of`."""
+    """Move a new folder to its final path. Any existing folder at that path is first moved to `former_of`."""
     former = former_of(folder)
     if folder.exists():
         folder.rename(former)
@@ -117,7 +117,7 @@ def _move_into_place(new: Path, folder: Path) -> None:
 
 
 def _undo_start(new: Path, folder: Path) -> None:
-    """Undo a start that failed at any step, and move the previous run back."""
+    """Undo a failed start, whichever step failed, and restore the previous run."""
     if new.exists():
         _remove_new(new)
     else:
@@ -129,7 +129,7 @@ def _undo_start(new: Path, folder: Path) -> None:
 
 
 def _remove_new(new: Path) -> None:
-    """Remove a folder that never got its final name, file by file, since listing it would need file descriptors."""
+    """Remove a folder that was never renamed, file by file, since listing the folder would require file descriptors."""
     for name in (PLAN, INPUTS, WORKER, LOG, LOCK):
         with suppress(OSError):
             (new / name).unlink()
@@ -138,7 +138,7 @@ def _remove_new(new: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a run's folder: rename it first, then delete its files. Raises OSError if it cannot be renamed."""
+    """Remove a run's folder by renaming it and then deleting its files. Raises OSError if it cannot be renamed."""
     if not folder.exists():
         return
     gone = Path(tempfile.mkdtemp(prefix=f".{folder.name.strip('.')}.", suffix=PART, dir=folder.parent))

@@ -1,4 +1,4 @@
-"""Runs on disk: one folder each, written atomically, readable by several processes at once. Does not import torch.
+"""Runs on disk, in one folder each, written atomically and readable by concurrent processes. Does not import torch.
 
     RUN/plan.json       the plan
     RUN/inputs.json     its inputs: model, calibration text, examples, versions
@@ -10,9 +10,9 @@
     RUN/run.json        the result, written last
     RUN/log.txt         the output of the worker
 
-The status is derived from these files and from whether the lock is held; no state is kept in memory. A run's id is a digest of
-its plan and its inputs (`offcomp.runs.inputs`), so the same plan on the same inputs is the same run. A folder that cannot be
-read is reported as a `BadFolder` and does not affect the others.
+The status of a run is derived from these files and from whether its lock is held; no state is kept in memory. A run's id is a
+hash of its plan and inputs (`offcomp.runs.inputs`), so running the same plan on the same inputs again yields the same id. An
+unreadable folder is reported as a `BadFolder` and does not affect other runs.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ class RunStore:
         self.folder = self.home / "runs"
 
     def get(self, name: str) -> Run:
-        """The run with this id. Raises InputError if there is none, or if its folder cannot be read."""
+        """Return the run with this id. Raises InputError if the run does not exist or its folder cannot be read."""
         folder = self.folder / name
         if not name or name.startswith(".") or Path(name).name != name or not os.path.isdir(folder):  # noqa: PTH112  # any string
-            raise InputError(f"there is no run {name!r} in {self.folder}; see 'offcomp runs' for a list")
+            raise InputError(f"there is no run {name!r} in {self.folder}; list all runs with 'offcomp runs'")
         run = read_run(folder)
         if isinstance(run, BadFolder):
-            gone = f"{name} has just been removed; see 'offcomp runs' for the others"
+            gone = f"{name} has just been removed; list the remaining runs with 'offcomp runs'"
             raise InputError(f"run {run if folder.is_dir() else gone}")
         return run
 
     def listing(self) -> tuple[list[Run], list[BadFolder]]:
-        """Every run, newest first, and every folder that cannot be read as a run, sorted by name. Raises StorageError."""
+        """All runs, newest first, and all unreadable run folders, sorted by name. Raises StorageError."""
         try:
             folders = [Path(entry.path) for entry in os.scandir(self.folder) if entry.name[0] != "." and entry.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -72,14 +72,14 @@ class RunStore:
         return runs, sorted(bad, key=lambda bad: bad.name)
 
     def all(self) -> list[Run]:
-        """Every run that can be read, newest first. Raises StorageError."""
+        """All readable runs, newest first. Raises StorageError."""
         return self.listing()[0]
 
     def submit(self, plan: Plan, info: ModelInfo, *, again: bool = False) -> Run:
-        """Start a run of a plan, or return the run if it is done or in progress (`again` restarts one that has ended).
+        """Run a plan, unless its run is done or in progress. Returns the run. Set `again` to restart a run that has ended.
 
-        A failed start leaves everything as it was. Raises PlanError if the plan is faulty or infeasible, StorageError
-        if the run cannot be started, RunError if another host is working on it.
+        If the run fails to start, the previous state is restored. Raises PlanError if the plan is invalid or infeasible,
+        StorageError if the run cannot be started, and RunError if another host is working on it.
         """
         check(plan, info)
         inputs = inputs_of(plan, info.reads)
@@ -91,14 +91,14 @@ class RunStore:
                 _check_host(run)
                 _update_model_name(run, plan.model)
             elif isinstance(run, BadFolder) and is_in_use(folder):
-                raise RunError(f"run {folder.name} is in progress but cannot be read; wait for it, or end its process")
+                raise RunError(f"run {folder.name} is in progress but cannot be read; wait for it to end, or stop its process")
             else:
                 self._check_space(plan, info)
                 start_run(folder, plan.to_dict(), inputs)
         return self.get(folder.name)
 
     def sweep(self) -> None:
-        """Remove what killed processes left (`runs.leftovers`), unless another process is changing runs. Raises OSError."""
+        """Clean up after killed processes (see `runs.leftovers`) unless another process is changing runs. Raises OSError."""
         if self.home.is_dir():
             with suppress(TimeoutError), store_lock(self.folder, 0.0):
                 sweep(self.home)
@@ -113,14 +113,14 @@ class RunStore:
             )
 
     def cancel(self, name: str) -> None:
-        """Ask a run to stop; its worker stops within a second. Raises StorageError."""
+        """Request cancellation of a run; its worker stops within a second. Raises StorageError."""
         run = self.get(name)
         if not run.ended:
             with storage_errors(run.folder, "write to"):
                 (run.folder / "cancel").touch(mode=0o600)
 
     def delete(self, name: str) -> None:
-        """Remove an ended run and all its files. Raises RunError if it has not ended."""
+        """Delete a run that has ended, including all its files. Raises RunError if the run has not ended."""
         with storage_errors(self.folder, "remove a run from"), store_lock(self.folder):
             run = self.get(name)
             _check_host(run)
@@ -130,9 +130,9 @@ class RunStore:
 
 
 def _update_model_name(run: Run, model: str) -> None:
-    """Set the model name of a finished run to the one last requested, since the folder that it named before may be gone.
+    """Set the model name of a finished run to the one requested last, since the previous folder may no longer exist.
 
-    The run's id guarantees that both names refer to the same model at this moment.
+    The run's id guarantees that both names refer to the same model at the time of the call.
     """
     if run.result is None or run.plan.model == model:
         return
@@ -142,16 +142,16 @@ def _update_model_name(run: Run, model: str) -> None:
 
 
 def _check_host(run: Run) -> None:
-    """Raise RunError for a run that another host is working on, since its process cannot be checked from here."""
+    """Raise RunError if another host is working on a run, since its process cannot be checked from this host."""
     if run.host:
         raise RunError(
-            f"run {run.id} is in progress on {run.host}, which shares this folder of runs; wait for the run, cancel it or, if "
-            f"nothing is working on it there any more, remove {run.folder}"
+            f"run {run.id} is in progress on {run.host}, which shares this runs folder; wait for the run to finish, "
+            f"cancel it or, if it is no longer running there, remove {run.folder}"
         )
 
 
 def check(plan: Plan, info: ModelInfo) -> None:
-    """Raise PlanError listing everything that would keep a plan from running."""
+    """Raise PlanError with a list of everything that prevents a plan from running."""
     validate(plan, info)
     faults = [f"group {group.name!r}: {group.note}." for group in predict(plan, info).groups if group.form == "infeasible"]
     if faults:

@@ -1,9 +1,12 @@
 """Check that an export matches its manifest by re-reading, decoding and measuring its files.
 
-There are five checks: the files match their checksums; the ledgers match the stored tensors, byte for byte; every group decodes
-to a matrix of the expected shape with finite values; the errors relative to the original match those in the manifest; the dense
-model is the original with exactly these matrices in it. If the original cannot be loaded, the checks that need it are skipped
-and the reason is recorded.
+    files           the files match their checksums
+    ledger          the ledgers match the stored tensors, byte for byte
+    decoding        every group decodes to a matrix of the expected shape with finite values
+    errors          the errors relative to the original match those in the manifest
+    dense model     the dense model equals the original, except for the decoded matrices
+
+If the original cannot be loaded, the checks that need it are skipped and the reason is recorded.
 """
 
 from __future__ import annotations
@@ -29,18 +32,18 @@ from offcomp.planning.grouping import group_shape
 from offcomp.runs.compress import in_own_dtype, load_group, unstack
 from offcomp.runs.manifest import Manifest, StoredGroup, file_entry, ledger_faults, read_manifest
 
-ERROR_TOLERANCE = 1e-4  # relative, since machines differ in the order of summation
+ERROR_TOLERANCE = 1e-4  # relative, since the order of summation depends on the machine
 ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
-"""Absolute differences between relative errors that rounding to a dtype can explain."""
+"""Largest absolute difference between relative errors that rounding to a dtype can cause."""
 SAME_WEIGHT = {"float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
-"""Relative error up to which two decodings count as equal, since a value may be rounded differently on another machine."""
+"""Largest relative error between decodings that count as equal, since values may be rounded differently across machines."""
 DECODING_FAULTS = (OffcompError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
-"""Exceptions that reading and decoding may raise for tensors that do not match their form."""
+"""Exceptions that may be raised when reading and decoding tensors that do not match their form."""
 
 
 @dataclass
 class Check:
-    """The outcome of one check: what was checked, a clause for each fault, or why the check was skipped."""
+    """The outcome of a check: its scope and either a clause for each fault or the reason why the check was skipped."""
 
     name: str
     scope: str
@@ -54,13 +57,13 @@ class Check:
 
 
 def verify(folder: Path, original: str | None = None) -> list[Check]:
-    """Check an export. `original` is the location of the original model, if it differs from the one in the manifest.
+    """Check an export. `original` overrides the location of the original model that is recorded in the manifest.
 
-    Raises InputError if there is no manifest, or if `original` is specified but cannot be loaded or is a different model.
+    Raises InputError if there is no manifest, or if `original` cannot be loaded or is a different model.
     """
     manifest = read_manifest(folder)
     damaged = file_faults(folder, manifest)
-    files = Check("files", f"{len(manifest.files)} files, sizes and checksums", [f"{name} {damaged[name]}" for name in damaged])
+    files = Check("files", f"{len(manifest.files)} files (size and checksum)", [f"{name} {damaged[name]}" for name in damaged])
     ledger = Check("ledger", f"{manifest.num_bytes:,} bytes of tensors", total_faults(manifest))
     contents = _Contents(folder, manifest, original)
     for group in manifest.groups:
@@ -73,7 +76,7 @@ def verify(folder: Path, original: str | None = None) -> list[Check]:
 
 
 def file_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """What is wrong with each damaged file, as a clause that follows its name."""
+    """Map each damaged file to a description of the fault, worded as a predicate that follows the file name."""
     faults = {group.file: "has no checksum" for group in manifest.groups if group.file not in manifest.files}
     for name, expected in manifest.files.items():
         try:
@@ -89,7 +92,7 @@ def file_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def total_faults(manifest: Manifest) -> list[str]:
-    """Totals that differ from the sums over the groups."""
+    """List the totals that differ from the sums over the groups."""
     sums = {name: sum(getattr(group, name) for group in manifest.groups) for name in ("num_parameters", "num_bytes")}
     return [
         f"the total {name} is {getattr(manifest, name):,}, but the groups add up to {total:,}"
@@ -99,7 +102,7 @@ def total_faults(manifest: Manifest) -> list[str]:
 
 
 class _Contents:
-    """The checks that decode groups, one at a time, so that only the two models and one group are in memory."""
+    """The checks that decode groups, one at a time, to keep only the two models and a single group in memory."""
 
     def __init__(self, folder: Path, manifest: Manifest, original: str | None):
         self.folder = folder
@@ -111,7 +114,7 @@ class _Contents:
         self._unconfirmed = set(manifest.original.modules)  # modules whose weights are not yet known to be correct
 
     def _load_original(self, given: str | None) -> PreTrainedModel | None:
-        """The model that was compressed, or None with the reason recorded in the check of errors."""
+        """Load the model that was compressed. If that fails, returns None and records the reason in `self.errors`."""
         expected = self.manifest.original
         try:
             loaded = load(given or expected.model)
@@ -125,7 +128,7 @@ class _Contents:
         return loaded.model
 
     def _load_dense(self) -> PreTrainedModel | None:
-        """The whole model in the folder; None if there is none, or if it cannot be loaded, which is recorded as a fault."""
+        """Load the exported dense model; None if the export has none. A failure to load it is recorded as a fault."""
         if not self.manifest.dense:
             self.dense.skip_reason = "the export contains only the stored tensors"
             return None
@@ -136,7 +139,7 @@ class _Contents:
             return None
 
     def check(self, group: StoredGroup) -> None:
-        """Decode a group, then measure its error and compare it with the dense model."""
+        """Decode a group, measure its error and compare its matrices with the dense model."""
         specs = self.manifest.members(group)
         try:
             matrices = in_own_dtype(unstack(self._decode(group, specs), specs, self.manifest.planned(group).stack))
@@ -153,7 +156,7 @@ class _Contents:
                 write(self.original, spec, matrix)
 
     def _decode(self, group: StoredGroup, specs: Sequence[ModuleSpec]) -> Tensor:
-        """The matrix (rows, cols) of a group. Raises one of DECODING_FAULTS if it does not match the manifest."""
+        """Decode the matrix (rows, cols) of a group. Raises one of DECODING_FAULTS if it does not match the manifest."""
         saved, compressed = load_group(self.folder / group.file)
         planned = self.manifest.planned(group)
         expected = {"name": group.name, "form": group.form, "rows": group.rows, "cols": group.cols}
@@ -193,25 +196,25 @@ class _Contents:
         elif not _same(decoded, weight, SAME_WEIGHT[spec.dtype]):
             self.dense.faults.append(f"{spec.name} does not match the stored matrix")
         elif copies:
-            self.dense.faults.append(f"{copies[0]} differs from {spec.name}, although the two are tied")
+            self.dense.faults.append(f"{copies[0]} differs from {spec.name}, although the two weights are tied")
         else:
             self._unconfirmed.discard(spec)
 
     def finish(self) -> None:
-        """Check the weights outside the groups, and record how many groups were checked (those with damaged files were not)."""
+        """Check the weights outside the groups, and record how many groups were decoded. Damaged groups are skipped."""
         self._check_rest()
         groups = f"{self._num_decoded} of {len(self.manifest.groups)} groups"
         self.decoding.scope = f"shapes and finiteness of {groups}"
         self.errors.scope = f"relative error of {groups} against the original"
         if not is_content(self.manifest.original.fingerprint):
             self.errors.scope += ", which the manifest identifies by a sample of its weights"
-        self.dense.scope = f"the original with the matrices of {groups} in it"
+        self.dense.scope = f"weights of the original with {groups} replaced"
         if not self._num_decoded:
             for check in (self.decoding, self.errors):
                 check.skip_reason = "" if check.faults else check.skip_reason or "no group could be decoded"
 
     def _check_rest(self) -> None:
-        """Check that the dense model equals the original with the decoded groups in it, bit for bit outside the groups."""
+        """Check that the dense model contains the decoded groups and equals the original elsewhere, bit for bit."""
         if not self.original or not self.compressed:
             return
         actual = dict(self.compressed.named_parameters(remove_duplicate=False))

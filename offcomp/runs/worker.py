@@ -1,4 +1,4 @@
-"""The worker: `python -m offcomp.runs.worker RUN_DIR` executes RUN_DIR/plan.json and finally writes RUN_DIR/run.json."""
+"""The worker process: `python -m offcomp.runs.worker RUN_DIR` executes RUN_DIR/plan.json and writes RUN_DIR/run.json."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ log = logging.getLogger("offcomp")
 
 NOTICEABLE_ERROR = 1e-3
 SMALL_SHARE = 0.25
-"""A model that takes at most this share of the free memory stays loaded; calibration statistics may take as much again."""
+"""Models that take up at most this fraction of the free memory stay loaded; calibration statistics may use as much again."""
 
 
 def work(worker: Worker) -> dict[str, Any]:
-    """Load, compress and evaluate the model. Returns the fields of run.json except the groups."""
+    """Load, compress and evaluate the model. Returns the model, scores, inputs and notes for run.json."""
     plan = worker.plan
     info = model_info(plan.model, worker.folder.parent.parent)
     worker.expect(estimate(plan, info, predict(plan, info)).stages)
@@ -81,7 +81,7 @@ def work(worker: Worker) -> dict[str, Any]:
     try:
         check_inputs(plan, loaded.info, inputs)
     except RunError:
-        worker.groups.clear()  # these results are valid for neither the old files nor the new ones
+        worker.groups.clear()  # these results match neither the old files nor the new files
         raise
     stored = [
         (Size(g["original_parameters"], g["original_bytes"]), Size(g["num_parameters"], g["num_bytes"])) for g in worker.groups
@@ -93,12 +93,12 @@ def work(worker: Worker) -> dict[str, Any]:
 
 
 def _is_small(info: ModelInfo) -> bool:
-    """Whether a model takes up so little of the free memory that it can stay loaded."""
+    """Whether a model is small enough, relative to the free memory, to stay loaded."""
     return FLOAT32_BYTES * info.num_parameters <= SMALL_SHARE * (free_memory() or 0)
 
 
 def _calibration(plan: Plan, loaded: LoadedModel, *, model_loaded: bool) -> Calibration | None:
-    """The calibration of a run, if any group needs it."""
+    """Return the calibration of a run, or None if no group needs calibration."""
     if not plan.calibrated_groups:
         return None
     from offcomp.runs.calibration import Calibration
@@ -122,7 +122,7 @@ def _calibration(plan: Plan, loaded: LoadedModel, *, model_loaded: bool) -> Cali
 def _hints(
     calibration: Calibration | None, group: Group, compressed: list[SavedGroup]
 ) -> AbstractContextManager[GroupHints | None]:
-    """The hints for a group, if the run is calibrated."""
+    """Return a context manager that yields the hints for a group, or None if the run is not calibrated."""
     if calibration is None:
         return nullcontext()
     from offcomp.runs.calibration import GroupHints
@@ -132,7 +132,7 @@ def _hints(
 
 
 def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compressed: list[SavedGroup]) -> dict[str, Any]:
-    """Scores of the compressed model by task. The original weights are overwritten with the groups' reconstructions."""
+    """Scores of the compressed model, by task. The loaded weights are overwritten with the reconstructions."""
     from offcomp.models.weights import replace
 
     scores = {}
@@ -146,17 +146,17 @@ def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compre
 
 
 def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None:
-    """Raise RunError if the weights changed but all outputs are bit-identical, which means that the model does not use them."""
+    """Raise RunError if all outputs are bit-identical although the weights changed, since the model then does not use them."""
     error = max((group["relative_error"] for group in groups), default=0.0)
     if error > NOTICEABLE_ERROR and scores and all(score["unchanged"] for score in scores.values()):
         raise RunError(
             f"the compressed weights differ from the originals by up to {error:.2%}, but all outputs are bit-identical, "
-            "so the model does not use these weights; choose modules that it uses in these tasks"
+            "so the model does not use these weights; choose modules that are used in these tasks"
         )
 
 
 def _sentence(folder: Path, error: OSError) -> str:
-    """Describe an operating-system error: the run could not access an input file, or could not write to its folder."""
+    """Describe an operating-system error that occurred while reading an input file or writing to the run's folder."""
     if error.errno is None:  # raised by a library
         return f"{error}. See the run's log.txt for details."
     name = error.filename
@@ -166,10 +166,10 @@ def _sentence(folder: Path, error: OSError) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the plan in the folder given as the only argument. Failures are reported in run.json or in the last log line."""
+    """Run the plan in the folder passed as the only argument. Failures are reported in run.json or the last line of the log."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # end the process without a traceback, as other signals do
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.raiseExceptions = False  # the run goes on even if its log cannot be written
+    logging.raiseExceptions = False  # continue the run even if its log cannot be written
     folder = Path(arguments[0]).resolve()
     try:
         lock = hold_lock(folder)
@@ -179,7 +179,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(1)
     threading.Thread(target=worker.watch, args=(lock,), daemon=True).start()
     if hasattr(os, "nice"):
-        os.nice(10)  # the app's process has priority
+        os.nice(10)  # give the app's process priority
     try:
         worker.reserve_space()
         with slot(worker):

@@ -1,8 +1,8 @@
-"""The worker process of a run: its lock, its progress and result, and its place in the queue of workers.
+"""The worker process of a run: its lock, progress, result and place in the queue.
 
-A watcher thread reacts to a cancel file, the death of the parent and the loss of the run's folder even while torch is busy, so
-stopping takes well under a second. Runs that wait for a slot start in order of submission; OFFCOMP_SLOTS (default 1) sets how
-many may run at the same time.
+Even while torch is busy, a watcher thread checks whether the run was cancelled, its parent process exited or its folder was
+removed, so the worker stops in well under a second. Queued runs start in order of submission. OFFCOMP_SLOTS sets how many may
+run concurrently (default: 1).
 """
 
 from __future__ import annotations
@@ -36,26 +36,27 @@ PROGRESS_SECONDS = 0.25
 SLOTS = re.compile(r"[1-9][0-9]{0,2}")
 RESERVED_BYTES = 256_000
 RESERVE = f".reserve{PART}"
-"""A file that is deleted before the result is written, so that the run can report its failure even if the disk is full."""
+"""A placeholder that is deleted before the result is written, so that even on a full disk a failure can be reported."""
 
 
 def parent_is_gone() -> bool:
-    """Whether the process that started this worker has ended."""
+    """Whether the process that started this worker has exited."""
     parent = int(os.environ.get(PARENT_VARIABLE, "0"))
     return bool(parent) and os.getppid() != parent
 
 
 def hold_lock(folder: Path) -> int:
-    """Take over the lock of a run's folder until this process ends, and return its descriptor; children do not inherit it.
+    """Hold the lock of a run's folder until this process exits. Returns its file descriptor, which children do not inherit.
 
-    The process that starts a run takes the lock, hands it over and then renames the folder into place; this function waits for
-    the rename. A worker started manually takes the lock itself. Raises RunError if another worker holds the lock, and OSError.
+    The process that starts a run acquires the lock, passes it to the worker and then renames the folder; this function waits
+    for the rename. A manually started worker acquires the lock itself. Raises OSError, and RunError if another worker holds
+    the lock.
     """
     inherited = os.environ.pop(LOCK_VARIABLE, "")
     if not inherited:
         lock = files.open_lock(folder / LOCK)
         if not files.take_lock(lock, TAKE_SECONDS):
-            raise RunError(f"another worker is running in {folder}; wait for it, or cancel its run")
+            raise RunError(f"another worker is running in {folder}; wait for it to finish, or cancel its run")
         return lock
     lock = int(inherited)
     os.set_inheritable(lock, False)
@@ -67,7 +68,7 @@ def hold_lock(folder: Path) -> int:
 
 
 def is_in_place(folder: Path, lock: int) -> bool:
-    """Whether the folder exists with this lock, that is, whether it has been neither removed nor replaced by another run."""
+    """Whether the folder contains this lock; False if the folder has been removed or replaced by another run."""
     try:
         return os.path.samestat((folder / LOCK).stat(), os.fstat(lock))
     except OSError:
@@ -75,9 +76,9 @@ def is_in_place(folder: Path, lock: int) -> bool:
 
 
 class Worker:
-    """One run from its plan to its result. `finish` may be called from any thread; the first call wins.
+    """A single run, from its plan to its result. `finish` may be called from any thread; the first call wins.
 
-    The worker never recreates its folder: once the folder has been removed, nothing more is written. Raises StorageError if the
+    The worker never recreates its folder, so nothing is written once the folder has been removed. Raises StorageError if the
     plan cannot be read.
     """
 
@@ -86,7 +87,7 @@ class Worker:
         try:
             self.plan = read_plan(folder)
         except Malformed as fault:
-            raise StorageError(f"the plan in {folder} cannot be read, since {fault}; remove the folder") from None
+            raise StorageError(f"the plan in {folder} cannot be read because {fault}; remove the folder") from None
         self.started = time.time()
         self.groups: list[dict[str, Any]] = []
         self.timings: dict[str, float] = {}
@@ -97,7 +98,7 @@ class Worker:
         self._lock = threading.Lock()
 
     def finish(self, status: str, **fields: Any) -> None:
-        """Write run.json and end the process; results so far are kept."""
+        """Write run.json, including any results so far, and exit the process."""
         with self._lock:
             document = {
                 "schema": RUN_SCHEMA,
@@ -117,7 +118,7 @@ class Worker:
             os._exit(0 if written and status == "done" else 1)
 
     def _write_result(self, document: dict[str, Any]) -> bool:
-        """Write run.json, or only the reason if that fails (on a full disk, say). Return whether anything could be written."""
+        """Write run.json, or only the error if that fails (e.g. on a full disk). Returns whether either was written."""
         try:
             (self.folder / RESERVE).unlink(missing_ok=True)
             write_json(self.folder / RESULT, document, make_folder=False)
@@ -139,19 +140,19 @@ class Worker:
         return folder
 
     def reserve_space(self) -> None:
-        """Reserve the space needed to report a failure, if available."""
+        """Reserve disk space for reporting a failure, if available."""
         reserve = self.folder / RESERVE
         with suppress(OSError):
             reserve.touch(mode=0o600)
             reserve.write_bytes(bytes(RESERVED_BYTES))
 
     def expect(self, costs: Mapping[str, float]) -> None:
-        """Set the upcoming stages and their estimated durations in seconds, by which progress is weighted."""
+        """Set the estimated duration of each stage in seconds. Progress is weighted by these durations."""
         self._costs = costs
         self._working_since = time.time()
 
     def report(self, stage: str, fraction: float) -> None:
-        """Write progress.json, at most four times a second."""
+        """Write progress.json, at most four times per second."""
         now = time.time()
         if fraction < 1 and now - self._last_write < PROGRESS_SECONDS:
             return
@@ -159,14 +160,14 @@ class Worker:
         total = sum(self._costs.values()) or 1.0
         done = min(self._done_cost + self._costs.get(stage, 0.0) * fraction, total)
         elapsed = now - self._working_since
-        pace = elapsed / done if done > 1 else 1.0  # real seconds per expected second
+        pace = elapsed / done if done > 1 else 1.0  # actual seconds per estimated second
         progress = {"stage": stage, "fraction": done / total}
         progress |= {"remaining_seconds": (total - done) * pace, "elapsed_seconds": elapsed}
         write_json(self.folder / PROGRESS, progress, make_folder=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[float], None]]:
-        """A stage of the run: yields a progress callback and records how long the stage took."""
+        """Run a stage: yields a progress callback, then records the duration of the stage."""
         self._last_write = 0.0
         self.report(name, 0.0)
         began = time.perf_counter()
@@ -175,7 +176,7 @@ class Worker:
         self._done_cost += self._costs.get(name, 0.0)
 
     def watch(self, lock: int) -> None:
-        """Stop at once if the run is cancelled, its folder is gone, or the parent is gone, which leaves the run interrupted."""
+        """Exit once the run is cancelled, its folder is removed, or the parent process exits (which interrupts the run)."""
         while True:
             if parent_is_gone() or not is_in_place(self.folder, lock):
                 os._exit(1)
@@ -186,7 +187,7 @@ class Worker:
 
 @contextmanager
 def slot(worker: Worker) -> Iterator[None]:
-    """Wait for a free slot, first come, first served; the slot is released when the process ends."""
+    """Wait for a free slot, first come, first served. The slot is released when the process exits."""
     store = RunStore(worker.folder.parent.parent)
     count = _slot_count()
     worker.report("queued", 1.0)
@@ -200,12 +201,10 @@ def slot(worker: Worker) -> Iterator[None]:
 
 
 def _slot_count() -> int:
-    """How many runs may be in progress at the same time. Raises InputError if OFFCOMP_SLOTS is invalid."""
+    """The maximum number of concurrent runs. Raises InputError if OFFCOMP_SLOTS is invalid."""
     value = os.environ.get("OFFCOMP_SLOTS", "1")
     if not SLOTS.fullmatch(value.strip()):
-        raise InputError(
-            f"OFFCOMP_SLOTS is {value[:40]!r}; set it to the number of concurrent runs, from 1 to 999, or unset it"
-        )
+        raise InputError(f"OFFCOMP_SLOTS is {value[:40]!r}; set it to the number of concurrent runs (1 to 999), or unset it")
     return int(value)
 
 

@@ -68,7 +68,7 @@ def the_text_names_groups_ratios_and_what_to_do_next(offcomp: Command, run: str,
     [
         (("export", "nothing", "DIR"), "there is no run 'nothing'"),
         (("export", bundled_runs()[0].id, "DIR"), "has results but no compressed weights"),
-        (("verify", "DIR"), "there is no folder DIR; specify one written by 'offcomp export'"),
+        (("verify", "DIR"), "there is no folder DIR; specify a folder written by 'offcomp export'"),
         (("verify", "tests"), "tests has no offcomp.json"),
     ],
 )

@@ -202,7 +202,7 @@ def test_an_option_that_is_not_supported_is_refused_by_its_name(folder: Path, fi
 
 def test_a_dense_layer_that_does_not_fit_is_one_sentence(folder: Path):
     add_dense(declare(folder, TRANSFORMER, POOLING, DENSE), 10, HIDDEN + 1)
-    with pytest.raises(TaskError, match="expects vectors of 25 values, but its input has 24"):
+    with pytest.raises(TaskError, match="expects vectors of 25 values, but its inputs have 24"):
         embed(load(str(folder)), ["w3"])
 
 

@@ -67,11 +67,11 @@ def test_a_bad_folder_is_named_in_one_line_and_hides_no_other(offcomp: Verb, hom
     for flags in ((), ("--json",)):
         status, out, err = offcomp("runs", *flags)
         assert status == 0 and GOOD in out and name not in out
-        assert err.startswith(f"not listed: bad cannot be read, since {reason}") and err.count("\n") == 1
+        assert err.startswith(f"not listed: bad cannot be read because {reason}") and err.count("\n") == 1
     assert [row["run"] for row in json.loads(offcomp("runs", "--json")[1])] == [GOOD]
     for verb in (("show", name), ("cancel", name), ("compare", name), ("export", name, str(tmp_path / "out"))):
         status, out, err = offcomp(*verb)
-        assert (status, out) == (2, "") and err.startswith(f"offcomp: run bad cannot be read, since {reason}"), verb
+        assert (status, out) == (2, "") and err.startswith(f"offcomp: run bad cannot be read because {reason}"), verb
         assert err.count("\n") == 1
     with pytest.raises(InputError, match="run bad cannot be read"):
         RunStore().delete(name)

@@ -183,7 +183,7 @@ def test_a_damaged_run_is_refused_and_nothing_is_left(tiny: Tiny, run: Run, tmp_
     damaged = copy_of(run, tmp_path / "run")
     file = damaged.group_file("words")
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(StorageError, match=r"run 0123456789ab is damaged, since group 'words' cannot be read.*--again"):
+    with pytest.raises(StorageError, match=r"run 0123456789ab is damaged: group 'words' cannot be read.*--again"):
         export_run(damaged, tiny("bert").info, tmp_path / "place" / "out")
     assert list((tmp_path / "place").iterdir()) == []
 

@@ -259,11 +259,11 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
     texts = folder.with_name("texts.txt")
     texts.write_text("".join(f"{word}\n" for word in WORDS))
     changes: dict[str, tuple[Callable[[], object], str]] = {
-        "weights": (lambda: replaced(folder / "model.safetensors"), "the files of its model"),
-        "tokenizer": (lambda: edit(folder / "tokenizer_config.json", model_max_length=5), "the files of its model"),
-        "calibration": (lambda: overwrite(texts, "w11", "w55"), "its calibration text"),
-        "examples": (lambda: overwrite(Path(pairs.data), "w11", "w55"), "the examples of its tasks"),
-        "gone": (lambda: folder.rename(folder.with_name("elsewhere")), "the files of its model"),
+        "weights": (lambda: replaced(folder / "model.safetensors"), "the model files"),
+        "tokenizer": (lambda: edit(folder / "tokenizer_config.json", model_max_length=5), "the model files"),
+        "calibration": (lambda: overwrite(texts, "w11", "w55"), "the calibration text"),
+        "examples": (lambda: overwrite(Path(pairs.data), "w11", "w55"), "the task examples"),
+        "gone": (lambda: folder.rename(folder.with_name("elsewhere")), "the model files"),
     }
     change, named = changes[what]
     monkeypatch.undo()
@@ -272,7 +272,7 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
     group = replace(GROUP, options={"preset": "whitened"})
     run = run_of(store, Plan(str(folder), (group,), (pairs,), calibration=CalibrationText(str(texts))))
     assert run.status == "failed"
-    assert run.error == f"{named} changed after the run was submitted, so its results are not valid; run the plan again"
+    assert run.error == f"{named} changed after the run was submitted, so the results are not valid; run the plan again"
     assert run.result is not None and not run.result["groups"] and not run.result["scores"]
 
 
@@ -288,7 +288,7 @@ def test_a_model_that_changes_between_listing_and_start_fails(folder: Path, pair
     info = model_info(str(folder), store.home)
     change_three_weights(folder)
     run = store.submit(Plan(str(folder), (GROUP,), (pairs,)), info)
-    assert run.status == "failed" and run.error.startswith("the files of its model changed")
+    assert run.status == "failed" and run.error.startswith("the model files changed")
 
 
 def test_a_run_says_what_it_read(folder: Path, pairs: Task, store: RunStore) -> None:
@@ -326,7 +326,7 @@ def test_former_runs_are_listed_and_say_how_they_know_their_model(
     assert same_test(first_old, other_old, "sentiment") and not same_test(first_old, second, "sentiment")
     cli.main(["show", "1" * 12])
     assert (
-        "its model is identified by a sample of its weights (as in earlier versions), not by all of them"
+        "its model is identified by a sample of its weights, as in earlier versions, rather than by all of them"
         in capsys.readouterr().out
     )
     cli.main(["show", "2" * 12])
@@ -387,7 +387,7 @@ def test_a_run_at_work_on_another_host_is_left_to_it(
     assert (run.status, run.host, run.ended) == ("running", worker["host"], False)
     for again in (False, True):
         with pytest.raises(
-            RunError, match=f"is in progress on {worker['host']}, which shares this folder of runs; wait for the run"
+            RunError, match=f"is in progress on {worker['host']}, which shares this runs folder; wait for the run"
         ):
             store.submit(plan, model_info(plan.model, store.home), again=again)
     with pytest.raises(RunError, match=f"is in progress on {worker['host']}"):

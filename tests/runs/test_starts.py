@@ -276,7 +276,7 @@ def test_a_run_that_no_worker_has_is_over_and_can_be_run(store: Trial, sleeping:
     if "worker.json" in left:
         write_json(run.folder / "worker.json", {"pid": os.getpid(), "started": time.time(), "submitted": time.time()})
     found = store.get(run.id)
-    assert (found.status, found.error) == ("interrupted", "the worker ended without a result or any output; run the plan again")
+    assert (found.status, found.error) == ("interrupted", "the worker exited without a result or output; run the plan again")
     store.cancel(run.id)
     assert store.start().status == "queued"
 

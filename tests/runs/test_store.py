@@ -98,7 +98,7 @@ def test_a_run_ends_with_figures_scores_and_files(folder: Path, store: RunStore)
     (store.folder / "half" / "plan.json").write_text("{")
     assert [r.id for r in store.all()] == [run.id]
     assert [bad.name for bad in store.listing()[1]] == ["half"]
-    with pytest.raises(InputError, match=r"run half cannot be read, since plan\.json is not valid JSON"):
+    with pytest.raises(InputError, match=r"run half cannot be read because plan\.json is not valid JSON"):
         store.get("half")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_start, "start_worker", lambda *_: pytest.fail("a worker was started again"))

@@ -213,7 +213,7 @@ DAMAGE: dict[Change, dict[str, str]] = {
     store_nan: {"decoding": "of its values are not finite"},
     change_the_shape: {"decoding": "group 'key' cannot be decoded: it decodes to a matrix of shape (48, 24), not (49, 24)"},
     change_the_form: {"decoding": "form is 'dense' in its file, but 'low_rank' in the manifest"},
-    use_an_unknown_form: {"decoding": "has the form 'magic', which is unknown to this version"},
+    use_an_unknown_form: {"decoding": "has the form 'magic', which this version of offcomp does not support"},
     store_other_factors: {
         "errors": "group 'key' has a relative error of",
         "dense model": "key.0 does not match the stored matrix",
@@ -282,7 +282,7 @@ UNLIKE: dict[Change, str] = {
     transpose_a_weight: "key.0 does not match the stored matrix",
     change_a_bias: "bert.encoder.layer.0.intermediate.dense.bias differs from the original although no group compresses it",
     change_a_weight_that_no_group_has: "self.query.weight differs from the original although no group compresses it",
-    untie_the_head: "cls.predictions.decoder.weight differs from word_embeddings, although the two are tied",
+    untie_the_head: "cls.predictions.decoder.weight differs from word_embeddings, although the two weights are tied",
     drop_a_weight: "missing keys bert.encoder.layer.0.attention.self.key.weight",
     store_a_weight_that_is_not_finite: "values that are NaN or infinite",
 }
@@ -358,8 +358,8 @@ NO_MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "ledger": (lambda m: m["groups"][0]["ledger"][0].pop("shape"), "it must be a list of tensors"),
     "module": (lambda m: m["original"]["modules"].pop(0), "no module 'key.0'"),
     "shape of a module": (lambda m: m["original"]["modules"][0].update(rows="a"), "it must be a model listing"),
-    "file outside": (outside, "names the file '../secret', which is outside the folder"),
-    "group outside": (lambda m: m["groups"][0].update(file="/etc/passwd"), "names the file '/etc/passwd'"),
+    "file outside": (outside, "lists the file '../secret', which is outside the folder"),
+    "group outside": (lambda m: m["groups"][0].update(file="/etc/passwd"), "lists the file '/etc/passwd'"),
 }
 
 
@@ -380,7 +380,7 @@ def test_a_manifest_that_is_none_is_bad_input(folder: Path, text: str) -> None:
 
 
 def test_a_folder_that_is_none_or_has_no_manifest_is_bad_input(original: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no folder .*gone; specify one written by 'offcomp export'"):
+    with pytest.raises(InputError, match=r"there is no folder .*gone; specify a folder written by 'offcomp export'"):
         verify(tmp_path / "gone")
     with pytest.raises(InputError, match=r"has no offcomp\.json; specify a folder"):
         verify(original)

@@ -299,7 +299,7 @@ def test_runs_of_every_status_are_shown_with_their_reason(app: AppTest, home: Pa
     assert "6 runs: 1 done, 2 under way" in text
     errors = [error.value for error in app.error]
     assert any("3 values that are NaN" in error for error in errors)
-    assert any("ended without a result" in error for error in errors)
+    assert any("exited without a result" in error for error in errors)
     labels = [button.label for button in app.button]
     assert labels.count("Cancel") == 2
     assert labels.count("Run again") == 3

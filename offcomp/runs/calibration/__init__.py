@@ -1,4 +1,4 @@
-"""Calibration statistics of weight matrices from text: input moments, and gradients of the model's likelihood."""
+"""Calibration statistics of weight matrices, computed from text: input moments and gradients of the log-likelihood."""
 
 from offcomp.runs.calibration.hints import GroupHints
 from offcomp.runs.calibration.passes import Calibration

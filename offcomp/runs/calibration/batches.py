@@ -1,4 +1,4 @@
-"""Turn text into batches of tokens, with a mask of the tokens that are included in statistics."""
+"""Tokenise text into batches, with a mask of the tokens to include in statistics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Texts of similar length, padded on the right.
+    """A batch of tokenised texts of similar length, padded on the right.
 
     inputs      the model's inputs: input_ids, attention_mask and so on, each (texts, tokens)
     counted     (texts, tokens) bool: whether a token is included in the moments; never true for padding
@@ -32,11 +32,11 @@ class TokenBatch:
 
     @property
     def real(self) -> Tensor:
-        """(texts, tokens) bool: all tokens except padding."""
+        """Boolean mask (texts, tokens) of all tokens except padding."""
         return self.inputs["attention_mask"].bool()
 
     def parts(self, num_tokens: int, at_least: int = 1) -> Iterator[TokenBatch]:
-        """Split into batches of about equally many texts, with at most `num_tokens` tokens but at least `at_least` texts."""
+        """Split into similarly sized batches of at most `num_tokens` tokens, but at least `at_least` texts."""
         texts = len(self.counted)
         height = max(1, num_tokens // self.counted.shape[1])
         number = min(-(-texts // height), max(1, texts // at_least))
@@ -46,11 +46,11 @@ class TokenBatch:
 
 
 def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:
-    """Batch `texts`, each truncated to `max_tokens`; special tokens count only if `special_tokens` is set.
+    """Tokenise and batch `texts`, truncated to `max_tokens`. Special tokens are counted only if `special_tokens` is set.
 
-    Texts are preprocessed as the sentence-transformers folder specifies, for example by prepending a prompt or lower-casing.
+    Texts are preprocessed as specified in the sentence-transformers folder, for example by lowercasing or adding a prompt.
 
-    Raises InputError if the model has no tokenizer, or if its tokenizer has no padding token.
+    Raises InputError if the model has no tokenizer or its tokenizer has no padding token.
     """
     tokenizer = loaded.tokenizer
     if tokenizer is None:
@@ -85,7 +85,7 @@ def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, sp
 
 
 def _prepared(loaded: LoadedModel, texts: Sequence[str]) -> list[str]:
-    """The texts, preprocessed as the model's folder specifies."""
+    """Preprocess texts as specified in the model's folder."""
     try:
         return [loaded.sentence_modules.prepared(text) for text in texts]
     except ModelError:
@@ -93,7 +93,7 @@ def _prepared(loaded: LoadedModel, texts: Sequence[str]) -> list[str]:
 
 
 def _with_decoder(loaded: LoadedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add decoder inputs for an encoder-decoder: the same text, shifted right by one token."""
+    """Add the decoder inputs of an encoder-decoder model: the same text, shifted right by one token."""
     config = loaded.model.config
     if not config.is_encoder_decoder:
         return inputs

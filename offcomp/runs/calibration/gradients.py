@@ -1,9 +1,10 @@
-"""Per-text gradients of the model's log-likelihood w.r.t. its weights, and second moments of gradients at outputs.
+"""Per-text gradients of the log-likelihood with respect to weights, and second moments of the gradients at module outputs.
 
-The gradient of one text w.r.t. W is G = Σ_t g_t x_tᵀ over its tokens, with g the gradient at the output of W and x its input.
-The texts of a batch are independent, so one backward pass through the summed log-likelihoods gives every g, and G is formed
-text by text. The Fisher information is the mean of the squared G, never the square of a mean. If a module is used several times
-(shared layers), its uses are summed before squaring. For an embedding tied to a head, only its use as an embedding counts.
+For each text, the gradient with respect to W is G = Σ_t g_t x_tᵀ, summed over the tokens t, where g is the gradient at the
+output of W and x is the input. The texts in a batch are independent, so one backward pass through the summed log-likelihoods
+yields all g, and G is then computed for each text. The Fisher information is the mean of the squared G rather than the squared
+mean. If a module is used several times (shared layers), the gradients of all uses are summed before squaring. For an embedding
+tied to a head, only its use as an embedding counts.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.moments import counted_tokens, is_embedding, modules_of
 
 TOKENS_AT_ONCE = 64
-"""Activations are kept for the backward pass for at most this many tokens at a time, or for one text if that is longer."""
+"""Maximum number of tokens per backward pass, to limit the memory for activations; a longer text is processed on its own."""
 
 LogLikelihood = Callable[[TokenBatch], Tensor]
-"""A batch -> the log-likelihood of each text (texts,), with its autograd graph."""
+"""Batch -> the log-likelihood of each text (texts,), with its autograd graph."""
 
 
 @dataclass
 class GradientSums:
-    """Sums of the requested statistics of one weight W (rows, cols): over texts or, for the moment, over tokens.
+    """Sums of the requested statistics of a weight W (rows, cols), over texts or, for the row moment, over tokens.
 
     fisher, sensitivity     in `sums`, (rows, cols): squared and absolute gradients
     row_moment              (rows, rows) float64: g gᵀ
@@ -44,7 +45,7 @@ class GradientSums:
     num_tokens: int = 0
 
     def add_texts(self, uses: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add each text's gradient, given inputs and output gradients (texts, tokens, width) for every use of the module."""
+        """Add the gradient of each text, computed from the inputs and output gradients (texts, tokens, width) of all uses."""
         self.num_texts += len(uses[0][0])
         for text in range(len(uses[0][0])):
             rows, gradient = _gradient([(inputs[text], at_output[text]) for inputs, at_output in uses])
@@ -54,17 +55,20 @@ class GradientSums:
                 self.sums["sensitivity"][rows] += gradient.abs()
 
     def add_tokens(self, gradients: Tensor) -> None:
-        """Add gradients at the output (tokens, rows) to the moment, if it was requested."""
+        """Add output gradients (tokens, rows) to the row moment, if requested."""
         if self.row_moment is not None:
             self.num_tokens += len(gradients)
             vectors = gradients.double()
             self.row_moment.addmm_(vectors.T, vectors)
 
     def means(self) -> dict[str, Tensor]:
-        """The means of the requested statistics; call once, as it overwrites the sums. Raises InputError if there are none."""
+        """The means of the requested statistics. Call this only once: it overwrites the sums.
+
+        Raises InputError if no gradient was added.
+        """
         if not (self.num_texts or self.num_tokens):
             raise InputError(
-                f"no gradient reaches {self.spec.name}, so its metric is unknown; use a different module or metric"
+                f"no gradient reaches {self.spec.name}, so its metric cannot be computed; use a different module or metric"
             )
         means = {name: total.div_(self.num_texts) for name, total in self.sums.items()}
         if self.row_moment is not None:
@@ -73,7 +77,7 @@ class GradientSums:
 
 
 def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
-    """(row indices, these rows of G) for one text over all uses; for an embedding, only the rows of tokens that occur."""
+    """Row indices and the corresponding rows of G for one text; for an embedding, only the rows of tokens that occur."""
     if uses[0][0].is_floating_point():
         return slice(None), sum((at_output.T @ inputs for inputs, at_output in uses), torch.zeros(()))
     tokens, row = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
@@ -88,7 +92,7 @@ def sum_gradients(
     names: Sequence[str],
     likelihood: LogLikelihood,
 ) -> dict[ModuleSpec, GradientSums]:
-    """Sums of the named statistics ("fisher", "sensitivity", "row_moment") per module, from forward and backward passes."""
+    """Sum the named statistics ("fisher", "sensitivity", "row_moment") of each module in forward and backward passes."""
     totals = {}
     for spec in specs:
         sums = {name: torch.zeros(spec.shape, device=model.device) for name in names if name != "row_moment"}
@@ -112,7 +116,7 @@ class _Backward:
         self._uses: dict[ModuleSpec, list[tuple[Tensor, Tensor]]] = {spec: [] for spec in totals}
 
     def run(self, likelihood: LogLikelihood) -> None:
-        """Add the batch to the totals."""
+        """Run both passes and add the batch to the totals."""
         with ExitStack() as stack, torch.enable_grad():
             for spec in self.totals:
                 for module in modules_of(self.model, spec):
@@ -121,7 +125,7 @@ class _Backward:
             if total.requires_grad:
                 total.backward()
         for spec, uses in self._uses.items():
-            self._add(spec, uses)  # leftover uses: some got no gradient, for example in a branch outside the likelihood
+            self._add(spec, uses)  # if some uses received no gradient, for example in a branch outside the likelihood
 
     def _forward_hook(self, spec: ModuleSpec) -> Any:
         def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -135,7 +139,7 @@ class _Backward:
         return see
 
     def _collect(self, spec: ModuleSpec, numbers: bool, inputs: Tensor, gradient: Tensor) -> None:
-        """Called in the backward pass with the gradient at an output; adds up the uses as soon as all have arrived."""
+        """Backward hook: collect the gradient at an output, and add up a module's uses once all gradients have arrived."""
         own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
         total = self.totals[spec]
         total.add_tokens(counted_tokens(own, self.batch.counted))
@@ -153,7 +157,7 @@ class _Backward:
     def _by_text(self, spec: ModuleSpec, values: Tensor, numbers: bool) -> Tensor:
         """Reshape values to (texts, tokens, width), or (texts, tokens) for token ids.
 
-        Raises InputError if the values do not belong to individual texts (position embeddings, for example, do not).
+        Raises InputError if the values do not belong to individual texts, as is the case for position embeddings.
         """
         texts = len(self.batch.counted)
         width = () if numbers else values.shape[-1:]

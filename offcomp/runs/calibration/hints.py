@@ -1,4 +1,4 @@
-"""Text statistics of the members of a group, computed on demand."""
+"""Calibration statistics of the members of a group, computed on demand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from offcomp.runs.calibration.passes import FLOAT32_BYTES, Calibration, Changes
 
 
 class GroupHints:
-    """The `Hints` for a group of modules of a loaded model, stacked as `stack` says.
+    """Implements `Hints` for a group of modules of a loaded model, stacked as specified by `stack`.
 
-    As a context manager it restores every substituted weight at the end of the block, bit for bit. `before` returns the
-    reconstructions of the groups compressed earlier.
+    Used as a context manager, it restores all substituted weights at the end of the block, bit for bit. `before` returns the
+    reconstructions of previously compressed groups.
     """
 
     def __init__(self, calibration: Calibration, specs: Sequence[ModuleSpec], stack: str, before: Changes = tuple) -> None:
@@ -40,7 +40,7 @@ class GroupHints:
         self.restore()
 
     def statistics(self, index: int) -> MemberStatistics:
-        """Statistics of a member with all substituted members in place, each computed when it is accessed."""
+        """Statistics of a member, computed on access with all substituted members in place."""
         return MemberStatistics(self, self.specs[index], self.embeddings[index])
 
     def release(self) -> None:
@@ -48,7 +48,7 @@ class GroupHints:
         self.calibration.forget()
 
     def use_compressed_predecessors(self) -> None:
-        """From now on, compute statistics on the model with the previously compressed groups in place."""
+        """From now on, compute statistics with the previously compressed groups in place."""
         self.has_substitutes = True
         self.calibration.change(self._before)
 
@@ -64,16 +64,16 @@ class GroupHints:
             self.calibration.restore()
 
     def output_error(self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool) -> float | None:
-        """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members; X are the inputs in the original model, with tokens weighted as for the moments.
+        """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members. X are the inputs in the original model, with tokens weighted like the moments.
 
-        Measured on held-out text or on the text used for fitting. None if there is no such text, or if the outputs are zero.
-        Undoes all substitutions.
+        Measured on held-out text or on the text used for fitting; None if that text is empty or all outputs are zero. Undoes
+        all substitutions.
         """
         self.restore()
         return share_of_outputs(self.calibration.output_errors(reconstructions, held_out=held_out).values())
 
     def summary(self) -> dict[str, Any]:
-        """A summary for the run's record: the amount of text, and tokens per dimension of the widest member input."""
+        """A summary for the run's record: the amount of text, and the number of tokens per dimension of the widest input."""
         calibration = self.calibration
         num_tokens = sum(int(batch.counted.sum()) for batch in calibration.batches)
         width = max(spec.rows if lookup else spec.cols for spec, lookup in zip(self.specs, self.embeddings, strict=True))
@@ -93,30 +93,30 @@ class GroupHints:
         )
 
     def moments(self, spec: ModuleSpec) -> InputMoments:
-        """Moments of the inputs of one member."""
+        """Input moments of one member."""
         return self.calibration.moments(self._likely_next(spec), self.cache_bytes)
 
     def gradients(self, spec: ModuleSpec, name: str) -> Tensor:
-        """The "fisher", "sensitivity" or "row_moment" of one member; an embedding has no row moment of gradients."""
+        """The "fisher", "sensitivity" or "row_moment" statistic of one member. Embeddings have no row moment of gradients."""
         first, *others = self._likely_next(spec)
         lookups = {each for each, lookup in zip(self.specs, self.embeddings, strict=True) if lookup}
         wanted = [first, *(each for each in others if name != "row_moment" or each not in lookups)]
         return self.calibration.gradients(wanted, name, self.cache_bytes)
 
     def _likely_next(self, spec: ModuleSpec) -> tuple[ModuleSpec, ...]:
-        """The member and, unless a weight has been substituted, the members after it, which are likely to be needed next."""
+        """This member and, unless a weight has been substituted, all later members, which are likely to be needed next."""
         first = self.specs.index(spec)
         return self.specs[first : first + 1] if self.has_substitutes else self.specs[first:]
 
 
 def share_of_outputs(sums: Collection[tuple[float, float]]) -> float | None:
-    """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ from (squared error, squared norm) of each member; None if there are no outputs, or all are zero."""
+    """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ from (squared error, squared norm) of each member; None if there are no outputs or all are zero."""
     exact = sum(energy for _, energy in sums)
     return sqrt(sum(error for error, _ in sums) / exact) if exact else None
 
 
 class MemberStatistics:
-    """The `Statistics` of one member."""
+    """Implements `Statistics` for one member."""
 
     def __init__(self, hints: GroupHints, spec: ModuleSpec, is_embedding: bool) -> None:
         self._hints = hints
@@ -130,27 +130,27 @@ class MemberStatistics:
 
     @property
     def column_moment(self) -> Tensor | None:
-        """(cols, cols) float64; None for an embedding."""
+        """Second moment of the inputs (cols, cols), in float64; None for an embedding."""
         return None if self._is_embedding else self._hints.moments(self._spec).second
 
     @property
     def row_moment(self) -> Tensor | None:
-        """(rows, rows) float64, from gradients; for an embedding (rows,), the relative frequency of each token."""
+        """Second moment of output gradients (rows, rows), in float64; for an embedding, relative token frequencies (rows,)."""
         if self._is_embedding:
             return self._hints.moments(self._spec).second
         return self._hints.gradients(self._spec, "row_moment")
 
     @property
     def fisher(self) -> Tensor | None:
-        """(rows, cols), mean squared gradient of a text's log-likelihood."""
+        """Mean squared gradient (rows, cols) of a text's log-likelihood."""
         return self._hints.gradients(self._spec, "fisher")
 
     @property
     def sensitivity(self) -> Tensor | None:
-        """(rows, cols), mean absolute gradient of a text's log-likelihood."""
+        """Mean absolute gradient (rows, cols) of a text's log-likelihood."""
         return self._hints.gradients(self._spec, "sensitivity")
 
     @property
     def column_magnitude(self) -> Tensor | None:
-        """(cols,) float64; None for an embedding."""
+        """Mean absolute input (cols,), in float64; None for an embedding."""
         return self._hints.moments(self._spec).magnitude

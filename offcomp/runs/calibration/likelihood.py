@@ -23,7 +23,7 @@ MASKED_SHARE = 0.15
 
 
 class Likelihood:
-    """The log-likelihood of each text of a batch. Sampling uses its own seeded generator."""
+    """Computes the log-likelihood of each text in a batch. Sampling uses a dedicated, seeded generator."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
         self.model = model
@@ -33,11 +33,11 @@ class Likelihood:
         self._of_batch = next((rule for ending, rule in _RULES.items() if name.endswith(ending)), Likelihood.of_embedding)
 
     def __call__(self, batch: TokenBatch) -> Tensor:
-        """(texts,), with its autograd graph."""
+        """Return the log-likelihoods (texts,), with their autograd graph."""
         return self._of_batch(self, batch)
 
     def of_masked_tokens(self, batch: TokenBatch) -> Tensor:
-        """Masked tokens, sampled from those that count: at least one per text that has any."""
+        """Log-likelihood of masked tokens, sampled from the counted tokens, with at least one per text where possible."""
         tokens = batch.inputs["input_ids"]
         chosen = batch.counted
         inputs = batch.inputs
@@ -51,16 +51,16 @@ class Likelihood:
         return _log_probability(logits, tokens, chosen)
 
     def of_next_tokens(self, batch: TokenBatch) -> Tensor:
-        """Each token except the first, given the preceding ones."""
+        """Log-likelihood of each token except the first, given the preceding tokens."""
         logits = self.model(**batch.inputs).logits[:, :-1]
         return _log_probability(logits, batch.inputs["input_ids"][:, 1:], batch.real[:, 1:])
 
     def of_decoder(self, batch: TokenBatch) -> Tensor:
-        """Each token of the text at the decoder, given the preceding ones."""
+        """Log-likelihood of each token at the decoder, given the preceding tokens."""
         return _log_probability(self.model(**batch.inputs).logits, batch.inputs["input_ids"], batch.real)
 
     def of_drawn_label(self, batch: TokenBatch) -> Tensor:
-        """A label sampled from the model's output."""
+        """Log-likelihood of a label sampled from the model's output."""
         logits = self.model(**batch.inputs).logits  # (texts, labels)
         if logits.shape[1] == 1:  # regression: Gaussian, as for an embedding
             return (self._normal(logits) * logits).sum(1)
@@ -68,7 +68,7 @@ class Likelihood:
         return logits.log_softmax(1).gather(1, labels)[:, 0]
 
     def of_embedding(self, batch: TokenBatch) -> Tensor:
-        """A Gaussian around the mean of the last hidden states; other poolings, Dense and Normalize are ignored."""
+        """Log density of a Gaussian around the mean of the last hidden states. Pooling, Dense and Normalize are ignored."""
         hidden = self.model(**batch.inputs, output_hidden_states=True)
         last = hidden.last_hidden_state if "last_hidden_state" in hidden else hidden.hidden_states[-1]
         mask = batch.real.unsqueeze(-1).to(last.dtype)
@@ -80,13 +80,13 @@ class Likelihood:
 
 
 def _log_probability(logits: Tensor, tokens: Tensor, chosen: Tensor) -> Tensor:
-    """Sum of log p over the chosen tokens, (texts,), from logits (texts, tokens, vocabulary)."""
+    """Sum of log p over the chosen tokens of each text (texts,), from logits (texts, tokens, vocabulary)."""
     losses = functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")  # (texts, tokens)
     return -(losses * chosen).sum(1)
 
 
 _RULES = {
-    "ElectraForPreTraining": Likelihood.of_embedding,  # it discriminates real tokens from replaced ones
+    "ElectraForPreTraining": Likelihood.of_embedding,  # its head distinguishes real tokens from replaced tokens
     "ForMaskedLM": Likelihood.of_masked_tokens,
     "ForPreTraining": Likelihood.of_masked_tokens,
     "ForCausalLM": Likelihood.of_next_tokens,
@@ -94,4 +94,4 @@ _RULES = {
     "ForConditionalGeneration": Likelihood.of_decoder,
     "ForSequenceClassification": Likelihood.of_drawn_label,
 }
-"""Suffix of the model's class name -> its log-likelihood."""
+"""Suffix of the model's class name -> method that computes the log-likelihood."""

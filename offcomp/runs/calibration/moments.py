@@ -1,6 +1,7 @@
-"""Second moments of the inputs of weight matrices, from forward passes with hooks.
+"""Second moments of the inputs to weight matrices, gathered by hooks in forward passes.
 
-A full moment of inputs of width d is a (d, d) matrix in float64: 8 d² bytes, more than the weights of a wide layer.
+The full second moment of inputs of width d is a (d, d) matrix in float64. It takes up 8 d² bytes, more than the weights of a
+wide layer.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from offcomp.runs.calibration.batches import TokenBatch
 
 TOKENS_AT_ONCE = 256  # maximum per forward pass, so that activations stay small compared with the model
 SHORTEST = 0.1
-"""Lower bound on output norms in token weights, relative to the median norm; see `token_weights`."""
+"""Lower bound on output norms, as a fraction of the median norm; see `token_weights`."""
 
 
 @dataclass(frozen=True)
 class InputMoments:
-    """Means in float64 over the tokens that reached a weight matrix W (rows, cols).
+    """Means, in float64, over the tokens that reach a weight matrix W (rows, cols).
 
     second      (cols, cols): weighted mean of x xᵀ; for an embedding, (rows,): the relative frequency of each token
     magnitude   (cols,): mean of |x|; None for an embedding
@@ -38,14 +39,14 @@ class InputMoments:
 
 
 class Watcher(Protocol):
-    """Called for each use of a module in a forward pass."""
+    """A callback that is invoked for each use of a module in a forward pass."""
 
     def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
-        """`inputs` are (tokens, cols), or token ids (tokens,) for an embedding; `output` is (tokens, rows or hidden)."""
+        """`inputs` has shape (tokens, cols), or (tokens,) for token ids; `output` has shape (tokens, rows or hidden size)."""
 
 
 def modules_of(model: PreTrainedModel, spec: ModuleSpec) -> list[nn.Module]:
-    """The modules that use a weight: one, or several tied embeddings. A head tied to an embedding is not included."""
+    """The modules that use a weight: a single module or several tied embeddings, excluding a head tied to an embedding."""
     tied = [model.get_submodule(path.rpartition(".")[0]) for path in (spec.path, *spec.tied)]
     alike = [module for module in tied if is_embedding(module) == is_embedding(tied[0])]
     return list(dict.fromkeys(alike))
@@ -57,9 +58,9 @@ class _AllSeen(Exception):
 
 @dataclass
 class Watch:
-    """Forward passes in which each use of the watched modules calls `watcher` with the tokens that count.
+    """Runs forward passes, calling `watcher` with the counted tokens at each use of a watched module.
 
-    The first pass counts the uses; later passes stop after the last use, which on average halves the time if a single module is
+    The first pass counts the uses; later passes stop after the last use, which halves the time on average if a single module is
     watched.
     """
 
@@ -103,12 +104,12 @@ class Watch:
 
 
 def is_embedding(module: nn.Module) -> bool:
-    """Whether a module takes token ids instead of vectors."""
+    """Whether a module takes token ids as input, rather than vectors."""
     return isinstance(module, nn.Embedding)
 
 
 def counted_tokens(values: Tensor, counted: Tensor, numbers: bool = False) -> Tensor:
-    """Select the vectors (tokens, width), or numbers (tokens,), of the tokens that count.
+    """Select the vectors (tokens, width), or token ids (tokens,), of the counted tokens.
 
     Values that are not laid out by text and token (pooled vectors, position embeddings) are all selected.
     """
@@ -118,7 +119,7 @@ def counted_tokens(values: Tensor, counted: Tensor, numbers: bool = False) -> Te
 
 
 def run(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> None:
-    """Run a forward pass through these modules; the head is skipped if none of them is in it."""
+    """Run a forward pass through these modules, skipping the head if it contains none of them."""
     base = model.base_model
     inside = {id(module) for module in base.modules()}
     whole = any(id(module) not in inside for spec in specs for module in modules_of(model, spec))
@@ -138,7 +139,7 @@ class MomentSums:
         self._tokens: dict[ModuleSpec, int] = {}
 
     def __call__(self, spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
-        """Add the tokens of one use."""
+        """Add the tokens from one use of a module."""
         if not inputs.is_floating_point():
             counts = torch.bincount(inputs, minlength=spec.rows).double()
             self._occurrences[spec] = self._occurrences[spec].add_(counts) if spec in self._occurrences else counts
@@ -160,7 +161,7 @@ class MomentSums:
         self._tokens[spec] = self._tokens.get(spec, 0) + tokens
 
     def means(self, spec: ModuleSpec) -> InputMoments:
-        """The means of a module; call once, as it overwrites the sums. Raises InputError if no token reached the module."""
+        """The means of a module. Call this only once: it overwrites the sums. Raises InputError if no token was added."""
         tokens, weight = self._tokens.get(spec, 0), self._weight.get(spec) or 1.0
         if tokens == 0:
             raise InputError(f"no token of the calibration text reaches {spec.name}; choose a different module or longer texts")
@@ -172,15 +173,15 @@ class MomentSums:
 def sum_moments(
     model: PreTrainedModel, specs: Sequence[ModuleSpec], batches: Sequence[TokenBatch], weighting: str
 ) -> MomentSums:
-    """Moments of the inputs of each module over all batches, in one pass over the text."""
+    """Sum the input moments of each module over all batches, in one pass over the text."""
     sums = MomentSums(weighting)
     Watch(model, specs, sums).run(batches)
     return sums
 
 
 def shared_inputs(model: PreTrainedModel, specs: Sequence[ModuleSpec], batch: TokenBatch) -> dict[ModuleSpec, ModuleSpec]:
-    """Each module -> the first module with the same input tensor; query, key and value of a layer share theirs, for example."""
-    seen: dict[int, tuple[ModuleSpec, Tensor]] = {}  # keep the tensors alive, so that no two share an id
+    """Map each module to the first module with the same input tensor (for example, that of query, key and value)."""
+    seen: dict[int, tuple[ModuleSpec, Tensor]] = {}  # keeps the tensors alive, so ids stay unique
     first: dict[ModuleSpec, ModuleSpec] = {}
 
     def hook(spec: ModuleSpec) -> Any:
@@ -204,7 +205,7 @@ def output_errors(
     batches: Sequence[TokenBatch],
     weighting: str,
 ) -> dict[ModuleSpec, tuple[float, float]]:
-    """Per module, the sums of ‖(W-Ŵ)x‖² and ‖Wx‖² over tokens, weighted as for the moments; the model is not changed."""
+    """Sums of ‖(W-Ŵ)x‖² and ‖Wx‖² over tokens for each module, weighted like the moments. The model is not modified."""
     sums = {spec: [0.0, 0.0] for spec in reconstructions}
 
     def watcher(spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
@@ -224,12 +225,12 @@ def output_errors(
 def token_weights(output: Tensor) -> Tensor:
     """1 / ‖y‖² of each token's output y (tokens, rows), in float64; 0 where y is 0.
 
-    Norms are raised to at least SHORTEST times the median; otherwise a token with near-zero output would dominate.
+    Norms are clamped to at least SHORTEST times the median; otherwise, a token with near-zero output would dominate.
     """
     lengths = _squared_lengths(output)
     return torch.where(lengths > 0, lengths.clamp_min(SHORTEST**2 * lengths.median()).reciprocal(), 0.0)
 
 
 def _squared_lengths(vectors: Tensor) -> Tensor:
-    """‖·‖² of each row, in float64."""
+    """Squared norm of each row, in float64."""
     return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).square()

@@ -1,4 +1,4 @@
-"""Calibration: statistics from passes over text, and control over when the model is in memory."""
+"""Gather calibration statistics in passes over text, and control when the model is in memory."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ HELD_OUT_SHARE = 0.2
 FLOAT32_BYTES = 4
 
 Changes = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
-"""Returns replacements for a model's own matrices, for example the reconstructions of one group after another."""
+"""A function that returns replacements for a model's matrices, for example the reconstructions of each group in turn."""
 Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
-"""Runs passes over the text for some modules; returns a function that gives a module's statistic; call it once per module."""
+"""A function that gathers a statistic of some modules from the text and returns its getter (call it once per module)."""
 
 
 class Calibration:
-    """A loaded model with calibration text. Statistics are cached, within a memory budget, until a weight is substituted.
+    """A loaded model with its calibration text. Statistics are cached, within a budget, until a weight is substituted.
 
     If the statistics of a group's members exceed the budget, they are gathered in several passes over the text.
 
     Args:
-        texts: a random fifth, chosen with a fixed seed, is held out to measure errors on text that was not used for fitting.
-        max_tokens: each text is truncated to this length.
-        special_tokens: whether to include tokens that the tokenizer adds, such as [CLS]. A few of them have activations so
-            large that they would dominate all others.
-        weighting: "output" weights each token by 1 / ‖output of the module‖², because the normalisation that follows
+        texts: calibration texts, of which a random fifth (fixed seed) is held out to measure errors on unseen text.
+        max_tokens: maximum number of tokens per text; longer texts are truncated.
+        special_tokens: whether to include tokens added by the tokenizer, such as [CLS]. Some special tokens have activations
+            large enough to dominate all other tokens.
+        weighting: "output" weights each token by 1 / ‖output of the module‖², since the normalisation that follows
             equalises the tokens; "equal" is the plain mean used in the papers.
-        rows: counts of the rows that the texts were read from, for the run's record.
+        rows: row counts of the source that the texts were read from, for the run's record.
         cache_bytes: budget for cached statistics in bytes, raised to half the size of a group's matrix if that is larger.
-        ahead: modules of all groups. One pass over the text gathers statistics for as many as fit in the cache, where they
-            stay from group to group. If empty, statistics are dropped as soon as a group no longer needs them.
+        ahead: the modules of all groups. Each pass over the text gathers statistics for as many modules as fit in the cache,
+            where they are kept across groups. If `ahead` is empty, statistics are dropped once a group no longer needs them.
 
-    Raises InputError if the model has no tokenizer or the text has no tokens.
+    Raises InputError if the model has no tokenizer or the text contains no tokens.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Calibration:
 
     @property
     def cut(self) -> dict[str, int]:
-        """How many texts are truncated, out of how many, and to how many tokens; empty if none is."""
+        """The number of truncated texts, their total and the token limit; empty if no text is truncated."""
         batches = [*self.batches, *self.held_out]
         cut, texts = sum(batch.num_cut for batch in batches), sum(len(batch.counted) for batch in batches)
         return {"texts": cut, "of": texts, "tokens": self.limit} if cut else {}
 
     @contextmanager
     def offloaded(self) -> Iterator[None]:
-        """Offload the model inside the block, except while text runs through it."""
+        """Offload the model within the block, except during passes over the text."""
         with ExitStack() as stack:
             stack.enter_context(offloaded(self.loaded))
             self._offloaded = stack
@@ -108,7 +108,7 @@ class Calibration:
 
     @contextmanager
     def model_loaded(self) -> Iterator[None]:
-        """Keep the model in memory inside the block."""
+        """Keep the model in memory within the block."""
         self._users += 1
         try:
             if self._offloaded and self._users == 1:
@@ -122,7 +122,7 @@ class Calibration:
                 self._offloaded.enter_context(offloaded(self.loaded))
 
     def change(self, matrices: Changes) -> None:
-        """Replace matrices of the model until `restore`; they are written again each time the model is loaded."""
+        """Replace matrices of the model until `restore` is called. Replacements are reapplied whenever the model is loaded."""
         self._kept.clear()
         self._is_changed = True
         if self._offloaded:
@@ -131,11 +131,11 @@ class Calibration:
             self._write(matrices)
 
     def substitute(self, spec: ModuleSpec, matrix: Tensor) -> None:
-        """The same as `change`, for one module."""
+        """Replace the matrix of a single module; see `change`."""
         self.change(lambda: [{spec: matrix}])
 
     def restore(self) -> None:
-        """Restore the model's own matrices, bit for bit."""
+        """Restore the model's original matrices, bit for bit."""
         if not self._is_changed:
             return
         self._kept.clear()
@@ -144,7 +144,7 @@ class Calibration:
         self._originals.close()
         if self._offloaded and self._users:
             with offloaded(self.loaded):
-                pass  # reloads it on exit
+                pass  # reloads the model on exit
 
     def _write(self, changes: Changes) -> None:
         for matrices in changes():
@@ -154,7 +154,7 @@ class Calibration:
                 self._originals.enter_context(substituted(self.loaded.model, matrices))
 
     def moments(self, specs: Sequence[ModuleSpec], cache_bytes: int) -> InputMoments:
-        """Moments of the inputs of the first module; the same pass also gathers those of as many later modules as fit."""
+        """Input moments of the first module. The same pass gathers the moments of as many later modules as fit in the cache."""
 
         def gather(owners: list[ModuleSpec]) -> Callable[[ModuleSpec], InputMoments]:
             return sum_moments(self.loaded.model, owners, self.batches, self.weighting).means
@@ -162,7 +162,7 @@ class Calibration:
         return self._first([self._owner(spec) for spec in (*specs, *self._later)], "inputs", cache_bytes, gather)
 
     def gradients(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int) -> Tensor:
-        """The "fisher", "sensitivity" or "row_moment" of the first module; see `moments`."""
+        """The "fisher", "sensitivity" or "row_moment" statistic of the first module; see `moments`."""
 
         def gather(wanted: list[ModuleSpec]) -> Callable[[ModuleSpec], Tensor]:
             likelihood = Likelihood(self.loaded.model, self.loaded.tokenizer, self.seed)
@@ -175,11 +175,11 @@ class Calibration:
 
     @property
     def _later(self) -> tuple[ModuleSpec, ...]:
-        """Modules to gather statistics for in advance; none for a changed model, since it will change again."""
+        """Modules whose statistics are gathered in advance; none if the model is changed, since it will change again."""
         return () if self._is_changed else self._ahead
 
     def _first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:
-        """A statistic of the first module, from the cache or gathered together with those likely to be needed next."""
+        """A statistic of the first module, either cached or gathered along with others that are likely to be needed next."""
         if (specs[0], name) not in self._kept:
             missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self._kept]
             sizes = accumulate(_num_bytes(spec, name) for spec in missing)
@@ -191,7 +191,7 @@ class Calibration:
                 means = gather(wanted)
             found = {(specs[0], name): means(specs[0])}
             for spec in wanted[1:]:
-                with suppress(InputError):  # it may never be requested; if it is, the error is raised then
+                with suppress(InputError):  # the error is raised later if the statistic is requested
                     found[spec, name] = means(spec)
             if needed > cache_bytes:
                 return found[specs[0], name]
@@ -201,7 +201,7 @@ class Calibration:
     def output_errors(
         self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool
     ) -> Mapping[ModuleSpec, tuple[float, float]]:
-        """`moments.output_errors` on held-out text or on the text used for fitting."""
+        """Compute `moments.output_errors` on held-out text or on the text used for fitting."""
         self.forget()  # free memory for the reconstructions
         batches = self.held_out if held_out else self.batches
         with self.model_loaded():
@@ -213,7 +213,7 @@ class Calibration:
             self._kept.clear()
 
     def _owner(self, spec: ModuleSpec) -> ModuleSpec:
-        """The module whose moments are cached for this one: with equal weighting, the first with the same input."""
+        """The module whose cached moments are used for `spec`: with equal weighting, the first module with the same input."""
         return self._shared.get(spec, spec) if self.weighting == "equal" else spec
 
     @cached_property
