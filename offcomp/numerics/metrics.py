@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from offcomp.numerics.eigenvectors import eigenvectors
+
 FLOOR = 1e-8
 """Relative to the mean eigenvalue. Condition numbers are at most n / FLOOR, which leaves some accurate digits in float64."""
 
@@ -32,7 +34,7 @@ class Block:
         """The block for a second moment (k, k) of any rank, or for weights (k,); the identity if all are zero."""
         if moment.ndim == 1:
             return Block(_lifted(moment.double(), shrinkage))
-        values, vectors = torch.linalg.eigh(moment.double())
+        values, vectors = eigenvectors(moment.double())
         return Block(_lifted(values, shrinkage), vectors)
 
     def apply(self, matrix: Float[Tensor, "k cols"], power: float) -> Float64[Tensor, "k cols"]:
