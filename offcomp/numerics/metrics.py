@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from offcomp.numerics.eigenvectors import eigenvectors
+
 FLOOR = 1e-8
 """Minimum eigenvalue relative to the mean. It limits condition numbers to n / FLOOR, which float64 can handle."""
 
@@ -33,7 +35,7 @@ class Block:
         """The block for a second moment (k, k) of any rank or weights (k,); the identity if all entries are zero."""
         if moment.ndim == 1:
             return Block(_lifted(moment.double(), shrinkage))
-        values, vectors = torch.linalg.eigh(moment.double())
+        values, vectors = eigenvectors(moment.double())
         return Block(_lifted(values, shrinkage), vectors)
 
     def apply(self, matrix: Float[Tensor, "k cols"], power: float) -> Float64[Tensor, "k cols"]:

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Float64
-from scipy.linalg import eigh
 from torch import Tensor
 
 from offcomp.numerics.chunks import float64_chunks
+from offcomp.numerics.eigenvectors import leading_eigenvectors
 from offcomp.numerics.grams import gram
 from offcomp.numerics.metrics import Metric
 
@@ -59,15 +59,6 @@ def low_rank_factors(
     left, right = (left, right * root) if tall is matrix else (right * root, left)
     signs = torch.where(-right.amin(0) > right.amax(0), -1.0, 1.0)  # (rank,)
     return (left * signs).to(matrix.dtype), (right * signs).T.to(matrix.dtype)
-
-
-def leading_eigenvectors(symmetric: Float64[Tensor, "side side"], rank: int) -> Float64[Tensor, "side rank"]:
-    """Eigenvectors for the `rank` largest eigenvalues, in decreasing order of eigenvalue."""
-    first = len(symmetric) - rank
-    if first and symmetric.device.type == "cpu":  # torch cannot compute a subset of the eigenvectors
-        found = eigh(symmetric.numpy(), subset_by_index=(first, len(symmetric) - 1))[1]
-        return torch.from_numpy(found).flip(1)
-    return torch.linalg.eigh(symmetric)[1][:, first:].flip(1)
 
 
 def _upright(

@@ -45,8 +45,8 @@ def make_view(info: ModelInfo, spec: ModuleSpec, home: Path) -> View:
 
 def view_arrays(matrix: Tensor) -> dict[str, NDArray[np.generic]]:
     """All arrays for the view file of a matrix. Raises InputError if the matrix is empty or its smaller side is too large."""
+    from offcomp.numerics.eigenvectors import leading_eigenvectors
     from offcomp.numerics.grams import gram
-    from offcomp.numerics.svd import leading_eigenvectors
 
     rows, cols = matrix.shape
     side = min(rows, cols)

@@ -10,10 +10,11 @@ from torch import Tensor
 from offcomp.methods.base import CompressedMatrix, Hints
 from offcomp.methods.tucker.method import Tucker
 from offcomp.numerics.accounting import Budget
+from offcomp.numerics.eigenvectors import leading_eigenvectors
 from offcomp.numerics.grams import gram
 from offcomp.numerics.progress import Report
 from offcomp.numerics.storage import pack
-from offcomp.numerics.svd import leading_eigenvectors, low_rank_factors
+from offcomp.numerics.svd import low_rank_factors
 
 
 def fit(
