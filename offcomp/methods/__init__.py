@@ -133,5 +133,5 @@ __all__ = [
     "options_of",
     "own_options",
     "presets_of",
-    "role_in_plan",
+    "style_key_in_plan",
 ]
