@@ -102,6 +102,7 @@ class Method:
 
     name            the method's name in a plan; several methods may share a name and differ in their `preset`
     style_key       unique key that determines the colour and marker in charts
+    has_rank        whether the size is a rank, latent width or number of terms, which a plan may request
     memory          rough peak memory of `fit` on a large matrix, excluding the input, as a multiple of the matrix in float32
                     (`benchmarks.memory`)
     fast_options    options that make `fit` several times faster, for a first look; empty if it is already fast
@@ -112,6 +113,7 @@ class Method:
     title: ClassVar[str]
     paper: ClassVar[str]
     size_name: ClassVar[str] = "rank"
+    has_rank: ClassVar[bool] = True
     memory: ClassVar[float] = 2.0
     fast_options: ClassVar[dict[str, Any]] = {}
 
@@ -256,14 +258,33 @@ def choose_size(method: Method, rows: int, cols: int, budget: Budget) -> int:
     """
     if budget.admits(dense_shapes(rows, cols)):
         return 0
-    size = largest_size_within(budget, lambda s: method.tensor_shapes(rows, cols, s), method.sizes(rows, cols))
+    sizes = multiples_of(budget.multiple, method.sizes(rows, cols))
+    size = largest_size_within(budget, lambda s: method.tensor_shapes(rows, cols, s), sizes)
     if size is None:
-        smallest = smallest_size(method, rows, cols, budget.dtype).in_unit(budget.unit)
+        smallest = stored_size(method.tensor_shapes(rows, cols, sizes.start), budget.dtype).in_unit(budget.unit)
         raise BudgetTooSmall(
-            f"{method.size_name} {method.sizes(rows, cols).start} of a ({rows}, {cols}) matrix needs {smallest} {budget.unit}, "
+            f"{method.size_name} {sizes.start} of a ({rows}, {cols}) matrix needs {smallest} {budget.unit}, "
             f"but the budget is {budget.limit}; lower the ratio by a factor of {smallest / max(1, budget.limit):.3g} or more"
         )
     return size
+
+
+def multiples_of(multiple: int, sizes: range) -> range:
+    """The sizes that are multiples of `multiple`; if there are none, the smallest size alone."""
+    return range(-(-sizes.start // multiple) * multiple, sizes.stop, multiple) or sizes[:1]
+
+
+def rank_budget(method: Method, rows: int, cols: int, rank: int, *, unit: str, dtype: str) -> Budget:
+    """The budget that a (rows, cols) matrix takes at this rank, latent width or number of terms.
+
+    Raises InputError if the method has no rank, or not this one.
+    """
+    sizes = method.sizes(rows, cols)
+    if not method.has_rank:
+        raise InputError(f"{method.title} has no rank; request a ratio")
+    if rank not in sizes:
+        raise InputError(f"rank {rank} of a ({rows}, {cols}) matrix does not exist; choose one from {sizes[0]} to {sizes[-1]}")
+    return Budget(stored_size(method.tensor_shapes(rows, cols, rank), dtype).in_unit(unit), unit, dtype)
 
 
 def smallest_size(method: Method, rows: int, cols: int, dtype: str) -> Size:

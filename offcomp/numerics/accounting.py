@@ -68,11 +68,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Budget:
-    """Storage budget of a compressed matrix: a `limit` in `unit`, with tensors stored in `dtype`."""
+    """Storage budget of a compressed matrix: a `limit` in `unit`, with tensors stored in `dtype`.
+
+    Ranks and latent widths are rounded down to a multiple of `multiple`.
+    """
 
     limit: int
     unit: str = "parameters"
     dtype: str = "float32"
+    multiple: int = 1
 
     def admits(self, shapes: Shapes) -> bool:
         """Whether tensors with the given shapes fit the budget when stored in `dtype`."""
@@ -122,12 +126,12 @@ def code_counts(shapes: Shapes) -> dict[str, int]:
     return {name: shape.count for name, shape in shapes.items() if isinstance(shape, Codes)}
 
 
-def budget_for_ratio(original: Size, ratio: float, unit: str, dtype: str) -> Budget:
+def budget_for_ratio(original: Size, ratio: float, unit: str, dtype: str, multiple: int = 1) -> Budget:
     """The budget for a requested compression ratio: floor(original / ratio).
 
     The ratio is treated as the exact decimal number that the user typed, so 1100 / 1.1 is 1000, not 999.
     """
-    return Budget(int(original.in_unit(unit) / Fraction(str(ratio))), unit, dtype)
+    return Budget(int(original.in_unit(unit) / Fraction(str(ratio))), unit, dtype, multiple)
 
 
 def largest_size_within(budget: Budget, shapes_of: Callable[[int], Shapes], sizes: range) -> int | None:

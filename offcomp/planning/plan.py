@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.methods import default_options, make_method
+from offcomp.methods.base import Method
 from offcomp.models import hub
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.sentence_modules import sentence_modules
@@ -30,13 +31,18 @@ from offcomp.planning.grouping import GROUPINGS, STACKS, best_stack, blocks_of_l
 from offcomp.planning.json_fields import NAME_WORDS, is_name, read_fields
 
 PLAN_SCHEMA = 1
+RARE = {"rank": None, "energy": None, "multiple": 1}
+"""Fields of a group -> their defaults, which are not written out, so that plans without them keep their ids."""
 
 
 @dataclass(frozen=True)
 class Group:
     """Modules compressed as one matrix. `ratio` is the requested ratio of original to stored size, measured in `unit`.
 
-    `dtype` is the dtype of the compressed weights; "stored" keeps the dtype of the checkpoint.
+    Instead of a ratio, a group may request a `rank` (latent width, number of terms) or, for SVD, a share of the `energy`; its
+    `ratio` is then the ratio at that rank (`offcomp.planning.ranks`). Ranks chosen from a ratio or from a share of the energy
+    are rounded to a multiple of `multiple`. `dtype` is the dtype of the compressed weights; "stored" keeps the dtype of the
+    checkpoint.
     """
 
     name: str
@@ -47,6 +53,15 @@ class Group:
     ratio: float = 2.0
     unit: str = "parameters"
     dtype: str = STORED
+    rank: int | None = None
+    energy: float | None = None
+    multiple: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The group as JSON values, with every default written out except those of `RARE`."""
+        document = asdict(self) | {"modules": list(self.modules)}
+        rare = {name: document.pop(name) for name in RARE}
+        return document | {name: value for name, value in rare.items() if value != RARE[name]}
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, with every default written out except the default calibration text."""
-        groups = [asdict(group) | {"modules": list(group.modules)} for group in self.groups]
+        groups = [group.to_dict() for group in self.groups]
         calibration = {} if self.calibration == CalibrationText() else {"calibration": asdict(self.calibration)}
         return {
             "schema": PLAN_SCHEMA,
@@ -156,6 +171,9 @@ GROUP_TYPES = {
     "ratio": (json_fields.is_number, "a number, 1 or greater"),
     "unit": json_fields.one_of(UNITS),
     "dtype": json_fields.one_of(DTYPE_CHOICES),
+    "rank": (json_fields.whole(1), "a whole number, 1 or greater"),
+    "energy": (lambda value: json_fields.is_number(value) and 0 < value <= 1, "a share of the energy, above 0 and at most 1"),
+    "multiple": (json_fields.whole(1), "a whole number, 1 or greater"),
 }
 
 
@@ -211,7 +229,8 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
     if group.ratio < 1:
         faults.append(f"{where} has ratio {group.ratio:g}; the ratio (original / stored) must be 1 or more.")
     try:
-        make_method(group.method, group.options)
+        method = make_method(group.method, group.options)
+        faults += [f"{where}: {fault}." for fault in _rank_faults(group, method)]
     except InputError as error:
         faults.append(f"{where}: {error}.")
     for module in group.modules:
@@ -231,6 +250,16 @@ def _group_faults(group: Group, info: ModelInfo, known: set[str], owner: dict[st
     return faults
 
 
+def _rank_faults(group: Group, method: Method) -> Iterator[str]:
+    """Faults in the requested rank, share of the energy and multiple, as far as the shape does not matter."""
+    if not method.has_rank and (group.rank or group.energy or group.multiple != 1):
+        yield f"{method.title} has no rank; request a ratio, without a multiple"
+    elif group.energy is not None and method.name != "svd":
+        yield f"a share of the energy applies to SVD, not to {method.title}; request a rank or a ratio"
+    if group.rank is not None and group.rank % group.multiple and group.energy is None:
+        yield f"rank {group.rank} is not a multiple of {group.multiple}; request one that is, or omit the multiple"
+
+
 def members(group: Group, info: ModelInfo) -> list[ModuleSpec]:
     """The modules of a group, in order. Raises ModelError for an unknown module."""
     return [info.module(name) for name in group.modules]
@@ -247,6 +276,9 @@ def make_groups(
     ratio: float = 2.0,
     unit: str = "parameters",
     dtype: str = STORED,
+    rank: int | None = None,
+    energy: float | None = None,
+    multiple: int = 1,
 ) -> tuple[Group, ...]:
     """Group `specs` according to a preset in `GROUPINGS`, all with the same method and ratio. Raises InputError."""
     if grouping not in GROUPINGS:
@@ -256,7 +288,8 @@ def make_groups(
     for name, part in gathered:
         chosen = best_stack(part) if stack == "best" else stack
         modules = tuple(spec.name for spec in part)
-        groups.append(Group(_safe(name), modules, chosen, method, dict(options or {}), ratio, unit, dtype))
+        size = (ratio, unit, dtype, rank, energy, multiple)
+        groups.append(Group(_safe(name), modules, chosen, method, dict(options or {}), *size))
     return tuple(groups)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from offcomp.errors import BudgetTooSmall
 from offcomp.methods import make_method
-from offcomp.methods.base import Method, choose_size, dense_shapes, smallest_size
+from offcomp.methods.base import Method, choose_size, dense_shapes, rank_budget, smallest_size
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.numerics.accounting import STORED, Budget, Size, budget_for_ratio, largest_size_within, storage_dtype, stored_size
 from offcomp.planning.grouping import group_shape
@@ -118,8 +118,12 @@ def _stored(method: Method, rows: int, cols: int, size: int, dtype: str) -> Size
 
 
 def group_budget(group: Group, info: ModelInfo) -> Budget:
-    """The maximum stored size of a group."""
-    return budget_for_ratio(original_size(members(group, info)), group.ratio, group.unit, dtype_of(group, info))
+    """The maximum stored size of a group. Raises InputError if its rank does not suit its matrix."""
+    specs, dtype = members(group, info), dtype_of(group, info)
+    if group.rank is None:
+        return budget_for_ratio(original_size(specs), group.ratio, group.unit, dtype, group.multiple)
+    method = make_method(group.method, group.options)
+    return rank_budget(method, *group_shape(specs, group.stack), group.rank, unit=group.unit, dtype=dtype)
 
 
 def predict(plan: Plan, info: ModelInfo) -> Prediction:

@@ -62,6 +62,7 @@ class CodebookAutoencoder(Method):
     title: ClassVar[str] = "Autoencoder, codebook"
     paper: ClassVar[str] = "Jégou et al. 2011; van Baalen et al. 2024, arXiv 2402.15319"
     size_name: ClassVar[str] = "rate step"
+    has_rank: ClassVar[bool] = False
     memory: ClassVar[float] = 1.9
     fast_options: ClassVar[dict[str, Any]] = {"iterations": 5}
 

@@ -39,6 +39,7 @@ class Pruning(Method):
     title: ClassVar[str] = "Pruning"
     paper: ClassVar[str] = "Han et al. 2015, arXiv 1506.02626"
     size_name: ClassVar[str] = "kept entries"
+    has_rank: ClassVar[bool] = False
     memory: ClassVar[float] = 0.65
 
     positions: str = field(

@@ -43,6 +43,7 @@ class Quantization(Method):
     title: ClassVar[str] = "Quantization"
     paper: ClassVar[str] = "Banner et al. 2019, arXiv 1810.05723"
     size_name: ClassVar[str] = "bits"
+    has_rank: ClassVar[bool] = False
     memory: ClassVar[float] = 1.3
 
     block: int = field(

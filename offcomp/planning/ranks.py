@@ -1,0 +1,76 @@
+"""Plans that request a rank, or a share of the energy, instead of a compression ratio.
+
+A group with a rank is compressed at exactly that rank (latent width, number of terms). A group with a share of the energy is
+compressed at the smallest rank at which the truncated SVD keeps that share of the squared singular values,
+
+    Σ_{j ≤ rank} σ_j² ≥ energy · Σ_j σ_j²
+
+so its rank is only known once the singular values are. With a `multiple`, ranks chosen from a ratio are rounded down to a
+multiple of it, and ranks chosen from a share of the energy are rounded up. Does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from offcomp.errors import InputError
+from offcomp.methods import make_method
+from offcomp.methods.base import Method, dense_shapes
+from offcomp.models.catalogue import ModelInfo
+from offcomp.numerics.accounting import stored_size
+from offcomp.planning.grouping import group_shape
+from offcomp.planning.plan import Group, Plan, members
+from offcomp.planning.sizes import dtype_of, original_size, ratio_of
+from offcomp.planning.spectra import find
+from offcomp.planning.spectrum import Spectrum
+
+Singular = Callable[[Group], Spectrum | None]
+"""Returns the singular values of a group, or None if they are not known."""
+
+
+def energy_rank(singular_values: Spectrum, share: float, multiple: int = 1) -> int:
+    """The smallest rank, rounded up to a multiple, that keeps a share of the energy (sum of squared singular values).
+
+    A rank never exceeds the number of singular values. A matrix of zeros has rank 1.
+    """
+    energy = np.cumsum(np.square(singular_values, dtype=np.float64))
+    rank = int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-12))) + 1
+    return min(-(-rank // multiple) * multiple, len(singular_values))
+
+
+def with_ranks(plan: Plan, info: ModelInfo, singular_values: Singular) -> Plan:
+    """The plan with the rank of every group that requests a share of the energy, and the ratio of every group with a rank.
+
+    Raises InputError if singular values are needed but not known, or if a rank does not suit its matrix.
+    """
+    return replace(plan, groups=tuple(_with_rank(group, info, singular_values) for group in plan.groups))
+
+
+def with_known_ranks(plan: Plan, info: ModelInfo, home: Path) -> Plan:
+    """`with_ranks`, with singular values that are bundled with offcomp or cached in the home folder."""
+    return with_ranks(plan, info, lambda group: find(info, members(group, info), group.stack, home))
+
+
+def _with_rank(group: Group, info: ModelInfo, singular_values: Singular) -> Group:
+    if group.energy is not None and group.rank is None:
+        values = singular_values(group)
+        if values is None:
+            raise InputError(
+                f"group {group.name!r} requests a share of the energy, but its singular values are not known; compute them with "
+                "'offcomp spectra', or request a rank"
+            )
+        group = replace(group, rank=energy_rank(values, group.energy, group.multiple))
+    if group.rank is None:
+        return group
+    method = make_method(group.method, group.options)
+    specs = members(group, info)
+    rows, cols = group_shape(specs, group.stack)
+    shapes = method.tensor_shapes(rows, cols, group.rank)
+    original, stored = original_size(specs), stored_size(shapes, dtype_of(group, info))
+    dense = stored_size(dense_shapes(rows, cols), dtype_of(group, info))
+    smaller = min(stored, dense, key=lambda size: size.in_unit(group.unit))
+    return replace(group, ratio=max(1.0, float(f"{ratio_of(original, smaller, group.unit):.6g}")))
