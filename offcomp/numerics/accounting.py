@@ -50,7 +50,7 @@ SCALE_SUFFIX = ".scale"
 
 @dataclass(frozen=True)
 class Size:
-    """A storage size: the number of stored values of any kind (including codes, scales and norms), and of bytes."""
+    """A storage size in bytes and in parameters, which are stored values of any kind (including codes, scales and norms)."""
 
     num_parameters: int
     num_bytes: int

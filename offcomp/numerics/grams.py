@@ -70,7 +70,7 @@ def spectrum_of_gram(gram_matrix: Float64[Tensor, "side side"], count: int) -> F
 
 
 def in_parallel(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Apply `action` to all items in parallel, with as many threads as torch uses. Results are in the order of the items.
+    """Apply `action` to all items in parallel, with as many threads as torch uses. Results are in the same order as the items.
 
     A second thread hardly speeds up the eigendecomposition of a single small matrix, but is fully used if two matrices are
     processed in parallel.

@@ -1,8 +1,8 @@
 """Small fully connected networks that are applied to the rows of a matrix, with a hand-written backward pass.
 
-For batches of only 16 rows, the overhead of autograd is as large as the cost of the arithmetic. Writing
-explicit gradients to preallocated buffers reduces the time per step by about a third. `tests/numerics/test_mlp.py` checks the
-gradients against autograd.
+For batches of only 16 rows, the overhead of autograd is as large as the cost of the arithmetic. Writing explicit gradients
+to preallocated buffers reduces the time per step by about a third. `tests/numerics/test_mlp.py` checks the gradients against
+autograd.
 """
 
 from __future__ import annotations
