@@ -246,7 +246,7 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path, seconds: float) -> Iterator[None]:
-    """Hold the lock on a file during the block. Raises TimeoutError if it is still taken after `seconds`, or another OSError."""
+    """Hold the lock on a file. Raises TimeoutError if another process still holds it after `seconds`, or another OSError."""
     with closing(open_lock(path)) as file:
         if not take_lock(file, seconds):
             raise TimeoutError(errno.ETIMEDOUT, f"another process has held the lock for {seconds:g} s")
