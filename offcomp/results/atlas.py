@@ -174,7 +174,7 @@ def _setting(row: pd.Series) -> str:
 
 
 def sensitivity_answer(table: pd.DataFrame) -> str:
-    """State how many matrices change the score by more than noise when compressed individually, and which one changes it most."""
+    """State how many matrices change the score by more than noise when compressed individually, and which changes it most."""
     metric, count, beyond_noise = METRICS[table["metric"].iloc[0]], len(table), table[table["told_apart"]]
     setting = f"{table['method'].iloc[0]} at {table['requested_ratio'].iloc[0]:g}x"
     changes = f"changes the {score_words(table)} by more than noise for {len(beyond_noise) or 'none'} of {count} matrices"

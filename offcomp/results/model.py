@@ -191,7 +191,7 @@ def _counted(count: int) -> str:
 
 
 def recognised_answer(info: ModelInfo) -> str:
-    """State how many matrices are recognised, known but not compressed by default, or not recognised, and name a few of them."""
+    """State how many matrices are recognised, known but not compressed by default, or not recognised, and name a few."""
     names = {word: [spec.name for spec in info.modules if status(spec) == word] for word in (RECOGNISED, LISTED, UNKNOWN)}
     count, listed, unknown = len(names[RECOGNISED]), names[LISTED], names[UNKNOWN]
     texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} recognised, and compressed when you choose their kind"]
