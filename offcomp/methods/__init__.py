@@ -97,7 +97,7 @@ def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
 
 
 def options_of(method: type[Method]) -> tuple[Field[Any], ...]:
-    """The options of a method: dataclass fields with a help text and, if restricted, choices or a range."""
+    """The options of a method: dataclass fields with help text and, if restricted, choices or a range."""
     return fields(method)
 
 

@@ -40,7 +40,7 @@ SENSITIVITY_COLUMNS = ("module", "kind", "layer", "method", "requested_ratio", *
 
 
 def read_measurements(folder: Path = FOLDER) -> dict[str, Document]:
-    """The documents of all valid files in the folder, by model name."""
+    """The JSON documents from all valid files in the folder, keyed by model name."""
     documents = (_read(file) for file in sorted(folder.glob(PATTERN)))
     return {document["model"]: document for document in documents if document is not None}
 

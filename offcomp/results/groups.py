@@ -180,7 +180,7 @@ def _stacked(group: Suggestion, *, brief: bool = False) -> str:
 
 
 def _change(before: float, after: float, *, brief: bool = False) -> str:
-    """Describe a change: "falls from 0.519 to 0.500", "falls to 0.500" if `brief`, or "stays at 0.500" to three decimals."""
+    """Describe a change: "falls from 0.519 to 0.500", "falls to 0.500" if `brief`, or "stays at 0.500" if both round to it."""
     if f"{before:.3f}" == f"{after:.3f}":
         return f"stays at {before:.3f}"
     start = "" if brief else f"from {before:.3f} "

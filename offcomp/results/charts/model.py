@@ -82,7 +82,7 @@ def map_figure(
 def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, float], str]:
     """Colour values, cell texts, colour limits and subtitle for a map of parameters on a logarithmic scale.
 
-    Cells in layers omit the unit, which the subtitle states: billions, millions or thousands, depending on the largest matrix.
+    Cells for layers omit the unit; the subtitle gives it (billions, millions or thousands, depending on the largest matrix).
     """
     inside = cells.loc[cells["x"].notna(), "parameters"]
     most = max(inside if len(inside) else cells["parameters"], default=1)
@@ -120,7 +120,7 @@ def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
 
 
 def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, limits: tuple[float, float]) -> go.Heatmap:
-    """Heat map of similar cells: either all or none span the layers, and either all or none of their values are known.
+    """Heat map of cells of one sort: either all or none span the layers, and either all or none of their values are known.
 
     Cell edges are given explicitly because a single row or column would otherwise be drawn at a different size.
     """
