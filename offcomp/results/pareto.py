@@ -176,7 +176,7 @@ def front_answer(table: pd.DataFrame) -> str:
     runs = table[table["run"] != ""]
     metric = metric_named(table["metric"].iloc[0])
     on_front = runs[runs["on_front"]]
-    count = f"{len(on_front) or 'None'} of {len(runs)} runs {'is' if len(on_front) < 2 else 'are'} on the front"
+    count = f"{len(on_front)} of {len(runs)} runs {'is' if len(on_front) == 1 else 'are'} on the front"
     start = "" if len(runs) == 1 else f"{count}, meaning that no other run is both at least as small and at least as good. "
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]

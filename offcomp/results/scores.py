@@ -159,7 +159,7 @@ def figure_texts(task: str, score: Score) -> dict[str, str]:
 
 
 def notes(task: str, score: Score) -> list[str]:
-    """Caveats about the original's score, one sentence each: a wrong label order, or a score below that of a constant prediction."""
+    """Caveats about the original's score, one sentence each: a wrong label order, or a score below a constant prediction's."""
     title, metric = sentence_start(task_title(task, score)), metric_of(score)
     stored = [f"{title}: {note}" for note in score.get("note", ())]
     original, baseline = score.get("original", score), baseline_of(score)
