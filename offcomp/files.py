@@ -98,7 +98,7 @@ def private_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None:
-    """Write an owner-only file atomically: readers see either the old file or the new one, never part of one.
+    """Write an owner-only file atomically: readers see either the old or the new file, never a partial one.
 
     Raises StorageError if that fails.
 
@@ -158,7 +158,7 @@ def changed(file: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; returns None if it is missing or invalid. Raises StorageError if no file descriptors are left."""
+    """Read a JSON file; return None if it is missing or invalid. Raises StorageError if no file descriptors are left."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -169,14 +169,14 @@ def read_json(path: Path) -> Any:
 
 
 def check_shortage(folder: Path, error: OSError) -> None:
-    """Raise StorageError if a file, which may well exist, could not be opened because no file descriptors were left."""
+    """Raise StorageError if the error is a lack of file descriptors, which does not mean that the file is missing."""
     if error.errno in SHORTAGES:
         raise storage_error(folder, error, "read") from None
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Create a folder atomically: it has a temporary name until the block succeeds, and is removed after an error.
+    """Create a folder atomically: it has a temporary name until the block succeeds, and is removed if an error occurs.
 
     Raises InputError if the target already exists and is not an empty folder, or if the folder cannot be written.
     """
@@ -212,7 +212,7 @@ def closing(file: int) -> Iterator[int]:
 
 
 def take_lock(file: int, seconds: float = 0.0) -> bool:
-    """Lock an open file exclusively; returns False if another process still holds the lock after `seconds`.
+    """Lock an open file exclusively; return False if another process still holds the lock after `seconds`.
 
     Raises OSError if the file system does not support locks.
     """

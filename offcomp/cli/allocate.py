@@ -46,7 +46,7 @@ def _suggest_flags(flags: argparse.ArgumentParser) -> None:
     listings.add_argument(
         "--survey",
         action="store_true",
-        help="list every pair and every merge, even those that gain nothing, and save them for the Groups page",
+        help="list every pair and every merge, even those that do not reduce the error, and save them for the Groups page",
     )
     flags.add_argument("--out", help="write a plan to this file: the suggested groups, and every other module on its own")
 
@@ -68,9 +68,9 @@ def _allocate_flags(flags: argparse.ArgumentParser) -> None:
     )
     flags.add_argument("--sensitivities", metavar="FILE", help="JSON object that maps group names to weight multipliers")
     flags.add_argument(
-        "--floor", type=float, default=0.0, help="minimum fraction of its original size that each group keeps, from 0 to 1"
+        "--floor", type=float, default=0.0, help="minimum fraction of its original size that each group must keep, from 0 to 1"
     )
-    flags.add_argument("--at", default="2,4,8,16", help="comma-separated ratios at which to measure methods besides plain SVD")
+    flags.add_argument("--at", default="2,4,8,16", help="comma-separated ratios for measuring methods other than plain SVD")
     flags.add_argument("--out", help="write the plan with the allocated ratios to this file")
 
 

@@ -38,7 +38,7 @@ def find_runs(prefixes: Iterable[str]) -> list[Run]:
 
 
 def _full_id(prefix: str, pool: Mapping[str, Run]) -> str:
-    """The only run id with this prefix. Raises InputError if no id or more than one id matches."""
+    """The only run id with this prefix. Raises InputError unless exactly one id matches."""
     if prefix in pool:
         return prefix
     matches = sorted(name for name in pool if name.startswith(prefix)) if prefix else []
@@ -56,7 +56,7 @@ def _full_id(prefix: str, pool: Mapping[str, Run]) -> str:
 
 
 def finished(run: Run) -> Run:
-    """Return the run unchanged if it is done and therefore has results. Raises InputError otherwise."""
+    """Return the run unchanged if it finished successfully. Raises InputError otherwise."""
     if run.status != "done":
         reason = f": {run.error.rstrip('.')}" if run.error else ""
         raise InputError(f"run {run.id} has status {run.status}, so it has no results to compare{reason}; choose finished runs")

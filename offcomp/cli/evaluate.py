@@ -1,4 +1,4 @@
-"""Subcommands that list the tasks, and that score a model on tasks, alone or against the model it was derived from."""
+"""Subcommands that list the tasks and score a model on them, either by itself or against the model it was derived from."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tasks(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Score a model on tasks, alone or against the model it was derived from."""
+    """Score a model on tasks, either by itself or against the model it was derived from."""
     from offcomp.models.loading import load
 
     info = describe(arguments.model)
@@ -120,8 +120,8 @@ def check_vocabulary(original: LoadedModel, model: LoadedModel) -> None:
     sizes = [getattr(loaded.model.config, "vocab_size", None) for loaded in (original, model)]
     if sizes[0] != sizes[1]:
         raise InputError(
-            f"{model.info.model} has a vocabulary of {sizes[1]} tokens and {original.info.model} one of {sizes[0]}, so they "
-            "cannot read the same text; set --original to the model it was derived from"
+            f"{model.info.model} has a vocabulary of {sizes[1]} tokens and {original.info.model} has one of {sizes[0]}, so "
+            "they cannot read the same text; set --original to the model it was derived from"
         )
 
 

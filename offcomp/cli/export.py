@@ -26,8 +26,8 @@ def add_verbs(verb: Verb) -> None:
     parser.add_argument(
         "--dense",
         action="store_true",
-        help="also write the complete model with the reconstructed weights in the original dtypes, and all other files; "
-        "transformers can load the model, which is as large as the original",
+        help="also write the complete model, with the reconstructed weights in the original dtypes and all other files; "
+        "it is as large as the original and can be loaded with transformers",
     )
     parser = verb("verify", verify)
     parser.add_argument("folder", metavar="DIR", help="a folder written by 'offcomp export'")
@@ -35,7 +35,7 @@ def add_verbs(verb: Verb) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Export a finished run to a folder: its tensors as safetensors, and a manifest that lists every tensor and checksum."""
+    """Export a finished run to a folder: its tensors as safetensors, and a manifest that lists each tensor and its checksum."""
     from offcomp.runs.export import export_run
 
     (run,) = find_runs([arguments.run])

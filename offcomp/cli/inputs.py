@@ -171,7 +171,7 @@ def write_plan(path: str | None, plan: Plan) -> None:
 
 
 def write_file(path: str, text: str, what: str) -> None:
-    """Write text to the file at a path given by the user. Raises InputError if that fails."""
+    """Write text to a file specified by the user. Raises InputError if that fails."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:

@@ -99,7 +99,7 @@ def option_value(text: str) -> tuple[str, Any]:
 
 
 def predict_plan(arguments: argparse.Namespace) -> None:
-    """Predict the stored size of a plan, and estimate the time and memory that running it takes."""
+    """Predict the stored size of a plan, and estimate the time and memory needed to run it."""
     from offcomp.results.runs import stage_times
 
     requested, info = inputs.read_plan(arguments.plan)

@@ -40,7 +40,7 @@ def _cell(value: Any) -> str:
 
 
 def prediction_text(plan: Plan, info: ModelInfo) -> str:
-    """A table of the predicted groups, the three compression ratios, and notes on them."""
+    """A table of the predicted groups, followed by the three compression ratios and notes."""
     prediction = predict(plan, info)
     rows = [
         {

@@ -66,7 +66,7 @@ class OpenTask:
 
     @property
     def guessed(self) -> dict[str, str]:
-        """Task column -> data column, for guessed matches (not specified by the task and not identical in name)."""
+        """Task column -> data column, for guessed matches (neither specified by the task nor identical in name)."""
         return {ours: named for ours, named in self._data.columns.items() if named not in (ours, self.task.columns.get(ours))}
 
     def prepare(self, report: Report = ignore_progress) -> Arrays:
@@ -105,7 +105,7 @@ class OpenTask:
         return self._compared(evaluator, evaluator.predict(self.prepare(), report)) | self._context(evaluator)
 
     def _compared(self, evaluator: Evaluator, predictions: Arrays) -> dict[str, Any]:
-        """Compare predictions with the original, including the task's secondary metrics."""
+        """Compare predictions with those of the original, including the task's secondary metrics."""
         reference = self.prepare()
         secondary = {"also": secondary_metrics(self._data, reference, predictions)} if self.task.also else {}
         return evaluator.compare(reference, predictions) | secondary
@@ -113,9 +113,9 @@ class OpenTask:
     def _context(self, evaluator: Evaluator) -> dict[str, Any]:
         """Context for interpreting the scores: the examples, and how the model reads them.
 
-        cut         the number of truncated texts, their total and the token limit; absent if no text was truncated
+        cut         number of truncated texts, total number of texts and token limit; absent if no text was truncated
         embedding   a description of how hidden states are turned into a sentence embedding
-        probe       version of the probe, if there is one
+        probe       version of the probe, if any
         """
         task, data = self.task, self._data
         context: dict[str, Any] = {"task": task.name, "title": task.title or task.name, "family": task.family}

@@ -1,4 +1,4 @@
-"""The interface of all task families: their examples and the steps from a model to a comparison.
+"""The interface shared by all task families: their examples and the steps from a model to a comparison.
 
 data = read(task)                              # offcomp.evaluation.data
 evaluator = Probe(loaded, data)                # tokenises, once
@@ -75,7 +75,7 @@ class Evaluator(Protocol):
         return {}
 
     def reference(self, report: Report = ignore_progress) -> Arrays:
-        """Outputs of the original model, and anything fitted to them (a probe). Raises TaskError if any is not finite."""
+        """Outputs of the original model, and any probe fitted to them. Raises TaskError if any value is not finite."""
         ...
 
     def predict(self, reference: Arrays, report: Report = ignore_progress) -> Arrays:

@@ -34,7 +34,7 @@ def tokenizer_of(loaded: LoadedModel) -> PreTrainedTokenizerBase:
 
 
 def declared_limit(loaded: LoadedModel, modules: SentenceModules) -> int:
-    """Maximum tokens per text, as set in the model's folder or tokenizer and supported by the position embeddings."""
+    """Maximum number of tokens per text, as set in the model's folder or tokenizer and supported by the position embeddings."""
     limits = [modules.max_tokens or tokenizer_of(loaded).model_max_length, position_limit(loaded.model)]
     return int(min(limit for limit in limits if limit is not None))
 
@@ -53,7 +53,7 @@ class Batches:
     limit: int
 
     def cut_figures(self, indices: NDArray[np.integer] | None = None) -> dict[str, int]:
-        """The number of truncated texts among `indices` (default: all), their total and the token limit; empty if none."""
+        """Number of truncated texts among `indices` (default: all), number of indices and token limit; empty if none."""
         cut = self.cut if indices is None else self.cut[indices]
         return {"texts": int(cut.sum()), "of": cut.size, "tokens": self.limit} if cut.any() else {}
 
@@ -72,7 +72,7 @@ def batches(
 ) -> Batches:
     """Tokenise texts, or pairs that the model reads as one input, and batch them by length. Raises TaskError.
 
-    limit   maximum tokens per text, special tokens included; by default MAX_TOKENS, or fewer if the model supports fewer
+    limit   maximum tokens per text, including special tokens; by default MAX_TOKENS, or fewer if the model supports fewer
     """
     tokenizer, limit = tokenizer_of(loaded), limit or longest_text(loaded.model, MAX_TOKENS)
     encoded, cut = _encoded(tokenizer, first, second, limit)

@@ -30,7 +30,7 @@ CELLS = 100_000  # maximum entries in a table of counts, to limit memory
 
 
 def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
-    """The smallest true difference in accuracy that can be detected with 80 % power on n examples; None if none can.
+    """The smallest true difference in accuracy detectable with 80 % power on n examples; None if it would exceed 1.
 
     McNemar's two-sided test at the 5 % level has this power when d, the share of examples that only one model gets right, and
     the difference satisfy  difference √n = z₁ √d + z₂ √(d − difference²)  (Miettinen 1968, Biometrics 24:339; Connor 1987,
@@ -47,7 +47,7 @@ def smallest_accuracy_difference(discordant: int, n: int) -> float | None:
 
 @dataclass(frozen=True)
 class Spread:
-    """Bootstrap results for two scores. All are None for fewer than two examples; so is a smallest difference of 0.
+    """Bootstrap results for two scores, all None for fewer than two examples. A smallest difference of 0 is also None.
 
     standard_errors         of the original's and the compressed model's scores
     interval                95 % interval of compressed minus original
@@ -79,7 +79,7 @@ def bootstrap(statistic: Statistic, n: int, seed: int = 0) -> Spread:
 
 
 def draws(n: int, seed: int) -> Iterator[Counts]:
-    """Yield the counts of n examples in each resample, as tables (draws, n) with DRAWS rows in total."""
+    """Yield how often each of n examples occurs in each resample, as tables (draws, n) with DRAWS rows in total."""
     generator = np.random.default_rng(seed)
     at_once = max(1, CELLS // n)
     for start in range(0, DRAWS, at_once):
@@ -89,7 +89,7 @@ def draws(n: int, seed: int) -> Iterator[Counts]:
 
 
 def rank_correlations(truth: Vector, predictions: Sequence[Vector], counts: Counts) -> Counts:
-    """Spearman correlation of each set of predictions (examples,) with the truth; example i counts `counts[:, i]` times.
+    """Spearman correlation of each set of predictions (examples,) with the truth, counting example i `counts[:, i]` times.
 
     Returns (predictions, draws) in the dtype of `counts`. The correlation with constant values is defined as 0.
     """

@@ -8,7 +8,7 @@ the windows are disjoint and the first token of each window is not scored. Perpl
 nats) over the scored tokens. It depends on the context, stride and tokenizer, and would be lower if the whole corpus were
 joined into a single text.
 
-The result also shows how the original and the compressed model continue the same openings (`continuations`).
+The result also shows how the original and the compressed model continue the same text openings (`continuations`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CausalLM(TokenTask):
         settings = dict(data.task.settings)
         context, stride = settings["context"], settings["stride"]
         if not 1 <= stride <= context or context < 2:
-            raise TaskError(f"stride must be from 1 to context, and context at least 2, but they are {stride} and {context}")
+            raise TaskError(f"stride must be between 1 and context, and context at least 2, not {stride} and {context}")
         settings["context"] = longest_text(loaded.model, context)
         settings["stride"] = min(stride, settings["context"])
         before, _ = special_tokens_around(tokenizer, data.texts)

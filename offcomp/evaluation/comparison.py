@@ -2,8 +2,8 @@
 
 Each function returns JSON values: `original` and `compressed` (value, standard error, n), the `paired` comparison, whether the
 predictions are `unchanged` (bit for bit) or have `collapsed` to a single value, and the examples that changed. `difference` is
-compressed minus original, with a 95 % interval; `smallest_difference` is the smallest true difference that this many examples
-would detect with 80 % power in a two-sided test at the 5 % level. Undefined values are None. See
+compressed minus original, with a 95 % interval; `smallest_difference` is the smallest true difference that could be detected
+on this many examples with 80 % power in a two-sided test at the 5 % level. Undefined values are None. See
 `offcomp.evaluation.bootstrap`.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
 
 SMALLEST_PROBABILITY = 1e-12  # floor for probabilities in a divergence, which would be infinite at 0
-SAME_SPREAD = 5e-3  # predictions whose range is at most this fraction of the original's count as constant
+SAME_SPREAD = 5e-3  # predictions count as constant if their range is at most this fraction of the original's
 MOST_CHANGES = 50
 LONGEST_EXCERPT = 500  # characters; longer texts are shortened in the list of changes
 MOST_NATS = 300.0  # cap on a mean loss: a model this bad is useless, and the square of exp(300) does not overflow
@@ -49,7 +49,7 @@ def compare_classes(
     texts: Sequence[str],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """Compare two classifiers by their probabilities (examples, classes). Raises TaskError if any is not finite.
+    """Compare two classifiers by their probabilities (examples, classes). Raises TaskError if any value is not finite.
 
     agreement       share of examples with the same prediction
     p               p-value of McNemar's exact test on the flips
@@ -96,7 +96,7 @@ def compare_ranks(truth: Vector, original: Vector, compressed: Vector, *, texts:
     """Compare two sets of predictions (n,) by their Spearman correlation with the true scores.
 
     Constant predictions, whose correlation is undefined, score 0 and are flagged as collapsed. `changes` lists the examples
-    whose predicted rank changed most. Raises TaskError if any prediction is not finite.
+    whose predicted rank changed the most. Raises TaskError if any prediction is not finite.
     """
     _check(original, compressed, len(truth))
     correlations = partial(uncertainty.rank_correlations, truth, (original, compressed))
@@ -125,8 +125,8 @@ def compare_losses(
                     In the result, `n` counts tokens and `rows` the rows with at least one token
     baseline        {"name", "value"} of a perplexity to compare with
 
-    Mean losses are capped at 300 nats. `changes` lists the rows whose mean loss changed most. Raises TaskError if any loss is
-    not finite.
+    Mean losses are capped at 300 nats. `changes` lists the rows whose mean loss changed the most. Raises TaskError if any loss
+    is not finite.
     """
     _check(original, compressed, len(rows))
     tokens = np.bincount(rows, minlength=len(texts))

@@ -1,6 +1,6 @@
 """Continue the openings of texts by greedy decoding with a causal language model.
 
-Openings of equal length form a batch, which is processed again in full for every new token. There is no padding and the model's
+Openings of equal length form a batch, which is reprocessed in full for every new token. There is no padding and the model's
 own generation settings are ignored, so the same weights always generate the same tokens. All tokens after an end-of-sequence
 token are replaced by end-of-sequence tokens. The original and the compressed model continue the same openings.
 """

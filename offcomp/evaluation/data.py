@@ -125,7 +125,7 @@ def _assigned_splits(
 def _without_repeats(
     frames: dict[str, pd.DataFrame], inputs: list[str], origin: str, left_out: Counter[str]
 ) -> dict[str, pd.DataFrame]:
-    """Remove training examples that recur in validation or test, and validation examples that recur in test."""
+    """Remove training examples that also appear in validation or test, and validation examples that also appear in test."""
     kept, seen = {}, pd.Index([])
     for split in (TEST, VALIDATION, TRAIN):
         if split not in frames:
@@ -135,7 +135,7 @@ def _without_repeats(
         repeated = keys.isin(seen)
         if count := int(repeated.sum()):
             left_out[REPEATED] += count
-            log.info("%s: split %s: left out %d examples that recur in a later split", origin, split, count)
+            log.info("%s: split %s: left out %d examples that also appear in a later split", origin, split, count)
         kept[split] = frames[split][~repeated]
         seen = seen.append(pd.Index(keys))
     return {split: kept[split] for split in SPLITS if split in kept}
@@ -144,7 +144,7 @@ def _without_repeats(
 def _with_class_indices(
     task: Task, frames: dict[str, pd.DataFrame], published: list[str], origin: str, left_out: Counter[str]
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Convert labels to class indices. Also returns the names of the classes in the training data (or else the test data)."""
+    """Convert labels to class indices. Also returns the class names in the training data or, without it, the test data."""
     known = frames[TRAIN if task.kind.trains else TEST]["label"]
     names = class_names_of(published, list(set(known)), trains=task.kind.trains)
     for split in (TRAIN, TEST):
@@ -154,7 +154,7 @@ def _with_class_indices(
                 f"task {task.name!r} has only the class {only!r} in the {split} split of {origin}; provide at least two classes"
             )
     if len(names) > max(2, len(known) // 2):
-        raise TaskError(f"the label column of {origin} has {len(names)} classes in {len(known)} examples; use a different one")
+        raise TaskError(f"the label column of {origin} has {len(names)} classes in {len(known)} examples; use another column")
     encoded = {}
     for split, frame in frames.items():
         numbers = frame["label"].map({name: number for number, name in enumerate(names)})
@@ -170,7 +170,7 @@ def _check_sizes(task: Task, frames: Mapping[str, pd.DataFrame], origin: str) ->
         count = len(frames[split])
         if count < SMALLEST:
             raise TaskError(
-                f"after removing repeats, task {task.name!r} has {count} examples for its {split} split in {origin}, "
+                f"after removing duplicates, task {task.name!r} has {count} examples for its {split} split in {origin}, "
                 f"but needs at least {SMALLEST}; add more examples"
             )
 

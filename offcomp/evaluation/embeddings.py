@@ -77,7 +77,7 @@ class SplitEmbedder:
         return [embeddings[indices] for indices in self._indices]
 
     def features(self, report: Report) -> Embeddings:
-        """Probe inputs: text embeddings (examples, features) or, for pairs, |u - v| and u * v side by side (twice as wide)."""
+        """Probe inputs: text embeddings (examples, features) or, for pairs, the concatenation of |u - v| and u * v."""
         first, *others = self.sentences(report)
         return np.concatenate([np.abs(first - others[0]), first * others[0]], axis=1) if others else first
 

@@ -115,7 +115,7 @@ def better_order(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> Bett
 
     truth, predicted    classes (examples,): the true ones, and those predicted by the original model under the current order
 
-    The best alternative must beat the current order and the majority class by more than could happen by chance over all orders.
+    The best alternative must beat the current order and the majority class by a significant margin, given the number of orders.
     """
     count, total = int(max(truth.max(), predicted.max())) + 1, len(truth)
     table = np.zeros((count, count))
@@ -163,7 +163,7 @@ def head_outputs(loaded: LoadedModel, texts: Batches, width: int, report: Report
 def logits_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits (batch, classes).
 
-    A decoder classifies a text at its last token other than the config's padding token. If the tokenizer pads with a
+    A decoder predicts the class at the last token other than the config's padding token. If the tokenizer pads with a
     different token, each text is run separately.
     """
     if loaded.model.config.get_text_config().pad_token_id == tokenizer_of(loaded).pad_token_id:

@@ -33,7 +33,7 @@ def check_metrics(data: TaskData) -> None:
 
 
 def secondary_metrics(data: TaskData, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-    """Metric -> its original, compressed, paired and baseline results, for each secondary metric of the task."""
+    """Map each secondary metric of the task to its original, compressed, paired and baseline results."""
     names, truth = data.task.also, data.answers()
     if data.task.kind.target == "label":
         return class_metrics(names, truth, reference["probabilities"], predictions["probabilities"])
@@ -85,7 +85,7 @@ def matthews(tables: Tables) -> Vector:
 
 
 def pearson(truth: Vector, values: Vector, counts: Counts) -> Vector:
-    """Pearson correlation (draws,) in which example i counts `counts[:, i]` times."""
+    """Pearson correlation (draws,), counting example i `counts[:, i]` times."""
     weights = counts.astype(np.float64)
     total = weights.sum(1)
     left, right = truth - truth.mean(), values - values.mean()  # for numerical precision; shifts do not change a correlation

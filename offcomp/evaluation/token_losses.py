@@ -2,8 +2,8 @@
 
 A row is one input sequence. Only the target positions are passed to the model's head, since with a vocabulary of 250,000 tokens
 the head costs more than the layers below it. One row is first run with and without this shortcut; if the logits differ, the
-head is always run on whole rows. Divergences are not reported with a perplexity, since storing the original's distributions
-would take up a gigabyte for some models.
+head is always run on whole rows. Divergences are not reported alongside perplexities, since storing the original's
+distributions would take up a gigabyte for some models.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TokenTask(Evaluator):
         return {"loss": losses, "correct": correct}
 
     def compare(self, reference: Arrays, predictions: Arrays) -> dict[str, Any]:
-        """Perplexities, their paired comparison, and the settings as adapted to the model's limits."""
+        """Perplexities, their paired comparison, and the settings adapted to the model's limits."""
         units, texts = self._units()
         compared = compare_losses(
             reference["loss"],
@@ -96,7 +96,7 @@ class TokenTask(Evaluator):
         return compared | {"token_accuracy": accuracies, "protocol": self.settings}
 
     def _units(self) -> tuple[NDArray[np.int64], list[str]]:
-        """For each token, the index of its independent unit (a text or a row), and the texts of these units."""
+        """The index of each token's independent unit (a text or a row), and the texts of these units."""
         lengths = [len(row.positions) for row in self.rows]
         if len({row.text for row in self.rows}) >= ENOUGH_TEXTS:
             return np.repeat([row.text for row in self.rows], lengths), list(self._data.splits["test"]["text"])

@@ -28,7 +28,7 @@ def check_runs(loaded: LoadedModel, data: TaskData) -> None:
     read = columns if task.kind.needs else columns[:1]  # each text is embedded separately
     ready = batches(loaded, *([text[:LONGEST_TRIAL]] for (text,) in read))
     if not ready.inputs[0]["input_ids"].numel():
-        return  # an empty text tests nothing
+        return  # an empty text would test nothing
     try:
         for _, inputs in ready.on(loaded, ignore_progress):
             if task.kind.needs:

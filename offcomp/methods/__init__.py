@@ -69,7 +69,7 @@ def style_key_in_plan(name: str, options: dict[str, Any]) -> str:
 
 
 def own_options(method: type[Method]) -> dict[str, Any]:
-    """The options that distinguish a method from others of the same name: its `preset`, if only one value is allowed."""
+    """The options that distinguish a method from others of the same name: its `preset` if that has only one allowed value."""
     presets = presets_of(method)
     return {"preset": presets[0]} if len(presets) == 1 else {}
 
@@ -97,18 +97,18 @@ def default_options(name: str, preset: str | None = None) -> dict[str, Any]:
 
 
 def options_of(method: type[Method]) -> tuple[Field[Any], ...]:
-    """The options of a method: dataclass fields with a help text and, if restricted, choices or a range."""
+    """The options of a method: dataclass fields with help text and, if restricted, choices or a range."""
     return fields(method)
 
 
 def _preset(options: dict[str, Any]) -> str | None:
-    """The preset in these options; None if it is missing or not a string (which `_check_option` reports later)."""
+    """The preset in these options, or None if it is missing or not a string (`_check_option` reports the error later)."""
     preset = options.get("preset")
     return preset if isinstance(preset, str) else None
 
 
 def _check_option(method: str, key: str, value: Any, default: Any, metadata: Any) -> None:
-    """Check the type of an option's value, and whether the value is one of the choices or within the range."""
+    """Check that an option's value has the right type and is one of the choices or within the range."""
     kind = type(default)
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or (kind is not bool and isinstance(value, bool)):

@@ -87,7 +87,7 @@ class Hints(Protocol):
         """Drop cached statistics that the caller no longer needs."""
 
     def use_compressed_predecessors(self) -> None:
-        """Measure all further statistics on the model with the previously compressed groups in place."""
+        """Measure all subsequent statistics on the model with the previously compressed groups in place."""
 
     def substitute(self, index: int, reconstruction: Tensor) -> None:
         """Replace a member with its reconstruction, oriented as in the stacked matrix, for all later statistics."""
@@ -235,7 +235,7 @@ class CompressedMatrix:
 
 
 def dense_shapes(rows: int, cols: int) -> Shapes:
-    """The shapes to store for an uncompressed (dense) matrix."""
+    """Shapes of the tensors stored for an uncompressed (dense) matrix."""
     return {"matrix": (rows, cols)}
 
 
@@ -288,5 +288,5 @@ def rank_budget(method: Method, rows: int, cols: int, rank: int, *, unit: str, d
 
 
 def smallest_size(method: Method, rows: int, cols: int, dtype: str) -> Size:
-    """The storage that a method needs for a (rows, cols) matrix at its smallest size."""
+    """The storage that a (rows, cols) matrix needs at the method's smallest size."""
     return stored_size(method.tensor_shapes(rows, cols, method.sizes(rows, cols).start), dtype)

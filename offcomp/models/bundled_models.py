@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class CatalogueModel:
     """A catalogue model, loaded from an installed package or, if `package` is empty, from offcomp's own files.
 
-    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The default values are those of
-    the models trained for offcomp.
+    `sha256` is the checksum of `model.safetensors`, verified when the model is loaded. The defaults apply to the
+    models trained for offcomp.
     """
 
     name: str
@@ -54,5 +54,5 @@ MODELS = (
 
 
 def catalogue_model(name: str) -> CatalogueModel | None:
-    """The catalogue entry with this name, or None if there is no such entry."""
+    """The catalogue entry with this name, or None if the catalogue has no such entry."""
     return next((entry for entry in MODELS if entry.name == name), None)

@@ -16,7 +16,7 @@ BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class ModuleSpec:
-    """One weight matrix W (rows, cols) = (out_features, in_features), or (vocabulary size, hidden size) for an embedding.
+    """A weight matrix W of shape (out_features, in_features), or (vocabulary size, hidden size) for an embedding.
 
     Attributes:
         name: for example `query.3`, or `cross.query.3` in an encoder-decoder model; the module path if the kind is
@@ -31,7 +31,7 @@ class ModuleSpec:
         start: index of the first row of W within a fused weight.
         fused: whether the stored tensor also contains other matrices.
         tied: paths of the other parameters that share the stored tensor.
-        dtype: dtype of the stored tensor (`float32`, `float16` or `bfloat16`); the narrowest one if tied copies differ.
+        dtype: dtype of the stored tensor (`float32`, `float16` or `bfloat16`); the narrowest if tied copies differ.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ModuleSpec:
 
     @property
     def residual_side(self) -> Side | None:
-        """The dimension of W that corresponds to the residual stream; None if neither does, or if this is unknown."""
+        """The dimension of W that corresponds to the residual stream; None if neither does or the kind is unknown."""
         return RESIDUAL_SIDE.get(self.kind)
 
     @property
@@ -75,7 +75,7 @@ class ModuleSpec:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Metadata of a model, available without loading its weights.
+    """Model metadata that is available without loading the weights.
 
     Attributes:
         model: the catalogue name, folder or hub id specified by the user.
@@ -90,11 +90,11 @@ class ModelInfo:
         fingerprint: hash of the weights and the config; see `offcomp.models.identity`.
         modules: every linear and embedding weight.
         reads: hash of all files used by the model, including the tokenizer and pooling config; empty if unknown.
-        num_bytes: size of all parameters in their stored dtypes, counting tied ones once. If 0, as in files written before
-            this field existed, it is computed from `num_parameters` and `dtype`.
-        matrix_bytes: the same for linear and embedding weights only.
-        unlisted: number of parameters in other tensors with two or more dimensions, such as convolutions and stacked
-            experts. Like vectors (biases, norms), these tensors are left unchanged.
+        num_bytes: size of all parameters in their stored dtypes, counting tied ones once. A value of 0, as in files written
+            before this field existed, is recomputed from `num_parameters` and `dtype`.
+        matrix_bytes: like `num_bytes`, but for linear and embedding weights only.
+        unlisted: number of parameters in tensors outside `modules` with two or more dimensions, such as convolutions and
+            stacked experts. Like vectors (biases, norms), these tensors are not compressed.
         reads_text: whether the model takes tokenised text as input, as opposed to images or audio.
     """
 
@@ -141,7 +141,7 @@ class ModelInfo:
         raise ModelError(f"Model '{self.model}' has no module '{name}'{unknown}; {hint}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON types; module fields equal to their defaults, or to the model's dtype, are omitted."""
+        """Convert to JSON types, omitting module fields that equal their defaults or the model's dtype."""
         document = asdict(self)
         document["modules"] = [_compact(spec, self.dtype) for spec in self.modules]
         if self.reads_text:
@@ -166,7 +166,7 @@ class ModelInfo:
 
 
 def _compact(spec: ModuleSpec, dtype: str) -> dict[str, Any]:
-    """The fields of a spec that differ from their defaults, as JSON types. `dtype` is the model's dtype."""
+    """The fields of a spec that differ from their defaults, as JSON types. The default dtype is `dtype`."""
     defaults = {"transposed": False, "start": 0, "fused": False, "tied": [], "dtype": dtype}
     values = asdict(spec) | {"tied": list(spec.tied)}
     return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}

@@ -31,7 +31,7 @@ LIBRARY_FAULTS = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(RuntimeError, AssertionError, ImportError, SafetensorError, StrictDataclassError),
 )
-"""Exceptions that transformers raises for unsuitable configs or files."""
+"""Exceptions that transformers raises for invalid configs or files."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A pattern must match the whole module path (the parameter path without `.weight`), except for an optional prefix such as
 `bert.`, which is present in task-specific classes but not in base classes. Weights that match no pattern are of kind `other`.
-Named groups in a pattern: `layer` (layer index), `group` (index of a group of shared layers in ALBERT) and `part` (encoder or
-decoder).
+A pattern may contain the named groups `layer` (layer index), `group` (index of a group of shared layers in ALBERT) and `part`
+(encoder or decoder).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RESIDUAL_SIDE: dict[str, Side] = {
 
 @dataclass(frozen=True)
 class Pattern:
-    """A regular expression for the module paths of one kind. `part` is used if the expression has no named group `part`.
+    """A regular expression for the module paths of one kind. `part` is the default if `regex` has no group named `part`.
 
     A pattern with `pieces` describes a fused weight, whose rows are split into equal blocks, one per kind, in order.
     """
@@ -95,7 +95,7 @@ HEADS = tuple(
 
 
 def _patterns(embeddings: str, layer: str, *others: Pattern, **kinds: str) -> tuple[Pattern, ...]:
-    """Patterns for the word embeddings, the kinds of weight in each layer (as paths relative to `layer`), and any others."""
+    """Patterns for the word embeddings, each kind of weight in a layer (with paths relative to `layer`), and any others."""
     layered = (Pattern(kind, f"{layer}\\.{path}") for kind, path in kinds.items())
     return (Pattern("word_embeddings", embeddings), *layered, *others)
 
@@ -104,7 +104,7 @@ _BERT_EMBEDDINGS = r"embeddings\.word_embeddings"
 
 
 def _bert(suffix: str = "") -> tuple[Pattern, ...]:
-    """Patterns for BERT, with `suffix` appended to the module names of query, key and value."""
+    """Patterns for BERT, with `suffix` appended to the names of the query, key and value modules."""
     return _patterns(
         _BERT_EMBEDDINGS,
         r"encoder\.layer\.(?P<layer>\d+)",
@@ -202,12 +202,12 @@ FAMILIES = (
 
 
 def family_of(model_type: str) -> Family | None:
-    """The family that includes this `model_type`, or None if there is no such family."""
+    """The family that includes this `model_type`, or None if the model type is unknown."""
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
 def match(family: Family | None, path: str) -> Match:
-    """Match a module path against the patterns of `family`; returns `UNKNOWN` if no pattern matches or `family` is None."""
+    """Match a module path against the patterns of `family`. Returns `UNKNOWN` if no pattern matches or `family` is None."""
     for pattern in (*family.patterns, *HEADS) if family else ():
         if matched := re.fullmatch(rf"(?:\w+\.)?{pattern.regex}", path):
             groups = matched.groupdict()

@@ -47,7 +47,7 @@ def check_is_complete(folder: Path) -> None:
 
 
 def _old_sentence_model(folder: Path) -> Path | None:
-    """The subfolder of the transformer (`0_Transformer`), if the folder itself contains no model config."""
+    """The transformer's subfolder (`0_Transformer`) if the top-level folder has no model config, otherwise None."""
     if not (folder / MODULES).is_file():
         return None
     if (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG):
@@ -56,13 +56,13 @@ def _old_sentence_model(folder: Path) -> Path | None:
 
 
 def _subfolder_hint(folder: Path) -> str:
-    """A hint with the name of a subfolder that contains a config; empty if there is no such subfolder."""
+    """A hint that names a subfolder with a config; empty if no subfolder has one."""
     names = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
     return f", such as '{folder / names[0]}'" if names else ""
 
 
 def check_tokenizer_settings(settings: Mapping[str, Any], file: str) -> None:
-    """Check the tokenizer settings that are used in calculations.
+    """Check that the tokenizer's `model_max_length`, if set, is a number of at least 1.
 
     Raises:
         ModelError: a setting is invalid; the message names the offending key and value.

@@ -1,4 +1,4 @@
-"""Get models from the Hugging Face hub: use the local cache, or download the JSON, tokenizer and safetensors files."""
+"""Find Hugging Face models in the local cache, or download their JSON, tokenizer and safetensors files from the hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def snapshot(model: str) -> Path:
     """Return the folder of a hub model: the cached copy if it is complete, otherwise a fresh download.
 
     The config is downloaded and checked before any weights are downloaded. An unreachable hub or a missing model is reported
-    within seconds, whereas the hub's own client keeps retrying.
+    within seconds, whereas huggingface_hub keeps retrying.
 
     Raises:
         ModelError: the model is neither cached nor reachable, or its files are unsafe or incomplete.
@@ -54,7 +54,7 @@ def cached_folder(model: str) -> Path | None:
 
 
 def _cached(model: str) -> tuple[Path | None, ModelError | None]:
-    """The cached folder, if any, and the error that makes it unusable, if any."""
+    """The cached folder, if any, and an error if that folder is unusable."""
     patterns = [*SMALL_FILES, *WEIGHTS]
     try:
         folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns, local_files_only=True))
@@ -71,12 +71,12 @@ def _cached(model: str) -> tuple[Path | None, ModelError | None]:
 def _missing_file_error(model: str, file: str) -> ModelError:
     return ModelError(
         f"The cached copy of '{model}' lacks '{file}', which its modules.json requires, and the file cannot be downloaded; "
-        "connect to the network once, or specify a folder that contains all files."
+        "connect to the network once, or specify a folder that contains all the files."
     )
 
 
 def _missing_dense_files(model: str, folder: Path) -> list[str]:
-    """Weight files of Dense modules missing from the snapshot, except those known to be missing from the hub too."""
+    """Weight files of Dense modules that are missing from the snapshot, except those known to be missing from the hub too."""
     absent = [file for file in dense_files(folder) if not (folder / file).is_file()]
     cached = {file: huggingface_hub.try_to_load_from_cache(model, file, revision=folder.name) for file in absent}
     return [file for file, answer in cached.items() if answer is not huggingface_hub._CACHED_NO_EXIST]
@@ -119,7 +119,7 @@ def _download(model: str, patterns: tuple[str, ...]) -> Path:
 
 
 def _download_one(model: str, folder: Path, file: str) -> None:
-    """Download one file. If the hub lacks the file, this is cached, and an error is raised only when the file is needed."""
+    """Download one file. If the hub lacks the file, its absence is cached, and an error is raised only when it is needed."""
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 
     try:

@@ -4,9 +4,9 @@
     reads         also covers all other files in the folder, except those that no model or tokenizer reads (`_may_be_read`),
                   and everything in the folders listed in modules.json; used for scores
 
-A file larger than SMALL bytes is hashed only once. Its digest is cached in the home folder with its path, size, inode, and
-modification and change times, so the next check takes a single stat call. Smaller files are faster to hash than to look up.
-Identities begin with "2-". Fingerprints from earlier versions, which hashed only a sample of the weights, have no such prefix
+A file larger than SMALL bytes is hashed only once. The digest is cached in the home folder with the file's path, size, inode,
+and modification and change times, so the next check needs only a stat call. Smaller files are faster to hash than to look up.
+Identities begin with "2-". Fingerprints from earlier versions, which hashed only a sample of the weights, lack the "2-" prefix
 and therefore never equal a current fingerprint.
 """
 
@@ -110,7 +110,7 @@ def _digest_of(folder: Path, files: list[Path], start: str = "") -> str:
 
 
 def _other_files(folder: Path) -> list[Path]:
-    """Files that may be read besides the config and weights, including all files in the folders listed in modules.json."""
+    """Files other than the config and weights that may be read, including all files in the folders listed in modules.json."""
     entries = {entry for entry in folder.iterdir() if entry.name != CONFIG and _may_be_read(entry)}
     entries |= {entry for module in _module_folders(folder) for entry in module.rglob("*")}
     return sorted(entry for entry in entries if entry.is_file())
@@ -175,7 +175,7 @@ def _read_digest(path: Path, stamp: _Stamp) -> str | None:
 
 
 def _cache_digest(path: Path, stamp: _Stamp, digest: str) -> None:
-    """Cache a digest in a separate file, which avoids locking, and keep only the MOST_CACHED most recent files."""
+    """Cache a digest in its own file, which avoids locking, and keep only the MOST_CACHED most recent files."""
     if len(_memory) >= MOST_IN_MEMORY:
         _memory.clear()
     _memory[path, stamp] = digest

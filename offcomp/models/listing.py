@@ -1,6 +1,6 @@
 """Read model listings from files, either bundled with offcomp or cached in the home folder when a model is first used.
 
-This lets the app's main process list models without loading torch. Only the first use of a model requires `loading.describe`,
+Saved listings let the app's main process work without torch. Only the first use of a model requires `loading.describe`,
 which the app runs in a separate process. Listings are keyed by content, so a copy of a known model is recognised wherever it
 is stored.
 
@@ -27,7 +27,7 @@ from offcomp.models.identity import Identity, identify
 from offcomp.models.sources import bundled_info, resolve
 
 LISTING = 3
-"""Version of the listing format; increment it to invalidate cached listings when the same files would be listed differently."""
+"""Version of the listing format; increment it when listings change, to invalidate those already cached."""
 
 
 def identity_of(model: str) -> Identity | None:
@@ -49,7 +49,7 @@ def check_unchanged(info: ModelInfo) -> None:
 
 
 def known_info(model: str, home: Path) -> ModelInfo | None:
-    """The existing listing for the model's weights and config, or None if there is no such listing.
+    """The existing listing for the model's weights and config, or None if the model has not been listed yet.
 
     Raises ModelError if there is no such model, or its files are damaged or unsafe.
     """
@@ -69,20 +69,20 @@ def model_info(model: str, home: Path) -> ModelInfo:
         from offcomp.models.loading import describe
 
         info = describe(model)
-        with suppress(StorageError):  # for example, if the disk is full; the listing is then created again next time
+        with suppress(StorageError):  # for example, if the disk is full; the listing is created again next time
             write_json(_path(home, info.fingerprint), info.to_dict())
     return info
 
 
 @lru_cache(maxsize=1)
 def _bundled() -> dict[str, ModelInfo]:
-    """Descriptions shipped with offcomp, by fingerprint, so that these models can be listed without torch."""
+    """Descriptions of the catalogue models by fingerprint, shipped with offcomp to avoid loading torch."""
     infos = (bundled_info(entry.name) for entry in MODELS)
     return {info.fingerprint: info for info in infos if info is not None}
 
 
 def _path(home: Path, fingerprint: str) -> Path:
-    """Path of a cached listing; the file name depends on the versions of transformers and of the listing format."""
+    """Path of a cached listing; the file name depends on the versions of transformers and the listing format."""
     format_versions = json.dumps([LISTING, versions()["transformers"]])
     return home / "models" / f"{fingerprint}-{hashlib.sha256(format_versions.encode()).hexdigest()[:8]}.json"
 

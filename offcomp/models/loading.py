@@ -73,10 +73,10 @@ def load(model: str, *, checked: bool = False) -> LoadedModel:
 
     Args:
         model: a catalogue name, a folder or a hub id. A hub model is downloaded first, unless it is cached.
-        checked: whether an earlier load has checked the values; if so, the checks are skipped and unused values are not read.
+        checked: whether an earlier load checked the values; if so, the checks are skipped and unused values are not read.
 
     Raises:
-        ModelError: see `describe`; also if the weights are incomplete or not finite, or do not match the pinned checksum.
+        ModelError: see `describe`; also if weights are missing or not finite, or do not match the pinned checksum.
     """
     with _quiet():
         checkpoint = open_checkpoint(model)
@@ -116,7 +116,7 @@ def last_hidden_state(model: PreTrainedModel, **batch: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Temporarily suppress warnings and the progress bars and log messages of transformers."""
+    """Temporarily suppress all warnings, and the progress bars and log messages of transformers."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
@@ -131,7 +131,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _described(checkpoint: Checkpoint) -> ModelInfo:
-    """Describe a model from an instance on the meta device."""
+    """Describe a checkpoint by building its model on the meta device."""
     network = network_on_meta(checkpoint)
     check_memory(checkpoint.folder, checkpoint.tensors, network)
     dtype = stored_dtype(checkpoint.folder)

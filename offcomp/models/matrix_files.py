@@ -2,7 +2,7 @@
 
 The folder can be loaded as a `matrix_model.Matrices` model. Its matrices can be listed, compressed and measured like those of
 any other model, but the model cannot process text. Matrices are never transposed: each is W (rows, cols) = (out_features,
-in_features). If their names follow the naming scheme of a known family, their kinds and layers are recognised.
+in_features). If the matrix names follow the scheme of a known family, kinds and layers are recognised.
 
     HOME/uploads/DIGEST/config.json          names and shapes
     HOME/uploads/DIGEST/model.safetensors    the matrices, as "matrices.0.weight" and so on
@@ -66,14 +66,14 @@ class Matrix:
 
 @dataclass(frozen=True)
 class MatrixFile:
-    """The contents of a file: its matrices by name, and the reason why each of the other entries was skipped."""
+    """The contents of a file: its matrices by name, and the reason for each skipped entry."""
 
     matrices: dict[str, Matrix]
     skipped: dict[str, str]
 
 
 def read_matrices(name: str, content: bytes) -> MatrixFile:
-    """Read the matrices from a file; its suffix determines the format. Sizes are checked before anything is unpacked.
+    """Read the matrices from a file, whose suffix determines the format. Sizes are checked before anything is unpacked.
 
     Raises InputError if the file cannot be read, contains no usable matrix, or is too large.
     """
@@ -135,7 +135,7 @@ def _npz(name: str, content: bytes) -> Iterator[Entry]:
         archive = zipfile.ZipFile(io.BytesIO(content))  # in memory; stays open until the last entry has been read
         for member in archive.infolist():
             if member.compress_type not in PACKED:
-                raise zipfile.BadZipFile(f"{member.filename} uses a compression method that numpy does not use")
+                raise zipfile.BadZipFile(f"{member.filename} is compressed with a method that numpy does not use")
             head = _unpacked(name, archive, member, MOST_NPY_HEADER_BYTES)
             read = partial(_unpacked, name, archive, member, member.file_size)
             yield _npy_entry(name, member.filename.removesuffix(".npy"), head, member.file_size, read)
@@ -190,7 +190,7 @@ def _unusable(entry: Entry) -> str:
     if min(shape) < 2:
         return f"is {shape[0]} x {shape[1]}, too small to compress"
     if max(shape) > LONGEST_SIDE:
-        return f"is {shape[0]} x {shape[1]}; each side may be at most {LONGEST_SIDE:,}"
+        return f"is {shape[0]} x {shape[1]}; each dimension may be at most {LONGEST_SIDE:,}"
     return "" if entry.dtype in NUMPY_FLOATS else f"is stored as {entry.dtype}, not as floating-point numbers"
 
 
@@ -208,7 +208,7 @@ def _read(entry: Entry) -> Matrix | str:
 
 
 def _unique_name(key: str, taken: Collection[str]) -> str:
-    """A unique name that is safe in plans and links: special characters are replaced, and a trailing `.weight` is removed."""
+    """A unique name that is safe in plans and URLs: special characters are replaced, and a trailing `.weight` is removed."""
     plain = re.sub(r"[^A-Za-z0-9._+-]", "-", key.removesuffix(".weight")).strip(".-")[:LONGEST_NAME] or "matrix"
     name, number = plain, 2
     while name in taken:
@@ -217,7 +217,7 @@ def _unique_name(key: str, taken: Collection[str]) -> str:
 
 
 def save_upload(name: str, content: bytes, home: Path) -> Path:
-    """Save the matrices in a file as a model folder under `home`. Identical files share a folder.
+    """Read the matrices from a file and save them as a model folder under `home`. Identical files share a folder.
 
     Raises InputError if the file is unusable, and StorageError if the folder cannot be written.
     """
@@ -229,7 +229,7 @@ def save_upload(name: str, content: bytes, home: Path) -> Path:
 
 
 def _safetensors_file(matrices: Collection[Matrix]) -> bytes:
-    """A safetensors file: the header length, the header, then the bytes of each matrix in order."""
+    """Serialise matrices as a safetensors file: the header length, the header, then the bytes of each matrix in order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for index, matrix in enumerate(matrices):
@@ -259,7 +259,7 @@ def _config(name: str, file: MatrixFile) -> dict[str, Any]:
 
 
 def recognised_model_type(weights: Sequence[StoredWeight]) -> str:
-    """The model type whose naming scheme matches the most compressible matrices; empty if it matches none.
+    """The model type whose naming scheme matches the most compressible matrices; empty if no scheme matches.
 
     Families with fused or transposed weights are skipped, since neither property can be inferred from a bare matrix.
     """

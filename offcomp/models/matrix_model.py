@@ -34,7 +34,7 @@ class Matrices(PreTrainedModel):
         """Do nothing: all weights are loaded from the file."""
 
     def specs(self) -> tuple[ModuleSpec, ...]:
-        """Module specs for the matrices, using their own names. Raises ValueError if the names in the config are invalid."""
+        """Module specs for the matrices, using the names in the config. Raises ValueError if those names are invalid."""
         entries: list[dict[str, Any]] = self.config.matrices
         weights = [StoredWeight((str(entry["name"]),), (entry["rows"], entry["cols"])) for entry in entries]
         specs = module_specs(self.config.names_of, weights)

@@ -25,13 +25,13 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 class StoredMatrices:
     """The matrices of selected modules, read from the model's files on every access.
 
-    in_memory    copies of matrices that are stored in a different form in the files
+    in_memory    copies of matrices that cannot be read directly from the files
     """
 
     device = torch.device("cpu")
 
     def __init__(self, loaded: LoadedModel, specs: Sequence[ModuleSpec]) -> None:
-        """Locate a loaded model's matrices in its files; matrices stored in a different form are copied into memory."""
+        """Locate a loaded model's matrices in its files, and copy any that cannot be read from the files into memory."""
         model = loaded.info.model
         tensors = stored_tensors(weight_files(resolve(model).folder or hub.snapshot(model)))
         self._digests = {file: file_digest(file) for file in {tensor.file for tensor in tensors.values()}}

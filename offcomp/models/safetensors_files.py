@@ -95,7 +95,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _no_weights(folder: Path) -> str:
-    """Error message that says which weights the folder contains instead of safetensors, and what to do."""
+    """Error message that says which weight format the folder contains instead of safetensors, and what to do."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         return (
@@ -107,7 +107,7 @@ def _no_weights(folder: Path) -> str:
     if foreign := [name for name in names if Path(name).suffix in OTHER_FORMATS]:
         return (
             f"The weights in '{folder}' are in {OTHER_FORMATS[Path(foreign[0]).suffix]} format ('{foreign[0]}'), but offcomp "
-            "reads only safetensors; save the model with the `save_pretrained` method in transformers."
+            "reads only safetensors; save the model with `save_pretrained` in transformers."
         )
     return f"The folder '{folder}' has no weights; it must contain '{WEIGHTS}' or '{INDEX}'."
 

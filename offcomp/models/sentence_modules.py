@@ -23,7 +23,7 @@ PROMPTS = "config_sentence_transformers.json"
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""The first existing file is used; current versions of sentence-transformers write the BERT file for every model."""
+"""The first of these files that exists is used; current sentence-transformers versions always write the `bert` file."""
 PACKAGE = "sentence_transformers."
 
 POOLINGS = {
@@ -34,7 +34,7 @@ POOLINGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-"""Pooling mode -> its config flag before sentence-transformers 5.4. Outputs of several modes are concatenated in this order."""
+"""Pooling modes and their flags before sentence-transformers 5.4. Outputs of several modes are concatenated in this order."""
 TITLES = {  # saved with scores and compared between runs, so do not reword them
     "cls": "the first token",
     "max": "the maximum over tokens",
@@ -47,7 +47,7 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU
 """Supported activations of a Dense module: torch.nn classes, created without arguments."""
 NO_EFFECT = ("Dropout",)  # in evaluation mode
 ON_EMBEDDINGS = dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
-"""Config fields for the input and output of a module after Pooling, with their only supported value."""
+"""Config fields that name the input and output of a module after Pooling, and their only supported value."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _read_optional(file: Path) -> dict[str, Any]:
 
 
 def _pooling(folder: Path) -> tuple[tuple[str, ...], bool]:
-    """The pooling modes, and whether the prompt is pooled."""
+    """The pooling modes, and whether pooling includes the prompt's tokens."""
     file, config = _config(folder)
     declared = config.get("pooling_mode")
     if declared is None:
@@ -206,7 +206,7 @@ def _is_positive(value: Any) -> TypeGuard[int]:
 
 
 def _check_only(file: Path, config: Mapping[str, Any], supported: Mapping[str, str]) -> None:
-    """Check that each field in `supported` is absent or has the only supported value. Raises ModelError."""
+    """Check that each field in `supported` is absent or has its only supported value. Raises ModelError."""
     for name, value in supported.items():
         if config.get(name) not in (None, value):
             raise ModelError(f"'{file}' sets {name} to {config[name]!r}; only {value!r} is supported.")

@@ -22,7 +22,7 @@ WRAPPERS = {COMPILED: "torch.compile", "module.": "DataParallel"}
 def untie(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None:
     """Untie weights that are tied by default but have different values in the files.
 
-    transformers does the same when loading a model. T5 v1.1 checkpoints, for example, always have a separate head.
+    transformers does the same when loading a model. T5 v1.1 checkpoints, for example, always have a separate LM head.
     """
     stored = partial(find_tensor, tensors, network.base_model_prefix)
     for target, origin in network.all_tied_weights_keys.items():
@@ -62,15 +62,15 @@ def check_names(folder: Path, tensors: Mapping[str, StoredTensor], network: PreT
         if matched and 2 * len(matched) >= len(missing):
             example = next(key for key in tensors if extra in key)
             raise ModelError(
-                f"The weights in '{folder}' have '{extra}' in their names ('{example}'), as if the model had been saved from "
-                f"inside {WRAPPERS.get(extra, 'a wrapper')}; save the inner model instead, or rename the weights: `from "
-                "safetensors.torch import load_file, save_file; w = load_file(f); "
+                f"The weights in '{folder}' have '{extra}' in their names ('{example}'), as if the model had been saved while "
+                f"wrapped in {WRAPPERS.get(extra, 'another module')}; save the inner model instead, or rename the weights: "
+                "`from safetensors.torch import load_file, save_file; w = load_file(f); "
                 f"save_file({{k.replace('{extra}', ''): v for k, v in w.items()}}, f)`."
             )
 
 
 def _extra_names(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """Possible wrapper prefixes: torch.compile's marker anywhere, or the first 1 to 3 name parts if all keys share them."""
+    """Possible wrapper prefixes: torch.compile's marker anywhere, or the first 1 to 3 parts of the keys if shared by all."""
     extra = [COMPILED] if any(COMPILED in key for key in tensors) else []
     split = [key.split(".") for key in tensors]
     for depth in range(1, 4):

@@ -179,7 +179,7 @@ def _check_keys(document: Mapping[str, Any], file: str) -> None:
 def _items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """All keys and values in nested JSON."""
     if depth > MAX_DEPTH:
-        raise ModelError(f"A JSON file in the model is nested deeper than {MAX_DEPTH} levels.")
+        raise ModelError(f"A JSON file in the model folder is nested deeper than {MAX_DEPTH} levels.")
     if isinstance(value, Mapping):
         for key, nested in value.items():
             yield str(key), nested
@@ -211,7 +211,7 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
 
 
 def check_checksum(entry: CatalogueModel, folder: Path) -> None:
-    """Check that the installed weights have the pinned checksum.
+    """Check that the installed weights match the pinned checksum.
 
     Raises:
         ModelError: the checksum does not match.
@@ -227,6 +227,6 @@ def check_checksum(entry: CatalogueModel, folder: Path) -> None:
 
 
 def bundled_info(model: str) -> ModelInfo | None:
-    """The description of a catalogue model shipped with offcomp, so that it can be listed without torch; None for others."""
+    """The description of a catalogue model, shipped with offcomp to avoid loading torch; None for other models."""
     file = BUNDLED / f"{model}.json"
     return ModelInfo.from_dict(read_json(file)) if catalogue_model(model) and file.is_file() else None

@@ -54,7 +54,7 @@ Sources = list[tuple[str, StoredTensor]]
 
 
 def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, Sources]:
-    """Map parameter paths to the stored tensors, with their keys, from which transformers builds each parameter."""
+    """Map each parameter path to the stored tensors, with their keys, from which transformers builds the parameter."""
     transforms = get_model_conversion_mapping(network)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
@@ -67,7 +67,7 @@ def tensors_of(network: PreTrainedModel, tensors: Mapping[str, StoredTensor]) ->
 
 
 def parameters_by_tie(network: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
-    """Each distinct parameter, with all paths that share it."""
+    """Each distinct parameter, with all paths that refer to it."""
     ties: dict[int, tuple[list[str], nn.Parameter]] = {}
     for path, parameter in network.named_parameters(remove_duplicate=False):
         ties.setdefault(id(parameter), ([], parameter))[0].append(path)

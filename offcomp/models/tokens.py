@@ -1,7 +1,7 @@
 """Load and call a model's tokenizer. No other module calls the tokenizers library.
 
-For files that it cannot handle, the tokenizers library raises a bare `Exception`, or a Rust panic that does not even derive
-from `Exception`. This module converts both to a one-sentence ModelError.
+When the tokenizers library cannot handle a file, it raises a bare `Exception`, or a Rust panic that does not even derive from
+`Exception`. This module converts either to a one-sentence ModelError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from offcomp.models.sources import TOKENIZER_FILES
 
 
 def read_tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
-    """Load a folder's tokenizer, or return None if it does not exist. Raises ModelError if the files are damaged."""
+    """Load a folder's tokenizer, or return None if the folder has none. Raises ModelError if the files are damaged."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
     with _as_model_error(f"transformers cannot load the tokenizer of '{folder}'"):
@@ -56,7 +56,7 @@ def check_known(model: PreTrainedModel, ids: Iterable[Iterable[int]]) -> None:
 
 @contextmanager
 def _as_model_error(failure: str) -> Iterator[None]:
-    """Convert any exception raised by the libraries to a one-sentence ModelError."""
+    """Convert any exception raised by transformers or tokenizers to a one-sentence ModelError."""
     try:
         yield
     except (OffcompError, MemoryError):

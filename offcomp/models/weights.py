@@ -1,4 +1,4 @@
-"""Read and write weight matrices of an instantiated model by full parameter path, always in the canonical view.
+"""Read and write weight matrices of an instantiated model by full parameter path, always in their canonical view.
 
 The canonical view of a weight is W (rows, cols) = (out_features, in_features): a Conv1D weight is transposed, and a
 fused weight is split into pieces. Modules are never replaced, so evaluation runs the original architecture.
@@ -55,7 +55,7 @@ def stored_view(model: nn.Module, spec: ModuleSpec) -> Float[Tensor, "rows cols"
 
 
 def canonical_view(stored: Tensor, spec: ModuleSpec) -> Float[Tensor, "rows cols"]:
-    """The canonical view of a module's matrix in its stored tensor. Raises ModelError if the shapes do not match."""
+    """The canonical view of a module's matrix within its stored tensor. Raises ModelError if the shapes do not match."""
     canonical = stored.T if spec.transposed else stored
     view = canonical[spec.start : spec.start + spec.rows]
     if tuple(view.shape) != spec.shape or (not spec.fused and canonical.shape != view.shape):
@@ -88,7 +88,7 @@ def write(model: nn.Module, spec: ModuleSpec, matrix: Float[Tensor, "rows cols"]
 def _as_stored(view: Tensor, spec: ModuleSpec, matrix: Tensor) -> Tensor:
     """Check the matrix (rows, cols) and cast it to the dtype and device of `view`. Raises ModelError."""
     if tuple(matrix.shape) != spec.shape:
-        raise ModelError(f"{spec.name} has the shape {spec.shape}, but the new matrix has {tuple(matrix.shape)}.")
+        raise ModelError(f"{spec.name} has the shape {spec.shape}, but the new matrix has the shape {tuple(matrix.shape)}.")
     cast = matrix.detach().to(view)
     if bad := num_not_finite(cast):
         raise ModelError(f"The new matrix for {spec.name} has {bad} values that are not finite in {view.dtype}.")
@@ -99,7 +99,7 @@ def replace(model: nn.Module, matrices: Mapping[ModuleSpec, Tensor]) -> None:
     """Write matrices (rows, cols) into the model permanently, then verify each weight and all weights tied to it.
 
     Raises:
-        ModelError: a matrix is rejected (see `write`), two matrices overlap, or a tied weight is not updated.
+        ModelError: a matrix is rejected (see `write`), two matrices overlap, or a tied weight was not updated.
     """
     for spec, matrix in matrices.items():
         write(model, spec, matrix)

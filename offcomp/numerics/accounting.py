@@ -1,10 +1,10 @@
 """Storage sizes of tensors, and storage budgets.
 
-This module does not import torch, which would slow down the app's pages.
+This module does not import torch, because that would slow down the app's pages.
 
 A method declares the tensors it stores as `Shapes`: name -> shape. Together with a storage dtype, the shapes determine a
-layout: name -> shape and dtype. The predicted size and the ledger of a compressed group both follow `storage_layout`, so they
-agree.
+layout: name -> shape and dtype. The predicted size and the ledger of a compressed group are both computed from
+`storage_layout`, so they agree.
 
     float32, bfloat16, float16    every tensor in that dtype
     int8                          matrices as int8 codes with one float32 scale per row (`NAME.scale`); vectors stay float32
@@ -50,7 +50,7 @@ SCALE_SUFFIX = ".scale"
 
 @dataclass(frozen=True)
 class Size:
-    """A storage size: the number of stored values of any kind (including codes, scales and norms), and their bytes."""
+    """A storage size in bytes and in parameters, which are stored values of any kind (including codes, scales and norms)."""
 
     num_parameters: int
     num_bytes: int
@@ -112,7 +112,7 @@ def storage_layout(shapes: Shapes, dtype: str) -> dict[str, tuple[Shape, str]]:
 
 
 def stored_size(shapes: Shapes, dtype: str) -> Size:
-    """Parameters and bytes of tensors with the given shapes when stored in `dtype`."""
+    """Number of parameters and bytes of tensors with the given shapes when stored in `dtype`."""
     layout = storage_layout(shapes, dtype)
     counts = code_counts(shapes)
     return Size(

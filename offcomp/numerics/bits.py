@@ -1,4 +1,4 @@
-"""Pack integers without gaps: n integers of b bits take ceil(n b / 8) bytes. The first integer fills the lowest bits."""
+"""Pack integers without gaps: n integers of b bits take ceil(n b / 8) bytes. The first integer occupies the lowest bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Float64 arithmetic on large float32 matrices in chunks of rows, which avoids a full copy of twice the size."""
+"""Float64 arithmetic on large float32 matrices in chunks of rows, which avoids a full float64 copy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def row_chunks(matrix: Tensor) -> tuple[Tensor, ...]:
 
 
 def float64_chunks(matrix: Float[Tensor, "rows cols"]) -> Iterator[Float64[Tensor, "_ cols"]]:
-    """Chunks of rows in float64. Reading in memory order makes this many times faster for a column-major matrix."""
+    """Yield chunks of rows in float64. Column-major matrices are read in memory order, which is many times faster."""
     if matrix.T.is_contiguous():
         yield from (columns.double().T for columns in matrix.T.split(chunk_height(matrix.shape[1]), 1))
     else:

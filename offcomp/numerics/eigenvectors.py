@@ -1,6 +1,7 @@
-"""Eigendecompositions of symmetric matrices in float64: by LAPACK through scipy on the CPU, by torch on other devices.
+"""Eigendecompositions of symmetric matrices in float64, using SciPy (LAPACK) on the CPU and torch on other devices.
 
-For sides from 128 to 3,072, scipy takes a third to four fifths of torch's time, and it can stop at the leading eigenvectors.
+For matrices with sides of 128 to 3,072, SciPy takes between a third and four fifths of the time that torch takes, and it can
+compute only the leading eigenvectors.
 """
 
 from __future__ import annotations

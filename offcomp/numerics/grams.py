@@ -1,8 +1,8 @@
 """Gram matrices in float64, and the singular values computed from them.
 
 The Gram matrix of a matrix M (rows, cols) is MᵀM (cols, cols); its eigenvalues are the squared singular values of M. The Gram
-matrix of vertically stacked members is the sum of their Gram matrices, so the spectrum of any stacked group follows from
-matrices that are computed once per member. Squaring halves the number of accurate digits, so sums are accumulated in float64.
+matrix of vertically stacked members is the sum of their Gram matrices, so the spectrum of any stacked group is computed from
+matrices that are built once per member. Squaring halves the number of accurate digits, so sums are accumulated in float64.
 Singular values are then accurate to about 1e-8 of the largest singular value; in float32, they would be accurate to only 3e-4.
 
 The matrix is converted to float64 in chunks, and blocks below the diagonal are copied instead of computed. For a tall matrix,
@@ -70,7 +70,7 @@ def spectrum_of_gram(gram_matrix: Float64[Tensor, "side side"], count: int) -> F
 
 
 def in_parallel(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Apply `action` to all items in parallel, with as many threads as torch uses. Results keep the order of the items.
+    """Apply `action` to all items in parallel, with as many threads as torch uses. Results are in the same order as the items.
 
     A second thread hardly speeds up the eigendecomposition of a single small matrix, but is fully used if two matrices are
     processed in parallel.

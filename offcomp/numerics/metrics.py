@@ -1,11 +1,11 @@
-"""Metrics that define how much each row or column of a matrix, or each linear combination of them, matters.
+"""Metrics that weight the rows or columns of a matrix, or linear combinations of them, by importance.
 
-    M symmetric positive semidefinite (n, n): diagonal, full, or block-diagonal with blocks of both kinds
+A metric M (n, n) is symmetric positive semidefinite: diagonal, full, or block-diagonal with blocks of both kinds.
 
-Only M^½ and its inverse are needed, and both are computed from an eigendecomposition in float64. A moment estimated from few
-tokens is singular, so eigenvalues below `FLOOR` times their mean are raised to that value. A Cholesky factor might not exist,
-and a constant shift of the eigenvalues would depend on the scale of M. Shrinkage pulls M toward a multiple of the identity with
-the same trace: (1 - s)·M + s·(tr M / n)·I.
+Only M^½ and its inverse are needed, and both are computed from an eigendecomposition in float64. A second moment estimated from
+few tokens is singular, so eigenvalues below `FLOOR` times their mean are raised to that value. Cholesky factorisation might
+fail for such a matrix, and no constant shift of the eigenvalues would suit every scale of M. Shrinkage pulls M towards a
+multiple of the identity with the same trace: (1 - s)·M + s·(tr M / n)·I.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from offcomp.numerics.eigenvectors import eigenvectors
 
 FLOOR = 1e-8
-"""Minimum eigenvalue relative to the mean. It limits condition numbers to n / FLOOR, which float64 can handle."""
+"""Minimum eigenvalue relative to the mean. This limits condition numbers to n / FLOOR, which float64 can handle."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block V diag(values) Vᵀ, with positive values (k,) and vectors V (k, k), or None if the block is diagonal."""
+    """A block V diag(values) Vᵀ with positive values (k,); the vectors V (k, k) are None if the block is diagonal."""
 
     values: Tensor
     vectors: Tensor | None = None
@@ -53,7 +53,7 @@ class Block:
 class Metric:
     """A block-diagonal metric; the sizes of its blocks add up to n.
 
-    `block` computes the block with a given index. It is called each time the block is used, so that only one block is in memory
+    `block` computes the block with a given index. It is called each time a block is used, so that only one block is in memory
     at a time; all blocks together can take several times as much memory as the matrix.
     """
 
@@ -104,7 +104,7 @@ def metric_of(moment: Float[Tensor, "*n n"], shrinkage: float = 0.0) -> Metric:
 
 
 def _lifted(values: Float[Tensor, " n"], shrinkage: float) -> Float[Tensor, " n"]:
-    """Eigenvalues after shrinkage and floor, all positive."""
+    """Apply shrinkage and the floor to eigenvalues, which makes all of them positive."""
     positive = values.clamp_min(0)
     mean = positive.mean()
     if not mean > 0:

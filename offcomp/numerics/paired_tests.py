@@ -13,7 +13,7 @@ HALVINGS = 60
 
 
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
-    """Exact two-sided p-value for the hypothesis that both directions are equally likely; 1 without discordant examples."""
+    """Exact two-sided p-value for the hypothesis that both directions are equally likely; 1 if no examples are discordant."""
     discordant, fewer = right_to_wrong + wrong_to_right, min(right_to_wrong, wrong_to_right)
     ways = tail = 1  # number of ways to choose k, and at most k, of the discordant examples
     for k in range(fewer):
@@ -40,7 +40,7 @@ def _largest(right_to_wrong: int, wrong_to_right: int, n: int) -> float:
     observed = (wrong_to_right - right_to_wrong) / n
 
     def statistic(difference: float) -> float:
-        """The score statistic for the hypothesis that the true difference is `difference`; it decreases in `difference`."""
+        """The score statistic for a true difference of `difference`; it decreases as `difference` grows."""
         linear = -right_to_wrong - wrong_to_right + (2 * n - wrong_to_right + right_to_wrong) * difference
         constant = -right_to_wrong * difference * (1 - difference)
         lost = (sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)  # maximum-likelihood right-to-wrong share

@@ -9,4 +9,4 @@ Report = Callable[[float], None]
 
 
 def ignore_progress(_fraction: float) -> None:
-    """Progress callback for callers that do not track progress."""
+    """No-op progress callback for callers that do not track progress."""

@@ -38,7 +38,7 @@ def _row_cosine_distances(
 
 
 def reconstruction_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> ReconstructionError:
-    """Errors over all entries and rows of `pairs`, which are tuples (original, reconstruction) of equal shape (rows, cols).
+    """Errors over all (original, reconstruction) pairs of matrices; the two matrices of a pair must have the same shape.
 
     Sums are accumulated in float64. `pairs` may be a generator, since each pair is read only once.
     """

@@ -19,8 +19,8 @@ ALIGNMENT = 64  # bytes
 def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """Convert tensors for storage: contiguous, on the CPU, with floats in `dtype` and packed codes (uint8) unchanged.
 
-    The result shares no memory with the input. Raises InputError if a value is not finite or overflows the dtype (which has a
-    maximum of 65504 for float16).
+    The result shares no memory with the input. Raises InputError if a value is not finite or overflows the dtype (the
+    maximum for float16 is 65504).
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -56,9 +56,9 @@ def num_not_finite(values: Tensor) -> int:
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Decode stored tensors, with floats in float32. This is the inverse of `pack`, up to rounding.
 
-    Tensors that need no conversion may share memory with the stored tensors, so do not modify the result. They are copied only
-    if their memory is not aligned like that of torch's own tensors, for example in a memory-mapped file, because sums would
-    then differ in the last digits.
+    Tensors that need no conversion may share memory with the stored tensors, so do not modify the result. Tensors whose memory
+    is not aligned like that of torch's own tensors, for example in a memory-mapped file, are always copied, because sums would
+    otherwise differ in the last digits.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in stored.items():

@@ -1,4 +1,4 @@
-"""Singular value decomposition via the smaller Gram matrix, plain or under two metrics.
+"""Singular value decomposition via the smaller Gram matrix, with or without row and column metrics.
 
 For W of shape (rows, cols) with rows >= cols, the eigenvectors of WᵀW (cols, cols) are the right singular vectors V and its
 eigenvalues are σ². Then W V = U Σ. Squaring the matrix halves the number of accurate digits, so the Gram matrix is computed and
@@ -42,10 +42,10 @@ def low_rank_factors(
 ) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"]]:
     """Factors A, B that minimise ‖R^½ (W - A B) C^½‖_F (Eckart and Young 1936; R and C default to the identity).
 
-    The singular values of A B are split evenly into U √Σ and √Σ Vᵀ, so that the entries of both factors have similar magnitudes
-    and lose little precision in a narrow storage dtype. Signs are chosen so that the largest-magnitude entry of each row of B
-    is positive, which makes the factors unique. Singular values are computed as the norms of the columns of W V, which remain
-    accurate even where the eigenvalues are dominated by rounding errors.
+    The singular values of A B are split evenly between U √Σ and √Σ Vᵀ, so that the entries of both factors have similar
+    magnitudes and lose little precision in a narrow storage dtype. Signs are chosen so that the largest-magnitude entry of each
+    row of B is positive, which makes the factors unique. Singular values are computed as the norms of the columns of W V, which
+    remain accurate even where the eigenvalues are dominated by rounding errors.
     """
     tall, outer, inner = _upright(matrix, row_metric, column_metric)
     basis = leading_eigenvectors(_weighted_gram(tall, outer, inner), rank)

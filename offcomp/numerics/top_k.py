@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def largest_mask(matrix: Float[Tensor, "rows cols"], count: int) -> Bool[Tensor, "rows cols"]:
-    """Mask of the `count` entries with the largest magnitudes; ties are resolved in row-major order.
+    """Mask of the `count` entries with the largest magnitudes; ties are broken in row-major order.
 
     The smallest selected magnitude is found by partial sorting, in linear time.
     """

@@ -24,7 +24,7 @@ def shuffled_rows(count: int, generator: Generator) -> Tensor:
 
 @contextmanager
 def one_thread_if(small: bool) -> Iterator[None]:
-    """Run on one thread if `small`, because distributing very small tasks takes longer than executing them."""
+    """Run on one thread if `small`, because splitting very small tasks across threads takes longer than running them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if small else before)
     try:

@@ -26,7 +26,7 @@ class _Side:
 
     @staticmethod
     def of(metric: Metric | None) -> _Side | None:
-        """Build a side from its metric; returns None if the metric is None."""
+        """A side with this metric, or None if the metric is None."""
         if metric is None:
             return None
         held = metric.held()
@@ -86,7 +86,7 @@ class SideWeights:
         return sum(float((self.columns.root(rows.T) if self.columns else rows).square().sum()) for rows in pieces)
 
     def squared_in_float32(self, error: Float[Tensor, "rows cols"]) -> float:
-        """Like `squared`, but with only float32 precision and in a fraction of the time."""
+        """Like `squared`, but in float32, which takes a fraction of the time."""
         return inner_product(error, self.weighted(error))
 
     def scale(self, matrix: Float[Tensor, "rows cols"], power: float) -> None:

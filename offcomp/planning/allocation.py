@@ -1,16 +1,16 @@
-"""Allocate one budget across groups: uniformly, or by water-filling over their error curves. NumPy only.
+"""Allocate a budget across groups, uniformly or by water-filling over their error curves. Requires only NumPy.
 
     minimise Σ_g w_g E_g(s_g)   over stored sizes s_g with   Σ_g s_g <= total
 
-E_g(s) is the squared error of group g at stored size s, read from its `ErrorCurve`: in closed form at every rank for SVD, and
-measured at a few points for any other method. The weights w_g make errors comparable: 1 ("frobenius") or 1 / ‖W_g‖²
-("relative"), optionally multiplied by a measured sensitivity.
+E_g(s) is the squared error of group g at stored size s, read from its `ErrorCurve`. For SVD, it is known in closed form at
+every rank; for other methods, it is measured at a few sizes. The weights w_g make errors comparable across groups: 1
+("frobenius") or 1 / ‖W_g‖² ("relative"), optionally multiplied by a measured sensitivity.
 
 Water-filling repeatedly takes the step that reduces the error most per unit of stored size. For convex curves this is optimal
 up to the last step, so each curve is first replaced by its lower convex hull. A hull may jump straight from a rank below
 break-even to the dense matrix, whose error is 0. Any remaining budget is then spent on points that are not on the hulls. A
-second allocation excludes the dense matrices, and a third starts from the uniform allocation and spends what is left of the
-budget. The best of the three is returned, so the weighted error is never larger than that of the uniform allocation.
+second allocation is computed without the dense matrices, and a third starts from the uniform allocation and spends the
+remaining budget. The best of the three is returned, so the weighted error is never larger than that of the uniform allocation.
 
 Water-filling over spectra has been proposed in many forms, recently in SVD-LLM V2, Swift-SVD and ROCKET. The dense candidates,
 the floors, and the mixing of methods within one budget are specific to offcomp.
@@ -122,7 +122,7 @@ def waterfill(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.floa
 
 
 def _greedy(curves: Sequence[ErrorCurve], total: int, weights: NDArray[np.float64]) -> Choice:
-    """Take hull steps across all curves, steepest first; a group stops at its first step that exceeds the budget."""
+    """Take hull steps across all curves, steepest first; each group stops at its first step that does not fit the budget."""
     hulls = [curve.hull for curve in curves]
     owner = np.repeat(np.arange(len(curves)), [len(hull) - 1 for hull in hulls])
     target = np.concatenate([hull[1:] for hull in hulls])
@@ -180,7 +180,7 @@ def smallest_total_for_error(curves: Sequence[ErrorCurve], relative_error: float
     """The smallest water-filled allocation whose weighted relative error is at most `relative_error`.
 
     Found by bisection, which assumes that a larger total never increases the error. Raises InputError if the error is negative
-    or NaN, or if no total achieves it.
+    or NaN, or if it cannot be reached.
     """
     best = waterfill(curves, sum(int(curve.sizes[-1]) for curve in curves), weights)
     if not relative_error >= best.relative_error:
@@ -199,7 +199,7 @@ def smallest_total_for_error(curves: Sequence[ErrorCurve], relative_error: float
 
 
 def allocated_plan(plan: Plan, allocation: Allocation, info: ModelInfo, unit: str) -> Plan:
-    """A copy of the plan in which the ratio of each group, in `unit`, yields exactly the allocated size.
+    """A copy of the plan in which each group has the ratio, measured in `unit`, that yields exactly its allocated size.
 
     Raises InputError if the plan and the allocation have different groups, or if a method cannot produce an allocated size.
     """
@@ -220,7 +220,7 @@ def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
         stored = predict_group(candidate, info)
         if stored.form != "infeasible" and Size(stored.num_parameters, stored.num_bytes).in_unit(unit) == size:
             return candidate
-    raise InputError(f"group {group.name!r} cannot be stored in exactly {size} {unit}; use its method's error curve")
+    raise InputError(f"group {group.name!r} cannot be stored in exactly {size} {unit}; use the error curve of its method")
 
 
 def error_for_loss(measured: Sequence[tuple[float, float]], loss: float) -> float:
@@ -240,7 +240,7 @@ def error_for_loss(measured: Sequence[tuple[float, float]], loss: float) -> floa
 
 
 def _isotonic(measured: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sorted errors and their monotonic losses (isotonic regression, Ayer et al. 1955); losses at equal errors are averaged."""
+    """Sorted errors and monotonic losses (isotonic regression, Ayer et al., 1955); losses at equal errors are averaged."""
     from scipy.optimize import isotonic_regression
 
     points = np.array(measured, dtype=np.float64).reshape(-1, 2)

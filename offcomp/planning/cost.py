@@ -1,11 +1,13 @@
 """Estimate the cost of a run before it starts: seconds per stage and peak memory. No torch.
 
-    memory = the process and its libraries + the larger of
-             the model in float32, plus the weights being decoded and written back, or the calibration statistics
-             the largest group in float32, plus `Method.memory` (the model is not in memory while a group is fitted)
+    memory = process and libraries + max(model + buffers, group + workspace)
 
-Times assume two CPU cores and no GPU. `python -m benchmarks.estimates` compares the estimates with real runs. If a stage was
-completed in an earlier run, its measured time is more accurate than the estimate.
+The model and the groups are in float32. The buffers contain either weights that are being decoded and written back, or
+calibration statistics. The workspace is the memory needed to fit a group (`Method.memory`). The maximum is taken over all
+groups; the model is not in memory while a group is fitted.
+
+Times assume two CPU cores and no GPU. `python -m benchmarks.estimates` compares the estimates with real runs. For stages
+that were completed in an earlier run, the measured times replace the estimates.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def estimate(plan: Plan, info: ModelInfo, prediction: Prediction, known: Mapping
 
 
 def _peak_bytes(plan: Plan, info: ModelInfo, prediction: Prediction) -> int:
-    """Peak memory taken up by matrices, in bytes."""
+    """Peak memory used by matrices, in bytes."""
     groups = [FLOAT32_BYTES * group.rows * group.cols for group in prediction.groups]
     workspaces = [make_method(group.method, group.options).memory for group in plan.groups]
     fits = [size * (1 + workspace) for size, workspace in zip(groups, workspaces, strict=True)]

@@ -103,9 +103,9 @@ def with_floor(curve: ErrorCurve, kept_fraction: float) -> ErrorCurve:
 def svd_curve(
     name: str, spectrum: MatrixSpectrum, *, unit: str = "parameters", dtype: str = "float32", original_bytes: int | None = None
 ) -> ErrorCurve:
-    """The error curve of plain SVD: every rank that is smaller to store than the dense matrix, and the dense matrix itself.
+    """The error curve of plain SVD, with every rank that needs less storage than the dense matrix, and the dense matrix itself.
 
-    Points larger than the original are left out. Errors are exact up to rounding in the storage dtype.
+    Points larger than the original are omitted. Errors are exact up to rounding in the storage dtype.
     `original_bytes` is the size of the original weights, by default in float32.
     """
     rows, cols = spectrum.shape

@@ -41,7 +41,7 @@ class Grams:
 
     @staticmethod
     def of_model(model: PreTrainedModel) -> Grams:
-        """Create from a loaded model. Its weights are not copied and must not change while the object is in use."""
+        """Create from a loaded model. The model's weights are not copied and must not change while the object is in use."""
         from offcomp.models.weights import stored_view
 
         return Grams(lambda spec: stored_view(model, spec))

@@ -1,10 +1,10 @@
-"""Choose which modules are compressed together, and how they are stacked into one matrix. Uses only shapes, no torch.
+"""Choose which modules are compressed together, and how they are stacked into one matrix. Requires only shapes, not torch.
 
 The members of a group, transposed where necessary, are stacked vertically and must therefore have the same number of columns.
 
-    stack="rows"        none is transposed: the members share their input side
-    stack="columns"     all are transposed: they share their output side
-    stack="residual"    each is transposed if its rows face the residual stream; modules of any kind and layer can be stacked
+    stack="rows"        no members are transposed: they share their input space
+    stack="columns"     all members are transposed: they share their output space
+    stack="residual"    members whose rows face the residual stream are transposed; works for modules of any kind and layer
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ NamedGroups = list[tuple[str, list[ModuleSpec]]]
 STACKS = ("rows", "columns", "residual")
 STACK_HELP = {
     "best": "Modules share the side that faces the residual stream: query, key, value and FFN-in modules are stacked by rows, "
-    "attention-output and FFN-out modules by columns, and groups that contain both by residual.",
-    "rows": "Modules are stacked vertically and share their input side.",
-    "columns": "Modules are transposed, then stacked vertically, and share their output side.",
+    "attention-output and FFN-out modules by columns, and mixed groups by residual.",
+    "rows": "Modules are stacked vertically and share their input space.",
+    "columns": "Modules are transposed, then stacked vertically, and share their output space.",
     "residual": "Modules are transposed where needed to share their residual-stream side. Works for any kind of module.",
 }
 
@@ -35,7 +35,7 @@ def is_transposed(spec: ModuleSpec, stack: str) -> bool:
 
 
 def group_shape(specs: Sequence[ModuleSpec], stack: str) -> tuple[int, int]:
-    """(rows, cols) of the stacked matrix. Raises InputError if two members have different numbers of columns."""
+    """Shape (rows, cols) of the stacked matrix. Raises InputError if two members have different numbers of columns."""
     shapes = [spec.shape[::-1] if is_transposed(spec, stack) else spec.shape for spec in specs]
     for spec, shape in zip(specs, shapes, strict=True):
         if shape[1] != shapes[0][1]:
@@ -67,7 +67,7 @@ def _by_key(specs: Iterable[ModuleSpec], key: Callable[[ModuleSpec], tuple[str, 
 
 
 def _shape_tag(spec: ModuleSpec) -> str:
-    """A shape tag that stops embeddings and unknown weights being grouped with other shapes; empty for all other weights."""
+    """A tag that keeps embeddings and unknown weights of different shapes in separate groups; empty for all other weights."""
     return "" if spec.layer is not None and spec.default else f"{spec.rows}x{spec.cols}"
 
 
@@ -77,7 +77,7 @@ def one_per_kind(specs: Sequence[ModuleSpec]) -> NamedGroups:
 
 
 def attention_inputs_per_layer(specs: Sequence[ModuleSpec]) -> NamedGroups:
-    """Query, key and value of each layer in one group; every other module on its own."""
+    """One group per layer for query, key and value; every other module forms its own group."""
     trio = {"query", "key", "value"}
     return _by_key(specs, lambda spec: (spec.part, f"qkv.{spec.layer}") if spec.kind in trio else (spec.name,))
 
@@ -101,5 +101,5 @@ GROUPINGS: dict[str, tuple[str, Callable[[Sequence[ModuleSpec]], NamedGroups]]] 
     "kind": ("One group per kind", one_per_kind),
     "qkv": ("QKV of each layer", attention_inputs_per_layer),
     "blocks": ("Blocks of layers", blocks_of_layers),
-    "all": ("All in one group", lambda specs: [("all", list(specs))] if specs else []),  # they must share a residual stream
+    "all": ("All in one group", lambda specs: [("all", list(specs))] if specs else []),  # all must share a residual stream
 }

@@ -1,4 +1,4 @@
-"""Composable checks for JSON values, which verify the structure of a document and report where it is invalid.
+"""Composable checks for JSON values that verify the structure of a document and report where it is invalid.
 
 check = fields({"name": text, "sizes": each(number(0))}, {"note": maybe(text)})
 check({"name": "a", "sizes": [1, -2]})      # Malformed: sizes[1] is -2; it must be a number, 0 or greater
@@ -21,7 +21,7 @@ MOST_COUNTED = 2**53
 DEEPEST = 20
 LONGEST_NAME = 1_000
 MOST_BYTES = 50_000_000
-"""Far larger than any file written by a run."""
+"""Maximum file size, far larger than any file written by a run."""
 
 Check = Callable[[Any], None]
 """A function that raises Malformed if the value is invalid."""
@@ -68,7 +68,7 @@ def _reject_constant(constant: str) -> None:
 
 
 def anything(value: Any, depth: int = DEEPEST) -> None:
-    """Any value that is not nested too deeply and whose numbers are within range."""
+    """Accept any value that is not nested too deeply and whose numbers are within range."""
     if isinstance(value, (dict, list)):
         if not depth:
             raise Malformed(" nests lists or objects too deeply")
@@ -79,7 +79,7 @@ def anything(value: Any, depth: int = DEEPEST) -> None:
 
 
 def satisfies(accepts: Callable[[Any], bool], words: str) -> Check:
-    """A value for which `accepts` returns true; `words` describes such a value in error messages."""
+    """Accept values for which `accepts` returns true; `words` describes such values in error messages."""
 
     def check(value: Any) -> None:
         if not accepts(value):
@@ -89,13 +89,13 @@ def satisfies(accepts: Callable[[Any], bool], words: str) -> Check:
 
 
 def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
-    """A number in a range."""
+    """Accept numbers in a range."""
     words = "a number" if least == -LARGEST else f"a number, {least:g} " + ("or greater" if most == LARGEST else f"to {most:g}")
     return satisfies(lambda value: type(value) in (int, float) and least <= value <= most, words)
 
 
 def count(least: int = 0, most: int = MOST_COUNTED) -> Check:
-    """A whole number in a range."""
+    """Accept whole numbers in a range."""
     return satisfies(lambda value: type(value) is int and least <= value <= most, f"a whole number, {least} or greater")
 
 
@@ -104,24 +104,24 @@ flag = satisfies(lambda value: isinstance(value, bool), "true or false")
 
 
 def line(value: Any) -> None:
-    """A single line of visible characters, such as a name or a title."""
+    """Accept a single line of visible characters, such as a name or a title."""
     text(value)
     if len(value) > LONGEST or not is_plain(value):
         raise Malformed(f" is {reprlib.repr(value)}, which {text_fault(value)}")
 
 
 def one_of(choices: Collection[str]) -> Check:
-    """One of the given strings."""
+    """Accept any of the given strings."""
     return satisfies(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
 
 
 def maybe(check: Check) -> Check:
-    """Null, or a value that passes `check`."""
+    """Accept null, or a value that passes `check`."""
     return lambda value: None if value is None else check(value)
 
 
 def each(check: Check, length: int | None = None) -> Check:
-    """A list whose items all pass `check`, with exactly `length` items if `length` is set."""
+    """Accept a list whose items all pass `check`, with exactly `length` items if `length` is set."""
 
     def check_each(value: Any) -> None:
         if not isinstance(value, list) or length not in (None, len(value)):
@@ -137,7 +137,7 @@ def each(check: Check, length: int | None = None) -> Check:
 
 
 def by_name(check: Check) -> Check:
-    """An object whose values all pass `check` and whose names are single lines of visible characters."""
+    """Accept an object whose values all pass `check` and whose names are single lines of visible characters."""
     check_values = fields({}, others=check)
 
     def check_named(value: Any) -> None:
@@ -151,7 +151,7 @@ def by_name(check: Check) -> Check:
 
 
 def fields(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None, others: Check = anything) -> Check:
-    """An object with all `needed` fields; `known` fields are optional, and any other field must pass `others`."""
+    """Accept an object with all `needed` fields; `known` fields are optional, and any other field must pass `others`."""
     checks = {**(known or {}), **needed}
 
     def check_fields(value: Any) -> None:

@@ -73,8 +73,8 @@ def read_fields(
 ) -> dict[str, Any]:
     """Return the valid fields of a dataclass, with lists converted to tuples; append a sentence to `faults` for each fault.
 
-    Strings must not contain invisible characters, at any nesting depth. `parts` lists the fields whose objects are read
-    separately.
+    Strings must not contain invisible characters, at any nesting depth. The objects in the fields
+    listed in `parts` are read separately by the caller.
     """
     values: dict[str, Any] = {}
     for key in document:

@@ -1,8 +1,8 @@
-"""Singular values of a random matrix, as a reference for those of a weight matrix: noise cannot be compressed.
+"""Singular values of a random matrix, for comparison with those of a weight matrix: noise cannot be compressed.
 
 The squared singular values of a (rows, cols) matrix with independent entries of equal variance, divided by the larger side and
-the variance, follow the Marchenko–Pastur law (1967, "Distribution of eigenvalues for some sets of random matrices", Math.
-USSR-Sbornik 1). With λ = smaller side / larger side, the density between (1 - √λ)² and (1 + √λ)² is
+the variance, follow the Marchenko–Pastur law (1967, "Distribution of eigenvalues for some sets of random matrices",
+Mathematics of the USSR-Sbornik 1). With λ = smaller side / larger side, the density between (1 - √λ)² and (1 + √λ)² is
 
     f(x) = sqrt(((1 + √λ)² - x) (x - (1 - √λ)²)) / (2 π λ x)
 
@@ -26,9 +26,9 @@ def random_spectrum(rows: int, cols: int, norm: float) -> NDArray[np.float64]:
 
 
 def _distribution(ratio: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values of the cumulative distribution function, and the points at which they occur.
+    """Values of the cumulative distribution function on a grid of points, and the points themselves.
 
-    With x = 1 + λ - 2 √λ cos θ, the density becomes 2 sin² θ / (π x), which is not steep at either end.
+    With x = 1 + λ - 2 √λ cos θ, the density becomes 2 sin² θ / (π x), which is smooth at both ends.
     """
     angles = (np.arange(STEPS) + 0.5) * np.pi / STEPS
     points = 1 + ratio - 2 * np.sqrt(ratio) * np.cos(angles)

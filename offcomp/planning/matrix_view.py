@@ -1,13 +1,13 @@
 """Heat maps of a weight matrix at every rank, from a small file that can be read with NumPy alone.
 
 Let W = L Rᵀ with L = U Σ and R = V. The rank-r truncated SVD of W (rows, cols) is L[:, :r] · R[:, :r]ᵀ. A heat map has at most
-128 x 128 cells, each of which shows the mean of a block of weights. The factors can be averaged first, so drawing takes
-milliseconds:
+128 x 128 cells, each of which shows the mean of a block of weights. The factors can be averaged before they are
+multiplied, so drawing takes milliseconds:
 
     heat map at rank r = mean(L)[:, :r] · mean(R)[:, :r]ᵀ
 
-The components are orthogonal, so the residual energy of a block of rows is exact: it is the sum over j ≥ r of the block's
-squared entries in L_j. The same applies to columns. The file contains these means and energies for two orders of the rows and
+The components are orthogonal, so the residual energy of a block of rows is exactly the sum over j ≥ r of the block's squared
+entries in L_j. The same applies to columns. The file contains these means and energies for two orderings of the rows and
 columns and, for at most 2000 rows, the fraction of each row's squared norm that is retained at each rank. `matrix_view_fit`
 writes the file, and `read_view` reads it.
 """
@@ -32,7 +32,7 @@ SCHEMA = 1
 MOST_CELLS = 128
 MOST_ROWS = 2000
 MOST_ENTRIES = 2_000_000
-"""Maximum number of entries in `View.kept`; large matrices are therefore limited to fewer rows than MOST_ROWS."""
+"""Maximum number of entries in `View.kept`, which limits large matrices to fewer than MOST_ROWS sampled rows."""
 
 ORDERS = {"stored": "as stored", "norm": "by norm"}
 SHARED = ("values", "sampled", "norms", "kept")
@@ -52,7 +52,7 @@ class Maps:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Data for the heat maps of one matrix, with its rows and columns in one order.
+    """Data for the heat maps of one matrix, with its rows and columns in a given order.
 
     values          (k,) singular values
     original        (row blocks, column blocks) means of W
@@ -81,7 +81,7 @@ class View:
         return Maps(self.original, reconstruction, self.original - reconstruction)
 
     def cosines(self, rank: int) -> NDArray[np.float64]:
-        """(n,) cosine similarity of each sampled row and its reconstruction (a projection); NaN for rows of zeros."""
+        """Cosine similarity (n,) between each sampled row and its reconstruction, which is a projection; NaN for zero rows."""
         cosines = np.sqrt(self.kept[:, rank - 1].astype(np.float64))
         return np.where(self.norms > 0, cosines, np.nan)
 
@@ -114,7 +114,7 @@ def save_view(path: Path, shape: tuple[int, int], arrays: Mapping[str, NDArray[n
 
 
 def read_view(path: Path, shape: tuple[int, int], order: str = "stored") -> View | None:
-    """Read the view of a matrix in one order; None if the file is missing, corrupt or for a matrix of a different shape."""
+    """Read a matrix's view in the given order, or return None if the file is missing, corrupt or for a different shape."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["schema"]) != SCHEMA or tuple(file["shape"]) != shape:

@@ -143,7 +143,7 @@ def _kept(squares: Tensor) -> NDArray[np.float16]:
 def _ordered(
     order: str, sums: _Sums, basis: Tensor, sides: tuple[_Side, _Side], *, transposed: bool
 ) -> dict[str, NDArray[np.generic]]:
-    """The arrays for one order, with the rows and columns of the matrix before any transposition."""
+    """The arrays for one order, with rows and columns as in the untransposed matrix."""
     outer, inner = sides
     original = inner.sums(sums.weights[order].T.contiguous(), order) / inner.sizes / outer.sizes.T
     long = (sums.left[order] / outer.sizes, sums.energy[order])

@@ -1,7 +1,7 @@
 """Find modules that benefit from being compressed together by comparing joint and separate SVD at the same stored size.
 
-Separate: each module is compressed on its own, all at the same ratio. Joint: the modules are stacked into one matrix, which may
-store at most as many parameters as the separate modules in total. Both errors are computed from spectra (`planning.grams`) in
+Separate SVD compresses each module on its own, all at the same ratio. Joint SVD stacks the modules into one matrix, which may
+use no more parameters than the separate modules combined. Both errors are computed from spectra (`planning.grams`) in
 closed form, so comparing thousands of groups takes seconds:
 
     gain = relative error of the separate modules - relative error of the joint matrix,   over the same weights
@@ -43,7 +43,7 @@ class _Part:
 def all_pairs(grams: Grams, specs: Sequence[ModuleSpec], ratio: float) -> list[Suggestion]:
     """Every pair of modules in every valid stacking that yields a distinct matrix, largest gain first.
 
-    Raises BudgetTooSmall if a module cannot be compressed to the ratio, as do the other functions in this file.
+    Like the other functions in this module, raises BudgetTooSmall if a module cannot be compressed by this ratio.
     """
     pairs = list(combinations([_alone(grams, spec, ratio) for spec in specs], 2))
     suggestions = [_suggestion(pair, joint, ratio) for pair, joint in _all_joined(grams, pairs, STACKS)]
@@ -86,7 +86,7 @@ def merge_steps(
 
 
 def survey(grams: Grams, info: ModelInfo, specs: Sequence[ModuleSpec], ratio: float) -> Survey:
-    """Survey every pair, all modules as one matrix, and all merges in each stacking and in the best stacking at each step."""
+    """Survey every pair, all modules as one matrix, and all merges, using one stacking throughout or the best at each step."""
     specs = sorted_modules(specs)
     parts = [_alone(grams, spec, ratio) for spec in specs]
 
@@ -143,7 +143,7 @@ def squared_error_within(spectrum: MatrixSpectrum, budget: int) -> float:
 
 
 def _candidates(groups: Iterable[Sequence[_Part]], stacks: Sequence[str]) -> Iterator[tuple[Sequence[_Part], str]]:
-    """Each set of parts with every valid stacking of its modules, skipping stackings that yield the same matrix."""
+    """Yield each set of parts with every valid stacking of its modules, skipping stackings that yield the same matrix."""
     for parts in groups:
         specs = [spec for part in parts for spec in part.specs]
         by_matrix: dict[str, str] = {}

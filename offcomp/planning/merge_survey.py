@@ -27,8 +27,8 @@ SCHEMA = 1
 BEST = "best"
 DIGITS = 6
 SHARED = {
-    "rows": "the modules share one basis for their {cols}-dimensional input side",
-    "columns": "the modules share one basis for their {cols}-dimensional output side",
+    "rows": "the modules share one basis for their {cols}-dimensional input space",
+    "columns": "the modules share one basis for their {cols}-dimensional output space",
     "residual": "the modules share one basis for the {cols}-dimensional residual stream",
 }
 SECONDS_TO_LOAD = 5.0
@@ -110,8 +110,8 @@ class Merge:
 class Survey:
     """All results for compressing a set of modules together at one compression ratio.
 
-    pairs       every pair of modules, in every stacking in which they fit
-    together    all modules as one matrix, in every stacking in which they all fit
+    pairs       every pair of modules, in every valid stacking
+    together    all modules as one matrix, in every valid stacking
     merges      stacking, or "best" for the best one at each step -> all merges, including those that raise the error
     error       relative error over all modules, each compressed individually
     """
@@ -183,7 +183,7 @@ def estimated_seconds(specs: Sequence[ModuleSpec]) -> float:
 
 
 def find_survey(info: ModelInfo, specs: Iterable[ModuleSpec], ratio: float, home: Path) -> tuple[Survey, str] | None:
-    """Return (survey, "bundled" or "yours") for these modules at this ratio, or None if there is no survey."""
+    """Return the survey of these modules at this ratio and its source ("bundled" or "yours"), or None if no survey exists."""
     wanted = tuple(spec.name for spec in sorted_modules(specs))
     for file in sorted(BUNDLED.glob("*.json")):
         for survey in _bundled(file):

@@ -1,6 +1,6 @@
 """A plan: which modules of a model to compress together, with which method, and to what size.
 
-Plans are plain JSON, both on disk and in the state of the app. A plan can be validated and its sizes predicted without torch or
+Plans are plain JSON, both on disk and in the app's state. A plan can be validated and its sizes predicted without torch or
 the model's weights. `validate` reports all faults at once, and `offcomp.planning.sizes` predicts the sizes.
 """
 
@@ -142,7 +142,7 @@ class Plan:
 
 
 def _all_options(group: dict[str, Any]) -> dict[str, Any]:
-    """A group's options merged with its method's defaults; numbers are cast so that equal plans produce equal JSON."""
+    """A group's options merged with its method's defaults; numbers are cast so that equal plans produce the same JSON."""
     try:
         defaults = default_options(group["method"], group["options"].get("preset"))
     except InputError:
@@ -294,7 +294,7 @@ def make_groups(
 
 
 def name_groups(parts: Sequence[Sequence[ModuleSpec]]) -> list[str]:
-    """A name for each group: its module's name if there is only one, otherwise its kinds and a number, as in query+key-2."""
+    """A name for each group: the module's name for a single module, otherwise the kinds and a number, as in query+key-2."""
     names = []
     for number, specs in enumerate(parts, 1):
         kinds = "+".join(dict.fromkeys(spec.kind for spec in specs))

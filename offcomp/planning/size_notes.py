@@ -1,6 +1,6 @@
-"""Caveats about the sizes of predictions and finished runs, one sentence each. No torch.
+"""Caveats about the sizes in predictions and finished runs, one sentence each. No torch.
 
-For example, a ratio in parameters may be smaller in bytes, savings in bytes may come from a narrower dtype and not from the
+For example, a ratio may be smaller in bytes than in parameters, savings in bytes may come from a narrower dtype rather than the
 method, and a method with few possible sizes may store much less than requested.
 """
 
@@ -20,14 +20,14 @@ MOST_NAMED = 3
 
 
 def size_notes(groups: Sequence[Group]) -> list[str]:
-    """Notes on these groups, one sentence per kind of note. Groups of older runs are skipped if they lack a required key."""
+    """Notes on these groups, one sentence per kind of note. Groups from older runs are skipped if they lack a required key."""
     kept = [group for group in groups if group["form"] != "infeasible"]
     notes = (_sentence([g for g in kept if needed <= g.keys()], applies, words) for needed, applies, words in NOTES)
     return [note for note in notes if note]
 
 
 def unlisted_note(unlisted: int, num_parameters: int) -> str:
-    """A sentence on how many of the model's parameters are in unlisted tensors; empty if there are no such tensors."""
+    """A sentence stating how many of the model's parameters are in unlisted tensors; empty if there are no such tensors."""
     if not unlisted:
         return ""
     share = 100 * unlisted / num_parameters
@@ -38,7 +38,7 @@ def unlisted_note(unlisted: int, num_parameters: int) -> str:
 
 
 def _sentence(groups: Sequence[Group], applies: Callable[[Group], bool], words: Callable[[Sequence[Group]], str]) -> str:
-    """A note prefixed with the names of the groups to which it applies; empty if there are no such groups."""
+    """A note prefixed with the names of the groups to which it applies; empty if it applies to none."""
     concerned = [group for group in groups if applies(group)]
     if not concerned:
         return ""
@@ -53,7 +53,7 @@ def _ratio(groups: Sequence[Group], what: str, stored: str = "") -> float:
 
 
 def _dtypes(groups: Sequence[Group]) -> tuple[str, str]:
-    """The stored dtypes and the original dtypes in the checkpoint."""
+    """The dtypes in which these groups are stored, and their original dtypes in the checkpoint."""
     stored, own = (" and ".join(dict.fromkeys(group[key] for group in groups)) for key in ("dtype", "original_dtypes"))
     return stored, own
 

@@ -1,8 +1,8 @@
 """Predict the sizes of a plan before running it: rank or latent width, stored sizes, ratios, and infeasible budgets. No torch.
 
-Predictions use the same shapes and layouts as the methods themselves, so predicted sizes equal those of the finished run.
-Results that depend only on method, shape and budget are cached, because sliders request them repeatedly and many modules have
-the same shape.
+Predictions use the same shapes and layouts as the methods themselves, so predicted sizes match those of the finished run.
+Results that depend only on method, shape and budget are cached, because the app's sliders request them repeatedly and many
+modules have the same shape.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def original_dtypes(specs: Sequence[ModuleSpec]) -> str:
 def bytes_in_own_dtype(method: Method, specs: Sequence[ModuleSpec], rows: int, cols: int, size: int) -> int:
     """Bytes that a compressed (rows, cols) stack of modules would take up in the checkpoint's own dtype.
 
-    A comparison with the bytes actually stored separates the savings of the method from those of a narrower dtype. A `size`
-    of 0 means dense.
+    Comparing the result with the bytes actually stored separates the savings due to the method from those due to a narrower
+    dtype. A `size` of 0 means dense.
     """
     return _stored(method, rows, cols, size, storage_dtype(STORED, (spec.dtype for spec in specs))).num_bytes
 
@@ -171,7 +171,7 @@ def predict_group(group: Group, info: ModelInfo) -> GroupPrediction:
 
 @lru_cache(maxsize=8192)
 def _fitted(method: Method, rows: int, cols: int, budget: Budget) -> tuple[str, int, Size, str]:
-    """(form, size, stored, note) when a method is fitted to a budget."""
+    """The (form, size, stored, note) of a method fitted to a budget."""
     try:
         size = choose_size(method, rows, cols, budget)
     except BudgetTooSmall as error:

@@ -1,4 +1,4 @@
-"""Singular values of a matrix, which determine the error of SVD at every rank without compressing anything.
+"""Singular values of a matrix, which determine the error of SVD at every rank before anything is compressed.
 
     relative error at rank r = sqrt(Σ_{j > r} σ_j² / Σ_j σ_j²)      (Eckart and Young 1936)
 
@@ -100,7 +100,7 @@ def svd_rank(shape: tuple[int, int], ratio: float, unit: str, dtype: str, bytes_
 
 
 def spectrum_key(specs: Sequence[ModuleSpec], stack: str) -> str:
-    """Cache key for the singular values of a stacked group, independent of member order and of a single member's stacking."""
+    """Cache key for the singular values of a stacked group, independent of member order, and of `stack` for one member."""
     transposed = [is_transposed(spec, stack) for spec in specs]
     alone = len(specs) == 1
     parts = sorted(f"{spec.name}{'' if alone or not turn else ' turned'}" for spec, turn in zip(specs, transposed, strict=True))

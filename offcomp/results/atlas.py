@@ -28,7 +28,7 @@ PATTERN = "*-sweep.json"
 SCHEMA = 1
 ALONE, STACKED = "each alone", "stacked by kind"
 TYPICAL_RATIO = 4.0
-"""The requested ratio that `sweep_answer` summarises, or else the nearest one measured."""
+"""`sweep_answer` summarises the results at this requested ratio, or at the nearest measured one."""
 
 FIGURES = ("relative_error", "score", "standard_error", "difference", "low", "high", "n")
 TASK_COLUMNS = ("original", "baseline", "baseline_name", "title", "metric")
@@ -40,7 +40,7 @@ SENSITIVITY_COLUMNS = ("module", "kind", "layer", "method", "requested_ratio", *
 
 
 def read_measurements(folder: Path = FOLDER) -> dict[str, Document]:
-    """The documents of all valid files in the folder, by model name."""
+    """The JSON documents from all valid files in the folder, keyed by model name."""
     documents = (_read(file) for file in sorted(folder.glob(PATTERN)))
     return {document["model"]: document for document in documents if document is not None}
 
@@ -79,9 +79,9 @@ def tasks_of(document: Document) -> dict[str, str]:
 def sweep_table(document: Document, task: str, denominator: str = "chosen") -> pd.DataFrame:
     """One row per method, grouping and ratio scored on the task, indexed by the row's position in the document.
 
-    `byte_ratio` and `parameter_ratio` are the original size divided by the stored size. The `denominator` sets whether they
-    cover the `chosen` modules, all linear and embedding weights (`matrices`), or the `whole` model. `low` and `high` bound the
-    95 % interval of the paired difference.
+    `byte_ratio` and `parameter_ratio` are the original size divided by the stored size. The `denominator` is what they
+    refer to: the `chosen` modules, all linear and embedding weights (`matrices`), or the `whole` model. `low` and `high` bound
+    the 95 % interval of the paired difference.
     """
     rows = {}
     for index, row in enumerate(document["sweep"]):
@@ -174,7 +174,7 @@ def _setting(row: pd.Series) -> str:
 
 
 def sensitivity_answer(table: pd.DataFrame) -> str:
-    """State how many matrices change the score by more than noise when compressed alone, and which one changes it most."""
+    """State how many matrices change the score by more than noise when compressed individually, and which changes it most."""
     metric, count, beyond_noise = METRICS[table["metric"].iloc[0]], len(table), table[table["told_apart"]]
     setting = f"{table['method'].iloc[0]} at {table['requested_ratio'].iloc[0]:g}x"
     changes = f"changes the {score_words(table)} by more than noise for {len(beyond_noise) or 'none'} of {count} matrices"

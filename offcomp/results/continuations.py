@@ -44,7 +44,7 @@ def side_by_side(runs: Sequence[Run], task: str) -> list[tuple[Mapping[str, Any]
 
 
 def first_difference(original: str, compressed: str) -> int:
-    """Start index of the first differing word in the compressed model's text; the length of the text if none differs."""
+    """Start index of the first differing word in the compressed model's text; the length of the text if no word differs."""
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(original, compressed, strict=False)))
     within_a_word = any(text[shared : shared + 1].isalnum() for text in (original, compressed))
     return len(re.sub(r"\w+$", "", compressed[:shared])) if within_a_word else shared
@@ -74,4 +74,4 @@ def agreement_text(entry: Mapping[str, Any]) -> str:
     same, total = entry["same_tokens"], entry["tokens"]
     if same == total:
         return f"all {total} tokens the same"
-    return f"first {same} of {total} tokens the same" if same else "differs from the first token on"
+    return f"first {same} of {total} tokens the same" if same else "differs from the first token onwards"

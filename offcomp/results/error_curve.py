@@ -37,7 +37,7 @@ def svd_error(spectra: Sequence[Spectrum], prediction: Prediction) -> float:
 
 
 def prediction_table(groups: Sequence[GroupPrediction], spectra: Sequence[Spectrum] | None = None) -> pd.DataFrame:
-    """One row per group: rank or latent width, sizes, ratio and break-even. With `spectra`, also SVD's error where feasible."""
+    """One row per group: rank or latent width, sizes, ratio, break-even and, with `spectra`, SVD's error where feasible."""
     rows = []
     for index, group in enumerate(groups):
         row = {

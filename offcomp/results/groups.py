@@ -68,7 +68,7 @@ def _all_words(names: Sequence[str]) -> str:
 
 
 def pair_table(survey: Survey, stack: str = BEST) -> pd.DataFrame:
-    """One row per pair of modules, for this stacking or the best one. Pairs that cannot be stacked have missing numbers."""
+    """One row per pair of modules, for this stacking or the best one. The values are NaN for pairs that cannot be stacked."""
     best: dict[frozenset[str], Suggestion] = {}
     for pair in sorted(survey.pairs, key=lambda pair: pair.gain, reverse=True):
         if stack in (BEST, pair.stack):
@@ -159,19 +159,19 @@ def _smaller_groups(survey: Survey, stack: str, error: float) -> str:
         return f" With the best groups in the tree, the error falls to {least:.3f}."
     if round(survey.error, 3) >= round(error, 3):
         return ""
-    return " Compressing each module alone is best." if stack == BEST else f" No merge by {stack} helps."
+    return " Compressing each module separately is best." if stack == BEST else f" No merge by {stack} helps."
 
 
 def _pair_answer(survey: Survey, stack: str, words: str) -> str:
-    """Name the best pair, if any, of modules that do not all fit into one matrix."""
-    stacking = "in any stacking" if stack == BEST else f"stacked by {stack}"
-    start = f"{sentence_start(words)} do not fit into one matrix {stacking}"
+    """Name the best pair, if any, for modules that cannot all be stacked into one matrix."""
+    stacking = "in any way" if stack == BEST else f"by {stack}"
+    start = f"{sentence_start(words)} cannot be stacked into one matrix {stacking}"
     pairs = [pair for pair in survey.pairs if stack in (BEST, pair.stack)]
     if not pairs:
-        return f"{start}, and neither do any two of them."
+        return f"{start}, and neither can any two of them."
     best = max(pairs, key=lambda pair: pair.gain)
     pair = f"{module_words(best.modules)}, stacked by {best.stack}"
-    return f"{start}; the best pair that fits is {pair}: its relative error {_stacked(best)}."
+    return f"{start}; the best pair is {pair}: its relative error {_stacked(best)}."
 
 
 def _stacked(group: Suggestion, *, brief: bool = False) -> str:
@@ -180,7 +180,7 @@ def _stacked(group: Suggestion, *, brief: bool = False) -> str:
 
 
 def _change(before: float, after: float, *, brief: bool = False) -> str:
-    """Describe a change: "falls from 0.519 to 0.500", "falls to 0.500" if `brief`, or "stays at 0.500" to three decimals."""
+    """Describe a change: "falls from 0.519 to 0.500", "falls to 0.500" if `brief`, or "stays at 0.500" if both round to it."""
     if f"{before:.3f}" == f"{after:.3f}":
         return f"stays at {before:.3f}"
     start = "" if brief else f"from {before:.3f} "
@@ -191,7 +191,7 @@ def cut_answer(survey: Survey, stack: str, kept: int) -> str:
     """State in one sentence how the groups at the cut change the error over all modules."""
     merges = survey.merges[stack]
     if not kept:
-        return f"No merges: with each module compressed alone, the overall relative error is {survey.error:.3f}."
+        return f"No merges: with each module compressed separately, the overall relative error is {survey.error:.3f}."
     quantity = "all" if kept == len(merges) else "the first"
     number = f"{quantity} {kept} merges" if kept > 1 else f"the {'only' if kept == len(merges) else 'first'} merge"
     return f"With {number}, the relative error of {_all_words(survey.modules)} {_change(survey.error, merges[kept - 1].error)}."

@@ -1,12 +1,12 @@
-"""Known relative errors of the chosen groups besides SVD's exact errors: measured by finished runs, or estimated from them.
+"""Known relative errors of the chosen groups other than SVD's exact errors: measured by finished runs, or estimated from them.
 
     error(ratio) ≈ svd(ratio) · f(ratio)
 
-svd is SVD's exact error on the chosen groups, and f is the method's error divided by SVD's. log f is interpolated linearly in
-log ratio between measured ratios, and is constant slightly beyond them. f comes from measurements with the same options, unit,
-storage dtype and calibration text: on the same groups if a nearby ratio was measured, and otherwise on other groups of the same
-model for which SVD was also measured, such as those in the bundled sweep. Ratios are achieved ratios, not requested ones. This
-module does not need torch.
+Here svd is SVD's exact error on the chosen groups, and f is the method's error divided by SVD's. log f is interpolated linearly
+in log ratio between measured ratios, and held constant slightly beyond them. f comes from measurements with the same options,
+unit, storage dtype and calibration text: on the same groups if a nearby ratio was measured, and otherwise on other groups of
+the same model for which SVD was also measured, such as those in the bundled sweep. Ratios are achieved ratios, not requested
+ones. This module does not need torch.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Measured:
 
     @cached_property
     def key(self) -> str:
-        """Key that is equal for the same plan, dtypes and calibration text, wherever the model is stored."""
+        """A key shared by runs with the same plan, dtypes and calibration text, wherever the model is stored."""
         plan = plan_as_stored(self.run).to_dict() | {"model": ""}
         return json.dumps([plan, self._calibration], sort_keys=True)
 
@@ -78,7 +78,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Estimated:
-    """An estimate of a plan's relative error at the ratio that it will achieve, with a sentence that describes its basis."""
+    """An estimate of a plan's relative error at the ratio it will achieve, and a sentence that explains its basis."""
 
     plan: Plan
     ratio: float
@@ -87,14 +87,14 @@ class Estimated:
 
 
 def groups_of(plan: Plan) -> frozenset[Any]:
-    """The modules that are compressed together, regardless of the names and the order of the groups."""
+    """The sets of modules that are compressed together, regardless of group names and order."""
     return frozenset((frozenset(g.modules), g.stack if len(g.modules) > 1 else "") for g in plan.groups)
 
 
 def settings_of(plan: Plan) -> tuple[str, ...] | None:
     """Method, options, unit and dtype of a resolved plan, and its current calibration text: everything except the ratio.
 
-    Returns None if the groups of the plan differ in any of these.
+    Returns None if the settings differ between the groups of the plan.
     """
     return _settings(plan, _calibration(plan, calibration_digest(plan)))
 
@@ -106,7 +106,7 @@ def _settings(plan: Plan, calibration: str) -> tuple[str, ...] | None:
 
 
 def _calibration(plan: Plan, digest: str | None) -> str:
-    """The calibration text of a plan and its settings; empty if nothing is calibrated. `digest` is None if unknown."""
+    """A plan's calibration settings and text `digest` (None if unknown), as JSON; empty if nothing is calibrated."""
     try:
         calibrated = bool(plan.calibrated_groups)
     except InputError:  # the plan was made by a version with different methods or options
@@ -168,7 +168,7 @@ def measurement_of(plan: Plan, measured: Sequence[Measured]) -> Measured | None:
 
 
 def estimated(plan: Plan, ratio: float, measured: Sequence[Measured], curve: pd.DataFrame) -> Estimated | None:
-    """Estimate the error of a resolved plan that achieves `ratio` in its unit; None without a close enough measurement.
+    """Estimate the error of a resolved plan at the `ratio` it achieves in its unit; None if no measurement is close enough.
 
     `curve` contains SVD's exact error on the same groups in the columns `ratio` (in the plan's unit) and `relative_error`.
     """
@@ -201,8 +201,8 @@ def _compared_with_svd(
 ) -> tuple[list[Measured], pd.DataFrame]:
     """The measurements in `alike` on the most informative groups, and SVD's errors on those groups.
 
-    If the plan compresses each module alone, measurements that do the same are preferred, and otherwise those that do not. Ties
-    go to the groups measured most often. Groups without an SVD measurement are skipped; both results are empty if none remain.
+    Measurements that agree with the plan on whether each module is compressed separately are preferred. Ties go to the groups
+    measured most often. Groups without an SVD measurement are skipped; both results are empty if no groups remain.
     """
     dtypes = ("float32", *{m.settings[3] for m in alike if m.settings})
     svd = [m for m in measured if m.settings is not None and m.settings[:2] == PLAIN_SVD and m.settings[3] in dtypes]
@@ -222,7 +222,7 @@ def _named(measured: Sequence[Measured]) -> str:
     if not measured:
         return ""
     run = measured[0].run
-    return f"{modules_title(run)} {'(each alone)' if _alone(measured[0].groups) else f'(in {len(run.plan.groups)} groups)'}"
+    return f"{modules_title(run)} {'(separately)' if _alone(measured[0].groups) else f'(in {len(run.plan.groups)} groups)'}"
 
 
 def error_point_table(measured: Sequence[Measured], estimates: Iterable[Estimated], unit: str) -> pd.DataFrame:

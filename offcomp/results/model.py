@@ -37,11 +37,11 @@ GROUPS = {
 }
 """The groups of kinds whose totals `parameters_answer` reports."""
 
-RECOGNISED, LISTED, UNKNOWN = "recognised", "known, left alone by default", "not recognised"
+RECOGNISED, LISTED, UNKNOWN = "recognised", "known, not compressed by default", "not recognised"
 STATUS = {"pooler": LISTED, "head": LISTED, "other": UNKNOWN}
 NAMES_IN_ANSWER = 3
 MOST_ROWS, MOST_OUTSIDE = 40, 8  # shown in the map
-GAP = 0.5  # in rows, between the matrices outside the layers and the layers
+GAP = 0.5  # in rows, between the matrices outside the layers and those inside
 LOADING_SECONDS, OPERATIONS_A_SECOND = 8.0, 3e10
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 MAP_COLUMNS = (
@@ -140,7 +140,7 @@ def share_table(info: ModelInfo) -> pd.DataFrame:
 
 
 def orientation(spec: ModuleSpec) -> str:
-    """Describe how W is laid out in its stored tensor, which side faces the residual stream, and which modules share it."""
+    """Describe how W is laid out in storage, which side faces the residual stream, and which modules share the tensor."""
     parts = ["one row per token" if spec.kind == "word_embeddings" else "rows are outputs, columns inputs"]
     if spec.residual_side:
         parts.append(f"residual-stream side: {spec.residual_side}")
@@ -191,12 +191,12 @@ def _counted(count: int) -> str:
 
 
 def recognised_answer(info: ModelInfo) -> str:
-    """State how many matrices are recognised, left alone by default, or not recognised, and name a few of them."""
+    """State how many matrices are recognised, known but not compressed by default, or not recognised, and name a few."""
     names = {word: [spec.name for spec in info.modules if status(spec) == word] for word in (RECOGNISED, LISTED, UNKNOWN)}
     count, listed, unknown = len(names[RECOGNISED]), names[LISTED], names[UNKNOWN]
     texts = [f"{count} of {_counted(len(info.modules))} {_is(count)} recognised, and compressed when you choose their kind"]
     if listed:
-        texts.append(f"{_named(listed)} {_is(len(listed))} known, but left alone unless chosen by name")
+        texts.append(f"{_named(listed)} {_is(len(listed))} known, but only compressed if chosen by name")
     if unknown:
         texts.append(f"{_named(unknown)} {_is(len(unknown))} not recognised, but can be chosen by name")
     return "; ".join(texts) + "."
@@ -276,9 +276,9 @@ def compressible_answer(table: pd.DataFrame, ratio: float) -> str:
 def error_words(cell: Mapping[Any, Any] | pd.Series, ratio: float) -> str:
     """Describe what is known about the error of SVD on a single matrix."""
     if not cell["known_error"]:
-        return "its spectrum is not known"
+        return "the spectrum is not known yet"
     if isnan(cell["relative_error"]):
-        return f"SVD cannot make it {ratio:g}x smaller"
+        return f"SVD cannot make this matrix {ratio:g}x smaller"
     return f"relative error {cell['relative_error']:.3f} with SVD at {ratio:g}x"
 
 

@@ -14,7 +14,7 @@ DIGITS = 6
 
 
 def original_of(run: Run) -> str:
-    """Identifier that covers everything the original's scores depend on; for runs of older versions, only its weights.
+    """Identifier of everything the original's scores depend on; for runs made by older versions, only of its weights.
 
     For a run without a result, this is the identifier recorded on submission.
     """

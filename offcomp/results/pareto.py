@@ -1,6 +1,6 @@
 """Score against size: which runs can share an axis, which are on the Pareto front, and whether two metrics agree.
 
-A run is on the front unless another run, or the original, is no larger and no worse, and either smaller or better.
+A run is on the front unless another run, or the original, is at least as small and as good, and strictly smaller or better.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def metric_named(name: str) -> Metric:
 
 
 def measures_of(runs: Sequence[Run]) -> dict[str, str]:
-    """Measures for comparing the runs, by name: the titles of all tasks in plan order, then that of the relative error."""
+    """Titles of the measures for comparing the runs, by name: all tasks in plan order, then the relative error."""
     titles = {task: task_title(task, score) for run in runs for task, score in result_of(run)["scores"].items()}
     return titles | {ERROR.name: ERROR.title}
 
@@ -121,7 +121,8 @@ def _reason(run: Run, shown: Run, measure: str, key: Hashable | None) -> str:
 def front_table(runs: Sequence[Run], measure: str, unit: str, names: Mapping[str, str]) -> pd.DataFrame:
     """One row for the original, then one per run: whole-model size, value with 95 % interval, and whether it is on the front.
 
-    The runs share an axis. `about` describes the difference from the original; `within_noise` is True if it could be chance.
+    The runs must share an axis. `about` describes the difference from the original, and `within_noise` is True if this
+    difference could be due to chance.
     """
     rows = [_original_row(runs[0], measure, unit), *(_row(run, measure, unit, names[run.id]) for run in runs)]
     table = pd.DataFrame(rows)
@@ -175,7 +176,7 @@ def front_answer(table: pd.DataFrame) -> str:
     runs = table[table["run"] != ""]
     metric = metric_named(table["metric"].iloc[0])
     on_front = runs[runs["on_front"]]
-    count = f"{len(on_front) or 'None'} of {len(runs)} runs {'is' if len(on_front) < 2 else 'are'} on the front"
+    count = f"{len(on_front)} of {len(runs)} runs {'is' if len(on_front) == 1 else 'are'} on the front"
     start = "" if len(runs) == 1 else f"{count}, meaning that no other run is both at least as small and at least as good. "
     if metric is ERROR:
         best = runs.sort_values(["value", "size"]).iloc[0]
@@ -198,7 +199,7 @@ def _sized(row: pd.Series) -> str:
 def reference_table(documents: Iterable[Document], run: Run, measure: str, unit: str) -> pd.DataFrame:
     """Bundled results of rounding every linear weight to 8 bits, and to 4 or fewer, on the same model and examples.
 
-    Empty if there are none. For the relative error, the run must have compressed exactly the same weights.
+    Returns an empty table if nothing matches. For the relative error, the run must have compressed exactly the same weights.
     """
     references: dict[int, tuple[str, float, float]] = {}
     for row in (row for document in documents if _same_original(document, run, measure) for row in document["sweep"]):
@@ -235,7 +236,7 @@ def _value(row: Mapping[str, Any], run: Run, measure: str) -> float | None:
 
 
 def concordance(table: pd.DataFrame) -> tuple[int, int]:
-    """Number of pairs in which the run with the smaller error has the better value, and number of pairs that differ in both."""
+    """Number of pairs in which the run with the smaller error has the better value, and of pairs that differ in both."""
     rank = metric_named(table["metric"].iloc[0]).ranked
     points = [(error, rank(value)) for error, value in zip(table["relative_error"], table["value"], strict=True)]
     pairs = [(a, b) for a, b in combinations(points, 2) if a[0] != b[0] and a[1] != b[1]]

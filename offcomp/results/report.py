@@ -111,7 +111,7 @@ def _figures(run: Run, row: Mapping[Hashable, Any]) -> dict[str, str]:
 
 
 def html_report(runs: Sequence[Run], *, created: datetime | None = None) -> str:
-    """Create a report on finished runs as a single HTML file that needs no network. Raises InputError if there are no runs.
+    """Create a report on finished runs as a self-contained HTML file. Raises InputError if there are no runs.
 
     created   when the report was created; now by default
     """
@@ -165,7 +165,7 @@ def _charts(runs: Sequence[Run]) -> Iterator[Chart]:
 
 
 def _fronts(runs: Sequence[Run]) -> Iterator[Chart]:
-    """Yield score against size per task (relative error if no task was scored), or nothing for runs of several models."""
+    """Yield a chart of score against size per task (of the error if no task was scored), or nothing if the models differ."""
     measures = pareto.measures_of(runs)
     tasks, documents = [measure for measure in measures if measure != pareto.ERROR.name], list(read_measurements().values())
     for index, measure in enumerate(tasks or [pareto.ERROR.name]):
@@ -229,5 +229,5 @@ def _provenance(run: Run, name: str) -> dict[str, Any]:
 
 
 def _listed(environment: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The values known for these names, each preceded by its name."""
+    """The known values for these names, each preceded by its name."""
     return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name))

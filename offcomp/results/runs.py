@@ -161,9 +161,9 @@ def plan_as_stored(run: Run) -> Plan:
 
 
 def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, float]:
-    """Seconds taken by each stage in finished runs on these weights, for a resolved plan; newer runs take precedence.
+    """Seconds that each stage of a resolved plan took in finished runs on these weights; newer runs take precedence.
 
-    Loading and scoring times do not depend on what is compressed; compression times are only used if all groups are the same.
+    Loading and scoring times do not depend on what is compressed; compression times are only used if all groups match.
     """
     known: dict[str, float] = {}
     groups = plan.to_dict()["groups"]
@@ -213,7 +213,7 @@ def _row(run: Run, name: str) -> dict[str, Any]:
 
 
 def _figures(score: Score) -> dict[str, Any]:
-    """The figures of one task, by name, except those missing for its metric or in the version that made the run."""
+    """The available figures of one task, by name. They depend on its metric and on the version that made the run."""
     paired, compressed, baseline = score["paired"], score["compressed"], baseline_of(score)
     figures = {
         "metric": metric_of(score).name,
@@ -246,7 +246,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
 
 
 def difference_table(runs: Sequence[Run], *, show_all: bool = False) -> pd.DataFrame:
-    """Properties of the runs, with one row per property and one column per run. For several runs, only those that differ."""
+    """One row per property and one column per run. If there are several runs, properties that they all share are omitted."""
     columns = {f"{name} ({run[:SHORT_ID]})": run for run, name in short_names(runs).items()}
     facts = {run.id: _facts(run) for run in runs}
     properties = list(dict.fromkeys(name for fact in sorted(facts.values(), key=len, reverse=True) for name in fact))

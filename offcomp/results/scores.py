@@ -146,7 +146,7 @@ def others_text(score: Score) -> list[str]:
 
 
 def figure_texts(task: str, score: Score) -> dict[str, str]:
-    """All known figures of a task's score as text, by name."""
+    """All values reported for a task's score, formatted as text and keyed by name."""
     name, title = sentence_start(on_task(task, score)), within_sentence(task_title(task, score))
     figures = {name: score_text(score), f"{name}, from original": brief_difference(score)}
     for other in others_of(score).values():
@@ -159,7 +159,7 @@ def figure_texts(task: str, score: Score) -> dict[str, str]:
 
 
 def notes(task: str, score: Score) -> list[str]:
-    """Caveats about the original's score, one sentence each: a wrong label order, or a score below a constant answer's."""
+    """Caveats about the original's score, one sentence each: a wrong label order, or a score below a constant prediction's."""
     title, metric = sentence_start(task_title(task, score)), metric_of(score)
     stored = [f"{title}: {note}" for note in score.get("note", ())]
     original, baseline = score.get("original", score), baseline_of(score)

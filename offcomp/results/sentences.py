@@ -66,7 +66,7 @@ def _error_clause(runs: Sequence[Run]) -> str:
     low, high = table["parameter_ratio"].min(), table["parameter_ratio"].max()
     sizes = f"{low:.3g}x" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g}x to {high:.3g}x"
     if best["relative_error"] == worst["relative_error"]:
-        return f"All have a relative error of {best['relative_error']:.3g}, at a compression ratio of {sizes} in parameters"
+        return f"All runs have a relative error of {best['relative_error']:.3g} at a compression ratio of {sizes} in parameters"
     errors = f"(relative error {best['relative_error']:.3g} against {worst['relative_error']:.3g} for {worst['name']})"
     if high > ALIKE * low:
         return f"Compression ratios range from {sizes} in parameters; {best['name']} has the smallest error {errors}"

@@ -50,7 +50,7 @@ def foreign_host(worker: Mapping[str, Any]) -> str:
     """Return the host name in a claim if it refers to another host, and an empty string otherwise.
 
     A claim with the same boot id comes from the same kernel, even if the host or container has been renamed, so its lock can
-    be checked. With a different boot id, the claim comes from this host (before a reboot) if host name and machine id match.
+    be checked. With a different boot id, the claim is from this host (before a reboot) if the host name and machine id match.
     """
     host = this_host()
     if "host" not in worker or _is_of_this_boot(worker):
@@ -65,7 +65,7 @@ def _is_of_this_boot(worker: Mapping[str, Any]) -> bool:
 
 
 def is_alive(worker: Mapping[str, Any]) -> bool:
-    """Whether the claimed process is alive; False after a reboot. Used only for workers from earlier versions."""
+    """Whether the process in a claim is alive; False after a reboot. Used only for workers from earlier versions."""
     if not _is_of_this_boot(worker):
         return False
     try:

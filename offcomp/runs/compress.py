@@ -55,7 +55,7 @@ class CompressedGroup:
 
 @dataclass(frozen=True)
 class SavedGroup:
-    """A compressed group that is stored on disk, so a run has only one group in memory at a time."""
+    """A compressed group stored on disk, so that a run keeps only one group in memory at a time."""
 
     path: Path
     members: tuple[ModuleSpec, ...]
@@ -68,7 +68,7 @@ class SavedGroup:
 
 
 def stack(matrices: Mapping[ModuleSpec, Tensor], how: str) -> Tensor:
-    """Stack members (rows, cols) vertically, transposed if `how` requires it. Returns (sum of rows, cols)."""
+    """Stack members (rows, cols) vertically, transposing them where `how` requires it. Returns (sum of rows, cols)."""
     return torch.cat([matrix.T if is_transposed(spec, how) else matrix for spec, matrix in matrices.items()])
 
 
@@ -109,7 +109,7 @@ def compress_group(
 ) -> CompressedGroup:
     """Compress one group of a model. The model is not modified.
 
-    `hints` are passed to calibrated methods and, for every method, used to measure the output error on held-out text.
+    `hints` are passed to calibrated methods and, for all methods, used to measure the output error on held-out text.
     Set `measure_outputs=False` if `add_output_errors` will measure all groups later.
 
     Raises BudgetTooSmall, and InputError if the group does not match the model or requires hints that are missing.
@@ -230,7 +230,7 @@ def save_group(group: CompressedGroup, folder: Path, *, make_folder: bool = True
 
 
 def load_group(path: Path) -> tuple[dict[str, Any], CompressedMatrix]:
-    """Load the manifest and the compressed matrix of a saved group. Raises StorageError if its form is unknown."""
+    """Load the manifest and the compressed matrix of a saved group. Raises StorageError if the form is unknown."""
     with safe_open(path, framework="pt") as file:
         manifest = json.loads(file.metadata()["offcomp"])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict

@@ -2,8 +2,8 @@
 
 Files are copied byte for byte. Each compressed weight then overwrites the original weight in the copy, with the same dtype and
 layout, so keys, shards, tied copies, dtypes and file sizes stay the same. Some files are left out and listed: weights in other
-formats (which would still be the original weights), files from an earlier export, broken links, and links to a parent folder of
-the link. Other links within the model's folder are replaced by copies of their targets.
+formats (which would still be the original weights), files from an earlier export, broken links, and links to one of their own
+parent folders. Other links within the model's folder are replaced by copies of their targets.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _root(folder: Path) -> Path:
-    """The folder that links must not leave: the model's folder or, in a hub cache, the parent of snapshots and blobs."""
+    """The folder that all links must stay within: the model's folder or, in a hub cache, the parent of snapshots and blobs."""
     root = folder.resolve()
     in_cache = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
     return root.parents[1] if in_cache else root

@@ -35,7 +35,7 @@ from offcomp.planning.plan import Plan
 PLAN, INPUTS, WORKER, PROGRESS, RESULT = "plan.json", "inputs.json", "worker.json", "progress.json", "run.json"
 RUN_SCHEMA = 1
 LATEST_SECONDS = 1e11
-"""The latest accepted timestamp in seconds since 1970, chosen to be within the range of `datetime`."""
+"""The latest accepted timestamp, in seconds since 1970; it is within the range of `datetime`."""
 MOST_EXAMPLES = 10_000_000
 KNOWN_METHODS = frozenset(method.name for method in METHODS)
 STATUSES = ("done", "failed", "cancelled")
@@ -142,7 +142,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def _plan_of(document: Any, where: str) -> Plan:
-    """Parse the plan of a run. Unknown methods may have any options, since the run may come from another version."""
+    """Parse the plan of a run. Unknown methods may have any options, since the run may come from another version of offcomp."""
     try:
         plan = Plan.from_dict(document)
         for group in plan.groups:
@@ -206,7 +206,7 @@ def read_inputs(folder: Path) -> dict[str, Any]:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """Read the progress of a run; empty if the file is missing, or malformed and soon to be rewritten. Raises OSError."""
+    """Read the progress of a run; empty if the file is missing or malformed, as it will soon be rewritten. Raises OSError."""
     try:
         return _optional(folder / PROGRESS, CHECKED_PROGRESS)
     except Malformed:

@@ -29,7 +29,7 @@ from offcomp.runs.store import Run
 
 
 def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = False) -> Manifest:
-    """Export a finished run to a new folder, completely or not at all. `original` describes the run's model as it is now.
+    """Export a finished run atomically to a new folder. `original` describes the current state of the run's model.
 
     Raises InputError if the run's compressed weights are missing, its model has changed or the folder cannot be used, and
     StorageError if the run's files are damaged.

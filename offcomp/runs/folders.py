@@ -29,8 +29,8 @@ class Run:
 
     progress    the validated content of progress.json for a run that has not ended; empty if unknown
     result      the validated content of run.json (see `offcomp.runs.documents`); None if it has not been written
-    host        the host that the run is in progress on; empty if that is this host
-    inputs      the inputs that the run was submitted with; empty if it has a result
+    host        the host on which the run is in progress; empty if it is this host
+    inputs      the inputs with which the run was submitted; empty if it has a result
     """
 
     id: str

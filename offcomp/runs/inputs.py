@@ -1,4 +1,4 @@
-"""The inputs of a run, that is, everything except the plan that affects its results. Does not import torch.
+"""The inputs of a run: everything, apart from the plan, that affects its results. Does not import torch.
 
 The run id is derived from the plan and its inputs, so running the same plan on the same inputs again yields the same id. Files
 are identified by their contents, regardless of path and modification time. A hub data set is identified by its address and its
@@ -79,7 +79,7 @@ def check_inputs(plan: Plan, info: ModelInfo, inputs: Mapping[str, Any]) -> None
 
 
 def calibration_digest(plan: Plan) -> str:
-    """SHA-256 of a plan's current calibration text; empty if no text is needed or it cannot be read."""
+    """SHA-256 of a plan's current calibration text; empty if no text is needed or the text cannot be read."""
     if not plan.calibrated_groups:
         return ""
     text = plan.calibration.text
@@ -87,7 +87,7 @@ def calibration_digest(plan: Plan) -> str:
 
 
 def _task_digests(task: Task) -> dict[str, str]:
-    """SHA-256 of each file that may contain a task's examples, keyed by name; for a hub data set, its revision by folder."""
+    """SHA-256 of each file that may contain a task's examples, keyed by name; for a hub data set, see `_cached_revision`."""
     if task.data.startswith(HUB):
         return _cached_revision(task.data.removeprefix(HUB))
     path = location_of(task)

@@ -1,4 +1,4 @@
-"""Clean up the home folder after killed processes, removing only unused files of offcomp. Does not import torch.
+"""Clean up what killed processes left in the home folder, removing only unused files of offcomp. Does not import torch.
 
 .NAME.XXXXXXXX.part     a file or a run's folder that was being written; the writer of a file holds its lock
 runs/.ID.former         a run that was about to be replaced by a new run
@@ -74,7 +74,7 @@ def _sweep_entry(entry: Path) -> None:
 
 
 def _sweep_former(former: Path, folder: Path) -> None:
-    """Remove a replaced run, or restore it if it has a result and its replacement ended without a result."""
+    """Remove a replaced run, or restore it if it has a result and its replacement ended without one."""
     if (former / RESULT).exists() and not (folder / RESULT).exists() and not is_in_use(folder):
         remove_folder(folder)
     if folder.exists():

@@ -1,6 +1,6 @@
 """Start a run: create its folder under a temporary name while holding the worker's lock, then rename the folder.
 
-    runs/.ID.XXXXXXXX.part     the folder while it is being created; its worker waits until it has its final name
+    runs/.ID.XXXXXXXX.part     the folder while it is being created; its worker waits for the final name
     runs/.ID.former            the folder of the previous run with the same id, until the new run has replaced it
 
 Other processes therefore never see a partial run or a run without a worker. If any step fails, the previous run is restored and
@@ -35,7 +35,7 @@ PARENT_VARIABLE, LOCK_VARIABLE = "OFFCOMP_PARENT", "OFFCOMP_LOCK"
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 """Settings that prevent threads from spin-waiting, which slows a worker down a hundredfold while another process is busy."""
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MKL_DISABLE_FAST_MM": "1"}
-"""Settings that return freed blocks of 1 MB or more to the system instead of caching blocks of up to 32 MB, also in MKL."""
+"""Settings that return freed blocks of 1 MB or more to the system instead of caching blocks of up to 32 MB (also in MKL)."""
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def _move_into_place(new: Path, folder: Path) -> None:
 
 
 def _undo_start(new: Path, folder: Path) -> None:
-    """Undo a failed start, whichever step failed, and restore the previous run."""
+    """Undo a start that failed at any step, and restore the previous run."""
     if new.exists():
         _remove_new(new)
     else:

@@ -1,4 +1,4 @@
-"""Runs on disk, in one folder each, written atomically and readable by concurrent processes. Does not import torch.
+"""Runs on disk, one folder per run, written atomically and readable by concurrent processes. Does not import torch.
 
     RUN/plan.json       the plan
     RUN/inputs.json     its inputs: model, calibration text, examples, versions
@@ -106,7 +106,7 @@ class RunStore:
     def _check_space(self, plan: Plan, info: ModelInfo) -> None:
         needed = FREE_BYTES_NEEDED + sum(group.num_bytes for group in predict(plan, info).groups)
         free = shutil.disk_usage(self.folder).free
-        if free < needed:  # round one down and the other up, so that they differ
+        if free < needed:  # round in opposite directions, so that the two numbers differ
             raise StorageError(
                 f"{self.folder} has {math.floor(free / 1e6)} MB free but the run needs {math.ceil(needed / 1e6)} MB; "
                 "free some space, or set OFFCOMP_HOME to a folder on another disk"
@@ -130,7 +130,7 @@ class RunStore:
 
 
 def _update_model_name(run: Run, model: str) -> None:
-    """Set the model name of a finished run to the one requested last, since the previous folder may no longer exist.
+    """Set the model name of a finished run to the most recently used one, since the previous folder may no longer exist.
 
     The run's id guarantees that both names refer to the same model at the time of the call.
     """

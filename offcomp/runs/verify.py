@@ -32,11 +32,11 @@ from offcomp.planning.grouping import group_shape
 from offcomp.runs.compress import in_own_dtype, load_group, unstack
 from offcomp.runs.manifest import Manifest, StoredGroup, file_entry, ledger_faults, read_manifest
 
-ERROR_TOLERANCE = 1e-4  # relative, since the order of summation depends on the machine
+ERROR_TOLERANCE = 1e-4  # relative; the order of summation depends on the machine
 ROUNDING = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 4e-3}
 """Largest absolute difference between relative errors that rounding to a dtype can cause."""
 SAME_WEIGHT = {"float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
-"""Largest relative error between decodings that count as equal, since values may be rounded differently across machines."""
+"""Largest relative error at which two decodings count as equal, since rounding may differ across machines."""
 DECODING_FAULTS = (OffcompError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 """Exceptions that may be raised when reading and decoding tensors that do not match their form."""
 
@@ -102,7 +102,7 @@ def total_faults(manifest: Manifest) -> list[str]:
 
 
 class _Contents:
-    """The checks that decode groups, one at a time, to keep only the two models and a single group in memory."""
+    """The checks that decode groups, one at a time, so that only the two models and a single group are in memory."""
 
     def __init__(self, folder: Path, manifest: Manifest, original: str | None):
         self.folder = folder

@@ -146,12 +146,12 @@ def _evaluate(worker: Worker, loaded: LoadedModel, tasks: list[OpenTask], compre
 
 
 def _check_changed(groups: list[dict[str, Any]], scores: dict[str, Any]) -> None:
-    """Raise RunError if all outputs are bit-identical although the weights changed, since the model then does not use them."""
+    """Raise RunError if the weights changed but all outputs are bit-identical, which shows that the weights are not used."""
     error = max((group["relative_error"] for group in groups), default=0.0)
     if error > NOTICEABLE_ERROR and scores and all(score["unchanged"] for score in scores.values()):
         raise RunError(
             f"the compressed weights differ from the originals by up to {error:.2%}, but all outputs are bit-identical, "
-            "so the model does not use these weights; choose modules that are used in these tasks"
+            "so the model does not use these weights; choose modules that these tasks use"
         )
 
 

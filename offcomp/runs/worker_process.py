@@ -1,7 +1,7 @@
 """The worker process of a run: its lock, progress, result and place in the queue.
 
-Even while torch is busy, a watcher thread checks whether the run was cancelled, its parent process exited or its folder was
-removed, so the worker stops in well under a second. Queued runs start in order of submission. OFFCOMP_SLOTS sets how many may
+Even while torch is busy, a watcher thread checks whether the run was cancelled, the parent process exited or the folder was
+removed, so that the worker stops within a second. Queued runs start in order of submission. OFFCOMP_SLOTS sets how many may
 run concurrently (default: 1).
 """
 
@@ -36,7 +36,7 @@ PROGRESS_SECONDS = 0.25
 SLOTS = re.compile(r"[1-9][0-9]{0,2}")
 RESERVED_BYTES = 256_000
 RESERVE = f".reserve{PART}"
-"""A placeholder that is deleted before the result is written, so that even on a full disk a failure can be reported."""
+"""A placeholder that is deleted before the result is written, so that a failure can be reported even if the disk is full."""
 
 
 def parent_is_gone() -> bool:
@@ -46,7 +46,7 @@ def parent_is_gone() -> bool:
 
 
 def hold_lock(folder: Path) -> int:
-    """Hold the lock of a run's folder until this process exits. Returns its file descriptor, which children do not inherit.
+    """Hold the lock of a run's folder until this process exits. Returns the file descriptor, which children do not inherit.
 
     The process that starts a run acquires the lock, passes it to the worker and then renames the folder; this function waits
     for the rename. A manually started worker acquires the lock itself. Raises OSError, and RunError if another worker holds
@@ -140,7 +140,7 @@ class Worker:
         return folder
 
     def reserve_space(self) -> None:
-        """Reserve disk space for reporting a failure, if available."""
+        """Reserve disk space, if available, for reporting a failure."""
         reserve = self.folder / RESERVE
         with suppress(OSError):
             reserve.touch(mode=0o600)
@@ -167,7 +167,7 @@ class Worker:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[float], None]]:
-        """Run a stage: yields a progress callback, then records the duration of the stage."""
+        """Context manager for a stage, which yields a progress callback and then records the duration."""
         self._last_write = 0.0
         self.report(name, 0.0)
         began = time.perf_counter()

@@ -58,7 +58,7 @@ def show_table(
 
 
 def number_formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Format floats with three decimals and integers with thousands separators."""
+    """Format floats to three decimal places and integers with thousands separators."""
     return {
         name: st.column_config.NumberColumn(format="%.3f" if is_float_dtype(table[name]) else "localized")
         for name in table.columns

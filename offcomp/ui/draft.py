@@ -5,7 +5,7 @@ its default, so a link opens the same draft in another browser:
 
     model=minilm-l6  modules=query.0-5,key.2  together=kind  methods=svd,codebook  ratio=4  module=query.3
 
-Only values that differ from the URL last written are applied, so links within the app work like external links. Unavailable
+Only values that differ from the last URL written are applied, so links within the app work like external links. Unavailable
 values are reported on the page and ignored.
 """
 

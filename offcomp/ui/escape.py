@@ -13,7 +13,7 @@ from offcomp.plain_text import without_unseen
 
 MARKUP = re.compile(r"[\\`*\[\]<~$&]|(?<![^\W_])_|_(?![^\W_])")
 STARTS = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=>|(?:[-+]|#{1,6})(?:\s|$)|=+\s*$))")
-"""Heading, quotation and list markers, which are special only at the start of a line."""
+"""Heading, blockquote and list markers, which are special only at the start of a line."""
 SPACES = re.compile(r"[^\S\u00a0]+")
 """Any whitespace except the no-break space."""
 REPLACED = re.compile(

@@ -79,7 +79,7 @@ def page(name: str, question: str) -> Iterator[None]:
 
 @st.cache_resource(show_spinner=False)
 def _sweep() -> None:
-    """Remove what killed processes left behind in the home folder, once per process; failures are ignored."""
+    """Remove files that killed processes left behind in the home folder, once per process; failures are ignored."""
     with suppress(OSError):
         RunStore().sweep()
 
@@ -103,7 +103,7 @@ def style(rules: str) -> None:
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Show an OffcompError raised inside as a message, one line per fault. Callbacks also use it: they run outside `page`."""
+    """Show an OffcompError from the block as a message, one line per fault. Callbacks need this as they run outside `page`."""
     try:
         yield
     except OffcompError as error:

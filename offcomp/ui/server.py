@@ -1,8 +1,8 @@
 """The app's server: Streamlit in this process, serving only requests from the app's own pages.
 
-Streamlit lets any page on localhost, on any port, open the WebSocket that drives the app. Before it rejects a page from
-elsewhere, it asks an external service for this machine's address. `OwnPages` runs before these checks and rejects requests that
-do not come from the app's own address, using only their headers.
+Streamlit lets any page on localhost, on any port, open the WebSocket that drives the app. Before rejecting a page
+from another host, Streamlit asks an external service for this machine's address. `OwnPages` runs before these checks and
+rejects requests that do not come from the app's own address, using only their headers.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ BRING = """**A catalogue model** comes with its module list and its spectra:
 
 {catalogue}
 
-**A folder** on this machine with `config.json` and the weights as `.safetensors`, as written by `save_pretrained`. Type its
-path under *Model* above. It must be inside your home folder or the folder where the app was started; folders listed in the
+**A folder** on this machine with `config.json` and `.safetensors` weights, as written by `save_pretrained`: type its path
+under *Model* above. It must be inside your home folder or the folder where the app was started; folders listed in the
 environment variable `{roots}` replace these two. If the folder includes the tokenizer files, the model can also be scored.
 Pickled weights (`.bin`, `.pt`) and models that require custom code are rejected.
 
@@ -66,7 +66,7 @@ def bring_model() -> None:
 def _upload(
     key: str, content: str, suffixes: Sequence[str], use: Callable[[UploadedFile | None], None], description: str = ""
 ) -> UploadedFile | None:
-    """Show an uploader. `use` receives each new file, or None when the file is removed; its errors are shown below."""
+    """Show an uploader. `use` is called with each new file, or with None on removal; any error is shown below the uploader."""
     file = st.file_uploader(
         plain(f"{content}: {', '.join(suffixes)}, at most {MEGABYTES} MB"),
         [suffix.removeprefix(".") for suffix in suffixes],
@@ -112,7 +112,7 @@ def bring_examples(info: ModelInfo) -> tuple[Task, ...]:
     The table belongs to the draft and persists across pages.
     """
     table: Path | None = st.session_state.get(TABLE)
-    with st.expander("Examples of your own", expanded=table is not None):
+    with st.expander("Your own examples", expanded=table is not None):
         file = _upload(EXAMPLES, "A table", TABLES, _use_table, TABLE_HELP)
         if table is None:
             return ()

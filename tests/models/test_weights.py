@@ -160,7 +160,7 @@ def test_values_beyond_the_dtype_are_refused() -> None:
 
 def test_faulty_matrices_are_refused_and_undone(gpt2: PreTrainedModel) -> None:
     query, ffn = spec_named(gpt2, "query.0"), spec_named(gpt2, "ffn_in.0")
-    with pytest.raises(ModelError, match=r"ffn_in\.0 has the shape \(40, 24\), but the new matrix has \(24, 40\)"):
+    with pytest.raises(ModelError, match=r"ffn_in\.0 has the shape \(40, 24\), but the new matrix has the shape \(24, 40\)"):
         write(gpt2, ffn, torch.zeros(24, 40))
     damaged = torch.zeros(ffn.shape)
     damaged[0, 0] = torch.nan

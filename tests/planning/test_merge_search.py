@@ -101,7 +101,7 @@ def test_members_with_one_basis_gain_and_strangers_lose() -> None:
     assert (best.modules, best.stack) == (("query.0", "query.1"), "rows")
     assert best.gain > 0.1
     assert max(other.gain for other in others) < 0
-    assert "one basis for their 24-dimensional input side" in best.reason and "falls from" in best.reason
+    assert "one basis for their 24-dimensional input space" in best.reason and "falls from" in best.reason
     assert "rises from" in others[-1].reason
 
 
@@ -159,7 +159,7 @@ def test_a_suggestion_is_json_with_its_gain_and_reason() -> None:
     document = made.to_dict()
     assert document["modules"] == ["a", "b"] and document["gain"] == pytest.approx(0.05)
     assert document["reason"] == (
-        "Stacked by rows, the modules share one basis for their 16-dimensional input side: the relative error falls from "
+        "Stacked by rows, the modules share one basis for their 16-dimensional input space: the relative error falls from "
         "0.500 to 0.450 with the same 1,000 parameters."
     )
 

@@ -94,7 +94,7 @@ def test_the_heat_map_is_symmetric_and_centred_on_zero(palette: Palette) -> None
     assert cells[0, 2][0] == cells[2, 0][0] == pytest.approx(50)
     assert (0, 0) not in cells and np.isnan(cells[3, 0][0])
     assert "+50" in figure.data[1].text and "-30" in figure.data[1].text
-    assert "do not fit into one matrix" in cells[3, 0][1]
+    assert "cannot be stacked into one matrix" in cells[3, 0][1]
     assert list(figure.layout.xaxis.ticktext) == ["0<br>query", "1", "0<br>key", "0<br>FFN in"]
 
 
@@ -151,9 +151,9 @@ def test_the_answer_is_a_sentence() -> None:
         "With stacking by rows, the relative error of attention output of all 6 layers rises"
     )
     assert survey_answer(six, "rows").endswith("with stacking by columns, it falls to 0.500. No merge by rows helps.")
-    assert "Compressing each module alone is best." in survey_answer(bundled("ffn_out", 2.0))
-    assert "do not fit into one matrix in any stacking; the best pair that fits is query 0 and key 0" in survey_answer(made())
-    assert "neither do any two of them" in survey_answer(made(), "residual")
+    assert "Compressing each module separately is best." in survey_answer(bundled("ffn_out", 2.0))
+    assert "cannot be stacked into one matrix in any way; the best pair is query 0 and key 0" in survey_answer(made())
+    assert "neither can any two of them" in survey_answer(made(), "residual")
     assert cut_answer(six, "best", 4).endswith("falls from 0.519 to 0.488.")
     assert cut_answer(six, "best", 0).startswith("No merge")
     assert module_words(["query.0", "query.1", "query.3", "encoder.key.2", "word_embeddings"]) == (

@@ -184,7 +184,7 @@ def test_other_groups_teach_how_the_method_compares_with_svd_there() -> None:
     found = estimated(plan(), 3.0, there, CURVE)
     assert found is not None
     assert found.relative_error == pytest.approx(0.5 * at(CURVE, 3.0))
-    assert "value.0 (each alone) in the same model" in found.basis
+    assert "value.0 (separately) in the same model" in found.basis
     assert estimated(plan(), 3.0, there[:1], CURVE) is None  # without SVD there is nothing to compare with
     nearer = estimated(plan(), 3.0, [*there, measured("c", "pruning", 3.0, 0.33)], CURVE)
     assert nearer is not None

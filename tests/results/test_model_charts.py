@@ -122,7 +122,7 @@ def test_shares_are_of_the_whole_model(minilm: ModelInfo) -> None:
 def test_what_is_recognised_is_counted_and_named(minilm: ModelInfo) -> None:
     answer = recognised_answer(minilm)
     assert "37 of 40 weight matrices are recognised" in answer
-    assert "pooler is known, but left alone" in answer
+    assert "pooler is known, but only compressed if chosen by name" in answer
     assert "embeddings.position_embeddings, embeddings.token_type_embeddings are not recognised" in answer
     assert "and 4 more are not recognised" in recognised_answer(unknown_like(3))
     assert recognised_answer(bert_like(0)).startswith("1 of 1 weight matrix is recognised")
@@ -154,7 +154,7 @@ def test_a_matrix_with_a_side_of_one_is_out_of_reach_and_not_awaited(tmp_path: P
     _save(_path(tmp_path, info, spectrum_key(tokens, "rows")), np.ones(4, dtype=np.float32))
     table = map_table(info, errors=svd_errors(info, tmp_path, 2.0))
     assert "not known" not in compressible_answer(table, 2.0)
-    assert error_words(table[table["module"] == "gate"].iloc[0], 2.0) == "SVD cannot make it 2x smaller"
+    assert error_words(table[table["module"] == "gate"].iloc[0], 2.0) == "SVD cannot make this matrix 2x smaller"
     assert spectra_plan(info, svd_errors(info, tmp_path, 2.0)).groups == ()
 
 

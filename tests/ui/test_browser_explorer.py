@@ -140,7 +140,7 @@ def test_uploaded_matrices_are_inspected_and_a_bad_file_changes_nothing(app: Vis
 def test_an_uploaded_table_is_scored_and_a_bad_one_is_a_sentence(app: Visit, home: Path) -> None:
     page = app.page
     app.open("/compress?modules=value.3&methods=svd&ratio=4")
-    upload(page, "Examples of your own", "upload_examples", "nothing.csv", b"text,label\n")
+    upload(page, "Your own examples", "upload_examples", "nothing.csv", b"text,label\n")
     expect(page.get_by_role("alert").filter(has_text="nothing.csv")).to_be_visible()
     expect(page.locator(".st-key-card_svd")).to_be_visible()
     rows = [
@@ -148,7 +148,7 @@ def test_an_uploaded_table_is_scored_and_a_bad_one_is_a_sentence(app: Visit, hom
         for n in range(40)
         for word, verdict in (("film", "good"), ("soup", "bad"))
     ]
-    upload(page, "Examples of your own", "upload_examples", "verdicts.csv", "\n".join(["sentence,verdict", *rows]).encode())
+    upload(page, "Your own examples", "upload_examples", "verdicts.csv", "\n".join(["sentence,verdict", *rows]).encode())
     expect(page.get_by_role("combobox", name="label")).to_be_visible()
     page.get_by_role("button", name="Run SVD").click()
     title(page, "What is running")

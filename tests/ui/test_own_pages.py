@@ -160,7 +160,7 @@ def test_nothing_leaves_while_every_page_uploads_and_a_run_are_used(app: Visit, 
     np.savez(content, left=np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32))
     table = b"sentence,verdict\n" + b"".join(b"text %d,%s\n" % (i, (b"good", b"bad")[i % 2]) for i in range(120))
     app.open("/compress")
-    page.get_by_text("Examples of your own").click()
+    page.get_by_text("Your own examples").click()
     page.locator("input[type=file]").set_input_files({"name": "mine.csv", "mimeType": "text/csv", "buffer": table})
     expect(page.get_by_text("120 rows, 2 classes")).to_be_visible(timeout=PATIENT)
     choose_kinds(page, "query")

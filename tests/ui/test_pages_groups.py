@@ -16,11 +16,11 @@ def test_the_first_visit_is_complete_and_its_groups_become_the_draft(home: Path)
     app = opened("groups")
     assert "falls from 0.519 to 0.500 at the same size; with stacking by rows, it rises to 0.583" in texts(app)
     assert len(app.get("plotly_chart")) == 2
-    assert "11 of 15 pairs gain from being stacked." in texts(app)
+    assert "11 of 15 pairs benefit from stacking." in texts(app)
     assert "Bundled: minilm-l6 at 2x" in texts(app)
     assert app.slider[0].value == 4
     app.slider[0].set_value(2).run()
-    assert "**attention output 1-2**: gain 0.034" in texts(app) and "Alone: attention output 0, 5" in texts(app)
+    assert "**attention output 1-2**: gain 0.034" in texts(app) and "Not grouped: attention output 0, 5" in texts(app)
     app.button(key="groups_use").click().run()
     assert not app.exception and not app.error
     assert app.title[0].value == "What if these weights were smaller?"
@@ -33,7 +33,7 @@ def test_a_stacking_that_hurts_is_shown_as_hurting(home: Path) -> None:
     app = opened("groups")
     app.button_group(key="groups_stacking").set_value("rows").run()
     assert not app.exception
-    assert "rises from 0.519 to 0.583" in texts(app) and "None of 15 pairs gain from being stacked." in texts(app)
+    assert "rises from 0.519 to 0.583" in texts(app) and "None of 15 pairs benefit from stacking." in texts(app)
     assert app.slider[0].value == 0
     app.slider[0].set_value(5).run()
     assert "**attention output 0-5**: loss 0.064" in texts(app)

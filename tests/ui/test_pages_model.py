@@ -79,11 +79,11 @@ def test_compressible_is_exact_and_says_what_is_not_known(app: AppTest, monkeypa
     assert not app.exception
     assert "SVD preserves key.0 best, with a relative error of 0.560" in texts(app)
     assert "3 of 40 weight matrices are left out: no error is known yet" in texts(app)
-    assert "Exact SVD errors, for each matrix alone" in texts(app)
+    assert "Exact SVD errors for each separate matrix" in texts(app)
     app.session_state["dtype"] = "int8"
     app.select_slider(key="ratio").set_value(2.0).run()
     assert "At 2x, SVD preserves" in texts(app)
-    assert "SVD errors before rounding to int8, for each matrix alone" in texts(app)
+    assert "SVD errors before rounding to int8 for each separate matrix" in texts(app)
     app.button(key="model_spectra_button").click().run()
     assert [len(plan.groups) for plan in asked] == [3]
     assert "no room on the disk" in texts(app)

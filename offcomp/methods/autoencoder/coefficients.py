@@ -3,13 +3,13 @@
 This follows Banaei et al. (arXiv 2302.04045). The corresponding official code is in `coefficients_utils.py` and, for the norms,
 in `ae_train.py`.
 
-The statistics of transposed members are transposed as well. Coefficients are normalised to a mean of 1 over the whole matrix,
-so that they do not change the scale of the loss terms.
+The statistics of transposed members are transposed as well. Coefficients are normalised to have a mean of 1 over the whole
+matrix, so they do not change the scale of the loss terms.
 
-The "sum" norm of the official code instead normalises the coefficients of each batch to a sum of 1, so that all batches have
-equal weight. For Fisher coefficients of rows, the official code takes the square root of the row's sum, whereas we take the
-row's mean. It also squares the gradient of a whole batch, whereas we average the squared gradients of individual texts. The
-official norms "sum_log", "pow" and "sum_pow" are not implemented.
+The "sum" norm of the official code instead normalises the coefficients of each batch to sum to 1, so all batches have equal
+weight. For row-wise Fisher coefficients, the official code takes the square root of each row's sum, whereas we take the row's
+mean. The official code also squares the gradient of a whole batch, whereas we average the squared gradients of individual
+texts. The official norms "sum_log", "pow" and "sum_pow" are not implemented.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from offcomp.methods.base import Hints
 
 
 def group_coefficients(hints: Hints, option: str) -> Tensor:
-    """Float32 coefficients (rows, 1) or (rows, cols) with a mean of 1; all ones if the statistic is zero everywhere.
+    """Float32 coefficients of shape (rows, 1) or (rows, cols) with a mean of 1; all ones if the statistic is zero everywhere.
 
     Raises InputError if the hints lack the statistic.
     """

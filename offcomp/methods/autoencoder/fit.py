@@ -64,7 +64,7 @@ def fit(
 
 
 def _task(method: Autoencoder, matrix: Tensor, hints: Hints | None) -> RowTask:
-    """The training task, on the device of the matrix."""
+    """The training task, on the same device as the matrix."""
     samples = matrix.float()
     coefficients = None
     if method.calibrated and hints is not None:

@@ -92,8 +92,8 @@ class RowLoss:
         """Equivalent to `of_rescaled` without the L1 term, but with fewer operations.
 
         If u and t are the output and target rows scaled to unit length, then 1 - cos = |u - t|² / 2. The squared error of a row
-        w is |w|² |u - t|², so both terms depend on a single number per row. Rows that are too short to have a direction get a
-        cosine of 0.
+        w is |w|² |u - t|², so both terms depend on a single number per row. Rows whose norm is too small to define a
+        direction get a cosine of 0.
         """
         rows, cols = output.shape
         short = norms <= COSINE_EPSILON

@@ -28,12 +28,12 @@ parameters, trained together with the decoder. `coefficients` weights rows or en
 
 Training keeps four numbers in memory for each encoder and decoder parameter: the value, its gradient, and Adam's two moments.
 At a low ratio, the paper's wide encoder therefore dominates the memory use for a nearly square matrix; at ratios of about 4 and
-above, it is small compared with the matrix.
+above, the encoder is small compared with the matrix.
 
 This implementation differs from the paper in four ways. The reported ratio includes the row norms; the official code reserves
 part of the budget for them but omits them from its reported ratio. The final parameters are those of the last epoch rather than
 of an epoch selected on a test set. Coefficients are scaled differently (see `coefficients.py`). The seed is shifted by 1, so
-that the default seed of 0 reproduces the official seed of 1.
+the default seed of 0 corresponds to the official seed of 1.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SOURCES = {
     "sensitivity_rows": ("sensitivity", "rows"),
     "sensitivity_entries": ("sensitivity", "entries"),
 }
-"""Value of the option `coefficients` -> (statistic, whether rows or entries are weighted)."""
+"""Value of the option `coefficients` -> (statistic, what it weights: rows or entries)."""
 FAST: dict[str, Any] = {"init": "svd", "batch_size": 128, "schedule": "cosine", "learning_rate": 3e-4}
 """Options that reach the loss of the paper's recipe in a fraction of the time (`benchmarks/autoencoder_speed.py`)."""
 
@@ -73,7 +73,7 @@ class Autoencoder(Method):
     fast_options: ClassVar[dict[str, Any]] = FAST | {"epochs": 10}
 
     preset: str = field(
-        default="banaei2023", metadata={"help": "Training recipe. banaei2023 is the paper's.", "choices": ("banaei2023",)}
+        default="banaei2023", metadata={"help": "Training recipe; banaei2023 follows the paper.", "choices": ("banaei2023",)}
     )
     encoder: str = field(
         default="nonlinear",
@@ -100,7 +100,7 @@ class Autoencoder(Method):
         default=0.0,
         metadata={"help": "Weight of the power-L1 term, whose exponent is annealed from 1 to 0.1.", "range": (0.0, 1000.0)},
     )
-    enforce_norm: bool = field(default=True, metadata={"help": "Store each row's norm, and rescale the reconstruction to it."})
+    enforce_norm: bool = field(default=True, metadata={"help": "Store each row's norm and rescale the decoded row to it."})
     coefficients: str = field(
         default="none",
         metadata={
@@ -111,8 +111,8 @@ class Autoencoder(Method):
     init: str = field(
         default="random",
         metadata={
-            "help": "Random initialisation, as in the paper, or SVD. To save time, combine svd with a batch size of 128, the "
-            "cosine schedule and a learning rate of 0.0003: 10 epochs then reach the same loss as the paper's 30.",
+            "help": "Initialisation: random, as in the paper, or by SVD. To save time, combine svd with a batch size of 128, "
+            "the cosine schedule and a learning rate of 0.0003: 10 epochs then reach the same loss as the paper's 30.",
             "choices": ("random", "svd"),
         },
     )
@@ -126,7 +126,7 @@ class Autoencoder(Method):
     refine_epochs: int = field(
         default=0,
         metadata={
-            "help": "Final full-batch steps that train the latents directly, without the encoder.",
+            "help": "Number of final full-batch steps that train the latents directly, without the encoder.",
             "range": (0, 10000),
         },
     )

@@ -16,7 +16,7 @@ from offcomp.numerics.mlp import Network
 from offcomp.numerics.training import train
 
 Batch = tuple[Tensor, ...]
-"""The rows of one batch, taken from each of the tables."""
+"""The rows of one batch, taken from each of the tables passed to `train`."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class RowTask:
 
     @property
     def tables(self) -> tuple[Tensor, ...]:
-        """The tensors from which a batch takes its rows."""
+        """The tensors from which the rows of a batch are taken."""
         shared = (self.samples, self.norms)
         return shared if self.coefficients is None else (*shared, self.coefficients)
 
     def through_decoder(self, decoder: Network, latents: Tensor, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """The loss of a batch and its gradient with respect to the latents. Also writes the decoder's gradients."""
+        """The loss of a batch and its gradient with respect to the latents. Also sets the decoder's gradients."""
         samples, norms, *rest = batch
         coefficients = rest[0] if rest else None
         outputs = decoder.outputs(latents)
@@ -54,7 +54,7 @@ class RowTask:
         return loss, cast("Tensor", decoder.backward(outputs, gradient, to_inputs=True))
 
     def through_both(self, encoder: Network, decoder: Network, batch: Batch, epoch: int) -> Tensor:
-        """The loss of a batch. Also writes the gradients of the encoder and decoder."""
+        """The loss of a batch. Also sets the gradients of the encoder and decoder."""
         encoded = encoder.outputs(batch[0])
         loss, gradient = self.through_decoder(decoder, encoded[-1], batch, epoch)
         encoder.backward(encoded, gradient, to_inputs=False)

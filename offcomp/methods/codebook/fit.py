@@ -20,7 +20,7 @@ from offcomp.numerics.svd import low_rank_factors
 def fit(
     method: CodebookAutoencoder, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Encode the matrix with the codeword length and bits of rate step `size`."""
+    """Encode the matrix with the codeword length and number of bits of rate step `size`."""
     rows, cols = matrix.shape
     exact = matrix.float().contiguous()
     target, extra = exact, {}

@@ -23,7 +23,7 @@ from torch import Tensor
 from offcomp.errors import InputError
 
 PANEL = 96
-"""Number of inputs between two updates of all remaining weights; a multiple of all common step sizes."""
+"""Number of inputs processed between updates of all remaining weights; a multiple of all common step sizes."""
 
 Rounding = Callable[[Integer[Tensor, " step"], Tensor, Tensor], Tensor]
 """(inputs, their weights (step, outputs), U_bb (step, step)) -> the rounded weights (step, outputs)."""
@@ -53,7 +53,7 @@ def damped_order_and_factor(
 def _inverse_factor(matrix: NDArray[np.float64]) -> Float64[Tensor, "inputs inputs"]:
     """The upper triangular U such that matrix⁻¹ = UᵀU.
 
-    The matrix must be positive definite and is overwritten. It is passed to LAPACK as its transpose to avoid a copy.
+    The matrix must be positive definite and is overwritten. Its transpose is passed to LAPACK to avoid a copy.
     """
     factor, failed = dpotrf(matrix.T, lower=False, overwrite_a=True)
     inverse, missed = dpotri(factor, lower=False, overwrite_c=True)

@@ -3,7 +3,7 @@
     ŵ_i = s_i · [ c(k_i1) | c(k_i2) | ... ] + o_i        (+ a_i B with a low-rank part)
 
 The encoder is a nearest-codeword search, and the latents k are integers of b bits. The decoder is a codebook c of 2^b codewords
-of length d, which all rows of the group share, with one scale s_i per row. The codebook is stored only once per group. With
+of length d, shared by all rows of the group, with one scale s_i per row. The codebook is stored only once per group. With
 several stages, each stage encodes the residual of the previous stages. For n rows, m columns, S stages and rank r, the stored
 tensors are
 
@@ -11,7 +11,7 @@ tensors are
     codewords      S · 2^b · d
     row_scales     n integers of 8 bits (`codebook.py`)
     layout         7 numbers of 32 bits: n, m, d, b, S, and the bounds of the scale range
-    outliers       residuals (o) and positions (`numerics.positions`) of the entries with the largest coding errors, since a
+    outliers       residuals (o) and positions (`numerics.positions`) of the entries with the largest coding errors, because a
                    few transformer weights are 20 times as large as most others
     left, right    r · (n + m)
 
@@ -40,11 +40,11 @@ from offcomp.numerics.positions import position_shapes
 LENGTHS = {16: 1.2, 12: 1.25, 8: 1.33, 6: 1.47, 4: 1.7, 3: 1.9, 2: 2.2, 1: 2.7}
 """Codeword length -> G: the squared error at b bits is about G · 2^(-2b/length) (measured on MiniLM-L6; always G >= 1)."""
 USUAL_BITS = 10
-"""Maximum bits per code if set by the budget: more codewords hardly help, and each additional bit doubles the time."""
+"""Maximum bits per code when chosen by the budget: more codewords hardly help, and each additional bit doubles the time."""
 CODEBOOK_SHARE = 0.25
 """Maximum storage for the codewords, as a fraction of the storage for the codes."""
 NOTICEABLE = 0.87
-"""Each rate step must reduce the squared error to at most this fraction of the previous step's.
+"""Each rate step must reduce the squared error to at most this fraction of the previous step's error.
 
 Smaller gains are lost in the tails of the distribution, which a small number of codewords cannot cover.
 """
@@ -72,12 +72,12 @@ class CodebookAutoencoder(Method):
         metadata={"help": "Weights per codeword. 0 chooses a length to suit the budget.", "range": (0, LARGEST_LENGTH)},
     )
     stages: int = field(
-        default=1, metadata={"help": "Codes per piece. Each encodes the residual of the previous codes.", "range": (1, 4)}
+        default=1, metadata={"help": "Codes per piece. Each code encodes the residual of the previous ones.", "range": (1, 4)}
     )
     rank: int = field(default=0, metadata={"help": "Rank of an additional low-rank part.", "range": (0, 1024)})
     outliers: float = field(
         default=0.0003,
-        metadata={"help": "Fraction of entries to store exactly, by largest error.", "range": (0.0, 0.05)},
+        metadata={"help": "Fraction of entries to store exactly, starting with the largest errors.", "range": (0.0, 0.05)},
     )
     iterations: int = field(default=15, metadata={"help": "Number of k-means iterations for the codewords.", "range": (1, 200)})
     feedback: bool = field(

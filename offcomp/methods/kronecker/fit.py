@@ -19,7 +19,7 @@ from offcomp.numerics.svd import low_rank_factors
 def fit(
     method: Kronecker, matrix: Tensor, size: int, budget: Budget, *, hints: Hints | None, seed: int, report: Report
 ) -> CompressedMatrix:
-    """Compute the best sum of `size` terms. The solution is unique up to signs, so the seed is not used."""
+    """Compute the best approximation by a sum of `size` terms. The solution is unique up to signs, so the seed is not used."""
     rows, cols = matrix.shape
     (m1, n1), (m2, n2) = method.factor_shapes(rows, cols)
     blocks = matrix.float().reshape(m1, m2, n1, n2).transpose(1, 2)  # (m1, n1, m2, n2)

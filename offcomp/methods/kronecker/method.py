@@ -15,7 +15,7 @@ minimises the size of a term; among equally good shapes, the widest A is chosen.
 and vice versa, are excluded because they are equivalent to the SVD. On the weights of MiniLM-L6, no other shape comes close to
 the SVD at equal size (`benchmarks/methods_quality.py`).
 
-The official repository of arXiv 2302.04045 also sums r terms (50 in its configuration, regardless of the ratio). All of its
+The official repository of arXiv 2302.04045 also sums r terms (50 in its configuration, regardless of the ratio). All
 factors have shape (⌈√rows⌉, ⌈√cols⌉), so the sum is larger than the matrix and has to be cropped. The factors are initialised
 randomly and trained with Adam on the autoencoder's losses. Here, the factor shapes divide the shape of the matrix, the budget
 determines the number of terms, and the sum is optimal.
@@ -48,14 +48,14 @@ class Kronecker(Method):
     left_rows: int = field(
         default=0,
         metadata={
-            "help": "Rows of the left factor, rounded down to a divisor of the number of rows. 0 is automatic.",
+            "help": "Number of rows of the left factor, rounded down to a divisor of the matrix height. 0 is automatic.",
             "range": (0, LONGEST_SIDE),
         },
     )
     left_cols: int = field(
         default=0,
         metadata={
-            "help": "Columns of the left factor, rounded down to a divisor of the number of columns. 0 is automatic.",
+            "help": "Number of columns of the left factor, rounded down to a divisor of the matrix width. 0 is automatic.",
             "range": (0, LONGEST_SIDE),
         },
     )
@@ -65,12 +65,12 @@ class Kronecker(Method):
         return _factor_shapes(rows, cols, self.left_rows, self.left_cols)
 
     def sizes(self, rows: int, cols: int) -> range:
-        """From 1 to min(m1 n1, m2 n2) terms; the maximum reproduces the matrix exactly."""
+        """The possible numbers of terms, from 1 to min(m1 n1, m2 n2); the maximum reproduces the matrix exactly."""
         (m1, n1), (m2, n2) = self.factor_shapes(rows, cols)
         return range(1, min(m1 * n1, m2 * n2) + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:
-        """Shapes of the left and right factors, with one of `size` terms per row, and of their two heights."""
+        """Shapes of the left and right factors, which have one row per term, and of the stored heights m1 and m2."""
         (m1, n1), (m2, n2) = self.factor_shapes(rows, cols)
         return {"left": (size, m1 * n1), "right": (size, m2 * n2), "heights": Codes(2, HEIGHT_BITS)}
 

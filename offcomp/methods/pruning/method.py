@@ -13,7 +13,7 @@ than a flat index, which needs log2(rows) more bits). Each bit of the mask and e
     indices    2 + kept + kept + rows          parameters, ⌈log2 cols⌉ bits per column, ⌈log2(cols + 1)⌉ bits per row count
 
 `positions="auto"` chooses whichever needs fewer bytes: the mask if more than about one entry in ⌈log2 cols⌉ is kept. The mask
-alone counts as many parameters as the matrix has, so only indices can reduce the number of parameters.
+alone counts as one parameter per entry of the matrix, so only indices can reduce the number of parameters.
 
 The official repository of arXiv 2302.04045 counts only the kept values, not their positions.
 """
@@ -45,13 +45,13 @@ class Pruning(Method):
     positions: str = field(
         default="auto",
         metadata={
-            "help": "How to store positions. auto minimises bytes; if the ratio counts parameters, indices keep more entries.",
+            "help": "How to store positions. auto minimises bytes; indices keep more entries if the ratio counts parameters.",
             "choices": ("auto", "mask", "indices"),
         },
     )
 
     def sizes(self, rows: int, cols: int) -> range:
-        """From 1 to rows · cols kept entries."""
+        """The possible numbers of kept entries, from 1 to rows · cols."""
         return range(1, rows * cols + 1)
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:

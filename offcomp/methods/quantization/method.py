@@ -8,8 +8,9 @@ With blocks of b entries (the last block of a row may be shorter) and k = ⌈col
 
     rows · cols codes + rows · k scales (+ rows · k zero points) + 3 numbers for the decoder: cols, bits, block
 
-Quantization therefore saves bytes (down to bits / 32 of the size in float32) but no parameters. Scales and zero points are
-stored in the storage dtype; if there is only one scale per row, they are vectors, which int8 storage keeps in float32.
+Quantization therefore saves bytes (down to bits / 32 of the size in float32) but does not reduce the number of parameters.
+Scales and zero points are stored in the storage dtype; if there is only one scale per row, they are vectors, which int8 storage
+keeps in float32.
 
 With `search`, the grid covers only part of the range: entries outside it are clipped, and entries inside it are rounded more
 finely. The search tries several fractions of the full range, keeps the one with the smallest squared error, and then refits the
@@ -18,8 +19,8 @@ the quality. Without `search`, the grid spans the full range of the block (round
 clipping search of Banner et al., "Post training 4-bit quantization", NeurIPS 2019 (arXiv 1810.05723).
 
 The official repository of arXiv 2302.04045 rounds each row to steps of (max - min) / 2^bits. This yields 2^bits + 1 levels, one
-more than that number of bits can represent. The reported size nevertheless assumes that number of bits per entry plus two
-floats per row, although the rounded matrix is actually stored as floats.
+more than `bits` bits can represent. The reported size assumes `bits` bits per entry plus two floats per row, although the
+rounded matrix is stored as floats.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Quantization(Method):
 
     block: int = field(
         default=0,
-        metadata={"help": "Entries that share a scale. 0 means the whole row; 16 to 128 is typical.", "range": (0, 256)},
+        metadata={"help": "Number of entries per scale. 0 means the whole row; 16 to 128 is typical.", "range": (0, 256)},
     )
     symmetric: bool = field(
         default=False, metadata={"help": "Make the levels symmetric around zero. Otherwise, each scale has a zero point."}
@@ -58,7 +59,7 @@ class Quantization(Method):
     )
 
     def sizes(self, rows: int, cols: int) -> range:
-        """From 2 to 8 bits, regardless of the shape."""
+        """The possible bit widths, from 2 to 8, regardless of the shape."""
         return BITS
 
     def tensor_shapes(self, rows: int, cols: int, size: int) -> Shapes:

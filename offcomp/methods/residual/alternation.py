@@ -24,7 +24,7 @@ Parts = tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank cols"], Sparse]
 def fit_linear(
     target: Float[Tensor, "rows cols"], rank: int, entries: int, rounds: int, *, weights: SideWeights, report: Report
 ) -> Parts:
-    """Fit Z, D and S to a contiguous `target` matrix W in alternation. Returns the best parts found in `rounds` rounds."""
+    """Alternately fit Z D and S to a contiguous `target` matrix W. Returns the best parts found in `rounds` rounds."""
     sparse, least = Sparse.empty(target.device), inf
     for number in range(rounds if entries else 1):
         report(number / rounds)

@@ -10,11 +10,11 @@ improve on the SVD:
 
   interpolation   Z T⁻¹ and T D have the same product as Z and D, so r pivot rows of Z can be unit vectors and need no storage.
                   Nothing is learned here: a matrix of rank r has r (rows + cols - r) degrees of freedom, and the two factors of
-                  the plain SVD have r² more. This pays off at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
+                  the plain SVD store r² more. This pays off at low ratios (384 x 384 at ratio 2: rank 112 instead of 96).
   sparse latents  the entries that the low-rank part fits worst, refitted in alternation with Z D. A linear map cannot select
                   entries in this way.
   hidden units    a unit costs r + cols + 1 numbers and an extra rank costs rows + cols - 2 r, so hidden units pay off for tall
-                  matrices. They are used only with the plain metric and if one side is at least TALL times as long as the
+                  matrices. They are used only with the plain metric and only if one side is at least TALL times as long as the
                   other.
 
 If n is the length of the longer side and m that of the shorter side, the stored parameters are
@@ -23,7 +23,7 @@ If n is the length of the longer side and m that of the shorter side, the stored
 
     h = ⌊a_h · (r - 1)(n + m - r) / (r + m + 1)⌋,  k = ⌊a_s · (r - 1)(n + m - r) / 2⌋,  a = share / (1 - sum of both shares)
 
-These numbers give the hidden units and the sparse part their configured shares of the budget. Each position counts as one
+With these values, the hidden units and the sparse part use their configured shares of the budget. Each position counts as one
 parameter and takes about 7 bits (`numerics.positions`).
 
 The idea of a shared decoder is from Banaei et al. (arXiv 2302.04045), but the latents are free and there is no encoder. The
@@ -64,7 +64,7 @@ class ResidualAutoencoder(Method):
     preset: str = field(
         default="residual",
         metadata={
-            "help": "Recipe. residual starts from the SVD, and its weight error is never larger.",
+            "help": "Recipe; residual starts from the SVD and never has a larger weight error.",
             "choices": ("residual",),
         },
     )
@@ -80,15 +80,15 @@ class ResidualAutoencoder(Method):
     )
     hidden_share: float = field(
         default=0.12,
-        metadata={"help": "Share of the budget for hidden units, if the matrix is tall or wide.", "range": (0.0, 0.3)},
+        metadata={"help": "Share of the budget for hidden units, used only for tall or wide matrices.", "range": (0.0, 0.3)},
     )
     rounds: int = field(
         default=8,
-        metadata={"help": "Alternating fits of the low-rank and sparse parts before training.", "range": (1, 100)},
+        metadata={"help": "Number of alternating fits of the low-rank and sparse parts before training.", "range": (1, 100)},
     )
     steps: int = field(
         default=120,
-        metadata={"help": "Training steps on the whole matrix, if there are hidden units.", "range": (1, 10000)},
+        metadata={"help": "Number of training steps on the whole matrix, if there are hidden units.", "range": (1, 10000)},
     )
 
     @property

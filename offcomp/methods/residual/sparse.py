@@ -1,8 +1,8 @@
 """Find the sparse matrix S with k entries that best approximates an error E: minimise tr((E - S)ᵀ R (E - S) C).
 
 Without metrics, S consists of the k largest entries of E, unchanged. With metrics, the positions are chosen by a step of
-normalised iterative hard thresholding (Blumensath and Davies 2010), scaled by the diagonal: each entry moves in the direction
-of its own optimum while all others stay fixed. The values at these positions are then computed by conjugate gradients.
+normalised iterative hard thresholding (Blumensath and Davies 2010), scaled by the diagonal: each entry moves towards the
+value that would be optimal if all others stayed fixed. The values at these positions are then computed by conjugate gradients.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sparse:
 
     @staticmethod
     def empty(device: torch.device) -> Sparse:
-        """A sparse matrix without entries."""
+        """A sparse matrix with no entries."""
         return Sparse(torch.zeros(0, dtype=torch.int64, device=device), torch.zeros(0, device=device))
 
     def add_to(self, matrix: Float[Tensor, "rows cols"], factor: float = 1.0) -> Float[Tensor, "rows cols"]:

@@ -3,8 +3,8 @@
 In its canonical view (outputs, inputs), each member has a row metric and a column metric. For a transposed member, the two
 metrics are swapped. In the stacked matrix
 
-    rows        have a block-diagonal metric with one block per member, a multiple of the identity for a member without one
-    columns     are shared, so their metric is the mean over the members that have one
+    rows        have a block-diagonal metric with one block per member (a multiple of the identity if the member has no metric)
+    columns     are shared, so their metric is the mean over the members that have a column metric
 
 Each second moment is divided by its mean eigenvalue. This prevents a layer from dominating merely because its activations are
 large, and ensures that moments proportional to the identity give the plain SVD. Weights computed from gradients are not
@@ -12,7 +12,7 @@ normalised per member, which preserves their relative sizes across members.
 
 In a mixed group (`stack="residual"`), members that read from the residual stream have their inputs along the columns, and
 members that write to the residual stream have their inputs along the rows. An input metric therefore weights the shared columns
-by the activations read from the residual stream, and the rows of each writing member by that member's own inputs.
+by the activations read from the residual stream, and the rows of a member that writes to the stream by that member's inputs.
 
 The inputs of an embedding are token ids, so an input metric weights each row of the embedding table by the frequency of its
 token in the text.

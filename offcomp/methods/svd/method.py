@@ -2,10 +2,10 @@
 
     minimise ‖R^½ (W - A B) C^½‖_F over A (rows, rank), B (rank, cols)
 
-Storing A and B takes rank · (rows + cols) parameters; the preset "direction" also stores the row norms, which makes rank ·
-(rows + cols) + rows parameters. Below the break-even rank, this is less than the matrix itself; above it, the matrix is stored
-dense. The squared error under the metrics is the tail of the spectrum, Σ_{j > rank} σ_j² (Eckart and Young 1936). W has shape
-(outputs, inputs), as in PyTorch. R and C are
+Storing A and B takes rank · (rows + cols) parameters; the preset "direction" also stores the row norms, for a total of rank ·
+(rows + cols) + rows parameters. Below the break-even rank, this is fewer parameters than the matrix has; above it, the
+matrix is stored dense. The squared error under the metrics is the tail of the spectrum, Σ_{j > rank} σ_j² (Eckart and Young
+1936). W has shape (outputs, inputs), as in PyTorch. R and C are
 
     preset            R                  C                 source
     plain             1                  1                 Eckart and Young, Psychometrika 1936
@@ -17,16 +17,16 @@ dense. The squared error under the metrics is the tail of the spectrum, Σ_{j > 
     two_sided         mean g gᵀ          mean x xᵀ         the K-FAC quadratic (Martens and Grosse, ICML 2015)
 
 Here, x denotes the inputs and g the gradients at the outputs. F is the mean over texts of the squared gradient of the
-log-likelihood, squared for each text separately and not for a whole batch. S is the mean over texts of the absolute gradient.
+log-likelihood, squared per text rather than per batch. S is the mean over texts of the absolute gradient.
 The FWSVD paper writes y = x W, so its "rows" are inputs, which corresponds to `fwsvd_columns`. The official code of Banaei et
-al. weights the rows of PyTorch's W (`fwsvd_rows`). For absolute gradients, it multiplies each row by Σ_j S_ij, which is
-equivalent to squaring our R.
+al. weights the rows of PyTorch's W (`fwsvd_rows`). For absolute gradients, that code multiplies each row by Σ_j S_ij,
+which is equivalent to squaring our R.
 
-The preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2021) truncates the matrix of unit rows u_i and
-then restores the length of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i onto the row
-space of B, this maximises Σ_i cos²(w_i, ŵ_i) exactly. Zero rows stay zero.
+The preset "direction" (Bałazy et al., "Direction is what you need", RepL4NLP 2021) truncates the SVD of the matrix of unit rows
+u_i and then restores the norm of every row, ŵ_i = ‖w_i‖ · f_i / ‖f_i‖ with f = A B. Since f_i is the projection of u_i onto the
+row space of B, this maximises Σ_i cos²(w_i, ŵ_i) exactly. Zero rows stay zero.
 
-The SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
+Our SVD is exact, whereas the paper (arXiv 2302.04045) uses a randomised SVD whose number of iterations is chosen by test
 perplexity.
 """
 

@@ -5,7 +5,7 @@ six stacked (384, 384) matrices become (6, 384, 384). The slabs share one basis 
 
     minimise ‖T - core ×₁ P ×₂ L ×₃ R‖_F over core (p, l, r), P (slabs, p), L (height, l), R (cols, r)
 
-A single size s determines l = min(s, height) and r = min(s, cols), both capped at the largest rank that the other sides allow.
+A single size s determines l = min(s, height) and r = min(s, cols), both capped at the largest rank that the other modes allow.
 The stored parameters are
 
     p · l · r + height · l + cols · r                     p = slabs: P is a rotation and is absorbed into the core
@@ -23,7 +23,7 @@ with .828 for one slab per matrix; at a ratio of 20, the errors are .925 and .91
 (`benchmarks/tucker_slabs.py`).
 
 The official repository of arXiv 2302.04045 uses the attention heads of a matrix as slabs (the heads of all layers if they form
-one group) and, for word embeddings, square slabs padded with rows of zeros. The ranks of all three sides are specified
+one group) and, for word embeddings, square slabs padded with rows of zeros. There, the ranks of all three modes are specified
 separately. The core and factors are initialised with tensorly's `tucker` and trained with Adam on the autoencoder's losses.
 """
 
@@ -62,7 +62,7 @@ class Tucker(Method):
         metadata={"help": "Rank across slabs. 0 keeps the full rank.", "range": (0, MOST_SLABS)},
     )
     iterations: int = field(
-        default=5, metadata={"help": "Rounds of orthogonal iteration after the higher-order SVD.", "range": (0, 100)}
+        default=5, metadata={"help": "Number of rounds of orthogonal iteration after the higher-order SVD.", "range": (0, 100)}
     )
 
     def tensor_sides(self, rows: int, cols: int) -> tuple[int, int, int]:
@@ -110,7 +110,7 @@ def _divisor_below(number: int, limit: int) -> int:
 
 
 def _divisor_near(number: int, wanted: int) -> int:
-    """The divisor of `number` closest to `wanted` by ratio; ties go to the smaller divisor."""
+    """The divisor of `number` closest in ratio to `wanted`; ties go to the smaller divisor."""
     above = next((divisor for divisor in range(wanted, number + 1) if number % divisor == 0), number)
     below = _divisor_below(number, wanted)
     return below if below * above >= wanted**2 else above

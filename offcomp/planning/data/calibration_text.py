@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 BUNDLED_FILE = assets_folder() / "tasks" / "sentiment.csv"
 WEIGHTINGS = ("output", "equal")
-LONGEST_TEXT = 20_000  # characters; no model reads further
+LONGEST_TEXT = 20_000  # characters; no model reads more
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CalibrationText:
     weighting: str = "output"
 
     def fault(self) -> str | None:
-        """Check the file without reading it. Returns a sentence that describes the fault, or None if there is none."""
+        """Check the file without reading it. Returns a sentence that describes the fault, or None if no fault is found."""
         if self.text == BUNDLED:
             return None
         try:
@@ -80,7 +80,7 @@ class CalibrationText:
         return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
     def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:
-        """The text of every row ("" if missing), the number of rows read, the number left out for each reason, and notes."""
+        """The text of every row ("" if missing), the number of rows read, the number left out by reason, and any notes."""
         if self.text == BUNDLED:
             table = read_table(BUNDLED_FILE).table.to_pandas()
             available = table[table["split"] == "train"]["text"]

@@ -3,7 +3,7 @@
 No row is dropped silently. RFC 4180 requires a closing quotation mark to be followed by a delimiter or a line break. An opening
 quotation mark that is not closed in this way is treated as an ordinary character if its line is a complete row; otherwise, an
 error that names the row is raised. The same applies to a mark that is closed so late that its cell would swallow complete rows.
-Rows with more or fewer cells than the header are left out and counted; if there are too many, an error names the first.
+Rows with more or fewer cells than the header are left out and counted; too many of them raise an error that names the first.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ DELIMITERS = (",", ";", "\t", "|")
 MARK = '"'
 SAMPLE = 2**16  # characters used to detect the delimiter
 MOST_RAGGED = 0.1  # fraction of the rows
-MOST_CLASSES = 50  # maximum number of distinct values in a column that is recognised by its values
-MOST_SHAPES = 5  # maximum number of distinct patterns in a column of identifiers, ignoring their digits
+MOST_CLASSES = 50  # a column with more distinct values than this is not treated as categorical
+MOST_SHAPES = 5  # maximum number of distinct patterns in a column of identifiers, ignoring digits
 LINE_END = re.compile(r"\r\n|\n|\r")
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+(?:[eE][-+]?\d+)?\s*")
 CLOSED_WRONGLY = (
     "has an opening quotation mark that is not closed before the next {}; double the quotation marks within a cell, "
-    "or remove those that are not meant to quote a cell"
+    "or remove any that do not enclose a cell"
 )
 
 
@@ -54,7 +54,7 @@ class Rows:
 
 
 class Record(NamedTuple):
-    """The text between two unquoted line breaks; `line` is the number of its first line, counting from 1.
+    """The text between two unquoted line breaks; `line` is the 1-based number of its first line.
 
     quoted      whether any cell is quoted
     closed      whether quotes are closed as RFC 4180 requires
@@ -73,7 +73,7 @@ class Record(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """The lines of the record; there are several if a quoted cell contains line breaks."""
+        """The lines of the record; more than one if a quoted cell contains line breaks."""
         return LINE_END.split(self.text) if self.quoted else [self.text]
 
 
@@ -101,7 +101,7 @@ def parse_tsv(text: str) -> Rows:
 
 
 def _quoted_throughout(text: str) -> Rows | None:
-    """Parse tab-separated text with quoting; returns None if any row is malformed."""
+    """Parse tab-separated text with quoting; return None if any row is malformed."""
     try:
         rows = _rows(text, "\t", quoting=True)
     except InputError:
@@ -110,7 +110,7 @@ def _quoted_throughout(text: str) -> Rows | None:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter for which the most rows have as many cells as the header; empty if no delimiter splits the header."""
+    """The delimiter for which the largest number of rows match the header's width; empty if no delimiter splits the header."""
     sample = text if len(text) <= SAMPLE else text[: max(text.rfind("\n", 0, SAMPLE), text.rfind("\r", 0, SAMPLE)) + 1]
     fits: dict[str, tuple[float, int]] = {}
     for delimiter in DELIMITERS:
@@ -171,14 +171,14 @@ def _named(delimiter: str) -> str:
 
 
 def _trimmed(cells: list[str], width: int) -> list[str]:
-    """Drop the empty cells that spreadsheets add beyond the last column."""
+    """Drop the empty cells that spreadsheets add after the last column."""
     while len(cells) > width and not cells[-1]:
         cells = cells[:-1]
     return cells
 
 
 class _Splitter:
-    """Tell multi-line cells from rows swallowed by a stray quotation mark, by comparing their lines with the other rows."""
+    """Tells multi-line cells from rows swallowed by a stray quotation mark, by comparing their lines with other rows."""
 
     def __init__(self, records: Sequence[Record], width: int, delimiter: str):
         self.width, self.delimiter = width, delimiter
@@ -189,7 +189,7 @@ class _Splitter:
         self.tests = [_value_test([cells[index] for cells in fitting]) for index in range(width)] if has_multiline else []
 
     def parts(self, record: Record, row: int) -> list[Record]:
-        """The rows in a record, normally just one. Raises InputError if its lines should be separate rows but are malformed."""
+        """The rows in a record, normally just one. Raises InputError if it spans several rows and one is malformed."""
         lines = record.lines
         fits = len(_trimmed(record.cells, self.width)) == self.width
         if len(lines) == 1 or (fits and not self._swallows(lines, _location(row, record.line))):
@@ -217,7 +217,7 @@ class _Splitter:
         return False
 
     def _is_row(self, cells: Sequence[str]) -> bool:
-        """Whether cells look like other values of their columns; the first free-text column may contain the delimiter."""
+        """Whether the cells resemble other values in their columns; the first free-text column may contain the delimiter."""
         if len(cells) < self.width or (len(cells) > self.width and all(self.tests)):
             return False
         free = next((index for index, test in enumerate(self.tests) if test is None), 0)
@@ -225,7 +225,7 @@ class _Splitter:
 
 
 def _value_test(values: Sequence[str]) -> Callable[[str], bool] | None:
-    """A predicate that recognises values of a column; None if the column is free text or has too few values."""
+    """A predicate that recognises the values of a column; None if the column is free text or has too few values."""
     distinct = {value.strip() for value in values}
     if len(values) < 2 or not distinct - {""}:
         return None
@@ -242,7 +242,7 @@ def _digit_pattern(value: str) -> str:
 
 
 def _records(text: str, delimiter: str, quoting: bool) -> Iterator[Record]:
-    """Yield all records after skipping any blank ones at the start."""
+    """Yield all records, except for blank ones at the start."""
     position, number, end, started = 0, 1, len(text), False
     while position < end:
         match = LINE_END.search(text, position)
@@ -267,7 +267,7 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, bool] | None:
-    """The cells of the record at `position`, where it ends, and whether any cell is quoted; None if a quote is not closed."""
+    """The cells of the record at `position`, its end, and whether any cell is quoted; None if a quotation mark is unclosed."""
     cells, quoted = [], False
     plain = re.compile(rf"[^{re.escape(delimiter)}\r\n]*")  # an unquoted cell
     while True:
@@ -288,7 +288,7 @@ def _record(text: str, position: int, delimiter: str) -> tuple[list[str], int, b
 
 
 def _closing(text: str, start: int) -> int:
-    """Index of the quotation mark that closes a cell, or -1 if there is none. Doubled marks are part of the content."""
+    """Index of the quotation mark that closes a cell, or -1 if the cell is unclosed. Doubled marks are part of the content."""
     index = text.find(MARK, start)
     while index >= 0 and text.startswith(MARK, index + 1):
         index = text.find(MARK, index + 2)

@@ -89,8 +89,8 @@ def label_order(head: ModelHead, names: Sequence[str], labels: Sequence[str] | N
         return LabelOrder(tuple(model_names.index(name) for name in data_names), "name")
     if not (_are_generic(model_names) or _are_generic(data_names)):
         raise TaskError(
-            f"the classes of {model} are {shortly(own)}, but those of the data are {shortly(names)}; match them with the "
-            "task's option labels (--labels A,B): list the data's class names in the order of the model's outputs"
+            f"the classes of {model} are {shortly(own)}, but those of the data are {shortly(names)}; use the task's "
+            "option labels (--labels A,B) to list the data's class names in the order of the model's outputs"
         )
     return LabelOrder(tuple(range(count)), "index")
 
@@ -123,7 +123,7 @@ def check_kind(head: ModelHead, *, regression: bool) -> None:
 
 
 def _normalised(name: str) -> str:
-    """Normalise a class name: lower case, no spaces or punctuation, one name for all synonyms, and 0 for LABEL_0."""
+    """Normalise a class name: lower case, no spaces or punctuation, synonyms unified, and LABEL_0 reduced to 0."""
     plain = re.sub(r"^(label|class)(?=\d+$)", "", re.sub(r"[\W_]", "", name.casefold()))
     return CANONICAL_NAMES.get(plain, plain)
 

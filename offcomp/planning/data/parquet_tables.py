@@ -17,7 +17,7 @@ LARGEST_CONTENT = 200_000_000
 def read_parquet(content: bytes) -> tuple[pa.Table, list[str]]:
     """The scalar columns, and the names of the nested columns (lists or objects), which are not read.
 
-    Raises InputError if the decompressed size exceeds LARGEST_CONTENT, or pyarrow's own errors if the file is corrupted.
+    Raises InputError if the decompressed size exceeds LARGEST_CONTENT, or a pyarrow error if the file is corrupt.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -20,7 +20,7 @@ class RowCounts:
     """Numbers of rows read, used and left out. The rows used and the rows left out add up to the rows read.
 
     left_out    reason -> number of rows
-    notes       departures from a literal reading of the data, one clause each
+    notes       adjustments made while reading the data, one clause each
     """
 
     read: int = 0
@@ -35,7 +35,7 @@ class RowCounts:
 
 
 def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
-    """Format the counts, as in "300 rows read, 298 used: 2 empty"; empty if unknown, as in runs from older versions."""
+    """Format the counts, as in "300 rows read, 298 used: 2 empty"; "" if they are unknown, as in runs from older versions."""
     if not rows:
         return ""
     read, used = rows["read"], rows["used"]
@@ -45,17 +45,17 @@ def rows_text(rows: Mapping[str, Any] | None, what: str = "row") -> str:
 
 
 def cut_text(cut: Mapping[str, Any] | None) -> str:
-    """Format the number of truncated texts, as in "40 of 40 texts truncated to 126 tokens"; empty if zero or unknown."""
+    """Format the number of truncated texts, as in "40 of 40 texts truncated to 126 tokens"; "" if it is zero or unknown."""
     if not cut or not cut["texts"]:
         return ""
     return f"{cut['texts']:,} of {cut['of']:,} texts truncated to {cut['tokens']:,} tokens"
 
 
 def reading_text(score: Mapping[str, Any], what: str = "row") -> str:
-    """Describe how a score's examples were read: rows used and texts truncated; empty if the counts are unknown."""
+    """Describe how a score's examples were read: rows used and texts truncated; "" if the counts are unknown."""
     return "; ".join(filter(None, (rows_text(score.get("rows"), what), cut_text(score.get("cut")))))
 
 
 def calibration_reading(groups: Iterable[Mapping[str, Any]]) -> str:
-    """Describe how a run read its calibration text, as in "60 texts read, all used"; empty if no group needed any."""
+    """Describe how a run read its calibration text, as in "60 texts read, all used"; "" if no group needed any."""
     return next(filter(None, (reading_text(group.get("calibration", {}), "text") for group in groups)), "")

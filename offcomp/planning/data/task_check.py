@@ -66,12 +66,12 @@ def view_of(path: Path) -> TableView:
 
 
 def classes_of(path: Path, columns: Mapping[str, str]) -> dict[str, int]:
-    """Count the test rows of each class; `columns` maps task columns to table columns. Raises InputError."""
+    """Count the test rows per class; `columns` maps task columns to table columns. Raises InputError."""
     return dict(_classes(_Files.of(path, {WHOLE: path}), path.stem, "head", tuple(columns.items()))[0])
 
 
 def head_of_model(info: ModelInfo) -> ModelHead | None:
-    """The model's own head according to its config.json; None if the model has none or is not available locally."""
+    """The model's own head according to its config.json; None if it has no such head or is not available locally."""
     if not info.architecture.endswith(FAMILIES["head"].needs):
         return None
     try:
@@ -82,7 +82,7 @@ def head_of_model(info: ModelInfo) -> ModelHead | None:
 
 
 def task_fault(task: Task, info: ModelInfo) -> str | None:
-    """Why a task cannot be run on this model, judged without loading the model; None if no fault is found."""
+    """Why a task cannot be run on this model, determined without loading the model; None if no reason is found."""
     head = head_of_model(info) if task.family.startswith("head") else None
     try:
         adapted = adapted_to(task, head)

@@ -134,7 +134,7 @@ def content_of(values: Sequence[str | None]) -> Content:
 
 
 def _number(text: str) -> float | None:
-    """Parse a finite number with a decimal point or comma; returns None if the text is not such a number."""
+    """Parse a finite number with a decimal point or comma; return None if the text is not such a number."""
     try:
         number = float(DECIMAL_COMMA.sub(r"\1.\2", text))
     except ValueError:
@@ -157,7 +157,7 @@ def _are_row_numbers(numbers: Sequence[float]) -> bool:
 def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> dict[str, str]:
     """Map each column of the task to a column of the table. Raises TaskError if a column is missing or ambiguous.
 
-    contents    what each column of the table contains; examined only if the names do not settle the choice
+    contents    what each column of the table contains; examined only if the column names are not enough to decide
     table       the table's name in error messages
     """
     family, available = task.kind, list(contents)
@@ -183,7 +183,7 @@ def chosen_columns(task: Task, contents: Mapping[str, Content], table: str) -> d
 
 
 def _column_named(column: str, available: Sequence[str]) -> str | None:
-    """The column with this name, or else the only one that matches it or one of its aliases, ignoring case."""
+    """The column with this name, or else the only column that matches the name or one of its aliases, ignoring case."""
     if column in available:
         return column
     names = (column, *ALIASES.get(column, ()))
@@ -264,7 +264,7 @@ class _ColumnChooser:
 
 
 def _named_pair(texts: Sequence[str]) -> tuple[str, str] | None:
-    """The only two columns whose names form a pair; None if there is no such pair or more than one."""
+    """The only two columns whose names form a pair; None unless there is exactly one such pair."""
     pairs = [pair for pair in permutations(texts, 2) if _are_pair(*(name.strip().lower() for name in pair))]
     return pairs[0] if len(pairs) == 1 else None
 

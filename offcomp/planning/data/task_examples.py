@@ -52,7 +52,7 @@ def examples_of(
 
 
 def class_names_of(published: Sequence[str], present: Collection[str], *, trains: bool) -> list[str]:
-    """Class names in the order published by the source (only those present if the task trains), otherwise sorted."""
+    """Class names published by the source (only those in the data if the task trains), or else those in the data, sorted."""
     return [name for name in published if name in present or not trains] or sorted_classes(present)
 
 
@@ -61,7 +61,7 @@ def with_content(examples: pd.DataFrame, name: str) -> pd.DataFrame:
     blank = examples.apply(lambda column: column.isna() | (column.str.strip() == "")).any(axis=1)
     kept = examples[~blank].reset_index(drop=True)
     if blank.any():
-        log.info("%s: %d of %d rows were left out because of an empty cell", name, int(blank.sum()), len(blank))
+        log.info("%s: %d of %d rows were left out because of empty cells", name, int(blank.sum()), len(blank))
     return kept
 
 

@@ -67,7 +67,7 @@ def task_name(task: str | Task) -> str:
 def own_task(
     data: str, family: str, columns: Mapping[str, str], source: str = "", options: Mapping[str, Any] | None = None
 ) -> Task:
-    """A task that reads a user's file or folder and is named after it. The path is made absolute for the workers.
+    """A task that reads a user's file or folder and is named after it. The path is made absolute so that workers can find it.
 
     Raises InputError if `data` is not a valid path.
     """
@@ -94,7 +94,7 @@ def task_faults(tasks: Sequence[str | Task], architecture: str, reads_text: bool
 
 
 def described_faults(task: Task) -> list[str]:
-    """Faults in the description of a task that can be found without reading its data, one sentence each."""
+    """Faults in a task's description that can be found without reading its data, one sentence each."""
     where = f"task {task.name!r}"
     faults = [*_column_faults(task, where), *_option_faults(task, where), *_metric_faults(task, where)]
     if any(known.name == task.name and known != task for known in TASKS):
@@ -129,7 +129,7 @@ def _metric_faults(task: Task, where: str) -> Iterator[str]:
 
 
 def data_fault(data: str) -> str | None:
-    """A sentence that says what is wrong with the location of the data; None if it is valid."""
+    """A sentence that says what is wrong with the location of the data; None if the location is valid."""
     if data.startswith(BUNDLED):
         known = sorted({task.data for task in TASKS if task.bundled})
         return None if data in known else f"{data!r} is not bundled with offcomp; choose from {', '.join(known)}."

@@ -1,6 +1,6 @@
 """Find the files of a task and read their tables, by split. No torch.
 
-A folder contains one file per split, named after the split. A single file is divided by its column `split`, if it has one.
+A folder contains one file per split, named after the split. A single file is divided into splits by its column `split`, if any.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def location_of(task: Task) -> Path | None:
 
 
 def all_files(path: Path) -> list[Path]:
-    """All files that examples may be read from: the path itself or, in a folder, every file named after a split."""
+    """All files that examples may be read from: the path itself or, if it is a folder, its files named after splits."""
     if not path.is_dir():
         return [path]
     return [file for split in SPLITS for file in _files_of_split(path, split)]
 
 
 def files_by_split(path: Path) -> dict[str, Path]:
-    """Map each split to its file; if the path is a single file, it is stored under WHOLE.
+    """Map each split to its file; if the path is a single file, its key is WHOLE.
 
     Raises TaskError if a split has several files, or if no split has a file.
     """

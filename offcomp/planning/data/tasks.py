@@ -193,7 +193,7 @@ WITHOUT_TEXT = ("Matrices",)
 
 
 def unfit(task: Task, architecture: str, reads_text: bool = True) -> str | None:
-    """Why a model of this class does not support the task, in one sentence; None if it does.
+    """Why a model of this class does not support the task, in one sentence; None if the task is supported.
 
     reads_text    whether text tokens are the model's only input; see `ModelInfo`
     """

@@ -3,7 +3,7 @@
 The delimiter of a .csv (comma, semicolon, tab or |) is detected, and its cells may be quoted as in RFC 4180; a .tsv normally
 has no quoting. The cells of both formats are kept as text: NA, null and None are ordinary words, and only empty cells are
 missing values. Text is decoded as UTF-8, or as UTF-16 or UTF-32 if it starts with a byte order mark. Any other text is decoded
-as Windows-1252, which is reported. Rows read and left out are counted, and departures from a literal reading are noted.
+as Windows-1252, and a note says so. Rows read and left out are counted, and any adjustments made while reading are noted.
 
     >>> parse("mine.csv", b"text;label\\nfine;1\\n").table.column_names
     ['text', 'label']
@@ -55,7 +55,7 @@ class TextTable:
     table       every column of a .csv, .tsv or .txt is large_string, with "" for empty cells
     rows_read   number of rows in the file, excluding the header
     left_out    reason -> number of rows that are not in `table`; with the rows in `table`, they add up to `rows_read`
-    notes       departures from a literal reading of the file, one clause each
+    notes       adjustments made while reading the file, one clause each
     """
 
     table: pa.Table
@@ -270,7 +270,7 @@ def _decoded_as_windows_1252(content: bytes, error: UnicodeDecodeError) -> str:
     lenient = content.decode("utf-8", errors="replace")
     damaged = lenient.count("\ufffd") - content.count("\ufffd".encode())
     if len(re.findall(r"[^\x00-\x7f]", lenient)) > 2 * damaged:
-        raise InputError(f"line {line} contains a damaged character, but the rest is UTF-8; fix that line")
+        raise InputError(f"line {line} contains a damaged character, but the rest of the file is UTF-8; fix that line")
     try:
         return content.decode("cp1252")
     except UnicodeDecodeError:

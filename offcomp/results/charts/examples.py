@@ -1,4 +1,4 @@
-"""Tables, sentences and charts of the individual predictions that changed, for one run or for two runs side by side.
+"""Tables, summaries and charts of the individual predictions that changed, for one run or two runs side by side.
 
 `run.json` lists every flipped prediction and, for tasks without classes, the examples that changed most. Unchanged predictions
 are only counted.
@@ -39,7 +39,7 @@ def score_of(run: Run, task: str) -> Score:
 
 
 def outcome_table(score: Score) -> pd.DataFrame:
-    """One row per outcome in CELLS: before, after, number and share of answers, and the number of listed answers."""
+    """One row per outcome in CELLS: the answer before and after, the number and share of answers, and how many are listed."""
     n, paired = score["compressed"]["n"], score["paired"]
     lost, won = paired["right_to_wrong"], paired["wrong_to_right"]
     right = round(score["original"]["value"] * n)
@@ -103,12 +103,12 @@ def outcome_answer(run: Run, task: str) -> str:
 
 
 def written_p(p: float) -> str:
-    """Format a p-value with its relation sign: "= .42" or "< .001"."""
+    """Format a p-value for use in a sentence: "= .42" or "< .001"."""
     return "< .001" if p < 0.001 else f"= {p:.2g}".replace("0.", ".", 1) if p < 1 else "= 1"
 
 
 def shift_table(run: Run, task: str) -> pd.DataFrame:
-    """One row per listed example: text, true value or label, before, after and difference, largest difference first.
+    """One row per listed example, largest difference first: text, true value or label, before, after and difference.
 
     before, after    the probability of the true label; a similarity or predicted score; or a loss in nats per token
     """
@@ -178,10 +178,10 @@ def shift_answer(run: Run, task: str) -> str:
 
 
 def joint_table(first: Run, second: Run, task: str) -> pd.DataFrame:
-    """One row per example listed by either run, with the values of the original and both runs, largest difference first.
+    """One row per example listed by either run, with the values for the original and both runs, largest difference first.
 
     Both runs must have been scored on the same examples. A value is missing if its run does not list the example: either the
-    run gave the same answer as the original, or, on a task without classes, it changed other examples more.
+    run gave the same answer as the original, or, on a task without classes, other examples changed more.
     """
     tables = [shift_table(run, task).drop_duplicates("text").set_index("text") for run in (first, second)]
     texts = list(dict.fromkeys(text for table in tables for text in table.index))
@@ -214,7 +214,7 @@ def joint_words(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def joint_answer(first: Run, second: Run, names: tuple[str, str], task: str) -> str:
-    """State on how many examples two runs differ, and how often each of them is right."""
+    """State how many examples the two runs differ on, and how often each run is right."""
     score, table = score_of(first, task), joint_table(first, second, task)
     if not has_classes(score):
         shared = int(table[["first", "second"]].notna().all(axis=1).sum())

@@ -70,7 +70,7 @@ def _clipped(pixels: int, limits: tuple[int, int]) -> int:
 def _pair_hover(row: Mapping[Hashable, Any]) -> str:
     pair = f"<b>{literal_text(module_words((row['first'], row['second'])))}</b>"
     if pd.isna(row["gain"]):
-        return f"{pair}<br>do not fit into one matrix"
+        return f"{pair}<br>cannot be stacked into one matrix"
     return (
         f"{pair}<br>stacked by {row['stack']}, {1000 * row['gain']:+.1f} thousandths<br>"
         f"{row['separate_error']:.3f} separately, {row['joint_error']:.3f} together<br>"

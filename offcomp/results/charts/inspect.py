@@ -29,7 +29,7 @@ MAP_MARGINS = {"l": 50, "r": 4, "t": 34, "b": 76}
 
 
 def spectrum_figure(table: pd.DataFrame, rank: int, palette: Palette) -> go.Figure:
-    """Plot singular values (log scale), filled up to `rank`, and those of a random matrix; ranks that save nothing are grey."""
+    """Plot singular values (log scale), shaded up to `rank`, and those of a random matrix; ranks that save nothing are grey."""
     values, noise = table["singular_value"].to_numpy(), table["random_value"].to_numpy()
     top = float(max(values[0], noise[0], np.finfo(np.float32).tiny))
     positive = values[values > 0]
@@ -252,7 +252,7 @@ def rows_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
     }
     low = float(table["cosine"].min()) if len(table) else 0.0
     lowest = floor(10 * low - 0.2) / 10 if low > 0.1 else -0.02
-    length_title = _axis_title("length of the row, as stored (log scale)")
+    length_title = _axis_title("row length, as stored (log scale)")
     return _finished(
         [dots, line],
         palette,

@@ -82,7 +82,7 @@ def map_figure(
 def _sizes(cells: pd.DataFrame) -> tuple[list[float], list[str], tuple[float, float], str]:
     """Colour values, cell texts, colour limits and subtitle for a map of parameters on a logarithmic scale.
 
-    Cells in layers omit the unit, which the subtitle states: billions, millions or thousands, depending on the largest matrix.
+    Cells for layers omit the unit; the subtitle gives it (billions, millions or thousands, depending on the largest matrix).
     """
     inside = cells.loc[cells["x"].notna(), "parameters"]
     most = max(inside if len(inside) else cells["parameters"], default=1)
@@ -105,7 +105,7 @@ def _errors(cells: pd.DataFrame, ratio: float) -> tuple[list[float], list[str], 
     errors, limits, legend = cells["relative_error"].dropna(), NO_LIMITS, "none known yet"
     if len(errors):
         limits = float(errors.min()) - 1e-6, float(errors.max())
-        legend = f"stronger colours are worse ({limits[0]:.2f} to {limits[1]:.2f})"
+        legend = f"stronger colours mean larger errors ({limits[0]:.2f} to {limits[1]:.2f})"
     return list(cells["relative_error"]), texts, limits, f"relative error of SVD at {ratio:g}x, each matrix alone;<br>{legend}"
 
 
@@ -120,9 +120,9 @@ def _details(cells: pd.DataFrame, ratio: float) -> list[str]:
 
 
 def _coloured(part: pd.DataFrame, columns: int, palette: Palette, colour: str, limits: tuple[float, float]) -> go.Heatmap:
-    """Heat map of similar cells: all of them span the layers or none does, and all of their values are known or none is.
+    """Heat map of cells of one sort: either all or none span the layers, and either all or none of their values are known.
 
-    Cell edges are given explicitly to draw a single row or column at the same size as any other.
+    Cell edges are given explicitly because a single row or column would otherwise be drawn at a different size.
     """
     spans, unknown = bool(part["x"].isna().all()), bool(part["value"].isna().all())
     first, width = float(part["y"].min()), 1 if spans else columns

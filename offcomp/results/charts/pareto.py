@@ -144,7 +144,7 @@ def _star(figure: go.Figure, original: pd.DataFrame, palette: Palette, metric: M
 
 
 def _labels_fit(shown: pd.DataFrame) -> bool:
-    """Whether every marker can be labelled: there are only a few, and no label would cover another marker."""
+    """Whether every marker can be labelled: there must be only a few, and no label may cover another marker."""
     points = list(zip(shown["size"], shown["value"], strict=True))
     if len(points) > MOST_LABELS:
         return False
@@ -206,7 +206,7 @@ def _on_task(shown: pd.DataFrame) -> str:
 
 
 def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
-    """Plot value against relative error, with one marker per run. The markers lie along a line if the two agree."""
+    """Plot value against relative error, with one marker per run. If value and error agree, the markers form a line."""
     table = literal(table)
     metric = metric_named(table["metric"].iloc[0])
     shown = _in_axis_units(table, metric)
@@ -221,7 +221,7 @@ def agreement_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _finished(figure: go.Figure, palette: Palette, metric: Metric, x_title: str, *, title: str, height: int) -> go.Figure:
-    """Apply the common style and put the legend below the axis, where spare rows for phones do not leave a visible gap."""
+    """Apply the common style and put the legend below the axis, where extra rows reserved for phones leave no visible gap."""
     better = "upper" if metric.direction == "higher" else "lower"
     figure.update_xaxes(title=axis_title(f"{x_title}<br>{better} left is better"), nticks=7)
     entries = sum(trace.showlegend is not False for trace in figure.data)

@@ -73,5 +73,5 @@ def size_figure(table: pd.DataFrame, palette: Palette, unit: str) -> go.Figure:
     right = max(112.0, float(shown["share"].max()) * 1.12)
     figure = dots(shown, palette, "share", number="{:.3g} %".format, details=details, hover=hover, crowded=CROWDED * right)
     figure.add_vline(x=100, line={"color": palette.series["original"], "width": 1, "dash": "dot"})
-    figure.update_xaxes(title=f"{unit} remaining, in % of the original<br>left is smaller", range=[0, right])
+    figure.update_xaxes(title=f"{unit} remaining (% of the original)<br>left is smaller", range=[0, right])
     return in_rows(figure, shown, palette, title="How much is left after compression?")

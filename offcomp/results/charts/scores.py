@@ -97,7 +97,7 @@ def score_figure(table: pd.DataFrame, palette: Palette) -> go.Figure:
 
 
 def _score_axis(figure: go.Figure, shown: pd.DataFrame, metric: Metric) -> bool:
-    """Fit the axis to intervals, baseline and labels; return whether it is logarithmic, which it is if values are far apart."""
+    """Fit the axis to intervals, baseline and labels. Use a log scale, and return True, if values are far apart."""
     factor = 100 if metric.percent else 1
     baselines = shown["baseline"].dropna()
     lowest, highest = (f([*shown["low"], *shown["high"], *baselines]) for f in (min, max))

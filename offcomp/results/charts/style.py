@@ -19,7 +19,7 @@ TITLE_PIXELS = 46
 def literal(table: pd.DataFrame) -> pd.DataFrame:
     """Escape the strings in a table for plotly, which would otherwise interpret tags, entities and %{templates}.
 
-    Every function that plots a table must call this first, since its names, titles and texts may be untrusted.
+    Every function that plots a table must call this first, since the strings in the table may be untrusted.
     """
     texts = table.select_dtypes(exclude=["number", "bool", "datetime"]).columns
     return table.assign(**{name: table[name].map(literal_text) for name in texts})
@@ -78,7 +78,7 @@ def outlined(symbol: str, size: int, colour: str) -> dict[str, Any]:
 
 
 def gain_map(cells: pd.DataFrame, limit: float, palette: Palette, *, gap: int, **options: Any) -> go.Heatmap:
-    """Heat map of cells at `x` and `y`, coloured by `gain` from -limit (worse) to limit (better), with hover texts."""
+    """Heat map of cells at `x` and `y`, coloured by `gain` from -limit (worse) to limit (better), with hover text."""
     return go.Heatmap(
         x=cells["x"],
         y=cells["y"],

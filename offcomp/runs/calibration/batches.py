@@ -36,7 +36,7 @@ class TokenBatch:
         return self.inputs["attention_mask"].bool()
 
     def parts(self, num_tokens: int, at_least: int = 1) -> Iterator[TokenBatch]:
-        """Split into similarly sized batches of at most `num_tokens` tokens, but at least `at_least` texts."""
+        """Split into batches of similar size, each with at most `num_tokens` tokens but at least `at_least` texts."""
         texts = len(self.counted)
         height = max(1, num_tokens // self.counted.shape[1])
         number = min(-(-texts // height), max(1, texts // at_least))
@@ -46,7 +46,7 @@ class TokenBatch:
 
 
 def token_batches(loaded: LoadedModel, texts: Sequence[str], max_tokens: int, special_tokens: bool) -> list[TokenBatch]:
-    """Tokenise and batch `texts`, truncated to `max_tokens`. Special tokens are counted only if `special_tokens` is set.
+    """Tokenise and batch `texts`, truncating to `max_tokens`. Special tokens are counted only if `special_tokens` is set.
 
     Texts are preprocessed as specified in the sentence-transformers folder, for example by lowercasing or adding a prompt.
 

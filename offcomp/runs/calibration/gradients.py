@@ -1,10 +1,10 @@
 """Per-text gradients of the log-likelihood with respect to weights, and second moments of the gradients at module outputs.
 
 For each text, the gradient with respect to W is G = Σ_t g_t x_tᵀ, summed over the tokens t, where g is the gradient at the
-output of W and x is the input. The texts in a batch are independent, so one backward pass through the summed log-likelihoods
-yields all g, and G is then computed for each text. The Fisher information is the mean of the squared G rather than the squared
-mean. If a module is used several times (shared layers), the gradients of all uses are summed before squaring. For an embedding
-tied to a head, only its use as an embedding counts.
+output of W and x is its input. The texts in a batch are independent, so one backward pass through the summed log-likelihoods
+yields g for every token, from which G is computed for each text. The Fisher information is the mean of the squared G rather
+than the squared mean. If a module is used several times (shared layers), the gradients of all uses are summed before squaring.
+For an embedding tied to a head, only its use as an embedding is included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from offcomp.runs.calibration.batches import TokenBatch
 from offcomp.runs.calibration.moments import counted_tokens, is_embedding, modules_of
 
 TOKENS_AT_ONCE = 64
-"""Maximum number of tokens per backward pass, to limit the memory for activations; a longer text is processed on its own."""
+"""Maximum number of tokens per backward pass, to limit activation memory; a longer text is processed on its own."""
 
 LogLikelihood = Callable[[TokenBatch], Tensor]
 """Batch -> the log-likelihood of each text (texts,), with its autograd graph."""
@@ -77,7 +77,7 @@ class GradientSums:
 
 
 def _gradient(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Tensor]:
-    """Row indices and the corresponding rows of G for one text; for an embedding, only the rows of tokens that occur."""
+    """Row indices and the corresponding rows of G for one text; for an embedding, only the rows of its tokens."""
     if uses[0][0].is_floating_point():
         return slice(None), sum((at_output.T @ inputs for inputs, at_output in uses), torch.zeros(()))
     tokens, row = torch.cat([inputs.reshape(-1) for inputs, _ in uses]).unique(return_inverse=True)
@@ -92,7 +92,7 @@ def sum_gradients(
     names: Sequence[str],
     likelihood: LogLikelihood,
 ) -> dict[ModuleSpec, GradientSums]:
-    """Sum the named statistics ("fisher", "sensitivity", "row_moment") of each module in forward and backward passes."""
+    """Sum the named statistics ("fisher", "sensitivity", "row_moment") of each module over forward and backward passes."""
     totals = {}
     for spec in specs:
         sums = {name: torch.zeros(spec.shape, device=model.device) for name in names if name != "row_moment"}
@@ -125,7 +125,7 @@ class _Backward:
             if total.requires_grad:
                 total.backward()
         for spec, uses in self._uses.items():
-            self._add(spec, uses)  # if some uses received no gradient, for example in a branch outside the likelihood
+            self._add(spec, uses)  # the uses left over if some received no gradient, for example in an unused branch
 
     def _forward_hook(self, spec: ModuleSpec) -> Any:
         def see(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class _Backward:
         return see
 
     def _collect(self, spec: ModuleSpec, numbers: bool, inputs: Tensor, gradient: Tensor) -> None:
-        """Backward hook: collect the gradient at an output, and add up a module's uses once all gradients have arrived."""
+        """Backward hook: collect the gradient of an output, and add all of a module's uses once their gradients are known."""
         own = gradient[..., spec.start : spec.start + spec.rows] if spec.fused else gradient
         total = self.totals[spec]
         total.add_tokens(counted_tokens(own, self.batch.counted))

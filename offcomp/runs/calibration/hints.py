@@ -17,7 +17,7 @@ from offcomp.runs.calibration.passes import FLOAT32_BYTES, Calibration, Changes
 class GroupHints:
     """Implements `Hints` for a group of modules of a loaded model, stacked as specified by `stack`.
 
-    Used as a context manager, it restores all substituted weights at the end of the block, bit for bit. `before` returns the
+    When used as a context manager, restores all substituted weights bit for bit at the end of the block. `before` returns the
     reconstructions of previously compressed groups.
     """
 
@@ -40,7 +40,7 @@ class GroupHints:
         self.restore()
 
     def statistics(self, index: int) -> MemberStatistics:
-        """Statistics of a member, computed on access with all substituted members in place."""
+        """Statistics of a member, computed on access with all substitutions applied."""
         return MemberStatistics(self, self.specs[index], self.embeddings[index])
 
     def release(self) -> None:
@@ -48,7 +48,7 @@ class GroupHints:
         self.calibration.forget()
 
     def use_compressed_predecessors(self) -> None:
-        """From now on, compute statistics with the previously compressed groups in place."""
+        """From now on, compute statistics with previously compressed groups replaced by their reconstructions."""
         self.has_substitutes = True
         self.calibration.change(self._before)
 
@@ -64,7 +64,7 @@ class GroupHints:
             self.calibration.restore()
 
     def output_error(self, reconstructions: Mapping[ModuleSpec, Tensor], *, held_out: bool) -> float | None:
-        """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members. X are the inputs in the original model, with tokens weighted like the moments.
+        """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ over all members. X contains the original model's inputs, weighted as in the moments.
 
         Measured on held-out text or on the text used for fitting; None if that text is empty or all outputs are zero. Undoes
         all substitutions.
@@ -110,7 +110,7 @@ class GroupHints:
 
 
 def share_of_outputs(sums: Collection[tuple[float, float]]) -> float | None:
-    """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ from (squared error, squared norm) of each member; None if there are no outputs or all are zero."""
+    """‖(W-Ŵ)Xᵀ‖ / ‖WXᵀ‖ from each member's (squared error, squared norm); None if there are no outputs or all are zero."""
     exact = sum(energy for _, energy in sums)
     return sqrt(sum(error for error, _ in sums) / exact) if exact else None
 

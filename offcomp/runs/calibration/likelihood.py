@@ -68,7 +68,7 @@ class Likelihood:
         return logits.log_softmax(1).gather(1, labels)[:, 0]
 
     def of_embedding(self, batch: TokenBatch) -> Tensor:
-        """Log density of a Gaussian around the mean of the last hidden states. Pooling, Dense and Normalize are ignored."""
+        """Log density of a Gaussian around the mean of the last hidden states. Ignores Pooling, Dense and Normalize modules."""
         hidden = self.model(**batch.inputs, output_hidden_states=True)
         last = hidden.last_hidden_state if "last_hidden_state" in hidden else hidden.hidden_states[-1]
         mask = batch.real.unsqueeze(-1).to(last.dtype)

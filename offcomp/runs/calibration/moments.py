@@ -111,7 +111,7 @@ def is_embedding(module: nn.Module) -> bool:
 def counted_tokens(values: Tensor, counted: Tensor, numbers: bool = False) -> Tensor:
     """Select the vectors (tokens, width), or token ids (tokens,), of the counted tokens.
 
-    Values that are not laid out by text and token (pooled vectors, position embeddings) are all selected.
+    If the values are not arranged by text and token (pooled vectors, position embeddings), all of them are selected.
     """
     by_token = values.shape if numbers else values.shape[:-1]
     flat = values.reshape(-1) if numbers else values.reshape(-1, values.shape[-1])
@@ -205,7 +205,7 @@ def output_errors(
     batches: Sequence[TokenBatch],
     weighting: str,
 ) -> dict[ModuleSpec, tuple[float, float]]:
-    """Sums of ‖(W-Ŵ)x‖² and ‖Wx‖² over tokens for each module, weighted like the moments. The model is not modified."""
+    """Sums of ‖(W-Ŵ)x‖² and ‖Wx‖² over tokens for each module, weighted as in the moments. The model is not modified."""
     sums = {spec: [0.0, 0.0] for spec in reconstructions}
 
     def watcher(spec: ModuleSpec, inputs: Tensor, output: Tensor) -> None:
@@ -223,7 +223,7 @@ def output_errors(
 
 
 def token_weights(output: Tensor) -> Tensor:
-    """1 / ‖y‖² of each token's output y (tokens, rows), in float64; 0 where y is 0.
+    """1 / ‖y‖² for each token's output y (tokens, rows), in float64; 0 where y is 0.
 
     Norms are clamped to at least SHORTEST times the median; otherwise, a token with near-zero output would dominate.
     """

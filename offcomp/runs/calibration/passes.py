@@ -30,7 +30,7 @@ FLOAT32_BYTES = 4
 Changes = Callable[[], Iterable[Mapping[ModuleSpec, Tensor]]]
 """A function that returns replacements for a model's matrices, for example the reconstructions of each group in turn."""
 Gather = Callable[[list[ModuleSpec]], Callable[[ModuleSpec], Any]]
-"""A function that gathers a statistic of some modules from the text and returns its getter (call it once per module)."""
+"""A function that gathers a statistic for some modules and returns a lookup function, to be called once per module."""
 
 
 class Calibration:
@@ -90,7 +90,7 @@ class Calibration:
 
     @property
     def cut(self) -> dict[str, int]:
-        """The number of truncated texts, their total and the token limit; empty if no text is truncated."""
+        """Number of truncated texts, total number of texts and token limit; empty if no text is truncated."""
         batches = [*self.batches, *self.held_out]
         cut, texts = sum(batch.num_cut for batch in batches), sum(len(batch.counted) for batch in batches)
         return {"texts": cut, "of": texts, "tokens": self.limit} if cut else {}
@@ -175,11 +175,11 @@ class Calibration:
 
     @property
     def _later(self) -> tuple[ModuleSpec, ...]:
-        """Modules whose statistics are gathered in advance; none if the model is changed, since it will change again."""
+        """Modules whose statistics are gathered in advance; empty once the model is changed, since more changes will follow."""
         return () if self._is_changed else self._ahead
 
     def _first(self, specs: Sequence[ModuleSpec], name: str, cache_bytes: int, gather: Gather) -> Any:
-        """A statistic of the first module, either cached or gathered along with others that are likely to be needed next."""
+        """A statistic of the first module, either cached or gathered now, along with others likely to be needed next."""
         if (specs[0], name) not in self._kept:
             missing = [spec for spec in dict.fromkeys(specs) if (spec, name) not in self._kept]
             sizes = accumulate(_num_bytes(spec, name) for spec in missing)

@@ -83,7 +83,7 @@ def _show(figure: go.Figure, table: pd.DataFrame, document: Document, purpose: s
 
 
 def _formats(table: pd.DataFrame) -> dict[str, Any]:
-    """Format scores with three decimals and ratios with three significant digits, and fix the width of text columns."""
+    """Format scores to three decimal places and ratios to three significant digits, and fix the width of text columns."""
     column = st.column_config
     floats = [name for name in table.columns if is_float_dtype(table[name])]
     numbers = {name: column.NumberColumn(format="%.3g" if "ratio" in name else "%.3f") for name in floats}
@@ -94,7 +94,7 @@ def show_provenance(document: Document) -> None:
     """Show where the numbers come from and how to reproduce them."""
     st.caption(
         f"Bundled measurement: {plain(atlas.provenance(document))}. Nothing on this page was computed live. "
-        f"To reproduce it, run {code(COMMAND.format(document['model']) + ' --fresh')} in a clone of offcomp; "
+        f"To reproduce the measurements, run {code(COMMAND.format(document['model']) + ' --fresh')} in a clone of offcomp; "
         "add `--data FOLDER` to include STS-B."
     )
 

@@ -27,14 +27,14 @@ FEWEST_TO_AGREE = 3
 
 
 def show_front(runs: Sequence[Run]) -> None:
-    """Show which run does best for its size: a chart, a summary, a table, and the runs left out, with reasons."""
+    """Show which runs perform best for their size: a chart, a summary, a table, and why any runs are left out."""
     runs, others = _of_one_model(runs)
     names, measures = short_names(runs), measures_of(runs)
     measure = _choose_measure(measures)
     shown, left_out = sharing_an_axis(runs, measure)
     summary = f"{len(shown)} of {len(runs) + len(others)} runs shown."
     if others:
-        summary += f" {len(others)} left out because they compress other models, so sizes and scores are not comparable."
+        summary += f" {len(others)} left out because they compress other models, so their sizes and scores are not comparable."
     if left_out:
         summary += f" Not on this axis: {pareto.left_out_text(left_out, names)}."
     if not shown:
@@ -80,7 +80,7 @@ def _show_picked(runs: Sequence[Run], names: Mapping[str, str]) -> None:
 
 
 def _of_one_model(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Split the runs into those of the chosen model and all others; the selector appears only for several models."""
+    """Split the runs into those of the chosen model and all others; a selector appears only if there are several models."""
     titles = model_titles(runs)
     models = list(dict.fromkeys(titles.values()))
     if len(models) == 1:
@@ -103,17 +103,17 @@ def _reading(table: pd.DataFrame, references: pd.DataFrame) -> str:
     parts = ["Click a mark to select its run."]
     if not runs["on_front"].all():
         parts.append(
-            "Pale: another run is at least as small and as good, and better in one; if bars overlap, this may be due to chance."
+            "Pale: dominated by another run, which is at least as small and as good; if bars overlap, this may be chance."
         )
     if len(runs) > MOST_BARS and metric_named(table["metric"].iloc[0]) is not ERROR:
         parts.append("With this many runs, only those on the Pareto front show a 95 % interval.")
     if len(references):
-        parts.append("Dashed lines: bundled measurements with every linear weight rounded; the legend gives their sizes.")
+        parts.append("Dashed lines: bundled measurements with every linear weight rounded; the legend shows the sizes.")
     return " ".join(parts)
 
 
 def agreement_measure(runs: Sequence[Run]) -> str | None:
-    """Return the task whose score to plot against error: the chosen one if it has enough runs, else the first that does."""
+    """Return the task whose score is plotted against error: the chosen task if it has enough runs, else the first that does."""
     scored = [measure for measure in measures_of(runs) if measure != ERROR.name]
     chosen = st.session_state.get(MEASURE)
     ordered = sorted(scored, key=lambda measure: measure != chosen)

@@ -115,7 +115,7 @@ def _card(run: Run, *, brief: bool, model: str) -> None:
 
 
 def _agreeing(run: Run, score: Score) -> str:
-    """Describe how many answers match the original's; empty for a single task, which has a separate metric for this."""
+    """Describe how many answers match the original's; empty if there is only one task, which has its own metric for this."""
     agreement = score["paired"].get("agreement")
     several = len(result_of(run)["scores"]) > 1
     return f"; {scores.metric_of(score).number(agreement)} of answers unchanged" if several and agreement is not None else ""
@@ -169,7 +169,7 @@ def show_errors(runs: Sequence[Run]) -> None:
 
 
 def score_panels(runs: Sequence[Run]) -> list[Callable[[], object]]:
-    """Return one function per task that draws its chart and table, or a single one that reports missing scores."""
+    """Return one function per task that draws its chart and table, or a single function that reports missing scores."""
     table = score_table(runs)
     parts = [part for _, part in table.groupby(["task", "metric"], sort=False)]
     return [partial(_score_panel, runs, part) for part in parts] or [partial(st.caption, NO_SCORE)]

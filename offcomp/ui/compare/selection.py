@@ -29,7 +29,7 @@ MOST_PROBLEMS = 5
 def choose_runs() -> list[Run]:
     """Return the runs to show: those in the URL, or else the newest comparable ones. Compare and Examples share the choice.
 
-    The choice is written back to the URL. A link is applied only if it differs from the URL last written.
+    The choice is written back to the URL. A link is applied only if it differs from the last URL written.
     """
     everything = RunStore().all()
     own = [run for run in everything if run.status == "done"]
@@ -69,13 +69,13 @@ def _linked_ids() -> list[str]:
 
 
 def _link_is_new() -> bool:
-    """Return whether the URL's runs still need to be applied: true on the first visit or if the page did not write them."""
+    """Return whether the URL's runs still need to be applied: true on the first visit or if the page did not write the URL."""
     state = st.session_state
     return SELECTION not in state or st.query_params.get(draft.RUNS, "") not in ("", state.get(WRITTEN))
 
 
 def _apply_link(everything: Sequence[Run], own: Sequence[Run], bundled: Sequence[Run]) -> None:
-    """Select the runs in the URL unless the page wrote them; if the URL lists none, select the newest comparable runs."""
+    """Select the runs in the URL unless the page itself wrote them; if there are none, select the newest comparable runs."""
     state, linked = st.session_state, st.query_params.get(draft.RUNS, "")
     if not _link_is_new():
         return
@@ -126,7 +126,7 @@ def _choose(names: list[str]) -> None:
 
 
 def _write(chosen: Sequence[str], newest: Sequence[str]) -> None:
-    """Write the choice to the URL. A single word stands for the newest runs because a long list of ids would not fit."""
+    """Write the choice to the URL. The newest runs are written as a single word because a long list of ids would not fit."""
     text = draft.EVERY_RUN if len(chosen) > COLLAPSED_FROM and set(chosen) == set(newest) else ",".join(chosen)
     st.session_state[WRITTEN] = text
     draft.note(draft.RUNS, text, default="")

@@ -143,13 +143,13 @@ def _choose_modules(info: ModelInfo) -> tuple[ModuleSpec, ...]:
                 list(other_weights),
                 key=key,
                 on_change=lambda: draft.replace(info, other_weights, st.session_state[key]),
-                help="Listed by their path in the model. They are compressed only if you choose them.",
+                help="These weights are listed by path and compressed only if you choose them.",
             )
     return draft.modules(info)
 
 
 def _choose_row(info: ModelInfo, key: str, title: str, specs: Sequence[ModuleSpec], names: set[str]) -> None:
-    """Show the grid row of one kind. Its checkbox selects or clears all layers and is ticked if any layer is."""
+    """Show the grid row of one kind. Its checkbox selects or clears all layers and is ticked if any layer is selected."""
     by_layer = {spec.layer if spec.layer is not None else "all": spec for spec in specs}
     tick, pills = f"kind_{key}", f"layers_{key}"
     st.session_state[pills] = [layer for layer, spec in by_layer.items() if spec.name in names]

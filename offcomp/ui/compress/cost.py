@@ -25,8 +25,8 @@ WORTH_IT = 0.7
 """A cheaper alternative that is still slow is offered only if it takes at most this fraction of the current time."""
 HELP = (
     "Rough estimate for two CPU cores: loading the model, compressing it, and scoring it before and after, one run at a "
-    "time. Where an earlier run did the same on this machine, its time is used. Peak memory is that of the libraries plus "
-    "the larger of two: the model with the new weights, or the largest group with the working memory of its method."
+    "time. If an earlier run on this machine did the same work, its time is used. Peak memory includes the libraries and "
+    "either the model with the new weights or the largest group with its method's working memory, whichever is larger."
 )
 
 
@@ -166,7 +166,7 @@ def cheaper_alternatives(choices: Choices, cost: Cost) -> Iterator[Cheaper]:
         description = "Computes only errors and sizes, without scoring the model."
         yield Cheaper("Without tasks", description, replace(choices, tasks=()), {"tasks": []})
     if choices.grouping != "module":
-        description = "Compresses each module separately: the largest matrix in memory is one module, but nothing is shared."
+        description = "Compresses each module separately: no matrix is larger than one module, but nothing is shared."
         yield Cheaper("Each module alone", description, replace(choices, grouping="module"), {"grouping": "module"})
     if len(choices.methods) > 1:
         rest = tuple(style_key for style_key in choices.methods if style_key != slowest)

@@ -49,7 +49,7 @@ def known_spectra(plan: Plan, info: ModelInfo) -> list[Spectrum] | None:
 
 @st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={Run: lambda run: (run.id, run.status, run.submitted)})
 def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
-    """Return everything measured on these weights; cached until the runs change."""
+    """Return all errors measured on these weights; cached until the runs change."""
     return known_errors.measured_of(runs, fingerprint)
 
 

@@ -60,7 +60,7 @@ def choose(info: ModelInfo) -> tuple[tuple[ModuleSpec, ...], float, str]:
         format_func=lambda ratio: f"{ratio:g}x",
         key=RATIO,
         persist_state="session",
-        help="Original size divided by stored size, for each module alone. A joint matrix is never larger than its modules.",
+        help="Original size divided by stored size, for each separate module. A joint matrix is never larger than its modules.",
     )
     right.segmented_control(
         "Stacking",
@@ -154,7 +154,7 @@ def _explain_misfit(specs: tuple[ModuleSpec, ...], stack: str) -> None:
 
 
 def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
-    """Start the survey and poll until it is ready; if it will take long, ask for confirmation first."""
+    """Start the survey and poll until it is ready; if it will take a long time, ask for confirmation first."""
     names = tuple(spec.name for spec in specs)
     seconds, count = estimated_seconds(specs), len(specs) * (len(specs) - 1) // 2
     duration = f"{max(5, 5 * round(seconds / 5))} s" if seconds < 2 * PATIENT_SECONDS else f"{round(seconds / 60)} minutes"
@@ -180,14 +180,14 @@ def _wait(info: ModelInfo, specs: tuple[ModuleSpec, ...], ratio: float) -> None:
 def _show_pairs(survey: Survey, stack: str, origin: str) -> None:
     table = pair_table(survey, stack)
     alt = (
-        "Heat map of module pairs: the reduction in relative error from compressing both as one matrix at the same "
+        "Heat map of module pairs: the reduction in relative error from compressing each pair as one matrix at the same "
         "stored size; the table below has the numbers."
     )
     draw(pair_figure(table, palette()), "groups_pairs", alt)
     gaining, comparable = int((table["gain"] > 0).sum()), int(table["gain"].notna().sum())
     misfits = len(table) - comparable
     empty = f" {misfits} pairs cannot be stacked into one matrix; their cells are empty." if misfits else ""
-    st.caption(plain(f"{gaining or 'None'} of {comparable} pairs gain from being stacked.{empty}"))
+    st.caption(plain(f"{gaining or 'None'} of {comparable} pairs benefit from stacking.{empty}"))
     _table(table, survey, "pairs", origin)
 
 
@@ -219,7 +219,7 @@ def _show_tree(info: ModelInfo, survey: Survey, stack: str, origin: str) -> None
 
 
 def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) -> None:
-    """List the groups at the cut, each with gain, stacking and reason, and offer to use them in the draft."""
+    """List the groups at the cut, each with its gain, stacking and reason, and offer to use them in the draft."""
     groups, alone = groups_at(survey, stack, merge_count)
     if st.button("Use these groups", type="primary", key="groups_use", icon=":material/compress:"):
         joint = [(group.modules, group.stack) for group in groups]
@@ -229,7 +229,7 @@ def _show_groups(info: ModelInfo, survey: Survey, stack: str, merge_count: int) 
     if more := groups[LISTED:]:
         lines.append(f"- and {len(more)} more: {plain('; '.join(module_words(group.modules) for group in more))}")
     if alone:
-        lines.append(f"- Alone: {plain(module_words(alone))}")
+        lines.append(f"- Not grouped: {plain(module_words(alone))}")
     st.markdown("\n".join(lines))
 
 

@@ -1,4 +1,4 @@
-"""The Inspect page: choose a module and a rank, and see what the rank keeps, with pictures once their file is ready."""
+"""The Inspect page: choose a module and a rank, see what that rank keeps, and view heat maps once they are available."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def show_matrix(info: ModelInfo) -> None:
         if view is not None:
             choose_one("Rows and columns", ORDERS, ORDER, description=ORDER_HELP, show_label=False)
             st.toggle(
-                f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Amplify only the colours of the residual."
+                f"Residual x{ZOOM}", key=ZOOMED, persist_state="session", help="Amplify the colours of the residual only."
             )
     if view is None:
         _wait(info, spec)
@@ -178,7 +178,7 @@ def _show_maps(spec: ModuleSpec, view: View, rank: int) -> None:
         )
         with column:
             draw(figure, f"inspect_{name}", f"Heat map of {spec.name}: {title.format(rank)}; the table below has the energies.")
-    colours = f"The same scale for all three{f', except x{ZOOM} for the residual' if zoomed else ''}"
+    colours = f"All three use the same scale{f', except x{ZOOM} for the residual' if zoomed else ''}"
     cells = charts.cell_words(spec.shape)
     st.caption(
         plain(
@@ -240,7 +240,7 @@ def _wait(info: ModelInfo, spec: ModuleSpec) -> None:
 
 
 def _show_skeletons(spec: ModuleSpec) -> None:
-    st.caption(plain(f"Reading the weights of {spec.name}; the result is then cached. The pictures will appear in seconds."))
+    st.caption(plain(f"Reading the weights of {spec.name}; the result is then cached. Pictures will appear in a few seconds."))
     for column in st.columns(3, gap="small"):
         column.skeleton(height=charts.MAP_PIXELS)
     st.skeleton(height=charts.ROWS_PIXELS)

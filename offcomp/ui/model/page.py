@@ -60,7 +60,7 @@ def _explore(info: ModelInfo, colour: str) -> None:
     deep = max((spec.layer or 0 for spec in info.modules), default=0) >= MOST_LAYERS_IN_COLUMN
     left, right = (st.container(), st.container()) if deep else st.columns([7, 4], gap="large")
     with left:
-        ratio = choose_ratio("each matrix alone. Shared with the Compress page") if colour == COMPRESSIBLE else 0.0
+        ratio = choose_ratio("each separate matrix; shared with the Compress page") if colour == COMPRESSIBLE else 0.0
         errors = svd_errors(info, home_folder(), ratio, *_storage()) if ratio else {}
         table = map_table(info, {spec.name for spec in draft.modules(info)}, errors)
         answer.markdown(plain(results.compressible_answer(table, ratio) if ratio else results.parameters_answer(info)))
@@ -72,7 +72,7 @@ def _explore(info: ModelInfo, colour: str) -> None:
 
 
 def _storage() -> tuple[str, str]:
-    """Return the unit that the draft's ratio counts and the storage dtype."""
+    """Return the unit of the draft's ratio and the storage dtype."""
     return st.session_state["unit"], st.session_state["dtype"]
 
 
@@ -169,7 +169,7 @@ def _offer_spectra(info: ModelInfo, errors: dict[str, float]) -> None:
             st.rerun()
     rounded_to = results.rounded_to(_storage()[1], info.modules)
     start = f"SVD errors before rounding to {rounded_to}" if rounded_to else "Exact SVD errors"
-    st.caption(plain(f"{start}, for each matrix alone, from singular values that are bundled or cached on this machine."))
+    st.caption(plain(f"{start} for each separate matrix, from singular values that are bundled or cached on this machine."))
 
 
 def _spectra(plan: Plan) -> str:
@@ -199,7 +199,7 @@ def _show_table(info: ModelInfo, table: pd.DataFrame, purpose: str, **settings: 
 
 
 def _show_recognised(info: ModelInfo) -> None:
-    """List which weights the model family recognises by name, unrecognised weights first."""
+    """List all weights and whether each is recognised by name, unrecognised weights first."""
     with st.expander("Which weights are recognised?", expanded=not info.family):
         st.markdown(plain(results.recognised_answer(info)))
         table = map_table(info)

@@ -232,7 +232,7 @@ def test_splits_share_no_example(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO, "offcomp"):
         found = read(task(tmp_path))
     assert sizes(found) == {"train": 30, "validation": 20, "test": 20}
-    assert "split train: left out 8 examples that recur in a later split" in caplog.text
+    assert "split train: left out 8 examples that also appear in a later split" in caplog.text
 
 
 def test_more_examples_than_are_used_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
