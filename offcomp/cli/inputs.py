@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +24,9 @@ from offcomp.planning.data.task_fields import SUFFIXES as TABLES
 from offcomp.planning.data.task_fields import own_task
 from offcomp.planning.data.tasks import FAMILIES, Task
 from offcomp.planning.plan import Plan, validate
+from offcomp.planning.ranks import with_known_ranks
+from offcomp.planning.selection import select_modules
+from offcomp.planning.spectra import compute, missing
 
 Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 """A function that adds a subcommand, given its name and the function that runs it."""
@@ -109,21 +113,14 @@ def _empty(stream: TextIO | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def select(info: ModelInfo, arguments: argparse.Namespace) -> list[Any]:
-    """The modules selected by --modules or by --kinds and --layers. Raises InputError if no module matches."""
-    if arguments.modules:
-        return [info.module(name) for name in arguments.modules.split(",")]
-    kinds = arguments.kinds.split(",") if arguments.kinds else [kind for kind in KINDS if kind != "word_embeddings"]
-    present = {spec.kind for spec in info.modules}
-    for kind in kinds:
-        if arguments.kinds and kind not in present:
+def select(info: ModelInfo, arguments: argparse.Namespace) -> tuple[ModuleSpec, ...]:
+    """The modules selected by --modules or --kinds, --layers and --exclude. Raises InputError if no module matches."""
+    kinds, present = (arguments.kinds or "").split(","), {spec.kind for spec in info.modules}
+    for kind in kinds if arguments.kinds and not arguments.modules else ():
+        if kind not in present:
             raise InputError(f"{info.model} has no module of kind {kind!r}; its kinds are {', '.join(sorted(present))}")
-    layers = layer_numbers(arguments.layers)
-    chosen = [s for s in info.modules if s.kind in kinds and (layers is None or s.layer in layers)]
-    if not chosen:
-        hint = UNKNOWN_FAMILY.format(info.model_type) if info.family is None else "see"
-        raise InputError(f"no module of {info.model} matches; {hint} 'offcomp modules {info.model}'")
-    return chosen
+    patterns = arguments.modules or arguments.kinds or None
+    return select_modules(info, patterns, exclude=arguments.exclude or (), layers=arguments.layers or None)
 
 
 def check_grouping(info: ModelInfo, specs: Sequence[ModuleSpec], grouping: str) -> None:
@@ -136,14 +133,6 @@ def check_grouping(info: ModelInfo, specs: Sequence[ModuleSpec], grouping: str) 
             f"--group {grouping} needs kinds and layers, which cannot be determined for {info.model}: "
             f"{UNKNOWN_FAMILY.format(info.model_type)} 'offcomp modules {info.model}', and choose --group module, kind or all"
         )
-
-
-def layer_numbers(text: str | None) -> set[int] | None:
-    """The layer numbers in a comma-separated list; None means all layers."""
-    try:
-        return {int(layer) for layer in text.split(",")} if text else None
-    except ValueError:
-        raise InputError(f"--layers must be comma-separated layer numbers, such as 0,1,2, not {text!r}") from None
 
 
 def describe(model: str) -> ModelInfo:
@@ -161,7 +150,15 @@ def read_plan(path: str) -> tuple[Plan, ModelInfo]:
     plan = Plan.from_json(text)
     info = describe(plan.model)
     validate(plan, info)
-    return plan, info
+    return with_all_ranks(plan, info), info
+
+
+def with_all_ranks(plan: Plan, info: ModelInfo) -> Plan:
+    """The plan with the rank of every group that requests a share of the energy, computed with torch if not yet known."""
+    groups = tuple(group for group in plan.groups if group.energy is not None and group.rank is None)
+    if missing(replace(plan, groups=groups), info, home_folder()):
+        compute(replace(plan, groups=groups), home_folder())
+    return with_known_ranks(plan, info, home_folder())
 
 
 def write_plan(path: str | None, plan: Plan) -> None:
@@ -231,5 +228,8 @@ def selection_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--kinds", help=f"comma-separated module kinds, from {', '.join(KINDS)}; default: all except word_embeddings"
     )
-    flags.add_argument("--layers", help="comma-separated layer numbers, starting at 0; default: all")
-    flags.add_argument("--modules", help="comma-separated module names, instead of --kinds and --layers")
+    flags.add_argument("--layers", help="layer numbers and ranges, starting at 0, such as 0-2,5; default: all")
+    flags.add_argument(
+        "--modules", help="instead of --kinds: comma-separated module names, or patterns of names or paths, such as '*.mlp.*'"
+    )
+    flags.add_argument("--exclude", help="comma-separated module names or patterns to leave out")

@@ -76,12 +76,16 @@ def plan(arguments: argparse.Namespace) -> None:
         ratio=arguments.ratio,
         unit=arguments.unit,
         dtype=arguments.dtype,
+        rank=arguments.rank,
+        energy=arguments.energy,
+        multiple=arguments.multiple,
     )
     default_tasks = tuple(task for task in Plan.tasks if task in usual_tasks(info.architecture, info.reads_text))
     calibration = inputs.calibration_text(arguments.calibration)
     new_plan = Plan(arguments.model, groups, inputs.requested_tasks(arguments) or default_tasks, arguments.seed, calibration)
     new_plan = Plan.from_dict(new_plan.to_dict())
     validate(new_plan, info)
+    new_plan = inputs.with_all_ranks(new_plan, info)
     inputs.write_plan(arguments.out, new_plan)
     inputs.say_notes(arguments, predict(new_plan, info).notes)
     inputs.emit(arguments, new_plan.to_dict(), lambda: prediction_text(new_plan, info))
@@ -169,7 +173,13 @@ def _plan_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method; may be repeated"
     )
-    flags.add_argument("--ratio", type=float, default=2.0, help="compression ratio: original size / stored size")
+    size = flags.add_mutually_exclusive_group()
+    size.add_argument("--ratio", type=float, default=2.0, help="compression ratio: original size / stored size")
+    size.add_argument("--rank", type=int, help="rank of every group (latent width, number of terms) instead of a ratio")
+    size.add_argument(
+        "--energy", type=float, metavar="SHARE", help="SVD: share of the squared singular values to keep, as in .9"
+    )
+    flags.add_argument("--multiple", type=int, default=1, metavar="N", help="round ranks to a multiple, such as 8, 16 or 32")
     flags.add_argument("--unit", default="parameters", choices=UNITS)
     flags.add_argument(
         "--dtype", default=STORED, choices=DTYPE_CHOICES, help="storage dtype; 'stored' means the dtype of the checkpoint"

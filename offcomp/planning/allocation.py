@@ -211,12 +211,12 @@ def allocated_plan(plan: Plan, allocation: Allocation, info: ModelInfo, unit: st
 
 def _with_size(group: Group, size: int, info: ModelInfo, unit: str) -> Group:
     """A copy of the group with the shortest decimal ratio for which the predicted stored size is `size`."""
-    whole = predict_group(replace(group, ratio=1.0, unit=unit), info)
+    whole = predict_group(group.at_ratio(1.0, unit), info)
     exact = Size(whole.original_parameters, whole.original_bytes).in_unit(unit) / size
     for digits in range(3, LONGEST_RATIO):
         step = Decimal(1).scaleb(Decimal(exact).adjusted() + 1 - digits)
         ratio = max(1.0, float(Decimal(exact).quantize(step, ROUND_DOWN)))
-        candidate = replace(group, ratio=ratio, unit=unit)
+        candidate = group.at_ratio(ratio, unit)
         stored = predict_group(candidate, info)
         if stored.form != "infeasible" and Size(stored.num_parameters, stored.num_bytes).in_unit(unit) == size:
             return candidate

@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from offcomp.errors import InputError, ModelError, PlanError
@@ -56,6 +56,10 @@ class Group:
     rank: int | None = None
     energy: float | None = None
     multiple: int = 1
+
+    def at_ratio(self, ratio: float, unit: str | None = None) -> Group:
+        """The group at a different ratio, which also replaces a requested rank or share of the energy."""
+        return replace(self, ratio=ratio, unit=unit or self.unit, rank=None, energy=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON values, with every default written out except those of `RARE`."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from offcomp.errors import InputError
 from offcomp.methods import make_method
-from offcomp.methods.base import Method, dense_shapes
+from offcomp.methods.base import dense_shapes
 from offcomp.models.catalogue import ModelInfo
 from offcomp.numerics.accounting import stored_size
 from offcomp.planning.grouping import group_shape
@@ -60,8 +60,8 @@ def _with_rank(group: Group, info: ModelInfo, singular_values: Singular) -> Grou
         values = singular_values(group)
         if values is None:
             raise InputError(
-                f"group {group.name!r} requests a share of the energy, but its singular values are not known; compute them with "
-                "'offcomp spectra', or request a rank"
+                f"group {group.name!r} requests a share of the energy, but its singular values are not known; compute them "
+                "with 'offcomp spectra', or request a rank"
             )
         group = replace(group, rank=energy_rank(values, group.energy, group.multiple))
     if group.rank is None:

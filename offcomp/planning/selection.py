@@ -22,30 +22,31 @@ def select_modules(
     exclude: str | Iterable[str] = (),
     layers: str | Iterable[int] | None = None,
 ) -> tuple[ModuleSpec, ...]:
-    """The modules that match any of the patterns, in model order, without those that match an exclusion.
+    """The modules that match the patterns, in the order of the patterns, without those that match an exclusion.
 
     Args:
         patterns: a pattern is a kind ("query"), a module name ("query.3"), a range of layers ("query.0-5"), or a shell-style
             pattern that matches names or parameter paths ("*.mlp.*"). Patterns may be separated by commas. If None, every
-            module of a known kind except the word embeddings is selected; if its family is unknown, every linear weight.
+            module of a known kind except the word embeddings is selected.
         exclude: patterns of modules to leave out.
         layers: layer numbers, starting at 0, or text such as "0-2,5".
 
     Raises:
-        InputError: a pattern or an exclusion matches no module, a layer does not exist, or no module is left.
+        InputError: a pattern or an exclusion matches no module, or no module is left.
     """
-    specs = _matching_any(info, _split(patterns)) if patterns is not None else _default(info)
+    if patterns is None:
+        specs = [spec for spec in info.modules if spec.kind in DEFAULT_KINDS]
+    else:
+        specs = _matching_any(info, _split(patterns))
     if layers is not None:
         numbers = layer_numbers(layers) if isinstance(layers, str) else set(layers)
-        known = {spec.layer for spec in info.modules if spec.layer is not None}
-        if absent := sorted(numbers - known):
-            last = f"its last layer is {max(known)}" if known else "its layers are unknown"
-            raise InputError(f"{info.model} has no layer {absent[0]}; {last}")
         specs = [spec for spec in specs if spec.layer in numbers]
     excluded = set(_matching_any(info, _split(exclude)))
     chosen = tuple(spec for spec in specs if spec not in excluded)
     if not chosen:
-        raise InputError(f"no module of {info.model} is left after the selection; list all with 'offcomp modules {info.model}'")
+        unknown = f"its family is unknown (model type {info.model_type!r}), so name modules or paths, as listed by"
+        hint = "list all modules with" if info.family else unknown
+        raise InputError(f"no module of {info.model} matches; {hint} 'offcomp modules {info.model}'")
     return chosen
 
 
@@ -66,14 +67,9 @@ def _split(patterns: str | Iterable[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
-def _default(info: ModelInfo) -> list[ModuleSpec]:
-    kinds = DEFAULT_KINDS if info.family else ("other",)
-    return [spec for spec in info.modules if spec.kind in kinds]
-
-
 def _matching_any(info: ModelInfo, patterns: Sequence[str]) -> list[ModuleSpec]:
-    """The modules that match any pattern, in model order. Raises InputError for a pattern that matches none."""
-    matched: set[ModuleSpec] = set()
+    """The modules that match any pattern, each once. Raises InputError for a pattern that matches none."""
+    matched: dict[ModuleSpec, None] = {}
     for pattern in patterns:
         found = [spec for spec in info.modules if _matches(spec, pattern)]
         if not found:
@@ -81,8 +77,8 @@ def _matching_any(info: ModelInfo, patterns: Sequence[str]) -> list[ModuleSpec]:
             close = difflib.get_close_matches(pattern, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"list its modules with 'offcomp modules {info.model}'"
             raise InputError(f"{pattern!r} matches no module of {info.model}; {hint}")
-        matched.update(found)
-    return [spec for spec in info.modules if spec in matched]
+        matched |= dict.fromkeys(found)
+    return list(matched)
 
 
 def _matches(spec: ModuleSpec, pattern: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from offcomp.errors import BudgetTooSmall
+from offcomp.errors import BudgetTooSmall, InputError
 from offcomp.methods import make_method
 from offcomp.methods.base import Method, choose_size, dense_shapes, rank_budget, smallest_size
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
@@ -118,8 +118,10 @@ def _stored(method: Method, rows: int, cols: int, size: int, dtype: str) -> Size
 
 
 def group_budget(group: Group, info: ModelInfo) -> Budget:
-    """The maximum stored size of a group. Raises InputError if its rank does not suit its matrix."""
+    """The maximum stored size of a group. Raises InputError if its rank is not known yet, or does not suit its matrix."""
     specs, dtype = members(group, info), dtype_of(group, info)
+    if group.rank is None and group.energy is not None:
+        raise InputError(f"group {group.name!r} requests a share of the energy; determine its rank first (`with_known_ranks`)")
     if group.rank is None:
         return budget_for_ratio(original_size(specs), group.ratio, group.unit, dtype, group.multiple)
     method = make_method(group.method, group.options)

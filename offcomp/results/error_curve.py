@@ -23,7 +23,7 @@ def error_curve_table(info: ModelInfo, plan: Plan, spectra: Sequence[Spectrum], 
     """
     rows = []
     for ratio in ratios:
-        prediction = predict(replace(plan, groups=tuple(replace(group, ratio=ratio) for group in plan.groups)), info)
+        prediction = predict(replace(plan, groups=tuple(group.at_ratio(ratio) for group in plan.groups)), info)
         if prediction.feasible:
             error, stored = svd_error(spectra, prediction), prediction.model["chosen"]
             achieved = stored[f"{plan.groups[0].unit.removesuffix('s')}_ratio"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from offcomp.errors import BudgetTooSmall, InputError
@@ -31,7 +30,7 @@ def measured_curve(
     sizes, errors, energy = [], [], 0.0
     for ratio in ratios:
         try:
-            figures = compress_group(model, info, replace(group, ratio=float(ratio), unit=unit), seed=seed).figures
+            figures = compress_group(model, info, group.at_ratio(float(ratio), unit), seed=seed).figures
         except BudgetTooSmall:
             continue
         energy = figures["squared_norm"]

@@ -28,6 +28,7 @@ from offcomp.errors import InputError, PlanError, RunError, StorageError
 from offcomp.files import home_folder, storage_error, storage_errors, write_json
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.plan import Plan, validate
+from offcomp.planning.ranks import with_known_ranks
 from offcomp.planning.sizes import predict, resolved
 from offcomp.runs.documents import PLAN, RESULT
 from offcomp.runs.folders import OF_A_SAMPLE, BadFolder, Run, read_run
@@ -81,6 +82,8 @@ class RunStore:
         If the run fails to start, the previous state is restored. Raises PlanError if the plan is invalid or infeasible,
         StorageError if the run cannot be started, and RunError if another host is working on it.
         """
+        validate(plan, info)
+        plan = with_known_ranks(plan, info, self.home)
         check(plan, info)
         inputs = inputs_of(plan, info.reads)
         folder = self.folder / run_id(resolved(plan, info), inputs)
