@@ -143,17 +143,20 @@ class Method:
         matrix: Tensor,
         budget: Budget,
         *,
+        size: int | None = None,
         hints: Hints | None = None,
         seed: int = 0,
         report: Report = ignore_progress,
     ) -> CompressedMatrix:
         """Compress `matrix` (rows, cols) at the largest size that fits the budget, or store it dense if it already fits.
 
+        With a `size`, compress at exactly this size, even if the dense matrix takes no more space.
+
         Raises BudgetTooSmall if no size fits, and InputError if required hints are missing or belong to a different matrix.
         """
         rows, cols = matrix.shape
         self._check(rows, hints)
-        size = choose_size(self, rows, cols, budget)
+        size = choose_size(self, rows, cols, budget) if size is None else size
         if size == 0:
             return store_dense(matrix, budget.dtype)
         compressed = self.fit_size(matrix.detach(), size, budget, hints=hints, seed=seed, report=report)

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from offcomp.errors import ModelError, StorageError
-from offcomp.files import read_json, write_json
+from offcomp.files import home_folder, read_json, write_json
 from offcomp.models import hub
 from offcomp.models.bundled_models import MODELS
 from offcomp.models.catalogue import ModelInfo
@@ -60,8 +60,9 @@ def known_info(model: str, home: Path) -> ModelInfo | None:
     return info and replace(info, model=model, source=resolve(model).source, reads=identity.reads)
 
 
-def model_info(model: str, home: Path) -> ModelInfo:
+def model_info(model: str, home: Path | None = None) -> ModelInfo:
     """Return a model's listing; if none exists yet, create it with torch and cache it in the home folder. Raises ModelError."""
+    home = home or home_folder()
     info = known_info(model, home)
     if info is None:
         if resolve(model).source == "hub":

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from offcomp.errors import InputError
 from offcomp.methods import make_method
 from offcomp.methods.base import dense_shapes
@@ -26,20 +24,10 @@ from offcomp.planning.grouping import group_shape
 from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.sizes import dtype_of, original_size, ratio_of
 from offcomp.planning.spectra import find
-from offcomp.planning.spectrum import Spectrum
+from offcomp.planning.spectrum import Spectrum, energy_rank
 
 Singular = Callable[[Group], Spectrum | None]
 """Returns the singular values of a group, or None if they are not known."""
-
-
-def energy_rank(singular_values: Spectrum, share: float, multiple: int = 1) -> int:
-    """The smallest rank, rounded up to a multiple, that keeps a share of the energy (sum of squared singular values).
-
-    A rank never exceeds the number of singular values. A matrix of zeros has rank 1.
-    """
-    energy = np.cumsum(np.square(singular_values, dtype=np.float64))
-    rank = int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-12))) + 1
-    return min(-(-rank // multiple) * multiple, len(singular_values))
 
 
 def with_ranks(plan: Plan, info: ModelInfo, singular_values: Singular) -> Plan:

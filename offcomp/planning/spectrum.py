@@ -99,6 +99,16 @@ def svd_rank(shape: tuple[int, int], ratio: float, unit: str, dtype: str, bytes_
         return OUT_OF_REACH
 
 
+def energy_rank(singular_values: NDArray[np.floating], share: float, multiple: int = 1) -> int:
+    """The smallest rank, rounded up to a multiple, that keeps a share of the energy (sum of squared singular values).
+
+    A rank never exceeds the number of singular values. A matrix of zeros has rank 1.
+    """
+    energy = np.cumsum(np.square(singular_values, dtype=np.float64))
+    rank = int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-12))) + 1
+    return min(-(-rank // multiple) * multiple, len(singular_values))
+
+
 def spectrum_key(specs: Sequence[ModuleSpec], stack: str) -> str:
     """Cache key for the singular values of a stacked group, independent of member order, and of `stack` for one member."""
     transposed = [is_transposed(spec, stack) for spec in specs]
