@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,9 +23,8 @@ from offcomp.planning.data.task_fields import SUFFIXES as TABLES
 from offcomp.planning.data.task_fields import own_task
 from offcomp.planning.data.tasks import FAMILIES, Task
 from offcomp.planning.plan import Plan, validate
-from offcomp.planning.ranks import with_known_ranks
+from offcomp.planning.ranks import with_computed_ranks
 from offcomp.planning.selection import select_modules
-from offcomp.planning.spectra import compute, missing
 
 Verb = Callable[[str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 """A function that adds a subcommand, given its name and the function that runs it."""
@@ -150,15 +148,7 @@ def read_plan(path: str) -> tuple[Plan, ModelInfo]:
     plan = Plan.from_json(text)
     info = describe(plan.model)
     validate(plan, info)
-    return with_all_ranks(plan, info), info
-
-
-def with_all_ranks(plan: Plan, info: ModelInfo) -> Plan:
-    """The plan with the rank of every group that requests a share of the energy, computed with torch if not yet known."""
-    groups = tuple(group for group in plan.groups if group.energy is not None and group.rank is None)
-    if missing(replace(plan, groups=groups), info, home_folder()):
-        compute(replace(plan, groups=groups), home_folder())
-    return with_known_ranks(plan, info, home_folder())
+    return with_computed_ranks(plan, info, home_folder()), info
 
 
 def write_plan(path: str | None, plan: Plan) -> None:

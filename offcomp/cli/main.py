@@ -27,6 +27,7 @@ from offcomp.planning.data.calibration_text import SUFFIXES
 from offcomp.planning.data.tasks import usual_tasks
 from offcomp.planning.grouping import GROUPINGS, STACKS
 from offcomp.planning.plan import Plan, make_groups, validate
+from offcomp.planning.ranks import with_computed_ranks
 from offcomp.planning.size_notes import unlisted_note
 from offcomp.planning.sizes import original_dtypes, predict, resolved
 from offcomp.runs.store import RunStore
@@ -85,7 +86,7 @@ def plan(arguments: argparse.Namespace) -> None:
     new_plan = Plan(arguments.model, groups, inputs.requested_tasks(arguments) or default_tasks, arguments.seed, calibration)
     new_plan = Plan.from_dict(new_plan.to_dict())
     validate(new_plan, info)
-    new_plan = inputs.with_all_ranks(new_plan, info)
+    new_plan = with_computed_ranks(new_plan, info, home_folder())
     inputs.write_plan(arguments.out, new_plan)
     inputs.say_notes(arguments, predict(new_plan, info).notes)
     inputs.emit(arguments, new_plan.to_dict(), lambda: prediction_text(new_plan, info))

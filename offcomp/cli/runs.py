@@ -12,7 +12,6 @@ from offcomp.methods import style_key_in_plan
 from offcomp.plain_text import without_unseen
 from offcomp.runs.store import OF_A_SAMPLE, Run, RunStore
 
-POLL_SECONDS = 0.2
 NO_RUNS = "no runs yet; make a plan and run it (see 'offcomp plan --help')"
 
 
@@ -43,17 +42,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise RunError(f"run {current.id} {current.status}: {current.error}")
 
 
-def wait(store: RunStore, current: Run) -> Run:
+def wait(store: RunStore, submitted: Run) -> Run:
     """Wait for a run to end, printing each stage when it starts."""
     reported = ""
-    while not current.ended:
-        stage = str(current.progress.get("stage", "queued"))
-        if stage != reported:
-            say(f"{current.id} {stage}")
+    for latest in store.follow(submitted.id):
+        stage = str(latest.progress.get("stage", "queued"))
+        if stage != reported and not latest.ended:
+            say(f"{latest.id} {stage}")
             reported = stage
-        time.sleep(POLL_SECONDS)
-        current = store.get(current.id)
-    return current
+    return latest
 
 
 def runs(arguments: argparse.Namespace) -> None:

@@ -207,6 +207,17 @@ class CompressedMatrix:
     codes: Mapping[str, int] = field(default_factory=dict)
     diagnostics: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        size = f"size {self.size}" if self.size else "stored dense"
+        stored = self.stored
+        return f"CompressedMatrix({self.decoder}, {size}, {stored.num_parameters:,} parameters, {stored.num_bytes:,} bytes)"
+
+    def relative_error(self, matrix: Tensor) -> float:
+        """‖W-Ŵ‖_F / ‖W‖_F for the original matrix W (rows, cols)."""
+        from offcomp.numerics.reconstruction_error import reconstruction_error
+
+        return reconstruction_error([(matrix.float(), self.reconstruct())]).relative_error
+
     def reconstruct(self) -> Tensor:
         """The reconstructed float32 matrix (rows, cols), computed from the stored tensors alone."""
         from offcomp.numerics.storage import unpack

@@ -23,7 +23,7 @@ from offcomp.numerics.accounting import stored_size
 from offcomp.planning.grouping import group_shape
 from offcomp.planning.plan import Group, Plan, members
 from offcomp.planning.sizes import dtype_of, original_size, ratio_of
-from offcomp.planning.spectra import find
+from offcomp.planning.spectra import compute, find, missing
 from offcomp.planning.spectrum import Spectrum, energy_rank
 
 Singular = Callable[[Group], Spectrum | None]
@@ -41,6 +41,14 @@ def with_ranks(plan: Plan, info: ModelInfo, singular_values: Singular) -> Plan:
 def with_known_ranks(plan: Plan, info: ModelInfo, home: Path) -> Plan:
     """`with_ranks`, with singular values that are bundled with offcomp or cached in the home folder."""
     return with_ranks(plan, info, lambda group: find(info, members(group, info), group.stack, home))
+
+
+def with_computed_ranks(plan: Plan, info: ModelInfo, home: Path) -> Plan:
+    """`with_ranks`, with singular values that are computed (which requires torch) and cached unless they are known."""
+    unknown = replace(plan, groups=tuple(group for group in plan.groups if group.energy is not None and group.rank is None))
+    if missing(unknown, info, home):
+        compute(unknown, home)
+    return with_known_ranks(plan, info, home)
 
 
 def _with_rank(group: Group, info: ModelInfo, singular_values: Singular) -> Group:

@@ -75,7 +75,8 @@ def _matching_any(info: ModelInfo, patterns: Sequence[str]) -> list[ModuleSpec]:
         if not found:
             names = dict.fromkeys(name for spec in info.modules for name in (spec.kind, spec.name))
             close = difflib.get_close_matches(pattern, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"list its modules with 'offcomp modules {info.model}'"
+            first = next((f", such as {spec.name!r} (path {spec.path!r})" for spec in info.modules if spec.default), "")
+            hint = f"did you mean {close[0]!r}?" if close else f"patterns are compared with names and paths{first}"
             raise InputError(f"{pattern!r} matches no module of {info.model}; {hint}")
         matched |= dict.fromkeys(found)
     return list(matched)

@@ -48,6 +48,23 @@ class CompressedGroup:
     figures: dict[str, Any]
 
     @property
+    def name(self) -> str:
+        """The name of the group."""
+        return str(self.figures["name"])
+
+    def reconstruct(self) -> dict[str, Tensor]:
+        """Module name -> approximate matrix (rows, cols), computed from the stored tensors alone."""
+        return {spec.name: matrix for spec, matrix in self.reconstructions.items()}
+
+    def __repr__(self) -> str:
+        figures = self.figures
+        size = f"{figures['size_name']} {figures['size']}" if figures["size"] else "stored dense"
+        return (
+            f"{self.name}: {figures['method']}, {size}, {figures['rows']} x {figures['cols']}, "
+            f"{figures['compression_ratio']:.3g}x fewer {figures['unit']}, relative error {figures['relative_error']:.4g}"
+        )
+
+    @property
     def reconstructions(self) -> dict[ModuleSpec, Tensor]:
         """See `written_back`. Decoded on every access, so only the stored tensors stay in memory."""
         return written_back(self.compressed, self.members, self.stacking)

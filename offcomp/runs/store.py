@@ -20,6 +20,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +41,7 @@ from offcomp.runs.start import remove_folder, start_run, store_lock
 __all__ = ["OF_A_SAMPLE", "BadFolder", "Run", "RunStore", "check"]
 
 FREE_BYTES_NEEDED = 20_000_000
+POLL_SECONDS = 0.2
 
 
 class RunStore:
@@ -99,6 +102,13 @@ class RunStore:
                 self._check_space(plan, info)
                 start_run(folder, plan.to_dict(), inputs)
         return self.get(folder.name)
+
+    def follow(self, name: str) -> Iterator[Run]:
+        """Yield the state of a run every `POLL_SECONDS` until it has ended; the last one is its end."""
+        while not (run := self.get(name)).ended:
+            yield run
+            time.sleep(POLL_SECONDS)
+        yield run
 
     def sweep(self) -> None:
         """Clean up after killed processes (see `runs.leftovers`) unless another process is changing runs. Raises OSError."""

@@ -1,0 +1,202 @@
+"""Compress the weights of a model in memory: a catalogue model, a folder, a hub model, or a live transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from offcomp.errors import InputError
+from offcomp.methods import method_of_style_key, own_options
+from offcomp.models.live import loaded_from
+from offcomp.models.loading import LoadedModel, load
+from offcomp.models.weights import replace
+from offcomp.numerics.accounting import STORED
+from offcomp.planning.data.calibration_text import CalibrationText
+from offcomp.planning.grams import Grams
+from offcomp.planning.plan import Plan, make_groups, members, validate
+from offcomp.planning.ranks import with_ranks
+from offcomp.planning.selection import select_modules
+from offcomp.results.runs import overall_error
+from offcomp.runs.calibration import Calibration, GroupHints
+from offcomp.runs.compress import CompressedGroup, compress_group
+
+TABLE_COLUMNS = ("name", "method", "size", "compression_ratio", "relative_error", "num_parameters", "num_bytes", "seconds")
+SHOWN = 6
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedModel(Sequence[CompressedGroup]):
+    """The compressed groups of a model, in order. Index it with a number or the name of a group.
+
+    groups      the compressed groups, with their stored tensors and figures
+    original    the model that was compressed; it already has the new weights if it was compressed in place
+    inplace    whether the weights of `original` have been replaced
+    """
+
+    groups: tuple[CompressedGroup, ...]
+    original: PreTrainedModel
+    inplace: bool
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model with the reconstructed weights: the original if it was compressed in place, otherwise a copy."""
+        if self.inplace:
+            return self.original
+        model = deepcopy(self.original)
+        for group in self.groups:
+            replace(model, group.reconstructions)
+        return model
+
+    @property
+    def relative_error(self) -> float:
+        """‖W-Ŵ‖_F / ‖W‖_F over all compressed weights together."""
+        return overall_error([group.figures for group in self.groups])
+
+    def table(self) -> pd.DataFrame:
+        """One row per group, with its size, compression ratio and relative error."""
+        return pd.DataFrame([{name: group.figures[name] for name in TABLE_COLUMNS} for group in self.groups])
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            by_name = {group.name: group for group in self.groups}
+            if key not in by_name:
+                raise KeyError(f"there is no group {key!r}; the groups are {', '.join(by_name)}")
+            return by_name[key]
+        return self.groups[key]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[CompressedGroup]:
+        return iter(self.groups)
+
+    def __repr__(self) -> str:
+        rows = [repr(group) for group in self.groups[:SHOWN]]
+        more = [f"... and {len(self) - SHOWN} more"] if len(self) > SHOWN else []
+        head = f"{len(self)} compressed group{'s' * (len(self) != 1)}, relative error {self.relative_error:.4g}"
+        return "\n    ".join([head, *rows, *more])
+
+
+def compress(
+    model: str | LoadedModel | PreTrainedModel,
+    modules: str | Iterable[str] | None = None,
+    *,
+    exclude: str | Iterable[str] = (),
+    layers: str | Iterable[int] | None = None,
+    together: str = "module",
+    stack: str = "best",
+    method: str = "svd",
+    options: Mapping[str, Any] | None = None,
+    ratio: float = 2.0,
+    rank: int | None = None,
+    energy: float | None = None,
+    multiple: int = 1,
+    unit: str = "parameters",
+    dtype: str = STORED,
+    calibration: Sequence[str] | CalibrationText | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    inplace: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> CompressedModel:
+    """Compress weights of a model, without a run: nothing is written to disk and no task is scored (see `offcomp.run`).
+
+    Args:
+        model: a catalogue name, folder or hub id, a model from `offcomp.load`, or a live transformers model.
+        modules: patterns of kinds, module names or parameter paths, such as "query", "query.0-3" or "*.mlp.*"; by default
+            all known kinds but the word embeddings (`offcomp.select_modules`).
+        exclude: patterns of modules to leave out.
+        layers: layer numbers, or text such as "0-2,5".
+        together: which modules to compress as one matrix: "module" (each alone), "kind", "qkv", "blocks" or "all".
+        stack: how the modules of a group are stacked: "best", "rows", "columns" or "residual".
+        method: a name in `offcomp methods`, such as "svd", "autoencoder", "residual" or "codebook".
+        options: options of the method by name.
+        ratio: compression ratio, original size / stored size.
+        rank: rank, latent width or number of terms, instead of a ratio.
+        energy: share of the squared singular values to keep, instead of a ratio (SVD only).
+        multiple: round ranks to a multiple of this number.
+        unit: what the ratio counts, "parameters" or "bytes".
+        dtype: storage dtype; "stored" means that of the weights.
+        calibration: texts for methods that need them; the bundled text by default.
+        tokenizer: the tokenizer of a live model, for calibration.
+        inplace: whether to replace the weights of a live model; otherwise `CompressedModel.model` is a copy.
+        seed: seed of the methods' random generators.
+        progress: whether to show a progress bar.
+
+    Raises:
+        InputError: a pattern matches nothing, or an argument is out of range.
+        PlanError: the groups are invalid; all faults are listed.
+        BudgetTooSmall: a group cannot be compressed to its ratio.
+        ModelError: the model cannot be loaded or compressed.
+    """
+    loaded = _loaded(model, tokenizer)
+    info, method_class = loaded.info, method_of_style_key(method)
+    groups = make_groups(
+        select_modules(info, modules, exclude=exclude, layers=layers),
+        together,
+        stack=stack,
+        method=method_class.name,
+        options=own_options(method_class) | dict(options or {}),
+        ratio=ratio,
+        unit=unit,
+        dtype=dtype,
+        rank=rank,
+        energy=energy,
+        multiple=multiple,
+    )
+    text = calibration if isinstance(calibration, CalibrationText) else CalibrationText()
+    plan = Plan.from_dict(Plan(info.model, groups, (), seed, text).to_dict())
+    validate(plan, info)
+    grams = Grams.of_model(loaded.model)
+    plan = with_ranks(plan, info, lambda group: grams.spectrum(members(group, info), group.stack).values)
+    texts = None if calibration is None or isinstance(calibration, CalibrationText) else list(calibration)
+    shared = _calibration(plan, loaded, texts)
+    compressed: list[CompressedGroup] = []
+    for group in tqdm(plan.groups, desc="compress", unit="group", disable=not progress or len(plan.groups) == 1):
+        specs = members(group, info)
+        hints = (
+            GroupHints(shared, specs, group.stack, lambda: (done.reconstructions for done in compressed)) if shared else None
+        )
+        with hints or nullcontext():
+            compressed.append(compress_group(loaded.model, info, group, hints=hints, seed=seed, measure_outputs=False))
+    if inplace:
+        for done in compressed:
+            replace(loaded.model, done.reconstructions)
+    return CompressedModel(tuple(compressed), loaded.model, inplace)
+
+
+def _loaded(model: str | LoadedModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
+    if isinstance(model, str):
+        return load(model)
+    if isinstance(model, LoadedModel):
+        return model
+    if isinstance(model, PreTrainedModel):
+        return loaded_from(model, tokenizer)
+    raise InputError(f"the model is a {type(model).__name__}; pass a name, a folder, or a transformers model")
+
+
+def _calibration(plan: Plan, loaded: LoadedModel, texts: Sequence[str] | None) -> Calibration | None:
+    """The calibration of groups whose methods need it."""
+    if not plan.calibrated_groups:
+        return None
+    drawn = texts if texts is not None else plan.calibration.read(plan.seed).texts
+    ahead = [spec for group in plan.calibrated_groups for spec in members(group, loaded.info)]
+    settings = plan.calibration
+    return Calibration(
+        loaded,
+        drawn,
+        max_tokens=settings.max_tokens,
+        special_tokens=settings.special_tokens,
+        weighting=settings.weighting,
+        seed=plan.seed,
+        cache_bytes=sum(8 * spec.cols**2 for spec in ahead),
+        ahead=ahead,
+    )
