@@ -108,7 +108,8 @@ class Compressor:
         rank = self.rank if self.energy is None else self._energy_rank(wide, self.energy)
         if rank is None:
             original = stored_size(dense_shapes(rows, cols), own)
-            budget = budget_for_ratio(original, 2.0 if self.ratio is None else self.ratio, self.unit, dtype, self.multiple)
+            ratio = 2.0 if self.ratio is None else float(self.ratio)
+            budget = budget_for_ratio(original, ratio, self.unit, dtype, self.multiple)
         else:
             budget = rank_budget(self.method, rows, cols, rank, unit=self.unit, dtype=dtype)
         return self.method.fit(wide, budget, size=rank, seed=self.seed)
