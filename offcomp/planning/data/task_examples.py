@@ -94,7 +94,7 @@ def as_scores(scores: pd.Series, name: str) -> pd.Series:
     wrong = scores[~numbers.abs().lt(float("inf"))]
     if len(wrong):
         raise TaskError(
-            f"the 'score' column of {name} has {len(wrong)} scores that are not finite numbers, such as {wrong.iloc[0]!r}"
+            f"the 'score' column of {name} has values that are not finite numbers, such as {wrong.iloc[0]!r} (rows affected: {len(wrong)})"
         )
     return numbers
 
