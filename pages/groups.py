@@ -1,4 +1,4 @@
-"""Which modules benefit from joint compression: all pairs, the merge tree, and the groups at its cut."""
+"""Which modules benefit from joint compression: all pairs, the merge tree, and the groups obtained by cutting it."""
 
 from offcomp.ui import draft
 from offcomp.ui.frame import page

@@ -19,7 +19,7 @@ from offcomp.results.charts.theme import Palette
 
 PACKAGE = Path(__file__).resolve().parents[1] / "offcomp"
 FIELD = re.compile(r"%\{(\w+)(?:\[(\d+)\])?(?::([^}]*))?\}")
-PER_CENT = re.compile(r"in %|^%")
+PER_CENT = re.compile(r"in %|^%|\(% of ")
 Point = dict[str, Any]
 
 

@@ -119,7 +119,8 @@ def sentence_modules(folder: Path) -> SentenceModules:
         return SentenceModules()
     entries = _entries(folder / MODULES)
     if not entries or entries[0][0] != "Transformer":
-        raise ModelError(f"'{folder / MODULES}' must begin with a Transformer, not {entries[0][0] if entries else 'nothing'}.")
+        actual = f"begins with {entries[0][0]}" if entries else "is empty"
+        raise ModelError(f"'{folder / MODULES}' must begin with a Transformer, but it {actual}.")
     if PurePosixPath(entries[0][1]).parts:
         raise ModelError(
             f"'{folder / MODULES}' has its Transformer in '{entries[0][1]}', but offcomp reads the model from the top-level "

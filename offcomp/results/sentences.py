@@ -69,8 +69,8 @@ def _error_clause(runs: Sequence[Run]) -> str:
         return f"All runs have a relative error of {best['relative_error']:.3g} at a compression ratio of {sizes} in parameters"
     errors = f"(relative error {best['relative_error']:.3g} against {worst['relative_error']:.3g} for {worst['name']})"
     if high > ALIKE * low:
-        return f"Compression ratios range from {sizes} in parameters; {best['name']} has the smallest error {errors}"
-    return f"At a compression ratio of {sizes} in parameters, {best['name']} has the lower reconstruction error {errors}"
+        return f"Parameter compression ratios range from {sizes}; {best['name']} has the smallest error {errors}"
+    return f"At a parameter compression ratio of {sizes}, {best['name']} has the lower reconstruction error {errors}"
 
 
 def _score_clauses(runs: Sequence[Run]) -> list[str]:

@@ -5,7 +5,8 @@ its default, so a link opens the same draft in another browser:
 
     model=minilm-l6  modules=query.0-5,key.2  together=kind  methods=svd,codebook  ratio=4  module=query.3
 
-Only values that differ from the last URL written are applied, so links within the app work like external links. Unavailable
+Only values that differ from the last URL written are applied, so links within the app work like external links. A value that
+the app itself wrote moments ago is not applied either: after fast clicks, the browser may still send an older URL. Unavailable
 values are reported on the page and ignored.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from time import monotonic
 from typing import Any
 
 import streamlit as st
@@ -30,7 +32,9 @@ from offcomp.ui.link import FIELDS, OWN, OwnGroup, fault_of, read_options, short
 DEFAULT_KINDS = ("query", "key")
 RUNS, EVERY_RUN = "runs", "all"
 """URL parameter for the compared runs, and its value for the newest runs. `selection` reads it; all pages keep it."""
-WRITTEN = "draft_written"
+WRITTEN, RECENT = "draft_written", "draft_recent"
+ECHO_SECONDS = 3.0
+"""For how long a value that the app wrote to the URL is recognised as its own."""
 PROBLEMS = "draft_problems"
 
 OPTIONS = "options"
@@ -47,7 +51,8 @@ def restore() -> None:
     written: dict[str, str] = state.get(WRITTEN, {})
     if RUNS in written and RUNS not in linked:  # navigating to a different page clears the URL
         st.query_params[RUNS] = written[RUNS]
-    fresh = {name: text for name, text in linked.items() if written.get(name) != text}
+    echoes = {item for _, texts in _recent() for item in texts.items()}
+    fresh = {name: text for name, text in linked.items() if written.get(name) != text and (name, text) not in echoes}
     if "model" in fresh and fresh["model"] != state.get("model"):
         forget_modules()
     for field in FIELDS:
@@ -88,9 +93,17 @@ def share() -> None:
     own_parameters = {field.parameter for field in FIELDS} | {OPTIONS}
     present = st.query_params.to_dict()
     wanted = texts | {name: text for name, text in present.items() if name not in own_parameters}
+    if wanted != state.get(WRITTEN):
+        state[RECENT] = [*_recent(), (monotonic(), wanted)]
     state[WRITTEN] = wanted
     if wanted != present:
         st.query_params.from_dict(wanted)
+
+
+def _recent() -> list[tuple[float, dict[str, str]]]:
+    """The URL parameters that the app wrote in the last seconds, with the time of writing."""
+    earliest = monotonic() - ECHO_SECONDS
+    return [(written, texts) for written, texts in st.session_state.get(RECENT, ()) if written >= earliest]
 
 
 def view(name: str, key: str, choices: Sequence[Any], write: Callable[[Any], str] = str) -> None:

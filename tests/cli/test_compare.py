@@ -26,7 +26,7 @@ def runs(tmp_path: Path) -> None:
 def test_the_table_has_the_answer_and_a_column_a_run(offcomp: Command) -> None:
     status, out, err = offcomp("compare", "aa1", "aa2222222222", "aa1111111111")
     assert (status, err) == (0, "")
-    assert out.startswith("At a compression ratio of 3.02x to 3.05x in parameters, SVD has the lower")
+    assert out.startswith("At a parameter compression ratio of 3.02x to 3.05x, SVD has the lower")
     assert next(line for line in out.splitlines() if line.startswith("Run id")).split()[2:] == ["aa1111111111", "aa2222222222"]
 
 

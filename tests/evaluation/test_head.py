@@ -220,7 +220,7 @@ def test_names_without_meaning_are_taken_as_they_stand_and_checked(moods: Loaded
 def test_a_label_map_in_the_wrong_order_is_refused(moods: LoadedModel, theirs: tuple[str, str]) -> None:
     """Planted: the model's output 0 means positive, but its config says negative, or nothing."""
     data = data_of(moods, MOODS, class_of=lambda output: 1 - output)
-    with pytest.raises(TaskError, match=r"0% of 120 .* 100% with .*negative should be positive.*id2label.*labels"):
+    with pytest.raises(TaskError, match=r"0% of 120 .* 100% correctly with .*negative should be positive.*id2label.*labels"):
         Head(relabelled(moods, *theirs), data).reference()
 
 

@@ -132,7 +132,9 @@ def test_a_plan_compresses_it_and_no_task_fits(tmp_path: Path) -> None:
     rank = result.figures["size"]
     assert rank * (12 + 8) <= 48
     assert result.figures["relative_error"] == pytest.approx(np.sqrt((singular[rank:] ** 2).sum() / (singular**2).sum()))
-    with pytest.raises(PlanError, match="task 'sentiment' needs a model that reads text, but this is only a set of matrices"):
+    with pytest.raises(
+        PlanError, match="task 'sentiment' needs a model that reads text, but this one is only a set of matrices"
+    ):
         validate(Plan(str(folder), (group,), ("sentiment",)), loaded.info)
 
 

@@ -80,9 +80,9 @@ def test_answers() -> None:
     assert [written_p(p) for p in (0.42, 0.0001, 1.0)] == ["= .42", "< .001", "= 1"]
     assert "in Spearman" not in shift_answer(FIRST, "pairs")
     assert "Spearman correlation on pairs from 0.820 ± 0.039 to 0.790 ± 0.039: -0.030" in shift_answer(FIRST, "pairs")
-    assert "of the 2 examples that changed most, the loss rose in 2 and fell in 0" in shift_answer(FIRST, "prose")
+    assert "among the 2 examples that changed most, the loss rose in 2 and fell in 0" in shift_answer(FIRST, "prose")
     none = made_run("e" * 12, [made_group("query", 0.5)], others={"pairs": {**RANKS, "changes": []}})
-    assert "no single example changed" in shift_answer(none, "pairs")
+    assert "no individual example changed" in shift_answer(none, "pairs")
 
 
 def test_listed_examples_are_of_one_task_and_can_be_searched() -> None:

@@ -309,7 +309,7 @@ def test_answers() -> None:
 def test_sizes_that_differ_are_said_to_differ() -> None:
     big = made_run("5" * 12, [made_group("query", 0.1, num_parameters=30, ratio=4 / 3)])
     assert answer([UNSCORED, big]).startswith(
-        "Compression ratios range from 1.33x to 2x in parameters; SVD at 1.3x has the smallest"
+        "Parameter compression ratios range from 1.33x to 2x; SVD at 1.3x has the smallest"
     )
 
 

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from offcomp.plain_text import is_plain
 from offcomp.planning.grouping import STACKS
-from offcomp.ui import link
+from offcomp.ui import draft, link
 from tests.pages import home, opened, step
 
 __all__ = ["home"]  # a fixture
@@ -64,6 +64,20 @@ def test_a_link_opens_the_same_draft_in_another_browser() -> None:
     assert link_of(other) == link
     assert other.session_state["ratio"] == 8.0
     assert [metric.value for metric in other.metric] == [metric.value for metric in app.metric]
+
+
+@pytest.mark.parametrize(("seconds", "ratio"), [(3600.0, 8.0), (0.0, 4.0)], ids=["an echo", "a link"])
+def test_an_address_that_lags_behind_the_draft_undoes_nothing(
+    seconds: float, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After fast clicks the browser may still send the address of a moment ago; later, the same address is a link."""
+    monkeypatch.setattr(draft, "ECHO_SECONDS", seconds)
+    app = opened("compress")
+    for chosen in (4.0, 8.0):
+        app.select_slider(key="ratio").set_value(chosen).run()
+    app.query_params["ratio"] = "4"
+    app.run()
+    assert app.session_state["ratio"] == ratio and link_of(app)["ratio"] == f"{ratio:g}"
 
 
 def test_the_draft_goes_along_to_every_page() -> None:

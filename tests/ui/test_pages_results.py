@@ -191,7 +191,7 @@ def test_runs_of_different_models_are_not_ranked(own: tuple[str, str], home: Pat
     name = put_in_home(home, other, "555555555555", submitted=1.0)
     app = opened("compare", runs=f"{own[0]},{name}")
     assert "not ranked because they are of different models (minilm-l6, another)" in texts(app)
-    assert "1 of 2 runs shown. 1 of other models" in texts(app)
+    assert "1 of 2 runs shown. 1 left out because" in texts(app)
     app.selectbox(key="compare_model").set_value("another").run()
     assert not app.exception
 

@@ -64,7 +64,7 @@ class ResidualAutoencoder(Method):
     preset: str = field(
         default="residual",
         metadata={
-            "help": "Recipe; residual starts from the SVD and never has a larger weight error.",
+            "help": "Fitting recipe: residual starts from the SVD, so its weight error is never larger than that of the SVD.",
             "choices": ("residual",),
         },
     )

@@ -93,9 +93,8 @@ def as_scores(scores: pd.Series, name: str) -> pd.Series:
     numbers = as_numbers(scores)
     wrong = scores[~numbers.abs().lt(float("inf"))]
     if len(wrong):
-        raise TaskError(
-            f"the column score of {name} contains {wrong.iloc[0]!r}, which is not a finite number; rows affected: {len(wrong)}"
-        )
+        example = f"such as {wrong.iloc[0]!r} (rows affected: {len(wrong)})"
+        raise TaskError(f"the 'score' column of {name} has values that are not finite numbers, {example}")
     return numbers
 
 

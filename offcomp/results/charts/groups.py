@@ -201,7 +201,7 @@ def _tree_axes(figure: go.Figure, leaves: pd.DataFrame, x: Sequence[float], pale
     kind = _axis_words(names)
     labels = [str(stem_and_layer(name)[1]) if kind else literal_text(module_words([name])) for name in names]
     size = FONT_SIZE if len(names) <= 2 * MOST_NUMBERS else FONT_SIZE - 4
-    gain_title = "gain of the merge, in<br>thousandths of relative error<br>left of the line helps, right hurts"
+    gain_title = "gain from merging, in<br>thousandths of relative error<br>(left of the line: it helps)"
     figure.update_xaxes(
         title=axis_title(gain_title, FONT_SIZE - 1),
         range=[max(x), min(x) - 2 * MARGIN * (max(x) - min(x))],

@@ -137,7 +137,7 @@ def _sources(choices: Choices, points: pd.DataFrame, measured: Sequence[Measured
             st.caption(f"{len(shown)} of {len(points)} marks are listed; the download includes all of them.")
         file_name = f"offcomp-{choices.info.model.rsplit('/', 1)[-1]}-errors.csv"
         make = partial(with_provenance, points.drop(columns="seed"), [measurement.run for measurement in measured])
-        csv_button("All marks with plan, seed and versions, CSV", file_name, "error_points_csv", make)
+        csv_button("All plotted points with plan, seed and versions (CSV)", file_name, "error_points_csv", make)
 
 
 def _reading(points: pd.DataFrame, exact: bool) -> str:

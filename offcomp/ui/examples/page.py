@@ -102,7 +102,7 @@ def _shift(run: Run, score: Score, listed: pd.DataFrame) -> None:
     if listed.empty:
         st.caption("There are no listed examples to plot.")
         return
-    alt = f"Chart of {shift_words(score)} before and after compression, for listed examples; the table below has the numbers."
+    alt = f"Chart of {shift_words(score)} before and after compression, for the examples in the table below."
     draw(examples.shift_figure(listed, run, score, palette()), "examples_shift", alt)
     if has_classes(score):
         reading = "the compressed model gives the true label a higher probability; below it, a lower one"

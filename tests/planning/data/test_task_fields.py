@@ -70,7 +70,7 @@ def test_what_is_no_task_is_one_sentence(task: Any, parts: list[str]) -> None:
         ("simlarity", ["did you mean 'similarity'?"]),
         ("masked-prose", ["'masked-prose'", "ForMaskedLM", "BertModel"]),
         (OWN | {"data": "bundled:sentiment", "options": {"epochs": 3}}, ["'epochs'", "refit"]),
-        (OWN | {"data": "bundled:sentiment", "options": {"refit": 1}}, ["refit 1", "true or false"]),
+        (OWN | {"data": "bundled:sentiment", "options": {"refit": 1}}, ["refit to 1", "true or false"]),
         (OWN | {"data": "bundled:sentiment", "columns": {"body": "text"}}, ["'body'", "sentence1", "label"]),
         (OWN, ["'stars'", "'reviews.csv'", "does not exist"]),
         (OWN | {"data": "reviews.docx"}, ["'reviews.docx'", ".csv"]),

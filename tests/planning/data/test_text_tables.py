@@ -159,7 +159,7 @@ def test_scores_with_a_decimal_comma_are_numbers(tmp_path: Path) -> None:
     assert found.rows == RowCounts(200, 200)
     rows[5][2] = "1.5"
     path.write_bytes(joined(rows, ";", ("sentence1", "sentence2", "score")))
-    with pytest.raises(OffcompError, match="contains '0,0', which is not a finite number"):
+    with pytest.raises(OffcompError, match="values that are not finite numbers, such as '0,0'"):
         read(Task("mine", "similarity", str(path)))
 
 

@@ -94,7 +94,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "vectors.npz": (lambda: packed(w=npy_header("(121000000,)") + bytes(484_000_000)), "has 1 dimension, not 2"),
     "header.npz": (lambda: packed(w=long_header()), "is not an array of numbers"),
     "many.npz": (lambda: packed(**{f"w{i}": b"" for i in range(11_000)}), "more than 10,000 arrays"),
-    "header.safetensors": (lambda: (40_000_000).to_bytes(8, "little") + b"[" * 40_000_000, "truncated, or too long"),
+    "header.safetensors": (lambda: (40_000_000).to_bytes(8, "little") + b"[" * 40_000_000, "truncated or too long"),
     "wide.csv": (
         lambda: b",".join(b"c%d" % i for i in range(100_000)) + b"\n" + 20 * (b"1," * 99_999 + b"1\n"),
         "100,000 columns",
