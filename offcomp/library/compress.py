@@ -47,7 +47,7 @@ class CompressedModel(Sequence[CompressedGroup]):
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model with the reconstructed weights: the original if it was compressed in place, otherwise a copy."""
+        """The model with the reconstructed weights, which is the original if it was compressed in place, otherwise a copy."""
         if self.inplace:
             return self.original
         model = deepcopy(self.original)
