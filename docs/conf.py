@@ -33,9 +33,9 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Types of other libraries, whose documentation is elsewhere.
     (r"py:.*", r"(collections|pandas|pathlib|plotly|torch|transformers|typing|numpy|tokenizers)\b.*"),
-    (r"py:.*", r"(Any|ArrayLike|Callable|Iterable|Iterator|Mapping|Path|Sequence|Tensor|go\.Figure|pd\.DataFrame|optional)"),
+    (r"py:.*", r"(Any|ArrayLike|Callable|Iterable|Iterator|Mapping|Path|Sequence|Tensor|go\.Figure|pd\.DataFrame)"),
     # Types of offcomp that are described where they are used, and have no entry of their own.
-    (r"py:.*", r"offcomp\.(methods\.base|models|numerics|planning|results|runs|library)\..*"),
+    (r"py:.*", r"Decode|offcomp\.(methods\.base|models|numerics|planning|results|runs|library)\..*"),
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

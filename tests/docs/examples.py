@@ -57,7 +57,7 @@ def run_page(page: Path) -> None:
             continue
         printed = io.StringIO()
         with redirect_stdout(printed):
-            exec(compile(block.code, str(page), "exec"), namespace)
+            exec(compile(block.code, str(page), "exec"), namespace)  # noqa: S102  # our own pages
         shown = following is not None and following.language == "text" and not block.after.strip()
         if shown and following is not None:
             fault = difference(printed.getvalue(), following.content)

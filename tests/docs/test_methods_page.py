@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 
 import pytest
 
@@ -19,9 +20,9 @@ def option_table(method: type[Method]) -> str:
     rows = ["| option | default | values | meaning |", "|---|---|---|---|"]
     for option in options_of(method):
         choices, limits = option.metadata.get("choices"), option.metadata.get("range")
-        values = ", ".join(f"`{choice}`" for choice in choices) if choices else " to ".join(f"{limit:g}" for limit in limits or ())
-        kind = values or "true or false"
-        rows.append(f"| `{option.name}` | `{json.dumps(option.default)}` | {kind} | {option.metadata['help']} |")
+        values = [f"`{choice}`" for choice in choices or ()], [f"{limit:g}" for limit in limits or ()]
+        allowed = ", ".join(values[0]) or " to ".join(values[1]) or "true or false"
+        rows.append(f"| `{option.name}` | `{json.dumps(option.default)}` | {allowed} | {option.metadata['help']} |")
     return "\n".join(rows)
 
 
@@ -33,7 +34,7 @@ def test_the_page_has_a_section_for_each_method_in_order() -> None:
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.style_key)
 def test_a_section_has_the_formula_of_the_docstring_and_all_options(method: type[Method]) -> None:
     section = SECTIONS[f"`{method.style_key}`: {method.title}"]
-    docstring = __import__(method.__module__, fromlist=["x"]).__doc__
+    docstring = import_module(method.__module__).__doc__ or ""
     formulas = [block.content for block in blocks_of(section) if block.language == "text"]
     assert formulas
     for line in "".join(formulas).splitlines():
