@@ -20,10 +20,13 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "**.ipynb"]
 
 html_theme = "furo"
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small--3)"}}  # fits longer lines
 html_title = "offcomp"
 html_favicon = "../assets/images/icon.svg"
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False
+smartquotes_action = "D"  # dashes; quotes in docstrings are code
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
