@@ -17,7 +17,7 @@ project = "offcomp"
 author = "the authors of offcomp"
 version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "**.ipynb"]
+exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small--3)"}}  # fits longer lines
