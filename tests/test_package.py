@@ -27,7 +27,8 @@ GENERATED = ("build", "dist", "offcomp.egg-info", ".venv", ".git")
 APP_FILES = ("app.py", "pages/*.py", ".streamlit/config.toml", "assets/**/*")
 FOR_THE_DOCUMENTATION = ("assets/images/*.png", "assets/measurements/*")
 TOOLS = {
-    *("beartype", "mypy", "pandas-stubs", "pytest-timeout", "pytest-xdist", "ruff", "setuptools", "types-psutil"),
+    *("beartype", "furo", "ipykernel", "mypy", "myst-parser", "pandas-stubs", "pytest-timeout", "pytest-xdist", "ruff"),
+    *("setuptools", "types-psutil"),
 }
 """What the checks use without importing it."""
 PAGE_MILLISECONDS = 30_000
@@ -147,8 +148,8 @@ def test_every_imported_package_is_declared_and_none_besides() -> None:
     product = imported(files_of(["app.py", "pages/*.py", "offcomp/**/*.py"]))
     assert product == named(PROJECT["dependencies"])
     extras = PROJECT["optional-dependencies"]
-    checks = imported(files_of(["tests/**/*.py", "benchmarks/**/*.py"])) - product
-    assert checks | TOOLS == named([*extras["dev"], *extras["minilm"]])
+    checks = imported(files_of(["tests/**/*.py", "benchmarks/**/*.py", "docs/*.py"])) - product
+    assert checks | TOOLS == named([*extras["dev"], *extras["docs"], *extras["minilm"]])
 
 
 def test_every_declared_package_is_pinned() -> None:

@@ -47,7 +47,7 @@ class CompressedModel(Sequence[CompressedGroup]):
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model with the reconstructed weights: the original if it was compressed in place, otherwise a copy."""
+        """The model with the reconstructed weights, which is the original if it was compressed in place, otherwise a copy."""
         if self.inplace:
             return self.original
         model = deepcopy(self.original)
@@ -111,13 +111,13 @@ def compress(
 
     Args:
         model: a catalogue name, folder or hub id, a model from `offcomp.load`, or a live transformers model.
-        modules: patterns of kinds, module names or parameter paths, such as "query", "query.0-3" or "*.mlp.*"; by default
+        modules: patterns of kinds, module names or parameter paths, such as "query", "query.0-3" or `"*.mlp.*"`; by default
             all known kinds but the word embeddings (`offcomp.select_modules`).
         exclude: patterns of modules to leave out.
         layers: layer numbers, or text such as "0-2,5".
         together: which modules to compress as one matrix: "module" (each alone), "kind", "qkv", "blocks" or "all".
         stack: how the modules of a group are stacked: "best", "rows", "columns" or "residual".
-        method: a name in `offcomp methods`, such as "svd", "autoencoder", "residual" or "codebook".
+        method: "svd", "autoencoder", "residual", "codebook", "kronecker", "tucker", "pruning" or "quantization".
         options: options of the method by name.
         ratio: compression ratio, original size / stored size.
         rank: rank, latent width or number of terms, instead of a ratio.

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from offcomp import methods
 from offcomp.errors import InputError
-from offcomp.methods import Method, make_method, own_options
-from offcomp.methods.base import CompressedMatrix, dense_shapes, rank_budget
+from offcomp.methods import make_method, own_options
+from offcomp.methods.base import CompressedMatrix, Method, dense_shapes, rank_budget
 from offcomp.methods.codebook.method import CodebookAutoencoder as CodebookMethod
 from offcomp.methods.kronecker.method import Kronecker as KroneckerMethod
 from offcomp.methods.pruning.method import Pruning as PruningMethod

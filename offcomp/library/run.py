@@ -31,6 +31,7 @@ def run(plan: Plan, *, home: Path | str | None = None, again: bool = False, prog
         StorageError: the run cannot be started.
     """
     store = RunStore(Path(home) if home is not None else None)
+    plan = Plan.from_dict(plan.to_dict())  # a ratio of 3 and one of 3.0 are the same plan, and therefore the same run
     info = model_info(plan.model, store.home)
     validate(plan, info)
     submitted = store.submit(with_computed_ranks(plan, info, store.home), info, again=again)

@@ -126,7 +126,7 @@ def code_counts(shapes: Shapes) -> dict[str, int]:
     return {name: shape.count for name, shape in shapes.items() if isinstance(shape, Codes)}
 
 
-def budget_for_ratio(original: Size, ratio: float, unit: str, dtype: str, multiple: int = 1) -> Budget:
+def budget_for_ratio(original: Size, ratio: float | int, unit: str, dtype: str, multiple: int = 1) -> Budget:
     """The budget for a requested compression ratio: floor(original / ratio).
 
     The ratio is treated as the exact decimal number that the user typed, so 1100 / 1.1 is 1000, not 999.

@@ -26,7 +26,7 @@ def select_modules(
 
     Args:
         patterns: a pattern is a kind ("query"), a module name ("query.3"), a range of layers ("query.0-5"), or a shell-style
-            pattern that matches names or parameter paths ("*.mlp.*"). Patterns may be separated by commas. If None, every
+            pattern that matches names or parameter paths (`"*.mlp.*"`). Patterns may be separated by commas. If None, every
             module of a known kind except the word embeddings is selected.
         exclude: patterns of modules to leave out.
         layers: layer numbers, starting at 0, or text such as "0-2,5".

@@ -1,0 +1,100 @@
+"""Configuration of the documentation: `make docs` builds it into docs/_build, without a network connection.
+
+Docstrings are plain text with Google sections. Their aligned lists and formulas are shown as they stand (`keep_alignment`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from offcomp import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = "offcomp"
+author = "the authors of offcomp"
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small--3)"}}  # fits longer lines
+html_title = "offcomp"
+html_favicon = "../assets/images/icon.svg"
+html_copy_source = False
+html_show_copyright = False
+html_show_sphinx = False
+smartquotes_action = "D"  # dashes; quotes in docstrings are code
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+default_role = "literal"  # `name` in a docstring is code
+myst_heading_anchors = 3
+nitpicky = True
+nitpick_ignore_regex = [
+    # Types of other libraries, whose documentation is elsewhere.
+    (r"py:.*", r"(collections|pandas|pathlib|plotly|torch|transformers|typing|numpy|tokenizers)\b.*"),
+    (r"py:.*", r"(Any|ArrayLike|Callable|Iterable|Iterator|Mapping|Path|Sequence|Tensor|go\.Figure|pd\.DataFrame)"),
+    # Types of offcomp that are described where they are used, and have no entry of their own.
+    (r"py:.*", r"Decode|offcomp\.(methods\.base|models|numerics|planning|results|runs|library)\..*"),
+]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Examples?|Note):$")
+LISTED = re.compile(r"([\w.]+(?:, [\w.]+)*) {2,}(\S.*)")
+"""A line of an aligned list: a name or several, two or more spaces, and a description."""
+
+
+def keep_alignment(_app: Sphinx, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+    """Outside of sections, make aligned lists definition lists, and indented paragraphs (formulas) literal blocks."""
+    kept: list[str] = []
+    in_section = False
+    for paragraph in paragraphs(lines):
+        first = paragraph[0]
+        in_section = bool(SECTION.match(first)) or (in_section and first.startswith(" "))
+        if in_section:
+            kept += paragraph
+        elif first.startswith(" "):
+            kept += ["::", "", *paragraph]
+        elif LISTED.match(first):
+            kept += definitions(paragraph)
+        else:
+            kept += paragraph
+        kept.append("")
+    lines[:] = kept
+
+
+def paragraphs(lines: list[str]) -> list[list[str]]:
+    """Split lines at blank lines."""
+    return [part.split("\n") for part in re.split(r"\n\s*\n", "\n".join(lines).strip("\n")) if part.strip()]
+
+
+def definitions(paragraph: list[str]) -> list[str]:
+    """A definition list; a line that names nothing continues the description before it."""
+    made: list[str] = []
+    for line in paragraph:
+        named = LISTED.match(line)
+        made += ["", f"`{named[1]}`", f"    {named[2]}"] if named else [f"    {line.strip()}"]
+    return made[1:]
+
+
+def without_factories(
+    _app: Sphinx, _what: str, _name: str, _obj: Any, _options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write the default of a field that has a factory as an ellipsis, so that Sphinx can parse the signature."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", without_factories)
+    app.connect("autodoc-process-docstring", keep_alignment, priority=1)  # before napoleon
