@@ -43,7 +43,7 @@ def measure(model: str, style_key: str, kinds: Sequence[str], ratio: float, task
         info = model_info(model, store.home)
         specs = [spec for spec in info.modules if spec.kind in kinds]
         groups = make_groups(specs, "kind", method=method.name, options=own_options(method), ratio=ratio)
-        plan = Plan(model, groups, tasks)
+        plan = Plan(model=model, groups=groups, tasks=tasks)
         expected = estimate(plan, info, predict(plan, info))
         run = store.submit(plan, info)
         worker, most = psutil.Process(read_json(run.folder / "worker.json")["pid"]), 0

@@ -33,7 +33,7 @@ def measure(method: str, kinds: Sequence[str], ratio: float) -> dict[str, object
         info = model_info(MODEL, store.home)
         specs = [spec for spec in info.modules if spec.kind in kinds]
         started = time.perf_counter()
-        run = store.submit(Plan(MODEL, make_groups(specs, "kind", method=method, ratio=ratio)), info)
+        run = store.submit(Plan(model=MODEL, groups=make_groups(specs, "kind", method=method, ratio=ratio)), info)
         while not run.ended:
             time.sleep(0.05)
             run = store.get(run.id)

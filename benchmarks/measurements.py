@@ -36,10 +36,10 @@ from offcomp.runs.compress import compress_group
 
 FOLDER = Path(__file__).parents[1] / "assets" / "runs"
 REAL = {
-    "stsb": Task("stsb", "similarity", "", "STS-B"),
-    "sst2_sent": Task("sst2", "probe", "", "SST-2"),
-    "mrpc": Task("mrpc", "probe", "", "MRPC"),
-    "ag_news": Task("ag_news", "probe", "", "AG News"),
+    "stsb": Task(name="stsb", family="similarity", data="stsb", title="STS-B"),
+    "sst2_sent": Task(name="sst2", family="probe", data="sst2_sent", title="SST-2"),
+    "mrpc": Task(name="mrpc", family="probe", data="mrpc", title="MRPC"),
+    "ag_news": Task(name="ag_news", family="probe", data="ag_news", title="AG News"),
 }
 BOTH, JOINT = ("module", "kind"), ("kind",)
 METHODS = {
@@ -73,14 +73,16 @@ def sweep(info: ModelInfo) -> Iterator[Plan]:
                     ratio=ratio,
                     unit=UNITS.get(style_key, "parameters"),
                 )
-                yield Plan(info.model, groups, (), SEED)
+                yield Plan(model=info.model, groups=groups, tasks=(), seed=SEED)
 
 
 def alone(info: ModelInfo) -> Iterator[Plan]:
     """Plans that compress a single matrix each, by SVD."""
     for spec in info.modules:
         if spec.default:
-            yield Plan(info.model, (Group(spec.name, (spec.name,), ratio=ALONE),), (), SEED)
+            yield Plan(
+                model=info.model, groups=(Group(name=spec.name, modules=(spec.name,), ratio=ALONE),), tasks=(), seed=SEED
+            )
 
 
 def measured(plan: Plan, loaded: LoadedModel, tasks: list[OpenTask]) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def main() -> None:
 
 def _at(task: Task, folder: Path) -> Task:
     """The task, with a folder's files as its data."""
-    return Task(task.name, task.family, str(folder), task.title)
+    return Task(name=task.name, family=task.family, data=str(folder), title=task.title)
 
 
 def _line(row: dict[str, Any]) -> str:

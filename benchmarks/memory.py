@@ -173,7 +173,7 @@ def run_on(model: str, name: str, folder: Path, grouping: str, modules: str, *ta
     with TemporaryDirectory(dir=folder) as home:
         run = Path(home) / "runs" / "run"
         run.mkdir(parents=True)
-        write_json(run / "plan.json", Plan(model, groups, tasks=tasks).to_dict())
+        write_json(run / "plan.json", Plan(model=model, groups=groups, tasks=tasks).to_dict())
         worker = execute.Worker(run)
         execute.work(worker)
     return worker.groups

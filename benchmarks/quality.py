@@ -20,7 +20,6 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,10 +53,10 @@ ROWS = (
 """The cases of `benchmarks.sts` that are measured."""
 SENTENCE = {"text": "sentence"}
 TASKS = (
-    Task("stsb", "similarity", "stsb", "STS-B"),
-    Task("sst2", "probe", "sst2_sent", "SST-2", SENTENCE),
-    Task("ag_news", "probe", "ag_news", "AG News", SENTENCE),
-    Task("mrpc", "probe", "mrpc", "MRPC"),
+    Task(name="stsb", family="similarity", data="stsb", title="STS-B"),
+    Task(name="sst2", family="probe", data="sst2_sent", title="SST-2", columns=SENTENCE),
+    Task(name="ag_news", family="probe", data="ag_news", title="AG News", columns=SENTENCE),
+    Task(name="mrpc", family="probe", data="mrpc", title="MRPC"),
     *map(find_task, ("topics", "sentiment", "similarity")),
 )
 """The tasks. For those that do not come with offcomp, `data` is a folder below `--data`."""
@@ -107,10 +106,10 @@ def opened(loaded: LoadedModel, tasks: Sequence[Task], data: Path, most: Mapping
             folder = Path(scratch) / task.name
             if not task.bundled:
                 with_fewer_examples(data / task.data, folder, most)
-            there = task if task.bundled else replace(task, data=str(folder))
+            there = task if task.bundled else task.replace(data=str(folder))
             modes = {KEPT: {"refit": False}, REFITTED: {"refit": True}} if task.kind.trains else {KEPT: {}}
             found[task.name] = {
-                mode: open_task(replace(there, options=options), loaded, seed=SEED) for mode, options in modes.items()
+                mode: open_task(there.replace(options=options), loaded, seed=SEED) for mode, options in modes.items()
             }
             if len(modes) > 1:
                 share(found[task.name])

@@ -46,7 +46,7 @@ UNDER_WAY = ("queued", "running")
 def plans(seed: int) -> list[Plan]:
     """The plans that a click on the page Compress submits, in order: one per method, for twelve separate matrices, no task."""
     groups = [make_groups(_modules(), "module", method=method, ratio=RATIO) for method in METHODS]
-    return [Plan(MODEL, each, tasks=(), seed=seed) for each in groups]
+    return [Plan(model=MODEL, groups=each, tasks=(), seed=seed) for each in groups]
 
 
 @cache

@@ -13,9 +13,9 @@ from offcomp.runs.compress import compress_group, save_group
 from offcomp.runs.store import Run
 
 GROUPS = (
-    Group("key", ("key.0", "key.1"), ratio=3.0),
-    Group("words", ("word_embeddings",), ratio=4.0, dtype="float16", unit="bytes"),
-    Group("ffn", ("ffn_in.0", "ffn_out.1"), stack="residual", method="quantization", ratio=1.5, unit="bytes"),
+    Group(name="key", modules=("key.0", "key.1"), ratio=3.0),
+    Group(name="words", modules=("word_embeddings",), ratio=4.0, dtype="float16", unit="bytes"),
+    Group(name="ffn", modules=("ffn_in.0", "ffn_out.1"), stack="residual", method="quantization", ratio=1.5, unit="bytes"),
 )
 """Three of a tiny BERT: two stacked by rows, the tied embeddings, and one turned beside one that is not."""
 
@@ -33,5 +33,5 @@ def finished_run(loaded: LoadedModel, folder: Path, groups: Sequence[Group] = GR
     ]
     model = {"name": loaded.info.model, "fingerprint": loaded.info.fingerprint}
     model |= {"reads": loaded.info.reads, "sizes": model_sizes(stored, loaded.info)}
-    plan = Plan(loaded.info.model, tuple(groups), ())
+    plan = Plan(model=loaded.info.model, groups=tuple(groups), tasks=())
     return Run("0123456789ab", folder, plan, "done", 0.0, {}, {"status": "done", "groups": figures, "model": model})

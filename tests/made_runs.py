@@ -112,10 +112,10 @@ def made_run(
     """A run of these groups, with a score on sentiment and on `others`."""
     scores = ({"sentiment": score} if score else {}) | (others or {})
     planned = tuple(
-        Group(g["name"], tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"])
+        Group(name=g["name"], modules=tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"])
         for g in groups
     )
-    plan = Plan(model, planned, tuple(scores), seed)
+    plan = Plan(model=model, groups=planned, tasks=tuple(scores), seed=seed)
     before, after = sum(g["rows"] * g["cols"] for g in groups), sum(g["num_parameters"] for g in groups)
     sizes = {}
     for denominator, rest in (("chosen", 0), ("matrices", 60), ("whole", 100)):

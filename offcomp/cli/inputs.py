@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -156,8 +155,8 @@ def read_plan(path: str) -> tuple[Plan, ModelInfo]:
 def with_all_ranks(plan: Plan, info: ModelInfo) -> Plan:
     """The plan with the rank of every group that requests a share of the energy, computed with torch if not yet known."""
     groups = tuple(group for group in plan.groups if group.energy is not None and group.rank is None)
-    if missing(replace(plan, groups=groups), info, home_folder()):
-        compute(replace(plan, groups=groups), home_folder())
+    if missing(plan.replace(groups=groups), info, home_folder()):
+        compute(plan.replace(groups=groups), home_folder())
     return with_known_ranks(plan, info, home_folder())
 
 
@@ -183,7 +182,7 @@ def calibration_text(path: str | None) -> CalibrationText:
     """
     if path is None or path == BUNDLED:
         return CalibrationText()
-    return CalibrationText(str(path_of(path).absolute()))
+    return CalibrationText(text=str(path_of(path).absolute()))
 
 
 def task_flags(flags: argparse.ArgumentParser, default: str) -> None:

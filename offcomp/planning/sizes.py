@@ -8,7 +8,7 @@ modules have the same shape.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -95,7 +95,7 @@ def dtype_of(group: Group, info: ModelInfo) -> str:
 
 def resolved(plan: Plan, info: ModelInfo) -> Plan:
     """A copy of the plan with each group's dtype resolved to its actual storage dtype."""
-    return replace(plan, groups=tuple(replace(group, dtype=dtype_of(group, info)) for group in plan.groups))
+    return plan.replace(groups=tuple(group.replace(dtype=dtype_of(group, info)) for group in plan.groups))
 
 
 def original_dtypes(specs: Sequence[ModuleSpec]) -> str:

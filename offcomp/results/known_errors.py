@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
 from math import nan
@@ -111,7 +111,7 @@ def _calibration(plan: Plan, digest: str | None) -> str:
         calibrated = bool(plan.calibrated_groups)
     except InputError:  # the plan was made by a version with different methods or options
         calibrated = True
-    return json.dumps([asdict(plan.calibration), digest], sort_keys=True) if calibrated else ""
+    return json.dumps([plan.calibration.model_dump(), digest], sort_keys=True) if calibrated else ""
 
 
 def measured_of(runs: Iterable[Run], fingerprint: str) -> list[Measured]:

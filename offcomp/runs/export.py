@@ -56,7 +56,7 @@ def export_run(run: Run, original: ModelInfo, folder: Path, *, dense: bool = Fal
             for group in manifest.groups:
                 dense_model.write(reconstructions(part, manifest, group))
         files = {file.relative_to(part).as_posix(): file_entry(file) for file in sorted(part.rglob("*")) if file.is_file()}
-        manifest = replace(manifest, files=files)
+        manifest = manifest.replace(files=files)
         (part / MANIFEST).write_text(json.dumps(manifest.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
         check_unchanged(original)
     return manifest

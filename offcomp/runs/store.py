@@ -21,7 +21,6 @@ import math
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from offcomp.errors import InputError, PlanError, RunError, StorageError
@@ -140,7 +139,7 @@ def _update_model_name(run: Run, model: str) -> None:
     if run.result is None or run.plan.model == model:
         return
     result = run.result | {"plan": run.result["plan"] | {"model": model}, "model": run.result["model"] | {"name": model}}
-    write_json(run.folder / PLAN, replace(run.plan, model=model).to_dict())
+    write_json(run.folder / PLAN, run.plan.replace(model=model).to_dict())
     write_json(run.folder / RESULT, result)
 
 

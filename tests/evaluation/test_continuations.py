@@ -182,7 +182,7 @@ def test_the_originals_continuations_are_kept_so_that_others_cost_one_pass_each(
     loaded = opened(tmp_path, "llama")
     file = tmp_path / "own.csv"
     pd.DataFrame({"text": TEXTS}).to_csv(file, index=False)
-    task, cache, passes = Task("own", "causal-lm", str(file)), tmp_path / "cache", [0]
+    task, cache, passes = Task(name="own", family="causal-lm", data=str(file)), tmp_path / "cache", [0]
     loaded.model.register_forward_hook(lambda *_: passes.append(passes.pop() + 1))
 
     def again() -> OpenTask:

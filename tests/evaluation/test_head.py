@@ -103,7 +103,7 @@ def data_of(
         name: split_of(texts, [class_of(output) for output in outputs_of(loaded, texts)], names)
         for name, texts in parts.items()
     }
-    return TaskData(Task("made", "head", "made.csv", options=options), DatasetDict(splits), "0123456789ab")
+    return TaskData(Task(name="made", family="head", data="made.csv", options=options), DatasetDict(splits), "0123456789ab")
 
 
 def accuracy(loaded: LoadedModel, data: TaskData) -> float:
@@ -146,7 +146,9 @@ def test_a_pair_is_read_as_one_input(moods: LoadedModel) -> None:
     first, second = ([" ".join(text.split()[:6]) for text in texts[:20]] for texts in (TEXTS, MORE_TEXTS))  # fit the model
     split = Dataset.from_dict({"sentence1": first, "sentence2": second, "label": [0, 1] * 10})
     split = split.cast_column("label", ClassLabel(names=list(MOODS)))
-    evaluator = Head(moods, TaskData(Task("made", "head", "made.csv"), DatasetDict({"test": split}), "0123456789ab"))
+    evaluator = Head(
+        moods, TaskData(Task(name="made", family="head", data="made.csv"), DatasetDict({"test": split}), "0123456789ab")
+    )
     reference = evaluator.reference()
     logits = np.array([raw_logits(moods, *pair) for pair in zip(first, second, strict=True)])
     np.testing.assert_allclose(reference["probabilities"], np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-5)
@@ -280,7 +282,8 @@ def test_the_note_is_about_the_original_and_its_best_order_not_about_a_bad_model
     truth[:wrong] = [1 - label for label in truth[:wrong]]
     splits = DatasetDict({"test": split_of(TEXTS, truth, MOODS)})
     evaluator = Head(
-        relabelled(moods, "LABEL_0", "LABEL_1"), TaskData(Task("made", "head", "made.csv"), splits, "0123456789ab")
+        relabelled(moods, "LABEL_0", "LABEL_1"),
+        TaskData(Task(name="made", family="head", data="made.csv"), splits, "0123456789ab"),
     )
     reference = evaluator.reference()
     right = 1 - wrong / len(TEXTS)
@@ -373,7 +376,7 @@ def test_a_large_validation_split_is_sampled_from_end_to_end(moods: LoadedModel)
         "test": split_of(TEXTS[:4], [0, 1, 0, 1], MOODS),
         "validation": split_of(["w5 w6"] * count, [0] * (count // 2) + [1] * (count // 2), MOODS),
     }
-    evaluator = Head(moods, TaskData(Task("made", "head", "made.csv"), DatasetDict(splits), "0123456789ab"))
+    evaluator = Head(moods, TaskData(Task(name="made", family="head", data="made.csv"), DatasetDict(splits), "0123456789ab"))
     labels = np.array(splits["validation"]["label"])[evaluator._checked]
     assert len(labels) == CHECKED_EXAMPLES and sum(labels) == CHECKED_EXAMPLES // 2
 
@@ -436,7 +439,9 @@ def scored_pairs(folder: Path, loaded: LoadedModel, target: str) -> tuple[str, N
 def test_a_head_with_one_output_is_scored_by_the_order_of_its_numbers(tmp_path: Path, family: str, target: str) -> None:
     loaded = one_output(tmp_path)
     path, scores, given = scored_pairs(tmp_path, loaded, target)
-    opened = open_task(Task("pairs", family, path, also=("pearson",) if family == "head-regression" else ()), loaded)
+    opened = open_task(
+        Task(name="pairs", family=family, data=path, also=("pearson",) if family == "head-regression" else ()), loaded
+    )
     score = opened.original()
     assert (score["metric"], score["family"], score["n"]) == ("spearman", "head-regression", 60)
     assert score["value"] == pytest.approx(scipy.stats.spearmanr(given, scores).statistic, abs=1e-4) and score["value"] > 0.4
@@ -451,7 +456,7 @@ def test_a_head_with_one_output_is_scored_by_the_order_of_its_numbers(tmp_path: 
 def test_a_head_of_classes_does_no_regression(moods: LoadedModel, tmp_path: Path) -> None:
     path, _, _ = scored_pairs(tmp_path, moods, "score")
     with pytest.raises(TaskError, match=r"2 classes \(NEGATIVE, POSITIVE\).*family to head"):
-        open_task(Task("pairs", "head-regression", path), moods)
+        open_task(Task(name="pairs", family="head-regression", data=path), moods)
 
 
 @pytest.mark.parametrize("family", ["head", "head-regression"])
@@ -463,13 +468,13 @@ def test_a_head_with_several_labels_a_text_is_refused_and_no_softmax_is_applied(
     with pytest.raises(
         TaskError, match=r"several labels to one text \(problem_type multi_label_classification\).*family to probe"
     ):
-        open_task(Task("mine", family, str(tmp_path / "mine.csv")), loaded)
+        open_task(Task(name="mine", family=family, data=str(tmp_path / "mine.csv")), loaded)
 
 
 def test_a_head_that_is_not_finite_in_a_regression_is_refused(tmp_path: Path) -> None:
     loaded = one_output(tmp_path)
     path, _, _ = scored_pairs(tmp_path, loaded, "score")
-    opened = open_task(Task("pairs", "head", path), loaded)
+    opened = open_task(Task(name="pairs", family="head", data=path), loaded)
     loaded.model.get_parameter("classifier.bias")[0] = float("nan")
     with pytest.raises(TaskError, match="not finite"):
         opened.prepare()
@@ -478,7 +483,7 @@ def test_a_head_that_is_not_finite_in_a_regression_is_refused(tmp_path: Path) ->
 def test_a_model_without_such_a_head_is_refused(tmp_path: Path) -> None:
     loaded = saved(tmp_path, tiny_models.shared("bert_base"))
     with pytest.raises(TaskError, match="ForSequenceClassification"):
-        open_task(Task("made", "head", "made.csv"), loaded)
+        open_task(Task(name="made", family="head", data="made.csv"), loaded)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -202,7 +202,7 @@ def minilm() -> LoadedModel:
 def third(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """A third of the bundled sentences."""
     tables = {name: split.to_pandas()[::3] for name, split in read(SENTIMENT).splits.items()}
-    return replace(SENTIMENT, data=as_files(tmp_path_factory.mktemp("third") / "data", tables))
+    return SENTIMENT.replace(data=as_files(tmp_path_factory.mktemp("third") / "data", tables))
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_the_probe_is_fitted_on_training_texts_and_chosen_on_validation_texts_on
     found = {}
     for split in ("none", "train", "test"):
         made = {name: transposed(table) if name == split else table for name, table in tables.items()}
-        task = Task("mine", "probe", as_files(tmp_path / split, made))
+        task = Task(name="mine", family="probe", data=as_files(tmp_path / split, made))
         found[split] = EVALUATORS["probe"](loaded, read(task)).reference(lambda _fraction: None)
     for name in ("probabilities", "weights", "validation_accuracy"):
         assert np.array_equal(found["test"][name], found["none"][name])
@@ -276,7 +276,7 @@ def test_shuffled_labels_give_chance(minilm: LoadedModel, third: Task, tmp_path:
     tables = {name: split.to_pandas() for name, split in read(third).splits.items()}
     generator = np.random.default_rng(0)
     made = {name: table.assign(label=generator.permutation(table["label"].to_numpy())) for name, table in tables.items()}
-    score = open_task(Task("shuffled", "probe", as_files(tmp_path / "data", made)), minilm).original()
+    score = open_task(Task(name="shuffled", family="probe", data=as_files(tmp_path / "data", made)), minilm).original()
     assert abs(score["value"] - 0.5) < 3.5 * score["standard_error"]
 
 
@@ -300,7 +300,7 @@ def test_a_zeroed_model_does_not_pass_for_unchanged(minilm: LoadedModel, opened:
 def test_a_refitted_probe_reads_more_from_a_ruined_model_and_says_that_it_was_refitted(
     minilm: LoadedModel, opened: OpenTask, third: Task
 ) -> None:
-    refitting = open_task(replace(third, options={"refit": True}), minilm)
+    refitting = open_task(third.replace(options={"refit": True}), minilm)
     refitting.prepare()
     with ruined(minilm):
         kept, refitted = opened.compare(), refitting.compare()
@@ -327,7 +327,7 @@ def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, ope
     agreements = []
     for ratio in (1.2, 20.0):
         modules = tuple(f"{kind}.{layer}" for kind in ("value", "ffn_in") for layer in range(6))
-        group = compress_group(minilm.model, minilm.info, Group("some", modules, ratio=ratio))
+        group = compress_group(minilm.model, minilm.info, Group(name="some", modules=modules, ratio=ratio))
         with substituted(minilm.model, group.reconstructions):
             agreements.append(opened.compare()["paired"]["agreement"])
     assert 1.0 > agreements[0] > agreements[1] + 0.05
@@ -336,7 +336,7 @@ def test_more_compression_agrees_less_with_the_original(minilm: LoadedModel, ope
 def test_the_originals_answers_are_kept_by_content(tmp_path: Path) -> None:
     """Another task object finds them; other files, and other options, do not."""
     loaded, cache = saved(tmp_path, "bert_base"), tmp_path / "cache"
-    task = Task("mine", "probe", as_files(tmp_path / "data", sentiment_tables()))
+    task = Task(name="mine", family="probe", data=as_files(tmp_path / "data", sentiment_tables()))
     first = open_task(task, loaded, cache=cache).original()
     (file,) = cache.iterdir()
     with ruined(loaded):
@@ -345,7 +345,7 @@ def test_the_originals_answers_are_kept_by_content(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="changed while it was in use"):
             open_task(task, other, cache=cache).original()
     assert len(list(cache.iterdir())) == 1
-    open_task(replace(task, options={"refit": True}), loaded, cache=cache).prepare()
+    open_task(task.replace(options={"refit": True}), loaded, cache=cache).prepare()
     assert len(list(cache.iterdir())) == 2
     file.write_bytes(b"damaged")
     assert open_task(task, loaded, cache=cache).original() == first
@@ -381,7 +381,7 @@ def scored_pairs(folder: Path, generator: np.random.Generator) -> str:
 
 def test_similarity_is_the_rank_correlation_of_cosines(tmp_path: Path) -> None:
     loaded = saved(tmp_path, "bert_base")
-    task = Task("pairs", "similarity", scored_pairs(tmp_path / "data", np.random.default_rng(0)))
+    task = Task(name="pairs", family="similarity", data=scored_pairs(tmp_path / "data", np.random.default_rng(0)))
     test = read(task).splits["test"]
     cosine = cosines(embed(loaded, list(test["sentence1"])), embed(loaded, list(test["sentence2"])))
     expected = spearmanr(cosine, test["score"]).statistic
@@ -393,7 +393,7 @@ def test_similarity_is_the_rank_correlation_of_cosines(tmp_path: Path) -> None:
 
 def test_regression_learns_from_training_pairs_what_the_test_pairs_ask(tmp_path: Path) -> None:
     loaded = saved(tmp_path, "bert_base")
-    task = Task("pairs", "regression", scored_pairs(tmp_path / "data", np.random.default_rng(0)))
+    task = Task(name="pairs", family="regression", data=scored_pairs(tmp_path / "data", np.random.default_rng(0)))
     opened = open_task(task, loaded)
     assert opened.original()["value"] > 0.5
     assert opened.compare()["unchanged"] is True
@@ -420,7 +420,7 @@ def test_texts_longer_than_the_model_takes_are_counted(tmp_path: Path, family: s
     pd.DataFrame(rows).assign(split=["test" if i < 60 else "validation" if i < 120 else "train" for i in range(200)]).to_csv(
         file
     )
-    task = Task("long", family, str(file), columns={"text": "text", "label": "label"})
+    task = Task(name="long", family=family, data=str(file), columns={"text": "text", "label": "label"})
     score = open_task(task, loaded).original()
     assert score["cut"] == {"texts": 40, "of": 60, "tokens": room}
 

@@ -51,7 +51,7 @@ def data_of(target: str) -> TaskData:
         values = (signal > 0).astype(int).tolist() if target == "label" else signal.tolist()
         rows = {"text": [f"{name} {i}" for i in range(count)], target: values}
         parts[name] = Dataset.from_dict(rows, features=Features({"text": Value("string"), target: kind}))
-    task = Task("planted", "probe" if target == "label" else "regression", "planted.csv")
+    task = Task(name="planted", family="probe" if target == "label" else "regression", data="planted.csv")
     return TaskData(task, DatasetDict(parts), "0" * 12)
 
 
@@ -117,7 +117,7 @@ def test_dead_dimensions_of_a_model_change_no_more_than_one_example(tmp_path: Pa
     labels = ["high" if sum(int(word[1:]) for word in text.split()) / len(text.split()) > 31 else "low" for text in texts]
     lines = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
     (tmp_path / "own.csv").write_text("\n".join(["text,label", *lines]))
-    opened = open_task(Task("own", "probe", str(tmp_path / "own.csv")), loaded := load(str(folder)))
+    opened = open_task(Task(name="own", family="probe", data=str(tmp_path / "own.csv")), loaded := load(str(folder)))
     opened.prepare()
     changed = loaded.model.encoder.layer[-1].output.LayerNorm
     with torch.no_grad():

@@ -156,7 +156,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_task_lists_its_other_metrics_beside_its_own(tiny: Tiny, mine: Path) -> None:
-    task = Task("mine", "probe", str(mine), columns={"label": "label"}, also=("f1", "matthews"))
+    task = Task(name="mine", family="probe", data=str(mine), columns={"label": "label"}, also=("f1", "matthews"))
     opened = open_task(task, tiny("bert_base"))
     alone, compared = opened.original(), opened.compare()
     assert alone["metric"] == compared["metric"] == "accuracy"
@@ -164,7 +164,7 @@ def test_a_task_lists_its_other_metrics_beside_its_own(tiny: Tiny, mine: Path) -
         assert alone["also"][name]["value"] == compared["also"][name]["original"]["value"] > 0
         assert alone["also"][name]["standard_error"] > 0
         assert compared["also"][name]["paired"]["interval"] == [0.0, 0.0]
-    assert "also" not in open_task(replace(task, also=()), tiny("bert_base")).original()
+    assert "also" not in open_task(task.replace(also=()), tiny("bert_base")).original()
     shown = scores_text({"mine": alone})
     assert [line.split()[1] for line in shown.splitlines()[2:5]] == ["accuracy", "f1", "matthews"]
     assert f"{alone['also']['f1']['value']:.4g}" in shown
@@ -174,7 +174,7 @@ def test_a_task_lists_its_other_metrics_beside_its_own(tiny: Tiny, mine: Path) -
 
 
 def test_f1_of_more_than_two_classes_is_refused_before_anything_is_computed(tiny: Tiny, mine: Path) -> None:
-    task = Task("mine", "probe", str(mine), columns={"label": "three"}, also=("f1",))
+    task = Task(name="mine", family="probe", data=str(mine), columns={"label": "three"}, also=("f1",))
     with pytest.raises(TaskError, match="f1, which needs two classes, but its data has 3"):
         open_task(task, tiny("bert_base"))
 
@@ -191,6 +191,6 @@ def test_a_metric_that_does_not_fit_is_a_fault_of_the_plan(mine: Path, family: s
 
 
 def test_the_metrics_of_a_described_task_survive_json(mine: Path) -> None:
-    plan = Plan("minilm-l6", (), (Task("mine", "probe", str(mine), also=("f1",)),))
+    plan = Plan(model="minilm-l6", groups=(), tasks=(Task(name="mine", family="probe", data=str(mine), also=("f1",)),))
     assert Plan.from_json(plan.to_json()) == plan
     assert find_task("mrpc").to_dict()["also"] == ("f1",)

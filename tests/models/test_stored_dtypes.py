@@ -84,7 +84,7 @@ def test_the_accounts_of_a_checkpoint_are_sums_over_its_files(tmp_path: Path, na
         assert spec.dtype == NAMES[stored[keys[0]][1]]
         assert spec.num_bytes == spec.rows * spec.cols * BYTES[stored[keys[0]][1]]
     assert info.matrix_bytes == sum(spec.num_bytes for spec in info.modules)
-    before = predict(Plan(info.model, ()), info).model
+    before = predict(Plan(model=info.model, groups=()), info).model
     assert (before["whole"]["bytes_before"], before["matrices"]["bytes_before"]) == (info.num_bytes, info.matrix_bytes)
 
 
@@ -92,8 +92,8 @@ def test_what_is_not_compressed_keeps_its_own_bytes(tmp_path: Path) -> None:
     folder = store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["mixed"])
     info = describe(str(folder))
     assert len({spec.dtype for spec in info.modules}) == 2
-    group = Group("both", ("key.0", "ffn_in.0"), ratio=2.0)  # in bfloat16 and in float32
-    predicted = predict(Plan(info.model, (group,)), info)
+    group = Group(name="both", modules=("key.0", "ffn_in.0"), ratio=2.0)  # in bfloat16 and in float32
+    predicted = predict(Plan(model=info.model, groups=(group,)), info)
     (found,) = predicted.groups
     assert found.original_bytes == 2 * 24 * 24 + 4 * 40 * 24
     whole = predicted.model["whole"]
@@ -170,7 +170,7 @@ def test_a_run_says_what_stored_was_and_the_plan_keeps_what_was_asked(tmp_path: 
     folder = store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["mixed"])
     loaded = load(str(folder))
     for modules, dtype in ((("key.0", "key.1"), "bfloat16"), (("ffn_in.0",), "float32"), (("key.0", "ffn_in.0"), "float32")):
-        group = Group("some", modules)
+        group = Group(name="some", modules=modules)
         assert group.dtype == "stored"
         figures = compress_group(loaded.model, loaded.info, group).figures
         assert figures["dtype"] == predict_group(group, loaded.info).dtype == dtype
@@ -201,7 +201,10 @@ def test_a_description_from_before_dtypes_were_counted_reads_as_one_dtype(tmp_pa
 def test_stored_and_the_dtype_that_it_means_are_one_run(tmp_path: Path) -> None:
     info = describe(str(store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["bfloat16"])))
     ids = {
-        dtype: run_id(resolved(Plan(info.model, (Group("key", ("key.0",), dtype=dtype),)), info), {"model": info.fingerprint})
+        dtype: run_id(
+            resolved(Plan(model=info.model, groups=(Group(name="key", modules=("key.0",), dtype=dtype),)), info),
+            {"model": info.fingerprint},
+        )
         for dtype in ("stored", "bfloat16", "float32")
     }
     assert ids["stored"] == ids["bfloat16"] != ids["float32"]

@@ -33,7 +33,7 @@ INFO = minilm()
 
 def plan_of(kinds: tuple[str, ...] = KINDS, grouping: str = "kind", **settings: Any) -> Plan:
     specs = [spec for spec in INFO.modules if spec.kind in kinds]
-    return Plan(INFO.model, make_groups(specs, grouping, **settings))
+    return Plan(model=INFO.model, groups=make_groups(specs, grouping, **settings))
 
 
 def estimated(plan: Plan, known: dict[str, float] | None = None) -> Any:
@@ -55,9 +55,9 @@ def test_the_time_of_compressing_is_that_of_the_prediction() -> None:
 
 def test_every_task_and_reading_text_cost_time() -> None:
     plan = plan_of(method="svd", options={"preset": "whitened"})
-    plain = estimated(replace(plan, tasks=())).seconds
-    assert estimated(replace(plan, tasks=("sentiment", "topics"))).seconds > plain + 10
-    assert plain > estimated(replace(plan_of(), tasks=())).seconds + 10
+    plain = estimated(plan.replace(tasks=())).seconds
+    assert estimated(plan.replace(tasks=("sentiment", "topics"))).seconds > plain + 10
+    assert plain > estimated(plan_of().replace(tasks=())).seconds + 10
 
 
 @pytest.mark.parametrize("method", METHODS, ids=[method.style_key for method in METHODS])
@@ -76,7 +76,7 @@ def test_text_that_runs_through_the_model_needs_more_memory() -> None:
 
 
 def test_a_plan_without_groups_needs_the_model_alone() -> None:
-    assert estimated(Plan(INFO.model)).memory == PROCESS_BYTES + 4 * INFO.num_parameters
+    assert estimated(Plan(model=INFO.model)).memory == PROCESS_BYTES + 4 * INFO.num_parameters
 
 
 def test_smaller_groups_need_less_memory() -> None:
@@ -149,7 +149,7 @@ def test_the_newest_run_tells_how_long_a_stage_takes() -> None:
 def test_compressing_other_groups_tells_nothing_of_these() -> None:
     asked = timed("a", 1.0, 10.0).plan
     other = timed("b", 2.0, 20.0, key="query")
-    ratio = replace(asked, groups=tuple(replace(group, ratio=5.0) for group in asked.groups))
+    ratio = asked.replace(groups=tuple(group.replace(ratio=5.0) for group in asked.groups))
     for run in (other, replace(timed("c", 3.0, 30.0), plan=ratio)):
         known = stage_times(asked, "tiny", [run])
         assert "load the model" in known and "compress key" not in known

@@ -43,7 +43,7 @@ def faults_of_reading(document: Any) -> tuple[str, ...]:
 
 def faults_of(*groups: Group, tasks: tuple[str, ...] = ()) -> tuple[str, ...]:
     with pytest.raises(PlanError) as raised:
-        validate(Plan("minilm-l6", groups, tasks), INFO)
+        validate(Plan(model="minilm-l6", groups=groups, tasks=tasks), INFO)
     return raised.value.faults
 
 
@@ -212,9 +212,9 @@ def test_another_schema_is_refused_with_its_number(schema: Any) -> None:
 
 
 def test_unknown_fields_are_refused_at_both_levels_with_those_that_exist() -> None:
-    of_plan, of_group = faults_of_reading(PLAN | {"task": [], "groups": [GROUP | {"rank": 3}]})
+    of_plan, of_group = faults_of_reading(PLAN | {"task": [], "groups": [GROUP | {"bits": 3}]})
     assert "'task'" in of_plan and "tasks" in of_plan and "groups" in of_plan
-    assert "'rank'" in of_group and "'key'" in of_group and "ratio" in of_group
+    assert "'bits'" in of_group and "'key'" in of_group and "ratio" in of_group
 
 
 @pytest.mark.parametrize(
@@ -232,9 +232,19 @@ def test_a_group_without_a_name_is_found_by_its_number() -> None:
 
 
 def test_all_faults_of_reading_come_at_once() -> None:
-    second = GROUP | {"stack": "up", "unit": "bits", "dtype": "int3"}
+    second = GROUP | {"name": "a/b", "stack": "up", "unit": "bits", "dtype": "int3"}
     faults = faults_of_reading({"schema": 9, "seed": -4, "colour": 1, "groups": [GROUP | {"ratio": "x"}, second]})
-    expected = ["schema 9", "'colour'", "'model'", "seed -4", "ratio 'x'", "stack 'up'", "unit 'bits'", "dtype 'int3'"]
+    expected = [
+        "schema 9",
+        "'colour'",
+        "'model'",
+        "seed -4",
+        "ratio 'x'",
+        "letters",
+        "stack 'up'",
+        "unit 'bits'",
+        "dtype 'int3'",
+    ]
     assert len(faults) == len(expected)
     for part in expected:
         assert sum(part in fault for fault in faults) == 1, part
@@ -336,5 +346,5 @@ def test_no_json_value_raises_anything_but_a_plan_error(document: Any) -> None:
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(name=st.text(max_size=12))
 def test_every_name_that_passes_is_one_plain_file_name(name: str) -> None:
-    if only_plan_errors(lambda: validate(Plan("minilm-l6", (svd_group("key.0", name=name),)), INFO) or True):
+    if only_plan_errors(lambda: validate(Plan(model="minilm-l6", groups=(svd_group("key.0", name=name),)), INFO) or True):
         assert name.isascii() and name[0].isalnum() and not set(name) & set("/\\:\x00\n ")

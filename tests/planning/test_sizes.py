@@ -99,7 +99,16 @@ def test_the_prediction_is_what_is_stored(tiny: Tiny, tmp_path: Path, name: str,
     kind, options = METHODS[method]
     forms = set()
     for dtype, unit, ratio in product(STORAGE_DTYPES, UNITS, RATIOS):
-        group = Group(f"{dtype}-{unit}-{ratio}", MODULES[stack], stack, kind, options, ratio, unit, dtype)
+        group = Group(
+            name=f"{dtype}-{unit}-{ratio}",
+            modules=MODULES[stack],
+            stack=stack,
+            method=kind,
+            options=options,
+            ratio=ratio,
+            unit=unit,
+            dtype=dtype,
+        )
         predicted = predict_group(group, loaded.info)
         forms.add(predicted.form)
         if predicted.form == "infeasible":
@@ -127,14 +136,14 @@ def test_a_half_precision_checkpoint_counts_two_bytes_a_parameter(
     loaded = tiny("bert")
     info = stored_in(loaded.info, checkpoint)
     for ratio in (1.0, 2.0):
-        group = Group("half", MODULES["rows"], ratio=ratio, unit="bytes", dtype=dtype)
+        group = Group(name="half", modules=MODULES["rows"], ratio=ratio, unit="bytes", dtype=dtype)
         predicted = predict_group(group, info)
         assert predicted.original_bytes == 2 * predicted.original_parameters
         assert predicted.budget == int(predicted.original_bytes / ratio)
         compressed = compress_group(loaded.model, info, group)
         assert_same_sizes(predicted, compressed, "bytes")
         assert_payload_is_the_ledger(compressed, tmp_path)
-    whole = predict(Plan(info.model, (group,)), info).model["whole"]
+    whole = predict(Plan(model=info.model, groups=(group,)), info).model["whole"]
     assert whole["bytes_before"] == 2 * whole["parameters_before"]
 
 
@@ -143,7 +152,7 @@ def test_ratio_one_in_bytes_of_a_half_precision_checkpoint_cannot_stay_dense_in_
 ) -> None:
     info = stored_in(tiny("bert").info, "float16")
     forms = [
-        predict_group(Group("half", MODULES["rows"], ratio=1.0, unit="bytes", dtype=dtype), info).form
+        predict_group(Group(name="half", modules=MODULES["rows"], ratio=1.0, unit="bytes", dtype=dtype), info).form
         for dtype in ("float32", "float16")
     ]
     assert forms == ["compressed", "dense"]
@@ -160,7 +169,9 @@ def test_the_break_even_size_is_the_last_that_saves_something(
 ) -> None:
     info = minilm_info()
     kind, options = METHODS[method]
-    predicted = predict_group(Group("some", modules, "rows", kind, options, 2.0, unit, dtype), info)
+    predicted = predict_group(
+        Group(name="some", modules=modules, stack="rows", method=kind, options=options, ratio=2.0, unit=unit, dtype=dtype), info
+    )
     rows, cols, size = predicted.rows, predicted.cols, predicted.break_even_size
 
     def stored(width: int) -> int:
@@ -173,9 +184,9 @@ def test_the_break_even_size_is_the_last_that_saves_something(
 
 
 def test_the_break_even_rank_of_svd_is_that_of_the_formula() -> None:
-    predicted = predict_group(Group("key", tuple(f"key.{i}" for i in range(6))), minilm_info())
+    predicted = predict_group(Group(name="key", modules=tuple(f"key.{i}" for i in range(6))), minilm_info())
     assert predicted.break_even_size == (2304 * 384 - 1) // (2304 + 384)
-    square = predict_group(Group("key", ("key.0",)), minilm_info())
+    square = predict_group(Group(name="key", modules=("key.0",)), minilm_info())
     assert square.break_even_size == 191  # rank 192 stores exactly as much as the matrix
 
 
@@ -186,14 +197,14 @@ def test_just_below_the_largest_ratio_is_feasible_and_just_above_is_not(
     modules: tuple[str, ...], method: str, dtype: str, unit: str
 ) -> None:
     kind, options = METHODS[method]
-    group = Group("some", modules, "rows", kind, options, 2.0, unit, dtype)
+    group = Group(name="some", modules=modules, stack="rows", method=kind, options=options, ratio=2.0, unit=unit, dtype=dtype)
     largest = predict_group(group, minilm_info()).largest_ratio
-    below = predict_group(replace(group, ratio=largest * (1 - 1e-9)), minilm_info())
+    below = predict_group(group.replace(ratio=largest * (1 - 1e-9)), minilm_info())
     assert (below.form, below.size, below.note) == ("compressed", 1, "")
-    above = predict_group(replace(group, ratio=largest * (1 + 1e-9)), minilm_info())
+    above = predict_group(group.replace(ratio=largest * (1 + 1e-9)), minilm_info())
     assert (above.form, above.size) == ("infeasible", 0)
     assert str(above.budget) in above.note and above.size_name in above.note
-    assert not predict(Plan("minilm-l6", (replace(group, ratio=largest * 1.1),)), minilm_info()).feasible
+    assert not predict(Plan(model="minilm-l6", groups=(group.replace(ratio=largest * 1.1),)), minilm_info()).feasible
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -201,10 +212,12 @@ def test_just_below_the_largest_ratio_is_feasible_and_just_above_is_not(
 def test_the_largest_ratio_of_a_small_matrix_counts_that_it_may_stay_dense(module: str, method: str) -> None:
     kind, options = METHODS[method]
     for dtype, unit in product(STORAGE_DTYPES, UNITS):
-        group = Group("small", (module,), "rows", kind, options, 1.0, unit, dtype)
+        group = Group(
+            name="small", modules=(module,), stack="rows", method=kind, options=options, ratio=1.0, unit=unit, dtype=dtype
+        )
         largest = predict_group(group, minilm_info()).largest_ratio
         below, above = (
-            predict_group(replace(group, ratio=max(1.0, largest * factor)), minilm_info()).form
+            predict_group(group.replace(ratio=max(1.0, largest * factor)), minilm_info()).form
             for factor in (1 - 1e-9, 1 + 1e-9)
         )
         assert above == "infeasible", (dtype, unit, largest)  # the largest that can be requested
@@ -215,7 +228,10 @@ def test_the_largest_ratio_of_a_small_matrix_counts_that_it_may_stay_dense(modul
 @pytest.mark.parametrize("unit", UNITS)
 def test_ratio_one_stays_dense_and_says_so(method: str, unit: str) -> None:
     kind, options = METHODS[method]
-    predicted = predict_group(Group("key", ("key.0", "key.1"), "rows", kind, options, 1.0, unit), minilm_info())
+    predicted = predict_group(
+        Group(name="key", modules=("key.0", "key.1"), stack="rows", method=kind, options=options, ratio=1.0, unit=unit),
+        minilm_info(),
+    )
     assert (predicted.form, predicted.size) == ("dense", 0)
     assert predicted.num_parameters == predicted.original_parameters == 2 * 384 * 384
     assert predicted.compression_ratio == 1.0
@@ -227,7 +243,7 @@ def test_ratio_one_stays_dense_and_says_so(method: str, unit: str) -> None:
     [(("key.0",), 10.0, 19), (tuple(f"key.{i}" for i in range(6)), 3.0, 109), (("word_embeddings",), 4.0, 94)],
 )
 def test_ranks_by_hand(modules: tuple[str, ...], ratio: float, rank: int) -> None:
-    predicted = predict_group(Group("some", modules, ratio=ratio), minilm_info())
+    predicted = predict_group(Group(name="some", modules=modules, ratio=ratio), minilm_info())
     assert predicted.size == rank == int(predicted.rows * 384 / ratio) // (predicted.rows + 384)
     assert predicted.num_parameters == rank * (predicted.rows + 384)
     assert predicted.compression_ratio == pytest.approx(predicted.rows * 384 / predicted.num_parameters, rel=1e-12)
@@ -235,7 +251,9 @@ def test_ranks_by_hand(modules: tuple[str, ...], ratio: float, rank: int) -> Non
 
 def test_more_epochs_take_longer_and_a_dense_group_no_training() -> None:
     short, long = (
-        predict_group(Group("key", ("key.0",), method="autoencoder", options={"epochs": epochs}), minilm_info()).seconds
+        predict_group(
+            Group(name="key", modules=("key.0",), method="autoencoder", options={"epochs": epochs}), minilm_info()
+        ).seconds
         for epochs in (10, 40)
     )
     assert long == pytest.approx(4 * short)
@@ -246,9 +264,18 @@ def test_more_epochs_take_longer_and_a_dense_group_no_training() -> None:
 
 def test_the_three_denominators_save_the_same_number_of_parameters_and_bytes() -> None:
     info = minilm_info()
-    keys = Group("key", tuple(f"key.{i}" for i in range(6)), ratio=3.0)
-    outputs = Group("out", ("ffn_out.0", "ffn_out.1"), "columns", "autoencoder", {}, 10.0, "bytes", "float16")
-    prediction = predict(Plan(info.model, (keys, outputs)), info)
+    keys = Group(name="key", modules=tuple(f"key.{i}" for i in range(6)), ratio=3.0)
+    outputs = Group(
+        name="out",
+        modules=("ffn_out.0", "ffn_out.1"),
+        stack="columns",
+        method="autoencoder",
+        options={},
+        ratio=10.0,
+        unit="bytes",
+        dtype="float16",
+    )
+    prediction = predict(Plan(model=info.model, groups=(keys, outputs)), info)
     chosen, matrices, whole = (prediction.model[name] for name in ("chosen", "matrices", "whole"))
     assert chosen["parameters_before"] == 6 * 384 * 384 + 2 * 384 * 1536
     assert chosen["parameters_after"] == sum(group.num_parameters for group in prediction.groups)
@@ -272,14 +299,14 @@ def test_tied_weights_count_once(tiny: Tiny, name: str) -> None:
     assert loaded.info.num_parameters == sum(unique.values())
     assert loaded.info.matrix_parameters == sum(spec.num_parameters for spec in loaded.info.modules)
     assert loaded.info.num_parameters < sum(p.numel() for _, p in loaded.model.named_parameters(remove_duplicate=False))
-    every = tuple(Group(f"g{i}", (spec.name,), ratio=1.0) for i, spec in enumerate(loaded.info.modules))
-    sizes = predict(Plan("tiny", every), loaded.info).model
+    every = tuple(Group(name=f"g{i}", modules=(spec.name,), ratio=1.0) for i, spec in enumerate(loaded.info.modules))
+    sizes = predict(Plan(model="tiny", groups=every), loaded.info).model
     assert sizes["chosen"] == sizes["matrices"]
     assert sizes["whole"]["parameters_before"] == sizes["whole"]["parameters_after"]
 
 
 def test_the_baseline_changes_nothing() -> None:
-    prediction = predict(Plan("minilm-l6"), minilm_info())
+    prediction = predict(Plan(model="minilm-l6"), minilm_info())
     assert prediction.groups == () and prediction.feasible and prediction.seconds == 0
     for sizes in prediction.model.values():
         assert sizes["parameters_before"] == sizes["parameters_after"]
@@ -288,8 +315,8 @@ def test_the_baseline_changes_nothing() -> None:
 
 
 def test_one_group_that_cannot_be_makes_the_plan_infeasible() -> None:
-    groups = (Group("fine", ("key.0",), ratio=2.0), Group("not", ("key.1",), ratio=1000.0))
-    prediction = predict(Plan("minilm-l6", groups), minilm_info())
+    groups = (Group(name="fine", modules=("key.0",), ratio=2.0), Group(name="not", modules=("key.1",), ratio=1000.0))
+    prediction = predict(Plan(model="minilm-l6", groups=groups), minilm_info())
     assert [group.form for group in prediction.groups] == ["compressed", "infeasible"]
     assert not prediction.feasible
     assert prediction.to_dict()["feasible"] is False
@@ -297,7 +324,7 @@ def test_one_group_that_cannot_be_makes_the_plan_infeasible() -> None:
 
 def test_the_members_decide_the_shape_and_not_the_model(tiny: Tiny) -> None:
     info = tiny("llama").info
-    group = Group("mixed", MODULES["rows"])
+    group = Group(name="mixed", modules=MODULES["rows"])
     specs = members(group, info)
     predicted = predict_group(group, info)
     assert (predicted.rows, predicted.cols) == (sum(spec.rows for spec in specs), 24) == (24 + 12 + 12 + 40, 24)
@@ -309,7 +336,7 @@ def test_predicting_charting_and_printing_need_no_torch() -> None:
         "import offcomp.results.charts.error_curve, offcomp.cli.text;"
         "from offcomp.models.sources import bundled_info as info;"
         "from offcomp.planning.plan import *; from offcomp.planning.sizes import predict;"
-        "plan = Plan('minilm-l6', make_groups(info('minilm-l6').modules, 'kind'));"
+        "plan = Plan(model='minilm-l6', groups=make_groups(info('minilm-l6').modules, 'kind'));"
         "validate(plan, info('minilm-l6')); predict(plan, info('minilm-l6'));"
         "print(sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
     )

@@ -205,9 +205,7 @@ def test_default_is_the_newest_pair_on_the_same_weights() -> None:
 def of_model(run: Run, identity: str, **plan: Any) -> Run:
     """The run as one that started from another model, under whatever name."""
     assert run.result
-    return replace(
-        run, plan=replace(run.plan, **plan), result=run.result | {"model": run.result["model"] | {"reads": identity}}
-    )
+    return replace(run, plan=run.plan.replace(**plan), result=run.result | {"model": run.result["model"] | {"reads": identity}})
 
 
 def test_a_model_goes_by_its_content_and_not_by_its_name() -> None:

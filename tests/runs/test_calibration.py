@@ -182,7 +182,7 @@ def test_texts_that_are_cut_are_counted(tiny: Tiny) -> None:
 
 def test_texts_that_are_cut_before_they_are_tokens_are_counted(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("\n".join(["w2 " * 9000, "w3", "w4 " * 9000]))
-    found = CalibrationText(str(tmp_path / "long.txt")).read(0)
+    found = CalibrationText(text=str(tmp_path / "long.txt")).read(0)
     assert max(map(len, found.texts)) == 20_000
     assert found.rows.notes == ("2 texts truncated to 20,000 characters",)
 

@@ -136,7 +136,16 @@ def test_the_error_of_svd_is_the_tail_of_the_spectrum_of_the_stack(tiny: Tiny) -
 
 def test_the_figures_hold_what_a_run_reports_and_are_json(tiny: Tiny) -> None:
     loaded = tiny("bert")
-    asked = Group("ae", MODULES["rows"], "rows", "autoencoder", AUTOENCODER, 3.0, "bytes", "float16")
+    asked = Group(
+        name="ae",
+        modules=MODULES["rows"],
+        stack="rows",
+        method="autoencoder",
+        options=AUTOENCODER,
+        ratio=3.0,
+        unit="bytes",
+        dtype="float16",
+    )
     figures = compress_group(loaded.model, loaded.info, asked, seed=4).figures
     contract = "name modules stack method requested_ratio compression_ratio num_parameters num_bytes original_parameters "
     contract += "original_bytes relative_error rmse mae cosine_distance seconds"
@@ -156,14 +165,14 @@ def test_the_figures_hold_what_a_run_reports_and_are_json(tiny: Tiny) -> None:
 
 def test_the_seed_decides_an_autoencoder(tiny: Tiny) -> None:
     loaded = tiny("bert")
-    asked = Group("ae", MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
+    asked = Group(name="ae", modules=MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
     first, again, other = (compress_group(loaded.model, loaded.info, asked, seed=seed) for seed in (0, 0, 1))
     assert first.figures["relative_error"] == again.figures["relative_error"] != other.figures["relative_error"]
 
 
 def test_progress_is_passed_on_and_may_stop_the_fit(tiny: Tiny) -> None:
     loaded = tiny("bert")
-    asked = Group("ae", MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
+    asked = Group(name="ae", modules=MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
     seen: list[float] = []
     compress_group(loaded.model, loaded.info, asked, report=seen.append)
     assert seen[-1] == 1.0 and seen == sorted(seen)
@@ -183,7 +192,11 @@ def test_compressing_leaves_the_model_bit_identical(tiny: Tiny, name: str, metho
     logits = tiny_models.outputs(loaded.model)
     for how, modules in MODULES.items():
         for ratio in (1.0, 3.0):
-            group = compress_group(loaded.model, loaded.info, Group("some", modules, how, method, options, ratio))
+            group = compress_group(
+                loaded.model,
+                loaded.info,
+                Group(name="some", modules=modules, stack=how, method=method, options=options, ratio=ratio),
+            )
             for matrix in group.reconstructions.values():
                 matrix.zero_()  # nor may the result share memory with the model
     after = dict(loaded.model.named_parameters())
@@ -203,7 +216,7 @@ def test_a_group_of_another_model_is_refused(tiny: Tiny) -> None:
         svd(loaded, "key.0", "key.9")
     wrong = replace(loaded.info, modules=tuple(replace(spec, rows=spec.rows + 1) for spec in loaded.info.modules))
     with pytest.raises(ModelError, match="does not match"):
-        compress_group(loaded.model, wrong, Group("some", ("key.0",)))
+        compress_group(loaded.model, wrong, Group(name="some", modules=("key.0",)))
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -218,7 +231,16 @@ def test_a_saved_group_decodes_to_the_same_matrix(
     *, tiny: Tiny, tmp_path: Path, method: str, options: dict[str, Any], dtype: str, ratio: float
 ) -> None:
     loaded = tiny("gpt2")
-    asked = Group("some.group-1", MODULES["residual"], "residual", method, options, ratio, "bytes", dtype)
+    asked = Group(
+        name="some.group-1",
+        modules=MODULES["residual"],
+        stack="residual",
+        method=method,
+        options=options,
+        ratio=ratio,
+        unit="bytes",
+        dtype=dtype,
+    )
     group = compress_group(loaded.model, loaded.info, asked)
     path = save_group(group, tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / "some.group-1.safetensors"

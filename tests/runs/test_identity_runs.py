@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ from tests.made_runs import put_in_home
 from tests.models.test_identity import change_tensor, edit, overwrite
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
-GROUP = Group("query", ("query.0", "query.1"), ratio=2.0)
+GROUP = Group(name="query", modules=("query.0", "query.1"), ratio=2.0)
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def pairs(tmp_path: Path) -> Task:
     file = tmp_path / "pairs.csv"
     rows = [f"{WORDS[n % 40]} {WORDS[n % 11]} {WORDS[n % 7]},{WORDS[n % 13]} {WORDS[n % 7]},{n % 6}" for n in range(60)]
     file.write_text("\n".join(["sentence1,sentence2,score", *rows]) + "\n")
-    return Task("pairs", "similarity", str(file))
+    return Task(name="pairs", family="similarity", data=str(file))
 
 
 def run_of(store: RunStore, plan: Plan) -> Run:
@@ -134,18 +133,18 @@ def test_a_copy_with_three_other_weights_has_its_own_run_and_spectra(
 ) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     change_three_weights(copy)
-    first, second = (run_of(store, Plan(str(where), (GROUP,), (pairs,))) for where in (folder, copy))
-    fresh = run_of(RunStore(tmp_path / "fresh"), Plan(str(copy), (GROUP,), (pairs,)))
+    first, second = (run_of(store, Plan(model=str(where), groups=(GROUP,), tasks=(pairs,))) for where in (folder, copy))
+    fresh = run_of(RunStore(tmp_path / "fresh"), Plan(model=str(copy), groups=(GROUP,), tasks=(pairs,)))
     assert first.id != second.id == fresh.id
     assert figures_of(second) == figures_of(fresh)
     assert all(ours != theirs for ours, theirs in zip(figures_of(first), figures_of(second), strict=True))
-    spectra = [compute(Plan(str(where), (GROUP,)), store.home)["query"] for where in (folder, copy)]
+    spectra = [compute(Plan(model=str(where), groups=(GROUP,)), store.home)["query"] for where in (folder, copy)]
     assert abs(spectra[0] - spectra[1]).max() > 0.1
     assert not same_test(first, second, "pairs")
 
 
 def test_a_model_overwritten_in_place_is_another_one(folder: Path, pairs: Task, store: RunStore, tmp_path: Path) -> None:
-    plan = Plan(str(folder), (GROUP,), (pairs,))
+    plan = Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))
     first = run_of(store, plan)
     assert run_of(store, plan) == first
     export_run(first, model_info(str(folder), store.home), tmp_path / "good", dense=True)
@@ -167,9 +166,9 @@ def test_a_run_goes_by_the_name_under_which_its_model_was_asked_for_last(
 ) -> None:
     """The first run was on a copy; once that is deleted, the same plan on the other folder can be exported."""
     copy = shutil.copytree(folder, tmp_path / "copy")
-    first = run_of(store, Plan(str(copy), (GROUP,), (pairs,)))
+    first = run_of(store, Plan(model=str(copy), groups=(GROUP,), tasks=(pairs,)))
     shutil.rmtree(copy)
-    again = run_of(store, Plan(str(folder), (GROUP,), (pairs,)))
+    again = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)))
     assert again == store.get(first.id) and again.id == first.id
     assert again.plan.model == str(folder) and again.plan.groups == first.plan.groups
     assert again.result is not None and first.result is not None
@@ -181,7 +180,7 @@ def test_a_run_goes_by_the_name_under_which_its_model_was_asked_for_last(
 def test_an_export_of_a_run_whose_tokenizer_has_changed_is_refused(
     folder: Path, pairs: Task, store: RunStore, tmp_path: Path
 ) -> None:
-    run = run_of(store, Plan(str(folder), (GROUP,), (pairs,)))
+    run = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)))
     edit(folder / "tokenizer.json", normalizer={"type": "Lowercase"})
     with pytest.raises(InputError, match="no longer the model"):
         export_run(run, model_info(str(folder), store.home), tmp_path / "out")
@@ -191,7 +190,7 @@ def test_a_model_that_changes_while_it_is_exported_leaves_no_export(
     folder: Path, pairs: Task, store: RunStore, tmp_path: Path
 ) -> None:
     """What was looked up before is not what lies there now."""
-    run = run_of(store, Plan(str(folder), (GROUP,), (pairs,)))
+    run = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)))
     before = model_info(str(folder), store.home)
     change_three_weights(folder)
     with pytest.raises(ModelError, match="changed while it was in use"):
@@ -204,8 +203,8 @@ def test_calibration_text_rewritten_under_its_name_is_read_again(
 ) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"{WORDS[n]} {WORDS[n + 1]} {WORDS[n + 2]}\n" for n in range(20)))
-    group = replace(GROUP, options={"preset": "whitened"})
-    plan = Plan(str(folder), (group,), (pairs,), calibration=CalibrationText(str(texts)))
+    group = GROUP.replace(options={"preset": "whitened"})
+    plan = Plan(model=str(folder), groups=(group,), tasks=(pairs,), calibration=CalibrationText(text=str(texts)))
     first = run_of(store, plan)
     times = texts.stat()
     texts.write_text("".join(f"{WORDS[n + 20]} {WORDS[n + 21]} {WORDS[n + 22]}\n" for n in range(20))[: times.st_size])
@@ -229,7 +228,7 @@ def test_names_of_classes_set_in_the_config_count_when_the_task_is_scored_again(
     classes = [*names, *(transposed[number] for number in predicted[5:])]
     table = tmp_path / "own.csv"
     table.write_text("\n".join(["text,label", *map(",".join, zip(texts, classes, strict=True))]) + "\n")
-    task, cache = Task("own", "head", str(table)), tmp_path / "cache"
+    task, cache = Task(name="own", family="head", data=str(table)), tmp_path / "cache"
 
     def score(labels: list[str], cache: Path) -> float:
         edit(folder / "config.json", id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
@@ -269,8 +268,8 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
     monkeypatch.undo()
     monkeypatch.setenv("OFFCOMP_HOME", str(store.home))
     worked_at_once(store, monkeypatch, change)
-    group = replace(GROUP, options={"preset": "whitened"})
-    run = run_of(store, Plan(str(folder), (group,), (pairs,), calibration=CalibrationText(str(texts))))
+    group = GROUP.replace(options={"preset": "whitened"})
+    run = run_of(store, Plan(model=str(folder), groups=(group,), tasks=(pairs,), calibration=CalibrationText(text=str(texts))))
     assert run.status == "failed"
     assert run.error == f"{named} changed after the run was submitted, so the results are not valid; run the plan again"
     assert run.result is not None and not run.result["groups"] and not run.result["scores"]
@@ -287,12 +286,12 @@ def replaced(file: Path) -> None:
 def test_a_model_that_changes_between_listing_and_start_fails(folder: Path, pairs: Task, store: RunStore) -> None:
     info = model_info(str(folder), store.home)
     change_three_weights(folder)
-    run = store.submit(Plan(str(folder), (GROUP,), (pairs,)), info)
+    run = store.submit(Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), info)
     assert run.status == "failed" and run.error.startswith("the model files changed")
 
 
 def test_a_run_says_what_it_read(folder: Path, pairs: Task, store: RunStore) -> None:
-    run, info = run_of(store, Plan(str(folder), (GROUP,), (pairs,))), model_info(str(folder), store.home)
+    run, info = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))), model_info(str(folder), store.home)
     assert run.result is not None
     assert run.result["inputs"]["model"] == run.result["model"]["reads"] == info.reads
     assert set(run.result["inputs"]["tasks"]["pairs"][1]) == {"pairs.csv"}
@@ -343,7 +342,7 @@ def test_former_runs_are_listed_and_say_how_they_know_their_model(
 
 
 def test_a_former_run_is_not_exported_and_answers_no_plan(folder: Path, pairs: Task, store: RunStore, tmp_path: Path) -> None:
-    plan = Plan(str(folder), (GROUP,), (pairs,))
+    plan = Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))
     run = run_of(store, plan)
     assert run.result is not None
     exported = export_run(run, model_info(str(folder), store.home), tmp_path / "good")
@@ -382,7 +381,7 @@ ELSEWHERE: tuple[dict[str, Any], ...] = (
 def test_a_run_at_work_on_another_host_is_left_to_it(
     folder: Path, pairs: Task, store: RunStore, worker: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(str(folder), (GROUP,), (pairs,))
+    plan = Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))
     run = claimed(store, plan, worker)
     assert (run.status, run.host, run.ended) == ("running", worker["host"], False)
     for again in (False, True):
@@ -402,7 +401,7 @@ def test_a_run_at_work_on_another_host_is_left_to_it(
 
 
 def test_a_run_that_another_host_has_ended_is_a_run_like_others(folder: Path, pairs: Task, store: RunStore) -> None:
-    plan = Plan(str(folder), (GROUP,), (pairs,))
+    plan = Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))
     run = run_of(store, plan)
     write_json(run.folder / "worker.json", ELSEWHERE[0] | {"submitted": 5.0})
     assert run_of(store, plan).status == "done" and not store.get(run.id).host
@@ -411,7 +410,7 @@ def test_a_run_that_another_host_has_ended_is_a_run_like_others(folder: Path, pa
 
 
 def test_a_waiting_run_of_another_host_holds_up_nobody(folder: Path, pairs: Task, store: RunStore) -> None:
-    waiting = claimed(store, Plan(str(folder), (GROUP,), (pairs,)), ELSEWHERE[0])
+    waiting = claimed(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), ELSEWHERE[0])
     write_json(waiting.folder / "progress.json", {"stage": "queued", "fraction": 0.0})
     assert store.get(waiting.id).status == "queued"
     assert not worker.is_preceded(store, "mine")
@@ -421,7 +420,7 @@ def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, stor
     own = claim(os.getpid())
     assert not foreign_host(own) and not foreign_host(own | {"boot": "the one before"})
     assert set(claims.this_host()) == {"host", "machine", "boot"}
-    assert claimed(store, Plan(str(folder), (GROUP,), (pairs,)), own).status == "interrupted"
+    assert claimed(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), own).status == "interrupted"
 
 
 @pytest.mark.parametrize(

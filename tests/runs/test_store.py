@@ -11,7 +11,6 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -49,15 +48,15 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 
 def svd_plan(folder: Path, **changes: object) -> Plan:
-    plan = Plan(str(folder), (Group("key", KEYS, ratio=2.0),))
-    return replace(plan, **changes)
+    plan = Plan(model=str(folder), groups=(Group(name="key", modules=KEYS, ratio=2.0),))
+    return plan.replace(**changes)
 
 
 def endless_plan(folder: Path, seed: int = 0) -> Plan:
     """An autoencoder that would train for many minutes."""
     options = {"epochs": 1000, "batch_size": 1}
-    group = Group("query", ("query.0",), method="autoencoder", options=options, ratio=1.5)
-    return Plan(str(folder), (Group("key", KEYS, ratio=2.0), group), tasks=(), seed=seed)
+    group = Group(name="query", modules=("query.0",), method="autoencoder", options=options, ratio=1.5)
+    return Plan(model=str(folder), groups=(Group(name="key", modules=KEYS, ratio=2.0), group), tasks=(), seed=seed)
 
 
 def info_of(folder: Path, store: RunStore) -> ModelInfo:
@@ -110,9 +109,13 @@ def test_the_run_id_tells_plans_and_weights_apart_but_not_folders(folder: Path, 
     copy = shutil.copytree(folder, tmp_path / "copy")
     moved = model_info(str(copy), store.home)
     name = run_id(plan, inputs_of(plan, info.reads))
-    elsewhere = replace(plan, model=str(copy))
+    elsewhere = plan.replace(model=str(copy))
     assert name == run_id(elsewhere, inputs_of(elsewhere, moved.reads))
-    others = [svd_plan(folder, seed=1), svd_plan(folder, tasks=()), svd_plan(folder, groups=(Group("key", KEYS, ratio=3.0),))]
+    others = [
+        svd_plan(folder, seed=1),
+        svd_plan(folder, tasks=()),
+        svd_plan(folder, groups=(Group(name="key", modules=KEYS, ratio=3.0),)),
+    ]
     names = {run_id(other, inputs_of(other, info.reads)) for other in others} | {run_id(plan, inputs_of(plan, "other weights"))}
     assert name not in names
     assert len(names) == 4
@@ -197,7 +200,9 @@ def test_weights_that_are_not_finite_make_a_failed_run_with_the_reason(folder: P
 
 
 def test_a_plan_that_cannot_be_met_is_refused_before_anything_starts(folder: Path, store: RunStore) -> None:
-    plan = svd_plan(folder, groups=(Group("key", KEYS, ratio=1e6), Group("query", ("query.0",), ratio=1e6)))
+    plan = svd_plan(
+        folder, groups=(Group(name="key", modules=KEYS, ratio=1e6), Group(name="query", modules=("query.0",), ratio=1e6))
+    )
     with pytest.raises(PlanError) as caught:
         store.submit(plan, info_of(folder, store))
     assert len(caught.value.faults) == 2

@@ -281,7 +281,10 @@ def planted_run(home: Path, name: str, status: str, error: str = "") -> None:
         document = json.loads((ROOT / "assets" / "runs" / "minilm-l6-svd.json").read_text())
         put_in_home(home, document, name, submitted=time.time(), status=status, error=error)
         return
-    write_json(folder / "plan.json", Plan("minilm-l6", (Group("x" * 100, ("key.0",)),), seed=len(name)).to_dict())
+    write_json(
+        folder / "plan.json",
+        Plan(model="minilm-l6", groups=(Group(name="x" * 100, modules=("key.0",)),), seed=len(name)).to_dict(),
+    )
     write_json(folder / "worker.json", {"pid": os.getpid(), "started": 0, "submitted": time.time()})
     if status != "interrupted":
         take_lock(open_lock(folder / LOCK))

@@ -55,7 +55,7 @@ def measurements(runs: Sequence[Run], fingerprint: str) -> list[Measured]:
 
 def _at_first_ratio(plan: Plan) -> str:
     """Return a cache key for the plan that does not depend on its ratio."""
-    return replace(plan, groups=tuple(group.at_ratio(RATIOS[0]) for group in plan.groups)).to_json()
+    return plan.replace(groups=tuple(group.at_ratio(RATIOS[0]) for group in plan.groups)).to_json()
 
 
 @st.cache_resource(
