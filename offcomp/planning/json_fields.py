@@ -87,6 +87,7 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 """JSON lists are accepted as tuples."""
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$"), Wanted(NAME_WORDS)]
+Count = Annotated[int, Field(ge=0, le=2**53), Wanted("a whole number, 0 or greater")]
 Number = Annotated[float, Wanted("a number")]
 Flag = Annotated[bool, Wanted("true or false")]
 Object = Annotated[dict[str, Any], Wanted("a JSON object")]
@@ -95,14 +96,14 @@ Object = Annotated[dict[str, Any], Wanted("a JSON object")]
 class JsonModel(BaseModel):
     """An immutable model with strict types; its strings must not contain invisible characters, at any nesting depth.
 
-    noun     what error messages call the object, followed by its `name` or its index if it has a name
+    noun     what error messages call the object; it is followed by the `name` or the index, if it has a name
     parts    field -> model of the objects in this field
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True, use_attribute_docstrings=True
     )
-    noun: ClassVar[str]
+    noun: ClassVar[str] = "it"
     parts: ClassVar[Mapping[str, type[JsonModel]]] = {}
 
     def __init__(self, /, **values: Any) -> None:
@@ -148,26 +149,36 @@ def _path(fault: ErrorDetails) -> list[int | str]:
 def _sentence(
     kind: type[JsonModel], values: Mapping[str, Any], path: Sequence[int | str], fault: ErrorDetails, index: int | None = None
 ) -> str:
-    """Describe a fault at this path within `values`, which are those of a model, or of one with this index in a list."""
+    """Describe a fault at this path within the values of a model, which may be the one with this `index` in a list."""
     field, *rest = path
-    wanted = "a JSON object" if fault["type"] == "model_type" else fault["msg"]
+    if not rest:
+        return _about(kind, values, str(field), fault, index)
+    part, inner, index = kind.parts[str(field)], values[str(field)], None
+    if isinstance(rest[0], int):
+        index, inner, rest = rest[0], inner[rest[0]], rest[1:]
     if rest:
-        part, inner = kind.parts[str(field)], values[str(field)]
-        if isinstance(rest[0], int):
-            index, inner, rest = rest[0], inner[rest[0]], rest[1:]
-        if rest:
-            return _sentence(part, inner, rest, fault, index)
-        return f"{part.noun} {index} is {quoted(inner)}; it must be {wanted}."
+        return _sentence(part, inner, rest, fault, index)
+    return f"{part.noun} {index} is {quoted(inner)}; it must be {_wanted(fault)}."
+
+
+def _wanted(fault: ErrorDetails) -> str:
+    return "a JSON object" if fault["type"] == "model_type" else fault["msg"]
+
+
+def _about(kind: type[JsonModel], values: Mapping[str, Any], field: str, fault: ErrorDetails, index: int | None) -> str:
+    """Describe a fault in one field of a model."""
     where = kind.noun
     if "name" in kind.model_fields:
         name = index if values.get("name") is None else values["name"]
         where += "" if name is None else f" {quoted(name)}"
-    if fault["type"] == "missing":
-        return f"{where} lacks the field {field!r}."
-    if fault["type"] == "extra_forbidden":
-        known = ", ".join(known.alias or name for name, known in kind.model_fields.items())
-        return f"{where} has an unknown field {quoted(field)}; the known fields are {known}."
-    value = quoted(fault["input"])
-    if field == "schema":
+    value, wanted = quoted(fault["input"]), _wanted(fault)
+    known = ", ".join(each.alias or name for name, each in kind.model_fields.items())
+    sentences = {
+        "missing": f"{where} lacks the field {field!r}.",
+        "extra_forbidden": f"{where} has an unknown field {quoted(field)}; the known fields are {known}.",
+        "which": f"{where} has {field} {value}, which {wanted}.",
+        "sentence": wanted,
+    }
+    if field == "schema" and fault["type"] not in sentences:
         return f"{where} schema {value} is unknown; this version reads schema {wanted}."
-    return f"{where} has {field} {value}" + (f", which {wanted}." if fault["type"] == "which" else f"; it must be {wanted}.")
+    return sentences.get(fault["type"], f"{where} has {field} {value}; it must be {wanted}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ def _figures(run: Run, original: ModelInfo) -> dict[str, Any]:
 def _copied_group(run: Run, figures: Mapping[str, Any], part: Path) -> StoredGroup:
     """Copy the stored tensors of a group. Raises StorageError if the run's file does not match its ledger."""
     name = figures["name"]
-    values = {field.name: figures[field.name] for field in fields(StoredGroup) if field.name not in ("file", "ledger")}
-    group = StoredGroup(**values, file=f"{GROUPS}/{name}.safetensors", ledger=tuple(figures["ledger"]))
+    values = {field: figures[field] for field in StoredGroup.model_fields if field != "file"}
+    group = StoredGroup(**values, file=f"{GROUPS}/{name}.safetensors")
     shutil.copyfile(run.group_file(name), part / group.file)
     if faults := ledger_faults(part, group):
         raise StorageError(f"run {run.id} is damaged: {faults[0]}; run its plan again with --again")

@@ -22,7 +22,7 @@ from offcomp.results.paired import change_table, flip_count_table, flip_table
 from offcomp.results.pareto import front_table
 from offcomp.results.report import figures_table
 from offcomp.results.runs import run_table
-from offcomp.runs.manifest import Manifest, StoredGroup
+from offcomp.runs.manifest import LedgerEntry, Manifest, StoredGroup
 from offcomp.runs.store import Run
 from tests.drawn import public_functions
 from tests.made_runs import made_group, made_run
@@ -326,7 +326,7 @@ def test_a_run_and_an_export_as_text_have_the_same_figures() -> None:
         "-0.080 from the original (95 % interval -0.110 to -0.060), n = 800",
     ]
     assert RUN.result
-    ledger = tuple({"name": name, "shape": [2, 3], "dtype": "float32", "bytes": 24} for name in ("left", "right"))
+    ledger = tuple(LedgerEntry(name=name, shape=(2, 3), dtype="float32", bytes=24) for name in ("left", "right"))
     group = StoredGroup(
         name="query",
         file="groups/query.safetensors",

@@ -54,12 +54,12 @@ def test_the_stored_tensors_are_those_of_the_run_and_of_the_ledger(tiny: Tiny, r
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["groups", MANIFEST]
     for group in manifest.groups:
         stored = load_file(tmp_path / "out" / group.file)
-        ledger = {entry["name"]: (entry["shape"], entry["dtype"], entry["bytes"]) for entry in group.ledger}
+        ledger = {entry.name: (list(entry.shape), entry.dtype, entry.bytes) for entry in group.ledger}
         assert ledger == {
             name: (list(t.shape), str(t.dtype).removeprefix("torch."), t.numel() * t.element_size())
             for name, t in stored.items()
         }
-        assert sum(entry["bytes"] for entry in group.ledger) == group.num_bytes == sum(t.nbytes for t in stored.values())
+        assert sum(entry.bytes for entry in group.ledger) == group.num_bytes == sum(t.nbytes for t in stored.values())
         assert run.group_file(group.name).read_bytes() == (tmp_path / "out" / group.file).read_bytes()
     assert manifest.num_bytes == sum(group.num_bytes for group in manifest.groups)
     assert held(tmp_path / "out") == [True, True, True, True, None]
