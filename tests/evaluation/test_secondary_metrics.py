@@ -193,4 +193,4 @@ def test_a_metric_that_does_not_fit_is_a_fault_of_the_plan(mine: Path, family: s
 def test_the_metrics_of_a_described_task_survive_json(mine: Path) -> None:
     plan = Plan(model="minilm-l6", groups=(), tasks=(Task(name="mine", family="probe", data=str(mine), also=("f1",)),))
     assert Plan.from_json(plan.to_json()) == plan
-    assert find_task("mrpc").to_dict()["also"] == ("f1",)
+    assert find_task("mrpc").to_dict()["also"] == ["f1"]
