@@ -10,6 +10,7 @@ from offcomp.cli.compare import find_runs
 from offcomp.cli.inputs import Verb, describe, emit, say
 from offcomp.cli.text import format_table, sizes_text
 from offcomp.errors import StorageError
+from offcomp.planning.model_sizes import ModelSizes
 
 if TYPE_CHECKING:
     from offcomp.runs.manifest import Manifest
@@ -63,7 +64,7 @@ def stored_text(manifest: Manifest) -> str:
         }
         for group in manifest.groups
     ]
-    return f"{format_table(rows)}\n\n{sizes_text(dict(manifest.sizes))}"
+    return f"{format_table(rows)}\n\n{sizes_text(ModelSizes.from_json(manifest.sizes))}"
 
 
 def verify(arguments: argparse.Namespace) -> None:
