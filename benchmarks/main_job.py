@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from offcomp.cli.text import format_table
 from offcomp.models.listing import model_info
 from offcomp.planning.plan import Plan, make_groups
-from offcomp.results.runs import overall_error
+from offcomp.runs.result import overall_error
 from offcomp.runs.store import RunStore
 
 MODEL = "minilm-l6"

@@ -31,8 +31,8 @@ from offcomp.planning.data.scores import OriginalScore, Score
 from offcomp.planning.data.tasks import Task, find_task, usual_tasks
 from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, Plan, make_groups
-from offcomp.results.runs import overall_cosine, overall_error
 from offcomp.runs.compress import compress_group
+from offcomp.runs.result import overall_cosine, overall_error
 
 FOLDER = Path(__file__).parents[1] / "assets" / "runs"
 REAL = {

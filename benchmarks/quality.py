@@ -139,7 +139,7 @@ def forget(tasks: Opened) -> None:
 def originals(tasks: Opened) -> dict[str, dict[str, Any]]:
     """Details of each task: what it is, how many examples it has, and the original model's score."""
     names = ("title", "family", "metric", "version", "split", "digest", "n", "n_train", "value", "standard_error", "baseline")
-    found = {name: modes[KEPT].original() for name, modes in tasks.items()}
+    found = {name: modes[KEPT].original().to_dict() for name, modes in tasks.items()}
     return {name: {field: about[field] for field in names if field in about} for name, about in found.items()}
 
 

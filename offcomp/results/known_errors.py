@@ -29,19 +29,10 @@ from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import Plan
 from offcomp.results.atlas import Document, read_measurements
 from offcomp.results.bundled import FOLDER, bundled_runs, origin
-from offcomp.results.runs import (
-    fingerprint_of,
-    method_title,
-    model_of,
-    modules_title,
-    overall_error,
-    plan_as_stored,
-    result_of,
-    style_key_of,
-)
+from offcomp.results.runs import fingerprint_of, method_title, model_of, modules_title, plan_as_stored, result_of, style_key_of
 from offcomp.results.sentences import origin_text
 from offcomp.runs.inputs import calibration_digest, run_id
-from offcomp.runs.result import Environment, GroupResult, Inputs, ModelResult, RunResult
+from offcomp.runs.result import Environment, GroupResult, Inputs, ModelResult, RunResult, overall_error
 from offcomp.runs.store import Run
 
 ESTIMATED = "estimated"

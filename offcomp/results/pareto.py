@@ -18,18 +18,10 @@ from offcomp.planning.model_sizes import ModelSizes
 from offcomp.results.atlas import Document
 from offcomp.results.originals import original_of
 from offcomp.results.paired import comparison_key
-from offcomp.results.runs import (
-    fingerprint_of,
-    model_of,
-    modules_of,
-    overall_cosine,
-    overall_error,
-    result_of,
-    style_key_of,
-    weights_of,
-)
+from offcomp.results.runs import fingerprint_of, model_of, modules_of, result_of, style_key_of, weights_of
 from offcomp.results.scores import against_original, interval_of, metric_of, task_title, within_noise, within_sentence
 from offcomp.results.sentences import smaller
+from offcomp.runs.result import overall_cosine, overall_error
 from offcomp.runs.store import OF_A_SAMPLE, Run
 
 ERROR = Metric(

@@ -1,8 +1,4 @@
-"""Names and tables of finished runs, with one row per run or per property. All runs passed in must be finished.
-
-The relative error over several groups is sqrt(sum of squared residuals / sum of squared weights). Both sums can be computed for
-each group from `run.json`: rmse^2 * entries for the residuals, and (rmse / relative_error)^2 * entries for the weights.
-"""
+"""Names and tables of finished runs, with one row per run or per property. All runs passed in must be finished."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from math import sqrt
 from typing import Any
 
 import pandas as pd
@@ -22,7 +17,7 @@ from offcomp.planning.data.task_fields import task_name
 from offcomp.planning.plan import Group, Plan
 from offcomp.results.originals import model_names, original_of
 from offcomp.results.scores import baseline_of, concerns, metric_of, notes
-from offcomp.runs.result import GroupResult, ModelResult, RunResult
+from offcomp.runs.result import ModelResult, RunResult, overall_cosine, overall_error
 from offcomp.runs.store import Run
 
 SHORT_ID = 6
@@ -183,19 +178,6 @@ def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, 
             same = plan_as_stored(run).to_dict()["groups"] == groups
             known |= {name: s for name, s in result_of(run).timings.items() if same or not name.startswith("compress ")}
     return known
-
-
-def overall_error(groups: Sequence[GroupResult]) -> float:
-    """Relative error over all weights in `groups`."""
-    residual = sum(group.rmse**2 * group.rows * group.cols for group in groups)
-    energy = sum(group.squared_norm for group in groups)
-    return sqrt(residual / energy) if energy else 0.0
-
-
-def overall_cosine(groups: Sequence[GroupResult]) -> float:
-    """Mean cosine distance over all rows in `groups`."""
-    rows = sum(group.num_rows for group in groups)
-    return sum(group.cosine_distance * group.num_rows for group in groups) / rows if rows else 0.0
 
 
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:

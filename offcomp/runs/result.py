@@ -5,6 +5,8 @@ Fields that earlier versions did not record have a default.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import sqrt
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -218,3 +220,16 @@ class RunResult(Document):
         if self.status == "done" and self.model is None:
             raise Malformed(" is null, but the run is done", ".model")
         return self
+
+
+def overall_error(groups: Sequence[GroupResult]) -> float:
+    """Relative error over all weights in `groups`: sqrt(sum of squared residuals / sum of squared weights)."""
+    residual = sum(group.rmse**2 * group.rows * group.cols for group in groups)
+    energy = sum(group.squared_norm for group in groups)
+    return sqrt(residual / energy) if energy else 0.0
+
+
+def overall_cosine(groups: Sequence[GroupResult]) -> float:
+    """Mean cosine distance over all rows in `groups`."""
+    rows = sum(group.num_rows for group in groups)
+    return sum(group.cosine_distance * group.num_rows for group in groups) / rows if rows else 0.0

@@ -24,8 +24,9 @@ from offcomp.results.known_errors import (
     measured_of,
     measurement_of,
 )
-from offcomp.results.runs import overall_error, plan_as_stored, stage_times
+from offcomp.results.runs import plan_as_stored, stage_times
 from offcomp.runs.inputs import calibration_digest
+from offcomp.runs.result import overall_error
 from offcomp.runs.store import Run
 from tests.made_runs import made_group, made_run
 

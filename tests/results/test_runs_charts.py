@@ -24,8 +24,6 @@ from offcomp.results.runs import (
     difference_table,
     label,
     method_title,
-    overall_cosine,
-    overall_error,
     run_table,
     short_names,
     style_key_of,
@@ -35,6 +33,7 @@ from offcomp.results.runs import (
 from offcomp.results.scores import METRICS, brief_difference, difference_text, score_text
 from offcomp.results.sentences import answer, first_impression, megabytes, smaller
 from offcomp.runs.inputs import RESULTS_VERSION, run_id
+from offcomp.runs.result import overall_cosine, overall_error
 from offcomp.runs.store import Run
 from tests.made_runs import made_group, made_run, made_score
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import streamlit as st
 
 from offcomp.planning.data.row_counts import reading_text
-from offcomp.results.runs import method_title, overall_error, result_of
+from offcomp.results.runs import method_title, result_of
 from offcomp.results.scores import brief_difference, metric_of, on_task, sentence_start, value_of
+from offcomp.runs.result import overall_error
 from offcomp.runs.store import OF_A_SAMPLE, BadFolder, Run, RunStore
 from offcomp.ui import draft
 from offcomp.ui.compare.selection import MOST_COMPARED
