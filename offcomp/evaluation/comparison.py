@@ -121,7 +121,7 @@ def compare_losses(
     """Compare two language models by their losses (tokens,) in nats, as perplexities exp(mean loss).
 
     rows            the index in `texts` of each token's row; tokens in a row are dependent, so the bootstrap resamples rows.
-                    In the result, `n` counts tokens
+                    In the result, `n` counts tokens and `units` the rows with at least one token
     baseline        a perplexity to compare with
 
     Mean losses are capped at 300 nats. `changes` lists the rows whose mean loss changed the most. Raises TaskError if any loss
@@ -140,6 +140,7 @@ def compare_losses(
     return Score(
         metric=metric,
         direction="lower",
+        units=len(present),
         unchanged=np.array_equal(original, compressed),
         original=compared.original,
         compressed=compared.compressed,

@@ -130,6 +130,8 @@ def _what(fault: ErrorDetails) -> str:
     if fault["type"] == "missing":
         return " is missing"
     words = fault["msg"] if fault["type"] == "must_be" else STANDARD_WORDS.get(fault["type"])
+    if fault["type"] in ("too_short", "too_long"):
+        words = f"a list of length {fault['ctx'].get('min_length', fault['ctx'].get('max_length'))}"
     if words is None:
         return f" is {reprlib.repr(fault['input'])}: {fault['msg']}"
     return f" is {reprlib.repr(fault['input'])}; it must be {words}"

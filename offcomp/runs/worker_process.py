@@ -116,24 +116,27 @@ class Worker:
     def finish(self, status: str, *, error: str = "", outcome: Outcome = NOTHING) -> None:
         """Write run.json, including any results so far, and exit the process."""
         with self._lock:
-            known: dict[str, Any] = {"inputs": outcome.inputs, "notes": tuple(outcome.notes)} if outcome.inputs else {}
-            result = RunResult.model_construct(  # without validation, so that a failure can always be reported
-                schema=RUN_SCHEMA,
-                id=self.folder.name,
-                status=status,
-                error=error,
-                plan=self.plan.to_dict(),
-                groups=tuple(self.groups),
-                model=outcome.model,
-                scores=outcome.scores,
-                environment=Environment.from_json(environment()),
-                timings=self.timings | {"total": time.time() - self.started},
-                started=datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
-                **known,
-            )
-            written = self._write_result(result)
+            written = self._write_result(self.result(status, error, outcome))
             logging.shutdown()
             os._exit(0 if written and status == "done" else 1)
+
+    def result(self, status: str, error: str = "", outcome: Outcome = NOTHING) -> RunResult:
+        """The content of run.json. It is not validated, so that a failure can always be reported."""
+        known: dict[str, Any] = {"inputs": outcome.inputs, "notes": tuple(outcome.notes)} if outcome.inputs else {}
+        return RunResult.model_construct(
+            schema=RUN_SCHEMA,
+            id=self.folder.name,
+            status=status,
+            error=error,
+            plan=self.plan.to_dict(),
+            groups=tuple(self.groups),
+            model=outcome.model,
+            scores=outcome.scores,
+            environment=Environment.from_json(environment()),
+            timings=self.timings | {"total": time.time() - self.started},
+            started=datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            **known,
+        )
 
     def _write_result(self, result: RunResult) -> bool:
         """Write run.json, or only the error if that fails (e.g. on a full disk). Returns whether either was written."""

@@ -192,6 +192,8 @@ class Score(ScoreContext, Comparison):
 
     also: dict[MetricName, Comparison] = Field(default_factory=dict)
     """The scores under secondary metrics."""
+    units: Count | None = Field(None, exclude=True)
+    """Number of independent units that the bootstrap resamples, such as rows of tokens; not recorded in files."""
     unchanged: Flag | None = None
     """Whether the outputs of both models are bit-identical."""
     flips: Flips | None = None
