@@ -192,7 +192,7 @@ class Score(ScoreContext, Comparison):
 
     also: dict[MetricName, Comparison] = Field(default_factory=dict)
     """The scores under secondary metrics."""
-    units: Count | None = Field(None, exclude=True)
+    units: Count | None = Field(default=None, exclude=True)
     """Number of independent units that the bootstrap resamples, such as rows of tokens; not recorded in files."""
     unchanged: Flag | None = None
     """Whether the outputs of both models are bit-identical."""
