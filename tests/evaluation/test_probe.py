@@ -224,10 +224,11 @@ def test_the_probe_on_minilm_is_good_but_not_perfect(unchanged: Score, third: Ta
 
 
 def test_a_comparison_names_its_task_version_and_split(unchanged: Score, third: Task) -> None:
-    about = {name: unchanged[name] for name in ("task", "version", "split", "family", "digest", "settings")}
-    assert about.task == "sentiment" and about.version == SENTIMENT.version and about.split == "test"
-    assert about.digest == read(third).digest and about.settings == {"refit": False}
-    json.dumps(unchanged, allow_nan=False)
+    about = unchanged.to_dict()
+    assert about["task"] == "sentiment" and about["version"] == SENTIMENT.version and about["split"] == "test"
+    assert about["family"] == "probe"
+    assert about["digest"] == read(third).digest and about["settings"] == {"refit": False}
+    json.dumps(about, allow_nan=False)
 
 
 def test_an_unchanged_model_agrees_with_itself(unchanged: Score, opened: OpenTask) -> None:

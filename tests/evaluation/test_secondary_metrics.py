@@ -172,7 +172,7 @@ def test_a_task_lists_its_other_metrics_beside_its_own(tiny: Tiny, mine: Path) -
     assert "also" not in open_task(replace(task, also=()), tiny("bert_base")).original().to_dict()
     shown = scores_text({"mine": alone})
     assert [line.split()[1] for line in shown.splitlines()[2:5]] == ["accuracy", "f1", "matthews"]
-    assert f"{alone['also']['f1']['value']:.4g}" in shown
+    assert f"{alone.also['f1'].value:.4g}" in shown
     f1, matthews = others_text(compared)
     assert f1.startswith("F1 0.") and " -> 0." in f1 and matthews.startswith("Matthews correlation")
     assert f1 in score_line(compared)

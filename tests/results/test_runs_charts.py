@@ -34,7 +34,7 @@ from offcomp.results.runs import (
 from offcomp.results.scores import METRICS, brief_difference, difference_text, score_text
 from offcomp.results.sentences import answer, first_impression, megabytes, smaller
 from offcomp.runs.inputs import RESULTS_VERSION, run_id
-from offcomp.runs.result import overall_cosine, overall_error
+from offcomp.runs.result import GroupResult, Inputs, overall_cosine, overall_error
 from offcomp.runs.store import Run
 from tests.made_runs import made_group, made_run, made_score, with_result
 
@@ -50,27 +50,31 @@ OTHER_MODEL = made_run("eeeeeeeeeeee", [made_group("query", 0.5)], made_score([]
 EVERYTHING = [SVD, AUTOENCODER, UNSCORED, BASELINE, OTHER_MODEL]
 
 
+def figures(name: str, error: float, **fields: Any) -> GroupResult:
+    return GroupResult.from_json(made_group(name, error, **fields))
+
+
 def test_overall_error_is_that_of_all_weights_together() -> None:
     # Residuals 4 and 9, weights 16 and 36: entries * rmse^2, and that divided by the squared relative error.
     groups = [
-        made_group("a", 0.5, rmse=1.0, rows=2, cols=2),
-        made_group("b", 0.5, rmse=1.5, rows=2, cols=2),
-        made_group("c", 1.0, rmse=1.0, rows=3, cols=1),
+        figures("a", 0.5, rmse=1.0, rows=2, cols=2),
+        figures("b", 0.5, rmse=1.5, rows=2, cols=2),
+        figures("c", 1.0, rmse=1.0, rows=3, cols=1),
     ]
     assert overall_error(groups) == pytest.approx(sqrt((4 + 9 + 3) / (16 + 36 + 3)))
     assert overall_error(groups[:1]) == 0.5
 
 
 def test_exact_groups_count_among_all_weights() -> None:
-    exact = made_group("exact", 0.0, rmse=0.0, squared_norm=3.0)
+    exact = figures("exact", 0.0, rmse=0.0, squared_norm=3.0)
     assert overall_error([exact]) == 0
     assert overall_error([]) == 0
-    assert overall_error([exact, made_group("a", 0.5, rmse=1.0, rows=2, cols=2)]) == pytest.approx(sqrt(4 / (16 + 3)))
+    assert overall_error([exact, figures("a", 0.5, rmse=1.0, rows=2, cols=2)]) == pytest.approx(sqrt(4 / (16 + 3)))
     assert overall_cosine([]) == 0
 
 
 def test_overall_cosine_is_the_mean_over_all_rows() -> None:
-    assert overall_cosine([made_group("a", 0.4, rows=30), made_group("b", 0.8, rows=10)]) == pytest.approx((3 * 0.2 + 0.4) / 4)
+    assert overall_cosine([figures("a", 0.4, rows=30), figures("b", 0.8, rows=10)]) == pytest.approx((3 * 0.2 + 0.4) / 4)
 
 
 def test_run_table() -> None:
@@ -222,7 +226,7 @@ def test_a_model_goes_by_its_content_and_not_by_its_name() -> None:
 
 
 def test_a_failed_run_has_the_model_that_it_was_submitted_with(tmp_path: Path) -> None:
-    failed = replace(SVD, id="3" * 12, status="failed", folder=tmp_path, result=None, inputs={"model": "2-aaaaaaaa"})
+    failed = replace(SVD, id="3" * 12, status="failed", folder=tmp_path, result=None, inputs=Inputs(model="2-aaaaaaaa"))
     assert unfinished_siblings([of_model(SVD, "2-aaaaaaaa")], [failed]) == [failed]
     assert unfinished_siblings([of_model(SVD, "2-bbbbbbbb")], [failed]) == []
 

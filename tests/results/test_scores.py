@@ -76,9 +76,8 @@ def test_what_the_examples_can_show_is_told_where_it_is_known() -> None:
     assert visible_difference([of(OLD)]) == ""
     assert "200 examples, a true difference of 0.020 would be detected" in visible_difference([of(RANKS)])
     wider = made_value_score("spearman", 0.82, 0.5, spread=0.05)
-    assert "200 examples, a true difference of 0.050 would be detected" in visible_difference(
-        [of(RANKS), of(wider)]
-    )  # in either run
+    said = visible_difference([of(RANKS), of(wider)])
+    assert "200 examples, a true difference of 0.050 would be detected" in said  # in either run
     fewer = RANKS | {"compressed": RANKS["compressed"] | {"n": 50}}
     assert "50 to 200 examples" in visible_difference([of(RANKS), of(fewer)])
     unknown = RANKS | {"paired": RANKS["paired"] | {"smallest_difference": None}}
