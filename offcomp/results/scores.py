@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from offcomp.planning.data.metrics import METRICS, Metric
 from offcomp.planning.data.row_counts import reading_text
-from offcomp.planning.data.scores import Baseline, OriginalScore, Score, ScoreContext
+from offcomp.planning.data.scores import Baseline, OriginalScore, Score
 from offcomp.planning.data.tasks import TASKS
 
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
@@ -21,12 +21,12 @@ BASELINES = {"majority class": "always the same answer", "unigram": "word freque
 TITLES = {task.name: task.title for task in TASKS}
 
 
-def metric_of(score: ScoreContext) -> Metric:
+def metric_of(score: Score | OriginalScore) -> Metric:
     """The metric of a score."""
     return METRICS[score.metric]
 
 
-def task_title(task: str, score: ScoreContext) -> str:
+def task_title(task: str, score: Score | OriginalScore) -> str:
     """The title of a task, or its name if it has no title."""
     return score.title or TITLES.get(task) or task
 
@@ -42,7 +42,7 @@ def sentence_start(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def on_task(task: str, score: ScoreContext) -> str:
+def on_task(task: str, score: Score | OriginalScore) -> str:
     """Metric and task, as a phrase: "accuracy on sentiment"."""
     return f"{metric_of(score).word} on {within_sentence(task_title(task, score))}"
 
@@ -79,7 +79,7 @@ def score_text(score: Score, which: str = "compressed") -> str:
     return metric.number(value) + ("" if error is None else f" ± {metric.margin(Z_95 * error)}")
 
 
-def baseline_of(score: ScoreContext) -> tuple[str, float] | None:
+def baseline_of(score: Score | OriginalScore) -> tuple[str, float] | None:
     """Name and score of the baseline that ignores the text; None if the metric has no baseline."""
     baseline = score.baseline or Baseline(name="majority class", value=score.majority_baseline)
     return None if baseline.value is None else (BASELINES.get(baseline.name, baseline.name), baseline.value)

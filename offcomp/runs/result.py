@@ -162,17 +162,25 @@ class ModelResult(Document):
 
 
 class Environment(Document):
-    """The versions of the packages that made a result, by package name, and the machine."""
+    """The versions of the packages that made a result, and the machine."""
 
     offcomp: Line
+    python: Anything = None
     torch: Line
+    transformers: Anything = None
+    tokenizers: Anything = None
+    safetensors: Anything = None
+    numpy: Anything = None
+    scipy: Anything = None
+    scikit_learn: Anything = Field(None, alias="scikit-learn")
+    datasets: Anything = None
     device: Anything = None
     threads: Anything = None
     machine: Anything = None
 
     def get(self, name: str) -> Any:
         """The version of a package, or a fact on the machine; an empty string if it was not recorded."""
-        value = getattr(self, name, None)
+        value = getattr(self, name.replace("-", "_"), None)
         return "" if value is None else value
 
 

@@ -114,33 +114,17 @@ class Continuation(Document):
 
 
 class Comparison(Document):
-    """A metric of the original and of the compressed model on the same examples."""
+    """A secondary metric of the original and of the compressed model on the same examples."""
 
     original: ScoreValue
     compressed: ScoreValue
-    baseline: Baseline | None = None
     paired: Paired
-
-    def of(self, which: str) -> ScoreValue:
-        """The score of the "original" or the "compressed" model."""
-        return self.original if which == "original" else self.compressed
+    baseline: Baseline | None = None
 
 
 class ScoreContext(Document):
-    """What a score measures, on which examples, and how the model reads them."""
+    """What a score was measured on, and how the model reads the examples."""
 
-    metric: MetricName = "accuracy"
-    direction: Line | None = None
-    """Whether "higher" or "lower" values are better."""
-    baseline: Baseline | None = None
-    majority_baseline: Figure | None = None
-    """Accuracy of always giving the most frequent answer."""
-    collapsed: Flag = False
-    """Whether all outputs are alike."""
-    labels: dict[Name, Anything] | None = None
-    """How the outputs of a classification head were matched to the classes."""
-    note: tuple[str, ...] = ()
-    """Doubts about the score, as sentences."""
     task: Line | None = None
     title: Line | None = None
     family: Line | None = None
@@ -153,10 +137,10 @@ class ScoreContext(Document):
     settings: dict[Name, Anything] | None = None
     n_train: Count | None = None
     rows: RowCounts | None = None
-    cut: Truncation | None = None
-    """The texts that were truncated; None if there are none."""
     embedding: str | None = None
     """How hidden states are turned into a sentence embedding."""
+    cut: Truncation | None = None
+    """The texts that were truncated; None if there are none."""
     probe: Count | None = None
     """Version of the probe."""
 
@@ -169,42 +153,43 @@ class ScoreContext(Document):
         return value
 
 
-class OriginalValue(ScoreValue):
-    """The score of the original model under a secondary metric."""
+class Figures(Document):
+    """The figures of a `Score`, in the order in which files list them."""
 
-    baseline: Baseline | None = None
-
-
-class OriginalScore(ScoreContext, ScoreValue):
-    """The score of the original model alone."""
-
-    also: dict[MetricName, OriginalValue] = Field(default_factory=dict)
-    """The scores under secondary metrics."""
-
-    @property
-    def original(self) -> ScoreValue:
-        """The value, as in a `Score`."""
-        return self
-
-
-class Score(ScoreContext, Comparison):
-    """The scores of the original and of the compressed model on a task."""
-
-    also: dict[MetricName, Comparison] = Field(default_factory=dict)
-    """The scores under secondary metrics."""
-    units: Count | None = Field(default=None, exclude=True)
-    """Number of independent units that the bootstrap resamples, such as rows of tokens; not recorded in files."""
+    metric: MetricName = "accuracy"
+    direction: Line | None = None
+    """Whether "higher" or "lower" values are better."""
     unchanged: Flag | None = None
     """Whether the outputs of both models are bit-identical."""
+    original: ScoreValue
+    compressed: ScoreValue
+    baseline: Baseline | None = None
+    majority_baseline: Figure | None = None
+    """Accuracy of always giving the most frequent answer."""
+    collapsed: Flag = False
+    """Whether all outputs are alike."""
+    paired: Paired
     flips: Flips | None = None
     """The flipped predictions; None for tasks without classes."""
     changes: tuple[Change, ...] = ()
     """The examples that changed most, for tasks without classes."""
-    continuations: tuple[Continuation, ...] = ()
+    labels: dict[Name, Anything] | None = None
+    """How the outputs of a classification head were matched to the classes."""
+    note: tuple[str, ...] = ()
+    """Doubts about the score, as sentences."""
     token_accuracy: dict[Name, Figure] | None = None
     """Share of tokens that were the most likely prediction, of each model."""
     protocol: dict[Name, Anything] | None = None
     """Settings adapted to the limits of the model."""
+    continuations: tuple[Continuation, ...] = ()
+    also: dict[MetricName, Comparison] = Field(default_factory=dict)
+    """The scores under secondary metrics."""
+    units: Count | None = Field(default=None, exclude=True)
+    """Number of independent units that the bootstrap resamples, such as rows of tokens; not recorded in files."""
+
+    def of(self, which: str) -> ScoreValue:
+        """The score of the "original" or the "compressed" model."""
+        return self.original if which == "original" else self.compressed
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -216,3 +201,35 @@ class Score(ScoreContext, Comparison):
         if (paired.right_to_wrong or 0) + (paired.wrong_to_right or 0) > self.compressed.n:
             raise Malformed(" counts more flips than there are examples", ".paired")
         return self
+
+
+class Score(ScoreContext, Figures):
+    """The scores of the original and of the compressed model on a task."""
+
+
+class OriginalValue(ScoreValue):
+    """The score of the original model under a secondary metric."""
+
+    baseline: Baseline | None = None
+
+
+class OriginalFigures(ScoreValue):
+    """The figures of an `OriginalScore`; see `Figures`."""
+
+    metric: MetricName = "accuracy"
+    direction: Line | None = None
+    baseline: Baseline | None = None
+    majority_baseline: Figure | None = None
+    note: tuple[str, ...] = ()
+    labels: dict[Name, Anything] | None = None
+    also: dict[MetricName, OriginalValue] = Field(default_factory=dict)
+    collapsed: Flag = False
+
+    @property
+    def original(self) -> ScoreValue:
+        """The value, as in a `Score`."""
+        return self
+
+
+class OriginalScore(OriginalFigures, ScoreContext):
+    """The score of the original model alone."""
