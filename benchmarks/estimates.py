@@ -22,6 +22,7 @@ from offcomp.models.listing import model_info
 from offcomp.planning.cost import estimate
 from offcomp.planning.plan import Plan, make_groups
 from offcomp.planning.sizes import predict
+from offcomp.results.runs import result_of
 from offcomp.runs.store import RunStore
 
 LINEAR = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
@@ -53,7 +54,7 @@ def measure(model: str, style_key: str, kinds: Sequence[str], ratio: float, task
             time.sleep(0.05)
             run = store.get(run.id)
         assert run.status == "done", run.error
-        timings = (run.result or {})["timings"]
+        timings = result_of(run).timings
     for name, seconds in expected.stages.items():
         print(f"{model} {style_key}, {name}: expected {seconds:.1f} s, took {timings[name]:.1f} s", file=sys.stderr)
     return {

@@ -36,6 +36,7 @@ from offcomp.files import write_bytes
 from offcomp.models.environment import environment
 from offcomp.models.loading import LoadedModel, load
 from offcomp.numerics.progress import Report
+from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import Task, find_task
 
 OUT = Path(__file__).parents[1] / "assets" / "measurements" / "quality-minilm-l6.json"
@@ -137,7 +138,7 @@ def forget(tasks: Opened) -> None:
 def originals(tasks: Opened) -> dict[str, dict[str, Any]]:
     """Details of each task: what it is, how many examples it has, and the original model's score."""
     names = ("title", "family", "metric", "version", "split", "digest", "n", "n_train", "value", "standard_error", "baseline")
-    found = {name: modes[KEPT].original() for name, modes in tasks.items()}
+    found = {name: modes[KEPT].original().to_dict() for name, modes in tasks.items()}
     return {name: {field: about[field] for field in names if field in about} for name, about in found.items()}
 
 
@@ -149,14 +150,14 @@ def measured(loaded: LoadedModel, case: Case, texts: Sequence[str], tasks: Opene
     return {"stored": case.name, "series": case.series} | sizes | {"scores": scores}
 
 
-def difference(comparison: Mapping[str, Any]) -> dict[str, Any]:
+def difference(score: Score) -> dict[str, Any]:
     """The values of a comparison that the table needs."""
-    paired = comparison["paired"]
+    interval = score.paired.interval
     return {
-        "value": comparison["compressed"]["value"],
-        "difference": paired["difference"],
-        "interval": paired["interval"],
-        "collapsed": comparison["collapsed"],
+        "value": score.compressed.value,
+        "difference": score.paired.difference,
+        "interval": list(interval) if interval else None,
+        "collapsed": score.collapsed,
     }
 
 

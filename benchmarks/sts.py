@@ -31,8 +31,9 @@ from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.loading import LoadedModel, load
 from offcomp.models.weights import substituted
 from offcomp.numerics.accounting import Size
+from offcomp.planning.model_sizes import model_sizes
 from offcomp.planning.plan import Group, members
-from offcomp.planning.sizes import model_sizes, original_size
+from offcomp.planning.sizes import original_size
 from offcomp.runs.calibration import Calibration, GroupHints
 from offcomp.runs.compress import compress_group
 
@@ -181,9 +182,9 @@ def stored(loaded: LoadedModel, case: Case, texts: Sequence[str]) -> Iterator[di
         matrices |= done.reconstructions
         sizes.append((original_size(done.members), done.compressed.stored))
     seconds = time.perf_counter() - started
-    whole = model_sizes(sizes, loaded.info)["whole"]
+    whole = model_sizes(sizes, loaded.info).whole
     with substituted(loaded.model, matrices):
-        yield {"bytes": whole["bytes_after"], "ratio": whole["byte_ratio"], "seconds": seconds}
+        yield {"bytes": whole.bytes_after, "ratio": whole.byte_ratio, "seconds": seconds}
 
 
 def _hints(

@@ -96,7 +96,7 @@ def test_a_model_of_text_does_its_families_and_says_so_of_the_others(tiny: Tiny,
             if family != "head-regression":
                 assert all(other in str(error) for other in CAN_DO[name]), error
             continue
-        assert np.isfinite(score["value"]) and score["n"] >= 20
+        assert np.isfinite(score.value) and score.n >= 20
         done.add(family)
     assert done == CAN_DO[name]
     assert done <= set(fitting_families(loaded.info.architecture, loaded.info.reads_text))
@@ -145,7 +145,7 @@ def test_an_encoder_decoder_with_a_head_scores_or_says_why_not(tmp_path: Path, t
     loaded = load(str(folder))
     task = Task(name="mine", family="head", data=table, columns=columns_for("head"))
     framed = open_task(task, readable(loaded, masked=True)).original()
-    assert framed["n"] == 80
+    assert framed.n == 80
     with pytest.raises(TaskError, match=r"BartForSequenceClassification: .*choose a different task family"):
         open_task(task, readable(loaded, masked=False)).original()
 

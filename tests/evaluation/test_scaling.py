@@ -68,8 +68,8 @@ def test_a_dead_dimension_changes_no_probes_score_by_more_than_one_example(shift
     reference = made.reference()
     embedders["test"].shift = shift
     found = made.compare(reference, made.predict(reference))
-    assert found["original"]["value"] > 0.85
-    changed = found["paired"]["right_to_wrong"] + found["paired"]["wrong_to_right"]
+    assert found.original.value > 0.85
+    changed = found.paired.right_to_wrong + found.paired.wrong_to_right
     assert changed <= 1
 
 
@@ -80,7 +80,7 @@ def test_a_dead_dimension_does_not_move_a_regression(shift: float):
     embedders["test"].shift = shift
     predicted = made.predict(reference)["values"]
     np.testing.assert_allclose(predicted, reference["values"], atol=1e-2 * float(np.ptp(reference["values"])))
-    assert abs(made.compare(reference, {"values": predicted})["paired"]["difference"]) < 1e-3
+    assert abs(made.compare(reference, {"values": predicted}).paired.difference) < 1e-3
 
 
 def test_the_scale_is_never_below_the_floor_and_else_the_spread():
@@ -123,5 +123,5 @@ def test_dead_dimensions_of_a_model_change_no_more_than_one_example(tmp_path: Pa
     with torch.no_grad():
         changed.weight[[3, 11, 20]] += shift
     found = opened.compare()
-    assert found["original"]["value"] > 0.6
-    assert found["paired"]["right_to_wrong"] + found["paired"]["wrong_to_right"] <= 1
+    assert found.original.value > 0.6
+    assert found.paired.right_to_wrong + found.paired.wrong_to_right <= 1

@@ -477,7 +477,7 @@ def test_the_scores_of_the_original_are_those_of_its_files(folder: Path, example
     task, cache = Task(name="pairs", family="similarity", data=str(examples)), tmp_path / "cache"
 
     def score(where: Path, cache: Path | None) -> float:
-        return float(open_task(task, load(str(where)), cache=cache).original()["value"])
+        return float(open_task(task, load(str(where)), cache=cache).original().value)
 
     first, seen = score(folder, cache), []
     for number, (name, change) in enumerate(CHANGES.items()):
@@ -542,7 +542,7 @@ def test_a_language_model_is_scored_anew_when_its_config_or_tokenizer_changes(
     task = Task(name="own", family=family, data=str(file))
 
     def score(cache: Path) -> float:
-        return float(open_task(task, load(str(folder)), cache=cache).original()["value"])
+        return float(open_task(task, load(str(folder)), cache=cache).original().value)
 
     before = score(tmp_path / "cache")
     change(folder)

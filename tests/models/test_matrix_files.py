@@ -129,9 +129,9 @@ def test_a_plan_compresses_it_and_no_task_fits(tmp_path: Path) -> None:
     validate(Plan(model=str(folder), groups=(group,), tasks=()), loaded.info)
     result = compress_group(loaded.model, loaded.info, group)
     singular = np.linalg.svd(values(12, 8).astype(np.float64), compute_uv=False)
-    rank = result.figures["size"]
+    rank = result.figures.size
     assert rank * (12 + 8) <= 48
-    assert result.figures["relative_error"] == pytest.approx(np.sqrt((singular[rank:] ** 2).sum() / (singular**2).sum()))
+    assert result.figures.relative_error == pytest.approx(np.sqrt((singular[rank:] ** 2).sum() / (singular**2).sum()))
     with pytest.raises(PlanError, match="task 'sentiment' needs a model that reads text, but this is only a set of matrices"):
         validate(Plan(model=str(folder), groups=(group,), tasks=("sentiment",)), loaded.info)
 

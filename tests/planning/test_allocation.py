@@ -365,9 +365,9 @@ def test_methods_without_a_spectrum_take_part_by_measured_curves() -> None:
     found = waterfill(curves, 384 * 384, weights_for(curves))
     made = allocated_plan(plan, found, INFO, "parameters")
     figures = [compress_group(loaded.model, loaded.info, group).figures for group in made.groups]
-    assert tuple(each["num_parameters"] for each in figures) == found.sizes
+    assert tuple(each.num_parameters for each in figures) == found.sizes
     for each, error in zip(figures, found.errors, strict=True):
-        assert each["relative_error"] ** 2 * each["squared_norm"] == pytest.approx(error, rel=1e-4, abs=1e-6)
+        assert each.relative_error**2 * each.squared_norm == pytest.approx(error, rel=1e-4, abs=1e-6)
 
 
 def test_a_method_that_reaches_no_ratio_is_named() -> None:

@@ -17,7 +17,7 @@ from offcomp.planning.plan import Plan, make_groups
 from offcomp.planning.sizes import predict
 from offcomp.results.bundled import bundled_runs
 from offcomp.results.runs import stage_times
-from tests.made_runs import made_group, made_run
+from tests.made_runs import made_group, made_run, with_result
 
 KINDS = ("query", "key")
 
@@ -43,7 +43,7 @@ def estimated(plan: Plan, known: dict[str, float] | None = None) -> Any:
 def test_the_stages_are_those_that_a_run_goes_through() -> None:
     for run in bundled_runs():
         assert run.result
-        assert list(estimated(run.plan).stages) == [name for name in run.result["timings"] if name != "total"]
+        assert list(estimated(run.plan).stages) == [name for name in run.result.timings if name != "total"]
 
 
 def test_the_time_of_compressing_is_that_of_the_prediction() -> None:
@@ -135,9 +135,8 @@ def test_rough_numbers_are_told_roughly(say: Callable[[Any], str], value: float,
 def timed(name: str, seconds: float, submitted: float, *, key: str = "key", model: str = "tiny") -> Any:
     """A finished run of one group whose every stage took the same."""
     run = made_run(name, [made_group(key, 0.5)], model=model)
-    assert run.result
     stages = ("load the model", f"compress {key}", "total")
-    return replace(run, submitted=submitted, result=run.result | {"timings": dict.fromkeys(stages, seconds)})
+    return replace(with_result(run, timings=dict.fromkeys(stages, seconds)), submitted=submitted)
 
 
 def test_the_newest_run_tells_how_long_a_stage_takes() -> None:

@@ -36,6 +36,7 @@ MODULES = {
 }
 RATIOS = (1.0, 1.7, 3.7, 30.0)
 NAMES_OF_FORMS = {"low_rank": "compressed", "decoded_latents": "compressed", "dense": "dense"}
+DENOMINATORS = ("chosen", "matrices", "whole")
 
 
 def of_limit(prediction: GroupPrediction, unit: str) -> int:
@@ -44,7 +45,7 @@ def of_limit(prediction: GroupPrediction, unit: str) -> int:
 
 def assert_same_sizes(predicted: GroupPrediction, group: CompressedGroup, unit: str) -> None:
     figures = group.figures
-    assert predicted.form == NAMES_OF_FORMS[figures["form"]]
+    assert predicted.form == NAMES_OF_FORMS[figures.form]
     for key in (
         "name",
         "method",
@@ -64,27 +65,27 @@ def assert_same_sizes(predicted: GroupPrediction, group: CompressedGroup, unit: 
         "original_dtypes",
         "bytes_in_own_dtype",
     ):
-        assert getattr(predicted, key) == figures[key], key
+        assert getattr(predicted, key) == getattr(figures, key), key
     tensors = group.compressed.tensors.values()
     assert predicted.num_parameters == sum(tensor.numel() for tensor in tensors)
     assert predicted.num_bytes == sum(tensor.nbytes for tensor in tensors)
     assert of_limit(predicted, unit) <= predicted.budget
-    assert figures["compression_ratio"] >= figures["requested_ratio"]
+    assert figures.compression_ratio >= figures.requested_ratio
 
 
 def assert_payload_is_the_ledger(group: CompressedGroup, folder: Path) -> None:
     path = save_group(group, folder)
     content = path.read_bytes()
-    assert len(content) - 8 - int.from_bytes(content[:8], "little") == group.figures["num_bytes"]
-    ledger = {entry["name"]: entry for entry in group.figures["ledger"]}
-    assert sum(entry["bytes"] for entry in ledger.values()) == group.figures["num_bytes"]
+    assert len(content) - 8 - int.from_bytes(content[:8], "little") == group.figures.num_bytes
+    ledger = {entry.name: entry for entry in group.figures.ledger}
+    assert sum(entry.bytes for entry in ledger.values()) == group.figures.num_bytes
     with safe_open(path, framework="pt") as file:
         assert set(file.keys()) == set(ledger)
         for name, entry in ledger.items():
             stored = file.get_tensor(name)
-            assert list(stored.shape) == entry["shape"]
-            assert str(stored.dtype) == f"torch.{entry['dtype']}"
-            assert entry["bytes"] == prod(entry["shape"]) * BYTES_PER_ELEMENT[entry["dtype"]]
+            assert tuple(stored.shape) == entry.shape
+            assert str(stored.dtype) == f"torch.{entry.dtype}"
+            assert entry.bytes == prod(entry.shape) * BYTES_PER_ELEMENT[entry.dtype]
 
 
 # ----------------------------------------------------------------------------------------------- prediction and reality
@@ -143,8 +144,8 @@ def test_a_half_precision_checkpoint_counts_two_bytes_a_parameter(
         compressed = compress_group(loaded.model, info, group)
         assert_same_sizes(predicted, compressed, "bytes")
         assert_payload_is_the_ledger(compressed, tmp_path)
-    whole = predict(Plan(model=info.model, groups=(group,)), info).model["whole"]
-    assert whole["bytes_before"] == 2 * whole["parameters_before"]
+    whole = predict(Plan(model=info.model, groups=(group,)), info).model.whole
+    assert whole.bytes_before == 2 * whole.parameters_before
 
 
 def test_ratio_one_in_bytes_of_a_half_precision_checkpoint_cannot_stay_dense_in_float32(
@@ -265,31 +266,22 @@ def test_more_epochs_take_longer_and_a_dense_group_no_training() -> None:
 def test_the_three_denominators_save_the_same_number_of_parameters_and_bytes() -> None:
     info = minilm_info()
     keys = Group(name="key", modules=tuple(f"key.{i}" for i in range(6)), ratio=3.0)
-    outputs = Group(
-        name="out",
-        modules=("ffn_out.0", "ffn_out.1"),
-        stack="columns",
-        method="autoencoder",
-        options={},
-        ratio=10.0,
-        unit="bytes",
-        dtype="float16",
-    )
+    outputs = Group(name="out", modules=("ffn_out.0", "ffn_out.1"), stack="columns", method="autoencoder", options={}, ratio=10.0, unit="bytes", dtype="float16")
     prediction = predict(Plan(model=info.model, groups=(keys, outputs)), info)
-    chosen, matrices, whole = (prediction.model[name] for name in ("chosen", "matrices", "whole"))
-    assert chosen["parameters_before"] == 6 * 384 * 384 + 2 * 384 * 1536
-    assert chosen["parameters_after"] == sum(group.num_parameters for group in prediction.groups)
-    assert chosen["bytes_after"] == sum(group.num_bytes for group in prediction.groups)
-    assert matrices["parameters_before"] == info.matrix_parameters
-    assert whole["parameters_before"] == info.num_parameters
+    chosen, matrices, whole = map(prediction.model.of, DENOMINATORS)
+    assert chosen.parameters_before == 6 * 384 * 384 + 2 * 384 * 1536
+    assert chosen.parameters_after == sum(group.num_parameters for group in prediction.groups)
+    assert chosen.bytes_after == sum(group.num_bytes for group in prediction.groups)
+    assert matrices.parameters_before == info.matrix_parameters
+    assert whole.parameters_before == info.num_parameters
     for unit in UNITS:
-        saved = {name: sizes[f"{unit}_before"] - sizes[f"{unit}_after"] for name, sizes in prediction.model.items()}
+        saved = {name: sizes.before(unit) - sizes.after(unit) for name, sizes in dict(prediction.model).items()}
         assert len(set(saved.values())) == 1 and saved["whole"] > 0
     for sizes in (chosen, matrices, whole):
-        assert sizes["bytes_before"] == 4 * sizes["parameters_before"]
-        assert sizes["parameter_ratio"] == sizes["parameters_before"] / sizes["parameters_after"]
-        assert sizes["byte_ratio"] == sizes["bytes_before"] / sizes["bytes_after"]
-    assert chosen["parameter_ratio"] > matrices["parameter_ratio"] > whole["parameter_ratio"] > 1
+        assert sizes.bytes_before == 4 * sizes.parameters_before
+        assert sizes.parameter_ratio == sizes.parameters_before / sizes.parameters_after
+        assert sizes.byte_ratio == sizes.bytes_before / sizes.bytes_after
+    assert chosen.parameter_ratio > matrices.parameter_ratio > whole.parameter_ratio > 1
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "qwen2", "t5"])
@@ -301,17 +293,17 @@ def test_tied_weights_count_once(tiny: Tiny, name: str) -> None:
     assert loaded.info.num_parameters < sum(p.numel() for _, p in loaded.model.named_parameters(remove_duplicate=False))
     every = tuple(Group(name=f"g{i}", modules=(spec.name,), ratio=1.0) for i, spec in enumerate(loaded.info.modules))
     sizes = predict(Plan(model="tiny", groups=every), loaded.info).model
-    assert sizes["chosen"] == sizes["matrices"]
-    assert sizes["whole"]["parameters_before"] == sizes["whole"]["parameters_after"]
+    assert sizes.chosen == sizes.matrices
+    assert sizes.whole.parameters_before == sizes.whole.parameters_after
 
 
 def test_the_baseline_changes_nothing() -> None:
     prediction = predict(Plan(model="minilm-l6"), minilm_info())
     assert prediction.groups == () and prediction.feasible and prediction.seconds == 0
-    for sizes in prediction.model.values():
-        assert sizes["parameters_before"] == sizes["parameters_after"]
-        assert sizes["bytes_before"] == sizes["bytes_after"]
-        assert (sizes["parameter_ratio"], sizes["byte_ratio"]) == (1.0, 1.0)
+    for sizes in map(prediction.model.of, DENOMINATORS):
+        assert sizes.parameters_before == sizes.parameters_after
+        assert sizes.bytes_before == sizes.bytes_after
+        assert (sizes.parameter_ratio, sizes.byte_ratio) == (1.0, 1.0)
 
 
 def test_one_group_that_cannot_be_makes_the_plan_infeasible() -> None:

@@ -83,8 +83,8 @@ def test_the_error_from_the_bundled_spectrum_is_that_of_a_real_svd(minilm: Loade
         asked = group.replace(ratio=ratio)
         measured = compress_group(minilm.model, minilm.info, asked).figures
         rank = predict_group(asked, INFO).size
-        assert rank == measured["size"] > 0
-        assert relative_error([spectrum], [rank]) == pytest.approx(measured["relative_error"], abs=1e-5)
+        assert rank == measured.size > 0
+        assert relative_error([spectrum], [rank]) == pytest.approx(measured.relative_error, abs=1e-5)
 
 
 @pytest.mark.parametrize("group", MEASURED, ids=lambda group: f"{group.name}-{group.stack}")

@@ -130,11 +130,11 @@ def test_the_error_curve_draws_its_table_and_marks_the_chosen_ratio(palette: str
 
 
 def test_achieved_ratios_are_never_below_the_requested_ones() -> None:
-    for plan, unit in ((BY_KIND, "parameter"), (BY_QKV, "byte")):
+    for plan, unit in ((BY_KIND, "parameters"), (BY_QKV, "bytes")):
         table = error_curve_table(INFO, plan, spectra_of(plan), RATIOS)
         assert (table["ratio"] >= table["requested_ratio"]).all()
-        sizes = predict(at_ratio(plan, 5.0), INFO).model["chosen"]
-        assert table.set_index("requested_ratio").loc[5.0, "ratio"] == sizes[f"{unit}_ratio"]
+        sizes = predict(at_ratio(plan, 5.0), INFO).model.chosen
+        assert table.set_index("requested_ratio").loc[5.0, "ratio"] == sizes.ratio(unit)
 
 
 def test_what_is_measured_is_solid_and_what_is_estimated_hollow_with_a_dashed_edge() -> None:

@@ -24,10 +24,11 @@ from offcomp.results.known_errors import (
     measured_of,
     measurement_of,
 )
-from offcomp.results.runs import overall_error, plan_as_stored, stage_times
+from offcomp.results.runs import fingerprint_of, plan_as_stored, result_of, stage_times
 from offcomp.runs.inputs import calibration_digest
+from offcomp.runs.result import overall_error
 from offcomp.runs.store import Run
-from tests.made_runs import made_group, made_run
+from tests.made_runs import made_group, made_run, with_result
 
 CURVE = pd.DataFrame({"ratio": [1.5, 2.0, 4.0, 8.0], "relative_error": [0.2, 0.3, 0.5, 0.7]})
 
@@ -35,9 +36,8 @@ CURVE = pd.DataFrame({"ratio": [1.5, 2.0, 4.0, 8.0], "relative_error": [0.2, 0.3
 def measured(name: str, method: str, ratio: float, error: float, module: str = "key", **fields: Any) -> Measured:
     """A run of one group at exactly this ratio."""
     run = made_run(name, [made_group(module, error, method=method, ratio=ratio, **fields)])
-    assert run.result
-    run.result["model"]["sizes"]["chosen"] |= {"parameter_ratio": ratio, "byte_ratio": 2 * ratio}
-    return Measured(run, error)
+    sizes = {"chosen": {"parameter_ratio": ratio, "byte_ratio": 2 * ratio}}
+    return Measured(with_result(run, model={"sizes": sizes}), error)
 
 
 def plan(method: str = "pruning", ratio: float = 3.0, module: str = "key", **settings: Any) -> Plan:
@@ -65,11 +65,11 @@ def test_ones_own_run_replaces_the_bundled_one_of_the_same_plan_and_comes_first(
     bundled = bundled_runs()[1]
     own = replace(bundled, folder=tmp_path)
     assert bundled.result
-    mark = bundled.result["model"]["fingerprint"]
+    mark = bundled.result.model.fingerprint
     found = measured_of([own], mark)
     assert found[0].run is own
     assert [origin(m.run) for m in found if m.run.id == own.id] == ["yours"]
-    assert found[0].relative_error == overall_error(bundled.result["groups"])
+    assert found[0].relative_error == overall_error(bundled.result.groups)
     assert len(found) == len(measured_of([], mark))
 
 
@@ -120,10 +120,9 @@ def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: 
     asked = plan("svd", options={"preset": "whitened"}).replace(calibration=CalibrationText(text=str(texts)))
 
     def known(calibration: CalibrationText, digest: str | None) -> Measured:
-        m = measured("a", "svd", 3.0, 0.4, options={"preset": "whitened"})
-        assert m.run.result
-        m.run.result["inputs"] = {} if digest is None else {"calibration": digest}
-        return Measured(replace(m.run, plan=m.run.plan.replace(calibration=calibration)), 0.4)
+        run = measured("a", "svd", 3.0, 0.4, options={"preset": "whitened"}).run
+        run = with_result(run, inputs={} if digest is None else {"calibration": digest})
+        return Measured(replace(run, plan=replace(run.plan, calibration=calibration)), 0.4)
 
     now = calibration_digest(asked)
     same, bundled = known(asked.calibration, now), known(CalibrationText(), now)
@@ -147,8 +146,7 @@ def test_one_setting_under_two_names_of_its_dtype_is_one_measurement() -> None:
 
 
 def with_time(run: Run) -> Run:
-    assert run.result
-    return replace(run, result=run.result | {"timings": {"compress key": 1.0, "total": 2.0}})
+    return with_result(run, timings={"compress key": 1.0, "total": 2.0})
 
 
 # ------------------------------------------------------------------------------------------------------- what is estimated
@@ -205,9 +203,8 @@ def test_other_groups_teach_how_the_method_compares_with_svd_there() -> None:
 
 
 def test_the_bundled_sweep_tells_the_error_of_the_bundled_autoencoder() -> None:
-    svd, autoencoder = (Measured(run, overall_error((run.result or {})["groups"])) for run in bundled_runs())
-    assert svd.run.result
-    known = [m for m in measured_of([], svd.run.result["model"]["fingerprint"]) if m.groups != svd.groups]
+    svd, autoencoder = (Measured(run, overall_error(result_of(run).groups)) for run in bundled_runs())
+    known = [m for m in measured_of([], fingerprint_of(svd.run)) if m.groups != svd.groups]
     curve = pd.DataFrame({"ratio": [svd.ratio("parameters")], "relative_error": [svd.relative_error]})
     found = estimated(plan_as_stored(autoencoder.run), autoencoder.ratio("parameters"), known, curve)
     assert found is not None

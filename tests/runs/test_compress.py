@@ -22,6 +22,7 @@ from offcomp.numerics.accounting import STORAGE_DTYPES, budget_for_ratio
 from offcomp.planning.plan import Group, members
 from offcomp.planning.sizes import original_size
 from offcomp.runs.compress import CompressedGroup, compress_group, load_group, save_group, stack, unstack
+from offcomp.runs.result import GroupResult
 from tests import tiny_models
 from tests.tiny_models import Tiny
 
@@ -82,13 +83,13 @@ def test_a_group_of_one_is_compressed_like_the_matrix_alone(tiny: Tiny, how: str
     matrix = original.T if how == "columns" else original
     budget = budget_for_ratio(original_size([loaded.info.module("ffn_in.0")]), 2.0, "parameters", "float32")
     alone = make_method("svd", {}).fit(matrix, budget)
-    assert alone.size == group.figures["size"] > 0
+    assert alone.size == group.figures.size > 0
     expected = alone.reconstruct().T if how == "columns" else alone.reconstruct()
     torch.testing.assert_close(group.reconstructions[loaded.info.module("ffn_in.0")], expected, rtol=0, atol=1e-6)
 
 
 def test_turning_a_group_of_one_changes_no_error_of_svd(tiny: Tiny) -> None:
-    errors = [svd(tiny("bert"), "ffn_in.0", how=how, ratio=2.0).figures["relative_error"] for how in ("rows", "columns")]
+    errors = [svd(tiny("bert"), "ffn_in.0", how=how, ratio=2.0).figures.relative_error for how in ("rows", "columns")]
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
 
 
@@ -96,10 +97,10 @@ def test_turning_a_group_of_one_changes_no_error_of_svd(tiny: Tiny) -> None:
 def test_the_order_of_the_members_changes_no_error_of_svd(tiny: Tiny, how: str) -> None:
     loaded = tiny("llama")
     there, back = (svd(loaded, *modules, how=how, ratio=3.0).figures for modules in (MODULES[how], MODULES[how][::-1]))
-    assert there["relative_error"] == pytest.approx(back["relative_error"], rel=1e-5)
-    for name, errors in there["module_errors"].items():
-        assert errors == pytest.approx(back["module_errors"][name], rel=1e-3)
-    assert list(back["module_errors"]) == list(MODULES[how])[::-1]
+    assert there.relative_error == pytest.approx(back.relative_error, rel=1e-5)
+    for name, errors in there.module_errors.items():
+        assert errors.to_dict() == pytest.approx(back.module_errors[name].to_dict(), rel=1e-3)
+    assert list(back.module_errors) == list(MODULES[how])[::-1]
 
 
 def test_each_member_gets_its_own_part_back(tiny: Tiny) -> None:
@@ -117,18 +118,18 @@ def test_the_error_of_a_group_is_that_of_its_members_together(tiny: Tiny) -> Non
     gap = sum((originals[spec] - matrix).double().square().sum().item() for spec, matrix in group.reconstructions.items())
     energy = sum(matrix.double().square().sum().item() for matrix in originals.values())
     entries = sum(matrix.numel() for matrix in originals.values())
-    assert 0.1 < group.figures["relative_error"] < 1
-    assert group.figures["relative_error"] == pytest.approx(sqrt(gap / energy), rel=1e-6)
-    assert group.figures["rmse"] == pytest.approx(sqrt(gap / entries), rel=1e-6)
-    assert group.figures["module_errors"].keys() == set(MODULES["residual"])
+    assert 0.1 < group.figures.relative_error < 1
+    assert group.figures.relative_error == pytest.approx(sqrt(gap / energy), rel=1e-6)
+    assert group.figures.rmse == pytest.approx(sqrt(gap / entries), rel=1e-6)
+    assert group.figures.module_errors.keys() == set(MODULES["residual"])
 
 
 def test_the_error_of_svd_is_the_tail_of_the_spectrum_of_the_stack(tiny: Tiny) -> None:
     loaded = tiny("gpt2")
     group = svd(loaded, *MODULES["columns"], how="columns", ratio=3.0)
     values = torch.linalg.svdvals(stack(matrices_of(loaded, *MODULES["columns"]), "columns").double())
-    tail = values[group.figures["size"] :].norm() / values.norm()
-    assert group.figures["relative_error"] == pytest.approx(tail.item(), rel=1e-5)
+    tail = values[group.figures.size :].norm() / values.norm()
+    assert group.figures.relative_error == pytest.approx(tail.item(), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- the run's figures
@@ -149,25 +150,27 @@ def test_the_figures_hold_what_a_run_reports_and_are_json(tiny: Tiny) -> None:
     figures = compress_group(loaded.model, loaded.info, asked, seed=4).figures
     contract = "name modules stack method requested_ratio compression_ratio num_parameters num_bytes original_parameters "
     contract += "original_bytes relative_error rmse mae cosine_distance seconds"
-    assert set(contract.split()) <= set(figures)
-    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    assert (figures["name"], figures["modules"], figures["unit"], figures["dtype"]) == (
+    assert set(contract.split()) <= figures.model_fields_set
+    document = figures.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert GroupResult.from_json(document) == figures
+    assert (figures.name, figures.modules, figures.unit, figures.dtype) == (
         "ae",
-        [*asked.modules],
+        asked.modules,
         "bytes",
         "float16",
     )
-    assert figures["options"]["epochs"] == 2 and figures["options"]["encoder"] == "nonlinear"
-    assert len(figures["history"]) == 2
-    assert figures["parameter_ratio"] == figures["original_parameters"] / figures["num_parameters"]
-    assert figures["byte_ratio"] == figures["compression_ratio"] == figures["original_bytes"] / figures["num_bytes"]
+    assert figures.options["epochs"] == 2 and figures.options["encoder"] == "nonlinear"
+    assert len(figures.history) == 2
+    assert figures.parameter_ratio == figures.original_parameters / figures.num_parameters
+    assert figures.byte_ratio == figures.compression_ratio == figures.original_bytes / figures.num_bytes
 
 
 def test_the_seed_decides_an_autoencoder(tiny: Tiny) -> None:
     loaded = tiny("bert")
     asked = Group(name="ae", modules=MODULES["rows"], method="autoencoder", options=AUTOENCODER, ratio=3.0)
     first, again, other = (compress_group(loaded.model, loaded.info, asked, seed=seed) for seed in (0, 0, 1))
-    assert first.figures["relative_error"] == again.figures["relative_error"] != other.figures["relative_error"]
+    assert first.figures.relative_error == again.figures.relative_error != other.figures.relative_error
 
 
 def test_progress_is_passed_on_and_may_stop_the_fit(tiny: Tiny) -> None:
@@ -258,7 +261,7 @@ def test_a_saved_group_decodes_to_the_same_matrix(
     parts = unstack(compressed.reconstruct(), members(asked, loaded.info), manifest["stack"])
     assert all(torch.equal(parts[spec], matrix) for spec, matrix in group.reconstructions.items())
     payload = sum(tensor.nbytes for tensor in load_file(path).values())
-    assert payload == group.figures["num_bytes"] == compressed.stored.num_bytes
+    assert payload == group.figures.num_bytes == compressed.stored.num_bytes
 
 
 def test_only_the_factors_are_in_the_file_and_not_the_matrix(tiny: Tiny, tmp_path: Path) -> None:
@@ -269,7 +272,7 @@ def test_only_the_factors_are_in_the_file_and_not_the_matrix(tiny: Tiny, tmp_pat
 def test_a_ledger_that_does_not_fit_the_file_is_an_error(tiny: Tiny, tmp_path: Path) -> None:
     group = svd(tiny("bert"), "key.0", ratio=2.0)
     for step in (1, -1):
-        claimed = replace(group, figures=group.figures | {"num_bytes": group.figures["num_bytes"] + step})
+        claimed = replace(group, figures=group.figures.model_copy(update={"num_bytes": group.figures.num_bytes + step}))
         with pytest.raises(StorageError, match=r"contains \d+ bytes of tensors, but its ledger says \d+"):
             save_group(claimed, tmp_path)
 
@@ -302,7 +305,7 @@ def test_a_ratio_of_one_changes_no_output(tiny: Tiny) -> None:
     group = svd(loaded, *MODULES["residual"], how="residual", ratio=1.0)
     with substituted(loaded.model, group.reconstructions):
         after = tiny_models.outputs(loaded.model)
-    assert group.figures["relative_error"] == 0
+    assert group.figures.relative_error == 0
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 

@@ -74,7 +74,7 @@ def test_the_manifest_says_what_was_compressed_and_reads_itself(tiny: Tiny, run:
     assert (document["original"]["model"], document["original"]["fingerprint"]) == (info.model, info.fingerprint)
     assert [module["name"] for module in document["original"]["modules"]] == [m for g in GROUPS for m in g.modules]
     assert document["original"]["modules"][2]["tied"] == ["cls.predictions.decoder.weight"]
-    assert document["sizes"] == run.result["model"]["sizes"]  # type: ignore[index]
+    assert document["sizes"] == run.result.model.sizes.to_dict()
     assert read_manifest(tmp_path / "out").to_dict() == manifest.to_dict() == document
 
 

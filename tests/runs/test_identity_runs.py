@@ -19,7 +19,6 @@ from offcomp.errors import InputError, ModelError, RunError
 from offcomp.evaluation import open_task
 from offcomp.files import read_json, write_json
 from offcomp.models.catalogue import ModelInfo
-from offcomp.models.environment import environment
 from offcomp.models.listing import model_info
 from offcomp.models.loading import load
 from offcomp.planning.data.calibration_text import CalibrationText
@@ -74,20 +73,14 @@ def worked_at_once(
 def at_once(folder: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
     """What the worker does, and `meanwhile` before its last look at what it read."""
     worker = worker_module.Worker(folder)
-    document = {"schema": 1, "id": folder.name, "error": "", "plan": worker.plan.to_dict(), "groups": worker.groups}
-    document |= {
-        "timings": worker.timings | {"total": 1.0},
-        "started": "2026-01-02T03:04:05+00:00",
-        "environment": environment(),
-    }
     with pytest.MonkeyPatch.context() as patch:
         real = worker_module._evaluate
         patch.setattr(worker_module, "_evaluate", lambda *args: (real(*args), meanwhile())[0])
         try:
-            fields = worker_module.work(worker) | {"status": "done"}
+            result = worker.result("done", outcome=worker_module.work(worker))
         except RunError as error:
-            fields = {"status": "failed", "error": str(error), "model": None, "scores": {}}
-    write_json(folder / "run.json", document | fields)
+            result = worker.result("failed", str(error))
+    write_json(folder / "run.json", result.to_dict())
 
 
 @pytest.fixture
@@ -115,7 +108,7 @@ def run_of(store: RunStore, plan: Plan) -> Run:
 def figures_of(run: Run) -> tuple[float, float]:
     """The error of the group, and the original's score."""
     assert run.result is not None and run.status == "done", run.error
-    return run.result["groups"][0]["relative_error"], run.result["scores"]["pairs"]["original"]["value"]
+    return run.result.groups[0].relative_error, run.result.scores["pairs"].original.value
 
 
 def change_three_weights(folder: Path) -> None:
@@ -172,8 +165,8 @@ def test_a_run_goes_by_the_name_under_which_its_model_was_asked_for_last(
     assert again == store.get(first.id) and again.id == first.id
     assert again.plan.model == str(folder) and again.plan.groups == first.plan.groups
     assert again.result is not None and first.result is not None
-    assert again.result["plan"]["model"] == again.result["model"]["name"] == str(folder)
-    assert again.result["groups"] == first.result["groups"]
+    assert again.result.plan["model"] == again.result.model.name == str(folder)
+    assert again.result.groups == first.result.groups
     export_run(again, model_info(again.plan.model, store.home), tmp_path / "out")
 
 
@@ -232,7 +225,7 @@ def test_names_of_classes_set_in_the_config_count_when_the_task_is_scored_again(
 
     def score(labels: list[str], cache: Path) -> float:
         edit(folder / "config.json", id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
-        return float(open_task(task, load(str(folder)), cache=cache).original()["value"])
+        return float(open_task(task, load(str(folder)), cache=cache).original().value)
 
     wrong, right = score(names, cache), score(transposed, cache)
     assert right == score(transposed, tmp_path / "fresh") > 0.9
@@ -245,7 +238,7 @@ def test_a_copy_with_another_config_does_not_lend_its_score(folder: Path, pairs:
     edit(copy / "config.json", num_attention_heads=1)
 
     def score(where: Path, cache: Path) -> float:
-        return float(open_task(pairs, load(str(where)), cache=cache).original()["value"])
+        return float(open_task(pairs, load(str(where)), cache=cache).original().value)
 
     other, own = score(copy, cache), score(folder, cache)
     assert own == score(folder, tmp_path / "fresh") != other
@@ -272,7 +265,7 @@ def test_a_run_whose_inputs_change_while_it_works_fails_with_a_sentence(
     run = run_of(store, Plan(model=str(folder), groups=(group,), tasks=(pairs,), calibration=CalibrationText(text=str(texts))))
     assert run.status == "failed"
     assert run.error == f"{named} changed after the run was submitted, so the results are not valid; run the plan again"
-    assert run.result is not None and not run.result["groups"] and not run.result["scores"]
+    assert run.result is not None and not run.result.groups and not run.result.scores
 
 
 def replaced(file: Path) -> None:
@@ -293,9 +286,9 @@ def test_a_model_that_changes_between_listing_and_start_fails(folder: Path, pair
 def test_a_run_says_what_it_read(folder: Path, pairs: Task, store: RunStore) -> None:
     run, info = run_of(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,))), model_info(str(folder), store.home)
     assert run.result is not None
-    assert run.result["inputs"]["model"] == run.result["model"]["reads"] == info.reads
-    assert set(run.result["inputs"]["tasks"]["pairs"][1]) == {"pairs.csv"}
-    assert run.result["inputs"]["environment"]["torch"] == run.result["environment"]["torch"]
+    assert run.result.inputs.model == run.result.model.reads == info.reads
+    assert set(run.result.inputs.tasks["pairs"][1]) == {"pairs.csv"}
+    assert run.result.inputs.environment["torch"] == run.result.environment.torch
     assert not run.of_a_sample
 
 
@@ -317,9 +310,9 @@ def test_former_runs_are_listed_and_say_how_they_know_their_model(
     monkeypatch.setenv("OFFCOMP_HOME", str(tmp_path))
     old, now = bundled_runs()
     assert old.result is not None and now.result is not None
-    put_in_home(tmp_path, former(old.result), "0" * 12, submitted=1.0)
-    put_in_home(tmp_path, former(now.result), "1" * 12, submitted=2.0)
-    put_in_home(tmp_path, now.result, "2" * 12, submitted=3.0)
+    put_in_home(tmp_path, former(old.result.to_dict()), "0" * 12, submitted=1.0)
+    put_in_home(tmp_path, former(now.result.to_dict()), "1" * 12, submitted=2.0)
+    put_in_home(tmp_path, now.result.to_dict(), "2" * 12, submitted=3.0)
     second, first_old, other_old = RunStore(tmp_path).all()
     assert [run.of_a_sample for run in (second, first_old, other_old)] == [False, True, True]
     assert same_test(first_old, other_old, "sentiment") and not same_test(first_old, second, "sentiment")
@@ -346,7 +339,7 @@ def test_a_former_run_is_not_exported_and_answers_no_plan(folder: Path, pairs: T
     run = run_of(store, plan)
     assert run.result is not None
     exported = export_run(run, model_info(str(folder), store.home), tmp_path / "good")
-    write_json(run.folder / "run.json", former(run.result))
+    write_json(run.folder / "run.json", former(run.result.to_dict()))
     old = store.get(run.id)
     with pytest.raises(InputError, match=r"identified .* by a sample of its weights.* run the plan again"):
         export_run(old, model_info(str(folder), store.home), tmp_path / "out")

@@ -75,7 +75,7 @@ def wait_until(store: RunStore, name: str, condition: Callable[[Run], bool], sec
 
 
 def is_training(run: Run) -> bool:
-    return run.progress.get("stage") == "compress query" and run.progress["fraction"] > 0
+    return run.progress is not None and run.progress.stage == "compress query" and run.progress.fraction > 0
 
 
 def test_a_run_ends_with_figures_scores_and_files(folder: Path, store: RunStore) -> None:
@@ -83,15 +83,15 @@ def test_a_run_ends_with_figures_scores_and_files(folder: Path, store: RunStore)
     run = wait_until(store, submitted.id, lambda r: r.ended)
     assert run.status == "done", run.error
     assert run.result is not None
-    (group,) = run.result["groups"]
-    assert group["size"] > 0
-    assert 0 < group["relative_error"] < 1
+    (group,) = run.result.groups
+    assert group.size > 0
+    assert 0 < group.relative_error < 1
     saved = load_file(run.folder / "groups" / "key.safetensors")
-    assert sum(t.numel() * t.element_size() for t in saved.values()) == group["num_bytes"]
-    score = run.result["scores"]["sentiment"]
-    assert score["original"]["n"] == score["compressed"]["n"] >= 200
-    assert run.result["model"]["sizes"]["whole"]["parameters_after"] < info_of(folder, store).num_parameters
-    assert run.result["environment"]["torch"] == torch.__version__
+    assert sum(t.numel() * t.element_size() for t in saved.values()) == group.num_bytes
+    score = run.result.scores["sentiment"]
+    assert score.original.n == score.compressed.n >= 200
+    assert run.result.model.sizes.whole.parameters_after < info_of(folder, store).num_parameters
+    assert run.result.environment.torch == torch.__version__
     assert read_json(run.folder / "progress.json")["fraction"] == pytest.approx(1.0, abs=0.3)
     (store.folder / "half").mkdir()
     (store.folder / "half" / "plan.json").write_text("{")
@@ -123,8 +123,8 @@ def test_the_run_id_tells_plans_and_weights_apart_but_not_folders(folder: Path, 
 
 def test_a_run_at_work_tells_its_progress_and_stops_within_two_seconds_when_cancelled(folder: Path, store: RunStore) -> None:
     run = wait_until(store, store.submit(endless_plan(folder), info_of(folder, store)).id, is_training)
-    later = wait_until(store, run.id, lambda r: r.progress["fraction"] > run.progress["fraction"])
-    assert later.progress["remaining_seconds"] > 0
+    later = wait_until(store, run.id, lambda r: r.progress is not None and r.progress.fraction > run.progress.fraction)
+    assert later.progress.remaining_seconds > 0
     assert later.status == "running"
     with pytest.raises(RunError, match="cancel it before"):
         store.delete(run.id)
@@ -134,7 +134,7 @@ def test_a_run_at_work_tells_its_progress_and_stops_within_two_seconds_when_canc
     assert time.monotonic() - asked < 2
     assert ended.status == "cancelled"
     assert ended.result is not None
-    assert [group["name"] for group in ended.result["groups"]] == ["key"]
+    assert [group.name for group in ended.result.groups] == ["key"]
     store.delete(run.id)
     assert store.all() == []
 

@@ -18,6 +18,7 @@ from offcomp.evaluation import OpenTask, open_task
 from offcomp.files import write_json
 from offcomp.methods.svd.method import SVD
 from offcomp.models.loading import LoadedModel, load
+from offcomp.planning.data.scores import Score
 from offcomp.planning.data.tasks import find_task
 from offcomp.planning.plan import Group, Plan
 from offcomp.runs import worker as worker_module
@@ -45,13 +46,13 @@ class Run:
         self.worker = Worker(run)
         self.worker.groups = [self.group.figures]
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Score]:
         """Scores by task."""
         return _evaluate(self.worker, self.loaded, [self.task], [self.group])
 
 
 def test_compressed_weights_reach_the_answers(tmp_path: Path) -> None:
-    assert Run(tmp_path).evaluate()["sentiment"]["unchanged"] is False
+    assert Run(tmp_path).evaluate()["sentiment"].unchanged is False
 
 
 def test_a_model_that_was_not_really_changed_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,7 @@ def test_a_group_stored_without_loss_may_leave_the_answers_as_they_are(tmp_path:
     run = Run(tmp_path)
     run.group = compress_group(run.loaded.model, run.loaded.info, GROUP.replace(ratio=1.0))
     run.worker.groups = [run.group.figures]
-    assert run.evaluate()["sentiment"]["unchanged"] is True
+    assert run.evaluate()["sentiment"].unchanged is True
 
 
 def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ class CalibrationText(JsonModel):
         if cut := sum(len(text) > LONGEST_TEXT for text in used):
             notes = (*notes, f"{cut:,} {'text' if cut == 1 else 'texts'} truncated to {LONGEST_TEXT:,} characters")
         left_out = left_out | {EMPTY: len(available) - len(texts), NOT_DRAWN: len(texts) - len(drawn)}
-        rows = RowCounts(num_read, len(drawn), {why: count for why, count in left_out.items() if count}, notes)
+        left_out = {why: count for why, count in left_out.items() if count}
+        rows = RowCounts(read=num_read, used=len(drawn), left_out=left_out, notes=notes)
         return CalibrationTexts([text[:LONGEST_TEXT] for text in used], rows)
 
     def _all(self) -> tuple[list[str], int, dict[str, int], tuple[str, ...]]:

@@ -107,7 +107,7 @@ def _known(
     measurement = known_errors.measurement_of(plan, measured)
     if exact is not None or measurement is not None:
         return Known(exact, measurement)
-    achieved = prediction.model["chosen"][f"{plan.groups[0].unit.removesuffix('s')}_ratio"]
+    achieved = prediction.model.chosen.ratio(plan.groups[0].unit)
     return Known(estimated=known_errors.estimated(plan, achieved, measured, table))
 
 

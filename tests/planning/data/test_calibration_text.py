@@ -187,7 +187,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def calibration(tiny: LoadedModel) -> Calibration:
     generator = torch.Generator().manual_seed(0)
     texts = [" ".join(f"w{n}" for n in torch.randint(2, 61, (9,), generator=generator).tolist()) for _ in range(60)]
-    return Calibration(tiny, texts, weighting="equal", rows=RowCounts(61, 60, {"empty": 1}))
+    return Calibration(tiny, texts, weighting="equal", rows=RowCounts(read=61, used=60, left_out={"empty": 1}))
 
 
 def inputs_of(calibration: Calibration, path: str, held_out: bool) -> Tensor:
@@ -223,27 +223,25 @@ def test_the_output_error_is_that_of_outputs_on_text(calibration: Calibration, h
         errors += ((original - result.reconstructions[spec].double()) @ inputs.T).square().sum().item()
         energies += (original @ inputs.T).square().sum().item()
     figures = result.figures
-    found = figures["output_error"] if held_out else figures["calibration"]["output_error_fitted"]
+    found = figures.output_error if held_out else figures.calibration.output_error_fitted
     assert found == pytest.approx((errors / energies) ** 0.5, rel=1e-4)
 
 
 def test_a_calibrated_group_says_what_it_rests_on_and_others_give_the_output_error_alone(calibration: Calibration) -> None:
-    whitened = compressed(
-        calibration, Group(name="k", modules=("key.0", "key.1"), options={"preset": "whitened", "shrinkage": 0.1})
-    )
+    whitened = compressed(calibration, Group(name="k", modules=("key.0", "key.1"), options={"preset": "whitened", "shrinkage": 0.1}))
     plain = compressed(calibration, Group(name="k", modules=("key.0", "key.1")))
-    about = whitened.figures["calibration"]
-    assert (about["num_texts"], about["num_held_out"], about["num_tokens"]) == (48, 12, 48 * 9)
-    assert about["tokens_per_dimension"] == 48 * 9 / 24
-    assert len(about["digest"]) == 12
-    assert about["rows"] == {"read": 61, "used": 60, "left_out": {"empty": 1}}
-    assert about["shrinkage"] == 0.1
-    assert 1 < about["column_condition"] < 1e6
-    assert "row_condition" not in about
-    assert whitened.figures["output_error"] < plain.figures["output_error"]
-    assert whitened.figures["relative_error"] > plain.figures["relative_error"]
-    assert "calibration" not in plain.figures
-    json.dumps(whitened.figures)
+    about = whitened.figures.calibration
+    assert (about.num_texts, about.num_held_out, about.num_tokens) == (48, 12, 48 * 9)
+    assert about.tokens_per_dimension == 48 * 9 / 24
+    assert len(about.digest) == 12
+    assert about.rows.to_dict() == {"read": 61, "used": 60, "left_out": {"empty": 1}}
+    assert about.shrinkage == 0.1
+    assert 1 < about.column_condition < 1e6
+    assert "row_condition" not in about.to_dict()
+    assert whitened.figures.output_error < plain.figures.output_error
+    assert whitened.figures.relative_error > plain.figures.relative_error
+    assert plain.figures.calibration is None
+    json.dumps(whitened.figures.to_dict())
 
 
 def test_a_group_of_turned_members_is_weighed_by_the_inputs_of_each(calibration: Calibration) -> None:
@@ -283,9 +281,9 @@ def test_errors_of_a_method_that_settles_members_are_against_the_original_weight
         assert torch.equal(read(calibration.loaded.model, spec), originals[spec.name])
         gap += (originals[spec.name] - matrix).double().square().sum().item()
         energy += originals[spec.name].double().square().sum().item()
-    assert result.figures["relative_error"] == pytest.approx((gap / energy) ** 0.5, rel=1e-6)
-    assert result.figures["relative_error"] > 0.05
-    assert result.figures["squared_norm"] == pytest.approx(energy, rel=1e-6)
+    assert result.figures.relative_error == pytest.approx((gap / energy) ** 0.5, rel=1e-6)
+    assert result.figures.relative_error > 0.05
+    assert result.figures.squared_norm == pytest.approx(energy, rel=1e-6)
 
 
 def test_without_hints_a_calibrated_group_is_refused(tiny: LoadedModel) -> None:

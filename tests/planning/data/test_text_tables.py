@@ -20,10 +20,11 @@ from offcomp.evaluation.data import read
 from offcomp.models.catalogue import ModelInfo
 from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.data.head_labels import label_order
-from offcomp.planning.data.row_counts import RowCounts, calibration_reading, cut_text, reading_text, rows_text
+from offcomp.planning.data.row_counts import RowCounts, Truncation, calibration_reading, cut_text, reading_text, rows_text
 from offcomp.planning.data.task_check import head_of_model, task_fault
 from offcomp.planning.data.tasks import Task
 from offcomp.planning.data.text_tables import RAGGED, TextTable, class_names, parse, read_table
+from offcomp.runs.result import CalibrationResult
 from tests.planning.data.test_task_check import classifier
 
 LABELS = ("negative", "positive")
@@ -146,7 +147,7 @@ def test_semicolons_in_the_place_of_commas_are_read(tmp_path: Path) -> None:
     rows = [[f"{text}, warm, dear and loud", label] for text, label in reviews()]
     (tmp_path / "semicolon.csv").write_bytes(joined(rows, ";"))
     found = read(Task(name="mine", family="head", data=str(tmp_path / "semicolon.csv")))
-    assert found.rows == RowCounts(400, 400)
+    assert found.rows == RowCounts(read=400, used=400, left_out={})
     assert list(found.splits["test"]["text"]) == [text for text, _ in rows]
 
 
@@ -156,7 +157,7 @@ def test_scores_with_a_decimal_comma_are_numbers(tmp_path: Path) -> None:
     path.write_bytes(joined(rows, ";", ("sentence1", "sentence2", "score")))
     found = read(Task(name="mine", family="similarity", data=str(path)))
     assert list(found.splits["test"]["score"]) == [float(f"{i % 5}.{i % 4}") for i in range(200)]
-    assert found.rows == RowCounts(200, 200)
+    assert found.rows == RowCounts(read=200, used=200, left_out={})
     rows[5][2] = "1.5"
     path.write_bytes(joined(rows, ";", ("sentence1", "sentence2", "score")))
     with pytest.raises(OffcompError, match="contains '0,0', which is not a finite number"):
@@ -178,7 +179,7 @@ def test_names_of_nothing_are_classes_and_text(tmp_path: Path) -> None:
     (tmp_path / "na_class.csv").write_bytes(joined(rows))
     found = read(Task(name="mine", family="head", data=str(tmp_path / "na_class.csv")))
     assert found.splits["test"].features["label"].names == ["NA", "null"]
-    assert "None" in found.splits["test"]["text"] and found.rows == RowCounts(400, 400)
+    assert "None" in found.splits["test"]["text"] and found.rows == RowCounts(read=400, used=400, left_out={})
 
 
 def test_windows_1252_is_read_and_said() -> None:
@@ -299,9 +300,9 @@ def test_calibration_text_in_the_usual_encodings(tmp_path: Path, encoding: str, 
 
 def test_what_calibration_leaves_out_is_counted(tmp_path: Path) -> None:
     found, rows = texts_of(tmp_path, "a.txt", b"one\n\n  \ntwo\nthree\n", num_texts=2)
-    assert (len(found), rows) == (2, RowCounts(5, 2, {"empty": 2, "not drawn": 1}))
+    assert (len(found), rows) == (2, RowCounts(read=5, used=2, left_out={"empty": 2, "not drawn": 1}))
     _, rows = texts_of(tmp_path, "a.jsonl", b'{"text": "one"}\n{"text": null}\n{"other": "x"}\n')
-    assert rows == RowCounts(3, 1, {"empty": 2})
+    assert rows == RowCounts(read=3, used=1, left_out={"empty": 2})
     bundled = CalibrationText(num_texts=100).read(0).rows
     assert bundled.used == 100 and bundled.read == bundled.used + sum(bundled.left_out.values())
 
@@ -343,18 +344,20 @@ def test_a_class_that_a_head_is_not_tested_on_is_not_said_to_lack_training(tmp_p
 
 
 def test_the_sentence_of_what_was_read() -> None:
-    assert rows_text(RowCounts(300, 298, {"empty": 2}).to_dict()) == "300 rows read, 298 used: 2 empty"
-    assert rows_text(RowCounts(1, 1).to_dict()) == "1 row read, all used"
-    assert rows_text(RowCounts(2, 2, {}, ("it is so",)).to_dict(), "text") == "2 texts read, all used; it is so"
-    cut = {"texts": 40, "of": 40, "tokens": 126}
+    assert rows_text(RowCounts(read=300, used=298, left_out={"empty": 2})) == "300 rows read, 298 used: 2 empty"
+    assert rows_text(RowCounts(read=1, used=1, left_out={})) == "1 row read, all used"
+    noted = RowCounts(read=2, used=2, left_out={}, notes=("it is so",))
+    assert rows_text(noted, "text") == "2 texts read, all used; it is so"
+    cut = Truncation(texts=40, of=40, tokens=126)
     assert cut_text(cut) == "40 of 40 texts truncated to 126 tokens"
-    assert cut_text(cut | {"texts": 0}) == cut_text(None) == rows_text(None) == reading_text({}) == ""
-    score = {"rows": {"read": 40, "used": 40, "left_out": {}}, "cut": cut}
+    unknown = CalibrationResult()
+    assert cut_text(Truncation(texts=0, of=40, tokens=126)) == cut_text(None) == rows_text(None) == reading_text(unknown) == ""
+    score = CalibrationResult(rows=RowCounts(read=40, used=40, left_out={}), cut=cut)
     assert reading_text(score) == "40 rows read, all used; 40 of 40 texts truncated to 126 tokens"
-    groups = [{}, {"calibration": {"rows": {"read": 60, "used": 60, "left_out": {}}}}]
-    assert calibration_reading(groups) == "60 texts read, all used" and calibration_reading([{}]) == ""
-    groups[1]["calibration"]["cut"] = {"texts": 12, "of": 60, "tokens": 128}
-    assert calibration_reading(groups) == "60 texts read, all used; 12 of 60 texts truncated to 128 tokens"
+    known = CalibrationResult(rows=RowCounts(read=60, used=60, left_out={}))
+    assert calibration_reading([None, known]) == "60 texts read, all used" and calibration_reading([None]) == ""
+    known = known.model_copy(update={"cut": Truncation(texts=12, of=60, tokens=128)})
+    assert calibration_reading([None, known]) == "60 texts read, all used; 12 of 60 texts truncated to 128 tokens"
 
 
 # ------------------------------------------------------------------------------------------- as written, and damaged
