@@ -10,7 +10,6 @@ from offcomp.cli.compare import find_runs
 from offcomp.cli.inputs import Verb, describe, emit, say
 from offcomp.cli.text import format_table, sizes_text
 from offcomp.errors import StorageError
-from offcomp.planning.model_sizes import ModelSizes
 
 if TYPE_CHECKING:
     from offcomp.runs.manifest import Manifest

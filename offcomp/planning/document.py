@@ -41,14 +41,18 @@ STANDARD_WORDS = {
 """Type of a pydantic error -> what the value must be."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MustBe:
-    """Annotates a type with a description of its valid values, for error messages."""
+    """Annotates a type with a description of its valid values, for error messages.
+
+    `schema` replaces the validation of the annotated type.
+    """
 
     words: str
+    schema: CoreSchema | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.custom_error_schema(handler(source), custom_error_type="must_be", custom_error_message=self.words)
+        return core_schema.custom_error_schema(self.schema or handler(source), "must_be", custom_error_message=self.words)
 
 
 def _checked(value: Any) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -20,15 +19,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from offcomp.errors import PlanError
 from offcomp.plain_text import quoted, text_fault
+from offcomp.planning.document import MustBe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 NAME_WORDS = "1 to 100 letters, digits, dots, dashes, plus signs or underscores, starting with a letter or digit"
@@ -46,30 +45,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-@dataclass(frozen=True, eq=False)
-class Wanted:
-    """Annotation of a field: whatever is wrong with its value, the error says that it must be `words`.
-
-    `schema` replaces the validation of the annotated type.
-    """
-
-    words: str
-    schema: CoreSchema | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Called by pydantic."""
-        return core_schema.custom_error_schema(self.schema or handler(source), "wanted", custom_error_message=self.words)
-
-
-def whole(least: int, most: int | None = None) -> Wanted:
+def whole(least: int, most: int | None = None) -> MustBe:
     """Whole numbers in a range."""
     words = f"a whole number, {least} or greater" if most is None else f"a whole number from {least} to {most}"
-    return Wanted(words, core_schema.int_schema(ge=least, le=most, strict=True))
+    return MustBe(words, core_schema.int_schema(ge=least, le=most, strict=True))
 
 
-def one_of(choices: Collection[str]) -> Wanted:
+def one_of(choices: Collection[str]) -> MustBe:
     """One of these strings."""
-    return Wanted(f"one of {', '.join(choices)}", core_schema.literal_schema([*choices]))
+    return MustBe(f"one of {', '.join(choices)}", core_schema.literal_schema([*choices]))
 
 
 def parts_of(words: str) -> BeforeValidator:
@@ -77,7 +61,7 @@ def parts_of(words: str) -> BeforeValidator:
 
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
-            raise PydanticCustomError("wanted", "{words}", {"words": words})
+            raise PydanticCustomError("must_be", "{words}", {"words": words})
         return tuple(value)
 
     return BeforeValidator(check)
@@ -86,11 +70,9 @@ def parts_of(words: str) -> BeforeValidator:
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 """JSON lists are accepted as tuples."""
-Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$"), Wanted(NAME_WORDS)]
-Count = Annotated[int, Field(ge=0, le=2**53), Wanted("a whole number, 0 or greater")]
-Number = Annotated[float, Wanted("a number")]
-Flag = Annotated[bool, Wanted("true or false")]
-Object = Annotated[dict[str, Any], Wanted("a JSON object")]
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$"), MustBe(NAME_WORDS)]
+Number = Annotated[float, MustBe("a number")]
+Object = Annotated[dict[str, Any], MustBe("a JSON object")]
 
 
 class JsonModel(BaseModel):

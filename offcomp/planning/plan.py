@@ -26,6 +26,7 @@ from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.task_fields import task_faults
 from offcomp.planning.data.tasks import Task, find_task
+from offcomp.planning.document import MustBe
 from offcomp.planning.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape, safe_name
 from offcomp.planning.json_fields import (
     DESCRIBED,
@@ -35,7 +36,6 @@ from offcomp.planning.json_fields import (
     Object,
     Text,
     Texts,
-    Wanted,
     is_number,
     one_of,
     parts_of,
@@ -61,15 +61,15 @@ class Group(JsonModel):
 
     name: Name
     """Name of the group, unique within its plan."""
-    modules: Annotated[Texts, Field(min_length=1), Wanted("a list of one or more module names")]
+    modules: Annotated[Texts, Field(min_length=1), MustBe("a list of one or more module names")]
     """Names of the modules, in stacking order."""
     stack: Annotated[str, one_of(STACKS)] = "rows"
     """How the matrices are stacked into one; see `offcomp.planning.grouping`."""
-    method: Annotated[Text, Wanted("the name of a method")] = "svd"
+    method: Annotated[Text, MustBe("the name of a method")] = "svd"
     """Name of the method."""
     options: Object = Field(default_factory=dict)
     """Options of the method that differ from its defaults."""
-    ratio: Annotated[float, Wanted("a number, 1 or greater")] = Field(default=2.0, json_schema_extra={"minimum": 1})
+    ratio: Annotated[float, MustBe("a number, 1 or greater")] = Field(default=2.0, json_schema_extra={"minimum": 1})
     """Requested ratio of original to stored size, measured in `unit`."""
     unit: Annotated[str, one_of(UNITS)] = "parameters"
     """Unit of the sizes that `ratio` divides."""
@@ -77,7 +77,7 @@ class Group(JsonModel):
     """Dtype of the compressed weights; "stored" keeps the dtype of the checkpoint."""
     rank: Annotated[int, whole(1)] | None = Field(default=None, exclude_if=_is_unset)
     """Requested rank, latent width or number of terms."""
-    energy: Annotated[float, Field(gt=0, le=1), Wanted("a share of the energy, above 0 and at most 1")] | None = Field(
+    energy: Annotated[float, Field(gt=0, le=1), MustBe("a share of the energy, above 0 and at most 1")] | None = Field(
         default=None, exclude_if=_is_unset
     )
     """Requested share of the sum of squared singular values."""
@@ -103,7 +103,7 @@ class Group(JsonModel):
 
 _DEFAULT_CALIBRATION = CalibrationText()
 TaskOrName = Annotated[
-    Annotated[Task, Tag(DESCRIBED)] | Annotated[Text, Wanted("the name of a task or a JSON object"), Tag(NAMED)],
+    Annotated[Task, Tag(DESCRIBED)] | Annotated[Text, MustBe("the name of a task or a JSON object"), Tag(NAMED)],
     Discriminator(lambda value: DESCRIBED if isinstance(value, (dict, Task)) else NAMED),
 ]
 
@@ -117,9 +117,9 @@ class Plan(JsonModel):
     noun = "plan"
     parts = {"tasks": Task, "groups": Group, "calibration": CalibrationText}  # noqa: RUF012
 
-    schema_: Annotated[Literal[1], Wanted("1")] = Field(default=PLAN_SCHEMA, alias="schema")
+    document_schema: Annotated[Literal[1], MustBe("1")] = Field(default=PLAN_SCHEMA, alias="schema")
     """Version of this format."""
-    model: Annotated[Text, Wanted("a model name, folder or hub id")]
+    model: Annotated[Text, MustBe("a model name, folder or hub id")]
     """Name in the catalogue, folder or hub id of the model."""
     seed: Annotated[int, whole(0, 2**31 - 1)] = 0
     """Seed of everything random."""

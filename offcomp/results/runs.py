@@ -162,7 +162,7 @@ def _question(run: Run) -> tuple[Any, ...]:
 def plan_as_stored(run: Run) -> Plan:
     """A finished run's plan with the dtypes that its groups are stored in, as in a plan from `planning.sizes.resolved`."""
     dtypes = {group.name: group.dtype for group in result_of(run).groups if group.dtype}
-    return replace(run.plan, groups=tuple(replace(g, dtype=dtypes.get(g.name, g.dtype)) for g in run.plan.groups))
+    return run.plan.replace(groups=tuple(g.replace(dtype=dtypes.get(g.name, g.dtype)) for g in run.plan.groups))
 
 
 def stage_times(plan: Plan, fingerprint: str, runs: Sequence[Run]) -> dict[str, float]:

@@ -14,9 +14,10 @@ from pydantic import Field, Strict
 
 from offcomp.errors import InputError, PlanError
 from offcomp.methods import METHODS, make_method
-from offcomp.planning.document import Amount, Document, Fraction, Line, MustBe, Positive
+from offcomp.planning.document import Amount, Document, Fraction, Line, MustBe
 from offcomp.planning.json_checks import Malformed, anything, by_name, read_checked
 from offcomp.planning.plan import Plan
+from offcomp.runs.claims import Claim
 from offcomp.runs.result import Inputs, RunResult
 
 PLAN, INPUTS, WORKER, PROGRESS, RESULT = "plan.json", "inputs.json", "worker.json", "progress.json", "run.json"
@@ -27,15 +28,9 @@ KNOWN_METHODS = frozenset(method.name for method in METHODS)
 Timestamp = Annotated[float, Strict(), Field(ge=0, le=LATEST_SECONDS), MustBe(f"a number, 0 to {LATEST_SECONDS:g}")]
 
 
-class WorkerRecord(Document):
-    """The process that works on a run; see `offcomp.runs.claims`."""
+class WorkerRecord(Claim):
+    """The process that works on a run, and since when."""
 
-    host: Line | None = None
-    machine: Line | None = None
-    boot: Line | None = None
-    pid: Positive | None = None
-    started: Amount | None = None
-    """When the process started, in seconds since 1970."""
     submitted: Timestamp
     """When the run was submitted, in seconds since 1970."""
 

@@ -12,7 +12,7 @@ from offcomp.models.identity import is_content
 from offcomp.planning.json_checks import Malformed
 from offcomp.planning.plan import Plan
 from offcomp.runs import documents
-from offcomp.runs.claims import foreign_host
+from offcomp.runs.claims import Claim, foreign_host
 from offcomp.runs.documents import Progress
 from offcomp.runs.result import Inputs, RunResult
 from offcomp.runs.start import LOG, has_worker
@@ -132,7 +132,7 @@ def _started(result: RunResult) -> float:
 def _unended_run(folder: Path) -> Run | BadFolder:
     """Read the current state of a run that has no result yet."""
     worker = documents.read_worker(folder)
-    claimed = worker.to_dict() if worker else {}
+    claimed = worker or Claim()
     host = foreign_host(claimed)
     alive = bool(host) or has_worker(folder, claimed)
     if not alive and changed(folder / documents.RESULT):  # its worker ended between the two checks

@@ -20,25 +20,17 @@ from offcomp.errors import InputError, ModelError, PlanError
 from offcomp.files import read_json
 from offcomp.models.catalogue import ModelInfo, ModuleSpec
 from offcomp.models.safetensors_files import FLOATS, stored_tensors
-from offcomp.planning.json_fields import Count, Flag, JsonModel, Number, Object, Text, Texts, Wanted, parts_of
+from offcomp.planning.document import Count, Flag, MustBe
+from offcomp.planning.json_fields import JsonModel, Number, Text, Texts, parts_of
+from offcomp.planning.model_sizes import ModelSizes
 from offcomp.planning.plan import Group, Plan, members
+from offcomp.runs.result import LedgerEntry
 
 MANIFEST = "offcomp.json"
 MANIFEST_SCHEMA: Final = 1
 DTYPES = FLOATS | {"I8": "int8", "U8": "uint8"}
 NAMED_FAULTS = 3
-AnyText = Annotated[Text, Wanted("a string")]
-
-
-class LedgerEntry(JsonModel):
-    """A stored tensor."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    shape: Annotated[tuple[Count, ...], Field(strict=False)]
-    dtype: str
-    bytes: Count
+AnyText = Annotated[Text, MustBe("a string")]
 
 
 class StoredGroup(JsonModel):
@@ -67,7 +59,7 @@ class StoredGroup(JsonModel):
     relative_error: Number
     """‖original - reconstruction‖ / ‖original‖, Frobenius norm."""
     ledger: Annotated[
-        tuple[LedgerEntry, ...], Field(strict=False), Wanted("a list of tensors, each with name, shape, dtype and bytes")
+        tuple[LedgerEntry, ...], Field(strict=False), MustBe("a list of tensors, each with name, shape, dtype and bytes")
     ]
     """Every stored tensor; sizes in bytes."""
 
@@ -107,7 +99,7 @@ def _model_info(value: Any) -> ModelInfo:
         Listing.model_validate(value)
         return ModelInfo.from_dict(value)
     except ValidationError:
-        raise PydanticCustomError("wanted", "a model listing") from None
+        raise PydanticCustomError("must_be", "a model listing") from None
     except ModelError as error:
         raise PydanticCustomError("sentence", "{sentence}", {"sentence": str(error)}) from None
 
@@ -117,7 +109,7 @@ class Manifest(JsonModel):
 
     parts = {"plan": Plan, "groups": StoredGroup}  # noqa: RUF012
 
-    schema_: Annotated[Literal[1], Wanted("1")] = Field(default=MANIFEST_SCHEMA, alias="schema")
+    document_schema: Annotated[Literal[1], MustBe("1")] = Field(default=MANIFEST_SCHEMA, alias="schema")
     """Version of this format."""
     offcomp: AnyText
     """The version of offcomp that wrote the export."""
@@ -135,13 +127,13 @@ class Manifest(JsonModel):
     """Number of stored values."""
     num_bytes: Count
     """Size of all stored tensors, in bytes."""
-    sizes: Object
-    """Parameters, bytes and ratios before and after: chosen modules, all linear and embedding weights, whole model."""
+    sizes: Annotated[ModelSizes, MustBe("a JSON object with the sizes of the model")]
+    """Parameters, bytes and ratios before and after."""
     dense: Flag
     """Whether the folder also contains the whole model with the reconstructions."""
-    files: Annotated[dict[str, StoredFile], Wanted("an object with the bytes and sha256 of each file")]
+    files: Annotated[dict[str, StoredFile], MustBe("an object with the bytes and sha256 of each file")]
     """Path in the folder -> size and checksum."""
-    left_out: Annotated[Texts, Wanted("a list of file names")] = ()
+    left_out: Annotated[Texts, MustBe("a list of file names")] = ()
     """Files of the original that a dense export omits, as paths relative to the original's folder."""
 
     def planned(self, group: StoredGroup) -> Group:

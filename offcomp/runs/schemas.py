@@ -14,8 +14,9 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from offcomp.planning.plan import Plan
 from offcomp.runs.manifest import Manifest
+from offcomp.runs.result import RunResult
 
-DOCUMENTS: dict[str, type[BaseModel]] = {"plan": Plan, "manifest": Manifest}
+DOCUMENTS: dict[str, type[BaseModel]] = {"plan": Plan, "run": RunResult, "manifest": Manifest}
 """Name of a schema -> the model of its documents."""
 
 

@@ -140,7 +140,7 @@ def _update_model_name(run: Run, model: str) -> None:
         return
     named = run.result.model.model_copy(update={"name": model})
     result = run.result.model_copy(update={"plan": run.result.plan | {"model": model}, "model": named})
-    write_json(run.folder / PLAN, replace(run.plan, model=model).to_dict())
+    write_json(run.folder / PLAN, run.plan.replace(model=model).to_dict())
     write_json(run.folder / RESULT, result.to_dict())
 
 

@@ -169,7 +169,7 @@ def test_a_task_lists_its_other_metrics_beside_its_own(tiny: Tiny, mine: Path) -
         assert alone.also[name].value == compared.also[name].original.value > 0
         assert alone.also[name].standard_error > 0
         assert compared.also[name].paired.interval == (0.0, 0.0)
-    assert "also" not in open_task(replace(task, also=()), tiny("bert_base")).original().to_dict()
+    assert "also" not in open_task(task.replace(also=()), tiny("bert_base")).original().to_dict()
     shown = scores_text({"mine": alone})
     assert [line.split()[1] for line in shown.splitlines()[2:5]] == ["accuracy", "f1", "matthews"]
     assert f"{alone.also['f1'].value:.4g}" in shown

@@ -66,7 +66,9 @@ def test_the_autoencoder_of_the_paper_on_the_keys(
     *, minilm: LoadedModel, network: str, ratio: float, latent: int, relative: float, cosine: float
 ) -> None:
     options = {"preset": "banaei2023", "encoder": network, "decoder": network, "epochs": 30, "batch_size": 16}
-    found = figures(minilm, Group(name="key", modules=all_layers("key"), stack="rows", method="autoencoder", options=options, ratio=ratio))
+    found = figures(
+        minilm, Group(name="key", modules=all_layers("key"), stack="rows", method="autoencoder", options=options, ratio=ratio)
+    )
     assert found.size == latent
     assert found.compression_ratio >= ratio
     assert found.relative_error == pytest.approx(relative, rel=0.03)

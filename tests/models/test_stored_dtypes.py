@@ -203,7 +203,9 @@ def test_stored_and_the_dtype_that_it_means_are_one_run(tmp_path: Path) -> None:
     info = describe(str(store_as(tiny_models.save(tiny_models.bert(), tmp_path / "bert"), DTYPES["bfloat16"])))
     inputs = Inputs(model=info.fingerprint)
     ids = {
-        dtype: run_id(resolved(Plan(model=info.model, groups=(Group(name="key", modules=("key.0",), dtype=dtype),)), info), inputs)
+        dtype: run_id(
+            resolved(Plan(model=info.model, groups=(Group(name="key", modules=("key.0",), dtype=dtype),)), info), inputs
+        )
         for dtype in ("stored", "bfloat16", "float32")
     }
     assert ids["stored"] == ids["bfloat16"] != ids["float32"]

@@ -266,7 +266,16 @@ def test_more_epochs_take_longer_and_a_dense_group_no_training() -> None:
 def test_the_three_denominators_save_the_same_number_of_parameters_and_bytes() -> None:
     info = minilm_info()
     keys = Group(name="key", modules=tuple(f"key.{i}" for i in range(6)), ratio=3.0)
-    outputs = Group(name="out", modules=("ffn_out.0", "ffn_out.1"), stack="columns", method="autoencoder", options={}, ratio=10.0, unit="bytes", dtype="float16")
+    outputs = Group(
+        name="out",
+        modules=("ffn_out.0", "ffn_out.1"),
+        stack="columns",
+        method="autoencoder",
+        options={},
+        ratio=10.0,
+        unit="bytes",
+        dtype="float16",
+    )
     prediction = predict(Plan(model=info.model, groups=(keys, outputs)), info)
     chosen, matrices, whole = map(prediction.model.of, DENOMINATORS)
     assert chosen.parameters_before == 6 * 384 * 384 + 2 * 384 * 1536

@@ -22,7 +22,7 @@ from offcomp.results.paired import change_table, flip_count_table, flip_table
 from offcomp.results.pareto import front_table
 from offcomp.results.report import figures_table
 from offcomp.results.runs import run_table
-from offcomp.runs.manifest import LedgerEntry, Manifest, StoredGroup
+from offcomp.runs.manifest import Manifest, StoredGroup
 from offcomp.runs.store import Run
 from tests.drawn import public_functions
 from tests.made_runs import made_group, made_run, with_result
@@ -328,9 +328,32 @@ def test_a_run_and_an_export_as_text_have_the_same_figures() -> None:
     ]
     assert RUN.result
     ledger = tuple({"name": name, "shape": [2, 3], "dtype": "float32", "bytes": 24} for name in ("left", "right"))
-    group = StoredGroup(name="query", file="groups/query.safetensors", form="low_rank", rows=41, cols=39, num_parameters=7_000, num_bytes=30_000, original_parameters=16_000, original_bytes=64_000, relative_error=0.53, ledger=ledger)
+    group = StoredGroup(
+        name="query",
+        file="groups/query.safetensors",
+        form="low_rank",
+        rows=41,
+        cols=39,
+        num_parameters=7_000,
+        num_bytes=30_000,
+        original_parameters=16_000,
+        original_bytes=64_000,
+        relative_error=0.53,
+        ledger=ledger,
+    )
     sizes = RUN.result.model.sizes.to_dict()
-    manifest = Manifest(offcomp="0.1.0", run=ID, plan=RUN.plan, original=minilm_info(), groups=(group,), num_parameters=7_000, num_bytes=30_000, sizes=sizes, dense=False, files={})
+    manifest = Manifest(
+        offcomp="0.1.0",
+        run=ID,
+        plan=RUN.plan,
+        original=minilm_info(),
+        groups=(group,),
+        num_parameters=7_000,
+        num_bytes=30_000,
+        sizes=sizes,
+        dense=False,
+        files={},
+    )
     heading, _, values = stored_text(manifest).splitlines()[:3]
     assert re.split("  +", heading) == ["group", "matrix", "form", "tensors", "parameters", "bytes", "relative_error"]
     assert re.split("  +", values) == ["query", "41 x 39", "low_rank", "left, right", "7,000", "30,000", "0.53"]

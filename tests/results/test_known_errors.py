@@ -122,7 +122,7 @@ def test_a_run_calibrated_on_other_text_is_no_measurement_of_this_one(tmp_path: 
     def known(calibration: CalibrationText, digest: str | None) -> Measured:
         run = measured("a", "svd", 3.0, 0.4, options={"preset": "whitened"}).run
         run = with_result(run, inputs={} if digest is None else {"calibration": digest})
-        return Measured(replace(run, plan=replace(run.plan, calibration=calibration)), 0.4)
+        return Measured(replace(run, plan=run.plan.replace(calibration=calibration)), 0.4)
 
     now = calibration_digest(asked)
     same, bundled = known(asked.calibration, now), known(CalibrationText(), now)

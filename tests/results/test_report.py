@@ -121,7 +121,7 @@ def test_texts_of_people_stay_texts(page_and_text: tuple[Outline, str]) -> None:
     run = made_run("<b>id", [made_group("key", 0.4, modules=[f"{ATTACK}.0"])], score, model=ATTACK)
     (group,), (planned,) = run.result.groups, run.plan.groups  # names that no file can have
     result = run.result.model_copy(update={"groups": (group.model_copy(update={"name": ATTACK}),)})
-    runs.append(replace(run, result=result, plan=replace(run.plan, groups=(replace(planned, name=ATTACK),))))
+    runs.append(replace(run, result=result, plan=run.plan.replace(groups=(planned.replace(name=ATTACK),))))
     page, text = outline(runs)
     harmless, _ = page_and_text
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in harmless.elements}

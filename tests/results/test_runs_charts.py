@@ -208,7 +208,7 @@ def test_default_is_the_newest_pair_on_the_same_weights() -> None:
 
 def of_model(run: Run, identity: str, **plan: Any) -> Run:
     """The run as one that started from another model, under whatever name."""
-    return replace(with_result(run, model={"reads": identity}), plan=replace(run.plan, **plan))
+    return replace(with_result(run, model={"reads": identity}), plan=run.plan.replace(**plan))
 
 
 def test_a_model_goes_by_its_content_and_not_by_its_name() -> None:

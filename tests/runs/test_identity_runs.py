@@ -32,7 +32,7 @@ from offcomp.runs import claims
 from offcomp.runs import start as run_start
 from offcomp.runs import worker as worker_module
 from offcomp.runs import worker_process as worker
-from offcomp.runs.claims import claim, foreign_host
+from offcomp.runs.claims import Claim, Host, claim, foreign_host
 from offcomp.runs.export import export_run
 from offcomp.runs.manifest import MANIFEST
 from offcomp.runs.store import Run, RunStore
@@ -409,11 +409,16 @@ def test_a_waiting_run_of_another_host_holds_up_nobody(folder: Path, pairs: Task
     assert not worker.is_preceded(store, "mine")
 
 
+def own_claim(**changes: Any) -> Claim:
+    """The claim of this process, with other values."""
+    return Claim.from_json(claim(os.getpid()).to_dict() | changes)
+
+
 def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, store: RunStore) -> None:
     own = claim(os.getpid())
-    assert not foreign_host(own) and not foreign_host(own | {"boot": "the one before"})
-    assert set(claims.this_host()) == {"host", "machine", "boot"}
-    assert claimed(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), own).status == "interrupted"
+    assert not foreign_host(own) and not foreign_host(own_claim(boot="the one before"))
+    assert set(claims.this_host().to_dict()) == {"host", "machine", "boot"}
+    assert claimed(store, Plan(model=str(folder), groups=(GROUP,), tasks=(pairs,)), own.to_dict()).status == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -424,8 +429,8 @@ def test_claims_of_this_host_are_no_sign_of_life(folder: Path, pairs: Task, stor
 def test_a_host_of_another_name_on_the_same_boot_is_this_host(change: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that was renamed, or a container made anew: the lock decides."""
     here = {"host": "here", "machine": "1" * 32, "boot": "this one"}
-    monkeypatch.setattr(claims, "this_host", lambda: here)
-    assert not foreign_host(claim(os.getpid()) | change)
-    assert foreign_host(claim(os.getpid()) | change | {"boot": "another"})
+    monkeypatch.setattr(claims, "this_host", lambda: Host(**here))
+    assert not foreign_host(own_claim(**change))
+    assert foreign_host(own_claim(**change, boot="another"))
     here["boot"] = ""
-    assert foreign_host(claim(os.getpid()) | change), "a system that does not tell its boot"
+    assert foreign_host(own_claim(**change)), "a system that does not tell its boot"

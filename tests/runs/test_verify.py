@@ -117,7 +117,7 @@ def test_every_field_of_the_ledger_and_every_total_counts(sound: Path) -> None:
     for group in manifest.groups:
         for place, entry in enumerate(group.ledger):
             for other in ({"dtype": "float64"}, {"bytes": entry.bytes + 1}, {"shape": (*entry.shape, 1)}, {"name": "x"}):
-                ledger = (*group.ledger[:place], entry.replace(**other), *group.ledger[place + 1 :])
+                ledger = (*group.ledger[:place], entry.model_copy(update=other), *group.ledger[place + 1 :])
                 found = ledger_faults(sound, group.replace(ledger=ledger))
                 assert any(repr(entry.name) in fault for fault in found), other
 

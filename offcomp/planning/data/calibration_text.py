@@ -15,7 +15,8 @@ from offcomp.files import assets_folder, path_of
 from offcomp.planning.data.row_counts import EMPTY, NOT_DRAWN, OTHER_SPLIT, RowCounts
 from offcomp.planning.data.text_tables import TEXT_SUFFIXES as SUFFIXES
 from offcomp.planning.data.text_tables import column_text, read_table
-from offcomp.planning.json_fields import Flag, JsonModel, Text, Wanted, one_of, whole
+from offcomp.planning.document import Flag, MustBe
+from offcomp.planning.json_fields import JsonModel, Text, one_of, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,9 +32,9 @@ class CalibrationText(JsonModel):
 
     noun = "calibration"
 
-    text: Annotated[Text, Wanted("'bundled' or a file")] = BUNDLED
+    text: Annotated[Text, MustBe("'bundled' or a file")] = BUNDLED
     """"bundled" (the training split of the bundled sentiment task) or a local file."""
-    column: Annotated[str, Wanted("the name of a column")] = ""
+    column: Annotated[str, MustBe("the name of a column")] = ""
     """The table column to read; "" selects the column named "text", or else the only column that contains words."""
     num_texts: Annotated[int, whole(1, 100_000)] = 256
     """Number of texts to draw, using the plan's seed."""

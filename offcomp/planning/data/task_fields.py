@@ -13,15 +13,16 @@ from offcomp.errors import InputError, TaskError
 from offcomp.files import path_of
 from offcomp.planning.data.tasks import ALSO, BUNDLED, HUB, TASKS, Task, find_task, unfit
 from offcomp.planning.data.text_tables import TABLE_SUFFIXES as SUFFIXES
-from offcomp.planning.json_fields import Flag, Texts, Wanted, whole
+from offcomp.planning.document import Flag, MustBe
+from offcomp.planning.json_fields import Texts, whole
 
 LONGEST_STEM = 90
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 OPTION_TYPES: Mapping[type, TypeAdapter[Any]] = {
-    type(None): TypeAdapter(Annotated[Texts | None, Wanted("a list of class names")], config=_STRICT),
+    type(None): TypeAdapter(Annotated[Texts | None, MustBe("a list of class names")], config=_STRICT),
     bool: TypeAdapter(Flag, config=_STRICT),
     int: TypeAdapter(Annotated[int, whole(0)], config=_STRICT),
-    float: TypeAdapter(Annotated[float, Field(ge=0), Wanted("a number, 0 or greater")], config=_STRICT),
+    float: TypeAdapter(Annotated[float, Field(ge=0), MustBe("a number, 0 or greater")], config=_STRICT),
 }
 """Type of an option's default -> type of the option."""
 

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from offcomp.errors import TaskError
-from offcomp.planning.json_fields import JsonModel, Name, Object, Text, Texts, Wanted, one_of
+from offcomp.planning.document import MustBe
+from offcomp.planning.json_fields import JsonModel, Name, Object, Text, Texts, one_of
 
 __all__ = ["ALSO", "FAMILIES", "TASKS", "Task", "TaskFamily", "find_task", "fitting_families", "unfit", "usual_tasks"]
 
@@ -106,8 +107,8 @@ def _is_empty(value: Any) -> bool:
     return not value
 
 
-Columns = Annotated[dict[Text, Text], Wanted("a JSON object of column names")]
-Line = Annotated[str, Wanted("text")]
+Columns = Annotated[dict[Text, Text], MustBe("a JSON object of column names")]
+Line = Annotated[str, MustBe("text")]
 
 
 class Task(JsonModel):
@@ -119,7 +120,7 @@ class Task(JsonModel):
     """Name of the task in plans and results."""
     family: Annotated[str, one_of(FAMILIES)]
     """The kind of task."""
-    data: Annotated[Text, Wanted("a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'")]
+    data: Annotated[Text, MustBe("a file, a folder, 'bundled:NAME' or 'hub:PATH/CONFIG'")]
     """Where the data are.
 
     "bundled:NAME" (assets/tasks/NAME.csv), "hub:PATH/CONFIG" (fetched once, then cached), a file (.csv, .tsv, .jsonl, .parquet)
@@ -137,7 +138,7 @@ class Task(JsonModel):
     """Where the data come from."""
     licence: Line = Field(default="", exclude_if=_is_empty)
     """Licence of the data."""
-    also: Annotated[Texts, Wanted("a list of metrics")] = Field(default=(), exclude_if=_is_empty)
+    also: Annotated[Texts, MustBe("a list of metrics")] = Field(default=(), exclude_if=_is_empty)
     """Metrics of `ALSO` that are reported in addition to the family's own."""
 
     @property

@@ -228,7 +228,9 @@ def test_the_output_error_is_that_of_outputs_on_text(calibration: Calibration, h
 
 
 def test_a_calibrated_group_says_what_it_rests_on_and_others_give_the_output_error_alone(calibration: Calibration) -> None:
-    whitened = compressed(calibration, Group(name="k", modules=("key.0", "key.1"), options={"preset": "whitened", "shrinkage": 0.1}))
+    whitened = compressed(
+        calibration, Group(name="k", modules=("key.0", "key.1"), options={"preset": "whitened", "shrinkage": 0.1})
+    )
     plain = compressed(calibration, Group(name="k", modules=("key.0", "key.1")))
     about = whitened.figures.calibration
     assert (about.num_texts, about.num_held_out, about.num_tokens) == (48, 12, 48 * 9)
