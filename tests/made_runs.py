@@ -114,7 +114,9 @@ def made_run(
     """A run of these groups, with a score on sentiment and on `others`."""
     scores = ({"sentiment": score} if score else {}) | (others or {})
     planned = tuple(
-        Group(name=g["name"], modules=tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"])
+        Group(
+            name="any", modules=tuple(g["modules"]), method=g["method"], options=g.get("options", {}), ratio=g["ratio"]
+        ).replace(name=g["name"])  # any text, to see how it is shown
         for g in groups
     )
     plan = Plan(model=model, groups=planned, tasks=tuple(scores), seed=seed)

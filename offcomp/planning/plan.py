@@ -26,7 +26,7 @@ from offcomp.planning.data.calibration_text import CalibrationText
 from offcomp.planning.data.task_check import task_fault
 from offcomp.planning.data.task_fields import task_faults
 from offcomp.planning.data.tasks import Task, find_task
-from offcomp.planning.document import MustBe
+from offcomp.planning.document import Line, MustBe
 from offcomp.planning.grouping import GROUPINGS, STACKS, best_stack, blocks_of_layers, group_shape, safe_name
 from offcomp.planning.json_fields import (
     DESCRIBED,
@@ -103,7 +103,8 @@ class Group(JsonModel):
 
 _DEFAULT_CALIBRATION = CalibrationText()
 TaskOrName = Annotated[
-    Annotated[Task, Tag(DESCRIBED)] | Annotated[Text, MustBe("the name of a task or a JSON object"), Tag(NAMED)],
+    Annotated[Task, Tag(DESCRIBED)]
+    | Annotated[Line, Field(min_length=1), MustBe("the name of a task or a JSON object"), Tag(NAMED)],
     Discriminator(lambda value: DESCRIBED if isinstance(value, (dict, Task)) else NAMED),
 ]
 

@@ -253,7 +253,11 @@ def test_all_faults_of_reading_come_at_once() -> None:
 
 
 TASK: dict[str, Any] = {"name": "stars", "family": "probe", "data": "reviews.csv"}
-FULL = PLAN | {"tasks": ["topics", TASK], "groups": [GROUP, GROUP | {"name": "other"}], "calibration": {"num_texts": 9}}
+FULL = PLAN | {
+    "tasks": ["topics", TASK, "sentiment"],
+    "groups": [GROUP, GROUP | {"name": "other"}],
+    "calibration": {"num_texts": 9},
+}
 FAULTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "schema": (("schema",), 3, "plan schema 3 is unknown; this version reads schema 1."),
     "model": (("model",), "a\nb", r"plan has model 'a\nb', which contains a line break, a control character or a"),
@@ -264,6 +268,7 @@ FAULTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
         "plan has an unknown field 'colour'; the known fields are schema, model, seed, tasks,",
     ),
     "task": (("tasks", 0), 7, "task 0 is 7; it must be the name of a task or a JSON object."),
+    "name of a task": (("tasks", 2), "a\nb", r"task 2 is 'a\nb'; it must be the name of a task or a JSON object."),
     "family": (("tasks", 1, "family"), "x", "task 'stars' has family 'x'; it must be one of head, head-regression, probe,"),
     "columns": (
         ("tasks", 1, "columns"),
